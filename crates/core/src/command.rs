@@ -1,0 +1,109 @@
+//! Everything that a shard's log can contain.
+
+use crate::id::{DirectoryId, NodeId, RequestNo, RoomId, SessionId, UserId};
+use crate::ring::Layout;
+
+/// What an entry asks the machine to do. One command concerns one room, or the meta shard.
+///
+/// Everything that is not the same on every replica (time, random ids) is in here already: the
+/// leader stamped it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Data shard: make the room that the directory names exist here. Idempotent. The directory and
+    /// the room live in different shards; whoever finds the room missing repeats this.
+    OpenRoom {
+        /// As the directory gave it out.
+        room: RoomId,
+        /// As the directory has it.
+        name: String,
+        /// Who asked for the room.
+        creator: UserId,
+        /// That user's name.
+        creator_name: String,
+    },
+    /// Data shard: something that a session does in a room.
+    Act {
+        /// Where.
+        room: RoomId,
+        /// Who, and as which of its requests.
+        origin: Origin,
+        /// What.
+        action: Action,
+    },
+    /// Meta shard: put a room into the directory. Idempotent by name.
+    CreateRoom {
+        /// See [`crate::name::check_room_name`].
+        name: String,
+        /// Who asks.
+        creator: UserId,
+    },
+    /// Meta shard: name a user (made at the first time) and give out a session.
+    OpenSession {
+        /// See [`crate::name::check_user_name`].
+        user: String,
+        /// Digest of the secret half of the session's token.
+        secret_digest: [u8; 16],
+        /// What the client calls itself.
+        client: String,
+    },
+    /// Meta shard: a node says where it is. Refused if its id belongs to another directory.
+    RegisterNode(NodeRecord),
+    /// Meta shard: replace the layout of version `replaces`.
+    SetLayout {
+        /// The new layout; its version is `replaces + 1`.
+        layout: Layout,
+        /// The version that it was computed from.
+        replaces: u64,
+    },
+    /// Meta shard: allow what every node has learned to understand.
+    SetFeatureLevel(u32),
+}
+
+/// Who acts, and as which of a session's requests in that room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The session; stamped by the gateway from the token.
+    pub session: SessionId,
+    /// The session's user; stamped by the gateway from the token.
+    pub author: UserId,
+    /// That user's name.
+    pub author_name: String,
+    /// The request's number; 0 only for what is idempotent by itself.
+    pub request: RequestNo,
+    /// The client has the answers of all requests up to here.
+    pub settled: RequestNo,
+}
+
+/// What a session does in a room. Edits, deletions, reactions and receipts will be further kinds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Say something.
+    Post(String),
+    /// Say what the room is for.
+    SetTopic(String),
+    /// Become a member.
+    Join,
+    /// Stop being a member.
+    Leave,
+}
+
+/// A node as the meta shard knows it. Addresses are names that are resolved anew, never identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// For life.
+    pub node: NodeId,
+    /// For people.
+    pub name: String,
+    /// `host:port` of the client API.
+    pub client_address: String,
+    /// `host:port` for other nodes.
+    pub peer_address: String,
+    /// `host:port` of health and metrics.
+    pub http_address: String,
+    /// The data directory that the id belongs to.
+    pub directory: DirectoryId,
+    /// The program's version.
+    pub version: String,
+    /// The highest feature level that the program understands.
+    pub feature_level: u32,
+}

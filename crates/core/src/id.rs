@@ -1,0 +1,95 @@
+//! Identities and numbers. Newtypes, so that one is never passed for another.
+
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl From<$inner> for $name {
+            fn from(value: $inner) -> Self {
+                Self(value)
+            }
+        }
+    };
+}
+
+number!(
+    /// One process with one data directory, for life. Never 0, never reused.
+    NodeId(u64)
+);
+number!(
+    /// A fixed slice of rooms, served by one Raft group. 0 is the meta shard.
+    ShardId(u32)
+);
+number!(
+    /// A room, for ever. Given out by the meta shard from 1.
+    RoomId(u64)
+);
+number!(
+    /// A user. Given out by the meta shard from 1.
+    UserId(u64)
+);
+number!(
+    /// One client installation with its own request numbers. Given out by the meta shard from 1.
+    SessionId(u64)
+);
+number!(
+    /// Numbers a session's requests in one room: 1, 2, 3 … without gaps. 0 means "not numbered".
+    RequestNo(u64)
+);
+number!(
+    /// An event's place in its room: dense, from 1. 0 means "before the first".
+    Seq(u64)
+);
+
+impl ShardId {
+    /// The shard of nodes, users, the room directory, the layout and the feature level.
+    pub const META: Self = Self(0);
+
+    /// Whether this is the meta shard.
+    #[must_use]
+    pub fn is_meta(self) -> bool {
+        self == Self::META
+    }
+}
+
+impl Seq {
+    /// The next place.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl RequestNo {
+    /// The next number.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Whether this is a real number, not the mark for "not numbered".
+    #[must_use]
+    pub fn is_numbered(self) -> bool {
+        self.0 != 0
+    }
+}
+
+/// Minted at random with a data directory. A node id belongs to one directory for life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DirectoryId(pub u128);
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}

@@ -1,0 +1,31 @@
+//! What conclave decides.
+//!
+//! Everything in this crate is a function of values: no I/O, no clock, no randomness, no async and
+//! no unordered maps. Every replica runs [`apply`] over the same commands in the same order and so
+//! reaches the same state; that is the whole of conclave's consistency above Raft.
+//!
+//! * [`command`]: what a shard's log can contain.
+//! * [`machine`]: [`apply`], which turns a command into an [`Outcome`].
+//! * [`event`]: what happened in a room, at a dense [`Seq`].
+//! * [`session`]: request numbers and stored replies, which make a repeated send harmless.
+//! * [`ring`]: rooms to shards, shards to nodes.
+//! * [`limits`]: every bound of the system.
+
+pub mod command;
+pub mod event;
+pub mod id;
+pub mod limits;
+pub mod machine;
+pub mod mem;
+pub mod meta;
+pub mod name;
+pub mod refusal;
+pub mod ring;
+pub mod room;
+pub mod session;
+
+pub use command::{Action, Command, Origin};
+pub use event::{EventKind, RoomEvent};
+pub use id::{DirectoryId, NodeId, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
+pub use machine::{Change, Outcome, Reply, View, apply};
+pub use refusal::Refusal;

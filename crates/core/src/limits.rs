@@ -1,0 +1,127 @@
+//! Every bound of the system, in one place.
+//!
+//! A bound that decides what the state machine accepts (the first group) is part of the replicated
+//! contract: all replicas must agree on it, so it may only be changed behind a feature level.
+
+use std::time::Duration;
+
+// ---- What the state machine accepts ---------------------------------------------------------------
+
+/// A message's text, bytes of UTF-8.
+pub const TEXT_BYTES_MAX: usize = 16 * 1024;
+/// A room's topic, bytes of UTF-8.
+pub const TOPIC_BYTES_MAX: usize = 1024;
+/// A room's name, bytes (which are characters: names are ASCII).
+pub const ROOM_NAME_BYTES_MAX: usize = 64;
+/// A user's name, bytes (which are characters: names are ASCII).
+pub const USER_NAME_BYTES_MAX: usize = 32;
+/// What a client calls itself, bytes of UTF-8.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
+/// Rooms of the whole cluster.
+pub const ROOMS_MAX: u64 = 1_000_000;
+/// Rooms of one shard in which one session may have request numbers.
+pub const ROOMS_PER_SESSION_MAX: u32 = 4_096;
+/// Sessions of one user.
+pub const SESSIONS_PER_USER_MAX: u32 = 65_536;
+/// Replies kept for repeats, for each session and room. Also the most requests that a client may
+/// have in flight in one room: with more, the answer of a repeat might be forgotten.
+pub const STORED_REPLIES_MAX: usize = 256;
+/// Shards of a cluster, not counting the meta shard.
+pub const SHARDS_MAX: u32 = 64;
+/// Replicas of a shard.
+pub const REPLICAS_MAX: usize = 7;
+/// Nodes of a cluster.
+pub const NODES_MAX: usize = 64;
+/// The smallest and the default number of virtual nodes that each node has on the ring.
+pub const VIRTUAL_NODES: u32 = 128;
+
+// ---- What the API accepts -------------------------------------------------------------------------
+
+/// Events of one history page.
+pub const HISTORY_EVENTS_MAX: usize = 1_000;
+/// Events of one history page when the caller does not say.
+pub const HISTORY_EVENTS_DEFAULT: usize = 100;
+/// Bytes at which a page of history or of a subscription ends.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Rooms of one page of the directory.
+pub const LIST_ROOMS_MAX: usize = 1_000;
+/// Rooms of one page of the directory when the caller does not say.
+pub const LIST_ROOMS_DEFAULT: usize = 100;
+/// Rooms of one subscription.
+pub const SUBSCRIPTION_ROOMS_MAX: usize = 1_024;
+/// Requests in one frame of `SendMessages`.
+pub const SEND_BATCH_MAX: usize = 1_024;
+/// Requests of one `SendMessages` stream without an answer yet; then the node stops reading from it.
+pub const SENDS_IN_FLIGHT_MAX: usize = 4_096;
+/// A gRPC message from a client, bytes.
+pub const CLIENT_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// A resume token, bytes.
+pub const RESUME_TOKEN_BYTES_MAX: usize = 64 * 1024;
+/// A payload of `Ping`, bytes.
+pub const PING_BYTES_MAX: usize = 4 * 1024;
+/// HTTP/2 streams that one client connection may have open.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+
+// ---- Queues and batches of a node -----------------------------------------------------------------
+
+/// Proposals waiting at one shard's leader, in commands.
+pub const PROPOSAL_QUEUE_MAX: usize = 8_192;
+/// Commands of one Raft entry.
+pub const ENTRY_COMMANDS_MAX: usize = 4_096;
+/// Bytes at which a Raft entry is closed. One command always fits.
+pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
+/// Raft entries that a leader has in flight in one shard. Small on purpose: what arrives meanwhile
+/// is collected into the next one.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+/// Raft messages between nodes, bytes.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Proposals forwarded to one peer and not yet answered, in batches.
+pub const FORWARD_QUEUE_MAX: usize = 4_096;
+/// Jobs waiting for the log writer.
+pub const LOG_QUEUE_MAX: usize = 4_096;
+/// Bytes of one group commit.
+pub const LOG_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of a log row; a larger group commit is split.
+pub const LOG_ROW_BYTES_MAX: usize = 16 * 1024;
+/// Recent log entries kept in memory for replication and apply, bytes for each group.
+pub const LOG_CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Events applied but not yet written to the state file, bytes for each node; then apply waits.
+pub const UNWRITTEN_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Recent events kept in memory for subscribers, bytes for each shard.
+pub const TAIL_CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Cached rooms and sessions for each shard; beyond that they are read from the state file.
+pub const CACHED_ROWS_MAX: usize = 65_536;
+/// Page cache of the state file, bytes.
+pub const STATE_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Page cache of the log file, bytes.
+pub const LOG_FILE_CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// A block of history in the state file, bytes. One event always fits.
+pub const HISTORY_BLOCK_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of unsynced state after which a checkpoint is made.
+pub const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
+/// A chunk of a snapshot, bytes.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
+/// One transaction of a snapshot's installation, bytes.
+pub const SNAPSHOT_INSTALL_BYTES: usize = 4 * 1024 * 1024;
+/// The log's tail that is kept after snapshots for followers that lag, bytes for each node.
+pub const LOG_TAIL_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
+
+// ---- Time -----------------------------------------------------------------------------------------
+
+/// The state writer collects at most this long before it writes.
+pub const STATE_FLUSH_INTERVAL: Duration = Duration::from_millis(50);
+/// A checkpoint is made at least this often while there is something to sync.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+/// A gateway keeps trying to get a request decided this long before it answers "unknown".
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Between two keepalive frames of a subscription.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// A drained node waits this long for its clients to leave.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+const _: () = assert!(TEXT_BYTES_MAX < ENTRY_BYTES_MAX, "one command always fits an entry");
+const _: () = assert!(ENTRY_BYTES_MAX < LOG_COMMIT_BYTES_MAX, "one entry always fits a commit");
+const _: () = assert!(LOG_COMMIT_BYTES_MAX < PEER_MESSAGE_BYTES_MAX, "what is logged can be sent");
+const _: () = assert!(PAGE_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a page fits a client's message");
+const _: () = assert!(TEXT_BYTES_MAX < PAGE_BYTES_MAX, "a page holds at least one event");
+const _: () = assert!(SEND_BATCH_MAX <= SENDS_IN_FLIGHT_MAX, "one frame can always be taken");

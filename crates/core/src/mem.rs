@@ -1,0 +1,140 @@
+//! [`MemView`]: one shard's state in ordered maps. The model that the store is compared with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+
+use crate::command::NodeRecord;
+use crate::event::RoomEvent;
+use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
+use crate::machine::{Change, Outcome, View};
+use crate::meta::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use crate::ring::Layout;
+use crate::room::{RoomHead, RoomInfo};
+use crate::session::{SessionRoom, Standing};
+
+/// One shard's state in memory, and its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemView {
+    /// Heads and what the rooms are.
+    pub rooms: BTreeMap<RoomId, (RoomHead, RoomInfo)>,
+    /// Members of rooms.
+    pub members: BTreeSet<(RoomId, UserId)>,
+    /// Request numbers and stored replies.
+    pub sessions: BTreeMap<(SessionId, RoomId), SessionRoom>,
+    /// Rooms for each session.
+    pub session_rooms: BTreeMap<SessionId, u32>,
+    /// The meta shard's counters.
+    pub meta: MetaHead,
+    /// The room directory.
+    pub directory: BTreeMap<String, DirectoryEntry>,
+    /// Users by name.
+    pub users: BTreeMap<String, UserRecord>,
+    /// Sessions by id.
+    pub session_records: BTreeMap<SessionId, SessionRecord>,
+    /// Nodes by id.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// The layout in force.
+    pub layout: Option<Layout>,
+    /// Every event, in the order of its application.
+    pub events: Vec<RoomEvent>,
+}
+
+impl MemView {
+    /// Writes what [`crate::apply`] decided.
+    pub fn commit(&mut self, outcome: &Outcome) {
+        for change in &outcome.changes {
+            self.write(change);
+        }
+        self.events.extend(outcome.event.clone());
+    }
+
+    fn write(&mut self, change: &Change) {
+        match change {
+            Change::RoomHead(room, head) => self.rooms.entry(*room).or_default().0 = *head,
+            Change::RoomInfo(room, info) => self.rooms.entry(*room).or_default().1 = info.clone(),
+            Change::Topic(room, topic) => {
+                self.rooms.entry(*room).or_default().1.topic.clone_from(topic);
+            }
+            Change::Member { room, user, present: true } => {
+                self.members.insert((*room, *user));
+            }
+            Change::Member { room, user, present: false } => {
+                self.members.remove(&(*room, *user));
+            }
+            Change::Replied { session, room, reply, settled } => {
+                self.sessions.entry((*session, *room)).or_default().record(*reply, *settled);
+            }
+            Change::SessionRooms(session, count) => {
+                self.session_rooms.insert(*session, *count);
+            }
+            Change::Meta(head) => self.meta = *head,
+            Change::Directory(entry) => {
+                self.directory.insert(entry.name.clone(), entry.clone());
+            }
+            Change::User(user) => {
+                self.users.insert(user.name.clone(), user.clone());
+            }
+            Change::Session(session) => {
+                self.session_records.insert(session.session, session.clone());
+            }
+            Change::Node(node) => {
+                self.nodes.insert(node.node, node.clone());
+            }
+            Change::Layout(layout) => self.layout = Some(layout.clone()),
+        }
+    }
+}
+
+impl View for MemView {
+    type Error = Infallible;
+
+    fn room(&self, room: RoomId) -> Result<Option<RoomHead>, Infallible> {
+        Ok(self.rooms.get(&room).map(|(head, _)| *head))
+    }
+
+    fn member(&self, room: RoomId, user: UserId) -> Result<bool, Infallible> {
+        Ok(self.members.contains(&(room, user)))
+    }
+
+    fn standing(
+        &self,
+        session: SessionId,
+        room: RoomId,
+        request: RequestNo,
+        digest: u64,
+    ) -> Result<Option<Standing>, Infallible> {
+        Ok(self.sessions.get(&(session, room)).map(|known| known.standing(request, digest)))
+    }
+
+    fn session_rooms(&self, session: SessionId) -> Result<u32, Infallible> {
+        Ok(self.session_rooms.get(&session).copied().unwrap_or(0))
+    }
+
+    fn meta(&self) -> Result<MetaHead, Infallible> {
+        Ok(self.meta)
+    }
+
+    fn room_named(&self, name: &str) -> Result<Option<DirectoryEntry>, Infallible> {
+        Ok(self.directory.get(name).cloned())
+    }
+
+    fn user_named(&self, name: &str) -> Result<Option<UserRecord>, Infallible> {
+        Ok(self.users.get(name).cloned())
+    }
+
+    fn user(&self, user: UserId) -> Result<Option<UserRecord>, Infallible> {
+        Ok(self.users.values().find(|record| record.user == user).cloned())
+    }
+
+    fn node(&self, node: NodeId) -> Result<Option<NodeRecord>, Infallible> {
+        Ok(self.nodes.get(&node).cloned())
+    }
+
+    fn nodes(&self) -> Result<Vec<NodeRecord>, Infallible> {
+        Ok(self.nodes.values().cloned().collect())
+    }
+
+    fn layout(&self) -> Result<Option<Layout>, Infallible> {
+        Ok(self.layout.clone())
+    }
+}

@@ -1,0 +1,175 @@
+//! The rules of the meta shard: users, sessions, the room directory, nodes, the layout.
+
+use crate::command::NodeRecord;
+use crate::id::{RoomId, SessionId, UserId};
+use crate::limits::{CLIENT_NAME_BYTES_MAX, ROOMS_MAX, SESSIONS_PER_USER_MAX};
+use crate::machine::{Change, Outcome, Reply, View};
+use crate::name::{check_room_name, check_user_name};
+use crate::refusal::Refusal;
+use crate::ring::Layout;
+
+/// The highest feature level that this version understands.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// The meta shard's counters. Ids are given out from 1 and never again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetaHead {
+    /// The last room id given out, and so the number of rooms.
+    pub last_room: RoomId,
+    /// The last user id given out.
+    pub last_user: UserId,
+    /// The last session id given out.
+    pub last_session: SessionId,
+    /// What the cluster may use.
+    pub feature_level: u32,
+}
+
+/// A room in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    /// Its id, from which its shard follows.
+    pub room: RoomId,
+    /// Its name, which is unique.
+    pub name: String,
+    /// Who asked for it.
+    pub creator: UserId,
+    /// That user's name.
+    pub creator_name: String,
+    /// When.
+    pub created_ms: i64,
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRecord {
+    /// Its id.
+    pub user: UserId,
+    /// Its name, which is unique.
+    pub name: String,
+    /// How many sessions it has opened.
+    pub sessions: u32,
+}
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Its id.
+    pub session: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// That user's name.
+    pub user_name: String,
+    /// Digest of the secret half of its token.
+    pub secret_digest: [u8; 16],
+    /// What the client calls itself.
+    pub client: String,
+    /// When it was opened.
+    pub opened_ms: i64,
+}
+
+pub(crate) fn create_room<V: View>(
+    view: &V,
+    time_ms: i64,
+    name: &str,
+    creator: UserId,
+) -> Result<Outcome, V::Error> {
+    if let Err(refusal) = check_room_name(name) {
+        return Ok(Outcome::refused(refusal));
+    }
+    if let Some(entry) = view.room_named(name)? {
+        return Ok(Outcome::reply(Reply::RoomCreated { room: entry.room, created: false }));
+    }
+    let mut head = view.meta()?;
+    if head.last_room.0 >= ROOMS_MAX {
+        return Ok(Outcome::refused(Refusal::TooManyRooms));
+    }
+    let creator_name = view.user(creator)?.map(|user| user.name).unwrap_or_default();
+    head.last_room = RoomId(head.last_room.0 + 1);
+    let room = head.last_room;
+    let entry = DirectoryEntry { room, name: name.to_owned(), creator, creator_name, created_ms: time_ms };
+    Ok(Outcome {
+        reply: Reply::RoomCreated { room, created: true },
+        changes: vec![Change::Directory(entry), Change::Meta(head)],
+        event: None,
+    })
+}
+
+pub(crate) fn open_session<V: View>(
+    view: &V,
+    time_ms: i64,
+    name: &str,
+    secret_digest: [u8; 16],
+    client: &str,
+) -> Result<Outcome, V::Error> {
+    if let Err(refusal) = check_user_name(name) {
+        return Ok(Outcome::refused(refusal));
+    }
+    let mut head = view.meta()?;
+    let mut user = match view.user_named(name)? {
+        Some(user) => user,
+        None => {
+            head.last_user = UserId(head.last_user.0 + 1);
+            UserRecord { user: head.last_user, name: name.to_owned(), sessions: 0 }
+        }
+    };
+    if user.sessions >= SESSIONS_PER_USER_MAX {
+        return Ok(Outcome::refused(Refusal::TooManySessions));
+    }
+    user.sessions += 1;
+    head.last_session = SessionId(head.last_session.0 + 1);
+    let session = SessionRecord {
+        session: head.last_session,
+        user: user.user,
+        user_name: user.name.clone(),
+        secret_digest,
+        client: truncated(client),
+        opened_ms: time_ms,
+    };
+    Ok(Outcome {
+        reply: Reply::SessionOpened { session: session.session, user: user.user },
+        changes: vec![Change::User(user), Change::Session(session), Change::Meta(head)],
+        event: None,
+    })
+}
+
+pub(crate) fn register_node<V: View>(view: &V, record: &NodeRecord) -> Result<Outcome, V::Error> {
+    match view.node(record.node)? {
+        Some(known) if known.directory != record.directory => Ok(Outcome::refused(Refusal::NodeIdTaken)),
+        Some(known) if known == *record => Ok(Outcome::reply(Reply::Done)),
+        _ => Ok(Outcome { reply: Reply::Done, changes: vec![Change::Node(record.clone())], event: None }),
+    }
+}
+
+pub(crate) fn set_layout<V: View>(view: &V, layout: &Layout, replaces: u64) -> Result<Outcome, V::Error> {
+    let current = view.layout()?.map_or(0, |layout| layout.version);
+    // Repeating the step that made the current layout is harmless.
+    if view.layout()?.as_ref() == Some(layout) {
+        return Ok(Outcome::reply(Reply::Done));
+    }
+    if current != replaces || layout.version != replaces + 1 {
+        return Ok(Outcome::refused(Refusal::LayoutChanged));
+    }
+    Ok(Outcome { reply: Reply::Done, changes: vec![Change::Layout(layout.clone())], event: None })
+}
+
+pub(crate) fn set_feature_level<V: View>(view: &V, level: u32) -> Result<Outcome, V::Error> {
+    let mut head = view.meta()?;
+    if level == head.feature_level {
+        return Ok(Outcome::reply(Reply::Done));
+    }
+    let supported = view.nodes()?.iter().map(|node| node.feature_level).min().unwrap_or(0);
+    if level < head.feature_level || level > supported {
+        return Ok(Outcome::refused(Refusal::FeatureLevelInvalid));
+    }
+    head.feature_level = level;
+    Ok(Outcome { reply: Reply::Done, changes: vec![Change::Meta(head)], event: None })
+}
+
+/// What a client calls itself is shown, never decided upon: too much of it is cut, not refused.
+fn truncated(client: &str) -> String {
+    let mut end = client.len().min(CLIENT_NAME_BYTES_MAX);
+    while !client.is_char_boundary(end) {
+        end -= 1;
+    }
+    client[..end].to_owned()
+}

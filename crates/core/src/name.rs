@@ -1,0 +1,77 @@
+//! Names of rooms and users: short, ASCII, lower case, the same in a shell, a URL and a file name.
+
+use crate::limits::{ROOM_NAME_BYTES_MAX, TEXT_BYTES_MAX, TOPIC_BYTES_MAX, USER_NAME_BYTES_MAX};
+use crate::refusal::Refusal;
+
+/// Accepts 1 to [`ROOM_NAME_BYTES_MAX`] of `a-z 0-9 . _ -`, beginning with a letter or digit.
+///
+/// # Errors
+/// [`Refusal::RoomNameInvalid`] for everything else.
+pub fn check_room_name(name: &str) -> Result<(), Refusal> {
+    check(name, ROOM_NAME_BYTES_MAX).ok_or(Refusal::RoomNameInvalid)
+}
+
+/// Accepts 1 to [`USER_NAME_BYTES_MAX`] of `a-z 0-9 . _ -`, beginning with a letter or digit.
+///
+/// # Errors
+/// [`Refusal::UserNameInvalid`] for everything else.
+pub fn check_user_name(name: &str) -> Result<(), Refusal> {
+    check(name, USER_NAME_BYTES_MAX).ok_or(Refusal::UserNameInvalid)
+}
+
+/// Accepts 1 to [`TEXT_BYTES_MAX`] bytes.
+///
+/// # Errors
+/// [`Refusal::TextEmpty`] or [`Refusal::TextTooLong`].
+pub fn check_text(text: &str) -> Result<(), Refusal> {
+    match text.len() {
+        0 => Err(Refusal::TextEmpty),
+        1..=TEXT_BYTES_MAX => Ok(()),
+        _ => Err(Refusal::TextTooLong),
+    }
+}
+
+/// Accepts up to [`TOPIC_BYTES_MAX`] bytes on one line.
+///
+/// # Errors
+/// [`Refusal::TopicInvalid`].
+pub fn check_topic(topic: &str) -> Result<(), Refusal> {
+    if topic.len() <= TOPIC_BYTES_MAX && !topic.contains(char::is_control) {
+        Ok(())
+    } else {
+        Err(Refusal::TopicInvalid)
+    }
+}
+
+fn check(name: &str, bytes_max: usize) -> Option<()> {
+    let first = name.bytes().next()?;
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    let fits = name.len() <= bytes_max
+        && (first.is_ascii_lowercase() || first.is_ascii_digit())
+        && name.bytes().all(allowed);
+    fits.then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for good in ["a", "general", "ops-2", "r.1_x", "0", &"x".repeat(64)] {
+            assert_eq!(check_room_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", "General", "#general", "-x", ".hidden", "ä", "a b", "a/b", "a\n", &"x".repeat(65)] {
+            assert_eq!(check_room_name(bad), Err(Refusal::RoomNameInvalid), "{bad:?}");
+        }
+        assert_eq!(check_user_name(&"x".repeat(33)), Err(Refusal::UserNameInvalid));
+    }
+
+    #[test]
+    fn text_is_bounded_in_bytes_not_characters() {
+        assert_eq!(check_text(""), Err(Refusal::TextEmpty));
+        assert_eq!(check_text(&"x".repeat(TEXT_BYTES_MAX)), Ok(()));
+        assert_eq!(check_text(&"ä".repeat(TEXT_BYTES_MAX / 2 + 1)), Err(Refusal::TextTooLong));
+        assert_eq!(check_topic("two\nlines"), Err(Refusal::TopicInvalid));
+    }
+}

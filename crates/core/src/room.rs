@@ -1,0 +1,185 @@
+//! The rules of rooms.
+
+use crate::command::{Action, Origin};
+use crate::event::{EventKind, RoomEvent};
+use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
+use crate::limits::ROOMS_PER_SESSION_MAX;
+use crate::machine::{Change, Outcome, Reply, View};
+use crate::name::{check_room_name, check_text, check_topic};
+use crate::refusal::Refusal;
+use crate::session::{Standing, StoredReply, Verdict, digest};
+
+/// What changes with every event. Small, because it is copied for each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoomHead {
+    /// The last event's place.
+    pub last: Seq,
+    /// The last event's time.
+    pub last_time_ms: i64,
+    /// How many users are members.
+    pub members: u32,
+}
+
+/// What a room is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomInfo {
+    /// As in the directory.
+    pub name: String,
+    /// What the room is for.
+    pub topic: String,
+    /// Who asked for it.
+    pub creator: UserId,
+    /// When.
+    pub created_ms: i64,
+}
+
+/// Makes the room exist, if it does not.
+pub(crate) fn open<V: View>(
+    view: &V,
+    time_ms: i64,
+    room: RoomId,
+    name: &str,
+    creator: (UserId, &str),
+) -> Result<Outcome, V::Error> {
+    if view.room(room)?.is_some() {
+        return Ok(Outcome::reply(Reply::Done));
+    }
+    if let Err(refusal) = check_room_name(name) {
+        return Ok(Outcome::refused(refusal));
+    }
+    let (creator, creator_name) = creator;
+    let event = RoomEvent {
+        room,
+        seq: Seq(1),
+        time_ms,
+        author: creator,
+        author_name: creator_name.to_owned(),
+        session: SessionId(0),
+        request: RequestNo(0),
+        kind: EventKind::Created(name.to_owned()),
+    };
+    let info = RoomInfo { name: name.to_owned(), topic: String::new(), creator, created_ms: time_ms };
+    Ok(Outcome {
+        reply: Reply::Done,
+        changes: vec![
+            Change::RoomInfo(room, info),
+            Change::RoomHead(room, RoomHead { last: Seq(1), last_time_ms: time_ms, members: 0 }),
+        ],
+        event: Some(event),
+    })
+}
+
+/// Decides what a session asks of a room.
+pub(crate) fn act<V: View>(
+    view: &V,
+    time_ms: i64,
+    room: RoomId,
+    origin: &Origin,
+    action: &Action,
+) -> Result<Outcome, V::Error> {
+    // Nothing is stored under a room that is not there: a client can invent such ids without end.
+    let Some(head) = view.room(room)? else {
+        return Ok(Outcome::refused(Refusal::RoomUnknown));
+    };
+    let digest = digest(action);
+    let first_in_room = if origin.request.is_numbered() {
+        match view.standing(origin.session, room, origin.request, digest)? {
+            Some(Standing::Repeat(stored)) => return Ok(Outcome::reply(repeated(stored))),
+            Some(Standing::Forgotten) => return Ok(Outcome::reply(Reply::Forgotten)),
+            Some(Standing::Reused) => return Ok(Outcome::refused(Refusal::RequestReused)),
+            Some(Standing::Early(next)) => return Ok(early(next)),
+            Some(Standing::Next) => false,
+            None if origin.request == RequestNo(1) => true,
+            None => return Ok(early(RequestNo(1))),
+        }
+    } else if *action == Action::Join {
+        false
+    } else {
+        return Ok(Outcome::refused(Refusal::RequestNumberMissing));
+    };
+    let rooms = if first_in_room { view.session_rooms(origin.session)? } else { 0 };
+    if rooms >= ROOMS_PER_SESSION_MAX {
+        return Ok(Outcome::refused(Refusal::TooManyRoomsInSession));
+    }
+
+    let mut outcome = decide(view, time_ms, room, head, origin, action)?;
+    // A refused request uses up its number too, so that one bad message does not block those behind it.
+    if origin.request.is_numbered() {
+        let (verdict, time_ms) = match outcome.reply {
+            Reply::Acked { seq, time_ms, .. } => (Verdict::Event(seq), time_ms),
+            Reply::Refused(refusal) => (Verdict::Refused(refusal), 0),
+            _ => (Verdict::Unchanged, 0),
+        };
+        let reply = StoredReply { request: origin.request, digest, verdict, time_ms };
+        outcome.changes.push(Change::Replied {
+            session: origin.session,
+            room,
+            reply,
+            settled: origin.settled,
+        });
+        if first_in_room {
+            outcome.changes.push(Change::SessionRooms(origin.session, rooms + 1));
+        }
+    }
+    Ok(outcome)
+}
+
+fn decide<V: View>(
+    view: &V,
+    time_ms: i64,
+    room: RoomId,
+    head: RoomHead,
+    origin: &Origin,
+    action: &Action,
+) -> Result<Outcome, V::Error> {
+    let mut members = head.members;
+    let mut changes = Vec::with_capacity(4);
+    let kind = match action {
+        Action::Post(text) => match check_text(text) {
+            Ok(()) => EventKind::Message(text.clone()),
+            Err(refusal) => return Ok(Outcome::refused(refusal)),
+        },
+        Action::SetTopic(topic) => {
+            if let Err(refusal) = check_topic(topic) {
+                return Ok(Outcome::refused(refusal));
+            }
+            changes.push(Change::Topic(room, topic.clone()));
+            EventKind::TopicChanged(topic.clone())
+        }
+        Action::Join | Action::Leave => {
+            let joins = *action == Action::Join;
+            if view.member(room, origin.author)? == joins {
+                return Ok(Outcome::reply(Reply::Unchanged));
+            }
+            changes.push(Change::Member { room, user: origin.author, present: joins });
+            members = if joins { members.saturating_add(1) } else { members.saturating_sub(1) };
+            if joins { EventKind::Joined } else { EventKind::Left }
+        }
+    };
+    let seq = head.last.next();
+    let time_ms = time_ms.max(head.last_time_ms);
+    changes.push(Change::RoomHead(room, RoomHead { last: seq, last_time_ms: time_ms, members }));
+    let event = RoomEvent {
+        room,
+        seq,
+        time_ms,
+        author: origin.author,
+        author_name: origin.author_name.clone(),
+        session: origin.session,
+        request: origin.request,
+        kind,
+    };
+    Ok(Outcome { reply: Reply::Acked { seq, time_ms, duplicate: false }, changes, event: Some(event) })
+}
+
+fn repeated(stored: StoredReply) -> Reply {
+    match stored.verdict {
+        Verdict::Event(seq) => Reply::Acked { seq, time_ms: stored.time_ms, duplicate: true },
+        Verdict::Unchanged => Reply::Unchanged,
+        Verdict::Refused(refusal) => Reply::Refused(refusal),
+    }
+}
+
+fn early(next: RequestNo) -> Outcome {
+    Outcome::refused(Refusal::RequestOutOfOrder { expected: next.0 })
+}

@@ -1,0 +1,73 @@
+//! conclave's formats: what travels between clients and nodes, what travels between nodes, and what
+//! lies on disk, with the conversions to and from [`conclave_core`].
+//!
+//! * [`chat`], [`admin`], [`raft`], [`log`]: the code generated from `proto/`.
+//! * [`command`], [`event`]: commands and events to bytes and back.
+//! * [`frame`]: events that are encoded once and sent to every subscriber as they are.
+//! * [`status`]: the only mapping between failures and [`tonic::Status`].
+//! * [`token`]: resume tokens.
+
+#[expect(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::large_futures,
+    clippy::too_many_lines,
+    reason = "generated code; its documentation is in proto/"
+)]
+mod generated {
+    pub mod chat {
+        pub mod v1 {
+            tonic::include_proto!("conclave.chat.v1");
+        }
+    }
+    pub mod admin {
+        pub mod v1 {
+            tonic::include_proto!("conclave.admin.v1");
+        }
+    }
+    pub mod log {
+        pub mod v1 {
+            tonic::include_proto!("conclave.log.v1");
+        }
+    }
+    pub mod raft {
+        pub mod v1 {
+            tonic::include_proto!("conclave.raft.v1");
+        }
+    }
+}
+
+pub mod command;
+pub mod event;
+pub mod frame;
+pub mod reply;
+pub mod status;
+pub mod token;
+
+/// The operators' API.
+pub use generated::admin::v1 as admin;
+/// The client API.
+pub use generated::chat::v1 as chat;
+/// Durable formats.
+pub use generated::log::v1 as log;
+/// Between nodes.
+pub use generated::raft::v1 as raft;
+
+/// The encoded descriptors of every file in `proto/`, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// What was read is not what this format allows: damaged, or made by something else.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// Not protobuf, or not of this message.
+    #[error("cannot be decoded: {0}")]
+    Decode(#[from] prost::DecodeError),
+    /// A field without which the message means nothing.
+    #[error("the field {0} is missing or not known to this version")]
+    Missing(&'static str),
+    /// A field with a value that is not allowed.
+    #[error("the field {0} has a value that is not allowed")]
+    Invalid(&'static str),
+}

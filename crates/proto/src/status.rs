@@ -1,0 +1,250 @@
+//! Failures, and the only mapping between them and [`tonic::Status`].
+
+use std::time::Duration;
+
+use conclave_core::Refusal;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
+
+use crate::chat::{self, Certainty, LeaderHint};
+
+/// Metadata: a stable word.
+pub const CODE: &str = "conclave-code";
+/// Metadata: `never`, `same_request` or `after_ms=<n>`.
+pub const RETRY: &str = "conclave-retry";
+/// Metadata: the client address to try first.
+pub const LEADER: &str = "conclave-leader";
+/// Metadata: the term in which that was true.
+pub const LEADER_TERM: &str = "conclave-leader-term";
+/// Metadata: `refused`, `not_sent` or `unknown`.
+pub const CERTAINTY: &str = "conclave-certainty";
+/// Metadata: the request number to go back to.
+pub const EXPECTED: &str = "conclave-expected-request";
+
+/// A call that failed, and what its caller may conclude.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// No, for good.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The call itself is wrong, for good.
+    #[error("{message}")]
+    Invalid {
+        /// Stable word.
+        code: &'static str,
+        /// What was wrong and what to do.
+        message: String,
+    },
+    /// The session token is missing, damaged or not known.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// Proven not appended. Try again, best at the leader.
+    #[error("{message}")]
+    NotSent {
+        /// Stable word.
+        code: &'static str,
+        /// For people.
+        message: String,
+        /// When to try again.
+        after: Duration,
+        /// Whom to try first.
+        leader: Option<LeaderHint>,
+    },
+    /// May or may not take effect. Try again with the same request number.
+    #[error("{message}")]
+    Unknown {
+        /// Stable word.
+        code: &'static str,
+        /// For people.
+        message: String,
+        /// Whom to try first.
+        leader: Option<LeaderHint>,
+    },
+}
+
+impl Failure {
+    /// A call that is wrong, for good.
+    #[must_use]
+    pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid { code, message: message.into() }
+    }
+
+    /// Not sent; try again after `after`.
+    #[must_use]
+    pub fn not_sent(code: &'static str, message: impl Into<String>, after: Duration) -> Self {
+        Self::NotSent { code, message: message.into(), after, leader: None }
+    }
+
+    /// May or may not take effect.
+    #[must_use]
+    pub fn unknown(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Unknown { code, message: message.into(), leader: None }
+    }
+
+    /// The same failure, naming the leader.
+    #[must_use]
+    pub fn with_leader(mut self, hint: Option<LeaderHint>) -> Self {
+        if let Self::NotSent { leader, .. } | Self::Unknown { leader, .. } = &mut self {
+            *leader = hint;
+        }
+        self
+    }
+
+    /// The stable word.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.word(),
+            Self::Unauthenticated(_) => "session_unknown",
+            Self::Invalid { code, .. } | Self::NotSent { code, .. } | Self::Unknown { code, .. } => code,
+        }
+    }
+
+    fn leader(&self) -> Option<&LeaderHint> {
+        match self {
+            Self::NotSent { leader, .. } | Self::Unknown { leader, .. } => leader.as_ref(),
+            Self::Refused(_) | Self::Invalid { .. } | Self::Unauthenticated(_) => None,
+        }
+    }
+
+    fn certainty(&self) -> (Certainty, &'static str) {
+        match self {
+            Self::Refused(_) | Self::Invalid { .. } | Self::Unauthenticated(_) => {
+                (Certainty::Refused, "refused")
+            }
+            Self::NotSent { .. } => (Certainty::NotSent, "not_sent"),
+            Self::Unknown { .. } => (Certainty::Unknown, "unknown"),
+        }
+    }
+
+    fn expected(&self) -> u64 {
+        match self {
+            Self::Refused(Refusal::RequestOutOfOrder { expected }) => *expected,
+            _ => 0,
+        }
+    }
+
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::NotSent { after, .. } => *after,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// The failure inside a stream of results.
+impl From<&Failure> for chat::Failure {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            certainty: failure.certainty().0.into(),
+            code: failure.code().to_owned(),
+            message: failure.to_string(),
+            retry_after_ms: u32::try_from(failure.retry_after().as_millis()).unwrap_or(u32::MAX),
+            expected_request_no: failure.expected(),
+            leader: failure.leader().cloned(),
+        }
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let mut metadata = MetadataMap::new();
+        let mut put = |key: &'static str, value: &str| {
+            if let Ok(value) = MetadataValue::try_from(value) {
+                metadata.insert(key, value);
+            }
+        };
+        put(CODE, failure.code());
+        put(CERTAINTY, failure.certainty().1);
+        put(RETRY, &retry_class(&failure));
+        if failure.expected() != 0 {
+            put(EXPECTED, &failure.expected().to_string());
+        }
+        if let Some(leader) = failure.leader() {
+            put(LEADER, &leader.address);
+            put(LEADER_TERM, &leader.term.to_string());
+        }
+        Self::with_metadata(grpc_code(&failure), failure.to_string(), metadata)
+    }
+}
+
+fn retry_class(failure: &Failure) -> String {
+    match failure {
+        Failure::Refused(_) | Failure::Invalid { .. } | Failure::Unauthenticated(_) => "never".to_owned(),
+        Failure::Unknown { .. } => "same_request".to_owned(),
+        Failure::NotSent { after, .. } => format!("after_ms={}", after.as_millis()),
+    }
+}
+
+fn grpc_code(failure: &Failure) -> Code {
+    match failure {
+        Failure::Refused(refusal) => match refusal {
+            Refusal::RoomUnknown => Code::NotFound,
+            Refusal::SessionUnknown => Code::Unauthenticated,
+            Refusal::TooManyRooms | Refusal::TooManySessions | Refusal::TooManyRoomsInSession => {
+                Code::ResourceExhausted
+            }
+            Refusal::RequestOutOfOrder { .. } | Refusal::LayoutChanged => Code::Aborted,
+            Refusal::RequestReused | Refusal::NodeIdTaken | Refusal::FeatureLevelInvalid => {
+                Code::FailedPrecondition
+            }
+            _ => Code::InvalidArgument,
+        },
+        Failure::Invalid { .. } => Code::InvalidArgument,
+        Failure::Unauthenticated(_) => Code::Unauthenticated,
+        Failure::NotSent { .. } | Failure::Unknown { .. } => Code::Unavailable,
+    }
+}
+
+/// What a client reads from a failed call. Anything that did not come from conclave itself (a broken
+/// connection, a proxy's answer) is [`Certainty::Unknown`].
+#[must_use]
+pub fn from_status(status: &Status) -> chat::Failure {
+    let word = |key| status.metadata().get(key).and_then(|value| value.to_str().ok());
+    let number = |key| word(key).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let certainty = match word(CERTAINTY) {
+        Some("refused") => Certainty::Refused,
+        Some("not_sent") => Certainty::NotSent,
+        _ => Certainty::Unknown,
+    };
+    let after = word(RETRY).and_then(|text| text.strip_prefix("after_ms=")?.parse().ok()).unwrap_or(0);
+    chat::Failure {
+        certainty: certainty.into(),
+        code: word(CODE).unwrap_or("connection").to_owned(),
+        message: status.message().to_owned(),
+        retry_after_ms: after,
+        expected_request_no: number(EXPECTED),
+        leader: word(LEADER).map(|address| LeaderHint {
+            address: address.to_owned(),
+            term: number(LEADER_TERM),
+            ..LeaderHint::default()
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_survives_the_wire() {
+        let leader = Some(LeaderHint { address: "h:1".into(), term: 4, ..LeaderHint::default() });
+        for failure in [
+            Failure::Refused(Refusal::RequestOutOfOrder { expected: 12 }),
+            Failure::invalid("frame_too_large", "too large"),
+            Failure::Unauthenticated("no token".into()),
+            Failure::not_sent("no_leader", "wait", Duration::from_millis(30)).with_leader(leader.clone()),
+            Failure::unknown("timeout", "maybe").with_leader(leader),
+        ] {
+            let direct = chat::Failure::from(&failure);
+            assert_eq!(from_status(&Status::from(failure)), direct);
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_unknown() {
+        let failure = from_status(&Status::unavailable("connection reset"));
+        assert_eq!(failure.certainty(), Certainty::Unknown);
+        assert_eq!(failure.code, "connection");
+    }
+}
