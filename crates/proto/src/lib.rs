@@ -12,7 +12,7 @@
     unreachable_pub,
     unused_qualifications,
     clippy::all,
-    clippy::large_futures,
+    clippy::allow_attributes_without_reason,
     clippy::too_many_lines,
     reason = "generated code; its documentation is in proto/"
 )]

@@ -1,0 +1,117 @@
+//! What a node needs to know before it opens a port.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use conclave_core::limits::{LOG_TAIL_BYTES_DEFAULT, NODES_MAX, REPLICAS_MAX, SHARDS_MAX};
+
+/// A node's configuration. [`Config::validate`] says everything that is wrong with it at once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name: one of `initial`.
+    pub name: String,
+    /// The data directory. Made if it is not there.
+    pub dir: PathBuf,
+    /// The cluster's name. Nodes of another cluster are refused.
+    pub cluster_name: String,
+    /// The nodes that the cluster begins with, the same list at each of them.
+    pub initial: Vec<Member>,
+    /// Where clients connect.
+    pub client_listen: SocketAddr,
+    /// Where other nodes connect.
+    pub peer_listen: SocketAddr,
+    /// Where health and metrics are.
+    pub http_listen: SocketAddr,
+    /// Data shards; fixed when the cluster begins.
+    pub shards: u32,
+    /// Replicas of each shard; all initial nodes if not given.
+    pub replicas: Option<usize>,
+    /// How soon a silent leader is replaced.
+    pub timing: Timing,
+    /// Bytes of log kept after snapshots for followers that lag.
+    pub log_tail_bytes: u64,
+}
+
+/// One of the nodes that a cluster begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// `host:port` for other nodes.
+    pub peer: String,
+    /// `host:port` for clients.
+    pub client: String,
+    /// `host:port` of health and metrics.
+    pub http: String,
+}
+
+/// Raft's timers. openraft elects after its lease (the maximum) plus a timeout sampled between the two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Timing {
+    /// 75–150 ms and 25 ms heartbeats: a silent leader is replaced in 150–300 ms.
+    #[default]
+    Lan,
+    /// 750–1,500 ms and 250 ms heartbeats: a silent leader is replaced in 1.5–3 s.
+    Wan,
+}
+
+impl Config {
+    /// A configuration with the defaults for everything that has one.
+    #[must_use]
+    pub fn new(name: String, dir: PathBuf, initial: Vec<Member>, listen: [SocketAddr; 3]) -> Self {
+        let [client_listen, peer_listen, http_listen] = listen;
+        Self {
+            name,
+            dir,
+            cluster_name: "conclave".to_owned(),
+            initial,
+            client_listen,
+            peer_listen,
+            http_listen,
+            shards: 8,
+            replicas: None,
+            timing: Timing::default(),
+            log_tail_bytes: LOG_TAIL_BYTES_DEFAULT,
+        }
+    }
+
+    /// Everything that is wrong, each in a sentence that says what to do.
+    ///
+    /// # Errors
+    /// The list, if it is not empty.
+    pub fn validate(&self) -> Result<(), Vec<String>> {
+        let mut wrong = Vec::new();
+        let members = self.initial.len();
+        if members == 0 || members > NODES_MAX {
+            wrong.push(format!("a cluster begins with 1 to {NODES_MAX} nodes, not {members}"));
+        }
+        if !self.initial.iter().any(|member| member.name == self.name) {
+            wrong.push(format!("the node {:?} is not in the list of initial nodes; add it", self.name));
+        }
+        let mut names: Vec<_> = self.initial.iter().map(|member| &member.name).collect();
+        names.sort();
+        names.dedup();
+        if names.len() != members {
+            wrong.push("two initial nodes have the same name; rename one".to_owned());
+        }
+        if self.shards == 0 || self.shards > SHARDS_MAX {
+            wrong.push(format!("a cluster has 1 to {SHARDS_MAX} shards, not {}", self.shards));
+        }
+        let replicas = self.replicas();
+        if replicas == 0 || replicas > REPLICAS_MAX || replicas > members {
+            wrong.push(format!("a shard has 1 to {REPLICAS_MAX} replicas and at most one on each node, not {replicas}"));
+        }
+        for (what, address) in self.initial.iter().flat_map(|m| [("peer", &m.peer), ("client", &m.client), ("http", &m.http)]) {
+            if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+                wrong.push(format!("the {what} address {address:?} is not host:port"));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// Replicas of each shard.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        self.replicas.unwrap_or(self.initial.len().min(REPLICAS_MAX))
+    }
+}
