@@ -1,1 +1,46 @@
-//! stub
+//! conclave's client library.
+//!
+//! What it promises:
+//!
+//! * A request that was taken ([`Client::submit`]) is sent until its fate is certain, always under
+//!   the same request number: a lost connection, a new leader or a restarted server never doubles or
+//!   loses it, and never asks anybody whether to try again.
+//! * Requests of one room are decided in the order in which they were submitted.
+//! * With a durable outbox this holds across the death of this process too: requests are on disk
+//!   before `submit` returns.
+//! * A subscription brings each event of a room once, in order and without a gap, whichever nodes it
+//!   had to move between.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use conclave_client::{Client, Follow, Incoming, Start};
+//!
+//! let client = Client::builder().servers(["127.0.0.1:7400", "127.0.0.1:7410"]).user("ana").connect().await?;
+//! client.create_room("general").await?;
+//! let ack = client.send("general", "hello").await?;
+//! println!("#general:{}", ack.seq);
+//!
+//! let mut events = client.subscribe(vec![Follow::room("general").from(Start::Last(10))]);
+//! while let Incoming::Event(event) = events.next().await? {
+//!     println!("{} {}", event.seq, event.author);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The parts that decide are pure and tested as such: `outbox` (what to send next, what a reply
+//! means), `retry` (when to try again), `position` (which events follow). `sender`, `link`, `calls` and
+//! `subscription` carry what they decide.
+
+mod client;
+mod error;
+mod subscription;
+mod types;
+
+pub use client::{Builder, Client, Finder, Outbox, Route, Ticket};
+pub use error::{CallError, ConnectError, OutboxError, SendError};
+pub use subscription::Subscription;
+pub use types::{Ack, Batch, Content, Follow, HistoryQuery, Incoming, Pending, Pong, Session, Start, Window};
+
+/// The messages of the API, as they travel.
+pub use conclave_proto::chat as api;
