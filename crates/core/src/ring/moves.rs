@@ -1,0 +1,66 @@
+//! What changes between two layouts, in the small steps in which it will be carried out.
+
+use crate::id::{NodeId, ShardId};
+use crate::ring::Layout;
+
+/// One step from one layout to another. Steps of different shards do not depend on each other; the
+/// steps of one shard are taken in order, each when the one before it is finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// The shard gains a replica where it had fewer.
+    Add {
+        /// Which shard.
+        shard: ShardId,
+        /// Where.
+        to: NodeId,
+    },
+    /// A replica changes its node: the new one catches up before the old one goes.
+    Replace {
+        /// Which shard.
+        shard: ShardId,
+        /// Where it was.
+        from: NodeId,
+        /// Where it will be.
+        to: NodeId,
+    },
+    /// The shard loses a replica.
+    Remove {
+        /// Which shard.
+        shard: ShardId,
+        /// Where it was.
+        from: NodeId,
+    },
+    /// Another node is the preferred leader from now on.
+    Lead {
+        /// Which shard.
+        shard: ShardId,
+        /// Who leads it.
+        node: NodeId,
+    },
+}
+
+/// The steps that turn one layout into the other: for each shard, by number, first replacements,
+/// then additions, then removals, then the leader. A shard never has fewer replicas in between than
+/// in the smaller of the two layouts.
+#[must_use]
+pub fn moves(from: &Layout, to: &Layout) -> Vec<Move> {
+    let mut moves = Vec::new();
+    for number in 0..from.shards.len().max(to.shards.len()) {
+        let shard = ShardId(u32::try_from(number).unwrap_or(u32::MAX));
+        let (old, new) = (from.replicas(shard), to.replicas(shard));
+        let mut gone = old.iter().copied().filter(|node| !new.contains(node));
+        for node in new.iter().copied().filter(|node| !old.contains(node)) {
+            moves.push(match gone.next() {
+                Some(from) => Move::Replace { shard, from, to: node },
+                None => Move::Add { shard, to: node },
+            });
+        }
+        moves.extend(gone.map(|from| Move::Remove { shard, from }));
+        if let Some(node) = to.preferred_leader(shard)
+            && from.preferred_leader(shard) != Some(node)
+        {
+            moves.push(Move::Lead { shard, node });
+        }
+    }
+    moves
+}
