@@ -1,1 +1,32 @@
-//! stub
+//! Everything that conclave keeps on disk, for all Raft groups of a node.
+//!
+//! Two files with opposite needs. `log.redb` is small and every commit of it is synced: entries and
+//! votes of all groups, one row for each group commit, written by one thread. `state.redb` is large
+//! and written behind by another thread, without syncs but for a checkpoint now and then: rooms,
+//! sessions and history, and the position in the log that they stand for. After a crash the state
+//! is that of the last checkpoint, and the log holds everything after it. So:
+//!
+//! * nothing is acknowledged before the log's sync;
+//! * the log is never cut beyond the last checkpoint, and no snapshot is reported beyond it;
+//! * no checkpoint holds what the log has not synced.
+//!
+//! An error of either file is final: everybody waiting gets it, [`Store::failed`] shows it, and the
+//! node must stop.
+
+pub mod convert;
+mod disk;
+mod error;
+mod identity;
+mod observer;
+mod stub;
+mod types;
+
+pub use disk::{DataFile, Disk, RealDisk};
+pub use error::{OpenError, ReadError, StoreError};
+pub use identity::Identity;
+pub use observer::Observer;
+pub use stub::*;
+pub use types::{
+    Entry, LogId, Membership, Payload, Raft, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+    Vote,
+};

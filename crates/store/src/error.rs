@@ -1,0 +1,214 @@
+//! What can go wrong with a data directory. Every message says what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use conclave_core::NodeId;
+use conclave_proto::FormatError;
+
+/// A file could not be written, read or understood. The node must stop: what it holds in memory may
+/// no longer be what lies on disk.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No space left.
+    #[error(
+        "{file}: the disk is full; nothing acknowledged is lost; make room and start the node again ({what})"
+    )]
+    DiskFull {
+        /// Which file.
+        file: &'static str,
+        /// What was tried.
+        what: String,
+    },
+    /// The operating system reported an error.
+    #[error("{file}: {what}; nothing acknowledged is lost; check the disk and start the node again")]
+    Io {
+        /// Which file.
+        file: &'static str,
+        /// The error.
+        what: String,
+    },
+    /// The file does not hold what was written to it.
+    #[error(
+        "{file} is damaged: {what}; if the disk is sound, remove this node from the cluster, empty its data directory and let it join as a new node"
+    )]
+    Damaged {
+        /// Which file.
+        file: &'static str,
+        /// What was found.
+        what: String,
+    },
+    /// A snapshot is not usable. The shard's state is as it was.
+    #[error("the snapshot cannot be used: {0}; it will be sent again")]
+    Snapshot(String),
+    /// The shard's state is being replaced by a snapshot.
+    #[error("the shard is receiving a snapshot; ask another node or try again")]
+    Installing,
+    /// The store is closed, or has failed before.
+    #[error("the store is closed: {0}")]
+    Closed(String),
+}
+
+impl StoreError {
+    pub(crate) fn damaged(file: &'static str, what: impl Into<String>) -> Self {
+        Self::Damaged { file, what: what.into() }
+    }
+
+    pub(crate) fn io(file: &'static str, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::DiskFull { file, what: error.to_string() }
+            }
+            _ => Self::Io { file, what: error.to_string() },
+        }
+    }
+
+    pub(crate) fn redb(file: &'static str, error: impl Into<redb::Error>) -> Self {
+        match error.into() {
+            redb::Error::Io(error) => Self::io(file, &error),
+            redb::Error::Corrupted(what) => Self::damaged(file, what),
+            redb::Error::PreviousIo => Self::Closed(format!("{file} failed before")),
+            other => Self::Io { file, what: other.to_string() },
+        }
+    }
+
+    pub(crate) fn format(file: &'static str, row: &str, error: &FormatError) -> Self {
+        Self::damaged(file, format!("{row} {error}"))
+    }
+}
+
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        let kind = match &error {
+            StoreError::DiskFull { .. } => io::ErrorKind::StorageFull,
+            StoreError::Damaged { .. } | StoreError::Snapshot(_) => io::ErrorKind::InvalidData,
+            StoreError::Installing => io::ErrorKind::WouldBlock,
+            StoreError::Closed(_) | StoreError::Io { .. } => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why a read had no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The room is not in this shard's state on this node.
+    #[error("no such room")]
+    RoomUnknown,
+    /// The shard's state is being replaced by a snapshot.
+    #[error("the shard is receiving a snapshot; ask another node or try again")]
+    Installing,
+    /// The file could not be read.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Installing => Self::Installing,
+            error => Self::Store(error),
+        }
+    }
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process uses it.
+    #[error("{} is in use by {holder}; stop that process or use another directory", .dir.display())]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+        /// Who holds it.
+        holder: String,
+    },
+    /// It cannot be read or written.
+    #[error("{} cannot be used: {error}; check its permissions and that its disk is writable", .path.display())]
+    Access {
+        /// What was tried.
+        path: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+    /// There are data files and no identity.
+    #[error(
+        "{} holds data but its identity file is missing; restore it from a backup of this directory, or empty the directory and let the node join as a new one", .dir.display()
+    )]
+    IdentityMissing {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The identity file cannot be understood.
+    #[error(
+        "{} is damaged ({what}); restore it from a backup, or empty the directory and let the node join as a new one", .path.display()
+    )]
+    IdentityDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Of another cluster.
+    #[error(
+        "{} belongs to the cluster {found}, not to {expected}; use another directory", .dir.display()
+    )]
+    OtherCluster {
+        /// The directory.
+        dir: PathBuf,
+        /// What it says.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// Of another node.
+    #[error("{} belongs to node {found}, not to node {expected}; start it as node {found} or use another directory", .dir.display())]
+    OtherNode {
+        /// The directory.
+        dir: PathBuf,
+        /// What it says.
+        found: NodeId,
+        /// What was asked for.
+        expected: NodeId,
+    },
+    /// The same ids, but not the directory that was meant.
+    #[error("{} is another copy of this node's directory; use the one that was in use last", .dir.display())]
+    OtherDirectory {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Written by a newer program.
+    #[error("{} has format {found} and this program understands up to {known}; start the newer program again", .path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest known.
+        known: u32,
+    },
+    /// The number of shards is fixed when a cluster begins.
+    #[error("{} was made for {found} shards, not for {expected}; the number of shards never changes", .dir.display())]
+    OtherShards {
+        /// The directory.
+        dir: PathBuf,
+        /// What it has.
+        found: u32,
+        /// What was asked for.
+        expected: u32,
+    },
+    /// A data file cannot be read.
+    #[error("{}: {error}", .dir.display())]
+    Store {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong.
+        error: StoreError,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn access(path: &Path, error: io::Error) -> Self {
+        Self::Access { path: path.to_owned(), error }
+    }
+}

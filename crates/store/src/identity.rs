@@ -1,0 +1,213 @@
+//! Who a data directory belongs to, and the lock that one process at a time holds on it.
+//!
+//! A directory is one node's for life. Its identity is a small text file that is written once, so
+//! that a directory that was swapped, copied or emptied is noticed before anything is read from it.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use conclave_core::{DirectoryId, NodeId};
+
+use crate::disk::{DataFile, Disk, sync_dir};
+use crate::error::OpenError;
+
+/// Name of the identity file.
+const FILE: &str = "identity";
+/// Name of the file that is locked.
+const LOCK: &str = "lock";
+/// First word of the identity file.
+const MAGIC: &str = "conclave-data-directory";
+/// The directory's format. Raised when an older program must not open it any more.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Who a data directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's id.
+    pub cluster: u128,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// The node's id, for life.
+    pub node: NodeId,
+    /// Minted at random with the directory.
+    pub directory: DirectoryId,
+}
+
+impl Identity {
+    /// Reads a directory's identity; `None` if the directory is new.
+    ///
+    /// # Errors
+    /// If the file is damaged, newer, unreadable, or missing beside data files.
+    pub fn read(dir: &Path) -> Result<Option<Self>, OpenError> {
+        let path = dir.join(FILE);
+        let mut text = String::new();
+        match File::open(&path).and_then(|mut file| file.read_to_string(&mut text)) {
+            Ok(_) => parse(&path, &text).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                for file in [DataFile::LOG, DataFile::STATE] {
+                    if dir.join(file).exists() {
+                        return Err(OpenError::IdentityMissing { dir: dir.to_owned() });
+                    }
+                }
+                Ok(None)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Err(OpenError::IdentityDamaged { path, what: "it is not text".to_owned() })
+            }
+            Err(error) => Err(OpenError::access(&path, error)),
+        }
+    }
+
+    /// Makes the directory and gives it an identity, with a new directory id. When this returns, it
+    /// survives a crash.
+    ///
+    /// # Errors
+    /// If the directory has one already, or cannot be written.
+    pub fn create(dir: &Path, cluster: u128, cluster_name: &str, node: NodeId) -> Result<Self, OpenError> {
+        std::fs::create_dir_all(dir).map_err(|error| OpenError::access(dir, error))?;
+        let _lock = DirectoryLock::take(dir)?;
+        if Self::read(dir)?.is_some() {
+            let error = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+            return Err(OpenError::access(&dir.join(FILE), error));
+        }
+        let directory = DirectoryId(rand::random());
+        let identity = Self { cluster, cluster_name: cluster_name.to_owned(), node, directory };
+        let path = dir.join(FILE);
+        let temporary = dir.join("identity.new");
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(identity.to_text().as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            sync_dir(dir)?;
+            // The directory itself may be new, too.
+            dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir)
+        };
+        write().map_err(|error| OpenError::access(&path, error))?;
+        Ok(identity)
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = format!(
+            "{MAGIC} {FORMAT}\ncluster {:032x}\ncluster-name {}\nnode {}\ndirectory {}\n",
+            self.cluster,
+            self.cluster_name.escape_default(),
+            self.node,
+            self.directory
+        );
+        let crc = crc32fast::hash(text.as_bytes());
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "check {crc:08x}");
+        text
+    }
+
+    /// Says no if the directory is not the expected one.
+    pub(crate) fn check(&self, dir: &Path, expected: &Self) -> Result<(), OpenError> {
+        let dir = dir.to_owned();
+        if self.cluster != expected.cluster {
+            let name = |identity: &Self| format!("{} ({:032x})", identity.cluster_name, identity.cluster);
+            return Err(OpenError::OtherCluster { dir, found: name(self), expected: name(expected) });
+        }
+        if self.node != expected.node {
+            return Err(OpenError::OtherNode { dir, found: self.node, expected: expected.node });
+        }
+        if self.directory != expected.directory {
+            return Err(OpenError::OtherDirectory { dir });
+        }
+        Ok(())
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Identity, OpenError> {
+    let damaged = |what: &str| OpenError::IdentityDamaged { path: path.to_owned(), what: what.to_owned() };
+    let mut lines = text.lines();
+    let version = lines.next().and_then(|line| line.strip_prefix(MAGIC));
+    let version = version.ok_or_else(|| damaged("it does not begin as it should"))?;
+    let version: u32 = version.trim().parse().map_err(|_| damaged("its format has no number"))?;
+    if version > FORMAT {
+        return Err(OpenError::Newer { path: path.to_owned(), found: version, known: FORMAT });
+    }
+    let (body, check) = text.rsplit_once("check ").ok_or_else(|| damaged("its end is missing"))?;
+    if u32::from_str_radix(check.trim(), 16) != Ok(crc32fast::hash(body.as_bytes())) {
+        return Err(damaged("its checksum is wrong"));
+    }
+    let mut field = |name: &str| {
+        let line = lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.ok_or_else(|| damaged(&format!("{name} is missing")))
+    };
+    let cluster = u128::from_str_radix(field("cluster")?, 16).map_err(|_| damaged("cluster is no id"))?;
+    let cluster_name = unescape(field("cluster-name")?);
+    let node = field("node")?.parse().map_err(|_| damaged("node is no number"))?;
+    let directory =
+        u128::from_str_radix(field("directory")?, 16).map_err(|_| damaged("directory is no id"))?;
+    Ok(Identity { cluster, cluster_name, node: NodeId(node), directory: DirectoryId(directory) })
+}
+
+/// Undoes what [`str::escape_default`] does to a name. Names are plain, so this hardly ever matters.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match rest.next() {
+            Some('n') => out.push('\n'),
+            Some('r') => out.push('\r'),
+            Some('t') => out.push('\t'),
+            Some('u') => {
+                let code: String = rest.by_ref().skip(1).take_while(|c| *c != '}').collect();
+                out.extend(u32::from_str_radix(&code, 16).ok().and_then(char::from_u32));
+            }
+            other => out.extend(other),
+        }
+    }
+    out
+}
+
+/// The lock on a data directory. The operating system takes it back when the process ends.
+#[derive(Debug)]
+pub(crate) struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    pub(crate) fn take(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(LOCK);
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(|error| OpenError::access(&path, error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Who holds it is only told if it can be read.
+                let _ = file.read_to_string(&mut holder);
+                let holder = holder.trim();
+                let holder = if holder.is_empty() {
+                    "another process".to_owned()
+                } else {
+                    format!("process {holder}")
+                };
+                return Err(OpenError::Locked { dir: dir.to_owned(), holder });
+            }
+            Err(TryLockError::Error(error)) => return Err(OpenError::access(&path, error)),
+        }
+        let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        write.map_err(|error| OpenError::access(&path, error))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Whether the directory holds data files, as this disk sees it.
+pub(crate) fn has_data(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
+    for file in [DataFile::Log, DataFile::State] {
+        let path = dir.join(file.name());
+        if disk.exists(&path).map_err(|error| OpenError::access(&path, error))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,31 @@
+//! What a store tells whoever runs it.
+
+use std::time::Duration;
+
+use conclave_core::{RoomId, Seq, ShardId};
+
+/// Told what happens in a store. Called on the hot path: must be quick and never block.
+pub trait Observer: Send + Sync + 'static {
+    /// Rooms have new events, up to these places. Called after each applied batch, on every replica.
+    fn published(&self, shard: ShardId, heads: &[(RoomId, Seq)]) {
+        let _ = (shard, heads);
+    }
+
+    /// A group commit of the log is on disk.
+    fn log_synced(&self, took: Duration, bytes: usize, entries: usize) {
+        let _ = (took, bytes, entries);
+    }
+
+    /// Applied state was written; with a `checkpoint`, it is on disk.
+    fn state_written(&self, took: Duration, bytes: usize, checkpoint: bool) {
+        let _ = (took, bytes, checkpoint);
+    }
+
+    /// Entries were applied.
+    fn applied(&self, shard: ShardId, entries: usize, commands: usize, took: Duration) {
+        let _ = (shard, entries, commands, took);
+    }
+}
+
+/// Is told, and does nothing.
+impl Observer for () {}
