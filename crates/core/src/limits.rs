@@ -106,6 +106,73 @@ pub const SNAPSHOT_INSTALL_BYTES: usize = 4 * 1024 * 1024;
 /// The log's tail that is kept after snapshots for followers that lag, bytes for each node.
 pub const LOG_TAIL_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
 
+// ---- What a client does ---------------------------------------------------------------------------
+
+/// Requests of one frame of `SendMessages`, bytes of content.
+pub const SEND_BATCH_BYTES_MAX: usize = 512 * 1024;
+/// Requests in a client's outbox that are not certain yet.
+pub const OUTBOX_REQUESTS_MAX: usize = 65_536;
+/// Settled requests whose record in the outbox file has not been synced yet; then it is.
+pub const OUTBOX_UNSYNCED_SETTLED_MAX: u64 = 64;
+/// Size of an outbox file from which on it is rewritten when half of it is no longer needed.
+pub const OUTBOX_COMPACT_BYTES: u64 = 1024 * 1024;
+/// A frame of the outbox file, bytes.
+pub const OUTBOX_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Names of rooms that a client remembers.
+pub const ROOM_NAMES_MAX: usize = 65_536;
+/// HTTP/2 window of one stream at a client, bytes.
+pub const CLIENT_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// HTTP/2 window of one connection at a client, bytes.
+pub const CLIENT_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Connecting to a node.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_millis(750);
+/// A connection that is silent this long while something is expected of it is asked for a sign of life.
+pub const CLIENT_PING_INTERVAL: Duration = Duration::from_millis(700);
+/// And closed if there is none within this time.
+pub const CLIENT_PING_TIMEOUT: Duration = Duration::from_millis(400);
+/// A call without an answer is made at a second node, too, after this time.
+pub const CALL_RACE_AFTER: Duration = Duration::from_millis(250);
+/// Calls of one request under way at the same time.
+pub const CALL_RACERS_MAX: usize = 3;
+/// A call is tried this long unless the program says otherwise.
+pub const CALL_PATIENCE: Duration = Duration::from_secs(10);
+/// Sends without any answer on their connection are also made elsewhere after this time, or after
+/// eight times the usual time if that is longer.
+pub const SEND_RACE_AFTER: Duration = Duration::from_millis(150);
+/// The longest that racing sends is put off when it brings nothing.
+pub const SEND_RACE_AFTER_MAX: Duration = Duration::from_secs(5);
+/// The second try's longest delay (the first is immediate); doubled with each further one.
+pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+/// The longest delay between tries.
+pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+/// A node that said it is leaving is avoided for this long.
+pub const AVOID_LEAVING_NODE: Duration = Duration::from_secs(30);
+/// How often a client that sends to leaders asks where they are when nothing else tells it.
+pub const LEADERS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+
+// ---- The command line -----------------------------------------------------------------------------
+
+/// Commands of one user that can have a session of their own at the same time, on one machine.
+pub const CLI_SLOTS_MAX: usize = 64;
+/// A command asks its servers this long which cluster they are before it believes what was there last.
+pub const CLI_WHICH_CLUSTER: Duration = Duration::from_secs(2);
+/// Lines read ahead from stdin.
+pub const CLI_LINES_AHEAD_MAX: usize = 256;
+/// Messages of `send -` that wait for their tick.
+pub const CLI_SENDS_IN_FLIGHT_MAX: usize = STORED_REPLIES_MAX;
+/// A chat shows a message of its own with a clock once it has waited this long for its tick.
+pub const CHAT_CLOCK_AFTER: Duration = Duration::from_millis(300);
+/// Bytes at which a resume file is written anew instead of appended to.
+pub const RESUME_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// `conclave up` waits this long for every shard to have a leader.
+pub const UP_READY_DEADLINE: Duration = Duration::from_secs(60);
+/// `conclave up` starts a dead server again after this long.
+pub const UP_RESTART_DELAY: Duration = Duration::from_secs(3);
+/// `conclave up` kills a server that has not stopped this long after it was asked to.
+pub const UP_STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// `conclave up` looks this often whether its cluster is ready.
+pub const UP_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 // ---- Time -----------------------------------------------------------------------------------------
 
 /// The state writer collects at most this long before it writes.
@@ -125,3 +192,4 @@ const _: () = assert!(LOG_COMMIT_BYTES_MAX < PEER_MESSAGE_BYTES_MAX, "what is lo
 const _: () = assert!(PAGE_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a page fits a client's message");
 const _: () = assert!(TEXT_BYTES_MAX < PAGE_BYTES_MAX, "a page holds at least one event");
 const _: () = assert!(SEND_BATCH_MAX <= SENDS_IN_FLIGHT_MAX, "one frame can always be taken");
+const _: () = assert!(DRAIN_DEADLINE.as_millis() < UP_STOP_DEADLINE.as_millis(), "a drain can end by itself");

@@ -1,8 +1,10 @@
 //! The rules of the meta shard: users, sessions, the room directory, nodes, the layout.
 
 use crate::command::NodeRecord;
-use crate::id::{RoomId, SessionId, UserId};
-use crate::limits::{CLIENT_NAME_BYTES_MAX, ROOMS_MAX, SESSIONS_PER_USER_MAX};
+use crate::id::{NodeId, RoomId, SessionId, UserId};
+use crate::limits::{
+    CLIENT_NAME_BYTES_MAX, NODES_MAX, REPLICAS_MAX, ROOMS_MAX, SESSIONS_PER_USER_MAX, SHARDS_MAX,
+};
 use crate::machine::{Change, Outcome, Reply, View};
 use crate::name::{check_room_name, check_user_name};
 use crate::refusal::Refusal;
@@ -134,22 +136,48 @@ pub(crate) fn open_session<V: View>(
 
 pub(crate) fn register_node<V: View>(view: &V, record: &NodeRecord) -> Result<Outcome, V::Error> {
     match view.node(record.node)? {
-        Some(known) if known.directory != record.directory => Ok(Outcome::refused(Refusal::NodeIdTaken)),
-        Some(known) if known == *record => Ok(Outcome::reply(Reply::Done)),
-        _ => Ok(Outcome { reply: Reply::Done, changes: vec![Change::Node(record.clone())], event: None }),
+        Some(known) if known.directory != record.directory => {
+            return Ok(Outcome::refused(Refusal::NodeIdTaken));
+        }
+        Some(known) if known == *record => return Ok(Outcome::reply(Reply::Done)),
+        Some(_) => {}
+        None if view.nodes()?.len() >= NODES_MAX => return Ok(Outcome::refused(Refusal::TooManyNodes)),
+        None => {}
     }
+    // A node that went back to an older version would decide differently from the others.
+    if record.feature_level < view.meta()?.feature_level {
+        return Ok(Outcome::refused(Refusal::NodeTooOld));
+    }
+    Ok(Outcome { reply: Reply::Done, changes: vec![Change::Node(record.clone())], event: None })
 }
 
 pub(crate) fn set_layout<V: View>(view: &V, layout: &Layout, replaces: u64) -> Result<Outcome, V::Error> {
-    let current = view.layout()?.map_or(0, |layout| layout.version);
+    let current = view.layout()?;
     // Repeating the step that made the current layout is harmless.
-    if view.layout()?.as_ref() == Some(layout) {
+    if current.as_ref() == Some(layout) {
         return Ok(Outcome::reply(Reply::Done));
     }
-    if current != replaces || layout.version != replaces + 1 {
+    if current.as_ref().map_or(0, |layout| layout.version) != replaces
+        || Some(layout.version) != replaces.checked_add(1)
+    {
         return Ok(Outcome::refused(Refusal::LayoutChanged));
     }
+    // A room's shard follows from the number of shards, so that number never changes.
+    let same_shards = current.is_none_or(|current| current.shards.len() == layout.shards.len());
+    if !same_shards || !is_complete(layout) {
+        return Ok(Outcome::refused(Refusal::LayoutInvalid));
+    }
     Ok(Outcome { reply: Reply::Done, changes: vec![Change::Layout(layout.clone())], event: None })
+}
+
+/// Whether there are a meta shard and data shards, each with a legal number of different replicas.
+fn is_complete(layout: &Layout) -> bool {
+    let shards_max = usize::try_from(SHARDS_MAX).unwrap_or(usize::MAX).saturating_add(1);
+    let sound = |replicas: &Vec<NodeId>| {
+        (1..=REPLICAS_MAX).contains(&replicas.len())
+            && replicas.iter().enumerate().all(|(at, node)| !replicas[..at].contains(node))
+    };
+    (2..=shards_max).contains(&layout.shards.len()) && layout.shards.iter().all(sound)
 }
 
 pub(crate) fn set_feature_level<V: View>(view: &V, level: u32) -> Result<Outcome, V::Error> {

@@ -60,6 +60,15 @@ pub enum Refusal {
     /// The feature level only rises, and never beyond what every node supports.
     #[error("the feature level can only rise to one that every node supports")]
     FeatureLevelInvalid,
+    /// The shards are not those of the cluster, or one has no, too many or repeated replicas.
+    #[error("a layout has every shard of the cluster, each with 1 to 7 different replicas")]
+    LayoutInvalid,
+    /// The cluster already uses what the node's version does not understand.
+    #[error("the cluster's feature level is beyond this version; install the newer version on the node")]
+    NodeTooOld,
+    /// See [`crate::limits::NODES_MAX`].
+    #[error("the cluster has as many nodes as it can hold")]
+    TooManyNodes,
     /// Made by a newer version and not known here.
     #[error("refused with code {0}, which this version does not know")]
     Other(u32),
@@ -87,6 +96,9 @@ impl Refusal {
             Self::LayoutChanged => 15,
             Self::WrongShard => 16,
             Self::FeatureLevelInvalid => 17,
+            Self::LayoutInvalid => 18,
+            Self::NodeTooOld => 19,
+            Self::TooManyNodes => 20,
             Self::Other(code) => code,
         }
     }
@@ -112,8 +124,18 @@ impl Refusal {
             15 => Self::LayoutChanged,
             16 => Self::WrongShard,
             17 => Self::FeatureLevelInvalid,
+            18 => Self::LayoutInvalid,
+            19 => Self::NodeTooOld,
+            20 => Self::TooManyNodes,
             other => Self::Other(other),
         }
+    }
+
+    /// Whether a request that is refused so uses up its number. It does when it was decided in its
+    /// turn; it does not when nothing could be stored or when it was not its turn.
+    #[must_use]
+    pub fn uses_number(self) -> bool {
+        matches!(self, Self::TextEmpty | Self::TextTooLong | Self::TopicInvalid | Self::Other(_))
     }
 
     /// The stable word of the API.
@@ -137,6 +159,9 @@ impl Refusal {
             Self::LayoutChanged => "layout_changed",
             Self::WrongShard => "wrong_shard",
             Self::FeatureLevelInvalid => "feature_level_invalid",
+            Self::LayoutInvalid => "layout_invalid",
+            Self::NodeTooOld => "node_too_old",
+            Self::TooManyNodes => "too_many_nodes",
             Self::Other(_) => "refused",
         }
     }
@@ -148,7 +173,7 @@ mod tests {
 
     #[test]
     fn codes_come_back() {
-        for code in 1..=17 {
+        for code in 1..=20 {
             let refusal = Refusal::from_code(code, 5);
             assert_eq!(refusal.code(), code);
             assert!(!matches!(refusal, Refusal::Other(_)), "{code} has a name");

@@ -181,13 +181,15 @@ fn grpc_code(failure: &Failure) -> Code {
         Failure::Refused(refusal) => match refusal {
             Refusal::RoomUnknown => Code::NotFound,
             Refusal::SessionUnknown => Code::Unauthenticated,
-            Refusal::TooManyRooms | Refusal::TooManySessions | Refusal::TooManyRoomsInSession => {
-                Code::ResourceExhausted
-            }
+            Refusal::TooManyRooms
+            | Refusal::TooManySessions
+            | Refusal::TooManyRoomsInSession
+            | Refusal::TooManyNodes => Code::ResourceExhausted,
             Refusal::RequestOutOfOrder { .. } | Refusal::LayoutChanged => Code::Aborted,
-            Refusal::RequestReused | Refusal::NodeIdTaken | Refusal::FeatureLevelInvalid => {
-                Code::FailedPrecondition
-            }
+            Refusal::RequestReused
+            | Refusal::NodeIdTaken
+            | Refusal::NodeTooOld
+            | Refusal::FeatureLevelInvalid => Code::FailedPrecondition,
             _ => Code::InvalidArgument,
         },
         Failure::Invalid { .. } => Code::InvalidArgument,

@@ -1,0 +1,313 @@
+//! The laws of the state machine, over random interleavings of several sessions that repeat, skip
+//! and misuse request numbers, in two rooms of which one may be missing, under a jumping clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use conclave_core::limits::{NODES_MAX, ROOMS_PER_SESSION_MAX, TEXT_BYTES_MAX};
+use conclave_core::mem::MemView;
+use conclave_core::{
+    Action, Command, EventKind, NodeId, Origin, Outcome, Refusal, Reply, RequestNo, RoomId, Seq, SessionId,
+    ShardId, UserId, apply,
+};
+use proptest::prelude::*;
+
+const SHARD: ShardId = ShardId(1);
+
+/// What a client does next. Numbers are relative to what the session has sent in the room.
+#[derive(Clone, Debug)]
+enum Step {
+    /// The next request.
+    Send { session: u64, room: u64, action: Action },
+    /// One of the requests that were sent before, exactly as it was.
+    Repeat { which: usize },
+    /// A number that was used before, with another body.
+    Reuse { which: usize },
+    /// A number beyond the next one.
+    Skip { session: u64, room: u64, by: u64 },
+    /// An unnumbered join.
+    Join { session: u64, room: u64 },
+    /// The room is opened, perhaps again.
+    Open { room: u64 },
+    /// The leader's clock changes.
+    Clock(i64),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        6 => "[a-z]{1,8}".prop_map(Action::Post),
+        1 => Just(Action::Post(String::new())),
+        1 => Just(Action::Post("x".repeat(TEXT_BYTES_MAX + 1))),
+        1 => prop_oneof![Just("plain"), Just("two\nlines")].prop_map(|topic| Action::SetTopic(topic.to_owned())),
+        2 => Just(Action::Join),
+        2 => Just(Action::Leave),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let session = 1..=4_u64;
+    let room = 1..=2_u64;
+    prop_oneof![
+        10 => (session.clone(), room.clone(), action())
+            .prop_map(|(session, room, action)| Step::Send { session, room, action }),
+        6 => any::<usize>().prop_map(|which| Step::Repeat { which }),
+        1 => any::<usize>().prop_map(|which| Step::Reuse { which }),
+        1 => (session.clone(), room.clone(), 1..5_u64)
+            .prop_map(|(session, room, by)| Step::Skip { session, room, by }),
+        1 => (session, room.clone()).prop_map(|(session, room)| Step::Join { session, room }),
+        1 => room.prop_map(|room| Step::Open { room }),
+        2 => (-1_000..1_000_000_i64).prop_map(Step::Clock),
+    ]
+}
+
+/// The commands that the steps lead to, each with the clock at its proposal. A number that the
+/// machine will not use up is taken again for the next request, as a client would.
+fn commands(steps: &[Step]) -> Vec<(i64, Command)> {
+    let mut next: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    let mut opened = BTreeSet::new();
+    let mut sent: Vec<Command> = Vec::new();
+    let mut time_ms = 0;
+    let mut commands = Vec::new();
+    for step in steps {
+        let command = match step {
+            Step::Send { session, room, action } => {
+                let number = next.entry((*session, *room)).or_insert(1);
+                let command = act(*session, *room, *number, action.clone());
+                if opened.contains(room) {
+                    *number += 1;
+                    sent.push(command.clone());
+                }
+                command
+            }
+            Step::Repeat { which } => match sent.get(which % sent.len().max(1)) {
+                Some(command) => command.clone(),
+                None => continue,
+            },
+            Step::Reuse { which } => match sent.get(which % sent.len().max(1)) {
+                Some(Command::Act { room, origin, .. }) => Command::Act {
+                    room: *room,
+                    origin: origin.clone(),
+                    action: Action::Post("REUSED".into()),
+                },
+                _ => continue,
+            },
+            Step::Skip { session, room, by } => {
+                let number = next.get(&(*session, *room)).copied().unwrap_or(1) + by;
+                act(*session, *room, number, Action::Post("SKIPPED".into()))
+            }
+            Step::Join { session, room } => act(*session, *room, 0, Action::Join),
+            Step::Open { room } => {
+                opened.insert(*room);
+                Command::OpenRoom {
+                    room: RoomId(*room),
+                    name: format!("room-{room}"),
+                    creator: UserId(1),
+                    creator_name: "u1".into(),
+                }
+            }
+            Step::Clock(now) => {
+                time_ms = *now;
+                continue;
+            }
+        };
+        commands.push((time_ms, command));
+    }
+    commands
+}
+
+/// Sessions 1 and 2 are of user 1, 3 and 4 of user 2.
+fn act(session: u64, room: u64, request: u64, action: Action) -> Command {
+    let author = session.div_ceil(2);
+    Command::Act {
+        room: RoomId(room),
+        origin: Origin {
+            session: SessionId(session),
+            author: UserId(author),
+            author_name: format!("u{author}"),
+            request: RequestNo(request),
+            settled: RequestNo(0),
+        },
+        action,
+    }
+}
+
+fn run(commands: &[(i64, Command)]) -> (MemView, Vec<Outcome>) {
+    let mut view = MemView::default();
+    let outcomes = commands
+        .iter()
+        .map(|(time_ms, command)| {
+            let Ok(outcome) = apply(&view, SHARD, *time_ms, command);
+            view.commit(&outcome);
+            outcome
+        })
+        .collect();
+    (view, outcomes)
+}
+
+fn history() -> impl Strategy<Value = Vec<(i64, Command)>> {
+    proptest::collection::vec(step(), 0..120).prop_map(|steps| commands(&steps))
+}
+
+proptest! {
+    #[test]
+    fn every_replica_decides_the_same(commands in history()) {
+        prop_assert_eq!(run(&commands), run(&commands));
+    }
+
+    #[test]
+    fn seqs_are_dense_and_times_never_fall(commands in history()) {
+        let (view, _) = run(&commands);
+        let mut heads: BTreeMap<RoomId, (Seq, i64)> = BTreeMap::new();
+        for event in &view.events {
+            let (last, time_ms) = heads.get(&event.room).copied().unwrap_or((Seq(0), i64::MIN));
+            prop_assert_eq!(event.seq, last.next());
+            prop_assert!(event.time_ms >= time_ms);
+            prop_assert_eq!(event.seq == Seq(1), matches!(event.kind, EventKind::Created(_)));
+            heads.insert(event.room, (event.seq, event.time_ms));
+        }
+        for (room, (head, _)) in &view.rooms {
+            prop_assert_eq!(heads.get(room), Some(&(head.last, head.last_time_ms)));
+        }
+    }
+
+    #[test]
+    fn a_request_has_one_effect_and_one_answer(commands in history()) {
+        let (view, outcomes) = run(&commands);
+        let mut answers: BTreeMap<(SessionId, RoomId, RequestNo), (Action, Reply)> = BTreeMap::new();
+        for ((_, command), outcome) in commands.iter().zip(&outcomes) {
+            let Command::Act { room, origin, action } = command else { continue };
+            if !origin.request.is_numbered() {
+                continue;
+            }
+            let key = (origin.session, *room, origin.request);
+            match answers.get(&key) {
+                Some((first, reply)) if first == action => {
+                    let expected = match *reply {
+                        Reply::Acked { seq, time_ms, .. } => Reply::Acked { seq, time_ms, duplicate: true },
+                        other => other,
+                    };
+                    prop_assert_eq!(outcome.reply, expected, "{:?} again", key);
+                    prop_assert!(outcome.changes.is_empty() && outcome.event.is_none());
+                }
+                Some(_) => prop_assert_eq!(outcome.reply, Reply::Refused(Refusal::RequestReused)),
+                None => {
+                    let used = match outcome.reply {
+                        Reply::Refused(refusal) => refusal.uses_number(),
+                        _ => true,
+                    };
+                    prop_assert_eq!(used, !outcome.changes.is_empty(), "{:?}", outcome);
+                    if used {
+                        answers.insert(key, (action.clone(), outcome.reply));
+                    }
+                }
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for event in view.events.iter().filter(|event| event.request.is_numbered()) {
+            prop_assert!(seen.insert((event.session, event.room, event.request)), "twice: {event:?}");
+        }
+    }
+
+    #[test]
+    fn a_sessions_events_keep_their_order(commands in history()) {
+        let (view, _) = run(&commands);
+        let mut last: BTreeMap<(SessionId, RoomId), RequestNo> = BTreeMap::new();
+        for event in view.events.iter().filter(|event| event.request.is_numbered()) {
+            let before = last.insert((event.session, event.room), event.request);
+            prop_assert!(before < Some(event.request), "{before:?} before {event:?}");
+        }
+    }
+
+    #[test]
+    fn the_members_counted_are_the_members_there_are(commands in history()) {
+        let (view, _) = run(&commands);
+        let mut present: BTreeSet<(RoomId, UserId)> = BTreeSet::new();
+        for event in &view.events {
+            match event.kind {
+                EventKind::Joined => prop_assert!(present.insert((event.room, event.author))),
+                EventKind::Left => prop_assert!(present.remove(&(event.room, event.author))),
+                EventKind::Created(_) | EventKind::Message(_) | EventKind::TopicChanged(_) => {}
+            }
+        }
+        prop_assert_eq!(&present, &view.members);
+        for (room, (head, _)) in &view.rooms {
+            let members = present.iter().filter(|(of, _)| of == room).count();
+            prop_assert_eq!(head.members as usize, members);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_never_becomes_an_event(commands in history()) {
+        let (view, outcomes) = run(&commands);
+        for outcome in &outcomes {
+            let acked = matches!(outcome.reply, Reply::Acked { duplicate: false, .. });
+            let opened = outcome.reply == Reply::Done && !outcome.changes.is_empty();
+            prop_assert_eq!(outcome.event.is_some(), acked || opened);
+            if let (Reply::Acked { seq, time_ms, .. }, Some(event)) = (outcome.reply, &outcome.event) {
+                prop_assert_eq!((seq, time_ms), (event.seq, event.time_ms));
+            }
+        }
+        for event in &view.events {
+            let text = match &event.kind {
+                EventKind::Message(text) => text.as_str(),
+                EventKind::Created(_) | EventKind::TopicChanged(_) | EventKind::Joined | EventKind::Left => "",
+            };
+            prop_assert!(text != "REUSED" && text != "SKIPPED" && text.len() <= TEXT_BYTES_MAX);
+        }
+    }
+}
+
+#[test]
+fn a_session_has_request_numbers_in_a_bounded_number_of_rooms() {
+    let mut view = MemView::default();
+    let mut decide = |command: Command| {
+        let Ok(outcome) = apply(&view, SHARD, 0, &command);
+        view.commit(&outcome);
+        outcome
+    };
+    let rooms = u64::from(ROOMS_PER_SESSION_MAX);
+    for room in 1..=rooms + 1 {
+        decide(Command::OpenRoom {
+            room: RoomId(room),
+            name: format!("r{room}"),
+            creator: UserId(1),
+            creator_name: "u1".into(),
+        });
+    }
+    for room in 1..=rooms {
+        let outcome = decide(act(1, room, 1, Action::Post("x".into())));
+        assert!(matches!(outcome.reply, Reply::Acked { .. }));
+    }
+    let outcome = decide(act(1, rooms + 1, 1, Action::Post("x".into())));
+    assert_eq!(outcome.reply, Reply::Refused(Refusal::TooManyRoomsInSession));
+    assert!(outcome.changes.is_empty(), "and nothing is stored");
+    // The rooms it has go on, and so does another session.
+    let outcome = decide(act(1, 1, 2, Action::Post("x".into())));
+    assert!(matches!(outcome.reply, Reply::Acked { .. }));
+    let outcome = decide(act(2, rooms + 1, 1, Action::Post("x".into())));
+    assert!(matches!(outcome.reply, Reply::Acked { .. }));
+}
+
+#[test]
+fn a_cluster_has_a_bounded_number_of_nodes() {
+    let mut view = MemView::default();
+    let mut register = |id: u64| {
+        let record = conclave_core::command::NodeRecord {
+            node: NodeId(id),
+            name: format!("n{id}"),
+            client_address: String::new(),
+            peer_address: String::new(),
+            http_address: String::new(),
+            directory: conclave_core::DirectoryId(u128::from(id)),
+            version: String::new(),
+            feature_level: 1,
+        };
+        let Ok(outcome) = apply(&view, ShardId::META, 0, &Command::RegisterNode(record));
+        view.commit(&outcome);
+        outcome.reply
+    };
+    for id in 1..=NODES_MAX as u64 {
+        assert_eq!(register(id), Reply::Done);
+    }
+    assert_eq!(register(NODES_MAX as u64 + 1), Reply::Refused(Refusal::TooManyNodes));
+    assert_eq!(register(1), Reply::Done, "those that are there may come back");
+}

@@ -1,0 +1,163 @@
+//! The lines of a transcript: what a person writes after `>`.
+
+use conclave_core::command::NodeRecord;
+use conclave_core::ring::Layout;
+use conclave_core::{
+    Action, Command, DirectoryId, NodeId, Origin, RequestNo, RoomId, SessionId, ShardId, UserId,
+};
+
+/// People of the transcripts; a user's id is the place in this list, from 1.
+const PEOPLE: [&str; 3] = ["ana", "bo", "kim"];
+
+/// One line.
+pub(crate) enum Line {
+    /// `at 1000`: the leader's clock from here on.
+    At(i64),
+    /// `shard 0`: the shard that is asked from here on. Each has its own state.
+    Shard(ShardId),
+    /// `show`: print the state.
+    Show,
+    /// Everything else. More than one where request numbers are a range.
+    Commands(Vec<Command>),
+}
+
+struct Words<'a> {
+    rest: &'a str,
+    line: &'a str,
+}
+
+pub(crate) fn parse(line: &str) -> Line {
+    let mut words = Words { rest: line, line };
+    let verb = words.word();
+    let command = match verb {
+        "at" => return Line::At(words.number()),
+        "shard" => return Line::Shard(ShardId(words.number())),
+        "show" => return Line::Show,
+        "open-room" => open_room(&mut words),
+        "create-room" => {
+            let name = words.word().to_owned();
+            words.expect("by");
+            Command::CreateRoom { name, creator: person(words.word()) }
+        }
+        "open-session" => {
+            let user = words.word().to_owned();
+            words.expect("client");
+            Command::OpenSession { user, secret_digest: [7; 16], client: words.text() }
+        }
+        "register-node" => register_node(&mut words),
+        "set-layout" => set_layout(&mut words),
+        "feature-level" => Command::SetFeatureLevel(words.number()),
+        who => return Line::Commands(act(who, &mut words)),
+    };
+    Line::Commands(vec![command])
+}
+
+/// `open-room 1 general by ana`
+fn open_room(words: &mut Words<'_>) -> Command {
+    let room = RoomId(words.number());
+    let name = words.word().to_owned();
+    words.expect("by");
+    let creator = words.word();
+    Command::OpenRoom { room, name, creator: person(creator), creator_name: creator.to_owned() }
+}
+
+/// `ana/5 room 1 no 3 [settled 2] post "hello"`; `no 3..9` is seven requests, `no 0` is none.
+fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
+    let (user, session) = who.split_once('/').unwrap_or_else(|| panic!("{}: unknown verb", words.line));
+    words.expect("room");
+    let room = RoomId(words.number());
+    words.expect("no");
+    let numbers = words.word();
+    let (first, last) = numbers.split_once("..").unwrap_or((numbers, numbers));
+    let mut verb = words.word();
+    let mut settled = RequestNo(0);
+    if verb == "settled" {
+        settled = RequestNo(words.number());
+        verb = words.word();
+    }
+    let action = match verb {
+        "post" => Action::Post(words.text()),
+        "topic" => Action::SetTopic(words.text()),
+        "join" => Action::Join,
+        "leave" => Action::Leave,
+        other => panic!("{}: {other} is no action", words.line),
+    };
+    (first.parse::<u64>().unwrap()..=last.parse().unwrap())
+        .map(|request| Command::Act {
+            room,
+            origin: Origin {
+                session: SessionId(session.parse().unwrap()),
+                author: person(user),
+                author_name: user.to_owned(),
+                request: RequestNo(request),
+                settled,
+            },
+            action: action.clone(),
+        })
+        .collect()
+}
+
+/// `register-node 1 n1 directory 17 level 1`
+fn register_node(words: &mut Words<'_>) -> Command {
+    let node = NodeId(words.number());
+    let name = words.word().to_owned();
+    words.expect("directory");
+    let directory = DirectoryId(words.number());
+    words.expect("level");
+    Command::RegisterNode(NodeRecord {
+        node,
+        client_address: format!("{name}:7400"),
+        peer_address: format!("{name}:7401"),
+        http_address: format!("{name}:7480"),
+        name,
+        directory,
+        version: "0.1.0".to_owned(),
+        feature_level: words.number(),
+    })
+}
+
+/// `set-layout 1 replaces 0 shards 1,2,3 2,3,1`; `-` is a shard without replicas.
+fn set_layout(words: &mut Words<'_>) -> Command {
+    let version = words.number();
+    words.expect("replaces");
+    let replaces = words.number();
+    words.expect("shards");
+    let replicas = |shard: &str| {
+        shard.split(',').filter(|node| *node != "-").map(|node| NodeId(node.parse().unwrap())).collect()
+    };
+    let shards = words.rest.split_whitespace().map(replicas).collect();
+    Command::SetLayout { layout: Layout { version, shards }, replaces }
+}
+
+fn person(name: &str) -> UserId {
+    let at = PEOPLE.iter().position(|known| *known == name);
+    UserId(at.unwrap_or_else(|| panic!("{name} is nobody; there are {PEOPLE:?}")) as u64 + 1)
+}
+
+impl<'a> Words<'a> {
+    fn word(&mut self) -> &'a str {
+        let rest = self.rest.trim_start();
+        let (word, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        self.rest = rest;
+        assert!(!word.is_empty(), "{}: something is missing at the end", self.line);
+        word
+    }
+
+    fn number<T: std::str::FromStr>(&mut self) -> T {
+        let word = self.word();
+        word.parse().unwrap_or_else(|_| panic!("{}: {word} is no number here", self.line))
+    }
+
+    fn expect(&mut self, word: &str) {
+        let found = self.word();
+        assert_eq!(found, word, "{}", self.line);
+    }
+
+    /// `"text"`, with `\n` for a line's end, or `"x"*3` for `xxx`.
+    fn text(&mut self) -> String {
+        let rest = self.rest.trim().strip_prefix('"').unwrap_or_else(|| panic!("{}: no text", self.line));
+        let (text, times) = rest.rsplit_once('"').unwrap_or_else(|| panic!("{}: open text", self.line));
+        let times = times.strip_prefix('*').map_or(1, |times| times.parse().unwrap());
+        text.replace("\\n", "\n").repeat(times)
+    }
+}

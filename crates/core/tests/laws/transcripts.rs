@@ -1,0 +1,201 @@
+//! What the machine answers, as transcripts in `tests/machine/`: a line after `>` is a command, the
+//! indented lines below it are what the machine made of it. `BLESS=1` rewrites them; the change is
+//! then read in the diff.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use conclave_core::mem::MemView;
+use conclave_core::session::Verdict;
+use conclave_core::{Change, EventKind, Outcome, Reply, ShardId, apply};
+
+use crate::script::{Line, parse};
+
+#[test]
+fn transcripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machine");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "there are no transcripts");
+    let mut wrong = Vec::new();
+    for file in files {
+        let said = std::fs::read_to_string(&file).unwrap();
+        let says = run(&said);
+        if said == says {
+            continue;
+        }
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&file, says).unwrap();
+        } else {
+            wrong.push(format!("{}\n{}", file.display(), first_difference(&said, &says)));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "the machine answers differently (BLESS=1 accepts that):\n{}",
+        wrong.join("\n")
+    );
+}
+
+fn first_difference(said: &str, says: &str) -> String {
+    let mut says = says.lines();
+    for (number, line) in said.lines().enumerate() {
+        let now = says.next().unwrap_or("nothing");
+        if now != line {
+            return format!("line {}:\n  was {line}\n  is  {now}", number + 1);
+        }
+    }
+    format!("at the end: {}", says.next().unwrap_or("white space"))
+}
+
+/// Repeats the transcript with the answers that the machine gives now.
+fn run(script: &str) -> String {
+    let mut out = String::new();
+    let (mut time_ms, mut shard) = (0, ShardId(1));
+    let mut views: BTreeMap<ShardId, MemView> = BTreeMap::new();
+    for line in script.lines() {
+        if line.starts_with("    ") {
+            continue;
+        }
+        writeln!(out, "{line}").unwrap();
+        let Some(line) = line.strip_prefix("> ") else { continue };
+        let view = views.entry(shard).or_default();
+        match parse(line) {
+            Line::At(now) => time_ms = now,
+            Line::Shard(other) => shard = other,
+            Line::Show => show(&mut out, view),
+            Line::Commands(commands) => {
+                let last = commands.len() - 1;
+                for (at, command) in commands.iter().enumerate() {
+                    let Ok(outcome) = apply(view, shard, time_ms, command);
+                    view.commit(&outcome);
+                    if at == last {
+                        print(&mut out, &outcome);
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+fn print(out: &mut String, outcome: &Outcome) {
+    let reply = match outcome.reply {
+        Reply::Acked { seq, time_ms, duplicate } => {
+            format!("acked seq {seq} time {time_ms}{}", if duplicate { " (again)" } else { "" })
+        }
+        Reply::Refused(refusal) => format!("refused {}: {refusal}", refusal.word()),
+        Reply::RoomCreated { room, created: true } => format!("room {room} created"),
+        Reply::RoomCreated { room, created: false } => format!("room {room} was there"),
+        Reply::SessionOpened { session, user } => format!("session {session} of user {user}"),
+        Reply::Unchanged => "unchanged".to_owned(),
+        Reply::Forgotten => "forgotten".to_owned(),
+        Reply::Done => "done".to_owned(),
+    };
+    writeln!(out, "    {reply}").unwrap();
+    if let Some(event) = &outcome.event {
+        writeln!(
+            out,
+            "    event {}:{} time {} {}/{} no {} {}",
+            event.room,
+            event.seq,
+            event.time_ms,
+            event.author_name,
+            event.session,
+            event.request,
+            kind(&event.kind)
+        )
+        .unwrap();
+    }
+    for change in &outcome.changes {
+        writeln!(out, "    write {}", written(change)).unwrap();
+    }
+}
+
+fn kind(kind: &EventKind) -> String {
+    match kind {
+        EventKind::Created(name) => format!("created {name}"),
+        EventKind::Message(text) => format!("message {}", short(text)),
+        EventKind::TopicChanged(topic) => format!("topic {}", short(topic)),
+        EventKind::Joined => "joined".to_owned(),
+        EventKind::Left => "left".to_owned(),
+    }
+}
+
+fn short(text: &str) -> String {
+    if text.len() <= 60 { format!("{text:?}") } else { format!("({} bytes)", text.len()) }
+}
+
+fn written(change: &Change) -> String {
+    match change {
+        Change::RoomHead(room, head) => {
+            format!("room {room}: last {} time {} members {}", head.last, head.last_time_ms, head.members)
+        }
+        Change::RoomInfo(room, info) => {
+            format!("room {room}: name {} created {}", info.name, info.created_ms)
+        }
+        Change::Topic(room, topic) => format!("room {room}: topic {}", short(topic)),
+        Change::Member { room, user, present } => {
+            format!("room {room}: user {user} is {}", if *present { "a member" } else { "no member" })
+        }
+        Change::Replied { session, room, reply, settled } => {
+            let verdict = match reply.verdict {
+                Verdict::Event(seq) => format!("event {seq}"),
+                Verdict::Unchanged => "unchanged".to_owned(),
+                Verdict::Refused(refusal) => format!("refused {}", refusal.word()),
+            };
+            format!("session {session} in room {room}: no {} is {verdict}, settled {settled}", reply.request)
+        }
+        Change::SessionRooms(session, rooms) => format!("session {session}: rooms {rooms}"),
+        Change::Meta(head) => format!(
+            "meta: rooms {} users {} sessions {} level {}",
+            head.last_room, head.last_user, head.last_session, head.feature_level
+        ),
+        Change::Directory(entry) => {
+            format!("directory: {} is room {} by {:?}", entry.name, entry.room, entry.creator_name)
+        }
+        Change::User(user) => format!("user {}: {} with {} sessions", user.user, user.name, user.sessions),
+        Change::Session(session) => {
+            format!("session {}: user {} client {}", session.session, session.user, short(&session.client))
+        }
+        Change::Node(node) => format!("node {}: {} level {}", node.node, node.name, node.feature_level),
+        Change::Layout(layout) => format!("layout {}: {:?}", layout.version, ids(layout)),
+    }
+}
+
+fn ids(layout: &conclave_core::ring::Layout) -> Vec<Vec<u64>> {
+    layout.shards.iter().map(|shard| shard.iter().map(|node| node.0).collect()).collect()
+}
+
+fn show(out: &mut String, view: &MemView) {
+    for (room, (head, info)) in &view.rooms {
+        writeln!(
+            out,
+            "    room {room} {}: last {} time {} members {} topic {}",
+            info.name,
+            head.last,
+            head.last_time_ms,
+            head.members,
+            short(&info.topic)
+        )
+        .unwrap();
+    }
+    for (room, user) in &view.members {
+        writeln!(out, "    room {room}: user {user} is a member").unwrap();
+    }
+    for ((session, room), known) in &view.sessions {
+        writeln!(
+            out,
+            "    session {session} in room {room}: last no {}, {} replies stored",
+            known.last,
+            known.replies.len()
+        )
+        .unwrap();
+    }
+    for (session, rooms) in &view.session_rooms {
+        writeln!(out, "    session {session}: rooms {rooms}").unwrap();
+    }
+    writeln!(out, "    events: {}", view.events.len()).unwrap();
+}
