@@ -146,6 +146,7 @@ fn decide<V: View>(
             changes.push(Change::Topic(room, topic.clone()));
             EventKind::TopicChanged(topic.clone())
         }
+        Action::Void { refusal, .. } => return Ok(Outcome::refused(*refusal)),
         Action::Join | Action::Leave => {
             let joins = *action == Action::Join;
             if view.member(room, origin.author)? == joins {

@@ -110,6 +110,7 @@ pub fn digest(action: &Action) -> u64 {
         Action::SetTopic(topic) => (2, topic.as_str()),
         Action::Join => (3, ""),
         Action::Leave => (4, ""),
+        Action::Void { digest, .. } => return *digest,
     };
     xxhash_rust::xxh3::xxh3_64_with_seed(body.as_bytes(), kind)
 }

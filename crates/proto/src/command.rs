@@ -6,7 +6,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_core::command::NodeRecord;
 use conclave_core::ring::Layout;
-use conclave_core::{Action, Command, DirectoryId, NodeId, Origin, RequestNo, RoomId, SessionId, UserId};
+use conclave_core::{
+    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, SessionId, UserId,
+};
 use prost::Message as _;
 use prost::encoding::{encode_key, encode_varint, encoded_len_varint, key_len};
 
@@ -72,6 +74,9 @@ fn to_proto(command: &Command) -> log::Command {
                 Action::SetTopic(topic) => act::Action::SetTopic(topic.clone()),
                 Action::Join => act::Action::Join(true),
                 Action::Leave => act::Action::Leave(true),
+                Action::Void { refusal, digest } => {
+                    act::Action::Void(log::Void { refusal: refusal.code(), digest: *digest })
+                }
             }),
         }),
         Command::CreateRoom { name, creator } => {
@@ -115,6 +120,9 @@ fn from_proto(command: log::Command) -> Result<Command, FormatError> {
                 act::Action::SetTopic(topic) => Action::SetTopic(topic),
                 act::Action::Join(_) => Action::Join,
                 act::Action::Leave(_) => Action::Leave,
+                act::Action::Void(void) => {
+                    Action::Void { refusal: Refusal::from_code(void.refusal, 0), digest: void.digest }
+                }
             },
         },
         Kind::CreateRoom(create) => {

@@ -1,0 +1,126 @@
+//! Tells subscribers that a room has new events. It carries no events: a subscriber reads them itself,
+//! from where it stands, so that a slow one costs no memory here and nothing can be skipped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use conclave_core::{RoomId, Seq};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Which subscriber follows which room, on this node.
+#[derive(Debug, Default)]
+pub(crate) struct Feed {
+    rooms: Mutex<HashMap<RoomId, Vec<Follower>>>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    subscriber: Arc<Subscriber>,
+    /// The room's place in the subscriber's own list.
+    room: u32,
+}
+
+/// One subscription's mailbox: which of its rooms have something new. Bounded by its number of rooms.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriber {
+    news: Mutex<News>,
+    notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    rooms: Vec<u32>,
+    /// When the oldest of the news came.
+    since: Option<Instant>,
+}
+
+impl Feed {
+    /// Adds a follower of the room. From now on it hears of every event; what came before it must read itself.
+    pub(crate) fn follow(&self, room: RoomId, subscriber: &Arc<Subscriber>, index: u32) {
+        let follower = Follower { subscriber: Arc::clone(subscriber), room: index };
+        lock(&self.rooms).entry(room).or_default().push(follower);
+    }
+
+    /// Removes a follower of the room.
+    pub(crate) fn unfollow(&self, room: RoomId, subscriber: &Arc<Subscriber>) {
+        let mut rooms = lock(&self.rooms);
+        if let Some(followers) = rooms.get_mut(&room) {
+            followers.retain(|follower| !Arc::ptr_eq(&follower.subscriber, subscriber));
+            if followers.is_empty() {
+                rooms.remove(&room);
+            }
+        }
+    }
+
+    /// Tells the followers of these rooms.
+    pub(crate) fn publish(&self, heads: &[(RoomId, Seq)]) {
+        let rooms = lock(&self.rooms);
+        if rooms.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for follower in heads.iter().filter_map(|(room, _)| rooms.get(room)).flatten() {
+            follower.subscriber.tell(follower.room, now);
+        }
+    }
+}
+
+impl Subscriber {
+    /// Marks a room as having something new.
+    pub(crate) fn tell(&self, room: u32, now: Instant) {
+        let mut news = lock(&self.news);
+        let first = news.rooms.is_empty();
+        if !news.rooms.contains(&room) {
+            news.rooms.push(room);
+            news.since.get_or_insert(now);
+        }
+        drop(news);
+        if first {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Takes the news, if there are any: the rooms, and when the oldest came.
+    pub(crate) fn take(&self, rooms: &mut Vec<u32>) -> Option<Instant> {
+        let mut news = lock(&self.news);
+        rooms.append(&mut news.rooms);
+        news.since.take()
+    }
+
+    /// Waits until there may be news.
+    pub(crate) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under these locks can panic half-way, so a poisoned one is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_follower_hears_once_until_it_looks() {
+        let feed = Feed::default();
+        let subscriber = Arc::new(Subscriber::default());
+        feed.follow(RoomId(1), &subscriber, 0);
+        feed.follow(RoomId(2), &subscriber, 1);
+        for seq in 1..100 {
+            feed.publish(&[(RoomId(2), Seq(seq)), (RoomId(3), Seq(seq))]);
+        }
+        subscriber.wait().await;
+        let mut rooms = Vec::new();
+        assert!(subscriber.take(&mut rooms).is_some());
+        assert_eq!(rooms, [1]);
+        rooms.clear();
+        feed.unfollow(RoomId(2), &subscriber);
+        feed.publish(&[(RoomId(2), Seq(100))]);
+        assert!(subscriber.take(&mut rooms).is_none());
+        feed.unfollow(RoomId(1), &subscriber);
+        assert!(lock(&feed.rooms).is_empty());
+    }
+}

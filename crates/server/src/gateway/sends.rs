@@ -1,0 +1,285 @@
+//! `SendMessage` and `SendMessages`: from a client's request to a command, and from a reply to an answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use conclave_core::limits::{SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
+use conclave_core::name::{check_text, check_topic};
+use conclave_core::session::digest;
+use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, ShardId};
+use conclave_proto::chat::{self, SendMessageRequest, SendMessageResponse, SendResult, send_message_request, send_result};
+use conclave_proto::command::encode;
+use conclave_proto::status::Failure;
+use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use crate::gateway::route::Router;
+use crate::gateway::session::Caller;
+use crate::metrics::Metrics;
+
+/// Sends one request and waits until it is decided.
+pub(crate) async fn send_one(
+    router: &Router,
+    metrics: &Metrics,
+    caller: &Caller,
+    request: SendMessageRequest,
+) -> Result<SendMessageResponse, Failure> {
+    let began = Instant::now();
+    let room = router.room(request.room.as_ref()).await?;
+    let request_no = request.request_no;
+    let result = match command(caller, room, request) {
+        Ok(command) => decide(router, room, command).await.and_then(|reply| response(room, request_no, reply)),
+        Err(failure) => Err(failure),
+    };
+    count(metrics, &result, began);
+    result
+}
+
+/// Decides one room command; a room that exists only in the directory so far is made first.
+async fn decide(router: &Router, room: RoomId, command: Bytes) -> Result<Reply, Failure> {
+    let replica = router.shards.of_room(room);
+    let reply = one(router.submit(replica, vec![command.clone()]).await.await?)?;
+    if reply != Reply::Refused(Refusal::RoomUnknown) {
+        return Ok(reply);
+    }
+    router.open_room(room).await?;
+    one(router.submit(replica, vec![command]).await.await?)
+}
+
+fn one(replies: Vec<Reply>) -> Result<Reply, Failure> {
+    let reply = replies.into_iter().next();
+    reply.ok_or_else(|| Failure::unknown("undecided", "the shard answered with nothing"))
+}
+
+/// The command that a client's request asks for, encoded. What no state can make valid is not carried to the
+/// log, but its refusal is, because a refused request uses up its number.
+fn command(caller: &Caller, room: RoomId, request: SendMessageRequest) -> Result<Bytes, Failure> {
+    use send_message_request::Content;
+    let content = request.content.ok_or_else(|| {
+        Failure::invalid("content_missing", "the request has no content that this version knows")
+    })?;
+    let (checked, action) = match content {
+        Content::Text(text) => (check_text(&text), Action::Post(text)),
+        Content::Topic(topic) => (check_topic(&topic), Action::SetTopic(topic)),
+        Content::Join(_) => (Ok(()), Action::Join),
+        Content::Leave(_) => (Ok(()), Action::Leave),
+    };
+    let action = match checked {
+        Ok(()) => action,
+        Err(refusal) => Action::Void { refusal, digest: digest(&action) },
+    };
+    let request_no = RequestNo(request.request_no);
+    if !request_no.is_numbered() && action != Action::Join {
+        return Err(Failure::Refused(Refusal::RequestNumberMissing));
+    }
+    let origin = Origin {
+        session: caller.session,
+        author: caller.user,
+        author_name: caller.name.clone(),
+        request: request_no,
+        settled: RequestNo(request.settled_no),
+    };
+    Ok(encode(&Command::Act { room, origin, action }))
+}
+
+fn response(room: RoomId, request_no: u64, reply: Reply) -> Result<SendMessageResponse, Failure> {
+    let base = SendMessageResponse { room_id: room.0, request_no, ..SendMessageResponse::default() };
+    match reply {
+        Reply::Acked { seq, time_ms, duplicate } => {
+            Ok(SendMessageResponse { seq: seq.0, time_ms, duplicate, ..base })
+        }
+        Reply::Unchanged | Reply::Done => Ok(base),
+        Reply::Forgotten => Ok(SendMessageResponse { duplicate: true, answer_forgotten: true, ..base }),
+        Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
+        other @ (Reply::RoomCreated { .. } | Reply::SessionOpened { .. }) => {
+            Err(Failure::unknown("undecided", format!("an answer that does not fit: {other:?}")))
+        }
+    }
+}
+
+fn count(metrics: &Metrics, result: &Result<SendMessageResponse, Failure>, began: Instant) {
+    let outcome = match result {
+        Ok(response) if response.duplicate => "duplicate",
+        Ok(_) => {
+            metrics.send_duration.observe(began.elapsed().as_secs_f64());
+            "ok"
+        }
+        Err(Failure::Refused(_) | Failure::Invalid { .. } | Failure::Unauthenticated(_)) => "refused",
+        Err(Failure::NotSent { .. }) => "not_sent",
+        Err(Failure::Unknown { .. }) => "unknown",
+    };
+    metrics.sends.with_label_values(&[outcome]).inc();
+}
+
+/// A client's `SendMessages` stream: reads requests while few enough are undecided, and answers each.
+pub(crate) struct SendStream {
+    requests: Streaming<chat::SendBatch>,
+    router: Router,
+    metrics: Arc<Metrics>,
+    caller: Caller,
+    open: bool,
+    next_index: u64,
+    undecided: usize,
+    pending: FuturesUnordered<Pending>,
+    ready: VecDeque<SendResult>,
+}
+
+/// The results of one frame's requests of one shard.
+type Pending = Pin<Box<dyn Future<Output = Vec<SendResult>> + Send>>;
+
+/// A request on its way: its place in the stream, its room and its number.
+struct Sent {
+    index: u64,
+    room: RoomId,
+    request_no: u64,
+    command: Bytes,
+}
+
+impl SendStream {
+    pub(crate) fn new(
+        requests: Streaming<chat::SendBatch>,
+        router: Router,
+        metrics: Arc<Metrics>,
+        caller: Caller,
+    ) -> impl Stream<Item = Result<chat::SendResults, Status>> + Send {
+        let state = Self {
+            requests,
+            router,
+            metrics,
+            caller,
+            open: true,
+            next_index: 0,
+            undecided: 0,
+            pending: FuturesUnordered::new(),
+            ready: VecDeque::new(),
+        };
+        futures::stream::unfold(state, |mut state| async move {
+            let results = state.next().await?;
+            Some((results, state))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Result<chat::SendResults, Status>> {
+        loop {
+            if !self.ready.is_empty() {
+                return Some(Ok(self.drain()));
+            }
+            tokio::select! {
+                biased;
+                Some(results) = self.pending.next(), if !self.pending.is_empty() => self.settle(results),
+                message = self.requests.message(), if self.open && self.undecided < SENDS_IN_FLIGHT_MAX => {
+                    match message {
+                        Ok(Some(batch)) => {
+                            if let Err(failure) = self.accept(batch).await {
+                                return Some(Err(failure.into()));
+                            }
+                        }
+                        Ok(None) => self.open = false,
+                        Err(status) => return Some(Err(status)),
+                    }
+                }
+                else => return None,
+            }
+        }
+    }
+
+    fn settle(&mut self, results: Vec<SendResult>) {
+        self.undecided = self.undecided.saturating_sub(results.len());
+        self.ready.extend(results);
+    }
+
+    /// Everything that is decided already goes into one frame.
+    fn drain(&mut self) -> chat::SendResults {
+        while self.ready.len() < SEND_BATCH_MAX {
+            match futures::FutureExt::now_or_never(self.pending.next()) {
+                Some(Some(results)) => self.settle(results),
+                _ => break,
+            }
+        }
+        chat::SendResults { results: self.ready.drain(..).collect() }
+    }
+
+    async fn accept(&mut self, batch: chat::SendBatch) -> Result<(), Failure> {
+        if batch.sends.len() > SEND_BATCH_MAX {
+            let why = format!("a frame has at most {SEND_BATCH_MAX} requests, not {}", batch.sends.len());
+            return Err(Failure::invalid("frame_too_large", why));
+        }
+        let began = Instant::now();
+        let mut shards: BTreeMap<ShardId, Vec<Sent>> = BTreeMap::new();
+        for request in batch.sends {
+            let index = self.next_index;
+            self.next_index += 1;
+            match self.prepare(index, request).await {
+                Ok(sent) => {
+                    let shard = self.router.shards.of_room(sent.room).shard;
+                    shards.entry(shard).or_default().push(sent);
+                }
+                Err(failure) => {
+                    let result = Err(failure);
+                    count(&self.metrics, &result, began);
+                    self.ready.push_back(to_result(index, result));
+                }
+            }
+        }
+        for (shard, sent) in shards {
+            self.hand_over(shard, sent, began).await;
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, index: u64, request: SendMessageRequest) -> Result<Sent, Failure> {
+        let room = self.router.room(request.room.as_ref()).await?;
+        let request_no = request.request_no;
+        let command = command(&self.caller, room, request)?;
+        Ok(Sent { index, room, request_no, command })
+    }
+
+    /// Hands one shard's requests over, before the next frame is read: so the order of the stream is the
+    /// order in which the leader gets them.
+    async fn hand_over(&mut self, shard: ShardId, sent: Vec<Sent>, began: Instant) {
+        let Some(replica) = self.router.shards.get(shard).cloned() else {
+            return;
+        };
+        self.undecided += sent.len();
+        let commands = sent.iter().map(|sent| sent.command.clone()).collect();
+        let replies = self.router.submit(&replica, commands).await;
+        let router = self.router.clone();
+        let metrics = Arc::clone(&self.metrics);
+        self.pending.push(Box::pin(async move {
+            let replies = replies.await;
+            let mut results = Vec::with_capacity(sent.len());
+            match replies {
+                Ok(replies) => {
+                    for (sent, reply) in sent.into_iter().zip(replies) {
+                        let reply = match reply {
+                            Reply::Refused(Refusal::RoomUnknown) => decide(&router, sent.room, sent.command).await,
+                            reply => Ok(reply),
+                        };
+                        let result = reply.and_then(|reply| response(sent.room, sent.request_no, reply));
+                        count(&metrics, &result, began);
+                        results.push(to_result(sent.index, result));
+                    }
+                }
+                Err(failure) => {
+                    for sent in sent {
+                        let result = Err(failure.clone());
+                        count(&metrics, &result, began);
+                        results.push(to_result(sent.index, result));
+                    }
+                }
+            }
+            results
+        }));
+    }
+}
+
+fn to_result(index: u64, result: Result<SendMessageResponse, Failure>) -> SendResult {
+    let outcome = match result {
+        Ok(response) => send_result::Outcome::Ack(response),
+        Err(failure) => send_result::Outcome::Failure((&failure).into()),
+    };
+    SendResult { index, outcome: Some(outcome) }
+}

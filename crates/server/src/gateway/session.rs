@@ -1,0 +1,124 @@
+//! Session tokens: who a call is from.
+//!
+//! A token is `cnv1_` and, in hexadecimal, the session's id (8 bytes) and a secret (16 bytes). The meta
+//! shard keeps only a digest of the secret, so any node can check a token and none can make one up.
+
+use std::sync::Arc;
+
+use conclave_core::meta::SessionRecord;
+use conclave_core::{Command, Refusal, Reply, SessionId, UserId};
+use conclave_proto::chat::OpenSessionResponse;
+use conclave_proto::status::Failure;
+use sha2::{Digest as _, Sha256};
+use tonic::metadata::MetadataMap;
+
+use crate::gateway::route::{Router, storage};
+
+const PREFIX: &str = "cnv1_";
+const ID_DIGITS: usize = 16;
+const SECRET_DIGITS: usize = 32;
+
+/// Who a call is from.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) session: SessionId,
+    pub(crate) user: UserId,
+    pub(crate) name: String,
+}
+
+/// Opens a session for the named user.
+pub(crate) async fn open(router: &Router, user: &str, client: &str, cluster: u128) -> Result<OpenSessionResponse, Failure> {
+    let secret: u128 = rand::random();
+    let command = Command::OpenSession {
+        user: user.to_owned(),
+        secret_digest: digest(secret),
+        client: client.to_owned(),
+    };
+    let meta = Arc::clone(router.shards.meta());
+    match router.decide(&meta, &command).await? {
+        Reply::SessionOpened { session, user: id } => Ok(OpenSessionResponse {
+            token: format!("{PREFIX}{:016x}{secret:032x}", session.0),
+            session_id: session.0,
+            user_id: id.0,
+            user: user.to_owned(),
+            cluster_id: format!("{cluster:032x}"),
+        }),
+        Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
+        other => Err(Failure::unknown("undecided", format!("an answer that does not fit: {other:?}"))),
+    }
+}
+
+/// Checks the token of a call.
+pub(crate) async fn caller(router: &Router, metadata: &MetadataMap) -> Result<Caller, Failure> {
+    let (session, secret) = parse(metadata)?;
+    let record = match record(router, session)? {
+        Some(record) => Some(record),
+        // The session may be newer than what this node has applied.
+        None => {
+            router.barrier(router.shards.meta()).await?;
+            record(router, session)?
+        }
+    };
+    match record {
+        Some(record) if same(record.secret_digest, digest(secret)) => {
+            Ok(Caller { session: record.session, user: record.user, name: record.user_name })
+        }
+        // One answer for both, so that nobody learns which sessions exist.
+        _ => Err(Failure::Unauthenticated(Refusal::SessionUnknown.to_string())),
+    }
+}
+
+fn record(router: &Router, session: SessionId) -> Result<Option<SessionRecord>, Failure> {
+    router.shards.meta().state.session(session).map_err(storage)
+}
+
+fn parse(metadata: &MetadataMap) -> Result<(SessionId, u128), Failure> {
+    let missing = || {
+        Failure::Unauthenticated("the call has no session token; open a session and send it as `authorization: Bearer <token>`".to_owned())
+    };
+    let value = metadata.get("authorization").ok_or_else(missing)?;
+    let damaged = || Failure::Unauthenticated("the session token is damaged; open a new session".to_owned());
+    let token = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(damaged)?;
+    let digits = token.strip_prefix(PREFIX).ok_or_else(damaged)?;
+    if digits.len() != ID_DIGITS + SECRET_DIGITS || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(damaged());
+    }
+    let (id, secret) = digits.split_at(ID_DIGITS);
+    let id = u64::from_str_radix(id, 16).map_err(|_| damaged())?;
+    let secret = u128::from_str_radix(secret, 16).map_err(|_| damaged())?;
+    Ok((SessionId(id), secret))
+}
+
+fn digest(secret: u128) -> [u8; 16] {
+    let full = Sha256::digest(secret.to_be_bytes());
+    let mut half = [0; 16];
+    half.copy_from_slice(&full[..16]);
+    half
+}
+
+/// Compares without telling by its duration where the difference is.
+fn same(a: [u8; 16], b: [u8; 16]) -> bool {
+    u128::from_be_bytes(a) ^ u128::from_be_bytes(b) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(value: &str) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("authorization", value.parse().unwrap());
+        metadata
+    }
+
+    #[test]
+    fn tokens_are_read_strictly() {
+        let good = format!("Bearer {PREFIX}{:016x}{:032x}", 7, 99);
+        assert_eq!(parse(&with(&good)).unwrap(), (SessionId(7), 99));
+        for bad in ["", "Bearer ", "Bearer x", "Basic abc", &good[..good.len() - 1], &good.replace("cnv1", "cnv2"), &good.replace('9', "+")] {
+            assert!(matches!(parse(&with(bad)), Err(Failure::Unauthenticated(_))), "{bad}");
+        }
+        assert!(parse(&MetadataMap::new()).is_err());
+        assert_ne!(digest(1), digest(2));
+    }
+}

@@ -1,0 +1,283 @@
+//! Every metric of a node, in one place. Labels are few and bounded: shards, peers, methods, outcomes;
+//! never rooms or users.
+
+use std::time::Duration;
+
+use conclave_core::{RoomId, Seq, ShardId};
+use conclave_store::Observer;
+use prometheus::{
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+use crate::feed::Feed;
+
+/// Latencies of disks and networks, seconds.
+const LATENCY: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Sizes of batches.
+const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
+
+/// The metrics of one node.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    // Raft
+    pub(crate) raft_term: IntGaugeVec,
+    pub(crate) raft_role: IntGaugeVec,
+    pub(crate) raft_is_leader: IntGaugeVec,
+    pub(crate) raft_has_leader: IntGaugeVec,
+    pub(crate) raft_leader_changes: IntCounterVec,
+    pub(crate) raft_elections: IntCounterVec,
+    pub(crate) raft_last_log_index: IntGaugeVec,
+    pub(crate) raft_committed_index: IntGaugeVec,
+    pub(crate) raft_applied_index: IntGaugeVec,
+    pub(crate) raft_snapshot_index: IntGaugeVec,
+    pub(crate) raft_purged_index: IntGaugeVec,
+    pub(crate) raft_quorum_ack_age: prometheus::GaugeVec,
+    pub(crate) raft_peer_matched_index: IntGaugeVec,
+    pub(crate) raft_peer_rtt: HistogramVec,
+    pub(crate) raft_peer_append_failures: IntCounterVec,
+    pub(crate) raft_proposals_pending: IntGaugeVec,
+    pub(crate) raft_entry_commands: Histogram,
+    pub(crate) raft_snapshot_send: Histogram,
+    pub(crate) raft_snapshot_install: Histogram,
+    // Storage
+    storage_fsync: Histogram,
+    storage_commit: Histogram,
+    storage_batch: Histogram,
+    storage_synced_bytes: IntCounter,
+    pub(crate) storage_bytes: IntGaugeVec,
+    pub(crate) storage_errors: IntCounter,
+    storage_checkpoint: Histogram,
+    applied_commands: IntCounterVec,
+    // Requests
+    pub(crate) rpc_started: IntCounterVec,
+    pub(crate) rpc_handled: IntCounterVec,
+    pub(crate) rpc_duration: HistogramVec,
+    pub(crate) sends: IntCounterVec,
+    pub(crate) send_duration: Histogram,
+    pub(crate) delivery_latency: Histogram,
+    pub(crate) delivered: IntCounter,
+    pub(crate) streams: IntGauge,
+    pub(crate) catch_up_pages: IntCounter,
+    // Process
+    pub(crate) process_resident: IntGauge,
+    pub(crate) process_cpu: Gauge,
+    pub(crate) process_fds: IntGauge,
+    pub(crate) process_threads: IntGauge,
+    pub(crate) alive_tasks: IntGauge,
+    pub(crate) draining: IntGauge,
+}
+
+/// Registers metrics as they are made. Registration fails only on a name used twice or malformed, which
+/// every test of this crate would show.
+struct Maker(Registry);
+
+impl Maker {
+    fn put<M: prometheus::core::Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
+        let metric = metric.expect("metric names are well formed");
+        self.0.register(Box::new(metric.clone())).expect("metric names are unique");
+        metric
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.put(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.put(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.put(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        self.put(HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY.to_vec()), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.put(IntGauge::new(name, help))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.put(IntCounter::new(name, help))
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a list")]
+    pub fn new(node: &str, cluster: &str) -> Self {
+        let make = Maker(Registry::new());
+        let build = make.gauges("conclave_build_info", "Version and identity; always 1.", &["version", "node", "cluster"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), node, cluster]).set(1);
+        let shard = &["shard"];
+        let peer = &["peer"];
+        Self {
+            raft_term: make.gauges("conclave_raft_term", "Raft term of the replica.", shard),
+            raft_role: make.gauges("conclave_raft_role", "1 for the replica's role, 0 for the others.", &["shard", "role"]),
+            raft_is_leader: make.gauges("conclave_raft_is_leader", "1 if the replica leads its shard.", shard),
+            raft_has_leader: make.gauges("conclave_raft_has_leader", "1 if the replica knows its shard's leader.", shard),
+            raft_leader_changes: make.counters("conclave_raft_leader_changes_total", "Leaders seen by the replica.", shard),
+            raft_elections: make.counters(
+                "conclave_raft_elections_total",
+                "Elections that this node began, by cause.",
+                &["cause"],
+            ),
+            raft_last_log_index: make.gauges("conclave_raft_last_log_index", "Index of the last entry.", shard),
+            raft_committed_index: make.gauges("conclave_raft_committed_index", "Index of the last committed entry.", shard),
+            raft_applied_index: make.gauges("conclave_raft_applied_index", "Index of the last applied entry.", shard),
+            raft_snapshot_index: make.gauges("conclave_raft_snapshot_index", "Index that the snapshot covers.", shard),
+            raft_purged_index: make.gauges("conclave_raft_purged_index", "Index of the last purged entry.", shard),
+            raft_quorum_ack_age: make.put(prometheus::GaugeVec::new(
+                Opts::new("conclave_raft_quorum_ack_age_seconds", "How long ago a quorum last answered this leader."),
+                shard,
+            )),
+            raft_peer_matched_index: make.gauges(
+                "conclave_raft_peer_matched_index",
+                "Index up to which a follower holds this leader's log.",
+                &["shard", "peer"],
+            ),
+            raft_peer_rtt: make.histograms("conclave_raft_peer_rtt_seconds", "Round trip of a heartbeat.", peer),
+            raft_peer_append_failures: make.counters(
+                "conclave_raft_peer_append_failures_total",
+                "Append streams and heartbeats that failed.",
+                peer,
+            ),
+            raft_proposals_pending: make.gauges(
+                "conclave_raft_proposals_pending",
+                "Commands proposed by this leader and not yet decided.",
+                shard,
+            ),
+            raft_entry_commands: make.histogram("conclave_raft_entry_commands", "Commands in one Raft entry.", BATCH),
+            raft_snapshot_send: make.histogram("conclave_raft_snapshot_send_seconds", "Sending a snapshot.", LATENCY),
+            raft_snapshot_install: make.histogram("conclave_raft_snapshot_install_seconds", "Receiving and installing a snapshot.", LATENCY),
+            storage_fsync: make.histogram("conclave_storage_fsync_duration_seconds", "A synced commit of the log.", LATENCY),
+            storage_commit: make.histogram("conclave_storage_commit_duration_seconds", "A commit of the state, not synced.", LATENCY),
+            storage_checkpoint: make.histogram("conclave_storage_checkpoint_duration_seconds", "A synced commit of the state.", LATENCY),
+            storage_batch: make.histogram("conclave_storage_batch_entries", "Raft entries in one synced commit of the log.", BATCH),
+            storage_synced_bytes: make.counter("conclave_storage_synced_bytes_total", "Bytes of entries synced to the log."),
+            storage_bytes: make.gauges("conclave_storage_bytes", "Bytes on disk or waiting for it, by kind.", &["kind"]),
+            storage_errors: make.counter("conclave_storage_errors_total", "Storage errors; the first one stops the node."),
+            applied_commands: make.counters("conclave_applied_commands_total", "Commands applied by the replica.", shard),
+            rpc_started: make.counters("conclave_rpc_started_total", "Calls that began.", &["method"]),
+            rpc_handled: make.counters("conclave_rpc_handled_total", "Calls that ended.", &["method", "code"]),
+            rpc_duration: make.histograms("conclave_rpc_duration_seconds", "Calls that are not streams.", &["method"]),
+            sends: make.counters("conclave_sends_total", "Sends by outcome.", &["outcome"]),
+            send_duration: make.histogram("conclave_send_duration_seconds", "From a send's arrival to its ack.", LATENCY),
+            delivery_latency: make.histogram(
+                "conclave_delivery_latency_seconds",
+                "From an event's application to its hand-over to a subscriber's connection.",
+                LATENCY,
+            ),
+            delivered: make.counter("conclave_delivered_frames_total", "Frames of events handed to subscribers."),
+            streams: make.gauge("conclave_streams", "Open client streams."),
+            catch_up_pages: make.counter("conclave_catch_up_pages_total", "Pages of events that subscribers read from the state file."),
+            process_resident: make.gauge("conclave_process_resident_bytes", "Resident memory."),
+            process_cpu: make.put(Gauge::new("conclave_process_cpu_seconds_total", "User and system time.")),
+            process_fds: make.gauge("conclave_process_open_fds", "Open file descriptors."),
+            process_threads: make.gauge("conclave_process_threads", "Threads."),
+            alive_tasks: make.gauge("conclave_alive_tasks", "Tasks of the runtime."),
+            draining: make.gauge("conclave_draining", "1 while the node gives its work away."),
+            registry: make.0,
+        }
+    }
+
+    /// All metrics in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.read_process();
+        let mut out = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            Ok(()) => String::from_utf8(out).unwrap_or_default(),
+            Err(error) => format!("# metrics cannot be rendered: {error}\n"),
+        }
+    }
+
+    /// The 99th percentile of the log's syncs since the start, in microseconds: the upper end of its bucket.
+    #[must_use]
+    pub fn sync_p99_us(&self) -> u32 {
+        let metric = prometheus::core::Metric::metric(&self.storage_fsync);
+        let histogram = metric.get_histogram();
+        let wanted = histogram.get_sample_count() * 99 / 100;
+        let bucket = histogram.get_bucket().iter().find(|bucket| bucket.cumulative_count() > wanted);
+        bucket.map_or(0, |bucket| micros(Duration::try_from_secs_f64(bucket.upper_bound()).unwrap_or_default()))
+    }
+
+    /// Reads what the kernel knows of this process. Only Linux tells; elsewhere the gauges stay 0.
+    fn read_process(&self) {
+        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(0);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        self.process_resident.set(number(field("VmRSS:")) * 1024);
+        self.process_threads.set(number(field("Threads:")));
+        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
+            self.process_fds.set(i64::try_from(fds.count()).unwrap_or(i64::MAX));
+        }
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // Behind the command's name in brackets come the numbered fields from the third on; the times are 14 and 15.
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let mut times = after.split_whitespace().skip(11);
+        let ticks = number(times.next()) + number(times.next());
+        // USER_HZ is 100 on every Linux that Rust supports.
+        self.process_cpu.set(ticks as f64 / 100.0);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// What the store tells of its work: into the metrics, and new events on to the subscribers.
+#[derive(Debug)]
+pub(crate) struct StoreEvents {
+    pub(crate) metrics: std::sync::Arc<Metrics>,
+    pub(crate) feed: std::sync::Arc<Feed>,
+}
+
+impl Observer for StoreEvents {
+    fn published(&self, _shard: ShardId, heads: &[(RoomId, Seq)]) {
+        self.feed.publish(heads);
+    }
+
+    fn log_synced(&self, took: Duration, bytes: usize, entries: usize) {
+        self.metrics.storage_fsync.observe(took.as_secs_f64());
+        self.metrics.storage_batch.observe(entries as f64);
+        self.metrics.storage_synced_bytes.inc_by(bytes as u64);
+    }
+
+    fn state_written(&self, took: Duration, _bytes: usize, checkpoint: bool) {
+        let histogram = if checkpoint { &self.metrics.storage_checkpoint } else { &self.metrics.storage_commit };
+        histogram.observe(took.as_secs_f64());
+    }
+
+    fn applied(&self, shard: ShardId, _entries: usize, commands: usize, _took: Duration) {
+        // A label look-up for each batch of entries, not for each command.
+        let counter = self.metrics.applied_commands.with_label_values(&[&shard.to_string()]);
+        counter.inc_by(commands as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_render_with_their_names() {
+        let metrics = Metrics::new("n1", "test");
+        metrics.raft_term.with_label_values(&["0"]).set(3);
+        let text = metrics.render();
+        assert!(text.contains("conclave_raft_term{shard=\"0\"} 3"), "{text}");
+        assert!(text.contains("conclave_build_info"));
+        assert_eq!(metrics.sync_p99_us(), 0);
+        metrics.storage_fsync.observe(0.0004);
+        assert_eq!(metrics.sync_p99_us(), 500);
+    }
+}

@@ -1,0 +1,148 @@
+//! Both ends of every call between nodes name themselves.
+//!
+//! A node id belongs to one data directory for life. Raft cannot defend itself against a voter that
+//! forgot what it had promised, so a node whose directory was emptied, swapped or copied must never
+//! speak under its old id: whoever has once seen the id with another directory refuses it.
+
+use conclave_core::{DirectoryId, NodeId};
+use conclave_store::Store;
+use tokio::sync::watch;
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+
+const CLUSTER: &str = "conclave-cluster";
+const FROM: &str = "conclave-from";
+const FROM_DIR: &str = "conclave-from-dir";
+const TO: &str = "conclave-to";
+const TO_DIR: &str = "conclave-to-dir";
+/// Marks the refusal that concerns the caller's own directory.
+const REFUSED: &str = "conclave-code";
+const EMPTIED: &str = "node_id_taken";
+
+/// Writes both ends' names on every call.
+#[derive(Clone, Debug)]
+pub(crate) struct Stamp {
+    cluster: MetadataValue<Ascii>,
+    from: MetadataValue<Ascii>,
+    from_dir: MetadataValue<Ascii>,
+    to: NodeId,
+    store: Store,
+}
+
+impl Stamp {
+    pub(crate) fn new(cluster: u128, from: NodeId, directory: DirectoryId, store: Store) -> Self {
+        Self {
+            cluster: ascii(format!("{cluster:032x}")),
+            from: MetadataValue::from(from.0),
+            from_dir: ascii(directory.to_string()),
+            to: NodeId(0),
+            store,
+        }
+    }
+
+    pub(crate) fn to(mut self, node: NodeId) -> Self {
+        self.to = node;
+        self
+    }
+}
+
+impl Interceptor for Stamp {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        metadata.insert(CLUSTER, self.cluster.clone());
+        metadata.insert(FROM, self.from.clone());
+        metadata.insert(FROM_DIR, self.from_dir.clone());
+        metadata.insert(TO, MetadataValue::from(self.to.0));
+        if let Some(directory) = self.store.peer_directory(self.to) {
+            metadata.insert(TO_DIR, ascii(directory.to_string()));
+        }
+        Ok(request)
+    }
+}
+
+/// Checks the names on every call.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission {
+    pub(crate) cluster: u128,
+    pub(crate) me: NodeId,
+    pub(crate) directory: DirectoryId,
+    pub(crate) store: Store,
+    /// Set when others know this node's id with another directory: then it must stop.
+    pub(crate) expelled: watch::Sender<Option<String>>,
+}
+
+impl Admission {
+    /// Lets the call in, or says why not. The first call of a node binds its id to its directory, durably.
+    pub(crate) async fn admit(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
+        let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok());
+        let number = |key: &str| text(key).and_then(|text| text.parse::<u64>().ok()).map(NodeId);
+        let hex = |key: &str| text(key).and_then(|text| u128::from_str_radix(text, 16).ok());
+
+        let (Some(cluster), Some(from), Some(from_dir), Some(to)) =
+            (hex(CLUSTER), number(FROM), hex(FROM_DIR).map(DirectoryId), number(TO))
+        else {
+            return Err(Status::failed_precondition("the call does not name both its ends"));
+        };
+        if cluster != self.cluster {
+            return Err(Status::failed_precondition(format!(
+                "this node belongs to cluster {:032x}, the caller to {cluster:032x}; check the list of nodes",
+                self.cluster
+            )));
+        }
+        if to != self.me {
+            return Err(Status::failed_precondition(format!(
+                "this is node {}, the caller means node {to}; check the list of nodes",
+                self.me
+            )));
+        }
+        if let Some(to_dir) = hex(TO_DIR).map(DirectoryId)
+            && to_dir != self.directory
+        {
+            self.expel(&format!("node {from} knows node {to} with data directory {to_dir}"));
+            return Err(Status::failed_precondition("this node has lost the data directory that you know it with"));
+        }
+        self.bind(from, from_dir).await?;
+        Ok(from)
+    }
+
+    async fn bind(&self, from: NodeId, directory: DirectoryId) -> Result<(), Status> {
+        let known = match self.store.peer_directory(from) {
+            Some(known) => Err(known),
+            None => match self.store.remember_peer(from, directory).await {
+                Ok(result) => result,
+                Err(error) => return Err(Status::internal(format!("remember the peer: {error}"))),
+            },
+        };
+        match known {
+            Err(known) if known != directory => {
+                let mut status = Status::failed_precondition(format!(
+                    "node {from} is known here with data directory {known}, not {directory}"
+                ));
+                status.metadata_mut().insert(REFUSED, MetadataValue::from_static(EMPTIED));
+                Err(status)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks whether another node refused this one's directory, and then stops the node.
+    pub(crate) fn watch(&self, status: &Status) {
+        if status.metadata().get(REFUSED).is_some_and(|code| code == EMPTIED) {
+            self.expel(status.message());
+        }
+    }
+
+    fn expel(&self, why: &str) {
+        self.expelled.send_replace(Some(format!(
+            "node {} has another data directory than before ({why}). A node that lost its directory must not come \
+             back under its old id, because it forgot what it had voted for: give it back its directory, or remove \
+             the node from the cluster and add it as a new one",
+            self.me
+        )));
+    }
+}
+
+fn ascii(text: String) -> MetadataValue<Ascii> {
+    MetadataValue::try_from(text).expect("hexadecimal digits are ASCII")
+}

@@ -1,0 +1,249 @@
+//! Links: one stream from each node to each other one.
+//!
+//! A link carries the proposals of shards that the other node leads, in order, and their answers. It is
+//! also the first to notice that the other process died: when it breaks and connecting is refused, nobody
+//! needs to wait for an election timeout.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_core::limits::{ENTRY_BYTES_MAX, FORWARD_QUEUE_MAX, SEND_BATCH_MAX};
+use conclave_core::{NodeId, Reply, ShardId};
+use conclave_proto::chat::{self, Certainty};
+use conclave_proto::raft::{self, proposal_result::Outcome};
+use conclave_proto::reply;
+use conclave_proto::status::Failure;
+use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use crate::peer::Peer;
+use crate::shard::{Answer, ProposeError, Shards};
+
+/// Between two tries to open a link.
+const RETRY: Duration = Duration::from_millis(50);
+/// A refused connection is refused at once on a network that works; longer is not death but distance.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
+/// Results put into one message.
+const RESULTS_MAX: usize = 256;
+
+/// Commands of one shard on their way to its leader's node.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    pub(crate) shard: ShardId,
+    pub(crate) commands: Vec<Bytes>,
+    pub(crate) answer: oneshot::Sender<Answer>,
+}
+
+/// Keeps the link to one peer, for as long as the node runs. `died` hears when the peer's process is gone.
+pub(crate) async fn keep_link(
+    peer: Arc<Peer>,
+    mut queue: mpsc::Receiver<Forwarded>,
+    died: mpsc::Sender<NodeId>,
+    stop: CancellationToken,
+) {
+    loop {
+        let ended = tokio::select! {
+            ended = run_link(&peer, &mut queue) => ended,
+            () = stop.cancelled() => return,
+        };
+        let was_alive = peer.alive.send_replace(false);
+        if was_alive {
+            tracing::info!(peer = peer.id.0, name = peer.member.name, reason = %ended, "link lost");
+            if refuses_connections(&peer.member.peer).await {
+                // A full channel means that the same news is waiting already.
+                let _ = died.try_send(peer.id);
+            }
+        }
+        // What waited for this link finds another way, or waits for the next leader.
+        while let Ok(forwarded) = queue.try_recv() {
+            let _ = forwarded.answer.send(Err(ProposeError::NotSent { leader: None }));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Runs one connection of the link until it breaks.
+async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<Forwarded>) -> Status {
+    let (requests, outgoing) = mpsc::channel(4);
+    let mut client = peer.client();
+    let mut answers = match client.link(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return status,
+    };
+    if !peer.alive.send_replace(true) {
+        tracing::info!(peer = peer.id.0, name = peer.member.name, "link up");
+    }
+    let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
+    let mut next_id = 0;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            answer = answers.message() => match answer {
+                Ok(Some(response)) => settle(response, &mut waiting),
+                Ok(None) => break Status::unavailable("the peer closed the link"),
+                Err(status) => break status,
+            },
+            first = queue.recv(), if waiting.len() < FORWARD_QUEUE_MAX => {
+                let Some(first) = first else { break Status::cancelled("the node stops") };
+                let request = collect(first, queue, &mut waiting, &mut next_id);
+                if requests.send(request).await.is_err() {
+                    break Status::unavailable("the link broke");
+                }
+            }
+        }
+    };
+    for (_, answer) in waiting.drain() {
+        let _ = answer.send(Err(ProposeError::Unknown("the link to the leader broke".to_owned())));
+    }
+    ended
+}
+
+/// Puts everything that waits into one request, up to a bound.
+fn collect(
+    first: Forwarded,
+    queue: &mut mpsc::Receiver<Forwarded>,
+    waiting: &mut HashMap<u64, oneshot::Sender<Answer>>,
+    next_id: &mut u64,
+) -> raft::LinkRequest {
+    let mut proposals = Vec::new();
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(forwarded) = next {
+        bytes += forwarded.commands.iter().map(Bytes::len).sum::<usize>();
+        *next_id += 1;
+        waiting.insert(*next_id, forwarded.answer);
+        proposals.push(raft::Proposal { id: *next_id, shard: forwarded.shard.0, commands: forwarded.commands });
+        let full = bytes >= ENTRY_BYTES_MAX || proposals.len() >= SEND_BATCH_MAX;
+        next = if full { None } else { queue.try_recv().ok() };
+    }
+    raft::LinkRequest { proposals }
+}
+
+fn settle(response: raft::LinkResponse, waiting: &mut HashMap<u64, oneshot::Sender<Answer>>) {
+    for result in response.results {
+        let Some(answer) = waiting.remove(&result.id) else {
+            continue;
+        };
+        // Whoever asked may have given up.
+        let _ = answer.send(outcome(result.outcome));
+    }
+}
+
+fn outcome(outcome: Option<Outcome>) -> Answer {
+    let unknown = |why: String| Err(ProposeError::Unknown(why));
+    match outcome {
+        Some(Outcome::Replies(replies)) => {
+            let replies: Result<Vec<Reply>, _> = replies.replies.iter().map(reply::from_proto).collect();
+            replies.or_else(|error| unknown(error.to_string()))
+        }
+        Some(Outcome::Failure(failure)) if failure.certainty() == Certainty::NotSent => {
+            let leader = failure.leader.map(|hint| NodeId(hint.node_id)).filter(|node| node.0 != 0);
+            Err(ProposeError::NotSent { leader })
+        }
+        Some(Outcome::Failure(failure)) => unknown(failure.message),
+        None => unknown("the leader's node answered with nothing".to_owned()),
+    }
+}
+
+/// The other end: hands proposals to this node's replicas in the order of their arrival and answers each
+/// as it is decided.
+pub(crate) fn serve_link(
+    requests: Streaming<raft::LinkRequest>,
+    shards: Arc<Shards>,
+) -> impl Stream<Item = Result<raft::LinkResponse, Status>> + Send + 'static {
+    let state = Serving { requests, shards, pending: FuturesUnordered::new(), open: true };
+    futures::stream::unfold(state, |mut state| async move {
+        let response = state.next().await?;
+        Some((response, state))
+    })
+}
+
+struct Serving {
+    requests: Streaming<raft::LinkRequest>,
+    shards: Arc<Shards>,
+    pending: FuturesUnordered<Pending>,
+    open: bool,
+}
+
+type Pending = std::pin::Pin<Box<dyn Future<Output = raft::ProposalResult> + Send>>;
+
+impl Serving {
+    async fn next(&mut self) -> Option<Result<raft::LinkResponse, Status>> {
+        loop {
+            let room = self.pending.len() < FORWARD_QUEUE_MAX;
+            tokio::select! {
+                biased;
+                Some(result) = self.pending.next(), if !self.pending.is_empty() => {
+                    return Some(Ok(self.collect(result)));
+                }
+                message = self.requests.message(), if self.open && room => match message {
+                    Ok(Some(request)) => self.accept(request).await,
+                    Ok(None) => self.open = false,
+                    Err(status) => return Some(Err(status)),
+                },
+                else => return None,
+            }
+        }
+    }
+
+    /// Everything that is decided already goes into one response.
+    fn collect(&mut self, first: raft::ProposalResult) -> raft::LinkResponse {
+        let mut results = vec![first];
+        while results.len() < RESULTS_MAX {
+            match futures::FutureExt::now_or_never(self.pending.next()) {
+                Some(Some(result)) => results.push(result),
+                _ => break,
+            }
+        }
+        raft::LinkResponse { results }
+    }
+
+    async fn accept(&mut self, request: raft::LinkRequest) {
+        for proposal in request.proposals {
+            let shard = ShardId(proposal.shard);
+            let id = proposal.id;
+            let Some(replica) = self.shards.get(shard).cloned() else {
+                let refused = failure(id, ProposeError::NotSent { leader: None }, None);
+                self.pending.push(Box::pin(std::future::ready(refused)));
+                continue;
+            };
+            // Handing over in order, before the next proposal is looked at, keeps each sender's order.
+            let answer = replica.propose(proposal.commands).await;
+            let shards = Arc::clone(&self.shards);
+            self.pending.push(Box::pin(async move {
+                match answer.await {
+                    Ok(replies) => {
+                        let replies = replies.into_iter().map(reply::to_proto).collect();
+                        raft::ProposalResult { id, outcome: Some(Outcome::Replies(raft::Replies { replies })) }
+                    }
+                    Err(error) => failure(id, error, shards.hint(&replica)),
+                }
+            }));
+        }
+    }
+}
+
+fn failure(id: u64, error: ProposeError, leader: Option<chat::LeaderHint>) -> raft::ProposalResult {
+    let failure = match error {
+        ProposeError::NotSent { .. } => Failure::not_sent("not_leader", "this node does not lead the shard", Duration::ZERO),
+        ProposeError::Unknown(why) => Failure::unknown("undecided", why),
+    };
+    let failure = chat::Failure::from(&failure.with_leader(leader));
+    raft::ProposalResult { id, outcome: Some(Outcome::Failure(failure)) }
+}
+
+/// Whether nobody listens there any more. Only a clear refusal counts: silence may be a slow network.
+async fn refuses_connections(address: &str) -> bool {
+    match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        Ok(Ok(_)) | Err(_) => false,
+    }
+}

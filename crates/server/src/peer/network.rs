@@ -1,0 +1,344 @@
+//! What openraft asks of the network, over gRPC.
+//!
+//! Entries go through one stream for each (shard, follower), with as many requests in flight as HTTP/2's
+//! flow control lets through. Heartbeats and votes are calls of their own and never stand behind entries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::ShardId;
+use conclave_proto::raft::{self, append_entries_response::Result as Appended};
+use conclave_store::{Raft, SnapshotData, TypeConfig, convert};
+use futures::stream::{self, StreamExt as _};
+use futures::Stream;
+use openraft::OptionalSend;
+use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, RemoteError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+};
+use openraft::raft::message::{TransferLeaderRequest, TransferLeaderResponse};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::metrics::Metrics;
+use crate::peer::admission::Admission;
+use crate::peer::{Peer, Peers, label};
+
+/// openraft opens a broken stream again without any delay; this is the delay.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(30);
+/// Snapshot chunks read ahead of the connection.
+const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
+
+type RpcError = RPCError<TypeConfig>;
+
+/// Makes the connections of one shard's group.
+#[derive(Clone, Debug)]
+pub(crate) struct Factory {
+    pub(crate) shard: ShardId,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// One shard's way to one other replica.
+#[derive(Debug)]
+pub(crate) struct Network {
+    shard: ShardId,
+    target: u64,
+    peer: Option<Arc<Peer>>,
+    heartbeat: bool,
+    admission: Admission,
+    metrics: Arc<Metrics>,
+}
+
+impl Factory {
+    fn make(&self, target: u64, heartbeat: bool) -> Network {
+        Network {
+            shard: self.shard,
+            target,
+            peer: self.peers.get(target.into()).cloned(),
+            heartbeat,
+            admission: self.admission.clone(),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Factory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> Network {
+        self.make(target, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> Network {
+        self.make(target, true)
+    }
+}
+
+impl Network {
+    fn peer(&self) -> Result<&Arc<Peer>, RpcError> {
+        let unknown = || RPCError::Unreachable(Unreachable::from_string(format!("node {} is not known", self.target)));
+        self.peer.as_ref().ok_or_else(unknown)
+    }
+
+    fn failed(&self, status: &Status) -> RpcError {
+        self.admission.watch(status);
+        RPCError::Unreachable(Unreachable::from_string(format!("node {}: {status}", self.target)))
+    }
+
+    fn append_failed(&self, status: &Status) -> RpcError {
+        self.metrics.raft_peer_append_failures.with_label_values(&[&self.target.to_string()]).inc();
+        self.failed(status)
+    }
+
+    async fn open_append<S>(
+        &mut self,
+        input: S,
+    ) -> Result<BoxStream<'_, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let shard = self.shard;
+        let requests = input.map(move |request| append_to_proto(shard, request));
+        let mut client = self.peer()?.client();
+        match client.append_entries(requests).await {
+            Ok(response) => {
+                let answers = response.into_inner().map(|answer| match answer {
+                    Ok(answer) => appended(answer),
+                    Err(status) => Err(self.append_failed(&status)),
+                });
+                Ok(Box::pin(answers))
+            }
+            Err(status) => {
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+                Err(self.append_failed(&status))
+            }
+        }
+    }
+
+    async fn heartbeat_once(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+        timeout: Duration,
+    ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+        let mut client = self.peer()?.client();
+        let began = Instant::now();
+        let call = client.heartbeat(append_to_proto(self.shard, request));
+        match tokio::time::timeout(timeout, call).await {
+            Ok(Ok(response)) => {
+                let rtt = self.metrics.raft_peer_rtt.with_label_values(&[&self.target.to_string()]);
+                rtt.observe(began.elapsed().as_secs_f64());
+                appended(response.into_inner())
+            }
+            Ok(Err(status)) => Err(self.append_failed(&status)),
+            Err(_) => Err(self.append_failed(&Status::deadline_exceeded("heartbeat"))),
+        }
+    }
+
+    async fn request_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut client = self.peer()?.client();
+        let message = raft::RequestVoteRequest {
+            shard: self.shard.0,
+            vote: Some(convert::vote_to_proto(&request.vote)),
+            last_log_id: request.last_log_id.as_ref().map(convert::log_id_to_proto),
+            pre_vote,
+            leadership_transfer: request.leadership_transfer,
+        };
+        let answer = match tokio::time::timeout(option.hard_ttl(), client.request_vote(message)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Err(self.failed(&status)),
+            Err(_) => return Err(self.failed(&Status::deadline_exceeded("vote"))),
+        };
+        let vote = convert::vote_from_proto(answer.vote.as_ref()).map_err(malformed)?;
+        let last = answer.last_log_id.as_ref().map(convert::log_id_from_proto);
+        Ok(VoteResponse::new(vote, last, answer.granted))
+    }
+}
+
+impl NetStreamAppend<TypeConfig> for Network {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        if !self.heartbeat {
+            return Box::pin(self.open_append(input));
+        }
+        let timeout = option.hard_ttl();
+        Box::pin(async move {
+            let beats = stream::unfold((self, input), move |(network, mut input)| async move {
+                let request = input.next().await?;
+                let answer = network.heartbeat_once(request, timeout).await;
+                Some((answer, (network, input)))
+            });
+            Ok(Box::pin(beats) as BoxStream<'s, _>)
+        })
+    }
+}
+
+impl NetVote<TypeConfig> for Network {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.request_vote(request, false, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.request_vote(request, true, &option).await
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for Network {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let mut client = self.peer()?.client();
+        let message = raft::TransferLeaderRequest {
+            shard: self.shard.0,
+            from_leader: Some(convert::vote_to_proto(request.from_leader())),
+            to: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(convert::log_id_to_proto),
+        };
+        match tokio::time::timeout(option.hard_ttl(), client.transfer_leader(message)).await {
+            Ok(Ok(_)) => Ok(Ok(())),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.failed(&Status::deadline_exceeded("transfer leader"))),
+        }
+    }
+}
+
+impl NetBackoff<TypeConfig> for Network {
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}
+
+impl NetSnapshot<TypeConfig> for Network {
+    type SnapshotData = SnapshotData;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let send = self.send_snapshot(vote, snapshot);
+        tokio::select! {
+            result = send => result,
+            closed = cancel => Err(closed.into()),
+        }
+    }
+}
+
+impl Network {
+    async fn send_snapshot(
+        &self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let unreachable = |error: String| StreamingError::Unreachable(Unreachable::from_string(error));
+        let SnapshotData::Local(local) = snapshot.snapshot else {
+            return Err(unreachable("only a snapshot built here can be sent".to_owned()));
+        };
+        let peer = self.peer.as_ref().ok_or_else(|| unreachable(format!("node {} is not known", self.target)))?;
+        let began = Instant::now();
+        let mut client = peer.bulk();
+        let offer = client.offer_snapshot(raft::OfferSnapshotRequest { shard: self.shard.0 }).await;
+        let offer = offer.map_err(|status| unreachable(status.to_string()))?.into_inner();
+        let left_out: Vec<_> =
+            offer.rooms.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
+
+        let header = raft::SnapshotHeader {
+            shard: self.shard.0,
+            vote: Some(convert::vote_to_proto(&vote)),
+            last_log_id: snapshot.meta.last_log_id.as_ref().map(convert::log_id_to_proto),
+            membership: Some(convert::stored_membership_to_proto(&snapshot.meta.last_membership)),
+            left_out: offer.rooms,
+        };
+        let (chunks, queue) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut header = Some(header);
+            for chunk in local.chunks(left_out) {
+                let mut chunk = chunk?;
+                chunk.header = header.take();
+                if chunks.blocking_send(chunk).is_err() {
+                    break;
+                }
+            }
+            Ok::<_, conclave_store::StoreError>(())
+        });
+        let answer = client.install_snapshot(tokio_stream::wrappers::ReceiverStream::new(queue)).await;
+        match reading.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(unreachable(format!("read the snapshot: {error}"))),
+            Err(error) => return Err(unreachable(format!("read the snapshot: {error}"))),
+        }
+        let answer = answer.map_err(|status| unreachable(status.to_string()))?.into_inner();
+        let vote = convert::vote_from_proto(answer.vote.as_ref()).map_err(|error| unreachable(error.to_string()))?;
+        self.metrics.raft_snapshot_send.observe(began.elapsed().as_secs_f64());
+        tracing::info!(
+            shard = self.shard.0,
+            peer = self.target,
+            took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "snapshot sent"
+        );
+        Ok(SnapshotResponse::new(vote))
+    }
+}
+
+fn append_to_proto(shard: ShardId, request: AppendEntriesRequest<TypeConfig>) -> raft::AppendEntriesRequest {
+    raft::AppendEntriesRequest {
+        shard: shard.0,
+        vote: Some(convert::vote_to_proto(&request.vote)),
+        prev_log_id: request.prev_log_id.as_ref().map(convert::log_id_to_proto),
+        leader_commit: request.leader_commit.as_ref().map(convert::log_id_to_proto),
+        entries: request.entries.iter().map(convert::entry_to_proto).collect(),
+    }
+}
+
+fn appended(answer: raft::AppendEntriesResponse) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+    match answer.result {
+        Some(Appended::Matched(matched)) => Ok(Ok(matched.log_id.as_ref().map(convert::log_id_from_proto))),
+        Some(Appended::Conflict(log_id)) => Ok(Err(StreamAppendError::Conflict(convert::log_id_from_proto(&log_id)))),
+        Some(Appended::HigherVote(vote)) => {
+            let vote = convert::vote_from_proto(Some(&vote)).map_err(malformed)?;
+            Ok(Err(StreamAppendError::HigherVote(vote)))
+        }
+        None => Err(RPCError::Network(NetworkError::from_string("an append was answered with nothing"))),
+    }
+}
+
+fn malformed(error: conclave_proto::FormatError) -> RpcError {
+    RPCError::Network(NetworkError::from_string(format!("a malformed answer: {error}")))
+}
+
+/// Names the types that openraft's generics need, so that a mistake shows here.
+const _: fn() = || {
+    fn network<N: RaftNetworkFactory<TypeConfig>>() {}
+    network::<Factory>();
+    let _: Option<(Raft, RemoteError<TypeConfig, std::convert::Infallible>)> = None;
+};

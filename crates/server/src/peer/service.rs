@@ -1,0 +1,320 @@
+//! The other end of [`super::network`]: what peers ask of this node.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use conclave_core::limits::FORWARD_QUEUE_MAX;
+use conclave_core::{NodeId, ShardId};
+use conclave_proto::chat::{LeaderHint, NodeStatus};
+use conclave_proto::raft::raft_service_server::RaftService;
+use conclave_proto::raft::{self, append_entries_response::Result as Appended};
+use conclave_proto::FormatError;
+use conclave_store::{Raft, Store, TypeConfig, convert};
+use futures::stream::{self, Stream, StreamExt as _};
+use openraft::raft::message::TransferLeaderRequest;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, VoteRequest,
+};
+use openraft::{Snapshot, SnapshotMeta};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::gateway::status::local_status;
+use crate::metrics::Metrics;
+use crate::peer::admission::Admission;
+use crate::peer::link::serve_link;
+use crate::shard::Shards;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The Raft service of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerService {
+    pub(crate) admission: Admission,
+    pub(crate) shards: Arc<Shards>,
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    pub(crate) node: Arc<crate::node::NodeInfo>,
+}
+
+impl PeerService {
+    async fn admit<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        self.admission.admit(request.metadata()).await
+    }
+
+    fn raft(&self, shard: u32) -> Result<&Raft, Status> {
+        let replica = self.shards.get(ShardId(shard));
+        replica.map(|replica| &replica.raft).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))
+    }
+}
+
+#[tonic::async_trait]
+impl RaftService for PeerService {
+    async fn request_vote(
+        &self,
+        request: Request<raft::RequestVoteRequest>,
+    ) -> Result<Response<raft::RequestVoteResponse>, Status> {
+        self.admit(&request).await?;
+        let message = request.into_inner();
+        let raft = self.raft(message.shard)?;
+        let vote = convert::vote_from_proto(message.vote.as_ref()).map_err(malformed)?;
+        let mut ask = VoteRequest::new(vote, message.last_log_id.as_ref().map(convert::log_id_from_proto));
+        ask.leadership_transfer = message.leadership_transfer;
+        let answer = if message.pre_vote { raft.pre_vote(ask).await } else { raft.vote(ask).await };
+        let answer = answer.map_err(failed)?;
+        Ok(Response::new(raft::RequestVoteResponse {
+            vote: Some(convert::vote_to_proto(&answer.vote)),
+            granted: answer.vote_granted,
+            last_log_id: answer.last_log_id.as_ref().map(convert::log_id_to_proto),
+        }))
+    }
+
+    type AppendEntriesStream = Answers<raft::AppendEntriesResponse>;
+
+    async fn append_entries(
+        &self,
+        request: Request<Streaming<raft::AppendEntriesRequest>>,
+    ) -> Result<Response<Self::AppendEntriesStream>, Status> {
+        self.admit(&request).await?;
+        let mut requests = request.into_inner();
+        // The first request names the shard; answering the call must not wait for it.
+        let (answers, queue) = mpsc::channel(FORWARD_QUEUE_MAX);
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            let result = tokio::select! {
+                result = service.append_stream(&mut requests, &answers) => result,
+                () = service.stop.cancelled() => Err(Status::unavailable("the node stops")),
+            };
+            if let Err(status) = result {
+                // The other end may be gone, which is how most streams end.
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(queue))))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<raft::AppendEntriesRequest>,
+    ) -> Result<Response<raft::AppendEntriesResponse>, Status> {
+        self.admit(&request).await?;
+        let message = request.into_inner();
+        let raft = self.raft(message.shard)?.clone();
+        let append = append_from_proto(message)?;
+        let (prev, last) = range(&append);
+        let answer = raft.append_entries(append).await.map_err(failed)?;
+        let result = match answer {
+            AppendEntriesResponse::Success => Ok(last),
+            AppendEntriesResponse::PartialSuccess(log_id) => Ok(log_id),
+            AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+            AppendEntriesResponse::Conflict => match prev {
+                Some(prev) => Err(StreamAppendError::Conflict(prev)),
+                None => return Err(Status::internal("a conflict at the beginning of the log")),
+            },
+        };
+        Ok(Response::new(appended_to_proto(result)))
+    }
+
+    async fn offer_snapshot(
+        &self,
+        request: Request<raft::OfferSnapshotRequest>,
+    ) -> Result<Response<raft::OfferSnapshotResponse>, Status> {
+        self.admit(&request).await?;
+        let shard = ShardId(request.into_inner().shard);
+        self.raft(shard.0)?;
+        let store = self.store.clone();
+        let prefixes = tokio::task::spawn_blocking(move || store.prefixes(shard)).await.map_err(failed)?;
+        let rooms = prefixes.map_err(failed)?.into_iter();
+        let rooms = rooms.map(|(room, seq)| raft::RoomPrefix { room_id: room.0, last_seq: seq.0 }).collect();
+        Ok(Response::new(raft::OfferSnapshotResponse { rooms }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<raft::SnapshotChunk>>,
+    ) -> Result<Response<raft::InstallSnapshotResponse>, Status> {
+        let from = self.admit(&request).await?;
+        let began = Instant::now();
+        let mut chunks = request.into_inner();
+        let mut first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("an empty snapshot"))?;
+        let header = first.header.take().ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
+        let shard = ShardId(header.shard);
+        let raft = self.raft(shard.0)?;
+        let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(malformed)?;
+        let meta = SnapshotMeta {
+            last_log_id: header.last_log_id.as_ref().map(convert::log_id_from_proto),
+            last_membership: convert::stored_membership_from_proto(header.membership.as_ref()).map_err(malformed)?,
+        };
+        let left_out = header.left_out.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
+        let receiver = self.store.receive_snapshot(shard, meta.clone(), left_out).map_err(failed)?;
+        let data = receive(receiver, first, &mut chunks).await?;
+        let answer = raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await.map_err(failed)?;
+        self.metrics.raft_snapshot_install.observe(began.elapsed().as_secs_f64());
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(shard = shard.0, peer = from.0, took_ms, "snapshot installed");
+        Ok(Response::new(raft::InstallSnapshotResponse { vote: Some(convert::vote_to_proto(&answer.vote)) }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<raft::TransferLeaderRequest>,
+    ) -> Result<Response<raft::TransferLeaderResponse>, Status> {
+        self.admit(&request).await?;
+        let message = request.into_inner();
+        let raft = self.raft(message.shard)?;
+        let from = convert::vote_from_proto(message.from_leader.as_ref()).map_err(malformed)?;
+        let last = message.last_log_id.as_ref().map(convert::log_id_from_proto);
+        let answer = raft.handle_transfer_leader(TransferLeaderRequest::new(from, message.to, last)).await;
+        let accepted = answer.map_err(failed)?.is_ok();
+        Ok(Response::new(raft::TransferLeaderResponse { vote: None, accepted }))
+    }
+
+    async fn redirect_to_leader(
+        &self,
+        request: Request<raft::RedirectToLeaderRequest>,
+    ) -> Result<Response<raft::RedirectToLeaderResponse>, Status> {
+        self.admit(&request).await?;
+        let shard = ShardId(request.into_inner().shard);
+        self.raft(shard.0)?;
+        Ok(Response::new(raft::RedirectToLeaderResponse { leader: self.leader_hint(shard) }))
+    }
+
+    type LinkStream = Answers<raft::LinkResponse>;
+
+    async fn link(&self, request: Request<Streaming<raft::LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
+        self.admit(&request).await?;
+        let answers = serve_link(request.into_inner(), Arc::clone(&self.shards));
+        // When the node stops, its peers shall know at once.
+        let stop = self.stop.clone();
+        Ok(Response::new(Box::pin(answers.take_until(stop.cancelled_owned()))))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<raft::ReadIndexRequest>,
+    ) -> Result<Response<raft::ReadIndexResponse>, Status> {
+        self.admit(&request).await?;
+        let shard = ShardId(request.into_inner().shard);
+        let replica = self.shards.get(shard).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
+        let index = replica.read_index_as_leader().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(raft::ReadIndexResponse { index }))
+    }
+
+    async fn node_status(&self, request: Request<raft::NodeStatusRequest>) -> Result<Response<NodeStatus>, Status> {
+        self.admit(&request).await?;
+        Ok(Response::new(local_status(&self.node, &self.shards, &self.store, &self.metrics)))
+    }
+}
+
+impl PeerService {
+    fn leader_hint(&self, shard: ShardId) -> Option<LeaderHint> {
+        self.shards.get(shard).and_then(|replica| self.shards.hint(replica))
+    }
+
+    async fn append_stream(
+        &self,
+        requests: &mut Streaming<raft::AppendEntriesRequest>,
+        answers: &mpsc::Sender<Result<raft::AppendEntriesResponse, Status>>,
+    ) -> Result<(), Status> {
+        let Some(first) = requests.message().await? else {
+            return Ok(());
+        };
+        let raft = self.raft(first.shard)?.clone();
+        let first = append_from_proto(first)?;
+        // A malformed request ends the stream: the leader opens it again and probes.
+        let rest = stream::unfold(requests, |requests| async move {
+            let message = requests.message().await.ok()??;
+            Some((append_from_proto(message).ok()?, requests))
+        });
+        let (requests, mut queue) = mpsc::channel(1);
+        let feed = async {
+            let mut all = std::pin::pin!(stream::iter([first]).chain(rest));
+            while let Some(request) = all.next().await {
+                if requests.send(request).await.is_err() {
+                    break;
+                }
+            }
+            drop(requests);
+        };
+        let input = stream::poll_fn(move |cx| queue.poll_recv(cx));
+        let answer = async {
+            let mut results = std::pin::pin!(raft.stream_append(input));
+            while let Some(result) = results.next().await {
+                let response = appended_to_proto(result.map_err(failed)?);
+                if answers.send(Ok(response)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            result = async { tokio::join!(feed, answer).1 } => result,
+            () = answers.closed() => Ok(()),
+        }
+    }
+}
+
+async fn receive(
+    mut receiver: conclave_store::SnapshotReceiver,
+    first: raft::SnapshotChunk,
+    chunks: &mut Streaming<raft::SnapshotChunk>,
+) -> Result<conclave_store::SnapshotData, Status> {
+    let mut next = Some(first);
+    while let Some(chunk) = next {
+        // Writing to disk blocks; a chunk is small, so one blocking call for each keeps memory bounded.
+        receiver = tokio::task::spawn_blocking(move || receiver.chunk(&chunk).map(|()| receiver))
+            .await
+            .map_err(failed)?
+            .map_err(|error| Status::data_loss(error.to_string()))?;
+        next = chunks.message().await?;
+    }
+    tokio::task::spawn_blocking(move || receiver.finish())
+        .await
+        .map_err(failed)?
+        .map_err(|error| Status::data_loss(error.to_string()))
+}
+
+fn append_from_proto(message: raft::AppendEntriesRequest) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+    Ok(AppendEntriesRequest {
+        vote: convert::vote_from_proto(message.vote.as_ref()).map_err(malformed)?,
+        prev_log_id: message.prev_log_id.as_ref().map(convert::log_id_from_proto),
+        leader_commit: message.leader_commit.as_ref().map(convert::log_id_from_proto),
+        entries: message
+            .entries
+            .into_iter()
+            .map(convert::entry_from_proto)
+            .collect::<Result<_, _>>()
+            .map_err(malformed)?,
+    })
+}
+
+type LogIds = Option<openraft::alias::LogIdOf<TypeConfig>>;
+
+fn range(append: &AppendEntriesRequest<TypeConfig>) -> (LogIds, LogIds) {
+    let last = append.entries.last().map(|entry| entry.log_id).or(append.prev_log_id);
+    (append.prev_log_id, last)
+}
+
+fn appended_to_proto(result: StreamAppendResult<TypeConfig>) -> raft::AppendEntriesResponse {
+    let result = match result {
+        Ok(log_id) => Appended::Matched(raft::Matched { log_id: log_id.as_ref().map(convert::log_id_to_proto) }),
+        Err(StreamAppendError::Conflict(log_id)) => Appended::Conflict(convert::log_id_to_proto(&log_id)),
+        Err(StreamAppendError::HigherVote(vote)) => Appended::HigherVote(convert::vote_to_proto(&vote)),
+    };
+    raft::AppendEntriesResponse { result: Some(result) }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+fn malformed(error: FormatError) -> Status {
+    Status::invalid_argument(format!("a malformed message: {error}"))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+fn failed(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}

@@ -1,0 +1,210 @@
+//! Who should lead: a dead leader is replaced at once, a preferred one gets its shards back, and a node
+//! that drains gives its shards away.
+//!
+//! None of this touches votes, terms or logs: an election is only begun earlier than its timeout would,
+//! or asked for by a leader. A false alarm costs one needless election. Because leases can be cut short
+//! here, reads never rely on them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::NodeId;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::message::TransferLeaderRequest;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::peer::{Peers, label};
+use crate::shard::{Replica, Shards};
+
+/// A survivor of the next lower rank waits this much longer before it campaigns.
+const RANK_DELAY: Duration = Duration::from_millis(40);
+/// How often leaderships are looked at.
+const BALANCE_INTERVAL: Duration = Duration::from_secs(1);
+/// A preferred leader must have been there this long before it gets its shards back.
+const SETTLED: Duration = Duration::from_secs(3);
+/// A follower this few entries behind can take over without a pause.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+/// A drained shard's transfer is asked for again after this long.
+const TRANSFER_RETRY: Duration = Duration::from_millis(500);
+
+/// Campaigns for the shards of leaders that died, until the node stops.
+pub(crate) async fn replace_the_dead(
+    shards: Arc<Shards>,
+    metrics: Arc<Metrics>,
+    mut died: mpsc::Receiver<NodeId>,
+    stop: CancellationToken,
+) {
+    loop {
+        let dead = tokio::select! {
+            dead = died.recv() => dead,
+            () = stop.cancelled() => return,
+        };
+        let Some(dead) = dead else { return };
+        let campaigns = shards.iter().filter(|replica| replica.leader().leader == Some(dead)).map(|replica| {
+            let rank = rank(&shards, replica, dead);
+            let metrics = Arc::clone(&metrics);
+            async move {
+                let known = replica.leader();
+                replica.leader_change(known, RANK_DELAY * rank).await;
+                if replica.leader() == known && campaign(replica).await {
+                    metrics.raft_elections.with_label_values(&["leader_died"]).inc();
+                }
+            }
+        });
+        futures::future::join_all(campaigns).await;
+    }
+}
+
+/// This node's place among a shard's survivors, 0 for the one that campaigns first.
+fn rank(shards: &Shards, replica: &Replica, dead: NodeId) -> u32 {
+    let survivors = shards.preferred(replica.shard).iter().filter(|node| **node != dead);
+    let place = survivors.take_while(|node| **node != shards.me).count();
+    u32::try_from(place).unwrap_or(u32::MAX)
+}
+
+/// Begins an election now, as if the dead leader had asked this replica to take over.
+async fn campaign(replica: &Replica) -> bool {
+    let (vote, voter) = {
+        let metrics = replica.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let me = metrics.id;
+        (metrics.vote, metrics.membership_config.membership().voter_ids().any(|id| id == me))
+    };
+    if !voter {
+        return false;
+    }
+    tracing::info!(shard = replica.shard.0, "the leader's process is gone: campaign");
+    let request = TransferLeaderRequest::new(vote, replica.raft.node_id().to_owned(), None);
+    replica.raft.handle_transfer_leader(request).await.is_ok()
+}
+
+/// Gives shards back to the nodes that should lead them, one at a time, until the node stops.
+pub(crate) async fn prefer(shards: Arc<Shards>, peers: Arc<Peers>, stop: CancellationToken) {
+    let mut alive_since: std::collections::HashMap<NodeId, Instant> = std::collections::HashMap::new();
+    let mut ticks = tokio::time::interval(BALANCE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        for peer in peers.iter() {
+            if peer.is_alive() {
+                alive_since.entry(peer.id).or_insert_with(Instant::now);
+            } else {
+                alive_since.remove(&peer.id);
+            }
+        }
+        let settled = |node: NodeId| alive_since.get(&node).is_some_and(|since| since.elapsed() >= SETTLED);
+        let moved = shards.iter().filter(|replica| replica.leads()).find_map(|replica| {
+            let preferred = *shards.preferred(replica.shard).first()?;
+            let wanted = preferred != shards.me && settled(preferred) && caught_up(replica, preferred);
+            wanted.then_some((replica, preferred))
+        });
+        if let Some((replica, to)) = moved {
+            tracing::info!(shard = replica.shard.0, to = to.0, "give the shard to its preferred leader");
+            if let Err(error) = replica.raft.trigger().transfer_leader(to.0).await {
+                tracing::warn!(shard = replica.shard.0, %error, "leadership transfer failed");
+            }
+        }
+    }
+}
+
+fn caught_up(replica: &Replica, node: NodeId) -> bool {
+    let metrics = replica.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    matched(&metrics, node).is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= metrics.last_log_index.unwrap_or(0))
+}
+
+fn matched(metrics: &openraft::RaftMetrics<conclave_store::TypeConfig>, node: NodeId) -> Option<u64> {
+    metrics.replication.as_ref()?.get(&node.0)?.as_ref().map(|log_id| log_id.index)
+}
+
+/// Gives every leadership away, or as many as can be until the deadline. Returns whether all are gone.
+pub(crate) async fn give_away(shards: &Shards, peers: &Peers, deadline: Instant) -> bool {
+    let drains = shards.iter().map(|replica| async {
+        while replica.leads() && Instant::now() < deadline {
+            let known = replica.leader();
+            let Some(to) = successor(shards, peers, replica) else {
+                return false;
+            };
+            tracing::info!(shard = replica.shard.0, to = to.0, "drain: give the shard away");
+            if replica.raft.trigger().transfer_leader(to.0).await.is_err() {
+                return false;
+            }
+            replica.leader_change(known, TRANSFER_RETRY).await;
+        }
+        !replica.leads()
+    });
+    futures::future::join_all(drains).await.into_iter().all(|gone| gone)
+}
+
+/// The living replica that holds most of the log; of equals, the one that should lead.
+fn successor(shards: &Shards, peers: &Peers, replica: &Replica) -> Option<NodeId> {
+    let metrics = replica.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let living = |node: &NodeId| peers.get(*node).is_some_and(|peer| peer.is_alive());
+    let candidates = shards.preferred(replica.shard).iter().copied().filter(living);
+    candidates.rev().max_by_key(|node| matched(&metrics, *node))
+}
+
+/// Copies what openraft knows of its groups into the metrics.
+pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
+    let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
+    for replica in shards.iter() {
+        let shard = label(replica.shard);
+        let shard = shard.as_str();
+        let raft = replica.raft.metrics();
+        let raft = raft.borrow_watched();
+        metrics.raft_term.with_label_values(&[shard]).set(index(Some(raft.current_term)));
+        for (role, state) in [
+            ("leader", ServerState::Leader),
+            ("follower", ServerState::Follower),
+            ("candidate", ServerState::Candidate),
+            ("learner", ServerState::Learner),
+        ] {
+            metrics.raft_role.with_label_values(&[shard, role]).set(i64::from(raft.state == state));
+        }
+        metrics.raft_is_leader.with_label_values(&[shard]).set(i64::from(raft.state == ServerState::Leader));
+        metrics.raft_has_leader.with_label_values(&[shard]).set(i64::from(raft.current_leader.is_some()));
+        metrics.raft_last_log_index.with_label_values(&[shard]).set(index(raft.last_log_index));
+        metrics.raft_committed_index.with_label_values(&[shard]).set(index(raft.local_committed.map(|l| l.index)));
+        metrics.raft_applied_index.with_label_values(&[shard]).set(index(raft.last_applied.map(|l| l.index)));
+        metrics.raft_snapshot_index.with_label_values(&[shard]).set(index(raft.snapshot.map(|l| l.index)));
+        metrics.raft_purged_index.with_label_values(&[shard]).set(index(raft.purged.map(|l| l.index)));
+        let age = raft.last_quorum_acked.as_ref().map_or(0.0, |at| at.elapsed().as_secs_f64());
+        metrics.raft_quorum_ack_age.with_label_values(&[shard]).set(age);
+        for (peer, log_id) in raft.replication.iter().flatten() {
+            let matched = metrics.raft_peer_matched_index.with_label_values(&[shard, &peer.to_string()]);
+            matched.set(index(log_id.as_ref().map(|l| l.index)));
+        }
+    }
+}
+
+/// Counts the leaders that each replica sees, until the node stops.
+pub(crate) async fn count_changes(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let changes = metrics.raft_leader_changes.with_label_values(&[&label(replica.shard)]);
+    let mut known = replica.leader();
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = replica.leader_change(known, Duration::from_secs(3600)) => {}
+            () = stop.cancelled() => return,
+        }
+        let now = replica.leader();
+        if now == known {
+            if replica.raft.metrics().borrow_watched().running_state.is_err() {
+                return;
+            }
+            continue;
+        }
+        if let Some(leader) = now.leader {
+            changes.inc();
+            tracing::info!(shard = replica.shard.0, leader = leader.0, term = now.term, "leader");
+        }
+        known = now;
+    }
+}

@@ -1,0 +1,147 @@
+//! Collects commands into Raft entries.
+//!
+//! Nobody waits for a timer: the proposer takes what is there and proposes it at once. While as many
+//! entries as allowed are in flight, what arrives is collected into the next one. So one sender has the
+//! latency of one round, and thousands share a few.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use conclave_core::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
+use conclave_core::{NodeId, Reply, ShardId};
+use conclave_proto::command::encode_batch;
+use conclave_store::{Payload, Raft, TypeConfig};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use openraft::errors::ClientWriteError;
+use openraft::impls::OneshotResponder;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::peer::label;
+
+/// What came of a batch of commands: one reply for each, or why there is none.
+pub(crate) type Answer = Result<Vec<Reply>, ProposeError>;
+
+/// Why a batch of commands has no replies.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ProposeError {
+    /// Proven not appended to any log.
+    #[error("not proposed: this node does not lead the shard")]
+    NotSent {
+        /// Who may lead it.
+        leader: Option<NodeId>,
+    },
+    /// May or may not be decided.
+    #[error("undecided: {0}")]
+    Unknown(String),
+}
+
+/// Commands waiting to be proposed.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    pub(crate) commands: Vec<Bytes>,
+    pub(crate) answer: oneshot::Sender<Answer>,
+}
+
+/// The proposer of one shard, on the node of each of its replicas; only the leader's finds takers.
+#[derive(Debug)]
+pub(crate) struct Proposer {
+    pub(crate) shard: ShardId,
+    pub(crate) raft: Raft,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// An entry that was proposed: who waits for which of its replies.
+struct InFlight {
+    waiting: Vec<(usize, oneshot::Sender<Answer>)>,
+    commands: usize,
+    result: Result<ClientWriteResult<TypeConfig>, String>,
+}
+
+impl Proposer {
+    /// Runs until the queue is closed.
+    pub(crate) async fn run(self, mut queue: mpsc::Receiver<Proposal>) {
+        let pending = self.metrics.raft_proposals_pending.with_label_values(&[&label(self.shard)]);
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(done) = in_flight.next(), if !in_flight.is_empty() => {
+                    let done: InFlight = done;
+                    pending.sub(i64::try_from(done.commands).unwrap_or(0));
+                    answer(done);
+                }
+                first = queue.recv(), if in_flight.len() < ENTRIES_IN_FLIGHT_MAX => {
+                    let Some(first) = first else { break };
+                    let (payload, waiting, commands) = self.collect(first, &mut queue);
+                    self.metrics.raft_entry_commands.observe(commands as f64);
+                    pending.add(i64::try_from(commands).unwrap_or(0));
+                    let (responder, result) = OneshotResponder::new_pair();
+                    // Handing over waits only for the group's own queue and keeps the order of proposals.
+                    let handed = self.raft.client_write_ff(payload, Some(responder)).await;
+                    in_flight.push(async move {
+                        let result = match handed {
+                            Ok(()) => result.await.map_err(|_| "the node stops".to_owned()),
+                            Err(error) => Err(error.to_string()),
+                        };
+                        InFlight { waiting, commands, result }
+                    });
+                }
+            }
+        }
+        while let Some(done) = in_flight.next().await {
+            answer(done);
+        }
+    }
+
+    fn collect(
+        &self,
+        first: Proposal,
+        queue: &mut mpsc::Receiver<Proposal>,
+    ) -> (Payload, Vec<(usize, oneshot::Sender<Answer>)>, usize) {
+        let mut commands = Vec::new();
+        let mut waiting = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(mut proposal) = next {
+            bytes += proposal.commands.iter().map(Bytes::len).sum::<usize>();
+            waiting.push((proposal.commands.len(), proposal.answer));
+            commands.append(&mut proposal.commands);
+            let full = bytes >= ENTRY_BYTES_MAX || commands.len() >= ENTRY_COMMANDS_MAX;
+            next = if full { None } else { queue.try_recv().ok() };
+        }
+        let batch = encode_batch(self.clock.now_ms(), commands.iter());
+        (Payload(batch), waiting, commands.len())
+    }
+}
+
+fn answer(done: InFlight) {
+    // Whoever asked may have given up; nothing is lost by that.
+    match done.result {
+        Ok(Ok(response)) => {
+            let mut replies = response.data.0.into_iter();
+            for (count, sender) in done.waiting {
+                let _ = sender.send(Ok(replies.by_ref().take(count).collect()));
+            }
+        }
+        Ok(Err(error)) => {
+            let error = match error {
+                ClientWriteError::ForwardToLeader(forward) => {
+                    ProposeError::NotSent { leader: forward.leader_id.map(NodeId) }
+                }
+                other => ProposeError::Unknown(other.to_string()),
+            };
+            fail(done.waiting, &error);
+        }
+        Err(why) => fail(done.waiting, &ProposeError::Unknown(why)),
+    }
+}
+
+fn fail(waiting: Vec<(usize, oneshot::Sender<Answer>)>, error: &ProposeError) {
+    for (_, sender) in waiting {
+        let _ = sender.send(Err(error.clone()));
+    }
+}

@@ -1,0 +1,107 @@
+//! One shard's replica on this node: proposing, reading, and who leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_core::{NodeId, ShardId};
+use conclave_store::{Raft, ShardState, TypeConfig};
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::metrics::RaftServerMetrics;
+use openraft::vote::RaftVote as _;
+use openraft::ReadPolicy;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::shard::proposer::{Answer, Proposal, ProposeError};
+
+/// One replica.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) shard: ShardId,
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<ShardState>,
+    pub(crate) proposals: mpsc::Sender<Proposal>,
+}
+
+/// Who leads, as far as this replica knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeaderView {
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) term: u64,
+}
+
+/// Why a linearizable read is not possible now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// Somebody else leads, or nobody.
+    #[error("this node does not lead the shard")]
+    NotLeader,
+    /// Not answered in time.
+    #[error("the shard's leader did not answer in time")]
+    Timeout,
+}
+
+impl Replica {
+    /// Hands commands to the proposer, in the order of the calls. What comes of them is in the future.
+    pub(crate) async fn propose(&self, commands: Vec<Bytes>) -> impl Future<Output = Answer> + Send + use<> {
+        let (answer, outcome) = oneshot::channel();
+        let handed = self.proposals.send(Proposal { commands, answer }).await;
+        async move {
+            if handed.is_err() {
+                return Err(ProposeError::NotSent { leader: None });
+            }
+            outcome.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the node stops".to_owned())))
+        }
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub(crate) fn leader(&self) -> LeaderView {
+        view(&self.raft.server_metrics())
+    }
+
+    /// Whether this replica leads.
+    pub(crate) fn leads(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Waits until the leader is another one than in `known`, or the time is up.
+    pub(crate) async fn leader_change(&self, known: LeaderView, at_most: Duration) {
+        let mut metrics = self.raft.server_metrics();
+        let wait = async {
+            while view(&metrics) == known {
+                if metrics.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        // Running out of time is as good an end as any: the caller looks again.
+        let _ = tokio::time::timeout(at_most, wait).await;
+    }
+
+    /// The index that a linearizable read must have applied, if this replica leads: the leader's committed
+    /// index, once a quorum has confirmed that it still leads (Raft dissertation, section 6.4).
+    pub(crate) async fn read_index_as_leader(&self) -> Result<u64, ReadError> {
+        let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+        let (log_id, _) = read.map_err(|_| ReadError::NotLeader)?;
+        Ok(log_id.index())
+    }
+
+    /// Waits until this replica has applied the index.
+    pub(crate) async fn applied(&self, index: u64, at_most: Duration) -> Result<(), ReadError> {
+        let mut applied = self.state.applied();
+        let reached = tokio::time::timeout(at_most, applied.wait_for(|applied| *applied >= index)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ReadError::Timeout),
+        }
+    }
+}
+
+fn view(metrics: &WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>) -> LeaderView {
+    let metrics = metrics.borrow_watched();
+    LeaderView {
+        leader: metrics.current_leader.map(NodeId),
+        term: metrics.vote.leader_id().term,
+    }
+}
