@@ -99,10 +99,17 @@ impl Config {
         }
         let replicas = self.replicas();
         if replicas == 0 || replicas > REPLICAS_MAX || replicas > members {
-            wrong.push(format!("a shard has 1 to {REPLICAS_MAX} replicas and at most one on each node, not {replicas}"));
+            wrong.push(format!(
+                "a shard has 1 to {REPLICAS_MAX} replicas and at most one on each node, not {replicas}"
+            ));
         }
-        for (what, address) in self.initial.iter().flat_map(|m| [("peer", &m.peer), ("client", &m.client), ("http", &m.http)]) {
-            if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        for (what, address) in
+            self.initial.iter().flat_map(|m| [("peer", &m.peer), ("client", &m.client), ("http", &m.http)])
+        {
+            if !address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            {
                 wrong.push(format!("the {what} address {address:?} is not host:port"));
             }
         }

@@ -1,3 +1,30 @@
-//! stub
+//! A node of conclave: Raft replicas, the client API, health and metrics.
+//!
+//! The path of a message through this crate:
+//!
+//! 1. [`gateway`] takes a request from a client, checks who it is from and what it is,
+//! 2. [`gateway::route`] finds the room's shard and the shard's leader, here or on another node,
+//! 3. [`shard::proposer`] collects what waits into one Raft entry and stamps its time,
+//! 4. openraft replicates it through [`peer::network`]; the store syncs it and applies it,
+//! 5. the reply goes back the same way, and [`feed`] tells [`gateway::subscription`]s on every replica.
+//!
+//! Invariants: only the proposer writes to Raft. Every task belongs to the node's tracker and ends with it.
+//! Nothing here writes to disk; that is the store's.
+
+mod admin;
+mod bootstrap;
+pub mod clock;
 pub mod config;
+mod feed;
+mod gateway;
+mod housekeeping;
+pub mod metrics;
+mod node;
+mod peer;
+mod shard;
+mod web;
+
+pub use clock::Clock;
+pub use conclave_store::Options as StoreOptions;
 pub use config::{Config, Member, Timing};
+pub use node::{Listeners, Node, RunError, run};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use conclave_core::{RoomId, Seq, ShardId};
 use conclave_store::Observer;
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::feed::Feed;
@@ -113,28 +113,71 @@ impl Metrics {
     #[expect(clippy::too_many_lines, reason = "a list")]
     pub fn new(node: &str, cluster: &str) -> Self {
         let make = Maker(Registry::new());
-        let build = make.gauges("conclave_build_info", "Version and identity; always 1.", &["version", "node", "cluster"]);
+        let build = make.gauges(
+            "conclave_build_info",
+            "Version and identity; always 1.",
+            &["version", "node", "cluster"],
+        );
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), node, cluster]).set(1);
         let shard = &["shard"];
         let peer = &["peer"];
         Self {
             raft_term: make.gauges("conclave_raft_term", "Raft term of the replica.", shard),
-            raft_role: make.gauges("conclave_raft_role", "1 for the replica's role, 0 for the others.", &["shard", "role"]),
-            raft_is_leader: make.gauges("conclave_raft_is_leader", "1 if the replica leads its shard.", shard),
-            raft_has_leader: make.gauges("conclave_raft_has_leader", "1 if the replica knows its shard's leader.", shard),
-            raft_leader_changes: make.counters("conclave_raft_leader_changes_total", "Leaders seen by the replica.", shard),
+            raft_role: make.gauges(
+                "conclave_raft_role",
+                "1 for the replica's role, 0 for the others.",
+                &["shard", "role"],
+            ),
+            raft_is_leader: make.gauges(
+                "conclave_raft_is_leader",
+                "1 if the replica leads its shard.",
+                shard,
+            ),
+            raft_has_leader: make.gauges(
+                "conclave_raft_has_leader",
+                "1 if the replica knows its shard's leader.",
+                shard,
+            ),
+            raft_leader_changes: make.counters(
+                "conclave_raft_leader_changes_total",
+                "Leaders seen by the replica.",
+                shard,
+            ),
             raft_elections: make.counters(
                 "conclave_raft_elections_total",
                 "Elections that this node began, by cause.",
                 &["cause"],
             ),
-            raft_last_log_index: make.gauges("conclave_raft_last_log_index", "Index of the last entry.", shard),
-            raft_committed_index: make.gauges("conclave_raft_committed_index", "Index of the last committed entry.", shard),
-            raft_applied_index: make.gauges("conclave_raft_applied_index", "Index of the last applied entry.", shard),
-            raft_snapshot_index: make.gauges("conclave_raft_snapshot_index", "Index that the snapshot covers.", shard),
-            raft_purged_index: make.gauges("conclave_raft_purged_index", "Index of the last purged entry.", shard),
+            raft_last_log_index: make.gauges(
+                "conclave_raft_last_log_index",
+                "Index of the last entry.",
+                shard,
+            ),
+            raft_committed_index: make.gauges(
+                "conclave_raft_committed_index",
+                "Index of the last committed entry.",
+                shard,
+            ),
+            raft_applied_index: make.gauges(
+                "conclave_raft_applied_index",
+                "Index of the last applied entry.",
+                shard,
+            ),
+            raft_snapshot_index: make.gauges(
+                "conclave_raft_snapshot_index",
+                "Index that the snapshot covers.",
+                shard,
+            ),
+            raft_purged_index: make.gauges(
+                "conclave_raft_purged_index",
+                "Index of the last purged entry.",
+                shard,
+            ),
             raft_quorum_ack_age: make.put(prometheus::GaugeVec::new(
-                Opts::new("conclave_raft_quorum_ack_age_seconds", "How long ago a quorum last answered this leader."),
+                Opts::new(
+                    "conclave_raft_quorum_ack_age_seconds",
+                    "How long ago a quorum last answered this leader.",
+                ),
                 shard,
             )),
             raft_peer_matched_index: make.gauges(
@@ -142,7 +185,11 @@ impl Metrics {
                 "Index up to which a follower holds this leader's log.",
                 &["shard", "peer"],
             ),
-            raft_peer_rtt: make.histograms("conclave_raft_peer_rtt_seconds", "Round trip of a heartbeat.", peer),
+            raft_peer_rtt: make.histograms(
+                "conclave_raft_peer_rtt_seconds",
+                "Round trip of a heartbeat.",
+                peer,
+            ),
             raft_peer_append_failures: make.counters(
                 "conclave_raft_peer_append_failures_total",
                 "Append streams and heartbeats that failed.",
@@ -153,30 +200,84 @@ impl Metrics {
                 "Commands proposed by this leader and not yet decided.",
                 shard,
             ),
-            raft_entry_commands: make.histogram("conclave_raft_entry_commands", "Commands in one Raft entry.", BATCH),
-            raft_snapshot_send: make.histogram("conclave_raft_snapshot_send_seconds", "Sending a snapshot.", LATENCY),
-            raft_snapshot_install: make.histogram("conclave_raft_snapshot_install_seconds", "Receiving and installing a snapshot.", LATENCY),
-            storage_fsync: make.histogram("conclave_storage_fsync_duration_seconds", "A synced commit of the log.", LATENCY),
-            storage_commit: make.histogram("conclave_storage_commit_duration_seconds", "A commit of the state, not synced.", LATENCY),
-            storage_checkpoint: make.histogram("conclave_storage_checkpoint_duration_seconds", "A synced commit of the state.", LATENCY),
-            storage_batch: make.histogram("conclave_storage_batch_entries", "Raft entries in one synced commit of the log.", BATCH),
-            storage_synced_bytes: make.counter("conclave_storage_synced_bytes_total", "Bytes of entries synced to the log."),
-            storage_bytes: make.gauges("conclave_storage_bytes", "Bytes on disk or waiting for it, by kind.", &["kind"]),
-            storage_errors: make.counter("conclave_storage_errors_total", "Storage errors; the first one stops the node."),
-            applied_commands: make.counters("conclave_applied_commands_total", "Commands applied by the replica.", shard),
+            raft_entry_commands: make.histogram(
+                "conclave_raft_entry_commands",
+                "Commands in one Raft entry.",
+                BATCH,
+            ),
+            raft_snapshot_send: make.histogram(
+                "conclave_raft_snapshot_send_seconds",
+                "Sending a snapshot.",
+                LATENCY,
+            ),
+            raft_snapshot_install: make.histogram(
+                "conclave_raft_snapshot_install_seconds",
+                "Receiving and installing a snapshot.",
+                LATENCY,
+            ),
+            storage_fsync: make.histogram(
+                "conclave_storage_fsync_duration_seconds",
+                "A synced commit of the log.",
+                LATENCY,
+            ),
+            storage_commit: make.histogram(
+                "conclave_storage_commit_duration_seconds",
+                "A commit of the state, not synced.",
+                LATENCY,
+            ),
+            storage_checkpoint: make.histogram(
+                "conclave_storage_checkpoint_duration_seconds",
+                "A synced commit of the state.",
+                LATENCY,
+            ),
+            storage_batch: make.histogram(
+                "conclave_storage_batch_entries",
+                "Raft entries in one synced commit of the log.",
+                BATCH,
+            ),
+            storage_synced_bytes: make
+                .counter("conclave_storage_synced_bytes_total", "Bytes of entries synced to the log."),
+            storage_bytes: make.gauges(
+                "conclave_storage_bytes",
+                "Bytes on disk or waiting for it, by kind.",
+                &["kind"],
+            ),
+            storage_errors: make
+                .counter("conclave_storage_errors_total", "Storage errors; the first one stops the node."),
+            applied_commands: make.counters(
+                "conclave_applied_commands_total",
+                "Commands applied by the replica.",
+                shard,
+            ),
             rpc_started: make.counters("conclave_rpc_started_total", "Calls that began.", &["method"]),
-            rpc_handled: make.counters("conclave_rpc_handled_total", "Calls that ended.", &["method", "code"]),
-            rpc_duration: make.histograms("conclave_rpc_duration_seconds", "Calls that are not streams.", &["method"]),
+            rpc_handled: make.counters(
+                "conclave_rpc_handled_total",
+                "Calls that ended.",
+                &["method", "code"],
+            ),
+            rpc_duration: make.histograms(
+                "conclave_rpc_duration_seconds",
+                "Calls that are not streams.",
+                &["method"],
+            ),
             sends: make.counters("conclave_sends_total", "Sends by outcome.", &["outcome"]),
-            send_duration: make.histogram("conclave_send_duration_seconds", "From a send's arrival to its ack.", LATENCY),
+            send_duration: make.histogram(
+                "conclave_send_duration_seconds",
+                "From a send's arrival to its ack.",
+                LATENCY,
+            ),
             delivery_latency: make.histogram(
                 "conclave_delivery_latency_seconds",
                 "From an event's application to its hand-over to a subscriber's connection.",
                 LATENCY,
             ),
-            delivered: make.counter("conclave_delivered_frames_total", "Frames of events handed to subscribers."),
+            delivered: make
+                .counter("conclave_delivered_frames_total", "Frames of events handed to subscribers."),
             streams: make.gauge("conclave_streams", "Open client streams."),
-            catch_up_pages: make.counter("conclave_catch_up_pages_total", "Pages of events that subscribers read from the state file."),
+            catch_up_pages: make.counter(
+                "conclave_catch_up_pages_total",
+                "Pages of events that subscribers read from the state file.",
+            ),
             process_resident: make.gauge("conclave_process_resident_bytes", "Resident memory."),
             process_cpu: make.put(Gauge::new("conclave_process_cpu_seconds_total", "User and system time.")),
             process_fds: make.gauge("conclave_process_open_fds", "Open file descriptors."),
@@ -205,14 +306,16 @@ impl Metrics {
         let histogram = metric.get_histogram();
         let wanted = histogram.get_sample_count() * 99 / 100;
         let bucket = histogram.get_bucket().iter().find(|bucket| bucket.cumulative_count() > wanted);
-        bucket.map_or(0, |bucket| micros(Duration::try_from_secs_f64(bucket.upper_bound()).unwrap_or_default()))
+        bucket
+            .map_or(0, |bucket| micros(Duration::try_from_secs_f64(bucket.upper_bound()).unwrap_or_default()))
     }
 
     /// Reads what the kernel knows of this process. Only Linux tells; elsewhere the gauges stay 0.
     fn read_process(&self) {
         let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(0);
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
         self.process_resident.set(number(field("VmRSS:")) * 1024);
         self.process_threads.set(number(field("Threads:")));
         if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
@@ -254,7 +357,8 @@ impl Observer for StoreEvents {
     }
 
     fn state_written(&self, took: Duration, _bytes: usize, checkpoint: bool) {
-        let histogram = if checkpoint { &self.metrics.storage_checkpoint } else { &self.metrics.storage_commit };
+        let histogram =
+            if checkpoint { &self.metrics.storage_checkpoint } else { &self.metrics.storage_commit };
         histogram.observe(took.as_secs_f64());
     }
 

@@ -61,7 +61,12 @@ impl Router {
         reply.ok_or_else(|| Failure::unknown("undecided", "the shard answered with nothing"))
     }
 
-    async fn insist(&self, replica: &Arc<Replica>, commands: &[Bytes], first: ProposeError) -> Result<Vec<Reply>, Failure> {
+    async fn insist(
+        &self,
+        replica: &Arc<Replica>,
+        commands: &[Bytes],
+        first: ProposeError,
+    ) -> Result<Vec<Reply>, Failure> {
         let deadline = Instant::now() + REQUEST_DEADLINE;
         let mut error = first;
         let mut undecided = false;
@@ -71,9 +76,16 @@ impl Router {
             if now >= deadline {
                 let hint = self.shards.hint(replica);
                 let failure = if undecided {
-                    Failure::unknown("undecided", format!("no answer from shard {} in time; {error}", replica.shard))
+                    Failure::unknown(
+                        "undecided",
+                        format!("no answer from shard {} in time; {error}", replica.shard),
+                    )
                 } else {
-                    Failure::not_sent("no_leader", format!("shard {} has no leader now", replica.shard), RETRY)
+                    Failure::not_sent(
+                        "no_leader",
+                        format!("shard {} has no leader now", replica.shard),
+                        RETRY,
+                    )
                 };
                 return Err(failure.with_leader(hint));
             }
@@ -124,9 +136,9 @@ impl Router {
         async move {
             match (local, remote) {
                 (Some(local), _) => local.await,
-                (None, Some(outcome)) => {
-                    outcome.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the link stopped".to_owned())))
-                }
+                (None, Some(outcome)) => outcome
+                    .await
+                    .unwrap_or_else(|_| Err(ProposeError::Unknown("the link stopped".to_owned()))),
                 (None, None) => Err(not_sent),
             }
         }
@@ -167,7 +179,8 @@ impl Router {
     /// The room that a client means. A room that this node does not know may be newer than what it has
     /// applied, so the answer "unknown" is given only after a linearizable look.
     pub(crate) async fn room(&self, reference: Option<&RoomRef>) -> Result<RoomId, Failure> {
-        let reference = reference.ok_or_else(|| Failure::invalid("room_missing", "the call names no room"))?;
+        let reference =
+            reference.ok_or_else(|| Failure::invalid("room_missing", "the call names no room"))?;
         if let Some(room) = self.known_room(reference)? {
             return Ok(room);
         }
@@ -179,7 +192,7 @@ impl Router {
     pub(crate) fn known_room(&self, reference: &RoomRef) -> Result<Option<RoomId>, Failure> {
         if reference.id != 0 {
             // Ids are given out densely from 1, so one that the directory has passed exists.
-            let head = self.shards.meta().state.meta().map_err(storage)?;
+            let head = self.shards.meta().state.meta();
             return Ok((reference.id <= head.last_room.0).then_some(RoomId(reference.id)));
         }
         let name = reference.name.strip_prefix('#').unwrap_or(&reference.name);
@@ -225,7 +238,6 @@ fn directory_entry(meta: &Replica, room: RoomId) -> Result<Option<DirectoryEntry
 }
 
 /// Trouble with the disk under a read. The store stops the node on its own; the client goes elsewhere.
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(crate) fn storage(error: impl std::fmt::Display) -> Failure {
     Failure::not_sent("storage", format!("this node cannot read its data: {error}"), Duration::from_secs(1))
 }

@@ -9,11 +9,14 @@ use conclave_core::limits::{SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
 use conclave_core::name::{check_text, check_topic};
 use conclave_core::session::digest;
 use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, ShardId};
-use conclave_proto::chat::{self, SendMessageRequest, SendMessageResponse, SendResult, send_message_request, send_result};
+use conclave_proto::chat::{
+    self, SendMessageRequest, SendMessageResponse, SendResult, send_message_request, send_result,
+};
 use conclave_proto::command::encode;
 use conclave_proto::status::Failure;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::gateway::route::Router;
@@ -31,7 +34,9 @@ pub(crate) async fn send_one(
     let room = router.room(request.room.as_ref()).await?;
     let request_no = request.request_no;
     let result = match command(caller, room, request) {
-        Ok(command) => decide(router, room, command).await.and_then(|reply| response(room, request_no, reply)),
+        Ok(command) => {
+            decide(router, room, command).await.and_then(|reply| response(room, request_no, reply))
+        }
         Err(failure) => Err(failure),
     };
     count(metrics, &result, began);
@@ -120,6 +125,9 @@ pub(crate) struct SendStream {
     router: Router,
     metrics: Arc<Metrics>,
     caller: Caller,
+    /// The node gives its work away: what is under way is still answered, then the stream ends and the client
+    /// continues elsewhere.
+    leaving: CancellationToken,
     open: bool,
     next_index: u64,
     undecided: usize,
@@ -139,17 +147,19 @@ struct Sent {
 }
 
 impl SendStream {
-    pub(crate) fn new(
+    pub(crate) fn open(
         requests: Streaming<chat::SendBatch>,
         router: Router,
         metrics: Arc<Metrics>,
         caller: Caller,
+        leaving: CancellationToken,
     ) -> impl Stream<Item = Result<chat::SendResults, Status>> + Send {
         let state = Self {
             requests,
             router,
             metrics,
             caller,
+            leaving,
             open: true,
             next_index: 0,
             undecided: 0,
@@ -181,6 +191,7 @@ impl SendStream {
                         Err(status) => return Some(Err(status)),
                     }
                 }
+                () = self.leaving.cancelled(), if self.open => self.open = false,
                 else => return None,
             }
         }
@@ -212,7 +223,7 @@ impl SendStream {
         for request in batch.sends {
             let index = self.next_index;
             self.next_index += 1;
-            match self.prepare(index, request).await {
+            match prepare(&self.router, &self.caller, index, request).await {
                 Ok(sent) => {
                     let shard = self.router.shards.of_room(sent.room).shard;
                     shards.entry(shard).or_default().push(sent);
@@ -228,13 +239,6 @@ impl SendStream {
             self.hand_over(shard, sent, began).await;
         }
         Ok(())
-    }
-
-    async fn prepare(&self, index: u64, request: SendMessageRequest) -> Result<Sent, Failure> {
-        let room = self.router.room(request.room.as_ref()).await?;
-        let request_no = request.request_no;
-        let command = command(&self.caller, room, request)?;
-        Ok(Sent { index, room, request_no, command })
     }
 
     /// Hands one shard's requests over, before the next frame is read: so the order of the stream is the
@@ -255,7 +259,9 @@ impl SendStream {
                 Ok(replies) => {
                     for (sent, reply) in sent.into_iter().zip(replies) {
                         let reply = match reply {
-                            Reply::Refused(Refusal::RoomUnknown) => decide(&router, sent.room, sent.command).await,
+                            Reply::Refused(Refusal::RoomUnknown) => {
+                                decide(&router, sent.room, sent.command).await
+                            }
                             reply => Ok(reply),
                         };
                         let result = reply.and_then(|reply| response(sent.room, sent.request_no, reply));
@@ -274,6 +280,18 @@ impl SendStream {
             results
         }));
     }
+}
+
+async fn prepare(
+    router: &Router,
+    caller: &Caller,
+    index: u64,
+    request: SendMessageRequest,
+) -> Result<Sent, Failure> {
+    let room = router.room(request.room.as_ref()).await?;
+    let request_no = request.request_no;
+    let command = command(caller, room, request)?;
+    Ok(Sent { index, room, request_no, command })
 }
 
 fn to_result(index: u64, result: Result<SendMessageResponse, Failure>) -> SendResult {

@@ -27,7 +27,12 @@ pub(crate) struct Caller {
 }
 
 /// Opens a session for the named user.
-pub(crate) async fn open(router: &Router, user: &str, client: &str, cluster: u128) -> Result<OpenSessionResponse, Failure> {
+pub(crate) async fn open(
+    router: &Router,
+    user: &str,
+    client: &str,
+    cluster: u128,
+) -> Result<OpenSessionResponse, Failure> {
     let secret: u128 = rand::random();
     let command = Command::OpenSession {
         user: user.to_owned(),
@@ -74,7 +79,10 @@ fn record(router: &Router, session: SessionId) -> Result<Option<SessionRecord>, 
 
 fn parse(metadata: &MetadataMap) -> Result<(SessionId, u128), Failure> {
     let missing = || {
-        Failure::Unauthenticated("the call has no session token; open a session and send it as `authorization: Bearer <token>`".to_owned())
+        Failure::Unauthenticated(
+            "the call has no session token; open a session and send it as `authorization: Bearer <token>`"
+                .to_owned(),
+        )
     };
     let value = metadata.get("authorization").ok_or_else(missing)?;
     let damaged = || Failure::Unauthenticated("the session token is damaged; open a new session".to_owned());
@@ -115,7 +123,15 @@ mod tests {
     fn tokens_are_read_strictly() {
         let good = format!("Bearer {PREFIX}{:016x}{:032x}", 7, 99);
         assert_eq!(parse(&with(&good)).unwrap(), (SessionId(7), 99));
-        for bad in ["", "Bearer ", "Bearer x", "Basic abc", &good[..good.len() - 1], &good.replace("cnv1", "cnv2"), &good.replace('9', "+")] {
+        for bad in [
+            "",
+            "Bearer ",
+            "Bearer x",
+            "Basic abc",
+            &good[..good.len() - 1],
+            &good.replace("cnv1", "cnv2"),
+            &good.replace('9', "+"),
+        ] {
             assert!(matches!(parse(&with(bad)), Err(Failure::Unauthenticated(_))), "{bad}");
         }
         assert!(parse(&MetadataMap::new()).is_err());

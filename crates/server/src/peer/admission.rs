@@ -100,7 +100,9 @@ impl Admission {
             && to_dir != self.directory
         {
             self.expel(&format!("node {from} knows node {to} with data directory {to_dir}"));
-            return Err(Status::failed_precondition("this node has lost the data directory that you know it with"));
+            return Err(Status::failed_precondition(
+                "this node has lost the data directory that you know it with",
+            ));
         }
         self.bind(from, from_dir).await?;
         Ok(from)

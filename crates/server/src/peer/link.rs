@@ -120,7 +120,11 @@ fn collect(
         bytes += forwarded.commands.iter().map(Bytes::len).sum::<usize>();
         *next_id += 1;
         waiting.insert(*next_id, forwarded.answer);
-        proposals.push(raft::Proposal { id: *next_id, shard: forwarded.shard.0, commands: forwarded.commands });
+        proposals.push(raft::Proposal {
+            id: *next_id,
+            shard: forwarded.shard.0,
+            commands: forwarded.commands,
+        });
         let full = bytes >= ENTRY_BYTES_MAX || proposals.len() >= SEND_BATCH_MAX;
         next = if full { None } else { queue.try_recv().ok() };
     }
@@ -222,7 +226,10 @@ impl Serving {
                 match answer.await {
                     Ok(replies) => {
                         let replies = replies.into_iter().map(reply::to_proto).collect();
-                        raft::ProposalResult { id, outcome: Some(Outcome::Replies(raft::Replies { replies })) }
+                        raft::ProposalResult {
+                            id,
+                            outcome: Some(Outcome::Replies(raft::Replies { replies })),
+                        }
                     }
                     Err(error) => failure(id, error, shards.hint(&replica)),
                 }
@@ -233,7 +240,9 @@ impl Serving {
 
 fn failure(id: u64, error: ProposeError, leader: Option<chat::LeaderHint>) -> raft::ProposalResult {
     let failure = match error {
-        ProposeError::NotSent { .. } => Failure::not_sent("not_leader", "this node does not lead the shard", Duration::ZERO),
+        ProposeError::NotSent { .. } => {
+            Failure::not_sent("not_leader", "this node does not lead the shard", Duration::ZERO)
+        }
         ProposeError::Unknown(why) => Failure::unknown("undecided", why),
     };
     let failure = chat::Failure::from(&failure.with_leader(leader));

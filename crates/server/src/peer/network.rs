@@ -8,27 +8,27 @@ use std::time::Duration;
 
 use conclave_core::ShardId;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
-use conclave_store::{Raft, SnapshotData, TypeConfig, convert};
-use futures::stream::{self, StreamExt as _};
+use conclave_store::{Snapshot, SnapshotData, TypeConfig, Vote, convert};
 use futures::Stream;
+use futures::stream::{self, StreamExt as _};
 use openraft::OptionalSend;
-use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::errors::{NetworkError, RPCError, RemoteError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
-    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
 };
-use openraft::raft::message::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
 };
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::metrics::Metrics;
 use crate::peer::admission::Admission;
-use crate::peer::{Peer, Peers, label};
+use crate::peer::{Peer, Peers};
 
 /// openraft opens a broken stream again without any delay; this is the delay.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(30);
@@ -84,7 +84,8 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
 
 impl Network {
     fn peer(&self) -> Result<&Arc<Peer>, RpcError> {
-        let unknown = || RPCError::Unreachable(Unreachable::from_string(format!("node {} is not known", self.target)));
+        let unknown =
+            || RPCError::Unreachable(Unreachable::from_string(format!("node {} is not known", self.target)));
         self.peer.as_ref().ok_or_else(unknown)
     }
 
@@ -106,7 +107,7 @@ impl Network {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let shard = self.shard;
-        let requests = input.map(move |request| append_to_proto(shard, request));
+        let requests = input.map(move |request| append_to_proto(shard, &request));
         let mut client = self.peer()?.client();
         match client.append_entries(requests).await {
             Ok(response) => {
@@ -130,7 +131,7 @@ impl Network {
     ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
         let mut client = self.peer()?.client();
         let began = Instant::now();
-        let call = client.heartbeat(append_to_proto(self.shard, request));
+        let call = client.heartbeat(append_to_proto(self.shard, &request));
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => {
                 let rtt = self.metrics.raft_peer_rtt.with_label_values(&[&self.target.to_string()]);
@@ -161,8 +162,8 @@ impl Network {
             Ok(Err(status)) => return Err(self.failed(&status)),
             Err(_) => return Err(self.failed(&Status::deadline_exceeded("vote"))),
         };
-        let vote = convert::vote_from_proto(answer.vote.as_ref()).map_err(malformed)?;
-        let last = answer.last_log_id.as_ref().map(convert::log_id_from_proto);
+        let vote = read_vote(answer.vote)?;
+        let last = answer.last_log_id.map(convert::log_id_from_proto);
         Ok(VoteResponse::new(vote, last, answer.granted))
     }
 }
@@ -241,8 +242,8 @@ impl NetSnapshot<TypeConfig> for Network {
 
     async fn full_snapshot(
         &mut self,
-        vote: VoteOf<TypeConfig>,
-        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        vote: Vote,
+        snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
@@ -257,14 +258,15 @@ impl NetSnapshot<TypeConfig> for Network {
 impl Network {
     async fn send_snapshot(
         &self,
-        vote: VoteOf<TypeConfig>,
-        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        vote: Vote,
+        snapshot: Snapshot,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let unreachable = |error: String| StreamingError::Unreachable(Unreachable::from_string(error));
         let SnapshotData::Local(local) = snapshot.snapshot else {
             return Err(unreachable("only a snapshot built here can be sent".to_owned()));
         };
-        let peer = self.peer.as_ref().ok_or_else(|| unreachable(format!("node {} is not known", self.target)))?;
+        let peer =
+            self.peer.as_ref().ok_or_else(|| unreachable(format!("node {} is not known", self.target)))?;
         let began = Instant::now();
         let mut client = peer.bulk();
         let offer = client.offer_snapshot(raft::OfferSnapshotRequest { shard: self.shard.0 }).await;
@@ -298,7 +300,7 @@ impl Network {
             Err(error) => return Err(unreachable(format!("read the snapshot: {error}"))),
         }
         let answer = answer.map_err(|status| unreachable(status.to_string()))?.into_inner();
-        let vote = convert::vote_from_proto(answer.vote.as_ref()).map_err(|error| unreachable(error.to_string()))?;
+        let vote = read_vote(answer.vote).map_err(|error| unreachable(error.to_string()))?;
         self.metrics.raft_snapshot_send.observe(began.elapsed().as_secs_f64());
         tracing::info!(
             shard = self.shard.0,
@@ -310,7 +312,7 @@ impl Network {
     }
 }
 
-fn append_to_proto(shard: ShardId, request: AppendEntriesRequest<TypeConfig>) -> raft::AppendEntriesRequest {
+fn append_to_proto(shard: ShardId, request: &AppendEntriesRequest<TypeConfig>) -> raft::AppendEntriesRequest {
     raft::AppendEntriesRequest {
         shard: shard.0,
         vote: Some(convert::vote_to_proto(&request.vote)),
@@ -322,23 +324,19 @@ fn append_to_proto(shard: ShardId, request: AppendEntriesRequest<TypeConfig>) ->
 
 fn appended(answer: raft::AppendEntriesResponse) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
     match answer.result {
-        Some(Appended::Matched(matched)) => Ok(Ok(matched.log_id.as_ref().map(convert::log_id_from_proto))),
-        Some(Appended::Conflict(log_id)) => Ok(Err(StreamAppendError::Conflict(convert::log_id_from_proto(&log_id)))),
+        Some(Appended::Matched(matched)) => Ok(Ok(matched.log_id.map(convert::log_id_from_proto))),
+        Some(Appended::Conflict(log_id)) => {
+            Ok(Err(StreamAppendError::Conflict(convert::log_id_from_proto(log_id))))
+        }
         Some(Appended::HigherVote(vote)) => {
-            let vote = convert::vote_from_proto(Some(&vote)).map_err(malformed)?;
+            let vote = convert::vote_from_proto(vote);
             Ok(Err(StreamAppendError::HigherVote(vote)))
         }
         None => Err(RPCError::Network(NetworkError::from_string("an append was answered with nothing"))),
     }
 }
 
-fn malformed(error: conclave_proto::FormatError) -> RpcError {
-    RPCError::Network(NetworkError::from_string(format!("a malformed answer: {error}")))
+fn read_vote(vote: Option<conclave_proto::log::Vote>) -> Result<Vote, RpcError> {
+    let missing = || RPCError::Network(NetworkError::from_string("an answer without a vote"));
+    vote.map(convert::vote_from_proto).ok_or_else(missing)
 }
-
-/// Names the types that openraft's generics need, so that a mistake shows here.
-const _: fn() = || {
-    fn network<N: RaftNetworkFactory<TypeConfig>>() {}
-    network::<Factory>();
-    let _: Option<(Raft, RemoteError<TypeConfig, std::convert::Infallible>)> = None;
-};

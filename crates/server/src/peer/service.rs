@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use conclave_core::limits::FORWARD_QUEUE_MAX;
 use conclave_core::{NodeId, ShardId};
+use conclave_proto::FormatError;
 use conclave_proto::chat::{LeaderHint, NodeStatus};
 use conclave_proto::raft::raft_service_server::RaftService;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
-use conclave_proto::FormatError;
 use conclave_store::{Raft, Store, TypeConfig, convert};
 use futures::stream::{self, Stream, StreamExt as _};
-use openraft::raft::message::TransferLeaderRequest;
+use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, VoteRequest,
 };
@@ -49,7 +49,9 @@ impl PeerService {
 
     fn raft(&self, shard: u32) -> Result<&Raft, Status> {
         let replica = self.shards.get(ShardId(shard));
-        replica.map(|replica| &replica.raft).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))
+        replica
+            .map(|replica| &replica.raft)
+            .ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))
     }
 }
 
@@ -62,8 +64,8 @@ impl RaftService for PeerService {
         self.admit(&request).await?;
         let message = request.into_inner();
         let raft = self.raft(message.shard)?;
-        let vote = convert::vote_from_proto(message.vote.as_ref()).map_err(malformed)?;
-        let mut ask = VoteRequest::new(vote, message.last_log_id.as_ref().map(convert::log_id_from_proto));
+        let vote = read_vote(message.vote)?;
+        let mut ask = VoteRequest::new(vote, message.last_log_id.map(convert::log_id_from_proto));
         ask.leadership_transfer = message.leadership_transfer;
         let answer = if message.pre_vote { raft.pre_vote(ask).await } else { raft.vote(ask).await };
         let answer = answer.map_err(failed)?;
@@ -117,7 +119,7 @@ impl RaftService for PeerService {
                 None => return Err(Status::internal("a conflict at the beginning of the log")),
             },
         };
-        Ok(Response::new(appended_to_proto(result)))
+        Ok(Response::new(appended_to_proto(&result)))
     }
 
     async fn offer_snapshot(
@@ -141,19 +143,23 @@ impl RaftService for PeerService {
         let from = self.admit(&request).await?;
         let began = Instant::now();
         let mut chunks = request.into_inner();
-        let mut first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("an empty snapshot"))?;
-        let header = first.header.take().ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
+        let mut first =
+            chunks.message().await?.ok_or_else(|| Status::invalid_argument("an empty snapshot"))?;
+        let header =
+            first.header.take().ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
         let shard = ShardId(header.shard);
         let raft = self.raft(shard.0)?;
-        let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(malformed)?;
+        let vote = read_vote(header.vote)?;
         let meta = SnapshotMeta {
-            last_log_id: header.last_log_id.as_ref().map(convert::log_id_from_proto),
-            last_membership: convert::stored_membership_from_proto(header.membership.as_ref()).map_err(malformed)?,
+            last_log_id: header.last_log_id.map(convert::log_id_from_proto),
+            last_membership: convert::stored_membership_from_proto(header.membership),
         };
-        let left_out = header.left_out.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
+        let left_out =
+            header.left_out.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
         let receiver = self.store.receive_snapshot(shard, meta.clone(), left_out).map_err(failed)?;
         let data = receive(receiver, first, &mut chunks).await?;
-        let answer = raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await.map_err(failed)?;
+        let answer =
+            raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await.map_err(failed)?;
         self.metrics.raft_snapshot_install.observe(began.elapsed().as_secs_f64());
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(shard = shard.0, peer = from.0, took_ms, "snapshot installed");
@@ -167,8 +173,8 @@ impl RaftService for PeerService {
         self.admit(&request).await?;
         let message = request.into_inner();
         let raft = self.raft(message.shard)?;
-        let from = convert::vote_from_proto(message.from_leader.as_ref()).map_err(malformed)?;
-        let last = message.last_log_id.as_ref().map(convert::log_id_from_proto);
+        let from = read_vote(message.from_leader)?;
+        let last = message.last_log_id.map(convert::log_id_from_proto);
         let answer = raft.handle_transfer_leader(TransferLeaderRequest::new(from, message.to, last)).await;
         let accepted = answer.map_err(failed)?.is_ok();
         Ok(Response::new(raft::TransferLeaderResponse { vote: None, accepted }))
@@ -186,7 +192,10 @@ impl RaftService for PeerService {
 
     type LinkStream = Answers<raft::LinkResponse>;
 
-    async fn link(&self, request: Request<Streaming<raft::LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
+    async fn link(
+        &self,
+        request: Request<Streaming<raft::LinkRequest>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
         self.admit(&request).await?;
         let answers = serve_link(request.into_inner(), Arc::clone(&self.shards));
         // When the node stops, its peers shall know at once.
@@ -200,12 +209,19 @@ impl RaftService for PeerService {
     ) -> Result<Response<raft::ReadIndexResponse>, Status> {
         self.admit(&request).await?;
         let shard = ShardId(request.into_inner().shard);
-        let replica = self.shards.get(shard).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
-        let index = replica.read_index_as_leader().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let replica = self
+            .shards
+            .get(shard)
+            .ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
+        let index =
+            replica.read_index_as_leader().await.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(raft::ReadIndexResponse { index }))
     }
 
-    async fn node_status(&self, request: Request<raft::NodeStatusRequest>) -> Result<Response<NodeStatus>, Status> {
+    async fn node_status(
+        &self,
+        request: Request<raft::NodeStatusRequest>,
+    ) -> Result<Response<NodeStatus>, Status> {
         self.admit(&request).await?;
         Ok(Response::new(local_status(&self.node, &self.shards, &self.store, &self.metrics)))
     }
@@ -245,7 +261,7 @@ impl PeerService {
         let answer = async {
             let mut results = std::pin::pin!(raft.stream_append(input));
             while let Some(result) = results.next().await {
-                let response = appended_to_proto(result.map_err(failed)?);
+                let response = appended_to_proto(&result.map_err(failed)?);
                 if answers.send(Ok(response)).await.is_err() {
                     break;
                 }
@@ -279,11 +295,13 @@ async fn receive(
         .map_err(|error| Status::data_loss(error.to_string()))
 }
 
-fn append_from_proto(message: raft::AppendEntriesRequest) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+fn append_from_proto(
+    message: raft::AppendEntriesRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
     Ok(AppendEntriesRequest {
-        vote: convert::vote_from_proto(message.vote.as_ref()).map_err(malformed)?,
-        prev_log_id: message.prev_log_id.as_ref().map(convert::log_id_from_proto),
-        leader_commit: message.leader_commit.as_ref().map(convert::log_id_from_proto),
+        vote: read_vote(message.vote)?,
+        prev_log_id: message.prev_log_id.map(convert::log_id_from_proto),
+        leader_commit: message.leader_commit.map(convert::log_id_from_proto),
         entries: message
             .entries
             .into_iter()
@@ -293,20 +311,26 @@ fn append_from_proto(message: raft::AppendEntriesRequest) -> Result<AppendEntrie
     })
 }
 
-type LogIds = Option<openraft::alias::LogIdOf<TypeConfig>>;
+type LogIds = Option<conclave_store::LogId>;
 
 fn range(append: &AppendEntriesRequest<TypeConfig>) -> (LogIds, LogIds) {
     let last = append.entries.last().map(|entry| entry.log_id).or(append.prev_log_id);
     (append.prev_log_id, last)
 }
 
-fn appended_to_proto(result: StreamAppendResult<TypeConfig>) -> raft::AppendEntriesResponse {
+fn appended_to_proto(result: &StreamAppendResult<TypeConfig>) -> raft::AppendEntriesResponse {
     let result = match result {
-        Ok(log_id) => Appended::Matched(raft::Matched { log_id: log_id.as_ref().map(convert::log_id_to_proto) }),
+        Ok(log_id) => {
+            Appended::Matched(raft::Matched { log_id: log_id.as_ref().map(convert::log_id_to_proto) })
+        }
         Err(StreamAppendError::Conflict(log_id)) => Appended::Conflict(convert::log_id_to_proto(&log_id)),
         Err(StreamAppendError::HigherVote(vote)) => Appended::HigherVote(convert::vote_to_proto(&vote)),
     };
     raft::AppendEntriesResponse { result: Some(result) }
+}
+
+fn read_vote(vote: Option<conclave_proto::log::Vote>) -> Result<conclave_store::Vote, Status> {
+    vote.map(convert::vote_from_proto).ok_or_else(|| malformed(FormatError::Missing("vote")))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
@@ -314,7 +338,6 @@ fn malformed(error: FormatError) -> Status {
     Status::invalid_argument(format!("a malformed message: {error}"))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 fn failed(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::NodeId;
-use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::raft::message::TransferLeaderRequest;
+use openraft::raft::TransferLeaderRequest;
+use openraft::{Instant as _, ServerState};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,17 +44,18 @@ pub(crate) async fn replace_the_dead(
             () = stop.cancelled() => return,
         };
         let Some(dead) = dead else { return };
-        let campaigns = shards.iter().filter(|replica| replica.leader().leader == Some(dead)).map(|replica| {
-            let rank = rank(&shards, replica, dead);
-            let metrics = Arc::clone(&metrics);
-            async move {
-                let known = replica.leader();
-                replica.leader_change(known, RANK_DELAY * rank).await;
-                if replica.leader() == known && campaign(replica).await {
-                    metrics.raft_elections.with_label_values(&["leader_died"]).inc();
+        let campaigns =
+            shards.iter().filter(|replica| replica.leader().leader == Some(dead)).map(|replica| {
+                let rank = rank(&shards, replica, dead);
+                let metrics = Arc::clone(&metrics);
+                async move {
+                    let known = replica.leader();
+                    replica.leader_change(known, RANK_DELAY * rank).await;
+                    if replica.leader() == known && campaign(replica).await {
+                        metrics.raft_elections.with_label_values(&["leader_died"]).inc();
+                    }
                 }
-            }
-        });
+            });
         futures::future::join_all(campaigns).await;
     }
 }
@@ -117,7 +118,8 @@ pub(crate) async fn prefer(shards: Arc<Shards>, peers: Arc<Peers>, stop: Cancell
 fn caught_up(replica: &Replica, node: NodeId) -> bool {
     let metrics = replica.raft.metrics();
     let metrics = metrics.borrow_watched();
-    matched(&metrics, node).is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= metrics.last_log_index.unwrap_or(0))
+    matched(&metrics, node)
+        .is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= metrics.last_log_index.unwrap_or(0))
 }
 
 fn matched(metrics: &openraft::RaftMetrics<conclave_store::TypeConfig>, node: NodeId) -> Option<u64> {
@@ -172,7 +174,10 @@ pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
         metrics.raft_is_leader.with_label_values(&[shard]).set(i64::from(raft.state == ServerState::Leader));
         metrics.raft_has_leader.with_label_values(&[shard]).set(i64::from(raft.current_leader.is_some()));
         metrics.raft_last_log_index.with_label_values(&[shard]).set(index(raft.last_log_index));
-        metrics.raft_committed_index.with_label_values(&[shard]).set(index(raft.local_committed.map(|l| l.index)));
+        metrics
+            .raft_committed_index
+            .with_label_values(&[shard])
+            .set(index(raft.local_committed.map(|l| l.index)));
         metrics.raft_applied_index.with_label_values(&[shard]).set(index(raft.last_applied.map(|l| l.index)));
         metrics.raft_snapshot_index.with_label_values(&[shard]).set(index(raft.snapshot.map(|l| l.index)));
         metrics.raft_purged_index.with_label_values(&[shard]).set(index(raft.purged.map(|l| l.index)));

@@ -6,11 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_core::{NodeId, ShardId};
 use conclave_store::{Raft, ShardState, TypeConfig};
-use openraft::alias::WatchReceiverOf;
+use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
-use openraft::vote::RaftVote as _;
-use openraft::ReadPolicy;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::shard::proposer::{Answer, Proposal, ProposeError};
@@ -57,7 +55,7 @@ impl Replica {
 
     /// Who leads, as far as this replica knows.
     pub(crate) fn leader(&self) -> LeaderView {
-        view(&self.raft.server_metrics())
+        view(&self.raft.server_metrics().borrow_watched())
     }
 
     /// Whether this replica leads.
@@ -69,7 +67,7 @@ impl Replica {
     pub(crate) async fn leader_change(&self, known: LeaderView, at_most: Duration) {
         let mut metrics = self.raft.server_metrics();
         let wait = async {
-            while view(&metrics) == known {
+            while view(&metrics.borrow_watched()) == known {
                 if metrics.changed().await.is_err() {
                     break;
                 }
@@ -98,10 +96,6 @@ impl Replica {
     }
 }
 
-fn view(metrics: &WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>) -> LeaderView {
-    let metrics = metrics.borrow_watched();
-    LeaderView {
-        leader: metrics.current_leader.map(NodeId),
-        term: metrics.vote.leader_id().term,
-    }
+fn view(metrics: &RaftServerMetrics<TypeConfig>) -> LeaderView {
+    LeaderView { leader: metrics.current_leader.map(NodeId), term: metrics.vote.leader_id().term }
 }

@@ -1,0 +1,40 @@
+//! `AdminService`: what operators ask.
+
+use conclave_proto::admin::admin_service_server::AdminService;
+use conclave_proto::admin::{LayoutRequest, LayoutResponse, ShardPlacement, StatusRequest};
+use conclave_proto::chat::GetServerStatusResponse;
+use tonic::{Request, Response, Status};
+
+use crate::gateway::service::Gateway;
+use crate::gateway::status::cluster_status;
+
+/// The operators' API of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    pub(crate) gateway: Gateway,
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<GetServerStatusResponse>, Status> {
+        Ok(Response::new(cluster_status(&self.gateway, request.into_inner().local_only).await))
+    }
+
+    async fn layout(&self, _request: Request<LayoutRequest>) -> Result<Response<LayoutResponse>, Status> {
+        let shards = &self.gateway.router.shards;
+        let layout = shards.meta().state.layout().unwrap_or_else(|| shards.layout.clone());
+        let placements = (0..).zip(layout.shards).zip(shards.iter()).map(|((shard, replicas), replica)| {
+            let view = replica.leader();
+            ShardPlacement {
+                shard,
+                replicas: replicas.into_iter().map(|node| node.0).collect(),
+                leader_id: view.leader.map_or(0, |leader| leader.0),
+                term: view.term,
+            }
+        });
+        Ok(Response::new(LayoutResponse { version: layout.version, shards: placements.collect() }))
+    }
+}

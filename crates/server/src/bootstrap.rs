@@ -1,0 +1,188 @@
+//! How a cluster begins, and what a node does before it is ready.
+//!
+//! Every initial node is given the same list. Ids follow from the order of the names, the cluster's id
+//! from the list and the cluster's name, and the layout from the ring: so all begin alike without talking
+//! first. Nothing of this is ever computed again for a data directory that already has an identity.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use conclave_core::command::NodeRecord;
+use conclave_core::meta::FEATURE_LEVEL;
+use conclave_core::ring::{Layout, RingNode, layout};
+use conclave_core::{Command, DirectoryId, NodeId, Refusal, Reply, UserId};
+use openraft::EmptyNode;
+use tokio::sync::watch;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::config::{Config, Member};
+use crate::gateway::route::Router;
+use crate::node::NodeInfo;
+use crate::shard::{Replica, Shards};
+
+/// The room that every cluster has.
+const FIRST_ROOM: &str = "general";
+/// Nodes other than the preferred one wait this long before they begin a group in its place.
+const BEGIN_ANYWAY: Duration = Duration::from_secs(3);
+/// Between two tries to settle.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long a replica gets to apply what it had committed before.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// What follows from the configuration of a cluster's first nodes.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) me: NodeId,
+    pub(crate) cluster: u128,
+    pub(crate) members: BTreeMap<NodeId, Member>,
+    pub(crate) layout: Layout,
+}
+
+impl Plan {
+    /// The configuration must be valid.
+    pub(crate) fn new(config: &Config) -> Self {
+        let mut initial = config.initial.clone();
+        initial.sort_by(|a, b| a.name.cmp(&b.name));
+        let members: BTreeMap<_, _> = (1..).map(NodeId).zip(initial).collect();
+        let me =
+            members.iter().find(|(_, member)| member.name == config.name).map_or(NodeId(0), |(id, _)| *id);
+        let names: Vec<&str> = members.values().map(|member| member.name.as_str()).collect();
+        let genesis = format!("{}\0{}\0{}", config.cluster_name, names.join("\0"), config.shards);
+        let nodes: Vec<RingNode> = members.keys().copied().map(RingNode::from).collect();
+        Self {
+            me,
+            cluster: xxh3_128(genesis.as_bytes()),
+            layout: layout(&nodes, config.shards, config.replicas(), None),
+            members,
+        }
+    }
+}
+
+/// Begins the groups that have not begun, registers the node, and waits until its replicas have recovered.
+pub(crate) async fn settle(
+    router: Router,
+    node: Arc<NodeInfo>,
+    directory: DirectoryId,
+    expelled: watch::Receiver<Option<String>>,
+) {
+    let work = async {
+        futures::future::join_all(router.shards.iter().map(|replica| begin(&router.shards, replica))).await;
+        register(&router, &node, directory).await;
+        for replica in router.shards.iter() {
+            if let Err(error) = replica.raft.wait_for_recovery(Some(RECOVERY)).await {
+                tracing::warn!(shard = replica.shard.0, %error, "still recovering");
+            }
+        }
+        if router.barrier(router.shards.meta()).await.is_ok() {
+            furnish(&router).await;
+        }
+        node.settled.store(true, Ordering::Relaxed);
+        tracing::info!("ready");
+    };
+    let mut expelled = expelled;
+    tokio::select! {
+        () = work => {}
+        () = node.stop.cancelled() => {}
+        _ = expelled.wait_for(Option::is_some) => {}
+    }
+}
+
+/// Begins one group, if this node holds a replica and nobody has begun it. All would begin it alike, so it
+/// does no harm if two do; that only the preferred leader does it at once saves needless elections.
+async fn begin(shards: &Shards, replica: &Replica) {
+    let replicas = shards.preferred(replica.shard);
+    if !replicas.contains(&shards.me) {
+        return;
+    }
+    if replicas.first() != Some(&shards.me) {
+        replica.leader_change(replica.leader(), BEGIN_ANYWAY).await;
+    }
+    if replica.raft.is_initialized().await.unwrap_or(true) {
+        return;
+    }
+    let members: BTreeMap<u64, EmptyNode> = replicas.iter().map(|id| (id.0, EmptyNode::new())).collect();
+    match replica.raft.initialize(members).await {
+        Ok(()) => tracing::info!(shard = replica.shard.0, "the group begins"),
+        Err(error) => tracing::debug!(shard = replica.shard.0, %error, "the group had begun"),
+    }
+}
+
+/// Says to the meta shard where this node is.
+async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) {
+    let record = NodeRecord {
+        node: node.id,
+        name: node.member.name.clone(),
+        client_address: node.member.client.clone(),
+        peer_address: node.member.peer.clone(),
+        http_address: node.member.http.clone(),
+        directory,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        feature_level: FEATURE_LEVEL,
+    };
+    let command = Command::RegisterNode(record);
+    loop {
+        match router.decide(router.shards.meta(), &command).await {
+            Ok(Reply::Refused(Refusal::NodeIdTaken)) => {
+                tracing::error!(node = node.id.0, "{}", Refusal::NodeIdTaken);
+                return;
+            }
+            Ok(_) => return,
+            Err(failure) => tracing::debug!(%failure, "not registered yet"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Gives a new cluster its layout, its feature level and its first room. Whoever comes first does it; each
+/// step is idempotent.
+async fn furnish(router: &Router) {
+    let meta = router.shards.meta();
+    if meta.state.layout().is_none() {
+        let command = Command::SetLayout { layout: router.shards.layout.clone(), replaces: 0 };
+        report("layout", router.decide(meta, &command).await.err());
+    }
+    let registered = meta.state.nodes().len();
+    let level = meta.state.meta().feature_level;
+    if registered >= router.shards.members.len() && level < FEATURE_LEVEL {
+        let command = Command::SetFeatureLevel(FEATURE_LEVEL);
+        report("feature level", router.decide(meta, &command).await.err());
+    }
+    if meta.state.room_named(FIRST_ROOM).is_ok_and(|room| room.is_none()) {
+        report("first room", router.create_room(FIRST_ROOM, UserId(0)).await.err());
+    }
+}
+
+fn report(what: &'static str, failure: Option<conclave_proto::status::Failure>) {
+    if let Some(failure) = failure {
+        tracing::warn!(what, %failure, "not set up yet; the next node that starts tries again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str, order: [&str; 3]) -> Config {
+        let member = |name: &&str| Member {
+            name: (*name).to_owned(),
+            peer: format!("{name}:1"),
+            client: format!("{name}:2"),
+            http: format!("{name}:3"),
+        };
+        let any = "127.0.0.1:0".parse().unwrap();
+        Config::new(name.to_owned(), "unused".into(), order.iter().map(member).collect(), [any; 3])
+    }
+
+    #[test]
+    fn all_nodes_begin_alike() {
+        let one = Plan::new(&config("a", ["a", "b", "c"]));
+        let two = Plan::new(&config("b", ["c", "b", "a"]));
+        assert_eq!((one.cluster, &one.layout, &one.members), (two.cluster, &two.layout, &two.members));
+        assert_eq!((one.me, two.me), (NodeId(1), NodeId(2)));
+        assert_eq!(one.layout.shards.len(), 9);
+        let other = Plan::new(&Config { shards: 4, ..config("a", ["a", "b", "c"]) });
+        assert_ne!(other.cluster, one.cluster, "another number of shards is another cluster");
+    }
+}

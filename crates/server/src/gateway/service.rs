@@ -1,0 +1,277 @@
+//! The calls of `ChatService`: authenticate, admit, translate.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use conclave_core::limits::{
+    HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX, PING_BYTES_MAX,
+};
+use conclave_core::{Refusal, Seq};
+use conclave_proto::chat::chat_service_server::ChatService;
+use conclave_proto::chat::{
+    self, Consistency, CreateRoomRequest, CreateRoomResponse, GetServerStatusRequest,
+    GetServerStatusResponse, GoAway, HistoryRequest, HistoryResponse, JoinChatRequest, LeaveRoomRequest,
+    ListRoomsRequest, ListRoomsResponse, OpenSessionRequest, OpenSessionResponse, PingRequest, PingResponse,
+    SendBatch, SendMessageRequest, SendMessageResponse, SendResults, history_request::Where,
+    send_message_request::Content,
+};
+use conclave_proto::event::decode_records;
+use conclave_proto::frame::EncodedFrame;
+use conclave_proto::status::Failure;
+use conclave_store::Store;
+use futures::Stream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::clock::Clock;
+use crate::feed::Feed;
+use crate::gateway::route::{Router, storage};
+use crate::gateway::sends::{SendStream, send_one};
+use crate::gateway::session::{self, Caller};
+use crate::gateway::{status, subscription};
+use crate::metrics::Metrics;
+use crate::node::NodeInfo;
+
+/// How long a drained node's clients get to go elsewhere, as they are told.
+const GOAWAY_IN_MS: u32 = 2_000;
+
+/// The client API of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    pub(crate) router: Router,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) node: Arc<NodeInfo>,
+    pub(crate) clock: Clock,
+    /// The cluster as this node sees it, for clients to know where else to go.
+    pub(crate) views: watch::Receiver<Arc<chat::ClusterView>>,
+}
+
+type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Gateway {
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {
+        session::caller(&self.router, request.metadata()).await
+    }
+
+    /// Counts a call and its outcome.
+    async fn call<T>(
+        &self,
+        method: &'static str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<Response<T>, Status> {
+        let began = Instant::now();
+        self.metrics.rpc_started.with_label_values(&[method]).inc();
+        let result = work.await;
+        self.metrics.rpc_duration.with_label_values(&[method]).observe(began.elapsed().as_secs_f64());
+        let code = result.as_ref().map_or_else(Failure::code, |_| "ok");
+        self.metrics.rpc_handled.with_label_values(&[method, code]).inc();
+        result.map(Response::new).map_err(Status::from)
+    }
+
+    /// Where clients should go instead of here: living nodes that are not drained, the least busy first.
+    pub(crate) fn go_away(&self, reason: &str) -> GoAway {
+        let view = self.views.borrow().clone();
+        let mut nodes: Vec<_> =
+            view.nodes.iter().filter(|n| n.alive && !n.draining && n.node_id != self.node.id.0).collect();
+        nodes.sort_by_key(|node| node.clients);
+        let addresses = nodes.into_iter().map(|node| node.address.clone()).collect();
+        GoAway { in_ms: GOAWAY_IN_MS, addresses, reason: reason.to_owned() }
+    }
+
+    async fn read_history(&self, request: HistoryRequest) -> Result<HistoryResponse, Failure> {
+        let room = self.router.room(request.room.as_ref()).await?;
+        let replica = Arc::clone(self.router.shards.of_room(room));
+        if request.consistency() == Consistency::Linearizable {
+            self.router.barrier(&replica).await?;
+        }
+        let mut found = replica.state.room(room).map_err(storage)?;
+        if found.is_none() {
+            self.router.open_room(room).await?;
+            self.router.barrier(&replica).await?;
+            found = replica.state.room(room).map_err(storage)?;
+        }
+        let (head, _) = found.ok_or(Failure::Refused(Refusal::RoomUnknown))?;
+        let limit = page_size(request.limit, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX);
+        let last = head.last.0;
+        let back = |before: u64| before.saturating_sub(1).saturating_sub(limit as u64);
+        let (after, end) = match request.r#where {
+            Some(Where::AfterSeq(after)) => (after, last),
+            Some(Where::BeforeSeq(before)) => {
+                (back(before.min(last + 1)), before.saturating_sub(1).min(last))
+            }
+            None => (back(last + 1), last),
+        };
+        let wanted = usize::try_from(end.saturating_sub(after)).unwrap_or(usize::MAX).min(limit);
+        let mut events = Vec::new();
+        if wanted > 0 {
+            let page = subscription::read_blocking(&replica, room, Seq(after), wanted).await?;
+            events = decode_records(&page.records).map_err(storage)?;
+        }
+        Ok(HistoryResponse { events, last_seq: last, room_id: room.0 })
+    }
+
+    async fn list_rooms_page(
+        &self,
+        caller: &Caller,
+        request: ListRoomsRequest,
+    ) -> Result<ListRoomsResponse, Failure> {
+        let meta = self.router.shards.meta();
+        if request.consistency() == Consistency::Linearizable {
+            self.router.barrier(meta).await?;
+        }
+        let limit = page_size(request.limit, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX);
+        let mut entries = meta.state.directory_page(&request.after_name, limit + 1).map_err(storage)?;
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        let mut rooms = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let replica = self.router.shards.of_room(entry.room);
+            let (head, info) = replica.state.room(entry.room).map_err(storage)?.unwrap_or_default();
+            rooms.push(chat::Room {
+                id: entry.room.0,
+                name: entry.name,
+                topic: info.topic,
+                last_seq: head.last.0,
+                members: head.members,
+                shard: replica.shard.0,
+                joined: replica.state.member(entry.room, caller.user).map_err(storage)?,
+            });
+        }
+        Ok(ListRoomsResponse { rooms, more })
+    }
+}
+
+fn page_size(asked: u32, default: usize, max: usize) -> usize {
+    match usize::try_from(asked).unwrap_or(usize::MAX) {
+        0 => default,
+        asked => asked.min(max),
+    }
+}
+
+#[tonic::async_trait]
+impl ChatService for Gateway {
+    async fn open_session(
+        &self,
+        request: Request<OpenSessionRequest>,
+    ) -> Result<Response<OpenSessionResponse>, Status> {
+        let OpenSessionRequest { user, client } = request.into_inner();
+        self.call("OpenSession", session::open(&self.router, &user, &client, self.node.cluster)).await
+    }
+
+    type JoinChatStream = Frames<EncodedFrame>;
+
+    async fn join_chat(
+        &self,
+        request: Request<JoinChatRequest>,
+    ) -> Result<Response<Self::JoinChatStream>, Status> {
+        self.call("JoinChat", async {
+            let caller = self.caller(&request).await?;
+            let frames = subscription::open(self, &caller, request.into_inner()).await?;
+            Ok(Box::pin(frames) as Self::JoinChatStream)
+        })
+        .await
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<SendMessageRequest>,
+    ) -> Result<Response<SendMessageResponse>, Status> {
+        self.call("SendMessage", async {
+            let caller = self.caller(&request).await?;
+            send_one(&self.router, &self.metrics, &caller, request.into_inner()).await
+        })
+        .await
+    }
+
+    type SendMessagesStream = Frames<SendResults>;
+
+    async fn send_messages(
+        &self,
+        request: Request<Streaming<SendBatch>>,
+    ) -> Result<Response<Self::SendMessagesStream>, Status> {
+        self.call("SendMessages", async {
+            let caller = self.caller(&request).await?;
+            let leaving = self.node.leaving.clone();
+            let metrics = Arc::clone(&self.metrics);
+            let stream =
+                SendStream::open(request.into_inner(), self.router.clone(), metrics, caller, leaving);
+            Ok(Box::pin(stream) as Self::SendMessagesStream)
+        })
+        .await
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        self.call("History", async {
+            self.caller(&request).await?;
+            self.read_history(request.into_inner()).await
+        })
+        .await
+    }
+
+    async fn list_rooms(
+        &self,
+        request: Request<ListRoomsRequest>,
+    ) -> Result<Response<ListRoomsResponse>, Status> {
+        self.call("ListRooms", async {
+            let caller = self.caller(&request).await?;
+            self.list_rooms_page(&caller, request.into_inner()).await
+        })
+        .await
+    }
+
+    async fn create_room(
+        &self,
+        request: Request<CreateRoomRequest>,
+    ) -> Result<Response<CreateRoomResponse>, Status> {
+        self.call("CreateRoom", async {
+            let caller = self.caller(&request).await?;
+            let name = request.into_inner().name;
+            let name = name.strip_prefix('#').unwrap_or(&name);
+            let (room, created) = self.router.create_room(name, caller.user).await?;
+            Ok(CreateRoomResponse { room_id: room.0, created })
+        })
+        .await
+    }
+
+    async fn leave_room(
+        &self,
+        request: Request<LeaveRoomRequest>,
+    ) -> Result<Response<SendMessageResponse>, Status> {
+        self.call("LeaveRoom", async {
+            let caller = self.caller(&request).await?;
+            let LeaveRoomRequest { room, request_no, settled_no } = request.into_inner();
+            let content = Some(Content::Leave(chat::Leave {}));
+            let request = SendMessageRequest { room, request_no, settled_no, content };
+            send_one(&self.router, &self.metrics, &caller, request).await
+        })
+        .await
+    }
+
+    async fn get_server_status(
+        &self,
+        request: Request<GetServerStatusRequest>,
+    ) -> Result<Response<GetServerStatusResponse>, Status> {
+        let local_only = request.into_inner().local_only;
+        self.call("GetServerStatus", async { Ok(status::cluster_status(self, local_only).await) }).await
+    }
+
+    async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
+        self.call("Ping", async {
+            let payload = request.into_inner().payload;
+            if payload.len() > PING_BYTES_MAX {
+                let why = format!("a ping carries at most {PING_BYTES_MAX} bytes, not {}", payload.len());
+                return Err(Failure::invalid("ping_too_large", why));
+            }
+            Ok(PingResponse {
+                payload,
+                node_id: self.node.id.0,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                time_ms: self.clock.now_ms(),
+            })
+        })
+        .await
+    }
+}

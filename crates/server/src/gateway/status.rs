@@ -1,0 +1,231 @@
+//! What a node tells of itself, and of the cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use conclave_core::NodeId;
+use conclave_proto::chat::{ClusterView, GetServerStatusResponse, NodeStatus, NodeView, Role, ShardStatus};
+use conclave_proto::raft::NodeStatusRequest;
+use conclave_store::Store;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::service::Gateway;
+use crate::metrics::Metrics;
+use crate::node::NodeInfo;
+use crate::peer::{Peer, Peers};
+use crate::shard::{Replica, Shards};
+
+/// How long a peer gets to answer for itself.
+const PEER_TIMEOUT: Duration = Duration::from_millis(300);
+/// How often the view of the cluster is looked at again.
+const VIEW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// This node's own status.
+pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metrics: &Metrics) -> NodeStatus {
+    let usage = store.usage();
+    NodeStatus {
+        node_id: node.id.0,
+        name: node.member.name.clone(),
+        address: node.member.client.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        reachable: true,
+        draining: node.is_draining(),
+        uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        clients: node.clients.load(Ordering::Relaxed),
+        sync_p99_us: metrics.sync_p99_us(),
+        log_bytes: usage.log_file_bytes,
+        state_bytes: usage.state_file_bytes,
+        shards: shards.iter().map(|replica| shard_status(replica)).collect(),
+    }
+}
+
+fn shard_status(replica: &Replica) -> ShardStatus {
+    let metrics = replica.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let role = match metrics.state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Learner | ServerState::Shutdown => Role::Learner,
+    };
+    ShardStatus {
+        shard: replica.shard.0,
+        role: role.into(),
+        term: metrics.current_term,
+        leader_id: metrics.current_leader.unwrap_or(0),
+        last_log_index: metrics.last_log_index.unwrap_or(0),
+        committed_index: metrics.local_committed.map_or(0, |id| id.index),
+        applied_index: metrics.last_applied.map_or(0, |id| id.index),
+        snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
+        purged_index: metrics.purged.map_or(0, |id| id.index),
+        voters: metrics.membership_config.membership().voter_ids().collect(),
+    }
+}
+
+/// The status of all nodes, each by its own word, and what follows from it.
+pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetServerStatusResponse {
+    let Gateway { router, store, metrics, node, .. } = gateway;
+    let mut nodes = vec![local_status(node, &router.shards, store, metrics)];
+    if !local_only {
+        nodes.extend(futures::future::join_all(router.peers.iter().map(|peer| peer_status(peer))).await);
+    }
+    nodes.sort_by_key(|node| node.node_id);
+    let layout = router.shards.meta().state.layout().unwrap_or_else(|| router.shards.layout.clone());
+    let (can_lose, problems) = judge(&nodes, local_only);
+    GetServerStatusResponse {
+        cluster_id: format!("{:032x}", node.cluster),
+        cluster_name: node.cluster_name.clone(),
+        can_lose,
+        healthy: problems.is_empty(),
+        problems,
+        shards: router.shards.data_shards,
+        replicas: layout
+            .shards
+            .first()
+            .map_or(0, |replicas| u32::try_from(replicas.len()).unwrap_or(u32::MAX)),
+        layout_version: layout.version,
+        nodes,
+    }
+}
+
+async fn peer_status(peer: &Peer) -> NodeStatus {
+    let mut client = peer.client();
+    match tokio::time::timeout(PEER_TIMEOUT, client.node_status(NodeStatusRequest {})).await {
+        Ok(Ok(status)) => status.into_inner(),
+        Ok(Err(_)) | Err(_) => NodeStatus {
+            node_id: peer.id.0,
+            name: peer.member.name.clone(),
+            address: peer.member.client.clone(),
+            ..NodeStatus::default()
+        },
+    }
+}
+
+/// How many more nodes may fail, and what is wrong in plain words.
+fn judge(nodes: &[NodeStatus], local_only: bool) -> (i32, Vec<String>) {
+    let mut problems = Vec::new();
+    for node in nodes {
+        if !node.reachable {
+            problems.push(format!("{} does not answer", node.name));
+        } else if node.draining {
+            problems.push(format!("{} is draining", node.name));
+        }
+    }
+    let mut voters: BTreeMap<u32, &[u64]> = BTreeMap::new();
+    let mut led: BTreeMap<u32, bool> = BTreeMap::new();
+    for shard in nodes.iter().flat_map(|node| &node.shards) {
+        let known = voters.entry(shard.shard).or_insert(&shard.voters);
+        if shard.voters.len() > known.len() {
+            *known = &shard.voters;
+        }
+        *led.entry(shard.shard).or_default() |=
+            shard.role() == Role::Leader || (local_only && shard.leader_id != 0);
+    }
+    for (shard, _) in led.iter().filter(|(_, led)| !**led) {
+        problems.push(format!("shard {shard} has no leader: nothing can be sent to its rooms"));
+    }
+    let reachable = |id: &&u64| nodes.iter().any(|node| node.node_id == **id && node.reachable);
+    let spare = voters.values().map(|voters| {
+        let majority = voters.len() / 2 + 1;
+        let alive = if local_only { voters.len() } else { voters.iter().filter(reachable).count() };
+        i32::try_from(alive).unwrap_or(i32::MAX) - i32::try_from(majority).unwrap_or(i32::MAX)
+    });
+    (spare.min().unwrap_or(-1).max(-1), problems)
+}
+
+/// Keeps the view of the cluster that clients get, until the node stops.
+pub(crate) async fn keep_view(
+    node: Arc<NodeInfo>,
+    peers: Arc<Peers>,
+    views: watch::Sender<Arc<ClusterView>>,
+    stop: CancellationToken,
+) {
+    let mut asked: BTreeMap<NodeId, (bool, u32)> = BTreeMap::new();
+    let mut alive: Vec<_> = peers.iter().map(|peer| peer.alive.subscribe()).collect();
+    let mut ticks = tokio::time::interval(VIEW_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut changes: FuturesUnordered<_> = alive.iter_mut().map(watch::Receiver::changed).collect();
+        let ask = tokio::select! {
+            _ = ticks.tick() => true,
+            () = stop.cancelled() => return,
+            () = node.draining.cancelled(), if !node.is_draining() => false,
+            Some(_) = changes.next() => false,
+        };
+        drop(changes);
+        if ask {
+            for peer in peers.iter().filter(|peer| peer.is_alive()) {
+                let status = peer_status(peer).await;
+                asked.insert(peer.id, (status.draining, status.clients));
+            }
+        }
+        let others = peers.iter().map(|peer| {
+            let (draining, clients) = asked.get(&peer.id).copied().unwrap_or_default();
+            view_of(peer.id, &peer.member, peer.is_alive(), draining, clients)
+        });
+        let clients = node.clients.load(Ordering::Relaxed);
+        let me = view_of(node.id, &node.member, true, node.is_draining(), clients);
+        let mut nodes: Vec<_> = others.chain([me]).collect();
+        nodes.sort_by_key(|node| node.node_id);
+        views.send_if_modified(|view| {
+            // The load alone is no news: it would wake every subscriber every second.
+            let same = same_places(&view.nodes, &nodes);
+            let version = view.version + u64::from(!same);
+            *view = Arc::new(ClusterView { cluster_id: view.cluster_id.clone(), version, nodes });
+            !same
+        });
+    }
+}
+
+fn view_of(
+    id: NodeId,
+    member: &crate::config::Member,
+    alive: bool,
+    draining: bool,
+    clients: u32,
+) -> NodeView {
+    NodeView {
+        node_id: id.0,
+        name: member.name.clone(),
+        address: member.client.clone(),
+        alive,
+        draining,
+        clients,
+    }
+}
+
+fn same_places(old: &[NodeView], new: &[NodeView]) -> bool {
+    let place = |node: &NodeView| (node.node_id, node.alive, node.draining, node.address.clone());
+    old.iter().map(place).eq(new.iter().map(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64, reachable: bool, leads: bool) -> NodeStatus {
+        let role = if leads { Role::Leader } else { Role::Follower };
+        let shard =
+            ShardStatus { shard: 1, role: role.into(), voters: vec![1, 2, 3], ..ShardStatus::default() };
+        let shards = if reachable { vec![shard] } else { Vec::new() };
+        NodeStatus { node_id: id, name: format!("node{id}"), reachable, shards, ..NodeStatus::default() }
+    }
+
+    #[test]
+    fn what_may_still_fail() {
+        let all = [node(1, true, true), node(2, true, false), node(3, true, false)];
+        assert_eq!(judge(&all, false), (1, vec![]));
+        let two = [node(1, true, true), node(2, false, false), node(3, true, false)];
+        assert_eq!(judge(&two, false), (0, vec!["node2 does not answer".to_owned()]));
+        let one = [node(1, true, false), node(2, false, false), node(3, false, false)];
+        let (can_lose, problems) = judge(&one, false);
+        assert_eq!(can_lose, -1);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+}

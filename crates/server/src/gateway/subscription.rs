@@ -1,0 +1,355 @@
+//! The `JoinChat` stream: catch up, then follow, in one loop.
+//!
+//! A subscription knows where it stands in each room and reads what comes next from its replica: from the
+//! tail in memory when it keeps up, from disk when it does not. Nothing is queued for it, so a slow reader
+//! costs disk reads and no memory, and there is no hand-over between catching up and following at which an
+//! event could be lost or repeated.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use conclave_core::limits::{HISTORY_EVENTS_MAX, KEEPALIVE_INTERVAL, PAGE_BYTES_MAX, SUBSCRIPTION_ROOMS_MAX};
+use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, Seq};
+use conclave_proto::chat::{
+    self, JoinChatRequest, RoomSubscription, room_subscription::Start, stream_frame::Frame,
+};
+use conclave_proto::frame::EncodedFrame;
+use conclave_proto::status::Failure;
+use conclave_proto::token::{self, ResumeToken};
+use conclave_store::{Page, ReadError};
+use futures::Stream;
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+
+use crate::feed::Subscriber;
+use crate::gateway::route::storage;
+use crate::gateway::service::Gateway;
+use crate::gateway::session::Caller;
+use crate::shard::Replica;
+
+/// A subscription's place in one room.
+struct Position {
+    room: RoomId,
+    name: String,
+    seq: Seq,
+    replica: Arc<Replica>,
+}
+
+/// One subscription.
+pub(crate) struct Subscription {
+    gateway: Gateway,
+    subscriber: Arc<Subscriber>,
+    positions: Vec<Position>,
+    /// Rooms to look at, oldest news first.
+    unread: VecDeque<u32>,
+    news_since: Option<Instant>,
+    caught_up: bool,
+    said_goaway: bool,
+    view_seen: u64,
+    keepalive: std::pin::Pin<Box<Sleep>>,
+    ended: bool,
+}
+
+/// Prepares a subscription: finds its rooms, joins those that shall be joined, and checks where it begins.
+pub(crate) async fn open(
+    gateway: &Gateway,
+    caller: &Caller,
+    request: JoinChatRequest,
+) -> Result<impl Stream<Item = Result<EncodedFrame, Status>> + Send + use<>, Failure> {
+    let positions = positions(gateway, caller, request).await?;
+    let subscriber = Arc::new(Subscriber::default());
+    for (index, position) in (0..).zip(&positions) {
+        gateway.feed.follow(position.room, &subscriber, index);
+    }
+    gateway.metrics.streams.inc();
+    gateway.node.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let subscription = Subscription {
+        gateway: gateway.clone(),
+        subscriber,
+        unread: (0..).take(positions.len()).collect(),
+        positions,
+        news_since: None,
+        caught_up: false,
+        said_goaway: false,
+        view_seen: 0,
+        keepalive: Box::pin(tokio::time::sleep(KEEPALIVE_INTERVAL)),
+        ended: false,
+    };
+    Ok(futures::stream::unfold(subscription, |mut subscription| async move {
+        let frame = subscription.next().await?;
+        Some((frame, subscription))
+    }))
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        for position in &self.positions {
+            self.gateway.feed.unfollow(position.room, &self.subscriber);
+        }
+        self.gateway.metrics.streams.dec();
+        self.gateway.node.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+async fn positions(
+    gateway: &Gateway,
+    caller: &Caller,
+    request: JoinChatRequest,
+) -> Result<Vec<Position>, Failure> {
+    if request.rooms.len() > SUBSCRIPTION_ROOMS_MAX {
+        let why =
+            format!("a subscription has at most {SUBSCRIPTION_ROOMS_MAX} rooms, not {}", request.rooms.len());
+        return Err(Failure::invalid("too_many_rooms_in_subscription", why));
+    }
+    let mut positions: Vec<Position> = Vec::new();
+    if !request.resume_token.is_empty() {
+        let token = ResumeToken::decode(&request.resume_token, gateway.node.cluster, gateway.node.epoch)
+            .map_err(|error| Failure::invalid(error.word(), error.to_string()))?;
+        for (room, seq) in token.rooms {
+            positions.push(position(gateway, room, Begin::After(seq)).await?);
+        }
+    }
+    for wanted in request.rooms {
+        let room = gateway.router.room(wanted.room.as_ref()).await?;
+        if wanted.join {
+            join(gateway, caller, room).await?;
+        }
+        if !positions.iter().any(|known| known.room == room) {
+            positions.push(position(gateway, room, begin(&wanted)).await?);
+        }
+    }
+    if positions.is_empty() || positions.len() > SUBSCRIPTION_ROOMS_MAX {
+        let why = format!("a subscription has 1 to {SUBSCRIPTION_ROOMS_MAX} rooms, not {}", positions.len());
+        return Err(Failure::invalid("subscription_rooms", why));
+    }
+    Ok(positions)
+}
+
+/// Where a room's subscription begins.
+enum Begin {
+    After(Seq),
+    Last(u32),
+    Now,
+}
+
+fn begin(wanted: &RoomSubscription) -> Begin {
+    match wanted.start {
+        Some(Start::AfterSeq(seq)) => Begin::After(Seq(seq)),
+        Some(Start::Last(count)) => Begin::Last(count),
+        None => Begin::Now,
+    }
+}
+
+async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<Position, Failure> {
+    let replica = Arc::clone(gateway.router.shards.of_room(room));
+    let mut found = replica.state.room(room).map_err(storage)?;
+    let beyond = |head: Option<Seq>| matches!(begin, Begin::After(seq) if head.is_none_or(|head| seq > head));
+    let head = |found: &Option<(conclave_core::room::RoomHead, conclave_core::room::RoomInfo)>| {
+        found.as_ref().map(|(head, _)| head.last)
+    };
+    // The room or the position may be newer than what this replica has applied: it catches up first.
+    if found.is_none() || beyond(head(&found)) {
+        if found.is_none() {
+            gateway.router.open_room(room).await?;
+        }
+        gateway.router.barrier(&replica).await?;
+        found = replica.state.room(room).map_err(storage)?;
+    }
+    let Some((head, info)) = found else {
+        return Err(Failure::Refused(Refusal::RoomUnknown));
+    };
+    let seq = match begin {
+        Begin::After(seq) if seq > head.last => {
+            let why = format!("position {seq} is beyond the end of the room, which is {}", head.last);
+            return Err(Failure::invalid("position_beyond_end", why));
+        }
+        Begin::After(seq) => seq,
+        Begin::Last(count) => Seq(head.last.0.saturating_sub(u64::from(count))),
+        Begin::Now => head.last,
+    };
+    Ok(Position { room, name: info.name, seq, replica })
+}
+
+/// Joins without a request number: joining twice changes nothing.
+async fn join(gateway: &Gateway, caller: &Caller, room: RoomId) -> Result<(), Failure> {
+    let replica = gateway.router.shards.of_room(room);
+    if replica.state.member(room, caller.user).map_err(storage)? {
+        return Ok(());
+    }
+    let origin = Origin {
+        session: caller.session,
+        author: caller.user,
+        author_name: caller.name.clone(),
+        request: RequestNo(0),
+        settled: RequestNo(0),
+    };
+    let command = Command::Act { room, origin, action: Action::Join };
+    let mut reply = gateway.router.decide(replica, &command).await?;
+    if reply == Reply::Refused(Refusal::RoomUnknown) {
+        gateway.router.open_room(room).await?;
+        reply = gateway.router.decide(replica, &command).await?;
+    }
+    match reply {
+        Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
+        _ => Ok(()),
+    }
+}
+
+impl Subscription {
+    async fn next(&mut self) -> Option<Result<EncodedFrame, Status>> {
+        if self.ended {
+            return None;
+        }
+        match self.frame().await {
+            Ok(frame) => frame.map(Ok),
+            Err(failure) => {
+                self.ended = true;
+                Some(Err(failure.into()))
+            }
+        }
+    }
+
+    /// The next frame, or nothing when the node stops.
+    async fn frame(&mut self) -> Result<Option<EncodedFrame>, Failure> {
+        loop {
+            if self.gateway.node.is_draining() && !self.said_goaway {
+                self.said_goaway = true;
+                return Ok(Some(Frame::GoAway(self.gateway.go_away("the node is being stopped")).into()));
+            }
+            if let Some(frame) = self.next_page().await? {
+                self.keepalive.as_mut().reset(Instant::now() + KEEPALIVE_INTERVAL);
+                return Ok(Some(frame));
+            }
+            if !self.caught_up {
+                self.caught_up = true;
+                return Ok(Some(Frame::CaughtUp(self.caught_up()).into()));
+            }
+            let mut views = self.gateway.views.clone();
+            if views.borrow().version != self.view_seen {
+                let view = views.borrow_and_update().clone();
+                self.view_seen = view.version;
+                return Ok(Some(Frame::ClusterView((*view).clone()).into()));
+            }
+            tokio::select! {
+                () = self.subscriber.wait() => {}
+                () = self.keepalive.as_mut() => {
+                    self.keepalive.as_mut().reset(Instant::now() + KEEPALIVE_INTERVAL);
+                    return Ok(Some(Frame::Keepalive(self.keepalive_frame()).into()));
+                }
+                () = self.gateway.node.draining.cancelled(), if !self.said_goaway => {}
+                () = self.gateway.node.stop.cancelled() => return Ok(None),
+                // The view goes away only with the node.
+                _ = views.changed() => {}
+            }
+        }
+    }
+
+    /// The next events of whichever room has some, or nothing if this subscription has read everything.
+    async fn next_page(&mut self) -> Result<Option<EncodedFrame>, Failure> {
+        loop {
+            let mut news = Vec::new();
+            if let Some(since) = self.subscriber.take(&mut news) {
+                self.news_since.get_or_insert(since);
+            }
+            for room in news {
+                if !self.unread.contains(&room) {
+                    self.unread.push_back(room);
+                }
+            }
+            let Some(&room) = self.unread.front() else {
+                return Ok(None);
+            };
+            let Some(position) = usize::try_from(room).ok().and_then(|room| self.positions.get_mut(room))
+            else {
+                self.unread.pop_front();
+                continue;
+            };
+            let page = read(&self.gateway, position).await?;
+            if page.records.is_empty() {
+                self.unread.pop_front();
+                continue;
+            }
+            if page.first != position.seq.next() {
+                let expected = position.seq.next();
+                tracing::error!(room = position.room.0, first = page.first.0, %expected, "a page does not continue its subscription");
+                return Err(Failure::not_sent(
+                    "storage",
+                    "the room's events are not consecutive here",
+                    KEEPALIVE_INTERVAL,
+                ));
+            }
+            position.seq = page.last;
+            if page.last == page.head {
+                self.unread.pop_front();
+            } else {
+                // Other rooms get their turn between this one's pages.
+                self.unread.rotate_left(1);
+            }
+            if let Some(since) = self.news_since.take() {
+                self.gateway.metrics.delivery_latency.observe(since.elapsed().as_secs_f64());
+            }
+            self.gateway.metrics.delivered.inc();
+            return Ok(Some(EncodedFrame::Events { records: page.records, token: self.token() }));
+        }
+    }
+
+    fn token(&self) -> Bytes {
+        let node = &self.gateway.node;
+        token::encode(
+            node.cluster,
+            node.epoch,
+            self.positions.iter().map(|position| (position.room, position.seq)),
+        )
+    }
+
+    fn caught_up(&self) -> chat::CaughtUp {
+        let rooms = self.positions.iter().map(|position| chat::RoomPosition {
+            room_id: position.room.0,
+            name: position.name.clone(),
+            seq: position.seq.0,
+        });
+        chat::CaughtUp { resume_token: self.token(), rooms: rooms.collect() }
+    }
+
+    fn keepalive_frame(&self) -> chat::Keepalive {
+        let mut leaders: Vec<chat::LeaderHint> = Vec::new();
+        let mut quorum = true;
+        for position in &self.positions {
+            if leaders.iter().any(|hint| hint.shard == position.replica.shard.0) {
+                continue;
+            }
+            match self.gateway.router.shards.hint(&position.replica) {
+                Some(hint) => leaders.push(hint),
+                None => quorum = false,
+            }
+        }
+        chat::Keepalive { resume_token: self.token(), leaders, quorum }
+    }
+}
+
+/// Reads what comes next in a room: from memory if it is there, and else from disk, on a thread that may block.
+async fn read(gateway: &Gateway, position: &Position) -> Result<Page, Failure> {
+    let Position { room, seq, replica, .. } = position;
+    if let Some(page) = replica.state.read_tail(*room, *seq, HISTORY_EVENTS_MAX, PAGE_BYTES_MAX) {
+        return Ok(page);
+    }
+    gateway.metrics.catch_up_pages.inc();
+    read_blocking(replica, *room, *seq, HISTORY_EVENTS_MAX).await
+}
+
+/// Reads a page of a room's events from wherever it is.
+pub(crate) async fn read_blocking(
+    replica: &Arc<Replica>,
+    room: RoomId,
+    after: Seq,
+    events_max: usize,
+) -> Result<Page, Failure> {
+    let state = Arc::clone(&replica.state);
+    let page = tokio::task::spawn_blocking(move || state.read(room, after, events_max, PAGE_BYTES_MAX)).await;
+    match page.map_err(storage)? {
+        Ok(page) => Ok(page),
+        Err(ReadError::RoomUnknown) => Err(Failure::Refused(Refusal::RoomUnknown)),
+        Err(error) => Err(storage(error)),
+    }
+}

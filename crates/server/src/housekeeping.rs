@@ -1,0 +1,70 @@
+//! Once a second: keeps the log short and the gauges current.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_store::Store;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::shard::{Replica, Shards, leadership};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long a snapshot, which is only a checkpoint, may take.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Runs until the node stops.
+pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        leadership::sample(&shards, &metrics);
+        let usage = store.usage();
+        for (kind, bytes) in [
+            ("log", usage.log_bytes),
+            ("log_file", usage.log_file_bytes),
+            ("state_file", usage.state_file_bytes),
+            ("unwritten", usage.unwritten_bytes),
+        ] {
+            metrics.storage_bytes.with_label_values(&[kind]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        for wanted in store.compaction() {
+            if let Some(replica) = shards.get(wanted.shard) {
+                tokio::select! {
+                    () = cut(replica, wanted.upto) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Cuts a shard's log up to an index, behind a snapshot that covers it.
+async fn cut(replica: &Replica, upto: u64) {
+    let snapshot = || replica.raft.metrics().borrow_watched().snapshot.map_or(0, |id| id.index);
+    if snapshot() < upto {
+        if let Err(error) = replica.raft.trigger().snapshot().await {
+            tracing::warn!(shard = replica.shard.0, %error, "no snapshot");
+            return;
+        }
+        let wait = replica.raft.wait(Some(SNAPSHOT_DEADLINE));
+        let built = wait.metrics(
+            |metrics| metrics.snapshot.is_some_and(|id| id.index >= upto),
+            "a snapshot that covers the log to be cut",
+        );
+        if let Err(error) = built.await {
+            tracing::debug!(shard = replica.shard.0, %error, "the snapshot does not reach so far yet");
+        }
+    }
+    let upto = upto.min(snapshot());
+    if upto > 0
+        && let Err(error) = replica.raft.trigger().purge_log(upto).await
+    {
+        tracing::warn!(shard = replica.shard.0, %error, "the log was not cut");
+    }
+}
