@@ -323,8 +323,8 @@ fn appended_to_proto(result: &StreamAppendResult<TypeConfig>) -> raft::AppendEnt
         Ok(log_id) => {
             Appended::Matched(raft::Matched { log_id: log_id.as_ref().map(convert::log_id_to_proto) })
         }
-        Err(StreamAppendError::Conflict(log_id)) => Appended::Conflict(convert::log_id_to_proto(&log_id)),
-        Err(StreamAppendError::HigherVote(vote)) => Appended::HigherVote(convert::vote_to_proto(&vote)),
+        Err(StreamAppendError::Conflict(log_id)) => Appended::Conflict(convert::log_id_to_proto(log_id)),
+        Err(StreamAppendError::HigherVote(vote)) => Appended::HigherVote(convert::vote_to_proto(vote)),
     };
     raft::AppendEntriesResponse { result: Some(result) }
 }
