@@ -1,1 +1,85 @@
-//! stub
+//! Judges whether conclave kept its promises, from a history that clients recorded.
+//!
+//! This crate shares no code with the product on purpose: it must not inherit the mistakes of what
+//! it judges. Every guarantee of `docs/guarantees.md` is one file under `property/`, of the same
+//! name.
+//!
+//! A test, a bench or a chaos run records with [`History`], one JSON object for each line, and hands
+//! the result to [`check`] or to the program `conclave-check`:
+//!
+//! ```
+//! use conclave_check::{Event, History, Options};
+//!
+//! let history = History::in_memory();
+//! history.invoke(5, 1, 1, "hello");
+//! history.ok(5, 1, 1, 2);
+//! history.invoke(5, 1, 2, "again");
+//! history.ok(5, 1, 2, 3);
+//! let events = [Event::created(1), Event::message(2, 5, 1, "hello"), Event::message(3, 5, 2, "again")];
+//! history.final_read("n1", 1, 0, events.clone());
+//! history.final_read("n2", 1, 0, events);
+//! let report = history.check(&Options::default()).expect("what was recorded can be read");
+//! assert!(report.passed(), "{report}");
+//! ```
+//!
+//! # The lines
+//!
+//! `at` is nanoseconds of one monotonic clock. `what` is `message`, `topic`, `joined`, `left` or
+//! `created`; `body` is the text or the topic. Long bodies are shortened to their beginning and a
+//! digest, by the recorder, the same way everywhere.
+//!
+//! | `kind` | Fields | Meaning |
+//! |---|---|---|
+//! | `invoke` | `at session room no what body` | a client sends a request for the first time |
+//! | `ok` | `at session room no seq` | it was acked; `seq` 0 where the answer names no event |
+//! | `refused` | `at session room no code` | it was refused, for good |
+//! | `unknown` | `at session room no` | the client gave up; it may or may not have had an effect |
+//! | `observed` | `at reader stream room seq session no what body` | a subscriber got an event |
+//! | `resumed` | `at reader stream room after node` | a subscriber begins a stream after that seq |
+//! | `caught_up` | `at reader stream room seq` | the stream says that it has delivered all up to there |
+//! | `truncated` | `at reader stream room seq` | the stream says that the room begins there now |
+//! | `final_read` | `at reader room after last` | a replica is read at the end; its events follow |
+//! | `final` | `reader room seq session no what body` | one of those events |
+//! | `read` | `begun at room last node` | a linearizable read that ended at `at` saw the room's end at `last` |
+
+mod history;
+mod property;
+mod reader;
+mod record;
+mod report;
+
+pub use history::History;
+pub use property::Property;
+pub use reader::{Records, Unreadable};
+pub use record::{Event, What};
+pub use report::{Finding, Outcome, Report, Witness};
+
+/// What a history must at least contain, and what it may.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Other clients, whose sends are not recorded, use the same rooms: what a session sent that the
+    /// history does not know is no phantom.
+    pub others: bool,
+    /// Properties that must have been tested. The others may be.
+    pub required: Vec<Property>,
+    /// Fewer acked sends than this are too little.
+    pub acked_min: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let optional = |property: &Property| matches!(property, Property::ResumeExact | Property::ReadsFresh);
+        Self {
+            others: false,
+            required: Property::ALL.into_iter().filter(|property| !optional(property)).collect(),
+            acked_min: 1,
+        }
+    }
+}
+
+/// Judges a history. Takes time in proportion to its length (times a logarithm, for sorting).
+#[must_use]
+pub fn check(records: &Records, options: &Options) -> Report {
+    let findings = Property::ALL.into_iter().map(|property| property.check(records, options)).collect();
+    Report::new(records, findings, options)
+}

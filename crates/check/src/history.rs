@@ -1,0 +1,263 @@
+//! The recorder.
+//!
+//! What must stay true: a line's time is taken under the lock that orders the lines, so the order of
+//! the file is the order of time. Call [`History::invoke`] before the send leaves and
+//! [`History::ok`] after its answer has come, never the other way round, or the checker sees
+//! violations that are none.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::reader::{Raw, digest};
+use crate::record::{Event, What};
+use crate::{Options, Records, Report, Unreadable, check};
+
+/// Bytes of lines in memory before they are written out.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Bodies up to this many bytes stand in the history as they are.
+const BODY_BYTES_MAX: usize = 64;
+
+/// Records a history as JSON lines. Cheap to clone; every clone writes to the same place.
+///
+/// Errors while writing are kept and reported by [`History::finish`]: what records must not disturb
+/// what it records.
+#[derive(Clone)]
+pub struct History {
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    out: Out,
+    began: Instant,
+    error: Option<io::Error>,
+}
+
+enum Out {
+    Memory(Vec<u8>),
+    Writer(BufWriter<Box<dyn Write + Send>>),
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("History").finish_non_exhaustive()
+    }
+}
+
+impl History {
+    /// Records into a new file.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self::to_writer(File::create(path)?))
+    }
+
+    /// Records into a writer, through a buffer of bounded size.
+    pub fn to_writer(writer: impl Write + Send + 'static) -> Self {
+        Self::new(Out::Writer(BufWriter::with_capacity(BUFFER_BYTES, Box::new(writer))))
+    }
+
+    /// Records into memory, for tests that judge in the same process.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::new(Out::Memory(Vec::new()))
+    }
+
+    fn new(out: Out) -> Self {
+        Self { shared: Arc::new(Mutex::new(Shared { out, began: Instant::now(), error: None })) }
+    }
+
+    /// Nanoseconds since the recorder was made; the beginning of a [`History::read`].
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        since(self.lock().began)
+    }
+
+    /// A client sends a message for the first time. Before it leaves.
+    pub fn invoke(&self, session: u64, room: u64, no: u64, text: &str) {
+        self.invoke_other(session, room, no, What::Message, text);
+    }
+
+    /// A client asks for something else than a message for the first time. Before it leaves.
+    pub fn invoke_other(&self, session: u64, room: u64, no: u64, what: What, body: &str) {
+        let body = Some(shortened(body));
+        let what = Some(what.word().into());
+        self.write(Raw { kind: "invoke".into(), what, body, ..request(session, room, no) });
+    }
+
+    /// A request was acked; `seq` is 0 where the answer names no event.
+    pub fn ok(&self, session: u64, room: u64, no: u64, seq: u64) {
+        self.write(Raw { kind: "ok".into(), seq: Some(seq), ..request(session, room, no) });
+    }
+
+    /// A request was refused, for good.
+    pub fn refused(&self, session: u64, room: u64, no: u64, code: &str) {
+        self.write(Raw { kind: "refused".into(), code: Some(code.into()), ..request(session, room, no) });
+    }
+
+    /// The client gave up on a request, which may or may not have had an effect.
+    pub fn unknown(&self, session: u64, room: u64, no: u64) {
+        self.write(Raw { kind: "unknown".into(), ..request(session, room, no) });
+    }
+
+    /// A subscriber got an event, on this of its streams.
+    pub fn observed(&self, subscriber: &str, stream: u64, room: u64, event: &Event<'_>) {
+        self.write(Raw {
+            kind: "observed".into(),
+            reader: Some(subscriber.into()),
+            stream: Some(stream),
+            ..seen(room, event)
+        });
+    }
+
+    /// A subscriber begins a stream at a node, after that seq. Say so for each room of the stream,
+    /// before its first event.
+    pub fn resumed(&self, subscriber: &str, stream: u64, room: u64, after: u64, node: &str) {
+        self.write(Raw {
+            kind: "resumed".into(),
+            after: Some(after),
+            node: Some(node.into()),
+            ..on(subscriber, stream, room)
+        });
+    }
+
+    /// A stream says that it has delivered everything up to `seq`.
+    pub fn caught_up(&self, subscriber: &str, stream: u64, room: u64, seq: u64) {
+        self.write(Raw { kind: "caught_up".into(), seq: Some(seq), ..on(subscriber, stream, room) });
+    }
+
+    /// A stream says that the room begins at `seq` now.
+    pub fn truncated(&self, subscriber: &str, stream: u64, room: u64, seq: u64) {
+        self.write(Raw { kind: "truncated".into(), seq: Some(seq), ..on(subscriber, stream, room) });
+    }
+
+    /// What a replica has of a room at the end, when the cluster has healed: everything after
+    /// `after`, which is 0 unless the room is older than the history.
+    pub fn final_read<'a>(
+        &self,
+        replica: &str,
+        room: u64,
+        after: u64,
+        events: impl IntoIterator<Item = Event<'a>>,
+    ) {
+        let events: Vec<Event<'a>> = events.into_iter().collect();
+        self.write(Raw {
+            kind: "final_read".into(),
+            reader: Some(replica.into()),
+            room: Some(room),
+            after: Some(after),
+            last: Some(events.last().map_or(after, |event| event.seq)),
+            ..Raw::default()
+        });
+        for event in &events {
+            self.write(Raw { kind: "final".into(), reader: Some(replica.into()), ..seen(room, event) });
+        }
+    }
+
+    /// A linearizable read, begun at [`History::now`], saw the room's end at `last`.
+    pub fn read(&self, begun: u64, room: u64, last: u64, node: &str) {
+        self.write(Raw {
+            kind: "read".into(),
+            begun: Some(begun),
+            room: Some(room),
+            last: Some(last),
+            node: Some(node.into()),
+            ..Raw::default()
+        });
+    }
+
+    /// Writes out what is in the buffer.
+    ///
+    /// # Errors
+    /// The first error that there was, now or before. Then the history has holes and proves nothing.
+    pub fn finish(&self) -> io::Result<()> {
+        let mut shared = self.lock();
+        if let Some(error) = shared.error.take() {
+            return Err(error);
+        }
+        match &mut shared.out {
+            Out::Memory(_) => Ok(()),
+            Out::Writer(writer) => writer.flush(),
+        }
+    }
+
+    /// Judges a history in memory.
+    ///
+    /// # Errors
+    /// If a line cannot be read, or the history is not in memory.
+    pub fn check(&self, options: &Options) -> Result<Report, Unreadable> {
+        let shared = self.lock();
+        match &shared.out {
+            Out::Memory(lines) => Ok(check(&Records::read(lines.as_slice())?, options)),
+            Out::Writer(_) => {
+                Err(Unreadable { line: 0, why: "the history is in a file; read that".to_owned() })
+            }
+        }
+    }
+
+    /// The lines of a history in memory; nothing for others. To keep them when a test fails.
+    #[must_use]
+    pub fn lines(&self) -> Vec<u8> {
+        match &self.lock().out {
+            Out::Memory(lines) => lines.clone(),
+            Out::Writer(_) => Vec::new(),
+        }
+    }
+
+    fn write(&self, mut line: Raw<'_>) {
+        let mut shared = self.lock();
+        line.at = Some(since(shared.began));
+        let Shared { out, error, .. } = &mut *shared;
+        let written = match out {
+            Out::Memory(lines) => write_line(lines, &line),
+            Out::Writer(writer) => write_line(writer, &line),
+        };
+        if let Err(why) = written {
+            error.get_or_insert(why);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // A panic elsewhere leaves at most a cut line, which the reader reports.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write_line(out: &mut impl Write, line: &Raw<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
+}
+
+fn since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn request<'a>(session: u64, room: u64, no: u64) -> Raw<'a> {
+    Raw { session: Some(session), room: Some(room), no: Some(no), ..Raw::default() }
+}
+
+fn on(subscriber: &str, stream: u64, room: u64) -> Raw<'_> {
+    Raw { reader: Some(subscriber.into()), stream: Some(stream), room: Some(room), ..Raw::default() }
+}
+
+fn seen<'a>(room: u64, event: &Event<'a>) -> Raw<'a> {
+    Raw {
+        seq: Some(event.seq),
+        what: Some(event.what.word().into()),
+        body: Some(shortened(event.body)),
+        ..request(event.session, room, event.no)
+    }
+}
+
+fn shortened(body: &str) -> Cow<'_, str> {
+    if body.len() <= BODY_BYTES_MAX {
+        return body.into();
+    }
+    let beginning: String = body.chars().take(24).collect();
+    format!("{beginning}… {} bytes {:016x}", body.len(), digest(body)).into()
+}

@@ -1,0 +1,89 @@
+//! The promises, one file each. A property is a pure function of the history; none of them looks at
+//! another's result.
+
+mod acked_kept;
+mod no_duplicate;
+mod no_gap;
+mod no_phantom;
+mod one_order;
+mod reads_fresh;
+mod resume_exact;
+mod sender_order;
+
+use serde::Serialize;
+
+use crate::Options;
+use crate::reader::Records;
+use crate::report::Finding;
+
+/// A promise, under the name that it has in `docs/guarantees.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Property {
+    /// What was acked is there, at every replica, at the seq that the ack named.
+    AckedKept,
+    /// A request has at most one effect.
+    NoDuplicate,
+    /// Every reader sees the same event at the same seq, and that order agrees with time.
+    OneOrder,
+    /// Nobody is passed a seq and then one beyond the next.
+    NoGap,
+    /// One session's requests keep their order in a room.
+    SenderOrder,
+    /// A subscriber continues at exactly the next event.
+    ResumeExact,
+    /// Nothing appears that nobody sent, or that was refused.
+    NoPhantom,
+    /// A linearizable read sees everything acked before it.
+    ReadsFresh,
+}
+
+impl Property {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::AckedKept,
+        Self::NoDuplicate,
+        Self::OneOrder,
+        Self::NoGap,
+        Self::SenderOrder,
+        Self::ResumeExact,
+        Self::NoPhantom,
+        Self::ReadsFresh,
+    ];
+
+    /// The stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AckedKept => "acked_kept",
+            Self::NoDuplicate => "no_duplicate",
+            Self::OneOrder => "one_order",
+            Self::NoGap => "no_gap",
+            Self::SenderOrder => "sender_order",
+            Self::ResumeExact => "resume_exact",
+            Self::NoPhantom => "no_phantom",
+            Self::ReadsFresh => "reads_fresh",
+        }
+    }
+
+    /// The property of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|property| property.name() == name)
+    }
+
+    pub(crate) fn check(self, records: &Records, options: &Options) -> Finding {
+        let mut finding = Finding::new(self);
+        match self {
+            Self::AckedKept => acked_kept::check(records, &mut finding),
+            Self::NoDuplicate => no_duplicate::check(records, &mut finding),
+            Self::OneOrder => one_order::check(records, &mut finding),
+            Self::NoGap => no_gap::check(records, &mut finding),
+            Self::SenderOrder => sender_order::check(records, &mut finding),
+            Self::ResumeExact => resume_exact::check(records, &mut finding),
+            Self::NoPhantom => no_phantom::check(records, options.others, &mut finding),
+            Self::ReadsFresh => reads_fresh::check(records, &mut finding),
+        }
+        finding
+    }
+}

@@ -1,0 +1,85 @@
+//! `no_phantom`: nothing appears that nobody sent: every event is what some session asked for under
+//! that request number, and does not appear before it was asked for. What was refused never appears.
+//!
+//! A session may use a number again after a refusal that did not use it up, so a request number has
+//! a list of attempts.
+
+use crate::reader::{Map, Records, Set};
+use crate::record::{Content, Record, Seen, Send, What};
+use crate::report::Finding;
+
+struct Attempt {
+    content: Content,
+    at: u64,
+    line: u64,
+    /// The line that says so.
+    refused: Option<u64>,
+}
+
+pub(crate) fn check(records: &Records, others: bool, finding: &mut Finding) {
+    let mut attempts: Map<Send, Vec<Attempt>> = Map::default();
+    let mut sessions: Set<u64> = Set::default();
+    for (line, record) in &records.lines {
+        match *record {
+            Record::Invoke { at, send, content } => {
+                sessions.insert(send.session);
+                attempts.entry(send).or_default().push(Attempt { content, at, line: *line, refused: None });
+            }
+            Record::Refused { send } => {
+                if let Some(attempt) = attempts.get_mut(&send).and_then(|attempts| attempts.last_mut()) {
+                    attempt.refused = Some(*line);
+                }
+            }
+            Record::Acked { send, .. } if !attempts.contains_key(&send) => {
+                finding.violated(&[*line], || {
+                    let Send { session, room, no } = send;
+                    format!("session {session}'s request {no} in room {room} was acked, and never sent")
+                });
+            }
+            _ => {}
+        }
+    }
+    for (line, record) in &records.lines {
+        let Some((_, seen)) = record.seen() else { continue };
+        let observed = match *record {
+            Record::Observed { at, .. } => Some(at),
+            _ => None,
+        };
+        if others && !sessions.contains(&seen.send.session) {
+            continue;
+        }
+        finding.checked += 1;
+        let attempts = attempts.get(&seen.send).map_or(&[][..], Vec::as_slice);
+        judge(finding, *line, &seen, observed, attempts);
+    }
+}
+
+fn judge(finding: &mut Finding, line: u64, seen: &Seen, observed: Option<u64>, attempts: &[Attempt]) {
+    let Send { session, room, no } = seen.send;
+    let seq = seen.seq;
+    if no == 0 {
+        // Rooms begin, and joining needs no number; everything else does.
+        if !matches!(seen.content.what, What::Created | What::Joined) {
+            finding.violated(&[line], || format!("{room}:{seq} has no request number, and needs one"));
+        }
+        return;
+    }
+    let Some(first) = attempts.first() else {
+        finding.violated(&[line], || format!("nobody sent {room}:{seq} (session {session}'s request {no})"));
+        return;
+    };
+    let same = || attempts.iter().filter(|attempt| attempt.content == seen.content);
+    if let Some(sent) = same().find(|attempt| attempt.refused.is_none()) {
+        if observed.is_some_and(|observed| observed < sent.at) {
+            finding.violated(&[line, sent.line], || format!("{room}:{seq} was seen before it was sent"));
+        }
+    } else if let Some(refused) = same().find_map(|attempt| attempt.refused) {
+        finding.violated(&[refused, line], || {
+            format!("{room}:{seq} was refused (session {session}'s request {no}), and appears")
+        });
+    } else {
+        finding.violated(&[first.line, line], || {
+            format!("{room}:{seq} is not what session {session} sent as request {no}")
+        });
+    }
+}

@@ -1,0 +1,208 @@
+//! Reads a history's lines.
+//!
+//! What must stay true: a line that is not understood is an error. A checker that skips what it does
+//! not know approves what it has not seen.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io::{self, BufRead};
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Content, ReaderId, Record, Seen, Send, Stream, What};
+
+/// A map of numbers. The keys come from our own recorder, so a simple hash is enough, and it makes
+/// the whole check twice as fast.
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mixer>>;
+/// See [`Map`].
+pub(crate) type Set<K> = std::collections::HashSet<K, BuildHasherDefault<Mixer>>;
+
+/// A history that has been read.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// With the number of its line, from 1.
+    pub(crate) lines: Vec<(u64, Record)>,
+    readers: Vec<String>,
+    ids: HashMap<String, ReaderId>,
+}
+
+/// Why a history cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Which line, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.why)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// A line as it is written. One flat struct with optional fields, because that is several times
+/// faster to read than a tagged enum.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Raw<'a> {
+    #[serde(borrow)]
+    pub(crate) kind: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) begun: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) at: Option<u64>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reader: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stream: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) room: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) no: Option<u64>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(crate) what: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) after: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last: Option<u64>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<Cow<'a, str>>,
+}
+
+impl Records {
+    /// Reads JSON lines.
+    ///
+    /// # Errors
+    /// For the first line that cannot be read or understood. Empty lines are skipped.
+    pub fn read(mut input: impl BufRead) -> Result<Self, Unreadable> {
+        let mut records = Self::default();
+        let mut text = Vec::new();
+        let mut line = 0;
+        loop {
+            line += 1;
+            text.clear();
+            let error = |why: String| Unreadable { line, why };
+            if input.read_until(b'\n', &mut text).map_err(|why: io::Error| error(why.to_string()))? == 0 {
+                return Ok(records);
+            }
+            if text.trim_ascii().is_empty() {
+                continue;
+            }
+            let raw: Raw<'_> = serde_json::from_slice(&text).map_err(|why| error(why.to_string()))?;
+            let record = records.understand(&raw).map_err(error)?;
+            records.lines.push((line, record));
+        }
+    }
+
+    /// The name of a subscriber or replica.
+    pub(crate) fn name(&self, reader: ReaderId) -> &str {
+        usize::try_from(reader.0).ok().and_then(|at| self.readers.get(at)).map_or("?", String::as_str)
+    }
+
+    fn understand(&mut self, raw: &Raw<'_>) -> Result<Record, String> {
+        let need = |field: Option<u64>, name: &str| {
+            field.ok_or_else(|| format!("a line of kind {:?} needs {name:?}", raw.kind))
+        };
+        let room = need(raw.room, "room")?;
+        let send = || {
+            Ok::<_, String>(Send { session: need(raw.session, "session")?, room, no: need(raw.no, "no")? })
+        };
+        let seen =
+            || Ok::<_, String>(Seen { send: send()?, seq: need(raw.seq, "seq")?, content: content(raw)? });
+        let at = || need(raw.at, "at");
+        Ok(match raw.kind.as_ref() {
+            "invoke" => Record::Invoke { at: at()?, send: send()?, content: content(raw)? },
+            "ok" => Record::Acked { at: at()?, send: send()?, seq: need(raw.seq, "seq")? },
+            "refused" => Record::Refused { send: send()? },
+            "unknown" => send().map(|_| Record::Unknown)?,
+            "observed" => Record::Observed { at: at()?, seen: seen()?, stream: self.stream(raw, room)? },
+            "resumed" => {
+                Record::Resumed { after: need(raw.after, "after")?, stream: self.stream(raw, room)? }
+            }
+            "caught_up" => Record::CaughtUp { seq: need(raw.seq, "seq")?, stream: self.stream(raw, room)? },
+            "truncated" => Record::Truncated { seq: need(raw.seq, "seq")?, stream: self.stream(raw, room)? },
+            "final_read" => Record::FinalRead {
+                after: need(raw.after, "after")?,
+                last: need(raw.last, "last")?,
+                reader: self.reader(raw)?,
+                room,
+            },
+            "final" => Record::Final { seen: seen()?, reader: self.reader(raw)? },
+            "read" => Record::Read {
+                begun: need(raw.begun, "begun")?,
+                ended: at()?,
+                room,
+                last: need(raw.last, "last")?,
+            },
+            other => return Err(format!("no kind of line is called {other:?}")),
+        })
+    }
+
+    fn stream(&mut self, raw: &Raw<'_>, room: u64) -> Result<Stream, String> {
+        let stream = raw.stream.ok_or_else(|| format!("a line of kind {:?} needs \"stream\"", raw.kind))?;
+        Ok(Stream { reader: self.reader(raw)?, stream, room })
+    }
+
+    fn reader(&mut self, raw: &Raw<'_>) -> Result<ReaderId, String> {
+        let Some(name) = &raw.reader else {
+            return Err(format!("a line of kind {:?} needs \"reader\"", raw.kind));
+        };
+        if let Some(id) = self.ids.get(name.as_ref()) {
+            return Ok(*id);
+        }
+        let id = ReaderId(u32::try_from(self.readers.len()).map_err(|_| "too many readers".to_owned())?);
+        self.readers.push(name.to_string());
+        self.ids.insert(name.to_string(), id);
+        Ok(id)
+    }
+}
+
+fn content(raw: &Raw<'_>) -> Result<Content, String> {
+    let Some(word) = &raw.what else { return Err(format!("a line of kind {:?} needs \"what\"", raw.kind)) };
+    let what = What::ALL.into_iter().find(|what| what.word() == word.as_ref());
+    let what = what.ok_or_else(|| format!("no kind of event is called {word:?}"))?;
+    Ok(Content { what, body: digest(raw.body.as_deref().unwrap_or("")) })
+}
+
+/// FNV-1a.
+pub(crate) fn digest(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Mixes the numbers of a key, each by a multiplication and a turn.
+#[derive(Debug, Default)]
+pub(crate) struct Mixer(u64);
+
+impl Hasher for Mixer {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}

@@ -1,0 +1,130 @@
+//! What a history consists of, once read: numbers only, so that a million operations fit in memory.
+
+/// What kind of event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The room began.
+    Created,
+    /// Somebody said something.
+    Message,
+    /// Somebody said what the room is for.
+    Topic,
+    /// Somebody became a member.
+    Joined,
+    /// Somebody stopped being one.
+    Left,
+}
+
+impl What {
+    pub(crate) const ALL: [Self; 5] = [Self::Created, Self::Message, Self::Topic, Self::Joined, Self::Left];
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Message => "message",
+            Self::Topic => "topic",
+            Self::Joined => "joined",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// An event as somebody saw it; what a recorder is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Its place in the room.
+    pub seq: u64,
+    /// The session that sent it; 0 for none.
+    pub session: u64,
+    /// As which of its requests; 0 for none.
+    pub no: u64,
+    /// What kind.
+    pub what: What,
+    /// The text or the topic.
+    pub body: &'a str,
+}
+
+impl<'a> Event<'a> {
+    /// A message.
+    #[must_use]
+    pub fn message(seq: u64, session: u64, no: u64, text: &'a str) -> Self {
+        Self { seq, session, no, what: What::Message, body: text }
+    }
+
+    /// A room's beginning.
+    #[must_use]
+    pub fn created(seq: u64) -> Self {
+        Self { seq, session: 0, no: 0, what: What::Created, body: "" }
+    }
+}
+
+/// A request's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Send {
+    pub(crate) session: u64,
+    pub(crate) room: u64,
+    pub(crate) no: u64,
+}
+
+/// What a request asked for, or an event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) what: What,
+    /// Digest of the body.
+    pub(crate) body: u64,
+}
+
+/// An event as it was seen, without its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) send: Send,
+    pub(crate) seq: u64,
+    pub(crate) content: Content,
+}
+
+/// A subscriber or a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ReaderId(pub(crate) u32);
+
+/// A stream of a subscriber, in one room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Stream {
+    pub(crate) reader: ReaderId,
+    pub(crate) stream: u64,
+    pub(crate) room: u64,
+}
+
+/// One line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Record {
+    Invoke { at: u64, send: Send, content: Content },
+    Acked { at: u64, send: Send, seq: u64 },
+    Refused { send: Send },
+    Unknown,
+    Observed { at: u64, stream: Stream, seen: Seen },
+    Resumed { stream: Stream, after: u64 },
+    CaughtUp { stream: Stream, seq: u64 },
+    Truncated { stream: Stream, seq: u64 },
+    FinalRead { reader: ReaderId, room: u64, after: u64, last: u64 },
+    Final { reader: ReaderId, seen: Seen },
+    Read { begun: u64, ended: u64, room: u64, last: u64 },
+}
+
+impl Record {
+    /// The event that somebody saw, and who, if this is about one.
+    pub(crate) fn seen(&self) -> Option<(ReaderId, Seen)> {
+        match *self {
+            Self::Observed { stream, seen, .. } => Some((stream.reader, seen)),
+            Self::Final { reader, seen } => Some((reader, seen)),
+            _ => None,
+        }
+    }
+
+    /// The place that a request is said to have got, by whoever says so.
+    pub(crate) fn place(&self) -> Option<(Send, u64)> {
+        match *self {
+            Self::Acked { send, seq, .. } if seq > 0 => Some((send, seq)),
+            _ => self.seen().map(|(_, seen)| (seen.send, seen.seq)),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The verdict: for each property whether it held, on how much, and if not the smallest witness.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::Options;
+use crate::property::Property;
+use crate::reader::Records;
+use crate::record::Record;
+
+/// What came of one property.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// Which.
+    pub property: Property,
+    /// How many times the property could have been broken.
+    pub checked: u64,
+    /// How many times it was.
+    pub violations: u64,
+    /// The first violation.
+    pub witness: Option<Witness>,
+}
+
+/// A violation: a sentence, and the few lines of the history that it follows from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Witness {
+    /// What is wrong.
+    pub sentence: String,
+    /// The numbers of the lines.
+    pub lines: Vec<u64>,
+}
+
+/// The sum of the findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every property held, and every required one was tested.
+    Passed,
+    /// A property was broken.
+    Violated,
+    /// Nothing was broken, but too little was tested to say anything.
+    TooLittle,
+}
+
+/// The verdict on a history.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The sum.
+    pub outcome: Outcome,
+    /// Sends that were acked.
+    pub acked: u64,
+    /// Sends that were refused.
+    pub refused: u64,
+    /// Sends whose fate the client does not know.
+    pub unknown: u64,
+    /// Events that subscribers got.
+    pub observed: u64,
+    /// One for each property.
+    pub findings: Vec<Finding>,
+    /// Why too little was tested.
+    pub too_little: Vec<String>,
+}
+
+impl Finding {
+    pub(crate) fn new(property: Property) -> Self {
+        Self { property, checked: 0, violations: 0, witness: None }
+    }
+
+    /// Notes a violation. Of several the one with the fewest lines is kept, of those the first.
+    pub(crate) fn violated(&mut self, lines: &[u64], sentence: impl FnOnce() -> String) {
+        self.violations += 1;
+        if self.witness.as_ref().is_none_or(|known| lines.len() < known.lines.len()) {
+            self.witness = Some(Witness { sentence: sentence(), lines: lines.to_vec() });
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn new(records: &Records, findings: Vec<Finding>, options: &Options) -> Self {
+        let count = |wanted: fn(&Record) -> bool| {
+            let found = records.lines.iter().filter(|(_, record)| wanted(record)).count();
+            u64::try_from(found).unwrap_or(u64::MAX)
+        };
+        let acked = count(|record| matches!(record, Record::Acked { .. }));
+        let mut too_little: Vec<String> = (findings.iter())
+            .filter(|finding| finding.checked == 0 && options.required.contains(&finding.property))
+            .map(|finding| format!("{} was never put to the test", finding.property.name()))
+            .collect();
+        if acked < options.acked_min {
+            too_little.push(format!("{acked} acked sends; at least {} are wanted", options.acked_min));
+        }
+        let outcome = if findings.iter().any(|finding| finding.violations > 0) {
+            Outcome::Violated
+        } else if too_little.is_empty() {
+            Outcome::Passed
+        } else {
+            Outcome::TooLittle
+        };
+        Self {
+            outcome,
+            acked,
+            refused: count(|record| matches!(record, Record::Refused { .. })),
+            unknown: count(|record| matches!(record, Record::Unknown)),
+            observed: count(|record| matches!(record, Record::Observed { .. })),
+            findings,
+            too_little,
+        }
+    }
+
+    /// Whether every property held and every required one was tested.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.outcome == Outcome::Passed
+    }
+
+    /// The finding of one property.
+    #[must_use]
+    pub fn finding(&self, property: Property) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.property == property)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            let word = match finding {
+                Finding { violations: 1.., .. } => "BROKEN",
+                Finding { checked: 0, .. } => "untested",
+                _ => "kept",
+            };
+            writeln!(f, "{word:8} {:12} {} checked", finding.property.name(), finding.checked)?;
+            if let Some(witness) = &finding.witness {
+                writeln!(f, "         {} (1 of {} violations)", witness.sentence, finding.violations)?;
+                let lines: Vec<String> = witness.lines.iter().map(u64::to_string).collect();
+                writeln!(f, "         see line {}", lines.join(", "))?;
+            }
+        }
+        for why in &self.too_little {
+            writeln!(f, "too little: {why}")?;
+        }
+        let Self { acked, refused, unknown, observed, .. } = self;
+        write!(f, "{acked} acked, {refused} refused, {unknown} unknown, {observed} observed: ")?;
+        f.write_str(match self.outcome {
+            Outcome::Passed => "passed",
+            Outcome::Violated => "VIOLATED",
+            Outcome::TooLittle => "tested too little",
+        })
+    }
+}

@@ -1,0 +1,88 @@
+//! Shows that the checker objects: a good history passes, and a history that is damaged in some way
+//! is objected to by the property that this damages.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+mod damage;
+mod good;
+mod program;
+
+use conclave_check::{Options, Outcome, Property, Records, Report, check};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::good::Shape;
+
+fn judge(lines: &[Value]) -> Report {
+    let text: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\n").into_bytes()).collect();
+    let options = Options { required: Property::ALL.to_vec(), ..Options::default() };
+    check(&Records::read(text.as_slice()).unwrap(), &options)
+}
+
+proptest! {
+    #[test]
+    fn a_good_history_passes(seed in any::<u64>(), shape in shape()) {
+        let report = judge(&good::history(seed, &shape));
+        prop_assert!(report.findings.iter().all(|finding| finding.violations == 0), "{}", report);
+        prop_assert!(report.outcome != Outcome::Violated);
+    }
+
+}
+
+proptest! {
+    // Each case judges some two dozen histories.
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Every kind of damage, at a place that the seed chooses.
+    #[test]
+    fn a_damaged_history_does_not(seed in any::<u64>()) {
+        let lines = good::history(seed, &Shape::default());
+        prop_assert!(judge(&lines).passed(), "{}", judge(&lines));
+        for damage in damage::ALL {
+            let mut damaged = lines.clone();
+            (damage.does)(&mut damaged, seed);
+            prop_assert!(damaged != lines, "{} does nothing", damage.name);
+            let report = judge(&damaged);
+            let finding = report.finding(damage.breaks).unwrap();
+            prop_assert!(finding.violations > 0, "{} passes:\n{}", damage.name, report);
+            let witness = finding.witness.as_ref().unwrap();
+            prop_assert!((1..=3).contains(&witness.lines.len()), "{:?}", witness);
+            prop_assert_eq!(report.outcome, Outcome::Violated);
+        }
+    }
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    (1..5_u64, 1..4_u64, 0..4_usize, 0..400_usize).prop_map(|(sessions, rooms, subscribers, steps)| Shape {
+        sessions,
+        rooms,
+        subscribers,
+        steps,
+    })
+}
+
+#[test]
+fn every_property_has_a_mutant() {
+    for property in Property::ALL {
+        let mutants = damage::ALL.iter().filter(|damage| damage.breaks == property).count();
+        assert!(mutants >= 2, "{} has {mutants} mutants", property.name());
+    }
+}
+
+#[test]
+fn an_empty_history_proves_nothing() {
+    assert_eq!(judge(&[]).outcome, Outcome::TooLittle);
+}
+
+#[test]
+fn what_others_sent_is_no_phantom_if_they_are_announced() {
+    let mut lines = good::history(3, &Shape::default());
+    lines.retain(|line| {
+        line["session"] != 4 || ["observed", "final"].iter().any(|kind| line["kind"] == *kind)
+    });
+    assert!(judge(&lines).finding(Property::NoPhantom).unwrap().violations > 0);
+    let text: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\n").into_bytes()).collect();
+    let options = Options { others: true, ..Options::default() };
+    let report = check(&Records::read(text.as_slice()).unwrap(), &options);
+    assert!(report.passed(), "{report}");
+}
