@@ -3,7 +3,7 @@
 //!
 //! Only acks in rooms that are read at the end count as checked.
 
-use crate::reader::{Map, Records, Set};
+use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Send};
 use crate::report::Finding;
 
@@ -18,7 +18,7 @@ struct Read {
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
     let mut acks: Map<(u64, u64), (Send, u64)> = Map::default();
     let mut reads: Map<u64, Vec<Read>> = Map::default();
-    let mut kept: Set<(ReaderId, u64, u64)> = Set::default();
+    let mut kept: Map<(ReaderId, u64), Vec<u64>> = Map::default();
     for (line, record) in &records.lines {
         match *record {
             Record::Acked { send, seq, .. } if seq > 0 => {
@@ -31,7 +31,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
                 reads.entry(room).or_default().push(Read { reader, after, last, line: *line });
             }
             Record::Final { reader, seen } => {
-                kept.insert((reader, seen.send.room, seen.seq));
+                kept.entry((reader, seen.send.room)).or_default().push(seen.seq);
             }
             _ => {}
         }
@@ -51,12 +51,15 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
             });
         }
     }
+    // As a rule they are sorted already.
+    kept.values_mut().for_each(|seqs| seqs.sort_unstable());
     let mut in_order: Vec<_> = acks.iter().collect();
     in_order.sort_unstable_by_key(|(_, (_, line))| *line);
     for ((room, seq), (_, acked)) in in_order {
         for read in reads.get(room).into_iter().flatten().filter(|read| *seq > read.after) {
             finding.checked += 1;
-            if !kept.contains(&(read.reader, *room, *seq)) {
+            let has = kept.get(&(read.reader, *room)).is_some_and(|seqs| seqs.binary_search(seq).is_ok());
+            if !has {
                 finding.violated(&[*acked, read.line], || {
                     let who = records.name(read.reader);
                     format!("{room}:{seq} was acked, and {who}, read up to {}, does not have it", read.last)
