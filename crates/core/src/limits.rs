@@ -79,6 +79,10 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const FORWARD_QUEUE_MAX: usize = 4_096;
 /// Jobs waiting for the log writer.
 pub const LOG_QUEUE_MAX: usize = 4_096;
+/// Bytes waiting for the log writer; then appending waits.
+pub const LOG_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Log entries read at once for one follower or for one step of applying, bytes. One always fits.
+pub const LOG_READ_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one group commit.
 pub const LOG_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a log row; a larger group commit is split.
@@ -126,6 +130,8 @@ pub const CLIENT_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 pub const CLIENT_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// Connecting to a node.
 pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_millis(750);
+/// A subscription that is being opened.
+pub const CLIENT_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that is silent this long while something is expected of it is asked for a sign of life.
 pub const CLIENT_PING_INTERVAL: Duration = Duration::from_millis(700);
 /// And closed if there is none within this time.
@@ -162,6 +168,8 @@ pub const CLI_LINES_AHEAD_MAX: usize = 256;
 pub const CLI_SENDS_IN_FLIGHT_MAX: usize = STORED_REPLIES_MAX;
 /// A chat shows a message of its own with a clock once it has waited this long for its tick.
 pub const CHAT_CLOCK_AFTER: Duration = Duration::from_millis(300);
+/// Lines of a chat that wait to be printed; then nothing more is read from the network.
+pub const CHAT_LINES_UNPRINTED_MAX: usize = 1_024;
 /// Bytes at which a resume file is written anew instead of appended to.
 pub const RESUME_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// `conclave up` waits this long for every shard to have a leader.

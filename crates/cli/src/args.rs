@@ -1,0 +1,291 @@
+//! What can be typed. Help texts are the manual: each command says what it does, what it prints, how
+//! it ends, and shows examples.
+
+pub(crate) mod server;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+use crate::parse;
+
+const AFTER_HELP: &str = "\
+Examples:
+  conclave up                          a whole cluster on this machine, no configuration
+  conclave tail general                follow a room (in a second terminal)
+  conclave send general hello          prints #general:1042 once a majority has it on disk
+  make 2>&1 | tail -5 | conclave send ci -
+  conclave status                      who leads, who lags, how many servers may still fail
+
+Exit codes:
+  0 ok   1 refused   2 usage   3 not authenticated   4 not found or forbidden
+  5 queued, not committed yet   6 no server reachable   7 verification failed
+
+Data goes to stdout, everything else to stderr. With --json each line is one object.";
+
+/// Chat that survives the loss of its servers.
+#[derive(Debug, Parser)]
+#[command(name = "conclave", version, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// A server's client address, host:port. Repeat it or separate by commas; the client fails over among
+    /// them [default: 127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420]
+    #[arg(short = 's', long = "server", value_name = "HOST:PORT", env = "CONCLAVE_SERVERS", global = true)]
+    #[arg(value_delimiter = ',', value_parser = parse::server, hide_env_values = true)]
+    pub(crate) servers: Vec<String>,
+    /// Who you are [default: $USER]
+    #[arg(short, long, value_name = "NAME", env = "CONCLAVE_USER", global = true, value_parser = parse::user)]
+    #[arg(hide_env_values = true)]
+    pub(crate) user: Option<String>,
+    /// Where sessions and unsent messages are kept [default: $XDG_STATE_HOME/conclave]
+    #[arg(long, value_name = "DIR", env = "CONCLAVE_STATE_DIR", global = true, hide_env_values = true)]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Print one JSON object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No colours; also with NO_COLOR, TERM=dumb or when stdout is not a terminal
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// Nothing on stderr but errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// How long to wait for the cluster, for example 500ms or 1m
+    #[arg(long, value_name = "TIME", env = "CONCLAVE_TIMEOUT", global = true, value_parser = parse::duration)]
+    #[arg(default_value = "10s", hide_env_values = true)]
+    pub(crate) timeout: Duration,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a whole cluster on this machine and watch over it
+    Up(server::UpArgs),
+    /// Run one server
+    Server(Box<server::ServerArgs>),
+    /// Chat: type and see
+    #[command(after_help = CHAT_HELP)]
+    Chat(ChatArgs),
+    /// Send messages and wait until a majority has them on disk
+    #[command(after_help = SEND_HELP)]
+    Send(SendArgs),
+    /// Follow rooms, across servers, without a gap
+    #[command(after_help = TAIL_HELP)]
+    Tail(TailArgs),
+    /// Print what was said in a room
+    #[command(after_help = HISTORY_HELP)]
+    History(HistoryArgs),
+    /// List or create rooms
+    #[command(after_help = ROOMS_HELP)]
+    Rooms(RoomsArgs),
+    /// Create a room
+    Create(RoomArg),
+    /// Become a member of a room
+    Join(RoomArg),
+    /// Stop being a member of a room
+    Leave(RoomArg),
+    /// Say what a room is for
+    Topic(TopicArgs),
+    /// Ask every server for a sign of life
+    Ping,
+    /// Show the cluster: servers, leaders, lag, and how many may still fail
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Measure a cluster
+    Bench(crate::bench::Args),
+    /// Print the version
+    Version,
+    /// Print the completions of a shell
+    #[command(
+        after_help = "Example:\n  conclave completions bash > ~/.local/share/bash-completion/completions/conclave"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A room and nothing else.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RoomArg {
+    /// The room, with or without its #
+    #[arg(value_parser = parse::room)]
+    pub(crate) room: String,
+}
+
+const SEND_HELP: &str = "\
+Prints `#room:seq` for each message once it is on disk at a majority of its replicas. A message that could not be
+committed within --timeout stays in the outbox on this machine (exit code 5) and is sent, once, by the next command of
+the same user.
+
+Examples:
+  conclave send general the build is green
+  journalctl -f -u app | conclave send ops -      one message a line, many in flight, in order
+  conclave send --create ci done                  creates the room if it is not there
+  conclave send --no-wait general later           returns as soon as the outbox is on disk";
+
+/// `conclave send`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SendArgs {
+    /// The room, with or without its #
+    #[arg(value_parser = parse::room)]
+    pub(crate) room: String,
+    /// The words of one message, or - to read stdin, one message a line
+    #[arg(required = true, value_name = "TEXT|-")]
+    pub(crate) text: Vec<String>,
+    /// Return when the message is safe in the outbox
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Create the room if it is not there
+    #[arg(long)]
+    pub(crate) create: bool,
+}
+
+const TAIL_HELP: &str = "\
+Follows until interrupted. When a server dies, it goes on at another one at exactly the next event.
+
+With --resume-file the position is written to disk after each printed line: kill the command at any moment, start it
+again, and every line arrives at least once. A line that was printed right before the kill may arrive again; its seq
+tells. The first run begins at the room's beginning, or with -n events.
+
+Examples:
+  conclave tail general ops
+  conclave tail general -n 50 --no-follow
+  conclave tail general --since 1042
+  conclave tail ci --json --resume-file ~/.ci.pos | ./bot";
+
+/// `conclave tail`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TailArgs {
+    /// The rooms [default: general]
+    #[arg(value_parser = parse::room)]
+    pub(crate) rooms: Vec<String>,
+    /// Begin with this many events that have already happened [default: 10]
+    #[arg(short = 'n', long = "last", value_name = "N", conflicts_with = "since")]
+    pub(crate) last: Option<u32>,
+    /// Begin after this seq; 0 is the beginning
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) since: Option<u64>,
+    /// Go on as events happen (this is the default)
+    #[arg(short, long, overrides_with = "no_follow")]
+    pub(crate) follow: bool,
+    /// Stop at the end of what has happened
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+    /// Keep the position in this file and continue from it (at least once)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) resume_file: Option<PathBuf>,
+    /// Begin with everything acknowledged before now; needs a quorum
+    #[arg(long)]
+    pub(crate) linearizable: bool,
+}
+
+const HISTORY_HELP: &str = "\
+Prints the newest events, oldest first. Reads what the server at hand has applied, also without a quorum, unless
+--linearizable asks for everything that was acknowledged before the call.
+
+Examples:
+  conclave history general
+  conclave history general -n 1000 --json
+  conclave history general --after 0 -n 20
+  conclave history general --before 1042";
+
+/// `conclave history`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HistoryArgs {
+    /// The room, with or without its #
+    #[arg(value_parser = parse::room)]
+    pub(crate) room: String,
+    /// The newest events before this seq
+    #[arg(long, value_name = "SEQ", conflicts_with = "after")]
+    pub(crate) before: Option<u64>,
+    /// The oldest events after this seq
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) after: Option<u64>,
+    /// How many
+    #[arg(short = 'n', long = "limit", value_name = "N", default_value_t = 100)]
+    pub(crate) limit: u64,
+    /// See every event acknowledged before this call; needs a quorum
+    #[arg(long)]
+    pub(crate) linearizable: bool,
+}
+
+const ROOMS_HELP: &str = "\
+Examples:
+  conclave rooms
+  conclave rooms --json | jq -r .room
+  conclave rooms create ops";
+
+/// `conclave rooms`
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct RoomsArgs {
+    /// See every room created before this call; needs a quorum
+    #[arg(long)]
+    pub(crate) linearizable: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<RoomsCommand>,
+}
+
+/// `conclave rooms …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoomsCommand {
+    /// Create a room
+    Create(RoomArg),
+}
+
+/// `conclave topic`
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  conclave topic ops who is on call: ana")]
+pub(crate) struct TopicArgs {
+    /// The room, with or without its #
+    #[arg(value_parser = parse::room)]
+    pub(crate) room: String,
+    /// The words of the topic
+    #[arg(required = true)]
+    pub(crate) text: Vec<String>,
+}
+
+const CHAT_HELP: &str = "\
+Type and press Enter. Your message shows with a tick once a majority has it on disk, and with a clock while it waits;
+it is kept on this machine until then. Commands begin with a slash: /help lists them. A line that begins with two
+slashes is sent with one. Works in a dumb terminal and with piped input too.";
+
+/// `conclave chat`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ChatArgs {
+    /// The room to begin in
+    #[arg(value_parser = parse::room, default_value = "general")]
+    pub(crate) room: String,
+}
+
+const STATUS_HELP: &str = "\
+Ends with 0 when the cluster is healthy, 1 when it is not, 6 when no server answers.
+
+Examples:
+  conclave status --watch
+  conclave status --json | jq .can_lose";
+
+/// `conclave status`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
+    /// Show it again and again until interrupted
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// With --watch: how often
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1s")]
+    pub(crate) every: Duration,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! `conclave server` and `conclave up`: what a server needs to know, as flags or environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+use conclave_core::limits::{LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
+use conclave_server::{Config, Member, Timing};
+
+use crate::parse;
+
+/// The port at which nodes find each other.
+const PEER_PORT: u16 = 7401;
+/// The port of health and metrics.
+const HTTP_PORT: u16 = 7480;
+
+const SERVER_HELP: &str = "\
+Every flag can also be given as an environment variable. SIGTERM or SIGINT drains: clients are told where to go, leaders
+hand over, then the server stops; a second signal stops it at once. A node's name and directory belong together for ever:
+never start an emptied directory under a name that the cluster knows.
+
+Examples:
+  conclave server --dir data                     a cluster of one
+  conclave server --name n1 --dir data --listen 0.0.0.0:7400 --peer-listen 0.0.0.0:7401 \\
+      --initial-cluster 'n1=10.0.0.1;n2=10.0.0.2;n3=10.0.0.3'
+  conclave server --name n1 --initial-cluster 'n1=a:7400,a:7401,a:7480;n2=b:7400,b:7401,b:7480' ...";
+
+/// `conclave server`
+#[derive(Debug, ClapArgs)]
+#[command(after_help = SERVER_HELP)]
+pub(crate) struct ServerArgs {
+    /// This node's name, one of --initial-cluster
+    #[arg(long, env = "CONCLAVE_NAME", default_value = "node1")]
+    pub(crate) name: String,
+    /// The data directory; made if it is not there
+    #[arg(long, env = "CONCLAVE_DIR", default_value = "conclave-data")]
+    pub(crate) dir: PathBuf,
+    /// The cluster's name; nodes of another cluster are refused
+    #[arg(long, env = "CONCLAVE_CLUSTER", default_value = "conclave")]
+    pub(crate) cluster: String,
+    /// The nodes that the cluster begins with, the same at each of them: NAME=HOST or NAME=CLIENT,PEER,HTTP with
+    /// host:port each, separated by ; [default: this node alone]
+    #[arg(long, env = "CONCLAVE_INITIAL_CLUSTER", value_name = "NODES", value_delimiter = ';')]
+    #[arg(value_parser = member)]
+    pub(crate) initial_cluster: Vec<Member>,
+    /// Where clients connect
+    #[arg(long, env = "CONCLAVE_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7400")]
+    pub(crate) listen: SocketAddr,
+    /// Where other nodes connect
+    #[arg(long, env = "CONCLAVE_PEER_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7401")]
+    pub(crate) peer_listen: SocketAddr,
+    /// Where health and metrics are
+    #[arg(long, env = "CONCLAVE_HTTP_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7480")]
+    pub(crate) http_listen: SocketAddr,
+    /// Shards that rooms are divided into; fixed when the cluster begins
+    #[arg(long, env = "CONCLAVE_SHARDS", default_value_t = 8)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
+    pub(crate) shards: u32,
+    /// Replicas of each shard [default: all initial nodes, at most 7]
+    #[arg(long, env = "CONCLAVE_REPLICAS")]
+    pub(crate) replicas: Option<usize>,
+    /// How soon a silent leader is replaced
+    #[arg(long, env = "CONCLAVE_TIMING", value_enum, default_value_t = TimingArg::Lan)]
+    pub(crate) timing: TimingArg,
+    /// Log kept after snapshots for followers that lag, for example 64MiB
+    #[arg(long, env = "CONCLAVE_LOG_TAIL", value_name = "SIZE", value_parser = parse::size)]
+    #[arg(default_value_t = LOG_TAIL_BYTES_DEFAULT)]
+    pub(crate) log_tail: u64,
+    /// What to log: a level, or directives such as info,openraft=warn
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info,openraft=warn")]
+    pub(crate) log: String,
+    /// How to log
+    #[arg(long, env = "CONCLAVE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// Drain and stop when stdin closes, so that the server never outlives what started it
+    #[arg(long, env = "CONCLAVE_EXIT_WITH_STDIN")]
+    pub(crate) exit_with_stdin: bool,
+}
+
+/// [`Timing`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TimingArg {
+    /// Within 150 to 300 ms: nodes near each other
+    Lan,
+    /// Within 1.5 to 3 s: nodes far from each other
+    Wan,
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// For programs, one object a line
+    Json,
+}
+
+impl ServerArgs {
+    /// The server's configuration.
+    pub(crate) fn config(&self) -> Config {
+        let listen = [self.listen, self.peer_listen, self.http_listen];
+        let initial = if self.initial_cluster.is_empty() {
+            let [client, peer, http] = listen.map(|address| address.to_string());
+            vec![Member { name: self.name.clone(), peer, client, http }]
+        } else {
+            self.initial_cluster.clone()
+        };
+        let mut config = Config::new(self.name.clone(), self.dir.clone(), initial, listen);
+        config.cluster_name.clone_from(&self.cluster);
+        config.shards = self.shards;
+        config.replicas = self.replicas;
+        config.timing = match self.timing {
+            TimingArg::Lan => Timing::Lan,
+            TimingArg::Wan => Timing::Wan,
+        };
+        config.log_tail_bytes = self.log_tail;
+        config
+    }
+}
+
+/// `NAME=HOST` or `NAME=CLIENT,PEER,HTTP`.
+fn member(text: &str) -> Result<Member, String> {
+    let wrong = || format!("{text:?} is neither NAME=HOST nor NAME=CLIENT,PEER,HTTP with host:port each");
+    let (name, addresses) = text.trim().split_once('=').ok_or_else(wrong)?;
+    let addresses: Vec<&str> = addresses.split(',').map(str::trim).collect();
+    let (client, peer, http) = match addresses.as_slice() {
+        [host] if !host.is_empty() && (!host.contains(':') || host.ends_with(']')) => {
+            let at = |port: u16| format!("{host}:{port}");
+            (at(crate::settings::CLIENT_PORT), at(PEER_PORT), at(HTTP_PORT))
+        }
+        [client, peer, http] => ((*client).to_owned(), (*peer).to_owned(), (*http).to_owned()),
+        _ => return Err(wrong()),
+    };
+    if name.is_empty() {
+        return Err(wrong());
+    }
+    Ok(Member { name: name.to_owned(), peer, client, http })
+}
+
+const UP_HELP: &str = "\
+Starts real server processes, each with its own directory and ports, waits until every shard has a leader, and prints
+what to try next. Node i listens at base-port + 10 * (i - 1) for clients, and at the next two ports for peers and HTTP.
+Servers that die are started again after 3 s. Ctrl-C stops all of them; so does the death of this command, even by
+kill -9.
+
+The same --dir continues the same cluster, with the number of nodes and shards that it began with.
+
+Examples:
+  conclave up
+  conclave up --ephemeral --nodes 5               nothing is kept
+  conclave up --no-restart                        then: kill -9 a server, and see what happens
+  conclave up --json --base-port 9000 --dir /tmp/demo";
+
+/// `conclave up`
+#[derive(Clone, Debug, ClapArgs)]
+#[command(after_help = UP_HELP)]
+pub(crate) struct UpArgs {
+    /// How many servers [default: 3, or as many as the directory has]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=NODES_MAX as i64))]
+    pub(crate) nodes: Option<u16>,
+    /// Where the cluster is kept [default: $XDG_DATA_HOME/conclave/up]
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep nothing: a temporary directory, removed at the end
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// The first port [default: 7400, or as the directory has it]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) base_port: Option<u16>,
+    /// Shards that rooms are divided into [default: 8, or as many as the directory has]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
+    pub(crate) shards: Option<u32>,
+    /// Leave dead servers dead
+    #[arg(long)]
+    pub(crate) no_restart: bool,
+    /// What the servers log into their files
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info,openraft=warn")]
+    pub(crate) log: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_by_host_or_by_all_addresses() {
+        let short = member("n1=10.0.0.1").unwrap();
+        assert_eq!(short.client, "10.0.0.1:7400");
+        assert_eq!((short.peer.as_str(), short.http.as_str()), ("10.0.0.1:7401", "10.0.0.1:7480"));
+        assert_eq!(member("n1=[::1]").unwrap().peer, "[::1]:7401");
+        let long = member("n2=a:1,b:2,c:3").unwrap();
+        assert_eq!([long.client.as_str(), &long.peer, &long.http], ["a:1", "b:2", "c:3"]);
+        for bad in ["", "n1", "n1=", "=h", "n1=h:1", "n1=a:1,b:2", "n1=a:1,b:2,c:3,d:4"] {
+            assert!(member(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The commands, one file each.
+
+mod chat;
+mod follow;
+mod history;
+mod ping;
+mod rooms;
+mod send;
+mod server;
+mod status;
+mod tail;
+mod up;
+
+use std::io;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+use jiff::tz::TimeZone;
+
+use crate::args::{Args, Command, RoomsCommand};
+use crate::exit::Exit;
+use crate::settings::{Environment, Settings, resolve};
+use crate::view::event::Look;
+use crate::{bench, output};
+
+/// Runs what was typed.
+///
+/// # Errors
+/// With what the person should know, and for [`crate::exit::of_error`] the exit code.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let environment = Environment::read();
+    // A server and a cluster need no user and no state directory.
+    let command = match args.command {
+        Command::Server(server) => return server::run(*server).await,
+        Command::Up(up) => return up::run(up, &args.global, &environment).await,
+        Command::Version => return version(args.global.json),
+        Command::Completions { shell } => return completions(shell),
+        other => other,
+    };
+    let settings = resolve(&args.global, &environment)?;
+    match command {
+        Command::Chat(chat) => chat::run(chat, settings).await,
+        Command::Send(send) => send::run(send, &settings).await,
+        Command::Tail(tail) => tail::run(tail, &settings).await,
+        Command::History(history) => history::run(&history, &settings).await,
+        Command::Rooms(rooms) => match rooms.command {
+            Some(RoomsCommand::Create(arg)) => rooms::create(&arg.room, &settings).await,
+            None => rooms::list(&rooms, &settings).await,
+        },
+        Command::Create(arg) => rooms::create(&arg.room, &settings).await,
+        Command::Join(arg) => rooms::join(&arg.room, &settings).await,
+        Command::Leave(arg) => rooms::leave(&arg.room, &settings).await,
+        Command::Topic(topic) => rooms::topic(&topic, &settings).await,
+        Command::Ping => ping::run(&settings).await,
+        Command::Status(status) => status::run(&status, &settings).await,
+        Command::Bench(args) => bench::run(args, &settings).await,
+        Command::Server(_) | Command::Up(_) | Command::Version | Command::Completions { .. } => Ok(Exit::Ok),
+    }
+}
+
+fn version(json: bool) -> anyhow::Result<Exit> {
+    if json {
+        output::json(&serde_json::json!({ "name": "conclave", "version": env!("CARGO_PKG_VERSION") }))?;
+    } else {
+        output::line(concat!("conclave ", env!("CARGO_PKG_VERSION")))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
+    // The generator panics on a write that fails, so it writes to memory.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "conclave", &mut script);
+    io::Write::write_all(&mut io::stdout().lock(), &script).context("write to stdout")?;
+    Ok(Exit::Ok)
+}
+
+/// How lines look now and here.
+fn look(settings: &Settings) -> Look {
+    Look { style: settings.style, zone: TimeZone::system(), now_ms: jiff::Timestamp::now().as_millisecond() }
+}

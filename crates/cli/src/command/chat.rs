@@ -1,0 +1,372 @@
+//! `conclave chat`: type and see.
+//!
+//! One loop owns everything: what the person types, what the rooms bring, what became of requests. It never waits
+//! for the network while the person could type.
+
+mod job;
+mod screen;
+mod slash;
+mod ticks;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use conclave_client::{CallError, Client, Content, Follow, Incoming, SendError, Start, Subscription};
+use conclave_core::limits::{CHAT_CLOCK_AFTER, CLI_SENDS_IN_FLIGHT_MAX};
+use conclave_proto::chat;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::job::Done;
+use self::screen::{Input, Inputs, Screen};
+use self::slash::{HELP, Typed, typed};
+use self::ticks::{Tell, Ticks};
+use super::follow::{Connection, Positions};
+use super::look;
+use crate::args::ChatArgs;
+use crate::errors::{of_call, of_send};
+use crate::exit::{Exit, Failed};
+use crate::session;
+use crate::settings::Settings;
+use crate::view::event::line;
+use crate::view::paint::{Ink, Tick, paint, tick};
+use crate::view::text::{count, safe, took};
+
+/// Events that are shown first.
+const LAST: u32 = 20;
+/// Two Ctrl-C within this time end the chat.
+const TWICE: Duration = Duration::from_secs(2);
+/// How often late ticks and a lost connection are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Chats until the person leaves.
+///
+/// # Errors
+/// If the chat cannot begin, or the cluster breaks a promise.
+pub(super) async fn run(args: ChatArgs, settings: Settings) -> anyhow::Result<Exit> {
+    let client = session::open(&settings).await?;
+    let leftovers = session::leftovers(&settings, &client).await;
+    let (screen, inputs) = Screen::open()?;
+    let mut chat = Chat::new(args.room, settings, client, screen);
+    chat.update_prompt();
+    let result = chat.run(inputs).await;
+    let last = chat.farewell().await;
+    chat.screen.close(last.as_deref());
+    for other in leftovers {
+        other.close().await;
+    }
+    let waiting = chat.client.pending_count();
+    chat.client.close().await;
+    result.map(|exit| if waiting > 0 { Exit::Queued } else { exit })
+}
+
+struct Chat {
+    settings: Settings,
+    client: Client,
+    screen: Screen,
+    /// Where what is typed goes.
+    current: Option<String>,
+    positions: Positions,
+    subscription: Subscription,
+    connection: Connection,
+    ticks: Ticks,
+    jobs: JoinSet<Done>,
+    interrupted: Option<Instant>,
+    /// Nothing more will be typed.
+    ended: bool,
+}
+
+impl Chat {
+    fn new(room: String, settings: Settings, client: Client, screen: Screen) -> Self {
+        let mut positions = Positions::default();
+        positions.begin(&room, Start::Last(LAST), None);
+        let subscription = client.subscribe(vec![Follow::room(room.clone()).from(Start::Last(LAST)).join()]);
+        let mut jobs = JoinSet::new();
+        jobs.spawn(job::nodes(client.clone()));
+        Self {
+            settings,
+            client,
+            screen,
+            current: Some(room),
+            positions,
+            subscription,
+            connection: Connection::default(),
+            ticks: Ticks::default(),
+            jobs,
+            interrupted: None,
+            ended: false,
+        }
+    }
+
+    async fn run(&mut self, mut inputs: Inputs) -> anyhow::Result<Exit> {
+        let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
+        let mut hangup = signal(SignalKind::hangup()).context("listen for signals")?;
+        let mut every = tokio::time::interval(LOOK_EVERY);
+        if self.screen.is_terminal() {
+            self.dim("/help lists the commands, /quit leaves").await?;
+        }
+        loop {
+            // What is piped in waits for the cluster; a person may always type a command.
+            let listen =
+                !self.ended && (self.screen.is_terminal() || self.ticks.waiting() < CLI_SENDS_IN_FLIGHT_MAX);
+            tokio::select! {
+                input = inputs.next(), if listen => {
+                    if self.input(input).await? {
+                        return Ok(Exit::Ok);
+                    }
+                }
+                incoming = next(&self.screen, &mut self.subscription) => {
+                    let incoming = incoming.map_err(|error| self.refused(&error))?;
+                    self.incoming(incoming).await?;
+                }
+                Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => {
+                    self.done(done.context("a task of the chat died")?).await?;
+                }
+                now = every.tick() => self.look_around(now).await?,
+                _ = terminate.recv() => return Ok(Exit::Ok),
+                _ = hangup.recv() => return Ok(Exit::Ok),
+            }
+            // After the end of piped input: until everything typed has been answered and shown.
+            if self.ended && self.ticks.is_empty() && self.jobs.is_empty() {
+                return Ok(Exit::Ok);
+            }
+        }
+    }
+
+    /// The first room may not be there; everything after that was joined.
+    fn refused(&self, error: &CallError) -> Failed {
+        of_call(self.positions.only_room(), error)
+    }
+
+    /// Whether the person leaves.
+    async fn input(&mut self, input: Input) -> anyhow::Result<bool> {
+        match input {
+            Input::Line(text) => {
+                self.interrupted = None;
+                return self.typed(typed(&text)).await;
+            }
+            Input::Wrong(what) => self.bad(what).await?,
+            Input::Interrupt => {
+                let now = Instant::now();
+                if self.interrupted.is_some_and(|before| now.saturating_duration_since(before) < TWICE) {
+                    return Ok(true);
+                }
+                self.interrupted = Some(now);
+                self.dim("Ctrl-C again or /quit leaves").await?;
+            }
+            Input::End if self.screen.is_terminal() => return Ok(true),
+            Input::End => self.ended = true,
+        }
+        Ok(false)
+    }
+
+    async fn typed(&mut self, typed: Typed) -> anyhow::Result<bool> {
+        let client = self.client.clone();
+        let style = self.settings.style;
+        let current = self.current.clone();
+        match (typed, current) {
+            (Typed::Quit, _) => return Ok(true),
+            (Typed::Nothing, _) => {}
+            (Typed::Wrong(what), _) => self.bad(&what).await?,
+            (Typed::Help, _) => self.screen.show(HELP.to_owned()).await?,
+            (Typed::Rooms, _) => drop(self.jobs.spawn(job::list(client, style))),
+            (Typed::Status, _) => drop(self.jobs.spawn(job::status(client, style))),
+            (Typed::Join(room), _) => drop(self.jobs.spawn(job::join(client, room, false))),
+            (Typed::Create(room), _) => drop(self.jobs.spawn(job::join(client, room, true))),
+            (Typed::Leave(Some(room)), _) | (Typed::Leave(None), Some(room)) => {
+                self.jobs.spawn(job::leave(client, room));
+            }
+            (Typed::Say(text), Some(room)) => self.say(room, text).await?,
+            (Typed::Topic(text), Some(room)) => drop(self.jobs.spawn(job::topic(client, room, text))),
+            (Typed::History(limit), Some(room)) => drop(self.jobs.spawn(job::history(client, room, limit))),
+            (Typed::Say(_) | Typed::Topic(_) | Typed::History(_) | Typed::Leave(None), None) => {
+                self.bad("you are in no room; /join ROOM").await?;
+            }
+        }
+        Ok(false)
+    }
+
+    async fn say(&mut self, room: String, text: String) -> anyhow::Result<()> {
+        if self.ticks.waiting() >= CLI_SENDS_IN_FLIGHT_MAX {
+            let what = format!("{} wait already; try again when the cluster is back", self.waiting());
+            return self.bad(&what).await;
+        }
+        match self.client.submit(&room, Content::Text(text.clone())).await {
+            Ok(ticket) => {
+                self.ticks.submitted(&room, ticket.request_no(), text, Instant::now());
+                self.jobs.spawn(job::settle(room, ticket));
+                Ok(())
+            }
+            Err(error @ (SendError::Refused { .. } | SendError::Outbox(_))) => {
+                self.tell(Tell::Failed { text, why: of_send(&room, &error).what }).await
+            }
+            Err(error) => Err(of_send(&room, &error).into()),
+        }
+    }
+
+    async fn incoming(&mut self, incoming: Incoming) -> anyhow::Result<()> {
+        let now = Instant::now();
+        match incoming {
+            Incoming::Event(event) => self.event(&event).await?,
+            Incoming::CaughtUp { rooms, .. } => {
+                for room in rooms {
+                    self.positions.reached(&room.name, room.seq);
+                    self.positions.named(room.room_id, &room.name);
+                }
+                if let Some(text) = self.connection.caught_up() {
+                    self.dim(&text).await?;
+                }
+            }
+            Incoming::Connected { node } => self.connection.connected(&node, now),
+            Incoming::Disconnected { .. } => self.connection.lost(now),
+            Incoming::Truncated { room_id, first_seq } => {
+                let room = self.positions.name(room_id, || self.subscription.room_name(room_id));
+                self.positions.jump(&room, first_seq.saturating_sub(1));
+                self.dim(&format!("events of #{room} before {first_seq} are gone by retention")).await?;
+            }
+            // Signs of life, and what later versions add.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn event(&mut self, event: &chat::Event) -> anyhow::Result<()> {
+        let room = self.positions.name(event.room_id, || self.subscription.room_name(event.room_id));
+        self.positions.next(&room, event.seq)?;
+        let own = event.session_id == self.client.session().id;
+        let mut text = self.line(&room, event);
+        if own && let Some(after) = self.ticks.arrived(&room, event.request_no, Instant::now()) {
+            text.push_str(&paint(self.settings.style, Ink::Dim, &format!(" after {}", took(after))));
+        }
+        self.screen.show(text).await
+    }
+
+    fn line(&self, room: &str, event: &chat::Event) -> String {
+        let message = matches!(event.kind, Some(chat::event::Kind::Message(_)));
+        let own = message && event.author_id == self.client.session().user_id;
+        line(&look(&self.settings), room, event, own.then_some(Tick::Committed))
+    }
+
+    async fn done(&mut self, done: Done) -> anyhow::Result<()> {
+        match done {
+            Done::Settled { room, request_no, outcome: Ok(seq) } => {
+                self.ticks.acked(&room, request_no, seq, Instant::now());
+            }
+            Done::Settled { room, request_no, outcome: Err(failed) } => {
+                if let Some(tell) = self.ticks.refused(&room, request_no, failed.what) {
+                    self.tell(tell).await?;
+                }
+            }
+            Done::Joined(room) => self.joined(room).await?,
+            Done::Left(room) => self.left(room).await?,
+            Done::History(room, events) => {
+                let lines: Vec<String> = events.iter().map(|event| self.line(&room, event)).collect();
+                self.screen.show(lines.join("\n")).await?;
+            }
+            Done::Nodes(names) => self.connection.name_nodes(names),
+            Done::Text(text) if text.is_empty() => {}
+            Done::Text(text) => self.screen.show(text).await?,
+            Done::Failed(failed) => {
+                let next = if failed.next.is_empty() { String::new() } else { format!("; {}", failed.next) };
+                self.bad(&format!("{}{next}", failed.what)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn joined(&mut self, room: String) -> anyhow::Result<()> {
+        self.dim(&format!("now in #{room}")).await?;
+        if !self.positions.rooms().any(|(known, _)| known == room) {
+            self.positions.begin(&room, Start::Last(LAST), None);
+            self.follow();
+        }
+        self.current = Some(room);
+        self.update_prompt();
+        Ok(())
+    }
+
+    async fn left(&mut self, room: String) -> anyhow::Result<()> {
+        self.positions.end(&room);
+        self.follow();
+        if self.current.as_deref() == Some(&room) {
+            self.current = self.positions.rooms().next().map(|(room, _)| room.to_owned());
+        }
+        self.update_prompt();
+        let now = self
+            .current
+            .as_ref()
+            .map_or_else(|| "in no room; /join ROOM".to_owned(), |room| format!("now in #{room}"));
+        self.dim(&format!("left #{room}, {now}")).await
+    }
+
+    /// Follows the rooms anew, each from where it stands.
+    fn follow(&mut self) {
+        let follow = |(room, after): (&str, Option<u64>)| {
+            Follow::room(room).from(after.map_or(Start::Last(LAST), Start::After))
+        };
+        self.subscription = self.client.subscribe(self.positions.rooms().map(follow).collect());
+    }
+
+    async fn look_around(&mut self, now: Instant) -> anyhow::Result<()> {
+        for tell in self.ticks.late(now) {
+            self.tell(tell).await?;
+        }
+        if let Some(text) = self.connection.missing(now) {
+            self.dim(&text).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, tell: Tell) -> anyhow::Result<()> {
+        let style = self.settings.style;
+        let text = match tell {
+            Tell::Clock { room, text } => {
+                format!("#{room}  {} {}", safe(&text, "  "), tick(style, Tick::Queued))
+            }
+            Tell::Ticked { room, seq, after } => {
+                let place =
+                    paint(style, Ink::Dim, &format!("#{room}:{seq} is on disk, after {}", took(after)));
+                format!("{place} {}", tick(style, Tick::Committed))
+            }
+            Tell::Failed { text, why } => {
+                format!(
+                    "{} {} {}",
+                    safe(&text, "  "),
+                    tick(style, Tick::Failed),
+                    paint(style, Ink::Bad, &why)
+                )
+            }
+        };
+        self.screen.show(text).await
+    }
+
+    async fn dim(&self, text: &str) -> anyhow::Result<()> {
+        self.screen.show(paint(self.settings.style, Ink::Dim, &format!("-- {text}"))).await
+    }
+
+    async fn bad(&self, text: &str) -> anyhow::Result<()> {
+        self.screen.show(paint(self.settings.style, Ink::Bad, &format!("!! {text}"))).await
+    }
+
+    fn waiting(&self) -> String {
+        count(self.client.pending_count() as u64, "message")
+    }
+
+    fn update_prompt(&self) {
+        self.screen
+            .prompt(self.current.as_ref().map_or_else(|| "> ".to_owned(), |room| format!("#{room}> ")));
+    }
+
+    /// What has still to be said at the end. What is on its way gets a moment.
+    async fn farewell(&self) -> Option<String> {
+        let left = self.client.flush(CHAT_CLOCK_AFTER).await;
+        (left > 0).then(|| format!("{} not sent yet, kept, and sent by the next command", self.waiting()))
+    }
+}
+
+/// Reads from the network only while there is room to print it, so that nothing is collected in memory.
+async fn next(screen: &Screen, subscription: &mut Subscription) -> Result<Incoming, CallError> {
+    screen.room_to_print().await;
+    subscription.next().await
+}

@@ -1,0 +1,98 @@
+//! What a chat asks the cluster for, beside reading and typing. Nothing here holds up the loop.
+
+use conclave_client::{Client, Content, HistoryQuery, Ticket};
+use conclave_proto::chat;
+
+use super::super::rooms;
+use crate::errors::{of_call, of_send};
+use crate::exit::Failed;
+use crate::settings::Style;
+use crate::view::status::page;
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// A message is certain: its seq, or why it was refused.
+    Settled {
+        room: String,
+        request_no: u64,
+        outcome: Result<u64, Failed>,
+    },
+    Joined(String),
+    Left(String),
+    Text(String),
+    History(String, Vec<chat::Event>),
+    /// Addresses and names.
+    Nodes(Vec<(String, String)>),
+    Failed(Failed),
+}
+
+/// Waits for the tick, however long that takes.
+pub(super) async fn settle(room: String, ticket: Ticket) -> Done {
+    let request_no = ticket.request_no();
+    let outcome = ticket.wait().await.map(|ack| ack.seq).map_err(|error| of_send(&room, &error));
+    Done::Settled { room, request_no, outcome }
+}
+
+pub(super) async fn join(client: Client, room: String, create: bool) -> Done {
+    if create && let Err(error) = client.create_room(&room).await {
+        return Done::Failed(of_call(Some(&room), &error));
+    }
+    match client.join(&room).await {
+        Ok(_) => Done::Joined(room),
+        Err(error) => {
+            let mut failed = of_send(&room, &error);
+            if failed.exit == crate::exit::Exit::NotFound {
+                failed.next = format!("/rooms lists them, /create {room} makes it");
+            }
+            Done::Failed(failed)
+        }
+    }
+}
+
+pub(super) async fn leave(client: Client, room: String) -> Done {
+    match client.leave(&room).await {
+        Ok(_) => Done::Left(room),
+        Err(error) => Done::Failed(of_send(&room, &error)),
+    }
+}
+
+pub(super) async fn topic(client: Client, room: String, text: String) -> Done {
+    let submitted = client.submit(&room, Content::Topic(text)).await;
+    let decided = match submitted {
+        Ok(ticket) => ticket.wait().await,
+        Err(error) => Err(error),
+    };
+    match decided {
+        // The event tells everybody, this person too.
+        Ok(_) => Done::Text(String::new()),
+        Err(error) => Done::Failed(of_send(&room, &error)),
+    }
+}
+
+pub(super) async fn list(client: Client, style: Style) -> Done {
+    match client.all_rooms().await {
+        Ok(list) => Done::Text(rooms::table(style, &list).trim_end().to_owned()),
+        Err(error) => Done::Failed(of_call(None, &error)),
+    }
+}
+
+pub(super) async fn history(client: Client, room: String, limit: u32) -> Done {
+    match client.history(HistoryQuery::newest(room.clone(), limit)).await {
+        Ok(page) => Done::History(room, page.events),
+        Err(error) => Done::Failed(of_call(Some(&room), &error)),
+    }
+}
+
+pub(super) async fn status(client: Client, style: Style) -> Done {
+    match client.status().await {
+        Ok(status) => Done::Text(page(style, &status).trim_end().to_owned()),
+        Err(error) => Done::Failed(of_call(None, &error)),
+    }
+}
+
+/// Names are only for people, so a failure is no news.
+pub(super) async fn nodes(client: Client) -> Done {
+    let nodes = client.status().await.map(|status| status.nodes).unwrap_or_default();
+    Done::Nodes(nodes.into_iter().map(|node| (node.address, node.name)).collect())
+}

@@ -1,0 +1,118 @@
+//! `conclave history`: what was said in a room, page by page.
+
+use conclave_client::{Client, HistoryQuery, Window};
+use conclave_core::limits::HISTORY_EVENTS_MAX;
+use conclave_proto::chat;
+
+use super::look;
+use crate::args::HistoryArgs;
+use crate::errors::of_call;
+use crate::exit::{Exit, Failed};
+use crate::settings::Settings;
+use crate::view::event;
+use crate::{output, session};
+
+/// Prints events, oldest first.
+///
+/// # Errors
+/// If the room is not there or no server can answer.
+pub(super) async fn run(args: &HistoryArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let client = session::open(settings).await?;
+    let result = print(args, settings, &client).await;
+    client.close().await;
+    result
+}
+
+async fn print(args: &HistoryArgs, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
+    let (first, last) = range(args, client).await?;
+    let mut after = first;
+    while after < last {
+        let query = HistoryQuery { window: Window::After(after), limit: page(last - after), ..query(args) };
+        let events = client.history(query).await.map_err(|e| of_call(Some(&args.room), &e))?.events;
+        check(&args.room, after, &events)?;
+        for event in events.iter().take_while(|event| event.seq <= last) {
+            show(settings, &args.room, event)?;
+        }
+        match events.last() {
+            Some(event) => after = event.seq,
+            // This server has not applied what another one said is there: that is its end for now.
+            None => break,
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn query(args: &HistoryArgs) -> HistoryQuery {
+    HistoryQuery { linearizable: args.linearizable, ..HistoryQuery::newest(args.room.clone(), 1) }
+}
+
+fn page(events: u64) -> u32 {
+    u32::try_from(events.min(HISTORY_EVENTS_MAX as u64)).unwrap_or(u32::MAX)
+}
+
+/// The events to print: after the first number, up to the second. Seqs have no gaps, so the newest page tells.
+async fn range(args: &HistoryArgs, client: &Client) -> anyhow::Result<(u64, u64)> {
+    let newest = client.history(query(args)).await.map_err(|e| of_call(Some(&args.room), &e))?.last_seq;
+    Ok(window(args, newest))
+}
+
+fn window(args: &HistoryArgs, newest: u64) -> (u64, u64) {
+    match (args.before, args.after) {
+        (Some(before), _) => {
+            let last = before.saturating_sub(1).min(newest);
+            (last.saturating_sub(args.limit), last)
+        }
+        (None, Some(after)) => (after, after.saturating_add(args.limit).min(newest)),
+        (None, None) => (newest.saturating_sub(args.limit), newest),
+    }
+}
+
+/// A hole in what a server says would be a broken promise; it is never passed over in silence.
+fn check(room: &str, after: u64, events: &[chat::Event]) -> Result<(), Failed> {
+    for (expected, event) in (after + 1..).zip(events) {
+        if event.seq != expected {
+            let what = format!("#{room}:{expected} was expected, but the server gave #{room}:{}", event.seq);
+            return Err(Failed::new(Exit::Verification, what, "conclave status"));
+        }
+    }
+    Ok(())
+}
+
+/// Prints one event.
+fn show(settings: &Settings, room: &str, event: &chat::Event) -> anyhow::Result<()> {
+    if settings.json {
+        output::json(&event::json(room, event))
+    } else {
+        output::line(&event::line(&look(settings), room, event, None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(before: Option<u64>, after: Option<u64>, limit: u64) -> HistoryArgs {
+        HistoryArgs { room: "r".into(), before, after, limit, linearizable: false }
+    }
+
+    #[test]
+    fn windows_stay_within_what_there_is() {
+        assert_eq!(window(&args(None, None, 100), 250), (150, 250));
+        assert_eq!(window(&args(None, None, 100), 50), (0, 50));
+        assert_eq!(window(&args(Some(42), None, 10), 250), (31, 41));
+        assert_eq!(window(&args(Some(1), None, 10), 250), (0, 0));
+        assert_eq!(window(&args(Some(999), None, 10), 250), (240, 250));
+        assert_eq!(window(&args(None, Some(245), 10), 250), (245, 250));
+        assert_eq!(window(&args(None, Some(u64::MAX), 10), 250), (u64::MAX, 250));
+    }
+
+    #[test]
+    fn a_hole_is_an_error() {
+        let events = |seqs: &[u64]| -> Vec<chat::Event> {
+            seqs.iter().map(|seq| chat::Event { seq: *seq, ..chat::Event::default() }).collect()
+        };
+        assert!(check("r", 4, &events(&[5, 6, 7])).is_ok());
+        assert_eq!(check("r", 4, &events(&[5, 7])).unwrap_err().exit, Exit::Verification);
+        assert_eq!(check("r", 4, &events(&[4])).unwrap_err().exit, Exit::Verification);
+    }
+}

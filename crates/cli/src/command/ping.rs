@@ -1,0 +1,75 @@
+//! `conclave ping`: a sign of life from every server.
+
+use futures::stream::{FuturesOrdered, StreamExt as _};
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::settings::Settings;
+use crate::view::paint::{Ink, paint};
+use crate::view::text::safe;
+use crate::{errors, output, session};
+
+#[derive(Debug, Serialize)]
+struct Json<'a> {
+    address: &'a str,
+    reachable: bool,
+    node_id: Option<u64>,
+    version: Option<&'a str>,
+    took_us: Option<u64>,
+    error: Option<String>,
+}
+
+/// Asks all at once and prints in the order of the list.
+///
+/// # Errors
+/// If none of them answers.
+pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
+    let client = session::observer(settings, settings.timeout)?;
+    let mut answers: FuturesOrdered<_> = settings
+        .servers
+        .iter()
+        .map(|address| {
+            let client = &client;
+            async move { (address, client.ping(address).await) }
+        })
+        .collect();
+    let mut answered = 0;
+    let mut last = String::new();
+    while let Some((address, answer)) = answers.next().await {
+        match (&answer, settings.json) {
+            (Ok(pong), true) => output::json(&Json {
+                address,
+                reachable: true,
+                node_id: Some(pong.node_id),
+                version: Some(&pong.version),
+                took_us: u64::try_from(pong.took.as_micros()).ok(),
+                error: None,
+            })?,
+            (Ok(pong), false) => output::line(&format!(
+                "{address}  node {}  version {}  {:.2} ms",
+                pong.node_id,
+                safe(&pong.version, ""),
+                pong.took.as_secs_f64() * 1000.0
+            ))?,
+            (Err(error), true) => output::json(&Json {
+                address,
+                reachable: false,
+                node_id: None,
+                version: None,
+                took_us: None,
+                error: Some(error.to_string()),
+            })?,
+            (Err(_), false) => {
+                output::line(&format!("{address}  {}", paint(settings.style, Ink::Bad, "no answer")))?;
+            }
+        }
+        match answer {
+            Ok(_) => answered += 1,
+            Err(error) => last = error.to_string(),
+        }
+    }
+    if answered == 0 {
+        return Err(errors::no_server(&settings.servers, &last).into());
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,166 @@
+//! `conclave rooms`, `create`, `join`, `leave` and `topic`.
+
+use conclave_client::{Client, Content, Ticket};
+use conclave_proto::chat::Room;
+use serde::Serialize;
+
+use crate::args::{RoomsArgs, TopicArgs};
+use crate::errors::{of_call, of_send};
+use crate::exit::Exit;
+use crate::settings::{Settings, Style};
+use crate::view::table::{Align, Cell, render};
+use crate::view::text::{grouped, safe};
+use crate::{output, session};
+
+#[derive(Debug, Serialize)]
+struct Json<'a> {
+    room: &'a str,
+    id: u64,
+    topic: &'a str,
+    last_seq: u64,
+    members: u32,
+    shard: u32,
+    joined: bool,
+}
+
+/// Lists the rooms.
+///
+/// # Errors
+/// If no server can answer.
+pub(super) async fn list(_args: &RoomsArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let client = session::open(settings).await?;
+    let rooms = client.all_rooms().await.map_err(|e| of_call(None, &e));
+    client.close().await;
+    let rooms = rooms?;
+    if settings.json {
+        for room in &rooms {
+            output::json(&Json {
+                room: &room.name,
+                id: room.id,
+                topic: &room.topic,
+                last_seq: room.last_seq,
+                members: room.members,
+                shard: room.shard,
+                joined: room.joined,
+            })?;
+        }
+    } else {
+        output::block(&table(settings.style, &rooms))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The rooms as a table; one's own have a star.
+pub(super) fn table(style: Style, rooms: &[Room]) -> String {
+    let columns = [
+        ("ROOM", Align::Left),
+        ("", Align::Left),
+        ("LAST", Align::Right),
+        ("MEMBERS", Align::Right),
+        ("SHARD", Align::Right),
+        ("TOPIC", Align::Left),
+    ];
+    let row = |room: &Room| -> Vec<Cell> {
+        vec![
+            format!("#{}", safe(&room.name, "")).into(),
+            if room.joined { "*" } else { "" }.into(),
+            grouped(room.last_seq).into(),
+            grouped(u64::from(room.members)).into(),
+            room.shard.to_string().into(),
+            safe(&room.topic, "").into(),
+        ]
+    };
+    render(style, &columns, &rooms.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Makes a room.
+///
+/// # Errors
+/// If no server can.
+pub(super) async fn create(room: &str, settings: &Settings) -> anyhow::Result<Exit> {
+    let client = session::open(settings).await?;
+    let made = client.create_room(room).await.map_err(|e| of_call(Some(room), &e));
+    client.close().await;
+    let made = made?;
+    if settings.json {
+        output::json(&serde_json::json!({ "room": room, "id": made.room_id, "created": made.created }))?;
+    } else {
+        output::line(&format!("#{room}{}", if made.created { "" } else { " (was there already)" }))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Makes the user a member.
+///
+/// # Errors
+/// If it is refused or cannot be decided in time.
+pub(super) async fn join(room: &str, settings: &Settings) -> anyhow::Result<Exit> {
+    change(room, Content::Join, settings).await
+}
+
+/// Ends the membership.
+///
+/// # Errors
+/// As [`join`].
+pub(super) async fn leave(room: &str, settings: &Settings) -> anyhow::Result<Exit> {
+    change(room, Content::Leave, settings).await
+}
+
+/// Says what the room is for.
+///
+/// # Errors
+/// As [`join`].
+pub(super) async fn topic(args: &TopicArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    change(&args.room, Content::Topic(args.text.join(" ")), settings).await
+}
+
+async fn change(room: &str, content: Content, settings: &Settings) -> anyhow::Result<Exit> {
+    let client = session::open(settings).await?;
+    let result = decide(room, content, settings, &client).await;
+    client.close().await;
+    result
+}
+
+async fn decide(room: &str, content: Content, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
+    let mut ticket: Ticket = client.submit(room, content).await.map_err(|e| of_send(room, &e))?;
+    let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send(room, &e))?;
+    if settings.json {
+        output::json(&serde_json::json!({
+            "room": room,
+            "seq": ack.seq,
+            "time_ms": ack.time_ms,
+            "duplicate": ack.duplicate,
+            "changed": ack.seq != 0,
+        }))?;
+    } else if ack.seq == 0 {
+        output::line(&format!("#{room} (nothing to change)"))?;
+    } else {
+        output::line(&format!("#{room}:{}", ack.seq))?;
+    }
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rooms_as_a_table() {
+        let room = |name: &str, joined, last_seq, topic: &str| Room {
+            name: name.into(),
+            joined,
+            last_seq,
+            members: 3,
+            shard: 5,
+            topic: topic.into(),
+            ..Room::default()
+        };
+        let rooms = [room("general", true, 1_042, ""), room("ops", false, 7, "on call: ana")];
+        let expected = "\
+ROOM          LAST  MEMBERS  SHARD  TOPIC
+#general  *  1,042        3      5
+#ops             7        3      5  on call: ana
+";
+        assert_eq!(table(Style::default(), &rooms), expected);
+    }
+}

@@ -1,0 +1,210 @@
+//! `conclave send`: messages, each with its tick.
+
+use std::time::Duration;
+
+use conclave_client::{Ack, Client, Content, SendError, Ticket};
+use conclave_core::limits::CLI_SENDS_IN_FLIGHT_MAX;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::args::SendArgs;
+use crate::errors::{of_call, of_send};
+use crate::exit::{Exit, Failed};
+use crate::input::{Line, stdin_lines};
+use crate::settings::Settings;
+use crate::view::text::count;
+use crate::{output, session};
+
+#[derive(Debug, Serialize)]
+struct Json<'a> {
+    room: &'a str,
+    seq: u64,
+    time_ms: i64,
+    request_no: u64,
+    duplicate: bool,
+}
+
+/// Sends one message, or each line of stdin.
+///
+/// # Errors
+/// If it is refused, or not committed in time; then it is safe in the outbox.
+pub(super) async fn run(args: SendArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let client = session::open(settings).await?;
+    let leftovers = session::leftovers(settings, &client).await;
+    let result = send(&args, settings, &client).await;
+    // With --no-wait the rest is for the next command; otherwise it had its time while this one waited.
+    let patience = if args.no_wait || result.is_err() { Duration::ZERO } else { settings.timeout };
+    for other in leftovers {
+        let before = other.pending_count();
+        let left = other.flush(patience).await;
+        note_leftover(settings, before, left);
+        other.close().await;
+    }
+    client.close().await;
+    result
+}
+
+fn note_leftover(settings: &Settings, before: usize, left: usize) {
+    let sent = before.saturating_sub(left) as u64;
+    if sent > 0 {
+        output::note(settings.quiet, &format!("{} from an earlier command sent too", count(sent, "message")));
+    }
+}
+
+async fn send(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
+    if args.create {
+        client.create_room(&args.room).await.map_err(|e| of_call(Some(&args.room), &e))?;
+    }
+    if args.text == ["-"] {
+        return send_lines(args, settings, client).await;
+    }
+    let content = Content::Text(args.text.join(" "));
+    let ticket = client.submit(&args.room, content).await.map_err(|e| of_send(&args.room, &e))?;
+    if args.no_wait {
+        note_queued(args, settings, client, 1)?;
+        return Ok(Exit::Ok);
+    }
+    settle(args, settings, ticket).await?;
+    Ok(Exit::Ok)
+}
+
+/// Waits for the tick and prints the place.
+async fn settle(args: &SendArgs, settings: &Settings, mut ticket: Ticket) -> anyhow::Result<()> {
+    let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send(&args.room, &e))?;
+    if settings.json {
+        output::json(&Json {
+            room: &args.room,
+            seq: ack.seq,
+            time_ms: ack.time_ms,
+            request_no: ack.request_no,
+            duplicate: ack.duplicate,
+        })
+    } else {
+        output::line(&place(&args.room, &ack))
+    }
+}
+
+/// `#room:seq`. An answer that the cluster has forgotten has no place any more, but it is certain.
+fn place(room: &str, ack: &Ack) -> String {
+    if ack.forgotten { format!("#{room}:?") } else { format!("#{room}:{}", ack.seq) }
+}
+
+fn note_queued(args: &SendArgs, settings: &Settings, client: &Client, taken: u64) -> anyhow::Result<()> {
+    if settings.json {
+        let pending = client.pending_count();
+        output::json(&serde_json::json!({ "room": args.room, "queued": taken, "pending": pending }))?;
+    } else {
+        let text = format!("{} queued for #{}", count(taken, "message"), args.room);
+        output::note(settings.quiet, &text);
+    }
+    Ok(())
+}
+
+/// What became of the lines so far.
+#[derive(Debug, Default)]
+struct Tally {
+    taken: u64,
+    refused: Option<Exit>,
+}
+
+/// Reads lines and prints ticks at the same time, many in flight, both in order.
+async fn send_lines(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
+    // One less than may be in flight: the one that is being waited for is no longer in the queue.
+    let (tickets, settled) = mpsc::channel(CLI_SENDS_IN_FLIGHT_MAX - 1);
+    let (tally, refused) =
+        tokio::try_join!(submit_lines(args, settings, client, tickets), settle_all(args, settings, settled))?;
+    if args.no_wait {
+        note_queued(args, settings, client, tally.taken)?;
+    }
+    Ok(tally.refused.or(refused).unwrap_or(Exit::Ok))
+}
+
+async fn submit_lines(
+    args: &SendArgs,
+    settings: &Settings,
+    client: &Client,
+    tickets: mpsc::Sender<(u64, Ticket)>,
+) -> anyhow::Result<Tally> {
+    let mut lines = stdin_lines()?;
+    let mut tally = Tally::default();
+    let mut number = 0_u64;
+    while let Some(line) = lines.recv().await.transpose()? {
+        number += 1;
+        let refused = match line {
+            // An empty line is no message, and no mistake either.
+            Line::Text(text) if text.is_empty() => continue,
+            Line::Text(text) => match submit(args, settings, client, text).await? {
+                Ok(ticket) => {
+                    tally.taken += 1;
+                    if !args.no_wait && tickets.send((number, ticket)).await.is_err() {
+                        break;
+                    }
+                    continue;
+                }
+                Err(failed) => failed,
+            },
+            Line::TooLong => Failed::new(Exit::Refused, "longer than 16 KiB; split it", ""),
+            Line::NotText => Failed::new(Exit::Refused, "not UTF-8", ""),
+        };
+        output::error(&format!("conclave: line {number}: {}", refused.what));
+        tally.refused = Some(refused.exit);
+    }
+    Ok(tally)
+}
+
+/// A line that can never be a message does not stop the others; anything else does. The outbox takes only so many:
+/// where the cluster does not answer for the whole timeout, waiting for room in it ends too.
+async fn submit(
+    args: &SendArgs,
+    settings: &Settings,
+    client: &Client,
+    text: String,
+) -> anyhow::Result<Result<Ticket, Failed>> {
+    let submitted =
+        tokio::time::timeout(settings.timeout, client.submit(&args.room, Content::Text(text))).await;
+    match submitted {
+        Ok(Ok(ticket)) => Ok(Ok(ticket)),
+        Ok(Err(error @ SendError::Refused { .. })) => Ok(Err(of_send(&args.room, &error))),
+        Ok(Err(error)) => Err(of_send(&args.room, &error).into()),
+        Err(_) => {
+            let what = format!(
+                "{} wait in the outbox and the cluster does not take them; they are sent by the next command",
+                count(client.pending_count() as u64, "message")
+            );
+            Err(Failed::new(Exit::Queued, what, "conclave status; the line at hand was not taken").into())
+        }
+    }
+}
+
+/// Prints the places in order. A refused message does not stop the others, except where none can ever succeed.
+async fn settle_all(
+    args: &SendArgs,
+    settings: &Settings,
+    mut tickets: mpsc::Receiver<(u64, Ticket)>,
+) -> anyhow::Result<Option<Exit>> {
+    let mut refused = None;
+    while let Some((number, ticket)) = tickets.recv().await {
+        let Err(error) = settle(args, settings, ticket).await else { continue };
+        match error.downcast::<Failed>() {
+            Ok(failed) if failed.exit == Exit::Refused => {
+                output::error(&format!("conclave: line {number}: {}", failed.what));
+                refused = Some(failed.exit);
+            }
+            Ok(failed) => return Err(failed.into()),
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_is_room_and_seq() {
+        let ack = Ack { seq: 1042, ..Ack::default() };
+        assert_eq!(place("general", &ack), "#general:1042");
+        assert_eq!(place("general", &Ack { forgotten: true, ..ack }), "#general:?");
+    }
+}

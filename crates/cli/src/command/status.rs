@@ -1,0 +1,61 @@
+//! `conclave status`: how the cluster is.
+
+use std::io::{IsTerminal as _, stdout};
+
+use conclave_client::Client;
+
+use crate::args::StatusArgs;
+use crate::errors::{no_server, of_call};
+use crate::exit::Exit;
+use crate::settings::Settings;
+use crate::view::status::{json, page};
+use crate::{output, session};
+
+/// Clears the screen and goes to its top, without a flicker.
+const HOME: &str = "\x1b[H";
+const CLEAR_BELOW: &str = "\x1b[J";
+const CLEAR_SCREEN: &str = "\x1b[2J";
+
+/// Shows the state once, or again and again.
+///
+/// # Errors
+/// If no server answers.
+pub(super) async fn run(args: &StatusArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let client = session::observer(settings, settings.timeout)?;
+    if !args.watch {
+        return show(settings, &client, false).await;
+    }
+    let redraw = stdout().is_terminal() && settings.style.color && !settings.json;
+    if redraw {
+        output::block(CLEAR_SCREEN)?;
+    }
+    let mut every = tokio::time::interval(args.every);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        if let Err(error) = show(settings, &client, redraw).await {
+            if crate::exit::is_broken_pipe(&error) {
+                return Err(error);
+            }
+            // Whoever watches wants to see it come back.
+            output::error(&format!("{error:#}"));
+        }
+    }
+}
+
+async fn show(settings: &Settings, client: &Client, redraw: bool) -> anyhow::Result<Exit> {
+    let status = client.status().await.map_err(|error| match &error {
+        conclave_client::CallError::NoServer { last, .. } => no_server(&settings.servers, last),
+        other => of_call(None, other),
+    })?;
+    if settings.json {
+        output::json(&json(&status))?;
+    } else if redraw {
+        // Each line clears what the last page left of it.
+        let text = page(settings.style, &status).replace('\n', "\x1b[K\n");
+        output::block(&format!("{HOME}{text}{CLEAR_BELOW}"))?;
+    } else {
+        output::block(&page(settings.style, &status))?;
+    }
+    Ok(if status.healthy { Exit::Ok } else { Exit::Refused })
+}

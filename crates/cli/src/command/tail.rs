@@ -1,0 +1,200 @@
+//! `conclave tail`: rooms as they happen, across servers, without a gap.
+
+mod resume;
+
+use conclave_client::{CallError, Client, Follow, HistoryQuery, Incoming, Start, Subscription};
+use conclave_proto::chat;
+use tokio::time::Instant;
+
+use self::resume::ResumeFile;
+use super::follow::{Connection, Positions};
+use super::look;
+use crate::args::TailArgs;
+use crate::errors::{no_server, of_call};
+use crate::exit::{Exit, Failed};
+use crate::settings::Settings;
+use crate::view::event;
+use crate::{output, session};
+
+/// Events that are shown first when nobody says how many.
+const LAST_DEFAULT: u32 = 10;
+
+/// Prints events until interrupted, or until the end of what has happened.
+///
+/// # Errors
+/// If a room is not there, or no server answers at the beginning. Later the command waits for one.
+pub(super) async fn run(mut args: TailArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    if args.rooms.is_empty() {
+        args.rooms.push("general".to_owned());
+    }
+    args.rooms.sort();
+    args.rooms.dedup();
+    let client = session::open(settings).await?;
+    let result = Tail::new(args, settings, &client).await?.run().await;
+    client.close().await;
+    result
+}
+
+struct Tail<'a> {
+    settings: &'a Settings,
+    follow: bool,
+    positions: Positions,
+    resume: Option<ResumeFile>,
+    subscription: Subscription,
+    connection: Connection,
+}
+
+impl<'a> Tail<'a> {
+    async fn new(args: TailArgs, settings: &'a Settings, client: &Client) -> anyhow::Result<Self> {
+        let resume = match &args.resume_file {
+            Some(path) => Some(ResumeFile::open(path, &client.session().cluster_id)?),
+            None => None,
+        };
+        let mut positions = Positions::default();
+        let mut follows = Vec::new();
+        for room in &args.rooms {
+            let newest = if args.linearizable { Some(newest(room, client).await?) } else { None };
+            let known = resume.as_ref().and_then(|file| file.position(room));
+            let start = start(&args, known, newest);
+            positions.begin(room, start, newest);
+            follows.push(Follow::room(room.clone()).from(start));
+        }
+        Ok(Self {
+            settings,
+            follow: !args.no_follow,
+            positions,
+            resume,
+            subscription: client.subscribe(follows),
+            connection: Connection::default(),
+        })
+    }
+
+    async fn run(mut self) -> anyhow::Result<Exit> {
+        let deadline = Instant::now() + self.settings.timeout;
+        loop {
+            let patient = self.connection.ever || self.follow_alone();
+            let incoming = if patient {
+                self.subscription.next().await
+            } else {
+                tokio::time::timeout_at(deadline, self.subscription.next())
+                    .await
+                    .map_err(|_| no_server(&self.settings.servers, "no stream could be opened"))?
+            };
+            let done = self.take(incoming.map_err(|e| self.refused(&e))?)?;
+            if done {
+                return Ok(Exit::Ok);
+            }
+        }
+    }
+
+    /// A robot that continues from a file waits for the cluster, however long that takes.
+    fn follow_alone(&self) -> bool {
+        self.follow && self.resume.is_some()
+    }
+
+    fn refused(&self, error: &CallError) -> Failed {
+        of_call(self.positions.only_room(), error)
+    }
+
+    /// Whether that was the end.
+    fn take(&mut self, incoming: Incoming) -> anyhow::Result<bool> {
+        match incoming {
+            Incoming::Event(event) => self.show(&event)?,
+            Incoming::CaughtUp { rooms, .. } => {
+                for room in rooms {
+                    self.positions.reached(&room.name, room.seq);
+                    if let Some(file) =
+                        self.resume.as_mut().filter(|file| file.position(&room.name).is_none())
+                    {
+                        // Nothing was printed yet, but what comes next must be, even if it comes while nobody reads.
+                        file.passed(&room.name, room.seq)?;
+                    }
+                    self.positions.named(room.room_id, &room.name);
+                }
+                if let Some(text) = self.connection.caught_up() {
+                    output::note(self.settings.quiet, &text);
+                }
+                return Ok(!self.follow && self.positions.complete());
+            }
+            Incoming::Connected { node } => self.connection.connected(&node, Instant::now()),
+            Incoming::Disconnected { .. } => self.connection.lost(Instant::now()),
+            Incoming::Truncated { room_id, first_seq } => {
+                let room = self.room(room_id);
+                output::error(&format!(
+                    "conclave: events of #{room} before {first_seq} are gone by retention"
+                ));
+                self.positions.jump(&room, first_seq.saturating_sub(1));
+            }
+            // Signs of life, and what later versions add.
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    fn show(&mut self, event: &chat::Event) -> anyhow::Result<()> {
+        let room = self.room(event.room_id);
+        self.positions.next(&room, event.seq)?;
+        if self.settings.json {
+            output::json(&event::json(&room, event))?;
+        } else {
+            output::line(&event::line(&look(self.settings), &room, event, None))?;
+        }
+        if let Some(file) = &mut self.resume {
+            // After the line is out: a kill in between repeats it, and never skips it.
+            file.passed(&room, event.seq)?;
+        }
+        Ok(())
+    }
+
+    fn room(&self, id: u64) -> String {
+        self.positions.name(id, || self.subscription.room_name(id))
+    }
+}
+
+/// The room's last event, seen through a majority.
+async fn newest(room: &str, client: &Client) -> anyhow::Result<u64> {
+    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(room, 1) };
+    Ok(client.history(query).await.map_err(|e| of_call(Some(room), &e))?.last_seq)
+}
+
+/// Where to begin in a room. A position from a file wins: it says what was printed. With the newest seq known,
+/// "the last n" is said in seqs, because the server at hand may be behind.
+fn start(args: &TailArgs, known: Option<u64>, newest: Option<u64>) -> Start {
+    let last = args.last.unwrap_or(LAST_DEFAULT);
+    match (known.or(args.since), newest) {
+        (Some(seq), _) => Start::After(seq),
+        // The first run of a robot begins at the beginning, or it would miss what happens before its next one.
+        (None, _) if args.resume_file.is_some() && args.last.is_none() => Start::After(0),
+        (None, Some(newest)) => Start::After(newest.saturating_sub(u64::from(last))),
+        (None, None) => Start::Last(last),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> TailArgs {
+        TailArgs {
+            rooms: vec!["r".into()],
+            last: None,
+            since: None,
+            follow: false,
+            no_follow: false,
+            resume_file: None,
+            linearizable: false,
+        }
+    }
+
+    #[test]
+    fn the_start_is_what_was_asked_for() {
+        assert_eq!(start(&args(), None, None), Start::Last(10));
+        assert_eq!(start(&TailArgs { last: Some(0), ..args() }, None, None), Start::Last(0));
+        assert_eq!(start(&TailArgs { since: Some(7), ..args() }, None, None), Start::After(7));
+        assert_eq!(start(&args(), None, Some(4)), Start::After(0));
+        assert_eq!(start(&args(), None, Some(40)), Start::After(30));
+        let robot = TailArgs { resume_file: Some("f".into()), ..args() };
+        assert_eq!(start(&robot, None, None), Start::After(0));
+        assert_eq!(start(&robot, Some(12), Some(40)), Start::After(12));
+    }
+}

@@ -1,0 +1,202 @@
+//! The file that remembers what was printed.
+//!
+//! It is appended to and synced after each printed line, so its last complete line about a room is never ahead of
+//! what was printed. A torn line at its end counts for nothing. When it has grown it is written anew beside itself
+//! and renamed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use conclave_core::limits::RESUME_FILE_BYTES_MAX;
+
+use crate::exit::{Exit, Failed};
+
+/// Begins the first line, before the id of the cluster.
+const HEADING: &str = "conclave resume file, at least once, cluster ";
+
+/// An open resume file. It is locked: two readers of one file would skip each other's events.
+#[derive(Debug)]
+pub(super) struct ResumeFile {
+    path: PathBuf,
+    cluster: String,
+    file: File,
+    bytes: u64,
+    positions: BTreeMap<String, u64>,
+    _lock: File,
+}
+
+impl ResumeFile {
+    /// Opens or makes the file.
+    ///
+    /// # Errors
+    /// If it cannot be used, is in use, belongs to another cluster, or is something else.
+    pub(super) fn open(path: &Path, cluster: &str) -> Result<Self, Failed> {
+        let io = |error: io::Error| cannot_use(path, &error);
+        // The file itself is replaced now and then, so the lock is beside it.
+        let lock = OpenOptions::new().create(true).append(true).open(beside(path, "lock")).map_err(io)?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => Failed::new(
+                Exit::Refused,
+                format!("the resume file {} is in use by another command", path.display()),
+                "use another file for each reader",
+            ),
+            fs::TryLockError::Error(error) => io(error),
+        })?;
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(io(error)),
+        };
+        let positions = parse(&text, cluster).map_err(|what| {
+            let what = format!("the resume file {} {what}", path.display());
+            Failed::new(Exit::Refused, what, "use another file, or remove this one to begin again")
+        })?;
+        let (file, bytes) = rewrite(path, cluster, &positions).map_err(io)?;
+        Ok(Self { path: path.to_owned(), cluster: cluster.to_owned(), file, bytes, positions, _lock: lock })
+    }
+
+    /// The last event of the room that was printed.
+    pub(super) fn position(&self, room: &str) -> Option<u64> {
+        self.positions.get(room).copied()
+    }
+
+    /// Remembers, on disk, that the event was printed.
+    ///
+    /// # Errors
+    /// If the disk says no.
+    pub(super) fn passed(&mut self, room: &str, seq: u64) -> Result<(), Failed> {
+        self.positions.insert(room.to_owned(), seq);
+        self.write(room, seq).map_err(|error| cannot_use(&self.path, &error))
+    }
+
+    fn write(&mut self, room: &str, seq: u64) -> io::Result<()> {
+        if self.bytes > RESUME_FILE_BYTES_MAX {
+            (self.file, self.bytes) = rewrite(&self.path, &self.cluster, &self.positions)?;
+            return Ok(());
+        }
+        let line = format!("{room} {seq}\n");
+        self.file.write_all(line.as_bytes())?;
+        self.bytes += line.len() as u64;
+        self.file.sync_data()
+    }
+}
+
+fn parse(text: &str, cluster: &str) -> Result<BTreeMap<String, u64>, String> {
+    if !text.is_empty() && !text.contains('\n') {
+        // The first line of a file of ours is never torn: it comes by a rename.
+        return Err("is not a resume file".to_owned());
+    }
+    // What follows the last line feed was torn by a crash.
+    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut lines = complete.lines();
+    match lines.next() {
+        None => return Ok(BTreeMap::new()),
+        Some(first) => match first.strip_prefix(HEADING) {
+            Some(id) if id == cluster => {}
+            Some(id) => return Err(format!("belongs to another cluster ({id})")),
+            None => return Err("is not a resume file".to_owned()),
+        },
+    }
+    lines
+        .map(|line| {
+            let (room, seq) = line.split_once(' ')?;
+            Some((room.to_owned(), seq.parse().ok()?))
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| "is damaged".to_owned())
+}
+
+/// Writes the file anew, and returns it open at its end.
+fn rewrite(path: &Path, cluster: &str, positions: &BTreeMap<String, u64>) -> io::Result<(File, u64)> {
+    let mut text = format!("{HEADING}{cluster}\n");
+    for (room, seq) in positions {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{room} {seq}");
+    }
+    let temporary = beside(path, "new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    if let Some(dir) = path.parent() {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        File::open(dir)?.sync_all()?;
+    }
+    Ok((file, text.len() as u64))
+}
+
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(what);
+    PathBuf::from(name)
+}
+
+fn cannot_use(path: &Path, error: &io::Error) -> Failed {
+    let what = format!("the resume file {} cannot be used: {error}", path.display());
+    Failed::new(Exit::Refused, what, "give --resume-file a place that you may write to")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_printed_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pos");
+        let mut file = ResumeFile::open(&path, "c1").unwrap();
+        assert_eq!(file.position("general"), None);
+        for seq in 1..=20_000 {
+            // Without the sync, which the disk of a test need not suffer 20,000 times.
+            file.positions.insert("general".into(), seq);
+            if seq > 19_990 {
+                file.passed("general", seq).unwrap();
+            }
+        }
+        file.passed("ops", 3).unwrap();
+        drop(file);
+        let file = ResumeFile::open(&path, "c1").unwrap();
+        assert_eq!((file.position("general"), file.position("ops")), (Some(20_000), Some(3)));
+    }
+
+    #[test]
+    fn a_grown_file_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pos");
+        let mut file = ResumeFile::open(&path, "c1").unwrap();
+        file.bytes = RESUME_FILE_BYTES_MAX + 1;
+        file.passed("general", 7).unwrap();
+        file.passed("general", 8).unwrap();
+        assert!(file.bytes < 200);
+        drop(file);
+        assert_eq!(ResumeFile::open(&path, "c1").unwrap().position("general"), Some(8));
+    }
+
+    #[test]
+    fn a_torn_line_counts_for_nothing() {
+        let text = format!("{HEADING}c1\ngeneral 41\ngeneral 4");
+        assert_eq!(parse(&text, "c1").unwrap()["general"], 41);
+        assert!(parse("", "c1").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pos");
+        let file = ResumeFile::open(&path, "c1").unwrap();
+        assert!(ResumeFile::open(&path, "c1").unwrap_err().what.contains("in use"));
+        drop(file);
+        assert!(ResumeFile::open(&path, "c2").unwrap_err().what.contains("another cluster (c1)"));
+        for text in ["dear diary\n", "dear diary"] {
+            fs::write(&path, text).unwrap();
+            assert!(ResumeFile::open(&path, "c1").unwrap_err().what.contains("not a resume file"));
+        }
+        fs::write(&path, format!("{HEADING}c1\ngeneral many\n")).unwrap();
+        assert!(ResumeFile::open(&path, "c1").unwrap_err().what.contains("damaged"));
+        assert!(ResumeFile::open(Path::new("/nowhere/at/all"), "c1").is_err());
+    }
+}

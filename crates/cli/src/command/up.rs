@@ -1,0 +1,260 @@
+//! `conclave up`: a whole cluster on this machine.
+//!
+//! The servers are real processes of this executable. Each holds one end of a pipe whose other end only this process
+//! holds, and stops when it closes: so they die with this process, however it dies.
+
+mod child;
+mod plan;
+mod show;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use conclave_client::Client;
+use conclave_core::limits::{NODES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE};
+use conclave_proto::chat::GetServerStatusResponse;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::child::{Event, Happened, Stop};
+use self::plan::{Node, Plan};
+use crate::args::Global;
+use crate::args::server::UpArgs;
+use crate::exit::{Exit, Failed};
+use crate::output;
+use crate::settings::{Environment, Settings, resolve};
+use crate::view::status::leaderless;
+
+/// Starts the cluster, watches over it, and stops it.
+///
+/// # Errors
+/// If it cannot be started; then nothing of it is left running.
+pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    // The session and the user are nothing to a cluster, so a missing home directory must not hurt.
+    let global = Global { state_dir: Some(PathBuf::new()), ..global.clone() };
+    let settings = resolve(&global, environment)?;
+    let place = Place::choose(&args, environment)?;
+    let dir = place.dir().to_owned();
+    let _lock = lock(&dir)?;
+    let plan = Plan::make(&dir, &args)?;
+    plan.free_ports(|address| TcpListener::bind(address).map(drop))?;
+    plan.save()?;
+    let stop = Stop::default();
+    listen_for_signals(stop.clone())?;
+    let mut cluster = Cluster::start(&plan, &args, stop)?;
+    let result = cluster.serve(&args, &settings).await;
+    cluster.stop.please.cancel();
+    let quiet = settings.quiet || result.is_err();
+    output::note(quiet, "stopping the servers (Ctrl-C again: at once)");
+    while cluster.children.join_next().await.is_some() {}
+    result
+}
+
+/// Where the cluster is kept.
+enum Place {
+    Kept(PathBuf),
+    /// Removed when this is dropped.
+    Temporary(tempfile::TempDir),
+}
+
+impl Place {
+    fn choose(args: &UpArgs, environment: &Environment) -> anyhow::Result<Self> {
+        if args.ephemeral {
+            let dir = tempfile::Builder::new().prefix("conclave-up-").tempdir();
+            return Ok(Self::Temporary(dir.context("make a temporary directory")?));
+        }
+        let dir = match &args.dir {
+            Some(dir) => std::path::absolute(dir).context("find the directory")?,
+            None => environment.data_dir()?.join("up"),
+        };
+        fs::create_dir_all(&dir).map_err(|error| cannot_use(&dir, &error))?;
+        Ok(Self::Kept(dir))
+    }
+
+    fn dir(&self) -> &Path {
+        match self {
+            Self::Kept(dir) => dir,
+            Self::Temporary(dir) => dir.path(),
+        }
+    }
+}
+
+fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
+    let what = format!("the directory {} cannot be used: {error}", dir.display());
+    Failed::new(Exit::Refused, what, "give --dir a directory that you may write to, or --ephemeral")
+}
+
+/// One `conclave up` at a time. The file says which process it is.
+fn lock(dir: &Path) -> Result<File, Failed> {
+    let path = dir.join("up.lock");
+    let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = options.map_err(|error| cannot_use(dir, &error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // For the message only.
+            let _ = file.read_to_string(&mut pid);
+            let what = format!("the cluster in {} is running already (pid {})", dir.display(), pid.trim());
+            return Err(Failed::new(Exit::Refused, what, "use it, stop it first, or give another --dir"));
+        }
+        Err(fs::TryLockError::Error(error)) => return Err(cannot_use(dir, &error)),
+    }
+    let written =
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(|error| cannot_use(dir, &error))?;
+    Ok(file)
+}
+
+/// The first signal asks the servers to stop, the second one kills them.
+fn listen_for_signals(stop: Stop) -> anyhow::Result<()> {
+    let listen = |kind| signal(kind).context("listen for signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    // Ends with the process: there is nothing to wait for.
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            if stop.please.is_cancelled() {
+                stop.now.cancel();
+            }
+            stop.please.cancel();
+        }
+    });
+    Ok(())
+}
+
+struct Cluster<'a> {
+    plan: &'a Plan,
+    children: JoinSet<()>,
+    happened: mpsc::Receiver<Happened>,
+    pids: Vec<Option<u32>>,
+    stop: Stop,
+}
+
+impl<'a> Cluster<'a> {
+    fn start(plan: &'a Plan, args: &UpArgs, stop: Stop) -> anyhow::Result<Self> {
+        let executable = std::env::current_exe().context("find this executable")?;
+        let (tell, happened) = mpsc::channel(4 * NODES_MAX);
+        let mut children = JoinSet::new();
+        for (index, node) in plan.nodes.iter().enumerate() {
+            let keeper = child::Keeper {
+                index,
+                executable: executable.clone(),
+                arguments: plan.arguments(node, &args.log),
+                log: node.log.clone(),
+                restart: !args.no_restart,
+                tell: tell.clone(),
+                stop: stop.clone(),
+            };
+            children.spawn(keeper.run());
+        }
+        Ok(Self { plan, children, happened, pids: vec![None; plan.nodes.len()], stop })
+    }
+
+    async fn serve(&mut self, args: &UpArgs, settings: &Settings) -> anyhow::Result<Exit> {
+        let begun = Instant::now();
+        output::note(settings.quiet, &show::starting(self.plan));
+        let please = self.stop.please.clone();
+        let Some(status) = self.ready(&please).await? else { return Ok(Exit::Ok) };
+        if settings.json {
+            output::json(&show::json(self.plan, &self.pids, &status))?;
+        } else {
+            output::block(&show::table(settings.style, self.plan, &self.pids))?;
+        }
+        let executable = show::executable(
+            &std::env::current_exe().context("find this executable")?,
+            &std::env::current_dir().unwrap_or_default(),
+            std::env::var_os("PATH").as_deref(),
+        );
+        let hints = show::hints(&executable, self.plan, begun.elapsed());
+        output::note(settings.quiet || settings.json, &hints);
+        loop {
+            let happened = tokio::select! {
+                () = please.cancelled() => return Ok(Exit::Ok),
+                happened = self.happened.recv() => happened,
+            };
+            // The keepers are gone: every server was left dead.
+            let Some(happened) = happened else { return Ok(Exit::Refused) };
+            let node = &self.plan.nodes[happened.index];
+            self.pids[happened.index] = happened.event.pid();
+            output::note(settings.quiet, &show::happened(node, &happened.event, !args.no_restart));
+        }
+    }
+
+    /// Waits until every shard has a leader; `None` if asked to stop meanwhile.
+    async fn ready(&mut self, please: &CancellationToken) -> anyhow::Result<Option<GetServerStatusResponse>> {
+        let client = Client::builder()
+            .servers(self.plan.nodes.iter().map(|node| node.client.to_string()))
+            .patience(Duration::from_secs(1))
+            .observe()
+            .map_err(|error| crate::errors::of_connect(&error))?;
+        let deadline = Instant::now() + UP_READY_DEADLINE;
+        let mut poll = tokio::time::interval(UP_POLL_INTERVAL);
+        let mut last = String::from("no server answered");
+        let status = loop {
+            tokio::select! {
+                () = please.cancelled() => return Ok(None),
+                happened = self.happened.recv() => self.starting(happened)?,
+                _ = poll.tick() => match timeout(Duration::from_secs(1), client.status()).await {
+                    Ok(Ok(status)) if ready(&status, self.plan.nodes.len()) => break status,
+                    Ok(Ok(status)) => last = waiting_for(&status),
+                    Ok(Err(error)) => last = error.to_string(),
+                    Err(_) => {}
+                },
+            }
+            if Instant::now() > deadline {
+                let what = format!("the cluster is not ready after {UP_READY_DEADLINE:?}: {last}");
+                let next = format!("see the logs in {}", self.plan.dir.display());
+                return Err(Failed::new(Exit::Refused, what, next).into());
+            }
+        };
+        client.close().await;
+        Ok(Some(status))
+    }
+
+    /// A server that dies before the cluster was ever ready has something to say to the person.
+    fn starting(&mut self, happened: Option<Happened>) -> Result<(), Failed> {
+        let Some(Happened { index, event }) = happened else {
+            return Err(Failed::new(Exit::Refused, "no server could be started", ""));
+        };
+        let node: &Node = &self.plan.nodes[index];
+        self.pids[index] = event.pid();
+        match event {
+            Event::Started { .. } => Ok(()),
+            Event::Ended { how, last_words } => {
+                let what = format!("{} {how}: {last_words}", node.name);
+                Err(Failed::new(Exit::Refused, what, format!("see {}", node.log.display())))
+            }
+        }
+    }
+}
+
+fn ready(status: &GetServerStatusResponse, nodes: usize) -> bool {
+    let reachable = status.nodes.iter().filter(|node| node.reachable).count();
+    status.healthy && reachable == nodes && leaderless(status).is_empty()
+}
+
+fn waiting_for(status: &GetServerStatusResponse) -> String {
+    if let Some(problem) = status.problems.first() {
+        return problem.clone();
+    }
+    let shards: Vec<String> = leaderless(status).iter().map(u32::to_string).collect();
+    if shards.is_empty() {
+        "not every server answers".to_owned()
+    } else {
+        format!("no leader yet in shard {}", shards.join(", "))
+    }
+}

@@ -1,0 +1,277 @@
+//! One server process: started, watched, started again, stopped.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use conclave_core::limits::{UP_RESTART_DELAY, UP_STOP_DEADLINE};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How much of the end of a log is looked at for a server's last words.
+const LAST_WORDS_BYTES: u64 = 4 * 1024;
+
+/// The two ways of asking the servers to stop.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stop {
+    /// Drain and stop.
+    pub(super) please: CancellationToken,
+    /// Die.
+    pub(super) now: CancellationToken,
+}
+
+/// Something happened to the server with this index.
+#[derive(Debug)]
+pub(super) struct Happened {
+    pub(super) index: usize,
+    pub(super) event: Event,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Its process runs.
+    Started {
+        pid: u32,
+        /// Not for the first time.
+        again: bool,
+    },
+    /// Its process ended, or could not be started.
+    Ended { how: How, last_words: String },
+}
+
+impl Event {
+    /// The process that runs now.
+    pub(super) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Started { pid, .. } => Some(*pid),
+            Self::Ended { .. } => None,
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum How {
+    Code(i32),
+    Signal(i32),
+    NotStarted(String),
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(0) => write!(f, "has stopped"),
+            Self::Code(code) => write!(f, "has ended with code {code}"),
+            Self::Signal(9) => write!(f, "was killed (signal 9)"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::NotStarted(why) => write!(f, "could not be started ({why})"),
+        }
+    }
+}
+
+impl From<ExitStatus> for How {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, signal) => Self::Signal(signal.unwrap_or_default()),
+        }
+    }
+}
+
+/// Keeps one server running.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) index: usize,
+    pub(super) executable: PathBuf,
+    pub(super) arguments: Vec<String>,
+    pub(super) log: PathBuf,
+    pub(super) restart: bool,
+    pub(super) tell: mpsc::Sender<Happened>,
+    pub(super) stop: Stop,
+}
+
+impl Keeper {
+    /// Until asked to stop, or until the server dies where it is to be left dead.
+    pub(super) async fn run(self) {
+        let mut again = false;
+        loop {
+            let how = match self.spawn() {
+                Ok((child, pipe)) => {
+                    let pid = child.id().unwrap_or_default();
+                    self.tell(Event::Started { pid, again }).await;
+                    let how = self.watch(child).await;
+                    // Held until here: its end means "stop" to the server.
+                    drop(pipe);
+                    how
+                }
+                Err(error) => How::NotStarted(error.to_string()),
+            };
+            if self.stop.please.is_cancelled() {
+                return;
+            }
+            self.tell(Event::Ended { how, last_words: last_words(&self.log) }).await;
+            if !self.restart {
+                // The others may still run, so the channel stays open until all are asked to stop.
+                return self.stop.please.cancelled().await;
+            }
+            tokio::select! {
+                () = self.stop.please.cancelled() => return,
+                () = tokio::time::sleep(UP_RESTART_DELAY) => again = true,
+            }
+        }
+    }
+
+    async fn tell(&self, event: Event) {
+        // Nobody listens any more while stopping, and waiting for that would hold it up.
+        tokio::select! {
+            () = self.stop.please.cancelled() => {}
+            _ = self.tell.send(Happened { index: self.index, event }) => {}
+        }
+    }
+
+    fn spawn(&self) -> io::Result<(Child, Option<ChildStdin>)> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let mut child = Command::new(&self.executable)
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Ctrl-C in the terminal is for this process; it tells the servers.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        // Taken out, because waiting for a child closes it.
+        let pipe = child.stdin.take();
+        Ok((child, pipe))
+    }
+
+    /// Waits for its end, which is asked for first politely and then less so.
+    async fn watch(&self, mut child: Child) -> How {
+        let ended = tokio::select! {
+            status = child.wait() => Some(status),
+            () = self.stop.please.cancelled() => None,
+        };
+        let status = match ended {
+            Some(status) => status,
+            None => {
+                terminate(&child);
+                tokio::select! {
+                    status = child.wait() => status,
+                    () = self.stop.now.cancelled() => kill(&mut child).await,
+                    () = tokio::time::sleep(UP_STOP_DEADLINE) => kill(&mut child).await,
+                }
+            }
+        };
+        status.map_or_else(|error| How::NotStarted(error.to_string()), How::from)
+    }
+}
+
+async fn kill(child: &mut Child) -> io::Result<ExitStatus> {
+    child.kill().await?;
+    child.wait().await
+}
+
+/// Only while the child has not been waited for, so the id cannot be somebody else's.
+fn terminate(child: &Child) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // A process that is gone already needs no signal.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+}
+
+/// The last line of the log: a server that cannot run says why in one sentence.
+fn last_words(log: &Path) -> String {
+    let read = || -> io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES)))?;
+        let mut end = Vec::new();
+        file.read_to_end(&mut end)?;
+        Ok(String::from_utf8_lossy(&end).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    // Advice stands on a line of its own, below the sentence.
+    let mut lines =
+        text.lines().rev().filter(|line| !line.trim().is_empty() && !line.starts_with("  next: "));
+    lines.next().map_or_else(
+        || "its log is empty".to_owned(),
+        |line| line.trim_start_matches("conclave: ").to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_described() {
+        assert_eq!(How::from(ExitStatus::from_raw(9)).to_string(), "was killed (signal 9)");
+        assert_eq!(How::from(ExitStatus::from_raw(1 << 8)).to_string(), "has ended with code 1");
+        assert_eq!(How::from(ExitStatus::from_raw(0)).to_string(), "has stopped");
+    }
+
+    #[test]
+    fn the_last_words_are_a_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        assert_eq!(last_words(&log), "its log is empty");
+        std::fs::write(&log, "INFO x\nconclave: the port is in use\n  next: use another\n\n").unwrap();
+        assert_eq!(last_words(&log), "the port is in use");
+    }
+
+    fn keeper(script: &str, dir: &Path, restart: bool) -> (Keeper, mpsc::Receiver<Happened>) {
+        let (tell, happened) = mpsc::channel(8);
+        let keeper = Keeper {
+            index: 0,
+            executable: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            log: dir.join("log"),
+            restart,
+            tell,
+            stop: Stop::default(),
+        };
+        (keeper, happened)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_dies_is_reported_with_its_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let (keeper, mut happened) = keeper("echo no room left >&2; exit 3", dir.path(), false);
+        let stop = keeper.stop.clone();
+        let task = tokio::spawn(keeper.run());
+        assert!(happened.recv().await.unwrap().event.pid().is_some());
+        let Event::Ended { how, last_words } = happened.recv().await.unwrap().event else {
+            panic!("it runs")
+        };
+        assert_eq!((how, last_words.as_str()), (How::Code(3), "no room left"));
+        stop.please.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn stopping_is_polite_first_and_firm_when_asked_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let (polite, mut happened) = keeper("cat", dir.path(), true);
+        let stop = polite.stop.clone();
+        let task = tokio::spawn(polite.run());
+        happened.recv().await.unwrap();
+        stop.please.cancel();
+        task.await.unwrap();
+
+        let (deaf, mut happened) =
+            keeper("trap '' TERM; echo deaf; while :; do read x; done", dir.path(), true);
+        let stop = deaf.stop.clone();
+        let task = tokio::spawn(deaf.run());
+        happened.recv().await.unwrap();
+        stop.please.cancel();
+        stop.now.cancel();
+        task.await.unwrap();
+    }
+}

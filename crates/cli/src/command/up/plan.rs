@@ -1,0 +1,285 @@
+//! What `conclave up` is going to run: how many servers, where, at which ports. Kept in the directory, so that the
+//! next run continues the same cluster.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::cannot_use;
+use crate::args::server::UpArgs;
+use crate::exit::{Exit, Failed};
+use crate::settings::CLIENT_PORT;
+
+const FORMAT: u32 = 1;
+const NODES_DEFAULT: u16 = 3;
+const SHARDS_DEFAULT: u32 = 8;
+/// Between the ports of one node and the next.
+const PORTS_EACH: u16 = 10;
+/// What the cluster is called.
+const CLUSTER: &str = "local";
+
+/// What is kept. Servers and shards are what the cluster began with and cannot be changed this way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    format: u32,
+    cluster: String,
+    nodes: u16,
+    shards: u32,
+    base_port: u16,
+}
+
+/// The servers of a cluster.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) dir: PathBuf,
+    pub(super) nodes: Vec<Node>,
+    kept: Kept,
+}
+
+/// One server.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) dir: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) client: SocketAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) http: SocketAddr,
+}
+
+impl Plan {
+    /// Puts what was typed over what the directory has over the defaults.
+    pub(super) fn make(dir: &Path, args: &UpArgs) -> Result<Self, Failed> {
+        let path = file(dir);
+        let kept = match fs::read_to_string(&path) {
+            Ok(text) => Some(parse(&text).map_err(|what| {
+                let what = format!("{} {what}", path.display());
+                Failed::new(Exit::Refused, what, "give another --dir, or --ephemeral")
+            })?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(cannot_use(dir, &error)),
+        };
+        let kept = reconcile(dir, kept, args)?;
+        let nodes = (0..kept.nodes).map(|index| node(dir, kept.base_port, index)).collect::<Option<_>>();
+        let nodes = nodes.ok_or_else(|| {
+            let what =
+                format!("{} servers from port {} on need ports beyond 65535", kept.nodes, kept.base_port);
+            Failed::new(Exit::Usage, what, "give a smaller --base-port")
+        })?;
+        Ok(Self { dir: dir.to_owned(), nodes, kept })
+    }
+
+    pub(super) fn cluster(&self) -> &str {
+        &self.kept.cluster
+    }
+
+    pub(super) fn shards(&self) -> u32 {
+        self.kept.shards
+    }
+
+    /// Whether a client finds the cluster without being told where it is.
+    pub(super) fn at_default_ports(&self) -> bool {
+        self.kept.base_port == CLIENT_PORT
+    }
+
+    /// Client addresses, separated by commas.
+    pub(super) fn servers(&self) -> String {
+        self.nodes.iter().map(|node| node.client.to_string()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Writes it down for the next run, before anything is started with it.
+    pub(super) fn save(&self) -> Result<(), Failed> {
+        let write = || -> io::Result<()> {
+            let path = file(&self.dir);
+            let temporary = path.with_extension("json.new");
+            let mut out = File::create(&temporary)?;
+            serde_json::to_writer_pretty(&mut out, &self.kept)?;
+            out.write_all(b"\n")?;
+            out.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|error| cannot_use(&self.dir, &error))
+    }
+
+    /// Says which port is taken, before a server does so in its log.
+    pub(super) fn free_ports(&self, bind: impl Fn(SocketAddr) -> io::Result<()>) -> Result<(), Failed> {
+        for node in &self.nodes {
+            for address in [node.client, node.peer, node.http] {
+                bind(address).map_err(|error| {
+                    let what = if error.kind() == io::ErrorKind::AddrInUse {
+                        format!(
+                            "port {} (for {}) is in use, perhaps by another cluster",
+                            address.port(),
+                            node.name
+                        )
+                    } else {
+                        format!("port {} (for {}) cannot be used: {error}", address.port(), node.name)
+                    };
+                    Failed::new(Exit::Refused, what, "stop what uses it, or give another --base-port")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The command line of a server.
+    pub(super) fn arguments(&self, node: &Node, log: &str) -> Vec<String> {
+        let initial: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| format!("{}={},{},{}", node.name, node.client, node.peer, node.http))
+            .collect();
+        let pairs = [
+            ("--name", node.name.clone()),
+            ("--dir", node.dir.display().to_string()),
+            ("--cluster", self.kept.cluster.clone()),
+            ("--initial-cluster", initial.join(";")),
+            ("--listen", node.client.to_string()),
+            ("--peer-listen", node.peer.to_string()),
+            ("--http-listen", node.http.to_string()),
+            ("--shards", self.kept.shards.to_string()),
+            ("--log", log.to_owned()),
+        ];
+        let flags = pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        ["server".to_owned(), "--exit-with-stdin".to_owned()].into_iter().chain(flags).collect()
+    }
+}
+
+fn file(dir: &Path) -> PathBuf {
+    dir.join("up.json")
+}
+
+fn parse(text: &str) -> Result<Kept, String> {
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| format!("is damaged: {error}"))?;
+    match value.get("format").and_then(serde_json::Value::as_u64) {
+        Some(format) if format == u64::from(FORMAT) => {}
+        Some(_) => return Err("was written by a newer version of conclave".to_owned()),
+        None => return Err("is not what `conclave up` writes".to_owned()),
+    }
+    serde_json::from_value(value).map_err(|error| format!("is damaged: {error}"))
+}
+
+fn reconcile(dir: &Path, kept: Option<Kept>, args: &UpArgs) -> Result<Kept, Failed> {
+    let Some(mut kept) = kept else {
+        return Ok(Kept {
+            format: FORMAT,
+            cluster: CLUSTER.to_owned(),
+            nodes: args.nodes.unwrap_or(NODES_DEFAULT),
+            shards: args.shards.unwrap_or(SHARDS_DEFAULT),
+            base_port: args.base_port.unwrap_or(CLIENT_PORT),
+        });
+    };
+    let differs = |what: &str, flag: &str, has: u32, wants: u32| {
+        let what = format!("the cluster in {} began with {has} {what} and not with {wants}", dir.display());
+        Failed::new(Exit::Refused, what, format!("leave out {flag}, or give another --dir"))
+    };
+    if let Some(nodes) = args.nodes.filter(|nodes| *nodes != kept.nodes) {
+        return Err(differs("servers", "--nodes", u32::from(kept.nodes), u32::from(nodes)));
+    }
+    if let Some(shards) = args.shards.filter(|shards| *shards != kept.shards) {
+        return Err(differs("shards", "--shards", kept.shards, shards));
+    }
+    kept.base_port = args.base_port.unwrap_or(kept.base_port);
+    Ok(kept)
+}
+
+fn node(dir: &Path, base_port: u16, index: u16) -> Option<Node> {
+    let port = base_port.checked_add(PORTS_EACH.checked_mul(index)?)?;
+    // Ports are fixed, so that a second terminal finds the cluster; 0 would be a different one each time.
+    let at = |offset: u16| {
+        let port = port.checked_add(offset).filter(|port| *port != 0)?;
+        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    };
+    let name = format!("node{}", index + 1);
+    Some(Node {
+        dir: dir.join(&name),
+        log: dir.join(format!("{name}.log")),
+        client: at(0)?,
+        peer: at(1)?,
+        http: at(2)?,
+        name,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(nodes: Option<u16>, shards: Option<u32>, base_port: Option<u16>) -> UpArgs {
+        UpArgs {
+            nodes,
+            dir: None,
+            ephemeral: false,
+            base_port,
+            shards,
+            no_restart: false,
+            log: "info".into(),
+        }
+    }
+
+    #[test]
+    fn ports_are_where_the_help_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::make(dir.path(), &args(None, None, None)).unwrap();
+        assert_eq!(plan.servers(), "127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420");
+        assert_eq!((plan.nodes[2].peer.port(), plan.nodes[2].http.port()), (7421, 7422));
+        assert!(Plan::make(dir.path(), &args(None, None, Some(65_530))).is_err());
+    }
+
+    #[test]
+    fn the_next_run_continues_what_was_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        Plan::make(dir.path(), &args(Some(5), Some(2), Some(9000))).unwrap().save().unwrap();
+        let same = Plan::make(dir.path(), &args(None, None, None)).unwrap();
+        assert_eq!((same.nodes.len(), same.shards(), same.nodes[0].client.port()), (5, 2, 9000));
+        let moved = Plan::make(dir.path(), &args(Some(5), None, Some(9500))).unwrap();
+        assert_eq!(moved.nodes[0].client.port(), 9500);
+        let nodes = Plan::make(dir.path(), &args(Some(3), None, None)).unwrap_err();
+        assert!(nodes.what.contains("began with 5 servers and not with 3"), "{nodes}");
+        assert!(nodes.next.contains("--nodes"), "{nodes}");
+        let shards = Plan::make(dir.path(), &args(None, Some(8), None)).unwrap_err();
+        assert!(shards.what.contains("began with 2 shards and not with 8"), "{shards}");
+        assert!(shards.next.contains("--shards"), "{shards}");
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_left_alone() {
+        for text in ["", "{}", "[1]", r#"{"format":2}"#, r#"{"format":1}"#] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::make(dir.path(), &args(None, None, None)).unwrap();
+        let busy = |address: SocketAddr| match address.port() {
+            7411 => Err(io::Error::from(io::ErrorKind::AddrInUse)),
+            _ => Ok(()),
+        };
+        let failed = plan.free_ports(busy).unwrap_err();
+        assert_eq!(failed.what, "port 7411 (for node2) is in use, perhaps by another cluster");
+        assert!(plan.free_ports(|_| Ok(())).is_ok());
+    }
+
+    #[test]
+    fn a_server_accepts_its_command_line() {
+        use clap::Parser as _;
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::make(dir.path(), &args(None, None, None)).unwrap();
+        let words = ["conclave".to_owned()].into_iter().chain(plan.arguments(&plan.nodes[1], "info"));
+        let crate::args::Command::Server(server) = crate::args::Args::try_parse_from(words).unwrap().command
+        else {
+            panic!("not a server")
+        };
+        let config = server.config();
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", "local"));
+        assert!(server.exit_with_stdin);
+    }
+}

@@ -1,0 +1,148 @@
+//! What `conclave up` says.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::Duration;
+
+use conclave_proto::chat::GetServerStatusResponse;
+use serde::Serialize;
+
+use super::child::Event;
+use super::plan::{Node, Plan};
+use crate::settings::Style;
+use crate::view::table::{Align, Cell, render};
+use crate::view::text::{count, took};
+
+/// Before it is ready.
+pub(super) fn starting(plan: &Plan) -> String {
+    format!("starting {} in {}", count(plan.nodes.len() as u64, "server"), plan.dir.display())
+}
+
+/// The servers, when it is ready.
+pub(super) fn table(style: Style, plan: &Plan, pids: &[Option<u32>]) -> String {
+    let columns = [
+        ("NODE", Align::Left),
+        ("PID", Align::Right),
+        ("CLIENTS", Align::Left),
+        ("PEERS", Align::Left),
+        ("HTTP", Align::Left),
+    ];
+    let row = |(node, pid): (&Node, &Option<u32>)| -> Vec<Cell> {
+        vec![
+            node.name.clone().into(),
+            pid.map_or_else(String::new, |pid| pid.to_string()).into(),
+            node.client.to_string().into(),
+            node.peer.to_string().into(),
+            format!("http://{}", node.http).into(),
+        ]
+    };
+    render(style, &columns, &plan.nodes.iter().zip(pids).map(row).collect::<Vec<_>>())
+}
+
+/// How this executable is called from the person's shell.
+pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> String {
+    let on_path =
+        path.is_some_and(|path| env::split_paths(path).any(|dir| Some(dir.as_path()) == file.parent()));
+    if on_path {
+        return "conclave".to_owned();
+    }
+    file.strip_prefix(here).unwrap_or(file).display().to_string()
+}
+
+/// What to try next.
+pub(super) fn hints(executable: &str, plan: &Plan, after: Duration) -> String {
+    let name = if plan.at_default_ports() {
+        executable.to_owned()
+    } else {
+        format!("{executable} -s {}", plan.servers())
+    };
+    format!(
+        "
+ready after {}; {} in {}. In another terminal:
+
+  {name} tail general
+  {name} send general hello
+  {name} status --watch
+
+Kill a server (kill -9 PID) and go on talking. Ctrl-C stops all of them.",
+        took(after),
+        count(u64::from(plan.shards()), "shard"),
+        plan.dir.display(),
+    )
+}
+
+/// A server died or came back.
+pub(super) fn happened(node: &Node, event: &Event, restart: bool) -> String {
+    match event {
+        Event::Started { pid, again: true } => format!("{} is back (pid {pid})", node.name),
+        Event::Started { pid, again: false } => format!("{} runs (pid {pid})", node.name),
+        Event::Ended { how, last_words } => {
+            let then = if restart { "; starting it again in 3 s" } else { "" };
+            let why = match how {
+                // Whoever killed it knows why, and the log knows nothing about it.
+                super::child::How::Signal(_) => String::new(),
+                super::child::How::Code(_) | super::child::How::NotStarted(_) => format!(": {last_words}"),
+            };
+            format!("{} {how}{why}{then}", node.name)
+        }
+    }
+}
+
+/// For programs, once, when it is ready. These keys never change their meaning.
+#[derive(Debug, Serialize)]
+pub(super) struct Json<'a> {
+    cluster: &'a str,
+    cluster_id: &'a str,
+    dir: String,
+    shards: u32,
+    nodes: Vec<JsonNode<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonNode<'a> {
+    name: &'a str,
+    node_id: Option<u64>,
+    pid: Option<u32>,
+    client: String,
+    peer: String,
+    http: String,
+}
+
+/// For programs.
+pub(super) fn json<'a>(
+    plan: &'a Plan,
+    pids: &[Option<u32>],
+    status: &'a GetServerStatusResponse,
+) -> Json<'a> {
+    let id = |name: &str| status.nodes.iter().find(|node| node.name == name).map(|node| node.node_id);
+    let node = |(node, pid): (&'a Node, &Option<u32>)| JsonNode {
+        name: &node.name,
+        node_id: id(&node.name),
+        pid: *pid,
+        client: node.client.to_string(),
+        peer: node.peer.to_string(),
+        http: node.http.to_string(),
+    };
+    Json {
+        cluster: plan.cluster(),
+        cluster_id: &status.cluster_id,
+        dir: plan.dir.display().to_string(),
+        shards: plan.shards(),
+        nodes: plan.nodes.iter().zip(pids).map(node).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hints_can_be_typed_as_they_are() {
+        let file = Path::new("/src/conclave/target/release/conclave");
+        let path = Some(OsStr::new("/usr/bin:/src/conclave/target/release"));
+        assert_eq!(executable(file, Path::new("/"), path), "conclave");
+        assert_eq!(executable(file, Path::new("/src/conclave"), None), "target/release/conclave");
+        assert_eq!(executable(file, Path::new("/home/ana"), None), "/src/conclave/target/release/conclave");
+    }
+}

@@ -1,0 +1,99 @@
+//! What went wrong in the client library, as an exit code and what to run next.
+
+use conclave_client::{CallError, ConnectError, SendError};
+
+use crate::exit::{Exit, Failed};
+
+const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT";
+const STATUS: &str = "conclave status";
+
+/// A request that failed.
+pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
+    match error {
+        SendError::Refused { code, message } => of_refusal(Some(room), code, message),
+        SendError::Queued(_) => Failed::new(
+            Exit::Queued,
+            format!("{error}; it is safe in the outbox and is sent, once, by the next command"),
+            STATUS,
+        ),
+        SendError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), "check --user"),
+        SendError::Outbox(_) => Failed::new(
+            Exit::Refused,
+            format!("{error}; nothing was sent"),
+            "free some disk space, or give another --state-dir",
+        ),
+        other => Failed::new(Exit::Refused, other.to_string(), ""),
+    }
+}
+
+/// A call that failed; `room` is the one it was about.
+pub(crate) fn of_call(room: Option<&str>, error: &CallError) -> Failed {
+    match error {
+        CallError::Refused { code, message } => of_refusal(room, code, message),
+        CallError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), "check --user"),
+        // A server answered, so one is reachable; the cluster as a whole could not do it.
+        CallError::Unavailable { .. } => Failed::new(Exit::NoServer, error.to_string(), STATUS),
+        CallError::NoServer { .. } => Failed::new(Exit::NoServer, error.to_string(), NO_SERVER),
+        other => Failed::new(Exit::Refused, other.to_string(), ""),
+    }
+}
+
+/// A client that could not be made.
+pub(crate) fn of_connect(error: &ConnectError) -> Failed {
+    match error {
+        ConnectError::Invalid(what) => Failed::new(Exit::Usage, what, "conclave --help"),
+        ConnectError::Call(call) => of_call(None, call),
+        ConnectError::Outbox(_) => Failed::new(Exit::Refused, error.to_string(), "give another --state-dir"),
+        other => Failed::new(Exit::Refused, other.to_string(), ""),
+    }
+}
+
+fn of_refusal(room: Option<&str>, code: &str, message: &str) -> Failed {
+    let exit = Exit::of_word(code);
+    match (exit, room) {
+        (Exit::NotFound, Some(room)) => Failed::new(
+            exit,
+            format!("there is no room #{room}"),
+            format!("`conclave rooms` lists them, `conclave create {room}` makes it"),
+        ),
+        _ => Failed::new(exit, message, ""),
+    }
+}
+
+/// No server answered.
+pub(crate) fn no_server(servers: &[String], last: &str) -> Failed {
+    let why = if last.is_empty() { String::new() } else { format!(" ({last})") };
+    Failed::new(Exit::NoServer, format!("no server answers at {}{why}", servers.join(", ")), NO_SERVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn sends_fail_with_the_code_that_scripts_expect() {
+        let refused = |code: &str| SendError::Refused { code: code.into(), message: "no".into() };
+        let exits = [
+            (refused("room_unknown"), Exit::NotFound),
+            (refused("text_too_long"), Exit::Refused),
+            (SendError::Queued(Duration::from_secs(1)), Exit::Queued),
+            (SendError::Auth("who?".into()), Exit::Auth),
+            (SendError::Outbox("full".into()), Exit::Refused),
+        ];
+        for (error, exit) in exits {
+            assert_eq!(of_send("ops", &error).exit, exit, "{error:?}");
+        }
+        let unknown = of_send("ops", &refused("room_unknown"));
+        assert!(unknown.next.contains("conclave create ops"), "{unknown}");
+    }
+
+    #[test]
+    fn calls_fail_with_the_code_that_scripts_expect() {
+        let gone = CallError::NoServer { after: Duration::from_secs(1), last: "refused".into() };
+        assert_eq!(of_call(None, &gone).exit, Exit::NoServer);
+        let auth = ConnectError::Call(CallError::Auth("who?".into()));
+        assert_eq!(of_connect(&auth).exit, Exit::Auth);
+    }
+}

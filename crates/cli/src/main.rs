@@ -1,0 +1,61 @@
+//! `conclave`: servers, a whole local cluster, chat, and everything that an operator types.
+//!
+//! This file parses, runs and turns the result into an exit code. [`args`] is what was typed, [`settings`] what
+//! the program needs; each command is one file in [`command`]; what things look like is in [`view`], which
+//! touches nothing.
+
+mod args;
+mod bench;
+mod command;
+mod errors;
+mod exit;
+mod input;
+mod output;
+mod parse;
+mod session;
+mod settings;
+mod suggest;
+mod view;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use crate::args::Args;
+
+// Many small allocations on every path; the system's allocator keeps what they leave behind.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// After a command has ended, its runtime is not waited for longer than this.
+const RUNTIME_STOP: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().worker_threads(workers());
+    let runtime = match builder.build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&format!("conclave: cannot start the runtime: {error}"));
+            return exit::Exit::Refused.into();
+        }
+    };
+    let result = runtime.block_on(command::run(args));
+    runtime.shutdown_timeout(RUNTIME_STOP);
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if !exit::is_broken_pipe(&error) {
+                output::error(&format!("conclave: {error:#}"));
+            }
+            exit::of_error(&error).into()
+        }
+    }
+}
+
+/// At least two, so that nobody's computation holds up a heartbeat.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
+}

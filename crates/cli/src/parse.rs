@@ -1,0 +1,137 @@
+//! Values on the command line: durations, sizes, rooms and users.
+
+use std::time::Duration;
+
+use conclave_core::limits::USER_NAME_BYTES_MAX;
+use conclave_core::name::{check_room_name, check_user_name};
+
+/// `500ms`, `2s`, `1.5m`, `1h`, or seconds without a unit.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("a duration is a number and ms, s, m or h, for example 500ms".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "a duration begins with a number, for example 500ms")?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| "the duration is too long".to_owned())
+}
+
+/// `64KiB`, `32MiB`, `1GiB`, or bytes without a unit.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1_u64 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err("a size is a whole number and KiB, MiB or GiB, for example 32MiB".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a size begins with a whole number, for example 32MiB")?;
+    number.checked_mul(factor).ok_or_else(|| "the size is too large".to_owned())
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    (number, unit.trim())
+}
+
+/// A room's name, with or without its `#`.
+pub(crate) fn room(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix('#').unwrap_or(text);
+    check_room_name(name).map_err(|refusal| refusal.to_string())?;
+    Ok(name.to_owned())
+}
+
+/// A user's name.
+pub(crate) fn user(text: &str) -> Result<String, String> {
+    check_user_name(text).map_err(|refusal| refusal.to_string())?;
+    Ok(text.to_owned())
+}
+
+/// `host:port`; a host without a port gets the default one.
+pub(crate) fn server(text: &str) -> Result<String, String> {
+    let text = text.trim().trim_start_matches("http://").trim_end_matches('/');
+    let with_port = match text.rsplit_once(':') {
+        // An IPv6 address without a port has more colons and no bracket at the end of the host.
+        Some((host, _)) if !host.contains(':') || host.ends_with(']') => text.to_owned(),
+        Some(_) if text.starts_with('[') => format!("{text}:{}", crate::settings::CLIENT_PORT),
+        Some(_) => format!("[{text}]:{}", crate::settings::CLIENT_PORT),
+        None => format!("{text}:{}", crate::settings::CLIENT_PORT),
+    };
+    match with_port.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(with_port),
+        _ => Err("a server is host:port, for example 127.0.0.1:7400".to_owned()),
+    }
+}
+
+/// What the operating system calls the user, as a name that conclave accepts.
+pub(crate) fn sanitised_user(name: &str) -> String {
+    let lower = name.to_lowercase();
+    let plain: String = lower
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c) { c } else { '-' })
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(USER_NAME_BYTES_MAX)
+        .collect();
+    if plain.is_empty() { "guest".to_owned() } else { plain }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        for bad in ["", "x", "5 parsecs", "1e9999h", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("32MiB"), Ok(32 << 20));
+        assert_eq!(size("100"), Ok(100));
+        for bad in ["", "1.5MiB", "1TB", "99999999999999999999", "99999999999GiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rooms_may_have_their_sign() {
+        assert_eq!(room("#general").as_deref(), Ok("general"));
+        assert_eq!(room("ops").as_deref(), Ok("ops"));
+        assert!(room("##x").is_err());
+        assert!(room("Ops").is_err());
+    }
+
+    #[test]
+    fn servers_get_the_default_port() {
+        assert_eq!(server("node1").as_deref(), Ok("node1:7400"));
+        assert_eq!(server("http://node1:7410/").as_deref(), Ok("node1:7410"));
+        assert_eq!(server("[::1]:7410").as_deref(), Ok("[::1]:7410"));
+        assert_eq!(server("[::1]").as_deref(), Ok("[::1]:7400"));
+        assert_eq!(server("::1").as_deref(), Ok("[::1]:7400"));
+        assert!(server(":7400").is_err());
+        assert!(server("node1:port").is_err());
+    }
+
+    #[test]
+    fn users_of_the_system_become_users_of_conclave() {
+        assert_eq!(sanitised_user("Ana"), "ana");
+        assert_eq!(sanitised_user("_www"), "www");
+        assert_eq!(sanitised_user("J. Doe"), "j.-doe");
+        assert_eq!(sanitised_user("žluťoučký"), "lu-ou-k-");
+        assert_eq!(sanitised_user("!"), "guest");
+        assert_eq!(sanitised_user(&"x".repeat(99)).len(), USER_NAME_BYTES_MAX);
+        for name in ["Ana", "_www", "J. Doe", "žluťoučký", "!", ""] {
+            assert!(user(&sanitised_user(name)).is_ok(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Which session a command uses.
+//!
+//! A session and its outbox live in `STATE_DIR/<cluster id>/<user>/<slot>`, so that a command continues
+//! where the last one stopped, and what is meant for one cluster never goes to another. One process uses a
+//! slot at a time; a second command beside it takes the next slot. What an earlier command left unsent in
+//! any slot is sent by the next one that sends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use conclave_client::{Client, ConnectError, Outbox, OutboxError};
+use conclave_core::limits::{CLI_SLOTS_MAX, CLI_WHICH_CLUSTER};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+use crate::errors::{no_server, of_connect};
+use crate::exit::{Exit, Failed};
+use crate::settings::Settings;
+
+/// Remembers which cluster was at an address, for when nobody answers there.
+const LAST_CLUSTER: &str = "last-cluster";
+
+/// A client without a session, which works without a majority.
+pub(crate) fn observer(settings: &Settings, patience: Duration) -> Result<Client, Failed> {
+    Client::builder()
+        .servers(settings.servers.clone())
+        .user(settings.user.clone())
+        .client_name(client_name())
+        .patience(patience)
+        .observe()
+        .map_err(|error| of_connect(&error))
+}
+
+/// A client with the user's session.
+///
+/// # Errors
+/// With the exit code of what is wrong: no server, not authenticated, a state directory that cannot be used.
+pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
+    let dir = user_dir(settings, &which_cluster(settings).await?);
+    fs::create_dir_all(&dir).map_err(|error| cannot_use(&dir, &error))?;
+    for slot in 0..CLI_SLOTS_MAX {
+        match open_slot(settings, dir.join(slot.to_string())).await {
+            Ok(client) => return Ok(client),
+            Err(ConnectError::Outbox(OutboxError::Locked { .. })) => {}
+            Err(error) => return Err(of_connect(&error).into()),
+        }
+    }
+    let what = format!("{CLI_SLOTS_MAX} commands of {} are running at the same time", settings.user);
+    Err(Failed::new(Exit::Refused, what, "wait for some of them, or give another --state-dir").into())
+}
+
+/// Clients for what earlier commands left unsent in other slots. They send by themselves; flush and close them.
+pub(crate) async fn leftovers(settings: &Settings, main: &Client) -> Vec<Client> {
+    let dir = user_dir(settings, &main.session().cluster_id);
+    let mut found = Vec::new();
+    for slot in 0..CLI_SLOTS_MAX {
+        let slot = dir.join(slot.to_string());
+        if !slot.is_dir() {
+            break;
+        }
+        // Locked by this command or by another one that is alive: then it is looked after.
+        let Ok(client) = open_slot(settings, slot).await else { continue };
+        if client.pending_count() > 0 {
+            found.push(client);
+        } else {
+            client.close().await;
+        }
+    }
+    found
+}
+
+async fn open_slot(settings: &Settings, dir: PathBuf) -> Result<Client, ConnectError> {
+    Client::builder()
+        .servers(settings.servers.clone())
+        .user(settings.user.clone())
+        .client_name(client_name())
+        .patience(settings.timeout)
+        .outbox(Outbox::Durable(dir))
+        .connect()
+        .await
+}
+
+fn client_name() -> String {
+    format!("conclave-cli/{}", env!("CARGO_PKG_VERSION"))
+}
+
+fn user_dir(settings: &Settings, cluster_id: &str) -> PathBuf {
+    settings.state_dir.join(cluster_id).join(&settings.user)
+}
+
+/// The id of the cluster at the given addresses: whoever answers first says it. If nobody answers,
+/// the cluster that was there last, so that messages can still be queued for it.
+async fn which_cluster(settings: &Settings) -> anyhow::Result<String> {
+    let observer = observer(settings, settings.timeout.min(CLI_WHICH_CLUSTER))?;
+    let mut answers: FuturesUnordered<_> =
+        settings.servers.iter().map(|address| observer.status_of(address)).collect();
+    let mut last = String::new();
+    let memory = settings.state_dir.join(LAST_CLUSTER);
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(status) if is_cluster_id(&status.cluster_id) => {
+                remember(&memory, &settings.servers, &status.cluster_id)?;
+                return Ok(status.cluster_id);
+            }
+            Ok(_) => last = "it does not know its cluster yet".to_owned(),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    recall(&memory, &settings.servers).ok_or_else(|| no_server(&settings.servers, &last).into())
+}
+
+/// It becomes the name of a directory, so nothing else will do.
+fn is_cluster_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// One line for each list of servers: the id and the list.
+fn remember(file: &Path, servers: &[String], id: &str) -> anyhow::Result<()> {
+    let servers = servers.join(",");
+    let line = format!("{id} {servers}");
+    let old = fs::read_to_string(file).unwrap_or_default();
+    if old.lines().any(|known| known == line) {
+        return Ok(());
+    }
+    let others = old.lines().filter(|known| known.split_once(' ').is_none_or(|(_, list)| list != servers));
+    let mut text: String = others.take(CLI_SLOTS_MAX).map(|known| format!("{known}\n")).collect();
+    text.push_str(&line);
+    text.push('\n');
+    let dir = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(|error| cannot_use(dir, &error))?;
+    let temporary = file.with_extension(std::process::id().to_string());
+    fs::write(&temporary, text).map_err(|error| cannot_use(dir, &error))?;
+    fs::rename(&temporary, file).with_context(|| format!("write {}", file.display()))
+}
+
+fn recall(file: &Path, servers: &[String]) -> Option<String> {
+    let servers = servers.join(",");
+    let text = fs::read_to_string(file).ok()?;
+    let (id, _) = text.lines().filter_map(|line| line.split_once(' ')).find(|(_, list)| *list == servers)?;
+    is_cluster_id(id).then(|| id.to_owned())
+}
+
+fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
+    let what = format!("the state directory {} cannot be used: {error}", dir.display());
+    Failed::new(Exit::Refused, what, "give --state-dir a directory that you may write to")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_cluster_at_these_servers_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("state").join(LAST_CLUSTER);
+        let (here, there) = (vec!["a:1".to_owned(), "b:2".to_owned()], vec!["c:3".to_owned()]);
+        let id = |digit: &str| digit.repeat(32);
+        assert_eq!(recall(&file, &here), None);
+        remember(&file, &here, &id("1")).unwrap();
+        remember(&file, &there, &id("2")).unwrap();
+        remember(&file, &here, &id("3")).unwrap();
+        assert_eq!(recall(&file, &here), Some(id("3")));
+        assert_eq!(recall(&file, &there), Some(id("2")));
+        assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn only_an_id_becomes_a_directory() {
+        assert!(is_cluster_id("0123456789abcdef0123456789abcdef"));
+        for bad in ["", "../../etc", &"x".repeat(32), &"1".repeat(31)] {
+            assert!(!is_cluster_id(bad), "{bad}");
+        }
+    }
+}

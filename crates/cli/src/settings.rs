@@ -1,0 +1,190 @@
+//! What a client command needs: the command line, the environment and the defaults, resolved.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::args::Global;
+use crate::exit::{Exit, Failed};
+use crate::parse;
+
+/// The port at which clients find a server.
+pub(crate) const CLIENT_PORT: u16 = 7400;
+/// Where a cluster is when nobody says: what `conclave up` starts.
+pub(crate) const SERVERS_DEFAULT: [&str; 3] = ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"];
+
+/// Everything about how to talk to the cluster and to the person.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Client addresses to try.
+    pub(crate) servers: Vec<String>,
+    /// Who speaks.
+    pub(crate) user: String,
+    /// Where sessions and outboxes are kept.
+    pub(crate) state_dir: PathBuf,
+    /// One JSON object a line on stdout.
+    pub(crate) json: bool,
+    /// Nothing on stderr but errors.
+    pub(crate) quiet: bool,
+    /// How long to wait for an answer.
+    pub(crate) timeout: Duration,
+    /// How to draw.
+    pub(crate) style: Style,
+}
+
+/// What the terminal can show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Style {
+    /// Colours on stdout.
+    pub(crate) color: bool,
+    /// Signs beyond ASCII.
+    pub(crate) unicode: bool,
+}
+
+/// What the environment says; a value, so that resolving can be tested.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment {
+    user: Option<String>,
+    home: Option<PathBuf>,
+    state_home: Option<PathBuf>,
+    data_home: Option<PathBuf>,
+    no_color: bool,
+    dumb: bool,
+    locale: String,
+    stdout_is_terminal: bool,
+}
+
+impl Environment {
+    /// This process's environment.
+    pub(crate) fn read() -> Self {
+        let text = |key: &str| env::var(key).ok().filter(|value| !value.is_empty());
+        let path = |key: &str| {
+            let absolute = |path: &PathBuf| path.is_absolute();
+            env::var_os(key).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from).filter(absolute)
+        };
+        Self {
+            user: text("USER").or_else(|| text("LOGNAME")),
+            home: path("HOME"),
+            state_home: path("XDG_STATE_HOME"),
+            data_home: path("XDG_DATA_HOME"),
+            no_color: text("NO_COLOR").is_some(),
+            dumb: text("TERM").is_none_or(|term| term == "dumb"),
+            locale: text("LC_ALL").or_else(|| text("LC_CTYPE")).or_else(|| text("LANG")).unwrap_or_default(),
+            stdout_is_terminal: std::io::stdout().is_terminal(),
+        }
+    }
+
+    /// Where `conclave up` keeps its cluster when nobody says.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf, Failed> {
+        self.data_home
+            .clone()
+            .or_else(|| self.home.as_ref().map(|home| home.join(".local/share")))
+            .map(|dir| dir.join("conclave"))
+            .ok_or_else(|| {
+                Failed::new(Exit::Usage, "neither XDG_DATA_HOME nor HOME is set", "give --dir DIR")
+            })
+    }
+
+    fn state_dir(&self) -> Result<PathBuf, Failed> {
+        self.state_home
+            .clone()
+            .or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
+            .map(|dir| dir.join("conclave"))
+            .ok_or_else(|| {
+                Failed::new(Exit::Usage, "neither XDG_STATE_HOME nor HOME is set", "give --state-dir DIR")
+            })
+    }
+}
+
+/// Puts the command line over the environment over the defaults.
+pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Settings, Failed> {
+    let servers = if global.servers.is_empty() {
+        SERVERS_DEFAULT.map(str::to_owned).to_vec()
+    } else {
+        global.servers.clone()
+    };
+    let user = global
+        .user
+        .clone()
+        .unwrap_or_else(|| parse::sanitised_user(environment.user.as_deref().unwrap_or_default()));
+    let state_dir = match &global.state_dir {
+        Some(dir) => dir.clone(),
+        None => environment.state_dir()?,
+    };
+    let locale = environment.locale.to_ascii_lowercase();
+    Ok(Settings {
+        servers,
+        user,
+        state_dir,
+        json: global.json,
+        quiet: global.quiet,
+        timeout: global.timeout,
+        style: Style {
+            color: environment.stdout_is_terminal
+                && !environment.dumb
+                && !environment.no_color
+                && !global.no_color,
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::Args;
+
+    fn settings(words: &[&str], environment: &Environment) -> Result<Settings, Failed> {
+        let words = ["conclave"].iter().chain(words).chain(&["version"]);
+        resolve(&Args::try_parse_from(words).unwrap().global, environment)
+    }
+
+    fn terminal() -> Environment {
+        Environment {
+            user: Some("Ana".into()),
+            home: Some("/home/ana".into()),
+            locale: "en_GB.UTF-8".into(),
+            stdout_is_terminal: true,
+            ..Environment::default()
+        }
+    }
+
+    #[test]
+    fn defaults_find_a_local_cluster() {
+        let settings = settings(&[], &terminal()).unwrap();
+        assert_eq!(settings.servers, SERVERS_DEFAULT);
+        assert_eq!(settings.user, "ana");
+        assert_eq!(settings.state_dir, PathBuf::from("/home/ana/.local/state/conclave"));
+        assert_eq!(settings.style, Style { color: true, unicode: true });
+    }
+
+    #[test]
+    fn flags_win() {
+        let words = ["-s", "a,b:7410", "-s", "c", "-u", "bo", "--state-dir", "/s", "--no-color", "--json"];
+        let settings = settings(&words, &terminal()).unwrap();
+        assert_eq!(settings.servers, ["a:7400", "b:7410", "c:7400"]);
+        assert_eq!((settings.user.as_str(), settings.json), ("bo", true));
+        assert!(!settings.style.color);
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        for environment in [
+            Environment { no_color: true, ..terminal() },
+            Environment { dumb: true, ..terminal() },
+            Environment { stdout_is_terminal: false, ..terminal() },
+        ] {
+            assert!(!settings(&[], &environment).unwrap().style.color);
+        }
+    }
+
+    #[test]
+    fn without_a_home_the_error_says_what_to_give() {
+        let failed = settings(&[], &Environment::default()).unwrap_err();
+        assert_eq!((failed.exit, failed.next.as_str()), (Exit::Usage, "give --state-dir DIR"));
+    }
+}

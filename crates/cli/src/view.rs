@@ -1,0 +1,8 @@
+//! What things look like. Everything here is a function from values to text: no terminal, no clock, no
+//! network.
+
+pub(crate) mod event;
+pub(crate) mod paint;
+pub(crate) mod status;
+pub(crate) mod table;
+pub(crate) mod text;

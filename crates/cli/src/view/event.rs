@@ -1,0 +1,135 @@
+//! Events, as a line for people and as an object for programs.
+
+use conclave_proto::chat::{self, event::Kind};
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::paint::{Ink, Tick, paint, tick};
+use super::text::{clock, safe, stamp};
+use crate::settings::Style;
+
+/// What a line for people needs to know besides the event.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    /// Colours and signs.
+    pub(crate) style: Style,
+    /// In which zone times are shown.
+    pub(crate) zone: TimeZone,
+    /// Now, to know what "today" is.
+    pub(crate) now_ms: i64,
+}
+
+/// One line (more if the message has more): `#general:1042  09:14:02  ana: rolling node3 now`.
+/// With a tick where the message is one's own.
+pub(crate) fn line(look: &Look, room: &str, event: &chat::Event, own: Option<Tick>) -> String {
+    let style = look.style;
+    let place = format!("#{room}:{}", event.seq);
+    let time = clock(event.time_ms, look.now_ms, &look.zone);
+    let author = safe(&event.author, "");
+    let who = paint(style, Ink::Person(event.author_id), &author);
+    let said = match &event.kind {
+        Some(Kind::Message(message)) => {
+            let indent = " ".repeat(place.len() + time.len() + author.len() + 6);
+            format!("{who}: {}", safe(&message.text, &indent))
+        }
+        other => paint(style, Ink::Dim, &notice(&author, other.as_ref())),
+    };
+    let own = own.map(|state| format!(" {}", tick(style, state))).unwrap_or_default();
+    format!("{}  {}  {said}{own}", paint(style, Ink::Dim, &place), paint(style, Ink::Dim, &time))
+}
+
+/// What happened, other than somebody saying something.
+fn notice(author: &str, kind: Option<&Kind>) -> String {
+    match kind {
+        Some(Kind::Created(_)) if author.is_empty() => "* the room was created".to_owned(),
+        Some(Kind::Created(_)) => format!("* {author} created the room"),
+        Some(Kind::TopicChanged(changed)) => {
+            format!("* {author} set the topic: {}", safe(&changed.topic, ""))
+        }
+        Some(Kind::Joined(_)) => format!("* {author} joined"),
+        Some(Kind::Left(_)) => format!("* {author} left"),
+        Some(Kind::Message(message)) => safe(&message.text, ""),
+        None => format!("* {author} did something that this version does not know; conclave version"),
+    }
+}
+
+/// An event for programs. These keys never change their meaning.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Json<'a> {
+    room: &'a str,
+    seq: u64,
+    kind: &'static str,
+    from: &'a str,
+    ts: String,
+    time_ms: i64,
+    body: &'a str,
+    session_id: u64,
+    request_no: u64,
+}
+
+/// The event for programs.
+pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
+    let (kind, body) = match &event.kind {
+        Some(Kind::Created(_)) => ("created", ""),
+        Some(Kind::Message(message)) => ("message", message.text.as_str()),
+        Some(Kind::TopicChanged(changed)) => ("topic", changed.topic.as_str()),
+        Some(Kind::Joined(_)) => ("joined", ""),
+        Some(Kind::Left(_)) => ("left", ""),
+        None => ("unknown", ""),
+    };
+    Json {
+        room,
+        seq: event.seq,
+        kind,
+        from: &event.author,
+        ts: stamp(event.time_ms),
+        time_ms: event.time_ms,
+        body,
+        session_id: event.session_id,
+        request_no: event.request_no,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look() -> Look {
+        Look { style: Style { color: false, unicode: true }, zone: TimeZone::UTC, now_ms: 1_000 }
+    }
+
+    fn event(kind: Kind) -> chat::Event {
+        chat::Event { seq: 42, author: "ana".into(), kind: Some(kind), ..chat::Event::default() }
+    }
+
+    fn message(text: &str) -> chat::Event {
+        event(Kind::Message(chat::Message { text: text.into() }))
+    }
+
+    #[test]
+    fn lines() {
+        let own = line(&look(), "general", &message("hello"), Some(Tick::Committed));
+        assert_eq!(own, "#general:42  00:00:00  ana: hello ✓");
+        let joined = event(Kind::Joined(chat::Joined {}));
+        assert_eq!(line(&look(), "ops", &joined, None), "#ops:42  00:00:00  * ana joined");
+        let topic = event(Kind::TopicChanged(chat::TopicChanged { topic: "on call".into() }));
+        assert_eq!(line(&look(), "ops", &topic, None), "#ops:42  00:00:00  * ana set the topic: on call");
+    }
+
+    #[test]
+    fn further_lines_stand_under_the_first() {
+        let text = line(&look(), "a", &message("one\ntwo"), None);
+        let (first, second) = text.split_once('\n').unwrap();
+        assert_eq!(first.find("one"), second.find("two"));
+    }
+
+    #[test]
+    fn keys_are_stable() {
+        let event = message("he said \"hi\"\n");
+        let text = serde_json::to_string(&json("general", &event)).unwrap();
+        assert_eq!(
+            text,
+            r#"{"room":"general","seq":42,"kind":"message","from":"ana","ts":"1970-01-01T00:00:00.000Z","time_ms":0,"body":"he said \"hi\"\n","session_id":0,"request_no":0}"#
+        );
+    }
+}

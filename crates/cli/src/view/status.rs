@@ -1,0 +1,367 @@
+//! The cluster's state, for people and for programs.
+
+use conclave_proto::chat::{GetServerStatusResponse, NodeStatus, Role, ShardStatus};
+use serde::Serialize;
+
+use super::paint::{Ink, paint};
+use super::table::{Align, Cell, render};
+use super::text::{age, bytes, count, grouped, micros, safe};
+use crate::settings::Style;
+
+/// Shards of which no reachable node says that it leads them; the meta shard is number 0.
+pub(crate) fn leaderless(status: &GetServerStatusResponse) -> Vec<u32> {
+    (0..=status.shards).filter(|shard| leader(status, *shard).is_none()).collect()
+}
+
+/// The node that leads the shard: where two say so, the one with the higher term is right.
+fn leader(status: &GetServerStatusResponse, shard: u32) -> Option<(&NodeStatus, &ShardStatus)> {
+    replicas(status, shard)
+        .filter(|(_, state)| state.role() == Role::Leader)
+        .max_by_key(|(_, state)| state.term)
+}
+
+fn replicas(
+    status: &GetServerStatusResponse,
+    shard: u32,
+) -> impl Iterator<Item = (&NodeStatus, &ShardStatus)> {
+    status
+        .nodes
+        .iter()
+        .filter(|node| node.reachable)
+        .filter_map(move |node| node.shards.iter().find(|s| s.shard == shard).map(|state| (node, state)))
+}
+
+/// How far the most advanced replica of the shard has come.
+fn newest(status: &GetServerStatusResponse, shard: u32) -> u64 {
+    replicas(status, shard).map(|(_, s)| s.committed_index.max(s.applied_index)).max().unwrap_or(0)
+}
+
+/// Log entries that the node has applied, and how many are still missing, over all its shards.
+fn applied_and_lag(status: &GetServerStatusResponse, node: &NodeStatus) -> (u64, u64) {
+    node.shards.iter().fold((0, 0), |(applied, lag), state| {
+        let behind = newest(status, state.shard).saturating_sub(state.applied_index);
+        (applied + state.applied_index, lag + behind)
+    })
+}
+
+/// The page: a line about the cluster, its nodes, its shards, and what is wrong.
+pub(crate) fn page(style: Style, status: &GetServerStatusResponse) -> String {
+    let mut out = headline(style, status);
+    out.push_str(&nodes(style, status));
+    out.push('\n');
+    out.push_str(&shards(style, status));
+    for problem in &status.problems {
+        out.push_str(&paint(style, Ink::Warn, &format!("! {}", safe(problem, "  "))));
+        out.push('\n');
+    }
+    out
+}
+
+/// `cluster local   HEALTHY   3/3 nodes   can lose 1   8 shards x 3 replicas`
+fn headline(style: Style, status: &GetServerStatusResponse) -> String {
+    let up = status.nodes.iter().filter(|node| node.reachable).count();
+    let all = status.nodes.len();
+    let health = if status.healthy {
+        paint(style, Ink::Good, "HEALTHY")
+    } else {
+        paint(style, Ink::Bad, if status.can_lose < 0 { "NOT WRITABLE" } else { "NOT HEALTHY" })
+    };
+    format!(
+        "cluster {}   {health}   {up}/{all} nodes   {}   {} x {}   layout {}\n",
+        paint(style, Ink::Bold, &safe(&status.cluster_name, "")),
+        can_lose(style, status.can_lose),
+        count(u64::from(status.shards), "shard"),
+        count(u64::from(status.replicas), "replica"),
+        status.layout_version,
+    )
+}
+
+fn can_lose(style: Style, nodes: i32) -> String {
+    match nodes {
+        ..0 => paint(style, Ink::Bad, "quorum lost"),
+        0 => paint(style, Ink::Warn, "can lose 0"),
+        _ => format!("can lose {nodes}"),
+    }
+}
+
+/// How a node is, in one word or two: `leads 3 of 9`.
+fn role(node: &NodeStatus) -> Cell {
+    if !node.reachable {
+        return Cell::inked("unreachable", Ink::Bad);
+    }
+    if node.draining {
+        return Cell::inked("draining", Ink::Warn);
+    }
+    let leads = node.shards.iter().filter(|state| state.role() == Role::Leader).count();
+    let learns = node.shards.iter().filter(|state| state.role() == Role::Learner).count();
+    match (leads, learns) {
+        (0, 0) => "follower".into(),
+        (0, n) if n == node.shards.len() => "learner".into(),
+        (leads, _) => format!("leads {leads} of {}", node.shards.len()).into(),
+    }
+}
+
+fn nodes(style: Style, status: &GetServerStatusResponse) -> String {
+    let columns = [
+        ("NODE", Align::Left),
+        ("ROLE", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("VERSION", Align::Left),
+        ("APPLIED", Align::Right),
+        ("LAG", Align::Right),
+        ("SYNC p99", Align::Right),
+        ("CLIENTS", Align::Right),
+        ("DISK", Align::Right),
+        ("UP", Align::Right),
+    ];
+    let row = |node: &NodeStatus| {
+        let mut row = vec![Cell::from(safe(&node.name, "")), role(node), safe(&node.address, "").into()];
+        if node.reachable {
+            let (applied, lag) = applied_and_lag(status, node);
+            row.extend([
+                safe(&node.version, "").into(),
+                grouped(applied).into(),
+                if lag == 0 { "0".into() } else { Cell::inked(grouped(lag), Ink::Warn) },
+                micros(node.sync_p99_us, style.unicode).into(),
+                grouped(u64::from(node.clients)).into(),
+                bytes(node.log_bytes + node.state_bytes).into(),
+                age(node.uptime_ms).into(),
+            ]);
+        }
+        row
+    };
+    render(style, &columns, &status.nodes.iter().map(row).collect::<Vec<_>>())
+}
+
+fn shards(style: Style, status: &GetServerStatusResponse) -> String {
+    let columns = [
+        ("SHARD", Align::Left),
+        ("LEADER", Align::Left),
+        ("TERM", Align::Right),
+        ("APPLIED", Align::Right),
+        ("LAG", Align::Right),
+        ("REPLICAS", Align::Left),
+    ];
+    let row = |shard: u32| {
+        let name = if shard == 0 { "0 (meta)".to_owned() } else { shard.to_string() };
+        let Some((node, state)) = leader(status, shard) else {
+            return vec![Cell::from(name), Cell::inked("none", Ink::Bad)];
+        };
+        let slowest = replicas(status, shard).map(|(_, s)| s.applied_index).min().unwrap_or(0);
+        let voters: Vec<String> = state.voters.iter().map(|id| node_name(status, *id)).collect();
+        vec![
+            name.into(),
+            safe(&node.name, "").into(),
+            grouped(state.term).into(),
+            grouped(state.applied_index).into(),
+            grouped(newest(status, shard).saturating_sub(slowest)).into(),
+            voters.join(" ").into(),
+        ]
+    };
+    render(style, &columns, &(0..=status.shards).map(row).collect::<Vec<_>>())
+}
+
+fn node_name(status: &GetServerStatusResponse, id: u64) -> String {
+    let node = status.nodes.iter().find(|node| node.node_id == id);
+    node.map_or_else(|| format!("#{id}"), |node| safe(&node.name, ""))
+}
+
+/// The state for programs. These keys never change their meaning.
+#[derive(Debug, Serialize)]
+pub(crate) struct Json<'a> {
+    cluster: &'a str,
+    cluster_id: &'a str,
+    healthy: bool,
+    can_lose: i32,
+    problems: &'a [String],
+    shards: u32,
+    replicas: u32,
+    layout_version: u64,
+    leaderless: Vec<u32>,
+    nodes: Vec<JsonNode<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonNode<'a> {
+    name: &'a str,
+    node_id: u64,
+    address: &'a str,
+    version: &'a str,
+    reachable: bool,
+    draining: bool,
+    uptime_ms: u64,
+    clients: u32,
+    sync_p99_us: u32,
+    log_bytes: u64,
+    state_bytes: u64,
+    applied: u64,
+    lag: u64,
+    shards: Vec<JsonShard>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonShard {
+    shard: u32,
+    role: &'static str,
+    term: u64,
+    leader_id: u64,
+    last_log: u64,
+    committed: u64,
+    applied: u64,
+    lag: u64,
+    snapshot: u64,
+    purged: u64,
+    voters: Vec<u64>,
+}
+
+/// The state for programs.
+pub(crate) fn json(status: &GetServerStatusResponse) -> Json<'_> {
+    Json {
+        cluster: &status.cluster_name,
+        cluster_id: &status.cluster_id,
+        healthy: status.healthy,
+        can_lose: status.can_lose,
+        problems: &status.problems,
+        shards: status.shards,
+        replicas: status.replicas,
+        layout_version: status.layout_version,
+        leaderless: leaderless(status),
+        nodes: status.nodes.iter().map(|node| json_node(status, node)).collect(),
+    }
+}
+
+fn json_node<'a>(status: &GetServerStatusResponse, node: &'a NodeStatus) -> JsonNode<'a> {
+    let (applied, lag) = applied_and_lag(status, node);
+    let shard = |state: &ShardStatus| JsonShard {
+        shard: state.shard,
+        role: role_word(state.role()),
+        term: state.term,
+        leader_id: state.leader_id,
+        last_log: state.last_log_index,
+        committed: state.committed_index,
+        applied: state.applied_index,
+        lag: newest(status, state.shard).saturating_sub(state.applied_index),
+        snapshot: state.snapshot_index,
+        purged: state.purged_index,
+        voters: state.voters.clone(),
+    };
+    JsonNode {
+        name: &node.name,
+        node_id: node.node_id,
+        address: &node.address,
+        version: &node.version,
+        reachable: node.reachable,
+        draining: node.draining,
+        uptime_ms: node.uptime_ms,
+        clients: node.clients,
+        sync_p99_us: node.sync_p99_us,
+        log_bytes: node.log_bytes,
+        state_bytes: node.state_bytes,
+        applied,
+        lag,
+        shards: node.shards.iter().map(shard).collect(),
+    }
+}
+
+fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Unspecified => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64, leads: &[u32], applied: u64) -> NodeStatus {
+        let shard = |shard: u32| ShardStatus {
+            shard,
+            role: (if leads.contains(&shard) { Role::Leader } else { Role::Follower }).into(),
+            term: 4,
+            applied_index: applied,
+            committed_index: applied,
+            voters: vec![1, 2, 3],
+            ..ShardStatus::default()
+        };
+        NodeStatus {
+            node_id: id,
+            name: format!("node{id}"),
+            address: format!("127.0.0.1:74{}0", id - 1),
+            version: "0.1.0".into(),
+            reachable: true,
+            uptime_ms: 7_200_000,
+            clients: 41,
+            sync_p99_us: 3_100,
+            log_bytes: 8 << 20,
+            state_bytes: (4 << 20) + (1 << 19),
+            shards: (0..=2).map(shard).collect(),
+            ..NodeStatus::default()
+        }
+    }
+
+    fn healthy() -> GetServerStatusResponse {
+        GetServerStatusResponse {
+            cluster_name: "local".into(),
+            nodes: vec![node(1, &[0], 400_000), node(2, &[1, 2], 400_000), node(3, &[], 399_998)],
+            can_lose: 1,
+            healthy: true,
+            shards: 2,
+            replicas: 3,
+            layout_version: 1,
+            ..GetServerStatusResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_healthy_cluster() {
+        let expected = "\
+cluster local   HEALTHY   3/3 nodes   can lose 1   2 shards x 3 replicas   layout 1
+NODE   ROLE          ADDRESS         VERSION    APPLIED  LAG  SYNC p99  CLIENTS      DISK  UP
+node1  leads 1 of 3  127.0.0.1:7400  0.1.0    1,200,000    0    3.1 ms       41  12.5 MiB  2h
+node2  leads 2 of 3  127.0.0.1:7410  0.1.0    1,200,000    0    3.1 ms       41  12.5 MiB  2h
+node3  follower      127.0.0.1:7420  0.1.0    1,199,994    6    3.1 ms       41  12.5 MiB  2h
+
+SHARD     LEADER  TERM  APPLIED  LAG  REPLICAS
+0 (meta)  node1      4  400,000    2  node1 node2 node3
+1         node2      4  400,000    2  node1 node2 node3
+2         node2      4  400,000    2  node1 node2 node3
+";
+        assert_eq!(page(Style::default(), &healthy()), expected);
+    }
+
+    #[test]
+    fn a_lost_node_and_its_shards_are_plain_to_see() {
+        let mut status = healthy();
+        status.nodes[1].reachable = false;
+        status.can_lose = -1;
+        status.healthy = false;
+        status.problems = vec!["node2 does not answer".into()];
+        let text = page(Style::default(), &status);
+        assert_eq!(leaderless(&status), [1, 2]);
+        for part in
+            ["NOT WRITABLE   2/3 nodes   quorum lost", "node2  unreachable", "1         none", "! node2 does"]
+        {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_higher_term_leads() {
+        let mut status = healthy();
+        status.nodes[2].shards[0].role = Role::Leader.into();
+        status.nodes[2].shards[0].term = 5;
+        assert_eq!(leader(&status, 0).map(|(node, _)| node.node_id), Some(3));
+    }
+
+    #[test]
+    fn keys_are_stable() {
+        let value = serde_json::to_value(json(&healthy())).unwrap();
+        assert_eq!(value["can_lose"], 1);
+        assert_eq!(value["nodes"][2]["lag"], 6);
+        assert_eq!(value["nodes"][1]["shards"][2]["role"], "leader");
+    }
+}

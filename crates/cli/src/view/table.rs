@@ -1,0 +1,101 @@
+//! Columns that line up, whatever the width of their characters.
+
+use super::paint::{Ink, paint};
+use super::text::width;
+use crate::settings::Style;
+
+/// A cell: its text and its look.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cell {
+    text: String,
+    ink: Option<Ink>,
+}
+
+impl Cell {
+    /// A cell with a look.
+    pub(crate) fn inked(text: impl Into<String>, ink: Ink) -> Self {
+        Self { text: text.into(), ink: Some(ink) }
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), ink: None }
+    }
+}
+
+/// Where a column's text stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// The heading and the rows, each ending with a line feed and without blanks at its end.
+pub(crate) fn render(style: Style, columns: &[(&str, Align)], rows: &[Vec<Cell>]) -> String {
+    let mut widths: Vec<usize> = columns.iter().map(|(name, _)| width(name)).collect();
+    for row in rows {
+        for (cell, widest) in row.iter().zip(&mut widths) {
+            *widest = (*widest).max(width(&cell.text));
+        }
+    }
+    let heading = columns.iter().map(|(name, _)| Cell::inked(*name, Ink::Dim)).collect();
+    let mut out = String::new();
+    for row in std::iter::once(&heading).chain(rows) {
+        let mut line = String::new();
+        let mut blanks = 0;
+        for ((cell, widest), (_, align)) in row.iter().zip(&widths).zip(columns) {
+            let pad = widest - width(&cell.text);
+            if *align == Align::Right {
+                blanks += pad;
+            }
+            // Blanks are written only when something follows.
+            if !cell.text.is_empty() {
+                line.extend(std::iter::repeat_n(' ', blanks));
+                line.push_str(
+                    &cell.ink.map_or_else(|| cell.text.clone(), |ink| paint(style, ink, &cell.text)),
+                );
+                blanks = 0;
+            }
+            blanks += 2;
+            if *align == Align::Left {
+                blanks += pad;
+            }
+        }
+        out.push_str(&line);
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let columns = [("ROOM", Align::Left), ("LAST", Align::Right), ("TOPIC", Align::Left)];
+        let rows = vec![
+            vec!["#general".into(), "1,042".into(), "all of it".into()],
+            vec!["#日本".into(), "7".into(), "".into()],
+            vec!["#x".into(), "".into(), "empty before".into()],
+        ];
+        let expected = "\
+ROOM       LAST  TOPIC
+#general  1,042  all of it
+#日本         7
+#x               empty before
+";
+        assert_eq!(render(Style::default(), &columns, &rows), expected);
+    }
+
+    #[test]
+    fn colours_do_not_count_as_width() {
+        let style = Style { color: true, unicode: true };
+        let rows = vec![vec![Cell::inked("a", Ink::Bad), "b".into()]];
+        let text = render(style, &[("X1", Align::Left), ("Y", Align::Left)], &rows);
+        assert!(text.ends_with("\x1b[31ma\x1b[0m   b\n"), "{text:?}");
+    }
+}
