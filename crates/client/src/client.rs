@@ -1,12 +1,27 @@
 //! The handle that programs hold.
 
+use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
+use conclave_core::limits::{CALL_PATIENCE, LIST_ROOMS_MAX, OUTBOX_REQUESTS_MAX};
+use conclave_core::name::{check_room_name, check_user_name};
 use conclave_proto::chat;
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
 
+use crate::calls::Caller;
 use crate::error::{CallError, ConnectError, SendError};
+use crate::nodes::{Chat, Finder, List, Nodes};
+use crate::position::Positions;
+use crate::sender::Supervisor;
+use crate::shared::Shared;
+use crate::state::{State, Waiter, Wakes};
+use crate::storage::{self, Directory};
 use crate::subscription::Subscription;
 use crate::types::{Ack, Content, Follow, HistoryQuery, Pending, Pong, Session};
 
@@ -28,12 +43,6 @@ pub enum Route {
     Leader,
     /// The node that the client is connected to, whoever leads.
     Pinned,
-}
-
-/// Finds the addresses of nodes. They are asked for anew whenever no known node can be reached.
-pub trait Finder: std::fmt::Debug + Send + Sync + 'static {
-    /// `host:port` of the client APIs, best first.
-    fn find(&self) -> futures::future::BoxFuture<'_, Vec<String>>;
 }
 
 /// Makes a [`Client`].
@@ -103,8 +112,10 @@ impl Builder {
     ///
     /// # Errors
     /// If there are no addresses.
-    pub fn observe(self) -> Result<Client, ConnectError> {
-        Err(ConnectError::Call(CallError::Closed))
+    pub async fn observe(self) -> Result<Client, ConnectError> {
+        let nodes = self.nodes().await?;
+        let state = State::new(self.route, Arc::clone(&nodes), false);
+        Ok(self.start(Arc::new(Shared::new(state, nodes)), None))
     }
 
     /// Opens a session, or continues the one that the durable outbox keeps. In the latter case no
@@ -112,17 +123,114 @@ impl Builder {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    #[expect(clippy::unused_async, reason = "interface first")]
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        Err(ConnectError::Call(CallError::Closed))
+        let nodes = self.nodes().await?;
+        let durable = matches!(self.outbox, Outbox::Durable(_));
+        let mut state = State::new(self.route, Arc::clone(&nodes), durable);
+        let mut directory = None;
+        if let Outbox::Durable(path) = &self.outbox {
+            let path = path.clone();
+            let (opened, recovered) = blocking(move || Directory::open(&path)).await??;
+            let identity = storage::restore(recovered, &mut state.requests);
+            if let Some(identity) = &identity
+                && !self.user.is_empty()
+                && identity.session.user != self.user
+            {
+                return Err(opened.other_user(&identity.session.user).into());
+            }
+            state.session = identity.map(Arc::new);
+            directory = Some(opened);
+        }
+        let shared = Arc::new(Shared::new(state, nodes));
+        if shared.lock().session.is_none() {
+            check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
+            let caller = Caller { shared: Arc::clone(&shared) };
+            let identity = caller.open_session(&self.user, &self.name, self.time_for_calls()).await?;
+            if let Some(mut opened) = directory.take() {
+                let first = storage::snapshot(&identity, &shared.lock().requests);
+                directory = Some(blocking(move || opened.begin(first).map(|()| opened)).await??);
+            }
+            shared.lock().session = Some(Arc::new(identity));
+        }
+        Ok(self.start(shared, directory))
+    }
+
+    fn time_for_calls(&self) -> Duration {
+        self.patience.unwrap_or(CALL_PATIENCE)
+    }
+
+    async fn nodes(&self) -> Result<Arc<Nodes>, ConnectError> {
+        let nodes = Arc::new(Nodes::new());
+        nodes.add(self.servers.iter().map(String::as_str));
+        if let Some(finder) = &self.finder {
+            let found = finder.find().await;
+            nodes.add(found.iter().map(String::as_str));
+        }
+        if nodes.count() == 0 {
+            return Err(ConnectError::Invalid(
+                "no address of a server is known; give at least one".to_owned(),
+            ));
+        }
+        if self.route == Route::Leader {
+            nodes.begin_at(rand::random_range(0..nodes.count()));
+        }
+        Ok(nodes)
+    }
+
+    fn start(self, shared: Arc<Shared>, directory: Option<Directory>) -> Client {
+        let tracker = TaskTracker::new();
+        let caller = Caller { shared: Arc::clone(&shared) };
+        let (progress_sender, progress) = watch::channel(0);
+        let writer = directory.and_then(|directory| {
+            let shared = Arc::clone(&shared);
+            let write = move || storage::run(&shared, directory, &progress_sender);
+            std::thread::Builder::new().name("conclave-outbox".to_owned()).spawn(write).ok()
+        });
+        let patience = self.time_for_calls();
+        let servers = self.servers;
+        let supervisor = Supervisor {
+            shared: Arc::clone(&shared),
+            tracker: tracker.clone(),
+            caller: caller.clone(),
+            finder: self.finder.unwrap_or_else(|| Arc::new(List(servers))),
+            route: self.route,
+            user: self.user,
+            name: self.name,
+        };
+        shared.resume();
+        tracker.spawn(supervisor.run());
+        let handle = Handle { shared, caller, tracker, patience, progress, writer: Mutex::new(writer) };
+        Client { handle: Arc::new(handle) }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ConnectError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ConnectError::Invalid(error.to_string()))
+}
+
+/// What a client and its subscriptions hold. When the last of them goes, the client's tasks end.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) shared: Arc<Shared>,
+    caller: Caller,
+    tracker: TaskTracker,
+    patience: Duration,
+    progress: watch::Receiver<u64>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }
 
 /// One user's connection to a cluster. Cheap to clone; all clones are one client with one session.
 #[derive(Clone, Debug)]
-pub struct Client {}
+pub struct Client {
+    handle: Arc<Handle>,
+}
 
-#[expect(clippy::unused_async, clippy::unused_self, reason = "interface first")]
 impl Client {
     /// Makes a client.
     #[must_use]
@@ -130,13 +238,58 @@ impl Client {
         Builder::default()
     }
 
-    /// Takes a request for a room. When this returns it is in the outbox (with a durable one: on
-    /// disk), has its number, and will be sent until it is certain. Waits while the room has too many requests waiting.
+    /// Takes a request for a room. When this returns it is in the outbox (with a durable one: on disk), has its number,
+    /// and will be sent until it is certain. Waits while the outbox is full. Who drops the future does not know whether
+    /// the request was taken.
     ///
     /// # Errors
     /// If the request can never be accepted, or the outbox cannot take it.
-    pub async fn submit(&self, _room: &str, _content: Content) -> Result<Ticket, SendError> {
-        Err(SendError::Closed)
+    pub async fn submit(&self, room: &str, content: Content) -> Result<Ticket, SendError> {
+        check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
+        let shared = &self.handle.shared;
+        let (waiter, answer) = oneshot::channel();
+        let mut ask = Some((content, waiter));
+        let (request_no, serial) = loop {
+            let emptier = shared.emptier.notified();
+            if let Some(taken) = self.try_submit(room, &mut ask)? {
+                break taken;
+            }
+            emptier.await;
+        };
+        let mut ticket = Ticket { request_no, answer, early: None };
+        if serial > 0 {
+            let mut progress = self.handle.progress.clone();
+            progress.wait_for(|done| *done >= serial).await.map_err(|_| SendError::Closed)?;
+            match ticket.answer.try_recv() {
+                Ok(Err(SendError::Outbox(why))) => return Err(SendError::Outbox(why)),
+                Ok(answer) => ticket.early = Some(answer),
+                Err(_) => {}
+            }
+        }
+        Ok(ticket)
+    }
+
+    fn try_submit(
+        &self,
+        room: &str,
+        ask: &mut Option<(Content, Waiter)>,
+    ) -> Result<Option<(u64, u64)>, SendError> {
+        let mut wakes = Wakes::default();
+        let mut state = self.handle.shared.lock();
+        if state.closed {
+            return Err(SendError::Closed);
+        }
+        if state.session.is_none() {
+            return Err(SendError::Auth("this client has no session".to_owned()));
+        }
+        if state.requests.undecided() >= OUTBOX_REQUESTS_MAX {
+            return Ok(None);
+        }
+        let Some((content, waiter)) = ask.take() else { return Ok(None) };
+        let taken = state.submit(room, content, waiter, &mut wakes);
+        drop(state);
+        self.handle.shared.wake(wakes);
+        Ok(Some(taken))
     }
 
     /// Sends a message and waits for its tick, however long that takes.
@@ -174,46 +327,75 @@ impl Client {
     /// What is in the outbox and not certain yet, in order within each room.
     #[must_use]
     pub fn pending(&self) -> Vec<Pending> {
-        Vec::new()
+        self.handle.shared.lock().requests.pending()
     }
 
     /// How many requests are not certain yet.
     #[must_use]
     pub fn pending_count(&self) -> usize {
-        0
+        self.handle.shared.lock().requests.undecided()
     }
 
     /// Waits until every request is certain, at most so long. How many are left.
-    pub async fn flush(&self, _patience: Duration) -> usize {
-        0
+    pub async fn flush(&self, patience: Duration) -> usize {
+        let empty = async {
+            loop {
+                let emptier = self.handle.shared.emptier.notified();
+                if self.pending_count() == 0 {
+                    return;
+                }
+                emptier.await;
+            }
+        };
+        // Who waits in vain learns how many are left.
+        let _ = tokio::time::timeout(patience, empty).await;
+        self.pending_count()
     }
 
     /// Follows rooms.
     #[must_use]
-    pub fn subscribe(&self, _rooms: Vec<Follow>) -> Subscription {
-        Subscription {}
+    pub fn subscribe(&self, rooms: Vec<Follow>) -> Subscription {
+        self.resume(Bytes::new(), rooms)
     }
 
     /// Continues a subscription after the event that a token came with, and follows further rooms.
     #[must_use]
-    pub fn resume(&self, _token: bytes::Bytes, _more: Vec<Follow>) -> Subscription {
-        Subscription {}
+    pub fn resume(&self, token: Bytes, more: Vec<Follow>) -> Subscription {
+        Subscription::new(Arc::clone(&self.handle), Positions::new(more, token))
     }
 
     /// Reads events that have already happened.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn history(&self, _query: HistoryQuery) -> Result<chat::HistoryResponse, CallError> {
-        Err(CallError::Closed)
+    pub async fn history(&self, query: HistoryQuery) -> Result<chat::HistoryResponse, CallError> {
+        let name = query.room.clone();
+        let question = query.into_wire();
+        let page =
+            self.call(question, |mut chat: Chat, request| async move { chat.history(request).await }).await?;
+        self.handle.shared.lock().learn_name(page.room_id, &name);
+        Ok(page)
     }
 
     /// A page of the room directory: names greater than `after`, at most `limit` (0: the server's default).
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn rooms(&self, _after: &str, _limit: u32) -> Result<chat::ListRoomsResponse, CallError> {
-        Err(CallError::Closed)
+    pub async fn rooms(&self, after: &str, limit: u32) -> Result<chat::ListRoomsResponse, CallError> {
+        let question = chat::ListRoomsRequest {
+            after_name: after.to_owned(),
+            limit,
+            ..chat::ListRoomsRequest::default()
+        };
+        let page = self
+            .call(question, |mut chat: Chat, request| async move { chat.list_rooms(request).await })
+            .await?;
+        let mut state = self.handle.shared.lock();
+        for room in &page.rooms {
+            state.learn_name(room.id, &room.name);
+        }
+        drop(state);
+        Ok(page)
     }
 
     /// The whole room directory.
@@ -221,15 +403,29 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn all_rooms(&self) -> Result<Vec<chat::Room>, CallError> {
-        Err(CallError::Closed)
+        let mut rooms: Vec<chat::Room> = Vec::new();
+        loop {
+            let after = rooms.last().map(|room| room.name.clone()).unwrap_or_default();
+            let page = self.rooms(&after, u32::try_from(LIST_ROOMS_MAX).unwrap_or(0)).await?;
+            let more = page.more && !page.rooms.is_empty();
+            rooms.extend(page.rooms);
+            if !more {
+                return Ok(rooms);
+            }
+        }
     }
 
     /// Makes a room, if it is not there.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn create_room(&self, _name: &str) -> Result<chat::CreateRoomResponse, CallError> {
-        Err(CallError::Closed)
+    pub async fn create_room(&self, name: &str) -> Result<chat::CreateRoomResponse, CallError> {
+        let question = chat::CreateRoomRequest { name: name.to_owned() };
+        let made = self
+            .call(question, |mut chat: Chat, request| async move { chat.create_room(request).await })
+            .await?;
+        self.handle.shared.lock().learn_name(made.room_id, name);
+        Ok(made)
     }
 
     /// What some node knows of the whole cluster.
@@ -237,55 +433,96 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn status(&self) -> Result<chat::GetServerStatusResponse, CallError> {
-        Err(CallError::Closed)
+        let question = chat::GetServerStatusRequest { local_only: false };
+        let status = self
+            .call(question, |mut chat: Chat, request| async move { chat.get_server_status(request).await })
+            .await?;
+        self.handle.shared.nodes.see_status(&status);
+        Ok(status)
     }
 
     /// What the node at this address knows of itself.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn status_of(&self, _address: &str) -> Result<chat::GetServerStatusResponse, CallError> {
-        Err(CallError::Closed)
+    pub async fn status_of(&self, address: &str) -> Result<chat::GetServerStatusResponse, CallError> {
+        let question = chat::GetServerStatusRequest { local_only: true };
+        let call = |mut chat: Chat, request| async move { chat.get_server_status(request).await };
+        self.handle.caller.at(address, self.handle.patience, question, call).await
     }
 
-    /// Asks the node at this address for a sign of life; any node if it is empty.
+    /// Asks the node at this address for a sign of life.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn ping(&self, _address: &str) -> Result<Pong, CallError> {
-        Err(CallError::Closed)
+    pub async fn ping(&self, address: &str) -> Result<Pong, CallError> {
+        self.handle.caller.ping(address, self.handle.patience).await
     }
 
     /// Who this client is to the cluster.
     #[must_use]
     pub fn session(&self) -> Session {
-        Session::default()
+        self.handle
+            .shared
+            .lock()
+            .session
+            .as_ref()
+            .map(|identity| identity.session.clone())
+            .unwrap_or_default()
     }
 
     /// The addresses of all known nodes, best first.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        Vec::new()
+        self.handle.shared.nodes.addresses()
+    }
+
+    /// How many data shards the cluster has; 0 until it is known.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        self.handle.shared.nodes.shards()
     }
 
     /// The name of a room, if this client has come across it.
     #[must_use]
-    pub fn room_name(&self, _room_id: u64) -> Option<Arc<str>> {
-        None
+    pub fn room_name(&self, room_id: u64) -> Option<Arc<str>> {
+        self.handle.shared.lock().room_name(room_id)
     }
 
     /// Stops sending, ends the library's tasks, and writes what a durable outbox has still to write.
-    /// Tickets that wait end with [`SendError::Closed`].
-    pub async fn close(self) {}
+    /// Tickets that wait end with [`SendError::Closed`]; subscriptions end, too.
+    pub async fn close(self) {
+        self.handle.shared.close();
+        self.handle.tracker.close();
+        self.handle.tracker.wait().await;
+        let writer = self.handle.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A panic of the writer has been reported by the panic itself.
+            let _ = blocking(move || writer.join()).await;
+        }
+    }
+
+    async fn call<Q: Clone, A, F>(
+        &self,
+        question: Q,
+        call: impl Fn(Chat, Request<Q>) -> F,
+    ) -> Result<A, CallError>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        Box::pin(self.handle.caller.call(self.handle.patience, true, question, call)).await
+    }
 }
 
 /// Stands for a request until it is certain. Dropping it changes nothing: the request is still sent.
 #[derive(Debug)]
 pub struct Ticket {
     request_no: u64,
+    answer: oneshot::Receiver<Result<Ack, SendError>>,
+    /// It came while the outbox was still being synced.
+    early: Option<Result<Ack, SendError>>,
 }
 
-#[expect(clippy::unused_async, reason = "interface first")]
 impl Ticket {
     /// The request's number in its room.
     #[must_use]
@@ -297,8 +534,11 @@ impl Ticket {
     ///
     /// # Errors
     /// If the request is refused, or the client is closed.
-    pub async fn wait(self) -> Result<Ack, SendError> {
-        Err(SendError::Closed)
+    pub async fn wait(mut self) -> Result<Ack, SendError> {
+        match self.early.take() {
+            Some(early) => early,
+            None => self.answer.await.unwrap_or(Err(SendError::Closed)),
+        }
     }
 
     /// Waits for the tick, at most so long; then the answer is [`SendError::Queued`], the request
@@ -306,7 +546,13 @@ impl Ticket {
     ///
     /// # Errors
     /// As [`Ticket::wait`], and [`SendError::Queued`].
-    pub async fn wait_for(&mut self, _patience: Duration) -> Result<Ack, SendError> {
-        Err(SendError::Closed)
+    pub async fn wait_for(&mut self, patience: Duration) -> Result<Ack, SendError> {
+        if let Some(early) = self.early.take() {
+            return early;
+        }
+        match tokio::time::timeout(patience, &mut self.answer).await {
+            Ok(answer) => answer.unwrap_or(Err(SendError::Closed)),
+            Err(_) => Err(SendError::Queued(patience)),
+        }
     }
 }

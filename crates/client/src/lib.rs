@@ -32,13 +32,25 @@
 //! means), `retry` (when to try again), `position` (which events follow). `sender`, `link`, `calls` and
 //! `subscription` carry what they decide.
 
+mod calls;
 mod client;
 mod error;
+mod journal;
+mod link;
+mod nodes;
+mod outbox;
+mod position;
+mod retry;
+mod sender;
+mod shared;
+mod state;
+mod storage;
 mod subscription;
 mod types;
 
-pub use client::{Builder, Client, Finder, Outbox, Route, Ticket};
+pub use client::{Builder, Client, Outbox, Route, Ticket};
 pub use error::{CallError, ConnectError, OutboxError, SendError};
+pub use nodes::Finder;
 pub use subscription::Subscription;
 pub use types::{Ack, Batch, Content, Follow, HistoryQuery, Incoming, Pending, Pong, Session, Start, Window};
 

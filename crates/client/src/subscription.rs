@@ -1,43 +1,390 @@
 //! Streams of events that continue on another node.
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::CallError;
+use bytes::Bytes;
+use conclave_core::limits::{CLIENT_OPEN_TIMEOUT, KEEPALIVE_INTERVAL};
+use conclave_proto::chat::{Certainty, Event, GoAway, JoinChatRequest, stream_frame};
+use conclave_proto::frame::EncodedFrame;
+use conclave_proto::status::from_status;
+use tokio::time::{Instant, Sleep};
+use tonic::{Request, Status, Streaming};
+
+use crate::client::Handle;
+use crate::error::{CallError, is_auth};
+use crate::position::Positions;
+use crate::retry;
 use crate::types::{Batch, Incoming};
 
-/// Events of rooms, each once, in order and without a gap. Nothing runs behind it: who does not ask for the next event
-/// slows the stream down, and dropping it ends it.
-#[derive(Debug)]
-pub struct Subscription {}
+/// Refusals, one after the other, before they are believed: a node may lag behind the others.
+const REFUSALS_MAX: u32 = 3;
+/// A stream that was open before is given more: what it asks for was there.
+const REFUSALS_AFTER_OPEN_MAX: u32 = 12;
+/// A stream on which even the signs of life are missing is given up: two and a half intervals.
+const SILENCE_MAX: Duration = KEEPALIVE_INTERVAL.saturating_mul(5).checked_div(2).expect("two is not zero");
 
-#[expect(clippy::unused_async, clippy::unused_self, reason = "interface first")]
+type Opening = Pin<Box<dyn Future<Output = Result<Streaming<EncodedFrame>, Status>> + Send>>;
+
+/// Events of rooms, each once, in order and without a gap. Nothing runs behind it: who does not ask for the next
+/// event slows the stream down, and dropping it ends it.
+pub struct Subscription {
+    handle: Arc<Handle>,
+    positions: Positions,
+    phase: Phase,
+    /// The rest of a batch that is being given out one by one.
+    batch: std::vec::IntoIter<Event>,
+    /// The token before that batch.
+    token_before: Bytes,
+    failures: u32,
+    refusals: u32,
+    was_open: bool,
+}
+
+enum Phase {
+    /// Opens a stream then.
+    Idle {
+        at: Instant,
+    },
+    Opening {
+        address: Arc<str>,
+        opening: Opening,
+    },
+    Open(Box<Open>),
+}
+
+struct Open {
+    address: Arc<str>,
+    stream: Streaming<EncodedFrame>,
+    last_frame: Instant,
+    /// Fires at the earliest when the stream has been silent for too long.
+    alarm: Pin<Box<Sleep>>,
+    /// The stream on another node that takes over, once it is there.
+    successor: Option<(Arc<str>, Opening)>,
+}
+
+enum Step {
+    Batch(Batch),
+    Other(Incoming),
+    /// Nothing for the caller.
+    Nothing,
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("positions", &self.positions).finish_non_exhaustive()
+    }
+}
+
 impl Subscription {
+    pub(crate) fn new(handle: Arc<Handle>, positions: Positions) -> Self {
+        Self {
+            handle,
+            positions,
+            phase: Phase::Idle { at: Instant::now() },
+            batch: Vec::new().into_iter(),
+            token_before: Bytes::new(),
+            failures: 0,
+            refusals: 0,
+            was_open: false,
+        }
+    }
+
     /// What comes next. Reconnects by itself, for ever; fails only where trying again cannot help. Dropping the future
     /// loses nothing.
     ///
     /// # Errors
     /// A room that is not there, a token that does not fit, a session that is not accepted.
     pub async fn next(&mut self) -> Result<Incoming, CallError> {
-        Err(CallError::Closed)
+        loop {
+            if let Some(event) = self.batch.next() {
+                return Ok(Incoming::Event(event));
+            }
+            let token_before = self.positions.token().clone();
+            match self.step().await? {
+                Step::Batch(batch) => {
+                    (self.batch, self.token_before) = (batch.events.into_iter(), token_before)
+                }
+                Step::Other(incoming) => return Ok(incoming),
+                Step::Nothing => {}
+            }
+        }
     }
 
     /// The next events, as many as came together. Signs of life and changes of connection are passed over.
+    /// Dropping the future loses nothing.
     ///
     /// # Errors
     /// As [`Subscription::next`].
     pub async fn next_batch(&mut self) -> Result<Batch, CallError> {
-        Err(CallError::Closed)
+        let rest: Vec<_> = self.batch.by_ref().collect();
+        if !rest.is_empty() {
+            return Ok(Batch { events: rest, token: self.positions.token().clone() });
+        }
+        loop {
+            if let Step::Batch(batch) = self.step().await? {
+                return Ok(batch);
+            }
+        }
     }
 
     /// The name of a room of this subscription, once it is known.
     #[must_use]
-    pub fn room_name(&self, _room_id: u64) -> Option<Arc<str>> {
-        None
+    pub fn room_name(&self, room_id: u64) -> Option<Arc<str>> {
+        self.positions.name(room_id).or_else(|| self.handle.shared.lock().room_name(room_id))
     }
 
-    /// Resumes after everything that was delivered, on any node and in any process.
+    /// Resumes on any node and in any process after what was given out. Events that came together share a token: until
+    /// the last of them is given out, this is the one before them, so that resuming repeats some but never skips any.
     #[must_use]
-    pub fn token(&self) -> bytes::Bytes {
-        bytes::Bytes::new()
+    pub fn token(&self) -> Bytes {
+        if self.batch.as_slice().is_empty() {
+            self.positions.token().clone()
+        } else {
+            self.token_before.clone()
+        }
     }
+
+    /// The last event of each room (room id, seq) that came in.
+    pub fn positions(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.positions.seqs()
+    }
+
+    /// The address of the node that the events come from, while there is one.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Open(open) => Some(&open.address),
+            Phase::Idle { .. } | Phase::Opening { .. } => None,
+        }
+    }
+
+    async fn step(&mut self) -> Result<Step, CallError> {
+        let cancel = self.handle.shared.cancel.clone();
+        if cancel.is_cancelled() {
+            return Err(CallError::Closed);
+        }
+        match &mut self.phase {
+            Phase::Idle { at } => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(*at) => {}
+                    () = cancel.cancelled() => return Err(CallError::Closed),
+                }
+                self.begin();
+                Ok(Step::Nothing)
+            }
+            Phase::Opening { address, opening } => {
+                let address = Arc::clone(address);
+                let opened = tokio::select! {
+                    opened = opening => opened,
+                    () = cancel.cancelled() => return Err(CallError::Closed),
+                };
+                match opened {
+                    Ok(stream) => Ok(self.opened(address, stream)),
+                    Err(status) => self.failed(&address, &status),
+                }
+            }
+            Phase::Open(_) => self.read().await,
+        }
+    }
+
+    fn begin(&mut self) {
+        match self.handle.shared.nodes.pick(&[]) {
+            Some(pick) => {
+                let opening = open(&self.handle, &pick.address, self.positions.request());
+                self.phase = Phase::Opening { address: pick.address, opening };
+            }
+            None => self.wait(Duration::ZERO),
+        }
+    }
+
+    fn opened(&mut self, address: Arc<str>, stream: Streaming<EncodedFrame>) -> Step {
+        let node = address.to_string();
+        self.was_open = true;
+        let now = Instant::now();
+        let alarm = Box::pin(tokio::time::sleep_until(now + SILENCE_MAX));
+        self.phase = Phase::Open(Box::new(Open { address, stream, last_frame: now, alarm, successor: None }));
+        Step::Other(Incoming::Connected { node })
+    }
+
+    async fn read(&mut self) -> Result<Step, CallError> {
+        enum Came {
+            Frame(Result<Option<EncodedFrame>, Status>),
+            Silence,
+            Successor(Result<Streaming<EncodedFrame>, Status>),
+        }
+        let Phase::Open(open) = &mut self.phase else { return Ok(Step::Nothing) };
+        let came = match &mut open.successor {
+            // The old stream is not read any more: the new one begins where it stands.
+            Some((_, opening)) => Came::Successor(opening.await),
+            None => tokio::select! {
+                biased;
+                frame = open.stream.message() => Came::Frame(frame),
+                () = &mut open.alarm => Came::Silence,
+            },
+        };
+        match came {
+            Came::Frame(Ok(Some(frame))) => {
+                open.last_frame = Instant::now();
+                self.frame(frame)
+            }
+            Came::Frame(Ok(None)) => self.lost(&Status::unavailable("the node ended the stream")),
+            Came::Frame(Err(status)) => self.lost(&status),
+            Came::Silence => {
+                let due = open.last_frame + SILENCE_MAX;
+                if due <= Instant::now() {
+                    return self.lost(&Status::unavailable("the node has been silent for too long"));
+                }
+                open.alarm.as_mut().reset(due);
+                Ok(Step::Nothing)
+            }
+            Came::Successor(opened) => {
+                let Some((address, _)) = open.successor.take() else { return Ok(Step::Nothing) };
+                match opened {
+                    Ok(stream) => Ok(self.opened(address, stream)),
+                    Err(status) => {
+                        tracing::debug!(node = %address, %status, "could not move there; staying until the end");
+                        self.handle.shared.nodes.failed(&address);
+                        Ok(Step::Nothing)
+                    }
+                }
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: EncodedFrame) -> Result<Step, CallError> {
+        let frame = match frame.into_frame() {
+            Ok(frame) => frame.frame,
+            Err(error) => return self.lost(&Status::data_loss(error.to_string())),
+        };
+        let shared = &self.handle.shared;
+        let checked = match &frame {
+            Some(stream_frame::Frame::Events(batch)) => {
+                self.positions.accept(&batch.events, &batch.resume_token)
+            }
+            Some(stream_frame::Frame::CaughtUp(caught_up)) => {
+                self.positions.caught_up(&caught_up.rooms, &caught_up.resume_token)
+            }
+            _ => Ok(()),
+        };
+        if let Err(misplaced) = checked {
+            tracing::warn!(%misplaced, "a node sent events that do not follow; reading them elsewhere");
+            return self.lost(&Status::data_loss(misplaced.to_string()));
+        }
+        if self.failures > 0 || self.refusals > 0 {
+            (self.failures, self.refusals) = (0, 0);
+            if let Phase::Open(open) = &self.phase {
+                shared.nodes.worked(&open.address);
+            }
+        }
+        Ok(match frame {
+            Some(stream_frame::Frame::Events(batch)) if !batch.events.is_empty() => {
+                Step::Batch(Batch { events: batch.events, token: batch.resume_token })
+            }
+            Some(stream_frame::Frame::CaughtUp(caught_up)) => {
+                let mut state = shared.lock();
+                for room in &caught_up.rooms {
+                    state.learn_name(room.room_id, &room.name);
+                }
+                Step::Other(Incoming::CaughtUp { rooms: caught_up.rooms, token: caught_up.resume_token })
+            }
+            Some(stream_frame::Frame::Keepalive(alive)) => {
+                self.positions.renew(&alive.resume_token);
+                for leader in &alive.leaders {
+                    shared.nodes.learn(leader);
+                }
+                Step::Other(Incoming::Keepalive { quorum: alive.quorum, token: alive.resume_token })
+            }
+            Some(stream_frame::Frame::Truncated(truncated)) => {
+                self.positions.truncated(truncated.room_id, truncated.first_seq);
+                Step::Other(Incoming::Truncated {
+                    room_id: truncated.room_id,
+                    first_seq: truncated.first_seq,
+                })
+            }
+            Some(stream_frame::Frame::ClusterView(view)) => {
+                shared.nodes.see(&view);
+                Step::Nothing
+            }
+            Some(stream_frame::Frame::GoAway(go_away)) => {
+                self.go_away(&go_away);
+                Step::Nothing
+            }
+            // Something newer than this client.
+            Some(stream_frame::Frame::Events(_)) | None => Step::Nothing,
+        })
+    }
+
+    /// Opens a stream on another node before this one is left.
+    fn go_away(&mut self, go_away: &GoAway) {
+        let nodes = &self.handle.shared.nodes;
+        let Phase::Open(open) = &mut self.phase else { return };
+        tracing::debug!(node = %open.address, reason = %go_away.reason, "the node asks to continue elsewhere");
+        nodes.add(go_away.addresses.iter().map(String::as_str));
+        nodes.leaving(&open.address);
+        self.handle.shared.supervisor.notify_one();
+        let target = go_away.addresses.iter().find(|address| !nodes.avoided(address));
+        let target: Option<Arc<str>> = match target {
+            Some(address) => Some(address.as_str().into()),
+            None => nodes.pick(&[Arc::clone(&open.address)]).map(|pick| pick.address),
+        };
+        if let Some(address) = target {
+            let opening = self::open(&self.handle, &address, self.positions.request());
+            open.successor = Some((address, opening));
+        }
+    }
+
+    /// An open stream ended.
+    fn lost(&mut self, status: &Status) -> Result<Step, CallError> {
+        let Phase::Open(open) = &self.phase else { return Ok(Step::Nothing) };
+        let address = Arc::clone(&open.address);
+        self.failed(&address, status)
+    }
+
+    fn failed(&mut self, address: &str, status: &Status) -> Result<Step, CallError> {
+        let failure = from_status(status);
+        self.handle.shared.nodes.failed(address);
+        let was_connected = matches!(self.phase, Phase::Open(_));
+        if failure.certainty() == Certainty::Refused {
+            self.refusals += 1;
+            let max =
+                if self.was_open && !is_auth(&failure.code) { REFUSALS_AFTER_OPEN_MAX } else { REFUSALS_MAX };
+            if self.refusals >= max {
+                self.wait(Duration::ZERO);
+                return Err(CallError::last_word(failure));
+            }
+        }
+        self.wait(Duration::from_millis(failure.retry_after_ms.into()));
+        if was_connected {
+            return Ok(Step::Other(Incoming::Disconnected { why: failure.message }));
+        }
+        Ok(Step::Nothing)
+    }
+
+    /// Each node is tried once at once, then with growing delays.
+    fn wait(&mut self, after: Duration) {
+        let all = u32::try_from(self.handle.shared.nodes.count()).unwrap_or(u32::MAX);
+        let delay = retry::delay((self.failures + 1).saturating_sub(all), rand::random());
+        self.failures = self.failures.saturating_add(1);
+        self.phase = Phase::Idle { at: Instant::now() + delay.max(after) };
+    }
+}
+
+fn open(handle: &Handle, address: &str, request: JoinChatRequest) -> Opening {
+    let chat = handle.shared.nodes.chat(address);
+    let authorization = handle.shared.authorization();
+    Box::pin(async move {
+        let mut request = Request::new(request);
+        if let Some(authorization) = authorization {
+            request.metadata_mut().insert("authorization", authorization);
+        }
+        let mut chat = chat?;
+        match tokio::time::timeout(CLIENT_OPEN_TIMEOUT, chat.join_chat(request)).await {
+            Ok(opened) => Ok(opened?.into_inner()),
+            Err(_) => Err(Status::unavailable("the node did not answer")),
+        }
+    })
 }

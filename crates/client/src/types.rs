@@ -220,6 +220,22 @@ impl HistoryQuery {
     pub fn after(room: impl Into<String>, seq: u64, limit: u32) -> Self {
         Self { room: room.into(), window: Window::After(seq), limit, linearizable: false }
     }
+
+    /// As it is sent.
+    pub(crate) fn into_wire(self) -> chat::HistoryRequest {
+        let consistency =
+            if self.linearizable { chat::Consistency::Linearizable } else { chat::Consistency::Local };
+        chat::HistoryRequest {
+            room: Some(chat::RoomRef { name: self.room, id: 0 }),
+            limit: self.limit,
+            consistency: consistency.into(),
+            r#where: match self.window {
+                Window::Newest => None,
+                Window::Before(seq) => Some(chat::history_request::Where::BeforeSeq(seq)),
+                Window::After(seq) => Some(chat::history_request::Where::AfterSeq(seq)),
+            },
+        }
+    }
 }
 
 /// Answer to a ping.

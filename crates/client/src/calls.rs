@@ -1,0 +1,219 @@
+//! Calls that are not sends. All of them may be repeated: they are made at another node when one fails, and at a
+//! second one beside it when the first is slow.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::{CALL_RACE_AFTER, CALL_RACERS_MAX};
+use conclave_proto::chat::{self, Certainty};
+use conclave_proto::status::from_status;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::error::{CallError, is_auth};
+use crate::nodes::Chat;
+use crate::retry;
+use crate::shared::Shared;
+use crate::state::Identity;
+use crate::types::{Pong, Session};
+
+/// Makes calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// A node may not have heard of a session yet; this many are asked before it is believed.
+const AUTH_TRIES: u32 = 3;
+
+impl Caller {
+    /// Calls until there is an answer, or `patience` is over.
+    pub(crate) async fn call<Q, A, F>(
+        &self,
+        patience: Duration,
+        race: bool,
+        question: Q,
+        call: impl Fn(Chat, Request<Q>) -> F,
+    ) -> Result<A, CallError>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let begun = Instant::now();
+        let deadline = begun + patience;
+        let nodes = &self.shared.nodes;
+        let mut racers = FuturesUnordered::new();
+        let mut running: Vec<Arc<str>> = Vec::new();
+        let mut tried: Vec<Arc<str>> = Vec::new();
+        let mut last: Option<chat::Failure> = None;
+        let mut failures = 0_u32;
+        let mut refusals = 0_u32;
+        let mut next_try = begun;
+        loop {
+            let now = Instant::now();
+            if next_try <= now
+                && racers.len() < if race { CALL_RACERS_MAX } else { 1 }
+                && let Some(pick) = nodes.pick(&tried).or_else(|| nodes.pick(&running))
+            {
+                let mut request = Request::new(question.clone());
+                if let Some(authorization) = self.shared.authorization() {
+                    request.metadata_mut().insert("authorization", authorization);
+                }
+                let address = pick.address;
+                running.push(Arc::clone(&address));
+                tried.push(Arc::clone(&address));
+                let answer = nodes.chat(&address).map(|chat| call(chat, request));
+                racers.push(async move {
+                    match answer {
+                        Ok(answer) => (address, answer.await),
+                        Err(status) => (address, Err(status)),
+                    }
+                });
+                next_try = now + CALL_RACE_AFTER;
+            } else if next_try <= now {
+                next_try = now + CALL_RACE_AFTER;
+            }
+            tokio::select! {
+                biased;
+                Some((address, answer)) = racers.next(), if !racers.is_empty() => {
+                    running.retain(|other| *other != address);
+                    let status = match answer {
+                        Ok(answer) => {
+                            nodes.worked(&address);
+                            return Ok(answer.into_inner());
+                        }
+                        Err(status) => status,
+                    };
+                    let failure = from_status(&status);
+                    if failure.certainty() == Certainty::Refused {
+                        refusals += 1;
+                        if !is_auth(&failure.code) || refusals >= AUTH_TRIES {
+                            return Err(CallError::last_word(failure));
+                        }
+                    }
+                    if let Some(hint) = &failure.leader {
+                        nodes.learn(hint);
+                    }
+                    if failure.code == CONNECTION {
+                        nodes.failed(&address);
+                    }
+                    if tried.len() >= nodes.count() {
+                        tried.clear();
+                    }
+                    let asked_for = Duration::from_millis(failure.retry_after_ms.into());
+                    let all = u32::try_from(nodes.count()).unwrap_or(u32::MAX);
+                    // Each node once without delay.
+                    let wait = retry::delay((failures + 1).saturating_sub(all), rand::random());
+                    failures = failures.saturating_add(1);
+                    next_try = Instant::now() + if failures < all { Duration::ZERO } else { wait.max(asked_for) };
+                    last = Some(failure);
+                }
+                () = tokio::time::sleep_until(next_try) => {}
+                () = tokio::time::sleep_until(deadline) => return Err(gave_up(last, patience)),
+                () = self.shared.cancel.cancelled() => return Err(CallError::Closed),
+            }
+        }
+    }
+
+    /// Opens a session. Not raced: each one that is opened stays.
+    pub(crate) async fn open_session(
+        &self,
+        user: &str,
+        client: &str,
+        patience: Duration,
+    ) -> Result<Identity, CallError> {
+        let question = chat::OpenSessionRequest { user: user.to_owned(), client: client.to_owned() };
+        let call = |mut chat: Chat, request| async move { chat.open_session(request).await };
+        let answer = self.call(patience, false, question, call).await?;
+        let session = Session {
+            id: answer.session_id,
+            user_id: answer.user_id,
+            user: answer.user,
+            cluster_id: answer.cluster_id,
+        };
+        Ok(Identity { session, token: answer.token })
+    }
+
+    /// What the nearest node knows of itself.
+    pub(crate) async fn local_status(
+        &self,
+        patience: Duration,
+    ) -> Result<chat::GetServerStatusResponse, CallError> {
+        let question = chat::GetServerStatusRequest { local_only: true };
+        self.call(patience, true, question, |mut chat: Chat, request| async move {
+            chat.get_server_status(request).await
+        })
+        .await
+    }
+
+    /// Calls one node only, once.
+    pub(crate) async fn at<Q, A, F>(
+        &self,
+        address: &str,
+        patience: Duration,
+        question: Q,
+        call: impl FnOnce(Chat, Request<Q>) -> F,
+    ) -> Result<A, CallError>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut request = Request::new(question);
+        if let Some(authorization) = self.shared.authorization() {
+            request.metadata_mut().insert("authorization", authorization);
+        }
+        let chat = self
+            .shared
+            .nodes
+            .chat(address)
+            .map_err(|status| gave_up(Some(from_status(&status)), patience))?;
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(patience, call(chat, request)) => answer,
+            () = self.shared.cancel.cancelled() => return Err(CallError::Closed),
+        };
+        match answer {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => {
+                let failure = from_status(&status);
+                if failure.certainty() == Certainty::Refused {
+                    return Err(CallError::last_word(failure));
+                }
+                Err(gave_up(Some(failure), patience))
+            }
+            Err(_) => Err(gave_up(None, patience)),
+        }
+    }
+
+    /// Asks one node for a sign of life.
+    pub(crate) async fn ping(&self, address: &str, patience: Duration) -> Result<Pong, CallError> {
+        let begun = Instant::now();
+        let question = chat::PingRequest { payload: Vec::new() };
+        let answer =
+            self.at(address, patience, question, |mut chat: Chat, request| async move {
+                chat.ping(request).await
+            })
+            .await?;
+        Ok(Pong {
+            address: address.to_owned(),
+            node_id: answer.node_id,
+            version: answer.version,
+            time_ms: answer.time_ms,
+            took: begun.elapsed(),
+        })
+    }
+}
+
+fn gave_up(last: Option<chat::Failure>, after: Duration) -> CallError {
+    match last {
+        Some(failure) if failure.code != CONNECTION => {
+            CallError::Unavailable { code: failure.code, message: failure.message, after }
+        }
+        Some(failure) => CallError::NoServer { after, last: failure.message },
+        None => CallError::NoServer { after, last: "no answer".to_owned() },
+    }
+}
+
+/// The word for a failure that did not come from conclave itself.
+const CONNECTION: &str = "connection";

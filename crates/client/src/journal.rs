@@ -1,0 +1,342 @@
+//! The outbox file: an append-only list of frames, each with its checksums.
+//!
+//! A frame is magic (4), length (4), CRC-32 of the body (4), CRC-32 of these twelve bytes (4), then the body, a
+//! protobuf message. A frame is written and synced as a whole before anybody relies on it, and the next one is
+//! written only after that. So a bad frame with nothing good behind it is a write that was cut short, and is cut
+//! off; a bad frame with a good one behind it is damage, and is reported.
+
+use std::collections::BTreeMap;
+
+use conclave_core::limits::OUTBOX_FRAME_BYTES_MAX;
+use conclave_proto::chat::SendMessageRequest;
+use prost::Message;
+
+/// The format that this version writes, and the newest that it reads.
+pub(crate) const FORMAT: u32 = 1;
+
+const MAGIC: [u8; 4] = *b"cvob";
+const HEADER: usize = 16;
+
+/// The body of a frame.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Frame {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) records: Vec<Record>,
+}
+
+/// One thing that happened.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Record {
+    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4")]
+    pub(crate) kind: Option<record::Kind>,
+}
+
+/// The kinds of records.
+pub(crate) mod record {
+    /// What happened.
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(crate) enum Kind {
+        /// The session from here on. Numbers of earlier records belong to an earlier one and mean nothing.
+        #[prost(message, tag = "1")]
+        Session(super::StoredSession),
+        /// Where a room stands; it has no requests.
+        #[prost(message, tag = "2")]
+        Room(super::StoredRoom),
+        /// A request, under the next number of its room.
+        #[prost(message, tag = "3")]
+        Submit(conclave_proto::chat::SendMessageRequest),
+        /// A request is settled.
+        #[prost(message, tag = "4")]
+        Settled(super::StoredSettled),
+    }
+}
+
+/// A session as it is kept.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StoredSession {
+    #[prost(uint32, tag = "1")]
+    pub(crate) format: u32,
+    #[prost(string, tag = "2")]
+    pub(crate) token: String,
+    #[prost(uint64, tag = "3")]
+    pub(crate) session_id: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) user_id: u64,
+    #[prost(string, tag = "5")]
+    pub(crate) user: String,
+    #[prost(string, tag = "6")]
+    pub(crate) cluster_id: String,
+}
+
+/// A room's numbers.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StoredRoom {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    #[prost(uint64, tag = "2")]
+    pub(crate) next_no: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) decided_no: u64,
+}
+
+/// A request that is settled.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StoredSettled {
+    #[prost(string, tag = "1")]
+    pub(crate) room: String,
+    #[prost(uint64, tag = "2")]
+    pub(crate) request_no: u64,
+    /// Its number is used up.
+    #[prost(bool, tag = "3")]
+    pub(crate) consumed: bool,
+}
+
+/// Puts records into a frame.
+pub(crate) fn encode(records: Vec<Record>, out: &mut Vec<u8>) {
+    let body = Frame { records }.encode_to_vec();
+    let len = u32::try_from(body.len()).expect("a frame is far smaller than 4 GiB");
+    let start = out.len();
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(&crc32fast::hash(&body).to_be_bytes());
+    let header = crc32fast::hash(&out[start..]);
+    out.extend_from_slice(&header.to_be_bytes());
+    out.extend_from_slice(&body);
+}
+
+/// What a file says.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Recovered {
+    pub(crate) session: Option<StoredSession>,
+    pub(crate) rooms: BTreeMap<String, RecoveredRoom>,
+    /// Bytes of whole frames; what follows is a write that was cut short.
+    pub(crate) good: u64,
+}
+
+/// Where a room stands.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct RecoveredRoom {
+    /// The number of the first of `requests`.
+    pub(crate) first: u64,
+    pub(crate) decided: u64,
+    /// Requests in order, and whether they are settled.
+    pub(crate) requests: Vec<(SendMessageRequest, bool)>,
+}
+
+/// Why a file cannot be read.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("damaged at byte {offset}: {what}")]
+    Damaged { offset: u64, what: String },
+    #[error("format {0} is newer")]
+    Newer(u32),
+}
+
+/// Reads a file.
+pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, ReadError> {
+    let mut recovered = Recovered::default();
+    let mut at = 0;
+    while at < bytes.len() {
+        match frame_at(bytes, at) {
+            Ok((frame, end)) => {
+                for record in frame.records {
+                    apply(&mut recovered, record, at)?;
+                }
+                at = end;
+            }
+            Err(what) => {
+                // The next frame is only written once this one is safe.
+                if (at + 1..bytes.len()).any(|later| frame_at(bytes, later).is_ok()) {
+                    return Err(damaged(at, what));
+                }
+                break;
+            }
+        }
+    }
+    recovered.good = at as u64;
+    for room in recovered.rooms.values_mut() {
+        let settled = room.requests.iter().take_while(|(_, settled)| *settled).count();
+        room.requests.drain(..settled);
+        room.first += settled as u64;
+    }
+    Ok(recovered)
+}
+
+fn damaged(at: usize, what: impl Into<String>) -> ReadError {
+    ReadError::Damaged { offset: at as u64, what: what.into() }
+}
+
+fn frame_at(bytes: &[u8], at: usize) -> Result<(Frame, usize), &'static str> {
+    let word =
+        |offset: usize| -> Option<[u8; 4]> { bytes.get(at + offset..at + offset + 4)?.try_into().ok() };
+    if word(0) != Some(MAGIC) {
+        return Err("no frame begins here");
+    }
+    let (Some(len), Some(body_crc), Some(header_crc)) = (word(4), word(8), word(12)) else {
+        return Err("the frame's header is cut");
+    };
+    if crc32fast::hash(&bytes[at..at + 12]) != u32::from_be_bytes(header_crc) {
+        return Err("the frame's header does not match its checksum");
+    }
+    let len = usize::try_from(u32::from_be_bytes(len)).unwrap_or(usize::MAX);
+    if len > OUTBOX_FRAME_BYTES_MAX {
+        return Err("the frame is too long");
+    }
+    let start = at + HEADER;
+    let body = bytes.get(start..start + len).ok_or("the frame is cut")?;
+    if crc32fast::hash(body) != u32::from_be_bytes(body_crc) {
+        return Err("the frame does not match its checksum");
+    }
+    let frame = Frame::decode(body).map_err(|_| "the frame is not a list of records")?;
+    Ok((frame, start + len))
+}
+
+fn apply(to: &mut Recovered, record: Record, at: usize) -> Result<(), ReadError> {
+    match record.kind {
+        Some(record::Kind::Session(session)) => {
+            if session.format > FORMAT {
+                return Err(ReadError::Newer(session.format));
+            }
+            to.rooms.clear();
+            to.session = Some(session);
+        }
+        Some(record::Kind::Room(room)) => {
+            let next = room.next_no.max(1);
+            let room_state = RecoveredRoom { first: next, decided: room.decided_no, requests: Vec::new() };
+            to.rooms.insert(room.name, room_state);
+        }
+        Some(record::Kind::Submit(request)) => {
+            let name = request.room.as_ref().map(|room| room.name.clone()).unwrap_or_default();
+            let room = to
+                .rooms
+                .entry(name)
+                .or_insert_with(|| RecoveredRoom { first: 1, ..RecoveredRoom::default() });
+            let next = room.first + room.requests.len() as u64;
+            if request.request_no != next || request.content.is_none() {
+                return Err(damaged(at, format!("request {} where {next} belongs", request.request_no)));
+            }
+            room.requests.push((request, false));
+        }
+        Some(record::Kind::Settled(settled)) => {
+            // An old one may stand behind a `Room` that already knows of it.
+            if let Some(room) = to.rooms.get_mut(&settled.room) {
+                let index =
+                    settled.request_no.checked_sub(room.first).and_then(|at| usize::try_from(at).ok());
+                if let Some((_, done)) = index.and_then(|index| room.requests.get_mut(index)) {
+                    *done = true;
+                }
+                if settled.consumed {
+                    room.decided = room.decided.max(settled.request_no);
+                }
+            }
+        }
+        None => return Err(ReadError::Newer(FORMAT + 1)),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_proto::chat::{RoomRef, send_message_request::Content};
+
+    use super::*;
+
+    fn session(format: u32) -> Record {
+        let session =
+            StoredSession { format, token: "secret".into(), user: "ana".into(), ..StoredSession::default() };
+        Record { kind: Some(record::Kind::Session(session)) }
+    }
+
+    fn submit(number: u64) -> Record {
+        Record {
+            kind: Some(record::Kind::Submit(SendMessageRequest {
+                room: Some(RoomRef { name: "general".into(), id: 0 }),
+                request_no: number,
+                settled_no: 0,
+                content: Some(Content::Text(format!("message {number}"))),
+            })),
+        }
+    }
+
+    fn settled(number: u64) -> Record {
+        let settled = StoredSettled { room: "general".into(), request_no: number, consumed: true };
+        Record { kind: Some(record::Kind::Settled(settled)) }
+    }
+
+    fn file(frames: Vec<Vec<Record>>) -> (Vec<u8>, Vec<usize>) {
+        let mut out = Vec::new();
+        let ends = frames.into_iter().map(|records| {
+            encode(records, &mut out);
+            out.len()
+        });
+        let ends = ends.collect();
+        (out, ends)
+    }
+
+    fn good() -> (Vec<u8>, Vec<usize>) {
+        file(vec![vec![session(1)], vec![submit(1), submit(2)], vec![settled(1), submit(3)]])
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (bytes, _) = good();
+        let read = read(&bytes).unwrap();
+        assert_eq!(read.session.unwrap().token, "secret");
+        let room = &read.rooms["general"];
+        assert_eq!((room.first, room.decided), (2, 1));
+        assert_eq!(
+            room.requests.iter().map(|(r, done)| (r.request_no, *done)).collect::<Vec<_>>(),
+            [(2, false), (3, false)]
+        );
+        assert_eq!(read.good, bytes.len() as u64);
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_wherever_it_is_torn() {
+        let (bytes, ends) = good();
+        for cut in ends[1]..bytes.len() {
+            let read = read(&bytes[..cut]).unwrap();
+            assert_eq!(read.good, ends[1] as u64, "cut at {cut}");
+            assert_eq!(read.rooms["general"].requests.len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_tail_of_which_only_a_part_arrived_is_cut() {
+        let (bytes, ends) = good();
+        for hole in ends[1]..bytes.len() {
+            let mut torn = bytes.clone();
+            torn[hole] = !torn[hole];
+            assert_eq!(read(&torn).unwrap().good, ends[1] as u64, "hole at {hole}");
+        }
+        let mut zeros = bytes[..ends[1]].to_vec();
+        zeros.resize(ends[1] + 5_000, 0);
+        assert_eq!(read(&zeros).unwrap().good, ends[1] as u64);
+    }
+
+    #[test]
+    fn damage_before_the_tail_is_named() {
+        let (bytes, ends) = good();
+        for at in 0..ends[1] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            let frame = if at < ends[0] { 0 } else { ends[0] as u64 };
+            match read(&damaged) {
+                Err(ReadError::Damaged { offset, .. }) => assert_eq!(offset, frame, "damage at {at}"),
+                other => panic!("damage at {at} gave {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_file_is_refused() {
+        let (bytes, _) = file(vec![vec![session(FORMAT + 1)]]);
+        assert_eq!(read(&bytes), Err(ReadError::Newer(FORMAT + 1)));
+    }
+
+    #[test]
+    fn requests_out_of_place_are_damage() {
+        let (bytes, _) = file(vec![vec![session(1)], vec![submit(2)]]);
+        assert!(matches!(read(&bytes), Err(ReadError::Damaged { .. })));
+    }
+}

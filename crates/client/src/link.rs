@@ -1,0 +1,99 @@
+//! One `SendMessages` stream: requests flow out as fast as the connection takes them, results flow back.
+//!
+//! The stream of batches is pulled: whenever HTTP/2 can take a frame, whatever is waiting goes into it. So nothing
+//! waits for a timer, and what arrives while the connection is busy travels together.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use conclave_core::limits::SEND_BATCH_MAX;
+use conclave_proto::chat::{Certainty, SendBatch};
+use conclave_proto::status::from_status;
+use futures::Stream;
+use tonic::{Request, Status};
+
+use crate::error::is_auth;
+use crate::shared::Shared;
+use crate::state::{LinkId, Wakes};
+
+/// The requests of one stream, as tonic pulls them.
+struct Feed {
+    shared: Arc<Shared>,
+    link: LinkId,
+}
+
+impl Stream for Feed {
+    type Item = SendBatch;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<SendBatch>> {
+        let mut sends = Vec::new();
+        let mut wakes = Wakes::default();
+        let mut state = self.shared.lock();
+        let exists = state.fill(self.link, &mut sends, &mut wakes);
+        if sends.is_empty() && exists {
+            state.wait_for_more(self.link, context.waker());
+        }
+        drop(state);
+        self.shared.wake(wakes);
+        debug_assert!(sends.len() <= SEND_BATCH_MAX, "a frame stays within its bound");
+        match (exists, sends.is_empty()) {
+            (false, _) => Poll::Ready(None),
+            (true, true) => Poll::Pending,
+            (true, false) => Poll::Ready(Some(SendBatch { sends })),
+        }
+    }
+}
+
+/// Runs a stream to its end, then says so to the state.
+pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
+    let Some((address, cancel)) = shared.lock().link(link) else { return };
+    let ended = tokio::select! {
+        () = cancel.cancelled() => None,
+        () = shared.cancel.cancelled() => None,
+        ended = converse(&shared, link, &address) => Some(ended),
+    };
+    let mut wakes = Wakes::default();
+    let mut state = shared.lock();
+    if let Some(status) = ended {
+        tracing::debug!(node = %address, %status, "a stream of requests ended");
+        shared.nodes.failed(&address);
+        let failure = from_status(&status);
+        if let Some(hint) = &failure.leader {
+            shared.nodes.learn(hint);
+        }
+        if failure.certainty() == Certainty::Refused && is_auth(&failure.code) {
+            state.refused_session(failure.message, &mut wakes);
+        }
+    }
+    state.link_over(link, &mut wakes);
+    drop(state);
+    shared.wake(wakes);
+}
+
+async fn converse(shared: &Arc<Shared>, link: LinkId, address: &str) -> Status {
+    match exchange(shared, link, address).await {
+        Ok(()) => Status::unavailable("the node ended the stream"),
+        Err(status) => status,
+    }
+}
+
+async fn exchange(shared: &Arc<Shared>, link: LinkId, address: &str) -> Result<(), Status> {
+    let mut chat = shared.nodes.chat(address)?;
+    let mut request = Request::new(Feed { shared: Arc::clone(shared), link });
+    let authorization =
+        shared.authorization().ok_or_else(|| Status::unauthenticated("there is no session"))?;
+    request.metadata_mut().insert("authorization", authorization);
+    let mut results = chat.send_messages(request).await?.into_inner();
+    let mut worked = false;
+    while let Some(frame) = results.message().await? {
+        if !worked {
+            worked = true;
+            shared.nodes.worked(address);
+        }
+        let mut wakes = Wakes::default();
+        shared.lock().results(link, frame.results, &mut wakes);
+        shared.wake(wakes);
+    }
+    Ok(())
+}

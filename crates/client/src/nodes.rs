@@ -1,0 +1,357 @@
+//! The nodes that this client knows, which of them to ask next, and who leads.
+//!
+//! Addresses come from the program or its [`Finder`], and from the cluster itself: what the cluster says is
+//! remembered, so that finding again is never in the way of a failover.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use conclave_core::limits::{
+    AVOID_LEAVING_NODE, CLIENT_CONNECT_TIMEOUT, CLIENT_CONNECTION_WINDOW_BYTES, CLIENT_MESSAGE_BYTES_MAX,
+    CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES, NODES_MAX,
+};
+use conclave_core::ring::shard_of;
+use conclave_core::{RoomId, ShardId};
+use conclave_proto::chat::chat_service_client::ChatServiceClient;
+use conclave_proto::chat::{ClusterView, GetServerStatusResponse, LeaderHint, Role};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::retry;
+
+/// Finds the addresses of nodes. They are asked for again whenever no known node can be reached.
+pub trait Finder: std::fmt::Debug + Send + Sync + 'static {
+    /// `host:port` of client APIs, best first.
+    fn find(&self) -> futures::future::BoxFuture<'_, Vec<String>>;
+}
+
+/// A fixed list.
+#[derive(Debug)]
+pub(crate) struct List(pub(crate) Vec<String>);
+
+impl Finder for List {
+    fn find(&self) -> futures::future::BoxFuture<'_, Vec<String>> {
+        Box::pin(std::future::ready(self.0.clone()))
+    }
+}
+
+/// The generated client over one node's channel.
+pub(crate) type Chat = ChatServiceClient<Channel>;
+
+/// Every known node. Locked for moments only.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    table: Mutex<Table>,
+    /// It may be worth asking who leads.
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    nodes: Vec<Node>,
+    /// Whom to ask first.
+    home: usize,
+    /// Data shards of the cluster; 0 until it is known.
+    shards: u32,
+    leaders: HashMap<u32, (u64, Arc<str>)>,
+    /// Rises when something changed that decides where sends go.
+    version: u64,
+}
+
+#[derive(Debug)]
+struct Node {
+    address: Arc<str>,
+    id: u64,
+    channel: Option<Channel>,
+    /// Failures since it last did something.
+    failures: u32,
+    /// It is not asked before, unless all are in this state.
+    not_before: Option<Instant>,
+}
+
+/// Which node to ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Pick {
+    pub(crate) address: Arc<str>,
+    /// When; in the past if at once.
+    pub(crate) at: Instant,
+}
+
+impl Nodes {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds addresses that are not known yet. How many that were.
+    pub(crate) fn add<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) -> usize {
+        let mut table = self.table();
+        addresses.into_iter().filter(|address| table.add(address, 0)).count()
+    }
+
+    /// Begins with another node than the first: clients spread over the cluster.
+    pub(crate) fn begin_at(&self, random: usize) {
+        let mut table = self.table();
+        if !table.nodes.is_empty() {
+            table.home = random % table.nodes.len();
+        }
+    }
+
+    /// The best node to ask now, other than `but`; the least bad one if all have failed lately.
+    pub(crate) fn pick(&self, but: &[Arc<str>]) -> Option<Pick> {
+        let now = Instant::now();
+        let table = self.table();
+        let count = table.nodes.len();
+        let candidates = (0..count).map(|at| &table.nodes[(table.home + at) % count]);
+        let best = candidates
+            .filter(|node| !but.contains(&node.address))
+            .min_by_key(|node| node.not_before.filter(|at| *at > now))?;
+        Some(Pick { address: Arc::clone(&best.address), at: best.not_before.unwrap_or(now) })
+    }
+
+    /// The node to send a room's requests to: its leader, where that is known and has not failed lately.
+    pub(crate) fn leader_of(&self, room_id: u64) -> Option<Arc<str>> {
+        let now = Instant::now();
+        let table = self.table();
+        if room_id == 0 || table.shards == 0 {
+            return None;
+        }
+        let (_, address) = table.leaders.get(&shard_of(RoomId(room_id), table.shards).0)?;
+        let node = table.nodes.iter().find(|node| node.address == *address)?;
+        node.not_before.is_none_or(|at| at <= now).then(|| Arc::clone(address))
+    }
+
+    /// Rises when [`Nodes::leader_of`] may answer otherwise than before.
+    pub(crate) fn version(&self) -> u64 {
+        self.table().version
+    }
+
+    /// The node's channel; made at first use, connected by tonic when it is used.
+    pub(crate) fn chat(&self, address: &str) -> Result<Chat, tonic::Status> {
+        let mut table = self.table();
+        table.add(address, 0);
+        let Some(node) = table.nodes.iter_mut().find(|node| &*node.address == address) else {
+            return Err(tonic::Status::unavailable("too many nodes are known"));
+        };
+        let channel = match &node.channel {
+            Some(channel) => channel.clone(),
+            None => node.channel.insert(channel(address)?).clone(),
+        };
+        Ok(ChatServiceClient::new(channel).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX))
+    }
+
+    /// The node did something.
+    pub(crate) fn worked(&self, address: &str) {
+        let mut table = self.table();
+        let Some(at) = table.position(address) else { return };
+        if table.nodes[at].failures > 0 {
+            table.nodes[at].failures = 0;
+            table.nodes[at].not_before = None;
+            table.version += 1;
+        }
+    }
+
+    /// The node could not be reached, or its connection broke: others are asked first for a while.
+    pub(crate) fn failed(&self, address: &str) {
+        let mut table = self.table();
+        let Some(at) = table.position(address) else { return };
+        let node = &mut table.nodes[at];
+        // At least a little, so that "at once" means another node.
+        let wait = retry::delay(node.failures, rand::random()).max(Duration::from_millis(20));
+        node.failures = node.failures.saturating_add(1);
+        node.not_before = Some(Instant::now() + wait);
+        table.leave_home(at);
+        self.changed.notify_one();
+    }
+
+    /// The node is leaving: it is asked only if there is no other.
+    pub(crate) fn leaving(&self, address: &str) {
+        let mut table = self.table();
+        let Some(at) = table.position(address) else { return };
+        table.nodes[at].not_before = Some(Instant::now() + AVOID_LEAVING_NODE);
+        table.nodes[at].failures = 1;
+        table.leave_home(at);
+    }
+
+    /// Whether nobody can be asked at once.
+    pub(crate) fn all_failed(&self) -> bool {
+        let now = Instant::now();
+        self.table().nodes.iter().all(|node| node.not_before.is_some_and(|at| at > now))
+    }
+
+    /// Whether this node is being avoided.
+    pub(crate) fn avoided(&self, address: &str) -> bool {
+        let now = Instant::now();
+        let table = self.table();
+        table.position(address).is_some_and(|at| table.nodes[at].not_before.is_some_and(|until| until > now))
+    }
+
+    /// Believes a hint if its term is not older than what is known. Whether that changed anything.
+    pub(crate) fn learn(&self, hint: &LeaderHint) -> bool {
+        let mut table = self.table();
+        table.learn(hint.shard, hint.term, &hint.address)
+    }
+
+    /// Takes what a node says about the cluster.
+    pub(crate) fn see(&self, view: &ClusterView) {
+        let mut table = self.table();
+        for node in &view.nodes {
+            table.add(&node.address, node.node_id);
+        }
+    }
+
+    /// Takes a status: the nodes, the number of shards, the leaders.
+    pub(crate) fn see_status(&self, status: &GetServerStatusResponse) {
+        let mut table = self.table();
+        if status.shards > 0 && table.shards != status.shards {
+            table.shards = status.shards;
+            table.version += 1;
+        }
+        for node in &status.nodes {
+            table.add(&node.address, node.node_id);
+        }
+        for node in &status.nodes {
+            for shard in &node.shards {
+                let leader = if shard.role() == Role::Leader { node.node_id } else { shard.leader_id };
+                let Some(at) = table.nodes.iter().position(|n| n.id == leader && leader != 0) else {
+                    continue;
+                };
+                let address = Arc::clone(&table.nodes[at].address);
+                table.learn(shard.shard, shard.term, &address);
+            }
+        }
+    }
+
+    /// How many data shards the cluster has; 0 until it is known.
+    pub(crate) fn shards(&self) -> u32 {
+        self.table().shards
+    }
+
+    /// All addresses, the one to ask first before the others.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let table = self.table();
+        let count = table.nodes.len();
+        (0..count).map(|at| table.nodes[(table.home + at) % count].address.to_string()).collect()
+    }
+
+    /// How many nodes are known.
+    pub(crate) fn count(&self) -> usize {
+        self.table().nodes.len()
+    }
+}
+
+impl Table {
+    fn add(&mut self, address: &str, id: u64) -> bool {
+        if address.is_empty() {
+            return false;
+        }
+        if let Some(at) = self.position(address) {
+            if id != 0 {
+                self.nodes[at].id = id;
+            }
+            return false;
+        }
+        if self.nodes.len() >= NODES_MAX * 2 {
+            return false;
+        }
+        let node = Node { address: address.into(), id, channel: None, failures: 0, not_before: None };
+        self.nodes.push(node);
+        true
+    }
+
+    fn position(&self, address: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| &*node.address == address)
+    }
+
+    fn leave_home(&mut self, at: usize) {
+        if self.home == at {
+            self.home = (at + 1) % self.nodes.len();
+        }
+        self.version += 1;
+    }
+
+    fn learn(&mut self, shard: u32, term: u64, address: &str) -> bool {
+        if address.is_empty() || ShardId(shard).is_meta() {
+            return false;
+        }
+        if let Some((known, at)) = self.leaders.get(&shard)
+            && (*known > term || (*known == term && **at == *address))
+        {
+            return false;
+        }
+        self.add(address, 0);
+        self.leaders.insert(shard, (term, address.into()));
+        self.version += 1;
+        true
+    }
+}
+
+fn channel(address: &str) -> Result<Channel, tonic::Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+        tonic::Status::invalid_argument(format!("{address:?} is not host:port ({error})"))
+    })?;
+    Ok(endpoint
+        .connect_timeout(CLIENT_CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(CLIENT_PING_INTERVAL)
+        .keep_alive_timeout(CLIENT_PING_TIMEOUT)
+        .initial_stream_window_size(CLIENT_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CLIENT_CONNECTION_WINDOW_BYTES)
+        .connect_lazy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes() -> Nodes {
+        let nodes = Nodes::new();
+        assert_eq!(nodes.add(["a:1", "b:2", "c:3", "a:1"]), 3);
+        nodes
+    }
+
+    #[tokio::test]
+    async fn a_node_that_failed_is_asked_after_the_others() {
+        let nodes = nodes();
+        assert_eq!(&*nodes.pick(&[]).unwrap().address, "a:1");
+        nodes.failed("a:1");
+        assert_eq!(&*nodes.pick(&[]).unwrap().address, "b:2");
+        nodes.failed("b:2");
+        assert_eq!(&*nodes.pick(&[]).unwrap().address, "c:3");
+        assert!(!nodes.all_failed());
+        assert_eq!(nodes.addresses(), ["c:3", "a:1", "b:2"]);
+        nodes.worked("a:1");
+        assert_eq!(&*nodes.pick(&["c:3".into()]).unwrap().address, "a:1");
+    }
+
+    #[tokio::test]
+    async fn if_all_failed_there_is_still_one_to_ask_later() {
+        let nodes = nodes();
+        for _ in 0..3 {
+            for address in ["a:1", "b:2", "c:3"] {
+                nodes.failed(address);
+            }
+        }
+        assert!(nodes.all_failed());
+        assert!(nodes.pick(&[]).unwrap().at > Instant::now());
+    }
+
+    #[tokio::test]
+    async fn the_highest_term_is_believed() {
+        let nodes = nodes();
+        nodes.see_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
+        let hint = |term, address: &str| LeaderHint { shard: 1, term, node_id: 0, address: address.into() };
+        assert!(nodes.learn(&hint(4, "b:2")));
+        assert!(!nodes.learn(&hint(3, "a:1")));
+        assert_eq!(nodes.leader_of(9).as_deref(), Some("b:2"));
+        assert!(nodes.learn(&hint(5, "d:4")), "a hint may name a node that was not known");
+        assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
+        nodes.failed("d:4");
+        assert_eq!(nodes.leader_of(9), None, "not while it is being avoided");
+    }
+}

@@ -1,0 +1,396 @@
+//! The outbox: what to send next, and what a reply means. Pure: no I/O, no clock, no randomness.
+//!
+//! What must stay true:
+//!
+//! * Numbers of a room are given out without gaps, and a number keeps its content until it is settled.
+//! * A request leaves only when a decision on it arrived (or it is proven that it can never be
+//!   decided and it gets another number): exactly once, with exactly one outcome.
+//! * Whatever is not a decision leads to sending the same number again.
+//!
+//! A session is changed only when it has proven unusable (somebody else used its numbers, or the cluster has lost
+//! what it had decided). First everything that was ever sent is brought to certainty, then the rest gets numbers of
+//! the new session.
+
+mod room;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use conclave_proto::chat::{SendMessageRequest, send_message_request};
+use tokio::time::Instant;
+
+use crate::SendError;
+use crate::retry::{Reply, consumes};
+use crate::types::{Ack, Content, Pending};
+use room::{Room, Standing};
+
+/// A room's place in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RoomKey(pub(crate) u32);
+
+/// One copy of a request that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) room: RoomKey,
+    pub(crate) number: u64,
+    epoch: u32,
+}
+
+/// A request that became certain.
+#[derive(Debug)]
+pub(crate) struct Settled<W> {
+    pub(crate) room: RoomKey,
+    pub(crate) number: u64,
+    /// Whether the number is used up.
+    pub(crate) consumed: bool,
+    pub(crate) waiter: Option<W>,
+    pub(crate) outcome: Result<Ack, SendError>,
+}
+
+/// What a reply changed, beside what it settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effect {
+    /// The room begins again at its oldest request. If this came from the node (and not from an older mistake),
+    /// another node may do better.
+    pub(crate) rewound: bool,
+    /// Numbers were given out anew: a durable outbox must be rewritten before it goes on.
+    pub(crate) renumbered: bool,
+}
+
+/// All requests of one session that are not certain.
+#[derive(Debug)]
+pub(crate) struct Requests<W> {
+    rooms: Vec<Room<W>>,
+    by_name: HashMap<Arc<str>, RoomKey>,
+    durable: bool,
+    /// Nothing new is sent: the session is being changed.
+    moving: bool,
+    undecided: usize,
+}
+
+impl<W> Requests<W> {
+    /// An empty outbox. If `durable`, requests are sent only after [`Requests::stored`].
+    pub(crate) fn new(durable: bool) -> Self {
+        Self { rooms: Vec::new(), by_name: HashMap::new(), durable, moving: false, undecided: 0 }
+    }
+
+    /// The room of that name.
+    pub(crate) fn room(&mut self, name: &str) -> RoomKey {
+        match self.by_name.get(name) {
+            Some(&key) => key,
+            None => self.restore_room(name, 1, 0),
+        }
+    }
+
+    /// Sets where a room stood in an earlier life: its next number, and the last one known to be used up.
+    pub(crate) fn restore_room(&mut self, name: &str, next: u64, decided: u64) -> RoomKey {
+        let name: Arc<str> = name.into();
+        let key = RoomKey(u32::try_from(self.rooms.len()).expect("an outbox has fewer rooms than a u32"));
+        let mut room = Room::new(Arc::clone(&name), next, decided, !self.durable);
+        // Copies from the earlier life may be anywhere.
+        room.limbo = next - 1;
+        self.rooms.push(room);
+        self.by_name.insert(name, key);
+        key
+    }
+
+    /// Puts a request of an earlier life back: the next number of its room, on disk, perhaps sent, perhaps settled.
+    pub(crate) fn restore(&mut self, room: RoomKey, content: Content, settled: bool) {
+        let room = &mut self.rooms[index(room)];
+        let number = room.push(content, None);
+        room.stored = room.stored.max(number);
+        room.ever_sent = number;
+        room.limbo = number;
+        if settled {
+            room.items.back_mut().expect("it was just pushed").standing = Standing::Decided;
+            room.settle_front();
+            room.settled_stored = room.settled_stored.max(room.settled());
+        } else {
+            self.undecided += 1;
+        }
+    }
+
+    /// Takes a request and numbers it.
+    pub(crate) fn submit(&mut self, room: RoomKey, content: Content, waiter: W) -> u64 {
+        self.undecided += 1;
+        self.rooms[index(room)].push(content, Some(waiter))
+    }
+
+    /// Takes back everything that could not be stored; none of it was sent.
+    pub(crate) fn drop_unstored(&mut self) -> Vec<W> {
+        let mut waiters = Vec::new();
+        for room in &mut self.rooms {
+            while room.next() - 1 > room.stored {
+                let Some(item) = room.items.pop_back() else { break };
+                self.undecided -= 1;
+                waiters.extend(item.waiter);
+            }
+        }
+        waiters
+    }
+
+    /// The room's requests up to this number are on disk.
+    pub(crate) fn stored(&mut self, room: RoomKey, number: u64) {
+        let room = &mut self.rooms[index(room)];
+        room.stored = room.stored.max(number);
+    }
+
+    /// That the room's requests up to this number are settled is on disk.
+    pub(crate) fn settled_stored(&mut self, room: RoomKey, number: u64) {
+        let room = &mut self.rooms[index(room)];
+        room.settled_stored = room.settled_stored.max(number);
+    }
+
+    /// Whether the room has something to send at this time.
+    pub(crate) fn ready(&self, room: RoomKey, now: Instant) -> bool {
+        let room = &self.rooms[index(room)];
+        room.wants_to_send(self.moving) && room.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// When the room may send again, if it wants to and must wait.
+    pub(crate) fn held_until(&self, room: RoomKey) -> Option<Instant> {
+        let room = &self.rooms[index(room)];
+        room.not_before.filter(|_| room.wants_to_send(self.moving))
+    }
+
+    /// Takes the room's next request to send.
+    pub(crate) fn take(&mut self, key: RoomKey) -> Option<(Sent, SendMessageRequest)> {
+        let room = &mut self.rooms[index(key)];
+        let (number, request) = room.take(self.moving)?;
+        Some((Sent { room: key, number, epoch: room.epoch }, request))
+    }
+
+    /// Failures of the room since its last decision.
+    pub(crate) fn failures(&self, room: RoomKey) -> u32 {
+        self.rooms[index(room)].failures
+    }
+
+    /// Whether requests of the room are under way in its present epoch.
+    pub(crate) fn flying(&self, room: RoomKey) -> bool {
+        self.rooms[index(room)].flying > 0
+    }
+
+    /// The room's connection is gone, or another one is to be raced with it. Whether numbers were given out anew.
+    pub(crate) fn lost(&mut self, room: RoomKey) -> bool {
+        self.rooms[index(room)].rewind();
+        self.fill_hole(room)
+    }
+
+    /// A copy came back.
+    pub(crate) fn reply(
+        &mut self,
+        sent: Sent,
+        reply: Reply,
+        now: Instant,
+        random: f64,
+        out: &mut Vec<Settled<W>>,
+    ) -> Effect {
+        let room = &mut self.rooms[index(sent.room)];
+        let age = room.epoch.wrapping_sub(sent.epoch);
+        let current = age == 0;
+        // An answer to numbers that have changed their meaning since.
+        if age > room.epoch.wrapping_sub(room.epoch_valid_from) {
+            return Effect::default();
+        }
+        if current {
+            room.flying = room.flying.saturating_sub(1);
+        }
+        match reply {
+            Reply::Acked(ack) => {
+                if ack.room_id != 0 {
+                    room.id = ack.room_id;
+                }
+                self.decide(sent, true, Ok(ack), out);
+            }
+            Reply::Refused { code, message } => {
+                let consumed = consumes(&code);
+                self.decide(sent, consumed, Err(SendError::Refused { code, message }), out);
+            }
+            Reply::Reused => self.release(sent),
+            Reply::OutOfOrder { expected } if current => self.out_of_order(sent, expected, now, random),
+            Reply::NotSent { after } | Reply::Unknown { after } if current => {
+                // This copy is one of those whose fate is open.
+                room.flying += 1;
+                room.rewind();
+                room.hold(after, now, random);
+            }
+            Reply::Auth { .. } if current => {
+                room.rewind();
+                room.hold(conclave_core::limits::RETRY_DELAY_MIN, now, random);
+            }
+            Reply::OutOfOrder { .. } | Reply::NotSent { .. } | Reply::Unknown { .. } | Reply::Auth { .. } => {
+            }
+        }
+        let room = &self.rooms[index(sent.room)];
+        let rewound = room.epoch.wrapping_sub(sent.epoch) != age;
+        Effect { rewound, renumbered: self.fill_hole(sent.room) }
+    }
+
+    fn decide(
+        &mut self,
+        sent: Sent,
+        consumed: bool,
+        outcome: Result<Ack, SendError>,
+        out: &mut Vec<Settled<W>>,
+    ) {
+        let room = &mut self.rooms[index(sent.room)];
+        if consumed {
+            room.decided = room.decided.max(sent.number);
+            room.failures = 0;
+            room.not_before = None;
+            // Something behind it was decided, so the number was used up after all.
+            if room.hole.is_some_and(|hole| hole <= sent.number) {
+                room.hole = None;
+            }
+        }
+        let Some(item) = room.item(sent.number).filter(|item| item.standing != Standing::Decided) else {
+            return;
+        };
+        item.standing = Standing::Decided;
+        let waiter = item.waiter.take();
+        if !consumed && room.decided < sent.number {
+            room.hole = Some(room.hole.map_or(sent.number, |hole| hole.min(sent.number)));
+        }
+        room.settle_front();
+        self.undecided -= 1;
+        out.push(Settled { room: sent.room, number: sent.number, consumed, waiter, outcome });
+    }
+
+    /// The number belongs to somebody else's request.
+    fn release(&mut self, sent: Sent) {
+        let room = &mut self.rooms[index(sent.room)];
+        if let Some(item) = room.item(sent.number).filter(|item| item.standing == Standing::Pending) {
+            item.standing = Standing::Released;
+            room.decided = room.decided.max(sent.number);
+            self.moving = true;
+        }
+    }
+
+    fn out_of_order(&mut self, sent: Sent, expected: u64, now: Instant, random: f64) {
+        let moving = self.moving;
+        let room = &mut self.rooms[index(sent.room)];
+        let oldest = room.undecided().map(|(number, _)| number).next().unwrap_or(room.next());
+        let had_lost = expected <= room.decided_at_start;
+        room.rewind();
+        if had_lost {
+            // It had decided this number before the request was sent: it has lost what it knew.
+            self.release_from(sent.room, expected);
+            self.moving = true;
+        } else if expected < oldest && expected > room.decided {
+            // What was refused in between was not used up.
+            room.hole = Some(expected);
+        } else if moving && room.items.iter().any(|item| item.standing == Standing::Released) {
+            self.release_from(sent.room, expected);
+        } else {
+            room.hold(std::time::Duration::ZERO, now, random);
+        }
+    }
+
+    fn release_from(&mut self, room: RoomKey, number: u64) {
+        let room = &mut self.rooms[index(room)];
+        let first = room.first;
+        for (at, item) in (first..).zip(&mut room.items) {
+            if at >= number && item.standing == Standing::Pending {
+                item.standing = Standing::Released;
+            }
+        }
+    }
+
+    /// Closes the gap that a refused request left, once nothing is under way.
+    fn fill_hole(&mut self, key: RoomKey) -> bool {
+        let room = &mut self.rooms[index(key)];
+        let Some(hole) = room.hole.filter(|_| room.flying == 0) else { return false };
+        if room.items.is_empty() || !room.in_limbo(hole) {
+            room.renumber(hole, self.durable);
+            return true;
+        }
+        // A copy with a higher number may still be under way, and would be taken if its number came up.
+        room.hole = None;
+        self.release_from(key, 0);
+        self.moving = true;
+        false
+    }
+
+    /// Whether a new session is needed, and everything that could be decided under the old one is.
+    pub(crate) fn needs_session(&self) -> bool {
+        self.moving && self.rooms.iter().all(Room::drained)
+    }
+
+    /// Continues with a new session. A durable outbox must be rewritten before anything is sent.
+    pub(crate) fn session_changed(&mut self) {
+        for room in &mut self.rooms {
+            room.renumber(1, self.durable);
+            room.decided = 0;
+            room.decided_at_start = 0;
+        }
+        self.moving = false;
+    }
+
+    /// Gives up the waiters of everything undecided; the requests stay.
+    pub(crate) fn take_waiters(&mut self) -> Vec<W> {
+        self.rooms.iter_mut().flat_map(|room| &mut room.items).filter_map(|item| item.waiter.take()).collect()
+    }
+
+    /// How many requests are not certain.
+    pub(crate) fn undecided(&self) -> usize {
+        self.undecided
+    }
+
+    /// Every room.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = RoomKey> + use<W> {
+        let len = u32::try_from(self.rooms.len()).unwrap_or(u32::MAX);
+        (0..len).map(RoomKey)
+    }
+
+    /// The room's name.
+    pub(crate) fn name(&self, room: RoomKey) -> &Arc<str> {
+        &self.rooms[index(room)].name
+    }
+
+    /// The room's id; 0 until it is known.
+    pub(crate) fn id(&self, room: RoomKey) -> u64 {
+        self.rooms[index(room)].id
+    }
+
+    /// The room's next number, and the last one known to be used up.
+    pub(crate) fn position(&self, room: RoomKey) -> (u64, u64) {
+        let room = &self.rooms[index(room)];
+        (room.next(), room.decided)
+    }
+
+    /// Up to where the room's requests are settled.
+    pub(crate) fn settled(&self, room: RoomKey) -> u64 {
+        self.rooms[index(room)].settled()
+    }
+
+    /// What stands between what is settled and the next number: number, content, and whether it is certain itself.
+    pub(crate) fn unsettled(
+        &self,
+        room: RoomKey,
+    ) -> impl Iterator<Item = (u64, send_message_request::Content, bool)> + '_ {
+        let room = &self.rooms[index(room)];
+        let items = (room.first..).zip(&room.items);
+        items.map(|(number, item)| (number, item.content.clone(), item.standing == Standing::Decided))
+    }
+
+    /// What is not certain, with numbers, in order within each room.
+    pub(crate) fn pending(&self) -> Vec<Pending> {
+        let of = |room: &Room<W>| {
+            let name = room.name.to_string();
+            room.undecided()
+                .map(|(request_no, item)| Pending {
+                    room: name.clone(),
+                    request_no,
+                    content: Content::from_wire(item.content.clone()),
+                })
+                .collect::<Vec<_>>()
+        };
+        self.rooms.iter().flat_map(of).collect()
+    }
+}
+
+fn index(key: RoomKey) -> usize {
+    usize::try_from(key.0).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,224 @@
+//! One room's requests: numbered without gaps, sent in order, kept until certain.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use conclave_core::limits::STORED_REPLIES_MAX;
+use conclave_proto::chat::{RoomRef, SendMessageRequest, send_message_request};
+use tokio::time::Instant;
+
+use crate::retry;
+use crate::types::Content;
+
+/// The most requests that may be beyond the last one whose answer is safe with us: the cluster keeps
+/// so many answers for repeats.
+const WINDOW: u64 = STORED_REPLIES_MAX as u64;
+
+/// A request that is not certain, or one behind such a request.
+#[derive(Debug)]
+pub(super) struct Item<W> {
+    pub(super) content: send_message_request::Content,
+    pub(super) waiter: Option<W>,
+    pub(super) standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// To be sent until it is certain.
+    Pending,
+    /// Never decided under this session and never will be: it gets a number of the next session.
+    Released,
+    /// Certain, but something before it is not.
+    Decided,
+}
+
+/// One room's requests.
+///
+/// An *epoch* is a run of sends in ascending order without a failure. With every failure a new one begins at the
+/// oldest undecided request; what comes back of older epochs counts only if it is a decision.
+#[derive(Debug)]
+pub(super) struct Room<W> {
+    pub(super) name: Arc<str>,
+    /// The room's id, 0 until it is known.
+    pub(super) id: u64,
+    /// The number of `items[0]`. All before it are settled.
+    pub(super) first: u64,
+    pub(super) items: VecDeque<Item<W>>,
+    /// Requests up to here are on disk (or need not be) and may be sent.
+    pub(super) stored: u64,
+    /// Settled requests up to here are recorded on disk as such (or need not be).
+    pub(super) settled_stored: u64,
+    /// The last number sent in this epoch.
+    pub(super) sent: u64,
+    /// Requests of this epoch without an answer.
+    pub(super) flying: u32,
+    /// The last number sent ever.
+    pub(super) ever_sent: u64,
+    /// The last number of which a copy may still be under way from an epoch that failed.
+    pub(super) limbo: u64,
+    /// The last number known to be used up.
+    pub(super) decided: u64,
+    /// `decided` when the epoch began.
+    pub(super) decided_at_start: u64,
+    pub(super) epoch: u32,
+    /// Answers to older epochs belong to numbers that have changed their meaning.
+    pub(super) epoch_valid_from: u32,
+    /// The number of a refused request that was not used up.
+    pub(super) hole: Option<u64>,
+    /// Nothing is sent before.
+    pub(super) not_before: Option<Instant>,
+    /// Failures since the last decision.
+    pub(super) failures: u32,
+}
+
+impl<W> Room<W> {
+    pub(super) fn new(name: Arc<str>, next: u64, decided: u64, stored: bool) -> Self {
+        Self {
+            name,
+            id: 0,
+            first: next,
+            items: VecDeque::new(),
+            stored: if stored { u64::MAX } else { next - 1 },
+            settled_stored: if stored { u64::MAX } else { next - 1 },
+            sent: next - 1,
+            flying: 0,
+            ever_sent: next - 1,
+            limbo: 0,
+            decided,
+            decided_at_start: decided,
+            epoch: 0,
+            epoch_valid_from: 0,
+            hole: None,
+            not_before: None,
+            failures: 0,
+        }
+    }
+
+    /// The number that the next request gets.
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.items.len() as u64
+    }
+
+    /// All requests up to here are settled.
+    pub(super) fn settled(&self) -> u64 {
+        self.first - 1
+    }
+
+    pub(super) fn push(&mut self, content: Content, waiter: Option<W>) -> u64 {
+        let number = self.next();
+        self.items.push_back(Item { content: content.into_wire(), waiter, standing: Standing::Pending });
+        number
+    }
+
+    pub(super) fn item(&mut self, number: u64) -> Option<&mut Item<W>> {
+        let at = number.checked_sub(self.first)?;
+        self.items.get_mut(usize::try_from(at).ok()?)
+    }
+
+    /// Undecided requests with their numbers.
+    pub(super) fn undecided(&self) -> impl Iterator<Item = (u64, &Item<W>)> {
+        (self.first..).zip(&self.items).filter(|(_, item)| item.standing != Standing::Decided)
+    }
+
+    /// The last number that may be sent now.
+    fn sendable_upto(&self, moving: bool) -> u64 {
+        if self.hole.is_some() {
+            return 0;
+        }
+        let window = self.settled_stored.min(self.settled()).saturating_add(WINDOW);
+        let last = (self.next() - 1).min(self.stored).min(window);
+        if moving { last.min(self.ever_sent) } else { last }
+    }
+
+    /// Whether there is something to send, were it not for `not_before`.
+    pub(super) fn wants_to_send(&self, moving: bool) -> bool {
+        self.sent < self.sendable_upto(moving)
+    }
+
+    /// Takes the next request to send.
+    pub(super) fn take(&mut self, moving: bool) -> Option<(u64, SendMessageRequest)> {
+        let upto = self.sendable_upto(moving);
+        let settled = self.settled_stored.min(self.settled());
+        let room = if self.id == 0 {
+            RoomRef { name: self.name.to_string(), id: 0 }
+        } else {
+            RoomRef { name: String::new(), id: self.id }
+        };
+        while self.sent < upto {
+            self.sent += 1;
+            let number = self.sent;
+            let Some(item) = self.item(number).filter(|item| item.standing == Standing::Pending) else {
+                continue;
+            };
+            let content = Some(item.content.clone());
+            self.ever_sent = self.ever_sent.max(number);
+            self.flying += 1;
+            return Some((
+                number,
+                SendMessageRequest { room: Some(room), request_no: number, settled_no: settled, content },
+            ));
+        }
+        None
+    }
+
+    /// Begins a new epoch: everything without an answer will be sent again.
+    pub(super) fn rewind(&mut self) {
+        if self.flying > 0 {
+            self.limbo = self.limbo.max(self.sent);
+        }
+        self.flying = 0;
+        self.sent = self.settled();
+        self.epoch = self.epoch.wrapping_add(1);
+        self.decided_at_start = self.decided;
+    }
+
+    /// Sends nothing until then; `after` is what the node asked for.
+    pub(super) fn hold(&mut self, after: std::time::Duration, now: Instant, random: f64) {
+        let wait = after.max(retry::delay(self.failures, random));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = (!wait.is_zero()).then(|| now + wait);
+    }
+
+    /// Removes what is settled from the front.
+    pub(super) fn settle_front(&mut self) {
+        while self.items.front().is_some_and(|item| item.standing == Standing::Decided) {
+            self.items.pop_front();
+            self.first += 1;
+        }
+        self.sent = self.sent.max(self.settled());
+    }
+
+    /// Gives the undecided requests new numbers from `first`. Answers to old copies mean nothing from here on.
+    pub(super) fn renumber(&mut self, first: u64, durable: bool) {
+        self.items.retain(|item| item.standing != Standing::Decided);
+        for item in &mut self.items {
+            item.standing = Standing::Pending;
+        }
+        self.first = first;
+        self.sent = first - 1;
+        self.ever_sent = first - 1;
+        self.limbo = 0;
+        self.flying = 0;
+        self.decided = self.decided.min(first - 1);
+        self.decided_at_start = self.decided;
+        self.epoch = self.epoch.wrapping_add(1);
+        self.epoch_valid_from = self.epoch;
+        self.hole = None;
+        if durable {
+            // The file is rewritten with the new numbers before any of them is sent.
+            self.stored = first - 1;
+            self.settled_stored = first - 1;
+        }
+    }
+
+    /// Whether nothing of this room can still be decided under the session.
+    pub(super) fn drained(&self) -> bool {
+        let upto = self.ever_sent;
+        self.undecided().all(|(number, item)| number > upto || item.standing == Standing::Released)
+    }
+
+    /// Whether a copy of an undecided request may still be decided under the number it has.
+    pub(super) fn in_limbo(&self, from: u64) -> bool {
+        self.limbo >= from
+    }
+}

@@ -1,0 +1,240 @@
+//! Where a subscription stands, and which events follow. Pure.
+//!
+//! What must stay true: an event is let through only if its seq is the room's last one plus one. Whatever a node
+//! sends, no event is passed on twice or skipped in silence.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use conclave_proto::chat::{
+    Event, JoinChatRequest, RoomPosition, RoomRef, RoomSubscription, room_subscription,
+};
+
+use crate::types::{Follow, Start};
+
+/// A node sent something that does not follow. The stream cannot be trusted and is opened anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("room {room_id}: event {got} came where {expected} belongs")]
+pub(crate) struct Misplaced {
+    room_id: u64,
+    got: u64,
+    expected: u64,
+}
+
+/// Where a subscription stands.
+#[derive(Debug)]
+pub(crate) struct Positions {
+    follows: Vec<Follow>,
+    /// The newest token from the stream, or the one to begin with.
+    token: Bytes,
+    rooms: BTreeMap<u64, Room>,
+    /// Every room's position is known: the positions alone say how to go on.
+    complete: bool,
+}
+
+#[derive(Debug)]
+struct Room {
+    seq: u64,
+    name: Option<Arc<str>>,
+}
+
+impl Positions {
+    pub(crate) fn new(follows: Vec<Follow>, token: Bytes) -> Self {
+        Self { follows, token, rooms: BTreeMap::new(), complete: false }
+    }
+
+    /// How to begin, or to go on.
+    pub(crate) fn request(&self) -> JoinChatRequest {
+        if self.complete {
+            let rooms = self.rooms.iter().map(|(&id, room)| RoomSubscription {
+                room: Some(RoomRef { name: room.name.as_deref().unwrap_or_default().to_owned(), id }),
+                join: false,
+                start: Some(room_subscription::Start::AfterSeq(room.seq)),
+            });
+            return JoinChatRequest { rooms: rooms.collect(), resume_token: Bytes::new() };
+        }
+        // A token of the stream says where all of its rooms stand.
+        let begun = !self.rooms.is_empty() && !self.token.is_empty();
+        let follows: &[Follow] = if begun { &[] } else { &self.follows };
+        let rooms = follows.iter().map(|follow| RoomSubscription {
+            room: Some(RoomRef { name: follow.room.clone(), id: 0 }),
+            join: follow.join,
+            start: match follow.from {
+                Start::Now => None,
+                Start::Last(count) => Some(room_subscription::Start::Last(count)),
+                Start::After(seq) => Some(room_subscription::Start::AfterSeq(seq)),
+            },
+        });
+        JoinChatRequest { rooms: rooms.collect(), resume_token: self.token.clone() }
+    }
+
+    /// Lets events through if they follow.
+    pub(crate) fn accept(&mut self, events: &[Event], token: &Bytes) -> Result<(), Misplaced> {
+        let mut rest = events;
+        while let Some(first) = rest.first() {
+            // Events of one room stand together, so that the room is looked up once.
+            let len = rest.iter().take_while(|event| event.room_id == first.room_id).count();
+            let (run, others) = rest.split_at(len);
+            self.accept_run(first.room_id, run)?;
+            rest = others;
+        }
+        if !token.is_empty() {
+            self.token = token.clone();
+        }
+        Ok(())
+    }
+
+    fn accept_run(&mut self, room_id: u64, events: &[Event]) -> Result<(), Misplaced> {
+        let first_seen = self.rooms.is_empty();
+        let mut expected = match (self.rooms.get(&room_id), self.follows.as_slice()) {
+            (Some(room), _) => room.seq + 1,
+            // With one room there is no doubt which one this is.
+            (None, [Follow { from: Start::After(seq), .. }]) if first_seen && self.token.is_empty() => {
+                seq + 1
+            }
+            (None, _) => events.first().map_or(0, |event| event.seq),
+        };
+        for event in events {
+            if event.seq != expected {
+                return Err(Misplaced { room_id, got: event.seq, expected });
+            }
+            expected += 1;
+        }
+        let name = || match self.follows.as_slice() {
+            [only] if first_seen && self.token.is_empty() => Some(only.room.as_str().into()),
+            _ => None,
+        };
+        let name = if self.rooms.contains_key(&room_id) { None } else { name() };
+        self.rooms.entry(room_id).or_insert(Room { seq: 0, name }).seq = expected - 1;
+        Ok(())
+    }
+
+    /// The node says that everything up to here was delivered.
+    pub(crate) fn caught_up(&mut self, rooms: &[RoomPosition], token: &Bytes) -> Result<(), Misplaced> {
+        for position in rooms {
+            let name = (!position.name.is_empty()).then(|| position.name.as_str().into());
+            match self.rooms.get_mut(&position.room_id) {
+                Some(room) if room.seq < position.seq => {
+                    let (got, expected) = (position.seq, room.seq);
+                    return Err(Misplaced { room_id: position.room_id, got, expected });
+                }
+                Some(room) => room.name = name.or(room.name.take()),
+                None => {
+                    self.rooms.insert(position.room_id, Room { seq: position.seq, name });
+                }
+            }
+        }
+        self.complete = self.complete || !rooms.is_empty();
+        if !token.is_empty() {
+            self.token = token.clone();
+        }
+        Ok(())
+    }
+
+    /// What lies before `first_seq` was deleted.
+    pub(crate) fn truncated(&mut self, room_id: u64, first_seq: u64) {
+        let room = self.rooms.entry(room_id).or_insert(Room { seq: 0, name: None });
+        room.seq = room.seq.max(first_seq.saturating_sub(1));
+    }
+
+    /// A newer token without events.
+    pub(crate) fn renew(&mut self, token: &Bytes) {
+        if !token.is_empty() {
+            self.token = token.clone();
+        }
+    }
+
+    /// Resumes after everything that was let through.
+    pub(crate) fn token(&self) -> &Bytes {
+        &self.token
+    }
+
+    /// The last event let through in each room.
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.rooms.iter().map(|(&id, room)| (id, room.seq))
+    }
+
+    /// The room's name, where it is known.
+    pub(crate) fn name(&self, room_id: u64) -> Option<Arc<str>> {
+        self.rooms.get(&room_id)?.name.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(room_id: u64, seq: u64) -> Event {
+        Event { room_id, seq, ..Event::default() }
+    }
+
+    fn at(room_id: u64, name: &str, seq: u64) -> RoomPosition {
+        RoomPosition { room_id, name: name.into(), seq }
+    }
+
+    #[test]
+    fn the_first_event_must_follow_what_was_asked_for() {
+        let follow = || vec![Follow::room("general").from(Start::After(4))];
+        let mut positions = Positions::new(follow(), Bytes::new());
+        assert!(positions.accept(&[event(7, 6)], &Bytes::new()).is_err());
+        assert!(positions.accept(&[event(7, 5), event(7, 6)], &Bytes::new()).is_ok());
+        assert!(positions.accept(&[event(7, 6)], &Bytes::new()).is_err(), "a repeat");
+        assert!(positions.accept(&[event(7, 8)], &Bytes::new()).is_err(), "a gap");
+        assert_eq!(positions.name(7).as_deref(), Some("general"));
+    }
+
+    #[test]
+    fn it_goes_on_from_positions_once_all_are_known() {
+        let mut positions = Positions::new(vec![Follow::room("a").join(), Follow::room("b")], Bytes::new());
+        assert!(positions.request().rooms[0].join);
+        positions.accept(&[event(1, 3)], &Bytes::from_static(b"t1")).unwrap();
+        let request = positions.request();
+        assert_eq!(
+            (request.rooms.len(), &request.resume_token[..]),
+            (0, &b"t1"[..]),
+            "the token knows both rooms"
+        );
+        positions.caught_up(&[at(1, "a", 3), at(2, "b", 9)], &Bytes::from_static(b"t2")).unwrap();
+        positions.accept(&[event(2, 10)], &Bytes::from_static(b"t3")).unwrap();
+        let request = positions.request();
+        assert!(request.resume_token.is_empty());
+        let starts: Vec<_> =
+            request.rooms.iter().map(|r| (r.room.as_ref().unwrap().id, r.start, r.join)).collect();
+        let after = |seq| Some(room_subscription::Start::AfterSeq(seq));
+        assert_eq!(starts, [(1, after(3), false), (2, after(10), false)]);
+    }
+
+    #[test]
+    fn a_node_that_skipped_something_is_found_out() {
+        let mut positions = Positions::new(vec![Follow::room("a")], Bytes::new());
+        positions.caught_up(&[at(1, "a", 3)], &Bytes::new()).unwrap();
+        assert!(positions.caught_up(&[at(1, "a", 5)], &Bytes::new()).is_err());
+        positions.truncated(1, 10);
+        positions.accept(&[event(1, 10)], &Bytes::new()).unwrap();
+    }
+
+    proptest! {
+        /// Whatever a node sends, each room's events come through once and in order.
+        #[test]
+        fn only_the_next_event_comes_through(
+            frames in proptest::collection::vec((1_u64..3, proptest::collection::vec(1_u64..8, 1..4)), 0..60)
+        ) {
+            let mut positions = Positions::new(vec![Follow::room("a"), Follow::room("b")], Bytes::new());
+            positions.caught_up(&[at(1, "a", 0), at(2, "b", 0)], &Bytes::new()).unwrap();
+            let mut delivered: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+            for (room, seqs) in frames {
+                let events: Vec<_> = seqs.iter().map(|&seq| event(room, seq)).collect();
+                if positions.accept(&events, &Bytes::new()).is_ok() {
+                    delivered.entry(room).or_default().extend(seqs);
+                }
+            }
+            for (room, seqs) in delivered {
+                prop_assert_eq!(&seqs, &(1..=seqs.len() as u64).collect::<Vec<_>>());
+                prop_assert!(positions.seqs().any(|(id, seq)| id == room && seq == seqs.len() as u64));
+            }
+        }
+    }
+}

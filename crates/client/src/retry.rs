@@ -1,0 +1,113 @@
+//! When to try again, and what a failure means.
+//!
+//! | Failure | What follows |
+//! |---|---|
+//! | refused | final; [`consumes`] says whether the number is used up |
+//! | `request_out_of_order` | go back to the oldest request without an answer |
+//! | `request_reused` | another client has used this session: open a new one |
+//! | `session_unknown` | ask another node; if all say so, the callers are told |
+//! | not sent | the same number again, after the time that the node asked for |
+//! | unknown, lost connection | the same number again, at once, best elsewhere |
+
+use std::time::Duration;
+
+use conclave_core::Refusal;
+use conclave_core::limits::{RETRY_DELAY_MAX, RETRY_DELAY_MIN};
+use conclave_proto::chat::{self, Certainty};
+
+use crate::error::is_auth;
+
+/// How long to wait before try number `attempt`, counted from 0: the first retry is immediate, then
+/// a random part (`random` is 0 to 1) of a time that doubles from 100 ms to 5 s.
+pub(crate) fn delay(attempt: u32, random: f64) -> Duration {
+    let Some(doublings) = attempt.checked_sub(1) else { return Duration::ZERO };
+    let ceiling = RETRY_DELAY_MIN.saturating_mul(1 << doublings.min(16)).min(RETRY_DELAY_MAX);
+    ceiling.mul_f64(random.clamp(0.0, 1.0))
+}
+
+/// What came of one copy of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Reply {
+    /// Decided: it took effect, or there was nothing to change.
+    Acked(crate::Ack),
+    /// Final.
+    Refused { code: String, message: String },
+    /// A number before it is missing.
+    OutOfOrder { expected: u64 },
+    /// The number belongs to another request.
+    Reused,
+    /// The session is not accepted.
+    Auth { message: String },
+    /// Nothing came of this copy.
+    NotSent { after: Duration },
+    /// Something may still come of this copy.
+    Unknown { after: Duration },
+}
+
+impl Reply {
+    /// Reads what a node answered.
+    pub(crate) fn from_failure(failure: &chat::Failure) -> Self {
+        let after = Duration::from_millis(failure.retry_after_ms.into()).min(RETRY_DELAY_MAX);
+        match failure.certainty() {
+            Certainty::Refused if failure.code == OUT_OF_ORDER && failure.expected_request_no != 0 => {
+                Self::OutOfOrder { expected: failure.expected_request_no }
+            }
+            Certainty::Refused if failure.code == Refusal::RequestReused.word() => Self::Reused,
+            Certainty::Refused if is_auth(&failure.code) => Self::Auth { message: failure.message.clone() },
+            Certainty::Refused => {
+                Self::Refused { code: failure.code.clone(), message: failure.message.clone() }
+            }
+            Certainty::NotSent => Self::NotSent { after },
+            Certainty::Unknown | Certainty::Unspecified => Self::Unknown { after },
+        }
+    }
+}
+
+const OUT_OF_ORDER: &str = "request_out_of_order";
+
+/// Whether a refusal uses up the request's number. If this is wrong about a word of a newer version,
+/// the next request finds out: as reused, or as out of order.
+pub(crate) fn consumes(code: &str) -> bool {
+    [Refusal::TextEmpty, Refusal::TextTooLong, Refusal::TopicInvalid].iter().any(|r| r.word() == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_proto::status::{Failure, from_status};
+
+    use super::*;
+
+    #[test]
+    fn the_first_retry_is_immediate_and_the_rest_is_bounded() {
+        assert_eq!(delay(0, 1.0), Duration::ZERO);
+        assert_eq!(delay(1, 1.0), RETRY_DELAY_MIN);
+        assert_eq!(delay(2, 1.0), RETRY_DELAY_MIN * 2);
+        assert_eq!(delay(2, 0.5), RETRY_DELAY_MIN);
+        assert_eq!(delay(60, 1.0), RETRY_DELAY_MAX);
+        assert_eq!(delay(u32::MAX, 0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn failures_are_read_as_they_are_meant() {
+        let read = |failure: Failure| Reply::from_failure(&chat::Failure::from(&failure));
+        assert_eq!(
+            read(Failure::Refused(Refusal::RequestOutOfOrder { expected: 7 })),
+            Reply::OutOfOrder { expected: 7 }
+        );
+        assert_eq!(read(Failure::Refused(Refusal::RequestReused)), Reply::Reused);
+        assert!(matches!(read(Failure::Unauthenticated("no".into())), Reply::Auth { .. }));
+        assert!(matches!(read(Failure::Refused(Refusal::RoomUnknown)), Reply::Refused { .. }));
+        let wait = Duration::from_millis(40);
+        assert_eq!(read(Failure::not_sent("no_leader", "wait", wait)), Reply::NotSent { after: wait });
+        assert_eq!(read(Failure::unknown("timeout", "maybe")), Reply::Unknown { after: Duration::ZERO });
+        let broken = from_status(&tonic::Status::unavailable("connection reset"));
+        assert_eq!(Reply::from_failure(&broken), Reply::Unknown { after: Duration::ZERO });
+    }
+
+    #[test]
+    fn only_decisions_of_the_machine_use_up_a_number() {
+        assert!(consumes("text_too_long"));
+        assert!(!consumes("room_unknown"));
+        assert!(!consumes("something_new"));
+    }
+}

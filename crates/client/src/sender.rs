@@ -1,0 +1,123 @@
+//! The supervisor: opens streams where rooms need them, keeps time, changes the session, asks who leads.
+//!
+//! It is the only task that starts others; all are in the client's tracker and end with its token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::{CALL_PATIENCE, LEADERS_REFRESH_INTERVAL, RETRY_DELAY_MIN};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::calls::Caller;
+use crate::client::Route;
+use crate::link;
+use crate::nodes::Finder;
+use crate::shared::Shared;
+use crate::state::{LinkId, Wakes};
+
+/// What the supervisor needs.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) caller: Caller,
+    pub(crate) finder: Arc<dyn Finder>,
+    pub(crate) route: Route,
+    pub(crate) user: String,
+    pub(crate) name: String,
+}
+
+impl Supervisor {
+    /// Runs until the client is closed.
+    pub(crate) async fn run(self) {
+        let cancel = self.shared.cancel.clone();
+        let leaders = self.ask_for_leaders();
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = self.supervise() => {}
+            () = leaders => {}
+        }
+    }
+
+    async fn supervise(&self) {
+        loop {
+            let (open, next, needs_session) = self.look();
+            for link in open {
+                self.tracker.spawn(link::run(Arc::clone(&self.shared), link));
+            }
+            if needs_session {
+                self.change_session().await;
+                continue;
+            }
+            if self.shared.nodes.all_failed() {
+                let found = self.finder.find().await;
+                self.shared.nodes.add(found.iter().map(String::as_str));
+            }
+            tokio::select! {
+                () = self.shared.supervisor.notified() => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// What is due: links to open, when to look again, whether a new session is needed.
+    fn look(&self) -> (Vec<LinkId>, Option<Instant>, bool) {
+        let mut wakes = Wakes::default();
+        let mut state = self.shared.lock();
+        let (open, next) = state.pass(Instant::now(), &mut wakes);
+        let needs_session = state.requests.needs_session();
+        drop(state);
+        self.shared.wake(wakes);
+        (open, next, needs_session)
+    }
+
+    async fn change_session(&self) {
+        tracing::info!("the session cannot be used any more; a new one is opened");
+        match self.caller.open_session(&self.user, &self.name, CALL_PATIENCE).await {
+            Ok(identity) => {
+                let mut wakes = Wakes::default();
+                self.shared.lock().session_changed(identity, &mut wakes);
+                self.shared.wake(wakes);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no new session");
+                tokio::time::sleep(RETRY_DELAY_MIN).await;
+            }
+        }
+    }
+
+    /// Learns who leads, at the beginning and whenever the failure of a node may have changed it. Only a client that
+    /// sends to leaders needs to know.
+    async fn ask_for_leaders(&self) {
+        if self.route == Route::Pinned {
+            return std::future::pending().await;
+        }
+        loop {
+            // Before the first request there is nothing to send to a leader.
+            if self.shared.lock().has_rooms()
+                && let Ok(status) = self.caller.local_status(LEADERS_PATIENCE).await
+            {
+                self.shared.nodes.see_status(&status);
+                self.shared.supervisor.notify_one();
+            }
+            let changed = self.shared.nodes.changed.notified();
+            if tokio::time::timeout(LEADERS_REFRESH_INTERVAL, changed).await.is_ok() {
+                // An election takes its time.
+                tokio::time::sleep(LEADERS_DELAY).await;
+            }
+        }
+    }
+}
+
+/// A change is looked into soon, but not at once.
+const LEADERS_DELAY: Duration = Duration::from_millis(50);
+/// Who leads is not worth waiting for long.
+const LEADERS_PATIENCE: Duration = Duration::from_secs(2);
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,138 @@
+//! The state, its lock, and how its tasks are woken.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::{Ascii, MetadataValue};
+
+use crate::nodes::Nodes;
+use crate::state::{State, Wakes};
+
+/// What all tasks of a client share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    pub(crate) nodes: Arc<Nodes>,
+    /// For the thread that writes the outbox file.
+    queue_due: Condvar,
+    /// For the task that opens connections and keeps time.
+    pub(crate) supervisor: Notify,
+    /// For those who wait for the outbox to get emptier.
+    pub(crate) emptier: Notify,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Shared {
+    pub(crate) fn new(state: State, nodes: Arc<Nodes>) -> Self {
+        Self {
+            state: Mutex::new(state),
+            nodes,
+            queue_due: Condvar::new(),
+            supervisor: Notify::new(),
+            emptier: Notify::new(),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    /// The state. A panic elsewhere leaves it as it was between two statements, which is no worse than
+    /// ending the program; waiting for ever would be.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blocks until there is something to write; what is only to be tried again waits for its time.
+    pub(crate) fn wait_for_queue(&self, retry: Option<Duration>) -> MutexGuard<'_, State> {
+        let state = self.lock();
+        match retry {
+            None => {
+                let idle = |state: &mut State| state.queue.as_ref().is_some_and(|queue| !queue.is_due());
+                self.queue_due.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
+            }
+            Some(after) => {
+                let waiting = |state: &mut State| state.queue.as_ref().is_some_and(|queue| !queue.stop);
+                self.queue_due
+                    .wait_timeout_while(state, after, waiting)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        }
+    }
+
+    /// Wakes the writer.
+    pub(crate) fn queue_is_due(&self) {
+        self.queue_due.notify_one();
+    }
+
+    /// Wakes what a change concerns. Not under the lock.
+    pub(crate) fn wake(&self, wakes: Wakes) {
+        for feed in wakes.feeds {
+            feed.wake();
+        }
+        if wakes.supervisor {
+            self.supervisor.notify_one();
+        }
+        if wakes.queue {
+            self.queue_is_due();
+        }
+        if !wakes.settled.is_empty() {
+            self.emptier.notify_waiters();
+        }
+        for settled in wakes.settled {
+            if let Some(waiter) = settled.waiter {
+                // Whoever asked may have stopped waiting.
+                let _ = waiter.send(settled.outcome);
+            }
+        }
+        for waiter in wakes.waiters {
+            let _ = waiter.send(Err(wakes.failed.as_ref().map_or(crate::SendError::Closed, copy)));
+        }
+    }
+
+    /// Sends what an earlier life left.
+    pub(crate) fn resume(&self) {
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        let now = tokio::time::Instant::now();
+        for room in state.requests.keys().collect::<Vec<_>>() {
+            state.enqueue(room, now, &mut wakes);
+        }
+        drop(state);
+        self.wake(wakes);
+    }
+
+    /// Ends everything. Repeating it does nothing.
+    pub(crate) fn close(&self) {
+        let mut wakes = Wakes { queue: true, ..Wakes::default() };
+        let mut state = self.lock();
+        state.closed = true;
+        if let Some(queue) = &mut state.queue {
+            queue.stop = true;
+        }
+        // Their owners are told that the client is closed.
+        wakes.waiters = state.requests.take_waiters();
+        drop(state);
+        self.cancel.cancel();
+        self.emptier.notify_waiters();
+        self.wake(wakes);
+    }
+
+    /// The metadata that shows the session.
+    pub(crate) fn authorization(&self) -> Option<MetadataValue<Ascii>> {
+        let identity = self.lock().session.clone()?;
+        let mut value = MetadataValue::try_from(format!("Bearer {}", identity.token)).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+fn copy(error: &crate::SendError) -> crate::SendError {
+    match error {
+        crate::SendError::Auth(message) => crate::SendError::Auth(message.clone()),
+        crate::SendError::Outbox(message) => crate::SendError::Outbox(message.clone()),
+        crate::SendError::Refused { .. } | crate::SendError::Queued(_) | crate::SendError::Closed => {
+            crate::SendError::Closed
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Which connection a room's requests take: its leader's where that is known, another one when it fails, is silent or
+//! asks to be left.
+//!
+//! What must stay true: a room changes its connection either when nothing is under way on the old one, or together
+//! with sending everything undecided again, so that requests never overtake each other.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::{SEND_RACE_AFTER, SEND_RACE_AFTER_MAX};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Flights, Link, LinkId, State, Wakes};
+use crate::client::Route;
+use crate::outbox::RoomKey;
+
+impl State {
+    /// What the supervisor does whenever something may be due: rooms whose time has come, rooms without a link,
+    /// streams that are silent. The links to open, and when to look again.
+    pub(crate) fn pass(&mut self, now: Instant, wakes: &mut Wakes) -> (Vec<LinkId>, Option<Instant>) {
+        let mut next = None;
+        for room in std::mem::take(&mut self.held) {
+            self.path(room).held = false;
+            self.enqueue(room, now, wakes);
+            next = earliest(next, self.requests.held_until(room).filter(|at| *at > now));
+        }
+        let version = self.nodes.version();
+        if std::mem::take(&mut self.reroute) || version != self.routed_version {
+            self.routed_version = version;
+            self.find_better_ways(now, wakes);
+        }
+        next = earliest(next, self.race_silent_links(now, wakes));
+        let mut open = Vec::new();
+        if self.session.is_some() && !self.closed {
+            for room in std::mem::take(&mut self.unrouted) {
+                self.path(room).queued = false;
+                if !self.requests.ready(room, now) {
+                    self.enqueue(room, now, wakes);
+                    continue;
+                }
+                match self.way(room, now) {
+                    Ok(address) => {
+                        let link = self.link_to(&address, now, &mut open);
+                        self.path(room).link = Some(link);
+                        self.enqueue(room, now, wakes);
+                    }
+                    Err(at) => {
+                        self.path(room).queued = true;
+                        self.unrouted.push(room);
+                        next = earliest(next, at);
+                    }
+                }
+            }
+        }
+        (open, next)
+    }
+
+    /// Where the room's requests should go now, or when to ask again.
+    fn way(&self, room: RoomKey, now: Instant) -> Result<Arc<str>, Option<Instant>> {
+        if self.route == Route::Leader
+            && let Some(leader) = self.nodes.leader_of(self.requests.id(room))
+        {
+            return Ok(leader);
+        }
+        match self.nodes.pick(&[]) {
+            Some(pick) if pick.at <= now => Ok(pick.address),
+            Some(pick) => Err(Some(pick.at)),
+            None => Err(None),
+        }
+    }
+
+    fn link_to(&mut self, address: &Arc<str>, now: Instant, open: &mut Vec<LinkId>) -> LinkId {
+        let alive = |link: &Link| {
+            link.address == *address && link.silent_since.is_none() && !link.cancel.is_cancelled()
+        };
+        if let Some((id, _)) = self.links.iter().find(|(_, link)| alive(link)) {
+            return *id;
+        }
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        let link = Link {
+            address: Arc::clone(address),
+            feed: None,
+            ready: VecDeque::new(),
+            flights: Flights::default(),
+            last_progress: now,
+            usual: Duration::ZERO,
+            races: 0,
+            silent_since: None,
+            cancel: CancellationToken::new(),
+        };
+        self.links.insert(id, link);
+        open.push(id);
+        id
+    }
+
+    /// Rooms whose leader is elsewhere now change over as soon as nothing is under way; those at a node that is
+    /// leaving, too.
+    fn find_better_ways(&mut self, now: Instant, wakes: &mut Wakes) {
+        for room in self.requests.keys().collect::<Vec<_>>() {
+            let Some(link) = self.path(room).link else { continue };
+            let Some(at) = self.links.get(&link).map(|link| Arc::clone(&link.address)) else { continue };
+            let better = match self.route {
+                Route::Leader => {
+                    self.nodes.leader_of(self.requests.id(room)).is_some_and(|leader| leader != at)
+                }
+                Route::Pinned => false,
+            };
+            let worse = self.nodes.avoided(&at) && !self.nodes.all_failed();
+            if !better && !worse {
+                continue;
+            }
+            if self.requests.flying(room) {
+                self.path(room).changing = true;
+            } else {
+                self.leave_link(room, now, wakes);
+            }
+        }
+    }
+
+    /// A stream on which nothing comes back is left to itself, and its requests are raced on another one.
+    fn race_silent_links(&mut self, now: Instant, wakes: &mut Wakes) -> Option<Instant> {
+        let mut next = None;
+        let mut silent = Vec::new();
+        for (id, link) in &mut self.links {
+            if link.flights.count() == 0 {
+                continue;
+            }
+            if let Some(since) = link.silent_since {
+                let over = since + SEND_RACE_AFTER_MAX;
+                if over <= now {
+                    link.cancel.cancel();
+                } else {
+                    next = earliest(next, Some(over));
+                }
+                continue;
+            }
+            let patience = SEND_RACE_AFTER.max(link.usual * 8).saturating_mul(1 << link.races.min(8));
+            let due = link.last_progress + patience.min(SEND_RACE_AFTER_MAX);
+            if due > now {
+                next = earliest(next, Some(due));
+                continue;
+            }
+            link.races += 1;
+            link.last_progress = now;
+            silent.push((*id, Arc::clone(&link.address)));
+            next = earliest(next, Some(now + SEND_RACE_AFTER));
+        }
+        for (id, address) in silent {
+            if self.nodes.pick(&[Arc::clone(&address)]).is_none_or(|other| other.at > now) {
+                continue;
+            }
+            tracing::debug!(node = %address, "no answer; the same requests are sent to another node, too");
+            self.nodes.failed(&address);
+            if let Some(link) = self.links.get_mut(&id) {
+                link.silent_since = Some(now);
+            }
+            for room in self.requests.keys().collect::<Vec<_>>() {
+                if self.path(room).link == Some(id) {
+                    self.leave_link(room, now, wakes);
+                }
+            }
+        }
+        next
+    }
+}
+
+fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}

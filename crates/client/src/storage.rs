@@ -1,0 +1,368 @@
+//! The outbox on disk: the directory, its lock, and the one thread that writes and syncs.
+//!
+//! Whatever is submitted while a sync is running is written and synced together by the next one. Records that
+//! only say that something is settled ride along with the next requests, and get a sync of their own when they
+//! become many.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use conclave_core::limits::{OUTBOX_COMPACT_BYTES, OUTBOX_UNSYNCED_SETTLED_MAX, RETRY_DELAY_MAX};
+use conclave_proto::chat::{RoomRef, SendMessageRequest};
+use tokio::sync::watch;
+
+use crate::error::OutboxError;
+use crate::journal::{
+    self, FORMAT, ReadError, Record, Recovered, StoredRoom, StoredSession, StoredSettled, record,
+};
+use crate::outbox::{Requests, RoomKey};
+use crate::shared::Shared;
+use crate::state::{Identity, State, Wakes};
+use crate::types::{Content, Session};
+
+/// What waits to be written. Part of the state, under its lock: the file's order is the order of submission.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    records: Vec<Record>,
+    submitted: Vec<(RoomKey, u64)>,
+    /// Up to where rooms are settled once the records are on disk.
+    settled: Vec<(RoomKey, u64)>,
+    /// Counts requests; what a submitter waits for.
+    pub(crate) serial: u64,
+    lazy: u64,
+    /// Write everything anew: numbers or the session changed.
+    pub(crate) rewrite: bool,
+    /// Write what there is and end.
+    pub(crate) stop: bool,
+}
+
+impl Queue {
+    /// A request was numbered. What to wait for.
+    pub(crate) fn submitted(&mut self, room: RoomKey, name: &str, number: u64, content: Content) -> u64 {
+        let request = SendMessageRequest {
+            room: Some(RoomRef { name: name.to_owned(), id: 0 }),
+            request_no: number,
+            settled_no: 0,
+            content: Some(content.into_wire()),
+        };
+        self.records.push(Record { kind: Some(record::Kind::Submit(request)) });
+        self.submitted.push((room, number));
+        self.serial += 1;
+        self.serial
+    }
+
+    /// A request became certain, and with it all of its room up to `upto`.
+    pub(crate) fn settled(&mut self, room: RoomKey, upto: u64, settled: StoredSettled) {
+        self.records.push(Record { kind: Some(record::Kind::Settled(settled)) });
+        self.settled.push((room, upto));
+        self.lazy += 1;
+    }
+
+    /// The requests in it are dropped.
+    pub(crate) fn drop_submitted(&mut self) {
+        self.submitted.clear();
+        self.records.retain(|record| !matches!(record.kind, Some(record::Kind::Submit(_))));
+    }
+
+    /// Whether the writer has something to do.
+    pub(crate) fn is_due(&self) -> bool {
+        self.rewrite || self.stop || !self.submitted.is_empty() || self.lazy >= OUTBOX_UNSYNCED_SETTLED_MAX
+    }
+}
+
+/// An outbox directory, open and locked.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    dir: PathBuf,
+    file: File,
+    len: u64,
+    rewritten_len: u64,
+    /// Why its end is not known any more.
+    broken: Option<String>,
+    _lock: File,
+}
+
+impl Directory {
+    /// Opens the directory, making it if need be, and reads what is in it. Blocks.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Recovered), OutboxError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OutboxError::Io { path, source }
+        };
+        if !dir.is_dir() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
+        }
+        let lock_path = dir.join("lock");
+        let lock = private()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(failed(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OutboxError::Locked { path: dir.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(failed(&lock_path)(error)),
+        }
+        let path = dir.join("outbox");
+        let mut file = private()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(failed(&path))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed(&path))?;
+        let recovered = journal::read(&bytes).map_err(|error| match error {
+            ReadError::Damaged { offset, what } => OutboxError::Damaged { path: path.clone(), offset, what },
+            ReadError::Newer(version) => OutboxError::Newer { path: path.clone(), version },
+        })?;
+        let good = recovered.good;
+        if good < bytes.len() as u64 {
+            tracing::info!(
+                bytes = bytes.len() as u64 - good,
+                "the outbox's last write was cut short; it is dropped"
+            );
+            file.set_len(good).and_then(|()| file.sync_all()).map_err(failed(&path))?;
+        }
+        file.seek(SeekFrom::Start(good)).map_err(failed(&path))?;
+        sync_directory(dir).map_err(failed(dir))?;
+        Ok((
+            Self {
+                path,
+                dir: dir.to_owned(),
+                file,
+                len: good,
+                rewritten_len: good,
+                broken: None,
+                _lock: lock,
+            },
+            recovered,
+        ))
+    }
+
+    /// Writes the first records.
+    pub(crate) fn begin(&mut self, records: Vec<Record>) -> Result<(), OutboxError> {
+        self.replace(records).map_err(|source| OutboxError::Io { path: self.path.clone(), source })
+    }
+
+    /// Names the directory in an error.
+    pub(crate) fn other_user(&self, owner: &str) -> OutboxError {
+        OutboxError::OtherUser { path: self.dir.clone(), owner: owner.to_owned() }
+    }
+
+    fn append(&mut self, records: Vec<Record>) -> io::Result<()> {
+        if let Some(why) = &self.broken {
+            return Err(io::Error::other(why.clone()));
+        }
+        let mut bytes = Vec::new();
+        journal::encode(records, &mut bytes);
+        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        if written.is_ok() {
+            self.len += bytes.len() as u64;
+        } else if let Err(error) = self.cut_back() {
+            self.broken = Some(format!("it could not be cut back after a failed write: {error}"));
+        }
+        written
+    }
+
+    /// What was reported as not taken must not be found here later.
+    fn cut_back(&mut self) -> io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.file.seek(SeekFrom::Start(self.len))?;
+        self.file.sync_data()
+    }
+
+    /// Replaces the file. A crash leaves the old one or the new one.
+    fn replace(&mut self, records: Vec<Record>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        journal::encode(records, &mut bytes);
+        let temporary = self.dir.join("outbox.new");
+        let mut file = private().create(true).truncate(true).read(true).write(true).open(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.path)?;
+        sync_directory(&self.dir)?;
+        self.file = file;
+        self.len = bytes.len() as u64;
+        self.rewritten_len = self.len;
+        self.broken = None;
+        Ok(())
+    }
+
+    fn wants_rewrite(&self) -> bool {
+        self.len > OUTBOX_COMPACT_BYTES.max(self.rewritten_len.saturating_mul(2))
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Everything that a file must say, as records.
+pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Record> {
+    let session = &identity.session;
+    let mut records = vec![Record {
+        kind: Some(record::Kind::Session(StoredSession {
+            format: FORMAT,
+            token: identity.token.clone(),
+            session_id: session.id,
+            user_id: session.user_id,
+            user: session.user.clone(),
+            cluster_id: session.cluster_id.clone(),
+        })),
+    }];
+    for room in requests.keys() {
+        let name = requests.name(room).to_string();
+        let (_, decided_no) = requests.position(room);
+        let stored = StoredRoom { name: name.clone(), next_no: requests.settled(room) + 1, decided_no };
+        records.push(Record { kind: Some(record::Kind::Room(stored)) });
+        for (number, content, settled) in requests.unsettled(room) {
+            let request = SendMessageRequest {
+                room: Some(RoomRef { name: name.clone(), id: 0 }),
+                request_no: number,
+                settled_no: 0,
+                content: Some(content),
+            };
+            records.push(Record { kind: Some(record::Kind::Submit(request)) });
+            if settled {
+                let settled = StoredSettled { room: name.clone(), request_no: number, consumed: true };
+                records.push(Record { kind: Some(record::Kind::Settled(settled)) });
+            }
+        }
+    }
+    records
+}
+
+/// Puts back what a file says. The session, if there is one.
+pub(crate) fn restore<W>(recovered: Recovered, requests: &mut Requests<W>) -> Option<Identity> {
+    for (name, room) in recovered.rooms {
+        let key = requests.restore_room(&name, room.first, room.decided);
+        for (request, settled) in room.requests {
+            if let Some(content) = request.content {
+                requests.restore(key, Content::from_wire(content), settled);
+            }
+        }
+    }
+    recovered.session.map(|stored| Identity {
+        session: Session {
+            id: stored.session_id,
+            user_id: stored.user_id,
+            user: stored.user,
+            cluster_id: stored.cluster_id,
+        },
+        token: stored.token,
+    })
+}
+
+/// The writer: runs on a thread of its own until the queue says stop.
+pub(crate) fn run(shared: &Shared, mut directory: Directory, progress: &watch::Sender<u64>) {
+    let mut retry = None;
+    loop {
+        let mut state = shared.wait_for_queue(retry);
+        let Some(queue) = &mut state.queue else { return };
+        let (serial, stop) = (queue.serial, queue.stop);
+        let must_rewrite = std::mem::take(&mut queue.rewrite);
+        let taken = Taken {
+            records: std::mem::take(&mut queue.records),
+            submitted: std::mem::take(&mut queue.submitted),
+            settled: std::mem::take(&mut queue.settled),
+        };
+        queue.lazy = 0;
+        let full = (must_rewrite || directory.wants_rewrite()).then(|| Full::of(&state)).flatten();
+        drop(state);
+        let mut wakes = Wakes::default();
+        let mut decided = true;
+        retry = match full {
+            Some(full) if must_rewrite => rewrite(shared, &mut directory, full, &mut wakes),
+            full => {
+                decided = append(shared, &mut directory, taken, &mut wakes);
+                // The old file is as good as a new one, only longer.
+                if let Some(full) = full
+                    && let Err(error) = directory.replace(full.records)
+                {
+                    tracing::warn!(%error, "the outbox file could not be made smaller");
+                    directory.rewritten_len = directory.len;
+                }
+                None
+            }
+        };
+        shared.wake(wakes);
+        if decided && retry.is_none() {
+            progress.send_replace(serial);
+        }
+        if stop {
+            return;
+        }
+    }
+}
+
+/// What is taken from the queue at once.
+struct Taken {
+    records: Vec<Record>,
+    submitted: Vec<(RoomKey, u64)>,
+    settled: Vec<(RoomKey, u64)>,
+}
+
+/// A whole new file, and up to where it holds each room's requests and settlements.
+struct Full {
+    records: Vec<Record>,
+    marks: Vec<(RoomKey, u64, u64)>,
+}
+
+impl Full {
+    fn of(state: &State) -> Option<Self> {
+        let requests = &state.requests;
+        let mark = |room| (room, requests.position(room).0 - 1, requests.settled(room));
+        let records = snapshot(state.session.as_deref()?, requests);
+        Some(Self { records, marks: requests.keys().map(mark).collect() })
+    }
+}
+
+/// Appends to the file. Whether it is certain now what became of the requests.
+fn append(shared: &Shared, directory: &mut Directory, taken: Taken, wakes: &mut Wakes) -> bool {
+    let written = if taken.records.is_empty() { Ok(()) } else { directory.append(taken.records) };
+    let mut state = shared.lock();
+    match written {
+        Ok(()) => {
+            let submitted = taken.submitted.into_iter().map(|(room, number)| (room, number, 0));
+            let settled = taken.settled.into_iter().map(|(room, number)| (room, 0, number));
+            state.stored(submitted.chain(settled), wakes);
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the outbox cannot be written");
+            state.not_stored(&error.to_string(), wakes)
+        }
+    }
+}
+
+/// Numbers or the session changed: nothing is sent before the new file is there. When to try again, if it failed.
+fn rewrite(shared: &Shared, directory: &mut Directory, full: Full, wakes: &mut Wakes) -> Option<Duration> {
+    let written = directory.replace(full.records);
+    let mut state = shared.lock();
+    match written {
+        Ok(()) => {
+            state.stored(full.marks, wakes);
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the outbox cannot be rewritten; nothing is sent until it can");
+            if let Some(queue) = &mut state.queue {
+                queue.rewrite = true;
+            }
+            Some(RETRY_DELAY_MAX)
+        }
+    }
+}
