@@ -1,0 +1,92 @@
+//! Nodes die under load.
+
+use crate::harness::Cluster;
+use crate::load::Load;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_dies() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster, "deploys", 3, 3).await;
+    load.progress(200).await;
+    let client = cluster.client("ops").await;
+    let shard = cluster.shard_of(&client, "deploys").await;
+    let leader = cluster.leader_of(shard).await;
+    cluster.kill(leader);
+    load.progress(200).await;
+    cluster.start_node(leader).await;
+    load.progress(200).await;
+    load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_dies() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster, "deploys", 3, 3).await;
+    load.progress(200).await;
+    let client = cluster.client("ops").await;
+    let shard = cluster.shard_of(&client, "deploys").await;
+    let follower = (cluster.leader_of(shard).await + 1) % 3;
+    cluster.kill(follower);
+    load.progress(200).await;
+    cluster.start_node(follower).await;
+    load.progress(200).await;
+    load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_die_at_once() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster, "deploys", 3, 3).await;
+    for _ in 0..2 {
+        load.progress(200).await;
+        (0..3).for_each(|index| cluster.kill(index));
+        for index in 0..3 {
+            cluster.start_node(index).await;
+        }
+    }
+    load.progress(200).await;
+    load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_dies_in_turn_while_nobody_waits() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster, "deploys", 3, 3).await;
+    for round in 0..6 {
+        load.progress(100).await;
+        cluster.kill(round % 3);
+        load.progress(20).await;
+        cluster.start_node(round % 3).await;
+        cluster.settled().await;
+    }
+    load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_never_acks() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster, "deploys", 2, 2).await;
+    load.progress(100).await;
+    // Opening a session needs a quorum; using one does not.
+    let reader = cluster.client_of(2).await;
+    cluster.kill(0);
+    cluster.kill(1);
+    // Whatever was decided before the second death may still be answered; after that, nothing is.
+    crate::harness::eventually("the survivor notices", async || {
+        cluster.status(2).await.is_some_and(|status| status.can_lose == -1)
+    })
+    .await;
+    let before = load.acked();
+    let history = reader.history(conclave_client::HistoryQuery::newest("deploys", 10)).await.unwrap();
+    assert!(!history.events.is_empty(), "history is read without a quorum");
+    let linearizable = conclave_client::HistoryQuery {
+        linearizable: true,
+        ..conclave_client::HistoryQuery::newest("deploys", 1)
+    };
+    assert!(reader.history(linearizable).await.is_err(), "a linearizable read needs a quorum");
+    assert_eq!(load.acked(), before, "one of three acked");
+    cluster.start_node(0).await;
+    cluster.start_node(1).await;
+    load.progress(100).await;
+    load.judge(&cluster).await;
+}

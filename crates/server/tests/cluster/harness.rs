@@ -1,0 +1,287 @@
+//! A cluster that tests can start, kill and stop node by node.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Once;
+use std::time::Duration;
+
+use conclave_client::api::GetServerStatusResponse;
+use conclave_client::{Builder, Client};
+use conclave_server::{Clock, Config, Listeners, Member, Node, RunError, StoreOptions};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+/// Long enough for a busy machine; nothing waits this long unless it is broken.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks at a condition.
+const POLL: Duration = Duration::from_millis(10);
+
+pub struct Cluster {
+    dir: TempDir,
+    members: Vec<Member>,
+    nodes: Vec<Option<Running>>,
+    clocks: Vec<Clock>,
+    shards: u32,
+    log_tail_bytes: u64,
+}
+
+struct Running {
+    runtime: Runtime,
+    node: Node,
+}
+
+impl Cluster {
+    /// A cluster of three nodes that has settled.
+    pub async fn start() -> Self {
+        let mut cluster = Self::prepare(3, 2);
+        for index in 0..3 {
+            cluster.start_node(index).await;
+        }
+        cluster.settled().await;
+        cluster
+    }
+
+    /// A cluster of which no node has started.
+    pub fn prepare(nodes: usize, shards: u32) -> Self {
+        log();
+        let members = (1..=nodes).map(|index| {
+            let [peer, client, http] = std::array::from_fn(|_| free_address().to_string());
+            Member { name: format!("node{index}"), peer, client, http }
+        });
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            members: members.collect(),
+            nodes: (0..nodes).map(|_| None).collect(),
+            clocks: (0..nodes).map(|_| Clock::default()).collect(),
+            shards,
+            log_tail_bytes: StoreOptions::default().log_tail_bytes,
+        }
+    }
+
+    /// Keeps only so much log behind snapshots.
+    pub fn with_log_tail(mut self, bytes: u64) -> Self {
+        self.log_tail_bytes = bytes;
+        self
+    }
+
+    pub fn config(&self, index: usize) -> Config {
+        let member = &self.members[index];
+        let listen = [&member.client, &member.peer, &member.http].map(|address| address.parse().unwrap());
+        let mut config = Config::new(member.name.clone(), self.node_dir(index), self.members.clone(), listen);
+        config.shards = self.shards;
+        config.log_tail_bytes = self.log_tail_bytes;
+        config
+    }
+
+    pub fn node_dir(&self, index: usize) -> PathBuf {
+        self.dir.path().join(&self.members[index].name)
+    }
+
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub fn clock(&self, index: usize) -> &Clock {
+        &self.clocks[index]
+    }
+
+    /// Starts a node that is not running.
+    pub async fn start_node(&mut self, index: usize) {
+        assert!(self.nodes[index].is_none(), "node {index} runs");
+        let began = Instant::now();
+        loop {
+            match self.try_start(index).await {
+                Ok(running) => {
+                    self.nodes[index] = Some(running);
+                    return;
+                }
+                // What a killed node held is given back when its last task is gone.
+                Err(error) => assert!(began.elapsed() < DEADLINE, "node {index} does not start: {error}"),
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn try_start(&self, index: usize) -> Result<Running, RunError> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let config = self.config(index);
+        let clock = self.clocks[index].clone();
+        let started = runtime.spawn(async move {
+            let listeners = Listeners::bind(&config).await?;
+            let options = StoreOptions { log_tail_bytes: config.log_tail_bytes, ..StoreOptions::default() };
+            Node::start(config, listeners, options, clock).await
+        });
+        match started.await.expect("starting does not panic") {
+            Ok(node) => Ok(Running { runtime, node }),
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a node that is expected to refuse.
+    pub async fn refuses_to_start(&self, index: usize) -> RunError {
+        match self.try_start(index).await {
+            Ok(running) => {
+                running.runtime.shutdown_background();
+                panic!("node {index} started");
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Waits until a running node gives up, and says why.
+    pub async fn gives_up(&mut self, index: usize) -> RunError {
+        let running = self.nodes[index].take().expect("the node runs");
+        let error = within("the node gives up", running.node.failed()).await;
+        running.runtime.shutdown_background();
+        error
+    }
+
+    /// Ends a node in the middle of whatever it does.
+    pub fn kill(&mut self, index: usize) {
+        let running = self.nodes[index].take().expect("the node runs");
+        running.runtime.shutdown_background();
+        drop(running.node);
+    }
+
+    /// Drains a node and stops it, as SIGTERM does.
+    pub async fn stop(&mut self, index: usize) {
+        let running = self.nodes[index].take().expect("the node runs");
+        let stopping = running.runtime.spawn(async move {
+            running.node.drain().await;
+            running.node.stop().await;
+        });
+        within("the node stops", stopping).await.expect("stopping does not panic");
+        running.runtime.shutdown_background();
+    }
+
+    pub fn is_running(&self, index: usize) -> bool {
+        self.nodes[index].is_some()
+    }
+
+    /// Addresses for clients, of all nodes.
+    pub fn addresses(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.client.clone()).collect()
+    }
+
+    pub fn builder(&self, user: &str) -> Builder {
+        Client::builder().servers(self.addresses()).user(user).patience(DEADLINE)
+    }
+
+    pub async fn client(&self, user: &str) -> Client {
+        self.builder(user).connect().await.expect("a session opens")
+    }
+
+    /// A node's view of the cluster.
+    pub async fn status(&self, index: usize) -> Option<GetServerStatusResponse> {
+        let observer = Client::builder().servers(self.addresses()).observe().await.ok()?;
+        observer.status_of(&self.members[index].client).await.ok()
+    }
+
+    /// Waits until every running node is ready and every shard has a leader.
+    pub async fn settled(&self) {
+        let running: Vec<usize> = (0..self.nodes.len()).filter(|index| self.is_running(*index)).collect();
+        for index in running {
+            eventually(&format!("node {index} is ready"), async || {
+                self.http(index, "/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            })
+            .await;
+        }
+        eventually("every shard has a leader", async || {
+            let index = (0..self.nodes.len()).find(|index| self.is_running(*index)).expect("a node runs");
+            let Some(status) = self.status(index).await else { return false };
+            status.can_lose >= 0 && !status.problems.iter().any(|problem| problem.contains("no leader"))
+        })
+        .await;
+    }
+
+    /// The node that leads a shard.
+    pub async fn leader_of(&self, shard: u32) -> usize {
+        let mut leader = None;
+        eventually("the shard has a leader that runs", async || {
+            for index in (0..self.nodes.len()).filter(|index| self.is_running(*index)) {
+                let Some(status) = self.status(index).await else { continue };
+                let own = status.nodes.iter().find(|node| node.name == self.members[index].name);
+                let leads =
+                    own.into_iter().flat_map(|node| &node.shards).any(|s| s.shard == shard && s.role == 1);
+                if leads {
+                    leader = Some(index);
+                    return true;
+                }
+            }
+            false
+        })
+        .await;
+        leader.expect("found above")
+    }
+
+    /// The shard of a room.
+    pub async fn shard_of(&self, client: &Client, room: &str) -> u32 {
+        let rooms = client.all_rooms().await.unwrap();
+        rooms.iter().find(|known| known.name == room).expect("the room exists").shard
+    }
+
+    /// One HTTP answer, head and body.
+    pub async fn http(&self, index: usize, path: &str) -> Option<String> {
+        let address: SocketAddr = self.members[index].http.parse().unwrap();
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer)).await.ok()?.ok()?;
+        Some(answer)
+    }
+
+    /// The sum of a metric over its labels.
+    pub async fn metric(&self, index: usize, name: &str) -> f64 {
+        let text = self.http(index, "/metrics").await.unwrap_or_default();
+        let lines = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
+        });
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for running in self.nodes.drain(..).flatten() {
+            running.runtime.shutdown_background();
+        }
+    }
+}
+
+/// Waits for a condition, and fails with its name when it does not come.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !condition().await {
+        assert!(began.elapsed() < DEADLINE, "not in time: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits for a future, and fails with its name when it does not come.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not in time: {what}"),
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// With `RUST_LOG` set, the nodes' logs go to the test's output.
+fn log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+    });
+}

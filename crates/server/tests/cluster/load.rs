@@ -1,0 +1,193 @@
+//! Clients that send and follow while things break, and record everything.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use conclave_check::{Event, History, Options, What};
+use conclave_client::api::event::Kind;
+use conclave_client::{Client, Content, Follow, HistoryQuery, Incoming, SendError, Start, Ticket};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Cluster, eventually, within};
+
+/// Sends that one writer has under way.
+const IN_FLIGHT: usize = 8;
+
+pub struct Load {
+    history: History,
+    room: String,
+    room_id: u64,
+    stop: CancellationToken,
+    writers: Vec<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
+    acked: Arc<AtomicU64>,
+    observed: Vec<Arc<AtomicU64>>,
+}
+
+impl Load {
+    /// Begins with so many writers and readers in a room of its own.
+    pub async fn start(cluster: &Cluster, room: &str, writers: usize, readers: usize) -> Self {
+        let history = History::in_memory();
+        let setup = cluster.client("setup").await;
+        let room_id = setup.create_room(room).await.unwrap().room_id;
+        let stop = CancellationToken::new();
+        let acked = Arc::new(AtomicU64::new(0));
+        let mut load = Self {
+            history,
+            room: room.to_owned(),
+            room_id,
+            stop,
+            writers: Vec::new(),
+            readers: Vec::new(),
+            acked,
+            observed: Vec::new(),
+        };
+        for index in 0..readers {
+            let client = cluster.client(&format!("reader{index}")).await;
+            load.add_reader(client, index);
+        }
+        for index in 0..writers {
+            let client = cluster.client(&format!("writer{index}")).await;
+            load.add_writer(client);
+        }
+        load
+    }
+
+    fn add_writer(&mut self, client: Client) {
+        let writer = Writer {
+            client,
+            history: self.history.clone(),
+            room: self.room.clone(),
+            room_id: self.room_id,
+            acked: Arc::clone(&self.acked),
+        };
+        self.writers.push(tokio::spawn(writer.run(self.stop.clone())));
+    }
+
+    fn add_reader(&mut self, client: Client, index: usize) {
+        let seen = Arc::new(AtomicU64::new(0));
+        self.observed.push(Arc::clone(&seen));
+        let (history, room, room_id) = (self.history.clone(), self.room.clone(), self.room_id);
+        let name = format!("reader{index}");
+        self.readers.push(tokio::spawn(async move {
+            let mut events = client.subscribe(vec![Follow::room(room).from(Start::After(0))]);
+            let (mut stream, mut last) = (0, 0);
+            while let Ok(incoming) = events.next().await {
+                match incoming {
+                    Incoming::Connected { node } => {
+                        stream += 1;
+                        history.resumed(&name, stream, room_id, last, &node);
+                    }
+                    Incoming::Event(event) => {
+                        last = event.seq;
+                        history.observed(&name, stream, room_id, &seen_event(&event));
+                        seen.store(last, Ordering::Relaxed);
+                    }
+                    _ => {}
+                }
+            }
+        }));
+    }
+
+    /// How many sends have been acked so far.
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more sends are acked.
+    pub async fn progress(&self, more: u64) {
+        let target = self.acked() + more;
+        eventually("sends are acked", async || self.acked() >= target).await;
+    }
+
+    /// Stops the writers, lets the readers finish, reads every replica, and asks the checker.
+    pub async fn judge(mut self, cluster: &Cluster) {
+        self.stop.cancel();
+        for writer in self.writers.drain(..) {
+            within("the writers finish", writer).await.unwrap();
+        }
+        let reader = cluster.client("final").await;
+        let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(&self.room, 1) };
+        let end = reader.history(query).await.unwrap().last_seq;
+        for seen in &self.observed {
+            eventually("the readers reach the end", async || seen.load(Ordering::Relaxed) >= end).await;
+        }
+        for reader in self.readers.drain(..) {
+            reader.abort();
+        }
+        for (index, member) in cluster.members().iter().enumerate() {
+            if !cluster.is_running(index) {
+                continue;
+            }
+            let direct = Client::builder().servers([&member.client]).user("final").connect().await.unwrap();
+            let mut events = Vec::new();
+            eventually("the replica reaches the end", async || {
+                let query = HistoryQuery::after(&self.room, events.len() as u64, 1_000);
+                let page = direct.history(query).await.unwrap();
+                events.extend(page.events);
+                events.len() as u64 >= end
+            })
+            .await;
+            self.history.final_read(&member.name, self.room_id, 0, events.iter().map(seen_event));
+        }
+        let options = Options { acked_min: 20, ..Options::default() };
+        let report = self.history.check(&options).unwrap();
+        assert!(report.passed(), "{report}");
+    }
+}
+
+struct Writer {
+    client: Client,
+    history: History,
+    room: String,
+    room_id: u64,
+    acked: Arc<AtomicU64>,
+}
+
+impl Writer {
+    async fn run(self, stop: CancellationToken) {
+        let session = self.client.session().id;
+        let mut under_way: VecDeque<Ticket> = VecDeque::new();
+        let mut no = 0;
+        while !stop.is_cancelled() {
+            no += 1;
+            let text = format!("{session}-{no}");
+            self.history.invoke(session, self.room_id, no, &text);
+            let ticket = self.client.submit(&self.room, Content::Text(text)).await.unwrap();
+            assert_eq!(ticket.request_no(), no, "request numbers are dense");
+            under_way.push_back(ticket);
+            if under_way.len() >= IN_FLIGHT {
+                let ticket = under_way.pop_front().expect("not empty");
+                self.settle(session, ticket).await;
+            }
+        }
+        for ticket in under_way {
+            self.settle(session, ticket).await;
+        }
+    }
+
+    async fn settle(&self, session: u64, ticket: Ticket) {
+        let no = ticket.request_no();
+        match within("a send is decided", ticket.wait()).await {
+            Ok(ack) => {
+                self.history.ok(session, self.room_id, no, ack.seq);
+                self.acked.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(SendError::Refused { code, message, .. }) => panic!("refused: {code}: {message}"),
+            Err(error) => panic!("a send failed for good: {error}"),
+        }
+    }
+}
+
+fn seen_event(event: &conclave_client::api::Event) -> Event<'_> {
+    let (what, body) = match event.kind.as_ref().expect("events have a kind") {
+        Kind::Created(_) => (What::Created, ""),
+        Kind::Message(message) => (What::Message, message.text.as_str()),
+        Kind::TopicChanged(changed) => (What::Topic, changed.topic.as_str()),
+        Kind::Joined(_) => (What::Joined, ""),
+        Kind::Left(_) => (What::Left, ""),
+    };
+    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }
+}
