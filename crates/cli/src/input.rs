@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use conclave_core::limits::{CLI_LINES_AHEAD_MAX, TEXT_BYTES_MAX};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// A line, or why it is none.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +56,23 @@ fn next_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
         return Ok(Some(Line::TooLong));
     }
     Ok(Some(String::from_utf8(line).map_or(Line::NotText, Line::Text)))
+}
+
+/// Says when stdin has come to its end. A thread of its own, because a read of a pipe cannot be
+/// cancelled and a runtime would wait for it at its end.
+///
+/// # Errors
+/// If no thread can be started.
+pub(crate) fn stdin_closed() -> io::Result<oneshot::Receiver<()>> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        let mut stdin = io::stdin().lock();
+        let mut ignored = [0; 64];
+        // An error is an end too.
+        while stdin.read(&mut ignored).is_ok_and(|read| read > 0) {}
+        drop(sender);
+    })?;
+    Ok(receiver)
 }
 
 #[cfg(test)]

@@ -173,6 +173,9 @@ pub(crate) struct UpArgs {
     /// Leave dead servers dead
     #[arg(long)]
     pub(crate) no_restart: bool,
+    /// Stop when stdin closes, so that the cluster never outlives the script that started it
+    #[arg(long)]
+    pub(crate) exit_with_stdin: bool,
     /// What the servers log into their files
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info,openraft=warn")]
     pub(crate) log: String,

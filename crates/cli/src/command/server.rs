@@ -1,6 +1,6 @@
 //! `conclave server`: one node.
 
-use std::io::{self, Read as _};
+use std::io;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::server::{LogFormat, ServerArgs};
 use crate::exit::{Exit, Failed};
+use crate::input::stdin_closed;
 use crate::output;
 
 /// What a shell expects of a process that a second signal ended.
@@ -25,7 +26,7 @@ pub(super) async fn run(args: ServerArgs) -> anyhow::Result<Exit> {
     })?;
     start_logging(&args)?;
     let mut signals = Signals::listen()?;
-    let stdin = if args.exit_with_stdin { Some(stdin_closed()?) } else { None };
+    let stdin = if args.exit_with_stdin { Some(stdin_closed().context("start a thread")?) } else { None };
     let (stop, stopped) = oneshot::channel();
     let server = conclave_server::run(config, async {
         // A sender that is gone means the same: stop.
@@ -99,23 +100,6 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
-}
-
-/// Says when stdin has come to its end. A thread of its own, because a read of a pipe cannot be
-/// cancelled and a runtime would wait for it at its end.
-fn stdin_closed() -> anyhow::Result<oneshot::Receiver<()>> {
-    let (sender, receiver) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("stdin".to_owned())
-        .spawn(move || {
-            let mut stdin = io::stdin().lock();
-            let mut ignored = [0; 64];
-            // An error is an end too.
-            while stdin.read(&mut ignored).is_ok_and(|read| read > 0) {}
-            drop(sender);
-        })
-        .context("start a thread")?;
-    Ok(receiver)
 }
 
 async fn closed(stdin: Option<oneshot::Receiver<()>>) {

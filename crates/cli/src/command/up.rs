@@ -18,7 +18,7 @@ use conclave_client::Client;
 use conclave_core::limits::{NODES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE};
 use conclave_proto::chat::GetServerStatusResponse;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use self::plan::{Node, Plan};
 use crate::args::Global;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
+use crate::input::stdin_closed;
 use crate::output;
 use crate::settings::{Environment, Settings, resolve};
 use crate::view::status::leaderless;
@@ -47,7 +48,7 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     plan.free_ports(|address| TcpListener::bind(address).map(drop))?;
     plan.save()?;
     let stop = Stop::default();
-    listen_for_signals(stop.clone())?;
+    listen_for_signals(stop.clone(), args.exit_with_stdin)?;
     let mut cluster = Cluster::start(&plan, &args, stop)?;
     let result = cluster.serve(&args, &settings).await;
     cluster.stop.please.cancel();
@@ -114,7 +115,8 @@ fn lock(dir: &Path) -> Result<File, Failed> {
 }
 
 /// The first signal asks the servers to stop, the second one kills them.
-fn listen_for_signals(stop: Stop) -> anyhow::Result<()> {
+fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<()> {
+    let mut stdin = if with_stdin { Some(stdin_closed().context("start a thread")?) } else { None };
     let listen = |kind| signal(kind).context("listen for signals");
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
@@ -126,6 +128,7 @@ fn listen_for_signals(stop: Stop) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
                 _ = hangup.recv() => {}
+                () = closed(&mut stdin) => {}
             }
             if stop.please.is_cancelled() {
                 stop.now.cancel();
@@ -134,6 +137,15 @@ fn listen_for_signals(stop: Stop) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+/// Waits for the end of stdin, once.
+async fn closed(stdin: &mut Option<oneshot::Receiver<()>>) {
+    match stdin {
+        Some(receiver) => drop(receiver.await),
+        None => std::future::pending().await,
+    }
+    *stdin = None;
 }
 
 struct Cluster<'a> {

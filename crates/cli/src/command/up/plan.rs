@@ -218,6 +218,7 @@ mod tests {
             base_port,
             shards,
             no_restart: false,
+            exit_with_stdin: false,
             log: "info".into(),
         }
     }

@@ -1,0 +1,204 @@
+//! Sending, reading, looking.
+
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{DEADLINE, Up, finish, lines_of, signal};
+
+/// The seq of `#general:1042`.
+pub(crate) fn seq(line: &str) -> u64 {
+    line.strip_prefix("#general:").and_then(|seq| seq.parse().ok()).unwrap_or_else(|| panic!("{line:?}"))
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+#[test]
+fn messages_rooms_and_status() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "4"]);
+    sending_and_reading(&up);
+    rooms_and_members(&up);
+    looking(&up);
+    mistakes(&up);
+    chatting(&up);
+    up.stop();
+}
+
+fn sending_and_reading(up: &Up) {
+    let first = up.run(&["send", "general", "hello", "wide", "wörld", "日本"]).expect(0);
+    let first = seq(first.lines()[0]);
+    let input: String = (0..300).map(|i| format!("line {i}\n\n")).collect();
+    let sent = up.feed(&["send", "#general", "-"], input.as_bytes()).expect(0);
+    let seqs: Vec<u64> = sent.lines().into_iter().map(seq).collect();
+    assert_eq!(seqs, (first + 1..=first + 300).collect::<Vec<_>>());
+
+    let history =
+        up.run(&["history", "general", "--json", "--limit", "301", "--linearizable"]).expect(0).json();
+    assert_eq!(history.len(), 301);
+    assert_eq!(history[0]["body"], "hello wide wörld 日本");
+    assert_eq!(
+        (&history[0]["from"], &history[0]["kind"], &history[0]["room"]),
+        (&Value::from("ana"), &Value::from("message"), &Value::from("general"))
+    );
+    let expected = ["body", "from", "kind", "request_no", "room", "seq", "session_id", "time_ms", "ts"];
+    let mut found = keys(&history[0]);
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    for (i, event) in history[1..].iter().enumerate() {
+        assert_eq!(event["body"], format!("line {i}"));
+    }
+
+    let after = (first + 9).to_string();
+    let page = up.run(&["history", "general", "--after", &after, "-n", "2"]).expect(0);
+    assert_eq!(page.lines().len(), 2, "{page:#?}");
+    assert!(page.lines()[0].starts_with(&format!("#general:{}  ", first + 10)), "{page:#?}");
+    assert!(page.lines()[0].ends_with("ana: line 9"), "{page:#?}");
+    let page = up.run(&["history", "general", "--before", "2", "-n", "10", "--json"]).expect(0).json();
+    assert_eq!(
+        (page.len(), &page[0]["seq"], &page[0]["kind"]),
+        (1, &Value::from(1), &Value::from("created"))
+    );
+
+    let since = (first - 1).to_string();
+    let tail = up.run(&["tail", "general", "--since", &since, "--no-follow", "--json", "--linearizable"]);
+    assert_eq!(tail.expect(0).json(), history);
+    let last = up.run(&["tail", "general", "-n", "3", "--no-follow", "--json"]).expect(0).json();
+    assert_eq!(last, history[298..]);
+
+    let ack = up.run(&["send", "general", "--json", "one", "more"]).expect(0).json();
+    assert_eq!((&ack[0]["room"], &ack[0]["duplicate"]), (&Value::from("general"), &Value::from(false)));
+    assert_eq!(ack[0]["seq"], first + 301);
+}
+
+fn rooms_and_members(up: &Up) {
+    assert_eq!(up.run(&["rooms", "create", "ops"]).expect(0).out, "#ops\n");
+    assert_eq!(up.run(&["create", "ops"]).expect(0).out, "#ops (was there already)\n");
+    up.run(&["send", "--create", "ci", "done"]).expect(0);
+    up.run(&["join", "ops"]).expect(0);
+    assert_eq!(up.run(&["join", "ops"]).expect(0).out, "#ops (nothing to change)\n");
+    up.run(&["topic", "ops", "on", "call:", "ana"]).expect(0);
+
+    let rooms = up.run(&["rooms", "--json"]).expect(0).json();
+    let names: Vec<&Value> = rooms.iter().map(|room| &room["room"]).collect();
+    assert_eq!(names, ["ci", "general", "ops"]);
+    let mut found = keys(&rooms[0]);
+    found.sort_unstable();
+    assert_eq!(found, ["id", "joined", "last_seq", "members", "room", "shard", "topic"]);
+    assert_eq!((&rooms[2]["topic"], &rooms[2]["joined"]), (&Value::from("on call: ana"), &Value::from(true)));
+
+    up.run(&["leave", "ops"]).expect(0);
+    let events = up.run(&["history", "ops", "--json"]).expect(0).json();
+    let kinds: Vec<&Value> = events.iter().map(|event| &event["kind"]).collect();
+    assert_eq!(kinds, ["created", "joined", "topic", "left"]);
+    assert!(up.run(&["rooms"]).expect(0).out.contains("on call: ana"));
+}
+
+fn looking(up: &Up) {
+    up.until_healthy();
+    let status = up.run(&["status", "--json"]).expect(0).json().remove(0);
+    assert_eq!(
+        (&status["healthy"], &status["can_lose"], &status["shards"]),
+        (&Value::from(true), &Value::from(1), &Value::from(4))
+    );
+    assert_eq!(status["cluster_id"], up.ready["cluster_id"]);
+    let nodes = status["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 3);
+    for key in
+        ["name", "node_id", "address", "version", "reachable", "applied", "lag", "sync_p99_us", "clients"]
+    {
+        assert!(keys(&nodes[0]).contains(&key), "{key} is missing in {:#?}", nodes[0]);
+    }
+    assert_eq!(nodes[0]["shards"].as_array().unwrap().len(), 5);
+    let page = up.run(&["status"]).expect(0).out;
+    for part in ["HEALTHY", "3/3 nodes", "can lose 1", "0 (meta)", "node3"] {
+        assert!(page.contains(part), "{part:?} is missing in\n{page}");
+    }
+    assert_eq!(up.run(&["ping"]).expect(0).lines().len(), 3);
+}
+
+fn mistakes(up: &Up) {
+    let long = "x".repeat(16 * 1024 + 1);
+    for (code, args) in [
+        (1, vec!["send", "general", ""]),
+        (1, vec!["send", "general", &long]),
+        (2, vec!["send", "General", "x"]),
+        (2, vec!["send", "general"]),
+        (2, vec!["sned", "general", "x"]),
+        (4, vec!["send", "nowhere", "x"]),
+        (4, vec!["history", "nowhere"]),
+        (4, vec!["tail", "nowhere", "--no-follow"]),
+        (4, vec!["join", "nowhere"]),
+        (6, vec!["-s", "127.0.0.1:1", "rooms"]),
+        (6, vec!["-s", "127.0.0.1:1", "status", "--timeout", "1s"]),
+    ] {
+        let ran = up.run(&args);
+        assert_eq!(ran.code, Some(code), "{args:?}: {ran:#?}");
+        assert_eq!(ran.out, "", "{args:?}");
+        assert!(!ran.err.is_empty(), "{args:?}");
+    }
+    let unknown = up.run(&["send", "nowhere", "x"]);
+    assert!(
+        unknown.err.contains("next: ") && unknown.err.contains("conclave create nowhere"),
+        "{unknown:#?}"
+    );
+
+    // Bad lines are named, and hurt nobody else.
+    let input = [b"good\n".as_slice(), b"\xff\xfe\n", long.as_bytes(), b"\nalso good\n"].concat();
+    let ran = up.feed(&["send", "general", "-"], &input).expect(1);
+    assert_eq!(ran.lines().len(), 2, "{ran:#?}");
+    assert!(ran.err.contains("line 2: not UTF-8") && ran.err.contains("line 3: longer"), "{ran:#?}");
+}
+
+fn chatting(up: &Up) {
+    let input = "hello from a pipe\n/jion ops\n//slash\n/rooms\n/status\n";
+    let ran = up.feed(&["chat", "general"], input.as_bytes()).expect(0);
+    for part in ["ana: hello from a pipe ✓", "did you mean /join?", "ana: /slash ✓", "#ops", "can lose 1"]
+    {
+        assert!(ran.out.contains(part), "{part:?} is missing in {ran:#?}");
+    }
+    assert!(!ran.out.contains("ana: /jion"), "{ran:#?}");
+    assert!(up.feed(&["chat", "nowhere"], b"x\n").expect(4).err.contains("no room #nowhere"));
+}
+
+#[test]
+fn a_reader_with_a_resume_file_misses_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1"]);
+    let file = scratch.path().join("pos");
+    let file = file.to_str().unwrap();
+    let mut seen = Vec::new();
+    for round in 0..3 {
+        let input: String = (0..20).map(|i| format!("{round}-{i}\n")).collect();
+        up.feed(&["send", "general", "-"], input.as_bytes()).expect(0);
+        let mut command = up.command(&["tail", "general", "--json", "--resume-file", file]);
+        let mut tail = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(tail.stdout.take().unwrap());
+        // Killed in the middle of the round's messages, at any point of print and sync.
+        loop {
+            let line = lines.recv_timeout(DEADLINE).expect("the next event");
+            let event: Value = serde_json::from_str(&line).unwrap();
+            let stop = event["body"] == format!("{round}-{}", 5 + 7 * round);
+            seen.push(event["seq"].as_u64().unwrap());
+            if stop {
+                break;
+            }
+        }
+        signal(tail.id(), Signal::KILL);
+        finish(tail);
+        // What was still in the pipe was printed too.
+        seen.extend(
+            lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok()?["seq"].as_u64()),
+        );
+    }
+    for pair in seen.windows(2) {
+        assert!(pair[1] <= pair[0] + 1, "a line was skipped after {}: {seen:?}", pair[0]);
+    }
+    assert_eq!(seen[0], 1);
+    let wrong = up.run(&["tail", "general", "--no-follow", "--resume-file", "/nowhere/pos"]).expect(1);
+    assert!(wrong.err.contains("/nowhere/pos"), "{wrong:#?}");
+    up.stop();
+}

@@ -1,0 +1,261 @@
+//! Runs the built executable, with deadlines. Nothing outlives a test: clusters stop when the pipe to them closes.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+
+/// Generous, because tests share the machine; reached only where something is wrong.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+const PORTS_FROM: u16 = 21_000;
+const PORTS_TO: u16 = 31_000;
+
+/// Clusters one at a time: a machine with two cores runs three servers well and nine badly.
+static ONE_CLUSTER: Mutex<()> = Mutex::new(());
+
+/// Waits until the condition holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    pub(crate) fn lines(&self) -> Vec<&str> {
+        self.out.lines().collect()
+    }
+
+    pub(crate) fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    pub(crate) fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+}
+
+/// A command with an environment that says nothing.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("CONCLAVE_") {
+            command.env_remove(key);
+        }
+    }
+    command.env_remove("RUST_LOG").env("LC_ALL", "C.UTF-8").env("TERM", "dumb");
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ran {
+    if !input.is_empty() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command.spawn().expect("the executable runs");
+    let stdin = child.stdin.take();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));
+    let ran = finish(child);
+    // A command may end before it has read everything.
+    let _ = writer.join();
+    ran
+}
+
+/// Waits for a command's end.
+pub(crate) fn finish(mut child: Child) -> Ran {
+    let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let out = read(child.stdout.take().map(|pipe| Box::new(pipe) as _));
+    let err = read(child.stderr.take().map(|pipe| Box::new(pipe) as _));
+    let deadline = Instant::now() + DEADLINE;
+    let mut status = child.try_wait().expect("it is our child");
+    while status.is_none() && Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(2));
+        status = child.try_wait().expect("it is our child");
+    }
+    if status.is_none() {
+        child.kill().expect("it is our child");
+        child.wait().expect("it is our child");
+    }
+    let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+    let ran = Ran { code: status.and_then(|status| status.code()), out, err };
+    assert!(status.is_some(), "not finished within {DEADLINE:?}: {ran:#?}");
+    ran
+}
+
+/// Lines of a running command, as they come.
+pub(crate) fn lines_of(pipe: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines() {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).expect("the process is there");
+}
+
+pub(crate) fn runs(pid: u32) -> bool {
+    let id = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    // A process that nobody has waited for yet is dead all the same.
+    let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')));
+    test_kill_process(id).is_ok() && !zombie
+}
+
+/// A port from which on there are enough free ones for three servers.
+pub(crate) fn free_base_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Other test processes begin elsewhere.
+    let start = u16::try_from(std::process::id() % 97).unwrap_or(0) * 100;
+    loop {
+        let offset = start.wrapping_add(NEXT.fetch_add(30, Ordering::Relaxed)) % (PORTS_TO - PORTS_FROM);
+        let base = PORTS_FROM + offset;
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (base..base + 23).all(free) {
+            return base;
+        }
+    }
+}
+
+/// A running `conclave up`.
+pub(crate) struct Up {
+    pub(crate) child: Child,
+    pub(crate) ready: Value,
+    pub(crate) notes: Receiver<String>,
+    pub(crate) state: PathBuf,
+    _stdin: ChildStdin,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl Up {
+    /// Starts a cluster that keeps nothing. `scratch` is for sessions and other files of the test.
+    pub(crate) fn ephemeral(scratch: &Path, more: &[&str]) -> Self {
+        let port = free_base_port().to_string();
+        Self::start(scratch, &[&["--ephemeral", "--base-port", &port], more].concat())
+    }
+
+    pub(crate) fn start(scratch: &Path, args: &[&str]) -> Self {
+        let one = ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut command = command(&[&["up", "--json", "--exit-with-stdin"], args].concat());
+        command.env("TMPDIR", scratch).stdin(Stdio::piped());
+        let mut child = command.spawn().expect("the executable runs");
+        let stdin = child.stdin.take().expect("it is piped");
+        let out = lines_of(child.stdout.take().expect("it is piped"));
+        let notes = lines_of(child.stderr.take().expect("it is piped"));
+        let Ok(line) = out.recv_timeout(DEADLINE) else {
+            child.kill().expect("it is our child");
+            let said: Vec<String> = notes.iter().collect();
+            panic!("the cluster is not ready: {said:#?}");
+        };
+        let ready = serde_json::from_str(&line).expect(&line);
+        Self { child, ready, notes, state: scratch.join("state"), _stdin: stdin, _one: one }
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let pid = |node: &Value| u32::try_from(node["pid"].as_u64().expect("a pid")).expect("a pid");
+        self.ready["nodes"].as_array().expect("nodes").iter().map(pid).collect()
+    }
+
+    pub(crate) fn servers(&self) -> String {
+        let nodes = self.ready["nodes"].as_array().expect("nodes");
+        nodes.iter().map(|node| node["client"].as_str().expect("an address")).collect::<Vec<_>>().join(",")
+    }
+
+    /// A client command for this cluster.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(args);
+        command
+            .env("CONCLAVE_SERVERS", self.servers())
+            .env("CONCLAVE_STATE_DIR", &self.state)
+            .env("CONCLAVE_USER", "ana");
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
+        run(&mut self.command(args), b"")
+    }
+
+    pub(crate) fn feed(&self, args: &[&str], input: &[u8]) -> Ran {
+        run(&mut self.command(args), input)
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        let ran = self.run(&["status", "--json"]);
+        serde_json::from_str(&ran.out).unwrap_or(Value::Null)
+    }
+
+    /// Which process leads the shard of `general`.
+    pub(crate) fn leader_of_general(&self) -> u32 {
+        let rooms = self.run(&["rooms", "--json"]).expect(0).json();
+        let general = rooms.iter().find(|room| room["room"] == "general").expect("it always exists");
+        let status = self.status();
+        let leads = |node: &&Value| {
+            let shards = node["shards"].as_array().expect("shards");
+            shards.iter().any(|shard| shard["shard"] == general["shard"] && shard["role"] == "leader")
+        };
+        let node = status["nodes"].as_array().expect("nodes").iter().find(leads).expect("a leader");
+        let name = node["name"].as_str().expect("a name").to_owned();
+        let index =
+            self.ready["nodes"].as_array().expect("nodes").iter().position(|n| n["name"] == name.as_str());
+        self.pids()[index.expect("the node was started")]
+    }
+
+    pub(crate) fn until_healthy(&self) {
+        until("the cluster is healthy", || self.run(&["status", "--json"]).code == Some(0));
+    }
+
+    /// Stops it as Ctrl-C does, and looks that nothing is left.
+    pub(crate) fn stop(mut self) {
+        signal(self.child.id(), Signal::TERM);
+        let mut code = None;
+        until("it stops", || {
+            code = self.child.try_wait().expect("it is our child");
+            code.is_some()
+        });
+        assert!(code.is_some_and(|code| code.success()), "{code:?}");
+        for pid in self.pids() {
+            assert!(!runs(pid), "server {pid} outlived the cluster");
+        }
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // The servers stop by themselves, which is tested elsewhere.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

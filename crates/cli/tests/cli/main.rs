@@ -1,0 +1,9 @@
+//! The executable as people and programs use it: real processes, real sockets, real signals.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod everyday;
+mod failure;
+mod harness;
+mod refusal;
+mod up;

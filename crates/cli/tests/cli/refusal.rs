@@ -1,0 +1,106 @@
+//! What a server or a cluster refuses to start with: one clear sentence, and a code that is not 0.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::harness::{Ran, command, finish, free_base_port, lines_of, run, signal, until};
+
+/// The last line that is not advice.
+fn sentence(ran: &Ran) -> &str {
+    let mut lines = ran.err.lines().rev().filter(|line| !line.starts_with("  next: "));
+    lines.next().unwrap_or_default()
+}
+
+fn server(dir: &str, base: u16) -> Command {
+    let at = |offset: u16| format!("127.0.0.1:{}", base + offset);
+    command(&[
+        "server",
+        "--dir",
+        dir,
+        "--shards",
+        "1",
+        "--listen",
+        &at(0),
+        "--peer-listen",
+        &at(1),
+        "--http-listen",
+        &at(2),
+    ])
+}
+
+#[test]
+fn a_port_in_use() {
+    let scratch = tempfile::tempdir().unwrap();
+    let base = free_base_port();
+    let busy = TcpListener::bind(("127.0.0.1", base)).unwrap();
+    let dir = scratch.path().join("data");
+    let ran = run(&mut server(dir.to_str().unwrap(), base), b"").expect(1);
+    assert!(sentence(&ran).contains("in use"), "{ran:#?}");
+    assert!(sentence(&ran).contains(&base.to_string()), "{ran:#?}");
+    drop(busy);
+}
+
+#[test]
+fn a_directory_that_cannot_be_used() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("file");
+    fs::write(&file, "not a directory").unwrap();
+    let inside = file.join("data");
+    let ran = run(&mut server(inside.to_str().unwrap(), free_base_port()), b"").expect(1);
+    assert!(sentence(&ran).contains(inside.to_str().unwrap()), "{ran:#?}");
+    for args in [["up", "--dir", inside.to_str().unwrap()], ["up", "--dir", "/proc/no-such-place"]] {
+        let ran = run(&mut command(&args), b"").expect(1);
+        assert!(ran.err.contains("cannot be used") && ran.err.contains("next: "), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_locked() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("data");
+    let dir = dir.to_str().unwrap();
+    let base = free_base_port();
+    let mut first = server(dir, base).stdin(Stdio::piped()).arg("--exit-with-stdin").spawn().unwrap();
+    let address = format!("127.0.0.1:{base}");
+    until("the server answers", || run(&mut command(&["-s", &address, "ping"]), b"").code == Some(0));
+    let second = run(&mut server(dir, base + 10), b"").expect(1);
+    assert!(sentence(&second).contains(dir), "{second:#?}");
+    assert!(sentence(&second).contains("lock") || sentence(&second).contains("in use"), "{second:#?}");
+    // A server that was told to stops with its stdin.
+    drop(first.stdin.take());
+    finish(first).expect(0);
+}
+
+#[test]
+fn a_foreign_directory() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("data");
+    let dir = dir.to_str().unwrap();
+    let base = free_base_port();
+    let mut first = server(dir, base).spawn().unwrap();
+    let log = lines_of(first.stderr.take().unwrap());
+    let address = format!("127.0.0.1:{base}");
+    until("the server answers", || run(&mut command(&["-s", &address, "ping"]), b"").code == Some(0));
+    signal(first.id(), Signal::TERM);
+    finish(first).expect(0);
+    drop(log);
+    let foreign = run(server(dir, base).args(["--cluster", "other"]), b"").expect(1);
+    assert!(sentence(&foreign).contains("other"), "{foreign:#?}");
+}
+
+#[test]
+fn a_wrong_configuration_is_a_usage_error() {
+    for args in [
+        vec!["server", "--name", "a", "--initial-cluster", "b=h1;c=h2"],
+        vec!["server", "--listen", "nowhere"],
+        vec!["server", "--shards", "0"],
+        vec!["server", "--log", "info,[[["],
+        vec!["up", "--base-port", "65530", "--ephemeral"],
+    ] {
+        let ran = run(&mut command(&args), b"").expect(2);
+        assert!(!ran.err.is_empty(), "{args:?}");
+    }
+}

@@ -1,0 +1,67 @@
+//! A whole cluster by one command: continued, protected, and never left behind.
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{Up, command, free_base_port, run, runs, signal, until};
+
+#[test]
+fn the_same_directory_continues_the_same_cluster() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("cluster");
+    let dir = dir.to_str().unwrap();
+    let port = free_base_port().to_string();
+    let up = Up::start(scratch.path(), &["--dir", dir, "--base-port", &port, "--shards", "2"]);
+    up.feed(&["send", "general", "-"], b"one\ntwo\nthree\n").expect(0);
+    let before = up.run(&["history", "general", "--json"]).expect(0).out;
+    let (cluster, state) = (up.ready["cluster_id"].clone(), up.state.clone());
+    assert_ne!(cluster, Value::Null);
+
+    let second = run(&mut command(&["up", "--dir", dir]), b"").expect(1);
+    let pid = up.child.id().to_string();
+    assert!(second.err.contains("running already") && second.err.contains(&pid), "{second:#?}");
+    let elsewhere = scratch.path().join("elsewhere");
+    let args = ["up", "--dir", elsewhere.to_str().unwrap(), "--base-port", &port];
+    let taken = run(&mut command(&args), b"").expect(1);
+    assert!(taken.err.contains(&format!("port {port} (for node1) is in use")), "{taken:#?}");
+    up.stop();
+
+    for (flag, value, says) in
+        [("--nodes", "5", "began with 3 servers"), ("--shards", "8", "began with 2 shards")]
+    {
+        let refused = run(&mut command(&["up", "--dir", dir, flag, value]), b"").expect(1);
+        assert!(refused.err.contains(says), "{refused:#?}");
+    }
+    let up = Up::start(scratch.path(), &["--dir", dir]);
+    assert_eq!((&up.ready["cluster_id"], &up.state), (&cluster, &state));
+    assert_eq!(up.ready["shards"], 2);
+    let after = up.run(&["history", "general", "--json", "--linearizable"]).expect(0).out;
+    assert_eq!(after, before);
+    up.run(&["send", "general", "four"]).expect(0);
+    up.stop();
+}
+
+#[test]
+fn servers_die_with_the_command_that_started_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut up = Up::ephemeral(scratch.path(), &["--shards", "1"]);
+    let pids = up.pids();
+    assert!(pids.iter().all(|pid| runs(*pid)));
+    signal(up.child.id(), Signal::KILL);
+    up.child.wait().unwrap();
+    until("the servers stop", || pids.iter().all(|pid| !runs(*pid)));
+}
+
+#[test]
+fn a_dead_server_stays_dead_where_that_was_asked_for() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
+    signal(up.pids()[2], Signal::KILL);
+    let note = up.notes.iter().find(|note| note.contains("node3")).unwrap();
+    assert_eq!(note, "node3 was killed (signal 9)");
+    until("the status says so", || {
+        let page = up.run(&["status"]);
+        page.code == Some(1) && page.out.contains("unreachable") && page.out.contains("can lose 0")
+    });
+    up.run(&["send", "general", "still", "here"]).expect(0);
+}
