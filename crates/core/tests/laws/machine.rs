@@ -38,6 +38,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Post(String::new())),
         1 => Just(Action::Post("x".repeat(TEXT_BYTES_MAX + 1))),
         1 => prop_oneof![Just("plain"), Just("two\nlines")].prop_map(|topic| Action::SetTopic(topic.to_owned())),
+        1 => any::<u64>().prop_map(|digest| Action::Void { refusal: Refusal::TextTooLong, digest }),
         2 => Just(Action::Join),
         2 => Just(Action::Leave),
     ]

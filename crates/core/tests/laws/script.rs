@@ -3,7 +3,7 @@
 use conclave_core::command::NodeRecord;
 use conclave_core::ring::Layout;
 use conclave_core::{
-    Action, Command, DirectoryId, NodeId, Origin, RequestNo, RoomId, SessionId, ShardId, UserId,
+    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, SessionId, ShardId, UserId,
 };
 
 /// People of the transcripts; a user's id is the place in this list, from 1.
@@ -80,6 +80,11 @@ fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
         "topic" => Action::SetTopic(words.text()),
         "join" => Action::Join,
         "leave" => Action::Leave,
+        // What a gateway makes of a text that is too long.
+        "void" => {
+            let digest = conclave_core::session::digest(&Action::Post(words.text()));
+            Action::Void { refusal: Refusal::TextTooLong, digest }
+        }
         other => panic!("{}: {other} is no action", words.line),
     };
     (first.parse::<u64>().unwrap()..=last.parse().unwrap())
