@@ -124,8 +124,8 @@ pub(crate) struct RoomArg {
 }
 
 const SEND_HELP: &str = "\
-Prints `#room:seq` for each message once it is on disk at a majority of its replicas. A message that could not be
-committed within --timeout stays in the outbox on this machine (exit code 5) and is sent, once, by the next command of
+Prints `#room:seq` for each message once it is on disk at a majority of its replicas. A message that could not be \
+committed within --timeout stays in the outbox on this machine (exit code 5) and is sent, once, by the next command of \
 the same user.
 
 Examples:
@@ -154,8 +154,8 @@ pub(crate) struct SendArgs {
 const TAIL_HELP: &str = "\
 Follows until interrupted. When a server dies, it goes on at another one at exactly the next event.
 
-With --resume-file the position is written to disk after each printed line: kill the command at any moment, start it
-again, and every line arrives at least once. A line that was printed right before the kill may arrive again; its seq
+With --resume-file the position is written to disk after each printed line: kill the command at any moment, start it \
+again, and every line arrives at least once. A line that was printed right before the kill may arrive again; its seq \
 tells. The first run begins at the room's beginning, or with -n events.
 
 Examples:
@@ -191,7 +191,7 @@ pub(crate) struct TailArgs {
 }
 
 const HISTORY_HELP: &str = "\
-Prints the newest events, oldest first. Reads what the server at hand has applied, also without a quorum, unless
+Prints the newest events, oldest first. Reads what the server at hand has applied, also without a quorum, unless \
 --linearizable asks for everything that was acknowledged before the call.
 
 Examples:
@@ -257,8 +257,8 @@ pub(crate) struct TopicArgs {
 }
 
 const CHAT_HELP: &str = "\
-Type and press Enter. Your message shows with a tick once a majority has it on disk, and with a clock while it waits;
-it is kept on this machine until then. Commands begin with a slash: /help lists them. A line that begins with two
+Type and press Enter. Your message shows with a tick once a majority has it on disk, and with a clock while it waits; \
+it is kept on this machine until then. Commands begin with a slash: /help lists them. A line that begins with two \
 slashes is sent with one. Works in a dumb terminal and with piped input too.";
 
 /// `conclave chat`

@@ -60,6 +60,14 @@ fn of_refusal(room: Option<&str>, code: &str, message: &str) -> Failed {
     }
 }
 
+/// What the last attempt said, without how long it was tried.
+pub(crate) fn last_attempt(error: &CallError) -> String {
+    match error {
+        CallError::NoServer { last, .. } => last.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// No server answered.
 pub(crate) fn no_server(servers: &[String], last: &str) -> Failed {
     let why = if last.is_empty() { String::new() } else { format!(" ({last})") };

@@ -14,7 +14,7 @@ use conclave_client::{Client, ConnectError, Outbox, OutboxError};
 use conclave_core::limits::{CLI_SLOTS_MAX, CLI_WHICH_CLUSTER};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use crate::errors::{no_server, of_connect};
+use crate::errors::{last_attempt, no_server, of_connect};
 use crate::exit::{Exit, Failed};
 use crate::settings::Settings;
 
@@ -22,13 +22,14 @@ use crate::settings::Settings;
 const LAST_CLUSTER: &str = "last-cluster";
 
 /// A client without a session, which works without a majority.
-pub(crate) fn observer(settings: &Settings, patience: Duration) -> Result<Client, Failed> {
+pub(crate) async fn observer(settings: &Settings, patience: Duration) -> Result<Client, Failed> {
     Client::builder()
         .servers(settings.servers.clone())
         .user(settings.user.clone())
         .client_name(client_name())
         .patience(patience)
         .observe()
+        .await
         .map_err(|error| of_connect(&error))
 }
 
@@ -92,7 +93,7 @@ fn user_dir(settings: &Settings, cluster_id: &str) -> PathBuf {
 /// The id of the cluster at the given addresses: whoever answers first says it. If nobody answers,
 /// the cluster that was there last, so that messages can still be queued for it.
 async fn which_cluster(settings: &Settings) -> anyhow::Result<String> {
-    let observer = observer(settings, settings.timeout.min(CLI_WHICH_CLUSTER))?;
+    let observer = observer(settings, settings.timeout.min(CLI_WHICH_CLUSTER)).await?;
     let mut answers: FuturesUnordered<_> =
         settings.servers.iter().map(|address| observer.status_of(address)).collect();
     let mut last = String::new();
@@ -104,7 +105,7 @@ async fn which_cluster(settings: &Settings) -> anyhow::Result<String> {
                 return Ok(status.cluster_id);
             }
             Ok(_) => last = "it does not know its cluster yet".to_owned(),
-            Err(error) => last = error.to_string(),
+            Err(error) => last = last_attempt(&error),
         }
     }
     recall(&memory, &settings.servers).ok_or_else(|| no_server(&settings.servers, &last).into())

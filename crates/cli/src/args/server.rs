@@ -15,8 +15,8 @@ const PEER_PORT: u16 = 7401;
 const HTTP_PORT: u16 = 7480;
 
 const SERVER_HELP: &str = "\
-Every flag can also be given as an environment variable. SIGTERM or SIGINT drains: clients are told where to go, leaders
-hand over, then the server stops; a second signal stops it at once. A node's name and directory belong together for ever:
+Every flag can also be given as an environment variable. SIGTERM or SIGINT drains: clients are told where to go, leaders \
+hand over, then the server stops; a second signal stops it at once. A node's name and directory belong together for ever: \
 never start an emptied directory under a name that the cluster knows.
 
 Examples:
@@ -138,9 +138,9 @@ fn member(text: &str) -> Result<Member, String> {
 }
 
 const UP_HELP: &str = "\
-Starts real server processes, each with its own directory and ports, waits until every shard has a leader, and prints
-what to try next. Node i listens at base-port + 10 * (i - 1) for clients, and at the next two ports for peers and HTTP.
-Servers that die are started again after 3 s. Ctrl-C stops all of them; so does the death of this command, even by
+Starts real server processes, each with its own directory and ports, waits until every shard has a leader, and prints \
+what to try next. Node i listens at base-port + 10 * (i - 1) for clients, and at the next two ports for peers and HTTP. \
+Servers that die are started again after 3 s. Ctrl-C stops all of them; so does the death of this command, even by \
 kill -9.
 
 The same --dir continues the same cluster, with the number of nodes and shards that it began with.

@@ -24,7 +24,7 @@ struct Json<'a> {
 /// # Errors
 /// If none of them answers.
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
-    let client = session::observer(settings, settings.timeout)?;
+    let client = session::observer(settings, settings.timeout).await?;
     let mut answers: FuturesOrdered<_> = settings
         .servers
         .iter()
@@ -65,7 +65,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
         }
         match answer {
             Ok(_) => answered += 1,
-            Err(error) => last = error.to_string(),
+            Err(error) => last = errors::last_attempt(&error),
         }
     }
     if answered == 0 {

@@ -21,7 +21,7 @@ const CLEAR_SCREEN: &str = "\x1b[2J";
 /// # Errors
 /// If no server answers.
 pub(super) async fn run(args: &StatusArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let client = session::observer(settings, settings.timeout)?;
+    let client = session::observer(settings, settings.timeout).await?;
     if !args.watch {
         return show(settings, &client, false).await;
     }

@@ -212,6 +212,7 @@ impl<'a> Cluster<'a> {
             .servers(self.plan.nodes.iter().map(|node| node.client.to_string()))
             .patience(Duration::from_secs(1))
             .observe()
+            .await
             .map_err(|error| crate::errors::of_connect(&error))?;
         let deadline = Instant::now() + UP_READY_DEADLINE;
         let mut poll = tokio::time::interval(UP_POLL_INTERVAL);
