@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::child::{Event, Happened, Stop};
 use self::plan::{Node, Plan};
@@ -48,7 +49,7 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     plan.free_ports(|address| TcpListener::bind(address).map(drop))?;
     plan.save()?;
     let stop = Stop::default();
-    listen_for_signals(stop.clone(), args.exit_with_stdin)?;
+    let _signals = listen_for_signals(stop.clone(), args.exit_with_stdin)?;
     let mut cluster = Cluster::start(&plan, &args, stop)?;
     let result = cluster.serve(&args, &settings).await;
     cluster.stop.please.cancel();
@@ -115,14 +116,13 @@ fn lock(dir: &Path) -> Result<File, Failed> {
 }
 
 /// The first signal asks the servers to stop, the second one kills them.
-fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<()> {
+fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<AbortOnDropHandle<()>> {
     let mut stdin = if with_stdin { Some(stdin_closed().context("start a thread")?) } else { None };
     let listen = |kind| signal(kind).context("listen for signals");
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hangup = listen(SignalKind::hangup())?;
-    // Ends with the process: there is nothing to wait for.
-    tokio::spawn(async move {
+    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -135,8 +135,7 @@ fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<()> {
             }
             stop.please.cancel();
         }
-    });
-    Ok(())
+    })))
 }
 
 /// Waits for the end of stdin, once.
