@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use conclave_proto::FormatError;
 use conclave_proto::log::{self, entry};
 use openraft::vote::RaftLeaderId as _;
@@ -104,10 +105,16 @@ pub fn entry_from_proto(entry: log::Entry) -> Result<Entry, FormatError> {
     Ok(Entry { log_id, payload })
 }
 
+/// The same entry with a payload of its own, that keeps no larger buffer alive.
+pub(crate) fn detached(mut entry: Entry) -> Entry {
+    if let EntryPayload::Normal(payload) = &mut entry.payload {
+        payload.0 = Bytes::copy_from_slice(&payload.0);
+    }
+    entry
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     #[test]

@@ -131,6 +131,20 @@ pub enum OpenError {
         /// The error.
         error: io::Error,
     },
+    /// There is nothing of conclave in it.
+    #[error("{} is not a data directory of conclave yet; make one by starting a new node in it", .dir.display())]
+    Empty {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// One of the data files is gone.
+    #[error(
+        "{} is missing; restore it from a backup of the whole directory, or empty the directory and let the node join as a new one", .path.display()
+    )]
+    FileMissing {
+        /// The file.
+        path: PathBuf,
+    },
     /// There are data files and no identity.
     #[error(
         "{} holds data but its identity file is missing; restore it from a backup of this directory, or empty the directory and let the node join as a new one", .dir.display()

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use conclave_core::{DirectoryId, NodeId};
 
-use crate::disk::{DataFile, Disk, sync_dir};
+use crate::disk::{DataFile, sync_dir};
 use crate::error::OpenError;
 
 /// Name of the identity file.
@@ -199,15 +199,4 @@ impl DirectoryLock {
         write.map_err(|error| OpenError::access(&path, error))?;
         Ok(Self { _file: file })
     }
-}
-
-/// Whether the directory holds data files, as this disk sees it.
-pub(crate) fn has_data(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
-    for file in [DataFile::Log, DataFile::State] {
-        let path = dir.join(file.name());
-        if disk.exists(&path).map_err(|error| OpenError::access(&path, error))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

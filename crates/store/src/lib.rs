@@ -16,17 +16,31 @@
 pub mod convert;
 mod disk;
 mod error;
+mod failure;
 mod identity;
+mod log;
 mod observer;
-mod stub;
+mod seal;
+mod snapshot;
+mod state;
+mod store;
 mod types;
 
 pub use disk::{DataFile, Disk, RealDisk};
 pub use error::{OpenError, ReadError, StoreError};
 pub use identity::Identity;
+pub use log::{LogReader, LogStore};
 pub use observer::Observer;
-pub use stub::*;
+pub use snapshot::{LocalSnapshot, ReceivedSnapshot, SnapshotData, SnapshotReceiver};
+pub use state::machine::{SnapshotBuilder, StateMachine};
+pub use state::{Page, ShardState};
+pub use store::{Compaction, Options, Store, Usage};
 pub use types::{
     Entry, LogId, Membership, Payload, Raft, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     Vote,
 };
+
+/// Locks a mutex. A thread that panicked while it held one has stopped the store already.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

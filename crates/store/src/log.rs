@@ -1,0 +1,210 @@
+//! Log and votes of all groups in one file, written by one thread.
+//!
+//! Groups append to their memory at once (so that readers see it) and queue what is to be written;
+//! the writer takes what has piled up, writes it as one group commit with one sync, and only then
+//! answers. There is no delay: the sync itself is what makes the next batch.
+
+mod frame;
+mod group;
+mod open;
+mod store;
+mod writer;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use redb::{Database, ReadTransaction, ReadableDatabase as _, TableDefinition};
+use tokio::sync::Notify;
+
+use crate::disk::DataFile;
+use crate::error::StoreError;
+use crate::failure::Failure;
+use crate::lock;
+use crate::types::{Entry, LogId};
+use group::{Found, Group, Place};
+
+pub use store::{LogReader, LogStore};
+pub(crate) use writer::{Job, Sender, Writer};
+
+/// Rows of group commits by their number; see [`frame`].
+const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
+/// Votes and purges, by group and one of the following.
+const HARD: TableDefinition<'static, (u32, u8), &[u8]> = TableDefinition::new("hard");
+const VOTE: u8 = 1;
+const PURGED: u8 = 2;
+/// Group number under which the file's format stands.
+const FILE_ITSELF: u32 = u32::MAX;
+const FORMAT: u8 = 0;
+
+/// What the checksum of a row in [`HARD`] covers besides its value.
+fn hard_key(group: u32, what: u8) -> [u8; 5] {
+    let [a, b, c, d] = group.to_le_bytes();
+    [a, b, c, d, what]
+}
+
+/// How far the state of each group is synced, as index + 1.
+#[derive(Debug)]
+pub(crate) struct Durable(Vec<AtomicU64>);
+
+impl Durable {
+    pub(crate) fn new(groups: usize) -> Self {
+        Self((0..groups).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    pub(crate) fn set(&self, group: u32, applied: Option<&LogId>) {
+        self.0[group as usize].store(applied.map_or(0, |id| id.index + 1), Ordering::Release);
+    }
+
+    fn covers(&self, group: u32, index: u64) -> bool {
+        self.0[group as usize].load(Ordering::Acquire) > index
+    }
+}
+
+/// One group's log, and a bell for those who wait until it is written.
+#[derive(Debug, Default)]
+struct Cell {
+    group: Mutex<Group>,
+    written: Condvar,
+}
+
+/// The rows that the file holds: the first row of each commit and its size.
+#[derive(Debug, Default)]
+struct Rows {
+    /// Number of the next row.
+    next: u64,
+    commits: VecDeque<(u64, u64)>,
+    bytes: u64,
+}
+
+/// The log of all groups.
+#[derive(Debug)]
+pub(crate) struct Log {
+    db: Database,
+    cells: Vec<Cell>,
+    rows: Mutex<Rows>,
+    durable: Arc<Durable>,
+    failure: Arc<Failure>,
+    /// Bytes of entries waiting for the writer.
+    queued_bytes: AtomicUsize,
+    /// Rung when `queued_bytes` has fallen.
+    taken: Notify,
+    stop: AtomicBool,
+}
+
+impl Log {
+    fn group(&self, group: u32) -> MutexGuard<'_, Group> {
+        lock(&self.cells[group as usize].group)
+    }
+
+    /// The entries of a range: everything there is, up to about so many bytes but at least one.
+    fn read(&self, group: u32, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, StoreError> {
+        let (found, read) = {
+            let log = self.group(group);
+            let found = log.find(range, bytes_max);
+            // Begun under the lock: what is found now cannot be deleted from this transaction.
+            let in_file = found.iter().any(|found| matches!(found, Found::InFile(..)));
+            (found, in_file.then(|| self.db.begin_read()).transpose())
+        };
+        let read = read.map_err(|error| StoreError::redb(DataFile::LOG, error))?;
+        let mut row = OpenRow::default();
+        let entry = |found| match (found, &read) {
+            (Found::Cached(entry), _) => Ok(entry),
+            (Found::InFile(log_id, place), Some(read)) => row.entry(read, log_id, place),
+            (Found::InFile(..), None) => Err(StoreError::Closed("no transaction".to_owned())),
+        };
+        found.into_iter().map(entry).collect()
+    }
+
+    /// Blocks until the entry is synced, if it is in the log at all.
+    pub(crate) fn wait_written(&self, group: u32, index: u64) -> Result<(), StoreError> {
+        let cell = &self.cells[group as usize];
+        let mut log = lock(&cell.group);
+        while log.is_unwritten(index) {
+            self.failure.check()?;
+            log = cell.written.wait(log).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.failure.check()
+    }
+
+    /// Wakes everybody who waits for the writer; for when it has failed.
+    pub(crate) fn wake(&self) {
+        for cell in &self.cells {
+            let _log = lock(&cell.group);
+            cell.written.notify_all();
+        }
+        self.taken.notify_waiters();
+    }
+
+    /// Makes the writer end once everything that is queued is written.
+    pub(crate) fn stop(&self, queue: &Sender) {
+        self.stop.store(true, Ordering::Release);
+        // If the queue is full, the writer is awake and will look.
+        let _ = queue.try_send(Job::Stop);
+    }
+
+    pub(crate) fn live_bytes(&self) -> u64 {
+        lock(&self.rows).bytes
+    }
+
+    /// Which entries of each group would have to go for the log to keep only `tail` bytes. Empty
+    /// until there is half as much again, so that cutting is worth its while.
+    pub(crate) fn cuts(&self, tail: u64) -> Vec<(u32, Range<u64>)> {
+        let row = {
+            let rows = lock(&self.rows);
+            if rows.bytes <= tail + tail / 2 {
+                return Vec::new();
+            }
+            let mut kept = rows.bytes;
+            let keep = rows.commits.iter().find(|(_, bytes)| {
+                kept -= bytes;
+                kept <= tail
+            });
+            let Some((row, _)) = keep else { return Vec::new() };
+            row + 1
+        };
+        (0..).zip(&self.cells).filter_map(|(n, cell)| Some((n, lock(&cell.group).before_row(row)?))).collect()
+    }
+}
+
+/// The commit that was read last: entries that follow each other often share one.
+#[derive(Default)]
+struct OpenRow {
+    number: Option<u64>,
+    part: Bytes,
+}
+
+impl OpenRow {
+    fn entry(&mut self, read: &ReadTransaction, log_id: LogId, place: Place) -> Result<Entry, StoreError> {
+        let mut bytes = BytesMut::with_capacity(place.len as usize);
+        let mut offset = place.offset as usize;
+        while bytes.len() < place.len as usize {
+            let part = self.load(read, place.row + (offset / frame::ROW_PAYLOAD) as u64)?;
+            let start = offset % frame::ROW_PAYLOAD;
+            let end = part.len().min(start + place.len as usize - bytes.len());
+            let piece = part.get(start..end).filter(|piece| !piece.is_empty());
+            bytes.extend_from_slice(piece.ok_or_else(|| missing(&log_id))?);
+            offset += end - start;
+        }
+        let entry = frame::decode_entry(bytes.freeze())?;
+        if entry.log_id == log_id { Ok(entry) } else { Err(missing(&log_id)) }
+    }
+
+    fn load(&mut self, read: &ReadTransaction, number: u64) -> Result<&Bytes, StoreError> {
+        if self.number != Some(number) {
+            let table = read.open_table(ROWS).map_err(|error| StoreError::redb(DataFile::LOG, error))?;
+            let row = table.get(number).map_err(|error| StoreError::redb(DataFile::LOG, error))?;
+            let row = row
+                .ok_or_else(|| StoreError::damaged(DataFile::LOG, format!("log row {number} is missing")))?;
+            self.part = Bytes::copy_from_slice(frame::open_row(number, row.value())?.1);
+            self.number = Some(number);
+        }
+        Ok(&self.part)
+    }
+}
+
+fn missing(log_id: &LogId) -> StoreError {
+    StoreError::damaged(DataFile::LOG, format!("log entry {log_id} is not where it was written"))
+}

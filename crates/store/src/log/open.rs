@@ -1,0 +1,203 @@
+//! Opening the log: what lies in the file becomes the groups' memory again.
+//!
+//! The rows are read once, in the order in which they were written. A later entry replaces an
+//! earlier one at the same index, and a truncation cuts, exactly as they did the first time.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use bytes::BytesMut;
+use conclave_core::limits::{LOG_CACHE_BYTES_MAX, LOG_FILE_CACHE_BYTES};
+use conclave_proto::log;
+use prost::Message as _;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableError};
+use tokio::sync::Notify;
+
+use super::frame::{self, Frame};
+use super::{Cell, Durable, FILE_ITSELF, FORMAT, HARD, Log, PURGED, Place, ROWS, Rows, VOTE, hard_key};
+use crate::convert::{log_id_from_proto, vote_from_proto};
+use crate::disk::{Backend, DataFile, Disk};
+use crate::error::{OpenError, StoreError};
+use crate::failure::Failure;
+use crate::identity;
+use crate::{lock, seal};
+
+const FILE: &str = DataFile::LOG;
+
+impl Log {
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        durable: Arc<Durable>,
+        failure: Arc<Failure>,
+    ) -> Result<Self, OpenError> {
+        let path = dir.join(FILE);
+        let backend = disk.open(&path).map_err(|error| OpenError::access(&path, error))?;
+        let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
+        let db = Database::builder()
+            .set_cache_size(LOG_FILE_CACHE_BYTES)
+            // The file is small, and everything else relies on it.
+            .set_check_integrity_on_open(true)
+            .create_with_backend(Backend(backend))
+            .map_err(|error| broken(StoreError::redb(FILE, error)))?;
+        let format = check_format(&db).map_err(broken)?;
+        if format > identity::FORMAT {
+            return Err(OpenError::Newer { path, found: format, known: identity::FORMAT });
+        }
+        let log = Self {
+            db,
+            cells: (0..durable.0.len()).map(|_| Cell::default()).collect(),
+            rows: std::sync::Mutex::new(Rows::default()),
+            durable,
+            failure,
+            queued_bytes: AtomicUsize::new(0),
+            taken: Notify::new(),
+            stop: std::sync::atomic::AtomicBool::new(false),
+        };
+        log.recover().map_err(broken)?;
+        Ok(log)
+    }
+
+    fn recover(&self) -> Result<(), StoreError> {
+        let read = self.db.begin_read().map_err(|error| StoreError::redb(FILE, error))?;
+        match read.open_table(HARD) {
+            Ok(table) => self.recover_hard(&table)?,
+            Err(error) => return Err(StoreError::redb(FILE, error)),
+        }
+        let rows = match read.open_table(ROWS) {
+            Ok(rows) => rows,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(error) => return Err(StoreError::redb(FILE, error)),
+        };
+        let mut first = 0;
+        let mut next = None;
+        let mut stream = BytesMut::new();
+        for row in rows.iter().map_err(|error| StoreError::redb(FILE, error))? {
+            let (number, row) = row.map_err(|error| StoreError::redb(FILE, error))?;
+            let number = number.value();
+            let (begins, part) = frame::open_row(number, row.value())?;
+            if next.map_or(!begins, |next| next != number) {
+                return Err(StoreError::damaged(
+                    FILE,
+                    format!("the rows before log row {number} are missing"),
+                ));
+            }
+            if begins {
+                self.recover_commit(first, &mut stream)?;
+                first = number;
+            }
+            stream.extend_from_slice(part);
+            next = Some(number + 1);
+        }
+        self.recover_commit(first, &mut stream)?;
+        lock(&self.rows).next = next.unwrap_or(0);
+        self.check_committed();
+        Ok(())
+    }
+
+    fn recover_hard(&self, table: &redb::ReadOnlyTable<(u32, u8), &[u8]>) -> Result<(), StoreError> {
+        for row in table.iter().map_err(|error| StoreError::redb(FILE, error))? {
+            let (key, row) = row.map_err(|error| StoreError::redb(FILE, error))?;
+            let (n, what) = key.value();
+            if n == FILE_ITSELF {
+                continue;
+            }
+            let value = seal::open(FILE, &hard_key(n, what), row.value())?;
+            let broken = |error: prost::DecodeError| StoreError::format(FILE, "a vote", &error.into());
+            let mut group = lock(&self.cell(n)?.group);
+            match what {
+                VOTE => group.vote = Some(vote_from_proto(log::Vote::decode(value).map_err(broken)?)),
+                PURGED => group.purged = Some(log_id_from_proto(log::LogId::decode(value).map_err(broken)?)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn cell(&self, group: u32) -> Result<&Cell, StoreError> {
+        self.cells.get(group as usize).ok_or_else(|| {
+            StoreError::damaged(FILE, format!("it holds a log for shard {group}, which there is not"))
+        })
+    }
+
+    fn recover_commit(&self, first: u64, stream: &mut BytesMut) -> Result<(), StoreError> {
+        if stream.is_empty() {
+            return Ok(());
+        }
+        let stream = stream.split().freeze();
+        {
+            let mut rows = lock(&self.rows);
+            rows.commits.push_back((first, stream.len() as u64));
+            rows.bytes += stream.len() as u64;
+        }
+        frame::parse(&stream, |frame| match frame {
+            Frame::Append { group: n, entries } => {
+                let mut group = lock(&self.cell(n)?.group);
+                for (entry, offset, len) in entries {
+                    let index = entry.log_id.index;
+                    if group.purged.is_some_and(|purged| purged.index >= index) {
+                        continue;
+                    }
+                    group.truncate(index);
+                    if group.last_log_id().is_some_and(|last| last.index + 1 != index) {
+                        let what = format!("entries of shard {n} before {index} are missing");
+                        return Err(StoreError::damaged(FILE, what));
+                    }
+                    // A copy of its own: a slice would keep the whole commit in memory.
+                    let entry = crate::convert::detached(entry);
+                    group.recovered(entry, Place { row: first, offset, len }, LOG_CACHE_BYTES_MAX);
+                }
+                Ok(())
+            }
+            Frame::Truncate { group, from } => {
+                lock(&self.cell(group)?.group).truncate(from);
+                Ok(())
+            }
+            Frame::Committed { group, log_id } => {
+                lock(&self.cell(group)?.group).committed = Some(log_id);
+                Ok(())
+            }
+        })
+    }
+
+    /// What is noted as committed must be in the log, or it could not be applied again.
+    fn check_committed(&self) {
+        for cell in &self.cells {
+            let mut group = lock(&cell.group);
+            group.committed = group.committed.filter(|committed| group.holds(committed));
+        }
+    }
+}
+
+/// The file's format; a new file gets the current one.
+fn check_format(db: &Database) -> Result<u32, StoreError> {
+    let broken = |error: redb::Error| StoreError::redb(FILE, error);
+    let key = hard_key(FILE_ITSELF, FORMAT);
+    let read = db.begin_read().map_err(|error| broken(error.into()))?;
+    match read.open_table(HARD) {
+        Ok(table) => {
+            let row = table.get((FILE_ITSELF, FORMAT)).map_err(|error| broken(error.into()))?;
+            let row = row.ok_or_else(|| StoreError::damaged(FILE, "its format is missing"))?;
+            let value = seal::open(FILE, &key, row.value())?;
+            let format =
+                value.try_into().map_err(|_| StoreError::damaged(FILE, "its format is no number"))?;
+            Ok(u32::from_le_bytes(format))
+        }
+        Err(TableError::TableDoesNotExist(_)) => {
+            let write = || -> Result<(), redb::Error> {
+                let write = db.begin_write()?;
+                {
+                    let mut table = write.open_table(HARD)?;
+                    let row = seal::seal(&key, &identity::FORMAT.to_le_bytes());
+                    table.insert((FILE_ITSELF, FORMAT), row.as_slice())?;
+                    write.open_table(ROWS)?;
+                }
+                Ok(write.commit()?)
+            };
+            write().map_err(broken)?;
+            Ok(identity::FORMAT)
+        }
+        Err(error) => Err(broken(error.into())),
+    }
+}

@@ -1,0 +1,188 @@
+//! What openraft sees of the log.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use conclave_core::limits::{LOG_QUEUE_BYTES_MAX, LOG_READ_BYTES_MAX};
+use futures::Stream;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
+
+use super::{Job, Log, Sender, group};
+use crate::error::StoreError;
+use crate::types::{Entry, LogId, TypeConfig, Vote};
+
+/// Reads one group's log.
+#[derive(Clone, Debug)]
+pub struct LogReader {
+    pub(super) log: Arc<Log>,
+    pub(super) group: u32,
+}
+
+/// One group's log and vote.
+#[derive(Clone, Debug)]
+pub struct LogStore {
+    reader: LogReader,
+    queue: Sender,
+}
+
+impl LogReader {
+    fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, io::Error> {
+        let read = self.log.read(self.group, range, bytes_max);
+        read.map_err(|error| self.log.failure.set(error).into())
+    }
+
+    fn vote(&self) -> Option<Vote> {
+        self.log.group(self.group).vote
+    }
+}
+
+fn plain(range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(start) => start.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => end.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+impl RaftLogReader<TypeConfig> for LogReader {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        self.read(plain(&range), usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start..end, LOG_READ_BYTES_MAX)
+    }
+
+    /// Reads piece by piece: after a restart, there may be much to apply.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let state = (self.clone(), plain(&range), Vec::new().into_iter());
+        futures::stream::unfold(state, |(reader, mut range, mut piece)| async move {
+            loop {
+                if let Some(entry) = piece.next() {
+                    return Some((Ok(entry), (reader, range, piece)));
+                }
+                match reader.read(range.clone(), LOG_READ_BYTES_MAX) {
+                    Ok(entries) => {
+                        range.start = entries.last()?.log_id.index + 1;
+                        piece = entries.into_iter();
+                    }
+                    Err(error) => return Some((Err(error), (reader, 0..0, piece))),
+                }
+            }
+        })
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.vote())
+    }
+}
+
+impl LogStore {
+    pub(crate) fn new(log: Arc<Log>, group: u32, queue: Sender) -> Self {
+        Self { reader: LogReader { log, group }, queue }
+    }
+
+    async fn enqueue(&self, job: Job) -> Result<(), io::Error> {
+        self.reader.log.failure.check()?;
+        if self.queue.send(job).await.is_err() {
+            let closed = StoreError::Closed("the log writer has stopped".to_owned());
+            return Err(self.reader.log.failure.set(closed).into());
+        }
+        Ok(())
+    }
+
+    /// Waits while too much is queued, and adds this.
+    async fn reserve(&self, bytes: usize) -> Result<(), io::Error> {
+        let log = &self.reader.log;
+        loop {
+            let taken = log.taken.notified();
+            if log.queued_bytes.load(Ordering::Acquire) <= LOG_QUEUE_BYTES_MAX {
+                log.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+                return Ok(());
+            }
+            log.failure.check()?;
+            taken.await;
+        }
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let group = self.reader.log.group(self.reader.group);
+        Ok(LogState { last_purged_log_id: group.purged, last_log_id: group.last_log_id() })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        self.reader.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (done, saved) = oneshot::channel();
+        self.enqueue(Job::Vote { group: self.reader.group, vote: *vote, done }).await?;
+        let closed = |_| StoreError::Closed("the log writer has stopped".to_owned());
+        Ok(saved.await.map_err(closed)??)
+    }
+
+    /// Not synced: it only lets a restarted node apply what it had applied before, and goes to disk
+    /// with the next group commit.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        let mut group = self.reader.log.group(self.reader.group);
+        if group.committed != committed {
+            group.committed = committed;
+            group.committed_pending = committed.is_some();
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.reader.log.group(self.reader.group).committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let bytes = entries.iter().map(group::size).sum();
+        self.reserve(bytes).await?;
+        let stamp = self.reader.log.group(self.reader.group).append(&entries)?;
+        self.enqueue(Job::Append { group: self.reader.group, entries, bytes, stamp, done: callback }).await
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let from = last.map_or(0, |last| last.index + 1);
+        if self.reader.log.group(self.reader.group).truncate(from) {
+            // What replaces these entries comes behind this in the same queue.
+            self.enqueue(Job::Truncate { group: self.reader.group, from }).await?;
+        }
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.reader.log.group(self.reader.group).purge(log_id);
+        self.enqueue(Job::Purge).await
+    }
+}

@@ -1,0 +1,281 @@
+//! The log's only writer.
+//!
+//! [`Writer::process`] is a plain function of a batch of jobs; [`Writer::run`] is the thread around
+//! it. Whatever a batch holds is one transaction with one sync, and its jobs are answered after it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use conclave_core::limits::{LOG_CACHE_BYTES_MAX, LOG_COMMIT_BYTES_MAX, LOG_QUEUE_MAX};
+use openraft::storage::IOFlushed;
+use prost::Message as _;
+use redb::Durability;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{HARD, Log, PURGED, Place, ROWS, VOTE, frame, hard_key};
+use crate::convert::{log_id_to_proto, vote_to_proto};
+use crate::disk::DataFile;
+use crate::error::StoreError;
+use crate::observer::Observer;
+use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::{lock, seal};
+
+/// Where jobs go.
+pub(crate) type Sender = mpsc::Sender<Job>;
+
+/// What the log writer is asked to do.
+pub(crate) enum Job {
+    /// Write entries that are in the group's memory already.
+    Append { group: u32, entries: Vec<Entry>, bytes: usize, stamp: u32, done: IOFlushed<TypeConfig> },
+    /// Write a vote.
+    Vote { group: u32, vote: Vote, done: oneshot::Sender<Result<(), StoreError>> },
+    /// Note that entries are gone from this index on.
+    Truncate { group: u32, from: u64 },
+    /// Some group has purged entries: see which rows nobody needs any more.
+    Purge,
+    /// Look whether the log is to be closed.
+    Stop,
+}
+
+/// Writes the log.
+pub(crate) struct Writer {
+    log: Arc<Log>,
+    observer: Arc<dyn Observer>,
+    next_row: u64,
+    stream: BytesMut,
+}
+
+/// Entries of a batch whose places are told once they are on disk.
+struct Placed {
+    group: u32,
+    first: u64,
+    stamp: u32,
+    places: std::ops::Range<usize>,
+}
+
+/// What a batch writes.
+#[derive(Default)]
+struct Batch {
+    placed: Vec<Placed>,
+    places: Vec<(u32, u32)>,
+    votes: Vec<(u32, Vote)>,
+    committed: Vec<(u32, LogId)>,
+    purges: Vec<(u32, LogId)>,
+    entries: usize,
+    bytes: usize,
+    must_sync: bool,
+}
+
+/// Who waits for a batch.
+#[derive(Default)]
+struct Waiting {
+    appends: Vec<IOFlushed<TypeConfig>>,
+    votes: Vec<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+impl Waiting {
+    fn answer(self, result: &Result<(), StoreError>) {
+        for done in self.appends {
+            done.io_completed(result.clone().map_err(Into::into));
+        }
+        for done in self.votes {
+            // Whoever asked may be gone.
+            let _ = done.send(result.clone());
+        }
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(log: Arc<Log>, observer: Arc<dyn Observer>) -> Self {
+        let next_row = lock(&log.rows).next;
+        Self { log, observer, next_row, stream: BytesMut::new() }
+    }
+
+    /// Works until it is told to stop or nobody can ask any more. Everything queued is answered.
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut jobs = Vec::new();
+        loop {
+            if self.log.stop.load(Ordering::Acquire) {
+                queue.close();
+            }
+            if queue.blocking_recv_many(&mut jobs, LOG_QUEUE_MAX) == 0 {
+                return;
+            }
+            let mut jobs = jobs.drain(..).peekable();
+            while jobs.peek().is_some() {
+                self.process(&mut jobs);
+            }
+        }
+    }
+
+    /// Takes jobs up to the size of one group commit, writes them, and answers them.
+    pub(crate) fn process(&mut self, jobs: &mut impl Iterator<Item = Job>) {
+        let mut batch = Batch::default();
+        let mut waiting = Waiting::default();
+        self.stream.clear();
+        for job in jobs {
+            match job {
+                Job::Append { group, entries, bytes, stamp, done } => {
+                    self.take(&mut batch, group, &entries, bytes, stamp);
+                    waiting.appends.push(done);
+                }
+                Job::Vote { group, vote, done } => {
+                    batch.votes.push((group, vote));
+                    batch.must_sync = true;
+                    waiting.votes.push(done);
+                }
+                Job::Truncate { group, from } => frame::put_truncate(&mut self.stream, group, from),
+                Job::Purge | Job::Stop => {}
+            }
+            if self.stream.len() >= LOG_COMMIT_BYTES_MAX {
+                break;
+            }
+        }
+        self.log.queued_bytes.fetch_sub(batch.bytes, Ordering::AcqRel);
+        self.log.taken.notify_waiters();
+        let result = self.log.failure.check().and_then(|()| self.write(&mut batch));
+        let result = result.map_err(|error| self.log.failure.set(error));
+        match &result {
+            Ok(()) => self.publish(&batch),
+            Err(_) => self.log.wake(),
+        }
+        waiting.answer(&result);
+    }
+
+    fn take(&mut self, batch: &mut Batch, group: u32, entries: &[Entry], bytes: usize, stamp: u32) {
+        let start = batch.places.len();
+        frame::put_append(&mut self.stream, group, entries, &mut batch.places);
+        if let Some(first) = entries.first() {
+            let places = start..batch.places.len();
+            batch.placed.push(Placed { group, first: first.log_id.index, stamp, places });
+        }
+        batch.entries += entries.len();
+        batch.bytes += bytes;
+        batch.must_sync = true;
+    }
+
+    /// One transaction with everything that the batch and the groups have for the file.
+    fn write(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        let oldest = self.collect(batch);
+        let idle = self.stream.is_empty() && batch.votes.is_empty() && batch.purges.is_empty();
+        let useless = {
+            let rows = lock(&self.log.rows);
+            rows.commits.front().is_some_and(|(first, _)| *first < oldest)
+        };
+        if idle && !useless {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let rows =
+            self.commit(batch, useless.then_some(oldest)).map_err(|e| StoreError::redb(DataFile::LOG, *e))?;
+        {
+            let mut known = lock(&self.log.rows);
+            if rows > 0 {
+                let bytes = self.stream.len() as u64;
+                known.commits.push_back((self.next_row, bytes));
+                known.bytes += bytes;
+            }
+            while known.commits.front().is_some_and(|(first, _)| *first < oldest) {
+                if let Some((_, bytes)) = known.commits.pop_front() {
+                    known.bytes -= bytes;
+                }
+            }
+        }
+        if batch.must_sync {
+            self.observer.log_synced(begun.elapsed(), self.stream.len(), batch.entries);
+        }
+        Ok(())
+    }
+
+    /// Adds what the groups have pending, and returns the oldest row that is still needed.
+    fn collect(&mut self, batch: &mut Batch) -> u64 {
+        let mut oldest = self.next_row;
+        for (n, cell) in (0..).zip(&self.log.cells) {
+            let group = lock(&cell.group);
+            let held_back = match group.purged.filter(|_| group.purge_pending) {
+                // A purge is on disk only when the state that it relies on is. (Beyond the log's
+                // end it is what a snapshot left behind, and that is on disk.)
+                Some(purged) => {
+                    let covered = self.log.durable.covers(n, purged.index) || group.end() <= purged.index + 1;
+                    if covered {
+                        batch.purges.push((n, purged));
+                    }
+                    !covered
+                }
+                None => false,
+            };
+            // Only what is in the file already: an entry may be committed by others first.
+            let news =
+                group.committed.filter(|id| group.committed_pending && batch.must_sync && group.holds(id));
+            if let Some(committed) = news {
+                frame::put_committed(&mut self.stream, n, &committed);
+                batch.committed.push((n, committed));
+            }
+            let needed = if held_back { Some(0) } else { group.oldest_row() };
+            oldest = oldest.min(needed.unwrap_or(u64::MAX));
+        }
+        oldest
+    }
+
+    fn commit(&self, batch: &Batch, delete_before: Option<u64>) -> Result<usize, Box<redb::Error>> {
+        self.try_commit(batch, delete_before).map_err(Box::new)
+    }
+
+    fn try_commit(&self, batch: &Batch, delete_before: Option<u64>) -> Result<usize, redb::Error> {
+        let mut write = self.log.db.begin_write()?;
+        write.set_durability(if batch.must_sync { Durability::Immediate } else { Durability::None })?;
+        let mut count = 0;
+        {
+            let mut table = write.open_table(ROWS)?;
+            for (number, row) in frame::rows(&self.stream, self.next_row) {
+                table.insert(number, row.as_slice())?;
+                count += 1;
+            }
+            if let Some(first) = delete_before {
+                table.retain_in(..first, |_, _| false)?;
+            }
+        }
+        if !batch.votes.is_empty() || !batch.purges.is_empty() {
+            let mut table = write.open_table(HARD)?;
+            for (group, vote) in &batch.votes {
+                let row = seal::seal(&hard_key(*group, VOTE), &vote_to_proto(vote).encode_to_vec());
+                table.insert((*group, VOTE), row.as_slice())?;
+            }
+            for (group, purged) in &batch.purges {
+                let row = seal::seal(&hard_key(*group, PURGED), &log_id_to_proto(purged).encode_to_vec());
+                table.insert((*group, PURGED), row.as_slice())?;
+            }
+        }
+        write.commit()?;
+        Ok(count)
+    }
+
+    /// Tells the groups what is on disk now.
+    fn publish(&mut self, batch: &Batch) {
+        let first_row = self.next_row;
+        for placed in &batch.placed {
+            let places = batch.places[placed.places.clone()].iter();
+            let places = places.map(|(offset, len)| Place { row: first_row, offset: *offset, len: *len });
+            let cell = &self.log.cells[placed.group as usize];
+            let mut group = lock(&cell.group);
+            group.written(placed.first, placed.stamp, places);
+            group.evict(LOG_CACHE_BYTES_MAX);
+            drop(group);
+            cell.written.notify_all();
+        }
+        self.next_row += self.stream.len().div_ceil(frame::ROW_PAYLOAD) as u64;
+        for (group, vote) in &batch.votes {
+            self.log.group(*group).vote = Some(*vote);
+        }
+        for (n, committed) in &batch.committed {
+            let mut group = self.log.group(*n);
+            group.committed_pending = group.committed != Some(*committed);
+        }
+        for (group, purged) in &batch.purges {
+            let mut group = self.log.group(*group);
+            group.purge_pending = group.purged != Some(*purged);
+        }
+    }
+}

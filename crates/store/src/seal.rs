@@ -1,0 +1,32 @@
+//! Rows with a checksum: CRC-32 of key and value, then the value.
+//!
+//! The key is part of it, so that a row that ended up in another's place is noticed, too.
+
+use crate::error::StoreError;
+
+const CRC: usize = 4;
+
+/// A row's bytes.
+pub(crate) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(CRC + value.len());
+    row.extend_from_slice(&checksum(key, value).to_le_bytes());
+    row.extend_from_slice(value);
+    row
+}
+
+/// A row's value, if its checksum is right.
+pub(crate) fn open<'a>(file: &'static str, key: &[u8], row: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    if let Some((crc, value)) = row.split_first_chunk::<CRC>()
+        && u32::from_le_bytes(*crc) == checksum(key, value)
+    {
+        return Ok(value);
+    }
+    Err(StoreError::damaged(file, format!("the row {key:02x?} has a wrong checksum")))
+}
+
+fn checksum(key: &[u8], value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize()
+}

@@ -1,0 +1,180 @@
+//! Installing a snapshot that was received.
+//!
+//! The state writer writes it in transactions of bounded size, between those of the other shards.
+//! Before the first of them a marker is synced, and removed by the last one: with the marker in the
+//! file, the shard's rows are half of one state and half of another, and the installation begins
+//! again. Everything in between may therefore be repeated.
+
+use std::sync::Arc;
+
+use conclave_core::limits::SNAPSHOT_INSTALL_BYTES;
+use conclave_core::{RoomId, Seq, ShardId};
+use conclave_proto::raft::{RoomPrefix, SnapshotHeader};
+use prost::Message as _;
+
+use super::next_row;
+use super::receive::{ReceivedSnapshot, Receiving, last_block};
+use crate::convert::{
+    log_id_from_proto, log_id_to_proto, stored_membership_from_proto, stored_membership_to_proto,
+};
+use crate::disk::DataFile;
+use crate::error::StoreError;
+use crate::state::db::{Reading, encode_applied, installing};
+use crate::state::key::{self, kind};
+use crate::state::writer::Write;
+use crate::state::{ShardState, Shared};
+use crate::types::SnapshotMeta;
+
+/// Replaces a shard's state. Blocking. An error may leave it half replaced: the store has failed.
+pub(crate) fn install(
+    state: &ShardState,
+    meta: &SnapshotMeta,
+    received: &ReceivedSnapshot,
+) -> Result<(), StoreError> {
+    let shared = state.shared();
+    let shard = state.shard();
+    state.begin_install();
+    let marker = encode_marker(shard, meta, received);
+    shared.bell.write_blocking(Write {
+        local: vec![(installing(shard), Some(marker))],
+        sync: true,
+        ..Write::default()
+    })?;
+    replace(shared, shard, meta, received)?;
+    state.installed()?;
+    // What is left of it would only be in the way.
+    let receiving = received.receiving();
+    receiving.disk.remove(&receiving.path).map_err(|error| super::receive::failed(&error))
+}
+
+/// Finishes the installation that a crash interrupted, if there is one. Blocking.
+pub(crate) fn finish_installing(state: &ShardState, receiving: &Arc<Receiving>) -> Result<(), StoreError> {
+    let Some(marker) = state.shared().db.local(&installing(state.shard()))? else { return Ok(()) };
+    let (meta, left_out, len) = decode_marker(&marker)?;
+    tracing::warn!(shard = %state.shard(), "installing a snapshot again that a crash interrupted");
+    let received = receiving.again(meta.clone(), left_out.into_iter().collect(), len)?;
+    install(state, &meta, &received)
+}
+
+fn encode_marker(shard: ShardId, meta: &SnapshotMeta, received: &ReceivedSnapshot) -> Vec<u8> {
+    let prefix = |(room, seq): (&RoomId, &Seq)| RoomPrefix { room_id: room.0, last_seq: seq.0 };
+    let header = SnapshotHeader {
+        shard: shard.0,
+        vote: None,
+        last_log_id: meta.last_log_id.as_ref().map(log_id_to_proto),
+        membership: Some(stored_membership_to_proto(&meta.last_membership)),
+        left_out: received.left_out.iter().map(prefix).collect(),
+    };
+    let mut marker = received.len.to_le_bytes().to_vec();
+    marker.extend(header.encode_to_vec());
+    marker
+}
+
+type Marker = (SnapshotMeta, Vec<(RoomId, Seq)>, u64);
+
+fn decode_marker(marker: &[u8]) -> Result<Marker, StoreError> {
+    let damaged =
+        || StoreError::damaged(DataFile::STATE, "the note about a snapshot that is being installed");
+    let (len, header) = marker.split_first_chunk().ok_or_else(damaged)?;
+    let header = SnapshotHeader::decode(header).map_err(|_| damaged())?;
+    let meta = SnapshotMeta {
+        last_log_id: header.last_log_id.map(log_id_from_proto),
+        last_membership: stored_membership_from_proto(header.membership),
+    };
+    let left_out = header.left_out.into_iter().map(|prefix| (RoomId(prefix.room_id), Seq(prefix.last_seq)));
+    Ok((meta, left_out.collect(), u64::from_le_bytes(*len)))
+}
+
+/// Collects rows into transactions of bounded size.
+struct Batches<'a> {
+    shared: &'a Shared,
+    write: Write,
+    bytes: usize,
+}
+
+impl Batches<'_> {
+    fn add(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        // A row that is removed costs about a page, too.
+        self.bytes += key.len() + value.as_ref().map_or(256, Vec::len);
+        self.write.rows.push((key, value));
+        if self.bytes >= SNAPSHOT_INSTALL_BYTES { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> Result<(), StoreError> {
+        self.bytes = 0;
+        self.shared.bell.write_blocking(std::mem::take(&mut self.write))
+    }
+}
+
+fn replace(
+    shared: &Shared,
+    shard: ShardId,
+    meta: &SnapshotMeta,
+    received: &ReceivedSnapshot,
+) -> Result<(), StoreError> {
+    let mut batches = Batches { shared, write: Write::default(), bytes: 0 };
+    clear(&shared.db.read()?, shard, received, &mut batches)?;
+    for rows in received.chunks()? {
+        let mut rows = rows?;
+        while let Some((key, value)) = next_row(&mut rows)? {
+            let mut whole = key::shard_prefix(shard);
+            whole.extend_from_slice(&key);
+            batches.add(whole, Some(value.to_vec()))?;
+        }
+    }
+    let applied = key::applied(shard);
+    let position = meta.last_log_id.map(|id| (applied.clone(), encode_applied(&id, &meta.last_membership)));
+    match position {
+        Some((key, value)) => batches.write.rows.push((key, Some(value))),
+        None => batches.write.rows.push((applied, None)),
+    }
+    batches.write.local.push((installing(shard), None));
+    batches.write.sync = true;
+    batches.write.applied = meta.last_log_id.map(|id| (shard.0, id));
+    batches.send()
+}
+
+/// Removes everything of the shard but the history that the snapshot leaves out.
+fn clear(
+    read: &Reading,
+    shard: ShardId,
+    received: &ReceivedSnapshot,
+    batches: &mut Batches<'_>,
+) -> Result<(), StoreError> {
+    let mut from = key::with_kind(shard, kind::APPLIED + 1);
+    let end = key::end_of(&key::shard_prefix(shard));
+    'again: loop {
+        for row in read.range(&from..&end)? {
+            let (key, _) = row?;
+            let kept = key::parse_block(&key[key::SHARD..])
+                .and_then(|(room, first)| Some((room, received.left_out.get(&room).copied()?, first)));
+            if let Some((room, upto, first)) = kept
+                && first <= upto
+            {
+                from = keep(read, shard, room, upto, batches)?;
+                continue 'again;
+            }
+            batches.add(key, None)?;
+        }
+        return Ok(());
+    }
+}
+
+/// Keeps a room's history up to an event: cuts the block that holds it. Returns the key behind it.
+fn keep(
+    read: &Reading,
+    shard: ShardId,
+    room: RoomId,
+    upto: Seq,
+    batches: &mut Batches<'_>,
+) -> Result<Vec<u8>, StoreError> {
+    if let Some(block) = last_block(read, shard, room, upto)? {
+        let first = block.first;
+        if block.last() > upto
+            && let Some(cut) = block.up_to(room, upto)?
+        {
+            batches.add(key::block(shard, room, first), Some(cut.encode()))?;
+        }
+    }
+    Ok(key::end_of(&key::block(shard, room, upto)))
+}

@@ -1,0 +1,208 @@
+//! Applied state: rooms, sessions and history of one shard.
+//!
+//! Memory is the truth: commands are applied to it, answered and published from it. One thread
+//! writes it behind (see [`writer`]), a whole number of entries at a time, together with the
+//! position in the log that it stands for. What is not in memory is in the file.
+
+mod apply;
+pub(crate) mod block;
+mod cache;
+pub(crate) mod db;
+mod flush;
+pub(crate) mod key;
+pub(crate) mod machine;
+mod read;
+pub(crate) mod row;
+mod tail;
+pub(crate) mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use conclave_core::command::NodeRecord;
+use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
+use conclave_core::meta::{DirectoryEntry, MetaHead};
+use conclave_core::ring::Layout;
+use conclave_core::{NodeId, RoomId, ShardId};
+use tokio::sync::{Notify, watch};
+
+use crate::error::StoreError;
+use crate::failure::Failure;
+use crate::lock;
+use crate::types::{LogId, StoredMembership};
+use cache::Cache;
+use db::{Reading, StateDb};
+use key::Key;
+use row::{Row, Small};
+use tail::{Batch, Chunk, Tails};
+use writer::Bell;
+
+pub use read::Page;
+
+/// What all shards share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) db: StateDb,
+    pub(crate) failure: Arc<Failure>,
+    pub(crate) bell: Bell,
+    /// Bytes applied and not yet written.
+    pub(crate) unwritten: AtomicUsize,
+    /// Rung when `unwritten` has fallen.
+    pub(crate) written: Notify,
+}
+
+/// One shard's applied state on this node.
+#[derive(Debug)]
+pub struct ShardState {
+    shard: ShardId,
+    shared: Arc<Shared>,
+    inner: Mutex<Inner>,
+    applied: watch::Sender<u64>,
+    /// Raised when a snapshot's installation begins and when it ends: odd means that the file is
+    /// between two states.
+    installs: AtomicU64,
+}
+
+/// What is in memory.
+#[derive(Debug)]
+struct Inner {
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    /// `applied` or `membership` has changed since the writer took it.
+    moved: bool,
+    /// The current epoch; see [`cache`]. The writer ends one by taking what changed in it.
+    epoch: u64,
+    /// Everything of epochs up to this one is written.
+    written: u64,
+    rows: Cache<Key, Row>,
+    meta: MetaHead,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    layout: Option<Layout>,
+    /// Which of the three above have changed.
+    small: BTreeSet<Key>,
+    /// Rooms of the directory that are not written yet, with their epoch.
+    fresh: BTreeMap<String, (DirectoryEntry, u64)>,
+    tails: Tails,
+    batch: Batch,
+    unwritten: Vec<(RoomId, Chunk)>,
+    /// Bytes that count against the limit of what may be unwritten.
+    unwritten_bytes: usize,
+}
+
+impl ShardState {
+    /// The shard as it is in the file.
+    pub(crate) fn load(shard: ShardId, shared: Arc<Shared>) -> Result<Self, StoreError> {
+        let inner = Inner::load(shard, &shared.db.read()?)?;
+        let index = inner.applied.map_or(0, |id| id.index);
+        Ok(Self {
+            shard,
+            shared,
+            inner: Mutex::new(inner),
+            applied: watch::Sender::new(index),
+            installs: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The position in the log, and the membership in force there.
+    pub(crate) fn position(&self) -> (Option<LogId>, StoredMembership) {
+        let inner = lock(&self.inner);
+        (inner.applied, inner.membership.clone())
+    }
+
+    /// The index of the last applied entry; 0 while there is none.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// Makes the shard unreadable until [`ShardState::installed`], and forgets what is in memory.
+    pub(crate) fn begin_install(&self) {
+        self.installs.fetch_add(1, Ordering::AcqRel);
+        let mut inner = lock(&self.inner);
+        inner.moved = false;
+        inner.rows = Cache::new();
+        inner.small.clear();
+        inner.fresh.clear();
+        inner.tails.clear();
+        inner.unwritten.clear();
+        let bytes = std::mem::take(&mut inner.unwritten_bytes);
+        drop(inner);
+        self.shared.release(bytes);
+    }
+
+    /// The snapshot is in the file: starts from there.
+    pub(crate) fn installed(&self) -> Result<(), StoreError> {
+        let fresh = Inner::load(self.shard, &self.shared.db.read()?)?;
+        let index = fresh.applied.map_or(0, |id| id.index);
+        let mut inner = lock(&self.inner);
+        // Epochs never begin again: the writer may still hold one.
+        let (epoch, written) = (inner.epoch + 1, inner.written);
+        *inner = Inner { epoch, written, ..fresh };
+        drop(inner);
+        self.installs.fetch_add(1, Ordering::AcqRel);
+        self.applied.send_replace(index);
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// So many bytes are written, or dropped.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.unwritten.fetch_sub(bytes, Ordering::AcqRel);
+        self.written.notify_waiters();
+    }
+}
+
+impl Inner {
+    fn load(shard: ShardId, read: &Reading) -> Result<Self, StoreError> {
+        let (applied, membership) = match read.applied(shard)? {
+            Some((applied, membership)) => (Some(applied), membership),
+            None => (None, StoredMembership::default()),
+        };
+        let mut inner = Self {
+            applied,
+            membership,
+            moved: false,
+            epoch: 1,
+            written: 0,
+            rows: Cache::new(),
+            meta: MetaHead::default(),
+            nodes: BTreeMap::new(),
+            layout: None,
+            small: BTreeSet::new(),
+            fresh: BTreeMap::new(),
+            tails: Tails::default(),
+            batch: Batch::default(),
+            unwritten: Vec::new(),
+            unwritten_bytes: 0,
+        };
+        for kind in [key::kind::META, key::kind::NODE, key::kind::LAYOUT] {
+            let prefix = key::with_kind(shard, kind);
+            for row in read.range(&prefix..&key::end_of(&prefix))? {
+                let (key, value) = row?;
+                match row::decode_small(&key[key::SHARD..], &value)? {
+                    Some(Small::Meta(meta)) => inner.meta = meta,
+                    Some(Small::Node(node)) => drop(inner.nodes.insert(node.node, node)),
+                    Some(Small::Layout(layout)) => inner.layout = Some(layout),
+                    None => {}
+                }
+            }
+        }
+        Ok(inner)
+    }
+
+    /// Makes room in the caches. Bounded work.
+    fn evict(&mut self) {
+        self.rows.evict(CACHED_ROWS_MAX, self.written);
+        self.tails.evict(TAIL_CACHE_BYTES_MAX, self.written);
+    }
+}

@@ -1,0 +1,356 @@
+//! Applying commands.
+//!
+//! One lock for a whole batch of entries; rows are looked up in memory, and read from the file only
+//! when they were not used lately. Deciding is [`conclave_core::apply`]; here is only what it reads
+//! and where its changes go.
+
+use std::sync::atomic::Ordering;
+
+use conclave_core::command::NodeRecord;
+use conclave_core::limits::UNWRITTEN_BYTES_MAX;
+use conclave_core::meta::{DirectoryEntry, MetaHead, UserRecord};
+use conclave_core::ring::Layout;
+use conclave_core::room::{RoomHead, RoomInfo};
+use conclave_core::session::{SessionRoom, Standing};
+use conclave_core::{
+    Action, Change, Command, NodeId, Outcome, Reply, RequestNo, RoomId, Seq, SessionId, ShardId, UserId, View,
+};
+use conclave_proto::{command, event};
+use openraft::EntryPayload;
+
+use super::db::StateDb;
+use super::key::Key;
+use super::row::Row;
+use super::{Inner, ShardState};
+use crate::disk::DataFile;
+use crate::error::StoreError;
+use crate::lock;
+use crate::types::{Entry, LogId, Membership, Replies, StoredMembership};
+
+/// What a command costs until it is written, besides its event: rows that change.
+const COMMAND_BYTES: usize = 256;
+
+/// What a batch did.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// The answers, for each entry.
+    pub(crate) replies: Vec<Replies>,
+    /// Rooms with new events, and their heads.
+    pub(crate) heads: Vec<(RoomId, Seq)>,
+    /// How many commands there were.
+    pub(crate) commands: usize,
+}
+
+enum Decoded {
+    Blank,
+    Membership(Membership),
+    Commands(i64, Vec<Command>),
+}
+
+fn decode(entry: Entry) -> Result<(LogId, Decoded), StoreError> {
+    let decoded = match entry.payload {
+        EntryPayload::Blank => Decoded::Blank,
+        EntryPayload::Membership(membership) => Decoded::Membership(membership),
+        EntryPayload::Normal(payload) => {
+            let (time_ms, commands) = command::decode_batch(&payload.0).map_err(|error| {
+                StoreError::format(DataFile::LOG, &format!("the entry {}", entry.log_id), &error)
+            })?;
+            Decoded::Commands(time_ms, commands)
+        }
+    };
+    Ok((entry.log_id, decoded))
+}
+
+impl ShardState {
+    /// Applies committed entries, in order. An error leaves memory between two entries: the store
+    /// has failed then, and nothing of it is written any more.
+    pub(crate) fn apply(&self, entries: impl Iterator<Item = Entry>) -> Result<Applied, StoreError> {
+        let failed = |error| self.shared.failure.set(error);
+        let entries = entries.map(decode).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let mut out = Applied { replies: Vec::with_capacity(entries.len()), ..Applied::default() };
+        let mut inner = lock(&self.inner);
+        for (log_id, decoded) in entries {
+            let mut replies = Vec::new();
+            match decoded {
+                Decoded::Blank => {}
+                Decoded::Membership(membership) => {
+                    inner.membership = StoredMembership::new(Some(log_id), membership);
+                }
+                Decoded::Commands(time_ms, commands) => {
+                    replies.reserve_exact(commands.len());
+                    for command in &commands {
+                        let reply = inner.apply(&self.shared.db, self.shard, time_ms, command);
+                        // Set under the lock, so that the writer cannot take half an entry.
+                        replies.push(reply.map_err(failed)?);
+                    }
+                    out.commands += commands.len();
+                }
+            }
+            inner.applied = Some(log_id);
+            inner.moved = true;
+            out.replies.push(Replies(replies));
+        }
+        let bytes = inner.finish_batch(&mut out.heads) + out.commands * COMMAND_BYTES;
+        inner.unwritten_bytes += bytes;
+        let index = inner.applied.map_or(0, |id| id.index);
+        inner.evict();
+        drop(inner);
+        let unwritten = self.shared.unwritten.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        self.shared.bell.changed(unwritten > UNWRITTEN_BYTES_MAX / 4);
+        self.applied.send_replace(index);
+        Ok(out)
+    }
+
+    /// Waits while too much is applied and not written.
+    pub(crate) async fn wait_for_writer(&self) -> Result<(), StoreError> {
+        loop {
+            let written = self.shared.written.notified();
+            self.shared.failure.check()?;
+            if self.shared.unwritten.load(Ordering::Acquire) <= UNWRITTEN_BYTES_MAX {
+                return Ok(());
+            }
+            written.await;
+        }
+    }
+}
+
+impl Inner {
+    fn apply(
+        &mut self,
+        db: &StateDb,
+        shard: ShardId,
+        time_ms: i64,
+        command: &Command,
+    ) -> Result<Reply, StoreError> {
+        self.prepare(db, shard, command)?;
+        let outcome = conclave_core::apply(&Working { inner: self, db, shard }, shard, time_ms, command)?;
+        let reply = outcome.reply;
+        self.commit(db, shard, outcome)?;
+        Ok(reply)
+    }
+
+    /// Brings the rows into memory that the command will most likely need.
+    fn prepare(&mut self, db: &StateDb, shard: ShardId, command: &Command) -> Result<(), StoreError> {
+        match command {
+            Command::Act { room, origin, action } => {
+                if self.bring(db, shard, Key::Room(*room))? {
+                    self.bring(db, shard, Key::Replies(origin.session, *room))?;
+                    if matches!(action, Action::Join | Action::Leave) {
+                        self.bring(db, shard, Key::Member(*room, origin.author))?;
+                    }
+                }
+            }
+            Command::OpenSession { user, .. } => {
+                self.bring(db, shard, Key::User(user.clone()))?;
+            }
+            Command::OpenRoom { .. }
+            | Command::CreateRoom { .. }
+            | Command::RegisterNode(_)
+            | Command::SetLayout { .. }
+            | Command::SetFeatureLevel(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Brings a row into memory; says whether there is one.
+    fn bring(&mut self, db: &StateDb, shard: ShardId, key: Key) -> Result<bool, StoreError> {
+        if self.rows.contains(&key) {
+            return Ok(true);
+        }
+        let row = db.row(shard, &key)?;
+        let there = row.is_some();
+        if let Some(row) = row {
+            self.rows.insert_clean(key, row);
+        }
+        Ok(there)
+    }
+
+    /// A row that is about to change, read from the file if it is there and not in memory.
+    fn change(
+        &mut self,
+        db: &StateDb,
+        shard: ShardId,
+        key: Key,
+        make: fn() -> Row,
+    ) -> Result<&mut Row, StoreError> {
+        self.bring(db, shard, key.clone())?;
+        Ok(self.rows.change(key, self.epoch, make))
+    }
+
+    fn replace(&mut self, key: Key, row: Row) {
+        *self.rows.change(key, self.epoch, || Row::Member(false)) = row;
+    }
+
+    fn commit(&mut self, db: &StateDb, shard: ShardId, outcome: Outcome) -> Result<(), StoreError> {
+        for change in outcome.changes {
+            self.write(db, shard, change)?;
+        }
+        if let Some(event) = outcome.event {
+            event::encode_record(&event, self.batch.buffer(event.room, event.seq));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, db: &StateDb, shard: ShardId, change: Change) -> Result<(), StoreError> {
+        let room_row = || Row::Room(RoomHead::default(), RoomInfo::default());
+        match change {
+            Change::RoomHead(room, new) => {
+                if let Row::Room(head, _) = self.change(db, shard, Key::Room(room), room_row)? {
+                    *head = new;
+                }
+            }
+            Change::RoomInfo(room, new) => {
+                if let Row::Room(_, info) = self.change(db, shard, Key::Room(room), room_row)? {
+                    *info = new;
+                }
+            }
+            Change::Topic(room, topic) => {
+                if let Row::Room(_, info) = self.change(db, shard, Key::Room(room), room_row)? {
+                    info.topic = topic;
+                }
+            }
+            Change::Member { room, user, present } => {
+                self.replace(Key::Member(room, user), Row::Member(present));
+            }
+            Change::Replied { session, room, reply, settled } => {
+                let key = Key::Replies(session, room);
+                let row = self.change(db, shard, key, || Row::Replies(SessionRoom::default()))?;
+                if let Row::Replies(known) = row {
+                    known.record(reply, settled);
+                }
+            }
+            Change::SessionRooms(session, count) => {
+                self.replace(Key::SessionRooms(session), Row::SessionRooms(count));
+            }
+            Change::Meta(meta) => {
+                self.meta = meta;
+                self.small.insert(Key::Meta);
+            }
+            Change::Directory(entry) => {
+                self.fresh.insert(entry.name.clone(), (entry.clone(), self.epoch));
+                self.replace(Key::Directory(entry.name.clone()), Row::Directory(entry));
+            }
+            Change::User(user) => {
+                self.replace(Key::UserName(user.user), Row::UserName(user.name.clone()));
+                self.replace(Key::User(user.name.clone()), Row::User(user));
+            }
+            Change::Session(session) => {
+                self.replace(Key::Session(session.session), Row::Session(session));
+            }
+            Change::Node(node) => {
+                self.small.insert(Key::Node(node.node));
+                self.nodes.insert(node.node, node);
+            }
+            Change::Layout(layout) => {
+                self.layout = Some(layout);
+                self.small.insert(Key::Layout);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the batch: its events become each room's newest chunk. Returns their bytes.
+    fn finish_batch(&mut self, heads: &mut Vec<(RoomId, Seq)>) -> usize {
+        let Self { batch, tails, unwritten, epoch, .. } = self;
+        let mut bytes = 0;
+        batch.finish(*epoch, |room, chunk| {
+            bytes += chunk.records.len();
+            heads.push((room, chunk.last));
+            unwritten.push((room, chunk.clone()));
+            tails.push(room, chunk);
+        });
+        bytes
+    }
+}
+
+/// The shard as of the previous command.
+struct Working<'a> {
+    inner: &'a Inner,
+    db: &'a StateDb,
+    shard: ShardId,
+}
+
+impl Working<'_> {
+    /// Looks at a row, in memory or else in the file.
+    fn look<T>(&self, key: &Key, pick: impl FnOnce(&Row) -> Option<T>) -> Result<Option<T>, StoreError> {
+        match self.inner.rows.get(key) {
+            Some(row) => Ok(pick(row)),
+            None => Ok(self.db.row(self.shard, key)?.as_ref().and_then(pick)),
+        }
+    }
+}
+
+impl View for Working<'_> {
+    type Error = StoreError;
+
+    fn room(&self, room: RoomId) -> Result<Option<RoomHead>, StoreError> {
+        self.look(&Key::Room(room), |row| match row {
+            Row::Room(head, _) => Some(*head),
+            _ => None,
+        })
+    }
+
+    fn member(&self, room: RoomId, user: UserId) -> Result<bool, StoreError> {
+        let member = self.look(&Key::Member(room, user), |row| Some(*row == Row::Member(true)))?;
+        Ok(member.unwrap_or(false))
+    }
+
+    fn standing(
+        &self,
+        session: SessionId,
+        room: RoomId,
+        request: RequestNo,
+        digest: u64,
+    ) -> Result<Option<Standing>, StoreError> {
+        self.look(&Key::Replies(session, room), |row| match row {
+            Row::Replies(known) => Some(known.standing(request, digest)),
+            _ => None,
+        })
+    }
+
+    fn session_rooms(&self, session: SessionId) -> Result<u32, StoreError> {
+        let count = self.look(&Key::SessionRooms(session), |row| match row {
+            Row::SessionRooms(count) => Some(*count),
+            _ => None,
+        })?;
+        Ok(count.unwrap_or(0))
+    }
+
+    fn meta(&self) -> Result<MetaHead, StoreError> {
+        Ok(self.inner.meta)
+    }
+
+    fn room_named(&self, name: &str) -> Result<Option<DirectoryEntry>, StoreError> {
+        self.look(&Key::Directory(name.to_owned()), |row| match row {
+            Row::Directory(entry) => Some(entry.clone()),
+            _ => None,
+        })
+    }
+
+    fn user_named(&self, name: &str) -> Result<Option<UserRecord>, StoreError> {
+        self.look(&Key::User(name.to_owned()), |row| match row {
+            Row::User(user) => Some(user.clone()),
+            _ => None,
+        })
+    }
+
+    fn user(&self, user: UserId) -> Result<Option<UserRecord>, StoreError> {
+        let name = self.look(&Key::UserName(user), |row| match row {
+            Row::UserName(name) => Some(name.clone()),
+            _ => None,
+        })?;
+        name.map_or(Ok(None), |name| self.user_named(&name))
+    }
+
+    fn node(&self, node: NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        Ok(self.inner.nodes.get(&node).cloned())
+    }
+
+    fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
+        Ok(self.inner.nodes.values().cloned().collect())
+    }
+
+    fn layout(&self) -> Result<Option<Layout>, StoreError> {
+        Ok(self.inner.layout.clone())
+    }
+}

@@ -1,0 +1,226 @@
+//! The state file: opening it, and reading single rows of it.
+
+use std::ops::Range;
+use std::path::Path;
+
+use conclave_core::limits::STATE_CACHE_BYTES;
+use conclave_core::{DirectoryId, NodeId, ShardId};
+use conclave_proto::log;
+use prost::Message as _;
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, TableDefinition, TableError,
+    WriteTransaction,
+};
+
+use super::key::{self, Key};
+use super::row::Row;
+use crate::convert::{
+    log_id_from_proto, log_id_to_proto, stored_membership_from_proto, stored_membership_to_proto,
+};
+use crate::disk::{Backend, DataFile, Disk};
+use crate::error::{OpenError, StoreError};
+use crate::types::{LogId, StoredMembership};
+use crate::{identity, seal};
+
+/// The state of all shards; see [`key`].
+pub(crate) const STATE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("state");
+/// What belongs to this node alone, by name.
+pub(crate) const LOCAL: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("local");
+
+const FILE: &str = DataFile::STATE;
+const FORMAT: &str = "format";
+const SHARDS: &str = "shards";
+/// Set once the log has been made: from then on it must be there.
+pub(crate) const HAS_LOG: &str = "has-log";
+
+/// Name of the local row that says that a snapshot is being installed.
+pub(crate) fn installing(shard: ShardId) -> String {
+    format!("installing/{shard}")
+}
+
+/// Name of the local row with a peer's directory.
+pub(crate) fn peer(node: NodeId) -> String {
+    format!("peer/{node}")
+}
+
+/// A redb error of this file.
+pub(crate) fn broken(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::redb(FILE, error)
+}
+
+/// The state file.
+#[derive(Debug)]
+pub(crate) struct StateDb {
+    pub(crate) db: Database,
+}
+
+impl StateDb {
+    pub(crate) fn open(disk: &dyn Disk, dir: &Path, shards: u32) -> Result<Self, OpenError> {
+        let path = dir.join(FILE);
+        let backend = disk.open(&path).map_err(|error| OpenError::access(&path, error))?;
+        let store = |error| OpenError::Store { dir: dir.to_owned(), error };
+        let db = Database::builder()
+            .set_cache_size(STATE_CACHE_BYTES)
+            .create_with_backend(Backend(backend))
+            .map_err(|error| store(broken(error)))?;
+        let state = Self { db };
+        state.make(shards).map_err(store)?;
+        let number = |name| -> Result<u32, StoreError> {
+            let value = state.local(name)?;
+            let value = value.and_then(|value| value.try_into().ok());
+            value
+                .map(u32::from_le_bytes)
+                .ok_or_else(|| StoreError::damaged(FILE, format!("its {name} is missing")))
+        };
+        let found = number(FORMAT).map_err(store)?;
+        if found > identity::FORMAT {
+            return Err(OpenError::Newer { path, found, known: identity::FORMAT });
+        }
+        let found = number(SHARDS).map_err(store)?;
+        if found != shards {
+            return Err(OpenError::OtherShards { dir: dir.to_owned(), found, expected: shards });
+        }
+        Ok(state)
+    }
+
+    /// Makes the tables of a new file.
+    fn make(&self, shards: u32) -> Result<(), StoreError> {
+        let read = self.db.begin_read().map_err(broken)?;
+        match read.open_table(LOCAL) {
+            Ok(_) => return Ok(()),
+            Err(TableError::TableDoesNotExist(_)) => {}
+            Err(error) => return Err(broken(error)),
+        }
+        drop(read);
+        let write = begin(&self.db, true).map_err(broken)?;
+        write.open_table(STATE).map_err(broken)?;
+        put_local(&write, FORMAT, Some(&identity::FORMAT.to_le_bytes()))?;
+        put_local(&write, SHARDS, Some(&shards.to_le_bytes()))?;
+        write.commit().map_err(broken)
+    }
+
+    pub(crate) fn read(&self) -> Result<Reading, StoreError> {
+        Reading::new(self.db.begin_read().map_err(broken)?)
+    }
+
+    /// A local row's value.
+    pub(crate) fn local(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = self.db.begin_read().map_err(broken)?;
+        let table = read.open_table(LOCAL).map_err(broken)?;
+        let row = table.get(name).map_err(broken)?;
+        row.map(|row| seal::open(FILE, name.as_bytes(), row.value()).map(<[u8]>::to_vec)).transpose()
+    }
+
+    /// The directories of peers that are known.
+    pub(crate) fn peers(&self) -> Result<Vec<(NodeId, DirectoryId)>, StoreError> {
+        let read = self.db.begin_read().map_err(broken)?;
+        let table = read.open_table(LOCAL).map_err(broken)?;
+        let mut peers = Vec::new();
+        for row in table.range("peer/".."peer0").map_err(broken)? {
+            let (name, row) = row.map_err(broken)?;
+            let value = seal::open(FILE, name.value().as_bytes(), row.value())?;
+            let node = name.value().strip_prefix("peer/").and_then(|node| node.parse().ok());
+            let directory = value.try_into().ok().map(u128::from_be_bytes);
+            let (Some(node), Some(directory)) = (node, directory) else {
+                return Err(StoreError::damaged(FILE, format!("the row {}", name.value())));
+            };
+            peers.push((NodeId(node), DirectoryId(directory)));
+        }
+        Ok(peers)
+    }
+
+    /// A row, from the newest state that is written.
+    pub(crate) fn row(&self, shard: ShardId, key: &Key) -> Result<Option<Row>, StoreError> {
+        let bytes = key.encode(shard);
+        let value = self.read()?.get(&bytes)?;
+        value.map_or(Ok(None), |value| Row::decode(key, &value))
+    }
+}
+
+/// Begins a transaction. Checkpoints are made so that opening the file after a crash takes no time,
+/// however large it is; that must hold for every synced commit, because each undoes the last one's.
+pub(crate) fn begin(db: &Database, checkpoint: bool) -> Result<WriteTransaction, redb::Error> {
+    let mut write = db.begin_write()?;
+    write.set_durability(if checkpoint { Durability::Immediate } else { Durability::None })?;
+    write.set_quick_repair(checkpoint);
+    Ok(write)
+}
+
+/// Writes or removes a local row.
+pub(crate) fn put_local(
+    write: &WriteTransaction,
+    name: &str,
+    value: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    let mut table = write.open_table(LOCAL).map_err(broken)?;
+    match value {
+        Some(value) => table.insert(name, seal::seal(name.as_bytes(), value).as_slice()).map_err(broken)?,
+        None => table.remove(name).map_err(broken)?,
+    };
+    Ok(())
+}
+
+/// The state as it was at one point in time.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    table: ReadOnlyTable<&'static [u8], &'static [u8]>,
+}
+
+impl Reading {
+    pub(crate) fn new(read: ReadTransaction) -> Result<Self, StoreError> {
+        Ok(Self { table: read.open_table(STATE).map_err(broken)? })
+    }
+
+    /// A row's value.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.table.get(key).map_err(broken)?;
+        row.map(|row| seal::open(FILE, key, row.value()).map(<[u8]>::to_vec)).transpose()
+    }
+
+    /// Keys and values of a range, in order. The checksums are checked.
+    pub(crate) fn range(
+        &self,
+        range: Range<&[u8]>,
+    ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>> + use<>, StoreError> {
+        let rows = self.table.range(range).map_err(broken)?;
+        Ok(rows.map(|row| {
+            let (key, row) = row.map_err(broken)?;
+            let value = seal::open(FILE, key.value(), row.value())?.to_vec();
+            Ok((key.value().to_vec(), value))
+        }))
+    }
+
+    /// The last row of a range.
+    pub(crate) fn last(&self, range: Range<&[u8]>) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let row = self.table.range(range).map_err(broken)?.next_back();
+        row.map(|row| {
+            let (key, row) = row.map_err(broken)?;
+            let value = seal::open(FILE, key.value(), row.value())?.to_vec();
+            Ok((key.value().to_vec(), value))
+        })
+        .transpose()
+    }
+
+    /// The shard's position in the log.
+    pub(crate) fn applied(&self, shard: ShardId) -> Result<Option<(LogId, StoredMembership)>, StoreError> {
+        let Some(value) = self.get(&key::applied(shard))? else { return Ok(None) };
+        decode_applied(&value).map(Some)
+    }
+}
+
+/// The value of a shard's position in the log.
+pub(crate) fn encode_applied(applied: &LogId, membership: &StoredMembership) -> Vec<u8> {
+    log::AppliedRow {
+        applied: Some(log_id_to_proto(applied)),
+        membership: Some(stored_membership_to_proto(membership)),
+    }
+    .encode_to_vec()
+}
+
+/// A shard's position in the log from its value.
+pub(crate) fn decode_applied(value: &[u8]) -> Result<(LogId, StoredMembership), StoreError> {
+    let damaged = |what: &str| StoreError::damaged(FILE, format!("a shard's applied row {what}"));
+    let row = log::AppliedRow::decode(value).map_err(|error| damaged(&error.to_string()))?;
+    let applied = row.applied.ok_or_else(|| damaged("has no position"))?;
+    Ok((log_id_from_proto(applied), stored_membership_from_proto(row.membership)))
+}

@@ -1,0 +1,155 @@
+//! What the writer takes from a shard, and how it is written.
+
+use conclave_core::{RoomId, ShardId};
+use conclave_proto::command;
+use prost::Message as _;
+use redb::{ReadableTable as _, Table, WriteTransaction};
+
+use super::block::{self, Block, GROWS_BELOW, Packer};
+use super::db::{STATE, broken, encode_applied};
+use super::key::{self, Key};
+use super::tail::Chunk;
+use super::{Inner, ShardState, row};
+use crate::disk::DataFile;
+use crate::error::StoreError;
+use crate::types::LogId;
+use crate::{lock, seal};
+
+/// A table of the state file in a transaction.
+pub(crate) type StateTable<'a> = Table<'a, &'static [u8], &'static [u8]>;
+
+/// Everything of a shard that changed since the last time, at one position in the log.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    shard: ShardId,
+    epoch: u64,
+    pub(crate) applied: Option<LogId>,
+    rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    chunks: Vec<(RoomId, Chunk)>,
+    /// What counted as unwritten.
+    pub(crate) bytes: usize,
+}
+
+impl ShardState {
+    /// Takes what changed; `None` if nothing did.
+    pub(crate) fn take(&self) -> Option<Taken> {
+        let mut inner = lock(&self.inner);
+        // After an error, memory may be in the middle of an entry.
+        if !inner.moved || self.shared.failure.check().is_err() {
+            return None;
+        }
+        let mut rows = Vec::new();
+        inner.rows.take_dirty(|key, row| rows.push((key.encode(self.shard), row.encode())));
+        for key in std::mem::take(&mut inner.small) {
+            rows.push((key.encode(self.shard), inner.encode_small(&key)));
+        }
+        if let Some(applied) = &inner.applied {
+            rows.push((key::applied(self.shard), Some(encode_applied(applied, &inner.membership))));
+        }
+        inner.moved = false;
+        inner.epoch += 1;
+        Some(Taken {
+            shard: self.shard,
+            epoch: inner.epoch - 1,
+            applied: inner.applied,
+            rows,
+            chunks: std::mem::take(&mut inner.unwritten),
+            bytes: std::mem::take(&mut inner.unwritten_bytes),
+        })
+    }
+
+    /// What was taken is in the file, so memory may drop it.
+    pub(crate) fn wrote(&self, taken: &Taken) {
+        let mut inner = lock(&self.inner);
+        inner.written = inner.written.max(taken.epoch);
+        inner.fresh.retain(|_, (_, epoch)| *epoch > taken.epoch);
+        inner.evict();
+        drop(inner);
+        self.shared.release(taken.bytes);
+    }
+}
+
+impl Inner {
+    fn encode_small(&self, key: &Key) -> Option<Vec<u8>> {
+        match key {
+            Key::Meta => Some(row::encode_meta(&self.meta)),
+            Key::Node(node) => self.nodes.get(node).map(|node| command::node_to_proto(node).encode_to_vec()),
+            Key::Layout => {
+                self.layout.as_ref().map(|layout| command::layout_to_proto(layout).encode_to_vec())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Taken {
+    /// Writes it. Returns how many bytes of rows that were.
+    pub(crate) fn write(&mut self, write: &WriteTransaction) -> Result<usize, StoreError> {
+        let mut table = write.open_table(STATE).map_err(broken)?;
+        let mut bytes = 0;
+        // In the order of the file, which touches each page once.
+        self.rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for (key, value) in &self.rows {
+            bytes += put(&mut table, key, value.as_deref())?;
+        }
+        // Stable: a room's chunks stay in their order.
+        self.chunks.sort_by_key(|(room, _)| *room);
+        for chunks in self.chunks.chunk_by(|(a, _), (b, _)| a == b) {
+            bytes += write_room(&mut table, self.shard, chunks)?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// Writes or removes a row.
+pub(crate) fn put(table: &mut StateTable<'_>, key: &[u8], value: Option<&[u8]>) -> Result<usize, StoreError> {
+    match value {
+        Some(value) => {
+            let row = seal::seal(key, value);
+            table.insert(key, row.as_slice()).map_err(broken)?;
+            Ok(key.len() + row.len())
+        }
+        None => {
+            table.remove(key).map_err(broken)?;
+            Ok(key.len())
+        }
+    }
+}
+
+/// Writes a room's new events behind those that it has.
+fn write_room(
+    table: &mut StateTable<'_>,
+    shard: ShardId,
+    chunks: &[(RoomId, Chunk)],
+) -> Result<usize, StoreError> {
+    let Some((room, first)) = chunks.first().map(|(room, chunk)| (*room, chunk.first)) else { return Ok(0) };
+    let last = last_block(table, shard, room)?;
+    if last.as_ref().map_or(0, |block| block.last().0) + 1 != first.0 {
+        return Err(block::damaged(room, first));
+    }
+    let grows = last.filter(|block| block.records.len() < GROWS_BELOW);
+    let mut packer = Packer::new(room, first, grows);
+    let mut bytes = 0;
+    let mut put_block = |block: Block| -> Result<(), StoreError> {
+        bytes += put(table, &key::block(shard, room, block.first), Some(&block.encode()))?;
+        Ok(())
+    };
+    for (_, chunk) in chunks {
+        packer.push(&chunk.records, &mut put_block)?;
+    }
+    if let Some(block) = packer.finish() {
+        put_block(block)?;
+    }
+    Ok(bytes)
+}
+
+fn last_block(table: &StateTable<'_>, shard: ShardId, room: RoomId) -> Result<Option<Block>, StoreError> {
+    let (start, end) = key::history(shard, room);
+    let last = table.range(start.as_slice()..end.as_slice()).map_err(broken)?.next_back();
+    let Some(last) = last else { return Ok(None) };
+    let (key, row) = last.map_err(broken)?;
+    let value = seal::open(DataFile::STATE, key.value(), row.value())?.to_vec();
+    let (_, first) = key::parse_block(&key.value()[key::SHARD..])
+        .ok_or_else(|| block::damaged(room, Default::default()))?;
+    Block::decode(room, first, value).map(Some)
+}

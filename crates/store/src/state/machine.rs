@@ -1,0 +1,134 @@
+//! What openraft sees of the applied state.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{Stream, StreamExt as _};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+
+use super::ShardState;
+use crate::error::StoreError;
+use crate::observer::Observer;
+use crate::snapshot::{LocalSnapshot, Receiving, SnapshotData, install};
+use crate::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Entries applied under one lock, at most.
+const ENTRIES_AT_ONCE: usize = 8;
+
+/// One group's state machine.
+#[derive(Clone)]
+pub struct StateMachine {
+    state: Arc<ShardState>,
+    receiving: Arc<Receiving>,
+    observer: Arc<dyn Observer>,
+}
+
+impl std::fmt::Debug for StateMachine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateMachine").field("shard", &self.state.shard()).finish_non_exhaustive()
+    }
+}
+
+impl StateMachine {
+    pub(crate) fn new(
+        state: Arc<ShardState>,
+        receiving: Arc<Receiving>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self { state, receiving, observer }
+    }
+
+    /// A snapshot of what is synced, which may be nothing.
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let reading = self.state.shared().bell.checkpoint().await?;
+        let (last_log_id, last_membership) = match reading.applied(self.state.shard())? {
+            Some((applied, membership)) => (Some(applied), membership),
+            None => (None, StoredMembership::default()),
+        };
+        let snapshot = SnapshotData::Local(LocalSnapshot::new(self.state.shard(), reading));
+        Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok(self.state.position())
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut ready = entries.ready_chunks(ENTRIES_AT_ONCE);
+        while let Some(items) = ready.next().await {
+            self.state.wait_for_writer().await?;
+            let begun = Instant::now();
+            let mut entries = Vec::with_capacity(items.len());
+            let mut responders = Vec::with_capacity(items.len());
+            for item in items {
+                let (entry, responder) = item?;
+                entries.push(entry);
+                responders.push(responder);
+            }
+            let count = entries.len();
+            let applied = self.state.apply(entries.into_iter())?;
+            for (responder, replies) in responders.into_iter().zip(applied.replies) {
+                if let Some(responder) = responder {
+                    responder.send(replies);
+                }
+            }
+            if !applied.heads.is_empty() {
+                self.observer.published(self.state.shard(), &applied.heads);
+            }
+            self.observer.applied(self.state.shard(), count, applied.commands, begun.elapsed());
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { machine: self.clone() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let (state, receiving, meta) = (self.state.clone(), self.receiving.clone(), meta.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let failed = |error| state.shared().failure.set(error);
+            let received = match snapshot {
+                SnapshotData::Received(received) => received,
+                SnapshotData::Local(local) => receiving.copy(&state, meta.clone(), local).map_err(failed)?,
+            };
+            install(&state, &meta, &received).map_err(failed)
+        });
+        Ok(work.await.map_err(io::Error::other)??)
+    }
+
+    /// Made anew each time, from a checkpoint: nothing has to be kept, and it is never older than
+    /// what the log still has.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let snapshot = self.snapshot().await?;
+        Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+    }
+}
+
+/// Makes a snapshot: a checkpoint, and a view of it. No data is copied.
+#[derive(Debug)]
+pub struct SnapshotBuilder {
+    machine: StateMachine,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        Ok(self.machine.snapshot().await?)
+    }
+}

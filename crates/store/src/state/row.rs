@@ -1,0 +1,209 @@
+//! Rows of the state file to bytes and back.
+
+use std::collections::VecDeque;
+
+use conclave_core::meta::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use conclave_core::room::{RoomHead, RoomInfo};
+use conclave_core::session::{SessionRoom, StoredReply, Verdict};
+use conclave_core::{Refusal, RequestNo, RoomId, Seq, SessionId, UserId};
+use conclave_proto::log::{self, stored_reply};
+use conclave_proto::{FormatError, command};
+use prost::Message;
+
+use super::key::{Key, kind};
+use crate::disk::DataFile;
+use crate::error::StoreError;
+
+/// A row that is kept in memory while it is in use. See [`Key`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Row {
+    Room(RoomHead, RoomInfo),
+    /// `false` is written as no row.
+    Member(bool),
+    Replies(SessionRoom),
+    SessionRooms(u32),
+    Directory(DirectoryEntry),
+    User(UserRecord),
+    UserName(String),
+    Session(SessionRecord),
+}
+
+impl Row {
+    /// The row's value; `None` if there is to be none.
+    pub(crate) fn encode(&self) -> Option<Vec<u8>> {
+        Some(match self {
+            Self::Room(head, info) => log::RoomRow {
+                name: info.name.clone(),
+                topic: info.topic.clone(),
+                creator_id: info.creator.0,
+                created_ms: info.created_ms,
+                last_seq: head.last.0,
+                last_time_ms: head.last_time_ms,
+                members: head.members,
+            }
+            .encode_to_vec(),
+            Self::Member(true) => Vec::new(),
+            Self::Member(false) => return None,
+            Self::Replies(known) => log::SessionRoomRow {
+                last_no: known.last.0,
+                replies: known.replies.iter().map(reply_to_proto).collect(),
+            }
+            .encode_to_vec(),
+            Self::SessionRooms(count) => count.to_le_bytes().to_vec(),
+            Self::Directory(entry) => log::DirectoryRow {
+                room_id: entry.room.0,
+                name: entry.name.clone(),
+                creator_id: entry.creator.0,
+                created_ms: entry.created_ms,
+                creator: entry.creator_name.clone(),
+            }
+            .encode_to_vec(),
+            Self::User(user) => {
+                log::UserRow { user_id: user.user.0, name: user.name.clone(), sessions: user.sessions }
+                    .encode_to_vec()
+            }
+            Self::UserName(name) => name.clone().into_bytes(),
+            Self::Session(session) => log::SessionRow {
+                session_id: session.session.0,
+                user_id: session.user.0,
+                secret_digest: session.secret_digest.to_vec(),
+                client: session.client.clone(),
+                opened_ms: session.opened_ms,
+                user: session.user_name.clone(),
+            }
+            .encode_to_vec(),
+        })
+    }
+
+    /// The row from its value. `None` for kinds that are not rows of this sort.
+    pub(crate) fn decode(key: &Key, value: &[u8]) -> Result<Option<Self>, StoreError> {
+        let row = match key {
+            Key::Room(_) => decode::<log::RoomRow>(value).map(room),
+            Key::Member(..) => Ok(Self::Member(true)),
+            Key::Replies(..) => decode::<log::SessionRoomRow>(value).and_then(replies),
+            Key::SessionRooms(_) => {
+                let count = value.try_into().map_err(|_| FormatError::Invalid("SessionRooms"));
+                count.map(|count| Self::SessionRooms(u32::from_le_bytes(count)))
+            }
+            Key::Directory(_) => decode::<log::DirectoryRow>(value).map(directory),
+            Key::User(_) => decode::<log::UserRow>(value).map(|row| {
+                Self::User(UserRecord { user: UserId(row.user_id), name: row.name, sessions: row.sessions })
+            }),
+            Key::UserName(_) => match std::str::from_utf8(value) {
+                Ok(name) => Ok(Self::UserName(name.to_owned())),
+                Err(_) => Err(FormatError::Invalid("UserName")),
+            },
+            Key::Session(_) => decode::<log::SessionRow>(value).and_then(session),
+            Key::Meta | Key::Node(_) | Key::Layout => return Ok(None),
+        };
+        row.map(Some).map_err(|error| damaged(key, &error))
+    }
+}
+
+pub(crate) fn damaged(key: &Key, error: &FormatError) -> StoreError {
+    StoreError::format(DataFile::STATE, &format!("the row {key:?}"), error)
+}
+
+fn decode<M: Message + Default>(value: &[u8]) -> Result<M, FormatError> {
+    Ok(M::decode(value)?)
+}
+
+fn room(row: log::RoomRow) -> Row {
+    let head = RoomHead { last: Seq(row.last_seq), last_time_ms: row.last_time_ms, members: row.members };
+    let creator = UserId(row.creator_id);
+    Row::Room(head, RoomInfo { name: row.name, topic: row.topic, creator, created_ms: row.created_ms })
+}
+
+/// The head in the value of a room's row, for whoever needs nothing else.
+pub(crate) fn room_head(value: &[u8]) -> Result<Seq, FormatError> {
+    decode::<log::RoomRow>(value).map(|row| Seq(row.last_seq))
+}
+
+fn directory(row: log::DirectoryRow) -> Row {
+    Row::Directory(DirectoryEntry {
+        room: RoomId(row.room_id),
+        name: row.name,
+        creator: UserId(row.creator_id),
+        creator_name: row.creator,
+        created_ms: row.created_ms,
+    })
+}
+
+fn session(row: log::SessionRow) -> Result<Row, FormatError> {
+    let digest = row.secret_digest.as_slice().try_into();
+    Ok(Row::Session(SessionRecord {
+        session: SessionId(row.session_id),
+        user: UserId(row.user_id),
+        user_name: row.user,
+        secret_digest: digest.map_err(|_| FormatError::Invalid("SessionRow.secret_digest"))?,
+        client: row.client,
+        opened_ms: row.opened_ms,
+    }))
+}
+
+fn reply_to_proto(stored: &StoredReply) -> log::StoredReply {
+    let reply = match stored.verdict {
+        Verdict::Event(seq) => stored_reply::Reply::Seq(seq.0),
+        Verdict::Unchanged => stored_reply::Reply::Unchanged(true),
+        Verdict::Refused(refusal) => stored_reply::Reply::Refusal(refusal.code()),
+    };
+    log::StoredReply {
+        request_no: stored.request.0,
+        digest: stored.digest,
+        reply: Some(reply),
+        time_ms: stored.time_ms,
+    }
+}
+
+fn replies(row: log::SessionRoomRow) -> Result<Row, FormatError> {
+    let reply = |stored: log::StoredReply| {
+        let verdict = match stored.reply.ok_or(FormatError::Missing("StoredReply.reply"))? {
+            stored_reply::Reply::Seq(seq) => Verdict::Event(Seq(seq)),
+            stored_reply::Reply::Unchanged(_) => Verdict::Unchanged,
+            // Only refusals that are decided for good are stored, and those carry no number.
+            stored_reply::Reply::Refusal(code) => Verdict::Refused(Refusal::from_code(code, 0)),
+        };
+        let request = RequestNo(stored.request_no);
+        Ok(StoredReply { request, digest: stored.digest, verdict, time_ms: stored.time_ms })
+    };
+    let replies = row.replies.into_iter().map(reply).collect::<Result<VecDeque<_>, FormatError>>()?;
+    Ok(Row::Replies(SessionRoom { last: RequestNo(row.last_no), replies }))
+}
+
+/// The meta shard's counters as a row.
+pub(crate) fn encode_meta(meta: &MetaHead) -> Vec<u8> {
+    log::MetaRow {
+        last_room_id: meta.last_room.0,
+        last_user_id: meta.last_user.0,
+        last_session_id: meta.last_session.0,
+        feature_level: meta.feature_level,
+    }
+    .encode_to_vec()
+}
+
+/// The small tables of the meta shard, which are always in memory.
+pub(crate) enum Small {
+    Meta(MetaHead),
+    Node(conclave_core::command::NodeRecord),
+    Layout(conclave_core::ring::Layout),
+}
+
+/// A row of a small table from its value; `None` if the key is not of one.
+pub(crate) fn decode_small(key: &[u8], value: &[u8]) -> Result<Option<Small>, StoreError> {
+    let small = match key.first() {
+        Some(&kind::META) => decode::<log::MetaRow>(value).map(|row| {
+            Small::Meta(MetaHead {
+                last_room: RoomId(row.last_room_id),
+                last_user: UserId(row.last_user_id),
+                last_session: SessionId(row.last_session_id),
+                feature_level: row.feature_level,
+            })
+        }),
+        Some(&kind::NODE) => decode(value).and_then(command::node_from_proto).map(Small::Node),
+        Some(&kind::LAYOUT) => decode(value).map(|row| Small::Layout(command::layout_from_proto(row))),
+        _ => return Ok(None),
+    };
+    small
+        .map(Some)
+        .map_err(|error| StoreError::format(DataFile::STATE, &format!("the row {key:02x?}"), &error))
+}

@@ -1,0 +1,139 @@
+//! The newest events of each room, as they go to subscribers and to the file.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use conclave_core::{RoomId, Seq};
+
+use super::cache::IdMap;
+
+/// Consecutive events of a room: those of one applied batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    pub(crate) first: Seq,
+    pub(crate) last: Seq,
+    /// One record behind the other.
+    pub(crate) records: Bytes,
+    /// When it was applied; see [`super::cache`].
+    pub(crate) epoch: u64,
+}
+
+/// What a chunk costs besides its records.
+const OVERHEAD: usize = 96;
+
+/// The tails of a shard's rooms.
+#[derive(Debug, Default)]
+pub(crate) struct Tails {
+    rooms: IdMap<RoomId, VecDeque<Chunk>>,
+    /// The rooms of all chunks, oldest chunk first.
+    order: VecDeque<RoomId>,
+    bytes: usize,
+}
+
+impl Tails {
+    pub(crate) fn push(&mut self, room: RoomId, chunk: Chunk) {
+        self.bytes += chunk.records.len() + OVERHEAD;
+        self.order.push_back(room);
+        self.rooms.entry(room).or_default().push_back(chunk);
+    }
+
+    /// The chunks from the one that holds this event on, if it is here.
+    pub(crate) fn from(&self, room: RoomId, seq: Seq) -> Option<impl Iterator<Item = &Chunk>> {
+        let chunks = self.rooms.get(&room)?;
+        if chunks.front()?.first > seq || chunks.back()?.last < seq {
+            return None;
+        }
+        let at = chunks.partition_point(|chunk| chunk.last < seq);
+        Some(chunks.range(at..))
+    }
+
+    /// Drops the oldest chunks that are written (up to the epoch), while there are more than so
+    /// many bytes.
+    pub(crate) fn evict(&mut self, bytes_max: usize, written: u64) {
+        while self.bytes > bytes_max {
+            let Some(room) = self.order.front().copied() else { return };
+            let Some(chunks) = self.rooms.get_mut(&room) else { return };
+            if chunks.front().is_none_or(|chunk| chunk.epoch > written) {
+                return;
+            }
+            if let Some(chunk) = chunks.pop_front() {
+                self.bytes -= chunk.records.len() + OVERHEAD;
+            }
+            if chunks.is_empty() {
+                self.rooms.remove(&room);
+            }
+            self.order.pop_front();
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// The events of the batch that is being applied, by room.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    rooms: Vec<(RoomId, Seq, Seq, BytesMut)>,
+    at: IdMap<RoomId, usize>,
+    /// Buffers to use again.
+    spare: Vec<BytesMut>,
+}
+
+impl Batch {
+    /// Where the next event of the room is to be encoded.
+    pub(crate) fn buffer(&mut self, room: RoomId, seq: Seq) -> &mut BytesMut {
+        let rooms = &mut self.rooms;
+        let spare = &mut self.spare;
+        let at = *self.at.entry(room).or_insert_with(|| {
+            rooms.push((room, seq, seq, spare.pop().unwrap_or_default()));
+            rooms.len() - 1
+        });
+        let (_, _, last, buffer) = &mut rooms[at];
+        *last = seq;
+        buffer
+    }
+
+    /// Ends the batch: each room's events as a chunk.
+    pub(crate) fn finish(&mut self, epoch: u64, mut each: impl FnMut(RoomId, Chunk)) {
+        self.at.clear();
+        for (room, first, last, mut buffer) in self.rooms.drain(..) {
+            // A copy of exactly its size; the buffer is used again.
+            let records = Bytes::copy_from_slice(&buffer);
+            if buffer.capacity() <= 1024 * 1024 && self.spare.len() < 64 {
+                buffer.clear();
+                self.spare.push(buffer);
+            }
+            each(room, Chunk { first, last, records, epoch });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(first: u64, last: u64, epoch: u64) -> Chunk {
+        Chunk { first: Seq(first), last: Seq(last), records: Bytes::from_static(&[0; 100]), epoch }
+    }
+
+    #[test]
+    fn the_oldest_written_chunks_go_first() {
+        let mut tails = Tails::default();
+        tails.push(RoomId(1), chunk(5, 7, 1));
+        tails.push(RoomId(2), chunk(1, 1, 1));
+        tails.push(RoomId(1), chunk(8, 8, 2));
+        let firsts = |tails: &Tails, seq| -> Option<Vec<u64>> {
+            Some(tails.from(RoomId(1), Seq(seq))?.map(|chunk| chunk.first.0).collect())
+        };
+        assert_eq!(firsts(&tails, 6), Some(vec![5, 8]));
+        assert_eq!(firsts(&tails, 8), Some(vec![8]));
+        assert_eq!(firsts(&tails, 4), None);
+        assert_eq!(firsts(&tails, 9), None);
+        tails.evict(0, 0);
+        assert_eq!(firsts(&tails, 6), Some(vec![5, 8]), "nothing is written yet");
+        tails.evict(0, 1);
+        assert_eq!(firsts(&tails, 6), None);
+        assert_eq!(firsts(&tails, 8), Some(vec![8]));
+    }
+}

@@ -1,0 +1,289 @@
+//! The state file's only writer.
+//!
+//! It sleeps until something changes, collects for a moment, and writes everything that changed in
+//! all shards in one transaction that is not synced. Now and then, by bytes or by time, that
+//! transaction is a checkpoint, which is. A checkpoint never holds an entry that this node's own log
+//! has not synced: after a crash, log and state must not tell different stories.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use conclave_core::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, STATE_FLUSH_INTERVAL};
+use redb::ReadableDatabase as _;
+use tokio::sync::oneshot;
+
+use super::db::{Reading, STATE, begin, broken, put_local};
+use super::flush::{self, Taken};
+use super::{ShardState, Shared};
+use crate::error::StoreError;
+use crate::lock;
+use crate::log::{Durable, Log};
+use crate::observer::Observer;
+use crate::types::LogId;
+
+/// Takes the answer to a request. Dropped unanswered if the writer is gone.
+pub(crate) type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+/// What the writer is asked to do besides what it does anyway.
+pub(crate) enum Request {
+    /// Write everything, sync it, and hand out exactly that state.
+    Checkpoint(Done<Reading>),
+    /// Write these rows.
+    Write(Write, Done<()>),
+}
+
+/// Rows to write in one transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Write {
+    /// Rows of the state; `None` removes.
+    pub(crate) rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Rows of this node alone.
+    pub(crate) local: Vec<(String, Option<Vec<u8>>)>,
+    /// Sync before answering.
+    pub(crate) sync: bool,
+    /// The rows bring a shard to this position.
+    pub(crate) applied: Option<(u32, LogId)>,
+}
+
+/// Wakes the writer.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    /// `ringing.changed` is set already: most changes need not take the lock.
+    rung: AtomicBool,
+    ringing: Mutex<Ringing>,
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct Ringing {
+    changed: Option<Instant>,
+    urgent: bool,
+    stop: bool,
+    /// Nobody listens any more.
+    deaf: bool,
+    requests: Vec<Request>,
+}
+
+impl std::fmt::Debug for Ringing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ringing").field("requests", &self.requests.len()).finish_non_exhaustive()
+    }
+}
+
+impl Bell {
+    /// Something changed; `urgent` if there is so much of it that it should be written at once.
+    pub(crate) fn changed(&self, urgent: bool) {
+        if !self.rung.swap(true, Ordering::AcqRel) || urgent {
+            let mut ringing = lock(&self.ringing);
+            let news = ringing.changed.is_none() || (urgent && !ringing.urgent);
+            ringing.changed.get_or_insert_with(Instant::now);
+            ringing.urgent |= urgent;
+            drop(ringing);
+            if news {
+                self.bell.notify_one();
+            }
+        }
+    }
+
+    /// Asks for something. The answer is an error if the writer is gone.
+    pub(crate) fn ask(&self, request: Request) {
+        let mut ringing = lock(&self.ringing);
+        // Dropping a request tells whoever waits for it.
+        if !ringing.deaf {
+            ringing.requests.push(request);
+            drop(ringing);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Asks for a checkpoint and waits for it.
+    pub(crate) async fn checkpoint(&self) -> Result<Reading, StoreError> {
+        let (done, answer) = oneshot::channel();
+        // Whoever asked may be gone when the answer comes.
+        self.ask(Request::Checkpoint(Box::new(|result| drop(done.send(result)))));
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Asks for rows to be written and waits for it.
+    pub(crate) async fn write(&self, write: Write) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.ask(Request::Write(write, Box::new(|result| drop(done.send(result)))));
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Asks for rows to be written and blocks until they are.
+    pub(crate) fn write_blocking(&self, write: Write) -> Result<(), StoreError> {
+        let (done, answer) = mpsc::sync_channel(1);
+        self.ask(Request::Write(write, Box::new(move |result| drop(done.send(result)))));
+        answer.recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Makes the writer write what there is, and end.
+    pub(crate) fn stop(&self) {
+        lock(&self.ringing).stop = true;
+        self.bell.notify_one();
+    }
+
+    /// Waits for something to do. `deadline` is when the writer has to look by itself.
+    fn wait(&self, deadline: Option<Instant>) -> (Vec<Request>, bool) {
+        let mut ringing = lock(&self.ringing);
+        loop {
+            if !ringing.requests.is_empty() || ringing.urgent || ringing.stop {
+                break;
+            }
+            let flush = ringing.changed.map(|since| since + STATE_FLUSH_INTERVAL);
+            let until = flush.into_iter().chain(deadline).min();
+            let Some(until) = until else {
+                ringing = self.bell.wait(ringing).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO {
+                break;
+            }
+            ringing = self.bell.wait_timeout(ringing, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        ringing.changed = None;
+        ringing.urgent = false;
+        self.rung.store(false, Ordering::Release);
+        (std::mem::take(&mut ringing.requests), ringing.stop)
+    }
+
+    fn close(&self) {
+        let mut ringing = lock(&self.ringing);
+        ringing.deaf = true;
+        ringing.requests.clear();
+    }
+}
+
+fn gone() -> StoreError {
+    StoreError::Closed("the state writer has stopped".to_owned())
+}
+
+/// Writes the state file.
+pub(crate) struct StateWriter {
+    shared: Arc<Shared>,
+    shards: Vec<Arc<ShardState>>,
+    log: Arc<Log>,
+    durable: Arc<Durable>,
+    observer: Arc<dyn Observer>,
+    /// Position of each shard in the file.
+    applied: Vec<Option<LogId>>,
+    unsynced_bytes: u64,
+    unsynced_since: Option<Instant>,
+}
+
+impl StateWriter {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        shards: Vec<Arc<ShardState>>,
+        log: Arc<Log>,
+        durable: Arc<Durable>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let applied = shards.iter().map(|shard| shard.position().0).collect();
+        Self { shared, shards, log, durable, observer, applied, unsynced_bytes: 0, unsynced_since: None }
+    }
+
+    /// Works until it is told to stop, or the store has failed.
+    pub(crate) fn run(mut self) {
+        loop {
+            let (requests, stop) =
+                self.shared.bell.wait(self.unsynced_since.map(|since| since + CHECKPOINT_INTERVAL));
+            let result = self.process(requests, stop);
+            if stop || result.is_err() {
+                self.shared.bell.close();
+                self.shared.written.notify_waiters();
+                return;
+            }
+        }
+    }
+
+    /// Writes what changed and what is asked for, and answers.
+    pub(crate) fn process(&mut self, requests: Vec<Request>, stop: bool) -> Result<(), StoreError> {
+        let mut readers = Vec::new();
+        let mut writes = Vec::new();
+        for request in requests {
+            match request {
+                Request::Checkpoint(done) => readers.push(done),
+                Request::Write(write, done) => writes.push((write, done)),
+            }
+        }
+        let wanted = stop || !readers.is_empty() || writes.iter().any(|(write, _)| write.sync);
+        let result = self.shared.failure.check().and_then(|()| self.write(&writes, wanted));
+        let result = result.map_err(|error| self.shared.failure.set(error));
+        for (_, done) in writes {
+            done(result.clone());
+        }
+        for done in readers {
+            // Nobody else writes: this is exactly the checkpoint.
+            let reading =
+                result.clone().and_then(|()| Reading::new(self.shared.db.db.begin_read().map_err(broken)?));
+            done(reading);
+        }
+        result
+    }
+
+    fn write(&mut self, writes: &[(Write, Done<()>)], wanted: bool) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let mut taken: Vec<_> =
+            self.shards.iter().filter_map(|shard| Some((shard.clone(), shard.take()?))).collect();
+        if taken.is_empty() && writes.is_empty() && self.unsynced_since.is_none() {
+            return Ok(());
+        }
+        for (shard, taken) in &taken {
+            if let Some(applied) = taken.applied {
+                self.log.wait_written(shard.shard().0, applied.index)?;
+            }
+        }
+        let fresh: u64 = taken.iter().map(|(_, taken)| taken.bytes as u64).sum();
+        let late = self.unsynced_since.is_some_and(|since| since.elapsed() >= CHECKPOINT_INTERVAL);
+        let checkpoint = wanted || late || self.unsynced_bytes + fresh >= CHECKPOINT_BYTES;
+        let bytes = self.commit(writes, &mut taken, checkpoint)?;
+
+        for (shard, taken) in &taken {
+            self.applied[shard.shard().0 as usize] = taken.applied;
+            shard.wrote(taken);
+        }
+        for (shard, applied) in writes.iter().filter_map(|(write, _)| write.applied) {
+            self.applied[shard as usize] = Some(applied);
+        }
+        if checkpoint {
+            self.unsynced_bytes = 0;
+            self.unsynced_since = None;
+            for (shard, applied) in (0..).zip(&self.applied) {
+                self.durable.set(shard, applied.as_ref());
+            }
+        } else {
+            self.unsynced_bytes += bytes as u64;
+            self.unsynced_since.get_or_insert(begun);
+        }
+        self.observer.state_written(begun.elapsed(), bytes, checkpoint);
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        writes: &[(Write, Done<()>)],
+        taken: &mut [(Arc<ShardState>, Taken)],
+        checkpoint: bool,
+    ) -> Result<usize, StoreError> {
+        let write = begin(&self.shared.db.db, checkpoint).map_err(broken)?;
+        let mut bytes = 0;
+        for (_, taken) in taken {
+            bytes += taken.write(&write)?;
+        }
+        for (request, _) in writes {
+            let mut table = write.open_table(STATE).map_err(broken)?;
+            for (key, value) in &request.rows {
+                bytes += flush::put(&mut table, key, value.as_deref())?;
+            }
+            for (name, value) in &request.local {
+                put_local(&write, name, value.as_deref())?;
+            }
+        }
+        write.commit().map_err(broken)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,346 @@
+//! One data directory: opening it, and everything that the rest of the node asks of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use conclave_core::limits::{LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
+use conclave_core::{DirectoryId, NodeId, RoomId, Seq, ShardId};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::disk::{DataFile, Disk, RealDisk};
+use crate::error::{OpenError, StoreError};
+use crate::failure::Failure;
+use crate::identity::{DirectoryLock, Identity};
+use crate::lock;
+use crate::log::{Durable, Log, LogStore, Sender, Writer};
+use crate::observer::Observer;
+use crate::snapshot::{Receiving, SnapshotReceiver, finish_installing};
+use crate::state::db::{HAS_LOG, StateDb, peer};
+use crate::state::key::{self, kind};
+use crate::state::machine::StateMachine;
+use crate::state::row;
+use crate::state::writer::{Bell, StateWriter, Write};
+use crate::state::{ShardState, Shared};
+use crate::types::SnapshotMeta;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How much of the log [`Store::compaction`] leaves for followers that lag.
+    pub log_tail_bytes: u64,
+    /// Where the files are.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { log_tail_bytes: LOG_TAIL_BYTES_DEFAULT, disk: Arc::new(RealDisk) }
+    }
+}
+
+/// What a store uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the rows in the log.
+    pub log_bytes: u64,
+    /// Size of the log's file.
+    pub log_file_bytes: u64,
+    /// Size of the state's file.
+    pub state_file_bytes: u64,
+    /// Bytes applied and not yet written to the state's file.
+    pub unwritten_bytes: u64,
+    /// Jobs waiting for the log writer.
+    pub log_queue: usize,
+}
+
+/// A group whose log should be cut: take a snapshot, then purge up to and with `upto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    /// The group.
+    pub shard: ShardId,
+    /// The last index that need not be kept.
+    pub upto: u64,
+}
+
+/// A node's data directory. Cheap to clone; closed when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    log_tail_bytes: u64,
+    failure: Arc<Failure>,
+    log: Arc<Log>,
+    queue: Sender,
+    shared: Arc<Shared>,
+    shards: Vec<Shard>,
+    observer: Arc<dyn Observer>,
+    peers: Mutex<BTreeMap<NodeId, DirectoryId>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    _lock: DirectoryLock,
+}
+
+#[derive(Clone)]
+struct Shard {
+    state: Arc<ShardState>,
+    receiving: Arc<Receiving>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        // State first: its checkpoint may wait for the log.
+        self.shared.bell.stop();
+        let mut threads = std::mem::take(&mut *lock(&self.threads)).into_iter().rev();
+        for name in ["state writer", "log writer"] {
+            if name == "log writer" {
+                self.log.stop(&self.queue);
+            }
+            if threads.next().is_some_and(|thread| thread.join().is_err()) {
+                self.failure.set(StoreError::Closed(format!("the {name} has panicked")));
+            }
+        }
+        self.failure.set(StoreError::Closed("it was asked to".to_owned()));
+        self.log.wake();
+        self.shared.written.notify_waiters();
+    }
+}
+
+impl Store {
+    /// Opens a directory that [`Identity::create`] made: takes its lock, checks that it is the one
+    /// that is meant, recovers log and state, and finishes a snapshot's installation that a crash
+    /// interrupted. Blocking.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Nothing has been changed then.
+    pub fn open(
+        dir: &Path,
+        expect: &Identity,
+        shards: u32,
+        options: Options,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, OpenError> {
+        if !dir.is_dir() {
+            return Err(OpenError::Empty { dir: dir.to_owned() });
+        }
+        let directory_lock = DirectoryLock::take(dir)?;
+        let identity = Identity::read(dir)?.ok_or_else(|| OpenError::Empty { dir: dir.to_owned() })?;
+        identity.check(dir, expect)?;
+
+        let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
+        let disk = options.disk.clone();
+        check_files(disk.as_ref(), dir, shards)?;
+        let groups = shards as usize + 1;
+        let durable = Arc::new(Durable::new(groups));
+        let failure = Arc::new(Failure::new());
+        let db = StateDb::open(disk.as_ref(), dir, shards)?;
+        let log = Arc::new(Log::open(disk.as_ref(), dir, durable.clone(), failure.clone())?);
+        let peers = db.peers().map_err(broken)?.into_iter().collect();
+        let has_log = db.local(HAS_LOG).map_err(broken)?.is_some();
+        let shared = Arc::new(Shared {
+            db,
+            failure: failure.clone(),
+            bell: Bell::default(),
+            unwritten: AtomicUsize::new(0),
+            written: Notify::new(),
+        });
+        let shard = |n| -> Result<Shard, StoreError> {
+            let id = ShardId(n);
+            let state = Arc::new(ShardState::load(id, shared.clone())?);
+            durable.set(n, state.position().0.as_ref());
+            Ok(Shard { state, receiving: Arc::new(Receiving::new(disk.clone(), dir, id)) })
+        };
+        let shards: Vec<Shard> = (0..=shards).map(shard).collect::<Result<_, _>>().map_err(broken)?;
+
+        let (queue, jobs) = mpsc::channel(LOG_QUEUE_MAX);
+        let store = Self(Arc::new(Inner {
+            dir: dir.to_owned(),
+            log_tail_bytes: options.log_tail_bytes,
+            failure,
+            log: log.clone(),
+            queue,
+            shared: shared.clone(),
+            shards,
+            observer: observer.clone(),
+            peers: Mutex::new(peers),
+            threads: Mutex::new(Vec::new()),
+            _lock: directory_lock,
+        }));
+        let states = store.0.shards.iter().map(|shard| shard.state.clone()).collect();
+        let log_writer = Writer::new(log.clone(), observer.clone());
+        let state_writer = StateWriter::new(shared, states, log, durable, observer);
+        store.spawn("log-writer", move || log_writer.run(jobs))?;
+        store.spawn("state-writer", move || state_writer.run())?;
+        store.finish_open(has_log).map_err(broken)?;
+        Ok(store)
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+        let thread = thread.map_err(|error| OpenError::access(&self.0.dir, error))?;
+        lock(&self.0.threads).push(thread);
+        Ok(())
+    }
+
+    fn finish_open(&self, has_log: bool) -> Result<(), StoreError> {
+        if !has_log {
+            let local = vec![(HAS_LOG.to_owned(), Some(vec![1]))];
+            self.0.shared.bell.write_blocking(Write { local, sync: true, ..Write::default() })?;
+        }
+        self.0.shards.iter().try_for_each(|shard| finish_installing(&shard.state, &shard.receiving))
+    }
+
+    fn at(&self, shard: ShardId) -> &Shard {
+        self.0.shards.get(shard.0 as usize).expect("a shard of the number that the store was opened with")
+    }
+
+    /// Log and state machine of a group, for [`openraft::Raft::new`]. Once for each group.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    #[must_use]
+    pub fn shard(&self, shard: ShardId) -> (LogStore, StateMachine) {
+        let Shard { state, receiving } = self.at(shard).clone();
+        let log = LogStore::new(self.0.log.clone(), shard.0, self.0.queue.clone());
+        (log, StateMachine::new(state, receiving, self.0.observer.clone()))
+    }
+
+    /// A shard's applied state, to read.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    #[must_use]
+    pub fn state(&self, shard: ShardId) -> Arc<ShardState> {
+        self.at(shard).state.clone()
+    }
+
+    /// The error with which the store has failed. The node must stop then.
+    #[must_use]
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.0.failure.subscribe()
+    }
+
+    /// What the store uses.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        // For people to look at: a file that cannot be measured counts as nothing.
+        let size = |file| std::fs::metadata(self.0.dir.join(file)).map_or(0, |data| data.len());
+        Usage {
+            log_bytes: self.0.log.live_bytes(),
+            log_file_bytes: size(DataFile::LOG),
+            state_file_bytes: size(DataFile::STATE),
+            unwritten_bytes: self.0.shared.unwritten.load(Ordering::Relaxed) as u64,
+            log_queue: self.0.queue.max_capacity() - self.0.queue.capacity(),
+        }
+    }
+
+    /// Which logs to cut so that the file keeps no more than its tail: take a snapshot of each of
+    /// these groups, then purge. Names an idle group as well whose few entries hold up the rest.
+    /// Empty most of the time, and cheap then.
+    #[must_use]
+    pub fn compaction(&self) -> Vec<Compaction> {
+        let cut = |(shard, entries): (u32, std::ops::Range<u64>)| {
+            let applied = self.at(ShardId(shard)).state.position().0?.index;
+            // What is not applied cannot be in a snapshot.
+            let upto = applied.min(entries.end - 1);
+            (upto >= entries.start).then_some(Compaction { shard: ShardId(shard), upto })
+        };
+        self.0.log.cuts(self.0.log_tail_bytes).into_iter().filter_map(cut).collect()
+    }
+
+    /// The data directory that a node id belongs to, as first seen.
+    #[must_use]
+    pub fn peer_directory(&self, node: NodeId) -> Option<DirectoryId> {
+        lock(&self.0.peers).get(&node).copied()
+    }
+
+    /// Remembers which data directory a node id belongs to, for good. If another one is known, that
+    /// one is returned and nothing changes.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn remember_peer(
+        &self,
+        node: NodeId,
+        directory: DirectoryId,
+    ) -> Result<Result<(), DirectoryId>, StoreError> {
+        {
+            let mut peers = lock(&self.0.peers);
+            if let Some(known) = peers.get(&node).copied() {
+                return Ok(if known == directory { Ok(()) } else { Err(known) });
+            }
+            peers.insert(node, directory);
+        }
+        let local = vec![(peer(node), Some(directory.0.to_be_bytes().to_vec()))];
+        self.0.shared.bell.write(Write { local, sync: true, ..Write::default() }).await?;
+        Ok(Ok(()))
+    }
+
+    /// The history that this node has of a shard, to answer a snapshot's offer with. Blocking.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn prefixes(&self, shard: ShardId) -> Result<Vec<(RoomId, Seq)>, StoreError> {
+        let prefix = key::with_kind(shard, kind::ROOM);
+        let read = self.0.shared.db.read()?;
+        let room = |row: Result<(Vec<u8>, Vec<u8>), StoreError>| {
+            let (key, value) = row?;
+            let damaged = || StoreError::damaged(DataFile::STATE, format!("the row {key:02x?}"));
+            let room = key::parse_room(&key[key::SHARD..]).ok_or_else(damaged)?;
+            Ok((room, row::room_head(&value).map_err(|_| damaged())?))
+        };
+        read.range(&prefix..&key::end_of(&prefix))?.map(room).collect()
+    }
+
+    /// Begins to receive a snapshot: one at a time for each shard. Blocking.
+    ///
+    /// # Errors
+    /// If another one is being received, or the file cannot be made.
+    pub fn receive_snapshot(
+        &self,
+        shard: ShardId,
+        meta: SnapshotMeta,
+        left_out: Vec<(RoomId, Seq)>,
+    ) -> Result<SnapshotReceiver, StoreError> {
+        let Shard { state, receiving } = self.at(shard);
+        receiving.begin(state, meta, left_out)
+    }
+
+    /// Writes and syncs everything and stops the writers. Blocking. What is asked of the store
+    /// afterwards is answered with an error.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// Once both data files exist, neither may be missing.
+fn check_files(disk: &dyn Disk, dir: &Path, shards: u32) -> Result<(), OpenError> {
+    let [log, state] = [dir.join(DataFile::LOG), dir.join(DataFile::STATE)];
+    let exists = |path: &Path| disk.exists(path).map_err(|error| OpenError::access(path, error));
+    match (exists(&log)?, exists(&state)?) {
+        // The state is made first.
+        (true, false) => Err(OpenError::FileMissing { path: state }),
+        (false, true) => {
+            let has_log = StateDb::open(disk, dir, shards)?.local(HAS_LOG);
+            match has_log.map_err(|error| OpenError::Store { dir: dir.to_owned(), error })? {
+                Some(_) => Err(OpenError::FileMissing { path: log }),
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,4 @@
+//! The store against openraft's expectations, crashes, full disks and damaged directories.
+
+mod openraft_suite;
+mod support;
