@@ -178,6 +178,8 @@ pub const UP_READY_DEADLINE: Duration = Duration::from_secs(60);
 pub const UP_RESTART_DELAY: Duration = Duration::from_secs(3);
 /// `conclave up` kills a server that has not stopped this long after it was asked to.
 pub const UP_STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// A second signal so soon after the first one is the same one: `timeout` and some supervisors send it twice.
+pub const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(300);
 /// `conclave up` looks this often whether its cluster is ready.
 pub const UP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 

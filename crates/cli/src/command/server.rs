@@ -3,8 +3,10 @@
 use std::io;
 
 use anyhow::Context as _;
+use conclave_core::limits::SECOND_SIGNAL_AFTER;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::server::{LogFormat, ServerArgs};
@@ -38,8 +40,14 @@ pub(super) async fn run(args: ServerArgs) -> anyhow::Result<Exit> {
             name = signals.next() => tracing::info!(signal = name, "asked to stop"),
             () = closed(stdin) => tracing::info!("stdin was closed: stopping"),
         }
+        let asked = Instant::now();
         let _ = stop.send(());
-        signals.next().await;
+        loop {
+            signals.next().await;
+            if asked.elapsed() >= SECOND_SIGNAL_AFTER {
+                break;
+            }
+        }
         output::error("conclave: stopped at once by a second signal");
         // Not a return: draining must not hold up whoever asked twice.
         std::process::exit(INTERRUPTED);

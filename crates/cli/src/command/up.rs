@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use conclave_client::Client;
-use conclave_core::limits::{NODES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE};
+use conclave_core::limits::{NODES_MAX, SECOND_SIGNAL_AFTER, UP_POLL_INTERVAL, UP_READY_DEADLINE};
 use conclave_proto::chat::GetServerStatusResponse;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -123,6 +123,7 @@ fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<AbortOnDro
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hangup = listen(SignalKind::hangup())?;
     Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut first = None;
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -130,7 +131,9 @@ fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<AbortOnDro
                 _ = hangup.recv() => {}
                 () = closed(&mut stdin) => {}
             }
-            if stop.please.is_cancelled() {
+            let now = Instant::now();
+            let before = *first.get_or_insert(now);
+            if now.saturating_duration_since(before) >= SECOND_SIGNAL_AFTER {
                 stop.now.cancel();
             }
             stop.please.cancel();
@@ -194,6 +197,7 @@ impl<'a> Cluster<'a> {
         output::note(settings.quiet || settings.json, &hints);
         loop {
             let happened = tokio::select! {
+                biased;
                 () = please.cancelled() => return Ok(Exit::Ok),
                 happened = self.happened.recv() => happened,
             };
@@ -218,6 +222,8 @@ impl<'a> Cluster<'a> {
         let mut last = String::from("no server answered");
         let status = loop {
             tokio::select! {
+                // First, because the servers' ends that follow from it are no news.
+                biased;
                 () = please.cancelled() => return Ok(None),
                 happened = self.happened.recv() => self.starting(happened)?,
                 _ = poll.tick() => match timeout(Duration::from_secs(1), client.status()).await {

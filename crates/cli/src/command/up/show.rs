@@ -47,7 +47,12 @@ pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> Stri
     if on_path {
         return "conclave".to_owned();
     }
-    file.strip_prefix(here).unwrap_or(file).display().to_string()
+    match file.strip_prefix(here) {
+        // Without a slash the shell would look for it elsewhere.
+        Ok(name) if name.components().count() == 1 => format!("./{}", name.display()),
+        Ok(below) => below.display().to_string(),
+        Err(_) => file.display().to_string(),
+    }
 }
 
 /// What to try next.
@@ -143,6 +148,7 @@ mod tests {
         let path = Some(OsStr::new("/usr/bin:/src/conclave/target/release"));
         assert_eq!(executable(file, Path::new("/"), path), "conclave");
         assert_eq!(executable(file, Path::new("/src/conclave"), None), "target/release/conclave");
+        assert_eq!(executable(file, Path::new("/src/conclave/target/release"), None), "./conclave");
         assert_eq!(executable(file, Path::new("/home/ana"), None), "/src/conclave/target/release/conclave");
     }
 }
