@@ -10,7 +10,7 @@ use conclave_check::{Options, Outcome, Property, Records, Report, check};
 const USAGE: &str = "\
 Usage: conclave-check [OPTIONS] FILE
 
-Judges a history of JSON lines, as `conclave bench --history`, the tests and the chaos runs record them.
+Judges a history of JSON lines, as the tests record them; the lines are described in this crate's documentation.
 FILE may be - for standard input.
 
 Options:
