@@ -10,10 +10,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use conclave_core::limits::{
-    ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX, SEND_BATCH_MAX, SEND_RACE_AFTER, SEND_RACE_AFTER_MAX,
-    SENDS_IN_FLIGHT_MAX,
-};
+use conclave_core::limits::{ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX, SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
 use conclave_proto::chat::{SendMessageRequest, SendResult, send_message_request, send_result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -131,6 +128,8 @@ pub(crate) struct State {
     route: Route,
     nodes: Arc<Nodes>,
     routed_version: u64,
+    /// The supervisor looks again by itself.
+    watched: bool,
     /// Another look at where rooms should go is due.
     pub(crate) reroute: bool,
     /// What is to be written to the outbox file, if there is one.
@@ -167,6 +166,7 @@ impl State {
             route,
             nodes,
             routed_version: 0,
+            watched: false,
             reroute: false,
             queue: durable.then(Queue::default),
             session: None,
@@ -240,6 +240,8 @@ impl State {
         let Some(link) = self.links.get_mut(&id) else { return false };
         if link.flights.count() == 0 {
             link.last_progress = now;
+            // Somebody must notice if nothing comes back.
+            wakes.supervisor |= !self.watched;
         }
         let mut bytes = 0;
         while let Some(link) = self.links.get_mut(&id) {

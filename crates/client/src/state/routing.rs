@@ -40,7 +40,7 @@ impl State {
                     self.enqueue(room, now, wakes);
                     continue;
                 }
-                match self.way(room, now) {
+                match self.way(room) {
                     Ok(address) => {
                         let link = self.link_to(&address, now, &mut open);
                         self.path(room).link = Some(link);
@@ -54,19 +54,20 @@ impl State {
                 }
             }
         }
+        self.watched = next.is_some();
         (open, next)
     }
 
     /// Where the room's requests should go now, or when to ask again.
-    fn way(&self, room: RoomKey, now: Instant) -> Result<Arc<str>, Option<Instant>> {
+    fn way(&self, room: RoomKey) -> Result<Arc<str>, Option<Instant>> {
         if self.route == Route::Leader
             && let Some(leader) = self.nodes.leader_of(self.requests.id(room))
         {
             return Ok(leader);
         }
         match self.nodes.pick(&[]) {
-            Some(pick) if pick.at <= now => Ok(pick.address),
-            Some(pick) => Err(Some(pick.at)),
+            Some(pick) if pick.at.is_none() => Ok(pick.address),
+            Some(pick) => Err(pick.at),
             None => Err(None),
         }
     }
@@ -149,7 +150,7 @@ impl State {
             next = earliest(next, Some(now + SEND_RACE_AFTER));
         }
         for (id, address) in silent {
-            if self.nodes.pick(&[Arc::clone(&address)]).is_none_or(|other| other.at > now) {
+            if self.nodes.pick(&[Arc::clone(&address)]).is_none_or(|other| other.at.is_some()) {
                 continue;
             }
             tracing::debug!(node = %address, "no answer; the same requests are sent to another node, too");

@@ -1,0 +1,471 @@
+//! A cluster that misbehaves on purpose: some listeners over one state. A test double for faults only; how a real
+//! cluster behaves is tested with real servers.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use conclave_core::session::{SessionRoom, Standing, StoredReply, Verdict, digest};
+use conclave_core::{Action, Refusal, RequestNo, Seq};
+use conclave_proto::chat::chat_service_server::{ChatService, ChatServiceServer};
+use conclave_proto::chat::*;
+use conclave_proto::frame::EncodedFrame;
+use conclave_proto::status;
+use futures::{Stream, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// What goes wrong at one node.
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// The streams of requests break after so many further decisions, and these are not answered.
+    pub(crate) lose_answers_after: Option<u32>,
+    /// So many requests are answered "not sent".
+    pub(crate) not_sent: u32,
+    /// So many requests are dropped, and answered "unknown".
+    pub(crate) swallowed: u32,
+    /// Nothing is answered any more, but the connection lives.
+    pub(crate) hang: bool,
+    /// Nothing is accepted, everything open breaks.
+    pub(crate) dead: bool,
+    /// This event is left out of streams, once.
+    pub(crate) skip_event: Option<u64>,
+    /// Streams are told to go there, once.
+    pub(crate) go_away: Option<String>,
+    /// The session is not accepted.
+    pub(crate) no_session: bool,
+    /// Sent with "not sent".
+    pub(crate) hint: Option<LeaderHint>,
+}
+
+pub(crate) struct Room {
+    pub(crate) id: u64,
+    pub(crate) events: Vec<Event>,
+    pub(crate) sessions: HashMap<u64, SessionRoom>,
+}
+
+#[derive(Default)]
+pub(crate) struct Data {
+    pub(crate) rooms: BTreeMap<String, Room>,
+    pub(crate) sessions: HashMap<String, (u64, String)>,
+    pub(crate) status: GetServerStatusResponse,
+}
+
+impl Data {
+    pub(crate) fn make_room(&mut self, name: &str) {
+        let id = self.rooms.len() as u64 + 1;
+        self.rooms.entry(name.into()).or_insert(Room { id, events: Vec::new(), sessions: HashMap::new() });
+    }
+
+    pub(crate) fn texts(&self, room: &str) -> Vec<String> {
+        let text = |event: &Event| match &event.kind {
+            Some(event::Kind::Message(message)) => Some(message.text.clone()),
+            _ => None,
+        };
+        self.rooms[room].events.iter().filter_map(text).collect()
+    }
+
+    fn room(&mut self, reference: Option<&RoomRef>) -> Option<(String, &mut Room)> {
+        let reference = reference?;
+        let found = |(name, room): &(&String, &mut Room)| {
+            if reference.id == 0 { **name == reference.name } else { room.id == reference.id }
+        };
+        self.rooms.iter_mut().find(found).map(|(name, room)| (name.clone(), room))
+    }
+
+    /// As the state machine does it.
+    pub(crate) fn decide(
+        &mut self,
+        session: u64,
+        user: &str,
+        request: &SendMessageRequest,
+    ) -> send_result::Outcome {
+        let refused =
+            |refusal| send_result::Outcome::Failure(Failure::from(&status::Failure::Refused(refusal)));
+        let Some((_, room)) = self.room(request.room.as_ref()) else { return refused(Refusal::RoomUnknown) };
+        let action = match request.content.clone().unwrap() {
+            send_message_request::Content::Text(text) => Action::Post(text),
+            send_message_request::Content::Topic(topic) => Action::SetTopic(topic),
+            send_message_request::Content::Join(_) => Action::Join,
+            send_message_request::Content::Leave(_) => Action::Leave,
+        };
+        let number = RequestNo(request.request_no);
+        let digest = digest(&action);
+        let known = room.sessions.entry(session).or_default();
+        let ack = |seq: u64, duplicate, answer_forgotten| {
+            send_result::Outcome::Ack(SendMessageResponse {
+                room_id: room.id,
+                request_no: number.0,
+                seq,
+                time_ms: 1,
+                duplicate,
+                answer_forgotten,
+            })
+        };
+        match known.standing(number, digest) {
+            Standing::Next => {}
+            Standing::Repeat(StoredReply { verdict: Verdict::Event(seq), .. }) => {
+                return ack(seq.0, true, false);
+            }
+            Standing::Repeat(_) | Standing::Forgotten => return ack(0, true, true),
+            Standing::Reused => return refused(Refusal::RequestReused),
+            Standing::Early(next) => return refused(Refusal::RequestOutOfOrder { expected: next.0 }),
+        }
+        let seq = room.events.len() as u64 + 1;
+        let verdict = Verdict::Event(Seq(seq));
+        known.record(
+            StoredReply { request: number, digest, verdict, time_ms: 1 },
+            RequestNo(request.settled_no),
+        );
+        let kind = match action {
+            Action::Post(text) => event::Kind::Message(Message { text }),
+            Action::SetTopic(topic) => event::Kind::TopicChanged(TopicChanged { topic }),
+            Action::Join => event::Kind::Joined(Joined {}),
+            Action::Leave => event::Kind::Left(Left {}),
+            Action::Void { .. } => return refused(Refusal::WrongShard),
+        };
+        room.events.push(Event {
+            room_id: room.id,
+            seq,
+            time_ms: 1,
+            author: user.into(),
+            session_id: session,
+            request_no: number.0,
+            kind: Some(kind),
+            ..Event::default()
+        });
+        ack(seq, false, false)
+    }
+}
+
+/// The whole of it.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    data: Arc<Mutex<Data>>,
+    changed: Arc<watch::Sender<u64>>,
+    pub(crate) nodes: Vec<Arc<Node>>,
+}
+
+pub(crate) struct Node {
+    pub(crate) address: String,
+    faults: Mutex<Faults>,
+    data: Arc<Mutex<Data>>,
+    changed: Arc<watch::Sender<u64>>,
+    /// Requests that reached it.
+    pub(crate) requests: Mutex<u64>,
+}
+
+impl Node {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.faults.lock().unwrap());
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    fn session<T>(&self, request: &Request<T>) -> Result<(u64, String), Status> {
+        let refused = || Status::from(status::Failure::Unauthenticated("not known here".into()));
+        if self.faults.lock().unwrap().no_session {
+            return Err(refused());
+        }
+        let value = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = value.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        self.data.lock().unwrap().sessions.get(token).cloned().ok_or_else(refused)
+    }
+
+    async fn check(&self) -> Result<(), Status> {
+        if self.faults.lock().unwrap().dead {
+            return Err(Status::unavailable("dead"));
+        }
+        if self.faults.lock().unwrap().hang {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    /// What comes of one request here; `None` breaks the stream.
+    fn answer(&self, session: u64, user: &str, request: &SendMessageRequest) -> Option<send_result::Outcome> {
+        *self.requests.lock().unwrap() += 1;
+        let mut faults = self.faults.lock().unwrap();
+        let failure = |failure: status::Failure| send_result::Outcome::Failure(Failure::from(&failure));
+        if faults.not_sent > 0 {
+            faults.not_sent -= 1;
+            let not_sent = status::Failure::not_sent("no_leader", "wait", Duration::from_millis(1));
+            return Some(failure(not_sent.with_leader(faults.hint.clone())));
+        }
+        if faults.swallowed > 0 {
+            faults.swallowed -= 1;
+            return Some(failure(status::Failure::unknown("timeout", "maybe")));
+        }
+        let outcome = self.data.lock().unwrap().decide(session, user, request);
+        self.changed.send_modify(|n| *n += 1);
+        match &mut faults.lose_answers_after {
+            Some(0) => {
+                faults.lose_answers_after = None;
+                None
+            }
+            Some(left) => {
+                *left -= 1;
+                Some(outcome)
+            }
+            None => Some(outcome),
+        }
+    }
+}
+
+impl Cluster {
+    pub(crate) async fn start(count: usize) -> Self {
+        let data = Arc::new(Mutex::new(Data::default()));
+        data.lock().unwrap().make_room("general");
+        let changed = Arc::new(watch::Sender::new(0));
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let node = Arc::new(Node {
+                address: listener.local_addr().unwrap().to_string(),
+                faults: Mutex::default(),
+                data: Arc::clone(&data),
+                changed: Arc::clone(&changed),
+                requests: Mutex::default(),
+            });
+            let service = ChatServiceServer::from_arc(Arc::new(Service(Arc::clone(&node))));
+            let incoming = TcpListenerStream::new(listener);
+            tokio::spawn(
+                tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming),
+            );
+            nodes.push(node);
+        }
+        Self { data, changed, nodes }
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.address.clone()).collect()
+    }
+
+    pub(crate) fn data(&self) -> MutexGuard<'_, Data> {
+        self.data.lock().unwrap()
+    }
+
+    /// An event that somebody else sent.
+    pub(crate) fn post(&self, room: &str, text: &str) {
+        let mut data = self.data();
+        let sent = data.rooms[room].sessions.get(&0).map_or(0, |known| known.last.0);
+        let request = SendMessageRequest {
+            room: Some(RoomRef { name: room.into(), id: 0 }),
+            request_no: sent + 1,
+            settled_no: sent,
+            content: Some(send_message_request::Content::Text(text.into())),
+        };
+        data.decide(0, "bob", &request);
+        drop(data);
+        self.changed.send_modify(|n| *n += 1);
+    }
+}
+
+/// The trait needs a type of this crate.
+struct Service(Arc<Node>);
+
+type Frames = Pin<Box<dyn Stream<Item = Result<EncodedFrame, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ChatService for Service {
+    type JoinChatStream = Frames;
+    type SendMessagesStream = ReceiverStream<Result<SendResults, Status>>;
+
+    async fn open_session(
+        &self,
+        request: Request<OpenSessionRequest>,
+    ) -> Result<Response<OpenSessionResponse>, Status> {
+        self.0.check().await?;
+        let mut data = self.0.data.lock().unwrap();
+        let session_id = data.sessions.len() as u64 + 1;
+        let user = request.into_inner().user;
+        let token = format!("token{session_id}");
+        data.sessions.insert(token.clone(), (session_id, user.clone()));
+        Ok(Response::new(OpenSessionResponse { token, session_id, user_id: 1, user, cluster_id: "c".into() }))
+    }
+
+    async fn join_chat(&self, request: Request<JoinChatRequest>) -> Result<Response<Frames>, Status> {
+        self.0.check().await?;
+        self.0.session(&request)?;
+        let request = request.into_inner();
+        let mut rooms = Vec::new();
+        for wanted in &request.rooms {
+            let mut data = self.0.data.lock().unwrap();
+            let found = data.room(wanted.room.as_ref());
+            let (name, room) =
+                found.ok_or_else(|| Status::from(status::Failure::Refused(Refusal::RoomUnknown)))?;
+            let head = room.events.len() as u64;
+            let after = match wanted.start {
+                Some(room_subscription::Start::AfterSeq(seq)) => seq,
+                Some(room_subscription::Start::Last(count)) => head.saturating_sub(count.into()),
+                None => head,
+            };
+            rooms.push((name, room.id, after));
+        }
+        let node = Arc::clone(&self.0);
+        let (frames, receiver) = mpsc::channel(1);
+        tokio::spawn(async move { stream(&node, rooms, &frames).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn send_message(
+        &self,
+        _request: Request<SendMessageRequest>,
+    ) -> Result<Response<SendMessageResponse>, Status> {
+        Err(Status::unimplemented("the library does not use it"))
+    }
+
+    async fn send_messages(
+        &self,
+        request: Request<Streaming<SendBatch>>,
+    ) -> Result<Response<Self::SendMessagesStream>, Status> {
+        self.0.check().await?;
+        let (session, user) = self.0.session(&request)?;
+        let node = Arc::clone(&self.0);
+        let mut batches = request.into_inner();
+        let (results, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let mut index = 0;
+            let mut changed = node.changed.subscribe();
+            loop {
+                let batch = tokio::select! {
+                    batch = batches.next() => batch,
+                    () = dead(&node, &mut changed) => {
+                        let _ = results.send(Err(Status::unavailable("reset"))).await;
+                        return;
+                    }
+                };
+                let Some(Ok(batch)) = batch else { return };
+                if node.check().await.is_err() {
+                    return;
+                }
+                let mut answers = SendResults::default();
+                for send in batch.sends {
+                    let Some(outcome) = node.answer(session, &user, &send) else {
+                        let _ = results.send(Err(Status::unavailable("reset"))).await;
+                        return;
+                    };
+                    answers.results.push(SendResult { index, outcome: Some(outcome) });
+                    index += 1;
+                }
+                if results.send(Ok(answers)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        self.0.check().await?;
+        self.0.session(&request)?;
+        let mut data = self.0.data.lock().unwrap();
+        let found = data.room(request.get_ref().room.as_ref());
+        let (_, room) = found.ok_or_else(|| Status::from(status::Failure::Refused(Refusal::RoomUnknown)))?;
+        let (events, last_seq) = (room.events.clone(), room.events.len() as u64);
+        Ok(Response::new(HistoryResponse { events, last_seq, room_id: room.id }))
+    }
+
+    async fn list_rooms(&self, _: Request<ListRoomsRequest>) -> Result<Response<ListRoomsResponse>, Status> {
+        Ok(Response::new(ListRoomsResponse::default()))
+    }
+
+    async fn create_room(
+        &self,
+        request: Request<CreateRoomRequest>,
+    ) -> Result<Response<CreateRoomResponse>, Status> {
+        self.0.check().await?;
+        let name = request.into_inner().name;
+        let mut data = self.0.data.lock().unwrap();
+        data.make_room(&name);
+        Ok(Response::new(CreateRoomResponse { room_id: data.rooms[&name].id, created: true }))
+    }
+
+    async fn leave_room(
+        &self,
+        _: Request<LeaveRoomRequest>,
+    ) -> Result<Response<SendMessageResponse>, Status> {
+        Err(Status::unimplemented("the library does not use it"))
+    }
+
+    async fn get_server_status(
+        &self,
+        _: Request<GetServerStatusRequest>,
+    ) -> Result<Response<GetServerStatusResponse>, Status> {
+        self.0.check().await?;
+        Ok(Response::new(self.0.data.lock().unwrap().status.clone()))
+    }
+
+    async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
+        self.0.check().await?;
+        Ok(Response::new(PingResponse { version: "fake".into(), ..PingResponse::default() }))
+    }
+}
+
+async fn dead(node: &Node, changed: &mut watch::Receiver<u64>) {
+    // An error means that the test is over.
+    let _ = changed.wait_for(|_| node.faults.lock().unwrap().dead).await;
+}
+
+/// Streams the events of rooms, with the faults of the day.
+async fn stream(
+    node: &Node,
+    mut rooms: Vec<(String, u64, u64)>,
+    frames: &mpsc::Sender<Result<EncodedFrame, Status>>,
+) {
+    let mut changed = node.changed.subscribe();
+    let mut caught_up = false;
+    loop {
+        changed.mark_unchanged();
+        if node.faults.lock().unwrap().dead {
+            let _ = frames.send(Err(Status::unavailable("reset"))).await;
+            return;
+        }
+        let mut out = due(node, &mut rooms);
+        if !caught_up {
+            caught_up = true;
+            let position = |(name, id, seq): &(String, u64, u64)| RoomPosition {
+                room_id: *id,
+                name: name.clone(),
+                seq: *seq,
+            };
+            let rooms = rooms.iter().map(position).collect();
+            out.push_back(stream_frame::Frame::CaughtUp(CaughtUp { rooms, ..CaughtUp::default() }));
+        }
+        for frame in out {
+            if frames.send(Ok(frame.into())).await.is_err() {
+                return;
+            }
+        }
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What there is to stream now.
+fn due(node: &Node, rooms: &mut [(String, u64, u64)]) -> VecDeque<stream_frame::Frame> {
+    let mut out = VecDeque::new();
+    let data = node.data.lock().unwrap();
+    let mut faults = node.faults.lock().unwrap();
+    if let Some(to) = faults.go_away.take() {
+        let go_away = GoAway { in_ms: 1_000, addresses: vec![to], reason: "drain".into() };
+        out.push_back(stream_frame::Frame::GoAway(go_away));
+    }
+    for (name, _, after) in rooms {
+        let all = &data.rooms[name].events;
+        let mut events: Vec<_> = all[usize::try_from(*after).unwrap().min(all.len())..].to_vec();
+        *after = (*after).max(all.len() as u64);
+        if let Some(skip) = faults.skip_event
+            && events.iter().any(|event| event.seq == skip)
+        {
+            faults.skip_event = None;
+            events.retain(|event| event.seq != skip);
+        }
+        if !events.is_empty() {
+            out.push_back(stream_frame::Frame::Events(EventBatch { events, ..EventBatch::default() }));
+        }
+    }
+    out
+}

@@ -1,0 +1,30 @@
+//! The library against a cluster that misbehaves on purpose.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+mod fake;
+mod outbox;
+mod send;
+mod subscribe;
+
+use std::future::Future;
+use std::time::Duration;
+
+use conclave_client::{Client, Route};
+use fake::Cluster;
+
+/// Everything in these tests happens within this time, or something is wrong.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
+    }
+}
+
+/// A client that begins at the first node.
+async fn pinned(cluster: &Cluster) -> Client {
+    let builder = Client::builder().servers(cluster.addresses()).user("ana").route(Route::Pinned);
+    soon("connect", builder.connect()).await.unwrap()
+}

@@ -1,0 +1,169 @@
+//! The durable outbox: what was taken is sent, by this process or the next.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use conclave_client::{Client, Content, Outbox, Route, SendError};
+
+use crate::fake::Cluster;
+use crate::soon;
+
+fn builder(cluster: &Cluster, dir: &Path) -> conclave_client::Builder {
+    Client::builder()
+        .servers(cluster.addresses())
+        .user("ana")
+        .route(Route::Pinned)
+        .outbox(Outbox::Durable(dir.to_owned()))
+}
+
+#[tokio::test]
+async fn what_was_taken_is_sent_by_the_next_process() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    soon("ack", client.send("general", "first")).await.unwrap();
+    let session = client.session();
+    cluster.nodes[0].set(|f| f.dead = true);
+    for text in ["second", "third"] {
+        let ticket = client.submit("general", Content::Text(text.into())).await.unwrap();
+        drop(ticket);
+    }
+    // As if killed: nothing is closed in order.
+    drop(client);
+
+    let mut again = None;
+    soon("the lock is free again", async {
+        while again.is_none() {
+            again = builder(&cluster, dir.path()).connect().await.ok();
+        }
+    })
+    .await;
+    let again = again.unwrap();
+    assert_eq!(again.session(), session, "the session goes on, and no server was needed for that");
+    assert_eq!(again.pending().len(), 2);
+    cluster.nodes[0].set(|f| f.dead = false);
+    assert_eq!(soon("flush", again.flush(Duration::from_secs(15))).await, 0);
+    assert_eq!(soon("ack", again.send("general", "fourth")).await.unwrap().request_no, 4);
+    assert_eq!(cluster.data().texts("general"), ["first", "second", "third", "fourth"]);
+    again.close().await;
+}
+
+#[tokio::test]
+async fn a_crash_after_the_answer_doubles_nothing() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    cluster.nodes[0].set(|f| f.dead = true);
+    for n in 0..20 {
+        client.submit("general", Content::Text(format!("{n}"))).await.unwrap();
+    }
+    // The file as a power cut would leave it: without anything that was settled later.
+    std::fs::copy(dir.path().join("outbox"), copy.path().join("outbox")).unwrap();
+    cluster.nodes[0].set(|f| f.dead = false);
+    soon("flush", client.flush(Duration::from_secs(15))).await;
+    client.close().await;
+    let again = soon("connect", builder(&cluster, copy.path()).connect()).await.unwrap();
+    assert_eq!(soon("flush", again.flush(Duration::from_secs(15))).await, 0);
+    let expected: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+    assert_eq!(cluster.data().texts("general"), expected);
+}
+
+#[tokio::test]
+async fn the_file_stays_small_and_private() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    let text = "x".repeat(8 * 1024);
+    for _ in 0..8 {
+        let mut tickets = Vec::new();
+        for _ in 0..64 {
+            let client = client.clone();
+            let text = text.clone();
+            tickets.push(tokio::spawn(async move { client.send("general", text).await }));
+        }
+        for ticket in tickets {
+            soon("ack", ticket).await.unwrap().unwrap();
+        }
+    }
+    client.close().await;
+    let meta = std::fs::metadata(dir.path().join("outbox")).unwrap();
+    assert!(meta.len() < 3 * 1024 * 1024, "4 MiB were sent, the file has {}", meta.len());
+    assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+    let again = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    assert_eq!(again.pending_count(), 0);
+    assert_eq!(soon("ack", again.send("general", "y")).await.unwrap().request_no, 513);
+}
+
+#[tokio::test]
+async fn a_directory_has_one_owner() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    let error = builder(&cluster, dir.path()).connect().await.unwrap_err();
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    client.close().await;
+    let error = builder(&cluster, dir.path()).user("bob").connect().await.unwrap_err();
+    assert!(error.to_string().contains("belongs to the user \"ana\""), "{error}");
+}
+
+#[tokio::test]
+async fn damage_is_named_and_a_torn_tail_is_not_damage() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    cluster.nodes[0].set(|f| f.dead = true);
+    for text in ["one", "two", "three"] {
+        client.submit("general", Content::Text(text.into())).await.unwrap();
+    }
+    client.close().await;
+    let file = dir.path().join("outbox");
+    let whole = std::fs::read(&file).unwrap();
+
+    std::fs::write(&file, &whole[..whole.len() - 3]).unwrap();
+    let torn = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    assert_eq!(torn.pending_count(), 2);
+    torn.close().await;
+
+    let mut damaged = whole.clone();
+    damaged[30] ^= 1;
+    std::fs::write(&file, damaged).unwrap();
+    let error = builder(&cluster, dir.path()).connect().await.unwrap_err();
+    assert!(error.to_string().contains("is damaged at byte 0"), "{error}");
+    assert!(error.to_string().contains("move it away"), "{error}");
+}
+
+#[tokio::test]
+async fn a_new_session_renumbers_the_file_too() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    soon("ack", client.send("general", "first")).await.unwrap();
+    let session = client.session().id;
+    cluster.data().rooms.get_mut("general").unwrap().sessions.clear();
+    soon("ack", client.send("general", "second")).await.unwrap();
+    assert_ne!(client.session().id, session);
+    client.close().await;
+    let again = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    assert_ne!(again.session().id, session);
+    assert_eq!(soon("ack", again.send("general", "third")).await.unwrap().request_no, 2);
+    assert_eq!(cluster.data().texts("general"), ["first", "second", "third"]);
+}
+
+#[tokio::test]
+async fn an_unknown_room_does_not_use_up_a_number_for_ever() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+        let error = soon("refusal", client.send("nowhere", "x")).await.unwrap_err();
+        assert!(matches!(error, SendError::Refused { .. }), "{error:?}");
+        client.close().await;
+    }
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    let session = client.session().id;
+    client.create_room("nowhere").await.unwrap();
+    assert_eq!(soon("ack", client.send("nowhere", "y")).await.unwrap().request_no, 1);
+    assert_eq!(client.session().id, session);
+}
