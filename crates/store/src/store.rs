@@ -18,7 +18,7 @@ use crate::lock;
 use crate::log::{Durable, Log, LogStore, Sender, Writer};
 use crate::observer::Observer;
 use crate::snapshot::{Receiving, SnapshotReceiver, finish_installing};
-use crate::state::db::{HAS_LOG, StateDb, peer};
+use crate::state::db::{HAS_LOG, KeyValue, StateDb, peer};
 use crate::state::key::{self, kind};
 use crate::state::machine::StateMachine;
 use crate::state::row;
@@ -142,7 +142,7 @@ impl Store {
         identity.check(dir, expect)?;
 
         let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
-        let disk = options.disk.clone();
+        let Options { log_tail_bytes, disk } = options;
         check_files(disk.as_ref(), dir, shards)?;
         let groups = shards as usize + 1;
         let durable = Arc::new(Durable::new(groups));
@@ -169,7 +169,7 @@ impl Store {
         let (queue, jobs) = mpsc::channel(LOG_QUEUE_MAX);
         let store = Self(Arc::new(Inner {
             dir: dir.to_owned(),
-            log_tail_bytes: options.log_tail_bytes,
+            log_tail_bytes,
             failure,
             log: log.clone(),
             queue,
@@ -297,7 +297,7 @@ impl Store {
     pub fn prefixes(&self, shard: ShardId) -> Result<Vec<(RoomId, Seq)>, StoreError> {
         let prefix = key::with_kind(shard, kind::ROOM);
         let read = self.0.shared.db.read()?;
-        let room = |row: Result<(Vec<u8>, Vec<u8>), StoreError>| {
+        let room = |row: Result<KeyValue, StoreError>| {
             let (key, value) = row?;
             let damaged = || StoreError::damaged(DataFile::STATE, format!("the row {key:02x?}"));
             let room = key::parse_room(&key[key::SHARD..]).ok_or_else(damaged)?;

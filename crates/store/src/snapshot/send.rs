@@ -10,7 +10,7 @@ use conclave_proto::raft::SnapshotChunk;
 use super::put_row;
 use crate::error::StoreError;
 use crate::state::block::{self, Block};
-use crate::state::db::Reading;
+use crate::state::db::{KeyValue, Reading};
 use crate::state::key::{self, kind};
 
 /// A view of a checkpoint of this node. As long as it lives, the state file keeps what it shows: send
@@ -43,8 +43,6 @@ impl LocalSnapshot {
     }
 }
 
-/// One row: the key without its shard, and the value.
-type KeyValue = (Vec<u8>, Vec<u8>);
 type RowIter = Box<dyn Iterator<Item = Result<KeyValue, StoreError>> + Send>;
 
 /// The rows of a snapshot, in order.

@@ -228,10 +228,11 @@ impl Inner {
             }
             Change::Directory(entry) => {
                 self.fresh.insert(entry.name.clone(), (entry.clone(), self.epoch));
+                self.replace(Key::RoomName(entry.room), Row::Name(entry.name.clone()));
                 self.replace(Key::Directory(entry.name.clone()), Row::Directory(entry));
             }
             Change::User(user) => {
-                self.replace(Key::UserName(user.user), Row::UserName(user.name.clone()));
+                self.replace(Key::UserName(user.user), Row::Name(user.name.clone()));
                 self.replace(Key::User(user.name.clone()), Row::User(user));
             }
             Change::Session(session) => {
@@ -336,7 +337,7 @@ impl View for Working<'_> {
 
     fn user(&self, user: UserId) -> Result<Option<UserRecord>, StoreError> {
         let name = self.look(&Key::UserName(user), |row| match row {
-            Row::UserName(name) => Some(name.clone()),
+            Row::Name(name) => Some(name.clone()),
             _ => None,
         })?;
         name.map_or(Ok(None), |name| self.user_named(&name))

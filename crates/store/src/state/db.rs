@@ -100,7 +100,7 @@ impl StateDb {
     }
 
     pub(crate) fn read(&self) -> Result<Reading, StoreError> {
-        Reading::new(self.db.begin_read().map_err(broken)?)
+        Reading::new(&self.db.begin_read().map_err(broken)?)
     }
 
     /// A local row's value.
@@ -160,6 +160,9 @@ pub(crate) fn put_local(
     Ok(())
 }
 
+/// Key and value of a row.
+pub(crate) type KeyValue = (Vec<u8>, Vec<u8>);
+
 /// The state as it was at one point in time.
 #[derive(Debug)]
 pub(crate) struct Reading {
@@ -167,7 +170,7 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    pub(crate) fn new(read: ReadTransaction) -> Result<Self, StoreError> {
+    pub(crate) fn new(read: &ReadTransaction) -> Result<Self, StoreError> {
         Ok(Self { table: read.open_table(STATE).map_err(broken)? })
     }
 
@@ -181,7 +184,7 @@ impl Reading {
     pub(crate) fn range(
         &self,
         range: Range<&[u8]>,
-    ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>> + use<>, StoreError> {
+    ) -> Result<impl Iterator<Item = Result<KeyValue, StoreError>> + use<>, StoreError> {
         let rows = self.table.range(range).map_err(broken)?;
         Ok(rows.map(|row| {
             let (key, row) = row.map_err(broken)?;
@@ -191,7 +194,7 @@ impl Reading {
     }
 
     /// The last row of a range.
-    pub(crate) fn last(&self, range: Range<&[u8]>) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub(crate) fn last(&self, range: Range<&[u8]>) -> Result<Option<KeyValue>, StoreError> {
         let row = self.table.range(range).map_err(broken)?.next_back();
         row.map(|row| {
             let (key, row) = row.map_err(broken)?;

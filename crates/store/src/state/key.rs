@@ -17,6 +17,7 @@ pub(crate) mod kind {
     pub(crate) const SESSION: u8 = 20;
     pub(crate) const NODE: u8 = 21;
     pub(crate) const LAYOUT: u8 = 22;
+    pub(crate) const ROOM_NAME: u8 = 23;
     /// Behind everything else, so that a snapshot's receiver knows the rooms before their history.
     pub(crate) const HISTORY: u8 = 64;
 }
@@ -35,6 +36,8 @@ pub(crate) enum Key {
     Directory(String),
     User(String),
     UserName(UserId),
+    /// The directory's name of a room.
+    RoomName(RoomId),
     Session(SessionId),
     Node(NodeId),
     Layout,
@@ -62,6 +65,7 @@ impl Key {
             Self::Directory(room) => name(kind::DIRECTORY, room),
             Self::User(user) => name(kind::USER, user),
             Self::UserName(user) => numbers(kind::USER_NAME, &[user.0]),
+            Self::RoomName(room) => numbers(kind::ROOM_NAME, &[room.0]),
             Self::Session(session) => numbers(kind::SESSION, &[session.0]),
             Self::Node(node) => numbers(kind::NODE, &[node.0]),
             Self::Layout => with_kind(shard, kind::LAYOUT),

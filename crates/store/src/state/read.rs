@@ -12,11 +12,11 @@ use conclave_core::room::{RoomHead, RoomInfo};
 use conclave_core::{RoomId, Seq, SessionId, UserId};
 use conclave_proto::frame;
 
-use super::ShardState;
 use super::block::{self, Block};
 use super::key::{self, Key, kind};
 use super::row::Row;
 use super::tail::Chunk;
+use super::{Inner, ShardState};
 use crate::error::{ReadError, StoreError};
 use crate::lock;
 
@@ -121,7 +121,7 @@ impl ShardState {
                 let before = page.next;
                 let more = match self.chunks(room, page.next, page.left.bytes) {
                     Some(chunks) => add_all(&mut page, chunks.iter().map(|chunk| Ok(as_block(chunk))))?,
-                    None => self.from_file(&mut page)?,
+                    None => self.add_from_file(&mut page)?,
                 };
                 if !more {
                     break;
@@ -135,6 +135,25 @@ impl ShardState {
         let head = head.ok_or(ReadError::RoomUnknown)?;
         let first = if page.parts.is_empty() { Seq(0) } else { after.next() };
         Ok(Page { first, last: Seq(page.next.0 - 1), head, records: page.records() })
+    }
+
+    /// The same as [`ShardState::read`], from memory only: `None` if some of it has to be read from the file. Never
+    /// blocks for longer than the lock is held.
+    #[must_use]
+    pub fn read_tail(&self, room: RoomId, after: Seq, events_max: usize, bytes_max: usize) -> Option<Page> {
+        let (head, chunks) = {
+            let inner = lock(&self.inner);
+            let Some(Row::Room(head, _)) = inner.rows.get(&Key::Room(room)) else { return None };
+            let head = head.last;
+            let chunks =
+                if after < head { newest(&inner, room, after.next(), bytes_max)? } else { Vec::new() };
+            (head, chunks)
+        };
+        let left = Left { events: events_max.max(1) as u64, bytes: bytes_max };
+        let mut page = Pages { room, next: after.next(), left, parts: Vec::new() };
+        add_all(&mut page, chunks.iter().map(|chunk| Ok(as_block(chunk)))).ok()?;
+        let first = if page.parts.is_empty() { Seq(0) } else { after.next() };
+        Some(Page { first, last: Seq(page.next.0 - 1), head, records: page.records() })
     }
 
     /// Reads, unless the state is replaced by a snapshot meanwhile: what was read then may be half of
@@ -169,18 +188,11 @@ impl ShardState {
 
     /// The chunks in memory from this event on, as many as a page of so many bytes can need.
     fn chunks(&self, room: RoomId, next: Seq, bytes_max: usize) -> Option<Vec<Chunk>> {
-        let inner = lock(&self.inner);
-        let mut bytes = 0;
-        let fits = |chunk: &&Chunk| {
-            let fits = bytes <= bytes_max;
-            bytes += chunk.records.len();
-            fits
-        };
-        Some(inner.tails.from(room, next)?.take_while(fits).cloned().collect())
+        newest(&lock(&self.inner), room, next, bytes_max)
     }
 
     /// Adds events from the file.
-    fn from_file(&self, page: &mut Pages) -> Result<bool, StoreError> {
+    fn add_from_file(&self, page: &mut Pages) -> Result<bool, StoreError> {
         let read = self.shared.db.read()?;
         let next = key::block(self.shard, page.room, page.next);
         let (start, end) = key::history(self.shard, page.room);
@@ -244,6 +256,20 @@ impl ShardState {
         })
     }
 
+    /// The directory's room with that id.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn directory_entry(&self, room: RoomId) -> Result<Option<DirectoryEntry>, ReadError> {
+        let name = self.stable(|| {
+            self.look(&Key::RoomName(room), |row| match row {
+                Row::Name(name) => Some(name.clone()),
+                _ => None,
+            })
+        })?;
+        name.map_or(Ok(None), |name| self.room_named(&name))
+    }
+
     /// The user of that name.
     ///
     /// # Errors
@@ -300,6 +326,16 @@ impl ShardState {
             Ok(page.into_values().take(limit).collect())
         })
     }
+}
+
+fn newest(inner: &Inner, room: RoomId, next: Seq, bytes_max: usize) -> Option<Vec<Chunk>> {
+    let mut bytes = 0;
+    let fits = |chunk: &&Chunk| {
+        let fits = bytes <= bytes_max;
+        bytes += chunk.records.len();
+        fits
+    };
+    Some(inner.tails.from(room, next)?.take_while(fits).cloned().collect())
 }
 
 /// Adds blocks until the page is full. Returns whether there is room for more.

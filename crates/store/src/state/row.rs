@@ -24,7 +24,8 @@ pub(crate) enum Row {
     SessionRooms(u32),
     Directory(DirectoryEntry),
     User(UserRecord),
-    UserName(String),
+    /// A user's or a room's name, by its id.
+    Name(String),
     Session(SessionRecord),
 }
 
@@ -62,7 +63,7 @@ impl Row {
                 log::UserRow { user_id: user.user.0, name: user.name.clone(), sessions: user.sessions }
                     .encode_to_vec()
             }
-            Self::UserName(name) => name.clone().into_bytes(),
+            Self::Name(name) => name.clone().into_bytes(),
             Self::Session(session) => log::SessionRow {
                 session_id: session.session.0,
                 user_id: session.user.0,
@@ -89,9 +90,9 @@ impl Row {
             Key::User(_) => decode::<log::UserRow>(value).map(|row| {
                 Self::User(UserRecord { user: UserId(row.user_id), name: row.name, sessions: row.sessions })
             }),
-            Key::UserName(_) => match std::str::from_utf8(value) {
-                Ok(name) => Ok(Self::UserName(name.to_owned())),
-                Err(_) => Err(FormatError::Invalid("UserName")),
+            Key::UserName(_) | Key::RoomName(_) => match std::str::from_utf8(value) {
+                Ok(name) => Ok(Self::Name(name.to_owned())),
+                Err(_) => Err(FormatError::Invalid("name")),
             },
             Key::Session(_) => decode::<log::SessionRow>(value).and_then(session),
             Key::Meta | Key::Node(_) | Key::Layout => return Ok(None),

@@ -219,7 +219,7 @@ impl StateWriter {
         for done in readers {
             // Nobody else writes: this is exactly the checkpoint.
             let reading =
-                result.clone().and_then(|()| Reading::new(self.shared.db.db.begin_read().map_err(broken)?));
+                result.clone().and_then(|()| Reading::new(&self.shared.db.db.begin_read().map_err(broken)?));
             done(reading);
         }
         result

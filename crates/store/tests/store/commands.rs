@@ -1,0 +1,273 @@
+//! Random commands, and the state that they lead to.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use conclave_core::command::NodeRecord;
+use conclave_core::mem::MemView;
+use conclave_core::meta::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use conclave_core::ring::Layout;
+use conclave_core::room::{RoomHead, RoomInfo};
+use conclave_core::session::{SessionRoom, StoredReply, Verdict};
+use conclave_core::{
+    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
+};
+use conclave_proto::{command, event, log};
+use conclave_store::{LocalSnapshot, Snapshot, SnapshotData};
+use prost::Message as _;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+
+/// Makes random commands of one shard. Most of them are accepted.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    shard: ShardId,
+    next: BTreeMap<(u64, u64), u64>,
+}
+
+impl Commands {
+    pub(crate) fn new(shard: ShardId) -> Self {
+        Self { shard, next: BTreeMap::new() }
+    }
+
+    pub(crate) fn any(&mut self, random: &mut StdRng) -> Command {
+        if self.shard.is_meta() { meta(random) } else { self.data(random) }
+    }
+
+    /// A batch as it stands in an entry.
+    pub(crate) fn batch(&mut self, random: &mut StdRng) -> Bytes {
+        let commands: Vec<_> =
+            (0..random.random_range(1..6)).map(|_| command::encode(&self.any(random))).collect();
+        command::encode_batch(random.random_range(0..10_000), commands.iter())
+    }
+
+    fn data(&mut self, random: &mut StdRng) -> Command {
+        let room = RoomId(random.random_range(1..6));
+        let name = |id: u64| format!("user{id}");
+        if random.random_bool(0.1) {
+            let creator = random.random_range(1..4);
+            let room_name = format!("room{room}");
+            return Command::OpenRoom {
+                room,
+                name: room_name,
+                creator: UserId(creator),
+                creator_name: name(creator),
+            };
+        }
+        let session = random.random_range(1..5);
+        let next = self.next.entry((session, room.0)).or_insert(1);
+        let (request, uses) = match random.random_range(0..20) {
+            0 => (next.saturating_sub(random.random_range(1..300)).max(1), false),
+            1 => (*next + 1, false),
+            2 => (0, false),
+            _ => (*next, true),
+        };
+        if uses {
+            *next += 1;
+        }
+        let settled = RequestNo(next.saturating_sub(random.random_range(1..300)));
+        let author = session % 3 + 1;
+        let action = match random.random_range(0..20) {
+            0 => Action::SetTopic(format!("topic {}", random.random_range(0..9))),
+            1..5 => Action::Join,
+            5..8 => Action::Leave,
+            8 => Action::Post("x".repeat(random.random_range(0..17_000))),
+            _ => Action::Post("y".repeat(random.random_range(1..300))),
+        };
+        Command::Act {
+            room,
+            origin: Origin {
+                session: SessionId(session),
+                author: UserId(author),
+                author_name: name(author),
+                request: RequestNo(request),
+                settled,
+            },
+            action,
+        }
+    }
+
+    /// Learns which numbers come next after commands were dropped.
+    pub(crate) fn follow(&mut self, view: &MemView) {
+        self.next = view
+            .sessions
+            .iter()
+            .map(|((session, room), known)| ((session.0, room.0), known.last.0 + 1))
+            .collect();
+    }
+}
+
+fn meta(random: &mut StdRng) -> Command {
+    match random.random_range(0..8) {
+        0..3 => Command::CreateRoom {
+            name: format!("room-{}", random.random_range(0..400)),
+            creator: UserId(random.random_range(1..20)),
+        },
+        3..6 => Command::OpenSession {
+            user: format!("user{}", random.random_range(0..40)),
+            secret_digest: random.random(),
+            client: "test".into(),
+        },
+        6 => {
+            let node = random.random_range(1..5);
+            Command::RegisterNode(NodeRecord {
+                node: NodeId(node),
+                name: format!("n{node}"),
+                client_address: format!("a:{}", random.random_range(1..9)),
+                peer_address: "b:1".into(),
+                http_address: "c:1".into(),
+                directory: DirectoryId(random.random_range(1..3)),
+                version: "0".into(),
+                feature_level: 1,
+            })
+        }
+        _ => {
+            let replaces = random.random_range(0..6);
+            let layout =
+                Layout { version: replaces + 1, shards: vec![vec![NodeId(1)], vec![NodeId(2), NodeId(1)]] };
+            if random.random_bool(0.2) {
+                Command::SetFeatureLevel(1)
+            } else {
+                Command::SetLayout { layout, replaces }
+            }
+        }
+    }
+}
+
+/// Applies an entry's batch to the model.
+pub(crate) fn apply(view: &mut MemView, shard: ShardId, batch: &Bytes) {
+    let (time_ms, commands) = command::decode_batch(batch).unwrap();
+    for command in &commands {
+        let outcome = conclave_core::apply(view, shard, time_ms, command).unwrap();
+        view.commit(&outcome);
+    }
+}
+
+/// The whole state in a snapshot. What is read here is the format of the file, which is why the
+/// numbers stand here once more.
+pub(crate) fn view_of(snapshot: Snapshot) -> MemView {
+    let SnapshotData::Local(local) = snapshot.snapshot else { panic!("a snapshot of this node") };
+    rows_to_view(&rows_of(local, Vec::new()))
+}
+
+pub(crate) fn rows_of(local: LocalSnapshot, left_out: Vec<(RoomId, Seq)>) -> Vec<(Bytes, Bytes)> {
+    let mut rows = Vec::new();
+    for chunk in local.chunks(left_out) {
+        let mut bytes = chunk.unwrap().rows;
+        while !bytes.is_empty() {
+            let header = bytes.split_to(8);
+            let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap()) as usize;
+            let key = bytes.split_to(number(0));
+            rows.push((key, bytes.split_to(number(4))));
+        }
+    }
+    rows
+}
+
+pub(crate) fn rows_to_view(rows: &[(Bytes, Bytes)]) -> MemView {
+    let mut view = MemView::default();
+    for (key, value) in rows {
+        let id = |n: usize| u64::from_be_bytes(key[1 + 8 * n..9 + 8 * n].try_into().unwrap());
+        match key[0] {
+            1 => {
+                let row = log::RoomRow::decode(value.clone()).unwrap();
+                let head = RoomHead {
+                    last: Seq(row.last_seq),
+                    last_time_ms: row.last_time_ms,
+                    members: row.members,
+                };
+                let creator = UserId(row.creator_id);
+                let info = RoomInfo { name: row.name, topic: row.topic, creator, created_ms: row.created_ms };
+                view.rooms.insert(RoomId(id(0)), (head, info));
+            }
+            2 => drop(view.members.insert((RoomId(id(0)), UserId(id(1))))),
+            3 => drop(view.sessions.insert((SessionId(id(0)), RoomId(id(1))), replies(value))),
+            4 => {
+                let count = u32::from_le_bytes(value[..].try_into().unwrap());
+                view.session_rooms.insert(SessionId(id(0)), count);
+            }
+            64 => {
+                let count = u32::from_le_bytes(value[..4].try_into().unwrap());
+                let events = event::decode_records(&value.slice(4..)).unwrap();
+                assert_eq!(events.len(), count as usize);
+                assert_eq!(events[0].seq, id(1));
+                view.events.extend(events.into_iter().map(|event| event::from_proto(event).unwrap()));
+            }
+            kind => meta_row(&mut view, kind, key, value),
+        }
+    }
+    view
+}
+
+fn replies(value: &Bytes) -> SessionRoom {
+    let row = log::SessionRoomRow::decode(value.clone()).unwrap();
+    let reply = |stored: log::StoredReply| StoredReply {
+        request: RequestNo(stored.request_no),
+        digest: stored.digest,
+        verdict: match stored.reply.unwrap() {
+            log::stored_reply::Reply::Seq(seq) => Verdict::Event(Seq(seq)),
+            log::stored_reply::Reply::Unchanged(_) => Verdict::Unchanged,
+            log::stored_reply::Reply::Refusal(code) => Verdict::Refused(Refusal::from_code(code, 0)),
+        },
+        time_ms: stored.time_ms,
+    };
+    SessionRoom { last: RequestNo(row.last_no), replies: row.replies.into_iter().map(reply).collect() }
+}
+
+fn meta_row(view: &mut MemView, kind: u8, key: &Bytes, value: &Bytes) {
+    let value = value.clone();
+    match kind {
+        16 => {
+            let row = log::MetaRow::decode(value).unwrap();
+            view.meta = MetaHead {
+                last_room: RoomId(row.last_room_id),
+                last_user: UserId(row.last_user_id),
+                last_session: SessionId(row.last_session_id),
+                feature_level: row.feature_level,
+            };
+        }
+        17 => {
+            let row = log::DirectoryRow::decode(value).unwrap();
+            assert_eq!(row.name.as_bytes(), &key[1..]);
+            let entry = DirectoryEntry {
+                room: RoomId(row.room_id),
+                name: row.name.clone(),
+                creator: UserId(row.creator_id),
+                creator_name: row.creator,
+                created_ms: row.created_ms,
+            };
+            view.directory.insert(row.name, entry);
+        }
+        18 => {
+            let row = log::UserRow::decode(value).unwrap();
+            let user =
+                UserRecord { user: UserId(row.user_id), name: row.name.clone(), sessions: row.sessions };
+            view.users.insert(row.name, user);
+        }
+        19 => assert!(view.users.contains_key(std::str::from_utf8(&value).unwrap())),
+        20 => {
+            let row = log::SessionRow::decode(value).unwrap();
+            let session = SessionRecord {
+                session: SessionId(row.session_id),
+                user: UserId(row.user_id),
+                user_name: row.user,
+                secret_digest: row.secret_digest.try_into().unwrap(),
+                client: row.client,
+                opened_ms: row.opened_ms,
+            };
+            view.session_records.insert(session.session, session);
+        }
+        21 => {
+            let node = command::node_from_proto(log::NodeRecord::decode(value).unwrap()).unwrap();
+            view.nodes.insert(node.node, node);
+        }
+        22 => view.layout = Some(command::layout_from_proto(log::Layout::decode(value).unwrap())),
+        kind => panic!("a row of kind {kind}"),
+    }
+}
+
+/// The model with its events in the order of the file: by room.
+pub(crate) fn sorted(mut view: MemView) -> MemView {
+    view.events.sort_by_key(|event| (event.room, event.seq));
+    view
+}
