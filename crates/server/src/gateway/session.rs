@@ -130,7 +130,7 @@ mod tests {
             "Basic abc",
             &good[..good.len() - 1],
             &good.replace("cnv1", "cnv2"),
-            &good.replace('9', "+"),
+            &good.replace('7', "+"),
         ] {
             assert!(matches!(parse(&with(bad)), Err(Failure::Unauthenticated(_))), "{bad}");
         }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use conclave_core::NodeId;
 use conclave_proto::chat::{ClusterView, GetServerStatusResponse, NodeStatus, NodeView, Role, ShardStatus};
 use conclave_proto::raft::NodeStatusRequest;
-use conclave_store::Store;
+use conclave_store::{Store, TypeConfig};
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,8 @@ use crate::shard::{Replica, Shards};
 
 /// How long a peer gets to answer for itself.
 const PEER_TIMEOUT: Duration = Duration::from_millis(300);
+/// A leader whom no quorum has answered for so long leads nobody. Far above the longest election timeout.
+const QUORUM_FRESH: Duration = Duration::from_secs(3);
 /// How often the view of the cluster is looked at again.
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -54,11 +56,13 @@ fn shard_status(replica: &Replica) -> ShardStatus {
         ServerState::Candidate => Role::Candidate,
         ServerState::Learner | ServerState::Shutdown => Role::Learner,
     };
+    // A leader that no quorum answers any more leads nobody.
+    let leader = metrics.current_leader.filter(|_| role != Role::Leader || has_quorum(&metrics));
     ShardStatus {
         shard: replica.shard.0,
         role: role.into(),
         term: metrics.current_term,
-        leader_id: metrics.current_leader.unwrap_or(0),
+        leader_id: leader.unwrap_or(0),
         last_log_index: metrics.last_log_index.unwrap_or(0),
         committed_index: metrics.local_committed.map_or(0, |id| id.index),
         applied_index: metrics.last_applied.map_or(0, |id| id.index),
@@ -68,16 +72,33 @@ fn shard_status(replica: &Replica) -> ShardStatus {
     }
 }
 
+/// Whether the replica follows a leader, or is one whom a quorum answers.
+pub(crate) fn hears_from_leader(replica: &Replica) -> bool {
+    let metrics = replica.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.current_leader.is_some() && (metrics.state != ServerState::Leader || has_quorum(&metrics))
+}
+
+/// Whether a quorum has answered this leader lately.
+fn has_quorum(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+    alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < QUORUM_FRESH)
+}
+
 /// The status of all nodes, each by its own word, and what follows from it.
 pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetServerStatusResponse {
     let Gateway { router, store, metrics, node, .. } = gateway;
     let mut nodes = vec![local_status(node, &router.shards, store, metrics)];
-    if !local_only {
+    if local_only {
+        nodes.extend(
+            router.peers.iter().map(|peer| NodeStatus { reachable: peer.is_alive(), ..unknown(peer) }),
+        );
+    } else {
         nodes.extend(futures::future::join_all(router.peers.iter().map(|peer| peer_status(peer))).await);
     }
     nodes.sort_by_key(|node| node.node_id);
     let layout = router.shards.meta().state.layout().unwrap_or_else(|| router.shards.layout.clone());
-    let (can_lose, problems) = judge(&nodes, local_only);
+    let (can_lose, problems) = judge(&nodes);
     GetServerStatusResponse {
         cluster_id: format!("{:032x}", node.cluster),
         cluster_name: node.cluster_name.clone(),
@@ -98,17 +119,22 @@ async fn peer_status(peer: &Peer) -> NodeStatus {
     let mut client = peer.client();
     match tokio::time::timeout(PEER_TIMEOUT, client.node_status(NodeStatusRequest {})).await {
         Ok(Ok(status)) => status.into_inner(),
-        Ok(Err(_)) | Err(_) => NodeStatus {
-            node_id: peer.id.0,
-            name: peer.member.name.clone(),
-            address: peer.member.client.clone(),
-            ..NodeStatus::default()
-        },
+        Ok(Err(_)) | Err(_) => unknown(peer),
+    }
+}
+
+/// What is known of a node that does not answer.
+fn unknown(peer: &Peer) -> NodeStatus {
+    NodeStatus {
+        node_id: peer.id.0,
+        name: peer.member.name.clone(),
+        address: peer.member.client.clone(),
+        ..NodeStatus::default()
     }
 }
 
 /// How many more nodes may fail, and what is wrong in plain words.
-fn judge(nodes: &[NodeStatus], local_only: bool) -> (i32, Vec<String>) {
+fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
     let mut problems = Vec::new();
     for node in nodes {
         if !node.reachable {
@@ -124,8 +150,8 @@ fn judge(nodes: &[NodeStatus], local_only: bool) -> (i32, Vec<String>) {
         if shard.voters.len() > known.len() {
             *known = &shard.voters;
         }
-        *led.entry(shard.shard).or_default() |=
-            shard.role() == Role::Leader || (local_only && shard.leader_id != 0);
+        // By the word of a leader whom a quorum answers, or of somebody who follows one.
+        *led.entry(shard.shard).or_default() |= shard.leader_id != 0;
     }
     for (shard, _) in led.iter().filter(|(_, led)| !**led) {
         problems.push(format!("shard {shard} has no leader: nothing can be sent to its rooms"));
@@ -133,7 +159,7 @@ fn judge(nodes: &[NodeStatus], local_only: bool) -> (i32, Vec<String>) {
     let reachable = |id: &&u64| nodes.iter().any(|node| node.node_id == **id && node.reachable);
     let spare = voters.values().map(|voters| {
         let majority = voters.len() / 2 + 1;
-        let alive = if local_only { voters.len() } else { voters.iter().filter(reachable).count() };
+        let alive = voters.iter().filter(reachable).count();
         i32::try_from(alive).unwrap_or(i32::MAX) - i32::try_from(majority).unwrap_or(i32::MAX)
     });
     (spare.min().unwrap_or(-1).max(-1), problems)
@@ -211,8 +237,13 @@ mod tests {
 
     fn node(id: u64, reachable: bool, leads: bool) -> NodeStatus {
         let role = if leads { Role::Leader } else { Role::Follower };
-        let shard =
-            ShardStatus { shard: 1, role: role.into(), voters: vec![1, 2, 3], ..ShardStatus::default() };
+        let shard = ShardStatus {
+            shard: 1,
+            role: role.into(),
+            leader_id: u64::from(leads),
+            voters: vec![1, 2, 3],
+            ..ShardStatus::default()
+        };
         let shards = if reachable { vec![shard] } else { Vec::new() };
         NodeStatus { node_id: id, name: format!("node{id}"), reachable, shards, ..NodeStatus::default() }
     }
@@ -220,11 +251,11 @@ mod tests {
     #[test]
     fn what_may_still_fail() {
         let all = [node(1, true, true), node(2, true, false), node(3, true, false)];
-        assert_eq!(judge(&all, false), (1, vec![]));
+        assert_eq!(judge(&all), (1, vec![]));
         let two = [node(1, true, true), node(2, false, false), node(3, true, false)];
-        assert_eq!(judge(&two, false), (0, vec!["node2 does not answer".to_owned()]));
+        assert_eq!(judge(&two), (0, vec!["node2 does not answer".to_owned()]));
         let one = [node(1, true, false), node(2, false, false), node(3, false, false)];
-        let (can_lose, problems) = judge(&one, false);
+        let (can_lose, problems) = judge(&one);
         assert_eq!(can_lose, -1);
         assert_eq!(problems.len(), 3, "{problems:?}");
     }

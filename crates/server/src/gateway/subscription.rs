@@ -26,6 +26,7 @@ use crate::feed::Subscriber;
 use crate::gateway::route::storage;
 use crate::gateway::service::Gateway;
 use crate::gateway::session::Caller;
+use crate::gateway::status::hears_from_leader;
 use crate::shard::Replica;
 
 /// A subscription's place in one room.
@@ -319,10 +320,8 @@ impl Subscription {
             if leaders.iter().any(|hint| hint.shard == position.replica.shard.0) {
                 continue;
             }
-            match self.gateway.router.shards.hint(&position.replica) {
-                Some(hint) => leaders.push(hint),
-                None => quorum = false,
-            }
+            quorum &= hears_from_leader(&position.replica);
+            leaders.extend(self.gateway.router.shards.hint(&position.replica));
         }
         chat::Keepalive { resume_token: self.token(), leaders, quorum }
     }

@@ -15,11 +15,11 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 /// Long enough for a busy machine; nothing waits this long unless it is broken.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(10);
 
-pub struct Cluster {
+pub(crate) struct Cluster {
     dir: TempDir,
     members: Vec<Member>,
     nodes: Vec<Option<Running>>,
@@ -35,7 +35,7 @@ struct Running {
 
 impl Cluster {
     /// A cluster of three nodes that has settled.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut cluster = Self::prepare(3, 2);
         for index in 0..3 {
             cluster.start_node(index).await;
@@ -45,7 +45,7 @@ impl Cluster {
     }
 
     /// A cluster of which no node has started.
-    pub fn prepare(nodes: usize, shards: u32) -> Self {
+    pub(crate) fn prepare(nodes: usize, shards: u32) -> Self {
         log();
         let members = (1..=nodes).map(|index| {
             let [peer, client, http] = std::array::from_fn(|_| free_address().to_string());
@@ -62,12 +62,12 @@ impl Cluster {
     }
 
     /// Keeps only so much log behind snapshots.
-    pub fn with_log_tail(mut self, bytes: u64) -> Self {
+    pub(crate) fn with_log_tail(mut self, bytes: u64) -> Self {
         self.log_tail_bytes = bytes;
         self
     }
 
-    pub fn config(&self, index: usize) -> Config {
+    pub(crate) fn config(&self, index: usize) -> Config {
         let member = &self.members[index];
         let listen = [&member.client, &member.peer, &member.http].map(|address| address.parse().unwrap());
         let mut config = Config::new(member.name.clone(), self.node_dir(index), self.members.clone(), listen);
@@ -76,20 +76,20 @@ impl Cluster {
         config
     }
 
-    pub fn node_dir(&self, index: usize) -> PathBuf {
+    pub(crate) fn node_dir(&self, index: usize) -> PathBuf {
         self.dir.path().join(&self.members[index].name)
     }
 
-    pub fn members(&self) -> &[Member] {
+    pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }
 
-    pub fn clock(&self, index: usize) -> &Clock {
+    pub(crate) fn clock(&self, index: usize) -> &Clock {
         &self.clocks[index]
     }
 
     /// Starts a node that is not running.
-    pub async fn start_node(&mut self, index: usize) {
+    pub(crate) async fn start_node(&mut self, index: usize) {
         assert!(self.nodes[index].is_none(), "node {index} runs");
         let began = Instant::now();
         loop {
@@ -125,7 +125,7 @@ impl Cluster {
     }
 
     /// Starts a node that is expected to refuse.
-    pub async fn refuses_to_start(&self, index: usize) -> RunError {
+    pub(crate) async fn refuses_to_start(&self, index: usize) -> RunError {
         match self.try_start(index).await {
             Ok(running) => {
                 running.runtime.shutdown_background();
@@ -136,7 +136,7 @@ impl Cluster {
     }
 
     /// Waits until a running node gives up, and says why.
-    pub async fn gives_up(&mut self, index: usize) -> RunError {
+    pub(crate) async fn gives_up(&mut self, index: usize) -> RunError {
         let running = self.nodes[index].take().expect("the node runs");
         let error = within("the node gives up", running.node.failed()).await;
         running.runtime.shutdown_background();
@@ -144,14 +144,14 @@ impl Cluster {
     }
 
     /// Ends a node in the middle of whatever it does.
-    pub fn kill(&mut self, index: usize) {
+    pub(crate) fn kill(&mut self, index: usize) {
         let running = self.nodes[index].take().expect("the node runs");
         running.runtime.shutdown_background();
         drop(running.node);
     }
 
     /// Drains a node and stops it, as SIGTERM does.
-    pub async fn stop(&mut self, index: usize) {
+    pub(crate) async fn stop(&mut self, index: usize) {
         let running = self.nodes[index].take().expect("the node runs");
         let stopping = running.runtime.spawn(async move {
             running.node.drain().await;
@@ -161,31 +161,31 @@ impl Cluster {
         running.runtime.shutdown_background();
     }
 
-    pub fn is_running(&self, index: usize) -> bool {
+    pub(crate) fn is_running(&self, index: usize) -> bool {
         self.nodes[index].is_some()
     }
 
     /// Addresses for clients, of all nodes.
-    pub fn addresses(&self) -> Vec<String> {
+    pub(crate) fn addresses(&self) -> Vec<String> {
         self.members.iter().map(|member| member.client.clone()).collect()
     }
 
-    pub fn builder(&self, user: &str) -> Builder {
+    pub(crate) fn builder(&self, user: &str) -> Builder {
         Client::builder().servers(self.addresses()).user(user).patience(DEADLINE)
     }
 
-    pub async fn client(&self, user: &str) -> Client {
+    pub(crate) async fn client(&self, user: &str) -> Client {
         self.builder(user).connect().await.expect("a session opens")
     }
 
     /// A node's view of the cluster.
-    pub async fn status(&self, index: usize) -> Option<GetServerStatusResponse> {
+    pub(crate) async fn status(&self, index: usize) -> Option<GetServerStatusResponse> {
         let observer = Client::builder().servers(self.addresses()).observe().await.ok()?;
         observer.status_of(&self.members[index].client).await.ok()
     }
 
     /// Waits until every running node is ready and every shard has a leader.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         let running: Vec<usize> = (0..self.nodes.len()).filter(|index| self.is_running(*index)).collect();
         for index in running {
             eventually(&format!("node {index} is ready"), async || {
@@ -202,7 +202,7 @@ impl Cluster {
     }
 
     /// The node that leads a shard.
-    pub async fn leader_of(&self, shard: u32) -> usize {
+    pub(crate) async fn leader_of(&self, shard: u32) -> usize {
         let mut leader = None;
         eventually("the shard has a leader that runs", async || {
             for index in (0..self.nodes.len()).filter(|index| self.is_running(*index)) {
@@ -222,13 +222,13 @@ impl Cluster {
     }
 
     /// The shard of a room.
-    pub async fn shard_of(&self, client: &Client, room: &str) -> u32 {
+    pub(crate) async fn shard_of(&self, client: &Client, room: &str) -> u32 {
         let rooms = client.all_rooms().await.unwrap();
         rooms.iter().find(|known| known.name == room).expect("the room exists").shard
     }
 
     /// One HTTP answer, head and body.
-    pub async fn http(&self, index: usize, path: &str) -> Option<String> {
+    pub(crate) async fn http(&self, index: usize, path: &str) -> Option<String> {
         let address: SocketAddr = self.members[index].http.parse().unwrap();
         let mut stream = TcpStream::connect(address).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -239,7 +239,7 @@ impl Cluster {
     }
 
     /// The sum of a metric over its labels.
-    pub async fn metric(&self, index: usize, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, index: usize, name: &str) -> f64 {
         let text = self.http(index, "/metrics").await.unwrap_or_default();
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
@@ -257,7 +257,7 @@ impl Drop for Cluster {
 }
 
 /// Waits for a condition, and fails with its name when it does not come.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !condition().await {
         assert!(began.elapsed() < DEADLINE, "not in time: {what}");
@@ -266,7 +266,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 }
 
 /// Waits for a future, and fails with its name when it does not come.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
         Err(_) => panic!("not in time: {what}"),

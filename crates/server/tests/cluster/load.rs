@@ -15,7 +15,7 @@ use crate::harness::{Cluster, eventually, within};
 /// Sends that one writer has under way.
 const IN_FLIGHT: usize = 8;
 
-pub struct Load {
+pub(crate) struct Load {
     history: History,
     room: String,
     room_id: u64,
@@ -28,7 +28,7 @@ pub struct Load {
 
 impl Load {
     /// Begins with so many writers and readers in a room of its own.
-    pub async fn start(cluster: &Cluster, room: &str, writers: usize, readers: usize) -> Self {
+    pub(crate) async fn start(cluster: &Cluster, room: &str, writers: usize, readers: usize) -> Self {
         let history = History::in_memory();
         let setup = cluster.client("setup").await;
         let room_id = setup.create_room(room).await.unwrap().room_id;
@@ -92,18 +92,18 @@ impl Load {
     }
 
     /// How many sends have been acked so far.
-    pub fn acked(&self) -> u64 {
+    pub(crate) fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more sends are acked.
-    pub async fn progress(&self, more: u64) {
+    pub(crate) async fn progress(&self, more: u64) {
         let target = self.acked() + more;
         eventually("sends are acked", async || self.acked() >= target).await;
     }
 
     /// Stops the writers, lets the readers finish, reads every replica, and asks the checker.
-    pub async fn judge(mut self, cluster: &Cluster) {
+    pub(crate) async fn judge(mut self, cluster: &Cluster) {
         self.stop.cancel();
         for writer in self.writers.drain(..) {
             within("the writers finish", writer).await.unwrap();

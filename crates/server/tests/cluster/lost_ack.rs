@@ -8,14 +8,14 @@ use tonic::transport::Channel;
 use crate::harness::Cluster;
 
 /// A client of one node that does nothing by itself.
-pub struct Raw {
-    pub client: ChatServiceClient<Channel>,
-    pub token: String,
-    pub session: u64,
+pub(crate) struct Raw {
+    pub(crate) client: ChatServiceClient<Channel>,
+    pub(crate) token: String,
+    pub(crate) session: u64,
 }
 
 impl Raw {
-    pub async fn connect(cluster: &Cluster, index: usize, user: &str) -> Self {
+    pub(crate) async fn connect(cluster: &Cluster, index: usize, user: &str) -> Self {
         let mut client = connect(cluster, index).await;
         let open = api::OpenSessionRequest { user: user.to_owned(), client: "raw".to_owned() };
         let session = client.open_session(open).await.unwrap().into_inner();
@@ -23,17 +23,17 @@ impl Raw {
     }
 
     /// The same session at another node.
-    pub async fn moved(&self, cluster: &Cluster, index: usize) -> Self {
+    pub(crate) async fn moved(&self, cluster: &Cluster, index: usize) -> Self {
         Self { client: connect(cluster, index).await, token: self.token.clone(), session: self.session }
     }
 
-    pub fn request<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
         request
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &mut self,
         room: &str,
         no: u64,
@@ -49,7 +49,7 @@ async fn connect(cluster: &Cluster, index: usize) -> ChatServiceClient<Channel> 
     ChatServiceClient::connect(address).await.unwrap()
 }
 
-pub fn message(room: &str, no: u64, text: &str) -> api::SendMessageRequest {
+pub(crate) fn message(room: &str, no: u64, text: &str) -> api::SendMessageRequest {
     api::SendMessageRequest {
         room: Some(api::RoomRef { name: room.to_owned(), id: 0 }),
         request_no: no,

@@ -1,6 +1,8 @@
 //! Whole clusters in one process: three nodes, each with a runtime, sockets and a data directory of its
 //! own. What happens under faults is recorded and judged by the checker.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics fails, which is the point")]
+
 mod bad_input;
 mod failover;
 mod harness;

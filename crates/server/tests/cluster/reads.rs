@@ -6,7 +6,7 @@ use crate::harness::{Cluster, eventually, within};
 
 impl Cluster {
     /// A client that knows only this node.
-    pub async fn client_of(&self, index: usize) -> Client {
+    pub(crate) async fn client_of(&self, index: usize) -> Client {
         let address = &self.members()[index].client;
         let patience = std::time::Duration::from_secs(5);
         let builder = Client::builder().servers([address]).user("local").patience(patience);

@@ -47,7 +47,8 @@ async fn a_stopped_cluster_continues() {
     // The session and its request numbers continue too.
     let second = client.send("general", "after").await.unwrap();
     assert_eq!((second.seq, second.request_no), (first.seq + 1, 2));
-    let page = client.history(HistoryQuery::newest("general", 10)).await.unwrap();
+    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest("general", 10) };
+    let page = client.history(query).await.unwrap();
     assert_eq!(page.last_seq, second.seq);
 }
 
