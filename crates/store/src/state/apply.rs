@@ -94,8 +94,10 @@ impl ShardState {
         inner.unwritten_bytes += bytes;
         let index = inner.applied.map_or(0, |id| id.index);
         inner.evict();
-        drop(inner);
+        // Under the lock: the writer takes these bytes as soon as it is free, and must not subtract
+        // them before they were added.
         let unwritten = self.shared.unwritten.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        drop(inner);
         self.shared.bell.changed(unwritten > UNWRITTEN_BYTES_MAX / 4);
         self.applied.send_replace(index);
         Ok(out)
