@@ -1,0 +1,194 @@
+//! What `conclave bench` is asked for.
+
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+
+use crate::parse;
+
+/// `conclave bench`
+#[derive(Debug, ClapArgs)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) kind: Kind,
+}
+
+const HELP: &str = "\
+Examples:
+  conclave bench send                                   256 publishers, as fast as they get their ticks
+  conclave bench send --rooms 64                        the same, spread over 64 rooms
+  conclave bench send --publishers 1 --connections 1    one after the other: the latency of a tick
+  conclave bench send --rate 5000                       a fixed rate; latency from when a send was due
+  conclave bench fanout --subscribers 100               one room, everybody reads everything
+  conclave bench fanout --subscribers 100 --rate 200    how long a message takes to everybody
+  conclave bench failover --trials 20 --fault kill      kill the leader's process, 20 times
+  conclave bench idle --subscribers 1000                what a subscriber costs
+
+Every run makes rooms of its own. Figures of a server without a release build mean nothing.";
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kind {
+    /// Acknowledged messages a second, and how long an acknowledgement takes
+    Send(SendArgs),
+    /// Deliveries a second, and how long a delivery takes
+    Fanout(FanoutArgs),
+    /// How long nothing is acknowledged when a leader fails, and whether anything is lost
+    Failover(FailoverArgs),
+    /// What subscribers cost that only wait, and how long they take to connect
+    Idle(IdleArgs),
+}
+
+/// Which node gets a client's sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Route {
+    /// The node that the client is connected to, whoever leads
+    Pinned,
+    /// The leader of the room's shard
+    Leader,
+}
+
+impl From<Route> for conclave_client::Route {
+    fn from(route: Route) -> Self {
+        match route {
+            Route::Pinned => Self::Pinned,
+            Route::Leader => Self::Leader,
+        }
+    }
+}
+
+/// How long, how large.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    /// Bytes of a message
+    #[arg(long, value_name = "BYTES", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u32).range(24..=16_384))]
+    pub(crate) size: u32,
+    /// How long to measure
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse::duration)]
+    pub(crate) duration: Duration,
+    /// How long to run before that
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse::duration)]
+    pub(crate) warmup: Duration,
+    /// Which node gets a client's sends
+    #[arg(long, value_enum, default_value_t = Route::Pinned)]
+    pub(crate) route: Route,
+}
+
+/// `bench send`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SendArgs {
+    /// Publishers; each sends its next message when the one before has its tick
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) publishers: u32,
+    /// Connections (each a session of its own) that the publishers share, over all servers in turn
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub(crate) connections: u32,
+    /// Rooms that the publishers are spread over
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub(crate) rooms: u32,
+    /// Messages a second, all together, whether or not ticks have come; --publishers does not matter then
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: Option<u32>,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+/// `bench fanout`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FanoutArgs {
+    /// Subscribers of the one room, over all servers in turn
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) subscribers: u32,
+    /// Connections that the subscribers share; one for each if not given
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) connections: Option<u32>,
+    /// Messages under way at a time, when no rate is given
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub(crate) publishers: u32,
+    /// Messages a second; as many as possible if not given
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: Option<u32>,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+/// What happens to the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// SIGKILL. Something else must start it again, as `conclave up` does
+    Kill,
+    /// SIGSTOP, and SIGCONT after --stop-for
+    Stop,
+    /// Nothing is done here: somebody else makes the faults
+    None,
+}
+
+/// `bench failover`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FailoverArgs {
+    /// What to do to the leader of the room. Its process is found by the port it listens at, on this machine
+    #[arg(long, value_enum, default_value_t = Fault::None)]
+    pub(crate) fault: Fault,
+    /// A shell command that makes the leader fail instead; {node} and {address} are replaced
+    #[arg(long, value_name = "CMD", conflicts_with = "fault")]
+    pub(crate) kill_command: Option<String>,
+    /// Kill this process, whoever leads
+    #[arg(long, value_name = "PID", conflicts_with_all = ["fault", "kill_command"])]
+    pub(crate) kill_pid: Option<u32>,
+    /// Stop this process, whoever leads, and continue it after --stop-for
+    #[arg(long, value_name = "PID", conflicts_with_all = ["fault", "kill_command", "kill_pid"])]
+    pub(crate) stop_pid: Option<u32>,
+    /// How long a stopped process stays stopped
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse::duration)]
+    pub(crate) stop_for: Duration,
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) trials: u32,
+    /// Messages a second
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+    /// Bytes of a message
+    #[arg(long, value_name = "BYTES", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u32).range(24..=16_384))]
+    pub(crate) size: u32,
+    /// How long each trial runs, half of it before the fault at most
+    #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse::duration)]
+    pub(crate) duration: Duration,
+    /// How long to wait until the cluster is healthy again between trials
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
+    pub(crate) heal: Duration,
+    /// Which node gets the sends
+    #[arg(long, value_enum, default_value_t = Route::Leader)]
+    pub(crate) route: Route,
+}
+
+/// `bench idle`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct IdleArgs {
+    /// Subscribers; 0 measures the servers alone
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    pub(crate) subscribers: u32,
+    /// Connections that the subscribers share; one for each if not given
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) connections: Option<u32>,
+    /// The servers' processes; found by the ports they listen at if not given
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub(crate) pids: Vec<u32>,
+    /// How long to measure once all are connected
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse::duration)]
+    pub(crate) duration: Duration,
+}
