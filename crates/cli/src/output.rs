@@ -21,7 +21,7 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
 /// Writes one JSON object on one line.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     line(&serde_json::to_string(value).context("encode the output")?)
 }
@@ -29,7 +29,7 @@ pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 /// Writes text that may have several lines and already ends with one.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn block(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write to stdout")

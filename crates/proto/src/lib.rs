@@ -16,6 +16,7 @@
     clippy::too_many_lines,
     reason = "generated code; its documentation is in proto/"
 )]
+#[allow(rustdoc::invalid_html_tags, reason = "the comments of proto/ are no HTML")]
 mod generated {
     pub mod chat {
         pub mod v1 {
