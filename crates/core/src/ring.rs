@@ -1,7 +1,7 @@
 //! Rooms to shards by a fixed hash; shards to nodes by a consistent-hash ring.
 //!
 //! The result is a [`Layout`]: a versioned value that the meta shard holds. Computing one
-//! ([`layout`]) is a pure function, and so is telling what it changes ([`moves`]); carrying it out is
+//! ([`layout`]) is a pure function, and so is telling what it changes ([`moves()`]); carrying it out is
 //! somebody else's work.
 //!
 //! What must stay true: the same nodes give the same ring on every machine and in every version.
