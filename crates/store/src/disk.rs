@@ -89,6 +89,17 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Empties a redb file whose making a crash interrupted: what it begins with is written last. Only
+/// for files in which nothing can have been stored yet.
+pub(crate) fn begin_again(file: &dyn StorageBackend) -> io::Result<()> {
+    let mut start = [0; 8];
+    let len = file.len()?;
+    if len >= start.len() as u64 {
+        file.read(0, &mut start)?;
+    }
+    if len > 0 && start == [0; 8] { file.set_len(0) } else { Ok(()) }
+}
+
 /// What a [`Disk`] opened, in the form that redb takes. One process uses a directory at a time (see
 /// the lock in [`crate::identity`]), so that the files themselves need no locks.
 #[derive(Debug)]

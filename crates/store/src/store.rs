@@ -143,14 +143,13 @@ impl Store {
 
         let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
         let Options { log_tail_bytes, disk } = options;
-        check_files(disk.as_ref(), dir, shards)?;
         let groups = shards as usize + 1;
         let durable = Arc::new(Durable::new(groups));
         let failure = Arc::new(Failure::new());
-        let db = StateDb::open(disk.as_ref(), dir, shards)?;
-        let log = Arc::new(Log::open(disk.as_ref(), dir, durable.clone(), failure.clone())?);
+        let (db, has_log) = open_state(disk.as_ref(), dir, shards)?;
+        let log = Log::open(disk.as_ref(), dir, durable.clone(), failure.clone(), !has_log)?;
+        let log = Arc::new(log);
         let peers = db.peers().map_err(broken)?.into_iter().collect();
-        let has_log = db.local(HAS_LOG).map_err(broken)?.is_some();
         let shared = Arc::new(Shared {
             db,
             failure: failure.clone(),
@@ -327,20 +326,21 @@ impl Store {
     }
 }
 
-/// Once both data files exist, neither may be missing.
-fn check_files(disk: &dyn Disk, dir: &Path, shards: u32) -> Result<(), OpenError> {
+/// Opens the state; whether the log must be there as well is written in it. Once both files exist,
+/// neither may be missing.
+fn open_state(disk: &dyn Disk, dir: &Path, shards: u32) -> Result<(StateDb, bool), OpenError> {
     let [log, state] = [dir.join(DataFile::LOG), dir.join(DataFile::STATE)];
     let exists = |path: &Path| disk.exists(path).map_err(|error| OpenError::access(path, error));
-    match (exists(&log)?, exists(&state)?) {
-        // The state is made first.
-        (true, false) => Err(OpenError::FileMissing { path: state }),
-        (false, true) => {
-            let has_log = StateDb::open(disk, dir, shards)?.local(HAS_LOG);
-            match has_log.map_err(|error| OpenError::Store { dir: dir.to_owned(), error })? {
-                Some(_) => Err(OpenError::FileMissing { path: log }),
-                None => Ok(()),
-            }
-        }
-        _ => Ok(()),
+    let log_exists = exists(&log)?;
+    // The state is made first.
+    if log_exists && !exists(&state)? {
+        return Err(OpenError::FileMissing { path: state });
     }
+    let db = StateDb::open(disk, dir, shards, !log_exists)?;
+    let has_log =
+        db.local(HAS_LOG).map_err(|error| OpenError::Store { dir: dir.to_owned(), error })?.is_some();
+    if has_log && !log_exists {
+        return Err(OpenError::FileMissing { path: log });
+    }
+    Ok((db, has_log))
 }

@@ -39,6 +39,10 @@ pub(crate) struct Group {
     /// Raised by every truncation, so that a place is never given to an entry that came later to
     /// the same index.
     stamp: u32,
+    /// The row that says that entries are gone, while rows from before it may still hold some of
+    /// them; the largest number until that row is written. Until all those rows can go at once,
+    /// none may: the rest of them would make no sense without the first.
+    pub(crate) truncated: Option<u64>,
     pub(crate) purged: Option<LogId>,
     /// `purged` is not in the file yet.
     pub(crate) purge_pending: bool,
@@ -112,7 +116,13 @@ impl Group {
             }
         }
         self.stamp = self.stamp.wrapping_add(1);
+        self.truncated = Some(u64::MAX);
         true
+    }
+
+    /// [`Group::stamp`].
+    pub(crate) fn stamp(&self) -> u32 {
+        self.stamp
     }
 
     /// Drops everything up to this entry, which may lie beyond the last one.

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::frame::{self, Frame};
 use super::{Cell, Durable, FILE_ITSELF, FORMAT, HARD, Log, PURGED, Place, ROWS, Rows, VOTE, hard_key};
 use crate::convert::{log_id_from_proto, vote_from_proto};
-use crate::disk::{Backend, DataFile, Disk};
+use crate::disk::{Backend, DataFile, Disk, begin_again};
 use crate::error::{OpenError, StoreError};
 use crate::failure::Failure;
 use crate::identity;
@@ -26,14 +26,19 @@ use crate::{lock, seal};
 const FILE: &str = DataFile::LOG;
 
 impl Log {
+    /// Opens the file. `fresh`: it may be that its making was interrupted.
     pub(crate) fn open(
         disk: &dyn Disk,
         dir: &Path,
         durable: Arc<Durable>,
         failure: Arc<Failure>,
+        fresh: bool,
     ) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
-        let backend = disk.open(&path).map_err(|error| OpenError::access(&path, error))?;
+        let backend = disk
+            .open(&path)
+            .and_then(|file| if fresh { begin_again(file.as_ref()).map(|()| file) } else { Ok(file) });
+        let backend = backend.map_err(|error| OpenError::access(&path, error))?;
         let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
         let db = Database::builder()
             .set_cache_size(LOG_FILE_CACHE_BYTES)
@@ -151,7 +156,9 @@ impl Log {
                 Ok(())
             }
             Frame::Truncate { group, from } => {
-                lock(&self.cell(group)?.group).truncate(from);
+                let mut group = lock(&self.cell(group)?.group);
+                group.truncate(from);
+                group.truncated = Some(first);
                 Ok(())
             }
             Frame::Committed { group, log_id } => {

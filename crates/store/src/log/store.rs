@@ -174,11 +174,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let from = last.map_or(0, |last| last.index + 1);
-        if self.reader.log.group(self.reader.group).truncate(from) {
-            // What replaces these entries comes behind this in the same queue.
-            self.enqueue(Job::Truncate { group: self.reader.group, from }).await?;
-        }
-        Ok(())
+        let stamp = {
+            let mut group = self.reader.log.group(self.reader.group);
+            if !group.truncate(from) {
+                return Ok(());
+            }
+            group.stamp()
+        };
+        // What replaces these entries comes behind this in the same queue.
+        self.enqueue(Job::Truncate { group: self.reader.group, from, stamp }).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {

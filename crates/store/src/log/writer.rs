@@ -32,7 +32,7 @@ pub(crate) enum Job {
     /// Write a vote.
     Vote { group: u32, vote: Vote, done: oneshot::Sender<Result<(), StoreError>> },
     /// Note that entries are gone from this index on.
-    Truncate { group: u32, from: u64 },
+    Truncate { group: u32, from: u64, stamp: u32 },
     /// Some group has purged entries: see which rows nobody needs any more.
     Purge,
     /// Look whether the log is to be closed.
@@ -61,6 +61,7 @@ struct Batch {
     placed: Vec<Placed>,
     places: Vec<(u32, u32)>,
     votes: Vec<(u32, Vote)>,
+    truncations: Vec<(u32, u32)>,
     committed: Vec<(u32, LogId)>,
     purges: Vec<(u32, LogId)>,
     entries: usize,
@@ -126,7 +127,10 @@ impl Writer {
                     batch.must_sync = true;
                     waiting.votes.push(done);
                 }
-                Job::Truncate { group, from } => frame::put_truncate(&mut self.stream, group, from),
+                Job::Truncate { group, from, stamp } => {
+                    frame::put_truncate(&mut self.stream, group, from);
+                    batch.truncations.push((group, stamp));
+                }
                 Job::Purge | Job::Stop => {}
             }
             if self.stream.len() >= LOG_COMMIT_BYTES_MAX {
@@ -192,6 +196,7 @@ impl Writer {
     /// Adds what the groups have pending, and returns the oldest row that is still needed.
     fn collect(&mut self, batch: &mut Batch) -> u64 {
         let mut oldest = self.next_row;
+        let mut truncated = None;
         for (n, cell) in (0..).zip(&self.log.cells) {
             let group = lock(&cell.group);
             let held_back = match group.purged.filter(|_| group.purge_pending) {
@@ -215,6 +220,16 @@ impl Writer {
             }
             let needed = if held_back { Some(0) } else { group.oldest_row() };
             oldest = oldest.min(needed.unwrap_or(u64::MAX));
+            truncated = truncated.max(group.truncated);
+        }
+        if truncated.is_some_and(|row| oldest <= row) {
+            return 0;
+        }
+        if truncated.is_some() {
+            for cell in &self.log.cells {
+                let mut group = lock(&cell.group);
+                group.truncated = group.truncated.filter(|row| *row >= oldest);
+            }
         }
         oldest
     }
@@ -264,6 +279,13 @@ impl Writer {
             group.evict(LOG_CACHE_BYTES_MAX);
             drop(group);
             cell.written.notify_all();
+        }
+        for (group, stamp) in &batch.truncations {
+            let mut group = self.log.group(*group);
+            // Unless another one is on its way.
+            if group.stamp() == *stamp {
+                group.truncated = Some(first_row);
+            }
         }
         self.next_row += self.stream.len().div_ceil(frame::ROW_PAYLOAD) as u64;
         for (group, vote) in &batch.votes {

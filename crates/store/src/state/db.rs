@@ -17,7 +17,7 @@ use super::row::Row;
 use crate::convert::{
     log_id_from_proto, log_id_to_proto, stored_membership_from_proto, stored_membership_to_proto,
 };
-use crate::disk::{Backend, DataFile, Disk};
+use crate::disk::{Backend, DataFile, Disk, begin_again};
 use crate::error::{OpenError, StoreError};
 use crate::types::{LogId, StoredMembership};
 use crate::{identity, seal};
@@ -55,9 +55,13 @@ pub(crate) struct StateDb {
 }
 
 impl StateDb {
-    pub(crate) fn open(disk: &dyn Disk, dir: &Path, shards: u32) -> Result<Self, OpenError> {
+    /// Opens the file. `fresh`: it may be that its making was interrupted.
+    pub(crate) fn open(disk: &dyn Disk, dir: &Path, shards: u32, fresh: bool) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
-        let backend = disk.open(&path).map_err(|error| OpenError::access(&path, error))?;
+        let backend = disk
+            .open(&path)
+            .and_then(|file| if fresh { begin_again(file.as_ref()).map(|()| file) } else { Ok(file) });
+        let backend = backend.map_err(|error| OpenError::access(&path, error))?;
         let store = |error| OpenError::Store { dir: dir.to_owned(), error };
         let db = Database::builder()
             .set_cache_size(STATE_CACHE_BYTES)

@@ -262,6 +262,7 @@ fn meta_row(view: &mut MemView, kind: u8, key: &Bytes, value: &Bytes) {
             view.nodes.insert(node.node, node);
         }
         22 => view.layout = Some(command::layout_from_proto(log::Layout::decode(value).unwrap())),
+        23 => assert_eq!(view.directory[std::str::from_utf8(&value).unwrap()].room.0.to_be_bytes(), key[1..]),
         kind => panic!("a row of kind {kind}"),
     }
 }
