@@ -75,6 +75,9 @@ struct Chat {
     interrupted: Option<Instant>,
     /// Nothing more will be typed.
     ended: bool,
+    begun: Instant,
+    /// A message was refused.
+    refused: Option<Exit>,
 }
 
 impl Chat {
@@ -96,6 +99,8 @@ impl Chat {
             jobs,
             interrupted: None,
             ended: false,
+            begun: Instant::now(),
+            refused: None,
         }
     }
 
@@ -107,9 +112,7 @@ impl Chat {
             self.dim("/help lists the commands, /quit leaves").await?;
         }
         loop {
-            // What is piped in waits for the cluster; a person may always type a command.
-            let listen =
-                !self.ended && (self.screen.is_terminal() || self.ticks.waiting() < CLI_SENDS_IN_FLIGHT_MAX);
+            let listen = !self.ended && (self.screen.is_terminal() || self.takes_piped_input());
             tokio::select! {
                 input = inputs.next(), if listen => {
                     if self.input(input).await? {
@@ -117,7 +120,7 @@ impl Chat {
                     }
                 }
                 incoming = next(&self.screen, &mut self.subscription) => {
-                    let incoming = incoming.map_err(|error| self.refused(&error))?;
+                    let incoming = incoming.map_err(|error| self.broken(&error))?;
                     self.incoming(incoming).await?;
                 }
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => {
@@ -129,13 +132,19 @@ impl Chat {
             }
             // After the end of piped input: until everything typed has been answered and shown.
             if self.ended && self.ticks.is_empty() && self.jobs.is_empty() {
-                return Ok(Exit::Ok);
+                return Ok(self.refused.unwrap_or(Exit::Ok));
             }
         }
     }
 
+    /// What is piped in waits for the room to be there and for the cluster to keep up; a person may always type.
+    fn takes_piped_input(&self) -> bool {
+        let begun = self.connection.ever || self.begun.elapsed() >= self.settings.timeout;
+        begun && self.ticks.waiting() < CLI_SENDS_IN_FLIGHT_MAX
+    }
+
     /// The first room may not be there; everything after that was joined.
-    fn refused(&self, error: &CallError) -> Failed {
+    fn broken(&self, error: &CallError) -> Failed {
         of_call(self.positions.only_room(), error)
     }
 
@@ -254,6 +263,7 @@ impl Chat {
                 self.ticks.acked(&room, request_no, seq, Instant::now());
             }
             Done::Settled { room, request_no, outcome: Err(failed) } => {
+                self.refused = Some(failed.exit);
                 if let Some(tell) = self.ticks.refused(&room, request_no, failed.what) {
                     self.tell(tell).await?;
                 }

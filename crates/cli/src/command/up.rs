@@ -5,6 +5,7 @@
 
 mod child;
 mod plan;
+mod ready;
 mod show;
 
 use std::fs::{self, File, OpenOptions};
@@ -20,7 +21,7 @@ use conclave_proto::chat::GetServerStatusResponse;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -32,7 +33,6 @@ use crate::exit::{Exit, Failed};
 use crate::input::stdin_closed;
 use crate::output;
 use crate::settings::{Environment, Settings, resolve};
-use crate::view::status::leaderless;
 
 /// Starts the cluster, watches over it, and stops it.
 ///
@@ -226,11 +226,9 @@ impl<'a> Cluster<'a> {
                 biased;
                 () = please.cancelled() => return Ok(None),
                 happened = self.happened.recv() => self.starting(happened)?,
-                _ = poll.tick() => match timeout(Duration::from_secs(1), client.status()).await {
-                    Ok(Ok(status)) if ready(&status, self.plan.nodes.len()) => break status,
-                    Ok(Ok(status)) => last = waiting_for(&status),
-                    Ok(Err(error)) => last = error.to_string(),
-                    Err(_) => {}
+                _ = poll.tick() => match ready::look(&client, &self.plan.nodes).await {
+                    Ok(status) => break status,
+                    Err(waiting_for) => last = waiting_for,
                 },
             }
             if Instant::now() > deadline {
@@ -257,22 +255,5 @@ impl<'a> Cluster<'a> {
                 Err(Failed::new(Exit::Refused, what, format!("see {}", node.log.display())))
             }
         }
-    }
-}
-
-fn ready(status: &GetServerStatusResponse, nodes: usize) -> bool {
-    let reachable = status.nodes.iter().filter(|node| node.reachable).count();
-    status.healthy && reachable == nodes && leaderless(status).is_empty()
-}
-
-fn waiting_for(status: &GetServerStatusResponse) -> String {
-    if let Some(problem) = status.problems.first() {
-        return problem.clone();
-    }
-    let shards: Vec<String> = leaderless(status).iter().map(u32::to_string).collect();
-    if shards.is_empty() {
-        "not every server answers".to_owned()
-    } else {
-        format!("no leader yet in shard {}", shards.join(", "))
     }
 }

@@ -230,6 +230,13 @@ pub(crate) fn json(status: &GetServerStatusResponse) -> Json<'_> {
     }
 }
 
+impl Json<'_> {
+    /// Log entries that replicas have still to apply, all together.
+    pub(crate) fn lag(&self) -> u64 {
+        self.nodes.iter().map(|node| node.lag).sum()
+    }
+}
+
 fn json_node<'a>(status: &GetServerStatusResponse, node: &'a NodeStatus) -> JsonNode<'a> {
     let (applied, lag) = applied_and_lag(status, node);
     let shard = |state: &ShardStatus| JsonShard {

@@ -60,7 +60,9 @@ fn killing_a_leader_while_sending_leaves_no_gap() {
     // The reader may have come while the first ones were being sent; from then on it saw every one.
     let mut last = None;
     while last != Some(first + LINES as u64 - 1) {
-        let line = read.recv_timeout(DEADLINE).expect("the reader follows");
+        let line = read
+            .recv_timeout(DEADLINE)
+            .unwrap_or_else(|_| panic!("the reader stopped after {last:?}; {:#?}", up.run(&["status"])));
         let event: Value = serde_json::from_str(&line).unwrap();
         let seq = event["seq"].as_u64().unwrap();
         assert!(last.is_none_or(|last| seq == last + 1), "{seq} came after {last:?}");

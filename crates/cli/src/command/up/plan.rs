@@ -18,7 +18,7 @@ const NODES_DEFAULT: u16 = 3;
 const SHARDS_DEFAULT: u32 = 8;
 /// Between the ports of one node and the next.
 const PORTS_EACH: u16 = 10;
-/// What the cluster is called.
+/// What the cluster is called, before a part of its own: see [`reconcile`].
 const CLUSTER: &str = "local";
 
 /// What is kept. Servers and shards are what the cluster began with and cannot be changed this way.
@@ -164,11 +164,13 @@ fn parse(text: &str) -> Result<Kept, String> {
     serde_json::from_value(value).map_err(|error| format!("is damaged: {error}"))
 }
 
+/// A new directory is a new cluster, with a name that no other one has: a cluster's id follows from its name, and
+/// a client's session and unsent messages must never go to a cluster that only looks like the one they are for.
 fn reconcile(dir: &Path, kept: Option<Kept>, args: &UpArgs) -> Result<Kept, Failed> {
     let Some(mut kept) = kept else {
         return Ok(Kept {
             format: FORMAT,
-            cluster: CLUSTER.to_owned(),
+            cluster: format!("{CLUSTER}-{:08x}", rand::random::<u32>()),
             nodes: args.nodes.unwrap_or(NODES_DEFAULT),
             shards: args.shards.unwrap_or(SHARDS_DEFAULT),
             base_port: args.base_port.unwrap_or(CLIENT_PORT),
@@ -235,9 +237,11 @@ mod tests {
     #[test]
     fn the_next_run_continues_what_was_begun() {
         let dir = tempfile::tempdir().unwrap();
-        Plan::make(dir.path(), &args(Some(5), Some(2), Some(9000))).unwrap().save().unwrap();
+        let first = Plan::make(dir.path(), &args(Some(5), Some(2), Some(9000))).unwrap();
+        first.save().unwrap();
         let same = Plan::make(dir.path(), &args(None, None, None)).unwrap();
         assert_eq!((same.nodes.len(), same.shards(), same.nodes[0].client.port()), (5, 2, 9000));
+        assert_eq!(same.cluster(), first.cluster());
         let moved = Plan::make(dir.path(), &args(Some(5), None, Some(9500))).unwrap();
         assert_eq!(moved.nodes[0].client.port(), 9500);
         let nodes = Plan::make(dir.path(), &args(Some(3), None, None)).unwrap_err();
@@ -246,6 +250,12 @@ mod tests {
         let shards = Plan::make(dir.path(), &args(None, Some(8), None)).unwrap_err();
         assert!(shards.what.contains("began with 2 shards and not with 8"), "{shards}");
         assert!(shards.next.contains("--shards"), "{shards}");
+    }
+
+    #[test]
+    fn two_clusters_never_have_the_same_name() {
+        let plan = || Plan::make(tempfile::tempdir().unwrap().path(), &args(None, None, None)).unwrap();
+        assert_ne!(plan().cluster(), plan().cluster());
     }
 
     #[test]
@@ -280,7 +290,7 @@ mod tests {
         };
         let config = server.config();
         assert_eq!(config.validate(), Ok(()));
-        assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", "local"));
+        assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", plan.cluster()));
         assert!(server.exit_with_stdin);
     }
 }
