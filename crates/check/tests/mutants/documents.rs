@@ -1,0 +1,73 @@
+//! A guarantee has three things under one name: a row in `docs/guarantees.md`, a property, and tests.
+//! Here they are tied together, so that none of them goes away unnoticed.
+
+use std::path::{Path, PathBuf};
+
+use conclave_check::Property;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn page() -> String {
+    std::fs::read_to_string(root().join("docs/guarantees.md")).unwrap()
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_guarantee_has_its_rows_and_its_property() {
+    let page = page();
+    for property in Property::ALL {
+        let name = property.name();
+        assert_eq!(
+            page.matches(&format!("\n| `{name}` |")).count(),
+            2,
+            "{name}: a row for what, and one for where"
+        );
+        let file = format!("crates/check/src/property/{name}.rs");
+        assert!(root().join(&file).exists(), "{file}");
+    }
+    let named = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    for (name, _) in named {
+        assert!(Property::named(name).is_some(), "{name} is no property");
+    }
+}
+
+#[test]
+fn what_the_page_names_is_there() {
+    let sources = sources(&root().join("crates"));
+    let page = page();
+    let (_, tables) = page.split_once("| Guarantee | In words").unwrap();
+    let (tables, _) = tables.split_once("## When nodes are missing").unwrap();
+    for word in quoted(tables) {
+        let is_name = word.contains('_')
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let is_path = word.contains('/') && !word.contains(' ');
+        if is_name && Property::named(word).is_none() {
+            let here = |source: &String| source.contains(&format!("fn {word}("));
+            assert!(sources.iter().any(here), "no test or function is called {word}");
+        } else if is_path {
+            let there = ["", "crates"].iter().any(|folder| root().join(folder).join(word).exists());
+            assert!(there, "{word} is not there");
+        } else if word.ends_with(".txt") {
+            assert!(root().join("crates/core/tests/machine").join(word).exists(), "{word} is not there");
+        }
+    }
+}
+
+fn sources(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(std::fs::read_to_string(path).unwrap());
+        }
+    }
+    found
+}
