@@ -206,7 +206,10 @@ impl<W> Requests<W> {
             }
             Reply::Refused { code, message } => {
                 let consumed = consumes(&code);
-                self.decide(sent, consumed, Err(SendError::Refused { code, message }), out);
+                // What did not use up the number decides nothing about a later copy.
+                if consumed || current {
+                    self.decide(sent, consumed, Err(SendError::Refused { code, message }), out);
+                }
             }
             Reply::Reused => self.release(sent),
             Reply::OutOfOrder { expected } if current => self.out_of_order(sent, expected, now, random),
@@ -302,6 +305,9 @@ impl<W> Requests<W> {
     fn fill_hole(&mut self, key: RoomKey) -> bool {
         let room = &mut self.rooms[index(key)];
         let Some(hole) = room.hole.filter(|_| room.flying == 0) else { return false };
+        if room.undecided().next().is_some_and(|(number, _)| number < hole) {
+            return false;
+        }
         if room.items.is_empty() || !room.in_limbo(hole) {
             room.renumber(hole, self.durable);
             return true;

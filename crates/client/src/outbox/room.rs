@@ -122,11 +122,10 @@ impl<W> Room<W> {
 
     /// The last number that may be sent now.
     fn sendable_upto(&self, moving: bool) -> u64 {
-        if self.hole.is_some() {
-            return 0;
-        }
         let window = self.settled_stored.min(self.settled()).saturating_add(WINDOW);
-        let last = (self.next() - 1).min(self.stored).min(window);
+        // What is behind a gap waits until it is closed.
+        let before_hole = self.hole.map_or(u64::MAX, |hole| hole - 1);
+        let last = (self.next() - 1).min(self.stored).min(window).min(before_hole);
         if moving { last.min(self.ever_sent) } else { last }
     }
 
