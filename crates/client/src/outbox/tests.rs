@@ -164,10 +164,10 @@ impl World {
                 for room in self.outbox.keys().collect::<Vec<_>>() {
                     self.outbox.lost(room);
                 }
-                if pick % 2 == 0 {
+                if pick.is_multiple_of(2) {
                     self.answers.clear();
                 }
-                if pick % 3 == 0 {
+                if pick.is_multiple_of(3) {
                     self.flying.truncate(pick % 4);
                 }
             }
