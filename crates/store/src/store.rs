@@ -18,10 +18,8 @@ use crate::lock;
 use crate::log::{Durable, Log, LogStore, Sender, Writer};
 use crate::observer::Observer;
 use crate::snapshot::{Receiving, SnapshotReceiver, finish_installing};
-use crate::state::db::{HAS_LOG, KeyValue, StateDb, peer};
-use crate::state::key::{self, kind};
+use crate::state::db::{HAS_LOG, StateDb, peer};
 use crate::state::machine::StateMachine;
-use crate::state::row;
 use crate::state::writer::{Bell, StateWriter, Write};
 use crate::state::{ShardState, Shared};
 use crate::types::SnapshotMeta;
@@ -294,15 +292,7 @@ impl Store {
     /// # Errors
     /// If it cannot be read.
     pub fn prefixes(&self, shard: ShardId) -> Result<Vec<(RoomId, Seq)>, StoreError> {
-        let prefix = key::with_kind(shard, kind::ROOM);
-        let read = self.0.shared.db.read()?;
-        let room = |row: Result<KeyValue, StoreError>| {
-            let (key, value) = row?;
-            let damaged = || StoreError::damaged(DataFile::STATE, format!("the row {key:02x?}"));
-            let room = key::parse_room(&key[key::SHARD..]).ok_or_else(damaged)?;
-            Ok((room, row::room_head(&value).map_err(|_| damaged())?))
-        };
-        read.range(&prefix..&key::end_of(&prefix))?.map(room).collect()
+        self.0.shared.db.read()?.heads(shard)
     }
 
     /// Begins to receive a snapshot: one at a time for each shard. Blocking.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use conclave_core::limits::STATE_CACHE_BYTES;
-use conclave_core::{DirectoryId, NodeId, ShardId};
+use conclave_core::{DirectoryId, NodeId, RoomId, Seq, ShardId};
 use conclave_proto::log;
 use prost::Message as _;
 use redb::{
@@ -13,7 +13,7 @@ use redb::{
 };
 
 use super::key::{self, Key};
-use super::row::Row;
+use super::row::{self, Row};
 use crate::convert::{
     log_id_from_proto, log_id_to_proto, stored_membership_from_proto, stored_membership_to_proto,
 };
@@ -176,6 +176,18 @@ pub(crate) struct Reading {
 impl Reading {
     pub(crate) fn new(read: &ReadTransaction) -> Result<Self, StoreError> {
         Ok(Self { table: read.open_table(STATE).map_err(broken)? })
+    }
+
+    /// Every room of the shard, and where it ends.
+    pub(crate) fn heads(&self, shard: ShardId) -> Result<Vec<(RoomId, Seq)>, StoreError> {
+        let prefix = key::with_kind(shard, key::kind::ROOM);
+        let room = |row: Result<KeyValue, StoreError>| {
+            let (key, value) = row?;
+            let damaged = || StoreError::damaged(FILE, format!("the row {key:02x?}"));
+            let room = key::parse_room(&key[key::SHARD..]).ok_or_else(damaged)?;
+            Ok((room, row::room_head(&value).map_err(|_| damaged())?))
+        };
+        self.range(&prefix..&key::end_of(&prefix))?.map(room).collect()
     }
 
     /// A row's value.

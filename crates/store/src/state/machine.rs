@@ -106,9 +106,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 SnapshotData::Received(received) => received,
                 SnapshotData::Local(local) => receiving.copy(&state, meta.clone(), local).map_err(failed)?,
             };
-            install(&state, &meta, &received).map_err(failed)
+            install(&state, &meta, &received).map_err(failed)?;
+            state.shared().db.read()?.heads(state.shard())
         });
-        Ok(work.await.map_err(io::Error::other)??)
+        let heads = work.await.map_err(io::Error::other)??;
+        // Who follows a room here has not heard of what came with the snapshot.
+        self.observer.published(self.state.shard(), &heads);
+        Ok(())
     }
 
     /// Made anew each time, from a checkpoint: nothing has to be kept, and it is never older than

@@ -1,7 +1,5 @@
 //! Random commands, and the state that they lead to.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use conclave_core::command::NodeRecord;
 use conclave_core::mem::MemView;
@@ -22,26 +20,33 @@ use rand::rngs::StdRng;
 #[derive(Debug)]
 pub(crate) struct Commands {
     shard: ShardId,
-    next: BTreeMap<(u64, u64), u64>,
+    /// What the commands so far lead to, to make such that fit.
+    view: MemView,
 }
 
 impl Commands {
     pub(crate) fn new(shard: ShardId) -> Self {
-        Self { shard, next: BTreeMap::new() }
+        Self { shard, view: MemView::default() }
     }
 
-    pub(crate) fn any(&mut self, random: &mut StdRng) -> Command {
+    fn any(&self, random: &mut StdRng) -> Command {
         if self.shard.is_meta() { meta(random) } else { self.data(random) }
     }
 
     /// A batch as it stands in an entry.
     pub(crate) fn batch(&mut self, random: &mut StdRng) -> Bytes {
-        let commands: Vec<_> =
-            (0..random.random_range(1..6)).map(|_| command::encode(&self.any(random))).collect();
+        let commands = (0..random.random_range(1..6)).map(|_| {
+            let command = self.any(random);
+            let outcome = conclave_core::apply(&self.view, self.shard, 0, &command).unwrap();
+            self.view.commit(&outcome);
+            self.view.events.clear();
+            command::encode(&command)
+        });
+        let commands: Vec<_> = commands.collect();
         command::encode_batch(random.random_range(0..10_000), commands.iter())
     }
 
-    fn data(&mut self, random: &mut StdRng) -> Command {
+    fn data(&self, random: &mut StdRng) -> Command {
         let room = RoomId(random.random_range(1..6));
         let name = |id: u64| format!("user{id}");
         if random.random_bool(0.1) {
@@ -55,16 +60,14 @@ impl Commands {
             };
         }
         let session = random.random_range(1..5);
-        let next = self.next.entry((session, room.0)).or_insert(1);
-        let (request, uses) = match random.random_range(0..20) {
-            0 => (next.saturating_sub(random.random_range(1..300)).max(1), false),
-            1 => (*next + 1, false),
-            2 => (0, false),
-            _ => (*next, true),
+        let known = self.view.sessions.get(&(SessionId(session), room));
+        let next = known.map_or(0, |known| known.last.0) + 1;
+        let request = match random.random_range(0..20) {
+            0 => next.saturating_sub(random.random_range(1..300)).max(1),
+            1 => next + 1,
+            2 => 0,
+            _ => next,
         };
-        if uses {
-            *next += 1;
-        }
         let settled = RequestNo(next.saturating_sub(random.random_range(1..300)));
         let author = session % 3 + 1;
         let action = match random.random_range(0..20) {
@@ -87,13 +90,9 @@ impl Commands {
         }
     }
 
-    /// Learns which numbers come next after commands were dropped.
-    pub(crate) fn follow(&mut self, view: &MemView) {
-        self.next = view
-            .sessions
-            .iter()
-            .map(|((session, room), known)| ((session.0, room.0), known.last.0 + 1))
-            .collect();
+    /// Goes on from another state: commands were dropped.
+    pub(crate) fn follow(&mut self, view: MemView) {
+        self.view = view;
     }
 }
 

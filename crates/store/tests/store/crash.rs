@@ -137,7 +137,7 @@ impl Group {
         model.acked = model.acked.min(keep);
         model.term += 1;
         let view = model.view_at(keep);
-        model.commands.follow(&view);
+        model.commands.follow(view);
         let last = (keep > 0).then(|| model.entry(keep).log_id);
         self.log.truncate_after(last).await.ok()
     }
@@ -223,7 +223,7 @@ impl Group {
         model.entries.truncate(usize::try_from(last).unwrap());
         model.view = model.view_at(applied);
         let view = model.view_at(last);
-        model.commands.follow(&view);
+        model.commands.follow(view);
         (model.acked, model.applied, model.snapshot) = (last, applied, applied);
         if let Some(snapshot) = self.machine.get_current_snapshot().await.unwrap() {
             assert_eq!(view_of(snapshot), sorted(self.model.view.clone()), "{at}");

@@ -1,8 +1,11 @@
 //! The store against openraft's expectations, crashes, full disks and damaged directories.
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod bounds;
 mod commands;
 mod crash;
+mod directory;
 mod openraft_suite;
 mod sim;
+mod snapshots;
 mod support;
