@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 
 use crate::commands::{Commands, apply, sorted, view_of};
 use crate::sim::SimDisk;
-use crate::support::{identity, open, open_with};
+use crate::support::{SHARDS, identity, open, open_with};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -261,4 +261,32 @@ async fn readers_never_see_half_a_snapshot() {
         assert!(page.records.len() <= 256 * 1024);
         after = page.last;
     }
+}
+
+/// Where each room ends, as whoever follows it was told.
+#[derive(Debug, Default)]
+struct Heads(std::sync::Mutex<std::collections::BTreeMap<RoomId, Seq>>);
+
+impl conclave_store::Observer for Heads {
+    fn published(&self, _: ShardId, heads: &[(RoomId, Seq)]) {
+        self.0.lock().unwrap().extend(heads.iter().copied());
+    }
+}
+
+#[tokio::test]
+async fn followers_hear_of_what_came_with_a_snapshot() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let from = open(dirs[0].path());
+    let heads = Arc::new(Heads::default());
+    let identity = identity(dirs[1].path());
+    let to = Store::open(dirs[1].path(), &identity, SHARDS, Options::default(), heads.clone()).unwrap();
+    let batches = batches(3, 100);
+    let (_, mut source) = from.shard(SHARD);
+    apply_all(&mut source, 1, &batches).await;
+    let taken = snapshot(&mut source).await;
+    let meta = taken.meta.clone();
+    let (data, _) = send(&to, taken).unwrap();
+    to.shard(SHARD).1.install_snapshot(&meta, data).await.unwrap();
+    let ends = model(&batches).rooms.into_iter().map(|(room, (head, _))| (room, head.last));
+    assert_eq!(*heads.0.lock().unwrap(), ends.collect());
 }
