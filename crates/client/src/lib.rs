@@ -40,6 +40,7 @@ mod link;
 mod nodes;
 mod outbox;
 mod position;
+mod raw;
 mod retry;
 mod sender;
 mod shared;
@@ -51,6 +52,7 @@ mod types;
 pub use client::{Builder, Client, Outbox, Route, Ticket};
 pub use error::{CallError, ConnectError, OutboxError, SendError};
 pub use nodes::Finder;
+pub use raw::{EventView, RawBatch};
 pub use subscription::Subscription;
 pub use types::{Ack, Batch, Content, Follow, HistoryQuery, Incoming, Pending, Pong, Session, Start, Window};
 

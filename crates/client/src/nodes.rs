@@ -130,18 +130,22 @@ impl Nodes {
         self.table().version
     }
 
-    /// The node's channel; made at first use, connected by tonic when it is used.
+    /// The generated client of a node.
     pub(crate) fn chat(&self, address: &str) -> Result<Chat, tonic::Status> {
+        Ok(ChatServiceClient::new(self.channel(address)?).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX))
+    }
+
+    /// The node's channel; made at first use, connected by tonic when it is used.
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, tonic::Status> {
         let mut table = self.table();
         table.add(address, 0);
         let Some(node) = table.nodes.iter_mut().find(|node| &*node.address == address) else {
             return Err(tonic::Status::unavailable("too many nodes are known"));
         };
-        let channel = match &node.channel {
-            Some(channel) => channel.clone(),
-            None => node.channel.insert(channel(address)?).clone(),
-        };
-        Ok(ChatServiceClient::new(channel).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX))
+        match &node.channel {
+            Some(channel) => Ok(channel.clone()),
+            None => Ok(node.channel.insert(make_channel(address)?).clone()),
+        }
     }
 
     /// The node did something.
@@ -290,7 +294,7 @@ impl Table {
     }
 }
 
-fn channel(address: &str) -> Result<Channel, tonic::Status> {
+fn make_channel(address: &str) -> Result<Channel, tonic::Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
         tonic::Status::invalid_argument(format!("{address:?} is not host:port ({error})"))
     })?;

@@ -7,19 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use conclave_proto::chat::{
-    Event, JoinChatRequest, RoomPosition, RoomRef, RoomSubscription, room_subscription,
-};
+use conclave_proto::chat::{JoinChatRequest, RoomPosition, RoomRef, RoomSubscription, room_subscription};
+
+use prost::DecodeError;
 
 use crate::types::{Follow, Start};
 
 /// A node sent something that does not follow. The stream cannot be trusted and is opened anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("room {room_id}: event {got} came where {expected} belongs")]
-pub(crate) struct Misplaced {
-    room_id: u64,
-    got: u64,
-    expected: u64,
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Misplaced {
+    #[error("room {room_id}: event {got} came where {expected} belongs")]
+    Event { room_id: u64, got: u64, expected: u64 },
+    #[error("the events are damaged: {0}")]
+    Damaged(#[from] DecodeError),
 }
 
 /// Where a subscription stands.
@@ -29,6 +29,8 @@ pub(crate) struct Positions {
     /// The newest token from the stream, or the one to begin with.
     token: Bytes,
     rooms: BTreeMap<u64, Room>,
+    /// It began with a token, which may stand for further rooms.
+    resumed: bool,
     /// Every room's position is known: the positions alone say how to go on.
     complete: bool,
 }
@@ -41,7 +43,8 @@ struct Room {
 
 impl Positions {
     pub(crate) fn new(follows: Vec<Follow>, token: Bytes) -> Self {
-        Self { follows, token, rooms: BTreeMap::new(), complete: false }
+        let resumed = !token.is_empty();
+        Self { follows, token, rooms: BTreeMap::new(), resumed, complete: false }
     }
 
     /// How to begin, or to go on.
@@ -69,45 +72,59 @@ impl Positions {
         JoinChatRequest { rooms: rooms.collect(), resume_token: self.token.clone() }
     }
 
-    /// Lets events through if they follow.
-    pub(crate) fn accept(&mut self, events: &[Event], token: &Bytes) -> Result<(), Misplaced> {
-        let mut rest = events;
-        while let Some(first) = rest.first() {
-            // Events of one room stand together, so that the room is looked up once.
-            let len = rest.iter().take_while(|event| event.room_id == first.room_id).count();
-            let (run, others) = rest.split_at(len);
-            self.accept_run(first.room_id, run)?;
-            rest = others;
+    /// Lets events (room id, seq) through if they follow. If one does not, none of them was let through.
+    pub(crate) fn accept(
+        &mut self,
+        events: impl Iterator<Item = Result<(u64, u64), DecodeError>>,
+        token: &Bytes,
+    ) -> Result<(), Misplaced> {
+        // The room of the run that is being looked at, and its next seq. Events of one room stand together.
+        let mut run: Option<(u64, u64)> = None;
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for event in events {
+            let (room_id, seq) = event?;
+            let expected = match run {
+                Some((room, next)) if room == room_id => next,
+                _ => {
+                    runs.extend(run);
+                    let earlier = runs.iter().rev().find(|(room, _)| *room == room_id);
+                    earlier.map_or_else(|| self.expected(room_id, seq), |(_, next)| *next)
+                }
+            };
+            if seq != expected {
+                return Err(Misplaced::Event { room_id, got: seq, expected });
+            }
+            run = Some((room_id, seq + 1));
         }
-        if !token.is_empty() {
-            self.token = token.clone();
+        for (room_id, next) in runs.into_iter().chain(run) {
+            match self.rooms.get_mut(&room_id) {
+                Some(room) => room.seq = next - 1,
+                None => {
+                    let name =
+                        self.only().filter(|_| self.rooms.is_empty()).map(|only| only.room.as_str().into());
+                    self.rooms.insert(room_id, Room { seq: next - 1, name });
+                }
+            }
         }
+        self.renew(token);
         Ok(())
     }
 
-    fn accept_run(&mut self, room_id: u64, events: &[Event]) -> Result<(), Misplaced> {
-        let first_seen = self.rooms.is_empty();
-        let mut expected = match (self.rooms.get(&room_id), self.follows.as_slice()) {
+    /// The seq that belongs next in a room; `got` where nothing is known of it yet.
+    fn expected(&self, room_id: u64, got: u64) -> u64 {
+        match (self.rooms.get(&room_id), self.only()) {
             (Some(room), _) => room.seq + 1,
-            // With one room there is no doubt which one this is.
-            (None, [Follow { from: Start::After(seq), .. }]) if first_seen && self.token.is_empty() => {
-                seq + 1
-            }
-            (None, _) => events.first().map_or(0, |event| event.seq),
-        };
-        for event in events {
-            if event.seq != expected {
-                return Err(Misplaced { room_id, got: event.seq, expected });
-            }
-            expected += 1;
+            (None, Some(Follow { from: Start::After(seq), .. })) if self.rooms.is_empty() => seq + 1,
+            (None, _) => got,
         }
-        let name = || match self.follows.as_slice() {
-            [only] if first_seen && self.token.is_empty() => Some(only.room.as_str().into()),
+    }
+
+    /// The room that is followed, if it is the only one: then there is no doubt which one an event belongs to.
+    fn only(&self) -> Option<&Follow> {
+        match self.follows.as_slice() {
+            [only] if !self.resumed => Some(only),
             _ => None,
-        };
-        let name = if self.rooms.contains_key(&room_id) { None } else { name() };
-        self.rooms.entry(room_id).or_insert(Room { seq: 0, name }).seq = expected - 1;
-        Ok(())
+        }
     }
 
     /// The node says that everything up to here was delivered.
@@ -117,7 +134,7 @@ impl Positions {
             match self.rooms.get_mut(&position.room_id) {
                 Some(room) if room.seq < position.seq => {
                     let (got, expected) = (position.seq, room.seq);
-                    return Err(Misplaced { room_id: position.room_id, got, expected });
+                    return Err(Misplaced::Event { room_id: position.room_id, got, expected });
                 }
                 Some(room) => room.name = name.or(room.name.take()),
                 None => {
@@ -126,9 +143,7 @@ impl Positions {
             }
         }
         self.complete = self.complete || !rooms.is_empty();
-        if !token.is_empty() {
-            self.token = token.clone();
-        }
+        self.renew(token);
         Ok(())
     }
 
@@ -167,10 +182,6 @@ mod tests {
 
     use super::*;
 
-    fn event(room_id: u64, seq: u64) -> Event {
-        Event { room_id, seq, ..Event::default() }
-    }
-
     fn at(room_id: u64, name: &str, seq: u64) -> RoomPosition {
         RoomPosition { room_id, name: name.into(), seq }
     }
@@ -179,10 +190,10 @@ mod tests {
     fn the_first_event_must_follow_what_was_asked_for() {
         let follow = || vec![Follow::room("general").from(Start::After(4))];
         let mut positions = Positions::new(follow(), Bytes::new());
-        assert!(positions.accept(&[event(7, 6)], &Bytes::new()).is_err());
-        assert!(positions.accept(&[event(7, 5), event(7, 6)], &Bytes::new()).is_ok());
-        assert!(positions.accept(&[event(7, 6)], &Bytes::new()).is_err(), "a repeat");
-        assert!(positions.accept(&[event(7, 8)], &Bytes::new()).is_err(), "a gap");
+        assert!(positions.accept([(7, 6)].map(Ok).into_iter(), &Bytes::new()).is_err());
+        assert!(positions.accept([(7, 5), (7, 6)].map(Ok).into_iter(), &Bytes::new()).is_ok());
+        assert!(positions.accept([(7, 6)].map(Ok).into_iter(), &Bytes::new()).is_err(), "a repeat");
+        assert!(positions.accept([(7, 8)].map(Ok).into_iter(), &Bytes::new()).is_err(), "a gap");
         assert_eq!(positions.name(7).as_deref(), Some("general"));
     }
 
@@ -190,7 +201,7 @@ mod tests {
     fn it_goes_on_from_positions_once_all_are_known() {
         let mut positions = Positions::new(vec![Follow::room("a").join(), Follow::room("b")], Bytes::new());
         assert!(positions.request().rooms[0].join);
-        positions.accept(&[event(1, 3)], &Bytes::from_static(b"t1")).unwrap();
+        positions.accept([(1, 3)].map(Ok).into_iter(), &Bytes::from_static(b"t1")).unwrap();
         let request = positions.request();
         assert_eq!(
             (request.rooms.len(), &request.resume_token[..]),
@@ -198,7 +209,7 @@ mod tests {
             "the token knows both rooms"
         );
         positions.caught_up(&[at(1, "a", 3), at(2, "b", 9)], &Bytes::from_static(b"t2")).unwrap();
-        positions.accept(&[event(2, 10)], &Bytes::from_static(b"t3")).unwrap();
+        positions.accept([(2, 10)].map(Ok).into_iter(), &Bytes::from_static(b"t3")).unwrap();
         let request = positions.request();
         assert!(request.resume_token.is_empty());
         let starts: Vec<_> =
@@ -213,7 +224,7 @@ mod tests {
         positions.caught_up(&[at(1, "a", 3)], &Bytes::new()).unwrap();
         assert!(positions.caught_up(&[at(1, "a", 5)], &Bytes::new()).is_err());
         positions.truncated(1, 10);
-        positions.accept(&[event(1, 10)], &Bytes::new()).unwrap();
+        positions.accept([(1, 10)].map(Ok).into_iter(), &Bytes::new()).unwrap();
     }
 
     proptest! {
@@ -226,8 +237,7 @@ mod tests {
             positions.caught_up(&[at(1, "a", 0), at(2, "b", 0)], &Bytes::new()).unwrap();
             let mut delivered: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
             for (room, seqs) in frames {
-                let events: Vec<_> = seqs.iter().map(|&seq| event(room, seq)).collect();
-                if positions.accept(&events, &Bytes::new()).is_ok() {
+                if positions.accept(seqs.iter().map(|&seq| Ok((room, seq))), &Bytes::new()).is_ok() {
                     delivered.entry(room).or_default().extend(seqs);
                 }
             }

@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_core::limits::{CLIENT_OPEN_TIMEOUT, KEEPALIVE_INTERVAL};
+use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, CLIENT_OPEN_TIMEOUT, KEEPALIVE_INTERVAL};
 use conclave_proto::chat::{Certainty, Event, GoAway, JoinChatRequest, stream_frame};
-use conclave_proto::frame::EncodedFrame;
 use conclave_proto::status::from_status;
 use tokio::time::{Instant, Sleep};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
 
 use crate::client::Handle;
 use crate::error::{CallError, is_auth};
 use crate::position::Positions;
+use crate::raw::{Frame, RawBatch};
 use crate::retry;
 use crate::types::{Batch, Incoming};
 
@@ -27,7 +30,7 @@ const REFUSALS_AFTER_OPEN_MAX: u32 = 12;
 /// A stream on which even the signs of life are missing is given up: two and a half intervals.
 const SILENCE_MAX: Duration = KEEPALIVE_INTERVAL.saturating_mul(5).checked_div(2).expect("two is not zero");
 
-type Opening = Pin<Box<dyn Future<Output = Result<Streaming<EncodedFrame>, Status>> + Send>>;
+type Opening = Pin<Box<dyn Future<Output = Result<Streaming<Frame>, Status>> + Send>>;
 
 /// Events of rooms, each once, in order and without a gap. Nothing runs behind it: who does not ask for the next
 /// event slows the stream down, and dropping it ends it.
@@ -58,7 +61,7 @@ enum Phase {
 
 struct Open {
     address: Arc<str>,
-    stream: Streaming<EncodedFrame>,
+    stream: Streaming<Frame>,
     last_frame: Instant,
     /// Fires at the earliest when the stream has been silent for too long.
     alarm: Pin<Box<Sleep>>,
@@ -67,7 +70,7 @@ struct Open {
 }
 
 enum Step {
-    Batch(Batch),
+    Batch(RawBatch),
     Other(Incoming),
     /// Nothing for the caller.
     Nothing,
@@ -106,7 +109,8 @@ impl Subscription {
             let token_before = self.positions.token().clone();
             match self.step().await? {
                 Step::Batch(batch) => {
-                    (self.batch, self.token_before) = (batch.events.into_iter(), token_before)
+                    self.batch = whole(&batch)?.into_iter();
+                    self.token_before = token_before;
                 }
                 Step::Other(incoming) => return Ok(incoming),
                 Step::Nothing => {}
@@ -124,6 +128,16 @@ impl Subscription {
         if !rest.is_empty() {
             return Ok(Batch { events: rest, token: self.positions.token().clone() });
         }
+        let batch = self.next_raw_batch().await?;
+        Ok(Batch { events: whole(&batch)?, token: batch.token })
+    }
+
+    /// The next events as they came: what is cheapest at high rates. Events that [`Subscription::next`] has begun to
+    /// give out are not among them.
+    ///
+    /// # Errors
+    /// As [`Subscription::next`].
+    pub async fn next_raw_batch(&mut self) -> Result<RawBatch, CallError> {
         loop {
             if let Step::Batch(batch) = self.step().await? {
                 return Ok(batch);
@@ -201,7 +215,7 @@ impl Subscription {
         }
     }
 
-    fn opened(&mut self, address: Arc<str>, stream: Streaming<EncodedFrame>) -> Step {
+    fn opened(&mut self, address: Arc<str>, stream: Streaming<Frame>) -> Step {
         let node = address.to_string();
         self.was_open = true;
         let now = Instant::now();
@@ -212,9 +226,9 @@ impl Subscription {
 
     async fn read(&mut self) -> Result<Step, CallError> {
         enum Came {
-            Frame(Result<Option<EncodedFrame>, Status>),
+            Frame(Result<Option<Frame>, Status>),
             Silence,
-            Successor(Result<Streaming<EncodedFrame>, Status>),
+            Successor(Result<Streaming<Frame>, Status>),
         }
         let Phase::Open(open) = &mut self.phase else { return Ok(Step::Nothing) };
         let came = match &mut open.successor {
@@ -255,20 +269,15 @@ impl Subscription {
         }
     }
 
-    fn frame(&mut self, frame: EncodedFrame) -> Result<Step, CallError> {
-        let frame = match frame.into_frame() {
-            Ok(frame) => frame.frame,
-            Err(error) => return self.lost(&Status::data_loss(error.to_string())),
-        };
-        let shared = &self.handle.shared;
+    fn frame(&mut self, frame: Frame) -> Result<Step, CallError> {
         let checked = match &frame {
-            Some(stream_frame::Frame::Events(batch)) => {
-                self.positions.accept(&batch.events, &batch.resume_token)
-            }
-            Some(stream_frame::Frame::CaughtUp(caught_up)) => {
-                self.positions.caught_up(&caught_up.rooms, &caught_up.resume_token)
-            }
-            _ => Ok(()),
+            Frame::Events(batch) => self.positions.accept(batch.heads(), &batch.token),
+            Frame::Other(frame) => match &frame.frame {
+                Some(stream_frame::Frame::CaughtUp(caught_up)) => {
+                    self.positions.caught_up(&caught_up.rooms, &caught_up.resume_token)
+                }
+                _ => Ok(()),
+            },
         };
         if let Err(misplaced) = checked {
             tracing::warn!(%misplaced, "a node sent events that do not follow; reading them elsewhere");
@@ -277,45 +286,51 @@ impl Subscription {
         if self.failures > 0 || self.refusals > 0 {
             (self.failures, self.refusals) = (0, 0);
             if let Phase::Open(open) = &self.phase {
-                shared.nodes.worked(&open.address);
+                self.handle.shared.nodes.worked(&open.address);
             }
         }
         Ok(match frame {
-            Some(stream_frame::Frame::Events(batch)) if !batch.events.is_empty() => {
-                Step::Batch(Batch { events: batch.events, token: batch.resume_token })
-            }
-            Some(stream_frame::Frame::CaughtUp(caught_up)) => {
+            Frame::Events(batch) => Step::Batch(batch),
+            Frame::Other(frame) => frame.frame.map_or(Step::Nothing, |frame| self.sign(frame)),
+        })
+    }
+
+    /// A frame without events.
+    fn sign(&mut self, frame: stream_frame::Frame) -> Step {
+        let shared = &self.handle.shared;
+        match frame {
+            stream_frame::Frame::CaughtUp(caught_up) => {
                 let mut state = shared.lock();
                 for room in &caught_up.rooms {
                     state.learn_name(room.room_id, &room.name);
                 }
                 Step::Other(Incoming::CaughtUp { rooms: caught_up.rooms, token: caught_up.resume_token })
             }
-            Some(stream_frame::Frame::Keepalive(alive)) => {
+            stream_frame::Frame::Keepalive(alive) => {
                 self.positions.renew(&alive.resume_token);
                 for leader in &alive.leaders {
                     shared.nodes.learn(leader);
                 }
                 Step::Other(Incoming::Keepalive { quorum: alive.quorum, token: alive.resume_token })
             }
-            Some(stream_frame::Frame::Truncated(truncated)) => {
+            stream_frame::Frame::Truncated(truncated) => {
                 self.positions.truncated(truncated.room_id, truncated.first_seq);
                 Step::Other(Incoming::Truncated {
                     room_id: truncated.room_id,
                     first_seq: truncated.first_seq,
                 })
             }
-            Some(stream_frame::Frame::ClusterView(view)) => {
+            stream_frame::Frame::ClusterView(view) => {
                 shared.nodes.see(&view);
                 Step::Nothing
             }
-            Some(stream_frame::Frame::GoAway(go_away)) => {
+            stream_frame::Frame::GoAway(go_away) => {
                 self.go_away(&go_away);
                 Step::Nothing
             }
-            // Something newer than this client.
-            Some(stream_frame::Frame::Events(_)) | None => Step::Nothing,
-        })
+            // Events come the other way.
+            stream_frame::Frame::Events(_) => Step::Nothing,
+        }
     }
 
     /// Opens a stream on another node before this one is left.
@@ -373,16 +388,32 @@ impl Subscription {
     }
 }
 
+/// Events that passed as such and still are not what they should be are never skipped in silence.
+fn whole(batch: &RawBatch) -> Result<Vec<Event>, CallError> {
+    batch.decode().map_err(|error| CallError::Refused {
+        code: "event_damaged".to_owned(),
+        message: format!("the cluster sent an event that cannot be read: {error}"),
+    })
+}
+
+/// `ChatService.JoinChat`, with frames whose events are left as they are.
+const JOIN_CHAT: &str = "/conclave.chat.v1.ChatService/JoinChat";
+
 fn open(handle: &Handle, address: &str, request: JoinChatRequest) -> Opening {
-    let chat = handle.shared.nodes.chat(address);
+    let channel = handle.shared.nodes.channel(address);
     let authorization = handle.shared.authorization();
     Box::pin(async move {
         let mut request = Request::new(request);
         if let Some(authorization) = authorization {
             request.metadata_mut().insert("authorization", authorization);
         }
-        let mut chat = chat?;
-        match tokio::time::timeout(CLIENT_OPEN_TIMEOUT, chat.join_chat(request)).await {
+        let mut grpc = Grpc::new(channel?).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+        let codec = ProstCodec::<JoinChatRequest, Frame>::default();
+        let opening = async {
+            grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            grpc.server_streaming(request, PathAndQuery::from_static(JOIN_CHAT), codec).await
+        };
+        match tokio::time::timeout(CLIENT_OPEN_TIMEOUT, opening).await {
             Ok(opened) => Ok(opened?.into_inner()),
             Err(_) => Err(Status::unavailable("the node did not answer")),
         }

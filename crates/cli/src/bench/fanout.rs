@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use conclave_client::{Client, Content, Follow, Start, Subscription, api};
+use conclave_client::{Client, Content, Follow, RawBatch, Start, Subscription};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -179,25 +179,25 @@ impl Reader {
     async fn run(self, mut subscription: Subscription, target: Arc<AtomicU64>) -> Seen {
         let mut seen = Seen { latencies: report::histogram(), times: Vec::new(), delivered: 0, last: 1 };
         while seen.last < target.load(Ordering::Acquire) {
-            let next = tokio::time::timeout(Duration::from_millis(100), subscription.next_batch());
+            let next = tokio::time::timeout(Duration::from_millis(100), subscription.next_raw_batch());
             let batch = match next.await {
                 Ok(Ok(batch)) => batch,
                 Ok(Err(_)) => return seen,
                 Err(_) => continue,
             };
-            self.take(&batch.events, &mut seen);
+            self.take(&batch, &mut seen);
         }
         seen
     }
 
-    fn take(&self, events: &[api::Event], seen: &mut Seen) {
+    fn take(&self, batch: &RawBatch, seen: &mut Seen) {
         let now = Instant::now();
         let measured = self.span.contains(now);
-        self.count.fetch_add(events.len() as u64, Ordering::Relaxed);
-        for event in events {
+        let mut count = 0;
+        for event in batch.events() {
+            count += 1;
             seen.last = event.seq;
-            let Some(api::event::Kind::Message(message)) = &event.kind else { continue };
-            let Some(begun) = load::number(&message.text) else { continue };
+            let Some(begun) = event.text.and_then(load::number) else { continue };
             if measured {
                 seen.delivered += 1;
                 seen.latencies.saturating_record(load::nanos_since(self.zero, now).saturating_sub(begun));
@@ -206,6 +206,7 @@ impl Reader {
                 seen.times.push((event.seq, now));
             }
         }
+        self.count.fetch_add(count, Ordering::Relaxed);
     }
 }
 
