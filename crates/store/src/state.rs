@@ -14,6 +14,8 @@ pub(crate) mod machine;
 mod read;
 pub(crate) mod row;
 mod tail;
+#[cfg(test)]
+mod tests;
 pub(crate) mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -24,6 +24,9 @@ use crate::state::writer::{Bell, StateWriter, Write};
 use crate::state::{ShardState, Shared};
 use crate::types::SnapshotMeta;
 
+/// Name of the log writer's thread.
+const LOG_WRITER: &str = "log-writer";
+
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -77,7 +80,7 @@ struct Inner {
     shards: Vec<Shard>,
     observer: Arc<dyn Observer>,
     peers: Mutex<BTreeMap<NodeId, DirectoryId>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     _lock: DirectoryLock,
 }
 
@@ -103,12 +106,11 @@ impl Inner {
     fn close(&self) {
         // State first: its checkpoint may wait for the log.
         self.shared.bell.stop();
-        let mut threads = std::mem::take(&mut *lock(&self.threads)).into_iter().rev();
-        for name in ["state writer", "log writer"] {
-            if name == "log writer" {
+        for (name, thread) in std::mem::take(&mut *lock(&self.threads)).into_iter().rev() {
+            if name == LOG_WRITER {
                 self.log.stop(&self.queue);
             }
-            if threads.next().is_some_and(|thread| thread.join().is_err()) {
+            if thread.join().is_err() {
                 self.failure.set(StoreError::Closed(format!("the {name} has panicked")));
             }
         }
@@ -180,16 +182,16 @@ impl Store {
         let states = store.0.shards.iter().map(|shard| shard.state.clone()).collect();
         let log_writer = Writer::new(log.clone(), observer.clone());
         let state_writer = StateWriter::new(shared, states, log, durable, observer);
-        store.spawn("log-writer", move || log_writer.run(jobs))?;
+        store.spawn(LOG_WRITER, move || log_writer.run(jobs))?;
         store.spawn("state-writer", move || state_writer.run())?;
         store.finish_open(has_log).map_err(broken)?;
         Ok(store)
     }
 
-    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+    fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
         let thread = thread.map_err(|error| OpenError::access(&self.0.dir, error))?;
-        lock(&self.0.threads).push(thread);
+        lock(&self.0.threads).push((name, thread));
         Ok(())
     }
 

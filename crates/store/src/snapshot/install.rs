@@ -33,6 +33,7 @@ pub(crate) fn install(
 ) -> Result<(), StoreError> {
     let shared = state.shared();
     let shard = state.shard();
+    received.set_installing(true);
     state.begin_install();
     let marker = encode_marker(shard, meta, received);
     shared.bell.write_blocking(Write {
@@ -41,15 +42,15 @@ pub(crate) fn install(
         ..Write::default()
     })?;
     replace(shared, shard, meta, received)?;
-    state.installed()?;
-    // What is left of it would only be in the way.
-    let receiving = received.receiving();
-    receiving.disk.remove(&receiving.path).map_err(|error| super::receive::failed(&error))
+    received.set_installing(false);
+    state.installed()
 }
 
-/// Finishes the installation that a crash interrupted, if there is one. Blocking.
+/// Finishes the installation that a crash interrupted, if there is one; cleans up otherwise. Blocking.
 pub(crate) fn finish_installing(state: &ShardState, receiving: &Arc<Receiving>) -> Result<(), StoreError> {
-    let Some(marker) = state.shared().db.local(&installing(state.shard()))? else { return Ok(()) };
+    let Some(marker) = state.shared().db.local(&installing(state.shard()))? else {
+        return receiving.clean();
+    };
     let (meta, left_out, len) = decode_marker(&marker)?;
     tracing::warn!(shard = %state.shard(), "installing a snapshot again that a crash interrupted");
     let received = receiving.again(meta.clone(), left_out.into_iter().collect(), len)?;

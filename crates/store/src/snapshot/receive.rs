@@ -27,18 +27,26 @@ const FILE: &str = "snapshot.part";
 /// Where one shard's snapshots are received: one at a time.
 #[derive(Debug)]
 pub(crate) struct Receiving {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) path: PathBuf,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
     busy: AtomicBool,
 }
 
-/// Held while a snapshot is in the staging file.
+/// Held while a snapshot is in the staging file, which goes with it.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Receiving>);
+struct Busy {
+    receiving: Arc<Receiving>,
+    /// The file must stay: it is being installed.
+    keep: AtomicBool,
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.store(false, Ordering::Release);
+        if !self.keep.load(Ordering::Acquire) {
+            // What is left of it is only in the way, and goes when the store is opened next.
+            let _ = self.receiving.disk.remove(&self.receiving.path);
+        }
+        self.receiving.busy.store(false, Ordering::Release);
     }
 }
 
@@ -68,7 +76,7 @@ pub struct ReceivedSnapshot {
     pub(super) len: u64,
 }
 
-pub(super) fn failed(error: &std::io::Error) -> StoreError {
+fn failed(error: &std::io::Error) -> StoreError {
     StoreError::io(FILE, error)
 }
 
@@ -86,7 +94,7 @@ impl Receiving {
         if self.busy.swap(true, Ordering::AcqRel) {
             return Err(bad("another one of this shard is being received"));
         }
-        Ok(Busy(self.clone()))
+        Ok(Busy { receiving: self.clone(), keep: AtomicBool::new(false) })
     }
 
     pub(crate) fn begin(
@@ -127,6 +135,11 @@ impl Receiving {
             receiver.chunk(&chunk?)?;
         }
         receiver.complete()
+    }
+
+    /// Removes what an interrupted transfer has left.
+    pub(super) fn clean(&self) -> Result<(), StoreError> {
+        self.disk.remove(&self.path).map_err(|error| failed(&error))
     }
 
     /// The snapshot that was being installed when the node stopped.
@@ -212,13 +225,14 @@ impl SnapshotReceiver {
 }
 
 impl ReceivedSnapshot {
-    pub(super) fn receiving(&self) -> &Receiving {
-        &self.busy.0
+    /// Whether a crash from now on needs the staging file.
+    pub(super) fn set_installing(&self, installing: bool) {
+        self.busy.keep.store(installing, Ordering::Release);
     }
 
     /// The rows of every chunk, in order. Checked again.
     pub(super) fn chunks(&self) -> Result<impl Iterator<Item = Result<Bytes, StoreError>>, StoreError> {
-        let receiving = self.receiving();
+        let receiving = &self.busy.receiving;
         let file = receiving.disk.open(&receiving.path).map_err(|error| failed(&error))?;
         let end = self.len;
         let mut at = 0;

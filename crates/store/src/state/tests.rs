@@ -1,0 +1,121 @@
+//! The store's view of a shard against the model's: the same commands, the same answers.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use conclave_core::mem::MemView;
+use conclave_core::{Action, Command, Origin, RequestNo, RoomId, SessionId, ShardId, UserId};
+use conclave_proto::{command, event};
+use openraft::EntryPayload;
+use proptest::prelude::*;
+use tokio::sync::Notify;
+
+use super::db::{StateDb, begin};
+use super::writer::Bell;
+use super::{ShardState, Shared};
+use crate::convert::log_id_of;
+use crate::disk::RealDisk;
+use crate::failure::Failure;
+use crate::lock;
+use crate::types::{Entry, Payload, Replies};
+
+const SHARD: ShardId = ShardId(1);
+
+/// Writes everything as the writer does, and then forgets as much as it may.
+fn write_and_forget(state: &ShardState) {
+    if let Some(mut taken) = state.take() {
+        let write = begin(&state.shared.db.db, false).unwrap();
+        taken.write(&write).unwrap();
+        write.commit().unwrap();
+        state.wrote(&taken);
+    }
+    let mut inner = lock(&state.inner);
+    let written = inner.written;
+    // Twice: the first time, what was used lately stays.
+    (0..2).for_each(|_| inner.rows.evict(0, written));
+    inner.tails.evict(0, written);
+}
+
+fn commands() -> impl Strategy<Value = Command> {
+    let room = (1..4_u64).prop_map(RoomId);
+    let open = room.clone().prop_map(|room| Command::OpenRoom {
+        room,
+        name: format!("room{room}"),
+        creator: UserId(1),
+        creator_name: "ana".into(),
+    });
+    let action = prop_oneof![
+        4 => "[a-z]{0,300}".prop_map(Action::Post),
+        1 => "[a-z]{0,20}".prop_map(Action::SetTopic),
+        2 => Just(Action::Join),
+        2 => Just(Action::Leave),
+    ];
+    let act = (room, 1..4_u64, 0..12_u64, 0..12_u64, action).prop_map(
+        |(room, session, request, settled, action)| {
+            let origin = Origin {
+                session: SessionId(session),
+                author: UserId(session),
+                author_name: "ana".into(),
+                request: RequestNo(request),
+                settled: RequestNo(settled),
+            };
+            Command::Act { room, origin, action }
+        },
+    );
+    prop_oneof![1 => open, 8 => act]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_same_commands_get_the_same_answers(
+        batches in proptest::collection::vec((proptest::collection::vec(commands(), 1..20), 0..3_u8), 1..30)
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared {
+            db: StateDb::open(&RealDisk, dir.path(), 1, true).unwrap(),
+            failure: Arc::new(Failure::new()),
+            bell: Bell::default(),
+            unwritten: AtomicUsize::new(0),
+            written: Notify::new(),
+        });
+        let state = ShardState::load(SHARD, shared.clone()).unwrap();
+        let mut model = MemView::default();
+        for (index, (commands, then)) in (1..).zip(&batches) {
+            let encoded: Vec<_> = commands.iter().map(command::encode).collect();
+            let payload = Payload(command::encode_batch(index, encoded.iter()));
+            let log_id = log_id_of(1, index.cast_unsigned());
+            let entry = Entry { log_id, payload: EntryPayload::Normal(payload) };
+            let applied = state.apply(std::iter::once(entry)).unwrap();
+            let mut replies = Vec::new();
+            for command in commands {
+                let Ok(outcome) = conclave_core::apply(&model, SHARD, index, command);
+                model.commit(&outcome);
+                replies.push(outcome.reply);
+            }
+            prop_assert_eq!(&applied.replies, &[Replies(replies)]);
+            if *then == 0 {
+                write_and_forget(&state);
+            }
+            for (room, (head, info)) in &model.rooms {
+                prop_assert_eq!(state.room(*room).unwrap(), Some((*head, info.clone())));
+                for user in 1..4 {
+                    let member = model.members.contains(&(*room, UserId(user)));
+                    prop_assert_eq!(state.member(*room, UserId(user)).unwrap(), member);
+                }
+            }
+        }
+        // Memory and file together hold every event, once and in order; and so does the file alone.
+        write_and_forget(&state);
+        for state in [&state, &ShardState::load(SHARD, shared).unwrap()] {
+            for room in model.rooms.keys() {
+                let page = state.read(*room, conclave_core::Seq(0), usize::MAX, usize::MAX).unwrap();
+                let events = event::decode_records(&page.records).unwrap();
+                let wanted: Vec<_> =
+                    model.events.iter().filter(|event| event.room == *room).map(event::to_proto).collect();
+                prop_assert_eq!(events, wanted);
+            }
+        }
+    }
+}
