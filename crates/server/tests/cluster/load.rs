@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use conclave_check::{Event, History, Options, What};
+use conclave_check::{Event, History, Options, Property, What};
 use conclave_client::api::event::Kind;
 use conclave_client::{Client, Content, Follow, HistoryQuery, Incoming, SendError, Start, Ticket};
 use tokio::task::JoinHandle;
@@ -44,6 +44,7 @@ impl Load {
             acked,
             observed: Vec::new(),
         };
+        load.add_prober(cluster.client("prober").await);
         for index in 0..readers {
             let client = cluster.client(&format!("reader{index}")).await;
             load.add_reader(client, index);
@@ -64,6 +65,26 @@ impl Load {
             acked: Arc::clone(&self.acked),
         };
         self.writers.push(tokio::spawn(writer.run(self.stop.clone())));
+    }
+
+    /// Reads the room's end again and again, linearizably, on whichever node answers.
+    fn add_prober(&mut self, client: Client) {
+        let (history, room, room_id) = (self.history.clone(), self.room.clone(), self.room_id);
+        let stop = self.stop.clone();
+        self.writers.push(tokio::spawn(async move {
+            let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(&room, 1) };
+            loop {
+                let begun = history.now();
+                let read = tokio::select! {
+                    read = client.history(query.clone()) => read,
+                    () = stop.cancelled() => return,
+                };
+                // Without a quorum there is no answer, which is no answer that is wrong.
+                if let Ok(page) = read {
+                    history.read(begun, room_id, page.last_seq, "any");
+                }
+            }
+        }));
     }
 
     fn add_reader(&mut self, client: Client, index: usize) {
@@ -132,7 +153,7 @@ impl Load {
             .await;
             self.history.final_read(&member.name, self.room_id, 0, events.iter().map(seen_event));
         }
-        let options = Options { acked_min: 20, ..Options::default() };
+        let options = Options { acked_min: 20, required: Property::ALL.to_vec(), ..Options::default() };
         let report = self.history.check(&options).unwrap();
         assert!(report.passed(), "{report}");
     }
