@@ -37,6 +37,8 @@ use crate::view::text::{count, safe, took};
 const LAST: u32 = 20;
 /// Two Ctrl-C within this time end the chat.
 const TWICE: Duration = Duration::from_secs(2);
+/// What is typed next waits so long for a room to be joined or left.
+const MOVING: Duration = Duration::from_secs(3);
 /// How often late ticks and a lost connection are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -76,6 +78,8 @@ struct Chat {
     /// Nothing more will be typed.
     ended: bool,
     begun: Instant,
+    /// Since when the person is on the way to another room: what is typed next waits for that.
+    moving: Option<Instant>,
     /// A message was refused.
     refused: Option<Exit>,
 }
@@ -100,6 +104,7 @@ impl Chat {
             interrupted: None,
             ended: false,
             begun: Instant::now(),
+            moving: None,
             refused: None,
         }
     }
@@ -112,7 +117,9 @@ impl Chat {
             self.dim("/help lists the commands, /quit leaves").await?;
         }
         loop {
-            let listen = !self.ended && (self.screen.is_terminal() || self.takes_piped_input());
+            let listen = !self.ended
+                && self.moving.is_none()
+                && (self.screen.is_terminal() || self.takes_piped_input());
             tokio::select! {
                 input = inputs.next(), if listen => {
                     if self.input(input).await? {
@@ -181,16 +188,20 @@ impl Chat {
             (Typed::Help, _) => self.screen.show(HELP.to_owned()).await?,
             (Typed::Rooms, _) => drop(self.jobs.spawn(job::list(client, style))),
             (Typed::Status, _) => drop(self.jobs.spawn(job::status(client, style))),
-            (Typed::Join(room), _) => drop(self.jobs.spawn(job::join(client, room, false))),
-            (Typed::Create(room), _) => drop(self.jobs.spawn(job::join(client, room, true))),
+            (Typed::Join(room), _) if self.positions.rooms().any(|(known, _)| known == room) => {
+                self.moved(Some(room)).await?;
+            }
+            (Typed::Join(room), _) => self.on_the_way(job::join(client, room, false)),
+            (Typed::Create(room), _) => self.on_the_way(job::join(client, room, true)),
             (Typed::Leave(Some(room)), _) | (Typed::Leave(None), Some(room)) => {
-                self.jobs.spawn(job::leave(client, room));
+                self.on_the_way(job::leave(client, room));
             }
             (Typed::Say(text), Some(room)) => self.say(room, text).await?,
             (Typed::Topic(text), Some(room)) => drop(self.jobs.spawn(job::topic(client, room, text))),
             (Typed::History(limit), Some(room)) => drop(self.jobs.spawn(job::history(client, room, limit))),
             (Typed::Say(_) | Typed::Topic(_) | Typed::History(_) | Typed::Leave(None), None) => {
                 self.bad("you are in no room; /join ROOM").await?;
+                self.screen.go_on();
             }
         }
         Ok(false)
@@ -278,6 +289,9 @@ impl Chat {
             Done::Text(text) if text.is_empty() => {}
             Done::Text(text) => self.screen.show(text).await?,
             Done::Failed(failed) => {
+                if self.moving.is_some() {
+                    self.go_on();
+                }
                 let next = if failed.next.is_empty() { String::new() } else { format!("; {}", failed.next) };
                 self.bad(&format!("{}{next}", failed.what)).await?;
             }
@@ -285,29 +299,53 @@ impl Chat {
         Ok(())
     }
 
+    fn on_the_way(&mut self, job: impl Future<Output = Done> + Send + 'static) {
+        self.moving = Some(Instant::now());
+        self.jobs.spawn(job);
+    }
+
     async fn joined(&mut self, room: String) -> anyhow::Result<()> {
-        self.dim(&format!("now in #{room}")).await?;
         if !self.positions.rooms().any(|(known, _)| known == room) {
             self.positions.begin(&room, Start::Last(LAST), None);
             self.follow();
         }
-        self.current = Some(room);
-        self.update_prompt();
-        Ok(())
+        if self.moving.is_some() {
+            return self.moved(Some(room)).await;
+        }
+        // The person went on typing meanwhile, and must not find themselves talking elsewhere.
+        self.dim(&format!("joined #{room}; /join {room} goes there")).await
     }
 
     async fn left(&mut self, room: String) -> anyhow::Result<()> {
         self.positions.end(&room);
         self.follow();
-        if self.current.as_deref() == Some(&room) {
-            self.current = self.positions.rooms().next().map(|(room, _)| room.to_owned());
+        self.dim(&format!("left #{room}")).await?;
+        let next = match &self.current {
+            Some(current) if *current != room => Some(current.clone()),
+            _ => self.positions.rooms().next().map(|(room, _)| room.to_owned()),
+        };
+        self.moved(next).await
+    }
+
+    /// What is typed next goes to this room.
+    async fn moved(&mut self, room: Option<String>) -> anyhow::Result<()> {
+        if self.current != room {
+            let text = room.as_ref().map_or_else(
+                || "in no room; /join ROOM".to_owned(),
+                |room| format!("what you type goes to #{room}"),
+            );
+            self.dim(&text).await?;
         }
+        self.current = room;
+        self.go_on();
+        Ok(())
+    }
+
+    /// What is typed next is listened to again.
+    fn go_on(&mut self) {
+        self.moving = None;
         self.update_prompt();
-        let now = self
-            .current
-            .as_ref()
-            .map_or_else(|| "in no room; /join ROOM".to_owned(), |room| format!("now in #{room}"));
-        self.dim(&format!("left #{room}, {now}")).await
+        self.screen.go_on();
     }
 
     /// Follows the rooms anew, each from where it stands.
@@ -324,6 +362,10 @@ impl Chat {
         }
         if let Some(text) = self.connection.missing(now) {
             self.dim(&text).await?;
+        }
+        if self.moving.is_some_and(|since| now.saturating_duration_since(since) >= MOVING) {
+            self.go_on();
+            self.dim("that takes longer; you stay where you are meanwhile").await?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! prints; the loop never waits for either, and so never stops reading from the network for a person who thinks.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
@@ -50,6 +51,8 @@ pub(super) struct Screen {
     printer: std::thread::JoinHandle<()>,
     prompt: Arc<Mutex<String>>,
     terminal: Option<Termios>,
+    /// Lets the editor go on after a line that decides where the next one goes.
+    go_on: SyncSender<()>,
 }
 
 impl Screen {
@@ -79,7 +82,8 @@ impl Screen {
                 }
             }
         })?;
-        let screen = Self::with_printer(Arc::default(), None, |text| output::line(&text).is_ok())?;
+        let (go_on, _) = sync_channel(1);
+        let screen = Self::with_printer(Arc::default(), None, go_on, |text| output::line(&text).is_ok())?;
         Ok((screen, Inputs(input)))
     }
 
@@ -92,6 +96,7 @@ impl Screen {
         let mut above = editor.create_external_printer().context("use the terminal")?;
         let terminal = tcgetattr(io::stdin()).ok();
         let shared = Arc::clone(&prompt);
+        let (go_on, moved) = sync_channel(1);
         std::thread::Builder::new().name("editor".to_owned()).spawn(move || {
             loop {
                 let prompt = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -105,23 +110,24 @@ impl Screen {
                     Err(_) => Input::End,
                 };
                 // After this the terminal is not to be touched again.
-                let end = match &next {
-                    Input::Line(line) => typed(line) == Typed::Quit,
-                    Input::End => true,
-                    Input::Interrupt | Input::Wrong(_) => false,
+                let (moves, end) = match &next {
+                    Input::Line(line) => (typed(line).moves(), typed(line) == Typed::Quit),
+                    Input::End => (false, true),
+                    Input::Interrupt | Input::Wrong(_) => (false, false),
                 };
-                if to_loop.blocking_send(next).is_err() || end {
+                if to_loop.blocking_send(next).is_err() || end || (moves && moved.recv().is_err()) {
                     return;
                 }
             }
         })?;
         let show = move |text: String| above.print(format!("{text}\n")).is_ok();
-        Ok((Self::with_printer(prompt, terminal, show)?, Inputs(input)))
+        Ok((Self::with_printer(prompt, terminal, go_on, show)?, Inputs(input)))
     }
 
     fn with_printer(
         prompt: Arc<Mutex<String>>,
         terminal: Option<Termios>,
+        go_on: SyncSender<()>,
         mut show: impl FnMut(String) -> bool + Send + 'static,
     ) -> anyhow::Result<Self> {
         let (print, mut lines) = mpsc::channel(CHAT_LINES_UNPRINTED_MAX);
@@ -133,7 +139,7 @@ impl Screen {
                 }
             }
         })?;
-        Ok(Self { print, printer, prompt, terminal })
+        Ok(Self { print, printer, prompt, terminal, go_on })
     }
 
     /// Whether lines are edited, and not piped.
@@ -144,6 +150,12 @@ impl Screen {
     /// What stands before the line that is typed next.
     pub(super) fn prompt(&self, text: String) {
         *self.prompt.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// The line that decided where the next one goes is done with, and the prompt is right.
+    pub(super) fn go_on(&self) {
+        // Without an editor nobody waits.
+        let _ = self.go_on.try_send(());
     }
 
     /// Waits until there is room to print what comes from the network.

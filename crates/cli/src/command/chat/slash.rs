@@ -24,6 +24,13 @@ pub(super) enum Typed {
     Wrong(String),
 }
 
+impl Typed {
+    /// Whether it decides where the next line goes. Then the next line waits for it.
+    pub(super) fn moves(&self) -> bool {
+        matches!(self, Self::Join(_) | Self::Create(_) | Self::Leave(_))
+    }
+}
+
 const HISTORY_DEFAULT: u32 = 20;
 const HISTORY_MAX: u32 = 1_000;
 
