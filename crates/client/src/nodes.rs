@@ -55,7 +55,8 @@ struct Table {
     home: usize,
     /// Data shards of the cluster; 0 until it is known.
     shards: u32,
-    leaders: HashMap<u32, (u64, Arc<str>)>,
+    /// The highest term heard of in each shard, and who leads in it; nobody, if that node has failed since.
+    leaders: HashMap<u32, (u64, Option<Arc<str>>)>,
     /// Rises when something changed that decides where sends go.
     version: u64,
 }
@@ -69,6 +70,8 @@ struct Node {
     failures: u32,
     /// It is not asked before, unless all are in this state.
     not_before: Option<Instant>,
+    /// It said that it is leaving: until then it is avoided whatever it answers.
+    leaving: Option<Instant>,
 }
 
 /// Which node to ask.
@@ -120,7 +123,8 @@ impl Nodes {
         if room_id == 0 || table.shards == 0 {
             return None;
         }
-        let (_, address) = table.leaders.get(&shard_of(RoomId(room_id), table.shards).0)?;
+        let (_, leader) = table.leaders.get(&shard_of(RoomId(room_id), table.shards).0)?;
+        let address = leader.as_ref()?;
         let node = table.nodes.iter().find(|node| node.address == *address)?;
         node.not_before.is_none_or(|at| at <= now).then(|| Arc::clone(address))
     }
@@ -152,9 +156,11 @@ impl Nodes {
     pub(crate) fn worked(&self, address: &str) {
         let mut table = self.table();
         let Some(at) = table.position(address) else { return };
-        if table.nodes[at].failures > 0 {
-            table.nodes[at].failures = 0;
-            table.nodes[at].not_before = None;
+        let node = &mut table.nodes[at];
+        let still = node.leaving.filter(|until| *until > Instant::now());
+        if node.failures > 0 || node.not_before != still {
+            node.failures = 0;
+            node.not_before = still;
             table.version += 1;
         }
     }
@@ -167,8 +173,16 @@ impl Nodes {
         // At least a little, so that "at once" means another node.
         let wait = retry::delay(node.failures, rand::random()).max(Duration::from_millis(20));
         node.failures = node.failures.saturating_add(1);
-        node.not_before = Some(Instant::now() + wait);
-        table.leave_home(at);
+        table.avoid(at, wait);
+        self.changed.notify_one();
+    }
+
+    /// The node does not answer, although it is connected: if it is stopped or cut off, that will show within the
+    /// time that a connection is given.
+    pub(crate) fn silent(&self, address: &str) {
+        let mut table = self.table();
+        let Some(at) = table.position(address) else { return };
+        table.avoid(at, CLIENT_PING_INTERVAL + CLIENT_PING_TIMEOUT);
         self.changed.notify_one();
     }
 
@@ -176,9 +190,8 @@ impl Nodes {
     pub(crate) fn leaving(&self, address: &str) {
         let mut table = self.table();
         let Some(at) = table.position(address) else { return };
-        table.nodes[at].not_before = Some(Instant::now() + AVOID_LEAVING_NODE);
-        table.nodes[at].failures = 1;
-        table.leave_home(at);
+        table.nodes[at].leaving = Some(Instant::now() + AVOID_LEAVING_NODE);
+        table.avoid(at, AVOID_LEAVING_NODE);
     }
 
     /// Whether nobody can be asked at once.
@@ -262,7 +275,8 @@ impl Table {
         if self.nodes.len() >= NODES_MAX * 2 {
             return false;
         }
-        let node = Node { address: address.into(), id, channel: None, failures: 0, not_before: None };
+        let node =
+            Node { address: address.into(), id, channel: None, failures: 0, not_before: None, leaving: None };
         self.nodes.push(node);
         true
     }
@@ -271,9 +285,15 @@ impl Table {
         self.nodes.iter().position(|node| &*node.address == address)
     }
 
-    fn leave_home(&mut self, at: usize) {
+    /// Others are asked first for this long, and nobody is sent to it as a leader until it is said to lead again.
+    fn avoid(&mut self, at: usize, time: Duration) {
         if self.home == at {
             self.home = (at + 1) % self.nodes.len();
+        }
+        let node = &mut self.nodes[at];
+        node.not_before = node.not_before.max(Some(Instant::now() + time));
+        for (_, leader) in self.leaders.values_mut() {
+            leader.take_if(|leader| **leader == *node.address);
         }
         self.version += 1;
     }
@@ -283,12 +303,12 @@ impl Table {
             return false;
         }
         if let Some((known, at)) = self.leaders.get(&shard)
-            && (*known > term || (*known == term && **at == *address))
+            && (*known > term || (*known == term && at.is_some()))
         {
             return false;
         }
         self.add(address, 0);
-        self.leaders.insert(shard, (term, address.into()));
+        self.leaders.insert(shard, (term, Some(address.into())));
         self.version += 1;
         true
     }
@@ -354,7 +374,12 @@ mod tests {
         assert_eq!(nodes.leader_of(9).as_deref(), Some("b:2"));
         assert!(nodes.learn(&hint(5, "d:4")), "a hint may name a node that was not known");
         assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
-        nodes.failed("d:4");
-        assert_eq!(nodes.leader_of(9), None, "not while it is being avoided");
+        nodes.silent("d:4");
+        assert_eq!(nodes.leader_of(9), None);
+        nodes.worked("d:4");
+        assert_eq!(nodes.leader_of(9), None, "whether it still leads is not known");
+        assert!(!nodes.learn(&hint(4, "b:2")), "that was before");
+        assert!(nodes.learn(&hint(5, "d:4")));
+        assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
     }
 }

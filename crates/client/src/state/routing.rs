@@ -154,7 +154,7 @@ impl State {
                 continue;
             }
             tracing::debug!(node = %address, "no answer; the same requests are sent to another node, too");
-            self.nodes.failed(&address);
+            self.nodes.silent(&address);
             if let Some(link) = self.links.get_mut(&id) {
                 link.silent_since = Some(now);
             }
