@@ -1,222 +1,41 @@
 //! The handle that programs hold.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_core::limits::{CALL_PATIENCE, LIST_ROOMS_MAX, OUTBOX_REQUESTS_MAX};
-use conclave_core::name::{check_room_name, check_user_name};
+use conclave_core::limits::{LIST_ROOMS_MAX, OUTBOX_REQUESTS_MAX};
+use conclave_core::name::check_room_name;
 use conclave_proto::chat;
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
+use crate::builder::{Builder, blocking};
 use crate::calls::Caller;
-use crate::error::{CallError, ConnectError, SendError};
-use crate::nodes::{Chat, Finder, List, Nodes};
+use crate::error::{CallError, SendError};
+use crate::nodes::Chat;
 use crate::position::Positions;
-use crate::sender::Supervisor;
 use crate::shared::Shared;
-use crate::state::{State, Waiter, Wakes};
-use crate::storage::{self, Directory};
+use crate::state::{Waiter, Wakes};
 use crate::subscription::Subscription;
+use crate::ticket::Ticket;
 use crate::types::{Ack, Content, Follow, HistoryQuery, Pending, Pong, Session};
-
-/// Where requests wait until they are certain.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Outbox {
-    /// In memory: what is not certain when the process dies is lost with it.
-    #[default]
-    Memory,
-    /// In this directory, synced before [`Client::submit`] returns. It also keeps the session. One process at a time.
-    Durable(PathBuf),
-}
-
-/// Which node gets a room's requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Route {
-    /// The leader of the room's shard, where it is known.
-    #[default]
-    Leader,
-    /// The node that the client is connected to, whoever leads.
-    Pinned,
-}
-
-/// Makes a [`Client`].
-#[derive(Clone, Debug, Default)]
-pub struct Builder {
-    servers: Vec<String>,
-    finder: Option<Arc<dyn Finder>>,
-    user: String,
-    name: String,
-    outbox: Outbox,
-    route: Route,
-    patience: Option<Duration>,
-}
-
-impl Builder {
-    /// The addresses (`host:port`) of some nodes; the others are learned.
-    #[must_use]
-    pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
-        self.servers = servers.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// Finds addresses some other way than by a list.
-    #[must_use]
-    pub fn finder(mut self, finder: Arc<dyn Finder>) -> Self {
-        self.finder = Some(finder);
-        self
-    }
-
-    /// Who sends.
-    #[must_use]
-    pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.user = user.into();
-        self
-    }
-
-    /// What kind of client this is, for people.
-    #[must_use]
-    pub fn client_name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// Where requests wait. The default is memory.
-    #[must_use]
-    pub fn outbox(mut self, outbox: Outbox) -> Self {
-        self.outbox = outbox;
-        self
-    }
-
-    /// Which node gets a room's requests.
-    #[must_use]
-    pub fn route(mut self, route: Route) -> Self {
-        self.route = route;
-        self
-    }
-
-    /// How long a call (and opening a session) is tried before it fails. The default is 10 s.
-    #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = Some(patience);
-        self
-    }
-
-    /// A client without a session, which asks no server anything yet: for [`Client::status`] and [`Client::ping`],
-    /// which must work when there is no majority.
-    ///
-    /// # Errors
-    /// If there are no addresses.
-    pub async fn observe(self) -> Result<Client, ConnectError> {
-        let nodes = self.nodes().await?;
-        let state = State::new(self.route, Arc::clone(&nodes), false);
-        Ok(self.start(Arc::new(Shared::new(state, nodes)), None))
-    }
-
-    /// Opens a session, or continues the one that the durable outbox keeps. In the latter case no
-    /// server needs to be reachable.
-    ///
-    /// # Errors
-    /// See [`ConnectError`].
-    pub async fn connect(self) -> Result<Client, ConnectError> {
-        let nodes = self.nodes().await?;
-        let durable = matches!(self.outbox, Outbox::Durable(_));
-        let mut state = State::new(self.route, Arc::clone(&nodes), durable);
-        let mut directory = None;
-        if let Outbox::Durable(path) = &self.outbox {
-            let path = path.clone();
-            let (opened, recovered) = blocking(move || Directory::open(&path)).await??;
-            let identity = storage::restore(recovered, &mut state.requests);
-            if let Some(identity) = &identity
-                && !self.user.is_empty()
-                && identity.session.user != self.user
-            {
-                return Err(opened.other_user(&identity.session.user).into());
-            }
-            state.session = identity.map(Arc::new);
-            directory = Some(opened);
-        }
-        let shared = Arc::new(Shared::new(state, nodes));
-        if shared.lock().session.is_none() {
-            check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
-            let caller = Caller { shared: Arc::clone(&shared) };
-            let identity = caller.open_session(&self.user, &self.name, self.time_for_calls()).await?;
-            if let Some(mut opened) = directory.take() {
-                let first = storage::snapshot(&identity, &shared.lock().requests);
-                directory = Some(blocking(move || opened.begin(first).map(|()| opened)).await??);
-            }
-            shared.lock().session = Some(Arc::new(identity));
-        }
-        Ok(self.start(shared, directory))
-    }
-
-    fn time_for_calls(&self) -> Duration {
-        self.patience.unwrap_or(CALL_PATIENCE)
-    }
-
-    async fn nodes(&self) -> Result<Arc<Nodes>, ConnectError> {
-        let nodes = Arc::new(Nodes::new());
-        nodes.add(self.servers.iter().map(String::as_str));
-        if let Some(finder) = &self.finder {
-            let found = finder.find().await;
-            nodes.add(found.iter().map(String::as_str));
-        }
-        if nodes.count() == 0 {
-            return Err(ConnectError::Invalid(
-                "no address of a server is known; give at least one".to_owned(),
-            ));
-        }
-        if self.route == Route::Leader {
-            nodes.begin_at(rand::random_range(0..nodes.count()));
-        }
-        Ok(nodes)
-    }
-
-    fn start(self, shared: Arc<Shared>, directory: Option<Directory>) -> Client {
-        let tracker = TaskTracker::new();
-        let caller = Caller { shared: Arc::clone(&shared) };
-        let (progress_sender, progress) = watch::channel(0);
-        let writer = directory.and_then(|directory| {
-            let shared = Arc::clone(&shared);
-            let write = move || storage::run(&shared, directory, &progress_sender);
-            std::thread::Builder::new().name("conclave-outbox".to_owned()).spawn(write).ok()
-        });
-        let patience = self.time_for_calls();
-        let servers = self.servers;
-        let supervisor = Supervisor {
-            shared: Arc::clone(&shared),
-            tracker: tracker.clone(),
-            caller: caller.clone(),
-            finder: self.finder.unwrap_or_else(|| Arc::new(List(servers))),
-            route: self.route,
-            user: self.user,
-            name: self.name,
-        };
-        shared.resume();
-        tracker.spawn(supervisor.run());
-        let handle = Handle { shared, caller, tracker, patience, progress, writer: Mutex::new(writer) };
-        Client { handle: Arc::new(handle) }
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ConnectError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ConnectError::Invalid(error.to_string()))
-}
 
 /// What a client and its subscriptions hold. When the last of them goes, the client's tasks end.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
-    caller: Caller,
-    tracker: TaskTracker,
-    patience: Duration,
-    progress: watch::Receiver<u64>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) caller: Caller,
+    pub(crate) tracker: TaskTracker,
+    /// How long a call is tried.
+    pub(crate) patience: Duration,
+    /// How many requests the outbox file has.
+    pub(crate) progress: watch::Receiver<u64>,
+    /// The thread that writes it.
+    pub(crate) writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Handle {
@@ -228,7 +47,7 @@ impl Drop for Handle {
 /// One user's connection to a cluster. Cheap to clone; all clones are one client with one session.
 #[derive(Clone, Debug)]
 pub struct Client {
-    handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
 }
 
 impl Client {
@@ -511,48 +330,5 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         Box::pin(self.handle.caller.call(self.handle.patience, true, question, call)).await
-    }
-}
-
-/// Stands for a request until it is certain. Dropping it changes nothing: the request is still sent.
-#[derive(Debug)]
-pub struct Ticket {
-    request_no: u64,
-    answer: oneshot::Receiver<Result<Ack, SendError>>,
-    /// It came while the outbox was still being synced.
-    early: Option<Result<Ack, SendError>>,
-}
-
-impl Ticket {
-    /// The request's number in its room.
-    #[must_use]
-    pub fn request_no(&self) -> u64 {
-        self.request_no
-    }
-
-    /// Waits for the tick, however long that takes.
-    ///
-    /// # Errors
-    /// If the request is refused, or the client is closed.
-    pub async fn wait(mut self) -> Result<Ack, SendError> {
-        match self.early.take() {
-            Some(early) => early,
-            None => self.answer.await.unwrap_or(Err(SendError::Closed)),
-        }
-    }
-
-    /// Waits for the tick, at most so long; then the answer is [`SendError::Queued`], the request
-    /// stays in the outbox, and waiting can go on.
-    ///
-    /// # Errors
-    /// As [`Ticket::wait`], and [`SendError::Queued`].
-    pub async fn wait_for(&mut self, patience: Duration) -> Result<Ack, SendError> {
-        if let Some(early) = self.early.take() {
-            return early;
-        }
-        match tokio::time::timeout(patience, &mut self.answer).await {
-            Ok(answer) => answer.unwrap_or(Err(SendError::Closed)),
-            Err(_) => Err(SendError::Queued(patience)),
-        }
     }
 }

@@ -32,6 +32,7 @@
 //! means), `retry` (when to try again), `position` (which events follow). `sender`, `link`, `calls` and
 //! `subscription` carry what they decide.
 
+mod builder;
 mod calls;
 mod client;
 mod error;
@@ -47,13 +48,16 @@ mod shared;
 mod state;
 mod storage;
 mod subscription;
+mod ticket;
 mod types;
 
-pub use client::{Builder, Client, Outbox, Route, Ticket};
+pub use builder::{Builder, Outbox, Route};
+pub use client::Client;
 pub use error::{CallError, ConnectError, OutboxError, SendError};
 pub use nodes::Finder;
 pub use raw::{EventView, RawBatch};
 pub use subscription::Subscription;
+pub use ticket::Ticket;
 pub use types::{Ack, Batch, Content, Follow, HistoryQuery, Incoming, Pending, Pong, Session, Start, Window};
 
 /// The messages of the API, as they travel.

@@ -9,8 +9,8 @@ use conclave_core::limits::{CALL_PATIENCE, LEADERS_REFRESH_INTERVAL, RETRY_DELAY
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::builder::Route;
 use crate::calls::Caller;
-use crate::client::Route;
 use crate::link;
 use crate::nodes::Finder;
 use crate::shared::Shared;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Flights, Link, LinkId, State, Wakes};
-use crate::client::Route;
+use crate::builder::Route;
 use crate::outbox::RoomKey;
 
 impl State {

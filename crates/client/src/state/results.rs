@@ -1,0 +1,121 @@
+//! What the nodes answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_proto::chat::{SendResult, send_result};
+use tokio::time::Instant;
+
+use super::{LinkId, State, Wakes};
+use crate::SendError;
+use crate::journal::StoredSettled;
+use crate::outbox::Sent;
+use crate::retry::Reply;
+use crate::types::Ack;
+
+/// Nodes that must refuse a session before it is believed to be unusable.
+const AUTH_TRIES: usize = 3;
+
+impl State {
+    /// Takes the results of one frame.
+    pub(crate) fn results(&mut self, id: LinkId, results: Vec<SendResult>, wakes: &mut Wakes) {
+        let now = Instant::now();
+        for result in results {
+            let Some(link) = self.links.get_mut(&id) else { return };
+            let Some((sent, at)) = link.flights.take(result.index) else { continue };
+            link.last_progress = now;
+            link.races = 0;
+            link.silent_since = None;
+            // A smoothed mean, as TCP keeps it.
+            link.usual = link.usual * 7 / 8 + now.duration_since(at) / 8;
+            let address = Arc::clone(&link.address);
+            match result.outcome {
+                Some(send_result::Outcome::Ack(ack)) => {
+                    self.auth_failures = 0;
+                    let ack = Ack {
+                        room_id: ack.room_id,
+                        request_no: ack.request_no,
+                        seq: ack.seq,
+                        time_ms: ack.time_ms,
+                        duplicate: ack.duplicate,
+                        forgotten: ack.answer_forgotten,
+                    };
+                    self.learn_room(sent.room, ack.room_id);
+                    let _ = self.reply(sent, Reply::Acked(ack), now, wakes);
+                }
+                Some(send_result::Outcome::Failure(failure)) => {
+                    let hint = failure.leader.as_ref().is_some_and(|hint| self.nodes.learn(hint));
+                    let reply = Reply::from_failure(&failure);
+                    self.failure(sent, reply, hint, &address, now, wakes);
+                }
+                None => {
+                    let _ = self.reply(sent, Reply::Unknown { after: Duration::ZERO }, now, wakes);
+                }
+            }
+        }
+        if let Some(link) = self.links.get_mut(&id)
+            && !link.ready.is_empty()
+        {
+            wakes.feeds.extend(link.feed.take());
+        }
+    }
+
+    fn failure(
+        &mut self,
+        sent: Sent,
+        reply: Reply,
+        hinted: bool,
+        address: &str,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
+        let elsewhere = match &reply {
+            Reply::Unknown { .. } => !hinted,
+            Reply::Auth { .. } => true,
+            // Once may be chance: it is worth another try at the same node.
+            Reply::NotSent { .. } => !hinted && self.requests.failures(sent.room) > 0,
+            _ => false,
+        };
+        if let Reply::Auth { message } = &reply {
+            self.refused_session(message.clone(), wakes);
+        }
+        let rewound = self.reply(sent, reply, now, wakes);
+        if rewound && elsewhere {
+            self.nodes.failed(address);
+            self.leave_link(sent.room, now, wakes);
+        }
+        if hinted {
+            self.reroute = true;
+            wakes.supervisor = true;
+        }
+    }
+
+    /// A node did not accept the session. When enough of them say so, whoever waits is told.
+    pub(crate) fn refused_session(&mut self, message: String, wakes: &mut Wakes) {
+        self.auth_failures = self.auth_failures.saturating_add(1);
+        if usize::try_from(self.auth_failures).unwrap_or(usize::MAX) >= self.nodes.count().max(AUTH_TRIES) {
+            wakes.failed = Some(SendError::Auth(message));
+            wakes.waiters.extend(self.requests.take_waiters());
+        }
+    }
+
+    fn reply(&mut self, sent: Sent, reply: Reply, now: Instant, wakes: &mut Wakes) -> bool {
+        let before = wakes.settled.len();
+        let effect = self.requests.reply(sent, reply, now, rand::random(), &mut wakes.settled);
+        if let Some(queue) = &mut self.queue {
+            for settled in &wakes.settled[before..] {
+                let room = self.requests.name(settled.room).to_string();
+                let record = StoredSettled { room, request_no: settled.number, consumed: settled.consumed };
+                queue.settled(settled.room, self.requests.settled(settled.room), record);
+            }
+            queue.rewrite |= effect.renumbered;
+            wakes.queue |= queue.is_due();
+        }
+        if self.requests.needs_session() {
+            wakes.supervisor = true;
+        }
+        self.change_if_due(sent.room);
+        self.enqueue(sent.room, now, wakes);
+        effect.rewound
+    }
+}
