@@ -19,6 +19,7 @@ use conclave_proto::status::Failure;
 use conclave_proto::token::{self, ResumeToken};
 use conclave_store::{Page, ReadError};
 use futures::Stream;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
@@ -47,6 +48,8 @@ pub(crate) struct Subscription {
     news_since: Option<Instant>,
     caught_up: bool,
     said_goaway: bool,
+    /// Its own receiver: a clone of the gateway's would call everything news that came since the start.
+    views: watch::Receiver<Arc<chat::ClusterView>>,
     view_seen: u64,
     keepalive: std::pin::Pin<Box<Sleep>>,
     ended: bool,
@@ -73,6 +76,7 @@ pub(crate) async fn open(
         news_since: None,
         caught_up: false,
         said_goaway: false,
+        views: gateway.views.clone(),
         view_seen: 0,
         keepalive: Box::pin(tokio::time::sleep(KEEPALIVE_INTERVAL)),
         ended: false,
@@ -226,9 +230,8 @@ impl Subscription {
                 self.caught_up = true;
                 return Ok(Some(Frame::CaughtUp(self.caught_up()).into()));
             }
-            let mut views = self.gateway.views.clone();
-            if views.borrow().version != self.view_seen {
-                let view = views.borrow_and_update().clone();
+            let view = self.views.borrow_and_update().clone();
+            if view.version != self.view_seen {
                 self.view_seen = view.version;
                 return Ok(Some(Frame::ClusterView((*view).clone()).into()));
             }
@@ -241,7 +244,7 @@ impl Subscription {
                 () = self.gateway.node.draining.cancelled(), if !self.said_goaway => {}
                 () = self.gateway.node.stop.cancelled() => return Ok(None),
                 // The view goes away only with the node.
-                _ = views.changed() => {}
+                _ = self.views.changed() => {}
             }
         }
     }
