@@ -3,7 +3,7 @@
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use prost::Message as _;
 
@@ -18,7 +18,7 @@ const FILES: [&str; 4] = [
 const ENCODED_ONCE: (&str, &str) = ("JoinChat", ".conclave.chat.v1.EncodedFrame");
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo::rerun-if-changed={}", root.display());
     let mut descriptors = protox::compile(FILES.map(|file| root.join(file)), [&root])?;
 
