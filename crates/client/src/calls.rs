@@ -137,12 +137,13 @@ impl Caller {
         Ok(Identity { session, token: answer.token })
     }
 
-    /// What the nearest node knows of itself.
-    pub(crate) async fn local_status(
+    /// What some node knows of itself, or of the whole cluster.
+    pub(crate) async fn status(
         &self,
+        local_only: bool,
         patience: Duration,
     ) -> Result<chat::GetServerStatusResponse, CallError> {
-        let question = chat::GetServerStatusRequest { local_only: true };
+        let question = chat::GetServerStatusRequest { local_only };
         self.call(patience, true, question, |mut chat: Chat, request| async move {
             chat.get_server_status(request).await
         })

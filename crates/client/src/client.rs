@@ -252,10 +252,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn status(&self) -> Result<chat::GetServerStatusResponse, CallError> {
-        let question = chat::GetServerStatusRequest { local_only: false };
-        let status = self
-            .call(question, |mut chat: Chat, request| async move { chat.get_server_status(request).await })
-            .await?;
+        let status = self.handle.caller.status(false, self.handle.patience).await?;
         self.handle.shared.nodes.see_status(&status);
         Ok(status)
     }

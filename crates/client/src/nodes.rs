@@ -129,6 +129,11 @@ impl Nodes {
         node.not_before.is_none_or(|at| at <= now).then(|| Arc::clone(address))
     }
 
+    /// Whether some shard's leader has failed, and no other one is known yet.
+    pub(crate) fn misses_leaders(&self) -> bool {
+        self.table().leaders.values().any(|(_, leader)| leader.is_none())
+    }
+
     /// Rises when [`Nodes::leader_of`] may answer otherwise than before.
     pub(crate) fn version(&self) -> u64 {
         self.table().version
@@ -221,8 +226,8 @@ impl Nodes {
         }
     }
 
-    /// Takes a status: the nodes, the number of shards, the leaders.
-    pub(crate) fn see_status(&self, status: &GetServerStatusResponse) {
+    /// Takes a status: the nodes, the number of shards, the leaders. Whether the address of each leader is known.
+    pub(crate) fn see_status(&self, status: &GetServerStatusResponse) -> bool {
         let mut table = self.table();
         if status.shards > 0 && table.shards != status.shards {
             table.shards = status.shards;
@@ -231,16 +236,22 @@ impl Nodes {
         for node in &status.nodes {
             table.add(&node.address, node.node_id);
         }
+        let mut complete = true;
         for node in &status.nodes {
             for shard in &node.shards {
                 let leader = if shard.role() == Role::Leader { node.node_id } else { shard.leader_id };
-                let Some(at) = table.nodes.iter().position(|n| n.id == leader && leader != 0) else {
+                if leader == 0 {
+                    continue;
+                }
+                let Some(at) = table.nodes.iter().position(|node| node.id == leader) else {
+                    complete = false;
                     continue;
                 };
                 let address = Arc::clone(&table.nodes[at].address);
                 table.learn(shard.shard, shard.term, &address);
             }
         }
+        complete
     }
 
     /// How many data shards the cluster has; 0 until it is known.
@@ -302,8 +313,11 @@ impl Table {
         if address.is_empty() || ShardId(shard).is_meta() {
             return false;
         }
+        let now = Instant::now();
+        let avoided = |at: usize| self.nodes[at].not_before.is_some_and(|until| until > now);
         if let Some((known, at)) = self.leaders.get(&shard)
-            && (*known > term || (*known == term && at.is_some()))
+            && (*known > term
+                || (*known == term && (at.is_some() || self.position(address).is_some_and(avoided))))
         {
             return false;
         }
@@ -365,6 +379,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_status_says_who_leads() {
+        use conclave_proto::chat::{NodeStatus, ShardStatus};
+        let nodes = nodes();
+        let shard = |leader_id| ShardStatus { shard: 1, term: 2, leader_id, ..ShardStatus::default() };
+        let node = |node_id, address: &str, leader_id| NodeStatus {
+            node_id,
+            address: address.into(),
+            shards: vec![shard(leader_id)],
+            ..NodeStatus::default()
+        };
+        let status =
+            |nodes| GetServerStatusResponse { shards: 1, nodes, ..GetServerStatusResponse::default() };
+        assert!(!nodes.see_status(&status(vec![node(1, "a:1", 2)])), "where node 2 is, is not known");
+        assert!(nodes.see_status(&status(vec![node(1, "a:1", 2), node(2, "b:2", 2)])));
+        assert_eq!(nodes.leader_of(9).as_deref(), Some("b:2"));
+    }
+
+    #[tokio::test]
     async fn the_highest_term_is_believed() {
         let nodes = nodes();
         nodes.see_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
@@ -376,6 +408,8 @@ mod tests {
         assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
         nodes.silent("d:4");
         assert_eq!(nodes.leader_of(9), None);
+        assert!(nodes.misses_leaders());
+        assert!(!nodes.learn(&hint(5, "d:4")), "others may not have noticed yet");
         nodes.worked("d:4");
         assert_eq!(nodes.leader_of(9), None, "whether it still leads is not known");
         assert!(!nodes.learn(&hint(4, "b:2")), "that was before");

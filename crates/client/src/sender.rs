@@ -93,16 +93,20 @@ impl Supervisor {
         if self.route == Route::Pinned {
             return std::future::pending().await;
         }
+        // One node knows who leads; the addresses of all are known to all of them together.
+        let mut local_only = false;
         loop {
             // Before the first request there is nothing to send to a leader.
             if self.shared.lock().has_rooms()
-                && let Ok(status) = self.caller.local_status(LEADERS_PATIENCE).await
+                && let Ok(status) = self.caller.status(local_only, LEADERS_PATIENCE).await
             {
-                self.shared.nodes.see_status(&status);
+                local_only = self.shared.nodes.see_status(&status);
                 self.shared.supervisor.notify_one();
             }
             let changed = self.shared.nodes.changed.notified();
-            if tokio::time::timeout(LEADERS_REFRESH_INTERVAL, changed).await.is_ok() {
+            let interval =
+                if self.shared.nodes.misses_leaders() { LEADERS_SOON } else { LEADERS_REFRESH_INTERVAL };
+            if tokio::time::timeout(interval, changed).await.is_ok() {
                 // An election takes its time.
                 tokio::time::sleep(LEADERS_DELAY).await;
             }
@@ -110,6 +114,8 @@ impl Supervisor {
     }
 }
 
+/// While a leader is missed, the others are asked this often.
+const LEADERS_SOON: Duration = Duration::from_millis(250);
 /// A change is looked into soon, but not at once.
 const LEADERS_DELAY: Duration = Duration::from_millis(50);
 /// Who leads is not worth waiting for long.

@@ -25,7 +25,9 @@ impl State {
             let Some((sent, at)) = link.flights.take(result.index) else { continue };
             link.last_progress = now;
             link.races = 0;
-            link.silent_since = None;
+            if link.silent_since.take().is_some() {
+                self.nodes.worked(&link.address);
+            }
             // A smoothed mean, as TCP keeps it.
             link.usual = link.usual * 7 / 8 + now.duration_since(at) / 8;
             let address = Arc::clone(&link.address);
