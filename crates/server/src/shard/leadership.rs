@@ -49,14 +49,29 @@ pub(crate) async fn replace_the_dead(
                 let rank = rank(&shards, replica, dead);
                 let metrics = Arc::clone(&metrics);
                 async move {
-                    let known = replica.leader();
-                    replica.leader_change(known, RANK_DELAY * rank).await;
-                    if replica.leader() == known && campaign(replica).await {
+                    replaced(replica, dead, RANK_DELAY * rank).await;
+                    // One of lower rank that campaigned and lost, because it lacks an entry, has changed the
+                    // term, but not the fact that nobody leads.
+                    let nobody = replica.leader().leader.is_none_or(|leader| leader == dead);
+                    if nobody && campaign(replica).await {
                         metrics.raft_elections.with_label_values(&["leader_died"]).inc();
                     }
                 }
             });
         futures::future::join_all(campaigns).await;
+    }
+}
+
+/// Waits until somebody else leads, or the time is up.
+async fn replaced(replica: &Replica, dead: NodeId, at_most: Duration) {
+    let deadline = Instant::now() + at_most;
+    loop {
+        let view = replica.leader();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || view.leader.is_some_and(|leader| leader != dead) {
+            return;
+        }
+        replica.leader_change(view, left).await;
     }
 }
 
