@@ -97,10 +97,10 @@ impl Config {
         if self.shards == 0 || self.shards > SHARDS_MAX {
             wrong.push(format!("a cluster has 1 to {SHARDS_MAX} shards, not {}", self.shards));
         }
-        let replicas = self.replicas();
-        if replicas == 0 || replicas > REPLICAS_MAX || replicas > members {
+        if members > REPLICAS_MAX || self.replicas() != members {
             wrong.push(format!(
-                "a shard has 1 to {REPLICAS_MAX} replicas and at most one on each node, not {replicas}"
+                "every node holds a replica of every shard for now: begin with at most {REPLICAS_MAX} nodes and as many \
+                 replicas as nodes"
             ));
         }
         for (what, address) in

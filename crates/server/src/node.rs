@@ -253,7 +253,6 @@ impl Node {
             shards: Arc::clone(shards),
             store: store.clone(),
             metrics: Arc::clone(metrics),
-            tasks: tasks.clone(),
             stop: stop.clone(),
             node: Arc::clone(info),
         };

@@ -3,23 +3,20 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use conclave_core::limits::FORWARD_QUEUE_MAX;
 use conclave_core::{NodeId, ShardId};
 use conclave_proto::FormatError;
 use conclave_proto::chat::{LeaderHint, NodeStatus};
 use conclave_proto::raft::raft_service_server::RaftService;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
 use conclave_store::{Raft, Store, TypeConfig, convert};
-use futures::stream::{self, Stream, StreamExt as _};
+use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, VoteRequest,
 };
 use openraft::{Snapshot, SnapshotMeta};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::gateway::status::local_status;
@@ -37,7 +34,6 @@ pub(crate) struct PeerService {
     pub(crate) shards: Arc<Shards>,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) node: Arc<crate::node::NodeInfo>,
 }
@@ -83,21 +79,12 @@ impl RaftService for PeerService {
         request: Request<Streaming<raft::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
         self.admit(&request).await?;
-        let mut requests = request.into_inner();
-        // The first request names the shard; answering the call must not wait for it.
-        let (answers, queue) = mpsc::channel(FORWARD_QUEUE_MAX);
-        let service = self.clone();
-        self.tasks.spawn(async move {
-            let result = tokio::select! {
-                result = service.append_stream(&mut requests, &answers) => result,
-                () = service.stop.cancelled() => Err(Status::unavailable("the node stops")),
-            };
-            if let Err(status) = result {
-                // The other end may be gone, which is how most streams end.
-                let _ = answers.send(Err(status)).await;
-            }
-        });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(queue))))
+        let requests = request.into_inner();
+        let shards = Arc::clone(&self.shards);
+        // The first request names the shard; answering the call must not wait for it. The connection's own task
+        // polls all of this: a hand-over to another task for each entry would cost more than the entry.
+        let answers = stream::once(append_stream(requests, shards)).try_flatten();
+        Ok(Response::new(Box::pin(answers.take_until(self.stop.clone().cancelled_owned()))))
     }
 
     async fn heartbeat(
@@ -231,48 +218,25 @@ impl PeerService {
     fn leader_hint(&self, shard: ShardId) -> Option<LeaderHint> {
         self.shards.get(shard).and_then(|replica| self.shards.hint(replica))
     }
+}
 
-    async fn append_stream(
-        &self,
-        requests: &mut Streaming<raft::AppendEntriesRequest>,
-        answers: &mpsc::Sender<Result<raft::AppendEntriesResponse, Status>>,
-    ) -> Result<(), Status> {
-        let Some(first) = requests.message().await? else {
-            return Ok(());
-        };
-        let raft = self.raft(first.shard)?.clone();
-        let first = append_from_proto(first)?;
-        // A malformed request ends the stream: the leader opens it again and probes.
-        let rest = stream::unfold(requests, |requests| async move {
-            let message = requests.message().await.ok()??;
-            Some((append_from_proto(message).ok()?, requests))
-        });
-        let (requests, mut queue) = mpsc::channel(1);
-        let feed = async {
-            let mut all = std::pin::pin!(stream::iter([first]).chain(rest));
-            while let Some(request) = all.next().await {
-                if requests.send(request).await.is_err() {
-                    break;
-                }
-            }
-            drop(requests);
-        };
-        let input = stream::poll_fn(move |cx| queue.poll_recv(cx));
-        let answer = async {
-            let mut results = std::pin::pin!(raft.stream_append(input));
-            while let Some(result) = results.next().await {
-                let response = appended_to_proto(&result.map_err(failed)?);
-                if answers.send(Ok(response)).await.is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        tokio::select! {
-            result = async { tokio::join!(feed, answer).1 } => result,
-            () = answers.closed() => Ok(()),
-        }
-    }
+/// Hands a follower's requests to its group, in order, and streams the answers.
+async fn append_stream(
+    mut requests: Streaming<raft::AppendEntriesRequest>,
+    shards: Arc<Shards>,
+) -> Result<Answers<raft::AppendEntriesResponse>, Status> {
+    let first = requests.message().await?.ok_or_else(|| Status::cancelled("nothing was sent"))?;
+    let shard = ShardId(first.shard);
+    let replica =
+        shards.get(shard).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
+    let first = append_from_proto(first)?;
+    // A malformed request ends the stream: the leader opens it again and probes.
+    let rest = stream::unfold(requests, |mut requests| async move {
+        let message = requests.message().await.ok()??;
+        Some((append_from_proto(message).ok()?, requests))
+    });
+    let results = replica.raft.stream_append(stream::iter([first]).chain(rest));
+    Ok(Box::pin(results.map(|result| Ok(appended_to_proto(&result.map_err(failed)?)))))
 }
 
 async fn receive(
