@@ -366,3 +366,6 @@ fn rewrite(shared: &Shared, directory: &mut Directory, full: Full, wakes: &mut W
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Writes that are cut short, fail, or are interrupted.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::SendError;
+use crate::builder::Route;
+use crate::nodes::Nodes;
+
+fn identity() -> Identity {
+    Identity { session: Session { user: "ana".into(), ..Session::default() }, token: "secret".into() }
+}
+
+fn submitted(number: u64) -> Record {
+    let request = SendMessageRequest {
+        room: Some(RoomRef { name: "general".into(), id: 0 }),
+        request_no: number,
+        settled_no: 0,
+        content: Some(Content::Text("x".into()).into_wire()),
+    };
+    Record { kind: Some(record::Kind::Submit(request)) }
+}
+
+fn numbers(recovered: &Recovered) -> Vec<u64> {
+    recovered
+        .rooms
+        .get("general")
+        .map_or_else(Vec::new, |room| room.requests.iter().map(|(request, _)| request.request_no).collect())
+}
+
+/// A directory with a session and the requests 1 to `count`.
+fn directory(dir: &Path, count: u64) -> Directory {
+    let (mut directory, _) = Directory::open(dir).unwrap();
+    directory.begin(snapshot(&identity(), &Requests::<()>::new(true))).unwrap();
+    for number in 1..=count {
+        directory.append(vec![submitted(number)]).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn a_crash_while_rewriting_leaves_the_old_file_or_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(directory(dir.path(), 3));
+    // The new file was begun, and never took the old one's place.
+    fs::write(dir.path().join("outbox.new"), b"half of something").unwrap();
+    let (mut opened, recovered) = Directory::open(dir.path()).unwrap();
+    assert_eq!(numbers(&recovered), [1, 2, 3]);
+    let mut requests = Requests::<()>::new(true);
+    let identity = restore(recovered, &mut requests).unwrap();
+    opened.replace(snapshot(&identity, &requests)).unwrap();
+    drop(opened);
+    let (_, recovered) = Directory::open(dir.path()).unwrap();
+    assert_eq!(numbers(&recovered), [1, 2, 3]);
+    assert_eq!(recovered.session.unwrap().token, "secret");
+}
+
+#[test]
+fn a_write_that_failed_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = directory(dir.path(), 2);
+    let good = opened.len;
+    // As if the disk had taken a part of it.
+    opened.file.write_all(b"cvob and a bit more").unwrap();
+    opened.cut_back().unwrap();
+    opened.append(vec![submitted(3)]).unwrap();
+    assert!(opened.len > good);
+    drop(opened);
+    assert_eq!(numbers(&Directory::open(dir.path()).unwrap().1), [1, 2, 3]);
+}
+
+#[test]
+fn a_file_that_cannot_be_cut_back_takes_nothing_more_until_it_is_rewritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = directory(dir.path(), 1);
+    opened.file = File::open(dir.path().join("outbox")).unwrap();
+    assert!(opened.append(vec![submitted(2)]).is_err());
+    assert!(opened.append(vec![submitted(2)]).unwrap_err().to_string().contains("could not be cut back"));
+    opened.replace(snapshot(&identity(), &Requests::<()>::new(true))).unwrap();
+    opened.append(vec![submitted(1)]).unwrap();
+}
+
+#[tokio::test]
+async fn what_the_disk_did_not_take_is_given_back_and_leaves_no_gap() {
+    let mut state = State::new(Route::Pinned, Arc::new(Nodes::new()), true);
+    let mut wakes = Wakes::default();
+    let mut submit = |state: &mut State| {
+        let (waiter, answer) = oneshot::channel();
+        (state.submit("general", Content::Text("x".into()), waiter, &mut wakes).0, answer)
+    };
+    let (first, _kept) = submit(&mut state);
+    let key = state.requests.room("general");
+    state.stored([(key, first, 0)], &mut Wakes::default());
+    let (second, mut answer) = submit(&mut state);
+    assert_eq!((first, second), (1, 2));
+
+    let mut failed = Wakes::default();
+    assert!(state.not_stored("no space left", &mut failed));
+    assert_eq!(failed.waiters.len(), 1);
+    assert!(matches!(&failed.failed, Some(SendError::Outbox(why)) if why == "no space left"));
+    drop(failed);
+    assert!(answer.try_recv().is_err(), "its waiter is gone");
+    assert_eq!(state.requests.undecided(), 1);
+    assert_eq!(submit(&mut state).0, 2, "the number is free again");
+}
