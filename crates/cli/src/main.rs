@@ -32,6 +32,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const RUNTIME_STOP: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages, with which an idle server holds twice the memory that it uses. Where the
+    // kernel does not know the wish, there is nothing to do.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let args = Args::parse();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().worker_threads(workers());

@@ -433,6 +433,9 @@ fn raft_config(config: &Config) -> openraft::Config {
         // Entries are batches of up to 256 KiB: this many of them fit one message between nodes.
         max_payload_entries: 64,
         api_batch_linger_ms: 0,
+        // Few and large entries, not many small ones: room for more is memory that nobody uses.
+        api_batch_capacity: 64,
+        api_channel_size: Some(1_024),
         backoff: "50ms 50ms 50ms".to_owned(),
         // Housekeeping decides by bytes when to take a snapshot and how much log to keep behind it.
         snapshot_policy: openraft::SnapshotPolicy::Never,

@@ -11,9 +11,7 @@ use conclave_proto::raft::{self, append_entries_response::Result as Appended};
 use conclave_store::{Raft, Store, TypeConfig, convert};
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use openraft::raft::TransferLeaderRequest;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, VoteRequest,
-};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
 use openraft::{Snapshot, SnapshotMeta};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -85,28 +83,6 @@ impl RaftService for PeerService {
         // polls all of this: a hand-over to another task for each entry would cost more than the entry.
         let answers = stream::once(append_stream(requests, shards)).try_flatten();
         Ok(Response::new(Box::pin(answers.take_until(self.stop.clone().cancelled_owned()))))
-    }
-
-    async fn heartbeat(
-        &self,
-        request: Request<raft::AppendEntriesRequest>,
-    ) -> Result<Response<raft::AppendEntriesResponse>, Status> {
-        self.admit(&request).await?;
-        let message = request.into_inner();
-        let raft = self.raft(message.shard)?.clone();
-        let append = append_from_proto(message)?;
-        let (prev, last) = range(&append);
-        let answer = raft.append_entries(append).await.map_err(failed)?;
-        let result = match answer {
-            AppendEntriesResponse::Success => Ok(last),
-            AppendEntriesResponse::PartialSuccess(log_id) => Ok(log_id),
-            AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
-            AppendEntriesResponse::Conflict => match prev {
-                Some(prev) => Err(StreamAppendError::Conflict(prev)),
-                None => return Err(Status::internal("a conflict at the beginning of the log")),
-            },
-        };
-        Ok(Response::new(appended_to_proto(&result)))
     }
 
     async fn offer_snapshot(
@@ -273,13 +249,6 @@ fn append_from_proto(
             .collect::<Result<_, _>>()
             .map_err(malformed)?,
     })
-}
-
-type LogIds = Option<conclave_store::LogId>;
-
-fn range(append: &AppendEntriesRequest<TypeConfig>) -> (LogIds, LogIds) {
-    let last = append.entries.last().map(|entry| entry.log_id).or(append.prev_log_id);
-    (append.prev_log_id, last)
 }
 
 fn appended_to_proto(result: &StreamAppendResult<TypeConfig>) -> raft::AppendEntriesResponse {
