@@ -28,6 +28,9 @@ use crate::shard::{Answer, ProposeError, Shards};
 const RETRY: Duration = Duration::from_millis(50);
 /// A refused connection is refused at once on a network that works; longer is not death but distance.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
+/// How often a process that still accepts connections is looked at again, and after how long.
+const PROBES: u32 = 8;
+const PROBE_PAUSE: Duration = Duration::from_millis(3);
 /// Results put into one message.
 const RESULTS_MAX: usize = 256;
 
@@ -249,10 +252,15 @@ fn failure(id: u64, error: ProposeError, leader: Option<chat::LeaderHint>) -> ra
     raft::ProposalResult { id, outcome: Some(Outcome::Failure(failure)) }
 }
 
-/// Whether nobody listens there any more. Only a clear refusal counts: silence may be a slow network.
+/// Whether nobody listens there any more. Only a clear refusal counts: silence may be a slow network. A process
+/// that is killed closes its sockets one after the other, so the listening one may outlive the link's by a little.
 async fn refuses_connections(address: &str) -> bool {
-    match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
-        Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
-        Ok(Ok(_)) | Err(_) => false,
+    for _ in 0..PROBES {
+        match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Err(error)) => return error.kind() == std::io::ErrorKind::ConnectionRefused,
+            Err(_) => return false,
+            Ok(Ok(_)) => tokio::time::sleep(PROBE_PAUSE).await,
+        }
     }
+    false
 }
