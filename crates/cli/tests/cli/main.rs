@@ -5,5 +5,6 @@
 mod everyday;
 mod failure;
 mod harness;
+mod kills;
 mod refusal;
 mod up;
