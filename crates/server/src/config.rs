@@ -113,6 +113,11 @@ impl Config {
                 wrong.push(format!("the {what} address {address:?} is not host:port"));
             }
         }
+        let mut addresses: Vec<_> = self.initial.iter().flat_map(|m| [&m.peer, &m.client, &m.http]).collect();
+        addresses.sort();
+        if let Some(pair) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
+            wrong.push(format!("the address {:?} is used twice; give each node ports of its own", pair[0]));
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
@@ -120,5 +125,39 @@ impl Config {
     #[must_use]
     pub fn replicas(&self) -> usize {
         self.replicas.unwrap_or(self.initial.len().min(REPLICAS_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, port: u16) -> Member {
+        let [peer, client, http] = [0, 1, 2].map(|n| format!("127.0.0.1:{}", port + n));
+        Member { name: name.to_owned(), peer, client, http }
+    }
+
+    fn config(initial: Vec<Member>) -> Config {
+        Config::new("a".to_owned(), PathBuf::new(), initial, ["127.0.0.1:0".parse().unwrap(); 3])
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        assert_eq!(config(vec![member("a", 1), member("b", 11)]).validate(), Ok(()));
+        let mut bad = config(vec![member("b", 1), member("b", 2)]);
+        bad.shards = 0;
+        bad.replicas = Some(1);
+        bad.initial[1].http = "nowhere".to_owned();
+        let wrong = bad.validate().unwrap_err().join("\n");
+        for part in [
+            "not in the list",
+            "same name",
+            "1 to 64 shards",
+            "as many replicas",
+            "not host:port",
+            "used twice",
+        ] {
+            assert!(wrong.contains(part), "{part}: {wrong}");
+        }
     }
 }
