@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics fails, which is the point")]
 
+mod api;
 mod bad_input;
 mod failover;
 mod harness;
