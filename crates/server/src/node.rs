@@ -280,11 +280,7 @@ impl Node {
         tasks.spawn(status::keep_view(Arc::clone(info), Arc::clone(peers), view_sender, stop.clone()));
         let (their_shards, their_metrics) = pass();
         tasks.spawn(housekeeping::run(their_shards, store.clone(), their_metrics, stop.clone()));
-        tasks.spawn(bootstrap::settle(router, Arc::clone(info), identity.directory, self.expelled_sender()));
-    }
-
-    fn expelled_sender(&self) -> watch::Receiver<Option<String>> {
-        self.expelled.clone()
+        tasks.spawn(bootstrap::settle(router, Arc::clone(info), identity.directory, self.expelled.clone()));
     }
 
     /// Waits until the node cannot go on, and says why.
@@ -406,8 +402,7 @@ impl Groups<'_> {
                 clock: self.clock.clone(),
                 metrics: Arc::clone(self.metrics),
             };
-            let stop = proposer.run(queue);
-            tasks.spawn(stop);
+            tasks.spawn(proposer.run(queue));
             let state = self.store.state(shard);
             replicas.push(Arc::new(Replica { shard, raft, state, proposals }));
         }
