@@ -62,6 +62,19 @@ pub const PING_BYTES_MAX: usize = 4 * 1024;
 /// HTTP/2 streams that one client connection may have open.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 
+// ---- Discovery and placement ----------------------------------------------------------------------
+
+/// Sessions that subscribe to one node at the same time, unless it is configured otherwise.
+pub const CLIENTS_MAX_DEFAULT: u32 = 10_000;
+/// A node renews its record at a resolver this often.
+pub const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
+/// A record that is not renewed counts this long, on the resolver's monotonic clock.
+pub const REGISTER_LEASE: Duration = Duration::from_secs(2);
+/// Nodes whose records a resolver watches, beside what is registered with it.
+pub const RECORDS_WATCHED: usize = 2;
+/// Addresses of one node.
+pub const NODE_IPS_MAX: usize = 8;
+
 // ---- Queues and batches of a node -----------------------------------------------------------------
 
 /// Proposals waiting at one shard's leader, in commands.

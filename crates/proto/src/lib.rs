@@ -1,9 +1,10 @@
 //! conclave's formats: what travels between clients and nodes, what travels between nodes, and what
 //! lies on disk, with the conversions to and from [`conclave_core`].
 //!
-//! * [`chat`], [`admin`], [`raft`], [`log`]: the code generated from `proto/`.
+//! * [`chat`], [`admin`], [`cluster`], [`dns`], [`raft`], [`log`]: the code generated from `proto/`.
 //! * [`command`], [`event`]: commands and events to bytes and back.
 //! * [`frame`]: events that are encoded once and sent to every subscriber as they are.
+//! * [`seal`]: messages that only those who know the cluster's secret can make.
 //! * [`status`]: the only mapping between failures and [`tonic::Status`].
 //! * [`token`]: resume tokens.
 
@@ -28,6 +29,16 @@ mod generated {
             tonic::include_proto!("conclave.admin.v1");
         }
     }
+    pub mod cluster {
+        pub mod v1 {
+            tonic::include_proto!("conclave.cluster.v1");
+        }
+    }
+    pub mod dns {
+        pub mod v1 {
+            tonic::include_proto!("conclave.dns.v1");
+        }
+    }
     pub mod log {
         pub mod v1 {
             tonic::include_proto!("conclave.log.v1");
@@ -44,6 +55,7 @@ pub mod command;
 pub mod event;
 pub mod frame;
 pub mod reply;
+pub mod seal;
 pub mod status;
 pub mod token;
 
@@ -51,6 +63,10 @@ pub mod token;
 pub use generated::admin::v1 as admin;
 /// The client API.
 pub use generated::chat::v1 as chat;
+/// What nodes say of themselves.
+pub use generated::cluster::v1 as cluster;
+/// The resolver's API.
+pub use generated::dns::v1 as dns;
 /// Durable formats.
 pub use generated::log::v1 as log;
 /// Between nodes.

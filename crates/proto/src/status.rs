@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use conclave_core::Refusal;
+use conclave_core::limits::NODES_MAX;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
@@ -20,6 +21,9 @@ pub const LEADER_TERM: &str = "conclave-leader-term";
 pub const CERTAINTY: &str = "conclave-certainty";
 /// Metadata: the request number to go back to.
 pub const EXPECTED: &str = "conclave-expected-request";
+
+/// Metadata: addresses of better nodes, best first, separated by commas.
+pub const TRY: &str = "conclave-try";
 
 /// A call that failed, and what its caller may conclude.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -49,6 +53,16 @@ pub enum Failure {
         after: Duration,
         /// Whom to try first.
         leader: Option<LeaderHint>,
+    },
+    /// Proven not appended. Not here: this node is full or leaves.
+    #[error("{message}")]
+    Elsewhere {
+        /// Stable word: `node_full` or `node_draining`.
+        code: &'static str,
+        /// For people.
+        message: String,
+        /// Client addresses of better nodes, best first.
+        addresses: Vec<String>,
     },
     /// May or may not take effect. Try again with the same request number.
     #[error("{message}")]
@@ -96,14 +110,26 @@ impl Failure {
         match self {
             Self::Refused(refusal) => refusal.word(),
             Self::Unauthenticated(_) => "session_unknown",
-            Self::Invalid { code, .. } | Self::NotSent { code, .. } | Self::Unknown { code, .. } => code,
+            Self::Invalid { code, .. }
+            | Self::NotSent { code, .. }
+            | Self::Elsewhere { code, .. }
+            | Self::Unknown { code, .. } => code,
         }
     }
 
     fn leader(&self) -> Option<&LeaderHint> {
         match self {
             Self::NotSent { leader, .. } | Self::Unknown { leader, .. } => leader.as_ref(),
-            Self::Refused(_) | Self::Invalid { .. } | Self::Unauthenticated(_) => None,
+            Self::Refused(_) | Self::Invalid { .. } | Self::Unauthenticated(_) | Self::Elsewhere { .. } => {
+                None
+            }
+        }
+    }
+
+    fn try_addresses(&self) -> &[String] {
+        match self {
+            Self::Elsewhere { addresses, .. } => addresses,
+            _ => &[],
         }
     }
 
@@ -112,7 +138,7 @@ impl Failure {
             Self::Refused(_) | Self::Invalid { .. } | Self::Unauthenticated(_) => {
                 (Certainty::Refused, "refused")
             }
-            Self::NotSent { .. } => (Certainty::NotSent, "not_sent"),
+            Self::NotSent { .. } | Self::Elsewhere { .. } => (Certainty::NotSent, "not_sent"),
             Self::Unknown { .. } => (Certainty::Unknown, "unknown"),
         }
     }
@@ -142,6 +168,7 @@ impl From<&Failure> for chat::Failure {
             retry_after_ms: u32::try_from(failure.retry_after().as_millis()).unwrap_or(u32::MAX),
             expected_request_no: failure.expected(),
             leader: failure.leader().cloned(),
+            try_addresses: failure.try_addresses().to_vec(),
         }
     }
 }
@@ -160,6 +187,9 @@ impl From<Failure> for Status {
         if failure.expected() != 0 {
             put(EXPECTED, &failure.expected().to_string());
         }
+        if !failure.try_addresses().is_empty() {
+            put(TRY, &failure.try_addresses().join(","));
+        }
         if let Some(leader) = failure.leader() {
             put(LEADER, &leader.address);
             put(LEADER_TERM, &leader.term.to_string());
@@ -173,6 +203,7 @@ fn retry_class(failure: &Failure) -> String {
         Failure::Refused(_) | Failure::Invalid { .. } | Failure::Unauthenticated(_) => "never".to_owned(),
         Failure::Unknown { .. } => "same_request".to_owned(),
         Failure::NotSent { after, .. } => format!("after_ms={}", after.as_millis()),
+        Failure::Elsewhere { .. } => "after_ms=0".to_owned(),
     }
 }
 
@@ -194,6 +225,7 @@ fn grpc_code(failure: &Failure) -> Code {
         },
         Failure::Invalid { .. } => Code::InvalidArgument,
         Failure::Unauthenticated(_) => Code::Unauthenticated,
+        Failure::Elsewhere { .. } => Code::ResourceExhausted,
         Failure::NotSent { .. } | Failure::Unknown { .. } => Code::Unavailable,
     }
 }
@@ -221,6 +253,9 @@ pub fn from_status(status: &Status) -> chat::Failure {
             term: number(LEADER_TERM),
             ..LeaderHint::default()
         }),
+        try_addresses: word(TRY)
+            .map(|list| list.split(',').take(NODES_MAX).map(str::to_owned).collect())
+            .unwrap_or_default(),
     }
 }
 
@@ -237,6 +272,11 @@ mod tests {
             Failure::Unauthenticated("no token".into()),
             Failure::not_sent("no_leader", "wait", Duration::from_millis(30)).with_leader(leader.clone()),
             Failure::unknown("timeout", "maybe").with_leader(leader),
+            Failure::Elsewhere {
+                code: "node_full",
+                message: "full".into(),
+                addresses: vec!["a:1".into(), "b:2".into()],
+            },
         ] {
             let direct = chat::Failure::from(&failure);
             assert_eq!(from_status(&Status::from(failure)), direct);

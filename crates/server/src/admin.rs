@@ -1,7 +1,10 @@
 //! `AdminService`: what operators ask.
 
 use conclave_proto::admin::admin_service_server::AdminService;
-use conclave_proto::admin::{LayoutRequest, LayoutResponse, ShardPlacement, StatusRequest};
+use conclave_proto::admin::{
+    DrainRequest, DrainResponse, LayoutRequest, LayoutResponse, RebalanceRequest, RebalanceResponse,
+    RecordsRequest, RecordsResponse, ShardPlacement, StatusRequest,
+};
 use conclave_proto::chat::GetServerStatusResponse;
 use tonic::{Request, Response, Status};
 
@@ -36,5 +39,27 @@ impl AdminService for Admin {
             }
         });
         Ok(Response::new(LayoutResponse { version: layout.version, shards: placements.collect() }))
+    }
+
+    // The placement of clients fills these in.
+
+    async fn drain(&self, _request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented("drain"))
+    }
+
+    async fn rebalance(
+        &self,
+        _request: Request<RebalanceRequest>,
+    ) -> Result<Response<RebalanceResponse>, Status> {
+        Err(Status::unimplemented("rebalance"))
+    }
+
+    type RecordsStream = futures::stream::Empty<Result<RecordsResponse, Status>>;
+
+    async fn records(
+        &self,
+        _request: Request<RecordsRequest>,
+    ) -> Result<Response<Self::RecordsStream>, Status> {
+        Err(Status::unimplemented("records"))
     }
 }

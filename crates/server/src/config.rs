@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use conclave_core::limits::{LOG_TAIL_BYTES_DEFAULT, NODES_MAX, REPLICAS_MAX, SHARDS_MAX};
+use conclave_core::limits::{
+    CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
+};
+use conclave_proto::seal::Secret;
 
 /// A node's configuration. [`Config::validate`] says everything that is wrong with it at once.
 #[derive(Clone, Debug)]
@@ -30,6 +33,12 @@ pub struct Config {
     pub timing: Timing,
     /// Bytes of log kept after snapshots for followers that lag.
     pub log_tail_bytes: u64,
+    /// The most sessions that subscribe here at the same time; more are sent to other nodes.
+    pub max_clients: u32,
+    /// `host:port` of the gRPC API of each resolver to register with.
+    pub resolvers: Vec<String>,
+    /// The cluster's secret; resolvers believe nobody without it.
+    pub secret: Option<Secret>,
 }
 
 /// One of the nodes that a cluster begins with.
@@ -72,6 +81,9 @@ impl Config {
             replicas: None,
             timing: Timing::default(),
             log_tail_bytes: LOG_TAIL_BYTES_DEFAULT,
+            max_clients: CLIENTS_MAX_DEFAULT,
+            resolvers: Vec::new(),
+            secret: None,
         }
     }
 

@@ -113,7 +113,7 @@ fn count(metrics: &Metrics, result: &Result<SendMessageResponse, Failure>, began
             "ok"
         }
         Err(Failure::Refused(_) | Failure::Invalid { .. } | Failure::Unauthenticated(_)) => "refused",
-        Err(Failure::NotSent { .. }) => "not_sent",
+        Err(Failure::NotSent { .. } | Failure::Elsewhere { .. }) => "not_sent",
         Err(Failure::Unknown { .. }) => "unknown",
     };
     metrics.sends.with_label_values(&[outcome]).inc();

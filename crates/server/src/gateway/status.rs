@@ -44,6 +44,7 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         log_bytes: usage.log_file_bytes,
         state_bytes: usage.state_file_bytes,
         shards: shards.iter().map(|replica| shard_status(replica)).collect(),
+        ..NodeStatus::default()
     }
 }
 
@@ -223,6 +224,7 @@ fn view_of(
         alive,
         draining,
         clients,
+        ..NodeView::default()
     }
 }
 

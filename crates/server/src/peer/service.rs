@@ -188,6 +188,29 @@ impl RaftService for PeerService {
         self.admit(&request).await?;
         Ok(Response::new(local_status(&self.node, &self.shards, &self.store, &self.metrics)))
     }
+
+    // The placement of clients fills these in.
+
+    async fn move_clients(
+        &self,
+        _request: Request<raft::MoveClientsRequest>,
+    ) -> Result<Response<raft::MoveClientsResponse>, Status> {
+        Err(Status::unimplemented("move_clients"))
+    }
+
+    async fn drain(
+        &self,
+        _request: Request<conclave_proto::admin::DrainRequest>,
+    ) -> Result<Response<conclave_proto::admin::DrainResponse>, Status> {
+        Err(Status::unimplemented("drain"))
+    }
+
+    async fn rebalance(
+        &self,
+        _request: Request<conclave_proto::admin::RebalanceRequest>,
+    ) -> Result<Response<conclave_proto::admin::RebalanceResponse>, Status> {
+        Err(Status::unimplemented("rebalance"))
+    }
 }
 
 impl PeerService {

@@ -1,0 +1,98 @@
+//! Messages that only those who know the cluster's secret can make.
+//!
+//! Whoever has to believe a message chooses a nonce; the sender numbers its messages and adds an HMAC-SHA-256 (RFC 2104,
+//! RFC 6234) over purpose, nonce, number and content. See `proto/conclave/dns/v1/dns.proto` for the exact bytes.
+
+use std::fmt;
+
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+
+/// What a node's registration is sealed for.
+pub const REGISTER: &str = "conclave register v1";
+/// What a node's list of records is sealed for.
+pub const RECORDS: &str = "conclave records v1";
+/// Bytes of a nonce.
+pub const NONCE_BYTES: usize = 16;
+/// The fewest and the most bytes of a secret, without the white space around it.
+pub const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
+
+/// The cluster's secret. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// A secret that is too short to keep anybody out, or too long to be meant.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the cluster's secret has {0} bytes, which must be {min} to {max}; make one with: head -c 32 /dev/urandom | base64",
+    min = SECRET_BYTES.start(),
+    max = SECRET_BYTES.end()
+)]
+pub struct SecretError(usize);
+
+impl Secret {
+    /// From the content of a file; white space around it does not count.
+    ///
+    /// # Errors
+    /// If it has fewer than 16 or more than 1,024 bytes.
+    pub fn new(content: &[u8]) -> Result<Self, SecretError> {
+        let content = content.trim_ascii();
+        if SECRET_BYTES.contains(&content.len()) {
+            Ok(Self(content.to_vec()))
+        } else {
+            Err(SecretError(content.len()))
+        }
+    }
+
+    /// The seal of one message.
+    #[must_use]
+    pub fn seal(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8]) -> Vec<u8> {
+        self.mac(purpose, nonce, counter, content).finalize().into_bytes().to_vec()
+    }
+
+    /// Whether a seal is this message's. Takes the same time wherever it differs.
+    #[must_use]
+    pub fn verify(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8], seal: &[u8]) -> bool {
+        self.mac(purpose, nonce, counter, content).verify_slice(seal).is_ok()
+    }
+
+    fn mac(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of every length");
+        for part in [purpose.as_bytes(), &[0], nonce, &counter.to_be_bytes(), content] {
+            mac.update(part);
+        }
+        mac
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_fits_one_message_only() {
+        let secret = Secret::new(b"0123456789abcdef\n").unwrap();
+        let nonce = [7; NONCE_BYTES];
+        let seal = secret.seal(REGISTER, &nonce, 1, b"content");
+        assert!(secret.verify(REGISTER, &nonce, 1, b"content", &seal));
+        let other = Secret::new(b"0123456789abcdeg").unwrap();
+        assert!(!other.verify(REGISTER, &nonce, 1, b"content", &seal));
+        assert!(!secret.verify(RECORDS, &nonce, 1, b"content", &seal));
+        assert!(!secret.verify(REGISTER, &[8; NONCE_BYTES], 1, b"content", &seal));
+        assert!(!secret.verify(REGISTER, &nonce, 2, b"content", &seal));
+        assert!(!secret.verify(REGISTER, &nonce, 1, b"Content", &seal));
+        assert!(!secret.verify(REGISTER, &nonce, 1, b"content", &seal[..31]));
+    }
+
+    #[test]
+    fn a_secret_is_long_enough_and_never_shown() {
+        assert!(Secret::new(b"  short  \n").unwrap_err().to_string().contains("16 to 1024"));
+        assert_eq!(format!("{:?}", Secret::new(&[b'x'; 32]).unwrap()), "Secret");
+    }
+}
