@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Builds the images conclave/server, conclave/dns and conclave/cli, all from one compilation.
+#
+#   docker/build.sh [TARGET...]        server, dns, cli; all of them if none is named
+#
+# From the environment:
+#   CONCLAVE_TAG [dev]                 the images' tag
+#   CONCLAVE_BASES [auto]              published: rust and debian from a registry; local: what
+#                                      docker/base-images.sh makes (and is made if missing);
+#                                      auto: local ones if they are there, else published
+#   CONCLAVE_CA                        a file of CA certificates for the way to the crate registry
+#   CARGO_PROFILE [release]            dev builds in a tenth of the time, for tries
+#   CARGO_AUDITABLE                    a version of cargo-auditable: puts the list of dependencies in
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec </dev/null
+source docker/engine.sh
+
+targets=("$@")
+[ "${#targets[@]}" -gt 0 ] || targets=(server dns cli)
+tag=${CONCLAVE_TAG:-dev}
+bases=${CONCLAVE_BASES:-auto}
+
+options=(
+    --build-arg "CARGO_PROFILE=${CARGO_PROFILE:-release}"
+    --build-arg "CARGO_AUDITABLE=${CARGO_AUDITABLE:-}"
+    --build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)"
+    --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)"
+)
+if [ "$bases" = auto ]; then
+    bases=published
+    if docker image inspect conclave-base/rust:bookworm conclave-base/debian:bookworm-slim >/dev/null 2>&1; then
+        bases=local
+    fi
+fi
+if [ "$bases" = local ]; then
+    docker/base-images.sh
+    options+=(--build-arg RUST_IMAGE=conclave-base/rust:bookworm)
+    options+=(--build-arg RUNTIME_IMAGE=conclave-base/debian:bookworm-slim)
+fi
+if [ -n "${CONCLAVE_CA:-}" ]; then
+    options+=(--secret "id=ca,src=$CONCLAVE_CA")
+fi
+
+for target in "${targets[@]}"; do
+    echo "==> conclave/$target:$tag"
+    docker build "${options[@]}" -f docker/Dockerfile --target "$target" -t "conclave/$target:$tag" .
+done
+for target in "${targets[@]}"; do
+    docker image inspect --format "conclave/$target:$tag {{.Size}} bytes" "conclave/$target:$tag"
+done
