@@ -74,6 +74,44 @@ pub const REGISTER_LEASE: Duration = Duration::from_secs(2);
 pub const RECORDS_WATCHED: usize = 2;
 /// Addresses of one node.
 pub const NODE_IPS_MAX: usize = 8;
+/// What a node calls its version, bytes.
+pub const NODE_VERSION_BYTES_MAX: usize = 64;
+/// A sealed record of one node, bytes.
+pub const REGISTER_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// A sealed list of all nodes' records, bytes.
+pub const RECORDS_MESSAGE_BYTES_MAX: usize = NODES_MAX * REGISTER_MESSAGE_BYTES_MAX;
+/// Streams of nodes that one resolver holds open: old ones may linger when nodes connect anew.
+pub const REGISTER_STREAMS_MAX: usize = 4 * NODES_MAX;
+/// A node's stream without a message for so long is closed.
+pub const REGISTER_IDLE_MAX: Duration = Duration::from_secs(10);
+/// Records that wait for a resolver to look at them.
+pub const RESOLVER_QUEUE_MAX: usize = 256;
+/// Streams that one resolver tells of changes.
+pub const LOOKUP_WATCHES_MAX: usize = 1_024;
+/// Between two new zones at a resolver while changes keep coming.
+pub const ZONE_INTERVAL_MIN: Duration = Duration::from_millis(5);
+/// Questions about other names that a resolver has passed on and that are not answered yet.
+pub const FORWARDS_IN_FLIGHT_MAX: usize = 256;
+/// One name server to pass questions on to has so long to answer.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Name servers to pass questions on to.
+pub const FORWARD_SERVERS_MAX: usize = 8;
+/// Resolvers that a node registers with.
+pub const RESOLVERS_MAX: usize = 8;
+/// Streams of records that one node serves.
+pub const RECORDS_STREAMS_MAX: usize = 64;
+/// The spread of clients over the nodes is looked at this often.
+pub const PLACEMENT_INTERVAL: Duration = Duration::from_secs(1);
+/// And nobody is moved before the nodes have been the same ones for this long.
+pub const PLACEMENT_QUIET: Duration = Duration::from_secs(2);
+/// Between the node with most clients and the one with fewest: below this nobody is moved.
+pub const PLACEMENT_SPREAD_MIN: u64 = 8;
+/// Clients that may be moved in one round, even if that is more than a twentieth of all.
+pub const PLACEMENT_MOVES_MIN: u64 = 10;
+/// A client that was asked to go elsewhere and did not is left alone for this long.
+pub const MOVE_ASKED_AGAIN: Duration = Duration::from_secs(30);
+/// How many targets a node is given for the clients that it shall move.
+pub const MOVE_TARGETS_MAX: usize = 256;
 
 // ---- Queues and batches of a node -----------------------------------------------------------------
 
