@@ -1,6 +1,8 @@
 //! What can be typed. Help texts are the manual: each command says what it does, what it prints, how
 //! it ends, and shows examples.
 
+pub(crate) mod dns;
+pub(crate) mod run;
 pub(crate) mod server;
 
 use std::path::PathBuf;
@@ -73,6 +75,11 @@ pub(crate) enum Command {
     Up(server::UpArgs),
     /// Run one server
     Server(Box<server::ServerArgs>),
+    /// Run one resolver: DNS for the cluster's zone
+    Dns(Box<dns::DnsArgs>),
+    /// Ask a server or resolver on this machine whether it is ready; for health checks
+    #[command(after_help = HEALTH_HELP)]
+    Health(HealthArgs),
     /// Chat: type and see
     #[command(after_help = CHAT_HELP)]
     Chat(ChatArgs),
@@ -285,6 +292,24 @@ pub(crate) struct StatusArgs {
     /// With --watch: how often
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1s")]
     pub(crate) every: Duration,
+}
+
+const HEALTH_HELP: &str = "\
+Ends with 0 when the page answers 200 within 2 s, otherwise with 1 and the page on stderr. Reads no state and needs no \
+shell, so it works in the smallest container.
+
+Examples:
+  conclave health                                                   a server
+  conclave health --url http://127.0.0.1:7455/readyz                a resolver
+  conclave health --url http://127.0.0.1:7480/livez                 whether the process is worth keeping";
+
+/// `conclave health`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HealthArgs {
+    /// The page to ask for
+    #[arg(long, env = "CONCLAVE_HEALTH_URL", value_name = "URL", value_parser = parse::url)]
+    #[arg(default_value = "http://127.0.0.1:7480/readyz")]
+    pub(crate) url: parse::Url,
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! The commands, one file each.
 
 mod chat;
+mod daemon;
+mod dns;
 mod follow;
+mod health;
 mod history;
 mod ping;
 mod rooms;
@@ -32,6 +35,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     // A server and a cluster need no user and no state directory.
     let command = match args.command {
         Command::Server(server) => return server::run(*server).await,
+        Command::Dns(dns) => return dns::run(*dns).await,
+        Command::Health(args) => return health::run(&args).await,
         Command::Up(up) => return up::run(up, &args.global, &environment).await,
         Command::Version => return version(args.global.json),
         Command::Completions { shell } => return completions(shell),
@@ -54,7 +59,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Ping => ping::run(&settings).await,
         Command::Status(status) => status::run(&status, &settings).await,
         Command::Bench(args) => bench::run(args, &settings).await,
-        Command::Server(_) | Command::Up(_) | Command::Version | Command::Completions { .. } => Ok(Exit::Ok),
+        Command::Server(_)
+        | Command::Dns(_)
+        | Command::Health(_)
+        | Command::Up(_)
+        | Command::Version
+        | Command::Completions { .. } => Ok(Exit::Ok),
     }
 }
 

@@ -1,9 +1,20 @@
 //! Values on the command line: durations, sizes, rooms and users.
 
+use std::fmt;
 use std::time::Duration;
 
 use conclave_core::limits::USER_NAME_BYTES_MAX;
 use conclave_core::name::{check_room_name, check_user_name};
+use ipnet::IpNet;
+
+/// The port of resolvers at which servers register.
+const RESOLVER_PORT: u16 = 7454;
+/// The zone unless another one is given.
+pub(crate) const ZONE: &str = "conclave.internal";
+/// A DNS name, without its last dot (RFC 1035).
+const NAME_BYTES_MAX: usize = 253;
+/// One label of a DNS name.
+const LABEL_BYTES_MAX: usize = 63;
 
 /// `500ms`, `2s`, `1.5m`, `1h`, or seconds without a unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -52,20 +63,81 @@ pub(crate) fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// `host:port`; a host without a port gets the default one.
+/// `host:port` of a server; a host without a port gets the default one.
 pub(crate) fn server(text: &str) -> Result<String, String> {
     let text = text.trim().trim_start_matches("http://").trim_end_matches('/');
+    with_port(text, crate::settings::CLIENT_PORT)
+        .ok_or_else(|| "a server is host:port, for example 127.0.0.1:7400".to_owned())
+}
+
+/// `host:port` of a resolver's gRPC API.
+pub(crate) fn resolver(text: &str) -> Result<String, String> {
+    with_port(text.trim(), RESOLVER_PORT)
+        .ok_or_else(|| "a resolver is host:port of its gRPC, for example 127.0.0.1:7454".to_owned())
+}
+
+fn with_port(text: &str, default: u16) -> Option<String> {
     let with_port = match text.rsplit_once(':') {
         // An IPv6 address without a port has more colons and no bracket at the end of the host.
         Some((host, _)) if !host.contains(':') || host.ends_with(']') => text.to_owned(),
-        Some(_) if text.starts_with('[') => format!("{text}:{}", crate::settings::CLIENT_PORT),
-        Some(_) => format!("[{text}]:{}", crate::settings::CLIENT_PORT),
-        None => format!("{text}:{}", crate::settings::CLIENT_PORT),
+        Some(_) if text.starts_with('[') => format!("{text}:{default}"),
+        Some(_) => format!("[{text}]:{default}"),
+        None => format!("{text}:{default}"),
     };
-    match with_port.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(with_port),
-        _ => Err("a server is host:port, for example 127.0.0.1:7400".to_owned()),
+    let (host, port) = with_port.rsplit_once(':')?;
+    (!host.is_empty() && port.parse::<u16>().is_ok()).then_some(with_port)
+}
+
+/// The name of a zone, in lower case and without its last dot.
+pub(crate) fn zone(text: &str) -> Result<String, String> {
+    let name = text.trim().trim_end_matches('.').to_ascii_lowercase();
+    let good = |label: &str| {
+        (1..=LABEL_BYTES_MAX).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
+    if name.len() <= NAME_BYTES_MAX && name.split('.').all(good) {
+        Ok(name)
+    } else {
+        Err(format!("a zone is a DNS name, for example {ZONE}"))
     }
+}
+
+/// `10.0.0.0/8`, or one address.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    text.parse()
+        .or_else(|_| text.parse().map(|ip: std::net::IpAddr| IpNet::from(ip)))
+        .map_err(|_| "a network is an address, or one with the length of its prefix: 10.0.0.0/8".to_owned())
+}
+
+/// Where a page is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Url {
+    /// `host:port`.
+    pub(crate) address: String,
+    /// With its slash.
+    pub(crate) path: String,
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.address, self.path)
+    }
+}
+
+/// `http://host[:port][/path]`.
+pub(crate) fn url(text: &str) -> Result<Url, String> {
+    let wrong =
+        || "only http://HOST:PORT/PATH can be asked, for example http://127.0.0.1:7480/readyz".to_owned();
+    let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = if path.is_empty() { "/" } else { path };
+    if path.contains(|c: char| c.is_control() || c == ' ')
+        || host.contains(|c: char| c.is_control() || c == ' ')
+    {
+        return Err(wrong());
+    }
+    Ok(Url { address: with_port(host, 80).ok_or_else(wrong)?, path: path.to_owned() })
 }
 
 /// What the operating system calls the user, as a name that conclave accepts.
@@ -120,6 +192,36 @@ mod tests {
         assert_eq!(server("::1").as_deref(), Ok("[::1]:7400"));
         assert!(server(":7400").is_err());
         assert!(server("node1:port").is_err());
+    }
+
+    #[test]
+    fn pages_are_found_by_their_url() {
+        let found = url("http://127.0.0.1:7480/readyz?verbose").unwrap();
+        assert_eq!((found.address.as_str(), found.path.as_str()), ("127.0.0.1:7480", "/readyz?verbose"));
+        assert_eq!(url("http://node1").unwrap().to_string(), "http://node1:80/");
+        for bad in
+            ["", "https://node1/", "node1:80/", "http:///x", "http://h:x/", "http://h/a b", "http://h/a\r\n"]
+        {
+            assert!(url(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn zones_are_names() {
+        assert_eq!(zone("Conclave.Internal.").as_deref(), Ok(ZONE));
+        assert_eq!(zone("local").as_deref(), Ok("local"));
+        let (label, name) = ("x".repeat(64), "x.".repeat(127) + "x");
+        for bad in ["", ".", "a..b", "a b", "ä.org", &label, &name] {
+            assert!(zone(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_may_be_one_address() {
+        assert_eq!(network("10.0.0.0/8").unwrap().prefix_len(), 8);
+        assert_eq!(network("::1").unwrap().prefix_len(), 128);
+        assert!(network("10.0.0.0/33").is_err());
+        assert_eq!(resolver("ns1").as_deref(), Ok("ns1:7454"));
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use conclave_core::limits::{LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
+use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
 use conclave_server::{Config, Member, Timing};
 
+use super::run::{LOG_DEFAULT, RunArgs, SecretArgs};
 use crate::parse;
 
 /// The port at which nodes find each other.
@@ -23,7 +24,8 @@ Examples:
   conclave server --dir data                     a cluster of one
   conclave server --name n1 --dir data --listen 0.0.0.0:7400 --peer-listen 0.0.0.0:7401 \\
       --initial-cluster 'n1=10.0.0.1;n2=10.0.0.2;n3=10.0.0.3'
-  conclave server --name n1 --initial-cluster 'n1=a:7400,a:7401,a:7480;n2=b:7400,b:7401,b:7480' ...";
+  conclave server --name n1 --initial-cluster 'n1=a:7400,a:7401,a:7480;n2=b:7400,b:7401,b:7480' ...
+  conclave server ... --resolvers 10.0.0.53:7454,10.0.1.53:7454 --secret-file /run/secrets/conclave";
 
 /// `conclave server`
 #[derive(Debug, ClapArgs)]
@@ -66,15 +68,21 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "CONCLAVE_LOG_TAIL", value_name = "SIZE", value_parser = parse::size)]
     #[arg(default_value_t = LOG_TAIL_BYTES_DEFAULT)]
     pub(crate) log_tail: u64,
-    /// What to log: a level, or directives such as info,openraft=warn
-    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info,openraft=warn")]
-    pub(crate) log: String,
-    /// How to log
-    #[arg(long, env = "CONCLAVE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub(crate) log_format: LogFormat,
-    /// Drain and stop when stdin closes, so that the server never outlives what started it
-    #[arg(long, env = "CONCLAVE_EXIT_WITH_STDIN")]
-    pub(crate) exit_with_stdin: bool,
+    /// Resolvers to register with: host:port of their gRPC, port 7454; repeat it or separate by commas
+    #[arg(long, env = "CONCLAVE_RESOLVERS", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(value_parser = parse::resolver)]
+    pub(crate) resolvers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) secret: SecretArgs,
+    /// Clients that subscribe here at the same time; more are sent to other servers
+    #[arg(long, env = "CONCLAVE_MAX_CLIENTS", value_name = "N", default_value_t = CLIENTS_MAX_DEFAULT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_clients: u32,
+    /// Whether to be found in the local network by multicast DNS
+    #[arg(long, env = "CONCLAVE_MDNS", value_enum, default_value_t = Mdns::Auto)]
+    pub(crate) mdns: Mdns,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 /// [`Timing`] on the command line.
@@ -86,13 +94,15 @@ pub(crate) enum TimingArg {
     Wan,
 }
 
-/// How the log looks.
+/// Whether a server says in the local network that it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people
-    Text,
-    /// For programs, one object a line
-    Json,
+pub(crate) enum Mdns {
+    /// With --timing lan, where clients can come from other machines
+    Auto,
+    /// Yes
+    On,
+    /// No
+    Off,
 }
 
 impl ServerArgs {
@@ -114,7 +124,18 @@ impl ServerArgs {
             TimingArg::Wan => Timing::Wan,
         };
         config.log_tail_bytes = self.log_tail;
+        config.max_clients = self.max_clients;
+        config.resolvers.clone_from(&self.resolvers);
         config
+    }
+
+    /// Whether to announce the server in the local network.
+    pub(crate) fn announces(&self) -> bool {
+        match self.mdns {
+            Mdns::Auto => self.timing == TimingArg::Lan && !self.listen.ip().is_loopback(),
+            Mdns::On => true,
+            Mdns::Off => false,
+        }
     }
 }
 
@@ -177,7 +198,7 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,
     /// What the servers log into their files
-    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info,openraft=warn")]
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = LOG_DEFAULT)]
     pub(crate) log: String,
 }
 

@@ -1,148 +1,20 @@
 //! `conclave server`: one node.
 
-use std::io;
+use super::daemon;
+use crate::args::server::ServerArgs;
+use crate::exit::Exit;
+use crate::secret;
 
-use anyhow::Context as _;
-use conclave_core::limits::SECOND_SIGNAL_AFTER;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
-use tracing_subscriber::EnvFilter;
-
-use crate::args::server::{LogFormat, ServerArgs};
-use crate::exit::{Exit, Failed};
-use crate::input::stdin_closed;
-use crate::output;
-
-/// What a shell expects of a process that a second signal ended.
-const INTERRUPTED: i32 = 130;
-
-/// Runs the node until a signal, or until stdin closes where that was asked for.
+/// Runs the node until it is told to stop.
 ///
 /// # Errors
 /// With one sentence that says what to do.
 pub(super) async fn run(args: ServerArgs) -> anyhow::Result<Exit> {
-    let config = args.config();
-    config.validate().map_err(|wrong| {
-        Failed::new(Exit::Usage, format!("the configuration is wrong: {}", wrong.join("; ")), "")
-    })?;
-    start_logging(&args)?;
-    let mut signals = Signals::listen()?;
-    let stdin = if args.exit_with_stdin { Some(stdin_closed().context("start a thread")?) } else { None };
-    let (stop, stopped) = oneshot::channel();
-    let server = conclave_server::run(config, async {
-        // A sender that is gone means the same: stop.
-        let _ = stopped.await;
-    });
-    let server = std::pin::pin!(server);
-    let wait = async move {
-        tokio::select! {
-            name = signals.next() => tracing::info!(signal = name, "asked to stop"),
-            () = closed(stdin) => tracing::info!("stdin was closed: stopping"),
-        }
-        let asked = Instant::now();
-        let _ = stop.send(());
-        loop {
-            signals.next().await;
-            if asked.elapsed() >= SECOND_SIGNAL_AFTER {
-                break;
-            }
-        }
-        output::error("conclave: stopped at once by a second signal");
-        // Not a return: draining must not hold up whoever asked twice.
-        std::process::exit(INTERRUPTED);
-    };
-    tokio::select! {
-        result = server => {
-            result.map_err(|error| {
-                Failed::new(Exit::Refused, format!("server {}: {}", args.name, sentence(&error)), "")
-            })?;
-            Ok(Exit::Ok)
-        }
-        () = wait => Ok(Exit::Ok),
+    let mut config = args.config();
+    if let Some(file) = &args.secret.secret_file {
+        config.secret = Some(secret::read(file, "cluster's secret")?);
     }
-}
-
-/// The error and its causes on one line, each said once: some errors already repeat their source.
-fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.contains(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
-        }
-        cause = next.source();
-    }
-    text.replace('\n', " ")
-}
-
-fn start_logging(args: &ServerArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
-        Failed::new(Exit::Usage, format!("the log filter {:?} is wrong: {error}", args.log), "--log info")
-    })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = match args.log_format {
-        LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("start logging: {error}"))
-}
-
-/// The signals that ask a server to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("listen for signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
-async fn closed(stdin: Option<oneshot::Receiver<()>>) {
-    match stdin {
-        // The sender is only ever dropped.
-        Some(receiver) => drop(receiver.await),
-        None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug)]
-    struct Chain(&'static str, Option<Box<Chain>>);
-
-    impl std::fmt::Display for Chain {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str(self.0)
-        }
-    }
-
-    impl std::error::Error for Chain {
-        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-            self.1.as_deref().map(|next| next as &dyn std::error::Error)
-        }
-    }
-
-    #[test]
-    fn an_error_is_one_sentence() {
-        let inner = Chain("permission denied", None);
-        let repeats = Chain("cannot open\nx: permission denied", Some(Box::new(inner)));
-        assert_eq!(sentence(&repeats), "cannot open x: permission denied");
-        let adds = Chain("cannot open x", Some(Box::new(Chain("it is locked", None))));
-        assert_eq!(sentence(&adds), "cannot open x: it is locked");
-    }
+    config.validate().map_err(|wrong| daemon::misconfigured(&wrong))?;
+    let name = format!("server {}", args.name);
+    daemon::run(&name, &args.run, |stopped| conclave_server::run(config, stopped)).await
 }

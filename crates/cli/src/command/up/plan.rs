@@ -291,6 +291,6 @@ mod tests {
         let config = server.config();
         assert_eq!(config.validate(), Ok(()));
         assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", plan.cluster()));
-        assert!(server.exit_with_stdin);
+        assert!(server.run.exit_with_stdin);
     }
 }

@@ -1,36 +1,32 @@
 //! When a cluster is ready: every server says so itself, every shard has a leader, and every replica has applied what
 //! was set up at the beginning. From then on every command works at every server.
 
-use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use conclave_client::Client;
 use conclave_proto::chat::GetServerStatusResponse;
 use futures::future::join_all;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::plan::Node;
+use crate::http;
 use crate::view::status::{json, leaderless};
 
 /// For one look.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// `HTTP/1.1 200` and no more.
-const STATUS_LINE_BYTES: usize = 12;
 
 /// Looks once.
 ///
 /// # Errors
 /// What is being waited for, for people.
 pub(super) async fn look(client: &Client, nodes: &[Node]) -> Result<GetServerStatusResponse, String> {
-    let asked = join_all(nodes.iter().map(|node| timeout(PATIENCE, says_ready(node.http)))).await;
-    for (node, ready) in nodes.iter().zip(asked) {
-        match ready {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) | Err(_) => return Err(format!("{} is not ready", node.name)),
-            Ok(Err(error)) => return Err(format!("{} does not answer: {error}", node.name)),
+    let probe = async |node: &Node| http::get(&node.http.to_string(), "/readyz", PATIENCE).await;
+    let answers = join_all(nodes.iter().map(probe)).await;
+    for (node, answer) in nodes.iter().zip(answers) {
+        match answer {
+            Ok(answer) if answer.status == 200 => {}
+            Ok(_) => return Err(format!("{} is not ready", node.name)),
+            Err(error) => return Err(format!("{} does not answer: {error}", node.name)),
         }
     }
     let status = timeout(PATIENCE, client.status()).await;
@@ -39,15 +35,6 @@ pub(super) async fn look(client: &Client, nodes: &[Node]) -> Result<GetServerSta
         None => Ok(status),
         Some(what) => Err(what),
     }
-}
-
-/// Asks the server's readiness probe. One request without a library, because nothing else here speaks HTTP.
-async fn says_ready(address: SocketAddr) -> io::Result<bool> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
-    let mut line = [0; STATUS_LINE_BYTES];
-    stream.read_exact(&mut line).await?;
-    Ok(line.ends_with(b" 200"))
 }
 
 fn waiting_for(status: &GetServerStatusResponse, nodes: usize) -> Option<String> {
@@ -89,22 +76,5 @@ mod tests {
         let mut no_leader = status([5, 5]);
         no_leader.nodes[0].shards[0].role = Role::Candidate.into();
         assert_eq!(waiting_for(&no_leader, 2).as_deref(), Some("no leader yet in shard 0"));
-    }
-
-    #[tokio::test]
-    async fn the_probe_reads_the_first_line() {
-        for (answer, ready) in [("HTTP/1.1 200 OK\r\n\r\n", true), ("HTTP/1.1 503 No\r\n\r\n", false)] {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let serve = async {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = [0; 16];
-                stream.read_exact(&mut request).await.unwrap();
-                stream.write_all(answer.as_bytes()).await.unwrap();
-                stream
-            };
-            let (_stream, said) = tokio::join!(serve, says_ready(address));
-            assert_eq!(said.unwrap(), ready);
-        }
     }
 }

@@ -1,0 +1,20 @@
+//! `conclave dns`: one resolver.
+
+use super::daemon;
+use crate::args::dns::DnsArgs;
+use crate::exit::{Exit, Failed};
+use crate::secret;
+
+/// Runs the resolver until it is told to stop.
+///
+/// # Errors
+/// With one sentence that says what to do.
+pub(super) async fn run(args: DnsArgs) -> anyhow::Result<Exit> {
+    let Some(file) = &args.secret.secret_file else {
+        let next = "give --secret-file FILE (or CONCLAVE_SECRET_FILE), the same as at the servers";
+        return Err(Failed::new(Exit::Usage, "a resolver needs the cluster's secret", next).into());
+    };
+    let config = args.config(secret::read(file, "cluster's secret")?)?;
+    config.validate().map_err(|wrong| daemon::misconfigured(&wrong))?;
+    daemon::run("resolver", &args.run, |stopped| conclave_dns::run(config, stopped)).await
+}

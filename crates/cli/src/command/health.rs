@@ -1,0 +1,26 @@
+//! `conclave health`: for the health checks of containers and supervisors.
+
+use std::time::Duration;
+
+use crate::args::HealthArgs;
+use crate::exit::{Exit, Failed};
+use crate::{http, output};
+
+/// Health checks have short deadlines of their own.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Asks once.
+///
+/// # Errors
+/// If the answer is anything but 200; the page goes to stderr.
+pub(super) async fn run(args: &HealthArgs) -> anyhow::Result<Exit> {
+    let answer = http::get(&args.url.address, &args.url.path, DEADLINE).await.map_err(|error| {
+        let what = format!("{} does not answer: {error}", args.url);
+        Failed::new(Exit::Refused, what, "")
+    })?;
+    if answer.status == 200 {
+        return Ok(Exit::Ok);
+    }
+    output::error(answer.body.trim_end());
+    Err(Failed::new(Exit::Refused, format!("{} answers {}", args.url, answer.status), "").into())
+}

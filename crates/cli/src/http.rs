@@ -1,0 +1,85 @@
+//! One HTTP request by hand, because nothing else here speaks HTTP.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Of an answer, no more is read.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// What was answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// 200 and so on.
+    pub(crate) status: u16,
+    /// What came below the headers.
+    pub(crate) body: String,
+}
+
+/// Asks for a page.
+///
+/// # Errors
+/// If there is no complete answer in time, or none that is HTTP.
+pub(crate) async fn get(address: &str, path: &str, deadline: Duration) -> io::Result<Answer> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {deadline:?}"));
+    timeout(deadline, exchange(address, path)).await.map_err(late)?
+}
+
+async fn exchange(address: &str, path: &str) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(address).await?;
+    // 1.0: the answer ends with the connection and has no chunks.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+    parse(&String::from_utf8_lossy(&answer))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
+}
+
+fn parse(answer: &str) -> Option<Answer> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let rest = head.strip_prefix("HTTP/1.")?;
+    let status = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(Answer { status, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ask(answer: &str) -> io::Result<Answer> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 16];
+            stream.read_exact(&mut request).await.unwrap();
+            assert!(request.starts_with(b"GET /readyz HTTP"));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let (said, ()) = tokio::join!(get(&address, "/readyz", Duration::from_secs(10)), serve);
+        said
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_a_number_and_a_text() {
+        let ok = ask("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n").await.unwrap();
+        assert_eq!(ok, Answer { status: 200, body: "ok\n".into() });
+        let no = ask("HTTP/1.0 503 Service Unavailable\r\n\r\n").await.unwrap();
+        assert_eq!(no, Answer { status: 503, body: String::new() });
+        for bad in ["", "HTTP/1.1", "SSH-2.0-x\r\n\r\n", "HTTP/1.1 many OK\r\n\r\n"] {
+            assert!(ask(bad).await.is_err(), "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_has_an_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let error = get(&address, "/", Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}
