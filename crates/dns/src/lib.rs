@@ -8,6 +8,10 @@
 //! It never votes, writes nothing and is never in the way of a node: losing every resolver costs nobody a message.
 
 pub mod config;
+pub mod directory;
+pub mod forward;
+pub mod metrics;
+pub mod zone;
 
 pub use config::Config;
 
