@@ -18,6 +18,8 @@ const LATENCY: &[f64] = &[
 ];
 /// Sizes of batches.
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
+/// What can come of a send.
+const OUTCOMES: [&str; 5] = ["ok", "duplicate", "refused", "not_sent", "unknown"];
 
 /// The metrics of one node.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct Metrics {
     pub(crate) raft_has_leader: IntGaugeVec,
     pub(crate) raft_leader_changes: IntCounterVec,
     pub(crate) raft_elections: IntCounterVec,
+    pub(crate) raft_election_duration: HistogramVec,
     pub(crate) raft_last_log_index: IntGaugeVec,
     pub(crate) raft_committed_index: IntGaugeVec,
     pub(crate) raft_applied_index: IntGaugeVec,
@@ -38,8 +41,10 @@ pub struct Metrics {
     pub(crate) raft_quorum_ack_age: prometheus::GaugeVec,
     pub(crate) raft_peer_matched_index: IntGaugeVec,
     pub(crate) raft_peer_rtt: HistogramVec,
+    pub(crate) raft_peer_append: HistogramVec,
     pub(crate) raft_peer_append_failures: IntCounterVec,
     pub(crate) raft_proposals_pending: IntGaugeVec,
+    pub(crate) raft_commit_duration: Histogram,
     pub(crate) raft_entry_commands: Histogram,
     pub(crate) raft_snapshot_send: Histogram,
     pub(crate) raft_snapshot_install: Histogram,
@@ -94,6 +99,16 @@ impl Maker {
         self.put(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
+    /// A counter by [`OUTCOMES`], all of them there from the start: what appears only with its first event
+    /// shows no increase.
+    fn outcomes(&self, name: &str, help: &str) -> IntCounterVec {
+        let counters = self.counters(name, help, &["outcome"]);
+        for outcome in OUTCOMES {
+            counters.with_label_values(&[outcome]);
+        }
+        counters
+    }
+
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         self.put(HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY.to_vec()), labels))
     }
@@ -145,8 +160,13 @@ impl Metrics {
             ),
             raft_elections: make.counters(
                 "conclave_raft_elections_total",
-                "Elections that this node began, by cause.",
-                &["cause"],
+                "Elections that this replica began, by cause.",
+                &["shard", "cause"],
+            ),
+            raft_election_duration: make.histograms(
+                "conclave_raft_election_duration_seconds",
+                "From losing a shard's leader to knowing the next one, as this replica saw it.",
+                shard,
             ),
             raft_last_log_index: make.gauges(
                 "conclave_raft_last_log_index",
@@ -190,6 +210,11 @@ impl Metrics {
                 "Round trip of a heartbeat.",
                 peer,
             ),
+            raft_peer_append: make.histograms(
+                "conclave_raft_peer_append_duration_seconds",
+                "From sending entries to a follower until it has them on disk; one at a time is timed.",
+                peer,
+            ),
             raft_peer_append_failures: make.counters(
                 "conclave_raft_peer_append_failures_total",
                 "Append streams and heartbeats that failed.",
@@ -199,6 +224,11 @@ impl Metrics {
                 "conclave_raft_proposals_pending",
                 "Commands proposed by this leader and not yet decided.",
                 shard,
+            ),
+            raft_commit_duration: make.histogram(
+                "conclave_raft_commit_duration_seconds",
+                "From proposing an entry to its application at this leader.",
+                LATENCY,
             ),
             raft_entry_commands: make.histogram(
                 "conclave_raft_entry_commands",
@@ -260,7 +290,7 @@ impl Metrics {
                 "Calls that are not streams.",
                 &["method"],
             ),
-            sends: make.counters("conclave_sends_total", "Sends by outcome.", &["outcome"]),
+            sends: make.outcomes("conclave_sends_total", "Sends by outcome."),
             send_duration: make.histogram(
                 "conclave_send_duration_seconds",
                 "From a send's arrival to its ack.",

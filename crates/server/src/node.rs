@@ -40,6 +40,7 @@ use crate::peer::link::keep_link;
 use crate::peer::network::Factory;
 use crate::peer::service::PeerService;
 use crate::peer::{LinkQueues, Peers};
+use crate::shard::elections::{self, Told};
 use crate::shard::proposer::Proposer;
 use crate::shard::{Replica, Shards, leadership};
 use crate::web;
@@ -270,16 +271,14 @@ impl Node {
         for (peer, queue) in links {
             tasks.spawn(keep_link(peer, queue, died.clone(), stop.clone()));
         }
-        let pass = || (Arc::clone(shards), Arc::clone(metrics));
-        let (their_shards, their_metrics) = pass();
-        tasks.spawn(leadership::replace_the_dead(their_shards, their_metrics, deaths, stop.clone()));
+        tasks.spawn(leadership::replace_the_dead(Arc::clone(shards), deaths, stop.clone()));
         tasks.spawn(leadership::prefer(Arc::clone(shards), Arc::clone(peers), info.draining.clone()));
         for replica in shards.iter() {
-            tasks.spawn(leadership::count_changes(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
+            tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
         }
         tasks.spawn(status::keep_view(Arc::clone(info), Arc::clone(peers), view_sender, stop.clone()));
-        let (their_shards, their_metrics) = pass();
-        tasks.spawn(housekeeping::run(their_shards, store.clone(), their_metrics, stop.clone()));
+        let keeping = housekeeping::run(Arc::clone(shards), store.clone(), Arc::clone(metrics), stop.clone());
+        tasks.spawn(keeping);
         tasks.spawn(bootstrap::settle(router, Arc::clone(info), identity.directory, self.expelled.clone()));
     }
 
@@ -404,7 +403,7 @@ impl Groups<'_> {
             };
             tasks.spawn(proposer.run(queue));
             let state = self.store.state(shard);
-            replicas.push(Arc::new(Replica { shard, raft, state, proposals }));
+            replicas.push(Arc::new(Replica { shard, raft, state, proposals, told: Told::default() }));
         }
         let layout: Layout = self.plan.layout.clone();
         let members: BTreeMap<NodeId, Member> = self.plan.members.clone();

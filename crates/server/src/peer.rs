@@ -3,11 +3,13 @@
 //! * [`admission`]: both ends of every call name themselves; strangers and emptied directories are refused.
 //! * [`network`]: what openraft asks of the network, over gRPC.
 //! * [`service`]: the other end of it.
+//! * [`probe`]: how long a follower takes.
 //! * [`link`]: proposals for shards led elsewhere, and the first sign of a dead process.
 
 pub(crate) mod admission;
 pub(crate) mod link;
 pub(crate) mod network;
+mod probe;
 pub(crate) mod service;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! The Raft groups of this node.
 
+pub(crate) mod elections;
 pub(crate) mod leadership;
 pub(crate) mod proposer;
 pub(crate) mod replica;

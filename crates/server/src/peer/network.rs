@@ -23,13 +23,14 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
 };
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
-use prometheus::Histogram;
+use prometheus::{Histogram, IntCounter};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::metrics::Metrics;
 use crate::peer::admission::Admission;
+use crate::peer::probe::Probe;
 use crate::peer::{Peer, PeerClient, Peers};
 
 /// openraft opens a broken stream again without any delay; this is the delay.
@@ -57,6 +58,8 @@ pub(crate) struct Network {
     heartbeat: bool,
     beats: Option<Beats>,
     rtt: Histogram,
+    append: Histogram,
+    append_failures: IntCounter,
     admission: Admission,
     metrics: Arc<Metrics>,
 }
@@ -87,13 +90,17 @@ impl Beats {
 
 impl Factory {
     fn make(&self, target: u64, heartbeat: bool) -> Network {
+        let peer = self.peers.get(target.into()).cloned();
+        let name = peer.as_ref().map_or_else(|| target.to_string(), |peer| peer.member.name.clone());
         Network {
             shard: self.shard,
             target,
-            peer: self.peers.get(target.into()).cloned(),
+            peer,
             heartbeat,
             beats: None,
-            rtt: self.metrics.raft_peer_rtt.with_label_values(&[&target.to_string()]),
+            rtt: self.metrics.raft_peer_rtt.with_label_values(&[&name]),
+            append: self.metrics.raft_peer_append.with_label_values(&[&name]),
+            append_failures: self.metrics.raft_peer_append_failures.with_label_values(&[&name]),
             admission: self.admission.clone(),
             metrics: Arc::clone(&self.metrics),
         }
@@ -125,7 +132,7 @@ impl Network {
     }
 
     fn append_failed(&self, status: &Status) -> RpcError {
-        self.metrics.raft_peer_append_failures.with_label_values(&[&self.target.to_string()]).inc();
+        self.append_failures.inc();
         self.failed(status)
     }
 
@@ -137,12 +144,22 @@ impl Network {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let shard = self.shard;
-        let requests = input.map(move |request| append_to_proto(shard, &request));
+        let probe = Arc::new(Probe::default());
+        let outgoing = Arc::clone(&probe);
+        let requests = input.map(move |request| {
+            outgoing.sent(!request.entries.is_empty());
+            append_to_proto(shard, &request)
+        });
         let mut client = self.peer()?.client();
         match client.append_entries(requests).await {
             Ok(response) => {
-                let answers = response.into_inner().map(|answer| match answer {
-                    Ok(answer) => appended(answer),
+                let answers = response.into_inner().map(move |answer| match answer {
+                    Ok(answer) => {
+                        if let Some(took) = probe.answered() {
+                            self.append.observe(took.as_secs_f64());
+                        }
+                        appended(answer)
+                    }
                     Err(status) => Err(self.append_failed(&status)),
                 });
                 Ok(Box::pin(answers))

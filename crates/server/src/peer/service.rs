@@ -137,6 +137,11 @@ impl RaftService for PeerService {
         let message = request.into_inner();
         let raft = self.raft(message.shard)?;
         let from = read_vote(message.from_leader)?;
+        if let Some(replica) = self.shards.get(ShardId(message.shard))
+            && message.to == *replica.raft.node_id()
+        {
+            replica.told.transfer(from.leader_id().term);
+        }
         let last = message.last_log_id.map(convert::log_id_from_proto);
         let answer = raft.handle_transfer_leader(TransferLeaderRequest::new(from, message.to, last)).await;
         let accepted = answer.map_err(failed)?.is_ok();

@@ -34,7 +34,6 @@ const TRANSFER_RETRY: Duration = Duration::from_millis(500);
 /// Campaigns for the shards of leaders that died, until the node stops.
 pub(crate) async fn replace_the_dead(
     shards: Arc<Shards>,
-    metrics: Arc<Metrics>,
     mut died: mpsc::Receiver<NodeId>,
     stop: CancellationToken,
 ) {
@@ -47,14 +46,13 @@ pub(crate) async fn replace_the_dead(
         let campaigns =
             shards.iter().filter(|replica| replica.leader().leader == Some(dead)).map(|replica| {
                 let rank = rank(&shards, replica, dead);
-                let metrics = Arc::clone(&metrics);
                 async move {
                     replaced(replica, dead, RANK_DELAY * rank).await;
                     // One of lower rank that campaigned and lost, because it lacks an entry, has changed the
                     // term, but not the fact that nobody leads.
                     let nobody = replica.leader().leader.is_none_or(|leader| leader == dead);
-                    if nobody && campaign(replica).await {
-                        metrics.raft_elections.with_label_values(&["leader_died"]).inc();
+                    if nobody {
+                        campaign(replica).await;
                     }
                 }
             });
@@ -83,7 +81,7 @@ fn rank(shards: &Shards, replica: &Replica, dead: NodeId) -> u32 {
 }
 
 /// Begins an election now, as if the dead leader had asked this replica to take over.
-async fn campaign(replica: &Replica) -> bool {
+async fn campaign(replica: &Replica) {
     let (vote, voter) = {
         let metrics = replica.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -91,11 +89,14 @@ async fn campaign(replica: &Replica) -> bool {
         (metrics.vote, metrics.membership_config.membership().voter_ids().any(|id| id == me))
     };
     if !voter {
-        return false;
+        return;
     }
     tracing::info!(shard = replica.shard.0, "the leader's process is gone: campaign");
     let request = TransferLeaderRequest::new(vote, replica.raft.node_id().to_owned(), None);
-    replica.raft.handle_transfer_leader(request).await.is_ok()
+    replica.told.leader_died(vote.leader_id().term);
+    if let Err(error) = replica.raft.handle_transfer_leader(request).await {
+        tracing::warn!(shard = replica.shard.0, %error, "no campaign");
+    }
 }
 
 /// Gives shards back to the nodes that should lead them, one at a time, until the node stops.
@@ -198,33 +199,17 @@ pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
         metrics.raft_purged_index.with_label_values(&[shard]).set(index(raft.purged.map(|l| l.index)));
         let age = raft.last_quorum_acked.as_ref().map_or(0.0, |at| at.elapsed().as_secs_f64());
         metrics.raft_quorum_ack_age.with_label_values(&[shard]).set(age);
-        for (peer, log_id) in raft.replication.iter().flatten() {
-            let matched = metrics.raft_peer_matched_index.with_label_values(&[shard, &peer.to_string()]);
-            matched.set(index(log_id.as_ref().map(|l| l.index)));
-        }
-    }
-}
-
-/// Counts the leaders that each replica sees, until the node stops.
-pub(crate) async fn count_changes(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let changes = metrics.raft_leader_changes.with_label_values(&[&label(replica.shard)]);
-    let mut known = replica.leader();
-    while !stop.is_cancelled() {
-        tokio::select! {
-            () = replica.leader_change(known, Duration::from_secs(3600)) => {}
-            () = stop.cancelled() => return,
-        }
-        let now = replica.leader();
-        if now == known {
-            if replica.raft.metrics().borrow_watched().running_state.is_err() {
-                return;
+        for (&peer, member) in &shards.members {
+            let labels = [shard, member.name.as_str()];
+            // Only a leader knows; what a former one knew last would look like a follower that hangs.
+            match raft.replication.as_ref().and_then(|replication| replication.get(&peer.0)) {
+                Some(log_id) if peer != shards.me => {
+                    let matched = metrics.raft_peer_matched_index.with_label_values(&labels);
+                    matched.set(index(log_id.as_ref().map(|l| l.index)));
+                }
+                // An error says that there is nothing to remove.
+                _ => drop(metrics.raft_peer_matched_index.remove_label_values(&labels)),
             }
-            continue;
         }
-        if let Some(leader) = now.leader {
-            changes.inc();
-            tracing::info!(shard = replica.shard.0, leader = leader.0, term = now.term, "leader");
-        }
-        known = now;
     }
 }

@@ -16,6 +16,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -58,6 +59,7 @@ pub(crate) struct Proposer {
 struct InFlight {
     waiting: Vec<(usize, oneshot::Sender<Answer>)>,
     commands: usize,
+    began: Instant,
     result: Result<ClientWriteResult<TypeConfig>, String>,
 }
 
@@ -71,6 +73,9 @@ impl Proposer {
                 biased;
                 Some(done) = in_flight.next(), if !in_flight.is_empty() => {
                     let done: InFlight = done;
+                    if matches!(done.result, Ok(Ok(_))) {
+                        self.metrics.raft_commit_duration.observe(done.began.elapsed().as_secs_f64());
+                    }
                     pending.sub(i64::try_from(done.commands).unwrap_or(0));
                     answer(done);
                 }
@@ -79,6 +84,7 @@ impl Proposer {
                     let (payload, waiting, commands) = self.collect(first, &mut queue);
                     self.metrics.raft_entry_commands.observe(commands as f64);
                     pending.add(i64::try_from(commands).unwrap_or(0));
+                    let began = Instant::now();
                     let (responder, result) = OneshotResponder::new_pair();
                     // Handing over waits only for the group's own queue and keeps the order of proposals.
                     let handed = self.raft.client_write_ff(payload, Some(responder)).await;
@@ -87,7 +93,7 @@ impl Proposer {
                             Ok(()) => result.await.map_err(|_| "the node stops".to_owned()),
                             Err(error) => Err(error.to_string()),
                         };
-                        InFlight { waiting, commands, result }
+                        InFlight { waiting, commands, began, result }
                     });
                 }
             }

@@ -11,6 +11,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::shard::elections::Told;
 use crate::shard::proposer::{Answer, Proposal, ProposeError};
 
 /// One replica.
@@ -20,6 +21,7 @@ pub(crate) struct Replica {
     pub(crate) raft: Raft,
     pub(crate) state: Arc<ShardState>,
     pub(crate) proposals: mpsc::Sender<Proposal>,
+    pub(crate) told: Told,
 }
 
 /// Who leads, as far as this replica knows.
@@ -27,6 +29,8 @@ pub(crate) struct Replica {
 pub(crate) struct LeaderView {
     pub(crate) leader: Option<NodeId>,
     pub(crate) term: u64,
+    /// For whom this replica voted in the term.
+    pub(crate) voted_for: NodeId,
 }
 
 /// Why a linearizable read is not possible now.
@@ -97,5 +101,10 @@ impl Replica {
 }
 
 fn view(metrics: &RaftServerMetrics<TypeConfig>) -> LeaderView {
-    LeaderView { leader: metrics.current_leader.map(NodeId), term: metrics.vote.leader_id().term }
+    let vote = metrics.vote.leader_id();
+    LeaderView {
+        leader: metrics.current_leader.map(NodeId),
+        term: vote.term,
+        voted_for: NodeId(vote.voted_for),
+    }
 }

@@ -1,0 +1,175 @@
+//! What a replica sees of its shard's elections: who came to lead, how long nobody did, and which of them
+//! this node began and why. Only watches; who should lead is decided in `leadership`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use conclave_core::NodeId;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::peer::label;
+use crate::shard::Replica;
+use crate::shard::replica::LeaderView;
+
+/// The last terms in which this replica was told to stand for election, before any timeout.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    leader_died: AtomicU64,
+    transfer: AtomicU64,
+}
+
+impl Told {
+    /// The leader of `term` died: this replica stands for the next one.
+    pub(crate) fn leader_died(&self, term: u64) {
+        self.leader_died.store(term + 1, Ordering::Relaxed);
+    }
+
+    /// The leader of `term` asked this replica to take over: it stands for the next one.
+    pub(crate) fn transfer(&self, term: u64) {
+        self.transfer.store(term + 1, Ordering::Relaxed);
+    }
+
+    /// Why this replica stood for election in `term`: one of [`CAUSES`].
+    fn why(&self, term: u64) -> &'static str {
+        if term == self.leader_died.load(Ordering::Relaxed) {
+            "leader_died"
+        } else if term == self.transfer.load(Ordering::Relaxed) {
+            "transfer"
+        } else {
+            "timeout"
+        }
+    }
+}
+
+/// Why a node begins an election.
+pub(crate) const CAUSES: [&str; 3] = ["leader_died", "transfer", "timeout"];
+
+/// What one look at the leadership showed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Somebody leads who did not, or again in a later term.
+    leader: Option<NodeId>,
+    /// How long this replica knew of nobody, if it had lost a leader.
+    without: Option<Duration>,
+    /// This replica stands for election, or did since the last look.
+    stood: bool,
+}
+
+/// Follows one replica's view from look to look.
+#[derive(Debug)]
+struct Watch {
+    me: NodeId,
+    known: LeaderView,
+    lost: Option<Instant>,
+}
+
+impl Watch {
+    fn see(&mut self, view: LeaderView, now: Instant) -> Seen {
+        let before = std::mem::replace(&mut self.known, view);
+        if view == before {
+            return Seen::default();
+        }
+        if view.leader.is_none() && before.leader.is_some() {
+            self.lost = Some(now);
+        }
+        let lost = if view.leader.is_some() { self.lost.take() } else { None };
+        Seen {
+            leader: view.leader,
+            without: lost.map(|lost| now.saturating_duration_since(lost)),
+            stood: view.voted_for == self.me && view.term > before.term,
+        }
+    }
+}
+
+/// Counts and times the elections that a replica sees, until the node stops.
+pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let shard = label(replica.shard);
+    let changes = metrics.raft_leader_changes.with_label_values(&[&shard]);
+    let duration = metrics.raft_election_duration.with_label_values(&[&shard]);
+    let elections = CAUSES.map(|cause| metrics.raft_elections.with_label_values(&[&shard, cause]));
+    let mut watch = Watch { me: NodeId(*replica.raft.node_id()), known: replica.leader(), lost: None };
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = replica.leader_change(watch.known, Duration::from_secs(3600)) => {}
+            () = stop.cancelled() => return,
+        }
+        let view = replica.leader();
+        if view == watch.known {
+            if replica.raft.metrics().borrow_watched().running_state.is_err() {
+                return;
+            }
+            continue;
+        }
+        let seen = watch.see(view, Instant::now());
+        if seen.stood {
+            let why = replica.told.why(view.term);
+            for (cause, elections) in CAUSES.iter().zip(&elections) {
+                elections.inc_by(u64::from(*cause == why));
+            }
+        }
+        if let Some(leader) = seen.leader {
+            changes.inc();
+            tracing::info!(shard = replica.shard.0, leader = leader.0, term = view.term, "leader");
+        }
+        if let Some(without) = seen.without {
+            duration.observe(without.as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+
+    fn view(leader: Option<NodeId>, term: u64, voted_for: NodeId) -> LeaderView {
+        LeaderView { leader, term, voted_for }
+    }
+
+    #[test]
+    fn a_lost_leader_is_timed_until_the_next_one_is_known() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let mut watch = Watch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
+
+        let standing = watch.see(view(None, 5, ME), at(0));
+        assert_eq!(standing, Seen { leader: None, without: None, stood: true });
+        let again = watch.see(view(None, 6, ME), at(30));
+        assert_eq!(again, Seen { leader: None, without: None, stood: true });
+        let won = watch.see(view(Some(ME), 6, ME), at(50));
+        let without = Some(Duration::from_millis(50));
+        assert_eq!(won, Seen { leader: Some(ME), without, stood: false });
+        assert_eq!(watch.see(view(Some(ME), 6, ME), at(60)), Seen::default());
+    }
+
+    #[test]
+    fn looks_that_miss_the_gap_still_count_what_happened() {
+        let mut watch = Watch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
+        // A leader followed by a leader: this replica was never without one.
+        let seen = watch.see(view(Some(OTHER), 5, OTHER), Instant::now());
+        assert_eq!(seen, Seen { leader: Some(OTHER), without: None, stood: false });
+        let seen = watch.see(view(Some(ME), 6, ME), Instant::now());
+        assert_eq!(seen, Seen { leader: Some(ME), without: None, stood: true });
+    }
+
+    #[test]
+    fn the_first_leader_of_all_ends_no_loss() {
+        let mut watch = Watch { me: ME, known: view(None, 0, ME), lost: None };
+        let seen = watch.see(view(Some(OTHER), 1, OTHER), Instant::now());
+        assert_eq!(seen, Seen { leader: Some(OTHER), without: None, stood: false });
+    }
+
+    #[test]
+    fn an_election_has_the_cause_that_was_told_for_its_term() {
+        let told = Told::default();
+        told.leader_died(4);
+        told.transfer(7);
+        assert_eq!([told.why(5), told.why(8), told.why(6)], CAUSES);
+    }
+}
