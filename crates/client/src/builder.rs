@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 use crate::calls::Caller;
 use crate::client::{Client, Handle};
 use crate::error::ConnectError;
-use crate::nodes::{Finder, List, Nodes};
+use crate::find::{Finder, List};
+use crate::nodes::Nodes;
 use crate::sender::Supervisor;
 use crate::shared::Shared;
 use crate::state::State;
@@ -156,8 +157,8 @@ impl Builder {
         let nodes = Arc::new(Nodes::new());
         nodes.add(self.servers.iter().map(String::as_str));
         if let Some(finder) = &self.finder {
-            let found = finder.find().await;
-            nodes.add(found.iter().map(String::as_str));
+            let found = finder.find().await.map_err(|error| ConnectError::Invalid(error.to_string()))?;
+            nodes.add(found.candidates.iter().map(|candidate| candidate.address.as_str()));
         }
         if nodes.count() == 0 {
             return Err(ConnectError::Invalid(

@@ -21,22 +21,6 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::retry;
 
-/// Finds the addresses of nodes. They are asked for again whenever no known node can be reached.
-pub trait Finder: std::fmt::Debug + Send + Sync + 'static {
-    /// `host:port` of client APIs, best first.
-    fn find(&self) -> futures::future::BoxFuture<'_, Vec<String>>;
-}
-
-/// A fixed list.
-#[derive(Debug)]
-pub(crate) struct List(pub(crate) Vec<String>);
-
-impl Finder for List {
-    fn find(&self) -> futures::future::BoxFuture<'_, Vec<String>> {
-        Box::pin(std::future::ready(self.0.clone()))
-    }
-}
-
 /// The generated client over one node's channel.
 pub(crate) type Chat = ChatServiceClient<Channel>;
 

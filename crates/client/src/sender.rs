@@ -11,8 +11,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::builder::Route;
 use crate::calls::Caller;
+use crate::find::Finder;
 use crate::link;
-use crate::nodes::Finder;
 use crate::shared::Shared;
 use crate::state::{LinkId, Wakes};
 
@@ -51,8 +51,13 @@ impl Supervisor {
                 continue;
             }
             if self.shared.nodes.all_failed() {
-                let found = self.finder.find().await;
-                self.shared.nodes.add(found.iter().map(String::as_str));
+                match self.finder.find().await {
+                    Ok(found) => {
+                        let addresses = found.candidates.iter().map(|candidate| candidate.address.as_str());
+                        self.shared.nodes.add(addresses);
+                    }
+                    Err(error) => tracing::debug!(%error, "looking for servers"),
+                }
             }
             tokio::select! {
                 () = self.shared.supervisor.notified() => {}

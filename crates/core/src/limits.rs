@@ -204,6 +204,37 @@ pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 /// A node that said it is leaving is avoided for this long.
 pub const AVOID_LEAVING_NODE: Duration = Duration::from_secs(30);
+/// Name servers that are asked at once.
+pub const NAME_SERVERS_MAX: usize = 8;
+/// A name server that has not answered is asked again after this time.
+pub const DNS_TIMEOUT: Duration = Duration::from_millis(250);
+/// How often it is asked again.
+pub const DNS_ATTEMPTS: usize = 2;
+/// And this long together.
+pub const DNS_PATIENCE: Duration = Duration::from_millis(600);
+/// What a name server says about servers holds at most this long.
+pub const DNS_ANSWER_FRESH_MAX: Duration = Duration::from_secs(2);
+/// The local network is asked, too, if no name server has answered after this time.
+pub const MDNS_HEAD_START: Duration = Duration::from_millis(50);
+/// The local network is given this long.
+pub const MDNS_PATIENCE: Duration = Duration::from_secs(1);
+/// And this long if the members of an earlier connection are known.
+pub const MDNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(400);
+/// Once somebody has answered there, others are waited for this long.
+pub const MDNS_SETTLED_AFTER: Duration = Duration::from_millis(150);
+/// Clusters whose members are remembered on disk.
+pub const MEMBERS_CLUSTERS_MAX: usize = 8;
+/// The file with them, bytes; what is longer was not written by us.
+pub const MEMBERS_FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Servers are looked for again at most this often while there is one that can be asked, and also when there is none.
+pub const FIND_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The longest time between two tries to find servers while finding fails.
+pub const FIND_INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// A full node is not asked to take a subscription for about this long.
+pub const AVOID_FULL_NODE: Duration = Duration::from_secs(5);
+/// Moving a subscription to another node is given this long, or as long as the node that asked for it says if that is
+/// longer.
+pub const MOVE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a client that sends to leaders asks where they are when nothing else tells it.
 pub const LEADERS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -1,0 +1,278 @@
+//! All ways of finding servers, one after the other, until one of them knows somebody.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use conclave_core::limits::{MDNS_HEAD_START, MDNS_PATIENCE, MDNS_PATIENCE_WITH_MEMBERS, NODES_MAX};
+use futures::future::{BoxFuture, join_all};
+
+use super::mdns::{self, Announced};
+use super::srv::{self, Service};
+use super::{Candidate, Finder, Found, NotFound, Seed, Source, ZONE, cache};
+
+/// Where servers are looked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What was asked for. Then nothing else is tried, but for the members that this led to the last time.
+    pub seeds: Vec<Seed>,
+    /// The zone to ask for when nothing was asked for; none if empty.
+    pub zone: String,
+    /// Whom to ask about zones; if empty, [`srv::usual_name_servers`].
+    pub name_servers: Vec<SocketAddr>,
+    /// Whether to ask the local network when nothing was asked for.
+    pub mdns: bool,
+    /// Only nodes of the cluster with this name are taken from the local network.
+    pub cluster: Option<String>,
+    /// Where members are remembered from one connection to the next.
+    pub members: Option<PathBuf>,
+    /// What is tried when nobody knows anything.
+    pub defaults: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seeds: Vec::new(),
+            zone: ZONE.to_owned(),
+            name_servers: Vec::new(),
+            mdns: true,
+            cluster: None,
+            members: None,
+            defaults: ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"].map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// Asks, in this order: the given seeds, name servers, the local network, the members of an earlier connection, the
+/// default addresses. Holds nothing open and remembers nothing but the file of members.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    options: Options,
+}
+
+/// Everything that can be asked, and what it said: for people who want to know why servers are or are not found.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// For each zone, what each name server said.
+    pub zones: Vec<(String, Vec<srv::Answer>)>,
+    /// What the local network said, if it was asked.
+    pub network: Option<Result<Vec<Announced>, String>>,
+    /// The members of an earlier connection, or why they cannot be read.
+    pub members: Result<Vec<String>, String>,
+}
+
+impl Chain {
+    /// Looks for servers in these places.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options }
+    }
+
+    /// Looks for servers where these seeds say.
+    #[must_use]
+    pub fn of(seeds: Vec<Seed>) -> Self {
+        Self::new(Options { seeds, ..Options::default() })
+    }
+
+    /// Asks everybody, whoever answers first. Takes about a second.
+    pub async fn examine(&self) -> Examined {
+        let zones = join_all(self.zones().into_iter().map(|(zone, servers)| async move {
+            let answers = srv::ask_each(&servers, &srv::clients(&zone)).await;
+            (zone, answers)
+        }));
+        let network = async {
+            if !self.asks_network() {
+                return None;
+            }
+            Some(mdns::browse(MDNS_PATIENCE, self.options.cluster.as_deref()).await)
+        };
+        let (zones, network, members) = futures::join!(zones, network, self.members());
+        Examined { zones, network, members }
+    }
+
+    fn asks_network(&self) -> bool {
+        self.options.mdns && self.options.seeds.is_empty()
+    }
+
+    /// The zones to ask for, and whom.
+    fn zones(&self) -> Vec<(String, Vec<SocketAddr>)> {
+        let usual = || match self.options.name_servers.as_slice() {
+            [] => srv::usual_name_servers(),
+            given => given.to_vec(),
+        };
+        if self.options.seeds.is_empty() && !self.options.zone.is_empty() {
+            return vec![(self.options.zone.clone(), usual())];
+        }
+        let zone = |seed: &Seed| match seed {
+            Seed::Zone { zone, name_servers } if name_servers.is_empty() => Some((zone.clone(), usual())),
+            Seed::Zone { zone, name_servers } => Some((zone.clone(), name_servers.clone())),
+            Seed::Node(_) => None,
+        };
+        self.options.seeds.iter().filter_map(zone).collect()
+    }
+
+    /// What was asked for, as text: the key of what is remembered.
+    fn asked(&self) -> String {
+        if self.options.seeds.is_empty() {
+            return format!("{} or anybody", self.options.zone);
+        }
+        self.options.seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    async fn members(&self) -> Result<Vec<String>, String> {
+        let Some(file) = self.options.members.clone() else { return Ok(Vec::new()) };
+        let asked = self.asked();
+        let name = file.display().to_string();
+        match tokio::task::spawn_blocking(move || cache::recall(&file, &asked)).await {
+            Ok(Ok(members)) => Ok(members),
+            Ok(Err(error)) => Err(format!("the remembered members cannot be read from {name}: {error}")),
+            Err(error) => Err(format!("the remembered members cannot be read from {name}: {error}")),
+        }
+    }
+
+    async fn search(&self) -> Result<Found, NotFound> {
+        let mut notes = Vec::new();
+        let members = self.members().await.unwrap_or_else(|note| {
+            notes.push(note);
+            Vec::new()
+        });
+        let found = if self.options.seeds.is_empty() {
+            self.anybody(!members.is_empty(), &mut notes).await
+        } else {
+            self.given(&mut notes).await
+        };
+        let members = members.iter().map(Candidate::at);
+        let (candidates, source, fresh_for) = match found {
+            // Those of an earlier connection are there in case that all others fail.
+            Some((mut candidates, source, fresh_for)) => {
+                candidates.extend(members.map(Candidate::last));
+                (candidates, source, fresh_for)
+            }
+            None => match members.collect::<Vec<_>>() {
+                members if !members.is_empty() => (members, Source::Cache, None),
+                _ if self.options.seeds.is_empty() => {
+                    (self.options.defaults.iter().map(Candidate::at).collect(), Source::Default, None)
+                }
+                _ => (Vec::new(), Source::Given, None),
+            },
+        };
+        let candidates = distinct(candidates);
+        if candidates.is_empty() {
+            return Err(NotFound { notes });
+        }
+        Ok(Found { candidates, fresh_for, source, notes })
+    }
+
+    /// What the seeds lead to.
+    async fn given(&self, notes: &mut Vec<String>) -> Option<Nodes> {
+        let node = |seed: &Seed| match seed {
+            Seed::Node(address) => Some(Candidate::at(address)),
+            Seed::Zone { .. } => None,
+        };
+        let mut candidates: Vec<_> = self.options.seeds.iter().filter_map(node).collect();
+        let source = if candidates.is_empty() { Source::Srv } else { Source::Given };
+        let services = self.services(notes).await;
+        let fresh_for = services.iter().map(|service| service.fresh_for).min();
+        candidates.extend(services.into_iter().flat_map(|service| service.candidates));
+        (!candidates.is_empty()).then_some((candidates, source, fresh_for))
+    }
+
+    /// Whoever can be found: by name servers or, while they are silent and when they know nobody, on the local network.
+    async fn anybody(&self, members_known: bool, notes: &mut Vec<String>) -> Option<Nodes> {
+        let mut notes_of_network = Vec::new();
+        let found = {
+            let services = self.services(notes);
+            let network = self.network(members_known, &mut notes_of_network);
+            tokio::pin!(services, network);
+            let mut on_network = None;
+            let services = loop {
+                tokio::select! {
+                    biased;
+                    services = &mut services => break services,
+                    found = &mut network, if on_network.is_none() => on_network = Some(found),
+                }
+            };
+            let fresh_for = services.iter().map(|service| service.fresh_for).min();
+            let candidates: Vec<_> = services.into_iter().flat_map(|service| service.candidates).collect();
+            if candidates.is_empty() {
+                let candidates = match on_network {
+                    Some(found) => found,
+                    None => network.await,
+                };
+                (!candidates.is_empty()).then_some((candidates, Source::Mdns, None))
+            } else {
+                Some((candidates, Source::Srv, fresh_for))
+            }
+        };
+        notes.append(&mut notes_of_network);
+        found
+    }
+
+    /// What name servers say about the zones.
+    async fn services(&self, notes: &mut Vec<String>) -> Vec<Service> {
+        let asked = self
+            .zones()
+            .into_iter()
+            .map(|(zone, servers)| async move { srv::ask(&servers, &srv::clients(&zone)).await });
+        let mut services = Vec::new();
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(service) => services.push(service),
+                Err(mut said) => notes.append(&mut said),
+            }
+        }
+        services
+    }
+
+    async fn network(&self, members_known: bool, notes: &mut Vec<String>) -> Vec<Candidate> {
+        if !self.asks_network() {
+            return Vec::new();
+        }
+        if !self.options.zone.is_empty() {
+            tokio::time::sleep(MDNS_HEAD_START).await;
+        }
+        let within = if members_known { MDNS_PATIENCE_WITH_MEMBERS } else { MDNS_PATIENCE };
+        match mdns::browse(within, self.options.cluster.as_deref()).await {
+            Ok(found) if found.is_empty() => notes.push("nobody answers on the local network".to_owned()),
+            Ok(found) => return found.iter().flat_map(Announced::candidates).collect(),
+            Err(note) => notes.push(note),
+        }
+        Vec::new()
+    }
+}
+
+/// Candidates, who knew them, and for how long that holds.
+type Nodes = (Vec<Candidate>, Source, Option<Duration>);
+
+/// Each address once, those to be tried last at the end.
+fn distinct(candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let mut distinct: Vec<Candidate> = Vec::new();
+    for candidate in candidates {
+        let known = distinct.iter().any(|known| known.address == candidate.address);
+        if !known && distinct.len() < NODES_MAX * 2 {
+            distinct.push(candidate);
+        }
+    }
+    distinct.sort_by_key(|candidate| candidate.priority);
+    distinct
+}
+
+impl Finder for Chain {
+    fn find(&self) -> BoxFuture<'_, Result<Found, NotFound>> {
+        Box::pin(self.search())
+    }
+
+    fn learned(&self, members: Vec<String>) -> BoxFuture<'_, ()> {
+        let Some(file) = self.options.members.clone() else { return Box::pin(std::future::ready(())) };
+        let asked = self.asked();
+        Box::pin(async move {
+            let name = file.display().to_string();
+            let written = tokio::task::spawn_blocking(move || cache::remember(&file, &asked, &members)).await;
+            let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            if let Err(error) = written {
+                tracing::warn!(file = %name, %error, "the members of the cluster cannot be remembered");
+            }
+        })
+    }
+}

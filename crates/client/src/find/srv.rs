@@ -1,0 +1,226 @@
+//! SRV records: every name server is asked at once, and the first that knows the service is believed.
+//!
+//! Each name server has a resolver of its own. A pool of them would take a quick "no" of one (a site's own name server
+//! that has never heard of the zone, a resolver that has just been started) for the answer of all.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use conclave_core::limits::{
+    DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_PATIENCE, DNS_TIMEOUT, NAME_SERVERS_MAX, NODES_MAX,
+};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{Name, RData};
+use hickory_resolver::{Resolver, TokioResolver};
+
+use super::{Candidate, PRIORITY_LAST, RESOLVER_PORT, order};
+
+/// The nodes that take clients.
+#[must_use]
+pub fn clients(zone: &str) -> String {
+    format!("_conclave._tcp.{zone}.")
+}
+
+/// The leader of the meta shard.
+#[must_use]
+pub fn leader(zone: &str) -> String {
+    format!("_conclave._tcp.leader.{zone}.")
+}
+
+/// Every member, ready or not, with its port for other nodes.
+#[must_use]
+pub fn peers(zone: &str) -> String {
+    format!("_conclave-peer._tcp.{zone}.")
+}
+
+/// The resolver of `conclave up` on this machine, and the system's name servers.
+#[must_use]
+pub fn usual_name_servers() -> Vec<SocketAddr> {
+    let mut servers = vec![SocketAddr::from(([127, 0, 0, 1], RESOLVER_PORT))];
+    if let Ok((config, _)) = hickory_resolver::system_conf::read_system_conf() {
+        for server in config.name_servers() {
+            let port = server.connections.first().map_or(53, |connection| connection.port);
+            servers.push(SocketAddr::new(server.ip, port));
+        }
+    }
+    servers.dedup();
+    servers.truncate(NAME_SERVERS_MAX);
+    servers
+}
+
+/// What one name server said.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Who was asked.
+    pub name_server: SocketAddr,
+    /// How long that took.
+    pub took: Duration,
+    /// What came of it, or why nothing did, in a sentence.
+    pub result: Result<Service, String>,
+}
+
+/// A service's nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// At least one, in the order in which they are to be tried.
+    pub candidates: Vec<Candidate>,
+    /// How long this holds.
+    pub fresh_for: Duration,
+}
+
+/// Asks every name server at once for a service such as [`clients`]; the first that knows it is believed.
+///
+/// # Errors
+/// What each of them said instead, in a sentence.
+pub async fn ask(name_servers: &[SocketAddr], service: &str) -> Result<Service, Vec<String>> {
+    let mut answers = answers(name_servers, service);
+    let mut notes = Vec::new();
+    while let Some(answer) = answers.next().await {
+        match answer.result {
+            Ok(service) => return Ok(service),
+            Err(note) => notes.push(note),
+        }
+    }
+    if notes.is_empty() {
+        notes.push("there is no name server to ask".to_owned());
+    }
+    Err(notes)
+}
+
+/// Asks every name server at once, and waits for all of them, at most a second.
+pub async fn ask_each(name_servers: &[SocketAddr], service: &str) -> Vec<Answer> {
+    let mut answers: Vec<_> = answers(name_servers, service).collect().await;
+    let place = |answer: &Answer| name_servers.iter().position(|server| *server == answer.name_server);
+    answers.sort_by_key(place);
+    answers
+}
+
+fn answers(name_servers: &[SocketAddr], service: &str) -> FuturesUnordered<impl Future<Output = Answer>> {
+    name_servers.iter().take(NAME_SERVERS_MAX).map(|server| ask_one(*server, service.to_owned())).collect()
+}
+
+async fn ask_one(name_server: SocketAddr, service: String) -> Answer {
+    let begun = Instant::now();
+    let result = match tokio::time::timeout(DNS_PATIENCE, look_up(name_server, &service)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(why)) => Err(format!("the name server {name_server} {why}")),
+        Err(_) => Err(format!("the name server {name_server} does not answer")),
+    };
+    Answer { name_server, took: begun.elapsed(), result }
+}
+
+async fn look_up(name_server: SocketAddr, service: &str) -> Result<Service, String> {
+    let name =
+        Name::from_ascii(service).map_err(|error| format!("cannot be asked for {service:?}: {error}"))?;
+    let resolver = resolver(name_server).map_err(|error| format!("cannot be asked: {error}"))?;
+    let lookup = resolver.srv_lookup(name).await.map_err(|error| explain(&error, service))?;
+    let mut addresses = glue(&lookup);
+    let records: Vec<&SRV> = srv_records(&lookup).take(NODES_MAX).collect();
+    if records.is_empty() {
+        return Err(format!("says that nobody offers {service}"));
+    }
+    // Usually there is nothing to ask: the resolver of a cluster sends the addresses along.
+    let missing: FuturesUnordered<_> = records
+        .iter()
+        .map(|record| &record.target)
+        .filter(|target| !addresses.contains_key(*target))
+        .map(|target| async { (target.clone(), resolver.lookup_ip(target.clone()).await) })
+        .collect();
+    for (target, found) in missing.collect::<Vec<_>>().await {
+        if let Ok(found) = found {
+            addresses.insert(target, found.iter().collect());
+        }
+    }
+    let candidates = records.iter().flat_map(|record| candidates(record, addresses.get(&record.target)));
+    let random = |max| rand::random_range(0..=max);
+    let candidates = order::by_priority_and_weight(candidates.collect(), random);
+    let fresh_for = lookup.valid_until().saturating_duration_since(Instant::now());
+    Ok(Service { candidates, fresh_for })
+}
+
+/// The records of the service. A target "." says that there decidedly is none.
+fn srv_records(lookup: &Lookup) -> impl Iterator<Item = &SRV> {
+    lookup.answers().iter().filter_map(|record| match &record.data {
+        RData::SRV(srv) if !srv.target.is_root() && srv.port > 0 => Some(srv),
+        _ => None,
+    })
+}
+
+/// The addresses that came along.
+fn glue(lookup: &Lookup) -> HashMap<Name, Vec<IpAddr>> {
+    let mut addresses: HashMap<Name, Vec<IpAddr>> = HashMap::new();
+    for record in lookup.additionals() {
+        if let Some(ip) = record.data.ip_addr() {
+            addresses.entry(record.name.clone()).or_default().push(ip);
+        }
+    }
+    addresses
+}
+
+/// A node's candidates: one, and its further addresses in case that one cannot be reached from here.
+fn candidates(record: &SRV, ips: Option<&Vec<IpAddr>>) -> Vec<Candidate> {
+    let name = record.target.iter().next().map(|label| String::from_utf8_lossy(label).into_owned());
+    let candidate = |address: String| Candidate {
+        address,
+        name: name.clone().unwrap_or_default(),
+        priority: record.priority,
+        weight: record.weight,
+    };
+    let mut ips = ips.cloned().unwrap_or_default();
+    ips.sort_by_key(IpAddr::is_ipv6);
+    if ips.is_empty() {
+        let host = record.target.to_ascii();
+        return vec![candidate(format!("{}:{}", host.trim_end_matches('.'), record.port))];
+    }
+    let mut all: Vec<_> =
+        ips.into_iter().map(|ip| candidate(SocketAddr::new(ip, record.port).to_string())).collect();
+    for other in all.iter_mut().skip(1) {
+        other.priority = other.priority.max(PRIORITY_LAST + 1);
+    }
+    all
+}
+
+fn resolver(name_server: SocketAddr) -> Result<TokioResolver, NetError> {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = name_server.port();
+        connection
+    });
+    let server = NameServerConfig::new(name_server.ip(), true, connections.to_vec());
+    let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let options = builder.options_mut();
+    options.timeout = DNS_TIMEOUT;
+    options.attempts = DNS_ATTEMPTS;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.positive_max_ttl = Some(DNS_ANSWER_FRESH_MAX);
+    // Whoever asks wants to know what is so now.
+    options.cache_size = 0;
+    builder.build()
+}
+
+/// Continues "the name server X …".
+fn explain(error: &NetError, service: &str) -> String {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })) => match response_code {
+            ResponseCode::NXDomain => format!("does not know the name {service}"),
+            ResponseCode::ServFail => "has not heard of any node yet (SERVFAIL)".to_owned(),
+            _ => format!("says that nobody offers {service} now"),
+        },
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)) => {
+            "has not heard of any node yet (SERVFAIL)".to_owned()
+        }
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)) => {
+            format!("does not answer for {service} (REFUSED)")
+        }
+        NetError::Timeout => "does not answer".to_owned(),
+        other => format!("cannot be asked: {other}"),
+    }
+}
