@@ -1,0 +1,102 @@
+//! Whether a record is one at all: what comes from outside is looked at once, here, and used without a second look.
+
+use std::net::IpAddr;
+
+use conclave_core::limits::{NODE_IPS_MAX, NODE_VERSION_BYTES_MAX, SHARDS_MAX};
+use conclave_proto::cluster::{MemberRole, NodeRecord};
+
+use crate::zone::is_label;
+
+/// Revisions are tenths of seconds since 1970: this one is due in the year 285,000. Leaves room to count on.
+const REVISION_MAX: u64 = 1 << 46;
+
+/// Why a record is not believed, in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub(crate) String);
+
+/// Refuses what cannot become part of a zone.
+pub(super) fn check(record: &NodeRecord) -> Result<(), Refused> {
+    let name = &record.name;
+    if !is_label(name) {
+        return wrong(format!(
+            "the node's name {:?} must be 1 to 63 of a-z, 0-9 and -, and not begin or end with -",
+            shortened(name)
+        ));
+    }
+    let cluster = &record.cluster_id;
+    if cluster.len() != 32 || !cluster.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return wrong(format!("the cluster's id {:?} is not 32 of 0-9 and a-f", shortened(cluster)));
+    }
+    if record.node_id == 0 {
+        return wrong(format!("the node {name:?} has the id 0, which is nobody's"));
+    }
+    if !(1..=REVISION_MAX).contains(&record.revision) {
+        return wrong(format!(
+            "the revision {} of {name:?} must be 1 to {REVISION_MAX}; is its clock right?",
+            record.revision
+        ));
+    }
+    for (what, address) in [("client", &record.client), ("peer", &record.peer), ("http", &record.http)] {
+        if host_port(address).is_none() {
+            return wrong(format!(
+                "the {what} address {:?} of {name:?} is not host:port with a port from 1 to 65535",
+                shortened(address)
+            ));
+        }
+    }
+    addresses(record)?;
+    if record.version.len() > NODE_VERSION_BYTES_MAX || !record.version.bytes().all(|b| b.is_ascii_graphic()) {
+        return wrong(format!(
+            "the version of {name:?} must have at most {NODE_VERSION_BYTES_MAX} visible ASCII characters"
+        ));
+    }
+    if !(1..=100).contains(&record.weight) {
+        return wrong(format!("the weight {} of {name:?} must be 1 to 100", record.weight));
+    }
+    if matches!(MemberRole::try_from(record.role), Err(_) | Ok(MemberRole::Unspecified)) {
+        return wrong(format!("the role {} of {name:?} is not known to this version", record.role));
+    }
+    let leads = record.leads.iter().map(|lead| lead.shard);
+    if !ascending_shards(leads) || !ascending_shards(record.votes_in.iter().copied()) {
+        return wrong(format!("the shards of {name:?} must ascend from 0 to at most {SHARDS_MAX}"));
+    }
+    Ok(())
+}
+
+/// Host and port of an address, if it is one.
+pub(crate) fn host_port(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    // Longer ones are no host's name, RFC 1035.
+    ((1..=253).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic())).then_some((host, port))
+}
+
+fn addresses(record: &NodeRecord) -> Result<(), Refused> {
+    let name = &record.name;
+    if record.ips.len() > NODE_IPS_MAX {
+        return wrong(format!("{name:?} has {} addresses; {NODE_IPS_MAX} are the most", record.ips.len()));
+    }
+    for ip in &record.ips {
+        match ip.parse::<IpAddr>() {
+            Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() => {}
+            _ => {
+                return wrong(format!("the address {:?} of {name:?} is not one of a host", shortened(ip)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ascending_shards(shards: impl Iterator<Item = u32> + Clone) -> bool {
+    shards.clone().all(|shard| shard <= SHARDS_MAX) && shards.is_sorted_by(|a, b| a < b)
+}
+
+fn wrong<T>(why: String) -> Result<T, Refused> {
+    Err(Refused(why))
+}
+
+/// Enough of it to know it again.
+fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
+}

@@ -1,0 +1,279 @@
+use std::net::Ipv4Addr;
+
+use conclave_core::limits::REGISTER_LEASE;
+use conclave_proto::cluster::{MemberRole, ShardLead};
+use proptest::prelude::*;
+
+use super::*;
+
+const HERE: Source = Source::Itself(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)));
+const LEASE: Duration = REGISTER_LEASE;
+
+fn record(id: u64, revision: u64) -> NodeRecord {
+    NodeRecord {
+        node_id: id,
+        name: format!("n{id}"),
+        cluster_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        client: format!("n{id}:7400"),
+        peer: format!("n{id}:7401"),
+        http: format!("n{id}:7480"),
+        ips: vec![format!("10.0.0.{id}")],
+        version: "0.1.0".to_owned(),
+        revision,
+        ready: true,
+        draining: false,
+        full: false,
+        role: MemberRole::Voter.into(),
+        // So that another revision is another content.
+        weight: 1 + u32::try_from(revision % 100).unwrap(),
+        leads: vec![ShardLead { shard: 0, term: revision }],
+        votes_in: vec![0, 1],
+    }
+}
+
+fn states(directory: &Directory) -> Vec<&'static str> {
+    directory.nodes().map(|node| node.state.name()).collect()
+}
+
+/// A directory with `count` live nodes at revision 10, heard one after the other with 100 ms between them.
+fn live(count: u64, start: Instant) -> Directory {
+    let mut directory = Directory::new(LEASE);
+    for id in 1..=count {
+        let at = start + Duration::from_millis(100) * u32::try_from(id - 1).unwrap();
+        directory.heard(record(id, 10), HERE, at).unwrap();
+    }
+    directory
+}
+
+/// Whether `b` is behind `a` by RFC 1982.
+fn behind(a: u32, b: u32) -> bool {
+    b != a && b.wrapping_sub(a) > 1 << 31
+}
+
+#[test]
+fn a_silent_node_leaves_after_its_lease_and_comes_back_with_a_higher_revision() {
+    let start = Instant::now();
+    let mut directory = live(3, start);
+    for step in 1..=4 {
+        let now = start + Duration::from_millis(500) * step;
+        directory.heard(record(1, 10), HERE, now).unwrap();
+        directory.heard(record(2, 10), HERE, now).unwrap();
+        directory.expire(now);
+    }
+    assert_eq!(directory.next_expiry(), Some(start + Duration::from_millis(200) + LEASE));
+    assert_eq!(states(&directory), ["live", "live", "live"]);
+    let before = directory.serial();
+    let now = start + Duration::from_millis(200) + LEASE;
+    directory.expire(now);
+    assert_eq!(states(&directory), ["live", "live", "lapsed"]);
+    assert!(!directory.stale());
+    assert_eq!(directory.serial(), before + 2);
+
+    let heard = directory.heard(record(3, 10), HERE, now).unwrap();
+    assert_eq!(heard, Heard { known_revision: 10, lapsed: true });
+    assert_eq!(states(&directory)[2], "lapsed");
+    let heard = directory.heard(record(3, 11), HERE, now).unwrap();
+    assert_eq!(heard, Heard { known_revision: 11, lapsed: false });
+    assert_eq!(states(&directory)[2], "live");
+}
+
+#[test]
+fn a_dead_node_leaves_also_when_another_one_died_before() {
+    let start = Instant::now();
+    let mut directory = live(3, start);
+    let mut now = start;
+    let mut run = |directory: &mut Directory, speaking: &[u64], until: Duration| {
+        while now < start + until {
+            now += Duration::from_millis(100);
+            for id in speaking {
+                directory.heard(record(*id, 10), HERE, now).unwrap();
+            }
+            directory.expire(now);
+        }
+    };
+    run(&mut directory, &[1, 2], Duration::from_millis(1_500));
+    run(&mut directory, &[1], Duration::from_secs(5));
+    assert_eq!(states(&directory), ["live", "lapsed", "lapsed"], "they died one after the other");
+}
+
+#[test]
+fn when_most_fall_silent_together_the_last_good_set_is_kept_until_most_are_back() {
+    let start = Instant::now();
+    let mut directory = live(3, start);
+    let cut_off = start + Duration::from_secs(10);
+    directory.expire(start + LEASE);
+    assert_eq!(states(&directory), ["kept", "live", "live"], "the others have been silent for half a lease, too");
+    directory.expire(cut_off);
+    assert_eq!(states(&directory), ["kept"; 3]);
+    let view = directory.view(&Name::root(), &[]).unwrap();
+    assert!(view.stale && view.nodes.iter().all(|node| node.live));
+
+    // One of three is not enough.
+    assert!(directory.heard(record(1, 10), HERE, cut_off).unwrap().lapsed);
+    assert!(!directory.heard(record(1, 11), HERE, cut_off).unwrap().lapsed);
+    directory.expire(cut_off + LEASE / 4);
+    assert_eq!(states(&directory), ["live", "kept", "kept"]);
+    // Two are, and then the third has a lease's time.
+    directory.heard(record(2, 11), HERE, cut_off + LEASE / 4).unwrap();
+    directory.expire(cut_off + LEASE / 4);
+    assert_eq!(directory.next_expiry(), Some(cut_off + LEASE));
+    let given_up = cut_off + LEASE / 4 + LEASE;
+    for id in [1, 2] {
+        directory.heard(record(id, 11), HERE, cut_off + LEASE).unwrap();
+    }
+    directory.expire(cut_off + LEASE);
+    assert_eq!(states(&directory), ["live", "live", "kept"]);
+    directory.expire(given_up);
+    assert_eq!(states(&directory), ["live", "live", "lapsed"]);
+    assert!(!directory.stale());
+}
+
+#[test]
+fn a_node_known_from_others_only_is_not_live_and_keeps_its_revision_when_it_comes() {
+    let start = Instant::now();
+    let mut directory = Directory::new(LEASE);
+    assert_eq!(directory.view(&Name::root(), &[]), None, "SERVFAIL before the first record");
+    directory.heard(record(1, 10), HERE, start).unwrap();
+    directory.heard(record(2, 10), Source::Another, start).unwrap();
+    directory.heard(record(3, 10), Source::Another, start).unwrap();
+    assert_eq!(states(&directory), ["live", "awaited", "awaited"]);
+    assert!(!directory.heard(record(2, 10), HERE, start + LEASE / 2).unwrap().lapsed);
+    directory.heard(record(1, 10), HERE, start + LEASE / 2).unwrap();
+    directory.expire(start + LEASE);
+    assert_eq!(states(&directory), ["live", "live", "lapsed"]);
+    // Somebody heard of it since: it is waited for again.
+    directory.heard(record(3, 11), Source::Another, start + LEASE).unwrap();
+    assert_eq!(states(&directory), ["live", "live", "awaited"]);
+    // What others say does not renew a lease.
+    directory.heard(record(1, 12), Source::Another, start + LEASE).unwrap();
+    directory.heard(record(2, 10), HERE, start + LEASE).unwrap();
+    directory.expire(start + LEASE + LEASE / 2);
+    assert_eq!(states(&directory), ["lapsed", "live", "awaited"]);
+}
+
+#[test]
+fn a_record_without_addresses_gets_the_one_it_came_from() {
+    let now = Instant::now();
+    let mut directory = Directory::new(LEASE);
+    let bare = |revision| NodeRecord { ips: Vec::new(), ..record(1, revision) };
+    let mapped = Source::Itself("::ffff:10.1.2.3".parse().unwrap());
+    let ips = |directory: &Directory| directory.view(&Name::root(), &[]).unwrap().nodes[0].record.ips.clone();
+    directory.heard(bare(1), Source::Another, now).unwrap();
+    assert!(ips(&directory).is_empty());
+    directory.heard(bare(1), mapped, now).unwrap();
+    assert_eq!(ips(&directory), ["10.1.2.3"]);
+    directory.heard(bare(2), Source::Another, now).unwrap();
+    assert_eq!(ips(&directory), ["10.1.2.3"], "others do not know better");
+}
+
+#[test]
+fn what_cannot_be_a_record_is_refused_in_a_sentence() {
+    let now = Instant::now();
+    let mut directory = live(1, now);
+    let before = directory.clone();
+    let long = "x".repeat(300);
+    let cases: [(&str, fn(&mut NodeRecord, &str)); 16] = [
+        ("name", |record, _| record.name = "N1".to_owned()),
+        ("name", |record, _| record.name = "-n1".to_owned()),
+        ("name", |record, long| record.name = long.to_owned()),
+        ("cluster's id", |record, _| record.cluster_id.truncate(31)),
+        ("of the cluster", |record, _| record.cluster_id = "f".repeat(32)),
+        ("id 0", |record, _| record.node_id = 0),
+        ("revision", |record, _| record.revision = 0),
+        ("clock", |record, _| record.revision = u64::MAX),
+        ("client address", |record, _| record.client = "n1".to_owned()),
+        ("peer address", |record, _| record.peer = "n1:0".to_owned()),
+        ("http address", |record, long| record.http = format!("{long}:1")),
+        ("addresses", |record, _| record.ips = vec!["10.0.0.1".to_owned(); 9]),
+        ("not one of a host", |record, _| record.ips = vec!["0.0.0.0".to_owned()]),
+        ("version", |record, long| record.version = long.to_owned()),
+        ("weight", |record, _| record.weight = 101),
+        ("ascend", |record, _| record.votes_in = vec![1, 1]),
+    ];
+    for (part, spoil) in cases {
+        let mut bad = record(2, 20);
+        spoil(&mut bad, &long);
+        let why = directory.heard(bad, HERE, now).unwrap_err().to_string();
+        assert!(why.contains(part), "{part}: {why}");
+        assert!(why.len() < 400, "{why}");
+    }
+    assert!(directory.heard(NodeRecord { role: 0, ..record(2, 20) }, HERE, now).is_err());
+    assert!(directory.nodes().eq(before.nodes()));
+    for id in 2..=64 {
+        directory.heard(record(id, 1), Source::Another, now).unwrap();
+    }
+    assert!(directory.heard(record(65, 1), HERE, now).unwrap_err().to_string().contains("64 nodes"));
+}
+
+#[test]
+fn two_contents_with_one_revision_are_told_to_speak_again() {
+    let now = Instant::now();
+    let mut directory = live(1, now);
+    let other = NodeRecord { full: true, ..record(1, 10) };
+    assert_eq!(directory.heard(other, HERE, now).unwrap(), Heard { known_revision: 10, lapsed: true });
+    assert_eq!(directory.heard(record(1, 9), HERE, now).unwrap(), Heard { known_revision: 10, lapsed: false });
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_arrival_decides_nothing(
+        (heard, shuffled) in prop::collection::vec((1..6_u64, 1..6_u64, any::<bool>()), 1..40)
+            .prop_flat_map(|heard| (Just(heard.clone()), Just(heard).prop_shuffle())),
+    ) {
+        let now = Instant::now();
+        let listen = |heard: &[(u64, u64, bool)]| {
+            let mut directory = Directory::new(LEASE);
+            for (id, revision, itself) in heard {
+                let source = if *itself { HERE } else { Source::Another };
+                directory.heard(record(*id, *revision), source, now).unwrap();
+            }
+            directory
+        };
+        let (a, b) = (listen(&heard), listen(&shuffled));
+        prop_assert_eq!(a.view(&Name::root(), &[]), b.view(&Name::root(), &[]));
+        prop_assert_eq!(a.serial(), b.serial());
+    }
+
+    /// Nodes that speak, change, fall silent, are told of by others and come back as the protocol says, over any history.
+    #[test]
+    fn the_serial_moves_with_the_content_and_never_goes_backwards(
+        first in prop::array::uniform4(1..1_u64 << 40),
+        steps in prop::collection::vec((0..4_usize, 0..4_u8, 0..3_000_u64), 1..200),
+    ) {
+        let mut now = Instant::now();
+        let mut directory = Directory::new(LEASE);
+        let mut revisions = first;
+        // A node that is heard of for the first time moves the serial by its whole revision.
+        for (id, revision) in (1..).zip(first) {
+            directory.heard(record(id, revision), HERE, now).unwrap();
+        }
+        let mut view = directory.view(&Name::root(), &[]).unwrap();
+        for (node, what, millis) in steps {
+            now += Duration::from_millis(millis);
+            let id = node as u64 + 1;
+            match what {
+                0 => directory.expire(now),
+                1 => {
+                    revisions[node] += 1 + millis;
+                    directory.heard(record(id, revisions[node]), Source::Another, now).unwrap();
+                }
+                2 => revisions[node] += 1,
+                _ => {}
+            }
+            if what > 1 {
+                let heard = directory.heard(record(id, revisions[node]), HERE, now).unwrap();
+                prop_assert_eq!(heard.known_revision, revisions[node]);
+                if heard.lapsed {
+                    revisions[node] += 1;
+                    prop_assert!(!directory.heard(record(id, revisions[node]), HERE, now).unwrap().lapsed);
+                }
+            }
+            let new = directory.view(&Name::root(), &[]).unwrap();
+            prop_assert!(!behind(view.serial, new.serial), "{} -> {}", view.serial, new.serial);
+            if new.serial == view.serial {
+                prop_assert_eq!(&new, &view, "other content, same serial");
+            }
+            view = new;
+        }
+    }
+}

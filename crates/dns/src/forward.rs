@@ -1,0 +1,149 @@
+//! Questions about names outside the zone, passed on to the site's own name servers: for clients in configured networks
+//! only, and for nobody unless configured.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use conclave_core::limits::{FORWARD_TIMEOUT, FORWARDS_IN_FLIGHT_MAX};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+use ipnet::IpNet;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::metrics::Metrics;
+
+/// What a name server may send over UDP: no more than travels in one piece.
+const UDP_BYTES_MAX: u16 = 1_232;
+
+/// Passes questions on.
+#[derive(Debug)]
+pub struct Forwarder {
+    clients: Vec<IpNet>,
+    servers: Vec<SocketAddr>,
+    in_flight: Semaphore,
+    metrics: Arc<Metrics>,
+}
+
+/// Why there is no answer. The client is told SERVFAIL.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// Too many questions are under way.
+    #[error("{FORWARDS_IN_FLIGHT_MAX} questions are under way already")]
+    Busy,
+    /// None of the name servers answered.
+    #[error("no name server answered")]
+    Silent,
+}
+
+/// Why one name server did not answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("no answer within {FORWARD_TIMEOUT:?}")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    #[error(transparent)]
+    Encode(#[from] hickory_proto::ProtoError),
+    #[error("the answer cannot be understood: {0}")]
+    Decode(#[from] hickory_proto::serialize::binary::DecodeError),
+    #[error("the answer is to another question")]
+    Foreign,
+}
+
+impl Forwarder {
+    /// Passes the questions of clients in these networks on to these servers, in this order.
+    #[must_use]
+    pub(crate) fn new(clients: Vec<IpNet>, servers: Vec<SocketAddr>, metrics: Arc<Metrics>) -> Self {
+        Self { clients, servers, in_flight: Semaphore::new(FORWARDS_IN_FLIGHT_MAX), metrics }
+    }
+
+    /// Whether this client's questions are passed on. Everybody else's are to be refused, also those of the servers that
+    /// are asked here: they would come back.
+    #[must_use]
+    pub fn serves(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        let comes_back = !client.is_loopback() && self.servers.iter().any(|server| server.ip() == client);
+        !comes_back && self.clients.iter().any(|net| net.contains(&client))
+    }
+
+    /// The answer to a question: its code, its records and whether it is authenticated are the name server's, its id is
+    /// not the client's. Asks each server for at most [`FORWARD_TIMEOUT`].
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn ask(&self, query: &Query, dnssec_ok: bool) -> Result<Message, Failed> {
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            self.metrics.forwards.with_label_values(&["busy"]).inc();
+            return Err(Failed::Busy);
+        };
+        for server in &self.servers {
+            match timeout(FORWARD_TIMEOUT, ask_one(*server, query, dnssec_ok)).await.map_err(Failure::from).flatten() {
+                Ok(answer) => {
+                    self.metrics.forwards.with_label_values(&["answered"]).inc();
+                    return Ok(answer);
+                }
+                Err(error) => {
+                    let outcome = if matches!(error, Failure::Timeout(_)) { "timeout" } else { "failed" };
+                    self.metrics.forwards.with_label_values(&[outcome]).inc();
+                    tracing::debug!(%server, %error, "a question passed on was not answered");
+                }
+            }
+        }
+        Err(Failed::Silent)
+    }
+}
+
+/// Over UDP, and over TCP if the answer does not fit.
+async fn ask_one(server: SocketAddr, query: &Query, dnssec_ok: bool) -> Result<Message, Failure> {
+    let mut question = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+    question.metadata.recursion_desired = true;
+    question.add_query(query.clone());
+    let mut edns = Edns::new();
+    edns.set_max_payload(UDP_BYTES_MAX).set_dnssec_ok(dnssec_ok);
+    question.set_edns(edns);
+    let bytes = question.to_vec()?;
+    let answer = over_udp(server, &question, &bytes).await?;
+    if answer.metadata.truncation { over_tcp(server, &question, &bytes).await } else { Ok(answer) }
+}
+
+async fn over_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Message, Failure> {
+    let local: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+    // A socket for each question: the system chooses a random port, and only the server's packets arrive.
+    let socket = UdpSocket::bind(local).await?;
+    socket.connect(server).await?;
+    socket.send(bytes).await?;
+    let mut buffer = [0; UDP_BYTES_MAX as usize];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        // Whatever does not answer this question was made by somebody who had to guess, or comes too late.
+        if let Ok(answer) = answer_to(question, &buffer[..length]) {
+            return Ok(answer);
+        }
+    }
+}
+
+async fn over_tcp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Message, Failure> {
+    let mut stream = TcpStream::connect(server).await?;
+    let length = u16::try_from(bytes.len()).map_err(|_| Failure::Foreign)?;
+    stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
+    let length = stream.read_u16().await?;
+    let mut answer = vec![0; length.into()];
+    stream.read_exact(&mut answer).await?;
+    answer_to(question, &answer)
+}
+
+/// Only an answer to this very question is one.
+fn answer_to(question: &Message, bytes: &[u8]) -> Result<Message, Failure> {
+    let answer = Message::from_vec(bytes)?;
+    let asked = |message: &Message| {
+        message.queries.first().map(|query| (query.name.to_lowercase(), query.query_type, query.query_class))
+    };
+    let ours = answer.metadata.message_type == MessageType::Response
+        && answer.metadata.op_code == OpCode::Query
+        && answer.metadata.id == question.metadata.id
+        && answer.queries.len() == 1
+        && asked(&answer) == asked(question);
+    if ours { Ok(answer) } else { Err(Failure::Foreign) }
+}

@@ -1,0 +1,227 @@
+//! Every metric of a resolver, in one place. Labels are few and bounded: never a name, never a client's address.
+
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use prometheus::{
+    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Answers from memory take microseconds, others a trip to another name server. Seconds.
+const LATENCY: &[f64] = &[
+    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0,
+];
+
+/// The metrics of one resolver.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    queries: IntCounterVec,
+    query_duration: Histogram,
+    truncated: IntCounter,
+    pub(crate) zone_serial: IntGauge,
+    pub(crate) zone_age: Gauge,
+    pub(crate) zone_swaps: IntCounter,
+    pub(crate) view_age: Gauge,
+    pub(crate) stale: IntGauge,
+    pub(crate) stale_seconds: Gauge,
+    pub(crate) nodes: IntGaugeVec,
+    pub(crate) register_streams: IntGauge,
+    pub(crate) registrations: IntCounterVec,
+    pub(crate) records_watched: IntGauge,
+    pub(crate) records_heard: IntCounterVec,
+    pub(crate) forwards: IntCounterVec,
+    pub(crate) exports: IntCounterVec,
+    pub(crate) export_serial: IntGauge,
+    process: Process,
+}
+
+#[derive(Debug)]
+struct Process {
+    resident: IntGauge,
+    cpu: Gauge,
+    fds: IntGauge,
+    threads: IntGauge,
+    alive_tasks: IntGauge,
+}
+
+/// Registers metrics as they are made. Registration fails only on a name used twice or malformed, which
+/// every test of this crate would show.
+struct Maker(Registry);
+
+impl Maker {
+    fn put<M: prometheus::core::Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
+        let metric = metric.expect("metric names are well formed");
+        self.0.register(Box::new(metric.clone())).expect("metric names are unique");
+        metric
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.put(IntGauge::new(name, help))
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Gauge {
+        self.put(Gauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.put(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.put(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.put(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    #[must_use]
+    pub fn new(zone: &str) -> Self {
+        let make = Maker(Registry::new());
+        make.gauges("conclave_dns_build_info", "Version and zone; always 1.", &["version", "zone"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), zone])
+            .set(1);
+        let outcome = &["outcome"];
+        Self {
+            queries: make.counters(
+                "conclave_dns_queries_total",
+                "Questions answered, by type, response code and protocol.",
+                &["type", "rcode", "proto"],
+            ),
+            query_duration: make.put(Histogram::with_opts(
+                HistogramOpts::new("conclave_dns_query_duration_seconds", "From a question's arrival to its answer.")
+                    .buckets(LATENCY.to_vec()),
+            )),
+            truncated: make.counter("conclave_dns_truncated_total", "Answers that did not fit and said so."),
+            zone_serial: make.gauge("conclave_dns_zone_serial", "The zone's serial."),
+            zone_age: make.seconds("conclave_dns_zone_age_seconds", "Since the zone last changed."),
+            zone_swaps: make.counter("conclave_dns_zone_swaps_total", "Zones made."),
+            view_age: make.seconds("conclave_dns_view_age_seconds", "Since any node was last heard."),
+            stale: make.gauge("conclave_dns_stale", "1 while cut off and showing the last good set."),
+            stale_seconds: make.seconds("conclave_dns_stale_seconds", "For how long the zone has been stale; 0 if not."),
+            nodes: make.gauges("conclave_dns_nodes", "Nodes known, by how they are.", &["state"]),
+            register_streams: make.gauge("conclave_dns_register_streams", "Nodes' open streams."),
+            registrations: make.counters("conclave_dns_registrations_total", "Nodes' messages.", outcome),
+            records_watched: make.gauge("conclave_dns_records_watched", "Nodes asked about all the others."),
+            records_heard: make.counters("conclave_dns_records_heard_total", "Lists of records from nodes.", outcome),
+            forwards: make.counters("conclave_dns_forwards_total", "Questions about other names, passed on.", outcome),
+            exports: make.counters("conclave_dns_exports_total", "Updates of the site's own DNS.", outcome),
+            export_serial: make.gauge("conclave_dns_export_serial", "Serial of the zone last exported."),
+            process: Process {
+                resident: make.gauge("conclave_process_resident_bytes", "Resident memory."),
+                cpu: make.seconds("conclave_process_cpu_seconds_total", "User and system time."),
+                fds: make.gauge("conclave_process_open_fds", "Open file descriptors."),
+                threads: make.gauge("conclave_process_threads", "Threads."),
+                alive_tasks: make.gauge("conclave_alive_tasks", "Tasks of the runtime."),
+            },
+            registry: make.0,
+        }
+    }
+
+    /// A question was answered. `proto` is `udp` or `tcp`.
+    pub(crate) fn answered(&self, asked: RecordType, code: ResponseCode, proto: &'static str, took: Duration) {
+        self.queries.with_label_values(&[type_label(asked), code_label(code), proto]).inc();
+        self.query_duration.observe(took.as_secs_f64());
+    }
+
+    /// An answer did not fit.
+    pub(crate) fn truncated(&self) {
+        self.truncated.inc();
+    }
+
+    /// All metrics in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.process.read();
+        let mut out = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            Ok(()) => String::from_utf8(out).unwrap_or_default(),
+            Err(error) => format!("# metrics cannot be rendered: {error}\n"),
+        }
+    }
+}
+
+/// Anybody can ask for any of 65,536 types: those that mean something here have a label.
+fn type_label(asked: RecordType) -> &'static str {
+    match asked {
+        RecordType::A => "A",
+        RecordType::AAAA => "AAAA",
+        RecordType::ANY => "ANY",
+        RecordType::AXFR => "AXFR",
+        RecordType::CNAME => "CNAME",
+        RecordType::HTTPS => "HTTPS",
+        RecordType::MX => "MX",
+        RecordType::NS => "NS",
+        RecordType::PTR => "PTR",
+        RecordType::SOA => "SOA",
+        RecordType::SRV => "SRV",
+        RecordType::TXT => "TXT",
+        _ => "other",
+    }
+}
+
+fn code_label(code: ResponseCode) -> &'static str {
+    match code {
+        ResponseCode::NoError => "NOERROR",
+        ResponseCode::FormErr => "FORMERR",
+        ResponseCode::ServFail => "SERVFAIL",
+        ResponseCode::NXDomain => "NXDOMAIN",
+        ResponseCode::NotImp => "NOTIMP",
+        ResponseCode::Refused => "REFUSED",
+        ResponseCode::NotAuth => "NOTAUTH",
+        ResponseCode::BADVERS => "BADVERS",
+        _ => "other",
+    }
+}
+
+impl Process {
+    /// Reads what the kernel knows of this process. Only Linux tells; elsewhere the gauges stay 0.
+    fn read(&self) {
+        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(0);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        self.resident.set(number(field("VmRSS:")) * 1024);
+        self.threads.set(number(field("Threads:")));
+        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
+            self.fds.set(i64::try_from(fds.count()).unwrap_or(i64::MAX));
+        }
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // Behind the command's name in brackets come the numbered fields from the third on; the times are 14 and 15.
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let mut times = after.split_whitespace().skip(11);
+        let ticks = number(times.next()) + number(times.next());
+        // USER_HZ is 100 on every Linux that Rust supports.
+        self.cpu.set(ticks as f64 / 100.0);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_render_with_their_names_and_few_labels() {
+        let metrics = Metrics::new("conclave.internal");
+        let took = Duration::from_micros(20);
+        metrics.answered(RecordType::SRV, ResponseCode::NoError, "udp", took);
+        for unknown in 0..1_000 {
+            metrics.answered(RecordType::Unknown(unknown), ResponseCode::Unknown(unknown), "tcp", took);
+        }
+        let text = metrics.render();
+        assert!(text.contains("conclave_dns_queries_total{proto=\"udp\",rcode=\"NOERROR\",type=\"SRV\"} 1"), "{text}");
+        assert!(text.contains("conclave_dns_queries_total{proto=\"tcp\",rcode=\"other\",type=\"other\"} 1000"), "{text}");
+        assert!(text.contains("conclave_dns_build_info"));
+        assert!(text.contains("conclave_dns_query_duration_seconds_count 1001"), "{text}");
+    }
+}
