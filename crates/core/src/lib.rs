@@ -8,6 +8,7 @@
 //! * [`machine`]: [`apply`], which turns a command into an [`Outcome`].
 //! * [`event`]: what happened in a room, at a dense [`Seq`].
 //! * [`session`]: request numbers and stored replies, which make a repeated send harmless.
+//! * [`placement`]: which clients should be where.
 //! * [`ring`]: rooms to shards, shards to nodes.
 //! * [`limits`]: every bound of the system.
 
@@ -19,6 +20,7 @@ pub mod machine;
 pub mod mem;
 pub mod meta;
 pub mod name;
+pub mod placement;
 pub mod refusal;
 pub mod ring;
 pub mod room;

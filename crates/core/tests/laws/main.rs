@@ -5,6 +5,7 @@
 
 mod documents;
 mod machine;
+mod placement;
 mod ring;
 mod script;
 mod transcripts;

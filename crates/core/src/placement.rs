@@ -1,0 +1,279 @@
+//! How many clients each node should ask to continue on which others.
+//!
+//! One node, the meta shard's leader, plans a round a second from what it last heard of all nodes. It moves nobody
+//! while the clients are spread well enough, and once it has begun it goes on until they are spread well: so a few
+//! clients that come and go move nobody else. What it heard may be a second old, so a round moves only a small share
+//! of all clients, and the nodes themselves leave out those that they have asked already.
+
+use std::time::Duration;
+
+use crate::NodeId;
+use crate::limits::{PLACEMENT_MOVES_MIN, PLACEMENT_QUIET, PLACEMENT_SPREAD_MIN};
+
+/// What the planner knows of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeLoad {
+    /// Which node.
+    pub id: NodeId,
+    /// Sessions that subscribe there.
+    pub clients: u32,
+    /// The most that it takes.
+    pub max: u32,
+    /// It can be reached.
+    pub alive: bool,
+    /// It takes clients.
+    pub ready: bool,
+    /// It gives its work away.
+    pub draining: bool,
+    /// It has enough to do, whatever the number of its clients: it gets no more of them.
+    pub busy: bool,
+}
+
+impl NodeLoad {
+    fn takes_part(&self) -> bool {
+        self.alive && self.ready && !self.draining
+    }
+
+    /// How many clients it may be given: a little less than its maximum, so that it does not become full by that.
+    fn room(&self) -> u32 {
+        if self.busy { self.clients } else { self.max - self.max / 20 }
+    }
+}
+
+/// Clients that one node asks to go to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Where they are.
+    pub from: NodeId,
+    /// Where they should go, and how many; never 0.
+    pub to: Vec<(NodeId, u32)>,
+}
+
+impl Move {
+    /// How many clients in all.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.to.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// How even the planner wants it to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Goal {
+    /// Nothing to do until the spread is bad.
+    #[default]
+    Rest,
+    /// The spread was bad: on until it is good.
+    Good,
+    /// An operator asked for it: on until nothing is left to move.
+    Even,
+}
+
+/// Plans the rounds, one after the other.
+#[derive(Debug, Default)]
+pub struct Planner {
+    goal: Goal,
+    /// Who took part in the last round, and since when.
+    part: Vec<NodeId>,
+    since: Duration,
+}
+
+impl Planner {
+    /// The moves of one round. `now` is the time since anything that does not change.
+    ///
+    /// Nothing moves while nodes come and go. A node that drains, or has more clients than it takes, is helped first. At
+    /// most a twentieth of all clients move in one round, or 10 if that is more.
+    pub fn round(&mut self, now: Duration, nodes: &[NodeLoad]) -> Vec<Move> {
+        let part: Vec<_> = nodes.iter().filter(|node| node.takes_part()).map(|node| node.id).collect();
+        if part != self.part {
+            (self.part, self.since) = (part, now);
+        }
+        if now.saturating_sub(self.since) < PLACEMENT_QUIET {
+            return Vec::new();
+        }
+        let wanted = Wanted::of(nodes);
+        let spread = wanted.spread();
+        self.goal = match self.goal {
+            Goal::Rest if spread > PLACEMENT_SPREAD_MIN.max(wanted.mean / 5) => Goal::Good,
+            Goal::Good if spread <= (wanted.mean / 10).max(1) => Goal::Rest,
+            Goal::Even if spread <= 1 => Goal::Rest,
+            goal => goal,
+        };
+        let all: u64 = nodes.iter().filter(|node| node.alive).map(|node| u64::from(node.clients)).sum();
+        wanted.moves(self.goal != Goal::Rest, PLACEMENT_MOVES_MIN.max(all / 20))
+    }
+
+    /// Spreads the clients evenly whatever the spread is, in as many of the next rounds as it takes. Returns all that
+    /// there is to move.
+    pub fn rebalance(&mut self, nodes: &[NodeLoad]) -> Vec<Move> {
+        self.goal = Goal::Even;
+        Wanted::of(nodes).moves(true, u64::MAX)
+    }
+}
+
+/// Where the clients should be.
+struct Wanted<'a> {
+    /// Nodes that take part, and how many clients each should have.
+    part: Vec<(&'a NodeLoad, u32)>,
+    /// Nodes that drain.
+    leaving: Vec<&'a NodeLoad>,
+    /// Clients that a node that takes part has on average.
+    mean: u64,
+}
+
+impl<'a> Wanted<'a> {
+    /// Everybody as many as everybody else, but nobody more than there is room for.
+    fn of(nodes: &'a [NodeLoad]) -> Self {
+        let mut part: Vec<_> = nodes.iter().filter(|node| node.takes_part()).map(|node| (node, 0)).collect();
+        let leaving: Vec<_> =
+            nodes.iter().filter(|node| node.alive && node.draining && node.clients > 0).collect();
+        // Whoever has least room gets its share first, so that the others can share what it cannot take. Of equals, the
+        // one with most clients keeps the one that cannot be divided.
+        part.sort_by_key(|(node, _)| (node.room(), node.clients, node.id));
+        let here: u64 = part.iter().map(|(node, _)| u64::from(node.clients)).sum();
+        let mut rest = here + leaving.iter().map(|node| u64::from(node.clients)).sum::<u64>();
+        let count = part.len() as u64;
+        for (at, (node, wanted)) in (0..).zip(&mut part) {
+            *wanted = u32::try_from(rest / (count - at)).unwrap_or(u32::MAX).min(node.room());
+            rest -= u64::from(*wanted);
+        }
+        Self { part, leaving, mean: here / count.max(1) }
+    }
+
+    /// Between the node that has most too many and the one that has most too few.
+    fn spread(&self) -> u64 {
+        let off = |(node, wanted): &(&NodeLoad, u32)| i64::from(node.clients) - i64::from(*wanted);
+        let (most, least) = (self.part.iter().map(off).max(), self.part.iter().map(off).min());
+        most.zip(least).map_or(0, |(most, least)| most.abs_diff(least))
+    }
+
+    /// The moves that bring the clients there, at most `budget`; only those of nodes that drain or have too many, unless
+    /// `balance`.
+    fn moves(&self, balance: bool, mut budget: u64) -> Vec<Move> {
+        let short = self.part.iter().map(|(node, wanted)| (node.id, wanted.saturating_sub(node.clients)));
+        let mut short: Vec<_> = short.filter(|(_, short)| *short > 0).collect();
+        let mut over: Vec<_> =
+            self.part.iter().filter(|(node, _)| balance || node.clients > node.max).collect();
+        over.sort_by_key(|(node, wanted)| {
+            let over = node.clients.saturating_sub(*wanted);
+            (node.clients <= node.max, std::cmp::Reverse(over), node.id)
+        });
+        let over = over.into_iter().map(|(node, wanted)| {
+            let keep = if balance { *wanted } else { node.max };
+            (node.id, node.clients.saturating_sub(keep))
+        });
+        let mut moves = Vec::new();
+        for (from, over) in self.leaving.iter().map(|node| (node.id, node.clients)).chain(over) {
+            let count = u64::from(over).min(budget);
+            let to = share(count, &mut short);
+            if !to.is_empty() {
+                let asked = Move { from, to };
+                budget -= u64::from(asked.count());
+                moves.push(asked);
+            }
+        }
+        moves
+    }
+}
+
+/// Gives `count`, or as many as are short, to those that are short of some: each its part of it.
+fn share(count: u64, short: &mut Vec<(NodeId, u32)>) -> Vec<(NodeId, u32)> {
+    let all: u64 = short.iter().map(|(_, short)| u64::from(*short)).sum();
+    let mut rest = count.min(all);
+    let mut left = all;
+    let mut given = Vec::new();
+    for (node, short) in short.iter_mut() {
+        // What is left to give, to those that are left: what rounding kept from one reaches the next.
+        let part = (rest * u64::from(*short)).checked_div(left).unwrap_or(0);
+        left -= u64::from(*short);
+        rest -= part;
+        // Not more than `short`, because `rest` is never more than `left`.
+        let part = u32::try_from(part).unwrap_or(*short);
+        *short -= part;
+        if part > 0 {
+            given.push((*node, part));
+        }
+    }
+    short.retain(|(_, short)| *short > 0);
+    given
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(clients: &[u32]) -> Vec<NodeLoad> {
+        let node = |(id, clients): (u64, &u32)| NodeLoad {
+            id: NodeId(id),
+            clients: *clients,
+            max: 10_000,
+            alive: true,
+            ready: true,
+            draining: false,
+            busy: false,
+        };
+        (1..).zip(clients).map(node).collect()
+    }
+
+    fn settled(nodes: &[NodeLoad]) -> Planner {
+        let mut planner = Planner::default();
+        assert_eq!(planner.round(Duration::ZERO, nodes), []);
+        planner
+    }
+
+    const LATER: Duration = Duration::from_secs(2);
+
+    fn moved(from: u64, to: &[(u64, u32)]) -> Move {
+        Move { from: NodeId(from), to: to.iter().map(|(id, count)| (NodeId(*id), *count)).collect() }
+    }
+
+    #[test]
+    fn a_small_spread_moves_nobody() {
+        for even in [&[0, 0, 0][..], &[8, 0, 4], &[400, 350, 330], &[7]] {
+            let nodes = nodes(even);
+            assert_eq!(settled(&nodes).round(LATER, &nodes), [], "{even:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_came_back_gets_its_part() {
+        let nodes = nodes(&[500, 500, 0]);
+        let mut planner = settled(&nodes);
+        assert_eq!(planner.round(Duration::from_millis(1_999), &nodes), [], "not so soon");
+        assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 50)])], "a twentieth in a round");
+    }
+
+    #[test]
+    fn once_begun_it_goes_on_until_it_is_good() {
+        let begun = nodes(&[100, 60, 80]);
+        let mut planner = settled(&begun);
+        assert_eq!(planner.round(LATER, &begun), [moved(1, &[(2, 12)])]);
+        // This spread alone would not have begun it.
+        let better = nodes(&[88, 72, 80]);
+        assert_eq!(planner.round(LATER, &better), [moved(1, &[(2, 8)])]);
+        let good = nodes(&[83, 76, 81]);
+        assert_eq!(planner.round(LATER, &good), []);
+        assert_eq!(planner.round(LATER, &better), []);
+    }
+
+    #[test]
+    fn whoever_drains_or_has_too_many_comes_first() {
+        let mut nodes = nodes(&[40, 130, 40, 40]);
+        nodes[0].draining = true;
+        nodes[1].max = 100;
+        let mut planner = settled(&nodes);
+        assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 5), (4, 7)])]);
+        nodes[0].clients = 0;
+        nodes[3].busy = true;
+        assert_eq!(planner.round(LATER, &nodes), [moved(2, &[(3, 10)])], "a busy node gets nobody");
+    }
+
+    #[test]
+    fn an_operator_gets_an_even_spread() {
+        let nodes = nodes(&[52, 50, 48]);
+        let mut planner = settled(&nodes);
+        assert_eq!(planner.round(LATER, &nodes), []);
+        assert_eq!(planner.rebalance(&nodes), [moved(1, &[(3, 2)])]);
+        assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 2)])]);
+    }
+}
