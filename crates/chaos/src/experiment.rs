@@ -1,0 +1,323 @@
+//! Experiments: a steady state, what is done to the cluster, and what must hold afterwards.
+//!
+//! An experiment is a YAML file; `experiments/` has those that ship. Everything random in it follows from its seed.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Fault, Grudge, Nodes};
+use crate::time::Span;
+
+/// Steps of one experiment.
+const STEPS_MAX: usize = 64;
+/// The longest that an experiment may use its cluster.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Clients of one experiment.
+const CLIENTS_MAX: u32 = 1_000;
+
+/// What ships, by name.
+const LIBRARY: &[(&str, &str)] = &[];
+
+/// An experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Its name.
+    pub name: String,
+    /// The sentence that a green run supports.
+    pub proves: String,
+    /// Where its randomness comes from; drawn and shown if it is not given.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// What uses the cluster meanwhile.
+    #[serde(default)]
+    pub workload: Workload,
+    /// What must hold before anything is broken, and again afterwards.
+    #[serde(default)]
+    pub steady: Steady,
+    /// What is done, and when.
+    pub method: Vec<Step>,
+    /// How long the cluster gets to recover when everything is healed.
+    #[serde(with = "crate::time", default = "recover_default")]
+    pub recover: Duration,
+    /// What must hold in the end, beside the guarantees.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+/// What uses the cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workload {
+    /// Clients that send.
+    pub senders: u32,
+    /// Clients that follow every room, and move between nodes.
+    pub readers: u32,
+    /// Rooms.
+    pub rooms: u32,
+    /// Sends a second, of all senders together; 0 is as fast as acks come.
+    pub rate: u32,
+    /// How long.
+    #[serde(with = "crate::time")]
+    pub duration: Duration,
+}
+
+/// What must hold before and after.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Steady {
+    /// Acked sends a second.
+    pub acked_per_second: u32,
+    /// The slowest send of a hundred.
+    #[serde(with = "crate::time")]
+    pub p99: Duration,
+}
+
+/// What must hold in the end.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expect {
+    /// No longer time without an ack of anybody, from the first fault on.
+    pub longest_gap: Option<Span>,
+    /// There must be a time without an ack at least so long: the fault was meant to stop the cluster, and acks in it would be false.
+    pub shortest_outage: Option<Span>,
+    /// What must have happened at least once, or the run tested nothing.
+    pub sometimes: Vec<Sometimes>,
+}
+
+/// What may happen in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sometimes {
+    /// Some shard got another leader.
+    LeaderChanged,
+    /// A leader was killed or cut off while sends to it were without an answer.
+    LeaderLostWithSendsInFlight,
+    /// A send was made again under the same number and had been decided before.
+    RetrySuppressed,
+    /// A subscriber went on at another node.
+    ResumedElsewhere,
+    /// A node came back and had to catch up.
+    NodeCaughtUp,
+    /// A node got a snapshot.
+    SnapshotInstalled,
+    /// Sends waited for a majority.
+    SendsWaited,
+}
+
+/// One thing that is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "written::Step")]
+pub struct Step {
+    /// When.
+    pub when: When,
+    /// What.
+    pub fault: Fault,
+    /// To whom.
+    pub nodes: Nodes,
+    /// For how long.
+    #[serde(with = "crate::time")]
+    pub lasts: Duration,
+}
+
+/// When a step is done, from the beginning of the workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// Once.
+    At(Span),
+    /// Again and again: this long between two beginnings, give or take a half, within this time.
+    Every(Span, Range<Span>),
+}
+
+/// An experiment that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It is no experiment.
+    #[error("this is no experiment: {0}")]
+    Unreadable(String),
+    /// It makes no sense.
+    #[error("the experiment {name} {}", .wrong.join("; "))]
+    Wrong {
+        /// Which.
+        name: String,
+        /// Everything that is wrong.
+        wrong: Vec<String>,
+    },
+}
+
+impl Experiment {
+    /// Reads an experiment.
+    ///
+    /// # Errors
+    /// What is wrong with it, all at once.
+    pub fn parse(text: &str) -> Result<Self, Unusable> {
+        let experiment: Self =
+            serde_saphyr::from_str(text).map_err(|error| Unusable::Unreadable(error.to_string()))?;
+        let wrong = experiment.wrong();
+        if wrong.is_empty() { Ok(experiment) } else { Err(Unusable::Wrong { name: experiment.name, wrong }) }
+    }
+
+    /// One of those that ship.
+    #[must_use]
+    pub fn shipped(name: &str) -> Option<&'static str> {
+        LIBRARY.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+    }
+
+    /// The names of those that ship.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        LIBRARY.iter().map(|(name, _)| *name)
+    }
+
+    fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let Workload { senders, readers, rooms, duration, .. } = self.workload;
+        if senders == 0 || rooms == 0 {
+            wrong.push("has nobody who sends, or no room: give at least one of each".to_owned());
+        }
+        if senders.saturating_add(readers) > CLIENTS_MAX {
+            wrong.push(format!("has more than {CLIENTS_MAX} clients"));
+        }
+        if duration > DURATION_MAX {
+            wrong.push("takes longer than a day".to_owned());
+        }
+        if self.method.is_empty() || self.method.len() > STEPS_MAX {
+            wrong.push(format!("has {} steps, which must be 1 to {STEPS_MAX}", self.method.len()));
+        }
+        for (number, step) in (1..).zip(&self.method) {
+            let last = match &step.when {
+                When::At(at) => at.0,
+                When::Every(every, range) => {
+                    if every.0.is_zero() || range.start >= range.end {
+                        wrong.push(format!(
+                            "step {number} is never done: `every` and `between` leave no time"
+                        ));
+                    }
+                    range.end.0
+                }
+            };
+            if last + step.lasts > duration {
+                wrong.push(format!(
+                    "step {number} would end after the workload: make `duration` longer or begin earlier"
+                ));
+            }
+            if let Fault::Loss { percent } = step.fault
+                && percent > 90
+            {
+                wrong.push(format!("step {number} loses more than 90 %: use isolate"));
+            }
+        }
+        wrong
+    }
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self { senders: 8, readers: 6, rooms: 3, rate: 200, duration: Duration::from_secs(60) }
+    }
+}
+
+impl Default for Steady {
+    fn default() -> Self {
+        Self { acked_per_second: 50, p99: Duration::from_secs(1) }
+    }
+}
+
+fn recover_default() -> Duration {
+    Duration::from_secs(15)
+}
+
+/// A step as it is written: one flat list of words, of which each fault takes its own.
+mod written {
+    use super::{Deserialize, Fault, Grudge, Nodes, Span, When};
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Step {
+        at: Option<Span>,
+        every: Option<Span>,
+        between: Option<[Span; 2]>,
+        fault: String,
+        nodes: Option<Nodes>,
+        #[serde(rename = "for")]
+        lasts: Option<Span>,
+        grudge: Option<Grudge>,
+        delay: Option<Span>,
+        jitter: Option<Span>,
+        percent: Option<u8>,
+        bytes_per_second: Option<u64>,
+        offset_ms: Option<i64>,
+        torn: Option<bool>,
+    }
+
+    impl TryFrom<Step> for super::Step {
+        type Error = String;
+
+        fn try_from(mut step: Step) -> Result<Self, String> {
+            let when = match (step.at.take(), step.every.take(), step.between.take()) {
+                (Some(at), None, None) => When::At(at),
+                (None, Some(every), Some([from, to])) => When::Every(every, from..to),
+                _ => return Err(format!("{} needs either `at`, or `every` and `between`", step.fault)),
+            };
+            let nodes = step.nodes.take().unwrap_or(Nodes::One);
+            let lasts = step.lasts.take().unwrap_or(Span(std::time::Duration::from_secs(5))).0;
+            let fault = step.fault()?;
+            if let Some(extra) = step.unused() {
+                return Err(format!("{} does not take `{extra}`", step.fault));
+            }
+            Ok(Self { when, fault, nodes, lasts })
+        }
+    }
+
+    impl Step {
+        /// Takes what the fault needs.
+        fn fault(&mut self) -> Result<Fault, String> {
+            fn need<T>(fault: &str, name: &str, value: Option<T>) -> Result<T, String> {
+                value.ok_or_else(|| format!("{fault} needs `{name}`"))
+            }
+            let name = self.fault.as_str();
+            Ok(match name {
+                "kill" => Fault::Kill,
+                "restart" => Fault::Restart,
+                "pause" => Fault::Pause,
+                "isolate" => Fault::Isolate,
+                "partition" => Fault::Partition { grudge: self.grudge.take().unwrap_or(Grudge::Both) },
+                "delay" => Fault::Delay {
+                    delay: need(name, "delay", self.delay.take())?.0,
+                    jitter: self.jitter.take().map_or_else(Default::default, |jitter| jitter.0),
+                },
+                "loss" => Fault::Loss { percent: need(name, "percent", self.percent.take())? },
+                "bandwidth" => Fault::Bandwidth {
+                    bytes_per_second: need(name, "bytes_per_second", self.bytes_per_second.take())?,
+                },
+                "slow-disk" => Fault::SlowDisk { delay: need(name, "delay", self.delay.take())?.0 },
+                "fail-sync" => Fault::FailSync,
+                "full-disk" => Fault::FullDisk,
+                "power-cut" => Fault::PowerCut { torn: self.torn.take().unwrap_or(false) },
+                "clock-step" => {
+                    Fault::ClockStep { offset_ms: need(name, "offset_ms", self.offset_ms.take())? }
+                }
+                other => return Err(format!("there is no fault called {other:?}")),
+            })
+        }
+
+        fn unused(&self) -> Option<&'static str> {
+            [
+                ("grudge", self.grudge.is_some()),
+                ("delay", self.delay.is_some()),
+                ("jitter", self.jitter.is_some()),
+                ("percent", self.percent.is_some()),
+                ("bytes_per_second", self.bytes_per_second.is_some()),
+                ("offset_ms", self.offset_ms.is_some()),
+                ("torn", self.torn.is_some()),
+            ]
+            .into_iter()
+            .find_map(|(name, there)| there.then_some(name))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+use super::*;
+
+fn with(method: &str) -> Result<Experiment, Unusable> {
+    Experiment::parse(&format!("name: x\nproves: y\nworkload: {{duration: 30s}}\nmethod:\n{method}"))
+}
+
+fn why(method: &str) -> String {
+    with(method).unwrap_err().to_string()
+}
+
+#[test]
+fn steps_are_read_with_what_they_need() {
+    let read = with(
+        "  - {at: 5s, fault: kill, nodes: leader, for: 3s}
+  - {every: 4s, between: [6s, 20s], fault: delay, delay: 50ms, jitter: 10ms, nodes: node2}
+  - {at: 20s, fault: partition, grudge: one-way}
+",
+    )
+    .unwrap();
+    let span = |seconds| Span(Duration::from_secs(seconds));
+    assert_eq!(
+        read.method[0],
+        Step {
+            when: When::At(span(5)),
+            fault: Fault::Kill,
+            nodes: Nodes::Leader,
+            lasts: Duration::from_secs(3),
+        }
+    );
+    assert_eq!(read.method[1].when, When::Every(span(4), span(6)..span(20)));
+    assert_eq!(read.method[1].nodes, Nodes::Named("node2".to_owned()));
+    assert_eq!(read.method[2].fault, Fault::Partition { grudge: Grudge::OneWay });
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    for (method, part) in [
+        ("  - {at: 5s, fault: explode}", "no fault called"),
+        ("  - {at: 5s, fault: delay}", "delay needs `delay`"),
+        ("  - {at: 5s, fault: kill, percent: 4}", "kill does not take `percent`"),
+        ("  - {fault: kill}", "either `at`"),
+        ("  - {at: 29s, fault: kill, for: 5s}", "after the workload"),
+        ("  - {every: 1s, between: [9s, 8s], fault: kill, for: 1s}", "never done"),
+        ("  - {at: 1s, fault: loss, percent: 95}", "use isolate"),
+        ("  - {at: soon, fault: kill}", "250ms"),
+        ("  - {at: 1s, fault: kill, colour: red}", "colour"),
+        ("  []", "0 steps"),
+    ] {
+        let said = why(method);
+        assert!(said.contains(part), "{method}: {said}");
+    }
+}
+
+#[test]
+fn everything_that_ships_is_right_and_says_what_it_proves() {
+    for name in Experiment::names() {
+        let experiment = Experiment::parse(Experiment::shipped(name).unwrap()).unwrap();
+        assert_eq!(experiment.name, name);
+        assert!(experiment.proves.len() > 20, "{name} proves {:?}", experiment.proves);
+    }
+}

@@ -1,0 +1,189 @@
+//! What can be done to a cluster, and to whom.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A fault, with everything that it takes to apply it and to heal it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "kebab-case")]
+pub enum Fault {
+    /// `kill -9`; healed by starting it again.
+    Kill,
+    /// SIGTERM and a start: what an operator does.
+    Restart,
+    /// Frozen: it keeps its connections and does nothing.
+    Pause,
+    /// Bytes between the node and the others vanish, both ways.
+    Isolate,
+    /// Bytes between some pairs of nodes vanish.
+    Partition {
+        /// Which pairs.
+        grudge: Grudge,
+    },
+    /// What the node sends to the others arrives later.
+    Delay {
+        /// By how much.
+        #[serde(with = "crate::time")]
+        delay: Duration,
+        /// And how much more at most, at random.
+        #[serde(with = "crate::time", default)]
+        jitter: Duration,
+    },
+    /// A share of what the node sends has to be sent again: it arrives a retransmission timeout (200 ms) later, and everything
+    /// behind it waits, as TCP does it.
+    Loss {
+        /// Of a hundred.
+        percent: u8,
+    },
+    /// The node sends at most so much.
+    Bandwidth {
+        /// Bytes a second to each other node.
+        bytes_per_second: u64,
+    },
+    /// Each sync of the disk takes longer.
+    SlowDisk {
+        /// By how much.
+        #[serde(with = "crate::time")]
+        delay: Duration,
+    },
+    /// The next sync of the disk fails.
+    FailSync,
+    /// Writing fails as if the disk were full.
+    FullDisk,
+    /// The process dies, and everything that it had not synced is lost.
+    PowerCut {
+        /// Some of what was not synced is written nevertheless, the last of it in part.
+        #[serde(default)]
+        torn: bool,
+    },
+    /// The node's wall clock jumps.
+    ClockStep {
+        /// Forward, in milliseconds; negative is back.
+        offset_ms: i64,
+    },
+}
+
+/// Which pairs of nodes do not hear each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grudge {
+    /// The chosen nodes and the others, both ways.
+    Both,
+    /// The others do not hear the chosen ones, who hear them.
+    OneWay,
+    /// Each node hears a majority, and no two of them the same one (after Jepsen's `majorities-ring`).
+    MajoritiesRing,
+    /// Two halves that do not hear each other, and the chosen node, which hears and is heard by all.
+    Bridge,
+}
+
+/// Who.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nodes {
+    /// Any one.
+    One,
+    /// The one that leads the most shards; of several the meta shard's leader.
+    Leader,
+    /// One that does not lead the meta shard.
+    Follower,
+    /// As many as the cluster survives.
+    Minority,
+    /// One more than the cluster survives.
+    Majority,
+    /// Every one.
+    All,
+    /// The resolver, or one of them.
+    Resolver,
+    /// This one.
+    #[serde(untagged)]
+    Named(String),
+}
+
+/// What a backend needs to be able to do for a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Means {
+    /// Signals, stopping and starting processes or containers.
+    Process,
+    /// Getting between the bytes of two nodes.
+    Network,
+    /// Getting between a node and its files.
+    Disk,
+    /// Getting between a node and its clock.
+    Clock,
+}
+
+impl Fault {
+    /// What a backend needs for it.
+    #[must_use]
+    pub fn means(&self) -> Means {
+        match self {
+            Self::Kill | Self::Restart | Self::Pause => Means::Process,
+            Self::Isolate
+            | Self::Partition { .. }
+            | Self::Delay { .. }
+            | Self::Loss { .. }
+            | Self::Bandwidth { .. } => Means::Network,
+            Self::SlowDisk { .. } | Self::FailSync | Self::FullDisk | Self::PowerCut { .. } => Means::Disk,
+            Self::ClockStep { .. } => Means::Clock,
+        }
+    }
+
+    /// Its name in experiments, metrics and reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Isolate => "isolate",
+            Self::Partition { .. } => "partition",
+            Self::Delay { .. } => "delay",
+            Self::Loss { .. } => "loss",
+            Self::Bandwidth { .. } => "bandwidth",
+            Self::SlowDisk { .. } => "slow-disk",
+            Self::FailSync => "fail-sync",
+            Self::FullDisk => "full-disk",
+            Self::PowerCut { .. } => "power-cut",
+            Self::ClockStep { .. } => "clock-step",
+        }
+    }
+}
+
+impl fmt::Display for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::One => "one",
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Minority => "minority",
+            Self::Majority => "majority",
+            Self::All => "all",
+            Self::Resolver => "resolver",
+            Self::Named(name) => name,
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = crate::time::show;
+        match self {
+            Self::Partition { grudge: Grudge::Both } => f.write_str("partition"),
+            Self::Partition { grudge: Grudge::OneWay } => f.write_str("one-way partition"),
+            Self::Partition { grudge: Grudge::MajoritiesRing } => f.write_str("ring of majorities"),
+            Self::Partition { grudge: Grudge::Bridge } => f.write_str("bridge"),
+            Self::Delay { delay, jitter } if jitter.is_zero() => write!(f, "delay {}", show(*delay)),
+            Self::Delay { delay, jitter } => write!(f, "delay {} + {}", show(*delay), show(*jitter)),
+            Self::Loss { percent } => write!(f, "loss {percent} %"),
+            Self::Bandwidth { bytes_per_second } => write!(f, "bandwidth {bytes_per_second} B/s"),
+            Self::SlowDisk { delay } => write!(f, "slow disk {}", show(*delay)),
+            Self::PowerCut { torn: true } => f.write_str("power cut with torn writes"),
+            Self::ClockStep { offset_ms } => write!(f, "clock {offset_ms:+} ms"),
+            plain => f.write_str(plain.name()),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! `conclave-chaos`.
+
+fn main() {}
