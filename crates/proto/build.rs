@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "conclave/chat/v1/chat.proto",
     "conclave/admin/v1/admin.proto",
     "conclave/cluster/v1/cluster.proto",
     "conclave/dns/v1/dns.proto",
+    "conclave/fault/v1/fault.proto",
     "conclave/log/v1/log.proto",
     "conclave/raft/v1/raft.proto",
 ];

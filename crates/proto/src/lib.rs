@@ -1,7 +1,7 @@
 //! conclave's formats: what travels between clients and nodes, what travels between nodes, and what
 //! lies on disk, with the conversions to and from [`conclave_core`].
 //!
-//! * [`chat`], [`admin`], [`cluster`], [`dns`], [`raft`], [`log`]: the code generated from `proto/`.
+//! * [`chat`], [`admin`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
 //! * [`command`], [`event`]: commands and events to bytes and back.
 //! * [`frame`]: events that are encoded once and sent to every subscriber as they are.
 //! * [`seal`]: messages that only those who know the cluster's secret can make.
@@ -39,6 +39,11 @@ mod generated {
             tonic::include_proto!("conclave.dns.v1");
         }
     }
+    pub mod fault {
+        pub mod v1 {
+            tonic::include_proto!("conclave.fault.v1");
+        }
+    }
     pub mod log {
         pub mod v1 {
             tonic::include_proto!("conclave.log.v1");
@@ -67,6 +72,8 @@ pub use generated::chat::v1 as chat;
 pub use generated::cluster::v1 as cluster;
 /// The resolver's API.
 pub use generated::dns::v1 as dns;
+/// Faults on purpose.
+pub use generated::fault::v1 as fault;
 /// Durable formats.
 pub use generated::log::v1 as log;
 /// Between nodes.
