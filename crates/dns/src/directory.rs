@@ -39,8 +39,8 @@ pub struct Directory {
 /// Who brought a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The node itself, from this address.
-    Itself(IpAddr),
+    /// The node itself, and the address it comes from if that is known.
+    Itself(Option<IpAddr>),
     /// Another node.
     Another,
 }
@@ -85,19 +85,17 @@ impl State {
         matches!(self, Self::Live(_) | Self::Kept)
     }
 
+    /// What [`Self::name`] can be.
+    pub const NAMES: [&str; 4] = ["awaited", "live", "kept", "lapsed"];
+
     /// A short word for metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Awaited(_) => "awaited",
-            Self::Live(_) => "live",
-            Self::Kept => "kept",
-            Self::Lapsed => "lapsed",
-        }
+        Self::NAMES[self.step()]
     }
 
     /// What the state adds to four times the revision.
-    fn step(self) -> u64 {
+    fn step(self) -> usize {
         match self {
             Self::Awaited(_) => 0,
             Self::Live(_) => 1,
@@ -138,9 +136,9 @@ impl Directory {
         }
         self.cluster.get_or_insert_with(|| record.cluster_id.clone());
         let until = now + self.lease;
-        let from = match source {
-            Source::Itself(from) => Some(from.to_canonical()),
-            Source::Another => None,
+        let (itself, from) = match source {
+            Source::Itself(from) => (true, from.map(|from| from.to_canonical())),
+            Source::Another => (false, None),
         };
         let node = self.nodes.entry(record.node_id).or_insert_with(|| Node {
             record: record.clone(),
@@ -153,16 +151,14 @@ impl Directory {
         if newer {
             *node = Node { record, from: from.or(node.from), state: node.state };
         }
-        node.state = match (node.state, from) {
-            (State::Awaited(_) | State::Live(_), Some(_)) => State::Live(until),
-            (State::Kept | State::Lapsed, Some(_)) if newer => State::Live(until),
+        node.state = match node.state {
+            State::Awaited(_) | State::Live(_) if itself => State::Live(until),
+            State::Kept | State::Lapsed if itself && newer => State::Live(until),
             // It changed since, so it lives, or did so until lately: it has a lease's time to say so here.
-            (State::Lapsed, None) if newer => State::Awaited(until),
-            (state, _) => state,
+            State::Lapsed if newer => State::Awaited(until),
+            state => state,
         };
-        if node.from.is_none() {
-            node.from = from;
-        }
+        node.from = node.from.or(from);
         let lapsed = torn || matches!(node.state, State::Kept | State::Lapsed);
         Ok(Heard { known_revision: node.record.revision, lapsed })
     }
@@ -223,7 +219,7 @@ impl Directory {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "serial numbers are modulo 2^32")]
     pub fn serial(&self) -> u32 {
-        let steps = self.nodes.values().map(|node| node.record.revision.wrapping_mul(4) + node.state.step());
+        let steps = self.nodes.values().map(|node| node.record.revision.wrapping_mul(4) + node.state.step() as u64);
         steps.fold(0, u64::wrapping_add) as u32
     }
 

@@ -11,6 +11,10 @@ pub mod config;
 pub mod directory;
 pub mod forward;
 pub mod metrics;
+mod registry;
+mod service;
+mod watch;
+mod web;
 pub mod zone;
 
 pub use config::Config;

@@ -1,5 +1,6 @@
 //! Every metric of a resolver, in one place. Labels are few and bounded: never a name, never a client's address.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -8,6 +9,9 @@ use prometheus::{
     Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+use tokio::time::Instant;
+
+use crate::directory::{Directory, State};
 
 /// Answers from memory take microseconds, others a trip to another name server. Seconds.
 const LATENCY: &[f64] = &[
@@ -22,13 +26,13 @@ pub struct Metrics {
     queries: IntCounterVec,
     query_duration: Histogram,
     truncated: IntCounter,
-    pub(crate) zone_serial: IntGauge,
-    pub(crate) zone_age: Gauge,
-    pub(crate) zone_swaps: IntCounter,
-    pub(crate) view_age: Gauge,
-    pub(crate) stale: IntGauge,
-    pub(crate) stale_seconds: Gauge,
-    pub(crate) nodes: IntGaugeVec,
+    zone_serial: IntGauge,
+    zone_age: Gauge,
+    zone_swaps: IntCounter,
+    view_age: Gauge,
+    stale: IntGauge,
+    stale_seconds: Gauge,
+    nodes: IntGaugeVec,
     pub(crate) register_streams: IntGauge,
     pub(crate) registrations: IntCounterVec,
     pub(crate) records_watched: IntGauge,
@@ -37,6 +41,15 @@ pub struct Metrics {
     pub(crate) exports: IntCounterVec,
     pub(crate) export_serial: IntGauge,
     process: Process,
+    since: Mutex<Since>,
+}
+
+/// What is as old as it is when somebody looks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since {
+    heard: Option<Instant>,
+    swapped: Option<Instant>,
+    stale: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -121,6 +134,7 @@ impl Metrics {
                 threads: make.gauge("conclave_process_threads", "Threads."),
                 alive_tasks: make.gauge("conclave_alive_tasks", "Tasks of the runtime."),
             },
+            since: Mutex::default(),
             registry: make.0,
         }
     }
@@ -136,9 +150,40 @@ impl Metrics {
         self.truncated.inc();
     }
 
+    /// A node spoke.
+    pub(crate) fn heard(&self, now: Instant) {
+        self.since(|since| since.heard = Some(now));
+    }
+
+    /// A new zone is shown.
+    pub(crate) fn swapped(&self, directory: &Directory, now: Instant) {
+        self.zone_swaps.inc();
+        self.zone_serial.set(directory.serial().into());
+        let stale = directory.stale();
+        self.stale.set(stale.into());
+        for state in State::NAMES {
+            let count = directory.nodes().filter(|node| node.state.name() == state).count();
+            self.nodes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.since(|since| {
+            since.swapped = Some(now);
+            since.stale = stale.then_some(since.stale.unwrap_or(now));
+        });
+    }
+
+    fn since<T>(&self, with: impl FnOnce(&mut Since) -> T) -> T {
+        with(&mut self.since.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// All metrics in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
+        let since = self.since(|since| *since);
+        for (gauge, at) in
+            [(&self.view_age, since.heard), (&self.zone_age, since.swapped), (&self.stale_seconds, since.stale)]
+        {
+            gauge.set(at.map_or(0.0, |at| at.elapsed().as_secs_f64()));
+        }
         self.process.read();
         let mut out = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut out) {

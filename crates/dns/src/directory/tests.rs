@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const HERE: Source = Source::Itself(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)));
+const HERE: Source = Source::Itself(Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9))));
 const LEASE: Duration = REGISTER_LEASE;
 
 fn record(id: u64, revision: u64) -> NodeRecord {
@@ -156,7 +156,7 @@ fn a_record_without_addresses_gets_the_one_it_came_from() {
     let now = Instant::now();
     let mut directory = Directory::new(LEASE);
     let bare = |revision| NodeRecord { ips: Vec::new(), ..record(1, revision) };
-    let mapped = Source::Itself("::ffff:10.1.2.3".parse().unwrap());
+    let mapped = Source::Itself(Some("::ffff:10.1.2.3".parse().unwrap()));
     let ips = |directory: &Directory| directory.view(&Name::root(), &[]).unwrap().nodes[0].record.ips.clone();
     directory.heard(bare(1), Source::Another, now).unwrap();
     assert!(ips(&directory).is_empty());

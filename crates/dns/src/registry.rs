@@ -1,0 +1,193 @@
+//! The one task that owns the directory: hears records, lets leases lapse, makes a new zone when something changed and
+//! shows it to everybody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use conclave_core::limits::{REGISTER_LEASE, RESOLVER_QUEUE_MAX, ZONE_INTERVAL_MIN};
+use conclave_proto::cluster::NodeRecord;
+use hickory_proto::rr::Name;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::NameServer;
+use crate::directory::{Directory, Heard, Refused, Source};
+use crate::metrics::Metrics;
+use crate::zone::{View, Zone};
+
+/// The way to the directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    messages: mpsc::Sender<Message>,
+    zones: watch::Receiver<Option<Arc<Zone>>>,
+    live: watch::Receiver<Live>,
+}
+
+/// Where the clients' API of each live node is, by the node's id.
+pub(crate) type Live = Arc<BTreeMap<u64, String>>;
+
+#[derive(Debug)]
+struct Message {
+    record: NodeRecord,
+    source: Source,
+    answer: Option<oneshot::Sender<Result<Heard, Refused>>>,
+}
+
+/// The resolver ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the resolver stops")]
+pub(crate) struct Stopped;
+
+impl Registry {
+    /// A node says something of itself.
+    pub(crate) async fn hear(&self, record: NodeRecord, source: Source) -> Result<Result<Heard, Refused>, Stopped> {
+        let (answer, heard) = oneshot::channel();
+        self.messages.send(Message { record, source, answer: Some(answer) }).await.map_err(|_| Stopped)?;
+        heard.await.map_err(|_| Stopped)
+    }
+
+    /// Nobody waits for what becomes of it.
+    pub(crate) async fn tell(&self, record: NodeRecord, source: Source) -> Result<(), Stopped> {
+        self.messages.send(Message { record, source, answer: None }).await.map_err(|_| Stopped)
+    }
+
+    /// The zone now, and whenever it changes. None before the first record.
+    pub(crate) fn zones(&self) -> watch::Receiver<Option<Arc<Zone>>> {
+        self.zones.clone()
+    }
+
+    /// The live nodes now, and whenever they change.
+    pub(crate) fn live(&self) -> watch::Receiver<Live> {
+        self.live.clone()
+    }
+}
+
+/// The task.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    zone_name: Name,
+    name_servers: Vec<NameServer>,
+    directory: Directory,
+    messages: mpsc::Receiver<Message>,
+    /// What `zone` was made from.
+    shown: Option<View>,
+    made: Instant,
+    zone: Arc<ArcSwapOption<Zone>>,
+    zones: watch::Sender<Option<Arc<Zone>>>,
+    live: watch::Sender<Live>,
+    metrics: Arc<Metrics>,
+}
+
+impl Owner {
+    /// With the way to it. Shows its zones in `zone`, too.
+    pub(crate) fn new(
+        zone_name: Name,
+        name_servers: Vec<NameServer>,
+        zone: Arc<ArcSwapOption<Zone>>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Registry) {
+        let (sender, messages) = mpsc::channel(RESOLVER_QUEUE_MAX);
+        let (zones, live) = (watch::Sender::new(None), watch::Sender::new(Live::default()));
+        let registry = Registry { messages: sender, zones: zones.subscribe(), live: live.subscribe() };
+        let owner = Self {
+            zone_name,
+            name_servers,
+            directory: Directory::new(REGISTER_LEASE),
+            messages,
+            shown: None,
+            made: Instant::now(),
+            zone,
+            zones,
+            live,
+            metrics,
+        };
+        (owner, registry)
+    }
+
+    /// Until the resolver stops.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        // When a change is to be shown that came too soon after the last one.
+        let mut due = None::<Instant>;
+        let mut messages = Vec::new();
+        loop {
+            let expiry = self.directory.next_expiry();
+            tokio::select! {
+                // What was said in time counts, also when this task is late.
+                biased;
+                () = stop.cancelled() => return,
+                1.. = self.messages.recv_many(&mut messages, RESOLVER_QUEUE_MAX) => {
+                    for message in messages.drain(..) {
+                        self.hear(message);
+                    }
+                }
+                () = until(due), if due.is_some() => {}
+                () = until(expiry), if expiry.is_some() => {}
+            }
+            let now = Instant::now();
+            self.directory.expire(now);
+            let view = self.directory.view(&self.zone_name, &self.name_servers);
+            due = match view {
+                Some(view) if self.shown.as_ref() != Some(&view) => {
+                    let at = self.made + ZONE_INTERVAL_MIN;
+                    if self.shown.is_some() && now < at {
+                        Some(at)
+                    } else {
+                        self.show(view, now);
+                        None
+                    }
+                }
+                _ => None,
+            };
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        let Message { record, source, answer } = message;
+        let now = Instant::now();
+        let heard = self.directory.heard(record, source, now);
+        match (&heard, source) {
+            (Ok(_), Source::Itself(_)) => self.metrics.heard(now),
+            (Ok(_), Source::Another) => {}
+            (Err(why), Source::Itself(_)) => tracing::warn!(%why, "a record is not believed"),
+            // Once a second, for as long as others pass it on.
+            (Err(why), Source::Another) => tracing::debug!(%why, "a record is not believed"),
+        }
+        if let Some(answer) = answer {
+            // Whoever asked may be gone.
+            let _ = answer.send(heard);
+        }
+    }
+
+    /// A new zone for everybody.
+    fn show(&mut self, view: View, now: Instant) {
+        let zone = Arc::new(Zone::build(&view));
+        self.zone.store(Some(Arc::clone(&zone)));
+        self.zones.send_replace(Some(zone));
+        let live = view.nodes.iter().filter(|node| node.live);
+        let live: BTreeMap<_, _> = live.map(|node| (node.record.node_id, node.record.client.clone())).collect();
+        self.live.send_if_modified(|shown| {
+            let changed = **shown != live;
+            *shown = Arc::new(live);
+            changed
+        });
+        if view.stale != self.shown.as_ref().is_some_and(|shown| shown.stale) {
+            if view.stale {
+                tracing::warn!("most nodes fell silent together: this resolver keeps the last good set");
+            } else {
+                tracing::info!("most nodes are heard again");
+            }
+        }
+        self.metrics.swapped(&self.directory, now);
+        self.made = now;
+        self.shown = Some(view);
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,250 @@
+//! `DNSService`: the registry over gRPC.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use conclave_core::limits::{
+    LOOKUP_WATCHES_MAX, REGISTER_IDLE_MAX, REGISTER_LEASE, REGISTER_MESSAGE_BYTES_MAX, REGISTER_STREAMS_MAX,
+};
+use conclave_proto::cluster::NodeRecord;
+use conclave_proto::dns::dns_service_server::{DnsService, DnsServiceServer};
+use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, Target};
+use conclave_proto::seal::{NONCE_BYTES, REGISTER, Secret};
+use futures::Stream;
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::directory::Source;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::zone::{self, Zone};
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Service {
+    zone: String,
+    secret: Secret,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    registrations: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    pub(crate) fn new(
+        zone: String,
+        secret: Secret,
+        registry: Registry,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let [registrations, watches] =
+            [REGISTER_STREAMS_MAX, LOOKUP_WATCHES_MAX].map(|most| Arc::new(Semaphore::new(most)));
+        Self { zone, secret, registry, metrics, tasks, stop, registrations, watches }
+    }
+
+    pub(crate) fn server(self) -> DnsServiceServer<Self> {
+        DnsServiceServer::new(self).max_decoding_message_size(REGISTER_MESSAGE_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl DnsService for Service {
+    type RegisterStream = Answers<RegisterResponse>;
+    type WatchStream = Answers<LookupResponse>;
+
+    async fn register(
+        &self,
+        request: Request<Streaming<RegisterRequest>>,
+    ) -> Result<Response<Self::RegisterStream>, Status> {
+        let permit = Arc::clone(&self.registrations).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{REGISTER_STREAMS_MAX} nodes' streams are open, which is the most"))
+        })?;
+        let from = request.remote_addr().ok_or_else(|| Status::internal("the connection has no address"))?.ip();
+        // One answer to each message, so at most one waits beside the one that is being sent.
+        let (answers, stream) = mpsc::channel(1);
+        let registration = Registration {
+            from,
+            nonce: rand::random(),
+            secret: self.secret.clone(),
+            zone: self.zone.clone(),
+            registry: self.registry.clone(),
+            metrics: Arc::clone(&self.metrics),
+            answers,
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(registration.run(request.into_inner())).await;
+            drop(permit);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
+        let zone = self.registry.zones().borrow().clone();
+        let zone = zone.ok_or_else(|| Status::unavailable("no node has been heard of yet; ask again in a second"))?;
+        look_up(&zone, &self.zone, &request.into_inner().name).map(Response::new)
+    }
+
+    async fn watch(&self, request: Request<LookupRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let permit = Arc::clone(&self.watches).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{LOOKUP_WATCHES_MAX} watches are open, which is the most"))
+        })?;
+        let (answers, stream) = mpsc::channel(1);
+        let name = request.into_inner().name;
+        let (mut zones, zone_name, stop) = (self.registry.zones(), self.zone.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = answers.closed() => {}
+                () = tell_changes(&mut zones, &zone_name, &name, &answers) => {}
+            }
+            drop(permit);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// The answer now, and again whenever it changes. Changes that come while the asker is slow become one.
+async fn tell_changes(
+    zones: &mut watch::Receiver<Option<Arc<Zone>>>,
+    zone_name: &str,
+    name: &str,
+    answers: &mpsc::Sender<Result<LookupResponse, Status>>,
+) {
+    let mut told = None;
+    loop {
+        let zone = zones.borrow_and_update().clone();
+        if let Some(zone) = zone {
+            let answer = look_up(&zone, zone_name, name);
+            let targets = answer.as_ref().ok().map(|answer| (answer.targets.clone(), answer.stale));
+            let ends = answer.is_err();
+            // The serial alone is no change of the answer.
+            let changed = told.is_none() || told != targets;
+            if (changed && answers.send(answer).await.is_err()) || ends {
+                return;
+            }
+            told = targets;
+        }
+        if zones.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn look_up(zone: &Zone, zone_name: &str, name: &str) -> Result<LookupResponse, Status> {
+    let targets = zone.targets(name).ok_or_else(|| {
+        let name: String = name.chars().take(80).collect();
+        Status::not_found(format!(
+            "{name:?} is nobody: ask for \"\", \"leader\", \"shard-<n>\", \"peers\", \"metrics\" or a node's name"
+        ))
+    })?;
+    let target = |target: &zone::Target| Target {
+        node: target.node.clone(),
+        node_id: target.node_id,
+        host: target.host.clone(),
+        ips: target.ips.iter().map(IpAddr::to_string).collect(),
+        port: target.port.into(),
+        priority: target.priority.into(),
+        weight: target.weight.into(),
+    };
+    Ok(LookupResponse {
+        zone: zone_name.to_owned(),
+        serial: zone.serial(),
+        stale: zone.stale(),
+        targets: targets.iter().map(target).collect(),
+    })
+}
+
+/// One node's stream.
+struct Registration {
+    from: IpAddr,
+    nonce: [u8; NONCE_BYTES],
+    secret: Secret,
+    zone: String,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    answers: mpsc::Sender<Result<RegisterResponse, Status>>,
+}
+
+impl Registration {
+    /// Until the node ends it, says something wrong, or nothing at all.
+    async fn run(self, requests: Streaming<RegisterRequest>) {
+        self.metrics.register_streams.inc();
+        if let Err(status) = self.serve(requests).await {
+            tracing::warn!(from = %self.from, why = status.message(), "a node's registration ends");
+            // It may be gone, or not read on.
+            let _ = timeout(REGISTER_LEASE, self.answers.send(Err(status))).await;
+        }
+        self.metrics.register_streams.dec();
+    }
+
+    async fn serve(&self, mut requests: Streaming<RegisterRequest>) -> Result<(), Status> {
+        let nonce = self.nonce.to_vec();
+        self.answer(RegisterResponse { nonce, ..RegisterResponse::default() }).await?;
+        for counter in 1.. {
+            let request = timeout(REGISTER_IDLE_MAX, requests.message()).await.map_err(|_| {
+                self.count("idle");
+                Status::deadline_exceeded(format!("nothing was heard for {REGISTER_IDLE_MAX:?}"))
+            })?;
+            // A connection that ends or breaks is no news: the lease says what it means.
+            let Ok(Some(request)) = request else { break };
+            let record = self.open(counter, &request)?;
+            let heard = self.registry.hear(record, Source::Itself(Some(self.from))).await;
+            let heard = heard.map_err(|stopped| Status::unavailable(stopped.to_string()))?.map_err(|why| {
+                self.count("refused");
+                Status::invalid_argument(why.to_string())
+            })?;
+            self.count(if heard.lapsed { "lapsed" } else { "believed" });
+            let (known_revision, lapsed) = (heard.known_revision, heard.lapsed);
+            self.answer(RegisterResponse { known_revision, lapsed, ..RegisterResponse::default() }).await?;
+        }
+        Ok(())
+    }
+
+    /// What the message says, if it was sealed for this place in this stream.
+    fn open(&self, counter: u64, request: &RegisterRequest) -> Result<NodeRecord, Status> {
+        if request.counter != counter {
+            self.count("replayed");
+            return Err(Status::unauthenticated(format!(
+                "message {} came where message {counter} of this stream is due",
+                request.counter
+            )));
+        }
+        if !self.secret.verify(REGISTER, &self.nonce, counter, &request.record, &request.mac) {
+            self.count("unsealed");
+            return Err(Status::unauthenticated(
+                "the secrets differ, or the message was recorded from another stream: give the node and the resolver \
+                 the same secret file",
+            ));
+        }
+        NodeRecord::decode(request.record.as_slice()).map_err(|error| {
+            self.count("refused");
+            Status::invalid_argument(format!("the record cannot be decoded: {error}"))
+        })
+    }
+
+    async fn answer(&self, answer: RegisterResponse) -> Result<(), Status> {
+        let lease_ms = u32::try_from(REGISTER_LEASE.as_millis()).unwrap_or(u32::MAX);
+        let answer = RegisterResponse { lease_ms, zone: self.zone.clone(), ..answer };
+        match timeout(REGISTER_IDLE_MAX, self.answers.send(Ok(answer))).await {
+            Ok(sent) => sent.map_err(|_| Status::cancelled("the node is gone")),
+            Err(_) => Err(Status::deadline_exceeded("the node does not read what it is answered")),
+        }
+    }
+
+    fn count(&self, outcome: &str) {
+        self.metrics.registrations.with_label_values(&[outcome]).inc();
+    }
+}

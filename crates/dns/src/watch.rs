@@ -1,0 +1,175 @@
+//! What nodes say of all nodes: a node that cannot reach the resolver, or is dead, is known through the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::{
+    NODES_MAX, RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE, RETRY_DELAY_MAX, RETRY_DELAY_MIN,
+};
+use conclave_proto::admin::admin_service_client::AdminServiceClient;
+use conclave_proto::admin::{RecordsRequest, RecordsResponse};
+use conclave_proto::cluster::NodeRecords;
+use conclave_proto::seal::{NONCE_BYTES, RECORDS, Secret};
+use prost::Message as _;
+use rand::RngExt as _;
+use rand::seq::IteratorRandom as _;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::Endpoint;
+
+use crate::directory::Source;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+
+/// Nodes repeat what they know once a second.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// Keeps asking [`RECORDS_WATCHED`] nodes about all of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Watcher {
+    /// Who is asked before any node is known.
+    pub(crate) seeds: Vec<String>,
+    pub(crate) secret: Secret,
+    pub(crate) registry: Registry,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// A node to ask: where, and who it is if that is known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Asked {
+    address: String,
+    id: Option<u64>,
+}
+
+/// Nodes that did not answer, and are left alone for a while.
+#[derive(Debug)]
+struct Resting {
+    failures: u32,
+    until: Instant,
+}
+
+impl Watcher {
+    /// Until the resolver stops.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut live = self.registry.live();
+        let mut streams = JoinSet::new();
+        let mut asked: BTreeMap<Id, Asked> = BTreeMap::new();
+        let mut resting: BTreeMap<String, Resting> = BTreeMap::new();
+        loop {
+            let known = self.candidates(&live.borrow_and_update());
+            resting.retain(|address, _| known.iter().any(|node| node.address == *address));
+            while asked.len() < RECORDS_WATCHED {
+                let Some(node) = choose(&known, &asked, &resting) else { break };
+                let this = self.clone();
+                let listened = node.clone();
+                let task = streams.spawn(async move { this.listen(&listened).await });
+                asked.insert(task.id(), node);
+            }
+            self.metrics.records_watched.set(i64::try_from(asked.len()).unwrap_or(i64::MAX));
+            let wake = (asked.len() < RECORDS_WATCHED).then(|| resting.values().map(|rest| rest.until).min()).flatten();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = live.changed() => if changed.is_err() { return },
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                Some(ended) = streams.join_next_with_id() => {
+                    let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, _)| *id);
+                    if let (Some(node), Ok((_, ended))) = (asked.remove(&id), ended) {
+                        rest(&mut resting, &node.address, ended);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Every node that can be asked: those that live, or before any does those of the configuration.
+    fn candidates(&self, live: &BTreeMap<u64, String>) -> BTreeSet<Asked> {
+        if live.is_empty() {
+            return self.seeds.iter().map(|address| Asked { address: address.clone(), id: None }).collect();
+        }
+        live.iter().map(|(id, address)| Asked { address: address.clone(), id: Some(*id) }).collect()
+    }
+
+    /// Passes on what one node says, until it says nothing more or something wrong. Whether it was any good, and why it
+    /// ended.
+    async fn listen(self, node: &Asked) -> (bool, Status) {
+        let mut counter = 0;
+        let why = match self.listen_to(node, &mut counter).await {
+            Ok(()) => Status::unavailable("it ended the stream"),
+            Err(why) => why,
+        };
+        (counter > 1, why)
+    }
+
+    async fn listen_to(&self, node: &Asked, counter: &mut u64) -> Result<(), Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", node.address))
+            .map_err(|error| Status::invalid_argument(error.to_string()))?
+            .connect_timeout(REGISTER_LEASE);
+        let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
+        let mut client = AdminServiceClient::new(channel).max_decoding_message_size(RECORDS_MESSAGE_BYTES_MAX);
+        let nonce: [u8; NONCE_BYTES] = rand::random();
+        let silent = |_| Status::deadline_exceeded(format!("nothing was heard for {SILENCE_MAX:?}"));
+        let request = client.records(RecordsRequest { nonce: nonce.to_vec() });
+        let mut stream = timeout(SILENCE_MAX, request).await.map_err(silent)??.into_inner();
+        while let Some(message) = timeout(SILENCE_MAX, stream.message()).await.map_err(silent)?? {
+            *counter += 1;
+            let records = self.open(&nonce, *counter, &message).inspect_err(|_| self.count("refused"))?;
+            self.count("believed");
+            for record in records.records.into_iter().take(NODES_MAX) {
+                // A node's own word, though it only came because it was asked, is as good as a registration.
+                let itself = node.id.map_or(record.client == node.address, |id| record.node_id == id);
+                let source = if itself { Source::Itself(None) } else { Source::Another };
+                if self.registry.tell(record, source).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, nonce: &[u8], counter: u64, message: &RecordsResponse) -> Result<NodeRecords, Status> {
+        if message.mac.is_empty() {
+            return Err(Status::unauthenticated("the node has no secret; start it with the resolver's secret file"));
+        }
+        if message.counter != counter
+            || !self.secret.verify(RECORDS, nonce, counter, &message.records, &message.mac)
+        {
+            return Err(Status::unauthenticated(
+                "the secrets differ; give the node and the resolver the same secret file",
+            ));
+        }
+        NodeRecords::decode(message.records.as_slice()).map_err(|error| Status::data_loss(error.to_string()))
+    }
+
+    fn count(&self, outcome: &str) {
+        self.metrics.records_heard.with_label_values(&[outcome]).inc();
+    }
+}
+
+/// Any node that is neither asked already nor resting.
+fn choose(
+    known: &BTreeSet<Asked>,
+    asked: &BTreeMap<Id, Asked>,
+    resting: &BTreeMap<String, Resting>,
+) -> Option<Asked> {
+    let now = Instant::now();
+    let free = known.iter().filter(|node| {
+        !asked.values().any(|other| other.address == node.address)
+            && resting.get(&node.address).is_none_or(|rest| rest.until <= now)
+    });
+    free.choose(&mut rand::rng()).cloned()
+}
+
+/// Leaves a node alone, the longer the more often it was of no use.
+fn rest(resting: &mut BTreeMap<String, Resting>, address: &str, (good, why): (bool, Status)) {
+    let before = resting.get(address).map_or(0, |rest| rest.failures);
+    let failures = if good { 0 } else { before + 1 };
+    if before == 0 {
+        tracing::info!(node = address, why = why.message(), "a node no longer tells of the others");
+    }
+    let most = (RETRY_DELAY_MIN * 2_u32.pow(failures.min(10))).min(RETRY_DELAY_MAX);
+    let until = Instant::now() + most.mul_f64(rand::rng().random_range(0.5..1.0));
+    resting.insert(address.to_owned(), Resting { failures, until });
+}
