@@ -88,6 +88,14 @@ pub const REGISTER_IDLE_MAX: Duration = Duration::from_secs(10);
 pub const RESOLVER_QUEUE_MAX: usize = 256;
 /// Streams that one resolver tells of changes.
 pub const LOOKUP_WATCHES_MAX: usize = 1_024;
+/// An answer over UDP, bytes: what travels in one piece on any link.
+pub const DNS_DATAGRAM_BYTES_MAX: u16 = 1_232;
+/// Connections that one address of a resolver serves; more wait to be accepted.
+pub const DNS_CONNECTIONS_MAX: usize = 256;
+/// A connection without a question for so long is closed.
+pub const DNS_CONNECTION_IDLE: Duration = Duration::from_secs(10);
+/// Messages that wait to be sent on one connection: those of one transfer.
+pub const DNS_REPLIES_WAITING_MAX: usize = 1_024;
 /// Between two new zones at a resolver while changes keep coming.
 pub const ZONE_INTERVAL_MIN: Duration = Duration::from_millis(5);
 /// Questions about other names that a resolver has passed on and that are not answered yet.
@@ -100,6 +108,14 @@ pub const FORWARD_SERVERS_MAX: usize = 8;
 pub const RESOLVERS_MAX: usize = 8;
 /// Streams of records that one node serves.
 pub const RECORDS_STREAMS_MAX: usize = 64;
+/// How busy a node is, is looked at this often.
+pub const LOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// And taken over so many looks.
+pub const LOAD_SAMPLES: usize = 10;
+/// A node whose sends take this long, in the 99th percentile, is at its limit.
+pub const SEND_P99_MAX: Duration = Duration::from_secs(1);
+/// Better nodes that a client is told of when it is sent elsewhere.
+pub const BETTER_NODES_MAX: usize = 8;
 /// The spread of clients over the nodes is looked at this often.
 pub const PLACEMENT_INTERVAL: Duration = Duration::from_secs(1);
 /// And nobody is moved before the nodes have been the same ones for this long.
