@@ -1,5 +1,254 @@
 //! The zone: names and records as a pure function of what is known of the nodes.
+//!
+//! A zone is made once and asked often. Everything that an answer needs is worked out when it is made: every set of
+//! records is there encoded, once alone and once with the addresses of its targets, so that it is known beforehand what
+//! fits into which answer.
 
+mod body;
+mod content;
+mod members;
+#[cfg(test)]
+mod tests;
 pub mod view;
 
+use std::collections::{BTreeMap, HashMap};
+
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncodable as _;
+
+pub(crate) use body::{Body, HEADER_BYTES};
+pub use members::Target;
+pub(crate) use view::is_label;
 pub use view::{NodeView, View, zone_name};
+
+use content::Content;
+
+/// Bytes of records in one message of a transfer. Names can only be abbreviated within the first 16 KiB of a message.
+const TRANSFER_BYTES: usize = 12 * 1024;
+
+/// The zone as it is at one moment.
+#[derive(Debug)]
+pub struct Zone {
+    name: Name,
+    /// The name as [`key`] makes it.
+    key: Box<[u8]>,
+    serial: u32,
+    stale: bool,
+    names: HashMap<Box<[u8]>, Entry>,
+    /// By what `Lookup` calls a set, and by the name that has its records.
+    targets: HashMap<String, Vec<Target>>,
+    absence: Body,
+    order: Vec<Box<[u8]>>,
+}
+
+/// A name of the zone. Without sets it only has others below it, or nobody is in its set right now.
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    sets: Vec<RecordSet>,
+}
+
+/// The records of one type at one name.
+#[derive(Debug)]
+pub(crate) struct RecordSet {
+    kind: RecordType,
+    records: Vec<Record>,
+    pub(crate) alone: Body,
+    /// With what the asker would ask for next. Only if there is any.
+    pub(crate) with_more: Option<Body>,
+}
+
+impl Zone {
+    /// The zone that follows from a view.
+    #[must_use]
+    pub fn build(view: &View) -> Self {
+        let members = members::members(view);
+        let sets = members::sets(&members);
+        let content = Content::new(view, &members, &sets);
+        let mut zone = Self {
+            key: key(&view.zone),
+            name: view.zone.clone(),
+            serial: view.serial,
+            stale: view.stale,
+            names: HashMap::with_capacity(content.names.len()),
+            targets: HashMap::with_capacity(2 * sets.len() + members.len()),
+            absence: Body::default(),
+            order: content.names.keys().map(key).collect(),
+        };
+        for (name, types) in &content.names {
+            let sets = types.iter().filter_map(|(kind, records)| record_set(&content.names, name, *kind, records));
+            zone.names.insert(key(name), Entry { sets: sets.collect() });
+        }
+        let soa = zone.set_at_apex(RecordType::SOA).and_then(|soa| soa.records.first());
+        zone.absence = soa.and_then(Body::absence).unwrap_or_default();
+        for member in &members {
+            let target = member.target(members::Port::Client, 10, 1);
+            zone.targets.insert(member.record.name.clone(), target.into_iter().collect());
+        }
+        // After the nodes: a node that calls itself `leader` does not take the leader's place.
+        let zone_text = view.zone.to_ascii();
+        for set in sets {
+            let name = format!("{}.{}", set.labels, zone_text.trim_end_matches('.'));
+            zone.targets.insert(name, set.targets.clone());
+            zone.targets.insert(set.short, set.targets);
+        }
+        zone
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Its serial.
+    #[must_use]
+    pub fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// It is the last good set of a resolver that is cut off.
+    #[must_use]
+    pub fn stale(&self) -> bool {
+        self.stale
+    }
+
+    /// The servers of a set, best first: `""` for every healthy node, `leader`, `shard-<n>`, `peers`, `metrics`, a node's
+    /// name, or a whole name of the zone that has `SRV` records. `None` if there is no such set, which is not the same as
+    /// one without anybody in it.
+    #[must_use]
+    pub fn targets(&self, name: &str) -> Option<&[Target]> {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        self.targets.get(&name).map(Vec::as_slice)
+    }
+
+    /// Every record, in the order of the names. The SOA is one of the first name's.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        let entries = self.order.iter().filter_map(|key| self.names.get(key));
+        entries.flat_map(|entry| &entry.sets).flat_map(|set| &set.records)
+    }
+
+    /// What is at a name, which is given as [`key`] makes it.
+    pub(crate) fn find(&self, key: &[u8]) -> Option<&Entry> {
+        self.names.get(key)
+    }
+
+    /// Whether the name, given as [`key`] makes it, is the zone's own.
+    pub(crate) fn is_apex(&self, key: &[u8]) -> bool {
+        *self.key == *key
+    }
+
+    /// What says for how long an absence may be remembered.
+    pub(crate) fn absence(&self) -> &Body {
+        &self.absence
+    }
+
+    /// The SOA record, as an answer.
+    pub(crate) fn soa(&self) -> Option<&RecordSet> {
+        self.set_at_apex(RecordType::SOA)
+    }
+
+    /// The whole zone, between two copies of its SOA (RFC 5936), for as many messages as it takes.
+    pub(crate) fn transfer(&self) -> Vec<Body> {
+        let soa = self.soa().and_then(|soa| soa.records.first());
+        let rest = self.records().filter(|record| record.record_type() != RecordType::SOA);
+        let mut bodies = Vec::new();
+        let mut batch: Vec<&Record> = Vec::new();
+        let mut bytes = 0;
+        let mut close = |batch: &mut Vec<&Record>| {
+            bodies.extend(Body::answer(&self.name, RecordType::AXFR, batch.iter().copied(), [].iter()));
+            batch.clear();
+        };
+        for record in soa.into_iter().chain(rest).chain(soa) {
+            // At most: inside a message names are abbreviated.
+            let size = encoded_size(record);
+            if bytes + size > TRANSFER_BYTES && !batch.is_empty() {
+                close(&mut batch);
+                bytes = 0;
+            }
+            batch.push(record);
+            bytes += size;
+        }
+        close(&mut batch);
+        bodies
+    }
+
+    fn set_at_apex(&self, kind: RecordType) -> Option<&RecordSet> {
+        self.names.get(&self.key)?.set(kind)
+    }
+}
+
+impl Entry {
+    /// The records of one type.
+    pub(crate) fn set(&self, kind: RecordType) -> Option<&RecordSet> {
+        self.sets.iter().find(|set| set.kind == kind)
+    }
+
+    /// The smallest set: what whoever asks for anything at all gets (RFC 8482).
+    pub(crate) fn smallest(&self) -> Option<&RecordSet> {
+        self.sets.iter().min_by_key(|set| set.alone.bytes.len())
+    }
+}
+
+/// A name as it is looked up: in lower case, as it stands in a message.
+pub(crate) fn key(name: &Name) -> Box<[u8]> {
+    let mut key = Vec::with_capacity(name.len() + 1);
+    for label in name {
+        // A label has at most 63 bytes: its length is the last byte of the number.
+        let [.., length] = label.len().to_be_bytes();
+        key.push(length);
+        key.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    key.push(0);
+    key.into()
+}
+
+/// Whether one name is another or below it. Both as [`key`] makes them.
+pub(crate) fn is_below(mut name: &[u8], parent: &[u8]) -> bool {
+    while name.len() > parent.len() {
+        let Some(rest) = name.get(1 + usize::from(name[0])..) else { return false };
+        name = rest;
+    }
+    name == parent
+}
+
+const ADDRESSES: &[RecordType] = &[RecordType::A, RecordType::AAAA];
+
+type Names = BTreeMap<Name, BTreeMap<RecordType, Vec<Record>>>;
+
+/// Encodes a set, alone and with what the asker would ask for next.
+fn record_set(names: &Names, name: &Name, kind: RecordType, records: &[Record]) -> Option<RecordSet> {
+    let more = more(names, records);
+    let alone = Body::answer(name, kind, records.iter(), [].iter())?;
+    let with_more =
+        if more.is_empty() { None } else { Body::answer(name, kind, records.iter(), more.iter().copied()) };
+    Some(RecordSet { kind, records: records.to_vec(), alone, with_more })
+}
+
+/// The addresses of every target, and what is known of instances of a service; each record once.
+fn more<'a>(names: &'a Names, records: &[Record]) -> Vec<&'a Record> {
+    let mut more: Vec<&Record> = Vec::new();
+    for record in records {
+        match &record.data {
+            RData::SRV(srv) => add(&mut more, names, &srv.target, ADDRESSES),
+            RData::NS(host) => add(&mut more, names, &host.0, ADDRESSES),
+            RData::PTR(instance) if names.get(&instance.0).is_some_and(|sets| sets.contains_key(&RecordType::TXT)) => {
+                add(&mut more, names, &instance.0, &[RecordType::SRV, RecordType::TXT]);
+            }
+            _ => {}
+        }
+    }
+    more
+}
+
+fn add<'a>(more: &mut Vec<&'a Record>, names: &'a Names, name: &Name, kinds: &[RecordType]) {
+    let Some(sets) = names.get(name) else { return };
+    for record in kinds.iter().filter_map(|kind| sets.get(kind)).flatten() {
+        if !more.contains(&record) {
+            more.push(record);
+        }
+    }
+}
+
+fn encoded_size(record: &Record) -> usize {
+    record.to_bytes().map_or(0, |bytes| bytes.len())
+}

@@ -1,0 +1,186 @@
+//! From a question to its answer. Pure: the sockets are elsewhere.
+
+pub(crate) mod question;
+mod render;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{Name, RecordType};
+
+use crate::zone::{Body, Entry, RecordSet, Zone, is_below, key};
+use question::Question;
+pub(crate) use render::{render, udp_limit};
+
+/// How a question came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A datagram: the answer has to fit into one, too.
+    Udp,
+    /// A connection.
+    Tcp,
+}
+
+impl Transport {
+    /// For a metric's label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// What a server says whatever its zone holds.
+#[derive(Debug)]
+pub(crate) struct Fixed {
+    /// The zone's name, as a zone looks names up.
+    zone: Box<[u8]>,
+    /// What this server is called, for NSID.
+    pub(crate) identity: String,
+    identity_text: Body,
+    version_text: Body,
+}
+
+/// Who asks, as far as it matters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    pub(crate) transport: Transport,
+    pub(crate) may_transfer: bool,
+}
+
+/// What is to be done about a question.
+#[derive(Debug)]
+pub(crate) enum Verdict<'a> {
+    Reply(Reply<'a>),
+    /// The name is none of the zone's: somebody else may know.
+    Outside,
+    /// The whole zone is to be sent.
+    Transfer(&'a Zone),
+}
+
+/// An answer, but for the question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reply<'a> {
+    pub(crate) code: ResponseCode,
+    pub(crate) authoritative: bool,
+    /// The best that there is to say.
+    pub(crate) body: Option<&'a Body>,
+    /// And what will do if that does not fit.
+    pub(crate) smaller: Option<&'a Body>,
+}
+
+const IN: u16 = 1;
+const CH: u16 = 3;
+const IDENTITY_BYTES_MAX: usize = 63;
+
+impl Fixed {
+    /// `identity` is told to whoever asks which server this is.
+    pub(crate) fn new(zone: &Name, identity: &str) -> Self {
+        let identity = identity[..identity.floor_char_boundary(IDENTITY_BYTES_MAX)].to_owned();
+        Self {
+            zone: key(zone),
+            identity_text: chaos_text(&identity),
+            version_text: chaos_text(concat!("conclave ", env!("CARGO_PKG_VERSION"))),
+            identity,
+        }
+    }
+}
+
+impl Reply<'static> {
+    /// Nothing but a code.
+    pub(crate) fn code(code: ResponseCode) -> Self {
+        Self { code, authoritative: false, body: None, smaller: None }
+    }
+}
+
+impl<'a> Reply<'a> {
+    fn set(set: &'a RecordSet) -> Self {
+        let body = set.with_more.as_ref().unwrap_or(&set.alone);
+        Self { code: ResponseCode::NoError, authoritative: true, body: Some(body), smaller: Some(&set.alone) }
+    }
+
+    /// There is no such name, or nothing of that type.
+    fn absent(code: ResponseCode, zone: &'a Zone) -> Self {
+        Self { code, authoritative: true, body: Some(zone.absence()), smaller: None }
+    }
+}
+
+/// What is to be done about a question. No zone is there before the first node was heard of.
+pub(crate) fn decide<'a>(
+    zone: Option<&'a Zone>,
+    fixed: &'a Fixed,
+    question: &Question<'_>,
+    asker: Asker,
+) -> Verdict<'a> {
+    if question.edns.is_some_and(|edns| edns.version != 0) {
+        return Verdict::Reply(Reply::code(ResponseCode::BADVERS));
+    }
+    match question.class {
+        IN => {}
+        CH => return Verdict::Reply(chaos(fixed, question)),
+        _ => return Verdict::Reply(Reply::code(ResponseCode::Refused)),
+    }
+    if matches!(question.kind, RecordType::AXFR | RecordType::IXFR) {
+        return transfer(zone, fixed, question, asker);
+    }
+    match zone.and_then(|zone| Some((zone, zone.find(question.key())?))) {
+        Some((zone, entry)) => Verdict::Reply(at_name(zone, entry, question.kind)),
+        None if !is_below(question.key(), &fixed.zone) => Verdict::Outside,
+        None => Verdict::Reply(match zone {
+            Some(zone) => Reply::absent(ResponseCode::NXDomain, zone),
+            // Not NXDOMAIN: that would be remembered.
+            None => Reply::code(ResponseCode::ServFail),
+        }),
+    }
+}
+
+fn at_name<'a>(zone: &'a Zone, entry: &'a Entry, kind: RecordType) -> Reply<'a> {
+    let set = if kind == RecordType::ANY { entry.smallest() } else { entry.set(kind) };
+    set.map_or_else(|| Reply::absent(ResponseCode::NoError, zone), Reply::set)
+}
+
+/// The whole zone goes over a connection, and only to those who may have it (RFC 5936). Who asks for changes gets all of
+/// it, or only the SOA if nothing has changed or a datagram has to do (RFC 1995).
+fn transfer<'a>(
+    zone: Option<&'a Zone>,
+    fixed: &Fixed,
+    question: &Question<'_>,
+    asker: Asker,
+) -> Verdict<'a> {
+    let code = |code| Verdict::Reply(Reply::code(code));
+    if !asker.may_transfer || !is_below(question.key(), &fixed.zone) {
+        return code(ResponseCode::Refused);
+    }
+    let Some(zone) = zone else { return code(ResponseCode::ServFail) };
+    if !zone.is_apex(question.key()) {
+        return code(ResponseCode::NotAuth);
+    }
+    let changes = question.kind == RecordType::IXFR;
+    // Serials wrap around (RFC 1982): the half of them that lies behind ours is older.
+    let current = changes && question.serial.is_some_and(|theirs| zone.serial().wrapping_sub(theirs).cast_signed() <= 0);
+    match (asker.transport, zone.soa()) {
+        (Transport::Udp, Some(soa)) if changes => Verdict::Reply(Reply::set(soa)),
+        (Transport::Tcp, Some(soa)) if current => Verdict::Reply(Reply::set(soa)),
+        (Transport::Tcp, _) => Verdict::Transfer(zone),
+        (Transport::Udp, _) => code(ResponseCode::Refused),
+    }
+}
+
+/// Questions about the server itself.
+fn chaos<'a>(fixed: &'a Fixed, question: &Question<'_>) -> Reply<'a> {
+    let body = match question.key() {
+        b"\x02id\x06server\0" | b"\x08hostname\x04bind\0" => &fixed.identity_text,
+        b"\x07version\x04bind\0" | b"\x07version\x06server\0" => &fixed.version_text,
+        _ => return Reply::code(ResponseCode::Refused),
+    };
+    let body = matches!(question.kind, RecordType::TXT | RecordType::ANY).then_some(body);
+    Reply { code: ResponseCode::NoError, authoritative: true, body, smaller: None }
+}
+
+/// One TXT record of class CH about whatever was asked.
+fn chaos_text(text: &str) -> Body {
+    let [.., length] = text.len().to_be_bytes();
+    // Its name is the question's, and it is not to be remembered.
+    let mut bytes = vec![0xc0, 12, 0, 16, 0, 3, 0, 0, 0, 0, 0, length + 1, length];
+    bytes.extend_from_slice(text.as_bytes());
+    Body { bytes: bytes.into(), answers: 1, authority: 0, additional: 0 }
+}

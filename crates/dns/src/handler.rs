@@ -1,0 +1,158 @@
+//! DNS around the zone: sockets, metrics, and what needs more than the zone to be answered.
+//!
+//! hickory is the codec and the framing of connections. The loops around them are ours: its server starts a task for each
+//! datagram, encodes each answer anew and takes any number of connections, and our answers are encoded already.
+
+mod outside;
+mod sockets;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{Name, RecordType};
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use crate::answer::question::{Received, read};
+use crate::answer::{Asker, Fixed, Reply, Transport, Verdict, decide, render};
+use crate::forward::Forwarder;
+use crate::metrics::Metrics;
+use crate::zone::Zone;
+use outside::Outside;
+pub use sockets::Sockets;
+
+/// The zone that is served now; none before the first node was heard of. Whoever has a newer one stores it.
+pub type CurrentZone = Arc<ArcSwapOption<Zone>>;
+
+/// Answers questions.
+#[derive(Debug)]
+pub struct Handler {
+    fixed: Fixed,
+    zone: CurrentZone,
+    transfer_to: Vec<IpNet>,
+    forwarder: Option<Forwarder>,
+    metrics: Arc<Metrics>,
+}
+
+/// What a handler is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The zone's name.
+    pub name: Name,
+    /// What it holds.
+    pub zone: CurrentZone,
+    /// What this server says it is called; see [`host_name`].
+    pub identity: String,
+    /// Who may have the whole zone.
+    pub transfer_to: Vec<IpNet>,
+    /// Who else knows of other names. Without it questions about them are refused.
+    pub forwarder: Option<Forwarder>,
+    /// Where questions are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What is to be done after a message.
+#[derive(Debug)]
+enum Next {
+    /// Nothing: it is not answered.
+    Nothing,
+    /// The answer is in the buffer.
+    Send,
+    /// The answer is all of these.
+    SendAll(Vec<Vec<u8>>),
+    /// Somebody else has to be asked.
+    Ask(Outside),
+}
+
+impl Handler {
+    /// A handler that serves whatever is in the zone's place at the moment.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            fixed: Fixed::new(&parts.name, &parts.identity),
+            zone: parts.zone,
+            transfer_to: parts.transfer_to,
+            forwarder: parts.forwarder,
+            metrics: parts.metrics,
+        }
+    }
+
+    /// Answers a message, into `out` if that is enough.
+    fn answer(&self, message: &[u8], client: IpAddr, transport: Transport, out: &mut Vec<u8>) -> Next {
+        let begun = Instant::now();
+        let (header, question) = match read(message) {
+            Received::Nothing => return Next::Nothing,
+            Received::Malformed(header) => (header, None),
+            Received::Question(header, question) => (header, Some(question)),
+        };
+        let recursion = self.forwarder.as_ref().is_some_and(|forwarder| forwarder.serves(client));
+        let how = (&self.fixed, transport, recursion);
+        let kind = question.as_ref().map_or(RecordType::ZERO, |question| question.kind);
+        let zone = self.zone.load();
+        let verdict = match &question {
+            _ if header.opcode() != 0 => Verdict::Reply(Reply::code(ResponseCode::NotImp)),
+            None => Verdict::Reply(Reply::code(ResponseCode::FormErr)),
+            Some(question) => {
+                let asker = Asker { transport, may_transfer: self.may_transfer(question.kind, client) };
+                decide(zone.as_deref(), &self.fixed, question, asker)
+            }
+        };
+        let reply = match (verdict, question.as_ref()) {
+            (Verdict::Reply(reply), _) => reply,
+            (Verdict::Outside, Some(question)) if recursion => match Outside::new(header, question, transport) {
+                Some(outside) => return Next::Ask(outside),
+                None => Reply::code(ResponseCode::FormErr),
+            },
+            (Verdict::Transfer(zone), Some(question)) => {
+                let bodies = zone.transfer();
+                let messages = bodies.iter().map(|body| {
+                    let reply = Reply {
+                        code: ResponseCode::NoError,
+                        authoritative: true,
+                        body: Some(body),
+                        smaller: None,
+                    };
+                    let mut out = Vec::new();
+                    render(&mut out, header, Some(question), &reply, how);
+                    out
+                });
+                self.answered(kind, ResponseCode::NoError, transport, begun.elapsed(), false);
+                return Next::SendAll(messages.collect());
+            }
+            (Verdict::Outside | Verdict::Transfer(_), _) => Reply::code(ResponseCode::Refused),
+        };
+        let rendered = render(out, header, question.as_ref(), &reply, how);
+        self.answered(kind, reply.code, transport, begun.elapsed(), rendered.truncated);
+        Next::Send
+    }
+
+    fn may_transfer(&self, kind: RecordType, client: IpAddr) -> bool {
+        matches!(kind, RecordType::AXFR | RecordType::IXFR)
+            && self.transfer_to.iter().any(|net| net.contains(&client.to_canonical()))
+    }
+
+    fn answered(
+        &self,
+        kind: RecordType,
+        code: ResponseCode,
+        transport: Transport,
+        took: Duration,
+        truncated: bool,
+    ) {
+        self.metrics.answered(kind, code, transport.name(), took);
+        if truncated {
+            self.metrics.truncated();
+        }
+    }
+}
+
+/// What this host calls itself, as an identity for [`Parts`].
+#[must_use]
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "conclave".to_owned() } else { name.to_owned() }
+}

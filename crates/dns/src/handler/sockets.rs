@@ -1,0 +1,165 @@
+//! Datagrams and connections.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::{DNS_CONNECTION_IDLE, DNS_CONNECTIONS_MAX, DNS_REPLIES_WAITING_MAX};
+use futures::StreamExt as _;
+use hickory_proto::op::SerialMessage;
+use hickory_server::net::DnsStreamHandle as _;
+use hickory_server::net::runtime::iocompat::AsyncIoTokioAsStd;
+use hickory_server::net::tcp;
+use hickory_server::server::TimeoutStream;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Handler, Next};
+use crate::answer::Transport;
+
+/// A datagram with a question has hardly more than 300 bytes; what is longer is cut, and then malformed.
+const DATAGRAM_BYTES_MAX: usize = 4 * 1024;
+/// Tasks that take datagrams from one socket.
+const READERS_MAX: usize = 4;
+/// With port 0 the system chooses a port for connections, which has to be free for datagrams, too.
+const PORT_ATTEMPTS: usize = 32;
+/// Between two tries when the system is out of something.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// The open sockets of a server.
+#[derive(Debug)]
+pub struct Sockets {
+    pairs: Vec<(Arc<UdpSocket>, TcpListener)>,
+}
+
+impl Sockets {
+    /// Opens each address for datagrams and for connections. Port 0 is any port, the same one for both.
+    ///
+    /// # Errors
+    /// The address that cannot be had, and why not.
+    pub async fn bind(addresses: &[SocketAddr]) -> Result<Self, (SocketAddr, io::Error)> {
+        let mut pairs = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            pairs.push(pair(*address).await.map_err(|error| (*address, error))?);
+        }
+        Ok(Self { pairs })
+    }
+
+    /// The addresses, with the ports that were chosen.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.pairs.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
+    }
+
+    /// Answers until `stop`. Ends when everything that it started has ended.
+    pub async fn serve(self, handler: Arc<Handler>, stop: CancellationToken) {
+        let readers = std::thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
+        let asking = TaskTracker::new();
+        let mut tasks = JoinSet::new();
+        for (socket, listener) in self.pairs {
+            for _ in 0..readers {
+                let datagrams = datagrams(socket.clone(), handler.clone(), asking.clone(), stop.clone());
+                tasks.spawn(stop.clone().run_until_cancelled_owned(datagrams));
+            }
+            tasks.spawn(stop.clone().run_until_cancelled_owned(connections(listener, handler.clone())));
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
+        asking.close();
+        asking.wait().await;
+    }
+}
+
+async fn pair(address: SocketAddr) -> io::Result<(Arc<UdpSocket>, TcpListener)> {
+    let mut attempt = 1;
+    loop {
+        let listener = TcpListener::bind(address).await?;
+        match UdpSocket::bind(listener.local_addr()?).await {
+            Ok(socket) => return Ok((Arc::new(socket), listener)),
+            Err(_) if address.port() == 0 && attempt < PORT_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Answers datagrams one after the other; what others have to be asked about goes on beside that.
+async fn datagrams(socket: Arc<UdpSocket>, handler: Arc<Handler>, asking: TaskTracker, stop: CancellationToken) {
+    let mut message = vec![0; DATAGRAM_BYTES_MAX];
+    let mut out = Vec::with_capacity(DATAGRAM_BYTES_MAX);
+    loop {
+        let (length, client) = match socket.recv_from(&mut message).await {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::warn!(%error, "a datagram cannot be received");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        match handler.answer(&message[..length], client.ip(), Transport::Udp, &mut out) {
+            Next::Nothing => {}
+            // An answer that cannot be sent is as good as one that got lost. One that has to wait holds up the
+            // questions behind it, which is as it should be.
+            Next::Send => drop(socket.send_to(&out, client).await),
+            Next::SendAll(messages) => {
+                for message in messages {
+                    drop(socket.send_to(&message, client).await);
+                }
+            }
+            // As many as may be under way; beyond that they fail at once.
+            Next::Ask(outside) => {
+                let (socket, handler) = (socket.clone(), handler.clone());
+                let ask = async move { socket.send_to(&handler.ask(outside).await, client).await };
+                asking.spawn(stop.clone().run_until_cancelled_owned(ask));
+            }
+        }
+    }
+}
+
+/// Takes connections, as many at a time as there may be.
+async fn connections(listener: TcpListener, handler: Arc<Handler>) {
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if open.len() < DNS_CONNECTIONS_MAX => match accepted {
+                Ok((stream, client)) => {
+                    open.spawn(connection(stream, client, handler.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(RETRY).await;
+                }
+            },
+            Some(_) = open.join_next() => {}
+        }
+    }
+}
+
+/// Answers the questions of one connection, in their order, until nothing more comes.
+async fn connection(stream: TcpStream, client: SocketAddr, handler: Arc<Handler>) {
+    // Without it, pipelined answers would wait for each other's acknowledgement.
+    drop(stream.set_nodelay(true));
+    let (stream, mut replies) =
+        tcp::TcpStream::from_stream_with_buffer_size(AsyncIoTokioAsStd(stream), client, DNS_REPLIES_WAITING_MAX);
+    let mut messages = TimeoutStream::new(stream, DNS_CONNECTION_IDLE);
+    while let Some(Ok(message)) = messages.next().await {
+        let mut out = Vec::new();
+        let sent = match handler.answer(message.bytes(), client.ip(), Transport::Tcp, &mut out) {
+            Next::Nothing => return,
+            Next::Send => replies.send(SerialMessage::new(out, client)),
+            Next::SendAll(all) => all.into_iter().try_for_each(|out| replies.send(SerialMessage::new(out, client))),
+            Next::Ask(outside) => replies.send(SerialMessage::new(handler.ask(outside).await, client)),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Which members belong to which set, and how they rank in it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use conclave_core::limits::{NODE_IPS_MAX, NODES_MAX, SHARDS_MAX};
+use conclave_proto::cluster::{MemberRole, NodeRecord};
+use hickory_proto::rr::Name;
+
+use super::View;
+use super::view::is_label;
+
+/// One server in a set, as `SRV` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The node's name.
+    pub node: String,
+    /// The node's id.
+    pub node_id: u64,
+    /// The target of the `SRV` record, without the last dot.
+    pub host: String,
+    /// The host's addresses, if known.
+    pub ips: Vec<IpAddr>,
+    /// Where it listens.
+    pub port: u16,
+    /// Lower is better.
+    pub priority: u16,
+    /// The share among those of equal priority, 1 to 100.
+    pub weight: u16,
+}
+
+/// A member with what follows from its record.
+#[derive(Clone, Debug)]
+pub(super) struct Member<'a> {
+    pub(super) record: &'a NodeRecord,
+    pub(super) live: bool,
+    /// `<name>.node.<zone>`
+    pub(super) host: Name,
+    pub(super) ips: Vec<IpAddr>,
+}
+
+/// Which of a member's ports.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Port {
+    Client,
+    Peer,
+    Http,
+}
+
+/// A set of servers under a name of its own.
+#[derive(Debug)]
+pub(super) struct Set {
+    /// Before the zone's name, such as `_conclave._tcp.leader`.
+    pub(super) labels: String,
+    /// What `DNSService.Lookup` calls it.
+    pub(super) short: String,
+    pub(super) ttl: u32,
+    /// Best first.
+    pub(super) targets: Vec<Target>,
+}
+
+const LEADER: u16 = 10;
+const VOTER: u16 = 20;
+const LEARNER: u16 = 30;
+const LAST: u16 = 40;
+
+/// Every member that can be named, by name. Of two with one name (a node that came back with another id) the one that
+/// lives, or else the later one.
+pub(super) fn members(view: &View) -> Vec<Member<'_>> {
+    let mut by_name = BTreeMap::new();
+    let Ok(parent) = view.zone.prepend_label(b"node".as_slice()) else { return Vec::new() };
+    for node in &view.nodes {
+        let record = &node.record;
+        let Ok(host) = parent.prepend_label(record.name.as_bytes()) else { continue };
+        if !is_label(&record.name) {
+            continue;
+        }
+        let rank = (node.live, record.revision, record.node_id);
+        let mut ips: Vec<IpAddr> = record.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+        ips.sort_unstable();
+        ips.dedup();
+        ips.truncate(NODE_IPS_MAX);
+        let member = Member { record, live: node.live, host, ips };
+        let entry = by_name.entry(record.name.as_str());
+        entry
+            .and_modify(|(best, held)| {
+                if rank > *best {
+                    (*best, *held) = (rank, member.clone());
+                }
+            })
+            .or_insert((rank, member));
+    }
+    by_name.into_values().map(|(_, member)| member).take(NODES_MAX).collect()
+}
+
+/// Every set that the members make up.
+pub(super) fn sets(members: &[Member<'_>]) -> Vec<Set> {
+    let leader = leader_of(members, 0);
+    let set = |labels: &str, short: &str, ttl, targets| Set { labels: labels.into(), short: short.into(), ttl, targets };
+    let mut sets = vec![
+        set("_conclave._tcp", "", 2, healthy(members, leader)),
+        set("_conclave._tcp.leader", "leader", 1, only(leader)),
+        set("_conclave-peer._tcp", "peers", 10, all(members, Port::Peer)),
+        set("_conclave-metrics._tcp", "metrics", 10, all(members, Port::Http)),
+    ];
+    for shard in shards(members) {
+        let labels = format!("_conclave._tcp.shard-{shard}.shard");
+        sets.push(Set { labels, short: format!("shard-{shard}"), ttl: 1, targets: of_shard(members, shard) });
+    }
+    sets
+}
+
+/// Whoever takes clients; at the end those that are leaving, and, if nobody takes any, those that are full: they know
+/// of others sooner than a resolver does.
+fn healthy(members: &[Member<'_>], leader: Option<&Member<'_>>) -> Vec<Target> {
+    let takes = |member: &Member<'_>| member.live && member.record.ready && !member.record.draining;
+    let nobody = !members.iter().any(|member| takes(member) && !member.record.full);
+    let leader_id = leader.map(|leader| leader.record.node_id);
+    let mut targets = Vec::new();
+    for member in members {
+        let role = member.record.role();
+        let priority = if takes(member) && !member.record.full {
+            match role {
+                _ if leader_id == Some(member.record.node_id) => LEADER,
+                MemberRole::Voter => VOTER,
+                MemberRole::Unspecified | MemberRole::Learner | MemberRole::Witness => LEARNER,
+            }
+        } else if (member.live && member.record.draining) || (takes(member) && nobody) {
+            LAST
+        } else {
+            continue;
+        };
+        let weight = if member.record.draining { 1 } else { member.weight() };
+        targets.extend(member.target(Port::Client, priority, weight));
+    }
+    best_first(targets)
+}
+
+/// The member that leads a shard: who says so with the highest term, unless that one has fallen silent. Then nobody is
+/// known to lead.
+fn leader_of<'m, 'a>(members: &'m [Member<'a>], shard: u32) -> Option<&'m Member<'a>> {
+    let claims = members.iter().flat_map(|member| {
+        let leads = member.record.leads.iter().filter(|lead| lead.shard == shard);
+        leads.map(move |lead| (lead.term, member.live, member.record.revision, member))
+    });
+    let (_, live, _, member) = claims.max_by_key(|(term, live, revision, _)| (*term, *live, *revision))?;
+    live.then_some(member)
+}
+
+/// Its leader, then those that vote in it, then those of them that are leaving.
+fn of_shard(members: &[Member<'_>], shard: u32) -> Vec<Target> {
+    let leader = leader_of(members, shard).map(|leader| leader.record.node_id);
+    let rank = |member: &Member<'_>| {
+        let record = member.record;
+        let votes = member.live && record.votes_in.contains(&shard);
+        match () {
+            () if leader == Some(record.node_id) => Some(LEADER),
+            () if votes && record.draining => Some(LAST),
+            () if votes && record.ready => Some(VOTER),
+            () => None,
+        }
+    };
+    let target = |member: &Member<'_>| member.target(Port::Client, rank(member)?, member.weight());
+    best_first(members.iter().filter_map(target).collect())
+}
+
+fn only(leader: Option<&Member<'_>>) -> Vec<Target> {
+    leader.and_then(|leader| leader.target(Port::Client, LEADER, leader.weight())).into_iter().collect()
+}
+
+/// Every member, however it is.
+fn all(members: &[Member<'_>], port: Port) -> Vec<Target> {
+    members.iter().filter_map(|member| member.target(port, LEADER, 1)).collect()
+}
+
+/// Every shard that any record speaks of.
+fn shards(members: &[Member<'_>]) -> BTreeSet<u32> {
+    let named = members.iter().flat_map(|member| {
+        let leads = member.record.leads.iter().map(|lead| lead.shard);
+        leads.chain(member.record.votes_in.iter().copied())
+    });
+    named.filter(|shard| *shard <= SHARDS_MAX).collect()
+}
+
+fn best_first(mut targets: Vec<Target>) -> Vec<Target> {
+    // Stable: those that are equal stay in the order of their names.
+    targets.sort_by_key(|target| (target.priority, Reverse(target.weight)));
+    targets
+}
+
+impl Member<'_> {
+    /// As an `SRV` record has it; none if its record does not name a port.
+    pub(super) fn target(&self, port: Port, priority: u16, weight: u16) -> Option<Target> {
+        let address = match port {
+            Port::Client => &self.record.client,
+            Port::Peer => &self.record.peer,
+            Port::Http => &self.record.http,
+        };
+        let port = address.rsplit_once(':')?.1.parse().ok().filter(|port| *port != 0)?;
+        let mut host = self.host.to_ascii();
+        host.truncate(host.trim_end_matches('.').len());
+        Some(Target {
+            node: self.record.name.clone(),
+            node_id: self.record.node_id,
+            host,
+            ips: self.ips.clone(),
+            port,
+            priority,
+            weight,
+        })
+    }
+
+    fn weight(&self) -> u16 {
+        u16::try_from(self.record.weight.clamp(1, 100)).unwrap_or(100)
+    }
+}
