@@ -1,0 +1,171 @@
+"""Overview: does the chat work, how fast is it, and which server is doing what."""
+
+from panels import (
+    BLUE, CLUSTER, DOWN, ELECTIONS, GREEN, NODE, ORANGE, RED, YELLOW,
+    Board, curves, number, quantiles, states, steps, table, target, values,
+)
+
+BOARD = Board(
+    "conclave-overview",
+    "conclave: Overview",
+    "Does the chat work, how fast is it, and which server does what. Purple marks are elections, red ones servers that are down.",
+    [CLUSTER, NODE],
+    [ELECTIONS, DOWN],
+)
+
+UP = values(down=(0, RED), up=(1, GREEN))
+
+BOARD.row("Now")
+BOARD.line(
+    4,
+    number(
+        "Servers up", "Servers that answer Prometheus.", "none",
+        'sum(up{job="conclave", @c})', "servers", steps(RED, (ORANGE, 1), (GREEN, 2)),
+    ),
+    number(
+        "May still fail",
+        "How many more servers may fail before sending stops. Below 0 there is no majority: messages wait in the senders' outboxes.",
+        "none",
+        'sum(up{job="conclave", @c}) - floor(count(up{job="conclave", @c}) / 2) - 1', "servers",
+        steps(RED, (ORANGE, 0), (GREEN, 1)),
+    ),
+    number(
+        "Shards without a leader",
+        "Shards that nobody leads with a majority behind it. During an election this is not 0 for less than a second.",
+        "none",
+        "count(shard:conclave_raft_leaders:count{@c} == 0) or vector(0)", "shards", steps(GREEN, (RED, 1)),
+    ),
+    number(
+        "Acknowledged sends", "Messages that became certain, each second.", "ops",
+        'sum(rate(conclave_sends_total{@c, outcome="ok"}[@]))', "sends", steps(BLUE), decimals=1,
+    ),
+    number(
+        "Send p99", "99 of 100 sends are acknowledged faster than this, measured at the server that the client talks to.", "s",
+        "cluster:conclave_send_duration_seconds:p99_1m{@c}", "p99", steps(GREEN, (YELLOW, 0.1), (RED, 0.5)),
+    ),
+    number(
+        "Failed at the first try",
+        "Part of the sends of the last 5 minutes that were not decided at the first try. Clients repeat them until they are; nothing is lost.",
+        "percentunit",
+        "cluster:conclave_send_failures:ratio5m{@c}", "failed", steps(GREEN, (YELLOW, 0.001), (RED, 0.0144)),
+    ),
+)
+
+BOARD.row("Messages")
+BOARD.line(
+    8,
+    curves(
+        "Sends by outcome",
+        "ok: on disk at a majority. duplicate: a repetition of one that was. refused: not allowed, final. not_sent: in no log, to be "
+        "repeated. unknown: may or may not be decided, to be repeated.",
+        "ops",
+        [target("sum by (outcome) (rate(conclave_sends_total{@n}[@]))", "{{outcome}}")],
+        stack=True,
+    ),
+    curves(
+        "Send latency", "From a send's arrival at a server to its acknowledgement.", "s",
+        quantiles("conclave_send_duration_seconds", "", "@n", ""),
+    ),
+    curves(
+        "Delivery latency", "From a message's application at a server to its hand-over to a subscriber's connection.", "s",
+        quantiles("conclave_delivery_latency_seconds", "", "@n", ""),
+    ),
+)
+BOARD.line(
+    8,
+    curves(
+        "Deliveries", "Frames with messages handed to subscribers. One frame may hold many messages.", "ops",
+        [target("sum by (node) (rate(conclave_delivered_frames_total{@n}[@]))", "{{node}}")],
+        stack=True,
+    ),
+    curves(
+        "Pages read to catch up", "Pages of messages that subscribers read from the state's file, because they are too old to be in memory.",
+        "ops",
+        [target("sum by (node) (rate(conclave_catch_up_pages_total{@n}[@]))", "{{node}}")],
+        stack=True,
+    ),
+    curves(
+        "Commands applied", "Commands that each replica applied: every one of them once at each server that holds the shard.", "ops",
+        [target("sum by (node) (rate(conclave_applied_commands_total{@n}[@]))", "{{node}}")],
+    ),
+)
+
+BOARD.row("Servers")
+BOARD.line(
+    6,
+    states("Up", "Whether Prometheus reached the server.", 'up{job="conclave", @n}', "{{node}}", UP),
+    states(
+        "Draining", "Whether the server gives its work away, before it is stopped.", "conclave_draining{@n}", "{{node}}",
+        values(no=(0, GREEN), draining=(1, ORANGE)),
+    ),
+)
+BOARD.line(
+    8,
+    curves(
+        "Shards led", "How many shards each server leads. A server that returns gets its share back after a few seconds.", "none",
+        [target("sum by (node) (conclave_raft_is_leader{@n})", "{{node}}")],
+        stack=True, step=True,
+    ),
+    curves(
+        "Subscriptions", "Open subscriptions of clients at each server.", "none",
+        [target("conclave_streams{@n}", "{{node}}")],
+        stack=True, step=True,
+    ),
+)
+
+BOARD.row("Calls")
+BOARD.line(
+    8,
+    curves(
+        "Calls by method", "Calls that ended; streams of messages are not among them.", "reqps",
+        [target("sum by (method) (rate(conclave_rpc_handled_total{@n}[@]))", "{{method}}")],
+        stack=True,
+    ),
+    curves(
+        "Calls that failed, by code", "Everything that was not answered with ok.", "reqps",
+        [target('sum by (code) (rate(conclave_rpc_handled_total{@n, code!="ok"}[@]))', "{{code}}")],
+        stack=True,
+    ),
+    curves(
+        "Latency of calls, p99", "99 of 100 calls of the method are faster.", "s",
+        [target(
+            "histogram_quantile(0.99, sum by (method, le) (rate(conclave_rpc_duration_seconds_bucket{@n}[@])))", "{{method}}"
+        )],
+    ),
+)
+
+BOARD.row("Resources")
+BOARD.line(
+    8,
+    curves(
+        "Processor", "Cores in use. 1 is one core.", "none",
+        [target('rate(conclave_process_cpu_seconds_total{job="conclave", @n}[@])', "{{node}}")],
+    ),
+    curves(
+        "Memory", "Resident memory. Every cache is capped, so this does not grow with the history.", "bytes",
+        [target('conclave_process_resident_bytes{job="conclave", @n}', "{{node}}")],
+    ),
+    curves(
+        "Disk", "Files of the data directory: the log is cut behind snapshots, the state holds the whole history.", "bytes",
+        [target('conclave_storage_bytes{@n, kind=~"log_file|state_file"}', "{{node}} {{kind}}")],
+    ),
+)
+BOARD.line(
+    8,
+    curves(
+        "Open files", "File descriptors in use, one for each connection among them.", "none",
+        [target('conclave_process_open_fds{job="conclave", @n}', "{{node}}")],
+    ),
+    curves(
+        "Tasks and threads", "Tasks of the runtime grow with connections; threads do not.", "none",
+        [
+            target('conclave_alive_tasks{job="conclave", @n}', "{{node}} tasks"),
+            target('conclave_process_threads{job="conclave", @n}', "{{node}} threads"),
+        ],
+    ),
+    table(
+        "Versions", "What each server says of itself. More than one version is an upgrade that is not over.",
+        "conclave_build_info{@n}",
+        {"node": "Server", "instance": "Address", "version": "Version", "cluster_name": "Cluster's name"},
+    ),
+)
