@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the images conclave/server, conclave/dns and conclave/cli, all from one compilation.
+# Builds the images conclave/server, conclave/dns and conclave/cli, all from one compilation, and
+# conclave/prometheus (for compose.offline.yaml) where the bases are local.
 #
-#   docker/build.sh [TARGET...]        server, dns, cli; all of them if none is named
+#   docker/build.sh [TARGET...]        server, dns, cli, prometheus
 #
 # From the environment:
 #   CONCLAVE_TAG [dev]                 the images' tag
@@ -17,7 +18,6 @@ exec </dev/null
 source docker/engine.sh
 
 targets=("$@")
-[ "${#targets[@]}" -gt 0 ] || targets=(server dns cli)
 tag=${CONCLAVE_TAG:-dev}
 bases=${CONCLAVE_BASES:-auto}
 
@@ -42,9 +42,18 @@ if [ -n "${CONCLAVE_CA:-}" ]; then
     options+=(--secret "id=ca,src=$CONCLAVE_CA")
 fi
 
+if [ "${#targets[@]}" = 0 ]; then
+    targets=(server dns cli)
+    [ "$bases" != local ] || targets+=(prometheus)
+fi
+
 for target in "${targets[@]}"; do
     echo "==> conclave/$target:$tag"
-    docker build "${options[@]}" -f docker/Dockerfile --target "$target" -t "conclave/$target:$tag" .
+    if [ "$target" = prometheus ]; then
+        docker build "${options[@]}" -t "conclave/$target:$tag" - <docker/prometheus.Dockerfile
+    else
+        docker build "${options[@]}" -f docker/Dockerfile --target "$target" -t "conclave/$target:$tag" .
+    fi
 done
 for target in "${targets[@]}"; do
     docker image inspect --format "conclave/$target:$tag {{.Size}} bytes" "conclave/$target:$tag"
