@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::calls::Caller;
 use crate::client::{Client, Handle};
 use crate::error::ConnectError;
-use crate::find::{Finder, List};
+use crate::find::{Chain, Finder, Seed};
 use crate::nodes::Nodes;
 use crate::sender::Supervisor;
 use crate::shared::Shared;
@@ -52,14 +52,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// The addresses (`host:port`) of some nodes; the others are learned.
+    /// Where some nodes are: `host:port`, or `conclave+srv://ZONE`. The others are learned.
     #[must_use]
     pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
         self.servers = servers.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Finds addresses some other way than by a list.
+    /// Finds nodes some other way than by a list of servers, which counts for nothing then.
     #[must_use]
     pub fn finder(mut self, finder: Arc<dyn Finder>) -> Self {
         self.finder = Some(finder);
@@ -105,11 +105,14 @@ impl Builder {
     /// which must work when there is no majority.
     ///
     /// # Errors
-    /// If there are no addresses.
+    /// If no node is known.
     pub async fn observe(self) -> Result<Client, ConnectError> {
-        let nodes = self.nodes().await?;
+        let finder = self.search()?;
+        let nodes = self.nodes();
+        let found = finder.find().await?;
+        nodes.found(&found);
         let state = State::new(self.route, Arc::clone(&nodes), false);
-        Ok(self.start(Arc::new(Shared::new(state, nodes)), None))
+        Ok(self.start(Arc::new(Shared::new(state, nodes)), None, finder, found.fresh_for))
     }
 
     /// Opens a session, or continues the one that the durable outbox keeps. In the latter case no
@@ -118,7 +121,8 @@ impl Builder {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let nodes = self.nodes().await?;
+        let finder = self.search()?;
+        let nodes = self.nodes();
         let durable = matches!(self.outbox, Outbox::Durable(_));
         let mut state = State::new(self.route, Arc::clone(&nodes), durable);
         let mut directory = None;
@@ -135,6 +139,19 @@ impl Builder {
             state.session = identity.map(Arc::new);
             directory = Some(opened);
         }
+        let found = finder.find().await;
+        let fresh_for = match found {
+            Ok(found) => {
+                nodes.found(&found);
+                found.fresh_for
+            }
+            // What is to be sent can be taken all the same.
+            Err(error) if state.session.is_some() => {
+                tracing::warn!(%error, "going on without");
+                Some(Duration::ZERO)
+            }
+            Err(error) => return Err(error.into()),
+        };
         let shared = Arc::new(Shared::new(state, nodes));
         if shared.lock().session.is_none() {
             check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
@@ -146,32 +163,40 @@ impl Builder {
             }
             shared.lock().session = Some(Arc::new(identity));
         }
-        Ok(self.start(shared, directory))
+        Ok(self.start(shared, directory, finder, fresh_for))
     }
 
     fn time_for_calls(&self) -> Duration {
         self.patience.unwrap_or(CALL_PATIENCE)
     }
 
-    async fn nodes(&self) -> Result<Arc<Nodes>, ConnectError> {
-        let nodes = Arc::new(Nodes::new());
-        nodes.add(self.servers.iter().map(String::as_str));
+    fn search(&self) -> Result<Arc<dyn Finder>, ConnectError> {
         if let Some(finder) = &self.finder {
-            let found = finder.find().await.map_err(|error| ConnectError::Invalid(error.to_string()))?;
-            nodes.add(found.candidates.iter().map(|candidate| candidate.address.as_str()));
+            return Ok(Arc::clone(finder));
         }
-        if nodes.count() == 0 {
-            return Err(ConnectError::Invalid(
-                "no address of a server is known; give at least one".to_owned(),
-            ));
+        let seeds: Result<Vec<Seed>, _> = self.servers.iter().map(|server| server.parse()).collect();
+        let seeds = seeds.map_err(|error| ConnectError::Invalid(error.to_string()))?;
+        if seeds.is_empty() {
+            let what = "no address of a server is known; give at least one";
+            return Err(ConnectError::Invalid(what.to_owned()));
         }
-        if self.route == Route::Leader {
-            nodes.begin_at(rand::random_range(0..nodes.count()));
-        }
-        Ok(nodes)
+        Ok(Arc::new(Chain::of(seeds)))
     }
 
-    fn start(self, shared: Arc<Shared>, directory: Option<Directory>) -> Client {
+    fn nodes(&self) -> Arc<Nodes> {
+        Arc::new(match self.route {
+            Route::Leader => Nodes::spread(),
+            Route::Pinned => Nodes::in_order(),
+        })
+    }
+
+    fn start(
+        self,
+        shared: Arc<Shared>,
+        directory: Option<Directory>,
+        finder: Arc<dyn Finder>,
+        fresh_for: Option<Duration>,
+    ) -> Client {
         let tracker = TaskTracker::new();
         let caller = Caller { shared: Arc::clone(&shared) };
         let (progress_sender, progress) = watch::channel(0);
@@ -181,12 +206,12 @@ impl Builder {
             std::thread::Builder::new().name("conclave-outbox".to_owned()).spawn(write).ok()
         });
         let patience = self.time_for_calls();
-        let servers = self.servers;
         let supervisor = Supervisor {
             shared: Arc::clone(&shared),
             tracker: tracker.clone(),
             caller: caller.clone(),
-            finder: self.finder.unwrap_or_else(|| Arc::new(List(servers))),
+            finder,
+            fresh_for,
             route: self.route,
             user: self.user,
             name: self.name,

@@ -1,6 +1,7 @@
 //! Calls that are not sends. All of them may be repeated: they are made at another node when one fails, and at a
 //! second one beside it when the first is slow.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::error::{CallError, is_auth};
-use crate::nodes::Chat;
+use crate::nodes::{Chat, Nodes};
 use crate::retry;
 use crate::shared::Shared;
 use crate::state::Identity;
@@ -34,7 +35,6 @@ impl Caller {
     pub(crate) async fn call<Q, A, F>(
         &self,
         patience: Duration,
-        race: bool,
         question: Q,
         call: impl Fn(Chat, Request<Q>) -> F,
     ) -> Result<A, CallError>
@@ -48,6 +48,8 @@ impl Caller {
         let mut racers = FuturesUnordered::new();
         let mut running: Vec<Arc<str>> = Vec::new();
         let mut tried: Vec<Arc<str>> = Vec::new();
+        // Nodes that a full or leaving one named.
+        let mut named: VecDeque<Arc<str>> = VecDeque::new();
         let mut last: Option<chat::Failure> = None;
         let mut failures = 0_u32;
         let mut refusals = 0_u32;
@@ -55,14 +57,13 @@ impl Caller {
         loop {
             let now = Instant::now();
             if next_try <= now
-                && racers.len() < if race { CALL_RACERS_MAX } else { 1 }
-                && let Some(pick) = nodes.pick(&tried).or_else(|| nodes.pick(&running))
+                && racers.len() < CALL_RACERS_MAX
+                && let Some(address) = next_node(nodes, &mut named, &tried, &running)
             {
                 let mut request = Request::new(question.clone());
                 if let Some(authorization) = self.shared.authorization() {
                     request.metadata_mut().insert("authorization", authorization);
                 }
-                let address = pick.address;
                 running.push(Arc::clone(&address));
                 tried.push(Arc::clone(&address));
                 let answer = nodes.chat(&address).map(|chat| call(chat, request));
@@ -100,6 +101,9 @@ impl Caller {
                     if failure.code == CONNECTION {
                         nodes.failed(&address);
                     }
+                    if let Some(others) = nodes.redirected(&address, &failure) {
+                        named = others.into();
+                    }
                     if tried.len() >= nodes.count() {
                         tried.clear();
                     }
@@ -118,7 +122,8 @@ impl Caller {
         }
     }
 
-    /// Opens a session. Not raced: each one that is opened stays.
+    /// Opens a session. If a slow node and the one that was tried beside it both open one, that of the slow one stays
+    /// and is never used.
     pub(crate) async fn open_session(
         &self,
         user: &str,
@@ -127,7 +132,7 @@ impl Caller {
     ) -> Result<Identity, CallError> {
         let question = chat::OpenSessionRequest { user: user.to_owned(), client: client.to_owned() };
         let call = |mut chat: Chat, request| async move { chat.open_session(request).await };
-        let answer = self.call(patience, false, question, call).await?;
+        let answer = self.call(patience, question, call).await?;
         let session = Session {
             id: answer.session_id,
             user_id: answer.user_id,
@@ -144,7 +149,7 @@ impl Caller {
         patience: Duration,
     ) -> Result<chat::GetServerStatusResponse, CallError> {
         let question = chat::GetServerStatusRequest { local_only };
-        self.call(patience, true, question, |mut chat: Chat, request| async move {
+        self.call(patience, question, |mut chat: Chat, request| async move {
             chat.get_server_status(request).await
         })
         .await
@@ -204,6 +209,19 @@ impl Caller {
             took: begun.elapsed(),
         })
     }
+}
+
+/// Whom to ask next: those that were named, then those not tried yet, then any that is not being asked.
+fn next_node(
+    nodes: &Nodes,
+    named: &mut VecDeque<Arc<str>>,
+    tried: &[Arc<str>],
+    running: &[Arc<str>],
+) -> Option<Arc<str>> {
+    let named = std::iter::from_fn(|| named.pop_front())
+        .find(|address| !tried.contains(address) && !nodes.takes_nobody(address));
+    let pick = |but| nodes.pick(but).map(|pick| pick.address);
+    named.or_else(|| pick(tried)).or_else(|| pick(running))
 }
 
 fn gave_up(last: Option<chat::Failure>, after: Duration) -> CallError {

@@ -326,6 +326,6 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        Box::pin(self.handle.caller.call(self.handle.patience, true, question, call)).await
+        Box::pin(self.handle.caller.call(self.handle.patience, question, call)).await
     }
 }

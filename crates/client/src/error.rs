@@ -7,6 +7,8 @@ use std::time::Duration;
 use conclave_core::Refusal;
 use conclave_proto::chat;
 
+use crate::find::NotFound;
+
 /// A request that came to nothing, for good or for now.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -119,6 +121,9 @@ pub enum ConnectError {
     /// What the builder was given makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// Nobody knows a server.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
     /// The session could not be opened.
     #[error(transparent)]
     Call(#[from] CallError),

@@ -130,19 +130,3 @@ pub struct NotFound {
     /// What each of those said who were asked, in a sentence.
     pub notes: Vec<String>,
 }
-
-/// A fixed list.
-#[derive(Debug)]
-pub(crate) struct List(pub(crate) Vec<String>);
-
-impl Finder for List {
-    fn find(&self) -> BoxFuture<'_, Result<Found, NotFound>> {
-        let candidates: Vec<_> = self.0.iter().map(Candidate::at).collect();
-        let found = if candidates.is_empty() {
-            Err(NotFound { notes: vec!["no address was given".to_owned()] })
-        } else {
-            Ok(Found { candidates, fresh_for: None, source: Source::Given, notes: Vec::new() })
-        };
-        Box::pin(std::future::ready(found))
-    }
-}

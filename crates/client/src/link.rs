@@ -57,8 +57,10 @@ pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
     let mut state = shared.lock();
     if let Some(status) = ended {
         tracing::debug!(node = %address, %status, "a stream of requests ended");
-        shared.nodes.failed(&address);
         let failure = from_status(&status);
+        // Also one that is leaving is not tried again at once.
+        shared.nodes.redirected(&address, &failure);
+        shared.nodes.failed(&address);
         if let Some(hint) = &failure.leader {
             shared.nodes.learn(hint);
         }

@@ -1,61 +1,44 @@
 //! The nodes that this client knows, which of them to ask next, and who leads.
 //!
-//! Addresses come from the program or its [`Finder`], and from the cluster itself: what the cluster says is
-//! remembered, so that finding again is never in the way of a failover.
+//! Addresses come from the program or its [`Finder`](crate::Finder), and from the cluster itself: what the cluster says
+//! is remembered, so that finding again is never in the way of a failover.
 
-use std::collections::HashMap;
+mod table;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use conclave_core::RoomId;
 use conclave_core::limits::{
-    AVOID_LEAVING_NODE, CLIENT_CONNECT_TIMEOUT, CLIENT_CONNECTION_WINDOW_BYTES, CLIENT_MESSAGE_BYTES_MAX,
-    CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES, NODES_MAX,
+    AVOID_FULL_NODE, AVOID_LEAVING_NODE, CLIENT_CONNECT_TIMEOUT, CLIENT_CONNECTION_WINDOW_BYTES,
+    CLIENT_MESSAGE_BYTES_MAX, CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES,
 };
 use conclave_core::ring::shard_of;
-use conclave_core::{RoomId, ShardId};
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
-use conclave_proto::chat::{ClusterView, GetServerStatusResponse, LeaderHint, Role};
+use conclave_proto::chat::{self, ClusterView, GetServerStatusResponse, LeaderHint, Role};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::find::Found;
 use crate::retry;
+use table::{Order, Table};
 
 /// The generated client over one node's channel.
 pub(crate) type Chat = ChatServiceClient<Channel>;
 
+/// The words of a node that cannot do it but knows who can.
+const FULL: &str = "node_full";
+const DRAINING: &str = "node_draining";
+
 /// Every known node. Locked for moments only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Nodes {
     table: Mutex<Table>,
     /// It may be worth asking who leads.
     pub(crate) changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    nodes: Vec<Node>,
-    /// Whom to ask first.
-    home: usize,
-    /// Data shards of the cluster; 0 until it is known.
-    shards: u32,
-    /// The highest term heard of in each shard, and who leads in it; nobody, if that node has failed since.
-    leaders: HashMap<u32, (u64, Option<Arc<str>>)>,
-    /// Rises when something changed that decides where sends go.
-    version: u64,
-}
-
-#[derive(Debug)]
-struct Node {
-    address: Arc<str>,
-    id: u64,
-    channel: Option<Channel>,
-    /// Failures since it last did something.
-    failures: u32,
-    /// It is not asked before, unless all are in this state.
-    not_before: Option<Instant>,
-    /// It said that it is leaving: until then it is avoided whatever it answers.
-    leaving: Option<Instant>,
+    /// It may be worth looking for servers, or remembering the members.
+    pub(crate) attention: Notify,
 }
 
 /// Which node to ask.
@@ -67,55 +50,55 @@ pub(crate) struct Pick {
 }
 
 impl Nodes {
-    pub(crate) fn new() -> Self {
-        Self::default()
+    /// Nodes that are asked in the order in which they became known.
+    pub(crate) fn in_order() -> Self {
+        Self::with(Order::Known)
+    }
+
+    /// Nodes that are asked in an order of this client's own, so that clients spread over the cluster.
+    pub(crate) fn spread() -> Self {
+        Self::with(Order::Random)
+    }
+
+    fn with(order: Order) -> Self {
+        Self { table: Mutex::new(Table::new(order)), changed: Notify::new(), attention: Notify::new() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds addresses that are not known yet. How many that were.
-    pub(crate) fn add<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) -> usize {
-        let mut table = self.table();
-        addresses.into_iter().filter(|address| table.add(address, 0)).count()
+    /// Takes what was found. Whether any of it is new.
+    pub(crate) fn found(&self, found: &Found) -> bool {
+        self.table().found(found)
     }
 
-    /// Begins with another node than the first: clients spread over the cluster.
-    pub(crate) fn begin_at(&self, random: usize) {
+    /// Adds addresses that a node named.
+    pub(crate) fn add<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) {
         let mut table = self.table();
-        if !table.nodes.is_empty() {
-            table.home = random % table.nodes.len();
+        for address in addresses {
+            table.add(address);
         }
     }
 
-    /// The best node to ask now, other than `but`; the least bad one if all have failed lately.
+    /// The best node to ask now, other than `but`; the least bad one if all have failed lately. The same one as long as
+    /// there is nothing wrong with it.
     pub(crate) fn pick(&self, but: &[Arc<str>]) -> Option<Pick> {
-        let now = Instant::now();
-        let table = self.table();
-        let count = table.nodes.len();
-        let candidates = (0..count).map(|at| &table.nodes[(table.home + at) % count]);
-        let wait = |node: &&Node| node.not_before.filter(|at| *at > now);
-        let best = candidates.filter(|node| !but.contains(&node.address)).min_by_key(wait)?;
-        Some(Pick { address: Arc::clone(&best.address), at: wait(&best) })
+        self.table().pick(but, Instant::now())
     }
 
     /// The node to send a room's requests to: its leader, where that is known and has not failed lately.
     pub(crate) fn leader_of(&self, room_id: u64) -> Option<Arc<str>> {
-        let now = Instant::now();
         let table = self.table();
         if room_id == 0 || table.shards == 0 {
             return None;
         }
-        let (_, leader) = table.leaders.get(&shard_of(RoomId(room_id), table.shards).0)?;
-        let address = leader.as_ref()?;
-        let node = table.nodes.iter().find(|node| node.address == *address)?;
-        node.not_before.is_none_or(|at| at <= now).then(|| Arc::clone(address))
+        table.leader(shard_of(RoomId(room_id), table.shards).0, Instant::now())
     }
 
     /// Whether some shard's leader has failed, and no other one is known yet.
     pub(crate) fn misses_leaders(&self) -> bool {
-        self.table().leaders.values().any(|(_, leader)| leader.is_none())
+        self.table().misses_leaders()
     }
 
     /// Rises when [`Nodes::leader_of`] may answer otherwise than before.
@@ -131,82 +114,125 @@ impl Nodes {
     /// The node's channel; made at first use, connected by tonic when it is used.
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, tonic::Status> {
         let mut table = self.table();
-        table.add(address, 0);
-        let Some(node) = table.nodes.iter_mut().find(|node| &*node.address == address) else {
+        table.add(address);
+        let Some(node) = table.node(address) else {
             return Err(tonic::Status::unavailable("too many nodes are known"));
         };
         match &node.channel {
             Some(channel) => Ok(channel.clone()),
-            None => Ok(node.channel.insert(make_channel(address)?).clone()),
+            None => {
+                let channel = make_channel(&node.address)?;
+                Ok(node.channel.insert(channel).clone())
+            }
         }
     }
 
     /// The node did something.
     pub(crate) fn worked(&self, address: &str) {
         let mut table = self.table();
-        let Some(at) = table.position(address) else { return };
-        let node = &mut table.nodes[at];
+        let Some(node) = table.node(address) else { return };
         let still = node.leaving.filter(|until| *until > Instant::now());
+        let first = !std::mem::replace(&mut node.worked, true);
         if node.failures > 0 || node.not_before != still {
             node.failures = 0;
             node.not_before = still;
             table.version += 1;
         }
+        if first {
+            self.attention.notify_one();
+        }
+    }
+
+    /// A subscription is open there: this is where the client is at home now.
+    pub(crate) fn settled(&self, address: &str) {
+        self.table().settled(address);
     }
 
     /// The node could not be reached, or its connection broke: others are asked first for a while.
     pub(crate) fn failed(&self, address: &str) {
         let mut table = self.table();
-        let Some(at) = table.position(address) else { return };
-        let node = &mut table.nodes[at];
+        let Some(node) = table.node(address) else { return };
         // At least a little, so that "at once" means another node.
         let wait = retry::delay(node.failures, rand::random()).max(Duration::from_millis(20));
         node.failures = node.failures.saturating_add(1);
-        table.avoid(at, wait);
+        table.avoid(address, Instant::now() + wait);
+        table.forget_if_unnamed(address);
+        self.trouble(table);
         self.changed.notify_one();
     }
 
     /// The node does not answer, although it is connected: if it is stopped or cut off, that will show within the
     /// time that a connection is given.
     pub(crate) fn silent(&self, address: &str) {
-        let mut table = self.table();
-        let Some(at) = table.position(address) else { return };
-        table.avoid(at, CLIENT_PING_INTERVAL + CLIENT_PING_TIMEOUT);
+        self.table().avoid(address, Instant::now() + CLIENT_PING_INTERVAL + CLIENT_PING_TIMEOUT);
         self.changed.notify_one();
     }
 
     /// The node is leaving: it is asked only if there is no other.
     pub(crate) fn leaving(&self, address: &str) {
+        let until = Instant::now() + AVOID_LEAVING_NODE;
         let mut table = self.table();
-        let Some(at) = table.position(address) else { return };
-        table.nodes[at].leaving = Some(Instant::now() + AVOID_LEAVING_NODE);
-        table.avoid(at, AVOID_LEAVING_NODE);
+        let Some(node) = table.node(address) else { return };
+        node.leaving = Some(until);
+        table.avoid(address, until);
+    }
+
+    /// The node has as many clients as it takes. It is as good as any for requests.
+    fn full(&self, address: &str) {
+        let until = Instant::now() + AVOID_FULL_NODE.mul_f64(rand::random_range(0.5..1.5));
+        self.table().full(address, until);
+    }
+
+    /// Takes what a node answered that is full or leaves. The addresses to try instead, best first; nothing if it
+    /// answered something else.
+    pub(crate) fn redirected(&self, address: &str, failure: &chat::Failure) -> Option<Vec<Arc<str>>> {
+        match failure.code.as_str() {
+            FULL => self.full(address),
+            DRAINING => self.leaving(address),
+            _ => return None,
+        }
+        self.add(failure.try_addresses.iter().map(String::as_str));
+        Some(failure.try_addresses.iter().map(|address| address.as_str().into()).collect())
     }
 
     /// Whether nobody can be asked at once.
     pub(crate) fn all_failed(&self) -> bool {
-        let now = Instant::now();
-        self.table().nodes.iter().all(|node| node.not_before.is_some_and(|at| at > now))
+        self.table().all_failed(Instant::now())
     }
 
     /// Whether this node is being avoided.
     pub(crate) fn avoided(&self, address: &str) -> bool {
-        let now = Instant::now();
-        let table = self.table();
-        table.position(address).is_some_and(|at| table.nodes[at].not_before.is_some_and(|until| until > now))
+        self.table().avoided(address, Instant::now())
+    }
+
+    /// Whether this node is being avoided, or takes no further clients.
+    pub(crate) fn takes_nobody(&self, address: &str) -> bool {
+        self.table().takes_nobody(address, Instant::now())
     }
 
     /// Believes a hint if its term is not older than what is known. Whether that changed anything.
     pub(crate) fn learn(&self, hint: &LeaderHint) -> bool {
         let mut table = self.table();
-        table.learn(hint.shard, hint.term, &hint.address)
+        if !hint.address.is_empty() {
+            return table.learn(hint.shard, hint.term, &hint.address);
+        }
+        if hint.node_id == 0 {
+            return false;
+        }
+        match table.address_of(hint.node_id) {
+            Some(address) => table.learn(hint.shard, hint.term, &address),
+            None => {
+                self.trouble(table);
+                self.changed.notify_one();
+                false
+            }
+        }
     }
 
     /// Takes what a node says about the cluster.
     pub(crate) fn see(&self, view: &ClusterView) {
-        let mut table = self.table();
-        for node in &view.nodes {
-            table.add(&node.address, node.node_id);
+        if self.table().see(view) {
+            self.attention.notify_one();
         }
     }
 
@@ -218,7 +244,9 @@ impl Nodes {
             table.version += 1;
         }
         for node in &status.nodes {
-            table.add(&node.address, node.node_id);
+            if table.member(node.node_id, &node.name, &node.address) {
+                self.attention.notify_one();
+            }
         }
         let mut complete = true;
         for node in &status.nodes {
@@ -227,11 +255,10 @@ impl Nodes {
                 if leader == 0 {
                     continue;
                 }
-                let Some(at) = table.nodes.iter().position(|node| node.id == leader) else {
+                let Some(address) = table.address_of(leader) else {
                     complete = false;
                     continue;
                 };
-                let address = Arc::clone(&table.nodes[at].address);
                 table.learn(shard.shard, shard.term, &address);
             }
         }
@@ -245,70 +272,28 @@ impl Nodes {
 
     /// All addresses, the one to ask first before the others.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        let table = self.table();
-        let count = table.nodes.len();
-        (0..count).map(|at| table.nodes[(table.home + at) % count].address.to_string()).collect()
+        self.table().addresses(Instant::now())
+    }
+
+    /// The addresses worth remembering: the cluster's members, or those that worked while it has not named any.
+    pub(crate) fn members(&self) -> Vec<String> {
+        self.table().members()
+    }
+
+    /// Whether something happened since the last time that makes looking for servers worth while.
+    pub(crate) fn take_trouble(&self) -> bool {
+        std::mem::take(&mut self.table().trouble)
     }
 
     /// How many nodes are known.
     pub(crate) fn count(&self) -> usize {
-        self.table().nodes.len()
-    }
-}
-
-impl Table {
-    fn add(&mut self, address: &str, id: u64) -> bool {
-        if address.is_empty() {
-            return false;
-        }
-        if let Some(at) = self.position(address) {
-            if id != 0 {
-                self.nodes[at].id = id;
-            }
-            return false;
-        }
-        if self.nodes.len() >= NODES_MAX * 2 {
-            return false;
-        }
-        let node =
-            Node { address: address.into(), id, channel: None, failures: 0, not_before: None, leaving: None };
-        self.nodes.push(node);
-        true
+        self.table().count()
     }
 
-    fn position(&self, address: &str) -> Option<usize> {
-        self.nodes.iter().position(|node| &*node.address == address)
-    }
-
-    /// Others are asked first for this long, and nobody is sent to it as a leader until it is said to lead again.
-    fn avoid(&mut self, at: usize, time: Duration) {
-        if self.home == at {
-            self.home = (at + 1) % self.nodes.len();
-        }
-        let node = &mut self.nodes[at];
-        node.not_before = node.not_before.max(Some(Instant::now() + time));
-        for (_, leader) in self.leaders.values_mut() {
-            leader.take_if(|leader| **leader == *node.address);
-        }
-        self.version += 1;
-    }
-
-    fn learn(&mut self, shard: u32, term: u64, address: &str) -> bool {
-        if address.is_empty() || ShardId(shard).is_meta() {
-            return false;
-        }
-        let now = Instant::now();
-        let avoided = |at: usize| self.nodes[at].not_before.is_some_and(|until| until > now);
-        if let Some((known, at)) = self.leaders.get(&shard)
-            && (*known > term
-                || (*known == term && (at.is_some() || self.position(address).is_some_and(avoided))))
-        {
-            return false;
-        }
-        self.add(address, 0);
-        self.leaders.insert(shard, (term, Some(address.into())));
-        self.version += 1;
-        true
+    fn trouble(&self, mut table: MutexGuard<'_, Table>) {
+        table.trouble = true;
+        drop(table);
+        self.attention.notify_one();
     }
 }
 
@@ -327,77 +312,4 @@ fn make_channel(address: &str) -> Result<Channel, tonic::Status> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nodes() -> Nodes {
-        let nodes = Nodes::new();
-        assert_eq!(nodes.add(["a:1", "b:2", "c:3", "a:1"]), 3);
-        nodes
-    }
-
-    #[tokio::test]
-    async fn a_node_that_failed_is_asked_after_the_others() {
-        let nodes = nodes();
-        assert_eq!(&*nodes.pick(&[]).unwrap().address, "a:1");
-        nodes.failed("a:1");
-        assert_eq!(&*nodes.pick(&[]).unwrap().address, "b:2");
-        nodes.failed("b:2");
-        assert_eq!(&*nodes.pick(&[]).unwrap().address, "c:3");
-        assert!(!nodes.all_failed());
-        assert_eq!(nodes.addresses(), ["c:3", "a:1", "b:2"]);
-        nodes.worked("a:1");
-        assert_eq!(&*nodes.pick(&["c:3".into()]).unwrap().address, "a:1");
-    }
-
-    #[tokio::test]
-    async fn if_all_failed_there_is_still_one_to_ask_later() {
-        let nodes = nodes();
-        for _ in 0..3 {
-            for address in ["a:1", "b:2", "c:3"] {
-                nodes.failed(address);
-            }
-        }
-        assert!(nodes.all_failed());
-        assert!(nodes.pick(&[]).unwrap().at.is_some());
-    }
-
-    #[tokio::test]
-    async fn a_status_says_who_leads() {
-        use conclave_proto::chat::{NodeStatus, ShardStatus};
-        let nodes = nodes();
-        let shard = |leader_id| ShardStatus { shard: 1, term: 2, leader_id, ..ShardStatus::default() };
-        let node = |node_id, address: &str, leader_id| NodeStatus {
-            node_id,
-            address: address.into(),
-            shards: vec![shard(leader_id)],
-            ..NodeStatus::default()
-        };
-        let status =
-            |nodes| GetServerStatusResponse { shards: 1, nodes, ..GetServerStatusResponse::default() };
-        assert!(!nodes.see_status(&status(vec![node(1, "a:1", 2)])), "where node 2 is, is not known");
-        assert!(nodes.see_status(&status(vec![node(1, "a:1", 2), node(2, "b:2", 2)])));
-        assert_eq!(nodes.leader_of(9).as_deref(), Some("b:2"));
-    }
-
-    #[tokio::test]
-    async fn the_highest_term_is_believed() {
-        let nodes = nodes();
-        nodes.see_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
-        let hint = |term, address: &str| LeaderHint { shard: 1, term, node_id: 0, address: address.into() };
-        assert!(nodes.learn(&hint(4, "b:2")));
-        assert!(!nodes.learn(&hint(3, "a:1")));
-        assert_eq!(nodes.leader_of(9).as_deref(), Some("b:2"));
-        assert!(nodes.learn(&hint(5, "d:4")), "a hint may name a node that was not known");
-        assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
-        nodes.silent("d:4");
-        assert_eq!(nodes.leader_of(9), None);
-        assert!(nodes.misses_leaders());
-        assert!(!nodes.learn(&hint(5, "d:4")), "others may not have noticed yet");
-        nodes.worked("d:4");
-        assert_eq!(nodes.leader_of(9), None, "whether it still leads is not known");
-        assert!(!nodes.learn(&hint(4, "b:2")), "that was before");
-        assert!(nodes.learn(&hint(5, "d:4")));
-        assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
-    }
-}
+mod tests;

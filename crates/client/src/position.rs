@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use conclave_proto::chat::{JoinChatRequest, RoomPosition, RoomRef, RoomSubscription, room_subscription};
+use conclave_proto::chat::{
+    CaughtUp, JoinChatRequest, RoomPosition, RoomRef, RoomSubscription, room_subscription,
+};
 
 use prost::DecodeError;
 
@@ -20,10 +22,12 @@ pub(crate) enum Misplaced {
     Event { room_id: u64, got: u64, expected: u64 },
     #[error("the events are damaged: {0}")]
     Damaged(#[from] DecodeError),
+    #[error("the node does not have what is needed, or asks to be left")]
+    NotHere,
 }
 
 /// Where a subscription stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Positions {
     follows: Vec<Follow>,
     /// The newest token from the stream, or the one to begin with.
@@ -35,7 +39,7 @@ pub(crate) struct Positions {
     complete: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Room {
     seq: u64,
     name: Option<Arc<str>>,
@@ -168,6 +172,26 @@ impl Positions {
     /// The last event let through in each room.
     pub(crate) fn seqs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.rooms.iter().map(|(&id, room)| (id, room.seq))
+    }
+
+    /// Whether every room's position is known, so that another stream can be asked for exactly what follows.
+    pub(crate) fn complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The last event let through in a room.
+    pub(crate) fn seq(&self, room_id: u64) -> u64 {
+        self.rooms.get(&room_id).map_or(0, |room| room.seq)
+    }
+
+    /// Where each room stands, as a node says it.
+    pub(crate) fn as_caught_up(&self) -> CaughtUp {
+        let position = |(&room_id, room): (&u64, &Room)| RoomPosition {
+            room_id,
+            name: room.name.as_deref().unwrap_or_default().to_owned(),
+            seq: room.seq,
+        };
+        CaughtUp { rooms: self.rooms.iter().map(position).collect(), resume_token: self.token.clone() }
     }
 
     /// The room's name, where it is known.

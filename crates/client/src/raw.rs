@@ -68,6 +68,23 @@ impl RawBatch {
         records(&self.events).map(|event| event.map(|event| (event.room_id, event.seq)))
     }
 
+    /// Without the events at the beginning for which `passed` (room id, seq) holds.
+    pub(crate) fn without(mut self, passed: impl Fn(u64, u64) -> bool) -> Result<Self, DecodeError> {
+        let mut rest = self.events.as_ref();
+        let mut skipped = 0;
+        while !rest.is_empty() {
+            if let Some(event) = next(&mut rest)? {
+                let event = view(event)?;
+                if !passed(event.room_id, event.seq) {
+                    break;
+                }
+            }
+            skipped = self.events.len() - rest.len();
+        }
+        self.events = self.events.slice(skipped..);
+        Ok(self)
+    }
+
     /// Takes the encoding of an `EventBatch` apart.
     fn of(encoded: Bytes) -> Result<Self, DecodeError> {
         let mut token = Bytes::new();

@@ -1,17 +1,20 @@
-//! The supervisor: opens streams where rooms need them, keeps time, changes the session, asks who leads.
+//! The supervisor: opens streams where rooms need them, keeps time, changes the session, asks who leads and where the
+//! nodes are.
 //!
 //! It is the only task that starts others; all are in the client's tracker and end with its token.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{CALL_PATIENCE, LEADERS_REFRESH_INTERVAL, RETRY_DELAY_MIN};
+use conclave_core::limits::{
+    CALL_PATIENCE, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL, RETRY_DELAY_MIN,
+};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::builder::Route;
 use crate::calls::Caller;
-use crate::find::Finder;
+use crate::find::{Finder, Source};
 use crate::link;
 use crate::shared::Shared;
 use crate::state::{LinkId, Wakes};
@@ -23,6 +26,8 @@ pub(crate) struct Supervisor {
     pub(crate) tracker: TaskTracker,
     pub(crate) caller: Caller,
     pub(crate) finder: Arc<dyn Finder>,
+    /// How long what was found at the beginning holds.
+    pub(crate) fresh_for: Option<Duration>,
     pub(crate) route: Route,
     pub(crate) user: String,
     pub(crate) name: String,
@@ -33,11 +38,14 @@ impl Supervisor {
     pub(crate) async fn run(self) {
         let cancel = self.shared.cancel.clone();
         let leaders = self.ask_for_leaders();
+        let mut remembered = Vec::new();
         tokio::select! {
             () = cancel.cancelled() => {}
             () = self.supervise() => {}
             () = leaders => {}
+            () = self.keep_finding(&mut remembered) => {}
         }
+        self.remember(&mut remembered).await;
     }
 
     async fn supervise(&self) {
@@ -49,15 +57,6 @@ impl Supervisor {
             if needs_session {
                 self.change_session().await;
                 continue;
-            }
-            if self.shared.nodes.all_failed() {
-                match self.finder.find().await {
-                    Ok(found) => {
-                        let addresses = found.candidates.iter().map(|candidate| candidate.address.as_str());
-                        self.shared.nodes.add(addresses);
-                    }
-                    Err(error) => tracing::debug!(%error, "looking for servers"),
-                }
             }
             tokio::select! {
                 () = self.shared.supervisor.notified() => {}
@@ -90,6 +89,62 @@ impl Supervisor {
                 tokio::time::sleep(RETRY_DELAY_MIN).await;
             }
         }
+    }
+
+    /// Looks for nodes again: when what was found is no longer fresh, which changes nothing as long as nothing is wrong,
+    /// and soon after something went wrong. Also has the members remembered.
+    async fn keep_finding(&self, remembered: &mut Vec<String>) {
+        let nodes = &self.shared.nodes;
+        let mut last = Instant::now();
+        let mut due = self.fresh_for.map(|fresh| last + fresh.max(FIND_INTERVAL_MIN));
+        let mut failures = 0;
+        loop {
+            tokio::select! {
+                () = nodes.attention.notified() => {}
+                () = sleep_until(due) => {}
+            }
+            self.remember(remembered).await;
+            let soon = last + FIND_INTERVAL_MIN;
+            if nodes.take_trouble() && due.is_none_or(|due| due > soon) {
+                due = Some(soon);
+            }
+            if due.is_none_or(|due| due > Instant::now()) {
+                continue;
+            }
+            let found = self.finder.find().await;
+            last = Instant::now();
+            let wait = match found {
+                Ok(found) => {
+                    failures = 0;
+                    if nodes.found(&found) {
+                        self.shared.supervisor.notify_one();
+                    }
+                    match found.source {
+                        // Somebody may know better later.
+                        Source::Cache | Source::Default => Some(FIND_INTERVAL_MAX),
+                        _ => found.fresh_for,
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "looking for nodes");
+                    failures += 1;
+                    Some(FIND_INTERVAL_MIN.saturating_mul(1 << failures.min(8)).min(FIND_INTERVAL_MAX))
+                }
+            };
+            // Not all clients at the same time.
+            due = wait.map(|wait| last + wait.max(FIND_INTERVAL_MIN).mul_f64(rand::random_range(1.0..1.5)));
+        }
+    }
+
+    /// Has the members remembered if they are others than before.
+    async fn remember(&self, remembered: &mut Vec<String>) {
+        let mut members = self.shared.nodes.members();
+        members.sort_unstable();
+        if members.is_empty() || members == *remembered {
+            return;
+        }
+        remembered.clone_from(&members);
+        self.finder.learned(members).await;
     }
 
     /// Learns who leads, at the beginning and whenever the failure of a node may have changed it. Only a client that
@@ -126,7 +181,8 @@ const LEADERS_DELAY: Duration = Duration::from_millis(50);
 /// Who leads is not worth waiting for long.
 const LEADERS_PATIENCE: Duration = Duration::from_secs(2);
 
-async fn sleep_until(at: Option<Instant>) {
+/// For ever, if there is no such time.
+pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -1,20 +1,20 @@
 //! Streams of events that continue on another node.
 
+mod moving;
+mod opening;
+
+use std::collections::VecDeque;
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, CLIENT_OPEN_TIMEOUT, KEEPALIVE_INTERVAL};
-use conclave_proto::chat::{Certainty, Event, GoAway, JoinChatRequest, stream_frame};
+use conclave_core::limits::{KEEPALIVE_INTERVAL, NODES_MAX};
+use conclave_proto::chat::{self, Certainty, Event, GoAway, StreamFrame, stream_frame};
 use conclave_proto::status::from_status;
 use tokio::time::{Instant, Sleep};
-use tonic::client::Grpc;
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic::{Request, Status, Streaming};
-use tonic_prost::ProstCodec;
+use tonic::{Status, Streaming};
 
 use crate::client::Handle;
 use crate::error::{CallError, is_auth};
@@ -22,6 +22,8 @@ use crate::position::Positions;
 use crate::raw::{Frame, RawBatch};
 use crate::retry;
 use crate::types::{Batch, Incoming};
+use moving::{Move, Moved, Successor};
+use opening::Opening;
 
 /// Refusals, one after the other, before they are believed: a node may lag behind the others.
 const REFUSALS_MAX: u32 = 3;
@@ -29,8 +31,6 @@ const REFUSALS_MAX: u32 = 3;
 const REFUSALS_AFTER_OPEN_MAX: u32 = 12;
 /// A stream on which even the signs of life are missing is given up: two and a half intervals.
 const SILENCE_MAX: Duration = KEEPALIVE_INTERVAL.saturating_mul(5).checked_div(2).expect("two is not zero");
-
-type Opening = Pin<Box<dyn Future<Output = Result<Streaming<Frame>, Status>> + Send>>;
 
 /// Events of rooms, each once, in order and without a gap. Nothing runs behind it: who does not ask for the next
 /// event slows the stream down, and dropping it ends it.
@@ -42,8 +42,12 @@ pub struct Subscription {
     batch: std::vec::IntoIter<Event>,
     /// The token before that batch.
     token_before: Bytes,
+    /// Where to open the next stream, if that can be chosen.
+    targets: VecDeque<Arc<str>>,
     failures: u32,
     refusals: u32,
+    /// Nodes, one after the other, that were full or leaving.
+    redirects: u32,
     was_open: bool,
 }
 
@@ -52,10 +56,7 @@ enum Phase {
     Idle {
         at: Instant,
     },
-    Opening {
-        address: Arc<str>,
-        opening: Opening,
-    },
+    Opening(Box<Opening>),
     Open(Box<Open>),
 }
 
@@ -65,8 +66,10 @@ struct Open {
     last_frame: Instant,
     /// Fires at the earliest when the stream has been silent for too long.
     alarm: Pin<Box<Sleep>>,
-    /// The stream on another node that takes over, once it is there.
-    successor: Option<(Arc<str>, Opening)>,
+    /// Frames that have been read already.
+    first: VecDeque<Frame>,
+    /// The node has asked to continue elsewhere.
+    moving: Option<Box<Move>>,
 }
 
 enum Step {
@@ -90,8 +93,10 @@ impl Subscription {
             phase: Phase::Idle { at: Instant::now() },
             batch: Vec::new().into_iter(),
             token_before: Bytes::new(),
+            targets: VecDeque::new(),
             failures: 0,
             refusals: 0,
+            redirects: 0,
             was_open: false,
         }
     }
@@ -172,7 +177,7 @@ impl Subscription {
     pub fn node(&self) -> Option<&str> {
         match &self.phase {
             Phase::Open(open) => Some(&open.address),
-            Phase::Idle { .. } | Phase::Opening { .. } => None,
+            Phase::Idle { .. } | Phase::Opening(_) => None,
         }
     }
 
@@ -190,14 +195,13 @@ impl Subscription {
                 self.begin();
                 Ok(Step::Nothing)
             }
-            Phase::Opening { address, opening } => {
-                let address = Arc::clone(address);
-                let opened = tokio::select! {
-                    opened = opening => opened,
+            Phase::Opening(opening) => {
+                let (address, opened) = tokio::select! {
+                    opened = opening.first(&self.handle) => opened,
                     () = cancel.cancelled() => return Err(CallError::Closed),
                 };
                 match opened {
-                    Ok(stream) => Ok(self.opened(address, stream)),
+                    Ok(stream) => Ok(self.opened(address, stream, VecDeque::new())),
                     Err(status) => self.failed(&address, &status),
                 }
             }
@@ -206,21 +210,27 @@ impl Subscription {
     }
 
     fn begin(&mut self) {
-        match self.handle.shared.nodes.pick(&[]) {
-            Some(pick) => {
-                let opening = open(&self.handle, &pick.address, self.positions.request());
-                self.phase = Phase::Opening { address: pick.address, opening };
+        let nodes = &self.handle.shared.nodes;
+        let target =
+            std::iter::from_fn(|| self.targets.pop_front()).find(|target| !nodes.takes_nobody(target));
+        match target.or_else(|| nodes.pick(&[]).map(|pick| pick.address)) {
+            Some(address) => {
+                let opening = Opening::begin(&self.handle, &address, self.positions.request());
+                self.phase = Phase::Opening(Box::new(opening));
             }
             None => self.wait(Duration::ZERO),
         }
     }
 
-    fn opened(&mut self, address: Arc<str>, stream: Streaming<Frame>) -> Step {
+    fn opened(&mut self, address: Arc<str>, stream: Streaming<Frame>, first: VecDeque<Frame>) -> Step {
         let node = address.to_string();
         self.was_open = true;
+        self.redirects = 0;
+        self.handle.shared.nodes.settled(&address);
         let now = Instant::now();
         let alarm = Box::pin(tokio::time::sleep_until(now + SILENCE_MAX));
-        self.phase = Phase::Open(Box::new(Open { address, stream, last_frame: now, alarm, successor: None }));
+        self.phase =
+            Phase::Open(Box::new(Open { address, stream, last_frame: now, alarm, first, moving: None }));
         Step::Other(Incoming::Connected { node })
     }
 
@@ -228,17 +238,24 @@ impl Subscription {
         enum Came {
             Frame(Result<Option<Frame>, Status>),
             Silence,
-            Successor(Result<Streaming<Frame>, Status>),
+            Moved(Moved),
         }
         let Phase::Open(open) = &mut self.phase else { return Ok(Step::Nothing) };
-        let came = match &mut open.successor {
-            // The old stream is not read any more: the new one begins where it stands.
-            Some((_, opening)) => Came::Successor(opening.await),
-            None => tokio::select! {
-                biased;
-                frame = open.stream.message() => Came::Frame(frame),
-                () = &mut open.alarm => Came::Silence,
-            },
+        if let Some(frame) = open.first.pop_front() {
+            return self.frame(frame);
+        }
+        let Open { stream, alarm, moving, .. } = &mut **open;
+        let moved = async {
+            match moving {
+                Some(moving) => moving.advance(&self.handle, &self.positions).await,
+                None => std::future::pending().await,
+            }
+        };
+        let came = tokio::select! {
+            biased;
+            moved = moved => Came::Moved(moved),
+            frame = stream.message() => Came::Frame(frame),
+            () = alarm => Came::Silence,
         };
         match came {
             Came::Frame(Ok(Some(frame))) => {
@@ -255,18 +272,31 @@ impl Subscription {
                 open.alarm.as_mut().reset(due);
                 Ok(Step::Nothing)
             }
-            Came::Successor(opened) => {
-                let Some((address, _)) = open.successor.take() else { return Ok(Step::Nothing) };
-                match opened {
-                    Ok(stream) => Ok(self.opened(address, stream)),
-                    Err(status) => {
-                        tracing::debug!(node = %address, %status, "could not move there; staying until the end");
-                        self.handle.shared.nodes.failed(&address);
-                        Ok(Step::Nothing)
-                    }
+            Came::Moved(Moved::Ready(successor)) => self.take_over(*successor),
+            Came::Moved(Moved::GivenUp) => {
+                if let Some(moving) = open.moving.take() {
+                    self.targets = moving.targets();
                 }
+                Ok(Step::Nothing)
             }
         }
+    }
+
+    /// Continues with the other stream, of which everything up to here has been read.
+    fn take_over(&mut self, successor: Successor) -> Result<Step, CallError> {
+        let Successor { address, stream, ahead, caught_up, .. } = successor;
+        let mut first = VecDeque::new();
+        if caught_up {
+            let frame = Some(stream_frame::Frame::CaughtUp(self.positions.as_caught_up()));
+            first.push_back(Frame::Other(StreamFrame { frame }));
+        }
+        if let Some(batch) = ahead {
+            match batch.without(|room, seq| seq <= self.positions.seq(room)) {
+                Ok(batch) => first.push_back(Frame::Events(batch)),
+                Err(error) => return self.failed(&address, &Status::data_loss(error.to_string())),
+            }
+        }
+        Ok(self.opened(address, stream, first))
     }
 
     fn frame(&mut self, frame: Frame) -> Result<Step, CallError> {
@@ -333,36 +363,42 @@ impl Subscription {
         }
     }
 
-    /// Opens a stream on another node before this one is left.
+    /// Begins to move to another node. This one is read until that one has taken over.
     fn go_away(&mut self, go_away: &GoAway) {
         let nodes = &self.handle.shared.nodes;
         let Phase::Open(open) = &mut self.phase else { return };
         tracing::debug!(node = %open.address, reason = %go_away.reason, "the node asks to continue elsewhere");
         nodes.add(go_away.addresses.iter().map(String::as_str));
-        nodes.leaving(&open.address);
-        self.handle.shared.supervisor.notify_one();
-        let target = go_away.addresses.iter().find(|address| !nodes.avoided(address));
-        let target: Option<Arc<str>> = match target {
-            Some(address) => Some(address.as_str().into()),
-            None => nodes.pick(&[Arc::clone(&open.address)]).map(|pick| pick.address),
-        };
-        if let Some(address) = target {
-            let opening = self::open(&self.handle, &address, self.positions.request());
-            open.successor = Some((address, opening));
+        let mut addresses = go_away.clone();
+        if go_away.stay_away {
+            nodes.leaving(&open.address);
+            self.handle.shared.supervisor.notify_one();
+            // It is left in any case: better for somewhere.
+            let other = nodes.pick(&[Arc::clone(&open.address)]);
+            addresses.addresses.extend(other.map(|pick| pick.address.to_string()));
+        }
+        if open.moving.is_none() {
+            open.moving = Some(Box::new(Move::new(&addresses, &open.address)));
         }
     }
 
     /// An open stream ended.
     fn lost(&mut self, status: &Status) -> Result<Step, CallError> {
-        let Phase::Open(open) = &self.phase else { return Ok(Step::Nothing) };
+        let Phase::Open(open) = &mut self.phase else { return Ok(Step::Nothing) };
+        if let Some(moving) = open.moving.take() {
+            self.targets = moving.targets();
+        }
         let address = Arc::clone(&open.address);
         self.failed(&address, status)
     }
 
     fn failed(&mut self, address: &str, status: &Status) -> Result<Step, CallError> {
         let failure = from_status(status);
-        self.handle.shared.nodes.failed(address);
         let was_connected = matches!(self.phase, Phase::Open(_));
+        if let Some(targets) = self.handle.shared.nodes.redirected(address, &failure) {
+            return Ok(self.redirected(targets, failure, was_connected));
+        }
+        self.handle.shared.nodes.failed(address);
         if failure.certainty() == Certainty::Refused {
             self.refusals += 1;
             let max =
@@ -379,6 +415,20 @@ impl Subscription {
         Ok(Step::Nothing)
     }
 
+    /// The node is full or leaves, and says who is not. That is no failure of anybody, unless all say so.
+    fn redirected(&mut self, targets: Vec<Arc<str>>, failure: chat::Failure, was_connected: bool) -> Step {
+        self.targets.extend(targets);
+        self.targets.truncate(NODES_MAX);
+        let all = u32::try_from(self.handle.shared.nodes.count()).unwrap_or(u32::MAX);
+        let delay = retry::delay((self.redirects + 1).saturating_sub(all), rand::random());
+        self.redirects = self.redirects.saturating_add(1);
+        self.phase = Phase::Idle { at: Instant::now() + delay };
+        if was_connected || self.redirects == all.saturating_add(1) {
+            return Step::Other(Incoming::Disconnected { why: failure.message });
+        }
+        Step::Nothing
+    }
+
     /// Each node is tried once at once, then with growing delays.
     fn wait(&mut self, after: Duration) {
         let all = u32::try_from(self.handle.shared.nodes.count()).unwrap_or(u32::MAX);
@@ -393,29 +443,5 @@ fn whole(batch: &RawBatch) -> Result<Vec<Event>, CallError> {
     batch.decode().map_err(|error| CallError::Refused {
         code: "event_damaged".to_owned(),
         message: format!("the cluster sent an event that cannot be read: {error}"),
-    })
-}
-
-/// `ChatService.JoinChat`, with frames whose events are left as they are.
-const JOIN_CHAT: &str = "/conclave.chat.v1.ChatService/JoinChat";
-
-fn open(handle: &Handle, address: &str, request: JoinChatRequest) -> Opening {
-    let channel = handle.shared.nodes.channel(address);
-    let authorization = handle.shared.authorization();
-    Box::pin(async move {
-        let mut request = Request::new(request);
-        if let Some(authorization) = authorization {
-            request.metadata_mut().insert("authorization", authorization);
-        }
-        let mut grpc = Grpc::new(channel?).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
-        let codec = ProstCodec::<JoinChatRequest, Frame>::default();
-        let opening = async {
-            grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-            grpc.server_streaming(request, PathAndQuery::from_static(JOIN_CHAT), codec).await
-        };
-        match tokio::time::timeout(CLIENT_OPEN_TIMEOUT, opening).await {
-            Ok(opened) => Ok(opened?.into_inner()),
-            Err(_) => Err(Status::unavailable("the node did not answer")),
-        }
     })
 }

@@ -84,7 +84,7 @@ fn a_file_that_cannot_be_cut_back_takes_nothing_more_until_it_is_rewritten() {
 
 #[tokio::test]
 async fn what_the_disk_did_not_take_is_given_back_and_leaves_no_gap() {
-    let mut state = State::new(Route::Pinned, Arc::new(Nodes::new()), true);
+    let mut state = State::new(Route::Pinned, Arc::new(Nodes::in_order()), true);
     let mut wakes = Wakes::default();
     let mut submit = |state: &mut State| {
         let (waiter, answer) = oneshot::channel();

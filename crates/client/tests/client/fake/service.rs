@@ -204,7 +204,7 @@ fn due(node: &Node, rooms: &mut [(String, u64, u64)]) -> VecDeque<stream_frame::
     let data = node.data.lock().unwrap();
     let mut faults = node.faults.lock().unwrap();
     if let Some(to) = faults.go_away.take() {
-        let go_away = GoAway { in_ms: 1_000, addresses: vec![to], reason: "drain".into() };
+        let go_away = GoAway { in_ms: 1_000, addresses: vec![to], reason: "drain".into(), stay_away: true };
         out.push_back(stream_frame::Frame::GoAway(go_away));
     }
     for (name, _, after) in rooms {

@@ -1,0 +1,353 @@
+//! What is known of the nodes. Decides; knows no lock, no clock and no network.
+//!
+//! A node is known by the address under which it was found. Where the cluster calls it otherwise (a name that only
+//! holds inside of a container network), that is kept beside it, so that what the cluster says of it is understood.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use conclave_core::ShardId;
+use conclave_core::limits::NODES_MAX;
+use conclave_proto::chat::{ClusterView, NodeView};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::Pick;
+use crate::find::{Candidate, Found, PRIORITY_LAST, Source};
+
+/// In which order nodes are asked that are equally good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// As they became known.
+    Known,
+    /// At random, those with more weight sooner.
+    Random,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    nodes: Vec<Node>,
+    order: Order,
+    /// Whom to ask first, as long as there is nothing wrong with it.
+    home: Option<Arc<str>>,
+    /// Data shards of the cluster; 0 until it is known.
+    pub(super) shards: u32,
+    /// The highest term heard of in each shard, and who leads in it; nobody, if that node has failed since.
+    leaders: HashMap<u32, (u64, Option<Arc<str>>)>,
+    /// Rises when something changed that decides where sends go.
+    pub(super) version: u64,
+    /// Something happened that makes looking for servers worth while.
+    pub(super) trouble: bool,
+    /// Nodes that were ever added.
+    added: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) address: Arc<str>,
+    /// What the cluster calls its address, if that is something else.
+    alias: Option<Arc<str>>,
+    /// Empty until it is known.
+    name: String,
+    id: u64,
+    pub(super) channel: Option<Channel>,
+    /// Failures since it last did something.
+    pub(super) failures: u32,
+    /// It is not asked before, unless all are in this state.
+    pub(super) not_before: Option<Instant>,
+    /// It said that it is leaving: until then it is avoided whatever it answers.
+    pub(super) leaving: Option<Instant>,
+    /// It said that it takes no further clients.
+    full: Option<Instant>,
+    /// It has done something for this client.
+    pub(super) worked: bool,
+    /// It is among what was found the last time.
+    found: bool,
+    /// The cluster says that it is a member.
+    member: bool,
+    /// Others are better: it leaves, or is thought to be gone.
+    last: bool,
+    /// How many clients it should get compared with the others; at least 1.
+    weight: f64,
+    /// This client's draw for it.
+    draw: f64,
+}
+
+impl Node {
+    fn is(&self, address: &str) -> bool {
+        *self.address == *address || self.alias.as_deref() == Some(address)
+    }
+}
+
+impl Table {
+    pub(super) fn new(order: Order) -> Self {
+        Self {
+            nodes: Vec::new(),
+            order,
+            home: None,
+            shards: 0,
+            leaders: HashMap::new(),
+            version: 0,
+            trouble: false,
+            added: 0,
+        }
+    }
+
+    /// Adds an address, if there is space for it. Whether it was not known.
+    pub(super) fn add(&mut self, address: &str) -> bool {
+        if address.is_empty() || self.position(address).is_some() {
+            return false;
+        }
+        if self.nodes.len() >= NODES_MAX * 2 {
+            let Some(useless) = self.nodes.iter().position(|node| !node.found && !node.member) else {
+                return false;
+            };
+            self.remove(useless);
+        }
+        let draw = match self.order {
+            Order::Known => f64::from(self.added),
+            // The smallest of such draws, each divided by its weight, falls to each node as often as its weight says.
+            Order::Random => -(1.0 - rand::random::<f64>()).ln(),
+        };
+        self.added = self.added.saturating_add(1);
+        self.nodes.push(Node {
+            address: address.into(),
+            alias: None,
+            name: String::new(),
+            id: 0,
+            channel: None,
+            failures: 0,
+            not_before: None,
+            leaving: None,
+            full: None,
+            worked: false,
+            found: false,
+            member: false,
+            last: false,
+            weight: 1.0,
+            draw,
+        });
+        true
+    }
+
+    /// Takes what was found. Whether any of it is new.
+    pub(super) fn found(&mut self, found: &Found) -> bool {
+        // What is only remembered or guessed says nothing about those that are not among it.
+        if !matches!(found.source, Source::Cache | Source::Default) {
+            self.nodes.iter_mut().for_each(|node| node.found = false);
+        }
+        found.candidates.iter().filter(|candidate| self.candidate(candidate)).count() > 0
+    }
+
+    fn candidate(&mut self, candidate: &Candidate) -> bool {
+        let new = self.add(&candidate.address);
+        if let Some(node) = self.node(&candidate.address) {
+            node.found = true;
+            if !candidate.name.is_empty() {
+                node.name.clone_from(&candidate.name);
+            }
+            // The cluster itself knows better.
+            if !node.member {
+                node.last = candidate.priority >= PRIORITY_LAST;
+                node.weight = f64::from(candidate.weight.max(1));
+            }
+        }
+        new
+    }
+
+    /// Takes what a node says about the cluster. Whether the members are others than before.
+    pub(super) fn see(&mut self, view: &ClusterView) -> bool {
+        if view.nodes.is_empty() {
+            return false;
+        }
+        let mut changed = false;
+        for seen in &view.nodes {
+            changed |= self.member(seen.node_id, &seen.name, &seen.address);
+            if let Some(node) = self.node(&seen.address) {
+                node.last = seen.draining || !seen.alive;
+                node.weight = weight(seen);
+            }
+        }
+        let named = |node: &Node| view.nodes.iter().any(|seen| node.is(&seen.address));
+        for node in self.nodes.iter_mut().filter(|node| node.member) {
+            if !named(node) {
+                node.member = false;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// The cluster names a member. Whether it was not known as one.
+    pub(super) fn member(&mut self, id: u64, name: &str, address: &str) -> bool {
+        if address.is_empty() {
+            return false;
+        }
+        if self.position(address).is_none() && !name.is_empty() {
+            // One that was found under another address. Two addresses of one name are both its own.
+            let known = |node: &Node| node.name == name && (node.id == 0 || node.id == id);
+            for node in self.nodes.iter_mut().filter(|node| known(node)) {
+                node.alias = Some(address.into());
+            }
+        }
+        self.add(address);
+        let Some(node) = self.node(address) else { return false };
+        if id != 0 {
+            node.id = id;
+        }
+        if !name.is_empty() {
+            name.clone_into(&mut node.name);
+        }
+        !std::mem::replace(&mut node.member, true)
+    }
+
+    pub(super) fn pick(&mut self, but: &[Arc<str>], now: Instant) -> Option<Pick> {
+        let best = self.nodes.iter().filter(|node| !but.contains(&node.address)).min_by(|a, b| {
+            self.place(a, now).partial_cmp(&self.place(b, now)).unwrap_or(std::cmp::Ordering::Equal)
+        })?;
+        let pick = Pick { address: Arc::clone(&best.address), at: wait(best, now) };
+        if but.is_empty() && pick.at.is_none() {
+            self.home = Some(Arc::clone(&pick.address));
+        }
+        Some(pick)
+    }
+
+    /// The smaller, the sooner it is asked.
+    fn place(&self, node: &Node, now: Instant) -> (Option<Instant>, bool, bool, f64) {
+        let second = node.last || node.full.is_some_and(|until| until > now);
+        let away = self.home.as_ref() != Some(&node.address);
+        let rank = match self.order {
+            Order::Known => node.draw,
+            Order::Random => node.draw / node.weight,
+        };
+        (wait(node, now), second, away, rank)
+    }
+
+    pub(super) fn settled(&mut self, address: &str) {
+        let Some(at) = self.position(address) else { return };
+        self.nodes[at].full = None;
+        self.home = Some(Arc::clone(&self.nodes[at].address));
+    }
+
+    /// Others are asked first until then, and nobody is sent to it as a leader until it is said to lead again.
+    pub(super) fn avoid(&mut self, address: &str, until: Instant) {
+        let Some(at) = self.position(address) else { return };
+        let node = &mut self.nodes[at];
+        node.not_before = node.not_before.max(Some(until));
+        self.home.take_if(|home| *home == node.address);
+        for (_, leader) in self.leaders.values_mut() {
+            leader.take_if(|leader| *leader == node.address);
+        }
+        self.version += 1;
+    }
+
+    pub(super) fn full(&mut self, address: &str, until: Instant) {
+        let Some(node) = self.node(address) else { return };
+        node.full = Some(until);
+    }
+
+    /// A node that has failed and that nobody names any more is forgotten.
+    pub(super) fn forget_if_unnamed(&mut self, address: &str) {
+        if let Some(at) = self.position(address)
+            && !self.nodes[at].found
+            && !self.nodes[at].member
+        {
+            self.remove(at);
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let gone = self.nodes.remove(at);
+        self.home.take_if(|home| *home == gone.address);
+        for (_, leader) in self.leaders.values_mut() {
+            leader.take_if(|leader| *leader == gone.address);
+        }
+    }
+
+    pub(super) fn learn(&mut self, shard: u32, term: u64, address: &str) -> bool {
+        if address.is_empty() || ShardId(shard).is_meta() {
+            return false;
+        }
+        let now = Instant::now();
+        if let Some((known, leader)) = self.leaders.get(&shard)
+            && (*known > term || (*known == term && (leader.is_some() || self.avoided(address, now))))
+        {
+            return false;
+        }
+        self.add(address);
+        // Known under the address that works from here.
+        let Some(leader) = self.node(address).map(|node| Arc::clone(&node.address)) else { return false };
+        self.leaders.insert(shard, (term, Some(leader)));
+        self.version += 1;
+        true
+    }
+
+    pub(super) fn leader(&self, shard: u32, now: Instant) -> Option<Arc<str>> {
+        let (_, leader) = self.leaders.get(&shard)?;
+        leader.as_ref().filter(|address| !self.avoided(address, now)).cloned()
+    }
+
+    pub(super) fn misses_leaders(&self) -> bool {
+        self.leaders.values().any(|(_, leader)| leader.is_none())
+    }
+
+    pub(super) fn avoided(&self, address: &str, now: Instant) -> bool {
+        self.position(address).is_some_and(|at| wait(&self.nodes[at], now).is_some())
+    }
+
+    pub(super) fn takes_nobody(&self, address: &str, now: Instant) -> bool {
+        let full = |node: &Node| node.full.is_some_and(|until| until > now);
+        self.position(address).is_some_and(|at| wait(&self.nodes[at], now).is_some() || full(&self.nodes[at]))
+    }
+
+    pub(super) fn all_failed(&self, now: Instant) -> bool {
+        self.nodes.iter().all(|node| wait(node, now).is_some())
+    }
+
+    pub(super) fn address_of(&self, id: u64) -> Option<Arc<str>> {
+        self.nodes.iter().find(|node| node.id == id).map(|node| Arc::clone(&node.address))
+    }
+
+    pub(super) fn addresses(&self, now: Instant) -> Vec<String> {
+        let mut nodes: Vec<_> =
+            self.nodes.iter().map(|node| (self.place(node, now), &node.address)).collect();
+        nodes.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(std::cmp::Ordering::Equal));
+        nodes.into_iter().map(|(_, address)| address.to_string()).collect()
+    }
+
+    pub(super) fn members(&self) -> Vec<String> {
+        let addresses = |wanted: fn(&&Node) -> bool| {
+            self.nodes.iter().filter(wanted).map(|node| node.address.to_string()).collect::<Vec<_>>()
+        };
+        let members = addresses(|node| node.member);
+        if members.is_empty() { addresses(|node| node.worked) } else { members }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(super) fn node(&mut self, address: &str) -> Option<&mut Node> {
+        let at = self.position(address)?;
+        self.nodes.get_mut(at)
+    }
+
+    fn position(&self, address: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.is(address))
+    }
+}
+
+/// Until when it is not asked, unless all are in this state.
+fn wait(node: &Node, now: Instant) -> Option<Instant> {
+    node.not_before.filter(|at| *at > now)
+}
+
+/// How many of those who look for a node it should get: as much as it has room for and is idle.
+fn weight(seen: &NodeView) -> f64 {
+    let room = match seen.clients_max {
+        0 => 1.0,
+        max => f64::from(max.saturating_sub(seen.clients)) / f64::from(max),
+    };
+    let idle = f64::from(1_000_u32.saturating_sub(seen.load_permille)) / 1_000.0;
+    (100.0 * room * idle).max(1.0)
+}

@@ -1,0 +1,95 @@
+//! Opening a stream: at one node and, when that one is slow to answer, at a second one beside it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use conclave_core::limits::{CALL_RACE_AFTER, CLIENT_MESSAGE_BYTES_MAX, CLIENT_OPEN_TIMEOUT};
+use conclave_proto::chat::{Certainty, JoinChatRequest};
+use conclave_proto::status::from_status;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use crate::client::Handle;
+use crate::raw::Frame;
+use crate::sender::sleep_until;
+
+/// What came of it, and where.
+pub(super) type Opened = (Arc<str>, Result<Streaming<Frame>, Status>);
+
+/// One try at one node.
+pub(super) type Try = Pin<Box<dyn Future<Output = Opened> + Send>>;
+
+/// A stream that is being opened. Only one of those that are tried becomes the subscription's; dropping the others
+/// ends them.
+pub(super) struct Opening {
+    request: JoinChatRequest,
+    first: Arc<str>,
+    racers: FuturesUnordered<Try>,
+    /// When another node is tried beside. Once: if the whole cluster is slow, this does not make it slower still.
+    race_at: Option<Instant>,
+}
+
+impl Opening {
+    pub(super) fn begin(handle: &Handle, address: &Arc<str>, request: JoinChatRequest) -> Self {
+        let racers = FuturesUnordered::from_iter([open(handle, address, request.clone())]);
+        let race_at = Some(Instant::now() + CALL_RACE_AFTER);
+        Self { request, first: Arc::clone(address), racers, race_at }
+    }
+
+    /// The first stream that is there, or the last failure. Dropping the future loses nothing.
+    pub(super) async fn first(&mut self, handle: &Handle) -> Opened {
+        loop {
+            tokio::select! {
+                biased;
+                Some((address, opened)) = self.racers.next() => {
+                    let Err(status) = &opened else { return (address, opened) };
+                    let failure = from_status(status);
+                    if self.racers.is_empty() || failure.certainty() == Certainty::Refused {
+                        return (address, opened);
+                    }
+                    if handle.shared.nodes.redirected(&address, &failure).is_none() {
+                        handle.shared.nodes.failed(&address);
+                    }
+                }
+                () = sleep_until(self.race_at), if self.race_at.is_some() => {
+                    self.race_at = None;
+                    let other = handle.shared.nodes.pick(&[Arc::clone(&self.first)]);
+                    if let Some(other) = other.filter(|pick| pick.at.is_none()) {
+                        self.racers.push(open(handle, &other.address, self.request.clone()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `ChatService.JoinChat`, with frames whose events are left as they are.
+const JOIN_CHAT: &str = "/conclave.chat.v1.ChatService/JoinChat";
+
+/// Tries one node.
+pub(super) fn open(handle: &Handle, address: &Arc<str>, request: JoinChatRequest) -> Try {
+    let channel = handle.shared.nodes.channel(address);
+    let authorization = handle.shared.authorization();
+    let address = Arc::clone(address);
+    let opening = async move {
+        let mut request = Request::new(request);
+        if let Some(authorization) = authorization {
+            request.metadata_mut().insert("authorization", authorization);
+        }
+        let mut grpc = Grpc::new(channel?).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+        let codec = ProstCodec::<JoinChatRequest, Frame>::default();
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let opened = grpc.server_streaming(request, PathAndQuery::from_static(JOIN_CHAT), codec).await;
+        opened.map(tonic::Response::into_inner)
+    };
+    Box::pin(async move {
+        let opened = tokio::time::timeout(CLIENT_OPEN_TIMEOUT, opening).await;
+        (address, opened.unwrap_or_else(|_| Err(Status::unavailable("the node did not answer"))))
+    })
+}
