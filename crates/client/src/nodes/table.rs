@@ -213,19 +213,19 @@ impl Table {
     }
 
     /// The smaller, the sooner it is asked.
-    fn place(&self, node: &Node, now: Instant) -> (Option<Instant>, bool, bool, f64) {
+    fn place(&self, node: &Node, now: Instant) -> (Option<Instant>, bool, bool, u32, f64) {
         let second = node.last || node.full.is_some_and(|until| until > now);
         let away = self.home.as_ref() != Some(&node.address);
         let rank = match self.order {
             Order::Known => node.draw,
             Order::Random => node.draw / node.weight,
         };
-        (wait(node, now), second, away, rank)
+        (wait(node, now), second, away, node.failures, rank)
     }
 
     pub(super) fn settled(&mut self, address: &str) {
         let Some(at) = self.position(address) else { return };
-        self.nodes[at].full = None;
+        (self.nodes[at].full, self.nodes[at].failures) = (None, 0);
         self.home = Some(Arc::clone(&self.nodes[at].address));
     }
 
