@@ -98,6 +98,8 @@ pub const DNS_CONNECTION_IDLE: Duration = Duration::from_secs(10);
 pub const DNS_REPLIES_WAITING_MAX: usize = 1_024;
 /// Between two new zones at a resolver while changes keep coming.
 pub const ZONE_INTERVAL_MIN: Duration = Duration::from_millis(5);
+/// Addresses that one resolver listens on.
+pub const RESOLVER_ADDRESSES_MAX: usize = 16;
 /// Questions about other names that a resolver has passed on and that are not answered yet.
 pub const FORWARDS_IN_FLIGHT_MAX: usize = 256;
 /// One name server to pass questions on to has so long to answer.
@@ -116,6 +118,10 @@ pub const LOAD_SAMPLES: usize = 10;
 pub const SEND_P99_MAX: Duration = Duration::from_secs(1);
 /// Better nodes that a client is told of when it is sent elsewhere.
 pub const BETTER_NODES_MAX: usize = 8;
+/// A node that drains asks so many clients to go at once,
+pub const DRAIN_BATCH: u32 = 64;
+/// and then waits this long before it asks the next ones.
+pub const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 /// The spread of clients over the nodes is looked at this often.
 pub const PLACEMENT_INTERVAL: Duration = Duration::from_secs(1);
 /// And nobody is moved before the nodes have been the same ones for this long.

@@ -2,8 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use conclave_core::limits::{FORWARD_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX, RESOLVER_ADDRESSES_MAX, RESOLVERS_MAX};
 use conclave_proto::seal::Secret;
+use data_encoding::BASE64;
 use ipnet::IpNet;
+
+use crate::directory::host_port;
+use crate::zone::{is_label, zone_name};
 
 /// A resolver's configuration.
 #[derive(Clone, Debug)]
@@ -50,7 +55,7 @@ pub struct Export {
     pub zone: String,
     /// The key's name.
     pub key_name: String,
-    /// The key, HMAC-SHA-256.
+    /// The key, HMAC-SHA-256, in base64.
     pub key: Secret,
 }
 
@@ -60,6 +65,202 @@ impl Config {
     /// # Errors
     /// The list, if it is not empty.
     pub fn validate(&self) -> Result<(), Vec<String>> {
-        Ok(())
+        let mut wrong = Vec::new();
+        wrong.extend(zone_name(&self.zone).err());
+        self.validate_listening(&mut wrong);
+        self.validate_name_servers(&mut wrong);
+        if self.nodes.len() > NODES_MAX {
+            wrong.push(format!("{} nodes are more than a cluster has; name at most {NODES_MAX}", self.nodes.len()));
+        }
+        for node in self.nodes.iter().filter(|node| host_port(node).is_none()) {
+            wrong.push(format!("the node's address {node:?} is not host:port, such as n1.example.org:7400"));
+        }
+        self.validate_forwarding(&mut wrong);
+        if let Some(export) = &self.export {
+            self.validate_export(export, &mut wrong);
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    fn validate_listening(&self, wrong: &mut Vec<String>) {
+        if self.listen.is_empty() || self.listen.len() > RESOLVER_ADDRESSES_MAX {
+            wrong.push(format!(
+                "a resolver listens for DNS on 1 to {RESOLVER_ADDRESSES_MAX} addresses, not {}; 127.0.0.1:7453 is the \
+                 usual one",
+                self.listen.len()
+            ));
+        }
+        let mut all: Vec<_> = self.listen.iter().chain([&self.grpc_listen, &self.http_listen]).collect();
+        all.retain(|address| address.port() != 0);
+        all.sort();
+        for pair in all.windows(2).filter(|pair| pair[0] == pair[1]) {
+            wrong.push(format!("the address {} is to be listened on twice; choose another port", pair[0]));
+        }
+    }
+
+    fn validate_name_servers(&self, wrong: &mut Vec<String>) {
+        if self.name_servers.is_empty() || self.name_servers.len() > RESOLVERS_MAX {
+            wrong.push(format!(
+                "a zone has 1 to {RESOLVERS_MAX} name servers, not {}; name every resolver, this one among them, such \
+                 as ns1=10.0.0.53",
+                self.name_servers.len()
+            ));
+        }
+        for (index, NameServer { name, ips }) in self.name_servers.iter().enumerate() {
+            if !is_label(name) || name == "node" {
+                wrong.push(format!(
+                    "the name server's name {name:?} must be 1 to 63 of a-z, 0-9 and -, not begin or end with -, and not \
+                     be \"node\", below which the nodes are"
+                ));
+            }
+            if self.name_servers[..index].iter().any(|other| other.name == *name) {
+                wrong.push(format!("two name servers are called {name:?}; rename one"));
+            }
+            if ips.is_empty() || ips.len() > NODE_IPS_MAX {
+                wrong.push(format!(
+                    "the name server {name:?} has {} addresses; give it 1 to {NODE_IPS_MAX}",
+                    ips.len()
+                ));
+            }
+            for ip in ips.iter().filter(|ip| ip.is_unspecified() || ip.is_multicast()) {
+                wrong.push(format!("{ip} of the name server {name:?} is not an address that others can reach it at"));
+            }
+        }
+    }
+
+    fn validate_forwarding(&self, wrong: &mut Vec<String>) {
+        if self.forward_to.is_empty() != self.forward_for.is_empty() {
+            wrong.push(
+                "forwarding takes both, the name servers to ask and the networks to ask for; give both or neither"
+                    .to_owned(),
+            );
+        }
+        if self.forward_to.len() > FORWARD_SERVERS_MAX {
+            wrong.push(format!(
+                "{} name servers to forward to are too many; {FORWARD_SERVERS_MAX} are the most",
+                self.forward_to.len()
+            ));
+        }
+        for server in &self.forward_to {
+            if server.port() == 0 || server.ip().is_unspecified() {
+                wrong.push(format!("{server} to forward to is no address of a name server"));
+            }
+            if self.is_me(*server) {
+                wrong.push(format!("{server} to forward to is this resolver itself; name another server"));
+            }
+        }
+        for network in self.forward_for.iter().filter(|network| network.prefix_len() == 0) {
+            wrong.push(format!(
+                "forwarding for {network} would answer the whole internet, which is how others are attacked; list the \
+                 networks of your own clients"
+            ));
+        }
+    }
+
+    fn validate_export(&self, export: &Export, wrong: &mut Vec<String>) {
+        if export.server.port() == 0 || export.server.ip().is_unspecified() || self.is_me(export.server) {
+            wrong.push(format!("{} to export to is no address of another name server", export.server));
+        }
+        wrong.extend(zone_name(&export.zone).err().map(|why| format!("to export to: {why}")));
+        if export.key_name.len() > 253 || zone_name(&export.key_name).is_err() {
+            wrong.push(format!("{:?} is no name of a TSIG key; it is a DNS name, such as conclave-export", export.key_name));
+        }
+        if export.key_bytes().is_none() {
+            wrong.push("the TSIG key is not base64; give a file with what tsig-keygen calls the secret".to_owned());
+        }
+    }
+
+    /// Whether this resolver would get what is sent there.
+    fn is_me(&self, server: SocketAddr) -> bool {
+        let mine = |ip| self.name_servers.iter().any(|server| server.ips.contains(&ip)) || ip.is_loopback();
+        self.listen.iter().any(|listen| {
+            listen.port() == server.port()
+                && (listen.ip() == server.ip() || listen.ip().is_unspecified() && mine(server.ip()))
+        })
+    }
+}
+
+impl Export {
+    /// The key itself, which is written in base64.
+    pub(crate) fn key_bytes(&self) -> Option<Vec<u8>> {
+        BASE64.decode(self.key.bytes()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            zone: "conclave.internal".to_owned(),
+            listen: vec!["127.0.0.1:7453".parse().unwrap()],
+            grpc_listen: "127.0.0.1:7454".parse().unwrap(),
+            http_listen: "127.0.0.1:7455".parse().unwrap(),
+            name_servers: vec![NameServer { name: "ns1".to_owned(), ips: vec!["127.0.0.1".parse().unwrap()] }],
+            secret: Secret::new(b"0123456789abcdef").unwrap(),
+            nodes: vec!["n1:7400".to_owned()],
+            transfer_to: Vec::new(),
+            forward_for: vec!["10.0.0.0/8".parse().unwrap()],
+            forward_to: vec!["127.0.0.11:53".parse().unwrap()],
+            export: Some(Export {
+                server: "10.0.0.1:53".parse().unwrap(),
+                zone: "example.org".to_owned(),
+                key_name: "conclave-export".to_owned(),
+                key: Secret::new(b"MDEyMzQ1Njc4OWFiY2RlZg==").unwrap(),
+            }),
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        assert_eq!(config().validate(), Ok(()));
+        let mut bad = config();
+        bad.zone = "-.internal".to_owned();
+        bad.grpc_listen = bad.listen[0];
+        bad.name_servers[0].ips = vec!["0.0.0.0".parse().unwrap()];
+        bad.name_servers.extend([bad.name_servers[0].clone(), NameServer { name: "node".to_owned(), ips: Vec::new() }]);
+        bad.nodes = vec!["n1".to_owned()];
+        bad.forward_for = vec!["0.0.0.0/0".parse().unwrap()];
+        bad.forward_to = vec![bad.listen[0]; 9];
+        let export = bad.export.as_mut().unwrap();
+        export.server = "0.0.0.0:53".parse().unwrap();
+        export.zone = String::new();
+        export.key_name = "a b".to_owned();
+        export.key = Secret::new(b"this is not base64").unwrap();
+        let wrong = bad.validate().unwrap_err().join("\n");
+        for part in [
+            "zone `-.internal`",
+            "listened on twice",
+            "not an address that others can reach",
+            "two name servers",
+            "not be \"node\"",
+            "0 addresses",
+            "not host:port",
+            "whole internet",
+            "are too many",
+            "itself",
+            "another name server",
+            "to export to: zone",
+            "no name of a TSIG key",
+            "not base64",
+        ] {
+            assert!(wrong.contains(part), "{part}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn forwarding_takes_both_and_never_comes_back() {
+        let mut bad = config();
+        bad.forward_for.clear();
+        assert!(bad.validate().unwrap_err()[0].contains("give both or neither"));
+        let mut bad = config();
+        bad.listen = vec!["0.0.0.0:53".parse().unwrap()];
+        assert!(bad.validate().unwrap_err()[0].contains("this resolver itself"), "127.0.0.11 is here, too");
+        bad.forward_to = vec!["10.9.9.9:53".parse().unwrap()];
+        assert_eq!(bad.validate(), Ok(()));
+        bad.listen.clear();
+        bad.name_servers.clear();
+        assert_eq!(bad.validate().unwrap_err().len(), 2);
     }
 }

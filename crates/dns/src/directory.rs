@@ -24,6 +24,7 @@ use crate::config::NameServer;
 use crate::zone::{NodeView, View};
 
 pub use check::Refused;
+pub(crate) use check::host_port;
 
 /// What is believed of the nodes.
 #[derive(Clone, Debug)]
@@ -166,7 +167,7 @@ impl Directory {
     /// Lets leases lapse that are not renewed.
     ///
     /// Whoever falls silent alone is gone. If more than half of those who were live fall silent together, the resolver is
-    /// rather cut off itself: then they are kept. Whoever has missed half a lease at the time at which another one's runs
+    /// rather cut off itself: then they are kept. Whoever has missed more than half a lease at the time at which another one's runs
     /// out counts as silent, too, so that the first one is not taken out before the others are seen to follow.
     pub fn expire(&mut self, now: Instant) {
         let cut_off = self.cut_off(now);
@@ -192,7 +193,7 @@ impl Directory {
     fn cut_off(&self, now: Instant) -> bool {
         let live = self.nodes.values().filter(|node| node.state.is_live()).count();
         let silent = self.nodes.values().filter(|node| match node.state {
-            State::Live(until) => until <= now + self.lease / 2,
+            State::Live(until) => until < now + self.lease / 2,
             State::Kept => true,
             State::Awaited(_) | State::Lapsed => false,
         });

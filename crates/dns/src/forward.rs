@@ -53,10 +53,11 @@ enum Failure {
 }
 
 impl Forwarder {
-    /// Passes the questions of clients in these networks on to these servers, in this order.
+    /// Passes the questions of clients in these networks on to these servers, in this order. None if there are none.
     #[must_use]
-    pub(crate) fn new(clients: Vec<IpNet>, servers: Vec<SocketAddr>, metrics: Arc<Metrics>) -> Self {
-        Self { clients, servers, in_flight: Semaphore::new(FORWARDS_IN_FLIGHT_MAX), metrics }
+    pub fn new(clients: Vec<IpNet>, servers: Vec<SocketAddr>, metrics: Arc<Metrics>) -> Option<Self> {
+        let in_flight = Semaphore::new(FORWARDS_IN_FLIGHT_MAX);
+        (!clients.is_empty() && !servers.is_empty()).then_some(Self { clients, servers, in_flight, metrics })
     }
 
     /// Whether this client's questions are passed on. Everybody else's are to be refused, also those of the servers that

@@ -7,42 +7,20 @@
 //!
 //! It never votes, writes nothing and is never in the way of a node: losing every resolver costs nobody a message.
 
+mod answer;
 pub mod config;
 pub mod directory;
+mod export;
 pub mod forward;
+pub mod handler;
 pub mod metrics;
 mod registry;
+mod resolver;
+mod retry;
 mod service;
 mod watch;
 mod web;
 pub mod zone;
 
 pub use config::Config;
-
-/// Runs a resolver until `shutdown`.
-///
-/// # Errors
-/// See [`RunError`].
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    config.validate().map_err(RunError::Config)?;
-    shutdown.await;
-    Ok(())
-}
-
-/// Why a resolver did not start, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The configuration is wrong.
-    #[error("the configuration is wrong: {}", .0.join("; "))]
-    Config(Vec<String>),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {purpose}: {source}")]
-    Listen {
-        /// What for.
-        purpose: &'static str,
-        /// Where.
-        address: std::net::SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-}
+pub use resolver::{Addresses, Listeners, Resolver, RunError, run};

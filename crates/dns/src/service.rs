@@ -13,7 +13,7 @@ use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, Regist
 use conclave_proto::seal::{NONCE_BYTES, REGISTER, Secret};
 use futures::Stream;
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::{
-    NODES_MAX, RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE, RETRY_DELAY_MAX, RETRY_DELAY_MIN,
+    NODES_MAX, RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE,
 };
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{RecordsRequest, RecordsResponse};
 use conclave_proto::cluster::NodeRecords;
 use conclave_proto::seal::{NONCE_BYTES, RECORDS, Secret};
 use prost::Message as _;
-use rand::RngExt as _;
 use rand::seq::IteratorRandom as _;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -23,6 +22,7 @@ use tonic::transport::Endpoint;
 use crate::directory::Source;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::retry;
 
 /// Nodes repeat what they know once a second.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -169,7 +169,5 @@ fn rest(resting: &mut BTreeMap<String, Resting>, address: &str, (good, why): (bo
     if before == 0 {
         tracing::info!(node = address, why = why.message(), "a node no longer tells of the others");
     }
-    let most = (RETRY_DELAY_MIN * 2_u32.pow(failures.min(10))).min(RETRY_DELAY_MAX);
-    let until = Instant::now() + most.mul_f64(rand::rng().random_range(0.5..1.0));
-    resting.insert(address.to_owned(), Resting { failures, until });
+    resting.insert(address.to_owned(), Resting { failures, until: Instant::now() + retry::delay(failures) });
 }

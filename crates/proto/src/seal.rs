@@ -50,6 +50,12 @@ impl Secret {
         }
     }
 
+    /// The secret itself, for keys that others chose the use of. Not to be shown or stored.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The seal of one message.
     #[must_use]
     pub fn seal(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8]) -> Vec<u8> {

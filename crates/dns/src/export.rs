@@ -1,0 +1,154 @@
+//! The zone's records in a site's own DNS, by dynamic update (RFC 2136) signed with a key (RFC 8945): for clients that
+//! cannot be given another name server. Nothing is accepted that way, only sent.
+
+mod tsig;
+mod update;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hickory_proto::ProtoError;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::Name;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Export;
+use crate::metrics::Metrics;
+use crate::retry;
+use crate::zone::{Zone, zone_name};
+use tsig::{Key, TsigError};
+use update::Sets;
+
+/// Everything is written again this often, in case that somebody else changed it.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Between two updates while changes keep coming: the site's server writes each to its disk.
+const INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// One update, from connecting to the answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why an update did not arrive.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("no answer within {TIMEOUT:?}")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    #[error("the update cannot be encoded: {0}")]
+    Encode(#[from] ProtoError),
+    #[error(transparent)]
+    Tsig(#[from] TsigError),
+    #[error("the other side answers {}{}", .0, advice(.0))]
+    Refused(ResponseCode),
+    #[error("the answer is to another message")]
+    Foreign,
+}
+
+fn advice(code: &ResponseCode) -> &'static str {
+    match *code {
+        ResponseCode::NotAuth | ResponseCode::NotZone => ": is it the primary of the zone?",
+        ResponseCode::Refused => ": allow the key to update the zone there",
+        _ => "",
+    }
+}
+
+/// Keeps the site's zone as ours is, until the resolver stops.
+pub(crate) async fn run(
+    export: Export,
+    mut zones: watch::Receiver<Option<Arc<Zone>>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    // The configuration is checked already.
+    let (Ok(target), Ok(key_name), Some(secret)) =
+        (zone_name(&export.zone), zone_name(&export.key_name), export.key_bytes())
+    else {
+        return;
+    };
+    let exporter = Exporter { server: export.server, target, key: Key::new(key_name, secret), metrics };
+    stop.run_until_cancelled(exporter.keep(&mut zones)).await;
+}
+
+#[derive(Debug)]
+struct Exporter {
+    server: SocketAddr,
+    target: Name,
+    key: Key,
+    metrics: Arc<Metrics>,
+}
+
+impl Exporter {
+    async fn keep(&self, zones: &mut watch::Receiver<Option<Arc<Zone>>>) {
+        // What was there: a set that vanishes is taken away once.
+        let mut written = Sets::new();
+        let mut failures = 0;
+        loop {
+            let begun = Instant::now();
+            let zone = zones.borrow_and_update().clone();
+            // Cut off, others know better.
+            if let Some(zone) = zone.filter(|zone| !zone.stale()) {
+                let new = update::sets(&zone, &self.target);
+                let mut sets = new.clone();
+                for (set, _) in written {
+                    sets.entry(set).or_default();
+                }
+                match self.write(&sets).await {
+                    Ok(()) => {
+                        written = new;
+                        failures = 0;
+                        self.metrics.export_serial.set(zone.serial().into());
+                        self.metrics.exports.with_label_values(&["written"]).inc();
+                    }
+                    Err(error) => {
+                        // Perhaps half of it is there.
+                        written = sets;
+                        failures += 1;
+                        self.metrics.exports.with_label_values(&["failed"]).inc();
+                        if failures == 1 {
+                            tracing::warn!(server = %self.server, zone = %self.target, %error, "the export failed");
+                        }
+                    }
+                }
+            }
+            if failures > 0 {
+                sleep(retry::delay(failures)).await;
+            } else if let Ok(Err(_)) = timeout(INTERVAL, zones.changed()).await {
+                return;
+            }
+            sleep(INTERVAL_MIN.saturating_sub(begun.elapsed())).await;
+        }
+    }
+
+    async fn write(&self, sets: &Sets) -> Result<(), Failure> {
+        for message in update::messages(&self.target, sets)? {
+            timeout(TIMEOUT, self.send(message)).await??;
+        }
+        Ok(())
+    }
+
+    /// Over TCP: it takes more than a datagram.
+    async fn send(&self, message: Message) -> Result<(), Failure> {
+        let id = message.metadata.id;
+        let (bytes, mac) = self.key.sign(message, unix_seconds())?;
+        let length = u16::try_from(bytes.len()).map_err(|_| ProtoError::from("longer than 64 KiB"))?;
+        let mut stream = TcpStream::connect(self.server).await?;
+        stream.write_all(&[&length.to_be_bytes()[..], &bytes].concat()).await?;
+        let mut answer = vec![0; stream.read_u16().await?.into()];
+        stream.read_exact(&mut answer).await?;
+        let answer = self.key.verify(&answer, &mac, unix_seconds())?;
+        match answer.metadata.response_code {
+            _ if answer.metadata.id != id => Err(Failure::Foreign),
+            ResponseCode::NoError => Ok(()),
+            code => Err(Failure::Refused(code)),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "signatures carry the wall time; what decides gets it as a parameter")]
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}

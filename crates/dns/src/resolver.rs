@@ -1,0 +1,237 @@
+//! One resolver: puts the parts together, and takes them apart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::STREAMS_PER_CONNECTION_MAX;
+use conclave_proto::dns::dns_service_server::DnsServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::config::Config;
+use crate::export;
+use crate::forward::Forwarder;
+use crate::handler::{CurrentZone, Handler, Parts, Sockets, host_name};
+use crate::metrics::Metrics;
+use crate::registry::{Owner, Registry};
+use crate::service::Service;
+use crate::watch::Watcher;
+use crate::web;
+use crate::zone::zone_name;
+
+/// How long what is under way gets to end.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why a resolver did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is wrong.
+    #[error("the configuration is wrong: {}", .0.join("; "))]
+    Config(Vec<String>),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {purpose}: {source}; {}", advice(.source))]
+    Listen {
+        /// What for.
+        purpose: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "something else uses the port, for DNS often systemd-resolved or dnsmasq: stop it, or choose another port"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need the capability CAP_NET_BIND_SERVICE: grant it, or choose another port"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "this machine does not have the address: choose one of its own",
+        _ => "check the address",
+    }
+}
+
+/// The sockets of a resolver, bound before anything else is done.
+#[derive(Debug)]
+pub struct Listeners {
+    dns: Sockets,
+    grpc: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds every address of the configuration. A port 0 is any free one.
+    ///
+    /// # Errors
+    /// [`RunError::Listen`], naming the address and what to do.
+    pub async fn bind(config: &Config) -> Result<Self, RunError> {
+        async fn one(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+            TcpListener::bind(address).await.map_err(|source| RunError::Listen { purpose, address, source })
+        }
+        let dns = Sockets::bind(&config.listen).await;
+        Ok(Self {
+            dns: dns.map_err(|(address, source)| RunError::Listen { purpose: "DNS", address, source })?,
+            grpc: one("registrations", config.grpc_listen).await?,
+            http: one("health and metrics", config.http_listen).await?,
+        })
+    }
+}
+
+/// Where a resolver listens, with the ports that were chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// DNS, UDP and TCP, in the order of the configuration.
+    pub dns: Vec<SocketAddr>,
+    /// `DNSService`.
+    pub grpc: SocketAddr,
+    /// Health and metrics.
+    pub http: SocketAddr,
+}
+
+/// A running resolver.
+#[derive(Debug)]
+pub struct Resolver {
+    addresses: Addresses,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Resolver {
+    /// Starts a resolver on sockets that are already bound. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// [`RunError::Config`], or if a socket has no address.
+    pub fn start(config: Config, listeners: Listeners) -> Result<Self, RunError> {
+        config.validate().map_err(RunError::Config)?;
+        let zone_name = zone_name(&config.zone).map_err(|why| RunError::Config(vec![why]))?;
+        let Listeners { dns, grpc, http } = listeners;
+        let address = |purpose, listener: &TcpListener, address| {
+            listener.local_addr().map_err(|source| RunError::Listen { purpose, address, source })
+        };
+        let addresses = Addresses {
+            dns: dns.addresses(),
+            grpc: address("registrations", &grpc, config.grpc_listen)?,
+            http: address("health and metrics", &http, config.http_listen)?,
+        };
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let metrics = Arc::new(Metrics::new(&config.zone));
+        let zone = CurrentZone::default();
+
+        let servers = config.name_servers;
+        let (owner, registry) = Owner::new(zone_name.clone(), servers, Arc::clone(&zone), Arc::clone(&metrics));
+        tasks.spawn(owner.run(stop.clone()));
+
+        let forwarder = Forwarder::new(config.forward_for, config.forward_to, Arc::clone(&metrics));
+        let handler = Handler::new(Parts {
+            name: zone_name.clone(),
+            zone: Arc::clone(&zone),
+            identity: host_name(),
+            transfer_to: config.transfer_to,
+            forwarder,
+            metrics: Arc::clone(&metrics),
+        });
+        let dns_ended = CancellationToken::new();
+        let (served, ended) = (dns.serve(Arc::new(handler), stop.clone()), dns_ended.clone().drop_guard());
+        tasks.spawn(async move {
+            served.await;
+            drop(ended);
+        });
+
+        let (nodes, secret) = (config.nodes, config.secret.clone());
+        let watcher =
+            Watcher { seeds: nodes, secret, registry: registry.clone(), metrics: Arc::clone(&metrics) };
+        tasks.spawn(watcher.run(stop.clone()));
+        if let Some(export) = config.export {
+            tasks.spawn(export::run(export, registry.zones(), Arc::clone(&metrics), stop.clone()));
+        }
+        let service = Service::new(
+            config.zone,
+            config.secret,
+            registry.clone(),
+            Arc::clone(&metrics),
+            tasks.clone(),
+            stop.clone(),
+        );
+        tasks.spawn(serve_grpc(grpc, service, registry, stop.clone()));
+        let page = web::Page { zone, metrics: Arc::clone(&metrics), dns_ended };
+        tasks.spawn(web::serve(http, page, stop.clone()));
+        Ok(Self { addresses, metrics, tasks, stop })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Ends everything. What does not end within 2 s is left behind.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE_DEADLINE, self.tasks.wait()).await.is_err() {
+            tracing::debug!("some connections did not end in time");
+        }
+    }
+}
+
+async fn serve_grpc(listener: TcpListener, service: Service, registry: Registry, stop: CancellationToken) {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_not_serving::<DnsServiceServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(conclave_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    let reflection = match reflection {
+        Ok(reflection) => reflection,
+        Err(error) => {
+            tracing::error!(%error, "reflection failed");
+            return;
+        }
+    };
+    // As with `/readyz`: it has nothing to say before it has heard of a node.
+    let ready = async {
+        if registry.zones().wait_for(Option::is_some).await.is_ok() {
+            health.set_serving::<DnsServiceServer<Service>>().await;
+        }
+    };
+    let server = Server::builder()
+        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(service.server());
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let (served, _) = tokio::join!(served, stop.run_until_cancelled(ready));
+    if let Err(error) = served {
+        tracing::error!(%error, "serving registrations failed");
+    }
+}
+
+/// Runs a resolver until `shutdown`.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    config.validate().map_err(RunError::Config)?;
+    let listeners = Listeners::bind(&config).await?;
+    let resolver = Resolver::start(config, listeners)?;
+    tracing::info!(addresses = ?resolver.addresses(), "resolver started");
+    shutdown.await;
+    resolver.stop().await;
+    Ok(())
+}
