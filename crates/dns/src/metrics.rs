@@ -6,8 +6,8 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Counter, Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use tokio::time::Instant;
 
@@ -55,7 +55,7 @@ struct Since {
 #[derive(Debug)]
 struct Process {
     resident: IntGauge,
-    cpu: Gauge,
+    cpu: Counter,
     fds: IntGauge,
     threads: IntGauge,
     alive_tasks: IntGauge,
@@ -129,7 +129,7 @@ impl Metrics {
             export_serial: make.gauge("conclave_dns_export_serial", "Serial of the zone last exported."),
             process: Process {
                 resident: make.gauge("conclave_process_resident_bytes", "Resident memory."),
-                cpu: make.seconds("conclave_process_cpu_seconds_total", "User and system time."),
+                cpu: make.put(Counter::new("conclave_process_cpu_seconds_total", "User and system time.")),
                 fds: make.gauge("conclave_process_open_fds", "Open file descriptors."),
                 threads: make.gauge("conclave_process_threads", "Threads."),
                 alive_tasks: make.gauge("conclave_alive_tasks", "Tasks of the runtime."),
@@ -244,7 +244,7 @@ impl Process {
         let mut times = after.split_whitespace().skip(11);
         let ticks = number(times.next()) + number(times.next());
         // USER_HZ is 100 on every Linux that Rust supports.
-        self.cpu.set(ticks as f64 / 100.0);
+        self.cpu.inc_by((ticks as f64 / 100.0 - self.cpu.get()).max(0.0));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
         }
