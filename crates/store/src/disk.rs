@@ -12,8 +12,10 @@ use redb::backends::FileBackend;
 /// A file of a data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataFile {
-    /// Log and votes of all groups.
+    /// Log of all groups.
     Log,
+    /// Votes of all groups.
+    Votes,
     /// Applied state of all groups.
     State,
     /// A snapshot that is being received.
@@ -22,6 +24,7 @@ pub enum DataFile {
 
 impl DataFile {
     pub(crate) const LOG: &str = "log.redb";
+    pub(crate) const VOTES: &str = "votes";
     pub(crate) const STATE: &str = "state.redb";
 
     /// Its name in the directory.
@@ -29,6 +32,7 @@ impl DataFile {
     pub fn name(self) -> String {
         match self {
             Self::Log => Self::LOG.to_owned(),
+            Self::Votes => Self::VOTES.to_owned(),
             Self::State => Self::STATE.to_owned(),
             Self::Staging(shard) => format!("snapshot-{shard}.part"),
         }

@@ -139,7 +139,7 @@ pub enum OpenError {
     },
     /// One of the data files is gone.
     #[error(
-        "{} is missing; restore it from a backup of the whole directory, or empty the directory and let the node join as a new one", .path.display()
+        "{} is missing; put back the directory as the node left it, all of its files together, or remove this node from the cluster, empty the directory and let it join as a new node", .path.display()
     )]
     FileMissing {
         /// The file.

@@ -20,7 +20,8 @@ const LOCK: &str = "lock";
 /// First word of the identity file.
 const MAGIC: &str = "conclave-data-directory";
 /// The directory's format. Raised when an older program must not open it any more.
-pub(crate) const FORMAT: u32 = 1;
+/// 2: votes have a file of their own.
+pub(crate) const FORMAT: u32 = 2;
 
 /// Who a data directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Identity {
         match File::open(&path).and_then(|mut file| file.read_to_string(&mut text)) {
             Ok(_) => parse(&path, &text).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                for file in [DataFile::LOG, DataFile::STATE] {
+                for file in [DataFile::LOG, DataFile::VOTES, DataFile::STATE] {
                     if dir.join(file).exists() {
                         return Err(OpenError::IdentityMissing { dir: dir.to_owned() });
                     }

@@ -1,16 +1,18 @@
 //! Everything that conclave keeps on disk, for all Raft groups of a node.
 //!
-//! Two files with opposite needs. `log.redb` is small and every commit of it is synced: entries and
-//! votes of all groups, one row for each group commit, written by one thread. `state.redb` is large
-//! and written behind by another thread, without syncs but for a checkpoint now and then: rooms,
-//! sessions and history, and the position in the log that they stand for. After a crash the state
-//! is that of the last checkpoint, and the log holds everything after it. So:
+//! Three files with opposite needs. `log.redb` is small and every commit of it is synced: entries of
+//! all groups, one row for each group commit, written by one thread. `state.redb` is large and
+//! written behind by another thread, without syncs but for a checkpoint now and then: rooms, sessions
+//! and history, and the position in the log that they stand for. After a crash the state is that of
+//! the last checkpoint, and the log holds everything after it. `votes` is tiny: every group's vote,
+//! synced by a thread of its own, so that an election never waits for the log of other groups. So:
 //!
 //! * nothing is acknowledged before the log's sync;
 //! * the log is never cut beyond the last checkpoint, and no snapshot is reported beyond it;
-//! * no checkpoint holds what the log has not synced.
+//! * no checkpoint holds what the log has not synced;
+//! * a group's vote is written when everything before it is that its group has appended.
 //!
-//! An error of either file is final: everybody waiting gets it, [`Store::failed`] shows it, and the
+//! An error of any file is final: everybody waiting gets it, [`Store::failed`] shows it, and the
 //! node must stop.
 
 pub mod convert;
@@ -25,6 +27,7 @@ mod snapshot;
 mod state;
 mod store;
 mod types;
+mod votes;
 
 pub use disk::{DataFile, Disk, RealDisk};
 pub use error::{OpenError, ReadError, StoreError};

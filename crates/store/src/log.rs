@@ -1,4 +1,4 @@
-//! Log and votes of all groups in one file, written by one thread.
+//! Log of all groups in one file, written by one thread.
 //!
 //! Groups append to their memory at once (so that readers see it) and queue what is to be written;
 //! the writer takes what has piled up, writes it as one group commit with one sync, and only then
@@ -31,13 +31,16 @@ pub(crate) use writer::{Job, Sender, Writer};
 
 /// Rows of group commits by their number; see [`frame`].
 const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
-/// Votes and purges, by group and one of the following.
+/// Purges, by group and one of the following.
 const HARD: TableDefinition<'static, (u32, u8), &[u8]> = TableDefinition::new("hard");
+/// Votes, as long as the file is of the format [`VOTES_INSIDE`].
 const VOTE: u8 = 1;
 const PURGED: u8 = 2;
 /// Group number under which the file's format stands.
 const FILE_ITSELF: u32 = u32::MAX;
 const FORMAT: u8 = 0;
+/// The format of a file that holds the votes itself. A new file begins with it.
+const VOTES_INSIDE: u32 = 1;
 
 /// What the checksum of a row in [`HARD`] covers besides its value.
 fn hard_key(group: u32, what: u8) -> [u8; 5] {
@@ -116,6 +119,12 @@ impl Log {
             (Found::InFile(..), None) => Err(StoreError::Closed("no transaction".to_owned())),
         };
         found.into_iter().map(entry).collect()
+    }
+
+    /// The term of each group's last entry; 0 if it has none.
+    pub(crate) fn last_terms(&self) -> Vec<u64> {
+        let term = |cell: &Cell| lock(&cell.group).last_log_id().map_or(0, |last| last.leader_id.term);
+        self.cells.iter().map(term).collect()
     }
 
     /// Blocks until the entry is synced, if it is in the log at all.

@@ -16,6 +16,11 @@ pub trait Observer: Send + Sync + 'static {
         let _ = (took, bytes, entries);
     }
 
+    /// So many votes are on disk, with one sync.
+    fn votes_synced(&self, took: Duration, votes: usize) {
+        let _ = (took, votes);
+    }
+
     /// Applied state was written; with a `checkpoint`, it is on disk.
     fn state_written(&self, took: Duration, bytes: usize, checkpoint: bool) {
         let _ = (took, bytes, checkpoint);

@@ -23,9 +23,11 @@ use crate::state::machine::StateMachine;
 use crate::state::writer::{Bell, StateWriter, Write};
 use crate::state::{ShardState, Shared};
 use crate::types::SnapshotMeta;
+use crate::votes::{GroupVotes, VoteWriter, Votes, VotesFile};
 
-/// Name of the log writer's thread.
+/// Names of the writers' threads.
 const LOG_WRITER: &str = "log-writer";
+const VOTE_WRITER: &str = "vote-writer";
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -76,6 +78,7 @@ struct Inner {
     failure: Arc<Failure>,
     log: Arc<Log>,
     queue: Sender,
+    votes: Arc<Votes>,
     shared: Arc<Shared>,
     shards: Vec<Shard>,
     observer: Arc<dyn Observer>,
@@ -107,8 +110,10 @@ impl Inner {
         // State first: its checkpoint may wait for the log.
         self.shared.bell.stop();
         for (name, thread) in std::mem::take(&mut *lock(&self.threads)).into_iter().rev() {
-            if name == LOG_WRITER {
-                self.log.stop(&self.queue);
+            match name {
+                LOG_WRITER => self.log.stop(&self.queue),
+                VOTE_WRITER => self.votes.stop(),
+                _ => {}
             }
             if thread.join().is_err() {
                 self.failure.set(StoreError::Closed(format!("the {name} has panicked")));
@@ -147,8 +152,10 @@ impl Store {
         let durable = Arc::new(Durable::new(groups));
         let failure = Arc::new(Failure::new());
         let (db, has_log) = open_state(disk.as_ref(), dir, shards)?;
-        let log = Log::open(disk.as_ref(), dir, durable.clone(), failure.clone(), !has_log)?;
+        let (log, votes_inside) = Log::open(disk.as_ref(), dir, durable.clone(), failure.clone(), !has_log)?;
+        let votes = open_votes(disk.as_ref(), dir, &log, votes_inside)?;
         let log = Arc::new(log);
+        let (vote_writer, votes) = VoteWriter::new(votes, failure.clone(), observer.clone());
         let peers = db.peers().map_err(broken)?.into_iter().collect();
         let shared = Arc::new(Shared {
             db,
@@ -172,6 +179,7 @@ impl Store {
             failure,
             log: log.clone(),
             queue,
+            votes,
             shared: shared.clone(),
             shards,
             observer: observer.clone(),
@@ -182,6 +190,7 @@ impl Store {
         let states = store.0.shards.iter().map(|shard| shard.state.clone()).collect();
         let log_writer = Writer::new(log.clone(), observer.clone());
         let state_writer = StateWriter::new(shared, states, log, durable, observer);
+        store.spawn(VOTE_WRITER, move || vote_writer.run())?;
         store.spawn(LOG_WRITER, move || log_writer.run(jobs))?;
         store.spawn("state-writer", move || state_writer.run())?;
         store.finish_open(has_log).map_err(broken)?;
@@ -214,7 +223,7 @@ impl Store {
     #[must_use]
     pub fn shard(&self, shard: ShardId) -> (LogStore, StateMachine) {
         let Shard { state, receiving } = self.at(shard).clone();
-        let log = LogStore::new(self.0.log.clone(), shard.0, self.0.queue.clone());
+        let log = LogStore::new(self.0.log.clone(), self.0.votes.clone(), shard.0, self.0.queue.clone());
         (log, StateMachine::new(state, receiving, self.0.observer.clone()))
     }
 
@@ -316,6 +325,27 @@ impl Store {
     pub fn close(&self) {
         self.0.close();
     }
+}
+
+/// Opens the votes, or makes the file if the log still has them.
+fn open_votes(
+    disk: &dyn Disk,
+    dir: &Path,
+    log: &Log,
+    inside: Option<GroupVotes>,
+) -> Result<VotesFile, OpenError> {
+    let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
+    let terms = log.last_terms();
+    let file = match inside {
+        Some(votes) => {
+            let made = VotesFile::create(disk, dir, votes)?;
+            log.votes_moved().map_err(broken)?;
+            made
+        }
+        None => VotesFile::open(disk, dir, terms.len())?,
+    };
+    file.check(&terms).map_err(broken)?;
+    Ok(file)
 }
 
 /// Opens the state; whether the log must be there as well is written in it. Once both files exist,

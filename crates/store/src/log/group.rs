@@ -10,7 +10,7 @@ use std::ops::Range;
 use openraft::EntryPayload;
 
 use crate::convert::log_id_of;
-use crate::types::{Entry, LogId, Vote};
+use crate::types::{Entry, LogId};
 
 /// Where an entry lies in the file: a commit's first row, and the place in the commit's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,6 @@ pub(crate) struct Group {
     pub(crate) committed: Option<LogId>,
     /// `committed` is not in the file yet.
     pub(crate) committed_pending: bool,
-    pub(crate) vote: Option<Vote>,
 }
 
 /// An entry that was asked for.
@@ -158,6 +157,11 @@ impl Group {
     pub(crate) fn is_unwritten(&self, index: u64) -> bool {
         let at = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         at.and_then(|at| self.slots.get(at)).is_some_and(|slot| slot.place.is_none())
+    }
+
+    /// Whether everything that was appended or truncated has been through the writer.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.slots.back().is_none_or(|slot| slot.place.is_some()) && self.truncated != Some(u64::MAX)
     }
 
     /// Whether this very entry is in the file, or was and is purged.

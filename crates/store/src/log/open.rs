@@ -15,25 +15,29 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableError};
 use tokio::sync::Notify;
 
 use super::frame::{self, Frame};
-use super::{Cell, Durable, FILE_ITSELF, FORMAT, HARD, Log, PURGED, Place, ROWS, Rows, VOTE, hard_key};
+use super::{
+    Cell, Durable, FILE_ITSELF, FORMAT, HARD, Log, PURGED, Place, ROWS, Rows, VOTE, VOTES_INSIDE, hard_key,
+};
 use crate::convert::{log_id_from_proto, vote_from_proto};
 use crate::disk::{Backend, DataFile, Disk, begin_again};
 use crate::error::{OpenError, StoreError};
 use crate::failure::Failure;
 use crate::identity;
+use crate::votes::GroupVotes;
 use crate::{lock, seal};
 
 const FILE: &str = DataFile::LOG;
 
 impl Log {
-    /// Opens the file. `fresh`: it may be that its making was interrupted.
+    /// Opens the file. `fresh`: it may be that its making was interrupted. Hands out the votes if
+    /// they are in this file: then they must get one of their own, and [`Log::votes_moved`] be told.
     pub(crate) fn open(
         disk: &dyn Disk,
         dir: &Path,
         durable: Arc<Durable>,
         failure: Arc<Failure>,
         fresh: bool,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<(Self, Option<GroupVotes>), OpenError> {
         let path = dir.join(FILE);
         let backend = disk
             .open(&path)
@@ -60,19 +64,34 @@ impl Log {
             taken: Notify::new(),
             stop: std::sync::atomic::AtomicBool::new(false),
         };
-        log.recover().map_err(broken)?;
-        Ok(log)
+        let votes = log.recover().map_err(broken)?;
+        Ok((log, (format == VOTES_INSIDE).then_some(votes)))
     }
 
-    fn recover(&self) -> Result<(), StoreError> {
+    /// From now on the votes are in a file of their own, and that must be there.
+    pub(crate) fn votes_moved(&self) -> Result<(), StoreError> {
+        let write = || -> Result<(), redb::Error> {
+            let write = self.db.begin_write()?;
+            {
+                let mut table = write.open_table(HARD)?;
+                table.retain(|(_, what), _| what != VOTE)?;
+                table.insert((FILE_ITSELF, FORMAT), format_row(identity::FORMAT).as_slice())?;
+            }
+            Ok(write.commit()?)
+        };
+        write().map_err(|error| StoreError::redb(FILE, error))
+    }
+
+    /// Fills the groups' memory, and returns the votes that are in the file.
+    fn recover(&self) -> Result<GroupVotes, StoreError> {
         let read = self.db.begin_read().map_err(|error| StoreError::redb(FILE, error))?;
-        match read.open_table(HARD) {
+        let votes = match read.open_table(HARD) {
             Ok(table) => self.recover_hard(&table)?,
             Err(error) => return Err(StoreError::redb(FILE, error)),
-        }
+        };
         let rows = match read.open_table(ROWS) {
             Ok(rows) => rows,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(TableError::TableDoesNotExist(_)) => return Ok(votes),
             Err(error) => return Err(StoreError::redb(FILE, error)),
         };
         let mut first = 0;
@@ -98,10 +117,11 @@ impl Log {
         self.recover_commit(first, &mut stream)?;
         lock(&self.rows).next = next.unwrap_or(0);
         self.check_committed();
-        Ok(())
+        Ok(votes)
     }
 
-    fn recover_hard(&self, table: &redb::ReadOnlyTable<(u32, u8), &[u8]>) -> Result<(), StoreError> {
+    fn recover_hard(&self, table: &redb::ReadOnlyTable<(u32, u8), &[u8]>) -> Result<GroupVotes, StoreError> {
+        let mut votes = vec![None; self.cells.len()];
         for row in table.iter().map_err(|error| StoreError::redb(FILE, error))? {
             let (key, row) = row.map_err(|error| StoreError::redb(FILE, error))?;
             let (n, what) = key.value();
@@ -112,12 +132,12 @@ impl Log {
             let broken = |error: prost::DecodeError| StoreError::format(FILE, "a vote", &error.into());
             let mut group = lock(&self.cell(n)?.group);
             match what {
-                VOTE => group.vote = Some(vote_from_proto(log::Vote::decode(value).map_err(broken)?)),
+                VOTE => votes[n as usize] = Some(vote_from_proto(log::Vote::decode(value).map_err(broken)?)),
                 PURGED => group.purged = Some(log_id_from_proto(log::LogId::decode(value).map_err(broken)?)),
                 _ => {}
             }
         }
-        Ok(())
+        Ok(votes)
     }
 
     fn cell(&self, group: u32) -> Result<&Cell, StoreError> {
@@ -177,7 +197,11 @@ impl Log {
     }
 }
 
-/// The file's format; a new file gets the current one.
+fn format_row(format: u32) -> Vec<u8> {
+    seal::seal(&hard_key(FILE_ITSELF, FORMAT), &format.to_le_bytes())
+}
+
+/// The file's format. A new file has no votes inside, but nothing else has them either.
 fn check_format(db: &Database) -> Result<u32, StoreError> {
     let broken = |error: redb::Error| StoreError::redb(FILE, error);
     let key = hard_key(FILE_ITSELF, FORMAT);
@@ -196,15 +220,64 @@ fn check_format(db: &Database) -> Result<u32, StoreError> {
                 let write = db.begin_write()?;
                 {
                     let mut table = write.open_table(HARD)?;
-                    let row = seal::seal(&key, &identity::FORMAT.to_le_bytes());
-                    table.insert((FILE_ITSELF, FORMAT), row.as_slice())?;
+                    table.insert((FILE_ITSELF, FORMAT), format_row(VOTES_INSIDE).as_slice())?;
                     write.open_table(ROWS)?;
                 }
                 Ok(write.commit()?)
             };
             write().map_err(broken)?;
-            Ok(identity::FORMAT)
+            Ok(VOTES_INSIDE)
         }
         Err(error) => Err(broken(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_core::{NodeId, ShardId};
+    use openraft::RaftLogReader as _;
+    use openraft::storage::RaftLogStorage as _;
+
+    use super::*;
+    use crate::convert::vote_to_proto;
+    use crate::types::Vote;
+    use crate::{Identity, Options, RealDisk, Store};
+
+    #[tokio::test]
+    async fn votes_of_a_directory_from_before_move_to_their_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let me = Identity::create(path, 7, "test", NodeId(1)).unwrap();
+        let open = || Store::open(path, &me, 2, Options::default(), Arc::new(())).unwrap();
+        drop(open());
+        let old = [(1, Vote::new_committed(9, 3)), (2, Vote::new(4, 2))];
+        {
+            // As an older version left it.
+            std::fs::remove_file(path.join(DataFile::VOTES)).unwrap();
+            let file = RealDisk.open(&path.join(FILE)).unwrap();
+            let db = Database::builder().create_with_backend(Backend(file)).unwrap();
+            let write = db.begin_write().unwrap();
+            {
+                let mut table = write.open_table(HARD).unwrap();
+                table.insert((FILE_ITSELF, FORMAT), format_row(VOTES_INSIDE).as_slice()).unwrap();
+                for (group, vote) in old {
+                    let row = seal::seal(&hard_key(group, VOTE), &vote_to_proto(&vote).encode_to_vec());
+                    table.insert((group, VOTE), row.as_slice()).unwrap();
+                }
+            }
+            write.commit().unwrap();
+        }
+        // Once from the log, then from the new file, which counts from now on.
+        for _ in 0..2 {
+            let store = open();
+            for (group, vote) in old {
+                let (mut log, _) = store.shard(ShardId(group));
+                assert_eq!(log.get_log_reader().await.read_vote().await.unwrap(), Some(vote));
+            }
+            assert_eq!(store.shard(ShardId(0)).0.get_log_reader().await.read_vote().await.unwrap(), None);
+        }
+        std::fs::remove_file(path.join(DataFile::VOTES)).unwrap();
+        let again = Store::open(path, &me, 2, Options::default(), Arc::new(()));
+        assert!(matches!(again, Err(OpenError::FileMissing { .. })), "the log has no votes any more");
     }
 }

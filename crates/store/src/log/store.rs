@@ -15,11 +15,13 @@ use tokio::sync::oneshot;
 use super::{Job, Log, Sender, group};
 use crate::error::StoreError;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::votes::Votes;
 
 /// Reads one group's log.
 #[derive(Clone, Debug)]
 pub struct LogReader {
     pub(super) log: Arc<Log>,
+    votes: Arc<Votes>,
     pub(super) group: u32,
 }
 
@@ -34,10 +36,6 @@ impl LogReader {
     fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, io::Error> {
         let read = self.log.read(self.group, range, bytes_max);
         read.map_err(|error| self.log.failure.set(error).into())
-    }
-
-    fn vote(&self) -> Option<Vote> {
-        self.log.group(self.group).vote
     }
 }
 
@@ -93,13 +91,13 @@ impl RaftLogReader<TypeConfig> for LogReader {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.vote())
+        Ok(self.votes.get(self.group))
     }
 }
 
 impl LogStore {
-    pub(crate) fn new(log: Arc<Log>, group: u32, queue: Sender) -> Self {
-        Self { reader: LogReader { log, group }, queue }
+    pub(crate) fn new(log: Arc<Log>, votes: Arc<Votes>, group: u32, queue: Sender) -> Self {
+        Self { reader: LogReader { log, votes, group }, queue }
     }
 
     async fn enqueue(&self, job: Job) -> Result<(), io::Error> {
@@ -109,6 +107,17 @@ impl LogStore {
             return Err(self.reader.log.failure.set(closed).into());
         }
         Ok(())
+    }
+
+    /// Waits until everything is written that this group has queued.
+    async fn settle(&self) -> Result<(), io::Error> {
+        if self.reader.log.group(self.reader.group).is_settled() {
+            return Ok(());
+        }
+        let (done, written) = oneshot::channel();
+        self.enqueue(Job::Barrier { done }).await?;
+        let closed = |_| StoreError::Closed("the log writer has stopped".to_owned());
+        Ok(written.await.map_err(closed)??)
     }
 
     /// Waits while too much is queued, and adds this.
@@ -138,11 +147,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.reader.clone()
     }
 
+    /// Waits for this group's own entries, if some are on their way to the disk: openraft takes a
+    /// saved vote as a sign that whatever it appended before is on disk, too, and acknowledges that
+    /// to the leader of then. It never waits for what other groups write.
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let (done, saved) = oneshot::channel();
-        self.enqueue(Job::Vote { group: self.reader.group, vote: *vote, done }).await?;
-        let closed = |_| StoreError::Closed("the log writer has stopped".to_owned());
-        Ok(saved.await.map_err(closed)??)
+        self.settle().await?;
+        Ok(self.reader.votes.save(self.reader.group, *vote).await?)
     }
 
     /// Not synced: it only lets a restarted node apply what it had applied before, and goes to disk

@@ -14,12 +14,12 @@ use prost::Message as _;
 use redb::Durability;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{HARD, Log, PURGED, Place, ROWS, VOTE, frame, hard_key};
-use crate::convert::{log_id_to_proto, vote_to_proto};
+use super::{HARD, Log, PURGED, Place, ROWS, frame, hard_key};
+use crate::convert::log_id_to_proto;
 use crate::disk::DataFile;
 use crate::error::StoreError;
 use crate::observer::Observer;
-use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::types::{Entry, LogId, TypeConfig};
 use crate::{lock, seal};
 
 /// Where jobs go.
@@ -29,8 +29,8 @@ pub(crate) type Sender = mpsc::Sender<Job>;
 pub(crate) enum Job {
     /// Write entries that are in the group's memory already.
     Append { group: u32, entries: Vec<Entry>, bytes: usize, stamp: u32, done: IOFlushed<TypeConfig> },
-    /// Write a vote.
-    Vote { group: u32, vote: Vote, done: oneshot::Sender<Result<(), StoreError>> },
+    /// Tell when everything before this is written.
+    Barrier { done: oneshot::Sender<Result<(), StoreError>> },
     /// Note that entries are gone from this index on.
     Truncate { group: u32, from: u64, stamp: u32 },
     /// Some group has purged entries: see which rows nobody needs any more.
@@ -60,7 +60,6 @@ struct Placed {
 struct Batch {
     placed: Vec<Placed>,
     places: Vec<(u32, u32)>,
-    votes: Vec<(u32, Vote)>,
     truncations: Vec<(u32, u32)>,
     committed: Vec<(u32, LogId)>,
     purges: Vec<(u32, LogId)>,
@@ -73,7 +72,7 @@ struct Batch {
 #[derive(Default)]
 struct Waiting {
     appends: Vec<IOFlushed<TypeConfig>>,
-    votes: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    barriers: Vec<oneshot::Sender<Result<(), StoreError>>>,
 }
 
 impl Waiting {
@@ -81,7 +80,7 @@ impl Waiting {
         for done in self.appends {
             done.io_completed(result.clone().map_err(Into::into));
         }
-        for done in self.votes {
+        for done in self.barriers {
             // Whoever asked may be gone.
             let _ = done.send(result.clone());
         }
@@ -122,11 +121,7 @@ impl Writer {
                     self.take(&mut batch, group, &entries, bytes, stamp);
                     waiting.appends.push(done);
                 }
-                Job::Vote { group, vote, done } => {
-                    batch.votes.push((group, vote));
-                    batch.must_sync = true;
-                    waiting.votes.push(done);
-                }
+                Job::Barrier { done } => waiting.barriers.push(done),
                 Job::Truncate { group, from, stamp } => {
                     frame::put_truncate(&mut self.stream, group, from);
                     batch.truncations.push((group, stamp));
@@ -163,7 +158,7 @@ impl Writer {
     /// One transaction with everything that the batch and the groups have for the file.
     fn write(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
         let oldest = self.collect(batch);
-        let idle = self.stream.is_empty() && batch.votes.is_empty() && batch.purges.is_empty();
+        let idle = self.stream.is_empty() && batch.purges.is_empty();
         let useless = {
             let rows = lock(&self.log.rows);
             rows.commits.front().is_some_and(|(first, _)| *first < oldest)
@@ -252,12 +247,8 @@ impl Writer {
                 table.retain_in(..first, |_, _| false)?;
             }
         }
-        if !batch.votes.is_empty() || !batch.purges.is_empty() {
+        if !batch.purges.is_empty() {
             let mut table = write.open_table(HARD)?;
-            for (group, vote) in &batch.votes {
-                let row = seal::seal(&hard_key(*group, VOTE), &vote_to_proto(vote).encode_to_vec());
-                table.insert((*group, VOTE), row.as_slice())?;
-            }
             for (group, purged) in &batch.purges {
                 let row = seal::seal(&hard_key(*group, PURGED), &log_id_to_proto(purged).encode_to_vec());
                 table.insert((*group, PURGED), row.as_slice())?;
@@ -288,9 +279,6 @@ impl Writer {
             }
         }
         self.next_row += self.stream.len().div_ceil(frame::ROW_PAYLOAD) as u64;
-        for (group, vote) in &batch.votes {
-            self.log.group(*group).vote = Some(*vote);
-        }
         for (n, committed) in &batch.committed {
             let mut group = self.log.group(*n);
             group.committed_pending = group.committed != Some(*committed);

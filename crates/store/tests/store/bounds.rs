@@ -8,7 +8,7 @@ use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::{command, event};
 use conclave_store::convert::log_id_of;
-use conclave_store::{Entry, LogStore, Observer, Options, Payload, StateMachine, Store};
+use conclave_store::{Entry, LogStore, Observer, Options, Payload, StateMachine, Store, Vote};
 use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _};
 use openraft::{EntryPayload, RaftLogReader as _, RaftSnapshotBuilder as _};
 
@@ -62,6 +62,7 @@ async fn the_log_keeps_its_tail_and_an_idle_group_does_not_hold_it_up() {
     let mut groups: Vec<_> = (0..=SHARDS).map(|n| store.shard(ShardId(n))).collect();
     // Every group has something early on; then two of them are idle.
     for (log, machine) in &mut groups {
+        log.save_vote(&Vote::new(1, 1)).await.unwrap();
         let first = entry(1, &[open_room(1)]);
         log.blocking_append([first.clone()]).await.unwrap();
         apply(machine, vec![first]).await;
@@ -117,6 +118,7 @@ async fn a_purge_beyond_the_checkpoint_is_held_back() {
     let store = open_with(dir.path(), options());
     let (mut log, mut machine) = store.shard(ShardId(1));
     let entries: Vec<_> = (1..=9).map(|index| entry(index, &[open_room(index)])).collect();
+    log.save_vote(&Vote::new(1, 1)).await.unwrap();
     log.blocking_append(entries.clone()).await.unwrap();
     apply(&mut machine, entries[..5].to_vec()).await;
     // openraft never does this; if it did, a crash would still find everything.

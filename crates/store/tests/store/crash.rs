@@ -62,7 +62,7 @@ impl Model {
             entries: Vec::new(),
             acked: 0,
             before: None,
-            term: 1,
+            term: 0,
             vote: None,
             voting: None,
             applied: 0,
@@ -132,10 +132,12 @@ impl Group {
         if keep == model.last() || model.before.is_some() {
             return Some(());
         }
+        // A new leader is one that was voted for.
+        self.vote().await?;
+        let model = &mut self.model;
         let gone = model.entries.split_off(usize::try_from(keep).unwrap());
         model.before = Some((keep, gone));
         model.acked = model.acked.min(keep);
-        model.term += 1;
         let view = model.view_at(keep);
         model.commands.follow(view);
         let last = (keep > 0).then(|| model.entry(keep).log_id);
@@ -147,7 +149,11 @@ impl Group {
         let vote = Vote::new(self.model.term, 1);
         self.model.voting = Some(vote);
         self.log.save_vote(&vote).await.ok()?;
-        self.model.vote = self.model.voting.take();
+        let model = &mut self.model;
+        model.vote = model.voting.take();
+        // A vote says that whatever came before it is on disk, too.
+        model.acked = model.last();
+        model.before = model.before.take().filter(|(keep, _)| *keep == model.entries.len() as u64);
         Some(())
     }
 
@@ -165,9 +171,6 @@ impl Group {
         }
         self.model.applied = upto;
         self.model.committed = self.model.committed.max(upto);
-        // What is applied is never taken back.
-        let kept = |before: &(u64, Vec<Entry>)| before.0 >= upto;
-        self.model.before = self.model.before.take().filter(kept);
         let items = futures::stream::iter(entries.into_iter().map(|entry| Ok((entry, None))));
         self.machine.apply(items).await.ok()
     }
@@ -192,6 +195,7 @@ impl Group {
         let vote = self.log.get_log_reader().await.read_vote().await.unwrap();
         assert!(vote == model.vote || (vote.is_some() && vote == model.voting), "{at}: {vote:?}");
         (model.vote, model.voting) = (vote, None);
+        model.term = vote.map_or(0, |vote| vote.leader_id.term);
 
         let (applied, _) = self.machine.applied_state().await.unwrap();
         let applied = applied.map_or(0, |id| id.index);
@@ -259,7 +263,18 @@ async fn live(groups: &mut [Group], random: &mut StdRng) -> Option<()> {
                     }
                 }
             }
-            6 => groups[n].vote().await?,
+            6 if random.random_bool(0.5) => groups[n].vote().await?,
+            6 => {
+                // Several groups elect at once, and some of them write.
+                let mut votes = Vec::new();
+                for group in groups.iter_mut() {
+                    if random.random_bool(0.5) {
+                        group.append(random).await?;
+                    }
+                    votes.push(group.vote());
+                }
+                futures::future::join_all(votes).await.into_iter().collect::<Option<Vec<()>>>()?;
+            }
             7 => groups[n].truncate(random).await?,
             8..10 => groups[n].apply(random).await?,
             10 => groups[n].snapshot(random.random_bool(0.7)).await?,

@@ -9,3 +9,4 @@ mod openraft_suite;
 mod sim;
 mod snapshots;
 mod support;
+mod votes;

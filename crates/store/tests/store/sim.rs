@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use conclave_store::Disk;
 use rand::rngs::StdRng;
@@ -18,7 +19,20 @@ use redb::StorageBackend;
 const SECTOR: usize = 512;
 
 #[derive(Clone, Debug)]
-pub(crate) struct SimDisk(Arc<Mutex<Sim>>);
+pub(crate) struct SimDisk(Arc<Mutex<Sim>>, Arc<Gate>);
+
+/// Where syncs of one file are held up.
+#[derive(Debug, Default)]
+struct Gate {
+    held: Mutex<Held>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    path: Option<PathBuf>,
+    waiting: usize,
+}
 
 #[derive(Debug)]
 struct Sim {
@@ -50,7 +64,7 @@ struct Handle {
 
 impl SimDisk {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(Sim {
+        let sim = Sim {
             files: BTreeMap::new(),
             random: StdRng::seed_from_u64(seed),
             life: 0,
@@ -58,7 +72,39 @@ impl SimDisk {
             dead: false,
             capacity: u64::MAX,
             lies: false,
-        })))
+        };
+        Self(Arc::new(Mutex::new(sim)), Arc::default())
+    }
+
+    /// From now on, syncs of this file do not return.
+    pub(crate) fn hold(&self, path: &Path) {
+        self.1.held.lock().unwrap().path = Some(path.to_owned());
+    }
+
+    /// Waits until one is held up.
+    pub(crate) fn until_held(&self) {
+        let held = self.1.held.lock().unwrap();
+        let none = |held: &mut Held| held.waiting == 0;
+        let waited = self.1.changed.wait_timeout_while(held, Duration::from_secs(30), none).unwrap();
+        assert!(!waited.1.timed_out(), "nothing is synced");
+    }
+
+    /// Lets them return.
+    pub(crate) fn release(&self) {
+        self.1.held.lock().unwrap().path = None;
+        self.1.changed.notify_all();
+    }
+
+    fn pass(&self, path: &Path) {
+        let Gate { held, changed } = &*self.1;
+        let mut held = held.lock().unwrap();
+        if held.path.as_deref() != Some(path) {
+            return;
+        }
+        held.waiting += 1;
+        changed.notify_all();
+        held = changed.wait_while(held, |held| held.path.is_some()).unwrap();
+        held.waiting -= 1;
     }
 
     fn sim(&self) -> std::sync::MutexGuard<'_, Sim> {
@@ -191,6 +237,7 @@ impl StorageBackend for Handle {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.pass(&self.path);
         let lies = self.disk.sim().lies;
         self.with(true, |file| {
             if !lies {
