@@ -1,14 +1,17 @@
 //! What can be typed. Help texts are the manual: each command says what it does, what it prints, how
 //! it ends, and shows examples.
 
+pub(crate) mod admin;
 pub(crate) mod dns;
 pub(crate) mod run;
 pub(crate) mod server;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use conclave_client::find;
 
 use crate::parse;
 
@@ -19,6 +22,10 @@ Examples:
   conclave send general hello          prints #general:1042 once a majority has it on disk
   make 2>&1 | tail -5 | conclave send ci -
   conclave status                      who leads, who lags, how many servers may still fail
+
+Servers are found in this order: --server; the zone's SRV records, asked of --name-server or else of 127.0.0.1:7453
+and the system's name servers; the local network (mDNS); the members that an earlier command learned; the three
+addresses of `conclave up`. Whoever names a server, a name server or a zone gets that cluster and no other one.
 
 Exit codes:
   0 ok   1 refused   2 usage   3 not authenticated   4 not found or forbidden
@@ -41,11 +48,20 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// A server's client address, host:port. Repeat it or separate by commas; the client fails over among
-    /// them [default: 127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420]
-    #[arg(short = 's', long = "server", value_name = "HOST:PORT", env = "CONCLAVE_SERVERS", global = true)]
-    #[arg(value_delimiter = ',', value_parser = parse::server, hide_env_values = true)]
-    pub(crate) servers: Vec<String>,
+    /// Servers, as host:port of one of them, or as a zone that names them: conclave+srv://ZONE[?ns=IP:PORT,IP:PORT].
+    /// Repeat it or separate by commas; what follows ns= up to the next zone are name servers [default: whoever can be
+    /// found, see below]
+    #[arg(short = 's', long = "server", value_name = "SERVER", env = "CONCLAVE_SERVERS", global = true)]
+    #[arg(value_parser = parse::seeds, hide_env_values = true)]
+    pub(crate) servers: Vec<parse::Seeds>,
+    /// A resolver to ask for servers, IP:PORT; repeat it or separate by commas. All are asked at once
+    #[arg(long = "name-server", value_name = "IP:PORT", env = "CONCLAVE_NAME_SERVER", global = true)]
+    #[arg(value_delimiter = ',', value_parser = find::name_server, hide_env_values = true)]
+    pub(crate) name_servers: Vec<SocketAddr>,
+    /// The cluster's DNS zone
+    #[arg(long, value_name = "NAME", env = "CONCLAVE_ZONE", global = true, value_parser = find::zone_name)]
+    #[arg(default_value = find::ZONE, hide_env_values = true)]
+    pub(crate) zone: String,
     /// Who you are [default: $USER]
     #[arg(short, long, value_name = "NAME", env = "CONCLAVE_USER", global = true, value_parser = parse::user)]
     #[arg(hide_env_values = true)]
@@ -108,6 +124,11 @@ pub(crate) enum Command {
     /// Show the cluster: servers, leaders, lag, and how many may still fail
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
+    /// Drain a server, or spread the clients
+    Admin(admin::AdminArgs),
+    /// Examine everything from here to the servers, and say what to do
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor,
     /// Measure a cluster
     Bench(crate::bench::Args),
     /// Print the version
@@ -293,6 +314,18 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1s")]
     pub(crate) every: Duration,
 }
+
+const DOCTOR_HELP: &str = "\
+Asks each name server, the local network and each server on its own, and compares: addresses, versions, clocks, health, \
+leaders, what DNS says and what is so. Prints what it found in plain words, without secrets, to be pasted into a bug \
+report; then what is wrong, each with what to do.
+
+Ends with 0 when all is well, 1 when something is wrong, 6 when no server answers.
+
+Examples:
+  conclave doctor
+  conclave doctor --name-server 10.0.0.53:53
+  conclave doctor --json | jq .problems";
 
 const HEALTH_HELP: &str = "\
 Ends with 0 when the page answers 200 within 2 s, otherwise with 1 and the page on stderr. Reads no state and needs no \

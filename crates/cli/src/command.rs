@@ -1,8 +1,10 @@
 //! The commands, one file each.
 
+mod admin;
 mod chat;
 mod daemon;
 mod dns;
+pub(crate) mod doctor;
 mod follow;
 mod health;
 mod history;
@@ -21,6 +23,7 @@ use clap::CommandFactory as _;
 use jiff::tz::TimeZone;
 
 use crate::args::{Args, Command, RoomsCommand};
+use crate::errors::explain;
 use crate::exit::Exit;
 use crate::settings::{Environment, Settings, resolve};
 use crate::view::event::Look;
@@ -35,7 +38,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     // A server and a cluster need no user and no state directory.
     let command = match args.command {
         Command::Server(server) => return server::run(*server).await,
-        Command::Dns(dns) => return dns::run(*dns).await,
+        Command::Dns(dns) => return dns::run(*dns, &args.global.zone).await,
         Command::Health(args) => return health::run(&args).await,
         Command::Up(up) => return up::run(up, &args.global, &environment).await,
         Command::Version => return version(args.global.json),
@@ -43,22 +46,32 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         other => other,
     };
     let settings = resolve(&args.global, &environment)?;
+    match with_cluster(command, &settings).await {
+        Err(error) => Err(explain(error, &settings).await),
+        ended => ended,
+    }
+}
+
+/// Runs a command that needs a cluster.
+async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<Exit> {
     match command {
-        Command::Chat(chat) => chat::run(chat, settings).await,
-        Command::Send(send) => send::run(send, &settings).await,
-        Command::Tail(tail) => tail::run(tail, &settings).await,
-        Command::History(history) => history::run(&history, &settings).await,
+        Command::Chat(chat) => chat::run(chat, settings.clone()).await,
+        Command::Send(send) => send::run(send, settings).await,
+        Command::Tail(tail) => tail::run(tail, settings).await,
+        Command::History(history) => history::run(&history, settings).await,
         Command::Rooms(rooms) => match rooms.command {
-            Some(RoomsCommand::Create(arg)) => rooms::create(&arg.room, &settings).await,
-            None => rooms::list(&rooms, &settings).await,
+            Some(RoomsCommand::Create(arg)) => rooms::create(&arg.room, settings).await,
+            None => rooms::list(&rooms, settings).await,
         },
-        Command::Create(arg) => rooms::create(&arg.room, &settings).await,
-        Command::Join(arg) => rooms::join(&arg.room, &settings).await,
-        Command::Leave(arg) => rooms::leave(&arg.room, &settings).await,
-        Command::Topic(topic) => rooms::topic(&topic, &settings).await,
-        Command::Ping => ping::run(&settings).await,
-        Command::Status(status) => status::run(&status, &settings).await,
-        Command::Bench(args) => bench::run(args, &settings).await,
+        Command::Create(arg) => rooms::create(&arg.room, settings).await,
+        Command::Join(arg) => rooms::join(&arg.room, settings).await,
+        Command::Leave(arg) => rooms::leave(&arg.room, settings).await,
+        Command::Topic(topic) => rooms::topic(&topic, settings).await,
+        Command::Ping => ping::run(settings).await,
+        Command::Status(status) => status::run(&status, settings).await,
+        Command::Admin(args) => admin::run(args, settings).await,
+        Command::Doctor => doctor::run(settings).await,
+        Command::Bench(args) => bench::run(args, settings).await,
         Command::Server(_)
         | Command::Dns(_)
         | Command::Health(_)

@@ -1,10 +1,13 @@
 //! What went wrong in the client library, as an exit code and what to run next.
 
+use conclave_client::find::{Finder as _, Found, NotFound};
 use conclave_client::{CallError, ConnectError, SendError};
 
 use crate::exit::{Exit, Failed};
+use crate::settings::Settings;
+use crate::view::text::safe;
 
-const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT";
+const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT; `conclave doctor` says more";
 const STATUS: &str = "conclave status";
 
 /// A request that failed.
@@ -69,16 +72,54 @@ pub(crate) fn last_attempt(error: &CallError) -> String {
 }
 
 /// No server answered.
-pub(crate) fn no_server(servers: &[String], last: &str) -> Failed {
+pub(crate) fn no_server(last: &str) -> Failed {
     let why = if last.is_empty() { String::new() } else { format!(" ({last})") };
-    Failed::new(Exit::NoServer, format!("no server answers at {}{why}", servers.join(", ")), NO_SERVER)
+    Failed::new(Exit::NoServer, format!("no server answers{why}"), NO_SERVER)
+}
+
+/// Says where servers were looked for, in an error that means that none answers.
+pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
+    let mut failed = match error.downcast::<Failed>() {
+        Ok(failed) if failed.exit == Exit::NoServer => failed,
+        Ok(other) => return other.into(),
+        Err(other) => return other,
+    };
+    failed.what.push_str(&looked(&settings.finder().find().await));
+    failed.into()
+}
+
+/// One line for each place.
+fn looked(result: &Result<Found, NotFound>) -> String {
+    let (notes, found) = match result {
+        Ok(found) => (&found.notes, Some(found)),
+        Err(not_found) => (&not_found.notes, None),
+    };
+    let mut text: String = notes.iter().map(|note| format!("\n  tried: {}", safe(note, ""))).collect();
+    if let Some(found) = found {
+        text.push_str(&format!("\n  tried: {}: {}", found.source, found.addresses().join(", ")));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use conclave_client::find::{Candidate, Source};
+
     use super::*;
+
+    #[test]
+    fn what_was_tried_is_said_in_order() {
+        let notes = vec!["the name server 127.0.0.1:7453 does not answer".to_owned()];
+        let candidates = vec![Candidate::at("a:1"), Candidate::at("b:2")];
+        let found = Found { candidates, fresh_for: None, source: Source::Default, notes: notes.clone() };
+        assert_eq!(
+            looked(&Ok(found)),
+            "\n  tried: the name server 127.0.0.1:7453 does not answer\n  tried: the default addresses: a:1, b:2"
+        );
+        assert_eq!(looked(&Err(NotFound { notes })).lines().count(), 2);
+    }
 
     #[test]
     fn sends_fail_with_the_code_that_scripts_expect() {

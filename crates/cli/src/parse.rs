@@ -3,18 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use conclave_client::find::{Seed, SeedError, name_server};
 use conclave_core::limits::USER_NAME_BYTES_MAX;
 use conclave_core::name::{check_room_name, check_user_name};
 use ipnet::IpNet;
 
 /// The port of resolvers at which servers register.
 const RESOLVER_PORT: u16 = 7454;
-/// The zone unless another one is given.
-pub(crate) const ZONE: &str = "conclave.internal";
-/// A DNS name, without its last dot (RFC 1035).
-const NAME_BYTES_MAX: usize = 253;
-/// One label of a DNS name.
-const LABEL_BYTES_MAX: usize = 63;
 
 /// `500ms`, `2s`, `1.5m`, `1h`, or seconds without a unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -63,11 +58,34 @@ pub(crate) fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// What one `--server` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seeds(pub(crate) Vec<Seed>);
+
+/// Servers and zones, separated by commas. A zone's name servers are separated by commas too: what follows them and
+/// looks like one is one.
+pub(crate) fn seeds(text: &str) -> Result<Seeds, String> {
+    let mut words: Vec<String> = Vec::new();
+    for part in text.split(',') {
+        match words.last_mut() {
+            Some(zone) if zone.contains("?ns=") && name_server(part).is_ok() => {
+                zone.push(',');
+                zone.push_str(part);
+            }
+            _ => words.push(part.to_owned()),
+        }
+    }
+    let seeds = words.iter().map(|word| word.parse().map_err(|error: SeedError| error.to_string()));
+    seeds.collect::<Result<_, _>>().map(Seeds)
+}
+
 /// `host:port` of a server; a host without a port gets the default one.
 pub(crate) fn server(text: &str) -> Result<String, String> {
-    let text = text.trim().trim_start_matches("http://").trim_end_matches('/');
-    with_port(text, crate::settings::CLIENT_PORT)
-        .ok_or_else(|| "a server is host:port, for example 127.0.0.1:7400".to_owned())
+    match text.parse() {
+        Ok(Seed::Node(address)) => Ok(address),
+        Ok(Seed::Zone { .. }) => Err("a server's address is wanted here, not a zone".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// `host:port` of a resolver's gRPC API.
@@ -86,20 +104,6 @@ fn with_port(text: &str, default: u16) -> Option<String> {
     };
     let (host, port) = with_port.rsplit_once(':')?;
     (!host.is_empty() && port.parse::<u16>().is_ok()).then_some(with_port)
-}
-
-/// The name of a zone, in lower case and without its last dot.
-pub(crate) fn zone(text: &str) -> Result<String, String> {
-    let name = text.trim().trim_end_matches('.').to_ascii_lowercase();
-    let good = |label: &str| {
-        (1..=LABEL_BYTES_MAX).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-    };
-    if name.len() <= NAME_BYTES_MAX && name.split('.').all(good) {
-        Ok(name)
-    } else {
-        Err(format!("a zone is a DNS name, for example {ZONE}"))
-    }
 }
 
 /// `10.0.0.0/8`, or one address.
@@ -183,15 +187,21 @@ mod tests {
         assert!(room("Ops").is_err());
     }
 
+    fn said(text: &str) -> Vec<String> {
+        seeds(text).unwrap().0.iter().map(ToString::to_string).collect()
+    }
+
     #[test]
-    fn servers_get_the_default_port() {
-        assert_eq!(server("node1").as_deref(), Ok("node1:7400"));
-        assert_eq!(server("http://node1:7410/").as_deref(), Ok("node1:7410"));
-        assert_eq!(server("[::1]:7410").as_deref(), Ok("[::1]:7410"));
-        assert_eq!(server("[::1]").as_deref(), Ok("[::1]:7400"));
-        assert_eq!(server("::1").as_deref(), Ok("[::1]:7400"));
-        assert!(server(":7400").is_err());
-        assert!(server("node1:port").is_err());
+    fn servers_and_zones_may_be_mixed() {
+        assert_eq!(said("node1,http://n2:7410/"), ["node1:7400", "n2:7410"]);
+        let zone = "conclave+srv://z?ns=10.0.0.53:53,10.0.1.53:53";
+        assert_eq!(said(zone), [zone]);
+        assert_eq!(said(&format!("n1,{zone},n2:7400")), ["n1:7400", zone, "n2:7400"]);
+        assert_eq!(said(&format!("{zone},conclave+srv://y")), [zone, "conclave+srv://y"]);
+        for bad in ["", "n1,", ":7400", "n1:port", "conclave+srv://z?ns=n1"] {
+            assert!(seeds(bad).is_err(), "{bad}");
+        }
+        assert!(server("conclave+srv://z").is_err());
     }
 
     #[test]
@@ -203,16 +213,6 @@ mod tests {
             ["", "https://node1/", "node1:80/", "http:///x", "http://h:x/", "http://h/a b", "http://h/a\r\n"]
         {
             assert!(url(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn zones_are_names() {
-        assert_eq!(zone("Conclave.Internal.").as_deref(), Ok(ZONE));
-        assert_eq!(zone("local").as_deref(), Ok("local"));
-        let (label, name) = ("x".repeat(64), "x.".repeat(127) + "x");
-        for bad in ["", ".", "a..b", "a b", "ä.org", &label, &name] {
-            assert!(zone(bad).is_err(), "{bad}");
         }
     }
 

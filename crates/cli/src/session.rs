@@ -7,9 +7,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use conclave_client::find::{Candidate, Finder as _, PRIORITY_LAST};
 use conclave_client::{Client, ConnectError, Outbox, OutboxError};
 use conclave_core::limits::{CLI_SLOTS_MAX, CLI_WHICH_CLUSTER};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -18,13 +20,13 @@ use crate::errors::{last_attempt, no_server, of_connect};
 use crate::exit::{Exit, Failed};
 use crate::settings::Settings;
 
-/// Remembers which cluster was at an address, for when nobody answers there.
+/// Remembers which cluster it was that was asked for, for when nobody answers.
 const LAST_CLUSTER: &str = "last-cluster";
 
 /// A client without a session, which works without a majority.
 pub(crate) async fn observer(settings: &Settings, patience: Duration) -> Result<Client, Failed> {
     Client::builder()
-        .servers(settings.servers.clone())
+        .finder(Arc::new(settings.finder()))
         .user(settings.user.clone())
         .client_name(client_name())
         .patience(patience)
@@ -73,7 +75,7 @@ pub(crate) async fn leftovers(settings: &Settings, main: &Client) -> Vec<Client>
 
 async fn open_slot(settings: &Settings, dir: PathBuf) -> Result<Client, ConnectError> {
     Client::builder()
-        .servers(settings.servers.clone())
+        .finder(Arc::new(settings.finder()))
         .user(settings.user.clone())
         .client_name(client_name())
         .patience(settings.timeout)
@@ -90,25 +92,38 @@ fn user_dir(settings: &Settings, cluster_id: &str) -> PathBuf {
     settings.state_dir.join(cluster_id).join(&settings.user)
 }
 
-/// The id of the cluster at the given addresses: whoever answers first says it. If nobody answers,
-/// the cluster that was there last, so that messages can still be queued for it.
+/// The id of the cluster that was asked for: whoever answers first says it. If nobody answers, the cluster that was
+/// there last, so that messages can still be queued for it.
 async fn which_cluster(settings: &Settings) -> anyhow::Result<String> {
-    let observer = observer(settings, settings.timeout.min(CLI_WHICH_CLUSTER)).await?;
-    let mut answers: FuturesUnordered<_> =
-        settings.servers.iter().map(|address| observer.status_of(address)).collect();
-    let mut last = String::new();
+    let patience = settings.timeout.min(CLI_WHICH_CLUSTER);
     let memory = settings.state_dir.join(LAST_CLUSTER);
-    while let Some(answer) = answers.next().await {
-        match answer {
-            Ok(status) if is_cluster_id(&status.cluster_id) => {
-                remember(&memory, &settings.servers, &status.cluster_id)?;
-                return Ok(status.cluster_id);
+    let mut last = String::new();
+    for addresses in candidates(settings).await {
+        let observer = Client::builder().servers(addresses.clone()).patience(patience).observe().await;
+        let observer = observer.map_err(|error| of_connect(&error))?;
+        let mut answers: FuturesUnordered<_> =
+            addresses.iter().map(|address| observer.status_of(address)).collect();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(status) if is_cluster_id(&status.cluster_id) => {
+                    remember(&memory, &settings.asked(), &status.cluster_id)?;
+                    return Ok(status.cluster_id);
+                }
+                Ok(_) => last = "it does not know its cluster yet".to_owned(),
+                Err(error) => last = last_attempt(&error),
             }
-            Ok(_) => last = "it does not know its cluster yet".to_owned(),
-            Err(error) => last = last_attempt(&error),
         }
     }
-    recall(&memory, &settings.servers).ok_or_else(|| no_server(&settings.servers, &last).into())
+    recall(&memory, &settings.asked()).ok_or_else(|| no_server(&last).into())
+}
+
+/// Whom to ask: those who were found, and only if none of them answers, those who were there once.
+async fn candidates(settings: &Settings) -> Vec<Vec<String>> {
+    let Ok(found) = settings.finder().find().await else { return Vec::new() };
+    let (first, last): (Vec<_>, Vec<_>) =
+        found.candidates.into_iter().partition(|candidate| candidate.priority < PRIORITY_LAST);
+    let addresses = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.address).collect();
+    [first, last].into_iter().filter(|some| !some.is_empty()).map(addresses).collect()
 }
 
 /// It becomes the name of a directory, so nothing else will do.
@@ -116,15 +131,14 @@ fn is_cluster_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// One line for each list of servers: the id and the list.
-fn remember(file: &Path, servers: &[String], id: &str) -> anyhow::Result<()> {
-    let servers = servers.join(",");
-    let line = format!("{id} {servers}");
+/// One line for each thing that was asked for: the id and what was asked for.
+fn remember(file: &Path, asked: &str, id: &str) -> anyhow::Result<()> {
+    let line = format!("{id} {asked}");
     let old = fs::read_to_string(file).unwrap_or_default();
     if old.lines().any(|known| known == line) {
         return Ok(());
     }
-    let others = old.lines().filter(|known| known.split_once(' ').is_none_or(|(_, list)| list != servers));
+    let others = old.lines().filter(|known| known.split_once(' ').is_none_or(|(_, other)| other != asked));
     let mut text: String = others.take(CLI_SLOTS_MAX).map(|known| format!("{known}\n")).collect();
     text.push_str(&line);
     text.push('\n');
@@ -135,10 +149,9 @@ fn remember(file: &Path, servers: &[String], id: &str) -> anyhow::Result<()> {
     fs::rename(&temporary, file).with_context(|| format!("write {}", file.display()))
 }
 
-fn recall(file: &Path, servers: &[String]) -> Option<String> {
-    let servers = servers.join(",");
+fn recall(file: &Path, asked: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
-    let (id, _) = text.lines().filter_map(|line| line.split_once(' ')).find(|(_, list)| *list == servers)?;
+    let (id, _) = text.lines().filter_map(|line| line.split_once(' ')).find(|(_, other)| *other == asked)?;
     is_cluster_id(id).then(|| id.to_owned())
 }
 
@@ -152,17 +165,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_cluster_at_these_servers_is_remembered() {
+    fn the_last_cluster_is_remembered_under_what_was_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("state").join(LAST_CLUSTER);
-        let (here, there) = (vec!["a:1".to_owned(), "b:2".to_owned()], vec!["c:3".to_owned()]);
+        let (here, there) = ("a:1,b:2", "conclave+srv://z");
         let id = |digit: &str| digit.repeat(32);
-        assert_eq!(recall(&file, &here), None);
-        remember(&file, &here, &id("1")).unwrap();
-        remember(&file, &there, &id("2")).unwrap();
-        remember(&file, &here, &id("3")).unwrap();
-        assert_eq!(recall(&file, &here), Some(id("3")));
-        assert_eq!(recall(&file, &there), Some(id("2")));
+        assert_eq!(recall(&file, here), None);
+        remember(&file, here, &id("1")).unwrap();
+        remember(&file, there, &id("2")).unwrap();
+        remember(&file, here, &id("3")).unwrap();
+        assert_eq!(recall(&file, here), Some(id("3")));
+        assert_eq!(recall(&file, there), Some(id("2")));
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 2);
     }
 

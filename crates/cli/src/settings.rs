@@ -6,20 +6,20 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use conclave_client::find::{self, Chain, Seed};
+
 use crate::args::Global;
 use crate::exit::{Exit, Failed};
 use crate::parse;
 
-/// The port at which clients find a server.
-pub(crate) const CLIENT_PORT: u16 = 7400;
-/// Where a cluster is when nobody says: what `conclave up` starts.
-pub(crate) const SERVERS_DEFAULT: [&str; 3] = ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"];
+/// Below the state directory: the members of clusters that earlier commands learned.
+const MEMBERS: &str = "members";
 
 /// Everything about how to talk to the cluster and to the person.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Client addresses to try.
-    pub(crate) servers: Vec<String>,
+    /// Where servers are looked for.
+    pub(crate) find: find::Options,
     /// Who speaks.
     pub(crate) user: String,
     /// Where sessions and outboxes are kept.
@@ -100,11 +100,6 @@ impl Environment {
 
 /// Puts the command line over the environment over the defaults.
 pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Settings, Failed> {
-    let servers = if global.servers.is_empty() {
-        SERVERS_DEFAULT.map(str::to_owned).to_vec()
-    } else {
-        global.servers.clone()
-    };
     let user = global
         .user
         .clone()
@@ -114,8 +109,14 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
         None => environment.state_dir()?,
     };
     let locale = environment.locale.to_ascii_lowercase();
+    let find = find::Options {
+        seeds: seeds(global),
+        name_servers: global.name_servers.clone(),
+        members: Some(state_dir.join(MEMBERS)),
+        ..find::Options::default()
+    };
     Ok(Settings {
-        servers,
+        find,
         user,
         state_dir,
         json: global.json,
@@ -129,6 +130,33 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
             unicode: locale.contains("utf-8") || locale.contains("utf8"),
         },
     })
+}
+
+impl Settings {
+    /// What looks for servers.
+    pub(crate) fn finder(&self) -> Chain {
+        Chain::new(self.find.clone())
+    }
+
+    /// What was asked for, as text: what is remembered about a cluster is remembered under it.
+    pub(crate) fn asked(&self) -> String {
+        match self.find.seeds.as_slice() {
+            [] => self.find.zone.clone(),
+            seeds => seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        }
+    }
+}
+
+/// Whoever names servers, a name server or a zone means that cluster. Asking the local network or the default addresses
+/// instead could lead to another one.
+fn seeds(global: &Global) -> Vec<Seed> {
+    let given: Vec<Seed> = global.servers.iter().flat_map(|seeds| seeds.0.clone()).collect();
+    let names_cluster = !global.name_servers.is_empty() || global.zone != find::ZONE;
+    if given.is_empty() && names_cluster {
+        vec![Seed::Zone { zone: global.zone.clone(), name_servers: global.name_servers.clone() }]
+    } else {
+        given
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +184,10 @@ mod tests {
     #[test]
     fn defaults_find_a_local_cluster() {
         let settings = settings(&[], &terminal()).unwrap();
-        assert_eq!(settings.servers, SERVERS_DEFAULT);
+        assert!(settings.find.seeds.is_empty() && settings.find.mdns);
+        assert_eq!(settings.find.defaults, ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"]);
+        assert_eq!(settings.find.members, Some(PathBuf::from("/home/ana/.local/state/conclave/members")));
+        assert_eq!(settings.asked(), "conclave.internal");
         assert_eq!(settings.user, "ana");
         assert_eq!(settings.state_dir, PathBuf::from("/home/ana/.local/state/conclave"));
         assert_eq!(settings.style, Style { color: true, unicode: true });
@@ -166,9 +197,22 @@ mod tests {
     fn flags_win() {
         let words = ["-s", "a,b:7410", "-s", "c", "-u", "bo", "--state-dir", "/s", "--no-color", "--json"];
         let settings = settings(&words, &terminal()).unwrap();
-        assert_eq!(settings.servers, ["a:7400", "b:7410", "c:7400"]);
+        assert_eq!(settings.asked(), "a:7400,b:7410,c:7400");
         assert_eq!((settings.user.as_str(), settings.json), ("bo", true));
         assert!(!settings.style.color);
+    }
+
+    #[test]
+    fn who_names_a_cluster_gets_no_other_one() {
+        let asked = |words: &[&str]| settings(words, &terminal()).unwrap().asked();
+        assert_eq!(
+            asked(&["--name-server", "127.0.0.1:9053,[::1]"]),
+            "conclave+srv://conclave.internal?ns=127.0.0.1:9053,[::1]:7453"
+        );
+        assert_eq!(asked(&["--zone", "Chat.Example."]), "conclave+srv://chat.example");
+        assert_eq!(asked(&["--zone", "x", "-s", "n1"]), "n1:7400");
+        let both = settings(&["-s", "conclave+srv://x", "--name-server", "127.0.0.1"], &terminal()).unwrap();
+        assert_eq!((both.asked().as_str(), both.find.name_servers.len()), ("conclave+srv://x", 1));
     }
 
     #[test]

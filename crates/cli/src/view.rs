@@ -1,6 +1,7 @@
 //! What things look like. Everything here is a function from values to text: no terminal, no clock, no
 //! network.
 
+pub(crate) mod doctor;
 pub(crate) mod event;
 pub(crate) mod paint;
 pub(crate) mod status;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use conclave_client::find;
 use conclave_dns::config::{Config, Export, NameServer};
 use conclave_proto::seal::Secret;
 use ipnet::IpNet;
@@ -48,9 +49,6 @@ Examples:
 #[derive(Debug, ClapArgs)]
 #[command(after_help = DNS_HELP)]
 pub(crate) struct DnsArgs {
-    /// The zone to answer for
-    #[arg(long, env = "CONCLAVE_ZONE", value_name = "NAME", default_value = parse::ZONE, value_parser = parse::zone)]
-    pub(crate) zone: String,
     /// Where DNS is served, over UDP and TCP; repeat it or separate by commas
     #[arg(long, env = "CONCLAVE_DNS_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7453")]
     #[arg(value_delimiter = ',')]
@@ -88,7 +86,7 @@ pub(crate) struct DnsArgs {
     #[arg(long, env = "CONCLAVE_EXPORT_TO", value_name = "IP:PORT", requires_all = ["export_zone", "export_key"])]
     pub(crate) export_to: Option<SocketAddr>,
     /// The zone there
-    #[arg(long, env = "CONCLAVE_EXPORT_ZONE", value_name = "NAME", value_parser = parse::zone, requires = "export_to")]
+    #[arg(long, env = "CONCLAVE_EXPORT_ZONE", value_name = "NAME", value_parser = find::zone_name, requires = "export_to")]
     pub(crate) export_zone: Option<String>,
     /// The TSIG key (HMAC-SHA-256) that the primary knows: its name, and a file that holds it
     #[arg(long, env = "CONCLAVE_EXPORT_KEY", value_name = "NAME:FILE", value_parser = key, requires = "export_to")]
@@ -109,7 +107,7 @@ impl DnsArgs {
     ///
     /// # Errors
     /// With what is missing or cannot be read.
-    pub(crate) fn config(&self, secret: Secret) -> Result<Config, Failed> {
+    pub(crate) fn config(&self, zone: &str, secret: Secret) -> Result<Config, Failed> {
         let export = match (&self.export_to, &self.export_zone, &self.export_key) {
             (Some(server), Some(zone), Some(key)) => Some(Export {
                 server: *server,
@@ -120,7 +118,7 @@ impl DnsArgs {
             _ => None,
         };
         Ok(Config {
-            zone: self.zone.clone(),
+            zone: zone.to_owned(),
             listen: self.listen.clone(),
             grpc_listen: self.grpc_listen,
             http_listen: self.http_listen,
@@ -187,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_for_this_machine() {
-        let config = parsed(&[]).unwrap().config(secret()).unwrap();
+        let config = parsed(&[]).unwrap().config(find::ZONE, secret()).unwrap();
         assert_eq!(config.zone, "conclave.internal");
         assert_eq!(config.listen, ["127.0.0.1:7453".parse().unwrap()]);
         assert_eq!((config.grpc_listen.port(), config.http_listen.port()), (7454, 7455));
@@ -206,7 +204,7 @@ mod tests {
             "--forward-to=127.0.0.11:53",
             "--forward-for=172.16.0.0/12",
         ];
-        let config = parsed(&words).unwrap().config(secret()).unwrap();
+        let config = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap();
         assert_eq!(config.listen.len(), 2);
         assert_eq!(config.name_servers[0].ips.len(), 2);
         assert_eq!(config.name_servers[1].name, "ns2");
@@ -224,10 +222,10 @@ mod tests {
         std::fs::write(&file, "0123456789abcdef0123\n").unwrap();
         let key = format!("--export-key=chat:{}", file.display());
         let words = ["--export-to=10.0.0.2:53", "--export-zone=Example.org.", key.as_str()];
-        let export = parsed(&words).unwrap().config(secret()).unwrap().export.unwrap();
+        let export = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap().export.unwrap();
         assert_eq!((export.zone.as_str(), export.key_name.as_str()), ("example.org", "chat"));
         std::fs::remove_file(&file).unwrap();
-        let failed = parsed(&words).unwrap().config(secret()).unwrap_err();
+        let failed = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap_err();
         assert!(failed.what.contains("TSIG key") && failed.what.contains("cannot be read"), "{failed}");
     }
 
@@ -242,6 +240,7 @@ mod tests {
             vec!["--name-servers==10.0.0.1"],
             vec!["--transfer-to=everybody"],
             vec!["--zone=a..b"],
+            vec!["--export-key=chat"],
             vec!["--listen=53"],
         ] {
             assert!(parsed(&words).is_err(), "{words:?}");

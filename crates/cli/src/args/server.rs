@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
+use conclave_client::find::CLIENT_PORT;
 use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
 use conclave_server::{Config, Member, Timing};
 
@@ -147,7 +148,7 @@ fn member(text: &str) -> Result<Member, String> {
     let (client, peer, http) = match addresses.as_slice() {
         [host] if !host.is_empty() && (!host.contains(':') || host.ends_with(']')) => {
             let at = |port: u16| format!("{host}:{port}");
-            (at(crate::settings::CLIENT_PORT), at(PEER_PORT), at(HTTP_PORT))
+            (at(CLIENT_PORT), at(PEER_PORT), at(HTTP_PORT))
         }
         [client, peer, http] => ((*client).to_owned(), (*peer).to_owned(), (*http).to_owned()),
         _ => return Err(wrong()),
@@ -161,8 +162,8 @@ fn member(text: &str) -> Result<Member, String> {
 const UP_HELP: &str = "\
 Starts real server processes, each with its own directory and ports, waits until every shard has a leader, and prints \
 what to try next. Node i listens at base-port + 10 * (i - 1) for clients, and at the next two ports for peers and HTTP. \
-Servers that die are started again after 3 s. Ctrl-C stops all of them; so does the death of this command, even by \
-kill -9.
+A resolver (`conclave dns`) runs beside them: DNS at base-port + 53, where servers register and HTTP at the next two. \
+What dies is started again after 3 s. Ctrl-C stops all of them; so does the death of this command, even by kill -9.
 
 The same --dir continues the same cluster, with the number of nodes and shards that it began with.
 
@@ -194,6 +195,9 @@ pub(crate) struct UpArgs {
     /// Leave dead servers dead
     #[arg(long)]
     pub(crate) no_restart: bool,
+    /// Start no resolver: clients are given the servers' addresses
+    #[arg(long)]
+    pub(crate) no_dns: bool,
     /// Stop when stdin closes, so that the cluster never outlives the script that started it
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,

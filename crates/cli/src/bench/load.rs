@@ -33,10 +33,11 @@ pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> an
     Ok(connecting.try_collect().await?)
 }
 
-/// The servers given, or if only some were given, all that the cluster names.
+/// All servers that the cluster names, or if it names none, those that were found.
 pub(crate) async fn everybody(settings: &Settings) -> anyhow::Result<Vec<String>> {
     let observer = crate::session::observer(settings, settings.timeout).await?;
     let status = observer.status().await.map_err(|error| of_call(None, &error));
+    let known = observer.addresses();
     observer.close().await;
     let mut servers = Vec::new();
     for node in &status?.nodes {
@@ -44,7 +45,7 @@ pub(crate) async fn everybody(settings: &Settings) -> anyhow::Result<Vec<String>
             servers.push(node.address.clone());
         }
     }
-    if servers.is_empty() { Ok(settings.servers.clone()) } else { Ok(servers) }
+    if servers.is_empty() { Ok(known) } else { Ok(servers) }
 }
 
 /// Rooms that nobody used before.

@@ -1,5 +1,6 @@
 //! `conclave ping`: a sign of life from every server.
 
+use conclave_client::find::Finder as _;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use serde::Serialize;
 
@@ -24,9 +25,10 @@ struct Json<'a> {
 /// # Errors
 /// If none of them answers.
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
+    let found = settings.finder().find().await.map_err(|_| errors::no_server(""))?;
+    let addresses = found.addresses();
     let client = session::observer(settings, settings.timeout).await?;
-    let mut answers: FuturesOrdered<_> = settings
-        .servers
+    let mut answers: FuturesOrdered<_> = addresses
         .iter()
         .map(|address| {
             let client = &client;
@@ -69,7 +71,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
         }
     }
     if answered == 0 {
-        return Err(errors::no_server(&settings.servers, &last).into());
+        return Err(errors::no_server(&last).into());
     }
     Ok(Exit::Ok)
 }

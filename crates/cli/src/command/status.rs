@@ -45,7 +45,7 @@ pub(super) async fn run(args: &StatusArgs, settings: &Settings) -> anyhow::Resul
 
 async fn show(settings: &Settings, client: &Client, redraw: bool) -> anyhow::Result<Exit> {
     let status = client.status().await.map_err(|error| match &error {
-        conclave_client::CallError::NoServer { last, .. } => no_server(&settings.servers, last),
+        conclave_client::CallError::NoServer { last, .. } => no_server(last),
         other => of_call(None, other),
     })?;
     if settings.json {

@@ -78,7 +78,7 @@ impl<'a> Tail<'a> {
             } else {
                 tokio::time::timeout_at(deadline, self.subscription.next())
                     .await
-                    .map_err(|_| no_server(&self.settings.servers, "no stream could be opened"))?
+                    .map_err(|_| no_server("no stream could be opened"))?
             };
             let done = self.take(incoming.map_err(|e| self.refused(&e))?)?;
             if done {

@@ -1,6 +1,6 @@
 //! `conclave up`: a whole cluster on this machine.
 //!
-//! The servers are real processes of this executable. Each holds one end of a pipe whose other end only this process
+//! The servers and the resolver are real processes of this executable. Each holds one end of a pipe whose other end only this process
 //! holds, and stops when it closes: so they die with this process, however it dies.
 
 mod child;
@@ -10,7 +10,7 @@ mod show;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::child::{Event, Happened, Stop};
-use self::plan::{Node, Plan};
+use self::plan::{Plan, Process};
 use crate::args::Global;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
@@ -45,8 +45,9 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let place = Place::choose(&args, environment)?;
     let dir = place.dir().to_owned();
     let _lock = lock(&dir)?;
-    let plan = Plan::make(&dir, &args)?;
-    plan.free_ports(|address| TcpListener::bind(address).map(drop))?;
+    let plan = Plan::make(&dir, &args, &global.zone)?;
+    let udp = |address| UdpSocket::bind::<SocketAddr>(address).map(drop);
+    plan.free_ports(|address| TcpListener::bind(address).map(drop), udp)?;
     plan.save()?;
     let stop = Stop::default();
     let _signals = listen_for_signals(stop.clone(), args.exit_with_stdin)?;
@@ -152,6 +153,8 @@ async fn closed(stdin: &mut Option<oneshot::Receiver<()>>) {
 
 struct Cluster<'a> {
     plan: &'a Plan,
+    /// The servers, then the resolver.
+    processes: Vec<Process>,
     children: JoinSet<()>,
     happened: mpsc::Receiver<Happened>,
     pids: Vec<Option<u32>>,
@@ -163,19 +166,21 @@ impl<'a> Cluster<'a> {
         let executable = std::env::current_exe().context("find this executable")?;
         let (tell, happened) = mpsc::channel(4 * NODES_MAX);
         let mut children = JoinSet::new();
-        for (index, node) in plan.nodes.iter().enumerate() {
+        let processes = plan.processes(&args.log);
+        for (index, process) in processes.iter().enumerate() {
             let keeper = child::Keeper {
                 index,
                 executable: executable.clone(),
-                arguments: plan.arguments(node, &args.log),
-                log: node.log.clone(),
+                arguments: process.arguments.clone(),
+                log: process.log.clone(),
                 restart: !args.no_restart,
                 tell: tell.clone(),
                 stop: stop.clone(),
             };
             children.spawn(keeper.run());
         }
-        Ok(Self { plan, children, happened, pids: vec![None; plan.nodes.len()], stop })
+        let pids = vec![None; processes.len()];
+        Ok(Self { plan, processes, children, happened, pids, stop })
     }
 
     async fn serve(&mut self, args: &UpArgs, settings: &Settings) -> anyhow::Result<Exit> {
@@ -203,13 +208,13 @@ impl<'a> Cluster<'a> {
             };
             // The keepers are gone: every server was left dead.
             let Some(happened) = happened else { return Ok(Exit::Refused) };
-            let node = &self.plan.nodes[happened.index];
+            let name = &self.processes[happened.index].name;
             self.pids[happened.index] = happened.event.pid();
-            output::note(settings.quiet, &show::happened(node, &happened.event, !args.no_restart));
+            output::note(settings.quiet, &show::happened(name, &happened.event, !args.no_restart));
         }
     }
 
-    /// Waits until every shard has a leader; `None` if asked to stop meanwhile.
+    /// Waits until every shard has a leader and the resolver knows who leads; `None` if asked to stop meanwhile.
     async fn ready(&mut self, please: &CancellationToken) -> anyhow::Result<Option<GetServerStatusResponse>> {
         let client = Client::builder()
             .servers(self.plan.nodes.iter().map(|node| node.client.to_string()))
@@ -226,7 +231,7 @@ impl<'a> Cluster<'a> {
                 biased;
                 () = please.cancelled() => return Ok(None),
                 happened = self.happened.recv() => self.starting(happened)?,
-                _ = poll.tick() => match ready::look(&client, &self.plan.nodes).await {
+                _ = poll.tick() => match ready::look(&client, self.plan).await {
                     Ok(status) => break status,
                     Err(waiting_for) => last = waiting_for,
                 },
@@ -241,18 +246,18 @@ impl<'a> Cluster<'a> {
         Ok(Some(status))
     }
 
-    /// A server that dies before the cluster was ever ready has something to say to the person.
+    /// A process that dies before the cluster was ever ready has something to say to the person.
     fn starting(&mut self, happened: Option<Happened>) -> Result<(), Failed> {
         let Some(Happened { index, event }) = happened else {
             return Err(Failed::new(Exit::Refused, "no server could be started", ""));
         };
-        let node: &Node = &self.plan.nodes[index];
+        let process = &self.processes[index];
         self.pids[index] = event.pid();
         match event {
             Event::Started { .. } => Ok(()),
             Event::Ended { how, last_words } => {
-                let what = format!("{} {how}: {last_words}", node.name);
-                Err(Failed::new(Exit::Refused, what, format!("see {}", node.log.display())))
+                let what = format!("{} {how}: {last_words}", process.name);
+                Err(Failed::new(Exit::Refused, what, format!("see {}", process.log.display())))
             }
         }
     }

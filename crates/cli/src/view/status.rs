@@ -20,6 +20,11 @@ fn leader(status: &GetServerStatusResponse, shard: u32) -> Option<(&NodeStatus, 
         .max_by_key(|(_, state)| state.term)
 }
 
+/// The name of the shard's leader.
+pub(crate) fn leader_name(status: &GetServerStatusResponse, shard: u32) -> Option<String> {
+    leader(status, shard).map(|(node, _)| node.name.clone())
+}
+
 fn replicas(
     status: &GetServerStatusResponse,
     shard: u32,
@@ -111,6 +116,7 @@ fn nodes(style: Style, status: &GetServerStatusResponse) -> String {
         ("LAG", Align::Right),
         ("SYNC p99", Align::Right),
         ("CLIENTS", Align::Right),
+        ("LOAD", Align::Right),
         ("DISK", Align::Right),
         ("UP", Align::Right),
     ];
@@ -123,7 +129,8 @@ fn nodes(style: Style, status: &GetServerStatusResponse) -> String {
                 grouped(applied).into(),
                 if lag == 0 { "0".into() } else { Cell::inked(grouped(lag), Ink::Warn) },
                 micros(node.sync_p99_us, style.unicode).into(),
-                grouped(u64::from(node.clients)).into(),
+                clients(node),
+                format!("{} %", node.load_permille.div_ceil(10)).into(),
                 bytes(node.log_bytes + node.state_bytes).into(),
                 age(node.uptime_ms).into(),
             ]);
@@ -131,6 +138,16 @@ fn nodes(style: Style, status: &GetServerStatusResponse) -> String {
         row
     };
     render(style, &columns, &status.nodes.iter().map(row).collect::<Vec<_>>())
+}
+
+/// `41`, or `41/10,000` where the most is known.
+fn clients(node: &NodeStatus) -> Cell {
+    let now = grouped(u64::from(node.clients));
+    match node.clients_max {
+        0 => now.into(),
+        max if node.clients >= max => Cell::inked(format!("{now}/{}", grouped(u64::from(max))), Ink::Warn),
+        max => format!("{now}/{}", grouped(u64::from(max))).into(),
+    }
 }
 
 fn shards(style: Style, status: &GetServerStatusResponse) -> String {
@@ -196,6 +213,11 @@ struct JsonNode<'a> {
     state_bytes: u64,
     applied: u64,
     lag: u64,
+    clients_max: u32,
+    load_permille: u32,
+    cpu_permille: u32,
+    queued: u32,
+    send_p99_us: u32,
     shards: Vec<JsonShard>,
 }
 
@@ -266,6 +288,11 @@ fn json_node<'a>(status: &GetServerStatusResponse, node: &'a NodeStatus) -> Json
         state_bytes: node.state_bytes,
         applied,
         lag,
+        clients_max: node.clients_max,
+        load_permille: node.load_permille,
+        cpu_permille: node.cpu_permille,
+        queued: node.queued,
+        send_p99_us: node.send_p99_us,
         shards: node.shards.iter().map(shard).collect(),
     }
 }
@@ -302,6 +329,8 @@ mod tests {
             reachable: true,
             uptime_ms: 7_200_000,
             clients: 41,
+            clients_max: 10_000,
+            load_permille: 83,
             sync_p99_us: 3_100,
             log_bytes: 8 << 20,
             state_bytes: (4 << 20) + (1 << 19),
@@ -327,10 +356,10 @@ mod tests {
     fn a_healthy_cluster() {
         let expected = "\
 cluster local   HEALTHY   3/3 nodes   can lose 1   2 shards x 3 replicas   layout 1
-NODE   ROLE          ADDRESS         VERSION    APPLIED  LAG  SYNC p99  CLIENTS      DISK  UP
-node1  leads 1 of 3  127.0.0.1:7400  0.1.0    1,200,000    0    3.1 ms       41  12.5 MiB  2h
-node2  leads 2 of 3  127.0.0.1:7410  0.1.0    1,200,000    0    3.1 ms       41  12.5 MiB  2h
-node3  follower      127.0.0.1:7420  0.1.0    1,199,994    6    3.1 ms       41  12.5 MiB  2h
+NODE   ROLE          ADDRESS         VERSION    APPLIED  LAG  SYNC p99    CLIENTS  LOAD      DISK  UP
+node1  leads 1 of 3  127.0.0.1:7400  0.1.0    1,200,000    0    3.1 ms  41/10,000   9 %  12.5 MiB  2h
+node2  leads 2 of 3  127.0.0.1:7410  0.1.0    1,200,000    0    3.1 ms  41/10,000   9 %  12.5 MiB  2h
+node3  follower      127.0.0.1:7420  0.1.0    1,199,994    6    3.1 ms  41/10,000   9 %  12.5 MiB  2h
 
 SHARD     LEADER  TERM  APPLIED  LAG  REPLICAS
 0 (meta)  node1      4  400,000    2  node1 node2 node3

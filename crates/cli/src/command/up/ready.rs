@@ -1,14 +1,18 @@
-//! When a cluster is ready: every server says so itself, every shard has a leader, and every replica has applied what
-//! was set up at the beginning. From then on every command works at every server.
+//! When a cluster is ready: every server says so itself, every shard has a leader, every replica has applied what was set
+//! up at the beginning, and the resolver names every server and who leads. From then on every command works at every
+//! server, and without being told where one is.
 
 use std::time::Duration;
 
 use conclave_client::Client;
 use conclave_proto::chat::GetServerStatusResponse;
+use conclave_proto::dns::LookupRequest;
+use conclave_proto::dns::dns_service_client::DnsServiceClient;
 use futures::future::join_all;
 use tokio::time::timeout;
+use tonic::transport::Endpoint;
 
-use super::plan::Node;
+use super::plan::{Node, Plan, Resolver};
 use crate::http;
 use crate::view::status::{json, leaderless};
 
@@ -19,10 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What is being waited for, for people.
-pub(super) async fn look(client: &Client, nodes: &[Node]) -> Result<GetServerStatusResponse, String> {
+pub(super) async fn look(client: &Client, plan: &Plan) -> Result<GetServerStatusResponse, String> {
     let probe = async |node: &Node| http::get(&node.http.to_string(), "/readyz", PATIENCE).await;
-    let answers = join_all(nodes.iter().map(probe)).await;
-    for (node, answer) in nodes.iter().zip(answers) {
+    let answers = join_all(plan.nodes.iter().map(probe)).await;
+    for (node, answer) in plan.nodes.iter().zip(answers) {
         match answer {
             Ok(answer) if answer.status == 200 => {}
             Ok(_) => return Err(format!("{} is not ready", node.name)),
@@ -31,10 +35,32 @@ pub(super) async fn look(client: &Client, nodes: &[Node]) -> Result<GetServerSta
     }
     let status = timeout(PATIENCE, client.status()).await;
     let status = status.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())?;
-    match waiting_for(&status, nodes.len()) {
-        None => Ok(status),
-        Some(what) => Err(what),
+    if let Some(what) = waiting_for(&status, plan.nodes.len()) {
+        return Err(what);
     }
+    if let Some(resolver) = &plan.resolver {
+        let named = timeout(PATIENCE, named(resolver)).await;
+        let named = named.map_err(|_| "the resolver does not answer".to_owned())?;
+        let [healthy, leaders] =
+            named.map_err(|status| format!("the resolver says: {}", status.message()))?;
+        if healthy < plan.nodes.len() || leaders == 0 {
+            return Err("the resolver does not name every server and the leader yet".to_owned());
+        }
+    }
+    Ok(status)
+}
+
+/// How many healthy servers the resolver names, and how many leaders.
+async fn named(resolver: &Resolver) -> Result<[usize; 2], tonic::Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", resolver.grpc));
+    let endpoint = endpoint.map_err(|error| tonic::Status::internal(error.to_string()))?;
+    let mut dns = DnsServiceClient::new(endpoint.connect_lazy());
+    let mut counts = [0; 2];
+    for (count, name) in counts.iter_mut().zip(["", "leader"]) {
+        let answer = dns.lookup(LookupRequest { name: name.to_owned() }).await?;
+        *count = answer.into_inner().targets.len();
+    }
+    Ok(counts)
 }
 
 fn waiting_for(status: &GetServerStatusResponse, nodes: usize) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use conclave_proto::chat::GetServerStatusResponse;
 use serde::Serialize;
 
 use super::child::Event;
-use super::plan::{Node, Plan};
+use super::plan::{Node, Plan, Resolver};
 use crate::settings::Style;
 use crate::view::table::{Align, Cell, render};
 use crate::view::text::{count, took};
@@ -28,16 +29,17 @@ pub(super) fn table(style: Style, plan: &Plan, pids: &[Option<u32>]) -> String {
         ("PEERS", Align::Left),
         ("HTTP", Align::Left),
     ];
-    let row = |(node, pid): (&Node, &Option<u32>)| -> Vec<Cell> {
-        vec![
-            node.name.clone().into(),
-            pid.map_or_else(String::new, |pid| pid.to_string()).into(),
-            node.client.to_string().into(),
-            node.peer.to_string().into(),
-            format!("http://{}", node.http).into(),
-        ]
+    let row = |name: &str, client: String, peer: SocketAddr, http: SocketAddr| -> Vec<Cell> {
+        vec![name.into(), "".into(), client.into(), peer.to_string().into(), format!("http://{http}").into()]
     };
-    render(style, &columns, &plan.nodes.iter().zip(pids).map(row).collect::<Vec<_>>())
+    let node = |node: &Node| row(&node.name, node.client.to_string(), node.peer, node.http);
+    // Clients ask it over DNS; servers, its peers, register with it.
+    let resolver = |r: &Resolver| row("resolver", format!("{} (DNS)", r.dns), r.grpc, r.http);
+    let mut rows: Vec<_> = plan.nodes.iter().map(node).chain(plan.resolver.as_ref().map(resolver)).collect();
+    for (row, pid) in rows.iter_mut().zip(pids) {
+        row[1] = pid.map_or_else(String::new, |pid| pid.to_string()).into();
+    }
+    render(style, &columns, &rows)
 }
 
 /// How this executable is called from the person's shell.
@@ -57,18 +59,22 @@ pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> Stri
 
 /// What to try next.
 pub(super) fn hints(executable: &str, plan: &Plan, after: Duration) -> String {
-    let name = if plan.at_default_ports() {
-        executable.to_owned()
-    } else {
-        format!("{executable} -s {}", plan.servers())
+    let name = match (&plan.resolver, plan.at_default_ports()) {
+        (_, true) => executable.to_owned(),
+        (Some(resolver), false) => format!("{executable} --name-server {}", resolver.dns),
+        (None, false) => format!("{executable} -s {}", plan.servers()),
     };
+    let dig = plan.resolver.as_ref().map_or_else(String::new, |resolver| {
+        let (ip, port, zone) = (resolver.dns.ip(), resolver.dns.port(), &resolver.zone);
+        format!("\n  dig +short @{ip} -p {port} _conclave._tcp.leader.{zone} SRV")
+    });
     format!(
         "
 ready after {}; {} in {}. In another terminal:
 
   {name} tail general
   {name} send general hello
-  {name} status --watch
+  {name} status --watch{dig}
 
 Kill a server (kill -9 PID) and go on talking. Ctrl-C stops all of them.",
         took(after),
@@ -77,11 +83,11 @@ Kill a server (kill -9 PID) and go on talking. Ctrl-C stops all of them.",
     )
 }
 
-/// A server died or came back.
-pub(super) fn happened(node: &Node, event: &Event, restart: bool) -> String {
+/// A process died or came back.
+pub(super) fn happened(name: &str, event: &Event, restart: bool) -> String {
     match event {
-        Event::Started { pid, again: true } => format!("{} is back (pid {pid})", node.name),
-        Event::Started { pid, again: false } => format!("{} runs (pid {pid})", node.name),
+        Event::Started { pid, again: true } => format!("{name} is back (pid {pid})"),
+        Event::Started { pid, again: false } => format!("{name} runs (pid {pid})"),
         Event::Ended { how, last_words } => {
             let then = if restart { "; starting it again in 3 s" } else { "" };
             let why = match how {
@@ -89,7 +95,7 @@ pub(super) fn happened(node: &Node, event: &Event, restart: bool) -> String {
                 super::child::How::Signal(_) => String::new(),
                 super::child::How::Code(_) | super::child::How::NotStarted(_) => format!(": {last_words}"),
             };
-            format!("{} {how}{why}{then}", node.name)
+            format!("{name} {how}{why}{then}")
         }
     }
 }
@@ -102,6 +108,7 @@ pub(super) struct Json<'a> {
     dir: String,
     shards: u32,
     nodes: Vec<JsonNode<'a>>,
+    resolver: Option<JsonResolver<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,6 +119,15 @@ struct JsonNode<'a> {
     client: String,
     peer: String,
     http: String,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonResolver<'a> {
+    pid: Option<u32>,
+    dns: String,
+    grpc: String,
+    http: String,
+    zone: &'a str,
 }
 
 /// For programs.
@@ -135,6 +151,13 @@ pub(super) fn json<'a>(
         dir: plan.dir.display().to_string(),
         shards: plan.shards(),
         nodes: plan.nodes.iter().zip(pids).map(node).collect(),
+        resolver: plan.resolver.as_ref().map(|resolver| JsonResolver {
+            pid: pids.last().copied().flatten(),
+            dns: resolver.dns.to_string(),
+            grpc: resolver.grpc.to_string(),
+            http: resolver.http.to_string(),
+            zone: &resolver.zone,
+        }),
     }
 }
 

@@ -1,0 +1,168 @@
+//! `conclave admin`: drains a server, spreads clients.
+
+use std::time::Duration;
+
+use conclave_client::find::Finder as _;
+use conclave_core::limits::CLIENT_CONNECT_TIMEOUT;
+use conclave_proto::admin::admin_service_client::AdminServiceClient;
+use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
+use conclave_proto::status::from_status;
+use serde::Serialize;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use crate::args::admin::{AdminArgs, AdminCommand};
+use crate::errors::no_server;
+use crate::exit::{Exit, Failed};
+use crate::output;
+use crate::settings::Settings;
+use crate::view::text::{count, safe};
+
+type Admin = AdminServiceClient<Channel>;
+
+/// Does what was asked for.
+///
+/// # Errors
+/// If no server could do it.
+pub(super) async fn run(args: AdminArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    match args.command {
+        AdminCommand::Drain { node } => drain(node, settings).await,
+        AdminCommand::Rebalance => rebalance(settings).await,
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Drained<'a> {
+    node: &'a str,
+    still_leads: u32,
+    clients: u32,
+}
+
+async fn drain(node: String, settings: &Settings) -> anyhow::Result<Exit> {
+    let answer =
+        ask(settings, async |mut admin: Admin| admin.drain(DrainRequest { node: node.clone() }).await);
+    let DrainResponse { still_leads, clients } = answer.await?;
+    if settings.json {
+        output::json(&Drained { node: &node, still_leads, clients })?;
+    } else {
+        output::line(&drained(&node, still_leads, clients))?;
+    }
+    Ok(if still_leads + clients == 0 { Exit::Ok } else { Exit::Refused })
+}
+
+fn drained(node: &str, still_leads: u32, clients: u32) -> String {
+    let left: Vec<String> = [
+        (still_leads > 0).then(|| format!("leads {}", count(still_leads.into(), "shard"))),
+        (clients > 0).then(|| format!("has {}", count(clients.into(), "client"))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if left.is_empty() {
+        format!("{node} is drained: it leads nothing and has no clients. Restart it to use it again.")
+    } else {
+        format!(
+            "{node} takes no new work, but still {}. Drain it again, or stop it: it hands over then.",
+            left.join(" and ")
+        )
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Moved<'a> {
+    moves: Vec<JsonMove<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonMove<'a> {
+    from: &'a str,
+    to: &'a [String],
+    sessions: u32,
+}
+
+async fn rebalance(settings: &Settings) -> anyhow::Result<Exit> {
+    let answer = ask(settings, async |mut admin: Admin| admin.rebalance(RebalanceRequest {}).await);
+    let RebalanceResponse { moves } = answer.await?;
+    if settings.json {
+        let json = |from, to, sessions| JsonMove { from, to, sessions };
+        let moves = moves.iter().map(|one| json(&one.from, &one.to, one.sessions)).collect();
+        output::json(&Moved { moves })?;
+        return Ok(Exit::Ok);
+    }
+    if moves.is_empty() {
+        output::line("the clients are spread evenly already")?;
+    }
+    for one in &moves {
+        let to: Vec<String> = one.to.iter().map(|name| safe(name, "")).collect();
+        let clients = count(one.sessions.into(), "client");
+        output::line(&format!("{} sends {clients} to {}", safe(&one.from, ""), to.join(", ")))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Asks one server after the other until one answers. Both commands may be given twice.
+async fn ask<A>(
+    settings: &Settings,
+    call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
+) -> Result<A, Failed> {
+    let found = settings.finder().find().await.map_err(|_| no_server(""))?;
+    let mut last = String::new();
+    for address in found.addresses() {
+        let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { continue };
+        let channel = endpoint.connect_timeout(connect_timeout(settings)).connect_lazy();
+        match tokio::time::timeout(settings.timeout, call(Admin::new(channel))).await {
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            Ok(Err(status)) => {
+                let failure = from_status(&status);
+                if !elsewhere(status.code()) {
+                    return Err(refused(&failure.code, &status));
+                }
+                last = failure.message;
+            }
+            Err(_) => last = format!("{address} did not answer within {:?}", settings.timeout),
+        }
+    }
+    Err(no_server(&last))
+}
+
+/// Whether another server may do what this one could not.
+fn elsewhere(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled)
+}
+
+fn connect_timeout(settings: &Settings) -> Duration {
+    settings.timeout.min(CLIENT_CONNECT_TIMEOUT)
+}
+
+fn refused(word: &str, status: &Status) -> Failed {
+    match status.code() {
+        Code::NotFound => {
+            Failed::new(Exit::NotFound, status.message(), "`conclave status` shows the servers' names")
+        }
+        Code::Unimplemented => {
+            let next = "update the servers; `conclave doctor` shows their versions";
+            Failed::new(Exit::Refused, "the server is older than this command", next)
+        }
+        _ => Failed::new(Exit::of_word(word), status.message(), ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_said() {
+        assert!(drained("node2", 0, 0).contains("leads nothing"));
+        let text = drained("node2", 1, 3);
+        assert!(text.contains("still leads 1 shard and has 3 clients"), "{text}");
+        assert!(drained("node2", 0, 1).contains("still has 1 client."));
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let unknown = refused("not_found", &Status::not_found("there is no node \"x\""));
+        assert_eq!((unknown.exit, unknown.next.contains("status")), (Exit::NotFound, true));
+        assert_eq!(refused("", &Status::unimplemented("")).exit, Exit::Refused);
+    }
+}

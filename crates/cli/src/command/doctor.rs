@@ -1,0 +1,159 @@
+//! `conclave doctor`: examines everything between here and the servers, and says what to do.
+
+mod diagnose;
+mod names;
+pub(crate) mod report;
+mod servers;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+
+use conclave_client::find::{Candidate, Examined, Finder as _, Seed};
+use conclave_client::{CallError, Client};
+use conclave_core::limits::NODES_MAX;
+use conclave_proto::chat::GetServerStatusResponse;
+use futures::future::join_all;
+
+use self::report::{Configuration, Network, Report};
+use crate::exit::Exit;
+use crate::settings::Settings;
+use crate::view::doctor::page;
+use crate::{output, session};
+
+/// These say where something is. The values of others are nobody's business.
+const SHOWN: [&str; 5] =
+    ["CONCLAVE_SERVERS", "CONCLAVE_NAME_SERVER", "CONCLAVE_ZONE", "CONCLAVE_STATE_DIR", "CONCLAVE_TIMEOUT"];
+const PREFIX: &str = "CONCLAVE_";
+
+/// Examines, prints, and says by its exit code how it is.
+///
+/// # Errors
+/// If nobody reads what it prints.
+pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
+    let mut report = examine(settings).await;
+    diagnose::diagnose(&mut report);
+    if settings.json {
+        output::json(&report)?;
+    } else {
+        output::block(&page(settings.style, &report))?;
+    }
+    Ok(diagnose::exit(&report))
+}
+
+async fn examine(settings: &Settings) -> Report {
+    let finder = settings.finder();
+    let (examined, found) = futures::join!(finder.examine(), finder.find());
+    let candidates = found.map(|found| found.candidates).unwrap_or_default();
+    let members = examined.members.clone().unwrap_or_default();
+    let network = network(&examined);
+    let usual = usual(settings);
+    let zones = examined.zones.into_iter().map(|(zone, answers)| names::zone(zone, answers, usual));
+    let (zones, (servers, status)) = futures::join!(join_all(zones), servers(settings, candidates));
+    Report {
+        ok: false,
+        version: env!("CARGO_PKG_VERSION"),
+        os: os(),
+        time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        configuration: configuration(settings),
+        zones,
+        network,
+        members,
+        servers,
+        cluster: status.as_ref().map(servers::cluster),
+        problems: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+/// Nobody named the name servers that are asked.
+fn usual(settings: &Settings) -> bool {
+    let named = |seed: &Seed| matches!(seed, Seed::Zone { name_servers, .. } if !name_servers.is_empty());
+    settings.find.name_servers.is_empty() && !settings.find.seeds.iter().any(named)
+}
+
+fn network(examined: &Examined) -> Option<Network> {
+    Some(match examined.network.as_ref()? {
+        Ok(announced) => {
+            let line = |node: &conclave_client::find::mdns::Announced| {
+                let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+                format!("{} of {} at {}", node.name, node.cluster, addresses.join(", "))
+            };
+            Network { announced: announced.iter().map(line).collect(), error: None }
+        }
+        Err(error) => Network { announced: Vec::new(), error: Some(error.clone()) },
+    })
+}
+
+/// Looks at every server that was found, and at every one that these know of. The status is what one of them says.
+async fn servers(
+    settings: &Settings,
+    candidates: Vec<Candidate>,
+) -> (Vec<report::Server>, Option<GetServerStatusResponse>) {
+    let mut names: BTreeMap<String, (String, Option<String>)> = BTreeMap::new();
+    let status = status(settings, &candidates).await;
+    for node in status.iter().flat_map(|status| &status.nodes).filter(|node| !node.address.is_empty()) {
+        let http = node.record.as_ref().map(|record| record.http.clone()).filter(|http| !http.is_empty());
+        names.insert(node.address.clone(), (node.name.clone(), http));
+    }
+    // Where a server is known to be, its other addresses and those of once need no look.
+    if names.is_empty() {
+        names.extend(candidates.into_iter().map(|one| (one.address, (one.name, None))));
+    }
+    let Ok(client) =
+        Client::builder().servers(names.keys().cloned()).patience(settings.timeout).observe().await
+    else {
+        return (Vec::new(), status);
+    };
+    let looks = names.into_iter().take(NODES_MAX).map(|(address, (name, http))| {
+        let client = &client;
+        async move { servers::server(client, name, address, http).await }
+    });
+    let mut servers = join_all(looks).await;
+    servers.sort_by(|a, b| a.name.cmp(&b.name));
+    client.close().await;
+    (servers, status)
+}
+
+async fn status(settings: &Settings, candidates: &[Candidate]) -> Option<GetServerStatusResponse> {
+    if candidates.is_empty() {
+        return None;
+    }
+    let observer = session::observer(settings, settings.timeout).await.ok()?;
+    let status: Result<_, CallError> = observer.status().await;
+    observer.close().await;
+    status.ok()
+}
+
+fn configuration(settings: &Settings) -> Configuration {
+    let name = |key: std::ffi::OsString| key.into_string().ok().filter(|key| key.starts_with(PREFIX));
+    let mut environment: Vec<String> = env::vars_os()
+        .filter_map(|(key, value)| {
+            let key = name(key)?;
+            let shown = SHOWN.contains(&key.as_str());
+            Some(if shown { format!("{key}={}", value.to_string_lossy()) } else { key })
+        })
+        .collect();
+    environment.sort();
+    Configuration {
+        asked: settings.asked(),
+        default: settings.find.seeds.is_empty(),
+        state_dir: settings.state_dir.display().to_string(),
+        timeout_ms: u64::try_from(settings.timeout.as_millis()).unwrap_or(u64::MAX),
+        environment,
+    }
+}
+
+/// `Debian GNU/Linux 12 (bookworm), linux 6.1.0, x86_64`, as far as it is known.
+fn os() -> String {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let system = format!("{} {}", env::consts::OS, kernel.trim());
+    let parts = [
+        name.map(|name| name.trim_matches('"').to_owned()),
+        Some(system),
+        Some(env::consts::ARCH.to_owned()),
+    ];
+    parts.into_iter().flatten().map(|part| part.trim().to_owned()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,333 @@
+//! What is wrong, and what to do about it. Pure.
+
+use std::collections::BTreeSet;
+
+use super::report::{NameServer, Problem, Report, Server, Zone};
+use crate::exit::Exit;
+use crate::view::text::count;
+
+/// Clocks that differ by more confuse people: messages carry the time of the server that ordered them.
+const CLOCK_OFFSET_MS_MAX: u64 = 500;
+
+/// Fills in problems and notes.
+pub(super) fn diagnose(report: &mut Report) {
+    let mut found = Findings::default();
+    for zone in &report.zones {
+        found.zone(zone, &report.servers);
+    }
+    if let Some(error) = report.network.as_ref().and_then(|network| network.error.as_ref()) {
+        found.note(error.clone());
+    }
+    for server in &report.servers {
+        found.server(server);
+    }
+    found.versions(report);
+    found.cluster(report);
+    if report.servers.iter().all(|server| server.ping_us.is_none()) {
+        found.problem(
+            "no server answers",
+            "start a cluster with `conclave up`, or say where one is: --server HOST:PORT or --name-server IP:PORT",
+        );
+    }
+    report.ok = found.problems.is_empty();
+    (report.problems, report.notes) = (found.problems, found.notes);
+}
+
+/// The exit code.
+pub(super) fn exit(report: &Report) -> Exit {
+    match report.servers.iter().any(|server| server.ping_us.is_some()) {
+        true if report.ok => Exit::Ok,
+        true => Exit::Refused,
+        false => Exit::NoServer,
+    }
+}
+
+#[derive(Default)]
+struct Findings {
+    problems: Vec<Problem>,
+    notes: Vec<String>,
+}
+
+impl Findings {
+    fn problem(&mut self, what: impl Into<String>, next: impl Into<String>) {
+        self.problems.push(Problem { what: what.into(), next: next.into() });
+    }
+
+    fn note(&mut self, what: impl Into<String>) {
+        self.notes.push(what.into());
+    }
+
+    fn zone(&mut self, zone: &Zone, servers: &[Server]) {
+        let knowing: Vec<&NameServer> = zone.name_servers.iter().filter(|one| one.error.is_none()).collect();
+        for silent in &zone.name_servers {
+            let Some(error) = &silent.error else { continue };
+            if silent.usual {
+                self.note(error.clone());
+            } else {
+                self.problem(
+                    error.clone(),
+                    "see whether `conclave dns` runs there, and whether UDP and TCP to that port are let through",
+                );
+            }
+        }
+        if knowing.is_empty() && zone.name_servers.iter().all(|one| one.usual) {
+            self.note(format!(
+                "no name server knows the zone {}; with a resolver (`conclave dns`) clients find servers by themselves",
+                zone.zone
+            ));
+        }
+        for one in &knowing {
+            self.name_server(one, servers);
+        }
+        let serials: BTreeSet<u32> = knowing.iter().filter_map(|one| one.serial).collect();
+        if serials.len() > 1 {
+            self.note(format!(
+                "the name servers of {} do not say the same (serials {serials:?}), which is usual for a moment after a \
+                 change; if it stays so, one of them is cut off from the servers",
+                zone.zone
+            ));
+        }
+    }
+
+    fn name_server(&mut self, one: &NameServer, servers: &[Server]) {
+        if one.stale == Some(true) {
+            self.problem(
+                format!(
+                    "the name server {} is cut off from the servers: it says what it heard last",
+                    one.address
+                ),
+                "see whether servers are told of it (--resolvers), and whether they reach its port 7454",
+            );
+        }
+        if let Some(page) = one.health.as_ref().filter(|page| !page.ready) {
+            self.problem(
+                format!("the resolver at {} is not ready: {}", one.address, page.failing.join(", ")),
+                "see its log",
+            );
+        }
+        let targets: Vec<_> =
+            one.services.first().map(|clients| clients.targets.iter().collect()).unwrap_or_default();
+        for server in servers.iter().filter(|server| server.ping_us.is_some() && !server.name.is_empty()) {
+            if !targets.iter().any(|target| target.name == server.name) {
+                self.note(format!(
+                    "{} answers, but {} does not offer it to clients: it starts, drains, is full, or does not register \
+                     (--resolvers, --secret-file)",
+                    server.name, one.address
+                ));
+            }
+        }
+    }
+
+    fn server(&mut self, server: &Server) {
+        let name = named(server);
+        if let Some(error) = &server.error {
+            let next = if server.ips.is_empty() {
+                "give servers addresses that clients can resolve (--initial-cluster), or add the name to DNS"
+            } else {
+                "see whether `conclave server` runs there, and whether a firewall lets its port through"
+            };
+            self.problem(format!("{name}: {error}"), next);
+        }
+        if let Some(offset) = server.clock_offset_ms.filter(|ms| ms.unsigned_abs() > CLOCK_OFFSET_MS_MAX) {
+            let way = if offset > 0 { "ahead of" } else { "behind" };
+            self.problem(
+                format!("the clock of {name} is {} ms {way} the one here", offset.unsigned_abs()),
+                "run NTP on both machines; messages are ordered all the same, but shown with wrong times",
+            );
+        }
+        match &server.health {
+            Some(page) if page.unreachable => self.note(format!(
+                "the health page of {name} at {} cannot be reached from here: {}",
+                page.address,
+                page.failing.join(", ")
+            )),
+            Some(page) if !page.ready => self.problem(
+                format!("{name} is not ready: {}", page.failing.join(", ")),
+                "wait if it has just been started or drained; otherwise see its log",
+            ),
+            _ => {}
+        }
+    }
+
+    fn versions(&mut self, report: &Report) {
+        let versions: BTreeSet<&str> =
+            report.servers.iter().filter_map(|one| one.version.as_deref()).collect();
+        let list = || versions.iter().copied().collect::<Vec<_>>().join(", ");
+        if versions.len() > 1 {
+            self.note(format!("the servers have different versions ({}); finish the upgrade", list()));
+        } else if versions.first().is_some_and(|version| *version != report.version) {
+            self.note(format!("the servers have version {}, this program {}", list(), report.version));
+        }
+    }
+
+    fn cluster(&mut self, report: &Report) {
+        let Some(cluster) = &report.cluster else { return };
+        for problem in &cluster.problems {
+            self.problem(problem.clone(), "`conclave status` shows each server and shard");
+        }
+        if !cluster.leaderless.is_empty() {
+            self.problem(
+                format!("nobody leads shard {}", list(&cluster.leaderless)),
+                "start the servers that are down: a majority of each shard's replicas must run",
+            );
+        }
+        if cluster.can_lose < 0 {
+            self.problem(
+                "messages cannot be sent: too few servers run",
+                "start servers that are down; what is sent meanwhile waits in the outbox",
+            );
+        } else if cluster.can_lose == 0 && cluster.nodes > 1 {
+            self.note("one more server down, and messages have to wait");
+        }
+        if !cluster.healthy && cluster.problems.is_empty() && cluster.leaderless.is_empty() {
+            let up = count(cluster.reachable as u64, "server");
+            self.problem(format!("the cluster is not healthy ({up} reachable)"), "see `conclave status`");
+        }
+    }
+}
+
+fn named(server: &Server) -> String {
+    if server.name.is_empty() {
+        server.address.clone()
+    } else {
+        format!("{} ({})", server.name, server.address)
+    }
+}
+
+fn list(shards: &[u32]) -> String {
+    shards.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::doctor::report::{Cluster, Page, Service, Target};
+
+    fn server(name: &str) -> Server {
+        Server {
+            name: name.into(),
+            address: format!("{name}:7400"),
+            ips: vec!["10.0.0.1".into()],
+            connect_us: Some(200),
+            ping_us: Some(300),
+            version: Some("0.1.0".into()),
+            clock_offset_ms: Some(2),
+            ..Server::default()
+        }
+    }
+
+    fn name_server(usual: bool) -> NameServer {
+        let target = |name: &str| Target {
+            name: name.into(),
+            address: format!("{name}:7400"),
+            priority: 20,
+            weight: 100,
+        };
+        let targets = vec![target("n1"), target("n2")];
+        NameServer {
+            address: "127.0.0.1:7453".parse().unwrap(),
+            usual,
+            took_us: 900,
+            error: None,
+            serial: Some(7),
+            stale: Some(false),
+            services: vec![Service { name: "_conclave._tcp.z.".into(), targets, error: None }],
+            health: None,
+        }
+    }
+
+    fn well() -> Report {
+        Report {
+            version: "0.1.0",
+            zones: vec![Zone { zone: "z".into(), name_servers: vec![name_server(false)] }],
+            servers: vec![server("n1"), server("n2")],
+            cluster: Some(Cluster {
+                healthy: true,
+                can_lose: 1,
+                nodes: 2,
+                reachable: 2,
+                ..Cluster::default()
+            }),
+            ..Report::default()
+        }
+    }
+
+    /// What is said when a healthy report is changed so.
+    fn said(change: impl FnOnce(&mut Report)) -> (Exit, String, String) {
+        let mut report = well();
+        change(&mut report);
+        diagnose(&mut report);
+        for problem in &report.problems {
+            assert!(!problem.next.is_empty(), "{problem:?}");
+        }
+        let problems: Vec<_> = report.problems.iter().map(|problem| problem.what.clone()).collect();
+        (exit(&report), problems.join("\n"), report.notes.join("\n"))
+    }
+
+    #[test]
+    fn nothing_is_made_up_where_all_is_well() {
+        assert_eq!(said(|_| {}), (Exit::Ok, String::new(), String::new()));
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_is_found() {
+        type Change = fn(&mut Report);
+        let cases: [(&str, Change); 8] = [
+            ("does not answer", |r| r.zones[0].name_servers[0].error = Some("x does not answer".into())),
+            ("cut off from the servers", |r| r.zones[0].name_servers[0].stale = Some(true)),
+            ("600 ms behind", |r| r.servers[1].clock_offset_ms = Some(-600)),
+            ("n2 (n2:7400): no connection", |r| {
+                r.servers[1] =
+                    Server { ping_us: None, error: Some("no connection: refused".into()), ..server("n2") };
+            }),
+            ("not ready: meta_leader", |r| {
+                let failing = vec!["meta_leader".into()];
+                r.servers[0].health =
+                    Some(Page { address: "n1:7480".into(), ready: false, failing, unreachable: false });
+            }),
+            ("nobody leads shard 0, 3", |r| r.cluster.as_mut().unwrap().leaderless = vec![0, 3]),
+            ("too few servers", |r| r.cluster.as_mut().unwrap().can_lose = -1),
+            ("n3 does not answer", |r| {
+                r.cluster.as_mut().unwrap().problems = vec!["n3 does not answer".into()]
+            }),
+        ];
+        for (part, change) in cases {
+            let (exit, problems, _) = said(change);
+            assert!(problems.contains(part), "{part:?} is missing in {problems}");
+            assert_eq!(exit, Exit::Refused, "{part}");
+        }
+    }
+
+    #[test]
+    fn what_is_usual_is_only_noted() {
+        type Change = fn(&mut Report);
+        let cases: [(&str, Change); 5] = [
+            ("no name server knows the zone z", |r| {
+                r.zones[0].name_servers = vec![name_server(true)];
+                r.zones[0].name_servers[0].error =
+                    Some("the name server 10.0.0.2:53 does not know the name".into());
+            }),
+            ("different versions (0.1.0, 0.2.0)", |r| r.servers[0].version = Some("0.2.0".into())),
+            ("does not offer it", |r| r.servers.push(server("n3"))),
+            ("serials {7, 8}", |r| {
+                r.zones[0].name_servers.push(NameServer { serial: Some(8), ..name_server(false) });
+            }),
+            ("one more server down", |r| r.cluster.as_mut().unwrap().can_lose = 0),
+        ];
+        for (part, change) in cases {
+            let (exit, problems, notes) = said(change);
+            assert!(notes.contains(part), "{part:?} is missing in {notes}");
+            assert_eq!((exit, problems.as_str()), (Exit::Ok, ""), "{part}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_a_code_of_its_own() {
+        let (exit, problems, _) = said(|report| {
+            report.servers.clear();
+            report.cluster = None;
+        });
+        assert_eq!(exit, Exit::NoServer);
+        assert!(problems.contains("no server answers"), "{problems}");
+    }
+}
