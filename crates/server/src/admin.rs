@@ -1,4 +1,6 @@
-//! `AdminService`: what operators ask.
+//! `AdminService`: what operators and resolvers ask.
+
+use std::pin::Pin;
 
 use conclave_proto::admin::admin_service_server::AdminService;
 use conclave_proto::admin::{
@@ -6,8 +8,11 @@ use conclave_proto::admin::{
     RecordsRequest, RecordsResponse, ShardPlacement, StatusRequest,
 };
 use conclave_proto::chat::GetServerStatusResponse;
+use futures::Stream;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
+use crate::discovery::records::Records;
 use crate::gateway::service::Gateway;
 use crate::gateway::status::cluster_status;
 
@@ -15,6 +20,8 @@ use crate::gateway::status::cluster_status;
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) gateway: Gateway,
+    pub(crate) records: Records,
+    pub(crate) tasks: TaskTracker,
 }
 
 #[tonic::async_trait]
@@ -41,25 +48,24 @@ impl AdminService for Admin {
         Ok(Response::new(LayoutResponse { version: layout.version, shards: placements.collect() }))
     }
 
-    // The placement of clients fills these in.
-
-    async fn drain(&self, _request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        Err(Status::unimplemented("drain"))
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        let node = request.into_inner().node;
+        Ok(Response::new(self.gateway.placement.drain_node(&node, &self.tasks).await?))
     }
 
     async fn rebalance(
         &self,
         _request: Request<RebalanceRequest>,
     ) -> Result<Response<RebalanceResponse>, Status> {
-        Err(Status::unimplemented("rebalance"))
+        Ok(Response::new(self.gateway.placement.rebalance().await?))
     }
 
-    type RecordsStream = futures::stream::Empty<Result<RecordsResponse, Status>>;
+    type RecordsStream = Pin<Box<dyn Stream<Item = Result<RecordsResponse, Status>> + Send>>;
 
     async fn records(
         &self,
-        _request: Request<RecordsRequest>,
+        request: Request<RecordsRequest>,
     ) -> Result<Response<Self::RecordsStream>, Status> {
-        Err(Status::unimplemented("records"))
+        Ok(Response::new(Box::pin(self.records.tell(request.into_inner().nonce)?)))
     }
 }

@@ -79,6 +79,7 @@ pub(crate) async fn settle(
             furnish(&router).await;
         }
         node.settled.store(true, Ordering::Relaxed);
+        node.own.news.notify_one();
         tracing::info!("ready");
     };
     let mut expelled = expelled;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use conclave_core::limits::{
-    CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
+    CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, REPLICAS_MAX, RESOLVERS_MAX, SHARDS_MAX,
 };
 use conclave_proto::seal::Secret;
 
@@ -115,15 +115,36 @@ impl Config {
                  replicas as nodes"
             ));
         }
-        for (what, address) in
-            self.initial.iter().flat_map(|m| [("peer", &m.peer), ("client", &m.client), ("http", &m.http)])
-        {
+        let own =
+            self.initial.iter().flat_map(|m| [("peer", &m.peer), ("client", &m.client), ("http", &m.http)]);
+        for (what, address) in own.chain(self.resolvers.iter().map(|resolver| ("resolver", resolver))) {
             if !address
                 .rsplit_once(':')
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
             {
                 wrong.push(format!("the {what} address {address:?} is not host:port"));
             }
+        }
+        for name in self.initial.iter().map(|member| &member.name).filter(|name| !is_label(name)) {
+            wrong.push(format!(
+                "the node name {name:?} cannot be part of a DNS name: take 1 to 63 of a-z 0-9 -, with no - at the ends, and \
+                 none of leader, peers, metrics, shard-<n>"
+            ));
+        }
+        if self.max_clients == 0 {
+            wrong.push("a node takes at least 1 client, not 0".to_owned());
+        }
+        if self.resolvers.len() > RESOLVERS_MAX {
+            wrong.push(format!(
+                "a node registers with at most {RESOLVERS_MAX} resolvers, not {}",
+                self.resolvers.len()
+            ));
+        }
+        if !self.resolvers.is_empty() && self.secret.is_none() {
+            wrong.push(
+                "resolvers believe only nodes that know the cluster's secret; give the file that holds it, or no resolvers"
+                    .to_owned(),
+            );
         }
         let mut addresses: Vec<_> = self.initial.iter().flat_map(|m| [&m.peer, &m.client, &m.http]).collect();
         addresses.sort();
@@ -138,6 +159,18 @@ impl Config {
     pub fn replicas(&self) -> usize {
         self.replicas.unwrap_or(self.initial.len().min(REPLICAS_MAX))
     }
+}
+
+/// Whether a node of this name can be found in DNS, beside what else is there.
+fn is_label(name: &str) -> bool {
+    let taken = matches!(name, "leader" | "peers" | "metrics")
+        || name.strip_prefix("shard-").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(allowed)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && !taken
 }
 
 #[cfg(test)]
@@ -160,6 +193,8 @@ mod tests {
         bad.shards = 0;
         bad.replicas = Some(1);
         bad.initial[1].http = "nowhere".to_owned();
+        bad.max_clients = 0;
+        bad.resolvers = vec!["ns1:7454".to_owned(); 9];
         let wrong = bad.validate().unwrap_err().join("\n");
         for part in [
             "not in the list",
@@ -168,8 +203,25 @@ mod tests {
             "as many replicas",
             "not host:port",
             "used twice",
+            "at least 1 client",
+            "at most 8 resolvers",
+            "cluster's secret",
         ] {
             assert!(wrong.contains(part), "{part}: {wrong}");
         }
+    }
+
+    #[test]
+    fn names_of_nodes_are_labels() {
+        for good in ["a", "node1", "eu-west-1", "shard-a", &"x".repeat(63)] {
+            assert!(is_label(good), "{good}");
+        }
+        for bad in
+            ["", "Node1", "a_b", "a.b", "-a", "a-", "leader", "shard-3", "shard-", "ä", &"x".repeat(64)]
+        {
+            assert!(!is_label(bad), "{bad}");
+        }
+        let wrong = config(vec![member("a", 1), member("B_2", 11)]).validate().unwrap_err().join("\n");
+        assert!(wrong.contains("\"B_2\" cannot be part of a DNS name"), "{wrong}");
     }
 }

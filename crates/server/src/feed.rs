@@ -2,9 +2,11 @@
 //! from where it stands, so that a slow one costs no memory here and nothing can be skipped.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use conclave_core::{RoomId, Seq};
+use conclave_proto::chat::GoAway;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -21,11 +23,15 @@ struct Follower {
     room: u32,
 }
 
-/// One subscription's mailbox: which of its rooms have something new. Bounded by its number of rooms.
+/// One subscription's mailbox: which of its rooms have something new, and whether it should go elsewhere. Bounded by
+/// its number of rooms.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriber {
     news: Mutex<News>,
     notify: Notify,
+    /// `go_away` is there: without it, looking costs no lock.
+    asked: AtomicBool,
+    go_away: Mutex<Option<GoAway>>,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +92,22 @@ impl Subscriber {
         let mut news = lock(&self.news);
         rooms.append(&mut news.rooms);
         news.since.take()
+    }
+
+    /// Asks the subscription's client to continue elsewhere.
+    pub(crate) fn ask(&self, go_away: GoAway) {
+        *lock(&self.go_away) = Some(go_away);
+        self.asked.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    /// What the client was asked, once.
+    pub(crate) fn asked(&self) -> Option<GoAway> {
+        if !self.asked.load(Ordering::Acquire) {
+            return None;
+        }
+        self.asked.store(false, Ordering::Relaxed);
+        lock(&self.go_away).take()
     }
 
     /// Waits until there may be news.

@@ -1,16 +1,19 @@
 //! Every metric of a node, in one place. Labels are few and bounded: shards, peers, methods, outcomes;
 //! never rooms or users.
 
+mod clients;
+mod events;
+pub(crate) mod process;
+
 use std::time::Duration;
 
-use conclave_core::{RoomId, Seq, ShardId};
-use conclave_store::Observer;
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::feed::Feed;
+pub(crate) use clients::ClientMetrics;
+pub(crate) use events::StoreEvents;
 
 /// Latencies of disks and networks, seconds.
 const LATENCY: &[f64] = &[
@@ -69,11 +72,12 @@ pub struct Metrics {
     pub(crate) catch_up_pages: IntCounter,
     // Process
     pub(crate) process_resident: IntGauge,
-    pub(crate) process_cpu: Gauge,
+    pub(crate) process_cpu: Counter,
     pub(crate) process_fds: IntGauge,
     pub(crate) process_threads: IntGauge,
     pub(crate) alive_tasks: IntGauge,
     pub(crate) draining: IntGauge,
+    pub(crate) clients: ClientMetrics,
 }
 
 /// Registers metrics as they are made. Registration fails only on a name used twice or malformed, which
@@ -111,6 +115,10 @@ impl Maker {
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         self.put(HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY.to_vec()), labels))
+    }
+
+    fn ratio(&self, name: &str, help: &str) -> Gauge {
+        self.put(Gauge::new(name, help))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
@@ -309,11 +317,13 @@ impl Metrics {
                 "Pages of events that subscribers read from the state file.",
             ),
             process_resident: make.gauge("conclave_process_resident_bytes", "Resident memory."),
-            process_cpu: make.put(Gauge::new("conclave_process_cpu_seconds_total", "User and system time.")),
+            process_cpu: make
+                .put(Counter::new("conclave_process_cpu_seconds_total", "User and system time.")),
             process_fds: make.gauge("conclave_process_open_fds", "Open file descriptors."),
             process_threads: make.gauge("conclave_process_threads", "Threads."),
             alive_tasks: make.gauge("conclave_alive_tasks", "Tasks of the runtime."),
             draining: make.gauge("conclave_draining", "1 while the node gives its work away."),
+            clients: ClientMetrics::new(&make),
             registry: make.0,
         }
     }
@@ -332,12 +342,12 @@ impl Metrics {
     /// The 99th percentile of the log's syncs since the start, in microseconds: the upper end of its bucket.
     #[must_use]
     pub fn sync_p99_us(&self) -> u32 {
-        let metric = prometheus::core::Metric::metric(&self.storage_fsync);
-        let histogram = metric.get_histogram();
-        let wanted = histogram.get_sample_count() * 99 / 100;
-        let bucket = histogram.get_bucket().iter().find(|bucket| bucket.cumulative_count() > wanted);
-        bucket
-            .map_or(0, |bucket| micros(Duration::try_from_secs_f64(bucket.upper_bound()).unwrap_or_default()))
+        p99_us(&cumulative(&self.storage_fsync))
+    }
+
+    /// How many sends were acked since the start, by how long they took: for [`recent_p99_us`].
+    pub(crate) fn sends_by_duration(&self) -> Vec<u64> {
+        cumulative(&self.send_duration)
     }
 
     /// Reads what the kernel knows of this process. Only Linux tells; elsewhere the gauges stay 0.
@@ -351,52 +361,38 @@ impl Metrics {
         if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
             self.process_fds.set(i64::try_from(fds.count()).unwrap_or(i64::MAX));
         }
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // Behind the command's name in brackets come the numbered fields from the third on; the times are 14 and 15.
-        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        let mut times = after.split_whitespace().skip(11);
-        let ticks = number(times.next()) + number(times.next());
-        // USER_HZ is 100 on every Linux that Rust supports.
-        self.process_cpu.set(ticks as f64 / 100.0);
+        self.process_cpu.inc_by((process::cpu_time().as_secs_f64() - self.process_cpu.get()).max(0.0));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
         }
     }
 }
 
-fn micros(duration: Duration) -> u32 {
-    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+/// How many observations of a latency were at most as long as each bucket's end, and how many there were in all.
+fn cumulative(histogram: &Histogram) -> Vec<u64> {
+    let metric = prometheus::core::Metric::metric(histogram);
+    let histogram = metric.get_histogram();
+    let buckets = histogram.get_bucket().iter().map(prometheus::proto::Bucket::cumulative_count);
+    buckets.chain([histogram.get_sample_count()]).collect()
 }
 
-/// What the store tells of its work: into the metrics, and new events on to the subscribers.
-#[derive(Debug)]
-pub(crate) struct StoreEvents {
-    pub(crate) metrics: std::sync::Arc<Metrics>,
-    pub(crate) feed: std::sync::Arc<Feed>,
+/// The 99th percentile of what was observed between two looks, microseconds; 0 if nothing was.
+pub(crate) fn recent_p99_us(before: &[u64], after: &[u64]) -> u32 {
+    let between: Vec<_> =
+        after.iter().zip(before).map(|(after, before)| after.saturating_sub(*before)).collect();
+    p99_us(&between)
 }
 
-impl Observer for StoreEvents {
-    fn published(&self, _shard: ShardId, heads: &[(RoomId, Seq)]) {
-        self.feed.publish(heads);
-    }
-
-    fn log_synced(&self, took: Duration, bytes: usize, entries: usize) {
-        self.metrics.storage_fsync.observe(took.as_secs_f64());
-        self.metrics.storage_batch.observe(entries as f64);
-        self.metrics.storage_synced_bytes.inc_by(bytes as u64);
-    }
-
-    fn state_written(&self, took: Duration, _bytes: usize, checkpoint: bool) {
-        let histogram =
-            if checkpoint { &self.metrics.storage_checkpoint } else { &self.metrics.storage_commit };
-        histogram.observe(took.as_secs_f64());
-    }
-
-    fn applied(&self, shard: ShardId, _entries: usize, commands: usize, _took: Duration) {
-        // A label look-up for each batch of entries, not for each command.
-        let counter = self.metrics.applied_commands.with_label_values(&[&shard.to_string()]);
-        counter.inc_by(commands as u64);
-    }
+/// The upper end of the bucket in which the 99th percentile is, microseconds; of the last one, if it is beyond.
+fn p99_us(cumulative: &[u64]) -> u32 {
+    let wanted = match cumulative.last() {
+        None | Some(0) => return 0,
+        Some(count) => count * 99 / 100,
+    };
+    let bucket = LATENCY.iter().zip(cumulative).find(|(_, count)| **count > wanted);
+    let seconds = bucket.map_or(LATENCY[LATENCY.len() - 1], |(end, _)| *end);
+    let end = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    u32::try_from(end.as_micros()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -413,5 +409,7 @@ mod tests {
         assert_eq!(metrics.sync_p99_us(), 0);
         metrics.storage_fsync.observe(0.0004);
         assert_eq!(metrics.sync_p99_us(), 500);
+        metrics.storage_fsync.observe(60.0);
+        assert_eq!(metrics.sync_p99_us(), 10_000_000);
     }
 }

@@ -6,54 +6,25 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use conclave_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::health::{Check, Health};
 use crate::metrics::Metrics;
-use crate::node::NodeInfo;
 use crate::shard::{Shards, leadership};
 
 /// What the pages are made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
-    pub(crate) node: Arc<NodeInfo>,
+    pub(crate) health: Arc<Health>,
     pub(crate) shards: Arc<Shards>,
-    pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
-}
-
-/// One thing that a probe looks at.
-struct Check {
-    name: &'static str,
-    ok: bool,
-}
-
-impl Page {
-    fn storage(&self) -> Check {
-        Check { name: "storage", ok: self.store.failed().borrow().is_none() }
-    }
-
-    fn started(&self) -> Check {
-        Check { name: "started", ok: self.node.settled.load(Ordering::Relaxed) }
-    }
-
-    fn ready(&self) -> Vec<Check> {
-        let meta = self.shards.meta().leader().leader.is_some();
-        vec![
-            self.storage(),
-            self.started(),
-            Check { name: "not_draining", ok: !self.node.is_draining() },
-            Check { name: "meta_leader", ok: meta },
-        ]
-    }
 }
 
 /// Serves until the node stops.
@@ -61,15 +32,15 @@ pub(crate) async fn serve(listener: TcpListener, page: Page, stop: CancellationT
     let app = Router::new()
         .route(
             "/livez",
-            get(async |State(page): State<Page>, query: RawQuery| answer(&[page.storage()], &query)),
+            get(async |State(page): State<Page>, query: RawQuery| answer(&[page.health.storage()], &query)),
         )
         .route(
             "/startupz",
-            get(async |State(page): State<Page>, query: RawQuery| answer(&[page.started()], &query)),
+            get(async |State(page): State<Page>, query: RawQuery| answer(&[page.health.started()], &query)),
         )
         .route(
             "/readyz",
-            get(async |State(page): State<Page>, query: RawQuery| answer(&page.ready(), &query)),
+            get(async |State(page): State<Page>, query: RawQuery| answer(&page.health.ready(), &query)),
         )
         .route("/metrics", get(metrics))
         .with_state(page);

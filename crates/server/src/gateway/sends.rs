@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::gateway::route::Router;
+use crate::gateway::service::Gateway;
 use crate::gateway::session::Caller;
+use crate::gateway::sessions::SendSeat;
 use crate::metrics::Metrics;
 
 /// Sends one request and waits until it is decided.
@@ -128,6 +130,7 @@ pub(crate) struct SendStream {
     /// The node gives its work away: what is under way is still answered, then the stream ends and the client
     /// continues elsewhere.
     leaving: CancellationToken,
+    _seat: SendSeat,
     open: bool,
     next_index: u64,
     undecided: usize,
@@ -149,17 +152,17 @@ struct Sent {
 impl SendStream {
     pub(crate) fn open(
         requests: Streaming<chat::SendBatch>,
-        router: Router,
-        metrics: Arc<Metrics>,
+        gateway: &Gateway,
         caller: Caller,
-        leaving: CancellationToken,
-    ) -> impl Stream<Item = Result<chat::SendResults, Status>> + Send {
+        seat: SendSeat,
+    ) -> impl Stream<Item = Result<chat::SendResults, Status>> + Send + use<> {
         let state = Self {
             requests,
-            router,
-            metrics,
+            router: gateway.router.clone(),
+            metrics: Arc::clone(&gateway.metrics),
             caller,
-            leaving,
+            leaving: gateway.node.leaving.clone(),
+            _seat: seat,
             open: true,
             next_index: 0,
             undecided: 0,

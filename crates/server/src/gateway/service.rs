@@ -10,7 +10,7 @@ use conclave_core::{Refusal, Seq};
 use conclave_proto::chat::chat_service_server::ChatService;
 use conclave_proto::chat::{
     self, Consistency, CreateRoomRequest, CreateRoomResponse, GetServerStatusRequest,
-    GetServerStatusResponse, GoAway, HistoryRequest, HistoryResponse, JoinChatRequest, LeaveRoomRequest,
+    GetServerStatusResponse, HistoryRequest, HistoryResponse, JoinChatRequest, LeaveRoomRequest,
     ListRoomsRequest, ListRoomsResponse, OpenSessionRequest, OpenSessionResponse, PingRequest, PingResponse,
     SendBatch, SendMessageRequest, SendMessageResponse, SendResults, history_request::Where,
     send_message_request::Content,
@@ -32,9 +32,7 @@ use crate::gateway::session::{self, Caller};
 use crate::gateway::{status, subscription};
 use crate::metrics::Metrics;
 use crate::node::NodeInfo;
-
-/// How long a drained node's clients get to go elsewhere, as they are told.
-const GOAWAY_IN_MS: u32 = 2_000;
+use crate::placement::Placement;
 
 /// The client API of one node.
 #[derive(Clone, Debug)]
@@ -47,6 +45,7 @@ pub(crate) struct Gateway {
     pub(crate) clock: Clock,
     /// The cluster as this node sees it, for clients to know where else to go.
     pub(crate) views: watch::Receiver<Arc<chat::ClusterView>>,
+    pub(crate) placement: Placement,
 }
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -69,16 +68,6 @@ impl Gateway {
         let code = result.as_ref().map_or_else(Failure::code, |_| "ok");
         self.metrics.rpc_handled.with_label_values(&[method, code]).inc();
         result.map(Response::new).map_err(Status::from)
-    }
-
-    /// Where clients should go instead of here: living nodes that are not drained, the least busy first.
-    pub(crate) fn go_away(&self, reason: &str) -> GoAway {
-        let view = self.views.borrow().clone();
-        let mut nodes: Vec<_> =
-            view.nodes.iter().filter(|n| n.alive && !n.draining && n.node_id != self.node.id.0).collect();
-        nodes.sort_by_key(|node| node.clients);
-        let addresses = nodes.into_iter().map(|node| node.address.clone()).collect();
-        GoAway { in_ms: GOAWAY_IN_MS, addresses, reason: reason.to_owned() }
     }
 
     async fn read_history(&self, request: HistoryRequest) -> Result<HistoryResponse, Failure> {
@@ -168,6 +157,11 @@ impl ChatService for Gateway {
         request: Request<JoinChatRequest>,
     ) -> Result<Response<Self::JoinChatStream>, Status> {
         self.call("JoinChat", async {
+            // Before any work: who is not let in has no time to lose, and this node has none to give.
+            let claimed = session::claimed(request.metadata());
+            if let Some(why) = self.node.sessions.turns_away(claimed) {
+                return Err(self.placement.elsewhere(why));
+            }
             let caller = self.caller(&request).await?;
             let frames = subscription::open(self, &caller, request.into_inner()).await?;
             Ok(Box::pin(frames) as Self::JoinChatStream)
@@ -193,11 +187,9 @@ impl ChatService for Gateway {
         request: Request<Streaming<SendBatch>>,
     ) -> Result<Response<Self::SendMessagesStream>, Status> {
         self.call("SendMessages", async {
+            let seat = self.node.sessions.enter_sends().map_err(|why| self.placement.elsewhere(why))?;
             let caller = self.caller(&request).await?;
-            let leaving = self.node.leaving.clone();
-            let metrics = Arc::clone(&self.metrics);
-            let stream =
-                SendStream::open(request.into_inner(), self.router.clone(), metrics, caller, leaving);
+            let stream = SendStream::open(request.into_inner(), self, caller, seat);
             Ok(Box::pin(stream) as Self::SendMessagesStream)
         })
         .await

@@ -53,6 +53,11 @@ pub(crate) async fn open(
     }
 }
 
+/// The session that a call claims to be from; not checked.
+pub(crate) fn claimed(metadata: &MetadataMap) -> Option<SessionId> {
+    parse(metadata).ok().map(|(session, _)| session)
+}
+
 /// Checks the token of a call.
 pub(crate) async fn caller(router: &Router, metadata: &MetadataMap) -> Result<Caller, Failure> {
     let (session, secret) = parse(metadata)?;

@@ -1,36 +1,31 @@
 //! What a node tells of itself, and of the cluster.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use conclave_core::NodeId;
-use conclave_proto::chat::{ClusterView, GetServerStatusResponse, NodeStatus, NodeView, Role, ShardStatus};
+use conclave_proto::chat::{GetServerStatusResponse, NodeStatus, Role, ShardStatus};
+use conclave_proto::cluster::NodeRecord;
 use conclave_proto::raft::NodeStatusRequest;
 use conclave_store::{Store, TypeConfig};
-use futures::stream::{FuturesUnordered, StreamExt as _};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Instant as _, RaftMetrics, ServerState};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::gateway::service::Gateway;
 use crate::metrics::Metrics;
 use crate::node::NodeInfo;
-use crate::peer::{Peer, Peers};
+use crate::peer::Peer;
 use crate::shard::{Replica, Shards};
 
 /// How long a peer gets to answer for itself.
 const PEER_TIMEOUT: Duration = Duration::from_millis(300);
 /// A leader whom no quorum has answered for so long leads nobody. Far above the longest election timeout.
 const QUORUM_FRESH: Duration = Duration::from_secs(3);
-/// How often the view of the cluster is looked at again.
-const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// This node's own status.
 pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metrics: &Metrics) -> NodeStatus {
     let usage = store.usage();
+    let load = *node.load.borrow();
+    let (clients, clients_max) = (node.sessions.count(), node.sessions.max());
     NodeStatus {
         node_id: node.id.0,
         name: node.member.name.clone(),
@@ -39,12 +34,17 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         reachable: true,
         draining: node.is_draining(),
         uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        clients: node.clients.load(Ordering::Relaxed),
+        clients,
+        clients_max,
+        load_permille: load.score(clients, clients_max),
+        cpu_permille: load.cpu_permille,
+        queued: load.queued,
+        send_p99_us: load.send_p99_us,
         sync_p99_us: metrics.sync_p99_us(),
         log_bytes: usage.log_file_bytes,
         state_bytes: usage.state_file_bytes,
         shards: shards.iter().map(|replica| shard_status(replica)).collect(),
-        ..NodeStatus::default()
+        record: Some(NodeRecord::clone(&node.own.get())),
     }
 }
 
@@ -116,7 +116,8 @@ pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetSe
     }
 }
 
-async fn peer_status(peer: &Peer) -> NodeStatus {
+/// What the peer says of itself, or what is known without it.
+pub(crate) async fn peer_status(peer: &Peer) -> NodeStatus {
     let mut client = peer.client();
     match tokio::time::timeout(PEER_TIMEOUT, client.node_status(NodeStatusRequest {})).await {
         Ok(Ok(status)) => status.into_inner(),
@@ -164,73 +165,6 @@ fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
         i32::try_from(alive).unwrap_or(i32::MAX) - i32::try_from(majority).unwrap_or(i32::MAX)
     });
     (spare.min().unwrap_or(-1).max(-1), problems)
-}
-
-/// Keeps the view of the cluster that clients get, until the node stops.
-pub(crate) async fn keep_view(
-    node: Arc<NodeInfo>,
-    peers: Arc<Peers>,
-    views: watch::Sender<Arc<ClusterView>>,
-    stop: CancellationToken,
-) {
-    let mut asked: BTreeMap<NodeId, (bool, u32)> = BTreeMap::new();
-    let mut alive: Vec<_> = peers.iter().map(|peer| peer.alive.subscribe()).collect();
-    let mut ticks = tokio::time::interval(VIEW_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let mut changes: FuturesUnordered<_> = alive.iter_mut().map(watch::Receiver::changed).collect();
-        let ask = tokio::select! {
-            _ = ticks.tick() => true,
-            () = stop.cancelled() => return,
-            () = node.draining.cancelled(), if !node.is_draining() => false,
-            Some(_) = changes.next() => false,
-        };
-        drop(changes);
-        if ask {
-            for peer in peers.iter().filter(|peer| peer.is_alive()) {
-                let status = peer_status(peer).await;
-                asked.insert(peer.id, (status.draining, status.clients));
-            }
-        }
-        let others = peers.iter().map(|peer| {
-            let (draining, clients) = asked.get(&peer.id).copied().unwrap_or_default();
-            view_of(peer.id, &peer.member, peer.is_alive(), draining, clients)
-        });
-        let clients = node.clients.load(Ordering::Relaxed);
-        let me = view_of(node.id, &node.member, true, node.is_draining(), clients);
-        let mut nodes: Vec<_> = others.chain([me]).collect();
-        nodes.sort_by_key(|node| node.node_id);
-        views.send_if_modified(|view| {
-            // The load alone is no news: it would wake every subscriber every second.
-            let same = same_places(&view.nodes, &nodes);
-            let version = view.version + u64::from(!same);
-            *view = Arc::new(ClusterView { cluster_id: view.cluster_id.clone(), version, nodes });
-            !same
-        });
-    }
-}
-
-fn view_of(
-    id: NodeId,
-    member: &crate::config::Member,
-    alive: bool,
-    draining: bool,
-    clients: u32,
-) -> NodeView {
-    NodeView {
-        node_id: id.0,
-        name: member.name.clone(),
-        address: member.client.clone(),
-        alive,
-        draining,
-        clients,
-        ..NodeView::default()
-    }
-}
-
-fn same_places(old: &[NodeView], new: &[NodeView]) -> bool {
-    let place = |node: &NodeView| (node.node_id, node.alive, node.draining, node.address.clone());
-    old.iter().map(place).eq(new.iter().map(place))
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::feed::Subscriber;
 use crate::gateway::route::storage;
 use crate::gateway::service::Gateway;
 use crate::gateway::session::Caller;
+use crate::gateway::sessions::Seat;
 use crate::gateway::status::hears_from_leader;
 use crate::shard::Replica;
 
@@ -47,7 +48,7 @@ pub(crate) struct Subscription {
     unread: VecDeque<u32>,
     news_since: Option<Instant>,
     caught_up: bool,
-    said_goaway: bool,
+    _seat: Seat,
     /// Its own receiver: a clone of the gateway's would call everything news that came since the start.
     views: watch::Receiver<Arc<chat::ClusterView>>,
     view_seen: u64,
@@ -61,13 +62,14 @@ pub(crate) async fn open(
     caller: &Caller,
     request: JoinChatRequest,
 ) -> Result<impl Stream<Item = Result<EncodedFrame, Status>> + Send + use<>, Failure> {
-    let positions = positions(gateway, caller, request).await?;
     let subscriber = Arc::new(Subscriber::default());
+    let sessions = &gateway.node.sessions;
+    let seat = sessions.enter(caller.session, &subscriber).map_err(|why| gateway.placement.elsewhere(why))?;
+    let positions = positions(gateway, caller, request).await?;
     for (index, position) in (0..).zip(&positions) {
         gateway.feed.follow(position.room, &subscriber, index);
     }
     gateway.metrics.streams.inc();
-    gateway.node.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let subscription = Subscription {
         gateway: gateway.clone(),
         subscriber,
@@ -75,7 +77,7 @@ pub(crate) async fn open(
         positions,
         news_since: None,
         caught_up: false,
-        said_goaway: false,
+        _seat: seat,
         views: gateway.views.clone(),
         view_seen: 0,
         keepalive: Box::pin(tokio::time::sleep(KEEPALIVE_INTERVAL)),
@@ -93,7 +95,6 @@ impl Drop for Subscription {
             self.gateway.feed.unfollow(position.room, &self.subscriber);
         }
         self.gateway.metrics.streams.dec();
-        self.gateway.node.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -218,9 +219,8 @@ impl Subscription {
     /// The next frame, or nothing when the node stops.
     async fn frame(&mut self) -> Result<Option<EncodedFrame>, Failure> {
         loop {
-            if self.gateway.node.is_draining() && !self.said_goaway {
-                self.said_goaway = true;
-                return Ok(Some(Frame::GoAway(self.gateway.go_away("the node is being stopped")).into()));
+            if let Some(go_away) = self.subscriber.asked() {
+                return Ok(Some(Frame::GoAway(go_away).into()));
             }
             if let Some(frame) = self.next_page().await? {
                 self.keepalive.as_mut().reset(Instant::now() + KEEPALIVE_INTERVAL);
@@ -241,7 +241,6 @@ impl Subscription {
                     self.keepalive.as_mut().reset(Instant::now() + KEEPALIVE_INTERVAL);
                     return Ok(Some(Frame::Keepalive(self.keepalive_frame()).into()));
                 }
-                () = self.gateway.node.draining.cancelled(), if !self.said_goaway => {}
                 () = self.gateway.node.stop.cancelled() => return Ok(None),
                 // The view goes away only with the node.
                 _ = self.views.changed() => {}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use conclave_core::{NodeId, ShardId};
 use conclave_proto::FormatError;
+use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
 use conclave_proto::chat::{LeaderHint, NodeStatus};
 use conclave_proto::raft::raft_service_server::RaftService;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
@@ -15,12 +16,15 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult
 use openraft::{Snapshot, SnapshotMeta};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::gateway::status::local_status;
 use crate::metrics::Metrics;
+use crate::node::NodeInfo;
 use crate::peer::admission::Admission;
 use crate::peer::link::serve_link;
+use crate::placement::Placement;
 use crate::shard::Shards;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -33,7 +37,9 @@ pub(crate) struct PeerService {
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stop: CancellationToken,
-    pub(crate) node: Arc<crate::node::NodeInfo>,
+    pub(crate) node: Arc<NodeInfo>,
+    pub(crate) placement: Placement,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl PeerService {
@@ -194,27 +200,28 @@ impl RaftService for PeerService {
         Ok(Response::new(local_status(&self.node, &self.shards, &self.store, &self.metrics)))
     }
 
-    // The placement of clients fills these in.
-
     async fn move_clients(
         &self,
-        _request: Request<raft::MoveClientsRequest>,
+        request: Request<raft::MoveClientsRequest>,
     ) -> Result<Response<raft::MoveClientsResponse>, Status> {
-        Err(Status::unimplemented("move_clients"))
+        self.admit(&request).await?;
+        let raft::MoveClientsRequest { sessions, targets, reason } = request.into_inner();
+        let asked = self.placement.move_clients(sessions, &targets, &reason)?;
+        Ok(Response::new(raft::MoveClientsResponse { asked }))
     }
 
-    async fn drain(
-        &self,
-        _request: Request<conclave_proto::admin::DrainRequest>,
-    ) -> Result<Response<conclave_proto::admin::DrainResponse>, Status> {
-        Err(Status::unimplemented("drain"))
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        self.admit(&request).await?;
+        let own = self.node.id.to_string();
+        Ok(Response::new(self.placement.drain_node(&own, &self.tasks).await?))
     }
 
     async fn rebalance(
         &self,
-        _request: Request<conclave_proto::admin::RebalanceRequest>,
-    ) -> Result<Response<conclave_proto::admin::RebalanceResponse>, Status> {
-        Err(Status::unimplemented("rebalance"))
+        request: Request<RebalanceRequest>,
+    ) -> Result<Response<RebalanceResponse>, Status> {
+        self.admit(&request).await?;
+        Ok(Response::new(self.placement.rebalance_as_leader()?))
     }
 }
 

@@ -16,8 +16,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::gateway::route::Router;
 use crate::metrics::Metrics;
-use crate::peer::{Peers, label};
+use crate::peer::label;
+use crate::placement::Placement;
 use crate::shard::{Replica, Shards};
 
 /// A survivor of the next lower rank waits this much longer before it campaigns.
@@ -99,18 +101,24 @@ async fn campaign(replica: &Replica) {
     }
 }
 
-/// Gives shards back to the nodes that should lead them, one at a time, until the node stops.
-pub(crate) async fn prefer(shards: Arc<Shards>, peers: Arc<Peers>, stop: CancellationToken) {
+/// Gives shards back to the nodes that should lead them, one at a time, until the node stops. A node that drains gives away
+/// whatever comes to it.
+pub(crate) async fn prefer(placement: Placement) {
+    let Placement { router: Router { shards, peers }, node, heard, .. } = &placement;
     let mut alive_since: std::collections::HashMap<NodeId, Instant> = std::collections::HashMap::new();
     let mut ticks = tokio::time::interval(BALANCE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = stop.cancelled() => return,
+            () = node.stop.cancelled() => return,
+        }
+        if node.is_draining() {
+            give_away(&placement, Instant::now() + BALANCE_INTERVAL).await;
+            continue;
         }
         for peer in peers.iter() {
-            if peer.is_alive() {
+            if peer.is_alive() && !heard.is_draining(peer.id) {
                 alive_since.entry(peer.id).or_insert_with(Instant::now);
             } else {
                 alive_since.remove(&peer.id);
@@ -143,11 +151,12 @@ fn matched(metrics: &openraft::RaftMetrics<conclave_store::TypeConfig>, node: No
 }
 
 /// Gives every leadership away, or as many as can be until the deadline. Returns whether all are gone.
-pub(crate) async fn give_away(shards: &Shards, peers: &Peers, deadline: Instant) -> bool {
+pub(crate) async fn give_away(placement: &Placement, deadline: Instant) -> bool {
+    let shards = &placement.router.shards;
     let drains = shards.iter().map(|replica| async {
         while replica.leads() && Instant::now() < deadline {
             let known = replica.leader();
-            let Some(to) = successor(shards, peers, replica) else {
+            let Some(to) = successor(placement, replica) else {
                 return false;
             };
             tracing::info!(shard = replica.shard.0, to = to.0, "drain: give the shard away");
@@ -161,11 +170,13 @@ pub(crate) async fn give_away(shards: &Shards, peers: &Peers, deadline: Instant)
     futures::future::join_all(drains).await.into_iter().all(|gone| gone)
 }
 
-/// The living replica that holds most of the log; of equals, the one that should lead.
-fn successor(shards: &Shards, peers: &Peers, replica: &Replica) -> Option<NodeId> {
+/// The living replica that holds most of the log; of equals, the one that should lead. None that drains too.
+fn successor(placement: &Placement, replica: &Replica) -> Option<NodeId> {
+    let Placement { router: Router { shards, peers }, heard, .. } = placement;
     let metrics = replica.raft.metrics();
     let metrics = metrics.borrow_watched();
-    let living = |node: &NodeId| peers.get(*node).is_some_and(|peer| peer.is_alive());
+    let living =
+        |node: &NodeId| peers.get(*node).is_some_and(|peer| peer.is_alive()) && !heard.is_draining(*node);
     let candidates = shards.preferred(replica.shard).iter().copied().filter(living);
     candidates.rev().max_by_key(|node| matched(&metrics, *node))
 }

@@ -1,0 +1,71 @@
+//! Names of hosts to addresses, by the system's resolver.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+/// Looks one host up, again and again. The system's resolver blocks a thread and cannot be interrupted, so a question that
+/// hangs is waited for and not asked a second time beside it.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    address: String,
+    under_way: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+}
+
+impl Lookup {
+    /// For an address as `host:port`.
+    pub(crate) fn new(address: &str) -> Self {
+        Self { address: address.to_owned(), under_way: None }
+    }
+
+    /// The host's addresses now, at least one; an address that is one already is not looked up.
+    pub(crate) async fn addresses(&mut self, at_most: Duration) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(literal) = self.address.parse() {
+            return Ok(vec![literal]);
+        }
+        let mut asked = self.under_way.take().unwrap_or_else(|| {
+            let address = self.address.clone();
+            tokio::task::spawn_blocking(move || Ok(address.to_socket_addrs()?.collect()))
+        });
+        let Ok(answer) = tokio::time::timeout(at_most, &mut asked).await else {
+            self.under_way = Some(asked);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the system's resolver does not answer"));
+        };
+        let addresses = answer.map_err(io::Error::other)??;
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        }
+        Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn literals_need_nobody_and_names_are_asked_for() {
+        let at_most = Duration::from_secs(10);
+        for (address, expected) in [("127.0.0.1:7", "127.0.0.1:7"), ("[::1]:7", "[::1]:7")] {
+            let addresses = Lookup::new(address).addresses(Duration::ZERO).await.unwrap();
+            assert_eq!(addresses, [expected.parse().unwrap()]);
+        }
+        let local = Lookup::new("localhost:7").addresses(at_most).await.unwrap();
+        assert!(local.iter().all(|address| address.ip().is_loopback() && address.port() == 7), "{local:?}");
+        assert!(Lookup::new("no port").addresses(at_most).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_question_that_hangs_is_not_asked_twice() {
+        let (answer, hanging) = std::sync::mpsc::channel();
+        let mut lookup = Lookup::new("elsewhere:1");
+        lookup.under_way = Some(tokio::task::spawn_blocking(move || Ok(vec![hanging.recv().unwrap()])));
+        let error = lookup.addresses(Duration::from_millis(1)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        answer.send("10.0.0.1:1".parse().unwrap()).unwrap();
+        let addresses = lookup.addresses(Duration::from_secs(10)).await.unwrap();
+        assert_eq!(addresses, ["10.0.0.1:1".parse().unwrap()]);
+    }
+}

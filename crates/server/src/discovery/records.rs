@@ -1,0 +1,101 @@
+//! Tells resolvers what this node knows of all nodes.
+
+use std::sync::Arc;
+
+use conclave_core::limits::RECORDS_STREAMS_MAX;
+use conclave_proto::admin::RecordsResponse;
+use conclave_proto::cluster::{NodeRecord, NodeRecords};
+use conclave_proto::seal::{NONCE_BYTES, RECORDS, Secret};
+use futures::Stream;
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Interval;
+use tonic::Status;
+
+use crate::discovery::heard::{Heard, Statuses};
+use crate::node::NodeInfo;
+
+/// How often the records are said again.
+const INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What the records are made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Records {
+    pub(crate) node: Arc<NodeInfo>,
+    pub(crate) heard: Arc<Heard>,
+    secret: Option<Secret>,
+    places: Arc<Semaphore>,
+}
+
+struct Telling {
+    node: Arc<NodeInfo>,
+    own: watch::Receiver<Arc<NodeRecord>>,
+    others: watch::Receiver<Arc<Statuses>>,
+    secret: Option<Secret>,
+    nonce: Vec<u8>,
+    counter: u64,
+    ticks: Interval,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Records {
+    pub(crate) fn new(node: Arc<NodeInfo>, heard: Arc<Heard>, secret: Option<Secret>) -> Self {
+        Self { node, heard, secret, places: Arc::new(Semaphore::new(RECORDS_STREAMS_MAX)) }
+    }
+
+    /// All records now, whenever one changes, and once a second, until the node stops.
+    ///
+    /// # Errors
+    /// If the nonce is not one, or if too many ask already.
+    pub(crate) fn tell(
+        &self,
+        nonce: Vec<u8>,
+    ) -> Result<impl Stream<Item = Result<RecordsResponse, Status>> + Send + use<>, Status> {
+        if nonce.len() != NONCE_BYTES {
+            let why = format!("a nonce has {NONCE_BYTES} bytes, not {}", nonce.len());
+            return Err(Status::invalid_argument(why));
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let why = format!("{RECORDS_STREAMS_MAX} streams of records are open already; ask another node");
+            return Err(Status::resource_exhausted(why));
+        };
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let telling = Telling {
+            own: self.node.own.subscribe(),
+            others: self.heard.subscribe(),
+            node: Arc::clone(&self.node),
+            secret: self.secret.clone(),
+            nonce,
+            counter: 0,
+            ticks,
+            _place: place,
+        };
+        Ok(futures::stream::unfold(telling, |mut telling| async move {
+            let response = telling.next().await?;
+            Some((Ok(response), telling))
+        }))
+    }
+}
+
+impl Telling {
+    async fn next(&mut self) -> Option<RecordsResponse> {
+        tokio::select! {
+            _ = self.ticks.tick() => {}
+            // Both go away only with the node.
+            _ = self.own.changed() => {}
+            _ = self.others.changed() => {}
+            () = self.node.stop.cancelled() => return None,
+        }
+        let own = NodeRecord::clone(&self.own.borrow_and_update());
+        let others = Arc::clone(&self.others.borrow_and_update());
+        let mut records: Vec<_> =
+            others.values().filter_map(|status| status.record.clone()).chain([own]).collect();
+        records.sort_by_key(|record| record.node_id);
+        let records = NodeRecords { records }.encode_to_vec();
+        self.counter += 1;
+        let seal = |secret: &Secret| secret.seal(RECORDS, &self.nonce, self.counter, &records);
+        let mac = self.secret.as_ref().map(seal).unwrap_or_default();
+        Some(RecordsResponse { counter: self.counter, records, mac })
+    }
+}

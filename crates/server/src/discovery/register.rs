@@ -1,0 +1,146 @@
+//! Keeps this node registered with the resolvers. Nothing waits for it: a resolver that is slow, gone or lying costs the
+//! node nothing but a task that tries again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::REGISTER_INTERVAL;
+use conclave_proto::dns::dns_service_client::DnsServiceClient;
+use conclave_proto::dns::{RegisterRequest, RegisterResponse};
+use conclave_proto::seal::{NONCE_BYTES, REGISTER, Secret};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
+
+use crate::discovery::lookup::Lookup;
+use crate::discovery::record::Own;
+use crate::metrics::Metrics;
+use crate::node::NodeInfo;
+
+/// How long connecting, and each answer, may take. Half a lease: there is time for a second try.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// Between two tries, doubled with each further one.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// An answer of a resolver, bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Registers with one resolver, until the node stops.
+pub(crate) async fn keep(
+    resolver: String,
+    node: Arc<NodeInfo>,
+    secret: Secret,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let registered = metrics.clients.registered.with_label_values(&[&resolver]);
+    let failures = metrics.clients.register_failures.with_label_values(&[&resolver]);
+    let mut lookup = Lookup::new(&resolver);
+    let mut retry = RETRY_MIN;
+    for attempt in 0.. {
+        let said = async {
+            let mut stream = Stream::open(&mut lookup, attempt).await?;
+            let result = stream.talk(&node.own, &secret, &registered).await;
+            if registered.get() == 1 {
+                retry = RETRY_MIN;
+            }
+            result
+        };
+        let ended: Result<std::convert::Infallible, Status> = tokio::select! {
+            ended = said => ended,
+            () = stop.cancelled() => return,
+        };
+        let Err(status) = ended;
+        failures.inc();
+        // Said once, and not for every try of a resolver that is gone for long.
+        if attempt == 0 || registered.get() == 1 {
+            tracing::warn!(
+                resolver,
+                why = status.message(),
+                "not registered with the resolver; trying again"
+            );
+        }
+        registered.set(0);
+        tokio::select! {
+            () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_MAX),
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// One `Register` stream.
+struct Stream {
+    requests: mpsc::Sender<RegisterRequest>,
+    answers: Streaming<RegisterResponse>,
+    /// Chosen by the resolver.
+    nonce: Vec<u8>,
+    counter: u64,
+}
+
+impl Stream {
+    /// Connects to one of the resolver's addresses, another one with each attempt.
+    async fn open(lookup: &mut Lookup, attempt: usize) -> Result<Self, Status> {
+        let addresses = lookup.addresses(DEADLINE).await?;
+        let address = addresses[attempt % addresses.len()];
+        let unreachable = |error: tonic::transport::Error| Status::unavailable(format!("{address}: {error}"));
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
+        let endpoint = endpoint.tcp_nodelay(true).connect_timeout(DEADLINE);
+        let channel = in_time(async { endpoint.connect().await.map_err(unreachable) }).await?;
+        let (requests, outgoing) = mpsc::channel(1);
+        let mut client = DnsServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let answers = in_time(client.register(ReceiverStream::new(outgoing))).await?.into_inner();
+        let mut stream = Self { requests, answers, nonce: Vec::new(), counter: 0 };
+        stream.nonce = stream.answer().await?.nonce;
+        if stream.nonce.len() != NONCE_BYTES {
+            return Err(Status::data_loss(format!("its nonce has {} bytes", stream.nonce.len())));
+        }
+        Ok(stream)
+    }
+
+    async fn answer(&mut self) -> Result<RegisterResponse, Status> {
+        let answer = in_time(self.answers.message()).await?;
+        answer.ok_or_else(|| Status::unavailable("it ended the stream"))
+    }
+
+    /// Says the record again and again, and at once when it changes. Ends only with an error.
+    async fn talk(
+        &mut self,
+        own: &Own,
+        secret: &Secret,
+        registered: &prometheus::IntGauge,
+    ) -> Result<std::convert::Infallible, Status> {
+        let mut records = own.subscribe();
+        let mut ticks = tokio::time::interval(REGISTER_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // The record goes away only with the node.
+                _ = records.changed() => ticks.reset(),
+            }
+            let record = Arc::clone(&records.borrow_and_update());
+            let content = record.encode_to_vec();
+            self.counter += 1;
+            let mac = secret.seal(REGISTER, &self.nonce, self.counter, &content);
+            let request = RegisterRequest { counter: self.counter, record: content, mac };
+            if self.requests.send(request).await.is_err() {
+                // What the resolver says to that is in its answer.
+                self.answer().await?;
+                return Err(Status::unavailable("it closed the stream"));
+            }
+            let answer = self.answer().await?;
+            registered.set(1);
+            if answer.lapsed || answer.known_revision > record.revision {
+                own.raise(answer.known_revision);
+            }
+        }
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_| Status::deadline_exceeded("it does not answer");
+    tokio::time::timeout(DEADLINE, work).await.map_err(late)?
+}

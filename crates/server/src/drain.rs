@@ -1,0 +1,102 @@
+//! Giving a node's work away: before it stops, or because an operator wants it.
+
+use std::time::Duration;
+
+use conclave_core::NodeId;
+use conclave_core::limits::{DRAIN_BATCH, DRAIN_DEADLINE, DRAIN_PAUSE};
+use conclave_proto::admin::{DrainRequest, DrainResponse};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use crate::placement::Placement;
+use crate::shard::leadership;
+
+/// How long leaderships get to move away.
+const GIVE_AWAY_DEADLINE: Duration = Duration::from_secs(3);
+/// How long another node gets to drain.
+const PEER_DEADLINE: Duration =
+    GIVE_AWAY_DEADLINE.saturating_add(DRAIN_DEADLINE).saturating_add(Duration::from_secs(2));
+
+impl Placement {
+    /// Gives this node's work away: no longer ready, clients told where to go, leaderships handed over. It stays so. Doing
+    /// it twice does no harm.
+    pub(crate) async fn drain(&self) -> DrainResponse {
+        let Self { router, node, metrics, .. } = self;
+        tracing::info!("drain");
+        metrics.draining.set(1);
+        node.sessions.close();
+        node.draining.cancel();
+        node.own.news.notify_one();
+        let deadline = Instant::now() + GIVE_AWAY_DEADLINE;
+        let hand_over = async {
+            if !leadership::give_away(self, deadline).await {
+                tracing::warn!("some shards could not be given away; their replicas elect a new leader");
+            }
+            node.leaving.cancel();
+        };
+        let see_off = async {
+            self.see_off().await;
+            if tokio::time::timeout(DRAIN_DEADLINE, node.sessions.emptied()).await.is_err() {
+                tracing::info!(clients = node.sessions.count(), "some clients stayed until the end");
+            }
+        };
+        tokio::join!(hand_over, see_off);
+        let leads = router.shards.iter().filter(|replica| replica.leads()).count();
+        DrainResponse {
+            still_leads: u32::try_from(leads).unwrap_or(u32::MAX),
+            clients: node.sessions.count(),
+        }
+    }
+
+    /// Sends everybody away at once: the node ends.
+    pub(crate) fn close(&self) {
+        let Self { node, .. } = self;
+        node.sessions.close();
+        node.draining.cancel();
+        node.sessions.ask_more(u32::MAX, || self.farewell());
+        node.leaving.cancel();
+    }
+
+    /// Asks all clients to go: not all in the same moment, because they all come to other nodes then.
+    async fn see_off(&self) {
+        loop {
+            let asked = self.node.sessions.ask_more(DRAIN_BATCH, || self.farewell());
+            self.metrics.clients.asked_to_go.with_label_values(&["drain"]).inc_by(asked.into());
+            if asked < DRAIN_BATCH {
+                return;
+            }
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
+    }
+
+    /// Drains the node of that name or id, wherever it is. Once begun, it goes on even if the caller goes away.
+    ///
+    /// # Errors
+    /// If there is no such node, or if it does not answer.
+    pub(crate) async fn drain_node(
+        &self,
+        wanted: &str,
+        tasks: &TaskTracker,
+    ) -> Result<DrainResponse, Status> {
+        let members = &self.router.shards.members;
+        let id = wanted.parse().ok().map(NodeId);
+        let found = members.iter().find(|(known, member)| member.name == wanted || Some(**known) == id);
+        let Some((id, member)) = found else {
+            let names: Vec<_> = members.values().map(|member| member.name.as_str()).collect();
+            let why = format!("there is no node {wanted:?}; there are {}", names.join(", "));
+            return Err(Status::not_found(why));
+        };
+        if *id == self.node.id {
+            let placement = self.clone();
+            let drained = tasks.spawn(async move { placement.drain().await }).await;
+            return drained.map_err(|error| Status::internal(format!("draining failed: {error}")));
+        }
+        let peer = self.router.peers.get(*id).filter(|peer| peer.is_alive());
+        let peer = peer.ok_or_else(|| Status::unavailable(format!("{} cannot be reached", member.name)))?;
+        let mut client = peer.client();
+        let call = client.drain(DrainRequest { node: member.name.clone() });
+        let late = |_| Status::deadline_exceeded(format!("{} does not answer", member.name));
+        Ok(tokio::time::timeout(PEER_DEADLINE, call).await.map_err(late)??.into_inner())
+    }
+}

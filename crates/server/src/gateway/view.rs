@@ -1,0 +1,97 @@
+//! The cluster as clients are told of it, so that they know where else to go; and what the other nodes say of themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_proto::chat::{ClusterView, NodeStatus, NodeView};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::heard::{Heard, Statuses};
+use crate::gateway::status::peer_status;
+use crate::node::NodeInfo;
+use crate::peer::{Peer, Peers};
+
+/// How often the other nodes are asked.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Keeps the view that clients get, and what is heard of other nodes, until the node stops.
+pub(crate) async fn keep(
+    node: Arc<NodeInfo>,
+    peers: Arc<Peers>,
+    heard: Arc<Heard>,
+    views: watch::Sender<Arc<ClusterView>>,
+    stop: CancellationToken,
+) {
+    let mut alive: Vec<_> = peers.iter().map(|peer| peer.alive.subscribe()).collect();
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut changes: FuturesUnordered<_> = alive.iter_mut().map(watch::Receiver::changed).collect();
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+            () = node.draining.cancelled(), if !node.is_draining() => {}
+            Some(_) = changes.next() => {}
+        }
+        drop(changes);
+        // Who is gone is known before anybody has answered.
+        show(&views, &node, &peers, &heard.statuses());
+        let living = peers.iter().filter(|peer| peer.is_alive());
+        let said = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
+        heard.hear(said.into_iter().filter(|status| status.reachable).collect());
+        show(&views, &node, &peers, &heard.statuses());
+    }
+}
+
+/// Shows the cluster as it is known now.
+fn show(views: &watch::Sender<Arc<ClusterView>>, node: &NodeInfo, peers: &Peers, heard: &Statuses) {
+    let (clients, clients_max) = (node.sessions.count(), node.sessions.max());
+    let own = NodeView {
+        node_id: node.id.0,
+        name: node.member.name.clone(),
+        address: node.member.client.clone(),
+        alive: true,
+        draining: node.is_draining(),
+        clients,
+        clients_max,
+        load_permille: node.load.borrow().score(clients, clients_max),
+    };
+    let others = peers.iter().map(|peer| view_of(peer, heard.get(&peer.id)));
+    let mut nodes: Vec<_> = others.chain([own]).collect();
+    nodes.sort_by_key(|node| node.node_id);
+    views.send_if_modified(|view| {
+        // The load alone is no news: it would wake every subscriber every second.
+        let same = same_places(&view.nodes, &nodes);
+        let version = view.version + u64::from(!same);
+        *view = Arc::new(ClusterView { cluster_id: view.cluster_id.clone(), version, nodes });
+        !same
+    });
+}
+
+fn view_of(peer: &Peer, status: Option<&NodeStatus>) -> NodeView {
+    let base = NodeView {
+        node_id: peer.id.0,
+        name: peer.member.name.clone(),
+        address: peer.member.client.clone(),
+        alive: peer.is_alive(),
+        ..NodeView::default()
+    };
+    // What a dead node said last is no longer so.
+    match status.filter(|_| base.alive) {
+        Some(status) => NodeView {
+            draining: status.draining,
+            clients: status.clients,
+            clients_max: status.clients_max,
+            load_permille: status.load_permille,
+            ..base
+        },
+        None => base,
+    }
+}
+
+fn same_places(old: &[NodeView], new: &[NodeView]) -> bool {
+    let place = |node: &NodeView| (node.node_id, node.alive, node.draining, node.address.clone());
+    old.iter().map(place).eq(new.iter().map(place))
+}

@@ -1,0 +1,77 @@
+//! Whether a node is worth keeping, and whether clients should come to it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use conclave_store::Store;
+use tokio::time::Instant;
+
+use crate::gateway::status::hears_from_leader;
+use crate::node::NodeInfo;
+use crate::peer::Peers;
+use crate::shard::Shards;
+
+/// A node that has heard from no leader of the meta shard for so long is not ready. Far above what an election takes, so
+/// that no election makes all nodes unready at once.
+const LEADERLESS_MAX: Duration = Duration::from_secs(2);
+
+/// What the answers are made from.
+#[derive(Debug)]
+pub(crate) struct Health {
+    pub(crate) node: Arc<NodeInfo>,
+    pub(crate) shards: Arc<Shards>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) store: Store,
+    /// When the meta shard's leader was last heard from.
+    pub(crate) led: Mutex<Option<Instant>>,
+}
+
+/// One thing that is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Check {
+    pub(crate) name: &'static str,
+    pub(crate) ok: bool,
+}
+
+impl Health {
+    pub(crate) fn storage(&self) -> Check {
+        Check { name: "storage", ok: self.store.failed().borrow().is_none() }
+    }
+
+    pub(crate) fn started(&self) -> Check {
+        Check { name: "started", ok: self.node.settled.load(std::sync::atomic::Ordering::Relaxed) }
+    }
+
+    /// Everything that must hold for clients to come here.
+    pub(crate) fn ready(&self) -> [Check; 4] {
+        [
+            self.storage(),
+            self.started(),
+            Check { name: "not_draining", ok: !self.node.is_draining() },
+            Check { name: "meta_leader", ok: self.was_led_lately() },
+        ]
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready().iter().all(|check| check.ok)
+    }
+
+    /// Must be asked more often than [`LEADERLESS_MAX`].
+    fn was_led_lately(&self) -> bool {
+        let now = Instant::now();
+        let mut led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_led() {
+            *led = Some(now);
+        }
+        led.is_some_and(|led| now.saturating_duration_since(led) < LEADERLESS_MAX)
+    }
+
+    /// A leader that a quorum answers, or one to whose node the link stands.
+    fn is_led(&self) -> bool {
+        let meta = self.shards.meta();
+        hears_from_leader(meta)
+            && meta.leader().leader.is_some_and(|leader| {
+                leader == self.node.id || self.peers.get(leader).is_some_and(|peer| peer.is_alive())
+            })
+    }
+}

@@ -1,0 +1,83 @@
+//! Metrics of the placement of clients and of finding nodes.
+
+use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec};
+
+use crate::load::Load;
+use crate::metrics::Maker;
+use crate::node::NodeInfo;
+
+/// Why a stream is turned away.
+const CODES: [&str; 2] = ["node_full", "node_draining"];
+/// Why clients are asked to go elsewhere.
+const REASONS: [&str; 2] = ["rebalance", "drain"];
+
+/// How many clients there are, how busy the node is, and who was told to go where.
+#[derive(Debug)]
+pub(crate) struct ClientMetrics {
+    sessions: IntGauge,
+    sessions_max: IntGauge,
+    full: IntGauge,
+    load: Gauge,
+    cpu: Gauge,
+    queued: IntGauge,
+    send_p99: Gauge,
+    pub(crate) turned_away: IntCounterVec,
+    pub(crate) asked_to_go: IntCounterVec,
+    /// By resolver.
+    pub(crate) registered: IntGaugeVec,
+    pub(crate) register_failures: IntCounterVec,
+}
+
+impl ClientMetrics {
+    pub(super) fn new(make: &Maker) -> Self {
+        let metrics = Self {
+            sessions: make.gauge("conclave_sessions", "Sessions that subscribe here."),
+            sessions_max: make.gauge("conclave_sessions_max", "The most sessions that may subscribe here."),
+            full: make.gauge("conclave_full", "1 while the node has as many sessions as it takes."),
+            load: make.ratio("conclave_load_ratio", "How busy the node is: 0 idle, 1 at its limit."),
+            cpu: make
+                .ratio("conclave_cpu_ratio", "The share of all processors that the process used lately."),
+            queued: make.gauge("conclave_queued", "What waited to be proposed lately."),
+            send_p99: make.ratio(
+                "conclave_send_recent_p99_seconds",
+                "The 99th percentile of the sends that were acked lately.",
+            ),
+            turned_away: make.counters(
+                "conclave_turned_away_total",
+                "Streams that were sent to other nodes instead of being let in.",
+                &["code"],
+            ),
+            asked_to_go: make.counters(
+                "conclave_asked_to_go_total",
+                "Sessions that were asked to continue on other nodes.",
+                &["reason"],
+            ),
+            registered: make.gauges(
+                "conclave_registered",
+                "1 while the node is registered with the resolver.",
+                &["resolver"],
+            ),
+            register_failures: make.counters(
+                "conclave_register_failures_total",
+                "Registrations that did not come about or broke.",
+                &["resolver"],
+            ),
+        };
+        // What appears only with its first event shows no increase.
+        CODES.iter().for_each(|code| drop(metrics.turned_away.with_label_values(&[code])));
+        REASONS.iter().for_each(|reason| drop(metrics.asked_to_go.with_label_values(&[reason])));
+        metrics
+    }
+
+    /// Shows what the node is like now.
+    pub(crate) fn show(&self, node: &NodeInfo, load: Load) {
+        let (count, max) = (node.sessions.count(), node.sessions.max());
+        self.sessions.set(count.into());
+        self.sessions_max.set(max.into());
+        self.full.set(node.sessions.is_full().into());
+        self.load.set(f64::from(load.score(count, max)) / 1_000.0);
+        self.cpu.set(f64::from(load.cpu_permille) / 1_000.0);
+        self.queued.set(load.queued.into());
+        self.send_p99.set(f64::from(load.send_p99_us) / 1_000_000.0);
+    }
+}

@@ -1,0 +1,41 @@
+//! What the store tells of its work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::{RoomId, Seq, ShardId};
+use conclave_store::Observer;
+
+use crate::feed::Feed;
+use crate::metrics::Metrics;
+
+/// What the store tells of its work: into the metrics, and new events on to the subscribers.
+#[derive(Debug)]
+pub(crate) struct StoreEvents {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) feed: Arc<Feed>,
+}
+
+impl Observer for StoreEvents {
+    fn published(&self, _shard: ShardId, heads: &[(RoomId, Seq)]) {
+        self.feed.publish(heads);
+    }
+
+    fn log_synced(&self, took: Duration, bytes: usize, entries: usize) {
+        self.metrics.storage_fsync.observe(took.as_secs_f64());
+        self.metrics.storage_batch.observe(entries as f64);
+        self.metrics.storage_synced_bytes.inc_by(bytes as u64);
+    }
+
+    fn state_written(&self, took: Duration, _bytes: usize, checkpoint: bool) {
+        let histogram =
+            if checkpoint { &self.metrics.storage_checkpoint } else { &self.metrics.storage_commit };
+        histogram.observe(took.as_secs_f64());
+    }
+
+    fn applied(&self, shard: ShardId, _entries: usize, commands: usize, _took: Duration) {
+        // A label look-up for each batch of entries, not for each command.
+        let counter = self.metrics.applied_commands.with_label_values(&[&shard.to_string()]);
+        counter.inc_by(commands as u64);
+    }
+}

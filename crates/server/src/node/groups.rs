@@ -1,0 +1,121 @@
+//! Opens the store and starts the Raft groups on it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use conclave_core::limits::PROPOSAL_QUEUE_MAX;
+use conclave_core::ring::Layout;
+use conclave_core::{NodeId, ShardId};
+use conclave_store::{Identity, Options, Raft, Store};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::bootstrap::Plan;
+use crate::clock::Clock;
+use crate::config::{Config, Member, Timing};
+use crate::metrics::{Metrics, StoreEvents};
+use crate::node::RunError;
+use crate::peer::Peers;
+use crate::peer::admission::Admission;
+use crate::peer::network::Factory;
+use crate::shard::elections::Told;
+use crate::shard::proposer::Proposer;
+use crate::shard::{Replica, Shards};
+
+/// Opens the node's directory, or makes it.
+pub(super) async fn open_store(
+    config: &Config,
+    plan: &Plan,
+    options: Options,
+    events: StoreEvents,
+) -> Result<(Identity, Store), RunError> {
+    let dir = config.dir.clone();
+    let (cluster, name, me, shards) = (plan.cluster, config.cluster_name.clone(), plan.me, config.shards);
+    let opened = tokio::task::spawn_blocking(move || {
+        let identity = match Identity::read(&dir)? {
+            Some(identity) => identity,
+            None => Identity::create(&dir, cluster, &name, me)?,
+        };
+        let expected = Identity { cluster, cluster_name: name, node: me, directory: identity.directory };
+        let store = Store::open(&dir, &expected, shards, options, Arc::new(events))?;
+        Ok::<_, conclave_store::OpenError>((identity, store))
+    });
+    match opened.await {
+        Ok(opened) => Ok(opened?),
+        Err(error) => Err(RunError::Storage(error.to_string())),
+    }
+}
+
+/// What it takes to start the Raft groups.
+pub(super) struct Groups<'a> {
+    pub(super) config: &'a Config,
+    pub(super) plan: &'a Plan,
+    pub(super) store: &'a Store,
+    pub(super) peers: &'a Arc<Peers>,
+    pub(super) metrics: &'a Arc<Metrics>,
+    pub(super) clock: &'a Clock,
+}
+
+impl Groups<'_> {
+    pub(super) async fn start(&self, admission: &Admission, tasks: &TaskTracker) -> Result<Shards, RunError> {
+        let raft_config = Arc::new(raft_config(self.config));
+        let mut replicas = Vec::new();
+        for index in 0..=self.config.shards {
+            let shard = ShardId(index);
+            let failed = |why: String| RunError::Raft { shard, why };
+            let factory = Factory {
+                shard,
+                peers: Arc::clone(self.peers),
+                admission: admission.clone(),
+                metrics: Arc::clone(self.metrics),
+            };
+            let (log, machine) = self.store.shard(shard);
+            let raft = Raft::new(self.plan.me.0, Arc::clone(&raft_config), factory, log, machine)
+                .await
+                .map_err(|error| failed(error.to_string()))?;
+            let (proposals, queue) = mpsc::channel(PROPOSAL_QUEUE_MAX);
+            let proposer = Proposer {
+                shard,
+                raft: raft.clone(),
+                clock: self.clock.clone(),
+                metrics: Arc::clone(self.metrics),
+            };
+            tasks.spawn(proposer.run(queue));
+            let state = self.store.state(shard);
+            replicas.push(Arc::new(Replica { shard, raft, state, proposals, told: Told::default() }));
+        }
+        let layout: Layout = self.plan.layout.clone();
+        let members: BTreeMap<NodeId, Member> = self.plan.members.clone();
+        Ok(Shards::new(self.plan.me, members, layout, replicas))
+    }
+}
+
+fn raft_config(config: &Config) -> openraft::Config {
+    let (election_timeout_min, election_timeout_max, heartbeat_interval) = match config.timing {
+        Timing::Lan => (75, 150, 25),
+        Timing::Wan => (750, 1_500, 250),
+    };
+    openraft::Config {
+        cluster_name: config.cluster_name.clone(),
+        election_timeout_min,
+        election_timeout_max,
+        heartbeat_interval,
+        enable_pre_vote: Some(true),
+        // A restarted leader has nothing that a follower lacks, and the others have moved on already.
+        enable_leader_restore: Some(false),
+        // Entries are batches of up to 256 KiB: this many of them fit one message between nodes.
+        max_payload_entries: 64,
+        api_batch_linger_ms: 0,
+        // Few and large entries, not many small ones: room for more is memory that nobody uses.
+        api_batch_capacity: 64,
+        api_channel_size: Some(1_024),
+        backoff: "50ms 50ms 50ms".to_owned(),
+        // Housekeeping decides by bytes when to take a snapshot and how much log to keep behind it.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        // A follower gets a snapshot when the log that it needs is gone, not because it is slow.
+        replication_lag_threshold: u64::MAX,
+        install_snapshot_timeout: 600_000,
+        ..openraft::Config::default()
+    }
+}

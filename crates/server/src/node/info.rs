@@ -1,0 +1,69 @@
+//! Who a node is, and how it is.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use conclave_core::NodeId;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::bootstrap::Plan;
+use crate::clock::Clock;
+use crate::config::{Config, Member};
+use crate::discovery::record::{self, Own};
+use crate::gateway::sessions::Sessions;
+use crate::load::Load;
+
+/// Who this node is, and how it is.
+#[derive(Debug)]
+pub(crate) struct NodeInfo {
+    pub(crate) id: NodeId,
+    pub(crate) member: Member,
+    pub(crate) cluster: u128,
+    pub(crate) cluster_name: String,
+    /// Raised only by a forced recovery, which does not exist yet.
+    pub(crate) epoch: u32,
+    pub(crate) started: Instant,
+    /// Its clients.
+    pub(crate) sessions: Arc<Sessions>,
+    /// How busy it was lately.
+    pub(crate) load: watch::Sender<Load>,
+    /// What it says of itself.
+    pub(crate) own: Own,
+    /// The shards have recovered and the node is registered.
+    pub(crate) settled: AtomicBool,
+    /// The node gives its work away: no new clients.
+    pub(crate) draining: CancellationToken,
+    /// The work is given away: streams of sends end when what is under way is decided.
+    pub(crate) leaving: CancellationToken,
+    /// Everything ends.
+    pub(crate) stop: CancellationToken,
+}
+
+impl NodeInfo {
+    /// A node that is about to start.
+    pub(crate) fn new(plan: &Plan, config: &Config, cluster: u128, clock: Clock) -> Self {
+        let member = plan.members[&plan.me].clone();
+        let own = Own::new(record::first(plan.me.0, &member, cluster), clock);
+        Self {
+            id: plan.me,
+            member,
+            cluster,
+            cluster_name: config.cluster_name.clone(),
+            epoch: 1,
+            started: Instant::now(),
+            sessions: Arc::new(Sessions::new(config.max_clients, Arc::clone(&own.news))),
+            load: watch::Sender::default(),
+            own,
+            settled: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            leaving: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+}

@@ -1,0 +1,97 @@
+//! The three ports of a node, and what answers on them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
+use conclave_proto::admin::admin_service_server::AdminServiceServer;
+use conclave_proto::chat::chat_service_server::ChatServiceServer;
+use conclave_proto::raft::raft_service_server::RaftServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::gateway::service::Gateway;
+use crate::node::RunError;
+use crate::peer::service::PeerService;
+
+/// The sockets of a node, bound before anything else is touched.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(super) client: TcpListener,
+    pub(super) peer: TcpListener,
+    pub(super) http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the three addresses.
+    ///
+    /// # Errors
+    /// [`RunError::Listen`], naming the address and what to do.
+    pub async fn bind(config: &Config) -> Result<Self, RunError> {
+        async fn one(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+            TcpListener::bind(address).await.map_err(|source| RunError::Listen { purpose, address, source })
+        }
+        Ok(Self {
+            client: one("clients", config.client_listen).await?,
+            peer: one("other nodes", config.peer_listen).await?,
+            http: one("health and metrics", config.http_listen).await?,
+        })
+    }
+}
+
+pub(super) async fn serve_peers(listener: TcpListener, service: PeerService, stop: CancellationToken) {
+    let server = Server::builder()
+        .max_concurrent_streams(None)
+        .initial_stream_window_size(8 * 1024 * 1024)
+        .initial_connection_window_size(32 * 1024 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .add_service(
+            RaftServiceServer::new(service)
+                .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX),
+        );
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
+        tracing::error!(%error, "serving other nodes failed");
+    }
+}
+
+pub(super) async fn serve_clients(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+    let gateway = admin.gateway.clone();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ChatServiceServer<Gateway>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(conclave_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    let reflection = match reflection {
+        Ok(reflection) => reflection,
+        Err(error) => {
+            tracing::error!(%error, "reflection failed");
+            return;
+        }
+    };
+    let draining = gateway.node.draining.clone();
+    let unready = async move {
+        draining.cancelled().await;
+        health.set_not_serving::<ChatServiceServer<Gateway>>().await;
+    };
+    let server = Server::builder()
+        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(AdminServiceServer::new(admin))
+        .add_service(ChatServiceServer::new(gateway).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let (served, ()) =
+        tokio::join!(server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()), unready);
+    if let Err(error) = served {
+        tracing::error!(%error, "serving clients failed");
+    }
+}

@@ -1,0 +1,139 @@
+//! Everything that runs until a node stops.
+
+use std::sync::Arc;
+
+use conclave_proto::chat::ClusterView;
+use conclave_store::Identity;
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::Admin;
+use crate::bootstrap;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::discovery::record;
+use crate::discovery::records::Records;
+use crate::discovery::register;
+use crate::feed::Feed;
+use crate::gateway::service::Gateway;
+use crate::gateway::view;
+use crate::health::Health;
+use crate::housekeeping;
+use crate::load;
+use crate::node::Node;
+use crate::node::listen::{Listeners, serve_clients, serve_peers};
+use crate::peer::LinkQueues;
+use crate::peer::admission::Admission;
+use crate::peer::link::keep_link;
+use crate::peer::service::PeerService;
+use crate::shard::{elections, leadership};
+use crate::web;
+
+/// How many peers may die before anybody looks.
+const DEATHS_WAITING_MAX: usize = 64;
+
+/// What only the start needs.
+pub(super) struct Parts {
+    pub(super) admission: Admission,
+    pub(super) feed: Arc<Feed>,
+    pub(super) clock: Clock,
+    pub(super) links: LinkQueues,
+    pub(super) identity: Identity,
+}
+
+impl Node {
+    /// Starts everything that runs until the node stops.
+    pub(super) fn serve(&self, config: &Config, listeners: Listeners, parts: Parts) {
+        let Self { info, store, metrics, placement, tasks, .. } = self;
+        let Parts { admission, feed, clock, links, identity } = parts;
+        let (shards, peers) = (&placement.router.shards, &placement.router.peers);
+        let stop = &info.stop;
+        let view = ClusterView { cluster_id: format!("{:032x}", info.cluster), ..ClusterView::default() };
+        let (view_sender, views) = watch::channel(Arc::new(view));
+        let gateway = Gateway {
+            router: placement.router.clone(),
+            feed,
+            store: store.clone(),
+            metrics: Arc::clone(metrics),
+            node: Arc::clone(info),
+            clock,
+            views,
+            placement: placement.clone(),
+        };
+        let peer_service = PeerService {
+            admission,
+            shards: Arc::clone(shards),
+            store: store.clone(),
+            metrics: Arc::clone(metrics),
+            stop: stop.clone(),
+            node: Arc::clone(info),
+            placement: placement.clone(),
+            tasks: tasks.clone(),
+        };
+        let heard = &placement.heard;
+        let records = Records::new(Arc::clone(info), Arc::clone(heard), config.secret.clone());
+        let admin = Admin { gateway, records, tasks: tasks.clone() };
+        tasks.spawn(serve_peers(listeners.peer, peer_service, stop.clone()));
+        tasks.spawn(serve_clients(listeners.client, admin, stop.clone()));
+        let health = Arc::new(Health {
+            node: Arc::clone(info),
+            shards: Arc::clone(shards),
+            peers: Arc::clone(peers),
+            store: store.clone(),
+            led: None.into(),
+        });
+        let page = web::Page {
+            health: Arc::clone(&health),
+            shards: Arc::clone(shards),
+            metrics: Arc::clone(metrics),
+        };
+        tasks.spawn(web::serve(listeners.http, page, stop.clone()));
+
+        let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
+        for (peer, queue) in links {
+            tasks.spawn(keep_link(peer, queue, died.clone(), stop.clone()));
+        }
+        tasks.spawn(leadership::replace_the_dead(Arc::clone(shards), deaths, stop.clone()));
+        tasks.spawn(leadership::prefer(placement.clone()));
+        for replica in shards.iter() {
+            tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
+        }
+        let keeping = housekeeping::run(Arc::clone(shards), store.clone(), Arc::clone(metrics), stop.clone());
+        tasks.spawn(keeping);
+        let settling = bootstrap::settle(
+            placement.router.clone(),
+            Arc::clone(info),
+            identity.directory,
+            self.expelled.clone(),
+        );
+        tasks.spawn(settling);
+        tasks.spawn(view::keep(
+            Arc::clone(info),
+            Arc::clone(peers),
+            Arc::clone(heard),
+            view_sender,
+            stop.clone(),
+        ));
+        tasks.spawn(placement.clone().keep());
+        self.say(config, health);
+    }
+
+    /// Keeps what the node says of itself true, and says it.
+    fn say(&self, config: &Config, health: Arc<Health>) {
+        let Self { info, metrics, tasks, .. } = self;
+        let stop = &info.stop;
+        let loading =
+            load::keep(Arc::clone(info), Arc::clone(&health.shards), Arc::clone(metrics), stop.clone());
+        tasks.spawn(loading);
+        tasks.spawn(record::keep(health, tasks.clone(), stop.clone()));
+        for (resolver, secret) in config.resolvers.iter().zip(std::iter::repeat(&config.secret).flatten()) {
+            let keeping = register::keep(
+                resolver.clone(),
+                Arc::clone(info),
+                secret.clone(),
+                Arc::clone(metrics),
+                stop.clone(),
+            );
+            tasks.spawn(keeping);
+        }
+    }
+}

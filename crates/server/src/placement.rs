@@ -1,0 +1,248 @@
+//! Where clients should be: the meta shard's leader looks at the spread of clients over the nodes, and asks nodes to ask
+//! some of theirs to continue elsewhere. Who goes where is planned by [`conclave_core::placement`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use conclave_core::NodeId;
+use conclave_core::limits::{MOVE_TARGETS_MAX, PLACEMENT_INTERVAL};
+use conclave_core::placement::{Move, NodeLoad, Planner};
+use conclave_proto::admin::{self, RebalanceRequest};
+use conclave_proto::chat::{GoAway, NodeStatus};
+use conclave_proto::raft::MoveClientsRequest;
+use conclave_proto::status::Failure;
+use tonic::{Request, Status};
+
+use crate::discovery::heard::{Heard, load_of};
+use crate::gateway::route::Router;
+use crate::gateway::sessions::TurnedAway;
+use crate::load::{Load, is_busy};
+use crate::metrics::Metrics;
+use crate::node::NodeInfo;
+
+/// How long clients get to go elsewhere, as they are told.
+const GO_AWAY_IN_MS: u32 = 2_000;
+/// How long another node gets to answer.
+const PEER_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Places the clients, on this node and, while it leads the meta shard, on all.
+#[derive(Clone, Debug)]
+pub(crate) struct Placement {
+    pub(crate) router: Router,
+    pub(crate) node: Arc<NodeInfo>,
+    pub(crate) heard: Arc<Heard>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) planner: Arc<Mutex<Planner>>,
+}
+
+impl Placement {
+    /// The answer to a client that is not let in.
+    pub(crate) fn elsewhere(&self, why: TurnedAway) -> Failure {
+        self.metrics.clients.turned_away.with_label_values(&[why.code()]).inc();
+        let addresses = self.heard.better(&self.router.peers);
+        let message = match addresses.first() {
+            Some(best) => format!("{why}; go to {best}"),
+            None => format!("{why}, and no other node can be reached from it; try again"),
+        };
+        Failure::Elsewhere { code: why.code(), message, addresses }
+    }
+
+    /// What a client is told that should go because the node is leaving.
+    pub(crate) fn farewell(&self) -> GoAway {
+        GoAway {
+            in_ms: GO_AWAY_IN_MS,
+            addresses: self.heard.better(&self.router.peers),
+            reason: "the node is being stopped".to_owned(),
+            stay_away: true,
+        }
+    }
+
+    /// Asks so many of this node's clients to continue on the targets, each of which gets the same part of them. How many
+    /// were asked.
+    ///
+    /// # Errors
+    /// If there is no target, or if there are too many.
+    pub(crate) fn move_clients(
+        &self,
+        sessions: u32,
+        targets: &[String],
+        reason: &str,
+    ) -> Result<u32, Status> {
+        if targets.is_empty() || targets.len() > MOVE_TARGETS_MAX {
+            let why = format!("clients move to 1 to {MOVE_TARGETS_MAX} targets, not {}", targets.len());
+            return Err(Status::invalid_argument(why));
+        }
+        let mut next = targets.iter().cycle();
+        let asked = self.node.sessions.ask(sessions, || GoAway {
+            in_ms: GO_AWAY_IN_MS,
+            addresses: next.next().cloned().into_iter().collect(),
+            reason: reason.to_owned(),
+            stay_away: false,
+        });
+        self.metrics.clients.asked_to_go.with_label_values(&["rebalance"]).inc_by(asked.into());
+        tracing::info!(asked, of = sessions, reason, "clients are asked to continue on other nodes");
+        Ok(asked)
+    }
+
+    /// Spreads the clients over the nodes now, wherever the meta shard's leader is.
+    ///
+    /// # Errors
+    /// If there is none, or if it does not answer.
+    pub(crate) async fn rebalance(&self) -> Result<admin::RebalanceResponse, Status> {
+        let leader = self.router.shards.meta().leader().leader;
+        if leader == Some(self.node.id) {
+            return self.rebalance_as_leader();
+        }
+        let peer = leader.and_then(|leader| self.router.peers.get(leader)).filter(|peer| peer.is_alive());
+        let peer = peer.ok_or_else(|| Status::unavailable("the meta shard has no leader now; try again"))?;
+        let mut client = peer.client();
+        let call = client.rebalance(RebalanceRequest {});
+        let late = |_| Status::deadline_exceeded(format!("{} does not answer", peer.member.name));
+        Ok(tokio::time::timeout(PEER_DEADLINE, call).await.map_err(late)??.into_inner())
+    }
+
+    /// Spreads the clients over the nodes now: the rounds that follow do it.
+    ///
+    /// # Errors
+    /// If this node does not lead the meta shard.
+    pub(crate) fn rebalance_as_leader(&self) -> Result<admin::RebalanceResponse, Status> {
+        if !self.router.shards.meta().leads() {
+            return Err(Status::unavailable("this node does not lead the meta shard any more; try again"));
+        }
+        let moves = self.planner().rebalance(&self.loads());
+        let name = |id: NodeId| self.name(id).to_owned();
+        let moves = moves.iter().map(|planned| admin::Move {
+            from: name(planned.from),
+            to: planned.to.iter().map(|(to, _)| name(*to)).collect(),
+            sessions: planned.count(),
+        });
+        Ok(admin::RebalanceResponse { moves: moves.collect() })
+    }
+
+    /// Keeps the clients spread for as long as this node leads the meta shard, until the node stops.
+    pub(crate) async fn keep(self) {
+        let mut ticks = tokio::time::interval(PLACEMENT_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.node.stop.cancelled() => return,
+            }
+            if !self.router.shards.meta().leads() {
+                // Whoever leads next begins anew.
+                *self.planner() = Planner::default();
+                continue;
+            }
+            let now = self.node.started.elapsed();
+            let moves = self.planner().round(now, &self.loads());
+            futures::future::join_all(moves.iter().map(|planned| self.ask(planned))).await;
+        }
+    }
+
+    /// Asks a node to move clients.
+    async fn ask(&self, planned: &Move) {
+        const REASON: &str = "the clients are spread over the nodes anew";
+        let targets = self.targets(&planned.to);
+        let result = if planned.from == self.node.id {
+            self.move_clients(planned.count(), &targets, REASON).map(drop)
+        } else {
+            let Some(peer) = self.router.peers.get(planned.from) else { return };
+            let mut request = Request::new(MoveClientsRequest {
+                sessions: planned.count(),
+                targets,
+                reason: REASON.to_owned(),
+            });
+            request.set_timeout(PEER_DEADLINE);
+            let mut client = peer.client();
+            match tokio::time::timeout(PEER_DEADLINE, client.move_clients(request)).await {
+                Ok(answer) => answer.map(drop),
+                Err(_) => Err(Status::deadline_exceeded("no answer")),
+            }
+        };
+        if let Err(status) = result {
+            // The next round plans anew with what is so then.
+            tracing::debug!(from = self.name(planned.from), %status, "no clients were moved");
+        }
+    }
+
+    /// Addresses of the targets, each as often as its part says.
+    fn targets(&self, to: &[(NodeId, u32)]) -> Vec<String> {
+        let members = &self.router.shards.members;
+        spread(to).into_iter().filter_map(|id| Some(members.get(&id)?.client.clone())).collect()
+    }
+
+    /// All nodes as this one knows them.
+    fn loads(&self) -> Vec<NodeLoad> {
+        let statuses = self.heard.statuses();
+        let own = NodeLoad {
+            id: self.node.id,
+            clients: self.node.sessions.count(),
+            max: self.node.sessions.max(),
+            alive: true,
+            ready: self.node.own.get().ready,
+            draining: self.node.is_draining(),
+            busy: false,
+        };
+        let others = self.router.peers.iter().map(|peer| {
+            let status = statuses.get(&peer.id);
+            (load_of(peer.id, peer.is_alive(), status), status.map_or(0, work_of))
+        });
+        let mut nodes: Vec<_> = others.chain([(own, self.node.load.borrow().work())]).collect();
+        let least = nodes.iter().filter(|(node, _)| node.alive && node.ready).map(|(_, work)| *work).min();
+        for (node, work) in &mut nodes {
+            node.busy = is_busy(*work, least.unwrap_or(0));
+        }
+        nodes.into_iter().map(|(node, _)| node).collect()
+    }
+
+    fn name(&self, id: NodeId) -> &str {
+        self.router.shards.members.get(&id).map_or("?", |member| &member.name)
+    }
+
+    fn planner(&self) -> MutexGuard<'_, Planner> {
+        self.planner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn work_of(status: &NodeStatus) -> u32 {
+    let NodeStatus { cpu_permille, queued, send_p99_us, .. } = *status;
+    Load { cpu_permille, queued, send_p99_us }.work()
+}
+
+/// Each target as often as its part says, one after the other: not more than [`MOVE_TARGETS_MAX`] in all, so large
+/// numbers are scaled down.
+fn spread(to: &[(NodeId, u32)]) -> Vec<NodeId> {
+    let all: u64 = to.iter().map(|(_, count)| u64::from(*count)).sum();
+    let max = (MOVE_TARGETS_MAX - to.len().min(MOVE_TARGETS_MAX / 2)) as u64;
+    let scaled = |count: u32| if all <= max { count.into() } else { u64::from(count) * max / all + 1 };
+    let mut left: Vec<_> = to.iter().map(|(id, count)| (*id, scaled(*count))).collect();
+    let mut targets = Vec::new();
+    while targets.len() < MOVE_TARGETS_MAX && left.iter().any(|(_, left)| *left > 0) {
+        for (id, left) in left.iter_mut().filter(|(_, left)| *left > 0) {
+            *left -= 1;
+            targets.push(*id);
+        }
+    }
+    targets.truncate(MOVE_TARGETS_MAX);
+    targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_named_as_often_as_their_part() {
+        let ids = |to: &[(u64, u32)]| {
+            let to: Vec<_> = to.iter().map(|(id, count)| (NodeId(*id), *count)).collect();
+            spread(&to).into_iter().map(|id| id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&[(1, 3), (2, 1)]), [1, 2, 1, 1]);
+        assert!(ids(&[]).is_empty());
+        let large = ids(&[(1, 30_000), (2, 10_000), (3, 1)]);
+        assert!(large.len() <= MOVE_TARGETS_MAX);
+        let share = |id| large.iter().filter(|one| **one == id).count();
+        assert!(share(1).abs_diff(3 * share(2)) < 4, "{} and {}", share(1), share(2));
+        assert_eq!(share(3), 1);
+    }
+}
