@@ -12,7 +12,7 @@ pub(crate) use render::{render, udp_limit};
 
 /// How a question came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// A datagram: the answer has to fit into one, too.
     Udp,
     /// A connection.
@@ -140,12 +140,7 @@ fn at_name<'a>(zone: &'a Zone, entry: &'a Entry, kind: RecordType) -> Reply<'a> 
 
 /// The whole zone goes over a connection, and only to those who may have it (RFC 5936). Who asks for changes gets all of
 /// it, or only the SOA if nothing has changed or a datagram has to do (RFC 1995).
-fn transfer<'a>(
-    zone: Option<&'a Zone>,
-    fixed: &Fixed,
-    question: &Question<'_>,
-    asker: Asker,
-) -> Verdict<'a> {
+fn transfer<'a>(zone: Option<&'a Zone>, fixed: &Fixed, question: &Question<'_>, asker: Asker) -> Verdict<'a> {
     let code = |code| Verdict::Reply(Reply::code(code));
     if !asker.may_transfer || !is_below(question.key(), &fixed.zone) {
         return code(ResponseCode::Refused);
@@ -156,7 +151,8 @@ fn transfer<'a>(
     }
     let changes = question.kind == RecordType::IXFR;
     // Serials wrap around (RFC 1982): the half of them that lies behind ours is older.
-    let current = changes && question.serial.is_some_and(|theirs| zone.serial().wrapping_sub(theirs).cast_signed() <= 0);
+    let current = changes
+        && question.serial.is_some_and(|theirs| zone.serial().wrapping_sub(theirs).cast_signed() <= 0);
     match (asker.transport, zone.soa()) {
         (Transport::Udp, Some(soa)) if changes => Verdict::Reply(Reply::set(soa)),
         (Transport::Tcp, Some(soa)) if current => Verdict::Reply(Reply::set(soa)),

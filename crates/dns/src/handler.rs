@@ -16,7 +16,7 @@ use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use crate::answer::question::{Received, read};
+use crate::answer::question::read;
 use crate::answer::{Asker, Fixed, Reply, Transport, Verdict, decide, render};
 use crate::forward::Forwarder;
 use crate::metrics::Metrics;
@@ -83,11 +83,7 @@ impl Handler {
     /// Answers a message, into `out` if that is enough.
     fn answer(&self, message: &[u8], client: IpAddr, transport: Transport, out: &mut Vec<u8>) -> Next {
         let begun = Instant::now();
-        let (header, question) = match read(message) {
-            Received::Nothing => return Next::Nothing,
-            Received::Malformed(header) => (header, None),
-            Received::Question(header, question) => (header, Some(question)),
-        };
+        let Some((header, question)) = read(message) else { return Next::Nothing };
         let recursion = self.forwarder.as_ref().is_some_and(|forwarder| forwarder.serves(client));
         let how = (&self.fixed, transport, recursion);
         let kind = question.as_ref().map_or(RecordType::ZERO, |question| question.kind);
@@ -102,10 +98,12 @@ impl Handler {
         };
         let reply = match (verdict, question.as_ref()) {
             (Verdict::Reply(reply), _) => reply,
-            (Verdict::Outside, Some(question)) if recursion => match Outside::new(header, question, transport) {
-                Some(outside) => return Next::Ask(outside),
-                None => Reply::code(ResponseCode::FormErr),
-            },
+            (Verdict::Outside, Some(question)) if recursion => {
+                match Outside::new(header, question, transport) {
+                    Some(outside) => return Next::Ask(outside),
+                    None => Reply::code(ResponseCode::FormErr),
+                }
+            }
             (Verdict::Transfer(zone), Some(question)) => {
                 let bodies = zone.transfer();
                 let messages = bodies.iter().map(|body| {

@@ -75,7 +75,8 @@ impl Zone {
             order: content.names.keys().map(key).collect(),
         };
         for (name, types) in &content.names {
-            let sets = types.iter().filter_map(|(kind, records)| record_set(&content.names, name, *kind, records));
+            let sets =
+                types.iter().filter_map(|(kind, records)| record_set(&content.names, name, *kind, records));
             zone.names.insert(key(name), Entry { sets: sets.collect() });
         }
         let soa = zone.set_at_apex(RecordType::SOA).and_then(|soa| soa.records.first());
@@ -231,7 +232,9 @@ fn more<'a>(names: &'a Names, records: &[Record]) -> Vec<&'a Record> {
         match &record.data {
             RData::SRV(srv) => add(&mut more, names, &srv.target, ADDRESSES),
             RData::NS(host) => add(&mut more, names, &host.0, ADDRESSES),
-            RData::PTR(instance) if names.get(&instance.0).is_some_and(|sets| sets.contains_key(&RecordType::TXT)) => {
+            RData::PTR(instance)
+                if names.get(&instance.0).is_some_and(|sets| sets.contains_key(&RecordType::TXT)) =>
+            {
                 add(&mut more, names, &instance.0, &[RecordType::SRV, RecordType::TXT]);
             }
             _ => {}

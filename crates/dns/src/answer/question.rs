@@ -44,17 +44,6 @@ pub(crate) struct Edns {
     pub(crate) nsid: bool,
 }
 
-/// What can be made of a message.
-#[derive(Clone, Debug)]
-pub(crate) enum Received<'a> {
-    /// Not a question at all, or an answer: not to be answered, or two servers could talk to each other for ever.
-    Nothing,
-    /// It says it is a question, and the rest is wrong.
-    Malformed(Header),
-    /// One question.
-    Question(Header, Question<'a>),
-}
-
 impl Header {
     pub(crate) fn opcode(self) -> u16 {
         (self.flags >> 11) & 0xf
@@ -68,18 +57,13 @@ impl Question<'_> {
     }
 }
 
-/// Reads a message.
-pub(crate) fn read(message: &[u8]) -> Received<'_> {
+/// Reads a message: its header, and its question unless something is wrong with it. Nothing, if it is no question at all
+/// or an answer: those are not answered, or two servers could talk to each other for ever.
+pub(crate) fn read(message: &[u8]) -> Option<(Header, Option<Question<'_>>)> {
     let mut reader = Reader { message, at: 0 };
-    let (Some(id), Some(flags)) = (reader.u16(), reader.u16()) else { return Received::Nothing };
-    if message.len() < HEADER_BYTES || flags & RESPONSE != 0 {
-        return Received::Nothing;
-    }
-    let header = Header { id, flags };
-    match reader.question() {
-        Some(question) => Received::Question(header, question),
-        None => Received::Malformed(header),
-    }
+    let header = Header { id: reader.u16()?, flags: reader.u16()? };
+    let is_question = message.len() >= HEADER_BYTES && header.flags & RESPONSE == 0;
+    is_question.then(|| (header, reader.question()))
 }
 
 struct Reader<'a> {
@@ -100,7 +84,8 @@ struct Record<'a> {
 impl<'a> Reader<'a> {
     /// Everything after id and flags.
     fn question(&mut self) -> Option<Question<'a>> {
-        let [questions, answers, authority, additional] = [self.u16()?, self.u16()?, self.u16()?, self.u16()?];
+        let [questions, answers, authority, additional] =
+            [self.u16()?, self.u16()?, self.u16()?, self.u16()?];
         if questions != 1 {
             return None;
         }
@@ -233,13 +218,13 @@ mod tests {
                 message.set_edns(edns);
             }
             let bytes = message.to_vec().unwrap();
-            let Received::Question(header, question) = read(&bytes) else { panic!("refused {bytes:?}") };
+            let Some((header, Some(question))) = read(&bytes) else { panic!("refused {bytes:?}") };
             prop_assert_eq!(header.id, 77);
             prop_assert_eq!(question.key(), &*crate::zone::key(&name));
             prop_assert_eq!(question.kind, RecordType::from(kind));
             prop_assert_eq!(question.edns.map(|edns| (edns.size, edns.dnssec_ok)), size.map(|size| (size, true)));
 
-            prop_assert!(!matches!(read(&bytes[..cut.min(bytes.len() - 1)]), Received::Question(..)));
+            prop_assert!(!matches!(read(&bytes[..cut.min(bytes.len() - 1)]), Some((_, Some(_)))));
             let mut bytes = bytes;
             for (at, value) in spoilt {
                 let at = at.index(bytes.len());

@@ -92,7 +92,12 @@ async fn pair(address: SocketAddr) -> io::Result<(Arc<UdpSocket>, TcpListener)> 
 }
 
 /// Answers datagrams one after the other; what others have to be asked about goes on beside that.
-async fn datagrams(socket: Arc<UdpSocket>, handler: Arc<Handler>, asking: TaskTracker, stop: CancellationToken) {
+async fn datagrams(
+    socket: Arc<UdpSocket>,
+    handler: Arc<Handler>,
+    asking: TaskTracker,
+    stop: CancellationToken,
+) {
     let mut message = vec![0; DATAGRAM_BYTES_MAX];
     let mut out = Vec::with_capacity(DATAGRAM_BYTES_MAX);
     loop {
@@ -147,15 +152,20 @@ async fn connections(listener: TcpListener, handler: Arc<Handler>) {
 async fn connection(stream: TcpStream, client: SocketAddr, handler: Arc<Handler>) {
     // Without it, pipelined answers would wait for each other's acknowledgement.
     drop(stream.set_nodelay(true));
-    let (stream, mut replies) =
-        tcp::TcpStream::from_stream_with_buffer_size(AsyncIoTokioAsStd(stream), client, DNS_REPLIES_WAITING_MAX);
+    let (stream, mut replies) = tcp::TcpStream::from_stream_with_buffer_size(
+        AsyncIoTokioAsStd(stream),
+        client,
+        DNS_REPLIES_WAITING_MAX,
+    );
     let mut messages = TimeoutStream::new(stream, DNS_CONNECTION_IDLE);
     while let Some(Ok(message)) = messages.next().await {
         let mut out = Vec::new();
         let sent = match handler.answer(message.bytes(), client.ip(), Transport::Tcp, &mut out) {
             Next::Nothing => return,
             Next::Send => replies.send(SerialMessage::new(out, client)),
-            Next::SendAll(all) => all.into_iter().try_for_each(|out| replies.send(SerialMessage::new(out, client))),
+            Next::SendAll(all) => {
+                all.into_iter().try_for_each(|out| replies.send(SerialMessage::new(out, client)))
+            }
             Next::Ask(outside) => replies.send(SerialMessage::new(handler.ask(outside).await, client)),
         };
         if sent.is_err() {

@@ -80,7 +80,9 @@ impl Content {
 
     /// What DNS-SD (RFC 6763) asks for. Every member is listed: the list may be remembered for long.
     fn browse(&mut self, members: &[Member<'_>]) {
-        let (Some(types), Some(service)) = (self.below("_services._dns-sd._udp"), self.below("_conclave._tcp")) else {
+        let (Some(types), Some(service)) =
+            (self.below("_services._dns-sd._udp"), self.below("_conclave._tcp"))
+        else {
             return;
         };
         self.add(types, FIXED_TTL, RData::PTR(PTR(service.clone())));
@@ -90,7 +92,10 @@ impl Content {
             let Some(target) = member.target(Port::Client, 0, 0) else { continue };
             self.add(service.clone(), FIXED_TTL, RData::PTR(PTR(instance.clone())));
             self.srv(&instance, NODE_TTL, &target);
-            let about = vec![format!("id={}", member.record.node_id), cut(format!("version={}", member.record.version))];
+            let about = vec![
+                format!("id={}", member.record.node_id),
+                cut(format!("version={}", member.record.version)),
+            ];
             self.add(instance, NODE_TTL, RData::TXT(TXT::new(about)));
         }
     }
@@ -132,7 +137,10 @@ impl Content {
     /// A name in the zone; none if it would be too long.
     fn below(&self, labels: &str) -> Option<Name> {
         // As bytes: as text, labels are taken for words of some language.
-        labels.rsplit('.').try_fold(self.zone.clone(), |name, label| name.prepend_label(label.as_bytes())).ok()
+        labels
+            .rsplit('.')
+            .try_fold(self.zone.clone(), |name, label| name.prepend_label(label.as_bytes()))
+            .ok()
     }
 }
 

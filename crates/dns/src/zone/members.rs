@@ -97,7 +97,12 @@ pub(super) fn members(view: &View) -> Vec<Member<'_>> {
 /// Every set that the members make up.
 pub(super) fn sets(members: &[Member<'_>]) -> Vec<Set> {
     let leader = leader_of(members, 0);
-    let set = |labels: &str, short: &str, ttl, targets| Set { labels: labels.into(), short: short.into(), ttl, targets };
+    let set = |labels: &str, short: &str, ttl, targets| Set {
+        labels: labels.into(),
+        short: short.into(),
+        ttl,
+        targets,
+    };
     let mut sets = vec![
         set("_conclave._tcp", "", 2, healthy(members, leader)),
         set("_conclave._tcp.leader", "leader", 1, only(leader)),

@@ -80,7 +80,8 @@ fn within_a_rank_the_heavier_comes_first_and_no_weight_is_nothing() {
     nodes[1].record.weight = 0;
     nodes[2].record.weight = 4_000_000_000;
     let zone = Zone::build(&view(nodes));
-    let weights: Vec<_> = zone.targets("").unwrap().iter().map(|target| (target.node.as_str(), target.weight)).collect();
+    let weights: Vec<_> =
+        zone.targets("").unwrap().iter().map(|target| (target.node.as_str(), target.weight)).collect();
     assert_eq!(weights, [("n1", 50), ("n3", 100), ("n2", 1)]);
 }
 
@@ -128,7 +129,8 @@ fn every_member_is_a_peer_and_a_target_of_metrics() {
     nodes[1].record.ready = false;
     let zone = Zone::build(&view(nodes));
     for (set, port) in [("peers", 7401), ("metrics", 7480)] {
-        let ports: Vec<_> = zone.targets(set).unwrap().iter().map(|target| (target.node.as_str(), target.port)).collect();
+        let ports: Vec<_> =
+            zone.targets(set).unwrap().iter().map(|target| (target.node.as_str(), target.port)).collect();
         assert_eq!(ports, [("n1", port), ("n2", port), ("n3", port)]);
     }
 }
@@ -186,26 +188,28 @@ fn any_node() -> impl Strategy<Value = NodeView> {
     );
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (texts, lists, flags, (0_u64..6, any::<u64>(), any::<u32>(), any::<i32>())).prop_map(
-        |((name, cluster_id, version, client, peer, http), (ips, leads, votes_in), flags, numbers)| NodeView {
-            record: NodeRecord {
-                node_id: numbers.0,
-                name,
-                cluster_id,
-                client,
-                peer,
-                http,
-                ips,
-                version,
-                revision: numbers.1,
-                ready: flags.0,
-                draining: flags.1,
-                full: flags.2,
-                role: numbers.3 % 5,
-                weight: numbers.2,
-                leads: leads.into_iter().map(|(shard, term)| ShardLead { shard, term }).collect(),
-                votes_in,
-            },
-            live: flags.3,
+        |((name, cluster_id, version, client, peer, http), (ips, leads, votes_in), flags, numbers)| {
+            NodeView {
+                record: NodeRecord {
+                    node_id: numbers.0,
+                    name,
+                    cluster_id,
+                    client,
+                    peer,
+                    http,
+                    ips,
+                    version,
+                    revision: numbers.1,
+                    ready: flags.0,
+                    draining: flags.1,
+                    full: flags.2,
+                    role: numbers.3 % 5,
+                    weight: numbers.2,
+                    leads: leads.into_iter().map(|(shard, term)| ShardLead { shard, term }).collect(),
+                    votes_in,
+                },
+                live: flags.3,
+            }
         },
     )
 }

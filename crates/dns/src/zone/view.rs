@@ -45,7 +45,8 @@ pub fn zone_name(zone: &str) -> Result<Name, String> {
             ));
         }
     }
-    let mut name = Name::from_ascii(trimmed.to_ascii_lowercase()).map_err(|error| format!("zone `{zone}`: {error}"))?;
+    let mut name =
+        Name::from_ascii(trimmed.to_ascii_lowercase()).map_err(|error| format!("zone `{zone}`: {error}"))?;
     name.set_fqdn(true);
     if name.len() > ZONE_NAME_BYTES_MAX {
         return Err(format!("zone `{zone}` is too long: at most {ZONE_NAME_BYTES_MAX} bytes"));

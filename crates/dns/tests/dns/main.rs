@@ -1,0 +1,11 @@
+//! The resolver over real sockets.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod conformance;
+mod fuzz;
+mod nodes;
+mod protocol;
+mod registry;
+mod support;
+mod transfer;
