@@ -47,7 +47,7 @@ BOARD.line(
         values(down=(0, RED), up=(1, GREEN)),
     ),
     states(
-        "Cut off", "Whether the resolver keeps the last good set, because most servers fell silent together.", "conclave_dns_stale{@n}",
+        "Cut off, over time", "Whether the resolver keeps the last good set, because most servers fell silent together.", "conclave_dns_stale{@n}",
         "{{node}}", values(no=(0, GREEN), stale=(1, RED)),
     ),
 )
@@ -101,6 +101,18 @@ BOARD.line(
     curves(
         "Lists of records heard", "From the servers that are asked about all the others, by what became of them.", "ops",
         [target("sum by (node, outcome) (rate(conclave_dns_records_heard_total{@n}[@]))", "{{node}} {{outcome}}")],
+    ),
+)
+
+BOARD.line(
+    8,
+    states(
+        "Registered", "Whether each server is registered with each resolver, as the server sees it.",
+        "conclave_registered{@c}", "{{node}} at {{resolver}}", values(no=(0, RED), yes=(1, GREEN)),
+    ),
+    curves(
+        "Registrations that failed", "As the servers see it: a resolver that cannot be reached, or another secret.", "ops",
+        [target("sum by (node, resolver) (rate(conclave_register_failures_total{@c}[@]))", "{{node}} at {{resolver}}")],
     ),
 )
 

@@ -107,9 +107,55 @@ BOARD.line(
         stack=True, step=True,
     ),
     curves(
-        "Subscriptions", "Open subscriptions of clients at each server.", "none",
+        "Load", "How busy each server says it is: 0 idle, 1 at its limit. New clients go where it is lowest.", "percentunit",
+        [target("conclave_load_ratio{@n}", "{{node}}")],
+    ),
+)
+
+BOARD.row("Clients")
+BOARD.line(
+    8,
+    curves(
+        "Sessions", "Sessions that subscribe at each server. They move when a server dies, drains or has too many.", "none",
+        [target("conclave_sessions{@n}", "{{node}}")],
+        stack=True, step=True,
+    ),
+    curves(
+        "Room for sessions", "The part of its sessions that each server has. At 100 % it sends clients elsewhere.", "percentunit",
+        [target("conclave_sessions{@n} / conclave_sessions_max{@n}", "{{node}}")],
+    ),
+    curves(
+        "Subscriptions", "Open subscriptions at each server. A session may have several.", "none",
         [target("conclave_streams{@n}", "{{node}}")],
         stack=True, step=True,
+    ),
+)
+BOARD.line(
+    8,
+    curves(
+        "Turned away", "Subscriptions that a server did not take, with better servers in the answer.", "ops",
+        [target("sum by (node, code) (rate(conclave_turned_away_total{@n}[@]))", "{{node}} {{code}}")],
+        stack=True,
+    ),
+    curves(
+        "Asked to move", "Sessions that were asked to continue elsewhere: to spread them, or because the server drains.", "ops",
+        [target("sum by (node, reason) (rate(conclave_asked_to_go_total{@n}[@]))", "{{node}} {{reason}}")],
+        stack=True,
+    ),
+    curves(
+        "What load is made of", "Of each server, lately: its share of the processors, and the p99 of sends in seconds.", "none",
+        [
+            target("conclave_cpu_ratio{@n}", "{{node}} processors"),
+            target("conclave_send_recent_p99_seconds{@n}", "{{node}} send p99"),
+        ],
+    ),
+    curves(
+        "Queued", "Commands that waited to be proposed, lately. The other part of load.", "none",
+        [target("conclave_queued{@n}", "{{node}}")],
+    ),
+    states(
+        "Full", "Whether the server has as many sessions as it takes.", "conclave_full{@n}", "{{node}}",
+        values(no=(0, GREEN), full=(1, ORANGE)),
     ),
 )
 

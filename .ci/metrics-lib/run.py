@@ -1,0 +1,248 @@
+"""A real cluster and a real Prometheus in namespaces of their own: ports and name servers are the shipped ones, nothing
+on this machine is in the way, and everything is gone when the first process of the namespace ends.
+
+Prometheus runs with the shipped configuration, byte for byte: it finds servers and resolvers through the SRV and A
+records of conclave's own resolver. Only port 53 is lent to that resolver, by a few lines below.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import live
+
+NODES = 3
+PROMETHEUS = "http://127.0.0.1:9090"
+RESOLVER = ("127.0.0.1", 7453)
+START_SECONDS = 90
+# Before the kill and after it: long enough for Prometheus to see rates of everything.
+LOAD_SECONDS = 25
+MESSAGES_PER_SECOND = 200
+
+
+def outside(conclave: str) -> int:
+    """Runs `inside` in new namespaces, as root there."""
+    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0:
+        unshare += ["--user", "--map-root-user"]
+    return subprocess.run([*unshare, sys.executable, "-B", sys.argv[0], "--inside", conclave], check=False).returncode
+
+
+def inside(conclave: str) -> int:
+    """The first process of the namespace."""
+    loopback_up()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(conclave, Path(folder))
+        try:
+            problems = run.go()
+        except Failed as failed:
+            problems = [str(failed)]
+        if problems:
+            run.tell()
+        run.stop()
+    for problem in problems:
+        print(f"metrics: {problem}", file=sys.stderr)
+    print(f"metrics: {len(problems)} problems in {time.monotonic() - run.began:.0f} s")
+    return 1 if problems else 0
+
+
+class Failed(Exception):
+    """The run cannot go on."""
+
+
+class Run:
+    def __init__(self, conclave: str, folder: Path):
+        self.conclave, self.folder = conclave, folder
+        self.began = time.monotonic()
+        self.processes: list[subprocess.Popen] = []
+        self.prometheus = live.Prometheus(PROMETHEUS)
+        self.environment = {
+            **os.environ,
+            "CONCLAVE_SERVERS": ",".join(f"127.0.0.1:{7400 + 10 * node}" for node in range(NODES)),
+            "CONCLAVE_USER": "metrics",
+            "NO_COLOR": "1",
+        }
+
+    def go(self) -> list[str]:
+        nodes = self.start_cluster()
+        self.start_prometheus()
+        self.start_clients()
+        self.say(f"{LOAD_SECONDS} s of {MESSAGES_PER_SECOND} messages a second")
+        time.sleep(LOAD_SECONDS)
+        killed = self.leader_of_meta()
+        self.say(f"kill -9 {killed}")
+        os.kill(nodes[killed], signal.SIGKILL)
+        self.wait_for(f"Prometheus to notice that {killed} is down", lambda: self.is_down(killed))
+        self.wait_for("Prometheus to expect an alert", lambda: "ConclaveNodeDown" in self.alerts())
+        time.sleep(LOAD_SECONDS)
+        self.check_clients()
+        problems = live.check(PROMETHEUS, self.targets())
+        problems += self.check_story(killed)
+        return problems
+
+    def start_cluster(self) -> dict[str, int]:
+        ready = self.folder / "up.json"
+        self.start("up", "up", "--dir", str(self.folder / "cluster"), "--nodes", str(NODES), "--no-restart", "--json", out=ready)
+        self.wait_for("the cluster", lambda: '"nodes"' in ready.read_text())
+        nodes = json.loads(ready.read_text().splitlines()[0])["nodes"]
+        return {node["name"]: node["pid"] for node in nodes}
+
+    def start_prometheus(self) -> None:
+        lend_port_53(self.folder)
+        program = ["prometheus", "--config.file=prometheus/prometheus.yml", f"--storage.tsdb.path={self.folder / 'tsdb'}"]
+        program += ["--web.listen-address=127.0.0.1:9090", "--log.level=warn"]
+        self.spawn("prometheus", program, self.folder / "prometheus.out")
+        self.wait_for("Prometheus to find all targets through the SRV records", lambda: len(self.up()) == NODES + 1)
+
+    def start_clients(self) -> None:
+        self.start("tail", "tail", "load", "--since", "0", "--json", "--state-dir", str(self.folder / "tail-state"), out=self.folder / "tail")
+        sender = self.start(
+            "send", "send", "--create", "--json", "--timeout", "60s", "load", "-", "--state-dir", str(self.folder / "state"),
+            out=self.folder / "acks", feed=True,
+        )
+        threading.Thread(target=talk, args=(sender.stdin,), daemon=True).start()
+
+    def check_clients(self) -> None:
+        """What is measured must be a cluster at work: clients got acknowledgements and messages all the time."""
+        for name in ("acks", "tail"):
+            got = len((self.folder / name).read_text().splitlines())
+            wanted = LOAD_SECONDS * MESSAGES_PER_SECOND
+            if got < wanted:
+                raise Failed(f"only {got} lines of {name} where {wanted} are far too few")
+
+    def check_story(self, killed: str):
+        """What a reader must see of the kill."""
+        questions = {
+            "the dead server is down": f'up{{job="conclave", node="{killed}"}} == 0',
+            "every shard has had a leader since": "count(max_over_time(shard:conclave_raft_leaders:count[20s]) >= 1) == 9",
+            "the meta shard has a higher term than at the start": 'max(conclave_raft_term{shard="0"}) > min_over_time(max(conclave_raft_term{shard="0"})[2m:5s])',
+            "elections began because a leader died": 'sum(increase(conclave_raft_elections_total{cause="leader_died"}[2m])) >= 1',
+            "somebody was without a leader, and not for long": "histogram_quantile(1, sum by (le) (conclave_raft_election_duration_seconds_bucket)) < 5",
+        }
+        for what, expr in questions.items():
+            if not self.prometheus.has_values(expr, now_only=True):
+                yield f"not seen: {what}: {expr}"
+
+    # What Prometheus knows.
+
+    def up(self) -> list[str]:
+        return [one["metric"]["node"] for one in self.prometheus.get("query", query='up{job=~"conclave.*"} == 1')["result"]]
+
+    def targets(self) -> list[str]:
+        return [one["metric"]["instance"] for one in self.prometheus.get("query", query='up{job=~"conclave.*"} == 1')["result"]]
+
+    def is_down(self, node: str) -> bool:
+        return bool(self.prometheus.get("query", query=f'up{{job="conclave", node="{node}"}} == 0')["result"])
+
+    def alerts(self) -> set[str]:
+        return {alert["labels"]["alertname"] for alert in self.prometheus.get("alerts")["alerts"]}
+
+    def leader_of_meta(self) -> str:
+        result = self.prometheus.get("query", query='conclave_raft_is_leader{shard="0"} == 1')["result"]
+        if len(result) != 1:
+            raise Failed(f"not one leader of shard 0: {result}")
+        return result[0]["metric"]["node"]
+
+    # Processes.
+
+    def start(self, name: str, *arguments: str, out: Path, feed: bool = False) -> subprocess.Popen:
+        return self.spawn(name, [self.conclave, *arguments], out, feed)
+
+    def spawn(self, name: str, command: list[str], out: Path, feed: bool = False) -> subprocess.Popen:
+        with out.open("w") as stdout, (self.folder / f"{name}.err").open("w") as stderr:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE if feed else subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=self.environment,
+            )
+        self.processes.append(process)
+        return process
+
+    def wait_for(self, what: str, condition) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                if condition():
+                    return self.say(what)
+            except (OSError, ValueError) as error:
+                last = error
+            else:
+                last = None
+            if time.monotonic() > deadline:
+                raise Failed(f"waited in vain for {what}{f': {last}' if last else ''}")
+            for process in self.processes:
+                if process.poll() not in (None, 0):
+                    raise Failed(f"{process.args[:2]} ended with {process.returncode}")
+            time.sleep(0.2)
+
+    def say(self, what: str) -> None:
+        print(f"metrics: {time.monotonic() - self.began:5.1f} s  {what}", flush=True)
+
+    def tell(self) -> None:
+        """What the processes said, after a failure."""
+        for path in sorted(self.folder.glob("*.err")):
+            lines = path.read_text().splitlines()[-15:]
+            print(f"--- {path.name}", *lines, sep="\n", file=sys.stderr)
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def talk(sink) -> None:
+    """Writes messages at a steady rate until nobody reads them."""
+    due, number = time.monotonic(), 0
+    while True:
+        number += 1
+        try:
+            sink.write(f"message {number}\n".encode())
+            sink.flush()
+        except OSError:
+            return
+        due += 1 / MESSAGES_PER_SECOND
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def loopback_up() -> None:
+    """`ip link set lo up`, without needing iproute2."""
+    set_flags, up_and_running = 0x8914, 0x1 | 0x40
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, set_flags, struct.pack("16sh", b"lo", up_and_running))
+
+
+def lend_port_53(folder: Path) -> None:
+    """Prometheus asks the system's name servers, and those at port 53 only."""
+    system = folder / "resolv.conf"
+    system.write_text("nameserver 127.0.0.1\noptions timeout:1\n")
+    subprocess.run(["mount", "--bind", str(system), os.path.realpath("/etc/resolv.conf")], check=True)
+    lent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    lent.bind(("127.0.0.1", 53))
+    threading.Thread(target=forward, args=(lent,), daemon=True).start()
+
+
+def forward(lent: socket.socket) -> None:
+    """One question at a time: Prometheus asks a few every five seconds."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        resolver.settimeout(1)
+        while True:
+            question, asker = lent.recvfrom(4096)
+            try:
+                resolver.sendto(question, RESOLVER)
+                answer = resolver.recv(4096)
+                while answer[:2] != question[:2]:
+                    answer = resolver.recv(4096)
+                lent.sendto(answer, asker)
+            except OSError:
+                continue
