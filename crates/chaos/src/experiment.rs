@@ -18,7 +18,25 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 const CLIENTS_MAX: u32 = 1_000;
 
 /// What ships, by name.
-const LIBRARY: &[(&str, &str)] = &[];
+const LIBRARY: &[(&str, &str)] = &[
+    ("smoke", include_str!("../experiments/smoke.yaml")),
+    ("kill-leader", include_str!("../experiments/kill-leader.yaml")),
+    ("kill-all", include_str!("../experiments/kill-all.yaml")),
+    ("pause-leader", include_str!("../experiments/pause-leader.yaml")),
+    ("rolling-restart", include_str!("../experiments/rolling-restart.yaml")),
+    ("lost-majority", include_str!("../experiments/lost-majority.yaml")),
+    ("resolver-down", include_str!("../experiments/resolver-down.yaml")),
+    ("isolate-leader", include_str!("../experiments/isolate-leader.yaml")),
+    ("one-way", include_str!("../experiments/one-way.yaml")),
+    ("majorities-ring", include_str!("../experiments/majorities-ring.yaml")),
+    ("bridge", include_str!("../experiments/bridge.yaml")),
+    ("slow-network", include_str!("../experiments/slow-network.yaml")),
+    ("slow-disk", include_str!("../experiments/slow-disk.yaml")),
+    ("failing-disk", include_str!("../experiments/failing-disk.yaml")),
+    ("power-cut", include_str!("../experiments/power-cut.yaml")),
+    ("clocks", include_str!("../experiments/clocks.yaml")),
+    ("everything", include_str!("../experiments/everything.yaml")),
+];
 
 /// An experiment.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -103,8 +103,7 @@ pub enum Nodes {
 }
 
 /// What a backend needs to be able to do for a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Means {
     /// Signals, stopping and starting processes or containers.
     Process,

@@ -1,0 +1,91 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use conclave_chaos::time;
+
+const AFTER_HELP: &str = "\
+Only what allows it is broken. The processes of `conclave up` on this machine may be killed and frozen by whoever started
+them; faults of network, disk and clock happen inside the servers, which must have been started with --allow-faults
+(`conclave up --allow-faults`). Every fault is written down before it is applied, and healed at the end, on Ctrl-C, and by the
+next run if this one is killed.
+
+Examples:
+  conclave up --allow-faults                    in another terminal
+  conclave-chaos list
+  conclave-chaos run smoke                      a verdict and a page in a minute and a half
+  conclave-chaos run my-experiment.yaml --seed 7
+  conclave-chaos fault pause --nodes leader --for 5s
+  conclave-chaos heal
+
+Exit codes:
+  0 every promise held   1 a promise was broken   2 too little was tested   3 no verdict";
+
+/// Breaks a conclave cluster on purpose, keeps using it, and judges what came of it.
+#[derive(Debug, Parser)]
+#[command(name = "conclave-chaos", version, after_help = AFTER_HELP, max_term_width = 110)]
+pub(crate) struct Args {
+    /// The directory of the `conclave up` whose cluster is broken [default: where `conclave up` keeps it]
+    #[arg(long, value_name = "DIR", env = "CONCLAVE_UP_DIR", global = true)]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run an experiment: a name from `list`, or a YAML file
+    Run(RunArgs),
+    /// Show the experiments that ship
+    List,
+    /// Show an experiment that ships, to begin one's own with
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Apply one fault now, and heal it after a while
+    Fault(FaultArgs),
+    /// Heal whatever is still in force
+    Heal,
+    /// Judge a recorded history
+    Check {
+        /// The file
+        history: PathBuf,
+    },
+}
+
+/// `run`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// A name from `list`, or a file
+    pub(crate) experiment: String,
+    /// Where the randomness begins [default: drawn, and shown]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Where history, report.json and report.html go [default: chaos-reports/NAME-SEED]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Say only the verdict
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// `fault`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FaultArgs {
+    /// kill, restart, pause, isolate, partition, delay, loss, bandwidth, slow-disk, fail-sync, full-disk, power-cut,
+    /// clock-step
+    pub(crate) fault: String,
+    /// one, leader, follower, minority, majority, all, resolver, or a name
+    #[arg(long, default_value = "one")]
+    pub(crate) nodes: String,
+    /// How long
+    #[arg(long = "for", value_name = "TIME", default_value = "5s", value_parser = time::parse)]
+    pub(crate) lasts: Duration,
+    /// What the fault needs, as in an experiment: `--with delay=50ms`
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) with: Vec<String>,
+}

@@ -1,0 +1,195 @@
+//! Faults inside the servers, over their `FaultService`.
+//!
+//! What each server should suffer follows from the faults that are open, and is set as a whole: setting it again changes
+//! nothing, and a server that was restarted meanwhile gets it again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use conclave_proto::fault::fault_service_client::FaultServiceClient;
+use conclave_proto::fault::{CutPowerRequest, DiskFault, PeerFault, SetFaultsRequest};
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use crate::backend::{BackendError, Target};
+use crate::fault::{Fault, Grudge};
+use crate::journal::Applied;
+use crate::schedule::cuts;
+
+/// A server that does not answer for so long is dead or frozen, and suffers enough.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// What every server should suffer, by name. Pure.
+#[must_use]
+pub fn desired(open: &[Applied], servers: &[String]) -> BTreeMap<String, SetFaultsRequest> {
+    let mut wanted: BTreeMap<String, Suffering> =
+        servers.iter().map(|name| (name.clone(), Suffering::default())).collect();
+    for applied in open {
+        for (from, to) in cut_by(applied) {
+            // Each connection is cut by whoever made it, so both of them have to know.
+            if let Some(server) = wanted.get_mut(&from) {
+                server.peer(&to).lose_to = true;
+            }
+            if let Some(server) = wanted.get_mut(&to) {
+                server.peer(&from).lose_from = true;
+            }
+        }
+        for name in &applied.nodes {
+            let Some(server) = wanted.get_mut(name) else { continue };
+            server.add(&applied.fault, name, servers);
+        }
+    }
+    wanted.into_iter().map(|(name, server)| (name, server.into())).collect()
+}
+
+fn cut_by(applied: &Applied) -> impl Iterator<Item = (String, String)> + use<> {
+    let grudge = match applied.fault {
+        Fault::Isolate => Some(Grudge::Both),
+        Fault::Partition { grudge } => Some(grudge),
+        _ => None,
+    };
+    grudge.map(|grudge| cuts(grudge, &applied.nodes, &applied.all)).into_iter().flatten()
+}
+
+/// What one server should suffer.
+#[derive(Debug, Default)]
+struct Suffering {
+    peers: BTreeMap<String, PeerFault>,
+    disk: DiskFault,
+    clock_offset_ms: i64,
+}
+
+impl Suffering {
+    fn peer(&mut self, name: &str) -> &mut PeerFault {
+        self.peers
+            .entry(name.to_owned())
+            .or_insert_with(|| PeerFault { peer: name.to_owned(), ..PeerFault::default() })
+    }
+
+    /// Of two faults of one kind the worse one counts.
+    fn add(&mut self, fault: &Fault, me: &str, servers: &[String]) {
+        let millis = |time: &Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        for peer in servers.iter().filter(|name| *name != me) {
+            match fault {
+                Fault::Delay { delay, jitter } => {
+                    let peer = self.peer(peer);
+                    peer.delay_ms = peer.delay_ms.max(millis(delay));
+                    peer.jitter_ms = peer.jitter_ms.max(millis(jitter));
+                }
+                Fault::Loss { percent } => {
+                    let peer = self.peer(peer);
+                    peer.loss_percent = peer.loss_percent.max((*percent).into());
+                }
+                Fault::Bandwidth { bytes_per_second } => {
+                    let peer = self.peer(peer);
+                    let known = if peer.bytes_per_second == 0 { u64::MAX } else { peer.bytes_per_second };
+                    peer.bytes_per_second = known.min(*bytes_per_second);
+                }
+                _ => {}
+            }
+        }
+        match fault {
+            Fault::SlowDisk { delay } => self.disk.sync_delay_ms = self.disk.sync_delay_ms.max(millis(delay)),
+            Fault::FailSync => self.disk.fail_sync = true,
+            Fault::FullDisk => self.disk.full = true,
+            Fault::ClockStep { offset_ms } => self.clock_offset_ms += offset_ms,
+            _ => {}
+        }
+    }
+}
+
+impl From<Suffering> for SetFaultsRequest {
+    fn from(server: Suffering) -> Self {
+        Self {
+            peers: server.peers.into_values().collect(),
+            disk: Some(server.disk),
+            clock_offset_ms: server.clock_offset_ms,
+        }
+    }
+}
+
+/// Sets what every server should suffer. A server that does not answer is left out: it suffers enough, and its faults are
+/// gone with its process.
+///
+/// # Errors
+/// If a server does not allow it.
+pub async fn set(open: &[Applied], servers: &[Target]) -> Result<(), BackendError> {
+    let names: Vec<String> = servers.iter().map(|target| target.name.clone()).collect();
+    let wanted = desired(open, &names);
+    let calls = servers.iter().map(|target| {
+        let request = wanted.get(&target.name).cloned().unwrap_or_default();
+        async move {
+            let mut client = client(target)?;
+            match tokio::time::timeout(DEADLINE, client.set_faults(request)).await {
+                Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
+                Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
+            }
+        }
+    });
+    futures::future::try_join_all(calls).await.map(drop)
+}
+
+/// Cuts a server's power.
+///
+/// # Errors
+/// If the server does not allow it.
+pub async fn cut_power(target: &Target, torn: bool, seed: u64) -> Result<(), BackendError> {
+    let mut client = client(target)?;
+    match tokio::time::timeout(DEADLINE, client.cut_power(CutPowerRequest { torn, seed })).await {
+        Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
+        // It cannot answer any more.
+        Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
+    }
+}
+
+fn client(target: &Target) -> Result<FaultServiceClient<tonic::transport::Channel>, BackendError> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", target.client));
+    let endpoint = endpoint.map_err(|error| BackendError::Failed {
+        what: format!("reach {}", target.name),
+        why: error.to_string(),
+    })?;
+    Ok(FaultServiceClient::new(endpoint.connect_timeout(DEADLINE).connect_lazy()))
+}
+
+fn not_allowed(target: &Target) -> BackendError {
+    BackendError::NotAllowed {
+        target: target.name.clone(),
+        advice: "start it with --allow-faults (conclave up --allow-faults)".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn applied(fault: Fault, nodes: &[&str]) -> Applied {
+        Applied { id: 1, fault, nodes: names(nodes), all: names(&["a", "b", "c"]) }
+    }
+
+    #[test]
+    fn a_cut_is_told_to_both_ends() {
+        let one_way = applied(Fault::Partition { grudge: Grudge::OneWay }, &["a"]);
+        let wanted = desired(&[one_way], &names(&["a", "b", "c"]));
+        let peers = |name: &str| wanted[name].peers.clone();
+        assert!(peers("a").iter().all(|peer| peer.lose_to && !peer.lose_from));
+        assert_eq!(peers("a").len(), 2);
+        assert!(peers("b").iter().all(|peer| peer.peer == "a" && peer.lose_from && !peer.lose_to));
+        assert_eq!(peers("b").len(), 1);
+    }
+
+    #[test]
+    fn the_worse_of_two_counts_and_nothing_open_is_nothing_wrong() {
+        let slow = |millis| Fault::SlowDisk { delay: Duration::from_millis(millis) };
+        let open =
+            [applied(slow(20), &["a"]), applied(slow(5), &["a"]), applied(Fault::FullDisk, &["b", "gone"])];
+        let wanted = desired(&open, &names(&["a", "b", "c"]));
+        assert_eq!(wanted["a"].disk.unwrap().sync_delay_ms, 20);
+        assert!(wanted["b"].disk.unwrap().full);
+        assert_eq!(wanted["c"], SetFaultsRequest { disk: Some(DiskFault::default()), ..Default::default() });
+        assert_eq!(wanted.len(), 3);
+    }
+}

@@ -1,0 +1,209 @@
+//! The processes of `conclave up`.
+//!
+//! `up` keeps a list of its children in its directory (`processes.json`) and starts again what dies. Signals need no leave
+//! beyond the operating system's; what is done inside a server needs `conclave up --allow-faults`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::backend::{Backend, BackendError, Kind, Target, inside};
+use crate::fault::{Fault, Means};
+use crate::journal::Applied;
+
+/// The list of children.
+pub const PROCESSES: &str = "processes.json";
+/// `up` starts a dead child again after three seconds.
+const BACK_DEADLINE: Duration = Duration::from_secs(20);
+/// How often the list is looked at while somebody is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What `up` writes.
+#[derive(Clone, Debug, Deserialize)]
+struct Processes {
+    /// Servers allow faults inside.
+    #[serde(default)]
+    allow_faults: bool,
+    /// Dead children are started again.
+    restarts: bool,
+    children: Vec<Child>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Child {
+    name: String,
+    kind: Kind,
+    /// Absent while it is dead.
+    pid: Option<i32>,
+    /// Of a server.
+    #[serde(default)]
+    client: String,
+}
+
+/// The children of one `conclave up`.
+#[derive(Debug)]
+pub struct Local {
+    path: PathBuf,
+    /// What is done inside the servers.
+    inside: Mutex<Vec<Applied>>,
+}
+
+impl Local {
+    /// The cluster that `conclave up` keeps in this directory.
+    ///
+    /// # Errors
+    /// If none is running there.
+    pub fn open(dir: &Path) -> Result<Self, BackendError> {
+        let local = Self { path: dir.join(PROCESSES), inside: Mutex::default() };
+        local.read().map(|_| local)
+    }
+
+    fn read(&self) -> Result<Processes, BackendError> {
+        let failed = |why: String| BackendError::Failed {
+            what: format!("find the processes of conclave up in {}", self.path.display()),
+            why,
+        };
+        let text = fs::read_to_string(&self.path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                failed("there is no such file; start `conclave up`, or give its --dir".to_owned())
+            }
+            _ => failed(error.to_string()),
+        })?;
+        serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+    }
+
+    fn child(&self, name: &str) -> Result<Child, BackendError> {
+        let found = self.read()?.children.into_iter().find(|child| child.name == name);
+        found.ok_or_else(|| BackendError::Unknown(name.to_owned()))
+    }
+
+    /// Signals the child, if it lives.
+    fn signal(&self, name: &str, signal: Signal) -> Result<(), BackendError> {
+        let Some(pid) = self.child(name)?.pid.and_then(Pid::from_raw) else { return Ok(()) };
+        match kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => {
+                Err(BackendError::Failed { what: format!("signal {name}"), why: error.to_string() })
+            }
+        }
+    }
+
+    /// Waits until the child runs.
+    async fn back(&self, name: &str) -> Result<(), BackendError> {
+        let deadline = Instant::now() + BACK_DEADLINE;
+        loop {
+            let lives = |child: &Child| {
+                child.pid.and_then(Pid::from_raw).is_some_and(|pid| test_kill_process(pid).is_ok())
+            };
+            if lives(&self.child(name)?) {
+                return Ok(());
+            }
+            if Instant::now() > deadline || !self.read()?.restarts {
+                let why = "conclave up has not started it again (was it started with --no-restart?)";
+                return Err(BackendError::Failed { what: format!("wait for {name}"), why: why.to_owned() });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Changes what is done inside the servers.
+    async fn inside(&self, change: impl FnOnce(&mut Vec<Applied>)) -> Result<(), BackendError> {
+        let open = {
+            let mut open = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut open);
+            open.clone()
+        };
+        inside::set(&open, &self.servers()?).await
+    }
+
+    fn servers(&self) -> Result<Vec<Target>, BackendError> {
+        Ok(self.list()?.into_iter().filter(|target| target.kind == Kind::Server).collect())
+    }
+
+    /// The children.
+    ///
+    /// # Errors
+    /// If the list cannot be read.
+    pub fn list(&self) -> Result<Vec<Target>, BackendError> {
+        let target = |child: Child| Target { name: child.name, kind: child.kind, client: child.client };
+        Ok(self.read()?.children.into_iter().map(target).collect())
+    }
+
+    async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {
+        match &fault.fault {
+            Fault::Kill => self.each(fault, Signal::KILL),
+            Fault::Restart => self.each(fault, Signal::TERM),
+            Fault::Pause => self.each(fault, Signal::STOP),
+            Fault::PowerCut { torn } => {
+                for name in &fault.nodes {
+                    let child = self.child(name)?;
+                    let target = Target { name: child.name, kind: child.kind, client: child.client };
+                    inside::cut_power(&target, *torn, fault.id).await?;
+                }
+                Ok(())
+            }
+            _ => {
+                if !self.read()?.allow_faults {
+                    return Err(BackendError::NotAllowed {
+                        target: "this cluster".to_owned(),
+                        advice: "start it with conclave up --allow-faults".to_owned(),
+                    });
+                }
+                self.inside(|open| open.push(fault.clone())).await
+            }
+        }
+    }
+
+    async fn heal_it(&self, fault: &Applied) -> Result<(), BackendError> {
+        match &fault.fault {
+            Fault::Kill | Fault::Restart | Fault::PowerCut { .. } => {
+                for name in &fault.nodes {
+                    self.back(name).await?;
+                }
+                Ok(())
+            }
+            Fault::Pause => self.each(fault, Signal::CONT),
+            _ => self.inside(|open| open.retain(|known| known.id != fault.id)).await,
+        }
+    }
+
+    fn each(&self, fault: &Applied, signal: Signal) -> Result<(), BackendError> {
+        fault.nodes.iter().try_for_each(|name| self.signal(name, signal))
+    }
+}
+
+impl Backend for Local {
+    fn name(&self) -> &'static str {
+        "local processes"
+    }
+
+    fn means(&self) -> BTreeSet<Means> {
+        let inside = self.read().is_ok_and(|processes| processes.allow_faults);
+        let more = [Means::Network, Means::Disk, Means::Clock].into_iter().filter(|_| inside);
+        more.chain([Means::Process]).collect()
+    }
+
+    fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>> {
+        Box::pin(async { self.list() })
+    }
+
+    fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(self.apply_to(fault))
+    }
+
+    fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(self.heal_it(fault))
+    }
+
+    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
+        Box::pin(self.inside(|_| {}))
+    }
+}

@@ -1,0 +1,186 @@
+//! What each command does.
+
+use std::fs;
+use std::io::{BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use conclave_chaos::backend::{Kind, local::Local};
+use conclave_chaos::engine::Engine;
+use conclave_chaos::experiment::Experiment;
+use conclave_chaos::journal::Journal;
+use conclave_chaos::observer::Observed;
+use conclave_chaos::schedule::choose;
+use conclave_chaos::{report, time};
+use conclave_check::{Options, Outcome, Records};
+use conclave_client::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Args, Command, FaultArgs, RunArgs};
+
+/// A client of the workload keeps trying this long; experiments that stop the cluster stop it for less.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Does it. The exit code is the verdict's.
+///
+/// # Errors
+/// If there is no verdict.
+pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
+    match args.command {
+        Command::List => {
+            for name in Experiment::names() {
+                let text = Experiment::shipped(name).unwrap_or_default();
+                say(&format!("{name:<18} {}", Experiment::parse(text)?.proves));
+            }
+            Ok(0)
+        }
+        Command::Show { name } => {
+            let Some(text) = Experiment::shipped(&name) else { bail!("{}", unknown(&name)) };
+            say(text.trim_end());
+            Ok(0)
+        }
+        Command::Check { history } => check(&history),
+        Command::Run(run) => experiment(engine(args.dir.as_deref())?, &run).await,
+        Command::Fault(fault) => one(engine(args.dir.as_deref())?, &fault).await,
+        Command::Heal => {
+            let healed = engine(args.dir.as_deref())?.heal_all().await?;
+            say(&format!("healed {healed} faults"));
+            Ok(0)
+        }
+    }
+}
+
+/// On stdout.
+fn say(text: &str) {
+    // Whoever closed the pipe has read enough.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// On stderr.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn unknown(name: &str) -> String {
+    let names: Vec<&str> = Experiment::names().collect();
+    format!("there is no experiment {name:?}; there are: {}", names.join(", "))
+}
+
+/// Where `conclave up` keeps its cluster unless it is told otherwise.
+fn up_dir() -> anyhow::Result<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = data.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+    Ok(data.context("neither XDG_DATA_HOME nor HOME is set; give --dir")?.join("conclave/up"))
+}
+
+/// A controller of the local cluster, which stops on signals.
+fn engine(dir: Option<&Path>) -> anyhow::Result<Engine> {
+    let dir = dir.map_or_else(up_dir, |dir| Ok(dir.to_owned()))?;
+    let backend = Local::open(&dir)?;
+    let addresses: Vec<String> = backend
+        .list()?
+        .into_iter()
+        .filter(|target| target.kind == Kind::Server)
+        .map(|target| target.client)
+        .collect();
+    let journal = Journal::open(&dir.join("chaos.journal"))?;
+    let stop = CancellationToken::new();
+    listen_for_signals(stop.clone())?;
+    let connect = Arc::new(move |user: &str| {
+        Client::builder()
+            .servers(addresses.iter().cloned())
+            .user(user)
+            .client_name("conclave-chaos")
+            .patience(PATIENCE)
+    });
+    Ok(Engine { backend: Box::new(backend), connect, journal, stop })
+}
+
+/// The first signal heals and stops.
+fn listen_for_signals(stop: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        complain("stopping: healing first");
+        stop.cancel();
+    });
+    Ok(())
+}
+
+async fn experiment(mut engine: Engine, args: &RunArgs) -> anyhow::Result<u8> {
+    let text = match Experiment::shipped(&args.experiment) {
+        Some(text) => text.to_owned(),
+        None => fs::read_to_string(&args.experiment).with_context(|| unknown(&args.experiment))?,
+    };
+    let experiment = Experiment::parse(&text)?;
+    let seed = args.seed.or(experiment.seed).unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("chaos-reports").join(format!("{}-{seed}", experiment.name)));
+    fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
+    let began = std::time::Instant::now();
+    let quiet = args.quiet;
+    let progress = move |what: &str| {
+        if !quiet {
+            complain(&format!("{:>6.1} s  {what}", began.elapsed().as_secs_f64()));
+        }
+    };
+    let lasts = time::show(experiment.workload.duration);
+    progress(&format!("{} for {lasts}, seed {seed}, on {}", experiment.name, engine.backend.name()));
+    let verdict = engine.run(&experiment, seed, &out, &progress).await?;
+    let page = report::write(&verdict, &out)?;
+    say(report::summary(&verdict).trim_end());
+    say(&format!("  report: {}", page.display()));
+    Ok(verdict.exit_code())
+}
+
+async fn one(mut engine: Engine, args: &FaultArgs) -> anyhow::Result<u8> {
+    // An experiment with one step, so that there is one way to write a fault.
+    let with: String = args.with.iter().map(|pair| format!(", {}", pair.replacen('=', ": ", 1))).collect();
+    let step = format!(
+        "{{name: now, proves: nothing, workload: {{duration: 24h}}, method: [{{at: 0s, fault: {}, nodes: {}{with}}}]}}",
+        args.fault, args.nodes
+    );
+    let experiment = Experiment::parse(&step.replace("24h", "1440m"))?;
+    let step = experiment.method.first().context("there is no fault")?;
+    let targets = engine.backend.targets().await?;
+    let names = |kind: Kind| {
+        let of_kind = targets.iter().filter(|target| target.kind == kind);
+        of_kind.map(|target| target.name.clone()).collect::<Vec<_>>()
+    };
+    let observed = Observed::default();
+    observed.look(&targets).await;
+    let known = observed.known(&names(Kind::Server), names(Kind::Resolver), &[]);
+    let chosen = choose(&step.nodes, rand::random(), &known);
+    if chosen.is_empty() {
+        bail!("there is no {} to do it to", step.nodes);
+    }
+    say(&format!("{}: {} for {}", step.fault, chosen.join(", "), time::show(args.lasts)));
+    engine.apply(step.fault.clone(), chosen).await?;
+    tokio::select! {
+        () = tokio::time::sleep(args.lasts) => {}
+        () = engine.stop.cancelled() => {}
+    }
+    engine.heal_all().await?;
+    say("healed");
+    Ok(0)
+}
+
+fn check(path: &Path) -> anyhow::Result<u8> {
+    let file = fs::File::open(path).with_context(|| path.display().to_string())?;
+    let report = conclave_check::check(&Records::read(BufReader::new(file))?, &Options::default());
+    say(&report.to_string());
+    Ok(match report.outcome {
+        Outcome::Passed => 0,
+        Outcome::Violated => 1,
+        Outcome::TooLittle => 2,
+    })
+}

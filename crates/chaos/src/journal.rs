@@ -1,0 +1,203 @@
+//! What has been done to a cluster and not yet undone, on disk.
+//!
+//! A fault is written down, and synced, before it is applied, and struck out after it was healed. So whatever happens to
+//! the controller, the next one knows what to heal. One controller works on a journal at a time.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+
+/// A fault that is, or may be, in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Its number, from 1, in this journal.
+    pub id: u64,
+    /// What.
+    #[serde(flatten)]
+    pub fault: Fault,
+    /// To whom.
+    pub nodes: Vec<String>,
+    /// Every server when it was applied: what a partition is about.
+    pub all: Vec<String>,
+}
+
+/// One line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Applied(Applied),
+    Healed(u64),
+}
+
+/// A journal that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another controller is at work.
+    #[error("another controller is at work on this cluster ({}); stop it first", .0.display())]
+    Locked(PathBuf),
+    /// The file cannot be used.
+    #[error("the journal {} cannot be used: {source}", .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line that is not the last one cannot be read.
+    #[error(
+        "the journal {} is damaged in line {line}: heal the cluster by hand (restart what was stopped) and remove the file",
+        .path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
+}
+
+/// The journal of one cluster.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    open: BTreeMap<u64, Applied>,
+    next: u64,
+}
+
+impl Journal {
+    /// Opens the journal, made if it is not there. What an earlier controller left is in [`Journal::open_faults`].
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let failed = |source| JournalError::Io { path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(JournalError::Locked(path.to_owned())),
+            Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let text = fs::read_to_string(path).map_err(failed)?;
+        let mut open = BTreeMap::new();
+        let mut next = 1;
+        let mut whole = 0;
+        for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+            match serde_json::from_str(line.trim_end()) {
+                Ok(Line::Applied(applied)) => {
+                    next = next.max(applied.id + 1);
+                    open.insert(applied.id, applied);
+                }
+                Ok(Line::Healed(id)) => {
+                    open.remove(&id);
+                }
+                // Cut by a crash while it was written: the fault was not applied yet.
+                Err(_) if !line.ends_with('\n') => break,
+                Err(_) => return Err(JournalError::Damaged { path: path.to_owned(), line: number }),
+            }
+            whole += line.len() as u64;
+        }
+        let journal = Self { path: path.to_owned(), file, open, next };
+        // Nothing to heal: begin anew, so that the file stays small.
+        let keep = if journal.open.is_empty() { 0 } else { whole };
+        journal.file.set_len(keep).and_then(|()| journal.file.sync_all()).map_err(failed)?;
+        Ok(journal)
+    }
+
+    /// Writes a fault down. Only then may it be applied.
+    ///
+    /// # Errors
+    /// If it cannot be written or synced.
+    pub fn apply(
+        &mut self,
+        fault: Fault,
+        nodes: Vec<String>,
+        all: Vec<String>,
+    ) -> Result<Applied, JournalError> {
+        let applied = Applied { id: self.next, fault, nodes, all };
+        self.write(&Line::Applied(applied.clone()))?;
+        self.next += 1;
+        self.open.insert(applied.id, applied.clone());
+        Ok(applied)
+    }
+
+    /// Strikes a fault out. Only after it was healed.
+    ///
+    /// # Errors
+    /// If it cannot be written or synced.
+    pub fn healed(&mut self, id: u64) -> Result<(), JournalError> {
+        self.write(&Line::Healed(id))?;
+        self.open.remove(&id);
+        Ok(())
+    }
+
+    /// What is to be healed, the oldest first.
+    #[must_use]
+    pub fn open_faults(&self) -> Vec<Applied> {
+        self.open.values().cloned().collect()
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), JournalError> {
+        let mut text = serde_json::to_string(line)
+            .map_err(|error| JournalError::Io { path: self.path.clone(), source: error.into() })?;
+        text.push('\n');
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        written.map_err(|source| JournalError::Io { path: self.path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_was_not_healed_is_there_for_the_next_controller() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path).unwrap();
+        assert!(matches!(Journal::open(&path), Err(JournalError::Locked(_))));
+        let first = journal.apply(Fault::Pause, names(&["a"]), names(&["a", "b"])).unwrap();
+        let second =
+            journal.apply(Fault::PowerCut { torn: true }, names(&["b"]), names(&["a", "b"])).unwrap();
+        journal.healed(first.id).unwrap();
+        drop(journal);
+
+        let mut journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.open_faults(), std::slice::from_ref(&second));
+        let third = journal.apply(Fault::Kill, names(&["a"]), names(&["a", "b"])).unwrap();
+        assert!(third.id > second.id);
+        journal.healed(second.id).unwrap();
+        journal.healed(third.id).unwrap();
+        drop(journal);
+        assert!(Journal::open(&path).unwrap().open_faults().is_empty());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_line_cut_by_a_crash_was_not_applied_and_other_damage_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.apply(Fault::Pause, names(&["a"]), names(&["a"])).unwrap();
+        journal.apply(Fault::Kill, names(&["a"]), names(&["a"])).unwrap();
+        drop(journal);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.open_faults().len(), 1);
+        drop(journal);
+        let mut damaged = whole;
+        damaged[3] ^= 1;
+        fs::write(&path, damaged).unwrap();
+        assert!(matches!(Journal::open(&path), Err(JournalError::Damaged { line: 1, .. })));
+    }
+}

@@ -1,0 +1,188 @@
+//! Who leads what in which term, looked at all the time: what a report shows beside the clients' view.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use conclave_client::api::{GetServerStatusRequest, NodeStatus, Role};
+use conclave_proto::chat::chat_service_client::ChatServiceClient;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::backend::{Kind, Target};
+use crate::schedule::{Known, Server};
+use crate::workload::Seen;
+
+/// How often each server is asked.
+const EVERY: Duration = Duration::from_millis(100);
+/// A server that does not answer so soon counts as silent.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Changes that are kept.
+const CHANGES_MAX: usize = 100_000;
+
+/// From then on a server was so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// On the run's clock, microseconds.
+    pub at_us: u64,
+    /// Which server.
+    pub node: String,
+    /// How it was.
+    pub state: State,
+}
+
+/// How a server is, as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct State {
+    /// It answered.
+    pub answers: bool,
+    /// Shards that it leads, with their terms.
+    pub leads: BTreeMap<u32, u64>,
+    /// The highest term that it knows of the meta shard.
+    pub meta_term: u64,
+}
+
+/// What has been seen so far.
+#[derive(Debug, Default)]
+pub struct Observed {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    now: BTreeMap<String, State>,
+    changes: Vec<Change>,
+    /// Servers that were silent and answered again.
+    returned: u64,
+    /// Shards that had another leader than before.
+    leader_changes: u64,
+    leaders: BTreeMap<u32, (u64, String)>,
+}
+
+impl Observed {
+    fn saw(&self, at_us: u64, node: &str, state: State) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = &mut *table;
+        for (&shard, &term) in &state.leads {
+            let known = table.leaders.get(&shard);
+            if known.is_none_or(|(known, _)| term > *known) {
+                let other = known.is_some_and(|(_, leader)| leader != node);
+                table.leader_changes += u64::from(other);
+                table.leaders.insert(shard, (term, node.to_owned()));
+            }
+        }
+        let before = table.now.get(node);
+        if before == Some(&state) {
+            return;
+        }
+        table.returned += u64::from(state.answers && before.is_some_and(|before| !before.answers));
+        table.now.insert(node.to_owned(), state.clone());
+        if table.changes.len() < CHANGES_MAX {
+            table.changes.push(Change { at_us, node: node.to_owned(), state });
+        }
+    }
+
+    /// The servers as they are now; `hurt` are those to whom something is being done.
+    pub fn known(&self, servers: &[String], resolvers: Vec<String>, hurt: &[String]) -> Known {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = |name: &String| {
+            let state = table.now.get(name).cloned().unwrap_or_default();
+            Server {
+                name: name.clone(),
+                well: state.answers && !hurt.contains(name),
+                leads: u32::try_from(state.leads.len()).unwrap_or(u32::MAX),
+                leads_meta: state.leads.contains_key(&0),
+            }
+        };
+        Known { servers: servers.iter().map(server).collect(), resolvers }
+    }
+
+    /// Every change so far.
+    #[must_use]
+    pub fn changes(&self) -> Vec<Change> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).changes.clone()
+    }
+
+    /// How often a shard had another leader than before, and how often a silent server answered again.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        (table.leader_changes, table.returned)
+    }
+}
+
+impl Observed {
+    /// Asks every server once.
+    pub async fn look(&self, targets: &[Target]) {
+        let servers = targets.iter().filter(|target| target.kind == Kind::Server);
+        let asks = servers.filter_map(|target| {
+            let endpoint = Endpoint::from_shared(format!("http://{}", target.client)).ok()?;
+            let mut client = ChatServiceClient::new(endpoint.connect_lazy());
+            Some(async move { (target.name.as_str(), ask(&mut client, &target.name).await) })
+        });
+        for (name, state) in futures::future::join_all(asks).await {
+            self.saw(0, name, state);
+        }
+    }
+}
+
+async fn ask(client: &mut ChatServiceClient<Channel>, name: &str) -> State {
+    let asked = client.get_server_status(GetServerStatusRequest { local_only: true });
+    let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await else { return State::default() };
+    let nodes = answer.into_inner().nodes;
+    nodes.iter().find(|node| node.name == name && node.reachable).map(state).unwrap_or_default()
+}
+
+/// Asks one server until told to stop.
+pub async fn watch(
+    mut client: ChatServiceClient<Channel>,
+    name: String,
+    observed: Arc<Observed>,
+    seen: Arc<Seen>,
+    stop: CancellationToken,
+) {
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = every.tick() => {}
+        }
+        let state = ask(&mut client, &name).await;
+        observed.saw(seen.now_us(), &name, state);
+    }
+}
+
+fn state(node: &NodeStatus) -> State {
+    let leads = node.shards.iter().filter(|shard| shard.role() == Role::Leader && shard.leader_id != 0);
+    State {
+        answers: true,
+        leads: leads.map(|shard| (shard.shard, shard.term)).collect(),
+        meta_term: node.shards.iter().find(|shard| shard.shard == 0).map_or(0, |shard| shard.term),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leading(shard: u32, term: u64) -> State {
+        State { answers: true, leads: [(shard, term)].into(), meta_term: term }
+    }
+
+    #[test]
+    fn changes_are_noted_once() {
+        let observed = Observed::default();
+        observed.saw(1, "a", leading(0, 1));
+        observed.saw(2, "a", leading(0, 1));
+        observed.saw(3, "b", leading(0, 2));
+        observed.saw(4, "a", State::default());
+        observed.saw(5, "a", leading(3, 4));
+        assert_eq!(observed.changes().len(), 4);
+        assert_eq!(observed.counts(), (1, 1));
+        let known = observed.known(&["a".to_owned(), "b".to_owned()], Vec::new(), &["b".to_owned()]);
+        assert!(known.servers[0].well && !known.servers[1].well);
+        assert!(known.servers[1].leads_meta && !known.servers[0].leads_meta);
+    }
+}

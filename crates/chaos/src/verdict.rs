@@ -1,0 +1,216 @@
+//! What came of a run.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use conclave_check::{Outcome, Report};
+use serde::Serialize;
+
+use crate::experiment::{Experiment, Sometimes};
+use crate::fault::Fault;
+use crate::observer::Change;
+use crate::time::show;
+use crate::workload::Sample;
+
+/// A fault and when it was in force, on the run's clock.
+#[derive(Clone, Debug, Serialize)]
+pub struct Band {
+    /// What.
+    #[serde(flatten)]
+    pub fault: Fault,
+    /// To whom.
+    pub nodes: Vec<String>,
+    /// From when, microseconds.
+    pub from_us: u64,
+    /// Until when; to the end of the run if it is not known.
+    pub to_us: Option<u64>,
+}
+
+/// What was seen in a run, beside the history.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Facts {
+    /// What was done.
+    pub bands: Vec<Band>,
+    /// Acks.
+    pub samples: Vec<Sample>,
+    /// Times without an ack: from, to.
+    pub gaps: Vec<(u64, u64)>,
+    /// How the servers were.
+    pub changes: Vec<Change>,
+    /// What happened at least once.
+    pub sometimes: BTreeSet<Sometimes>,
+    /// How long the cluster took to be as before, if it was in time.
+    pub recovered: Option<Duration>,
+}
+
+/// The sum of a run: its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sum {
+    /// Every promise held, and the run tested what it was meant to test.
+    Passed,
+    /// A promise was broken.
+    Violated,
+    /// Nothing was broken, but too little was tested.
+    TooLittle,
+}
+
+/// The verdict on a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// The experiment.
+    pub experiment: Experiment,
+    /// The seed that gives this schedule again.
+    pub seed: u64,
+    /// On what it ran.
+    pub backend: &'static str,
+    /// This program's version.
+    pub version: &'static str,
+    /// The sum.
+    pub sum: Sum,
+    /// Everything that is wrong, in plain words.
+    pub wrong: Vec<String>,
+    /// Everything that was missing, in plain words.
+    pub missing: Vec<String>,
+    /// The judge's report.
+    pub report: Report,
+    /// What was seen.
+    pub facts: Facts,
+}
+
+impl Verdict {
+    /// Puts together what the judge and the expectations say.
+    #[must_use]
+    pub fn new(
+        experiment: &Experiment,
+        seed: u64,
+        backend: &'static str,
+        report: Report,
+        facts: Facts,
+    ) -> Self {
+        let mut wrong = Vec::new();
+        let mut missing = report.too_little.clone();
+        for finding in report.findings.iter().filter(|finding| finding.violations > 0) {
+            let witness = finding.witness.as_ref().map_or("", |witness| witness.sentence.as_str());
+            wrong.push(format!("{:?}: {} times, such as: {witness}", finding.property, finding.violations));
+        }
+        let longest = longest_gap(&facts);
+        if let Some(most) = experiment.expect.longest_gap
+            && longest > most.0
+        {
+            let most = show(most.0);
+            wrong.push(format!(
+                "nothing was acked for {} ms, which may be at most {most}",
+                longest.as_millis()
+            ));
+        }
+        if let Some(least) = experiment.expect.shortest_outage
+            && longest < least.0
+        {
+            let least = show(least.0);
+            wrong.push(format!(
+                "sends were acked all the time (the longest pause was {} ms) although there was no majority for {least}",
+                longest.as_millis()
+            ));
+        }
+        if facts.recovered.is_none() {
+            wrong.push(format!(
+                "the cluster was not as before {} after everything was healed",
+                show(experiment.recover)
+            ));
+        }
+        for what in experiment.expect.sometimes.iter().filter(|what| !facts.sometimes.contains(what)) {
+            missing.push(format!("it never happened: {what:?}"));
+        }
+        if facts.bands.is_empty() {
+            missing.push("nothing was done to the cluster".to_owned());
+        }
+        let sum = if !wrong.is_empty() || report.outcome == Outcome::Violated {
+            Sum::Violated
+        } else if !missing.is_empty() || report.outcome == Outcome::TooLittle {
+            Sum::TooLittle
+        } else {
+            Sum::Passed
+        };
+        let (experiment, version) = (experiment.clone(), env!("CARGO_PKG_VERSION"));
+        Self { experiment, seed, backend, version, sum, wrong, missing, report, facts }
+    }
+
+    /// The longest time without an ack that touches a time from the first fault on.
+    #[must_use]
+    pub fn longest_gap(&self) -> Duration {
+        longest_gap(&self.facts)
+    }
+
+    /// 0 passed, 1 violated, 2 tested too little. (3 is for runs without a verdict.)
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.sum {
+            Sum::Passed => 0,
+            Sum::Violated => 1,
+            Sum::TooLittle => 2,
+        }
+    }
+}
+
+fn longest_gap(facts: &Facts) -> Duration {
+    let first = facts.bands.iter().map(|band| band.from_us).min().unwrap_or(0);
+    let gaps = facts.gaps.iter().filter(|(_, to)| *to >= first);
+    Duration::from_micros(gaps.map(|(from, to)| to - from).max().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_check::{Event, History, Options};
+
+    use super::*;
+
+    fn report(broken: bool) -> Report {
+        let history = History::in_memory();
+        history.invoke(5, 1, 1, "hello");
+        history.ok(5, 1, 1, 2);
+        history.invoke(5, 1, 2, "again");
+        history.ok(5, 1, 2, 3);
+        let mut events = vec![Event::created(1), Event::message(2, 5, 1, "hello")];
+        if !broken {
+            events.push(Event::message(3, 5, 2, "again"));
+        }
+        history.final_read("n1", 1, 0, events.clone());
+        history.final_read("n2", 1, 0, events);
+        history.check(&Options::default()).unwrap()
+    }
+
+    fn facts() -> Facts {
+        let band = Band {
+            fault: Fault::Kill,
+            nodes: vec!["a".to_owned()],
+            from_us: 1_000_000,
+            to_us: Some(2_000_000),
+        };
+        Facts {
+            bands: vec![band],
+            gaps: vec![(0, 500_000), (1_000_000, 1_400_000)],
+            sometimes: [Sometimes::LeaderChanged].into(),
+            recovered: Some(Duration::from_secs(1)),
+            ..Facts::default()
+        }
+    }
+
+    fn verdict(expect: &str, broken: bool, facts: Facts) -> Verdict {
+        let text = format!("{{name: x, proves: y, method: [{{at: 5s, fault: kill}}], expect: {expect}}}");
+        Verdict::new(&Experiment::parse(&text).unwrap(), 7, "a test", report(broken), facts)
+    }
+
+    #[test]
+    fn each_way_to_fail_is_one() {
+        let good = "{longest_gap: 450ms, sometimes: [leader-changed]}";
+        assert_eq!(verdict(good, false, facts()).exit_code(), 0);
+        assert_eq!(verdict(good, true, facts()).exit_code(), 1);
+        assert_eq!(verdict("{longest_gap: 300ms}", false, facts()).exit_code(), 1);
+        assert_eq!(verdict("{shortest_outage: 2s}", false, facts()).exit_code(), 1);
+        assert_eq!(verdict("{sometimes: [retry-suppressed]}", false, facts()).exit_code(), 2);
+        assert_eq!(verdict(good, false, Facts { recovered: None, ..facts() }).exit_code(), 1);
+        let idle = Facts { bands: Vec::new(), ..facts() };
+        assert_eq!(verdict("{}", false, idle).exit_code(), 2);
+    }
+}

@@ -1,0 +1,289 @@
+//! What uses the cluster while it is being broken: clients that send, follow and read, and record everything.
+
+mod clients;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use conclave_check::History;
+use conclave_client::{CallError, Client, ConnectError, HistoryQuery};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::experiment::Workload;
+
+/// Acks that a report draws; of more, every second one is left out, again and again.
+const SAMPLES_MAX: usize = 200_000;
+/// The cluster gets so long to decide what is under way when the workload ends.
+const END_DEADLINE: Duration = Duration::from_secs(60);
+/// A page of a final read.
+const PAGE: u32 = 1_000;
+
+/// Something that the workload could not do, and that is no finding about the cluster's promises.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// A client could not connect.
+    #[error("a client cannot connect: {0}")]
+    Connect(#[from] ConnectError),
+    /// A call failed that has to work on a cluster that is well.
+    #[error("the cluster does not do what one that is well does: {0}")]
+    Call(#[from] CallError),
+    /// A client did not finish.
+    #[error("{0}")]
+    Stuck(String),
+}
+
+/// One ack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Sample {
+    /// When it came, on the run's clock, microseconds.
+    pub at_us: u64,
+    /// How long after the send was due.
+    pub latency_us: u64,
+}
+
+/// What the clients saw, shared by all of them. Locked for moments.
+#[derive(Debug)]
+pub struct Seen {
+    began: Instant,
+    acks: Mutex<Acks>,
+    /// Sends without an answer.
+    pub(crate) in_flight: AtomicU64,
+    /// Acks of requests that had been decided before.
+    pub(crate) duplicates: AtomicU64,
+    /// Subscriptions that went on at another node.
+    pub(crate) moves: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Acks {
+    samples: Vec<Sample>,
+    /// One of so many is kept.
+    every: u64,
+    count: u64,
+    last_us: u64,
+    /// The longest times without an ack: from, to.
+    gaps: Vec<(u64, u64)>,
+    /// Of the last seconds, all.
+    recent: VecDeque<Sample>,
+}
+
+/// Gaps that are kept: those of a hundred milliseconds and more.
+const GAP_MIN_US: u64 = 100_000;
+/// Gaps that are kept at most; a run of a day that stops every second has fewer.
+const GAPS_MAX: usize = 100_000;
+/// What counts as recent.
+const RECENT_US: u64 = 3_000_000;
+
+impl Seen {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            acks: Mutex::new(Acks { every: 1, ..Acks::default() }),
+            in_flight: AtomicU64::new(0),
+            duplicates: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
+        }
+    }
+
+    /// Microseconds since the workload began: the run's clock.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn acked(&self, due: Instant) {
+        let at_us = self.now_us();
+        let latency_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        let acks = &mut *acks;
+        if acks.count > 0 && at_us.saturating_sub(acks.last_us) >= GAP_MIN_US && acks.gaps.len() < GAPS_MAX {
+            acks.gaps.push((acks.last_us, at_us));
+        }
+        acks.last_us = acks.last_us.max(at_us);
+        let sample = Sample { at_us, latency_us };
+        acks.recent.push_back(sample);
+        while acks.recent.front().is_some_and(|first| first.at_us + RECENT_US < at_us) {
+            acks.recent.pop_front();
+        }
+        if acks.count.is_multiple_of(acks.every) {
+            acks.samples.push(sample);
+            if acks.samples.len() >= SAMPLES_MAX {
+                let mut odd = false;
+                acks.samples.retain(|_| {
+                    odd = !odd;
+                    odd
+                });
+                acks.every *= 2;
+            }
+        }
+        acks.count += 1;
+    }
+
+    /// Acks so far.
+    #[must_use]
+    pub fn acked_count(&self) -> u64 {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+
+    /// Acks a second and the 99th percentile of their latency, over the last three seconds.
+    #[must_use]
+    pub fn recent(&self) -> (f64, Duration) {
+        let now = self.now_us();
+        let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = acks.recent.iter().filter(|sample| sample.at_us + RECENT_US >= now);
+        let mut latencies: Vec<u64> = fresh.map(|sample| sample.latency_us).collect();
+        drop(acks);
+        latencies.sort_unstable();
+        let p99 = latencies.get((latencies.len() * 99 / 100).min(latencies.len().saturating_sub(1)));
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let rate = latencies.len() as f64 * 1e6 / RECENT_US as f64;
+        (rate, Duration::from_micros(p99.copied().unwrap_or(0)))
+    }
+
+    /// What a report draws: acks, and the times without any.
+    #[must_use]
+    pub fn samples(&self) -> (Vec<Sample>, Vec<(u64, u64)>) {
+        let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gaps = acks.gaps.clone();
+        let now = self.now_us();
+        if now.saturating_sub(acks.last_us) >= GAP_MIN_US {
+            gaps.push((acks.last_us, now));
+        }
+        (acks.samples.clone(), gaps)
+    }
+}
+
+/// A workload that runs.
+#[derive(Debug)]
+pub struct Running {
+    pub(crate) seen: Arc<Seen>,
+    history: History,
+    rooms: Vec<(String, u64)>,
+    /// Ends the senders.
+    stop_sending: CancellationToken,
+    /// Ends the readers, when they have read everything.
+    stop_reading: CancellationToken,
+    senders: JoinSet<Result<(), String>>,
+    readers: JoinSet<Result<(), String>>,
+}
+
+/// Where the cluster is: makes a client of a user.
+pub type Connect = Arc<dyn Fn(&str) -> conclave_client::Builder + Send + Sync>;
+
+impl Running {
+    /// Makes rooms and clients, and begins.
+    ///
+    /// # Errors
+    /// If the cluster does not serve them.
+    pub async fn start(
+        workload: &Workload,
+        run: &str,
+        connect: &Connect,
+        history: History,
+    ) -> Result<Self, WorkloadError> {
+        let setup = connect("chaos").connect().await?;
+        let mut rooms = Vec::new();
+        for number in 0..workload.rooms {
+            let name = format!("chaos-{run}-{number}");
+            let room = setup.create_room(&name).await?.room_id;
+            rooms.push((name, room));
+        }
+        setup.close().await;
+        let mut running = Self {
+            seen: Arc::new(Seen::new()),
+            history,
+            rooms,
+            stop_sending: CancellationToken::new(),
+            stop_reading: CancellationToken::new(),
+            senders: JoinSet::new(),
+            readers: JoinSet::new(),
+        };
+        let pace = (workload.rate > 0)
+            .then(|| Duration::from_secs_f64(f64::from(workload.senders) / f64::from(workload.rate)));
+        for (number, (room, room_id)) in (0..workload.readers).zip(running.rooms.clone().into_iter().cycle())
+        {
+            let reader = clients::Reader {
+                client: connect(&format!("chaos-reader{number}")).connect().await?,
+                name: format!("reader{number}"),
+                room,
+                room_id,
+                history: running.history.clone(),
+                seen: Arc::clone(&running.seen),
+            };
+            running.readers.spawn(reader.run(running.stop_reading.clone()));
+        }
+        let prober = connect("chaos-prober").connect().await?;
+        let (rooms, history) = (running.rooms.clone(), running.history.clone());
+        running.senders.spawn(clients::probe(prober, rooms, history, running.stop_sending.clone()));
+        for (number, (room, room_id)) in (0..workload.senders).zip(running.rooms.clone().into_iter().cycle())
+        {
+            let sender = clients::Sender {
+                client: connect(&format!("chaos-sender{number}")).connect().await?,
+                room,
+                room_id,
+                pace,
+                phase: number,
+                history: running.history.clone(),
+                seen: Arc::clone(&running.seen),
+            };
+            running.senders.spawn(sender.run(running.stop_sending.clone()));
+        }
+        Ok(running)
+    }
+
+    /// Ends the workload: what is under way is decided, the readers read to the end, and every replica is read.
+    ///
+    /// # Errors
+    /// If the cluster, which has had its time to recover, does not let them finish.
+    pub async fn finish(mut self, servers: &[String], connect: &Connect) -> Result<Arc<Seen>, WorkloadError> {
+        self.stop_sending.cancel();
+        drain(&mut self.senders, "a sender's last message was not decided").await?;
+        self.stop_reading.cancel();
+        drain(&mut self.readers, "a reader did not reach the end of its room").await?;
+        for address in servers {
+            let direct = connect("chaos-final").servers([address.clone()]).connect().await?;
+            for (room, room_id) in &self.rooms {
+                let events = whole_room(&direct, room).await?;
+                self.history.final_read(address, *room_id, 0, events.iter().map(clients::event));
+            }
+            direct.close().await;
+        }
+        Ok(self.seen)
+    }
+}
+
+async fn drain(tasks: &mut JoinSet<Result<(), String>>, late: &str) -> Result<(), WorkloadError> {
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(|error| WorkloadError::Stuck(error.to_string()))?.map_err(WorkloadError::Stuck)?;
+        }
+        Ok(())
+    };
+    let timeout = WorkloadError::Stuck(format!("{late} within {END_DEADLINE:?}"));
+    tokio::time::timeout(END_DEADLINE, all).await.unwrap_or(Err(timeout))
+}
+
+/// Everything that a node has of a room, seen linearizably.
+async fn whole_room(client: &Client, room: &str) -> Result<Vec<conclave_client::api::Event>, CallError> {
+    let mut events: Vec<conclave_client::api::Event> = Vec::new();
+    loop {
+        let after = events.last().map_or(0, |event| event.seq);
+        let query = HistoryQuery { linearizable: true, ..HistoryQuery::after(room, after, PAGE) };
+        let page = client.history(query).await?;
+        let more = !page.events.is_empty();
+        events.extend(page.events);
+        if !more || events.last().is_some_and(|event| event.seq >= page.last_seq) {
+            return Ok(events);
+        }
+    }
+}
+
+impl Seen {
+    pub(crate) fn count(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}

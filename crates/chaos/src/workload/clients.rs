@@ -1,0 +1,168 @@
+//! The clients of a workload.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use conclave_check::{Event, History, What};
+use conclave_client::api::event::Kind;
+use conclave_client::{Client, Content, Follow, HistoryQuery, Incoming, SendError, Start, Ticket};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::workload::Seen;
+
+/// Sends that one sender has under way.
+const IN_FLIGHT: usize = 16;
+/// Between two reads of the prober.
+const PROBE_EVERY: Duration = Duration::from_millis(20);
+
+/// Sends to one room: at a fixed rate, or as fast as acks come.
+pub(super) struct Sender {
+    pub(super) client: Client,
+    pub(super) room: String,
+    pub(super) room_id: u64,
+    pub(super) pace: Option<Duration>,
+    /// Shifts the beginning, so that senders do not all send at once.
+    pub(super) phase: u32,
+    pub(super) history: History,
+    pub(super) seen: Arc<Seen>,
+}
+
+impl Sender {
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), String> {
+        let mut undecided = FuturesUnordered::new();
+        let session = self.client.session().id;
+        let mut due = Instant::now() + self.pace.unwrap_or_default() / 16 * (self.phase % 16);
+        let mut no = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(()) = undecided.next() => {}
+                () = tokio::time::sleep_until(due), if undecided.len() < IN_FLIGHT => {
+                    no += 1;
+                    let text = format!("{session}-{no}");
+                    self.history.invoke(session, self.room_id, no, &text);
+                    self.seen.in_flight.fetch_add(1, Ordering::Relaxed);
+                    match self.client.submit(&self.room, Content::Text(text)).await {
+                        Ok(ticket) => undecided.push(self.settle(ticket, session, no, due)),
+                        Err(error) => return Err(format!("a send was not taken: {error}")),
+                    }
+                    // What is late is measured from when it was due: a stop of the cluster is not forgotten.
+                    due = self.pace.map_or_else(Instant::now, |pace| due + pace);
+                }
+            }
+        }
+        while undecided.next().await.is_some() {}
+        drop(undecided);
+        self.client.close().await;
+        Ok(())
+    }
+
+    async fn settle(&self, ticket: Ticket, session: u64, no: u64, due: Instant) {
+        let due = if self.pace.is_some() { due } else { Instant::now() };
+        match ticket.wait().await {
+            Ok(ack) => {
+                self.history.ok(session, self.room_id, no, ack.seq);
+                self.seen.acked(due);
+                if ack.duplicate {
+                    self.seen.duplicates.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Err(SendError::Refused { code, .. }) => self.history.refused(session, self.room_id, no, &code),
+            Err(_) => self.history.unknown(session, self.room_id, no),
+        }
+        self.seen.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Follows one room until its end.
+pub(super) struct Reader {
+    pub(super) client: Client,
+    pub(super) name: String,
+    pub(super) room: String,
+    pub(super) room_id: u64,
+    pub(super) history: History,
+    pub(super) seen: Arc<Seen>,
+}
+
+impl Reader {
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), String> {
+        let mut events = self.client.subscribe(vec![Follow::room(&self.room).from(Start::After(0))]);
+        let (mut stream, mut last) = (0, 0);
+        let mut end = None;
+        let mut at: Option<String> = None;
+        while end.is_none_or(|end| last < end) {
+            let incoming = tokio::select! {
+                incoming = events.next() => incoming.map_err(|error| format!("{} cannot go on: {error}", self.name))?,
+                () = stop.cancelled(), if end.is_none() => {
+                    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(&self.room, 1) };
+                    let page = self.client.history(query).await;
+                    end = Some(page.map_err(|error| format!("{} cannot read: {error}", self.name))?.last_seq);
+                    continue;
+                }
+            };
+            match incoming {
+                Incoming::Connected { node } => {
+                    stream += 1;
+                    self.history.resumed(&self.name, stream, self.room_id, last, &node);
+                    if at.replace(node.to_string()).is_some_and(|before| before != *node) {
+                        self.seen.moves.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Incoming::Event(got) => {
+                    last = got.seq;
+                    self.history.observed(&self.name, stream, self.room_id, &event(&got));
+                }
+                _ => {}
+            }
+        }
+        drop(events);
+        self.client.close().await;
+        Ok(())
+    }
+}
+
+/// Reads the ends of the rooms again and again, linearizably, on whichever node answers.
+pub(super) async fn probe(
+    client: Client,
+    rooms: Vec<(String, u64)>,
+    history: History,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let mut every = tokio::time::interval(PROBE_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for (room, room_id) in rooms.iter().cycle() {
+        let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(room, 1) };
+        let begun = history.now();
+        let read = tokio::select! {
+            () = stop.cancelled() => break,
+            read = client.history(query) => read,
+        };
+        // Without a quorum there is no answer, which is no answer that is wrong.
+        if let Ok(page) = read {
+            history.read(begun, *room_id, page.last_seq, "any");
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = every.tick() => {}
+        }
+    }
+    client.close().await;
+    Ok(())
+}
+
+/// An event as the judge sees it.
+pub(super) fn event(event: &conclave_client::api::Event) -> Event<'_> {
+    let (what, body) = match &event.kind {
+        Some(Kind::Message(message)) => (What::Message, message.text.as_str()),
+        Some(Kind::TopicChanged(changed)) => (What::Topic, changed.topic.as_str()),
+        Some(Kind::Joined(_)) => (What::Joined, ""),
+        Some(Kind::Left(_)) => (What::Left, ""),
+        // An event without a kind is what no client asked for either.
+        Some(Kind::Created(_)) | None => (What::Created, ""),
+    };
+    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }
+}
