@@ -5,6 +5,7 @@ mod bounds;
 mod commands;
 mod crash;
 mod directory;
+mod large;
 mod openraft_suite;
 mod sim;
 mod snapshots;
