@@ -194,12 +194,20 @@ impl Registration {
         let nonce = self.nonce.to_vec();
         self.answer(RegisterResponse { nonce, ..RegisterResponse::default() }).await?;
         for counter in 1.. {
-            let request = timeout(REGISTER_IDLE_MAX, requests.message()).await.map_err(|_| {
-                self.count("idle");
-                Status::deadline_exceeded(format!("nothing was heard for {REGISTER_IDLE_MAX:?}"))
-            })?;
-            // A connection that ends or breaks is no news: the lease says what it means.
-            let Ok(Some(request)) = request else { break };
+            let request = match timeout(REGISTER_IDLE_MAX, requests.message()).await {
+                Ok(Ok(Some(request))) => request,
+                Ok(Ok(None)) => break,
+                Ok(Err(why)) => {
+                    // A connection that breaks is no news: the lease says what it means. If the message was too long, the
+                    // node learns it here.
+                    let _ = self.answers.try_send(Err(why));
+                    break;
+                }
+                Err(_) => {
+                    self.count("idle");
+                    return Err(Status::deadline_exceeded(format!("nothing was heard for {REGISTER_IDLE_MAX:?}")));
+                }
+            };
             let record = self.open(counter, &request)?;
             let heard = self.registry.hear(record, Source::Itself(Some(self.from))).await;
             let heard = heard.map_err(|stopped| Status::unavailable(stopped.to_string()))?.map_err(|why| {

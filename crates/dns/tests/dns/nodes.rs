@@ -1,0 +1,286 @@
+//! A whole resolver on loopback, and nodes that speak with it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::time::Duration;
+
+use conclave_dns::config::{Config, NameServer};
+use conclave_dns::{Listeners, Resolver};
+use conclave_proto::admin::admin_service_server::{AdminService, AdminServiceServer};
+use conclave_proto::admin::{
+    DrainRequest, DrainResponse, LayoutRequest, LayoutResponse, RebalanceRequest, RebalanceResponse,
+    RecordsRequest, RecordsResponse, StatusRequest,
+};
+use conclave_proto::chat::GetServerStatusResponse;
+use conclave_proto::cluster::{NodeRecord, NodeRecords};
+use conclave_proto::dns::dns_service_client::DnsServiceClient;
+use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse};
+use conclave_proto::seal::{NONCE_BYTES, RECORDS, REGISTER, Secret};
+use futures::Stream;
+use hickory_proto::op::Message;
+use hickory_proto::rr::{RData, RecordType};
+use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::{IntervalStream, ReceiverStream, TcpListenerStream, WatchStream};
+use tonic::transport::{Channel, Server};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::support::{node, question};
+
+/// Nothing on loopback takes so long unless it is broken.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// How often something is looked at until it is so.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+pub(crate) fn secret() -> Secret {
+    Secret::new(b"the secret of the tests").unwrap()
+}
+
+/// Everything on any port of loopback, nothing that is off unless configured.
+pub(crate) fn config() -> Config {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Config {
+        zone: "conclave.internal".to_owned(),
+        listen: vec![any],
+        grpc_listen: any,
+        http_listen: any,
+        name_servers: vec![NameServer { name: "ns1".to_owned(), ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] }],
+        secret: secret(),
+        nodes: Vec::new(),
+        transfer_to: Vec::new(),
+        forward_for: Vec::new(),
+        forward_to: Vec::new(),
+        export: None,
+    }
+}
+
+pub(crate) async fn start(config: Config) -> Resolver {
+    let listeners = Listeners::bind(&config).await.unwrap();
+    Resolver::start(config, listeners).unwrap()
+}
+
+/// In time, or not at all.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("{what} did not come in time"))
+}
+
+/// Until it is so.
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    within(what, async {
+        while !is_so().await {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    })
+    .await;
+}
+
+/// What a node that is well says of itself.
+pub(crate) fn record(id: u64, revision: u64) -> NodeRecord {
+    NodeRecord { revision, ..node(id).record }
+}
+
+/// The answer to one question over UDP.
+pub(crate) async fn ask(resolver: &Resolver, name: &str, kind: RecordType) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(resolver.addresses().dns[0]).await.unwrap();
+    socket.send(&question(name, kind, Some(1_232)).to_vec().unwrap()).await.unwrap();
+    let mut answer = vec![0; 65_535];
+    let length = within("an answer", socket.recv(&mut answer)).await.unwrap();
+    Message::from_vec(&answer[..length]).unwrap()
+}
+
+/// The nodes that an SRV name leads to, sorted.
+pub(crate) async fn servers(resolver: &Resolver, name: &str) -> Vec<String> {
+    let answer = ask(resolver, &format!("{name}.conclave.internal."), RecordType::SRV).await;
+    let mut servers: Vec<_> = answer
+        .answers
+        .iter()
+        .map(|record| match &record.data {
+            RData::SRV(srv) => srv.target.to_ascii().split('.').next().unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    servers.sort();
+    servers
+}
+
+pub(crate) async fn serial(resolver: &Resolver) -> Option<u32> {
+    let answer = ask(resolver, "conclave.internal.", RecordType::SOA).await;
+    answer.answers.first().map(|record| match &record.data {
+        RData::SOA(soa) => soa.serial,
+        other => panic!("{other:?}"),
+    })
+}
+
+pub(crate) async fn client(resolver: &Resolver) -> DnsServiceClient<Channel> {
+    let address = format!("http://{}", resolver.addresses().grpc);
+    within("a connection", DnsServiceClient::connect(address)).await.unwrap()
+}
+
+pub(crate) async fn look_up(resolver: &Resolver, name: &str) -> Result<LookupResponse, Status> {
+    let request = LookupRequest { name: name.to_owned() };
+    within("an answer", client(resolver).await.lookup(request)).await.map(Response::into_inner)
+}
+
+/// The status and the body of a page.
+pub(crate) async fn page(resolver: &Resolver, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(resolver.addresses().http).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("a page", stream.read_to_string(&mut answer)).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// One stream of a node's registration.
+#[derive(Debug)]
+pub(crate) struct Voice {
+    secret: Secret,
+    requests: mpsc::Sender<RegisterRequest>,
+    answers: Streaming<RegisterResponse>,
+    pub(crate) hello: RegisterResponse,
+    counter: u64,
+}
+
+impl Voice {
+    pub(crate) async fn connect(resolver: &Resolver, secret: Secret) -> Self {
+        let (requests, stream) = mpsc::channel(1);
+        let mut client = client(resolver).await;
+        let answers = client.register(ReceiverStream::new(stream));
+        let mut answers = within("a stream", answers).await.unwrap().into_inner();
+        let hello = within("the nonce", answers.message()).await.unwrap().unwrap();
+        assert_eq!(hello.nonce.len(), NONCE_BYTES);
+        Self { secret, requests, answers, hello, counter: 0 }
+    }
+
+    /// The next message with this record.
+    pub(crate) fn seal(&mut self, record: &NodeRecord) -> RegisterRequest {
+        self.counter += 1;
+        let record = record.encode_to_vec();
+        let mac = self.secret.seal(REGISTER, &self.hello.nonce, self.counter, &record);
+        RegisterRequest { counter: self.counter, record, mac }
+    }
+
+    pub(crate) async fn send(&mut self, request: RegisterRequest) -> Result<RegisterResponse, Status> {
+        self.requests.send(request).await.map_err(|_| Status::cancelled("the stream has ended"))?;
+        within("an answer", self.answers.message()).await.map(|answer| answer.expect("an answer"))
+    }
+
+    pub(crate) async fn say(&mut self, record: &NodeRecord) -> Result<RegisterResponse, Status> {
+        let request = self.seal(record);
+        self.send(request).await
+    }
+}
+
+/// A node that registers as nodes do, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Speaker(JoinHandle<()>);
+
+impl Speaker {
+    /// Is registered when this returns.
+    pub(crate) async fn start(resolver: &Resolver, record: NodeRecord) -> Self {
+        let mut voice = Voice::connect(resolver, secret()).await;
+        let answer = voice.say(&record).await.unwrap();
+        assert!(!answer.lapsed, "{answer:?}");
+        Self(tokio::spawn(async move {
+            while voice.say(&record).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The part of a node that tells resolvers of all nodes.
+#[derive(Debug)]
+pub(crate) struct FakeNode {
+    pub(crate) address: String,
+    pub(crate) records: watch::Sender<BTreeMap<u64, NodeRecord>>,
+    server: JoinHandle<()>,
+}
+
+impl FakeNode {
+    pub(crate) async fn start(secret: Option<Secret>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let records = watch::Sender::new(BTreeMap::new());
+        let service = AdminServiceServer::new(Teller { secret, records: records.subscribe() });
+        let serve =
+            Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
+        let server = tokio::spawn(async move { serve.await.unwrap() });
+        Self { address, records, server }
+    }
+
+    /// Its own record and those of others.
+    pub(crate) fn know(&self, id: u64, others: &[NodeRecord]) {
+        let own = NodeRecord { client: self.address.clone(), ..record(id, 10) };
+        let all = others.iter().cloned().chain([own]);
+        self.records.send_replace(all.map(|record| (record.node_id, record)).collect());
+    }
+}
+
+impl Drop for FakeNode {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Teller {
+    secret: Option<Secret>,
+    records: watch::Receiver<BTreeMap<u64, NodeRecord>>,
+}
+
+#[tonic::async_trait]
+impl AdminService for Teller {
+    type RecordsStream = Pin<Box<dyn Stream<Item = Result<RecordsResponse, Status>> + Send>>;
+
+    async fn records(
+        &self,
+        request: Request<RecordsRequest>,
+    ) -> Result<Response<Self::RecordsStream>, Status> {
+        let nonce = request.into_inner().nonce;
+        assert_eq!(nonce.len(), NONCE_BYTES);
+        let changes = WatchStream::new(self.records.clone()).map(drop);
+        let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(300))).map(drop);
+        let (records, secret) = (self.records.clone(), self.secret.clone());
+        let mut counter = 0;
+        // Aborting a server leaves its connections open: a dead node's stream has to end by itself.
+        let told = changes.merge(ticks).map_while(move |()| {
+            records.has_changed().ok()?;
+            counter += 1;
+            let records = NodeRecords { records: records.borrow().values().cloned().collect() }.encode_to_vec();
+            let mac = secret.as_ref().map(|secret| secret.seal(RECORDS, &nonce, counter, &records));
+            Some(Ok(RecordsResponse { counter, records, mac: mac.unwrap_or_default() }))
+        });
+        Ok(Response::new(Box::pin(told)))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<GetServerStatusResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn layout(&self, _: Request<LayoutRequest>) -> Result<Response<LayoutResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn rebalance(&self, _: Request<RebalanceRequest>) -> Result<Response<RebalanceResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
