@@ -156,7 +156,7 @@ impl Nodes {
         let wait = retry::delay(node.failures, rand::random()).max(Duration::from_millis(20));
         node.failures = node.failures.saturating_add(1);
         table.avoid(address, Instant::now() + wait);
-        table.forget_if_unnamed(address);
+        table.forget_useless();
         self.trouble(table);
         self.changed.notify_one();
     }

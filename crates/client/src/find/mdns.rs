@@ -98,3 +98,61 @@ fn announced(service: &ResolvedService) -> Option<Announced> {
 fn cannot(error: &mdns_sd::Error) -> String {
     format!("the local network cannot be asked (mDNS): {error}")
 }
+
+#[cfg(test)]
+mod tests {
+    use mdns_sd::ServiceInfo;
+
+    use super::*;
+
+    fn announce(daemon: &Daemon, name: &str, cluster: &str, ips: &str, port: u16) {
+        let properties = [(CLUSTER, cluster)];
+        let info =
+            ServiceInfo::new(SERVICE, name, &format!("{name}.local."), ips, port, &properties[..]).unwrap();
+        daemon.0.register(info).unwrap();
+    }
+
+    /// Daemons that only hear each other.
+    fn daemons<const COUNT: usize>() -> [Daemon; COUNT] {
+        let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        std::array::from_fn(|_| Daemon(ServiceDaemon::new_with_port(port).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn nodes_on_the_network_are_found_by_their_cluster() {
+        let [node1, node2, other, asker] = daemons();
+        announce(&node1, "n1", "ours", "192.0.2.1,127.0.0.1", 7400);
+        announce(&node2, "n2", "ours", "192.0.2.2", 7410);
+        announce(&other, "n1-of-others", "theirs", "192.0.2.3", 7400);
+        let mut found = Vec::new();
+        let begun = Instant::now();
+        // Announcing takes a second or so, in which names are probed for.
+        while found.len() < 2 && begun.elapsed() < Duration::from_secs(15) {
+            found = collect(&asker, Duration::from_secs(2), Some("ours")).await.unwrap();
+        }
+        let seen: Vec<_> = found.iter().map(|node| (node.name.as_str(), node.addresses.clone())).collect();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let expected = [
+            ("n1", vec![address("192.0.2.1:7400"), address("127.0.0.1:7400")]),
+            ("n2", vec![address("192.0.2.2:7410")]),
+        ];
+        assert_eq!(seen, expected);
+        let candidates: Vec<_> = found[0].candidates().collect();
+        assert!(candidates[0].priority < PRIORITY_LAST && candidates[1].priority > PRIORITY_LAST);
+        let begun = Instant::now();
+        assert_eq!(collect(&asker, Duration::from_secs(10), None).await.unwrap().len(), 3);
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "it does not wait to the end: {:?}",
+            begun.elapsed()
+        );
+    }
+
+    #[tokio::test]
+    async fn where_nobody_is_nobody_is_found_in_time() {
+        let [asker] = daemons();
+        let begun = Instant::now();
+        assert_eq!(collect(&asker, Duration::from_millis(200), None).await, Ok(Vec::new()));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -136,7 +136,9 @@ impl Table {
         if !matches!(found.source, Source::Cache | Source::Default) {
             self.nodes.iter_mut().for_each(|node| node.found = false);
         }
-        found.candidates.iter().filter(|candidate| self.candidate(candidate)).count() > 0
+        let new = found.candidates.iter().filter(|candidate| self.candidate(candidate)).count() > 0;
+        self.forget_useless();
+        new
     }
 
     fn candidate(&mut self, candidate: &Candidate) -> bool {
@@ -175,6 +177,7 @@ impl Table {
                 changed = true;
             }
         }
+        self.forget_useless();
         changed
     }
 
@@ -246,12 +249,10 @@ impl Table {
         node.full = Some(until);
     }
 
-    /// A node that has failed and that nobody names any more is forgotten.
-    pub(super) fn forget_if_unnamed(&mut self, address: &str) {
-        if let Some(at) = self.position(address)
-            && !self.nodes[at].found
-            && !self.nodes[at].member
-        {
+    /// Nodes that have failed and that nobody names any more are forgotten.
+    pub(super) fn forget_useless(&mut self) {
+        let useless = |node: &Node| node.failures > 0 && !node.found && !node.member;
+        while let Some(at) = self.nodes.iter().position(useless) {
             self.remove(at);
         }
     }

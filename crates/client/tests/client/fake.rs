@@ -33,8 +33,12 @@ pub(crate) struct Faults {
     pub(crate) dead: bool,
     /// This event is left out of streams, once.
     pub(crate) skip_event: Option<u64>,
-    /// Streams are told to go there, once.
-    pub(crate) go_away: Option<String>,
+    /// A stream is told this, once.
+    pub(crate) go_away: Option<GoAway>,
+    /// Streams are refused: the node is full, and these are not.
+    pub(crate) full: Option<Vec<String>>,
+    /// Streams are opened, but nothing comes on them.
+    pub(crate) mute: bool,
     /// The session is not accepted.
     pub(crate) no_session: bool,
     /// Sent with "not sent".
@@ -156,6 +160,8 @@ pub(crate) struct Node {
     changed: Arc<watch::Sender<u64>>,
     /// Requests that reached it.
     pub(crate) requests: Mutex<u64>,
+    /// Streams that are open now.
+    pub(crate) streams: watch::Sender<usize>,
 }
 
 impl Node {
@@ -214,7 +220,16 @@ impl Node {
     }
 }
 
+/// Asks to continue there.
+pub(crate) fn go_away(to: &str, stay_away: bool) -> Option<GoAway> {
+    Some(GoAway { in_ms: 1_000, addresses: vec![to.into()], reason: "test".into(), stay_away })
+}
+
 impl Cluster {
+    pub(crate) fn node(&self, address: &str) -> &Node {
+        self.nodes.iter().find(|node| node.address == address).unwrap()
+    }
+
     pub(crate) async fn start(count: usize) -> Self {
         let data = Arc::new(Mutex::new(Data::default()));
         data.lock().unwrap().make_room("general");
@@ -228,6 +243,7 @@ impl Cluster {
                 data: Arc::clone(&data),
                 changed: Arc::clone(&changed),
                 requests: Mutex::default(),
+                streams: watch::Sender::new(0),
             });
             let service = ChatServiceServer::from_arc(Arc::new(Service(Arc::clone(&node))));
             let incoming = TcpListenerStream::new(listener);

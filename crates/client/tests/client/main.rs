@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod dns;
 mod fake;
+mod find;
 mod outbox;
+mod placement;
 mod send;
 mod subscribe;
 

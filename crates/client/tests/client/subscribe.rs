@@ -2,7 +2,7 @@
 
 use conclave_client::{CallError, Follow, Incoming, Start, Subscription, api};
 
-use crate::fake::Cluster;
+use crate::fake::{Cluster, go_away};
 use crate::{pinned, soon};
 
 async fn events(subscription: &mut Subscription, count: usize) -> Vec<u64> {
@@ -78,7 +78,7 @@ async fn a_node_that_leaves_is_left_without_a_gap() {
     let from = subscription.node().unwrap().to_owned();
     let to = cluster.nodes.iter().find(|node| node.address != from).unwrap().address.clone();
     let node = cluster.nodes.iter().find(|node| node.address == from).unwrap();
-    node.set(|f| f.go_away = Some(to.clone()));
+    node.set(|f| f.go_away = go_away(&to, true));
     let moved = async {
         loop {
             match subscription.next().await.unwrap() {

@@ -42,6 +42,10 @@ impl ChatService for Service {
     async fn join_chat(&self, request: Request<JoinChatRequest>) -> Result<Response<Frames>, Status> {
         self.0.check().await?;
         self.0.session(&request)?;
+        if let Some(addresses) = self.0.faults.lock().unwrap().full.clone() {
+            let message = "the node is full".to_owned();
+            return Err(status::Failure::Elsewhere { code: "node_full", message, addresses }.into());
+        }
         let request = request.into_inner();
         let mut rooms = Vec::new();
         for wanted in &request.rooms {
@@ -59,7 +63,14 @@ impl ChatService for Service {
         }
         let node = Arc::clone(&self.0);
         let (frames, receiver) = mpsc::channel(1);
-        tokio::spawn(async move { stream(&node, rooms, &frames).await });
+        node.streams.send_modify(|n| *n += 1);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stream(&node, rooms, &frames) => {}
+                () = frames.closed() => {}
+            }
+            node.streams.send_modify(|n| *n -= 1);
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -171,6 +182,9 @@ async fn stream(
     let mut changed = node.changed.subscribe();
     let mut caught_up = false;
     loop {
+        if changed.wait_for(|_| !node.faults.lock().unwrap().mute).await.is_err() {
+            return;
+        }
         changed.mark_unchanged();
         if node.faults.lock().unwrap().dead {
             let _ = frames.send(Err(Status::unavailable("reset"))).await;
@@ -203,8 +217,7 @@ fn due(node: &Node, rooms: &mut [(String, u64, u64)]) -> VecDeque<stream_frame::
     let mut out = VecDeque::new();
     let data = node.data.lock().unwrap();
     let mut faults = node.faults.lock().unwrap();
-    if let Some(to) = faults.go_away.take() {
-        let go_away = GoAway { in_ms: 1_000, addresses: vec![to], reason: "drain".into(), stay_away: true };
+    if let Some(go_away) = faults.go_away.take() {
         out.push_back(stream_frame::Frame::GoAway(go_away));
     }
     for (name, _, after) in rooms {
