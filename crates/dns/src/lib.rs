@@ -7,6 +7,7 @@
 //!
 //! It never votes, writes nothing and is never in the way of a node: losing every resolver costs nobody a message.
 
+pub mod announce;
 mod answer;
 pub mod config;
 pub mod directory;

@@ -1,0 +1,157 @@
+//! A server tells the local network that it is there: DNS-SD over multicast DNS (RFC 6762, RFC 6763).
+//!
+//! Multicast does not leave the network's segment, nor a container's bridge. It is for machines next to each other.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mdns_sd::{IfKind, ServiceDaemon, ServiceInfo};
+
+/// What servers announce.
+const SERVICE: &str = "_conclave._tcp.local.";
+/// How long taking it back may take.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What is announced.
+#[derive(Clone, Debug)]
+pub struct Announced {
+    /// The node's name. If two on the network have the same, one gets a number behind it.
+    pub name: String,
+    /// The cluster's name, by which clients know whether they want it.
+    pub cluster: String,
+    /// The node's id.
+    pub node_id: u64,
+    /// Where it listens for clients. On an unspecified address it is announced with every address of the host, as they
+    /// come and go; on a loopback address to this machine only.
+    pub listen: SocketAddr,
+}
+
+/// It cannot be announced.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot announce the server in the local network (mDNS): {0}")]
+pub struct AnnounceError(#[from] mdns_sd::Error);
+
+/// Announces until it is closed or dropped.
+#[must_use = "it is taken back when this is dropped"]
+pub struct Announcement(Option<ServiceDaemon>);
+
+impl std::fmt::Debug for Announcement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Announcement")
+    }
+}
+
+/// Announces a server, from a thread of its own. That multicast does not work here is not noticed.
+///
+/// # Errors
+/// If there cannot be such a thread, or the name is none.
+pub fn announce(announced: &Announced) -> Result<Announcement, AnnounceError> {
+    let Announced { name, cluster, node_id, listen } = announced;
+    let ip = listen.ip();
+    let properties = [("cluster", cluster.as_str()), ("id", &node_id.to_string()), ("ver", env!("CARGO_PKG_VERSION"))];
+    let host = format!("{}.local.", host(name, cluster));
+    let ips: &[IpAddr] = if ip.is_unspecified() { &[] } else { &[ip] };
+    let mut service = ServiceInfo::new(SERVICE, name, &host, ips, listen.port(), &properties[..])?;
+    // Elsewhere than where it listens it would only mislead.
+    let interfaces = match ip {
+        IpAddr::V4(ip) if ip.is_loopback() => vec![IfKind::LoopbackV4],
+        IpAddr::V6(ip) if ip.is_loopback() => vec![IfKind::LoopbackV6],
+        // An IPv4 address is all that it listens on; with IPv6 it is both on most systems.
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![IfKind::IPv4],
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![IfKind::IPv4, IfKind::IPv6],
+        _ => vec![IfKind::Addr(ip)],
+    };
+    service.set_interfaces(interfaces);
+    if ip.is_unspecified() {
+        service = service.enable_addr_auto();
+    }
+    let daemon = ServiceDaemon::new()?;
+    let announcement = Announcement(Some(daemon.clone()));
+    daemon.register(service)?;
+    Ok(announcement)
+}
+
+impl Announcement {
+    /// Takes it back, and waits at most a second until that was said.
+    pub async fn close(mut self) {
+        if let Some(Ok(ended)) = self.0.take().map(|daemon| daemon.shutdown())
+            && tokio::time::timeout(CLOSE_DEADLINE, ended.recv_async()).await.is_err()
+        {
+            tracing::debug!("the announcement was not taken back in time");
+        }
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        // The thread takes it back and ends. It fails only where it has ended already.
+        let _ = self.0.take().map(|daemon| daemon.shutdown());
+    }
+}
+
+/// A host's label of its own, so that two nodes of one host do not share their addresses.
+fn host(name: &str, cluster: &str) -> String {
+    let mut label: String = format!("conclave-{cluster}-{name}").to_ascii_lowercase();
+    label.retain(|c| c.is_ascii_alphanumeric() || c == '-');
+    label.truncate(63);
+    label.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use mdns_sd::ServiceEvent;
+
+    use super::*;
+
+    #[test]
+    fn a_hosts_label_is_one() {
+        assert_eq!(host("n1", "My Cluster_2"), "conclave-mycluster2-n1");
+        assert_eq!(host(&"n".repeat(99), "c").len(), 63);
+        assert_eq!(host("", ""), "conclave");
+    }
+
+    /// Skips itself where the system does not pass multicast on between its own programs.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_announced_is_found_and_then_gone() {
+        let name = format!("test-{}", std::process::id());
+        let announced = Announced {
+            name: name.clone(),
+            cluster: "the tests".to_owned(),
+            node_id: 7,
+            listen: "127.0.0.1:7400".parse().unwrap(),
+        };
+        let announcement = announce(&announced).unwrap();
+        let browser = ServiceDaemon::new().unwrap();
+        let events = browser.browse(SERVICE).unwrap();
+        let found = async {
+            loop {
+                if let ServiceEvent::ServiceResolved(service) = events.recv_async().await.unwrap()
+                    && service.fullname.starts_with(&name)
+                {
+                    break service;
+                }
+            }
+        };
+        let Ok(service) = tokio::time::timeout(Duration::from_secs(10), found).await else {
+            eprintln!("multicast does not work here");
+            return;
+        };
+        assert_eq!(service.port, 7400);
+        assert_eq!(service.get_property_val_str("cluster"), Some("the tests"));
+        assert_eq!(service.get_property_val_str("id"), Some("7"));
+        assert!(service.addresses.iter().all(|ip| ip.to_ip_addr().is_loopback()), "{service:?}");
+
+        announcement.close().await;
+        let gone = async {
+            loop {
+                if let ServiceEvent::ServiceRemoved(_, name) = events.recv_async().await.unwrap()
+                    && name == service.fullname
+                {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it is taken back");
+        browser.shutdown().unwrap();
+    }
+}
