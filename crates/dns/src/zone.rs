@@ -81,15 +81,18 @@ impl Zone {
         }
         let soa = zone.set_at_apex(RecordType::SOA).and_then(|soa| soa.records.first());
         zone.absence = soa.and_then(Body::absence).unwrap_or_default();
+        let below = |labels: &str| format!("{labels}.{}", view.zone.to_ascii().trim_end_matches('.'));
         for member in &members {
-            let target = member.target(members::Port::Client, 10, 1);
-            zone.targets.insert(member.record.name.clone(), target.into_iter().collect());
+            let name = &member.record.name;
+            let targets = |priority, weight| {
+                member.target(members::Port::Client, priority, weight).into_iter().collect()
+            };
+            zone.targets.insert(name.clone(), targets(10, 1));
+            zone.targets.insert(below(&format!("{name}._conclave._tcp")), targets(0, 0));
         }
         // After the nodes: a node that calls itself `leader` does not take the leader's place.
-        let zone_text = view.zone.to_ascii();
         for set in sets {
-            let name = format!("{}.{}", set.labels, zone_text.trim_end_matches('.'));
-            zone.targets.insert(name, set.targets.clone());
+            zone.targets.insert(below(&set.labels), set.targets.clone());
             zone.targets.insert(set.short, set.targets);
         }
         zone
@@ -213,6 +216,7 @@ pub(crate) fn is_below(mut name: &[u8], parent: &[u8]) -> bool {
 }
 
 const ADDRESSES: &[RecordType] = &[RecordType::A, RecordType::AAAA];
+const INSTANCE: &[RecordType] = &[RecordType::SRV, RecordType::TXT];
 
 type Names = BTreeMap<Name, BTreeMap<RecordType, Vec<Record>>>;
 
@@ -225,31 +229,27 @@ fn record_set(names: &Names, name: &Name, kind: RecordType, records: &[Record]) 
     Some(RecordSet { kind, records: records.to_vec(), alone, with_more })
 }
 
-/// The addresses of every target, and what is known of instances of a service; each record once.
+/// The addresses of every target, and what is known of the instances of a service; each once.
 fn more<'a>(names: &'a Names, records: &[Record]) -> Vec<&'a Record> {
-    let mut more: Vec<&Record> = Vec::new();
+    let is_instance = |name: &Name| names.get(name).is_some_and(|sets| sets.contains_key(&RecordType::TXT));
+    let mut more = Vec::new();
+    let mut seen: Vec<&Name> = Vec::new();
     for record in records {
-        match &record.data {
-            RData::SRV(srv) => add(&mut more, names, &srv.target, ADDRESSES),
-            RData::NS(host) => add(&mut more, names, &host.0, ADDRESSES),
-            RData::PTR(instance)
-                if names.get(&instance.0).is_some_and(|sets| sets.contains_key(&RecordType::TXT)) =>
-            {
-                add(&mut more, names, &instance.0, &[RecordType::SRV, RecordType::TXT]);
-            }
-            _ => {}
+        let (name, kinds) = match &record.data {
+            RData::SRV(srv) => (&srv.target, ADDRESSES),
+            RData::NS(host) => (&host.0, ADDRESSES),
+            RData::PTR(instance) if is_instance(&instance.0) => (&instance.0, INSTANCE),
+            _ => continue,
+        };
+        if seen.contains(&name) {
+            continue;
+        }
+        seen.push(name);
+        if let Some(sets) = names.get(name) {
+            more.extend(kinds.iter().filter_map(|kind| sets.get(kind)).flatten());
         }
     }
     more
-}
-
-fn add<'a>(more: &mut Vec<&'a Record>, names: &'a Names, name: &Name, kinds: &[RecordType]) {
-    let Some(sets) = names.get(name) else { return };
-    for record in kinds.iter().filter_map(|kind| sets.get(kind)).flatten() {
-        if !more.contains(&record) {
-            more.push(record);
-        }
-    }
 }
 
 fn encoded_size(record: &Record) -> usize {

@@ -143,6 +143,7 @@ fn sets_are_found_by_short_and_by_whole_names_in_any_case() {
     assert_eq!(expected[0].ips, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
     assert_eq!(zone.targets("_Conclave._TCP.leader.conclave.internal."), Some(expected));
     assert_eq!(zone.targets("n2").unwrap()[0].port, 7400);
+    assert_eq!(zone.targets("n2._conclave._tcp.conclave.internal").unwrap()[0].port, 7400);
     assert_eq!(zone.targets("n9"), None);
 }
 
