@@ -117,7 +117,7 @@ def check_selectors(objects, wrong_at):
         ports = {
             (port["name"], port.get("protocol", "TCP"))
             for container in chosen[0]["spec"]["containers"]
-            for port in container["ports"]
+            for port in container.get("ports", [])
         }
         targets = [(p["targetPort"], p) for p in spec.get("ports", [])] if kind == "Service" else []
         if kind == "NetworkPolicy":
