@@ -52,7 +52,7 @@ def check_board(board: dict):
         yield f"variables are only {sorted(variables)}"
     yield from check_places(board["panels"])
     titles = [panel["title"] for panel in board["panels"] if panel["type"] != "row"]
-    for title in {title for title in titles if titles.count(title) > 1 and title not in ("Up",)}:
+    for title in {title for title in titles if titles.count(title) > 1}:
         yield f"two panels are called {title!r}"
     for panel in board["panels"]:
         if panel["type"] not in KINDS:
