@@ -19,6 +19,7 @@ pub mod convert;
 mod disk;
 mod error;
 mod failure;
+mod faulty;
 mod identity;
 mod log;
 mod observer;
@@ -31,6 +32,7 @@ mod votes;
 
 pub use disk::{DataFile, Disk, RealDisk};
 pub use error::{OpenError, ReadError, StoreError};
+pub use faulty::{DiskFaults, FaultyDisk};
 pub use identity::Identity;
 pub use log::{LogReader, LogStore};
 pub use observer::Observer;
