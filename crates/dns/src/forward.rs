@@ -80,7 +80,11 @@ impl Forwarder {
             return Err(Failed::Busy);
         };
         for server in &self.servers {
-            match timeout(FORWARD_TIMEOUT, ask_one(*server, query, dnssec_ok)).await.map_err(Failure::from).flatten() {
+            match timeout(FORWARD_TIMEOUT, ask_one(*server, query, dnssec_ok))
+                .await
+                .map_err(Failure::from)
+                .flatten()
+            {
                 Ok(answer) => {
                     self.metrics.forwards.with_label_values(&["answered"]).inc();
                     return Ok(answer);
@@ -147,4 +151,46 @@ fn answer_to(question: &Message, bytes: &[u8]) -> Result<Message, Failure> {
         && answer.queries.len() == 1
         && asked(&answer) == asked(question);
     if ours { Ok(answer) } else { Err(Failure::Foreign) }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::{Name, RecordType};
+
+    use super::*;
+
+    fn forwarder(servers: &[&str]) -> Forwarder {
+        let servers = servers.iter().map(|server| server.parse().unwrap()).collect();
+        let clients = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        Forwarder::new(clients, servers, Arc::new(Metrics::new("test"))).unwrap()
+    }
+
+    #[test]
+    fn it_serves_the_configured_networks_and_not_those_who_would_send_it_back() {
+        let forwarder = forwarder(&["10.0.0.53:53", "127.0.0.11:53"]);
+        for (client, served) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("fd00::1", true),
+            ("11.0.0.1", false),
+            ("127.0.0.1", false),
+            ("10.0.0.53", false),
+        ] {
+            assert_eq!(forwarder.serves(client.parse().unwrap()), served, "{client}");
+        }
+        let none =
+            |clients, servers| Forwarder::new(clients, servers, Arc::new(Metrics::new("test"))).is_none();
+        assert!(none(Vec::new(), forwarder.servers.clone()) && none(forwarder.clients.clone(), Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_is_bounded_and_nobody_waits_for_the_rest() {
+        let forwarder = forwarder(&["127.0.0.1:9"]);
+        let under_way = forwarder.in_flight.try_acquire_many(FORWARDS_IN_FLIGHT_MAX as u32).unwrap();
+        let query = Query::query(Name::from_ascii("example.org.").unwrap(), RecordType::A);
+        assert!(matches!(forwarder.ask(&query, false).await, Err(Failed::Busy)));
+        drop(under_way);
+        assert!(matches!(forwarder.ask(&query, false).await, Err(Failed::Silent)), "nobody listens there");
+        assert_eq!(forwarder.in_flight.available_permits(), FORWARDS_IN_FLIGHT_MAX);
+    }
 }

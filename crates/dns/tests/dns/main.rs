@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod conformance;
+mod export;
+mod forward;
 mod fuzz;
 mod nodes;
 mod protocol;

@@ -1,0 +1,227 @@
+//! The zone's records in a site's own DNS: a primary that checks every signature by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use conclave_dns::Resolver;
+use conclave_dns::config::{Config, Export};
+use conclave_proto::seal::Secret;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{DNSClass, RData, RecordType};
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::nodes::{Speaker, Voice, config, record, secret, start, until, within};
+use crate::support::{read_framed, write_framed};
+
+const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
+const KEY_BASE64: &[u8] = b"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+/// The key's name, as it stands in a message.
+const KEY_NAME: &[u8] = b"\x0aexport-key\x00";
+const ALGORITHM: &[u8] = b"\x0bhmac-sha256\x00";
+/// A signature: name, type, class, time to live, length, and what RFC 8945 4.2 lists.
+const SIGNATURE_BYTES: usize = 12 + 10 + 13 + 6 + 2 + 2 + 32 + 2 + 2 + 2;
+
+/// What the primary has, by name and type.
+type Records = BTreeMap<(String, RecordType), BTreeSet<String>>;
+
+/// What the primary does with the next updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Takes,
+    /// Says no, with a good signature.
+    Refuses,
+    /// Says yes, but anybody could have.
+    Forged,
+    /// Does not say anything.
+    Hangs,
+}
+
+#[derive(Debug)]
+struct Primary {
+    address: std::net::SocketAddr,
+    records: Arc<Mutex<Records>>,
+    hangs: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Primary {
+    /// Each update is met with the next mood; the last one stays.
+    async fn start(mut moods: Vec<Mood>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let records = Arc::new(Mutex::new(Records::new()));
+        let (shared, hangs) = (Arc::clone(&records), CancellationToken::new());
+        let (hanging, mut held) = (hangs.clone(), Vec::new());
+        moods.reverse();
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let update = read_framed(&mut stream).await.unwrap();
+                let mac = verify(&update);
+                let mood = if moods.len() > 1 { moods.pop().unwrap() } else { moods[0] };
+                let mut answer = Message::from_vec(&update).unwrap();
+                let updates = std::mem::take(&mut answer.authorities);
+                answer.additionals.clear();
+                let mut answer = answer.into_response();
+                match mood {
+                    Mood::Takes => apply(&mut shared.lock().unwrap(), &updates),
+                    Mood::Refuses => answer.metadata.response_code = ResponseCode::Refused,
+                    Mood::Forged => {}
+                    Mood::Hangs => {
+                        held.push(stream);
+                        hanging.cancel();
+                        continue;
+                    }
+                }
+                let mut answer = answer.to_vec().unwrap();
+                sign(&mut answer, &mac, if mood == Mood::Forged { b"guessed" } else { KEY });
+                write_framed(&mut stream, &answer).await;
+            }
+        });
+        Self { address, records, hangs, task }
+    }
+
+    fn get(&self, name: &str, kind: RecordType) -> Vec<String> {
+        let records = self.records.lock().unwrap();
+        records.get(&(name.to_owned(), kind)).into_iter().flatten().cloned().collect()
+    }
+}
+
+impl Drop for Primary {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The MAC of an update, which must be right.
+fn verify(update: &[u8]) -> [u8; 32] {
+    let (message, signature) = update.split_at(update.len() - SIGNATURE_BYTES);
+    assert!(
+        signature.starts_with(&[KEY_NAME, b"\0\xfa\0\xff\0\0\0\0\0\x3d", ALGORITHM].concat()),
+        "{signature:?}"
+    );
+    let fields = &signature[12 + 10 + 13..];
+    let (time_and_fudge, mac) = (&fields[..8], &fields[10..42]);
+    assert_eq!(fields[42..], [&update[..2], &[0; 4]].concat(), "the id, no error, nothing else");
+    let mut message = message.to_vec();
+    assert_eq!(message[10..12], [0, 1], "only the signature is additional");
+    message[11] = 0;
+    let mut expected = Hmac::<Sha256>::new_from_slice(KEY).unwrap();
+    for part in [&message, KEY_NAME, b"\0\xff\0\0\0\0", ALGORITHM, time_and_fudge, &[0; 4]] {
+        expected.update(part);
+    }
+    expected.verify_slice(mac).expect("the signature is right");
+    mac.try_into().unwrap()
+}
+
+fn sign(answer: &mut Vec<u8>, request_mac: &[u8], key: &[u8]) {
+    #[expect(clippy::disallowed_methods, reason = "a signature carries the wall time")]
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let time_and_fudge = [&now.to_be_bytes()[2..], &300_u16.to_be_bytes()].concat();
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    for part in
+        [&[0, 32], request_mac, answer, KEY_NAME, b"\0\xff\0\0\0\0", ALGORITHM, &time_and_fudge, &[0; 4]]
+    {
+        mac.update(part);
+    }
+    let mac = mac.finalize().into_bytes();
+    let id = [answer[0], answer[1]];
+    for part in
+        [KEY_NAME, b"\0\xfa\0\xff\0\0\0\0\0\x3d", ALGORITHM, &time_and_fudge, &[0, 32], &mac, &id, &[0; 4]]
+    {
+        answer.extend_from_slice(part);
+    }
+    answer[11] = 1;
+}
+
+/// As RFC 2136 3.4.2 says, as far as it is used.
+fn apply(records: &mut Records, updates: &[hickory_proto::rr::Record]) {
+    for update in updates {
+        let key = (update.name.to_ascii(), update.record_type());
+        match (&update.data, update.dns_class) {
+            (RData::Update0(_), DNSClass::ANY) => drop(records.remove(&key)),
+            (data, DNSClass::IN) => drop(records.entry(key).or_default().insert(data.to_string())),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn exporting(primary: &Primary, zone: &str) -> Config {
+    let mut config = config();
+    config.export = Some(Export {
+        server: primary.address,
+        zone: zone.to_owned(),
+        key_name: "export-key".to_owned(),
+        key: Secret::new(KEY_BASE64).unwrap(),
+    });
+    config
+}
+
+fn count(resolver: &Resolver, line: &str) -> bool {
+    resolver.metrics().render().contains(line)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_and_addresses_are_written_under_the_sites_zone_and_taken_away_again() {
+    let primary = Primary::start(vec![Mood::Takes]).await;
+    let resolver = start(exporting(&primary, "example.org")).await;
+    let _n2 = Speaker::start(&resolver, record(2, 10)).await;
+    let mut n1 = Voice::connect(&resolver, secret()).await;
+    n1.say(&record(1, 10)).await.unwrap();
+    let leader = async || primary.get("_conclave._tcp.leader.example.org.", RecordType::SRV);
+    until("the leader", async || leader().await.len() == 1).await;
+    assert_eq!(leader().await, ["10 50 7400 n1.node.example.org."]);
+    assert_eq!(primary.get("_conclave._tcp.example.org.", RecordType::SRV).len(), 2);
+    assert_eq!(primary.get("n1.node.example.org.", RecordType::A), ["10.0.0.1"]);
+    assert_eq!(primary.get("n1.node.example.org.", RecordType::AAAA), ["fd00::1"]);
+    let records = primary.records.lock().unwrap().clone();
+    let kinds: BTreeSet<_> = records.keys().map(|(_, kind)| *kind).collect();
+    assert_eq!(kinds, [RecordType::A, RecordType::AAAA, RecordType::SRV].into());
+    assert!(!records.keys().any(|(name, _)| name.starts_with("ns1")), "the site has its own: {records:?}");
+
+    let mut led = record(1, 11);
+    led.leads.clear();
+    n1.say(&led).await.unwrap();
+    until("nobody", async || leader().await.is_empty()).await;
+    assert_eq!(primary.get("_conclave._tcp.example.org.", RecordType::SRV).len(), 2);
+    assert!(!count(&resolver, "conclave_dns_exports_total{outcome=\"failed\"}"));
+    resolver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_is_below_the_sites_keeps_its_names() {
+    let primary = Primary::start(vec![Mood::Takes]).await;
+    let resolver = start(exporting(&primary, "internal")).await;
+    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
+    let servers = async || primary.get("_conclave._tcp.conclave.internal.", RecordType::SRV);
+    until("the servers", async || servers().await == ["10 50 7400 n1.node.conclave.internal."]).await;
+    resolver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_tried_again_and_a_forged_yes_is_none() {
+    let moods = vec![Mood::Refuses, Mood::Forged, Mood::Takes];
+    let primary = Primary::start(moods).await;
+    let resolver = start(exporting(&primary, "example.org")).await;
+    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
+    until("the servers", async || !primary.get("_conclave._tcp.example.org.", RecordType::SRV).is_empty())
+        .await;
+    until("success", async || count(&resolver, "conclave_dns_exports_total{outcome=\"written\"} 1")).await;
+    assert!(count(&resolver, "conclave_dns_exports_total{outcome=\"failed\"} 2"));
+    resolver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_hangs_is_no_obstacle_to_a_stop() {
+    let primary = Primary::start(vec![Mood::Hangs]).await;
+    let resolver = start(exporting(&primary, "example.org")).await;
+    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
+    within("an update", primary.hangs.cancelled()).await;
+    let begun = std::time::Instant::now();
+    resolver.stop().await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+}
