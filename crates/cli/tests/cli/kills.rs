@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{DEADLINE, Up, runs, signal};
 
-const ROOM: &str = "general";
+pub(crate) const ROOM: &str = "general";
 const LASTS: Duration = Duration::from_secs(60);
 const WRITERS: usize = 3;
 const READERS: usize = 3;
@@ -58,22 +58,7 @@ fn a_minute_of_kills_loses_doubles_and_reorders_nothing() {
         for reader in readers {
             tokio::time::timeout(DEADLINE, reader).await.expect("the readers reach the end").unwrap();
         }
-        for server in &servers {
-            let direct = client(std::slice::from_ref(server), "final").await;
-            let mut events = Vec::new();
-            loop {
-                let query = HistoryQuery {
-                    linearizable: true,
-                    ..HistoryQuery::after(ROOM, events.len() as u64, 1_000)
-                };
-                let page = direct.history(query).await.unwrap();
-                events.extend(page.events);
-                if events.len() as u64 == page.last_seq {
-                    break;
-                }
-            }
-            history.final_read(server, room, 0, events.iter().map(seen));
-        }
+        final_reads(&servers, &history, room).await;
     });
     let optional = [Property::ReadsFresh];
     let required = Property::ALL.into_iter().filter(|property| !optional.contains(property)).collect();
@@ -117,7 +102,25 @@ fn kill_at_random(up: &Up, seed: u64) -> usize {
     kills
 }
 
-async fn client(servers: &[String], user: &str) -> Client {
+/// What every server has of the room in the end.
+pub(crate) async fn final_reads(servers: &[String], history: &History, room: u64) {
+    for server in servers {
+        let direct = client(std::slice::from_ref(server), "final").await;
+        let mut events = Vec::new();
+        loop {
+            let query =
+                HistoryQuery { linearizable: true, ..HistoryQuery::after(ROOM, events.len() as u64, 1_000) };
+            let page = direct.history(query).await.unwrap();
+            events.extend(page.events);
+            if events.len() as u64 == page.last_seq {
+                break;
+            }
+        }
+        history.final_read(server, room, 0, events.iter().map(seen));
+    }
+}
+
+pub(crate) async fn client(servers: &[String], user: &str) -> Client {
     Client::builder().servers(servers.iter().cloned()).user(user).patience(DEADLINE).connect().await.unwrap()
 }
 
@@ -136,7 +139,7 @@ async fn write(client: Client, history: History, room: u64, stop: CancellationTo
 }
 
 /// Follows until everything that the writers could have written has come.
-async fn read(client: Client, history: History, name: String, room: u64, stop: CancellationToken) {
+pub(crate) async fn read(client: Client, history: History, name: String, room: u64, stop: CancellationToken) {
     let mut events = client.subscribe(vec![Follow::room(ROOM).from(Start::After(0))]);
     let (mut stream, mut last) = (0, 0);
     let mut end = u64::MAX;

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use conclave_core::limits::STATE_CACHE_BYTES;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::command;
 use conclave_store::convert::log_id_of;
@@ -58,17 +59,18 @@ async fn fill(machine: &mut StateMachine, after: u64, requests: &mut u64, bytes:
     index
 }
 
-/// The process's memory now and at its peak since the last call, in bytes.
+/// The process's memory: now, and at its peak since [`begin_peak`], in bytes.
 fn memory() -> (usize, usize) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let field = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
     };
-    let found = (field("VmRSS:"), field("VmHWM:"));
-    // The peak begins again from here.
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+fn begin_peak() {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    found
 }
 
 fn mib(bytes: usize) -> usize {
@@ -131,13 +133,13 @@ async fn a_gibibyte_is_sent_with_bounded_memory() {
     let mut requests = 0;
     let last = fill(&mut source, 1, &mut requests, GIB).await;
     println!("filled with {} MiB in {:?}, memory {}", mib(GIB), begun.elapsed(), shown());
+    begin_peak();
     let (before, _) = memory();
 
     println!("into an empty store:");
     let whole = send(&mut source, &to).await;
     assert!(whole > GIB * 9 / 10, "{whole} bytes");
-    let (_, after) = memory();
-    let first_peak = after.saturating_sub(before);
+    let grown = memory().1 - before;
     compare(&from, &to, requests);
 
     println!("into one that lacks the last part:");
@@ -146,8 +148,9 @@ async fn a_gibibyte_is_sent_with_bounded_memory() {
     assert!(part < whole / 20, "the prefix is not sent again: {part} bytes");
     assert_eq!(*to.state(SHARD).applied().borrow(), last);
     compare(&from, &to, requests);
-    println!("grown by {} MiB beyond what it had before sending", mib(first_peak));
-    assert!(first_peak < 64 * 1024 * 1024, "{} MiB", mib(first_peak));
+    println!("grown by {} MiB while the whole was sent and installed", mib(grown));
+    // Sender and receiver are in this process, and each of them may fill its page cache.
+    assert!(grown < 2 * STATE_CACHE_BYTES + 32 * 1024 * 1024, "{} MiB", mib(grown));
 }
 
 /// Every room ends alike, and its last events are there.
