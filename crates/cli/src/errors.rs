@@ -45,6 +45,8 @@ pub(crate) fn of_call(room: Option<&str>, error: &CallError) -> Failed {
 pub(crate) fn of_connect(error: &ConnectError) -> Failed {
     match error {
         ConnectError::Invalid(what) => Failed::new(Exit::Usage, what, "conclave --help"),
+        // Where it was looked for is said by `explain`.
+        ConnectError::NotFound(_) => no_server(""),
         ConnectError::Call(call) => of_call(None, call),
         ConnectError::Outbox(_) => Failed::new(Exit::Refused, error.to_string(), "give another --state-dir"),
         other => Failed::new(Exit::Refused, other.to_string(), ""),

@@ -55,8 +55,10 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 16];
-            stream.read_exact(&mut request).await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
             assert!(request.starts_with(b"GET /readyz HTTP"));
             stream.write_all(answer.as_bytes()).await.unwrap();
         };

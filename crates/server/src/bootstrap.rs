@@ -46,13 +46,11 @@ impl Plan {
         let mut initial = config.initial.clone();
         initial.sort_by(|a, b| a.name.cmp(&b.name));
         let members: BTreeMap<_, _> = (1..).map(NodeId).zip(initial).collect();
-        let me =
-            members.iter().find(|(_, member)| member.name == config.name).map_or(NodeId(0), |(id, _)| *id);
         let names: Vec<&str> = members.values().map(|member| member.name.as_str()).collect();
         let genesis = format!("{}\0{}\0{}", config.cluster_name, names.join("\0"), config.shards);
         let nodes: Vec<RingNode> = members.keys().copied().map(RingNode::from).collect();
         Self {
-            me,
+            me: NodeId(config.node_id()),
             cluster: xxh3_128(genesis.as_bytes()),
             layout: layout(&nodes, config.shards, config.replicas(), None),
             members,

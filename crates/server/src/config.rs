@@ -154,6 +154,12 @@ impl Config {
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
+    /// This node's id: its place among the initial nodes by name, from 1.
+    #[must_use]
+    pub fn node_id(&self) -> u64 {
+        1 + self.initial.iter().filter(|member| member.name < self.name).count() as u64
+    }
+
     /// Replicas of each shard.
     #[must_use]
     pub fn replicas(&self) -> usize {

@@ -61,9 +61,9 @@ pub(crate) struct DnsArgs {
     pub(crate) http_listen: SocketAddr,
     /// Every resolver of the zone and its addresses, the same list at each of them: NAME=IP[,IP] separated by ;
     /// [default: ns1 at the addresses of --listen]
-    #[arg(long, env = "CONCLAVE_NAME_SERVERS", value_name = "LIST", value_delimiter = ';')]
+    #[arg(long = "name-servers", env = "CONCLAVE_NAME_SERVERS", value_name = "LIST", value_delimiter = ';')]
     #[arg(value_parser = name_server)]
-    pub(crate) name_servers: Vec<NameServer>,
+    pub(crate) all: Vec<NameServer>,
     #[command(flatten)]
     pub(crate) secret: SecretArgs,
     /// Client addresses of some servers to learn about the others from, before any of them has registered
@@ -88,7 +88,8 @@ pub(crate) struct DnsArgs {
     /// The zone there
     #[arg(long, env = "CONCLAVE_EXPORT_ZONE", value_name = "NAME", value_parser = find::zone_name, requires = "export_to")]
     pub(crate) export_zone: Option<String>,
-    /// The TSIG key (HMAC-SHA-256) that the primary knows: its name, and a file that holds it
+    /// The TSIG key (HMAC-SHA-256) that the primary knows: its name, and a file with it in base64, as tsig-keygen
+    /// prints it
     #[arg(long, env = "CONCLAVE_EXPORT_KEY", value_name = "NAME:FILE", value_parser = key, requires = "export_to")]
     pub(crate) export_key: Option<ExportKey>,
     #[command(flatten)]
@@ -134,8 +135,8 @@ impl DnsArgs {
 
     /// What was typed, or this one at the addresses where it listens, as far as these are addresses of one host.
     fn name_servers(&self) -> Vec<NameServer> {
-        if !self.name_servers.is_empty() {
-            return self.name_servers.clone();
+        if !self.all.is_empty() {
+            return self.all.clone();
         }
         let ips: Vec<IpAddr> =
             self.listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();

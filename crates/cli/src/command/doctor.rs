@@ -8,6 +8,7 @@ mod servers;
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::time::Duration;
 
 use conclave_client::find::{Candidate, Examined, Finder as _, Seed};
 use conclave_client::{CallError, Client};
@@ -25,6 +26,8 @@ use crate::{output, session};
 const SHOWN: [&str; 5] =
     ["CONCLAVE_SERVERS", "CONCLAVE_NAME_SERVER", "CONCLAVE_ZONE", "CONCLAVE_STATE_DIR", "CONCLAVE_TIMEOUT"];
 const PREFIX: &str = "CONCLAVE_";
+/// For the state of the cluster, and for each call to a server.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Examines, prints, and says by its exit code how it is.
 ///
@@ -100,8 +103,11 @@ async fn servers(
     if names.is_empty() {
         names.extend(candidates.into_iter().map(|one| (one.address, (one.name, None))));
     }
-    let Ok(client) =
-        Client::builder().servers(names.keys().cloned()).patience(settings.timeout).observe().await
+    let Ok(client) = Client::builder()
+        .servers(names.keys().cloned())
+        .patience(settings.timeout.min(PATIENCE))
+        .observe()
+        .await
     else {
         return (Vec::new(), status);
     };
@@ -119,7 +125,7 @@ async fn status(settings: &Settings, candidates: &[Candidate]) -> Option<GetServ
     if candidates.is_empty() {
         return None;
     }
-    let observer = session::observer(settings, settings.timeout).await.ok()?;
+    let observer = session::observer(settings, settings.timeout.min(PATIENCE)).await.ok()?;
     let status: Result<_, CallError> = observer.status().await;
     observer.close().await;
     status.ok()

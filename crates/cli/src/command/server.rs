@@ -1,6 +1,9 @@
 //! `conclave server`: one node.
 
-use super::daemon;
+use conclave_dns::announce::{Announced, Announcement, announce};
+use conclave_server::Config;
+
+use super::daemon::{self, Shutdown};
 use crate::args::server::ServerArgs;
 use crate::exit::Exit;
 use crate::secret;
@@ -16,5 +19,26 @@ pub(super) async fn run(args: ServerArgs) -> anyhow::Result<Exit> {
     }
     config.validate().map_err(|wrong| daemon::misconfigured(&wrong))?;
     let name = format!("server {}", args.name);
-    daemon::run(&name, &args.run, |stopped| conclave_server::run(config, stopped)).await
+    daemon::run(&name, &args.run, |stopped| {
+        let announcement = if args.announces() { announcement(&config) } else { None };
+        conclave_server::run(config, taking_back(announcement, stopped))
+    })
+    .await
+}
+
+/// A server that cannot be announced is a server all the same.
+fn announcement(config: &Config) -> Option<Announcement> {
+    let announced = Announced {
+        name: config.name.clone(),
+        cluster: config.cluster_name.clone(),
+        node_id: config.node_id(),
+        listen: config.client_listen,
+    };
+    announce(&announced).inspect_err(|error| tracing::warn!(%error, "go on without")).ok()
+}
+
+/// Whoever is told to stop is not to be found any more, before it sends its clients away.
+async fn taking_back(announcement: Option<Announcement>, stopped: Shutdown) {
+    stopped.await;
+    drop(announcement);
 }

@@ -1,7 +1,7 @@
 //! Runs the built executable, with deadlines. Nothing outlives a test: clusters stop when the pipe to them closes.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,8 +15,10 @@ use serde_json::Value;
 /// Generous, because tests share the machine; reached only where something is wrong.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-const PORTS_FROM: u16 = 21_000;
-const PORTS_TO: u16 = 31_000;
+const PORTS_FROM: u16 = 20_000;
+const PORTS_TO: u16 = 26_000;
+/// Of one cluster: three servers, and the resolver at the end.
+const PORTS_EACH: u16 = 60;
 
 /// Clusters one at a time: a machine with two cores runs three servers well and nine badly.
 static ONE_CLUSTER: Mutex<()> = Mutex::new(());
@@ -135,19 +137,27 @@ pub(crate) fn runs(pid: u32) -> bool {
     test_kill_process(id).is_ok() && !zombie
 }
 
-/// A port from which on there are enough free ones for three servers.
+/// A port from which on there are enough free ones for three servers and a resolver.
 pub(crate) fn free_base_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Other test processes begin elsewhere.
     let start = u16::try_from(std::process::id() % 97).unwrap_or(0) * 100;
     loop {
-        let offset = start.wrapping_add(NEXT.fetch_add(30, Ordering::Relaxed)) % (PORTS_TO - PORTS_FROM);
+        let offset =
+            start.wrapping_add(NEXT.fetch_add(PORTS_EACH, Ordering::Relaxed)) % (PORTS_TO - PORTS_FROM);
         let base = PORTS_FROM + offset;
         let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (base..base + 23).all(free) {
+        if (base..base + PORTS_EACH).all(free) {
             return base;
         }
     }
+}
+
+/// The resolver of a running `conclave up`.
+pub(crate) struct Resolver {
+    pub(crate) pid: u32,
+    pub(crate) dns: SocketAddr,
+    pub(crate) http: String,
 }
 
 /// A running `conclave up`.
@@ -189,6 +199,22 @@ impl Up {
         self.ready["nodes"].as_array().expect("nodes").iter().map(pid).collect()
     }
 
+    pub(crate) fn resolver(&self) -> Resolver {
+        let resolver = &self.ready["resolver"];
+        let pid = resolver["pid"].as_u64().expect("a pid");
+        Resolver {
+            pid: u32::try_from(pid).expect("a pid"),
+            dns: resolver["dns"].as_str().expect("an address").parse().expect("an address"),
+            http: resolver["http"].as_str().expect("an address").to_owned(),
+        }
+    }
+
+    pub(crate) fn pid_of(&self, name: &str) -> u32 {
+        let nodes = self.ready["nodes"].as_array().expect("nodes");
+        let index = nodes.iter().position(|node| node["name"] == name).expect("the node was started");
+        self.pids()[index]
+    }
+
     pub(crate) fn servers(&self) -> String {
         let nodes = self.ready["nodes"].as_array().expect("nodes");
         nodes.iter().map(|node| node["client"].as_str().expect("an address")).collect::<Vec<_>>().join(",")
@@ -204,8 +230,19 @@ impl Up {
         command
     }
 
+    /// A client command that is told of the resolver and of nothing else.
+    pub(crate) fn finding(&self, args: &[&str]) -> Command {
+        let mut command = self.command(args);
+        command.env_remove("CONCLAVE_SERVERS").env("CONCLAVE_NAME_SERVER", self.resolver().dns.to_string());
+        command
+    }
+
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         run(&mut self.command(args), b"")
+    }
+
+    pub(crate) fn find(&self, args: &[&str]) -> Ran {
+        run(&mut self.finding(args), b"")
     }
 
     pub(crate) fn feed(&self, args: &[&str], input: &[u8]) -> Ran {
@@ -228,9 +265,7 @@ impl Up {
         };
         let node = status["nodes"].as_array().expect("nodes").iter().find(leads).expect("a leader");
         let name = node["name"].as_str().expect("a name").to_owned();
-        let index =
-            self.ready["nodes"].as_array().expect("nodes").iter().position(|n| n["name"] == name.as_str());
-        self.pids()[index.expect("the node was started")]
+        self.pid_of(&name)
     }
 
     pub(crate) fn until_healthy(&self) {
@@ -246,8 +281,8 @@ impl Up {
             code.is_some()
         });
         assert!(code.is_some_and(|code| code.success()), "{code:?}");
-        for pid in self.pids() {
-            assert!(!runs(pid), "server {pid} outlived the cluster");
+        for pid in self.pids().into_iter().chain([self.resolver().pid]) {
+            assert!(!runs(pid), "process {pid} outlived the cluster");
         }
     }
 }

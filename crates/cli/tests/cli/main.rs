@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod discovery;
+mod doctor;
 mod everyday;
 mod failure;
 mod harness;
 mod kills;
 mod refusal;
+mod rolling;
 mod up;

@@ -1,7 +1,7 @@
 //! What a server or a cluster refuses to start with: one clear sentence, and a code that is not 0.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
@@ -92,6 +92,43 @@ fn a_foreign_directory() {
 }
 
 #[test]
+fn a_resolver_without_a_secret() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ran = run(&mut command(&["dns"]), b"").expect(2);
+    assert!(ran.err.contains("needs the cluster's secret") && ran.err.contains("--secret-file"), "{ran:#?}");
+    let file = scratch.path().join("secret");
+    let path = file.to_str().unwrap();
+    let ran = run(&mut command(&["dns", "--secret-file", path]), b"").expect(2);
+    assert!(sentence(&ran).contains(path) && sentence(&ran).contains("cannot be read"), "{ran:#?}");
+    fs::write(&file, "short").unwrap();
+    for command_line in [vec!["dns"], vec!["server", "--resolvers", "127.0.0.1:1"]] {
+        let ran = run(&mut command(&[&command_line[..], &["--secret-file", path]].concat()), b"").expect(2);
+        assert!(sentence(&ran).contains("5 bytes"), "{ran:#?}");
+        assert!(ran.err.contains("next: make one with"), "{ran:#?}");
+    }
+    // A server that is to register has nothing to prove itself with.
+    let ran = run(&mut command(&["server", "--resolvers", "127.0.0.1:1"]), b"").expect(2);
+    assert!(sentence(&ran).contains("secret"), "{ran:#?}");
+}
+
+#[test]
+fn a_resolver_whose_port_is_taken() {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret = scratch.path().join("secret");
+    fs::write(&secret, "0123456789abcdef").unwrap();
+    let base = free_base_port();
+    let busy = UdpSocket::bind(("127.0.0.1", base)).unwrap();
+    let at = |offset: u16| format!("127.0.0.1:{}", base + offset);
+    let file = secret.to_str().unwrap();
+    let (dns, grpc, http) = (at(0), at(1), at(2));
+    let args =
+        ["dns", "--secret-file", file, "--listen", &dns, "--grpc-listen", &grpc, "--http-listen", &http];
+    let ran = run(&mut command(&args), b"").expect(1);
+    assert!(sentence(&ran).contains(&dns) && sentence(&ran).contains("in use"), "{ran:#?}");
+    drop(busy);
+}
+
+#[test]
 fn a_wrong_configuration_is_a_usage_error() {
     for args in [
         vec!["server", "--name", "a", "--initial-cluster", "b=h1;c=h2"],
@@ -99,6 +136,9 @@ fn a_wrong_configuration_is_a_usage_error() {
         vec!["server", "--shards", "0"],
         vec!["server", "--log", "info,[[["],
         vec!["up", "--base-port", "65530", "--ephemeral"],
+        vec!["-s", "conclave+srv://", "status"],
+        vec!["--name-server", "nowhere", "status"],
+        vec!["health", "--url", "https://127.0.0.1/"],
     ] {
         let ran = run(&mut command(&args), b"").expect(2);
         assert!(!ran.err.is_empty(), "{args:?}");

@@ -141,11 +141,16 @@ impl Findings {
                 page.address,
                 page.failing.join(", ")
             )),
-            Some(page) if !page.ready => self.problem(
-                format!("{name} is not ready: {}", page.failing.join(", ")),
-                "wait if it has just been started or drained; otherwise see its log",
-            ),
-            _ => {}
+            Some(page) if !page.ready && page.failing.is_empty() => {
+                self.problem(format!("{name} is not ready"), "see its log");
+            }
+            Some(page) => {
+                for check in &page.failing {
+                    let (what, next) = failing(check);
+                    self.problem(format!("{name} {what}"), next);
+                }
+            }
+            None => {}
         }
     }
 
@@ -163,6 +168,12 @@ impl Findings {
     fn cluster(&mut self, report: &Report) {
         let Some(cluster) = &report.cluster else { return };
         for problem in &cluster.problems {
+            // A server that does not answer from here either was named already, and so was a drained one.
+            let subject = problem.split(' ').next().unwrap_or_default();
+            let named = self.problems.iter().any(|known| known.what.starts_with(&format!("{subject} (")));
+            if named || subject == "shard" && !cluster.leaderless.is_empty() {
+                continue;
+            }
             self.problem(problem.clone(), "`conclave status` shows each server and shard");
         }
         if !cluster.leaderless.is_empty() {
@@ -184,6 +195,20 @@ impl Findings {
             self.problem(format!("the cluster is not healthy ({up} reachable)"), "see `conclave status`");
         }
     }
+}
+
+/// A check of the health page that failed, in plain words.
+fn failing(check: &str) -> (String, &'static str) {
+    let (what, next) = match check {
+        "storage" => ("cannot write to its disk", "see its log and free some space, then start it again"),
+        "started" => ("has not finished its start", "wait: it reads its log and catches up with the others"),
+        "not_draining" => ("was drained and takes no clients", "start it again to use it again"),
+        "meta_leader" => {
+            ("hears no leader of the meta shard", "see whether it reaches the other servers' peer ports")
+        }
+        other => return (format!("is not ready: {other}"), "see its log"),
+    };
+    (what.to_owned(), next)
 }
 
 fn named(server: &Server) -> String {
@@ -280,7 +305,7 @@ mod tests {
                 r.servers[1] =
                     Server { ping_us: None, error: Some("no connection: refused".into()), ..server("n2") };
             }),
-            ("not ready: meta_leader", |r| {
+            ("n1 (n1:7400) hears no leader", |r| {
                 let failing = vec!["meta_leader".into()];
                 r.servers[0].health =
                     Some(Page { address: "n1:7480".into(), ready: false, failing, unreachable: false });

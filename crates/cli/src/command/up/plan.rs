@@ -428,7 +428,9 @@ mod tests {
         let crate::args::Command::Server(server) = parsed(&processes[1]).command else {
             panic!("not a server")
         };
-        let config = server.config();
+        let mut config = server.config();
+        let file = server.secret.secret_file.as_deref().unwrap();
+        config.secret = Some(crate::secret::read(file, "secret").unwrap());
         assert_eq!(config.validate(), Ok(()));
         assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", plan.cluster()));
         assert_eq!(config.resolvers, ["127.0.0.1:7454"]);

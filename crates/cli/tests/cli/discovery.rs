@@ -1,0 +1,145 @@
+//! Clients that are told of a resolver and of nothing else; a resolver that knows who is there.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RData, RecordType};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{DEADLINE, Up, finish, lines_of, run, signal, until};
+
+/// Measured, it is much less (`.ci/measure-dns`); a test shares the machine.
+const LEADER_NAMED_WITHIN: Duration = Duration::from_secs(3);
+/// The lease and the TTL are 2 s each.
+const DEAD_LEFT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Targets of a name: the first label, and the priority.
+fn targets(resolver: SocketAddr, name: &str) -> Vec<(String, u16)> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut question = Message::query();
+    let name = Name::from_ascii(format!("{name}.conclave.internal.")).unwrap();
+    question.add_query(Query::query(name, RecordType::SRV));
+    socket.send_to(&question.to_vec().unwrap(), resolver).unwrap();
+    let mut datagram = [0; 4096];
+    let length = socket.recv(&mut datagram).unwrap();
+    let answer = Message::from_vec(&datagram[..length]).unwrap();
+    assert_eq!(answer.metadata.id, question.metadata.id);
+    let target = |data: &RData| match data {
+        RData::SRV(srv) => {
+            Some((String::from_utf8_lossy(srv.target.iter().next()?).into_owned(), srv.priority))
+        }
+        _ => None,
+    };
+    let mut targets: Vec<_> = answer.answers.iter().filter_map(|record| target(&record.data)).collect();
+    targets.sort();
+    targets
+}
+
+fn leader(resolver: SocketAddr) -> Option<String> {
+    targets(resolver, "_conclave._tcp.leader").pop().map(|(name, _)| name)
+}
+
+fn names(targets: &[(String, u16)]) -> Vec<&str> {
+    targets.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn names_follow_the_cluster() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
+    let dns = up.resolver().dns;
+    let everybody = targets(dns, "_conclave._tcp");
+    assert_eq!(names(&everybody), ["node1", "node2", "node3"]);
+    assert_eq!(names(&targets(dns, "_conclave-peer._tcp")), names(&everybody));
+    let victim = leader(dns).expect("a cluster that is ready has a leader");
+    assert_eq!(everybody.iter().find(|(name, _)| *name == victim).unwrap().1, 10, "{everybody:?}");
+    assert_eq!(names(&targets(dns, "_conclave._tcp.shard-0.shard")), names(&everybody));
+
+    signal(up.pid_of(&victim), Signal::KILL);
+    let killed = Instant::now();
+    until("another leader is named", || leader(dns).is_some_and(|name| name != victim));
+    let named = killed.elapsed();
+    until("the dead one leaves", || !names(&targets(dns, "_conclave._tcp")).contains(&victim.as_str()));
+    let left = killed.elapsed();
+    assert!(named < LEADER_NAMED_WITHIN && left < DEAD_LEFT_WITHIN, "named {named:?}, left {left:?}");
+    assert_eq!(targets(dns, "_conclave._tcp").len(), 2);
+    assert_eq!(targets(dns, "_conclave-peer._tcp").len(), 3, "it is still a member");
+    up.find(&["send", "general", "still here"]).expect(0);
+}
+
+#[test]
+fn clients_need_the_resolver_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
+    up.find(&["send", "general", "one"]).expect(0);
+    assert_eq!(up.find(&["ping"]).expect(0).lines().len(), 3);
+    let zone = format!("conclave+srv://conclave.internal?ns={}", up.resolver().dns);
+    let mut by_zone = up.command(&["-s", &zone, "send", "general", "two"]);
+    run(&mut by_zone, b"").expect(0);
+
+    let mut tail = up.finding(&["tail", "general", "--json", "--since", "0"]);
+    let mut tail = tail.stdout(Stdio::piped()).spawn().unwrap();
+    let read = lines_of(tail.stdout.take().unwrap());
+    let seen_until = |text: &str| loop {
+        let line = read.recv_timeout(DEADLINE).expect("the next event");
+        if serde_json::from_str::<Value>(&line).unwrap()["body"] == text {
+            return;
+        }
+    };
+    seen_until("two");
+    signal(up.resolver().pid, Signal::KILL);
+    let note = up.notes.iter().find(|note| note.contains("resolver")).unwrap();
+    assert_eq!(note, "the resolver was killed (signal 9)");
+    up.find(&["send", "general", "three"]).expect(0);
+    seen_until("three");
+    // Another user, and so another session, knows the members too.
+    let mut other = up.finding(&["send", "general", "four"]);
+    run(other.env("CONCLAVE_USER", "bo"), b"").expect(0);
+    seen_until("four");
+    signal(tail.id(), Signal::TERM);
+    finish(tail);
+
+    // Who was never here has nobody to ask, and is told so.
+    let elsewhere = scratch.path().join("elsewhere");
+    let mut stranger = up.finding(&["rooms", "--timeout", "1s"]);
+    let ran = run(stranger.env("CONCLAVE_STATE_DIR", &elsewhere), b"").expect(6);
+    let dns = up.resolver().dns.to_string();
+    assert!(ran.err.contains(&format!("tried: the name server {dns}")), "{ran:#?}");
+}
+
+#[test]
+fn a_drained_server_keeps_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "4"]);
+    let even = up.find(&["admin", "rebalance"]).expect(0);
+    assert_eq!(even.out, "the clients are spread evenly already\n");
+    assert_eq!(up.find(&["admin", "rebalance", "--json"]).expect(0).out, "{\"moves\":[]}\n");
+
+    let drained = up.find(&["admin", "drain", "node2", "--json"]).expect(0).json();
+    assert_eq!((&drained[0]["still_leads"], &drained[0]["clients"]), (&Value::from(0), &Value::from(0)));
+    let dns = up.resolver().dns;
+    until("its priority is the last", || targets(dns, "_conclave._tcp").contains(&("node2".to_owned(), 40)));
+    let status = up.status();
+    let node = status["nodes"].as_array().unwrap().iter().find(|node| node["name"] == "node2").unwrap();
+    assert_eq!(node["draining"], true);
+    let leads = |shard: &Value| shard["role"] == "leader";
+    assert!(!node["shards"].as_array().unwrap().iter().any(leads), "{node:#?}");
+    up.find(&["send", "general", "still here"]).expect(0);
+    assert!(up.find(&["admin", "drain", "node2"]).expect(0).out.contains("leads nothing"));
+
+    let nobody = up.find(&["admin", "drain", "node9"]).expect(4);
+    assert!(nobody.err.contains("node9") && nobody.err.contains("next: "), "{nobody:#?}");
+    up.stop();
+}
+
+#[test]
+fn a_cluster_without_a_resolver() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-dns", "--nodes", "1"]);
+    assert_eq!(up.ready["resolver"], Value::Null);
+    up.run(&["send", "general", "hello"]).expect(0);
+}
