@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
-use conclave_client::api::GetServerStatusResponse;
+use conclave_client::api::{GetServerStatusResponse, NodeStatus};
 use conclave_client::{Builder, Client};
 use conclave_server::{Clock, Config, Listeners, Member, Node, RunError, StoreOptions};
 use tempfile::TempDir;
@@ -26,6 +26,7 @@ pub(crate) struct Cluster {
     clocks: Vec<Clock>,
     shards: u32,
     log_tail_bytes: u64,
+    tune: Box<dyn Fn(&mut Config) + Send + Sync>,
 }
 
 struct Running {
@@ -36,7 +37,13 @@ struct Running {
 impl Cluster {
     /// A cluster of three nodes that has settled.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A cluster of three nodes that has settled, configured otherwise than usual.
+    pub(crate) async fn start_with(tune: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
         let mut cluster = Self::prepare(3, 2);
+        cluster.tune = Box::new(tune);
         for index in 0..3 {
             cluster.start_node(index).await;
         }
@@ -58,6 +65,7 @@ impl Cluster {
             clocks: (0..nodes).map(|_| Clock::default()).collect(),
             shards,
             log_tail_bytes: StoreOptions::default().log_tail_bytes,
+            tune: Box::new(|_| {}),
         }
     }
 
@@ -73,6 +81,7 @@ impl Cluster {
         let mut config = Config::new(member.name.clone(), self.node_dir(index), self.members.clone(), listen);
         config.shards = self.shards;
         config.log_tail_bytes = self.log_tail_bytes;
+        (self.tune)(&mut config);
         config
     }
 
@@ -182,6 +191,13 @@ impl Cluster {
     pub(crate) async fn status(&self, index: usize) -> Option<GetServerStatusResponse> {
         let observer = Client::builder().servers(self.addresses()).observe().await.ok()?;
         observer.status_of(&self.members[index].client).await.ok()
+    }
+
+    /// What all nodes say of themselves, asked through one of them.
+    pub(crate) async fn statuses(&self, index: usize) -> Vec<NodeStatus> {
+        let observer = Client::builder().servers([&self.members[index].client]).observe().await;
+        let Ok(observer) = observer else { return Vec::new() };
+        observer.status().await.map(|status| status.nodes).unwrap_or_default()
     }
 
     /// Waits until every running node is ready and every shard has a leader.

@@ -3,17 +3,22 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use conclave_check::{Event, History, Options, Property, What};
 use conclave_client::api::event::Kind;
 use conclave_client::{Client, Content, Follow, HistoryQuery, Incoming, SendError, Start, Ticket};
+use futures::StreamExt as _;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Cluster, eventually, within};
 
 /// Sends that one writer has under way.
 const IN_FLIGHT: usize = 8;
+/// Clients that are opened at the same time.
+const OPENING_MAX: usize = 16;
 
 pub(crate) struct Load {
     history: History,
@@ -23,12 +28,26 @@ pub(crate) struct Load {
     writers: Vec<JoinHandle<()>>,
     readers: Vec<JoinHandle<()>>,
     acked: Arc<AtomicU64>,
+    /// The highest seq of an ack.
+    head: Arc<AtomicU64>,
     observed: Vec<Arc<AtomicU64>>,
+    pace: Duration,
 }
 
 impl Load {
     /// Begins with so many writers and readers in a room of its own.
     pub(crate) async fn start(cluster: &Cluster, room: &str, writers: usize, readers: usize) -> Self {
+        Self::start_paced(cluster, room, writers, readers, Duration::ZERO).await
+    }
+
+    /// As [`Load::start`], but each writer sends only so often.
+    pub(crate) async fn start_paced(
+        cluster: &Cluster,
+        room: &str,
+        writers: usize,
+        readers: usize,
+        pace: Duration,
+    ) -> Self {
         let history = History::in_memory();
         let setup = cluster.client("setup").await;
         let room_id = setup.create_room(room).await.unwrap().room_id;
@@ -42,11 +61,15 @@ impl Load {
             writers: Vec::new(),
             readers: Vec::new(),
             acked,
+            head: Arc::default(),
             observed: Vec::new(),
+            pace,
         };
         load.add_prober(cluster.client("prober").await);
-        for index in 0..readers {
-            let client = cluster.client(&format!("reader{index}")).await;
+        let clients =
+            (0..readers).map(|index| async move { cluster.client(&format!("reader{index}")).await });
+        let mut clients = futures::stream::iter(clients).buffered(OPENING_MAX).enumerate();
+        while let Some((index, client)) = clients.next().await {
             load.add_reader(client, index);
         }
         for index in 0..writers {
@@ -63,6 +86,8 @@ impl Load {
             room: self.room.clone(),
             room_id: self.room_id,
             acked: Arc::clone(&self.acked),
+            head: Arc::clone(&self.head),
+            pace: self.pace,
         };
         self.writers.push(tokio::spawn(writer.run(self.stop.clone())));
     }
@@ -70,7 +95,7 @@ impl Load {
     /// Reads the room's end again and again, linearizably, on whichever node answers.
     fn add_prober(&mut self, client: Client) {
         let (history, room, room_id) = (self.history.clone(), self.room.clone(), self.room_id);
-        let stop = self.stop.clone();
+        let (stop, pace) = (self.stop.clone(), self.pace);
         self.writers.push(tokio::spawn(async move {
             let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(&room, 1) };
             loop {
@@ -83,6 +108,7 @@ impl Load {
                 if let Ok(page) = read {
                     history.read(begun, room_id, page.last_seq, "any");
                 }
+                tokio::time::sleep(pace).await;
             }
         }));
     }
@@ -121,6 +147,19 @@ impl Load {
     pub(crate) async fn progress(&self, more: u64) {
         let target = self.acked() + more;
         eventually("sends are acked", async || self.acked() >= target).await;
+    }
+
+    /// Waits until every reader has got an event that was acked after this call, and says how long that took.
+    pub(crate) async fn all_served(&self) -> Duration {
+        let began = Instant::now();
+        let before = self.head.load(Ordering::Relaxed);
+        eventually("something new is acked", async || self.head.load(Ordering::Relaxed) > before).await;
+        let seq = self.head.load(Ordering::Relaxed);
+        eventually("every reader gets it", async || {
+            self.observed.iter().all(|seen| seen.load(Ordering::Relaxed) >= seq)
+        })
+        .await;
+        began.elapsed()
     }
 
     /// Stops the writers, lets the readers finish, reads every replica, and asks the checker.
@@ -165,6 +204,8 @@ struct Writer {
     room: String,
     room_id: u64,
     acked: Arc<AtomicU64>,
+    head: Arc<AtomicU64>,
+    pace: Duration,
 }
 
 impl Writer {
@@ -179,10 +220,12 @@ impl Writer {
             let ticket = self.client.submit(&self.room, Content::Text(text)).await.unwrap();
             assert_eq!(ticket.request_no(), no, "request numbers are dense");
             under_way.push_back(ticket);
-            if under_way.len() >= IN_FLIGHT {
+            let in_flight = if self.pace.is_zero() { IN_FLIGHT } else { 1 };
+            if under_way.len() >= in_flight {
                 let ticket = under_way.pop_front().expect("not empty");
                 self.settle(session, ticket).await;
             }
+            tokio::time::sleep(self.pace).await;
         }
         for ticket in under_way {
             self.settle(session, ticket).await;
@@ -195,6 +238,7 @@ impl Writer {
             Ok(ack) => {
                 self.history.ok(session, self.room_id, no, ack.seq);
                 self.acked.fetch_add(1, Ordering::Relaxed);
+                self.head.fetch_max(ack.seq, Ordering::Relaxed);
             }
             Err(SendError::Refused { code, message, .. }) => panic!("refused: {code}: {message}"),
             Err(error) => panic!("a send failed for good: {error}"),

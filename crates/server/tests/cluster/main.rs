@@ -5,11 +5,13 @@
 
 mod api;
 mod bad_input;
+mod discovery;
 mod failover;
 mod harness;
 mod identity;
 mod load;
 mod lost_ack;
+mod placement;
 mod reads;
 mod restart;
 mod snapshot;

@@ -1,0 +1,230 @@
+//! Where clients are: a full node sends them elsewhere, a draining one sends all away, and they spread again after a node
+//! comes back; and none of them misses an event or gets one twice.
+
+use std::time::Duration;
+
+use conclave_client::api::{self, JoinChatRequest, RoomRef, RoomSubscription, stream_frame::Frame};
+use conclave_client::{Client, Follow, Incoming, Start};
+use conclave_proto::admin::admin_service_client::AdminServiceClient;
+use conclave_proto::admin::{DrainRequest, RebalanceRequest};
+use conclave_proto::frame::EncodedFrame;
+use conclave_proto::status;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use crate::harness::{Cluster, eventually, within};
+use crate::load::Load;
+use crate::lost_ack::Raw;
+
+const MAX: u32 = 5;
+
+async fn follow(raw: &mut Raw) -> Result<Streaming<EncodedFrame>, Status> {
+    let room = Some(RoomRef { name: "general".to_owned(), id: 0 });
+    let rooms = vec![RoomSubscription { room, join: false, start: None }];
+    let request = raw.request(JoinChatRequest { rooms, ..Default::default() });
+    Ok(raw.client.join_chat(request).await?.into_inner())
+}
+
+async fn frame(stream: &mut Streaming<EncodedFrame>) -> Frame {
+    within("a frame comes", stream.message()).await.unwrap().unwrap().into_frame().unwrap().frame.unwrap()
+}
+
+async fn admin(cluster: &Cluster, index: usize) -> AdminServiceClient<Channel> {
+    AdminServiceClient::connect(format!("http://{}", cluster.members()[index].client)).await.unwrap()
+}
+
+/// How many clients each running node has.
+async fn clients(cluster: &Cluster, ask: usize) -> Vec<u32> {
+    let nodes = cluster.statuses(ask).await;
+    nodes.iter().filter(|node| node.reachable).map(|node| node.clients).collect()
+}
+
+fn is_even(clients: &[u32], nodes: usize, all: usize) -> bool {
+    let mean = all as f64 / nodes as f64;
+    clients.len() == nodes && clients.iter().all(|count| (f64::from(*count) - mean).abs() <= mean * 0.2)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_node_sends_one_too_many_elsewhere() {
+    let cluster = Cluster::start_with(|config| config.max_clients = MAX).await;
+    let mut here = Vec::new();
+    for index in 0..MAX {
+        let mut raw = Raw::connect(&cluster, 0, &format!("user{index}")).await;
+        let stream = follow(&mut raw).await.unwrap();
+        here.push((raw, stream));
+    }
+    let mut late = Raw::connect(&cluster, 0, "late").await;
+    let others = || [1, 2].map(|index: usize| cluster.members()[index].client.clone());
+    eventually("the full node knows the others", async || {
+        let refused = status::from_status(&follow(&mut late).await.unwrap_err());
+        refused.try_addresses.len() == 2
+    })
+    .await;
+    let began = Instant::now();
+    let refused = follow(&mut late).await.unwrap_err();
+    let took = began.elapsed();
+    println!("one too many was sent elsewhere in {took:?}");
+    assert!(took < Duration::from_millis(100), "{took:?}");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let mut failure = status::from_status(&refused);
+    failure.try_addresses.sort();
+    let mut expected = others().to_vec();
+    expected.sort();
+    assert_eq!((failure.code.as_str(), failure.certainty()), ("node_full", api::Certainty::NotSent));
+    assert_eq!(failure.try_addresses, expected);
+    // A session that is here already may open another stream, and calls go on.
+    let again = follow(&mut here[0].0).await.unwrap();
+    drop(again);
+    let ack = late.send("general", 1, "from outside").await.unwrap();
+    for (_, stream) in &mut here {
+        let event = loop {
+            if let Frame::Events(batch) = frame(stream).await {
+                break batch.events[0].clone();
+            }
+        };
+        assert_eq!(event.seq, ack.seq);
+    }
+    // Streams of sends have a bound of their own.
+    let mut sending = Vec::new();
+    for _ in 0..2 * MAX {
+        let request = late.request(tokio_stream::pending::<api::SendBatch>());
+        sending.push(late.client.send_messages(request).await.unwrap());
+    }
+    let request = late.request(tokio_stream::pending::<api::SendBatch>());
+    let refused = late.client.send_messages(request).await.unwrap_err();
+    assert_eq!(status::from_status(&refused).code, "node_full");
+    let full = async || {
+        let status = cluster.status(0).await.unwrap();
+        let node = status.nodes.iter().find(|node| node.node_id == 1).unwrap().clone();
+        (node.clients, node.clients_max, node.load_permille, node.record.unwrap().full)
+    };
+    eventually("it says that it is full", async || full().await == (MAX, MAX, 1_000, true)).await;
+    // A client that knows only the full node finds its way.
+    let address = &cluster.members()[0].client;
+    let client = Client::builder().servers([address]).user("lost").connect().await.unwrap();
+    let mut events = client.subscribe(vec![Follow::room("general").from(Start::After(0))]);
+    let node = loop {
+        if let Incoming::Connected { node } = within("it is let in", events.next()).await.unwrap() {
+            break node;
+        }
+    };
+    assert!(others().contains(&node), "{node}");
+    // Whoever goes makes room.
+    here.pop();
+    eventually("there is room again", async || follow(&mut late).await.is_ok()).await;
+    assert_eq!(cluster.metric(0, "conclave_sessions_max").await, f64::from(MAX));
+    assert!(cluster.metric(0, "conclave_turned_away_total").await >= 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_node_sends_everybody_away() {
+    let cluster = Cluster::start().await;
+    let load = Load::start(&cluster, "deploys", 2, 12).await;
+    load.progress(50).await;
+    let mut stayer = Raw::connect(&cluster, 0, "stayer").await;
+    let mut told = follow(&mut stayer).await.unwrap();
+    let unknown =
+        admin(&cluster, 1).await.drain(DrainRequest { node: "node9".to_owned() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert!(unknown.message().contains("node1, node2, node3"), "{unknown}");
+    let mut asked = admin(&cluster, 1).await;
+    let drained = tokio::spawn(async move { asked.drain(DrainRequest { node: "node1".to_owned() }).await });
+    let go_away = loop {
+        if let Frame::GoAway(go_away) = frame(&mut told).await {
+            break go_away;
+        }
+    };
+    assert!(go_away.stay_away && go_away.addresses.len() == 2, "{go_away:?}");
+    let refused = follow(&mut stayer).await.unwrap_err();
+    assert_eq!(status::from_status(&refused).code, "node_draining");
+    drop(told);
+    let drained = within("it is drained", drained).await.unwrap().unwrap().into_inner();
+    assert_eq!((drained.still_leads, drained.clients), (0, 0));
+    load.progress(50).await;
+    assert_eq!(clients(&cluster, 0).await[0], 0);
+    let ready = cluster.http(0, "/readyz").await.unwrap();
+    assert!(ready.contains("503") && ready.contains("[-] not_draining"), "{ready}");
+    load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_spreads_the_clients() {
+    let cluster = Cluster::start().await;
+    let mut here = Vec::new();
+    for index in 0..9 {
+        let mut raw = Raw::connect(&cluster, 0, &format!("user{index}")).await;
+        let stream = follow(&mut raw).await.unwrap();
+        here.push((raw, stream));
+    }
+    eventually("all nodes are known to be ready", async || {
+        let nodes = cluster.statuses(0).await;
+        nodes.iter().filter(|node| node.record.as_ref().is_some_and(|record| record.ready)).count() == 3
+    })
+    .await;
+    let mut asked = admin(&cluster, 1).await;
+    let mut moves = Vec::new();
+    eventually("the leader has moves", async || {
+        moves = asked
+            .rebalance(RebalanceRequest {})
+            .await
+            .map_or_else(|_| Vec::new(), |done| done.into_inner().moves);
+        moves.len() == 1 && moves[0].to.len() == 2
+    })
+    .await;
+    assert_eq!((moves[0].from.as_str(), moves[0].sessions), ("node1", 6));
+    assert_eq!(moves[0].to, ["node2", "node3"]);
+    // Six of nine are asked, each to go to one of the two.
+    let mut targets = Vec::new();
+    eventually("six are asked", async || {
+        for (_, stream) in &mut here {
+            let next = tokio::time::timeout(Duration::from_millis(20), stream.message()).await;
+            let Ok(Ok(Some(came))) = next else { continue };
+            if let Some(Frame::GoAway(go_away)) = came.into_frame().unwrap().frame {
+                assert!(!go_away.stay_away);
+                targets.extend(go_away.addresses);
+            }
+        }
+        targets.len() >= 6
+    })
+    .await;
+    targets.sort();
+    let mut expected = [1, 1, 1, 2, 2, 2].map(|index: usize| cluster.members()[index].client.clone());
+    expected.sort();
+    assert_eq!(targets, expected);
+}
+
+/// A node dies and comes back under `count` clients; how long it takes until all are served, and until they are spread.
+async fn node_dies_and_returns(count: usize) -> (Duration, Duration) {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start_paced(&cluster, "deploys", 2, count, Duration::from_millis(200)).await;
+    load.all_served().await;
+    eventually("all are spread at first", async || is_even(&clients(&cluster, 0).await, 3, count)).await;
+
+    cluster.kill(2);
+    let served = load.all_served().await;
+    eventually("two have them all", async || is_even(&clients(&cluster, 0).await, 2, count)).await;
+
+    cluster.start_node(2).await;
+    let back = Instant::now();
+    eventually("three have them all", async || is_even(&clients(&cluster, 0).await, 3, count)).await;
+    let spread = back.elapsed();
+    load.all_served().await;
+    println!("{count} clients: served again after {served:?}, spread again after {spread:?}");
+    load.judge(&cluster).await;
+    (served, spread)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_spread_again_after_a_node_was_gone() {
+    node_dies_and_returns(100).await;
+}
+
+/// The full size, with its times: needs a machine that does nothing else. `cargo test --release -- --ignored`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a quiet machine"]
+async fn a_thousand_clients_are_served_again_and_spread_again_in_time() {
+    let (served, spread) = node_dies_and_returns(1_000).await;
+    assert!(served < Duration::from_secs(2), "served again after {served:?}");
+    assert!(spread < Duration::from_secs(30), "spread again after {spread:?}");
+}
