@@ -39,7 +39,8 @@ as_root() {
 source docker/engine.sh
 
 wants() { case " ${wanted[*]} " in *" $1 "*) true ;; *) false ;; esac; }
-is_missing() { [ -n "$force" ] || ! docker image inspect "$1" >/dev/null 2>&1; }
+# An image that is not there, or that is to be made again.
+is_due() { ! docker image inspect "$2" >/dev/null 2>&1 || { [ -n "$force" ] && wants "$1"; }; }
 
 # Debian without what nobody reads in a container, as the slim images are.
 make_debian() {
@@ -63,8 +64,6 @@ make_rust() {
     sysroot=$(rustc --print sysroot)
     version=$(rustc --version)
     echo "with $version"
-    mkdir "$scratch/toolchain"
-    ln -s "$sysroot/bin" "$sysroot/lib" "$scratch/toolchain"
     cat >"$scratch/Dockerfile" <<END
 FROM $debian
 ENV CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -74,17 +73,17 @@ COPY lib /usr/local/lib
 RUN rustc --version && cargo --version
 LABEL org.conclave.made-by=docker/base-images.sh
 END
-    docker build --network=host -t "$rust" -f "$scratch/Dockerfile" "$sysroot"
+    docker build -t "$rust" -f "$scratch/Dockerfile" "$sysroot"
 }
 
 scratch=$(mktemp -d)
 trap 'as_root rm -rf "$scratch"' EXIT
 
-if { wants debian || wants rust; } && { is_missing "$debian" || { wants debian && [ -n "$force" ]; }; }; then
+if is_due debian "$debian"; then
     echo "==> $debian"
     make_debian
 fi
-if wants rust && is_missing "$rust"; then
+if wants rust && is_due rust "$rust"; then
     echo "==> $rust"
     make_rust
 fi
