@@ -84,10 +84,7 @@ impl Planner {
     /// Nothing moves while nodes come and go. A node that drains, or has more clients than it takes, is helped first. At
     /// most a twentieth of all clients move in one round, or 10 if that is more.
     pub fn round(&mut self, now: Duration, nodes: &[NodeLoad]) -> Vec<Move> {
-        let part: Vec<_> = nodes.iter().filter(|node| node.takes_part()).map(|node| node.id).collect();
-        if part != self.part {
-            (self.part, self.since) = (part, now);
-        }
+        self.look(now, nodes);
         if now.saturating_sub(self.since) < PLACEMENT_QUIET {
             return Vec::new();
         }
@@ -101,6 +98,19 @@ impl Planner {
         };
         let all: u64 = nodes.iter().filter(|node| node.alive).map(|node| u64::from(node.clients)).sum();
         wanted.moves(self.goal != Goal::Rest, PLACEMENT_MOVES_MIN.max(all / 20))
+    }
+
+    /// A round of somebody else: only looks, to know since when the nodes have been the same ones.
+    pub fn watch(&mut self, now: Duration, nodes: &[NodeLoad]) {
+        self.look(now, nodes);
+        self.goal = Goal::Rest;
+    }
+
+    fn look(&mut self, now: Duration, nodes: &[NodeLoad]) {
+        let part: Vec<_> = nodes.iter().filter(|node| node.takes_part()).map(|node| node.id).collect();
+        if part != self.part {
+            (self.part, self.since) = (part, now);
+        }
     }
 
     /// Spreads the clients evenly whatever the spread is, in as many of the next rounds as it takes. Returns all that
@@ -241,6 +251,16 @@ mod tests {
         let mut planner = settled(&nodes);
         assert_eq!(planner.round(Duration::from_millis(1_999), &nodes), [], "not so soon");
         assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 50)])], "a twentieth in a round");
+    }
+
+    #[test]
+    fn who_watched_can_take_over_at_once() {
+        let nodes = nodes(&[500, 500, 0]);
+        let mut planner = Planner::default();
+        planner.watch(Duration::ZERO, &nodes);
+        planner.rebalance(&nodes);
+        planner.watch(Duration::from_secs(1), &nodes);
+        assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 50)])]);
     }
 
     #[test]

@@ -70,7 +70,17 @@ impl Placement {
         }
     }
 
-    /// Drains the node of that name or id, wherever it is. Once begun, it goes on even if the caller goes away.
+    /// Drains this node, which goes on even if the caller goes away.
+    ///
+    /// # Errors
+    /// If the node ends before that.
+    pub(crate) async fn drain_here(&self, tasks: &TaskTracker) -> Result<DrainResponse, Status> {
+        let placement = self.clone();
+        let drained = tasks.spawn(async move { placement.drain().await }).await;
+        drained.map_err(|error| Status::internal(format!("draining failed: {error}")))
+    }
+
+    /// Drains the node of that name or id, wherever it is.
     ///
     /// # Errors
     /// If there is no such node, or if it does not answer.
@@ -80,17 +90,15 @@ impl Placement {
         tasks: &TaskTracker,
     ) -> Result<DrainResponse, Status> {
         let members = &self.router.shards.members;
-        let id = wanted.parse().ok().map(NodeId);
-        let found = members.iter().find(|(known, member)| member.name == wanted || Some(**known) == id);
+        let named = members.iter().find(|(_, member)| member.name == wanted);
+        let found = named.or_else(|| members.get_key_value(&NodeId(wanted.parse().ok()?)));
         let Some((id, member)) = found else {
             let names: Vec<_> = members.values().map(|member| member.name.as_str()).collect();
             let why = format!("there is no node {wanted:?}; there are {}", names.join(", "));
             return Err(Status::not_found(why));
         };
         if *id == self.node.id {
-            let placement = self.clone();
-            let drained = tasks.spawn(async move { placement.drain().await }).await;
-            return drained.map_err(|error| Status::internal(format!("draining failed: {error}")));
+            return self.drain_here(tasks).await;
         }
         let peer = self.router.peers.get(*id).filter(|peer| peer.is_alive());
         let peer = peer.ok_or_else(|| Status::unavailable(format!("{} cannot be reached", member.name)))?;

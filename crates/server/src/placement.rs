@@ -128,12 +128,11 @@ impl Placement {
                 _ = ticks.tick() => {}
                 () = self.node.stop.cancelled() => return,
             }
+            let now = self.node.started.elapsed();
             if !self.router.shards.meta().leads() {
-                // Whoever leads next begins anew.
-                *self.planner() = Planner::default();
+                self.planner().watch(now, &self.loads());
                 continue;
             }
-            let now = self.node.started.elapsed();
             let moves = self.planner().round(now, &self.loads());
             futures::future::join_all(moves.iter().map(|planned| self.ask(planned))).await;
         }

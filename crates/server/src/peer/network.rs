@@ -4,6 +4,8 @@
 //! flow control lets through. Heartbeats have streams of their own and votes are calls, so that neither
 //! stands behind entries.
 
+mod snapshot;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +37,6 @@ use crate::peer::{Peer, PeerClient, Peers};
 
 /// openraft opens a broken stream again without any delay; this is the delay.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(30);
-/// Snapshot chunks read ahead of the connection.
-const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
 
 type RpcError = RPCError<TypeConfig>;
 
@@ -294,81 +294,6 @@ impl NetTransferLeader<TypeConfig> for Network {
 impl NetBackoff<TypeConfig> for Network {
     fn backoff(&self) -> Option<Backoff> {
         None
-    }
-}
-
-impl NetSnapshot<TypeConfig> for Network {
-    type SnapshotData = SnapshotData;
-
-    async fn full_snapshot(
-        &mut self,
-        vote: Vote,
-        snapshot: Snapshot,
-        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
-    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let send = self.send_snapshot(vote, snapshot);
-        tokio::select! {
-            result = send => result,
-            closed = cancel => Err(closed.into()),
-        }
-    }
-}
-
-impl Network {
-    async fn send_snapshot(
-        &self,
-        vote: Vote,
-        snapshot: Snapshot,
-    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let unreachable = |error: String| StreamingError::Unreachable(Unreachable::from_string(error));
-        let SnapshotData::Local(local) = snapshot.snapshot else {
-            return Err(unreachable("only a snapshot built here can be sent".to_owned()));
-        };
-        let peer =
-            self.peer.as_ref().ok_or_else(|| unreachable(format!("node {} is not known", self.target)))?;
-        let began = Instant::now();
-        let mut client = peer.bulk();
-        let offer = client.offer_snapshot(raft::OfferSnapshotRequest { shard: self.shard.0 }).await;
-        let offer = offer.map_err(|status| unreachable(status.to_string()))?.into_inner();
-        let left_out: Vec<_> =
-            offer.rooms.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
-
-        let header = raft::SnapshotHeader {
-            shard: self.shard.0,
-            vote: Some(convert::vote_to_proto(&vote)),
-            last_log_id: snapshot.meta.last_log_id.as_ref().map(convert::log_id_to_proto),
-            membership: Some(convert::stored_membership_to_proto(&snapshot.meta.last_membership)),
-            left_out: offer.rooms,
-        };
-        let (chunks, queue) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut header = Some(header);
-            for chunk in local.chunks(left_out) {
-                let mut chunk = chunk?;
-                chunk.header = header.take();
-                if chunks.blocking_send(chunk).is_err() {
-                    break;
-                }
-            }
-            Ok::<_, conclave_store::StoreError>(())
-        });
-        let answer = client.install_snapshot(tokio_stream::wrappers::ReceiverStream::new(queue)).await;
-        match reading.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(unreachable(format!("read the snapshot: {error}"))),
-            Err(error) => return Err(unreachable(format!("read the snapshot: {error}"))),
-        }
-        let answer = answer.map_err(|status| unreachable(status.to_string()))?.into_inner();
-        let vote = read_vote(answer.vote).map_err(|error| unreachable(error.to_string()))?;
-        self.metrics.raft_snapshot_send.observe(began.elapsed().as_secs_f64());
-        tracing::info!(
-            shard = self.shard.0,
-            peer = self.target,
-            took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "snapshot sent"
-        );
-        Ok(SnapshotResponse::new(vote))
     }
 }
 

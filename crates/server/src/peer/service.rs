@@ -212,8 +212,7 @@ impl RaftService for PeerService {
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         self.admit(&request).await?;
-        let own = self.node.id.to_string();
-        Ok(Response::new(self.placement.drain_node(&own, &self.tasks).await?))
+        Ok(Response::new(self.placement.drain_here(&self.tasks).await?))
     }
 
     async fn rebalance(

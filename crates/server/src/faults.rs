@@ -1,0 +1,79 @@
+//! Faults on purpose, inside a node that was started with leave to be broken.
+//!
+//! * `network`: what happens to the bytes of the connections to other nodes.
+//! * The disk's are [`conclave_store::FaultyDisk`], the clock's [`crate::Clock`].
+//!
+//! Without that leave none of this is there: connections and files are the plain ones.
+
+pub(crate) mod network;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_proto::fault::fault_service_server::FaultService;
+use conclave_proto::fault::{CutPowerRequest, CutPowerResponse, SetFaultsRequest, SetFaultsResponse};
+use conclave_store::{DiskFaults, FaultyDisk, Options};
+use tonic::{Request, Response, Status};
+
+use crate::clock::Clock;
+use crate::faults::network::Network;
+
+/// What a node suffers: the leave to break it, and how it is broken.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    pub(crate) network: Arc<Network>,
+    disk: Arc<DiskFaults>,
+}
+
+impl Faults {
+    /// The same options, with the disk between them.
+    pub(crate) fn onto(&self, options: Options) -> Options {
+        Options { disk: Arc::new(FaultyDisk::new(Arc::clone(&self.disk))), ..options }
+    }
+}
+
+/// `FaultService` of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct FaultApi {
+    pub(crate) faults: Faults,
+    pub(crate) clock: Clock,
+    /// The node's name.
+    pub(crate) name: String,
+}
+
+#[tonic::async_trait]
+impl FaultService for FaultApi {
+    async fn set_faults(
+        &self,
+        request: Request<SetFaultsRequest>,
+    ) -> Result<Response<SetFaultsResponse>, Status> {
+        let SetFaultsRequest { peers, disk, clock_offset_ms } = request.into_inner();
+        if peers.iter().any(|peer| peer.loss_percent > 100) {
+            return Err(Status::invalid_argument("loss_percent is more than 100"));
+        }
+        let disk = disk.unwrap_or_default();
+        let changed = self.faults.network.set(&peers);
+        if changed {
+            tracing::warn!(?peers, "the network is broken on purpose");
+        }
+        let delay = Duration::from_millis(disk.sync_delay_ms.into());
+        self.faults.disk.set(delay, disk.fail_sync, disk.full);
+        self.clock.set_offset_ms(clock_offset_ms);
+        Ok(Response::new(SetFaultsResponse { node: self.name.clone() }))
+    }
+
+    async fn cut_power(
+        &self,
+        request: Request<CutPowerRequest>,
+    ) -> Result<Response<CutPowerResponse>, Status> {
+        let CutPowerRequest { torn, seed } = request.into_inner();
+        tracing::warn!(torn, "the power is cut on purpose");
+        let disk = Arc::clone(&self.faults.disk);
+        // Waits for what is being synced at this moment, which belongs on a thread that may block.
+        let cut = tokio::task::spawn_blocking(move || disk.cut_power(torn, seed));
+        match cut.await {
+            Ok(never) => never,
+            Err(error) => Err(Status::internal(error.to_string())),
+        }
+    }
+}
