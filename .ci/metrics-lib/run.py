@@ -106,12 +106,13 @@ class Run:
         self.wait_for("Prometheus to find all targets through the SRV records", lambda: len(self.up()) == NODES + 1)
 
     def start_clients(self) -> None:
-        self.start("tail", "tail", "load", "--since", "0", "--json", "--state-dir", str(self.folder / "tail-state"), out=self.folder / "tail")
         sender = self.start(
             "send", "send", "--create", "--json", "--timeout", "60s", "load", "-", "--state-dir", str(self.folder / "state"),
             out=self.folder / "acks", feed=True,
         )
         threading.Thread(target=talk, args=(sender.stdin,), daemon=True).start()
+        self.wait_for("the first acknowledgement", lambda: (self.folder / "acks").stat().st_size > 0)
+        self.start("tail", "tail", "load", "--since", "0", "--json", "--state-dir", str(self.folder / "tail-state"), out=self.folder / "tail")
 
     def check_clients(self) -> None:
         """What is measured must be a cluster at work: clients got acknowledgements and messages all the time."""
