@@ -295,6 +295,8 @@ pub const STATE_FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
 /// A gateway keeps trying to get a request decided this long before it answers "unknown".
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// A snapshot of which the receiver takes nothing for this long is given up, and sent again later.
+pub const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
 /// Between two keepalive frames of a subscription.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// A drained node waits this long for its clients to leave.

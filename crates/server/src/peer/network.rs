@@ -11,18 +11,17 @@ use std::time::Duration;
 
 use conclave_core::ShardId;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
-use conclave_store::{Snapshot, SnapshotData, TypeConfig, Vote, convert};
+use conclave_store::{TypeConfig, Vote, convert};
 use futures::Stream;
 use futures::stream::{self, StreamExt as _};
 use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, Unreachable};
 use openraft::network::{
-    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
-    RaftNetworkFactory,
+    Backoff, NetBackoff, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
 };
 use openraft::raft::{
-    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
 };
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use prometheus::{Histogram, IntCounter};

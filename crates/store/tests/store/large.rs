@@ -3,6 +3,7 @@
 //! `cargo test --release -p conclave-store --test store -- --ignored --nocapture large`
 //!
 //! Peak memory is the process's, so run them one at a time (`--test-threads 1`).
+#![expect(clippy::print_stdout, reason = "they are measurements")]
 
 use std::time::{Duration, Instant};
 

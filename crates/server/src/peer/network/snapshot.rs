@@ -50,7 +50,9 @@ impl Network {
             self.peer.as_ref().ok_or_else(|| unreachable(format!("node {} is not known", self.target)))?;
         let began = Instant::now();
         let mut client = peer.bulk();
-        let offer = client.offer_snapshot(raft::OfferSnapshotRequest { shard: self.shard.0 }).await;
+        let offer = client.offer_snapshot(raft::OfferSnapshotRequest { shard: self.shard.0 });
+        let offer = tokio::time::timeout(SNAPSHOT_STALL, offer).await;
+        let offer = offer.map_err(|_| unreachable("no answer to the offer of a snapshot".to_owned()))?;
         let offer = offer.map_err(|status| unreachable(status.to_string()))?.into_inner();
         let left_out: Vec<_> =
             offer.rooms.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
