@@ -23,9 +23,9 @@ Examples:
   make 2>&1 | tail -5 | conclave send ci -
   conclave status                      who leads, who lags, how many servers may still fail
 
-Servers are found in this order: --server; the zone's SRV records, asked of --name-server or else of 127.0.0.1:7453
-and the system's name servers; the local network (mDNS); the members that an earlier command learned; the three
-addresses of `conclave up`. Whoever names a server, a name server or a zone gets that cluster and no other one.
+Servers are found in this order: those of --server; the zone's SRV records, asked of --name-server or else of \
+127.0.0.1:7453 and the system's name servers; the local network (mDNS); the members that an earlier command learned; \
+the three addresses of `conclave up`. Whoever names a server, a name server or a zone gets that cluster and no other one.
 
 Exit codes:
   0 ok   1 refused   2 usage   3 not authenticated   4 not found or forbidden
