@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use conclave_core::limits::{FORWARD_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX, RESOLVER_ADDRESSES_MAX, RESOLVERS_MAX};
+use conclave_core::limits::{
+    FORWARD_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX, RESOLVER_ADDRESSES_MAX, RESOLVERS_MAX,
+};
 use conclave_proto::seal::Secret;
 use data_encoding::BASE64;
 use ipnet::IpNet;
@@ -70,7 +72,10 @@ impl Config {
         self.validate_listening(&mut wrong);
         self.validate_name_servers(&mut wrong);
         if self.nodes.len() > NODES_MAX {
-            wrong.push(format!("{} nodes are more than a cluster has; name at most {NODES_MAX}", self.nodes.len()));
+            wrong.push(format!(
+                "{} nodes are more than a cluster has; name at most {NODES_MAX}",
+                self.nodes.len()
+            ));
         }
         for node in self.nodes.iter().filter(|node| host_port(node).is_none()) {
             wrong.push(format!("the node's address {node:?} is not host:port, such as n1.example.org:7400"));
@@ -123,7 +128,9 @@ impl Config {
                 ));
             }
             for ip in ips.iter().filter(|ip| ip.is_unspecified() || ip.is_multicast()) {
-                wrong.push(format!("{ip} of the name server {name:?} is not an address that others can reach it at"));
+                wrong.push(format!(
+                    "{ip} of the name server {name:?} is not an address that others can reach it at"
+                ));
             }
         }
     }
@@ -163,10 +170,15 @@ impl Config {
         }
         wrong.extend(zone_name(&export.zone).err().map(|why| format!("to export to: {why}")));
         if export.key_name.len() > 253 || zone_name(&export.key_name).is_err() {
-            wrong.push(format!("{:?} is no name of a TSIG key; it is a DNS name, such as conclave-export", export.key_name));
+            wrong.push(format!(
+                "{:?} is no name of a TSIG key; it is a DNS name, such as conclave-export",
+                export.key_name
+            ));
         }
         if export.key_bytes().is_none() {
-            wrong.push("the TSIG key is not base64; give a file with what tsig-keygen calls the secret".to_owned());
+            wrong.push(
+                "the TSIG key is not base64; give a file with what tsig-keygen calls the secret".to_owned(),
+            );
         }
     }
 
@@ -197,7 +209,10 @@ mod tests {
             listen: vec!["127.0.0.1:7453".parse().unwrap()],
             grpc_listen: "127.0.0.1:7454".parse().unwrap(),
             http_listen: "127.0.0.1:7455".parse().unwrap(),
-            name_servers: vec![NameServer { name: "ns1".to_owned(), ips: vec!["127.0.0.1".parse().unwrap()] }],
+            name_servers: vec![NameServer {
+                name: "ns1".to_owned(),
+                ips: vec!["127.0.0.1".parse().unwrap()],
+            }],
             secret: Secret::new(b"0123456789abcdef").unwrap(),
             nodes: vec!["n1:7400".to_owned()],
             transfer_to: Vec::new(),
@@ -219,7 +234,8 @@ mod tests {
         bad.zone = "-.internal".to_owned();
         bad.grpc_listen = bad.listen[0];
         bad.name_servers[0].ips = vec!["0.0.0.0".parse().unwrap()];
-        bad.name_servers.extend([bad.name_servers[0].clone(), NameServer { name: "node".to_owned(), ips: Vec::new() }]);
+        bad.name_servers
+            .extend([bad.name_servers[0].clone(), NameServer { name: "node".to_owned(), ips: Vec::new() }]);
         bad.nodes = vec!["n1".to_owned()];
         bad.forward_for = vec!["0.0.0.0/0".parse().unwrap()];
         bad.forward_to = vec![bad.listen[0]; 9];

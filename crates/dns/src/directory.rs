@@ -9,7 +9,7 @@
 
 mod check;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -167,8 +167,9 @@ impl Directory {
     /// Lets leases lapse that are not renewed.
     ///
     /// Whoever falls silent alone is gone. If more than half of those who were live fall silent together, the resolver is
-    /// rather cut off itself: then they are kept. Whoever has missed more than half a lease at the time at which another one's runs
-    /// out counts as silent, too, so that the first one is not taken out before the others are seen to follow.
+    /// rather cut off itself: then they are kept. Whoever has missed more than half a lease when another one's runs out
+    /// is silent, too, so that the first one is not taken out before the others are seen to follow. Once no more than
+    /// half are silent, those who were kept have a lease's time to return.
     pub fn expire(&mut self, now: Instant) {
         let cut_off = self.cut_off(now);
         for node in self.nodes.values_mut() {
@@ -220,7 +221,8 @@ impl Directory {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "serial numbers are modulo 2^32")]
     pub fn serial(&self) -> u32 {
-        let steps = self.nodes.values().map(|node| node.record.revision.wrapping_mul(4) + node.state.step() as u64);
+        let steps =
+            self.nodes.values().map(|node| node.record.revision.wrapping_mul(4) + node.state.step() as u64);
         steps.fold(0, u64::wrapping_add) as u32
     }
 

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use conclave_core::limits::REGISTER_LEASE;
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::Name;
@@ -83,6 +84,11 @@ struct Exporter {
 
 impl Exporter {
     async fn keep(&self, zones: &mut watch::Receiver<Option<Arc<Zone>>>) {
+        // A resolver that has just started has not heard of all yet. What is there is better.
+        if zones.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        sleep(REGISTER_LEASE).await;
         // What was there: a set that vanishes is taken away once.
         let mut written = Sets::new();
         let mut failures = 0;
@@ -98,6 +104,9 @@ impl Exporter {
                 }
                 match self.write(&sets).await {
                     Ok(()) => {
+                        if failures > 0 {
+                            tracing::info!(server = %self.server, zone = %self.target, "the export works again");
+                        }
                         written = new;
                         failures = 0;
                         self.metrics.export_serial.set(zone.serial().into());
@@ -148,7 +157,10 @@ impl Exporter {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "signatures carry the wall time; what decides gets it as a parameter")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "signatures carry the wall time; what decides gets it as a parameter"
+)]
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

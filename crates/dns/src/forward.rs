@@ -186,7 +186,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_under_way_is_bounded_and_nobody_waits_for_the_rest() {
         let forwarder = forwarder(&["127.0.0.1:9"]);
-        let under_way = forwarder.in_flight.try_acquire_many(FORWARDS_IN_FLIGHT_MAX as u32).unwrap();
+        let under_way =
+            forwarder.in_flight.try_acquire_many(FORWARDS_IN_FLIGHT_MAX.try_into().unwrap()).unwrap();
         let query = Query::query(Name::from_ascii("example.org.").unwrap(), RecordType::A);
         assert!(matches!(forwarder.ask(&query, false).await, Err(Failed::Busy)));
         drop(under_way);

@@ -15,8 +15,8 @@ use crate::directory::{Directory, State};
 
 /// Answers from memory take microseconds, others a trip to another name server. Seconds.
 const LATENCY: &[f64] = &[
-    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
-    0.25, 0.5, 1.0, 2.5, 5.0,
+    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
 
 /// The metrics of one resolver.
@@ -109,8 +109,11 @@ impl Metrics {
                 &["type", "rcode", "proto"],
             ),
             query_duration: make.put(Histogram::with_opts(
-                HistogramOpts::new("conclave_dns_query_duration_seconds", "From a question's arrival to its answer.")
-                    .buckets(LATENCY.to_vec()),
+                HistogramOpts::new(
+                    "conclave_dns_query_duration_seconds",
+                    "From a question's arrival to its answer.",
+                )
+                .buckets(LATENCY.to_vec()),
             )),
             truncated: make.counter("conclave_dns_truncated_total", "Answers that did not fit and said so."),
             zone_serial: make.gauge("conclave_dns_zone_serial", "The zone's serial."),
@@ -118,13 +121,22 @@ impl Metrics {
             zone_swaps: make.counter("conclave_dns_zone_swaps_total", "Zones made."),
             view_age: make.seconds("conclave_dns_view_age_seconds", "Since any node was last heard."),
             stale: make.gauge("conclave_dns_stale", "1 while cut off and showing the last good set."),
-            stale_seconds: make.seconds("conclave_dns_stale_seconds", "For how long the zone has been stale; 0 if not."),
+            stale_seconds: make
+                .seconds("conclave_dns_stale_seconds", "For how long the zone has been stale; 0 if not."),
             nodes: make.gauges("conclave_dns_nodes", "Nodes known, by how they are.", &["state"]),
             register_streams: make.gauge("conclave_dns_register_streams", "Nodes' open streams."),
             registrations: make.counters("conclave_dns_registrations_total", "Nodes' messages.", outcome),
             records_watched: make.gauge("conclave_dns_records_watched", "Nodes asked about all the others."),
-            records_heard: make.counters("conclave_dns_records_heard_total", "Lists of records from nodes.", outcome),
-            forwards: make.counters("conclave_dns_forwards_total", "Questions about other names, passed on.", outcome),
+            records_heard: make.counters(
+                "conclave_dns_records_heard_total",
+                "Lists of records from nodes.",
+                outcome,
+            ),
+            forwards: make.counters(
+                "conclave_dns_forwards_total",
+                "Questions about other names, passed on.",
+                outcome,
+            ),
             exports: make.counters("conclave_dns_exports_total", "Updates of the site's own DNS.", outcome),
             export_serial: make.gauge("conclave_dns_export_serial", "Serial of the zone last exported."),
             process: Process {
@@ -140,7 +152,13 @@ impl Metrics {
     }
 
     /// A question was answered. `proto` is `udp` or `tcp`.
-    pub(crate) fn answered(&self, asked: RecordType, code: ResponseCode, proto: &'static str, took: Duration) {
+    pub(crate) fn answered(
+        &self,
+        asked: RecordType,
+        code: ResponseCode,
+        proto: &'static str,
+        took: Duration,
+    ) {
         self.queries.with_label_values(&[type_label(asked), code_label(code), proto]).inc();
         self.query_duration.observe(took.as_secs_f64());
     }
@@ -179,9 +197,11 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         let since = self.since(|since| *since);
-        for (gauge, at) in
-            [(&self.view_age, since.heard), (&self.zone_age, since.swapped), (&self.stale_seconds, since.stale)]
-        {
+        for (gauge, at) in [
+            (&self.view_age, since.heard),
+            (&self.zone_age, since.swapped),
+            (&self.stale_seconds, since.stale),
+        ] {
             gauge.set(at.map_or(0.0, |at| at.elapsed().as_secs_f64()));
         }
         self.process.read();
@@ -264,8 +284,14 @@ mod tests {
             metrics.answered(RecordType::Unknown(unknown), ResponseCode::Unknown(unknown), "tcp", took);
         }
         let text = metrics.render();
-        assert!(text.contains("conclave_dns_queries_total{proto=\"udp\",rcode=\"NOERROR\",type=\"SRV\"} 1"), "{text}");
-        assert!(text.contains("conclave_dns_queries_total{proto=\"tcp\",rcode=\"other\",type=\"other\"} 1000"), "{text}");
+        assert!(
+            text.contains("conclave_dns_queries_total{proto=\"udp\",rcode=\"NOERROR\",type=\"SRV\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("conclave_dns_queries_total{proto=\"tcp\",rcode=\"other\",type=\"other\"} 1000"),
+            "{text}"
+        );
         assert!(text.contains("conclave_dns_build_info"));
         assert!(text.contains("conclave_dns_query_duration_seconds_count 1001"), "{text}");
     }

@@ -42,7 +42,11 @@ pub(crate) struct Stopped;
 
 impl Registry {
     /// A node says something of itself.
-    pub(crate) async fn hear(&self, record: NodeRecord, source: Source) -> Result<Result<Heard, Refused>, Stopped> {
+    pub(crate) async fn hear(
+        &self,
+        record: NodeRecord,
+        source: Source,
+    ) -> Result<Result<Heard, Refused>, Stopped> {
         let (answer, heard) = oneshot::channel();
         self.messages.send(Message { record, source, answer: Some(answer) }).await.map_err(|_| Stopped)?;
         heard.await.map_err(|_| Stopped)
@@ -166,7 +170,8 @@ impl Owner {
         self.zone.store(Some(Arc::clone(&zone)));
         self.zones.send_replace(Some(zone));
         let live = view.nodes.iter().filter(|node| node.live);
-        let live: BTreeMap<_, _> = live.map(|node| (node.record.node_id, node.record.client.clone())).collect();
+        let live: BTreeMap<_, _> =
+            live.map(|node| (node.record.node_id, node.record.client.clone())).collect();
         self.live.send_if_modified(|shown| {
             let changed = **shown != live;
             *shown = Arc::new(live);
@@ -189,5 +194,42 @@ async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::directory::tests::record;
+
+    #[tokio::test]
+    async fn a_lone_change_is_shown_at_once_and_many_at_a_bounded_pace() {
+        let zone = Arc::new(ArcSwapOption::empty());
+        let name = crate::zone::zone_name("conclave.internal").unwrap();
+        let metrics = Arc::new(Metrics::new("conclave.internal"));
+        let (owner, registry) = Owner::new(name, Vec::new(), Arc::clone(&zone), Arc::clone(&metrics));
+        let stop = CancellationToken::new();
+        let owner = tokio::spawn(owner.run(stop.clone()));
+        let mut zones = registry.zones();
+
+        let begun = Instant::now();
+        for revision in 1..=1_000 {
+            registry.hear(record(1, revision), Source::Itself(None)).await.unwrap().unwrap();
+        }
+        let last = 4 * 1_000 + 1;
+        let shown = |zone: &Option<Arc<Zone>>| zone.as_ref().is_some_and(|zone| zone.serial() == last);
+        tokio::time::timeout(Duration::from_secs(10), zones.wait_for(shown)).await.unwrap().unwrap();
+        let most = begun.elapsed().as_millis() / ZONE_INTERVAL_MIN.as_millis() + 2;
+        let text = metrics.render();
+        let made = text.lines().find_map(|line| line.strip_prefix("conclave_dns_zone_swaps_total ")).unwrap();
+        assert!(made.parse::<u128>().unwrap() <= most, "{made} zones, at most {most}");
+        assert!(shown(&zone.load_full()));
+        assert_eq!(registry.live().borrow().get(&1).unwrap(), "n1:7400");
+
+        stop.cancel();
+        owner.await.unwrap();
+        assert!(registry.hear(record(1, 2_000), Source::Another).await.is_err(), "nobody is there");
     }
 }

@@ -52,7 +52,9 @@ fn advice(error: &std::io::Error) -> &'static str {
         std::io::ErrorKind::PermissionDenied => {
             "ports below 1024 need the capability CAP_NET_BIND_SERVICE: grant it, or choose another port"
         }
-        std::io::ErrorKind::AddrNotAvailable => "this machine does not have the address: choose one of its own",
+        std::io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have the address: choose one of its own"
+        }
         _ => "check the address",
     }
 }
@@ -125,7 +127,8 @@ impl Resolver {
         let zone = CurrentZone::default();
 
         let servers = config.name_servers;
-        let (owner, registry) = Owner::new(zone_name.clone(), servers, Arc::clone(&zone), Arc::clone(&metrics));
+        let (owner, registry) =
+            Owner::new(zone_name.clone(), servers, Arc::clone(&zone), Arc::clone(&metrics));
         tasks.spawn(owner.run(stop.clone()));
 
         let forwarder = Forwarder::new(config.forward_for, config.forward_to, Arc::clone(&metrics));

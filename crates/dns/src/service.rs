@@ -69,9 +69,12 @@ impl DnsService for Service {
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
         let permit = Arc::clone(&self.registrations).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("{REGISTER_STREAMS_MAX} nodes' streams are open, which is the most"))
+            Status::resource_exhausted(format!(
+                "{REGISTER_STREAMS_MAX} nodes' streams are open, which is the most"
+            ))
         })?;
-        let from = request.remote_addr().ok_or_else(|| Status::internal("the connection has no address"))?.ip();
+        let from =
+            request.remote_addr().ok_or_else(|| Status::internal("the connection has no address"))?.ip();
         // One answer to each message, so at most one waits beside the one that is being sent.
         let (answers, stream) = mpsc::channel(1);
         let registration = Registration {
@@ -93,7 +96,8 @@ impl DnsService for Service {
 
     async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
         let zone = self.registry.zones().borrow().clone();
-        let zone = zone.ok_or_else(|| Status::unavailable("no node has been heard of yet; ask again in a second"))?;
+        let zone =
+            zone.ok_or_else(|| Status::unavailable("no node has been heard of yet; ask again in a second"))?;
         look_up(&zone, &self.zone, &request.into_inner().name).map(Response::new)
     }
 
@@ -205,15 +209,18 @@ impl Registration {
                 }
                 Err(_) => {
                     self.count("idle");
-                    return Err(Status::deadline_exceeded(format!("nothing was heard for {REGISTER_IDLE_MAX:?}")));
+                    return Err(Status::deadline_exceeded(format!(
+                        "nothing was heard for {REGISTER_IDLE_MAX:?}"
+                    )));
                 }
             };
             let record = self.open(counter, &request)?;
             let heard = self.registry.hear(record, Source::Itself(Some(self.from))).await;
-            let heard = heard.map_err(|stopped| Status::unavailable(stopped.to_string()))?.map_err(|why| {
-                self.count("refused");
-                Status::invalid_argument(why.to_string())
-            })?;
+            let heard =
+                heard.map_err(|stopped| Status::unavailable(stopped.to_string()))?.map_err(|why| {
+                    self.count("refused");
+                    Status::invalid_argument(why.to_string())
+                })?;
             self.count(if heard.lapsed { "lapsed" } else { "believed" });
             let (known_revision, lapsed) = (heard.known_revision, heard.lapsed);
             self.answer(RegisterResponse { known_revision, lapsed, ..RegisterResponse::default() }).await?;

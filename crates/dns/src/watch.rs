@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{
-    NODES_MAX, RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE,
-};
+use conclave_core::limits::{NODES_MAX, RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE};
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{RecordsRequest, RecordsResponse};
 use conclave_proto::cluster::NodeRecords;
@@ -69,7 +67,9 @@ impl Watcher {
                 asked.insert(task.id(), node);
             }
             self.metrics.records_watched.set(i64::try_from(asked.len()).unwrap_or(i64::MAX));
-            let wake = (asked.len() < RECORDS_WATCHED).then(|| resting.values().map(|rest| rest.until).min()).flatten();
+            let wake = (asked.len() < RECORDS_WATCHED)
+                .then(|| resting.values().map(|rest| rest.until).min())
+                .flatten();
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = live.changed() => if changed.is_err() { return },
@@ -108,7 +108,8 @@ impl Watcher {
             .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(REGISTER_LEASE);
         let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
-        let mut client = AdminServiceClient::new(channel).max_decoding_message_size(RECORDS_MESSAGE_BYTES_MAX);
+        let mut client =
+            AdminServiceClient::new(channel).max_decoding_message_size(RECORDS_MESSAGE_BYTES_MAX);
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let silent = |_| Status::deadline_exceeded(format!("nothing was heard for {SILENCE_MAX:?}"));
         let request = client.records(RecordsRequest { nonce: nonce.to_vec() });
@@ -131,7 +132,9 @@ impl Watcher {
 
     fn open(&self, nonce: &[u8], counter: u64, message: &RecordsResponse) -> Result<NodeRecords, Status> {
         if message.mac.is_empty() {
-            return Err(Status::unauthenticated("the node has no secret; start it with the resolver's secret file"));
+            return Err(Status::unauthenticated(
+                "the node has no secret; start it with the resolver's secret file",
+            ));
         }
         if message.counter != counter
             || !self.secret.verify(RECORDS, nonce, counter, &message.records, &message.mac)

@@ -51,7 +51,9 @@ pub(crate) async fn serve(listener: TcpListener, page: Page, stop: CancellationT
         .route("/startupz", alive)
         .route(
             "/readyz",
-            get(async |State(page): State<Page>, query: RawQuery| answer(&[page.serving(), page.view()], &query)),
+            get(async |State(page): State<Page>, query: RawQuery| {
+                answer(&[page.serving(), page.view()], &query)
+            }),
         )
         .route("/metrics", get(metrics))
         .with_state(page);
@@ -62,7 +64,8 @@ pub(crate) async fn serve(listener: TcpListener, page: Page, stop: CancellationT
 }
 
 async fn metrics(State(page): State<Page>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.metrics.render())
+        .into_response()
 }
 
 /// 200 or 503, and one line for each check if asked with `?verbose` or if something is wrong.

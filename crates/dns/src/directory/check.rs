@@ -46,7 +46,8 @@ pub(super) fn check(record: &NodeRecord) -> Result<(), Refused> {
         }
     }
     addresses(record)?;
-    if record.version.len() > NODE_VERSION_BYTES_MAX || !record.version.bytes().all(|b| b.is_ascii_graphic()) {
+    if record.version.len() > NODE_VERSION_BYTES_MAX || !record.version.bytes().all(|b| b.is_ascii_graphic())
+    {
         return wrong(format!(
             "the version of {name:?} must have at most {NODE_VERSION_BYTES_MAX} visible ASCII characters"
         ));
@@ -69,7 +70,8 @@ pub(crate) fn host_port(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
     // Longer ones are no host's name, RFC 1035.
-    ((1..=253).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic())).then_some((host, port))
+    ((1..=253).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic()))
+        .then_some((host, port))
 }
 
 fn addresses(record: &NodeRecord) -> Result<(), Refused> {

@@ -9,7 +9,7 @@ use super::*;
 const HERE: Source = Source::Itself(Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9))));
 const LEASE: Duration = REGISTER_LEASE;
 
-fn record(id: u64, revision: u64) -> NodeRecord {
+pub(crate) fn record(id: u64, revision: u64) -> NodeRecord {
     NodeRecord {
         node_id: id,
         name: format!("n{id}"),
@@ -102,7 +102,11 @@ fn when_most_fall_silent_together_the_last_good_set_is_kept_until_most_are_back(
     let mut directory = live(3, start);
     let cut_off = start + Duration::from_secs(10);
     directory.expire(start + LEASE);
-    assert_eq!(states(&directory), ["kept", "live", "live"], "the others have been silent for half a lease, too");
+    assert_eq!(
+        states(&directory),
+        ["kept", "live", "live"],
+        "the others have been silent for half a lease, too"
+    );
     directory.expire(cut_off);
     assert_eq!(states(&directory), ["kept"; 3]);
     let view = directory.view(&Name::root(), &[]).unwrap();
@@ -172,7 +176,8 @@ fn what_cannot_be_a_record_is_refused_in_a_sentence() {
     let mut directory = live(1, now);
     let before = directory.clone();
     let long = "x".repeat(300);
-    let cases: [(&str, fn(&mut NodeRecord, &str)); 16] = [
+    type Spoil = fn(&mut NodeRecord, &str);
+    let cases: [(&str, Spoil); 16] = [
         ("name", |record, _| record.name = "N1".to_owned()),
         ("name", |record, _| record.name = "-n1".to_owned()),
         ("name", |record, long| record.name = long.to_owned()),
@@ -211,7 +216,10 @@ fn two_contents_with_one_revision_are_told_to_speak_again() {
     let mut directory = live(1, now);
     let other = NodeRecord { full: true, ..record(1, 10) };
     assert_eq!(directory.heard(other, HERE, now).unwrap(), Heard { known_revision: 10, lapsed: true });
-    assert_eq!(directory.heard(record(1, 9), HERE, now).unwrap(), Heard { known_revision: 10, lapsed: false });
+    assert_eq!(
+        directory.heard(record(1, 9), HERE, now).unwrap(),
+        Heard { known_revision: 10, lapsed: false }
+    );
 }
 
 proptest! {

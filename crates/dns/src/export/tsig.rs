@@ -202,10 +202,16 @@ mod tests {
         }
         let unsigned = Message::new(7, MessageType::Response, OpCode::Update).to_vec().unwrap();
         assert!(matches!(ours.verify(&unsigned, &[1; 32], NOW), Err(TsigError::Unsigned(..))));
-        for (code, part) in
-            [(Code::BadKey, "BADKEY"), (Code::BadSig, "BADSIG"), (Code::BadTime, "BADTIME"), (Code::BadTrunc, "22")]
-        {
-            let why = ours.verify(&answer(&ours, &[1; 32], Some(code), NOW), &[1; 32], NOW).unwrap_err().to_string();
+        for (code, part) in [
+            (Code::BadKey, "BADKEY"),
+            (Code::BadSig, "BADSIG"),
+            (Code::BadTime, "BADTIME"),
+            (Code::BadTrunc, "22"),
+        ] {
+            let why = ours
+                .verify(&answer(&ours, &[1; 32], Some(code), NOW), &[1; 32], NOW)
+                .unwrap_err()
+                .to_string();
             assert!(why.contains(part), "{why}");
         }
     }

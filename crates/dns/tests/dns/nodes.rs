@@ -261,7 +261,8 @@ impl AdminService for Teller {
         let told = changes.merge(ticks).map_while(move |()| {
             records.has_changed().ok()?;
             counter += 1;
-            let records = NodeRecords { records: records.borrow().values().cloned().collect() }.encode_to_vec();
+            let records =
+                NodeRecords { records: records.borrow().values().cloned().collect() }.encode_to_vec();
             let mac = secret.as_ref().map(|secret| secret.seal(RECORDS, &nonce, counter, &records));
             Some(Ok(RecordsResponse { counter, records, mac: mac.unwrap_or_default() }))
         });
