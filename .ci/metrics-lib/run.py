@@ -87,6 +87,7 @@ class Run:
         self.wait_for("Prometheus to expect an alert", lambda: "ConclaveNodeDown" in self.alerts())
         time.sleep(LOAD_SECONDS)
         self.check_clients()
+        self.show_numbers()
         problems = live.check(PROMETHEUS, self.targets())
         problems += self.check_story(killed)
         return problems
@@ -134,6 +135,23 @@ class Run:
         for what, expr in questions.items():
             if not self.prometheus.has_values(expr, now_only=True):
                 yield f"not seen: {what}: {expr}"
+
+    def show_numbers(self) -> None:
+        """What was measured on the way, for whoever reads the log."""
+        p99 = "histogram_quantile(0.99, sum by (le) (increase(conclave_{}_bucket[1m])))"
+        numbers = {
+            "elections": "sum(increase(conclave_raft_elections_total[1m]))",
+            "without a leader": p99.format("raft_election_duration_seconds"),
+            "send": p99.format("send_duration_seconds"),
+            "append": p99.format("raft_peer_append_duration_seconds"),
+            "log sync": p99.format("storage_fsync_duration_seconds"),
+            "DNS answer": p99.format("dns_query_duration_seconds"),
+        }
+        for what, expr in numbers.items():
+            for one in self.prometheus.get("query", query=expr)["result"]:
+                number = float(one["value"][1])
+                shown = f"{number:.0f} in the last minute" if what == "elections" else f"p99 {number * 1000:.3g} ms"
+                self.say(f"{what}: {shown}")
 
     # What Prometheus knows.
 
