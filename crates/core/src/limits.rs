@@ -146,6 +146,10 @@ pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
 /// Raft entries that a leader has in flight in one shard. Small on purpose: what arrives meanwhile
 /// is collected into the next one.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+/// Bytes that a connection with faults on purpose takes at once.
+pub const FAULTY_CHUNK_BYTES: usize = 16 * 1024;
+/// Bytes on their way in such a connection; then whoever sends waits.
+pub const FAULTY_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Raft messages between nodes, bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Proposals forwarded to one peer and not yet answered, in batches.

@@ -8,6 +8,8 @@ use conclave_core::limits::{
 };
 use conclave_proto::seal::Secret;
 
+use crate::faults::Faults;
+
 /// A node's configuration. [`Config::validate`] says everything that is wrong with it at once.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -39,6 +41,8 @@ pub struct Config {
     pub resolvers: Vec<String>,
     /// The cluster's secret; resolvers believe nobody without it.
     pub secret: Option<Secret>,
+    /// Leave to break the node on purpose, over its `FaultService`.
+    pub faults: Option<Faults>,
 }
 
 /// One of the nodes that a cluster begins with.
@@ -84,6 +88,7 @@ impl Config {
             max_clients: CLIENTS_MAX_DEFAULT,
             resolvers: Vec::new(),
             secret: None,
+            faults: None,
         }
     }
 

@@ -27,8 +27,9 @@ pub struct Faults {
 
 impl Faults {
     /// The same options, with the disk between them.
-    pub(crate) fn onto(&self, options: Options) -> Options {
-        Options { disk: Arc::new(FaultyDisk::new(Arc::clone(&self.disk))), ..options }
+    pub(crate) fn onto(&self, mut options: Options) -> Options {
+        options.disk = Arc::new(FaultyDisk::new(Arc::clone(&self.disk)));
+        options
     }
 }
 

@@ -104,6 +104,10 @@ impl Node {
         clock: Clock,
     ) -> Result<Self, RunError> {
         config.validate().map_err(RunError::Config)?;
+        let options = match &config.faults {
+            Some(faults) => faults.onto(options),
+            None => options,
+        };
         let plan = Plan::new(&config);
         let metrics = Arc::new(Metrics::new(&config.name, &config.cluster_name));
         let feed = Arc::new(Feed::default());
@@ -120,7 +124,7 @@ impl Node {
             expelled: expelled.clone(),
         };
         let stamp = Stamp::new(identity.cluster, plan.me, identity.directory, store.clone());
-        let (peers, links) = Peers::new(&plan.members, plan.me, &stamp)?;
+        let (peers, links) = Peers::new(&plan.members, plan.me, &stamp, config.faults.as_ref())?;
         let peers = Arc::new(peers);
         let tasks = TaskTracker::new();
         let groups = groups::Groups {

@@ -18,12 +18,16 @@ use std::time::Duration;
 
 use conclave_core::limits::{FORWARD_QUEUE_MAX, PEER_MESSAGE_BYTES_MAX};
 use conclave_core::{NodeId, ShardId};
+use conclave_proto::fault::PeerFault;
 use conclave_proto::raft::raft_service_client::RaftServiceClient;
+use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, watch};
+use tonic::codegen::http::Uri;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::Member;
+use crate::faults::{Faults, network as network_faults};
 use crate::peer::admission::Stamp;
 use crate::peer::link::Forwarded;
 
@@ -43,6 +47,8 @@ pub(crate) struct Peer {
     pub(crate) forward: mpsc::Sender<Forwarded>,
     /// Whether the link to this node stands.
     pub(crate) alive: watch::Sender<bool>,
+    /// What happens on purpose to the bytes between here and there.
+    rule: Option<watch::Receiver<PeerFault>>,
 }
 
 /// What the link's task of a peer needs beside the peer itself.
@@ -63,6 +69,7 @@ impl Peers {
         members: &BTreeMap<NodeId, Member>,
         me: NodeId,
         stamp: &Stamp,
+        faults: Option<&Faults>,
     ) -> Result<(Self, LinkQueues), tonic::transport::Error> {
         let mut peers = BTreeMap::new();
         let mut queues = Vec::new();
@@ -71,11 +78,12 @@ impl Peers {
             let stamp = stamp.clone().to(id);
             let peer = Arc::new(Peer {
                 id,
-                client: client(endpoint(member)?.connect_lazy(), stamp.clone()),
-                bulk: client(endpoint(member)?.connect_lazy(), stamp),
+                client: client(channel(member, faults)?, stamp.clone()),
+                bulk: client(channel(member, faults)?, stamp),
                 member: member.clone(),
                 forward,
                 alive: watch::Sender::new(false),
+                rule: faults.map(|faults| faults.network.rule(&member.name)),
             });
             queues.push((Arc::clone(&peer), queue));
             peers.insert(id, peer);
@@ -101,6 +109,11 @@ impl Peer {
         self.bulk.clone()
     }
 
+    /// Whether it is cut off on purpose: then nothing can be learned by connecting to it.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.rule.as_ref().is_some_and(|rule| network_faults::is_cut(&rule.borrow()))
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         *self.alive.borrow()
     }
@@ -110,6 +123,17 @@ fn client(channel: Channel, stamp: Stamp) -> PeerClient {
     RaftServiceClient::with_interceptor(channel, stamp)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+}
+
+/// Connects at first use, and then again whenever the connection is lost.
+fn channel(member: &Member, faults: Option<&Faults>) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = endpoint(member)?;
+    let Some(faults) = faults else { return Ok(endpoint.connect_lazy()) };
+    let (address, rule) = (member.peer.clone(), faults.network.rule(&member.name));
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let (address, rule) = (address.clone(), rule.clone());
+        async move { network_faults::connect(&address, rule).await.map(TokioIo::new) }
+    })))
 }
 
 fn endpoint(member: &Member) -> Result<Endpoint, tonic::transport::Error> {

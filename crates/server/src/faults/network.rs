@@ -122,7 +122,9 @@ fn takes(rule: &PeerFault, bytes: usize) -> Duration {
     let again = if lost { RETRANSMISSION } else { Duration::ZERO };
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     let narrow = bytes.saturating_mul(1_000_000).checked_div(rule.bytes_per_second).unwrap_or(0);
-    Duration::from_millis(u64::from(rule.delay_ms) + u64::from(jitter)) + again + Duration::from_micros(narrow)
+    Duration::from_millis(u64::from(rule.delay_ms) + u64::from(jitter))
+        + again
+        + Duration::from_micros(narrow)
 }
 
 /// What arrives, unless it is lost on the way.
@@ -158,7 +160,11 @@ pub(crate) struct Faulty {
 }
 
 impl AsyncRead for Faulty {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.near).poll_read(cx, buf)
     }
 }

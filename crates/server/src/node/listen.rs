@@ -6,6 +6,7 @@ use std::time::Duration;
 use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
 use conclave_proto::admin::admin_service_server::AdminServiceServer;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
+use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_proto::raft::raft_service_server::RaftServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::admin::Admin;
 use crate::config::Config;
+use crate::faults::FaultApi;
 use crate::gateway::service::Gateway;
 use crate::node::RunError;
 use crate::peer::service::PeerService;
@@ -60,7 +62,12 @@ pub(super) async fn serve_peers(listener: TcpListener, service: PeerService, sto
     }
 }
 
-pub(super) async fn serve_clients(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+pub(super) async fn serve_clients(
+    listener: TcpListener,
+    admin: Admin,
+    faults: Option<FaultServiceServer<FaultApi>>,
+    stop: CancellationToken,
+) {
     let gateway = admin.gateway.clone();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ChatServiceServer<Gateway>>().await;
@@ -87,6 +94,7 @@ pub(super) async fn serve_clients(listener: TcpListener, admin: Admin, stop: Can
         .add_service(health_service)
         .add_service(reflection)
         .add_service(AdminServiceServer::new(admin))
+        .add_optional_service(faults)
         .add_service(ChatServiceServer::new(gateway).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (served, ()) =

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use conclave_proto::chat::ClusterView;
+use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_store::Identity;
 use tokio::sync::{mpsc, watch};
 
@@ -13,6 +14,7 @@ use crate::config::Config;
 use crate::discovery::record;
 use crate::discovery::records::Records;
 use crate::discovery::register;
+use crate::faults::FaultApi;
 use crate::feed::Feed;
 use crate::gateway::service::Gateway;
 use crate::gateway::view;
@@ -55,7 +57,7 @@ impl Node {
             store: store.clone(),
             metrics: Arc::clone(metrics),
             node: Arc::clone(info),
-            clock,
+            clock: clock.clone(),
             views,
             placement: placement.clone(),
         };
@@ -73,7 +75,10 @@ impl Node {
         let records = Records::new(Arc::clone(info), Arc::clone(heard), config.secret.clone());
         let admin = Admin { gateway, records, tasks: tasks.clone() };
         tasks.spawn(serve_peers(listeners.peer, peer_service, stop.clone()));
-        tasks.spawn(serve_clients(listeners.client, admin, stop.clone()));
+        let name = info.member.name.clone();
+        let faults =
+            config.faults.clone().map(|faults| FaultServiceServer::new(FaultApi { faults, clock, name }));
+        tasks.spawn(serve_clients(listeners.client, admin, faults, stop.clone()));
         let health = Arc::new(Health {
             node: Arc::clone(info),
             shards: Arc::clone(shards),

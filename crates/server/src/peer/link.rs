@@ -57,7 +57,7 @@ pub(crate) async fn keep_link(
         let was_alive = peer.alive.send_replace(false);
         if was_alive {
             tracing::info!(peer = peer.id.0, name = peer.member.name, reason = %ended, "link lost");
-            if refuses_connections(&peer.member.peer).await {
+            if !peer.is_cut() && refuses_connections(&peer.member.peer).await {
                 // A full channel means that the same news is waiting already.
                 let _ = died.try_send(peer.id);
             }
