@@ -98,9 +98,14 @@ impl<'a> Reply<'a> {
         Self { code: ResponseCode::NoError, authoritative: true, body: Some(body), smaller: Some(&set.alone) }
     }
 
+    /// This, and nothing smaller.
+    pub(crate) fn only(body: &'a Body) -> Self {
+        Self { code: ResponseCode::NoError, authoritative: true, body: Some(body), smaller: None }
+    }
+
     /// There is no such name, or nothing of that type.
     fn absent(code: ResponseCode, zone: &'a Zone) -> Self {
-        Self { code, authoritative: true, body: Some(zone.absence()), smaller: None }
+        Self { code, ..Self::only(zone.absence()) }
     }
 }
 
@@ -168,8 +173,8 @@ fn chaos<'a>(fixed: &'a Fixed, question: &Question<'_>) -> Reply<'a> {
         b"\x07version\x04bind\0" | b"\x07version\x06server\0" => &fixed.version_text,
         _ => return Reply::code(ResponseCode::Refused),
     };
-    let body = matches!(question.kind, RecordType::TXT | RecordType::ANY).then_some(body);
-    Reply { code: ResponseCode::NoError, authoritative: true, body, smaller: None }
+    let is_text = matches!(question.kind, RecordType::TXT | RecordType::ANY);
+    Reply { body: is_text.then_some(body), ..Reply::only(body) }
 }
 
 /// One TXT record of class CH about whatever was asked.

@@ -96,31 +96,25 @@ impl Handler {
                 decide(zone.as_deref(), &self.fixed, question, asker)
             }
         };
-        let reply = match (verdict, question.as_ref()) {
-            (Verdict::Reply(reply), _) => reply,
-            (Verdict::Outside, Some(question)) if recursion => {
-                match Outside::new(header, question, transport) {
+        let reply = match verdict {
+            Verdict::Reply(reply) => reply,
+            Verdict::Outside if recursion => {
+                match question.as_ref().and_then(|question| Outside::new(header, question, transport)) {
                     Some(outside) => return Next::Ask(outside),
                     None => Reply::code(ResponseCode::FormErr),
                 }
             }
-            (Verdict::Transfer(zone), Some(question)) => {
-                let bodies = zone.transfer();
-                let messages = bodies.iter().map(|body| {
-                    let reply = Reply {
-                        code: ResponseCode::NoError,
-                        authoritative: true,
-                        body: Some(body),
-                        smaller: None,
-                    };
+            Verdict::Outside => Reply::code(ResponseCode::Refused),
+            Verdict::Transfer(zone) => {
+                let message = |body| {
                     let mut out = Vec::new();
-                    render(&mut out, header, Some(question), &reply, how);
+                    render(&mut out, header, question.as_ref(), &Reply::only(body), how);
                     out
-                });
+                };
+                let messages = zone.transfer().iter().map(message).collect();
                 self.answered(kind, ResponseCode::NoError, transport, begun.elapsed(), false);
-                return Next::SendAll(messages.collect());
+                return Next::SendAll(messages);
             }
-            (Verdict::Outside | Verdict::Transfer(_), _) => Reply::code(ResponseCode::Refused),
         };
         let rendered = render(out, header, question.as_ref(), &reply, how);
         self.answered(kind, reply.code, transport, begun.elapsed(), rendered.truncated);

@@ -2,7 +2,7 @@
 //!
 //! * `directory`: which nodes there are and which of them are healthy: records, leases, the serial. Pure.
 //! * `zone`: the names and records that follow from it, with everything an answer needs worked out beforehand. Pure.
-//! * `answer`: a question to its answer. Pure; `handler` is the shell around it that hickory-server calls.
+//! * `answer`: a question to its answer. Pure; `handler` is the shell around it, with the sockets.
 //! * `service`: `DNSService`, the registry over gRPC.
 //!
 //! It never votes, writes nothing and is never in the way of a node: losing every resolver costs nobody a message.

@@ -13,6 +13,7 @@ use hickory_server::net::DnsStreamHandle as _;
 use hickory_server::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_server::net::tcp;
 use hickory_server::server::TimeoutStream;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ use crate::answer::Transport;
 
 /// A datagram with a question has hardly more than 300 bytes; what is longer is cut, and then malformed.
 const DATAGRAM_BYTES_MAX: usize = 4 * 1024;
+/// What is read from a connection at once.
+const READ_BYTES: usize = 4 * 1024;
 /// Tasks that take datagrams from one socket.
 const READERS_MAX: usize = 4;
 /// With port 0 the system chooses a port for connections, which has to be free for datagrams, too.
@@ -152,6 +155,8 @@ async fn connections(listener: TcpListener, handler: Arc<Handler>) {
 async fn connection(stream: TcpStream, client: SocketAddr, handler: Arc<Handler>) {
     // Without it, pipelined answers would wait for each other's acknowledgement.
     drop(stream.set_nodelay(true));
+    // Questions that came together are read together.
+    let stream = BufReader::with_capacity(READ_BYTES, stream);
     let (stream, mut replies) = tcp::TcpStream::from_stream_with_buffer_size(
         AsyncIoTokioAsStd(stream),
         client,
