@@ -33,6 +33,10 @@ pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>
         ] {
             metrics.storage_bytes.with_label_values(&[kind]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
+        for (kind, bytes) in [("free", usage.disk_free_bytes), ("size", usage.disk_size_bytes)] {
+            let gauge = metrics.storage_disk_bytes.with_label_values(&[kind]);
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
         for wanted in store.compaction() {
             if let Some(replica) = shards.get(wanted.shard) {
                 tokio::select! {

@@ -57,6 +57,7 @@ pub struct Metrics {
     storage_batch: Histogram,
     storage_synced_bytes: IntCounter,
     pub(crate) storage_bytes: IntGaugeVec,
+    pub(crate) storage_disk_bytes: IntGaugeVec,
     pub(crate) storage_errors: IntCounter,
     storage_checkpoint: Histogram,
     applied_commands: IntCounterVec,
@@ -278,6 +279,11 @@ impl Metrics {
             storage_bytes: make.gauges(
                 "conclave_storage_bytes",
                 "Bytes on disk or waiting for it, by kind.",
+                &["kind"],
+            ),
+            storage_disk_bytes: make.gauges(
+                "conclave_storage_disk_bytes",
+                "The file system of the data directory: what is free, and its size.",
                 &["kind"],
             ),
             storage_errors: make

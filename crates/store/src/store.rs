@@ -57,6 +57,10 @@ pub struct Usage {
     pub unwritten_bytes: u64,
     /// Jobs waiting for the log writer.
     pub log_queue: usize,
+    /// What is left for this process on the file system of the directory.
+    pub disk_free_bytes: u64,
+    /// The size of that file system.
+    pub disk_size_bytes: u64,
 }
 
 /// A group whose log should be cut: take a snapshot, then purge up to and with `upto`.
@@ -247,12 +251,17 @@ impl Store {
     pub fn usage(&self) -> Usage {
         // For people to look at: a file that cannot be measured counts as nothing.
         let size = |file| std::fs::metadata(self.0.dir.join(file)).map_or(0, |data| data.len());
+        let disk = rustix::fs::statvfs(&self.0.dir);
+        let (disk_free_bytes, disk_size_bytes) =
+            disk.map_or((0, 0), |disk| (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize));
         Usage {
             log_bytes: self.0.log.live_bytes(),
             log_file_bytes: size(DataFile::LOG),
             state_file_bytes: size(DataFile::STATE),
             unwritten_bytes: self.0.shared.unwritten.load(Ordering::Relaxed) as u64,
             log_queue: self.0.queue.max_capacity() - self.0.queue.capacity(),
+            disk_free_bytes,
+            disk_size_bytes,
         }
     }
 
