@@ -47,12 +47,17 @@ if [ "${#targets[@]}" = 0 ]; then
     [ "$bases" != local ] || targets+=(prometheus)
 fi
 
+# What is sent is fixed once: a file that changes meanwhile would make the targets differ, and be
+# compiled for each.
+context=$(mktemp)
+trap 'rm -f "$context"' EXIT
+tar -c Cargo.toml Cargo.lock LICENSE crates proto docker/Dockerfile >"$context"
 for target in "${targets[@]}"; do
     echo "==> conclave/$target:$tag"
     if [ "$target" = prometheus ]; then
         docker build "${options[@]}" -t "conclave/$target:$tag" - <docker/prometheus.Dockerfile
     else
-        docker build "${options[@]}" -f docker/Dockerfile --target "$target" -t "conclave/$target:$tag" .
+        docker build "${options[@]}" -f docker/Dockerfile --target "$target" -t "conclave/$target:$tag" - <"$context"
     fi
 done
 for target in "${targets[@]}"; do
