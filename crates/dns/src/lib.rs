@@ -3,7 +3,10 @@
 //! * `directory`: which nodes there are and which of them are healthy: records, leases, the serial. Pure.
 //! * `zone`: the names and records that follow from it, with everything an answer needs worked out beforehand. Pure.
 //! * `answer`: a question to its answer. Pure; `handler` is the shell around it, with the sockets.
-//! * `service`: `DNSService`, the registry over gRPC.
+//! * `service`: `DNSService`, where nodes register; `watch`: what nodes say of each other. `registry` is the one task that
+//!   owns the directory and shows the zone that follows from it.
+//! * `forward`: names of others, `export`: the zone in a site's own DNS, both only where configured.
+//! * `announce`: how a server tells the local network that it is there.
 //!
 //! It never votes, writes nothing and is never in the way of a node: losing every resolver costs nobody a message.
 

@@ -3,6 +3,7 @@ use std::net::Ipv4Addr;
 use conclave_core::limits::REGISTER_LEASE;
 use conclave_proto::cluster::{MemberRole, ShardLead};
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::*;
 
@@ -223,6 +224,27 @@ fn two_contents_with_one_revision_are_told_to_speak_again() {
 }
 
 proptest! {
+    /// Whoever knows the secret may still be wrong.
+    #[test]
+    fn no_record_does_any_harm(noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        let mut bytes = record(1, 10).encode_to_vec();
+        for (index, byte) in noise {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let Ok(record) = NodeRecord::decode(bytes.as_slice()) else { return Ok(()) };
+        let (now, name) = (Instant::now(), record.name.clone());
+        let mut directory = Directory::new(LEASE);
+        let heard = directory.heard(record, HERE, now);
+        let view = directory.view(&crate::zone::zone_name("conclave.internal").unwrap(), &[]);
+        prop_assert_eq!(heard.is_ok(), view.is_some());
+        if let Some(view) = view {
+            let zone = crate::zone::Zone::build(&view);
+            prop_assert_eq!(zone.targets("peers").unwrap()[0].node.as_str(), name);
+            prop_assert_eq!(zone.targets("").unwrap().len(), 1);
+        }
+    }
+
     #[test]
     fn the_order_of_arrival_decides_nothing(
         (heard, shuffled) in prop::collection::vec((1..6_u64, 1..6_u64, any::<bool>()), 1..40)

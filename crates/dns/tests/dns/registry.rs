@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use conclave_core::limits::REGISTER_LEASE;
+use conclave_core::limits::{REGISTER_LEASE, REGISTER_STREAMS_MAX};
 use conclave_dns::{Listeners, RunError};
 use conclave_proto::dns::{LookupRequest, RegisterResponse};
 use conclave_proto::seal::Secret;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{RData, RecordType};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -130,6 +131,28 @@ async fn only_those_who_know_the_secret_are_believed_and_nothing_twice() {
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
+    resolver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_streams_of_nodes_are_bounded() {
+    let resolver = start(config()).await;
+    let mut client = client(&resolver).await;
+    let mut register = async || {
+        // Dropped, it ends the stream.
+        let (hold, requests) = tokio::sync::mpsc::channel(1);
+        let answers = within("an answer", client.register(ReceiverStream::new(requests))).await;
+        answers.map(|answers| (hold, answers))
+    };
+    let mut open = Vec::new();
+    for _ in 0..REGISTER_STREAMS_MAX {
+        open.push(register().await.unwrap());
+    }
+    let why = register().await.unwrap_err();
+    assert_eq!(why.code(), Code::ResourceExhausted);
+    assert!(why.message().contains("256 nodes' streams"), "{why}");
+    open.pop();
+    until("a place", async || register().await.is_ok()).await;
     resolver.stop().await;
 }
 
