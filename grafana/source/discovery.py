@@ -21,6 +21,10 @@ BOARD.line(
         'sum(up{job="conclave-dns", @c})', "resolvers", steps(RED, (ORANGE, 1), (GREEN, 2)),
     ),
     number(
+        "Servers alive", "Servers whose lease runs, at the resolver that knows the most.", "none",
+        'max(conclave_dns_nodes{@c, state="live"})', "servers", steps(RED, (ORANGE, 1), (GREEN, 2)),
+    ),
+    number(
         "Cut off", "Resolvers that most servers fell silent for at once, and that keep answering with the last good set.", "none",
         "sum(conclave_dns_stale{@c})", "resolvers", steps(GREEN, (RED, 1)),
     ),

@@ -110,6 +110,14 @@ BOARD.line(
         "Load", "How busy each server says it is: 0 idle, 1 at its limit. New clients go where it is lowest.", "percentunit",
         [target("conclave_load_ratio{@n}", "{{node}}")],
     ),
+    curves(
+        "Share of the processors", "Of all processors of the machine, what each server used lately. A part of its load.", "percentunit",
+        [target("conclave_cpu_ratio{@n}", "{{node}}")],
+    ),
+    curves(
+        "Queued", "Commands that waited to be proposed, lately. Another part of load.", "none",
+        [target("conclave_queued{@n}", "{{node}}")],
+    ),
 )
 
 BOARD.row("Clients")
@@ -141,17 +149,6 @@ BOARD.line(
         "Asked to move", "Sessions that were asked to continue elsewhere: to spread them, or because the server drains.", "ops",
         [target("sum by (node, reason) (rate(conclave_asked_to_go_total{@n}[@]))", "{{node}} {{reason}}")],
         stack=True,
-    ),
-    curves(
-        "What load is made of", "Of each server, lately: its share of the processors, and the p99 of sends in seconds.", "none",
-        [
-            target("conclave_cpu_ratio{@n}", "{{node}} processors"),
-            target("conclave_send_recent_p99_seconds{@n}", "{{node}} send p99"),
-        ],
-    ),
-    curves(
-        "Queued", "Commands that waited to be proposed, lately. The other part of load.", "none",
-        [target("conclave_queued{@n}", "{{node}}")],
     ),
     states(
         "Full", "Whether the server has as many sessions as it takes.", "conclave_full{@n}", "{{node}}",
@@ -194,6 +191,13 @@ BOARD.line(
     curves(
         "Disk", "Files of the data directory: the log is cut behind snapshots, the state holds the whole history.", "bytes",
         [target('conclave_storage_bytes{@n, kind=~"log_file|state_file"}', "{{node}} {{kind}}")],
+    ),
+    curves(
+        "Room on the disk", "What is free on the file system of each data directory.", "percentunit",
+        [target(
+            'conclave_storage_disk_bytes{@n, kind="free"} / ignoring (kind) conclave_storage_disk_bytes{@n, kind="size"}', "{{node}}"
+        )],
+        defaults={"min": 0, "max": 1},
     ),
 )
 BOARD.line(
