@@ -321,6 +321,15 @@ mod tests {
         }
 
         #[test]
+        fn the_beginning_can_be_cut_off(count in 0_u64..20, passed in 0_u64..25) {
+            let events: Vec<_> = (1..=count).map(|seq| said(seq, "x")).collect();
+            let Ok(Frame::Events(batch)) = Frame::decode(frame(events.clone()).encode_to_vec().as_slice()) else { panic!() };
+            let rest = batch.without(|_, seq| seq <= passed).unwrap();
+            prop_assert_eq!(rest.decode().unwrap(), events.into_iter().filter(|event| event.seq > passed).collect::<Vec<_>>());
+            prop_assert_eq!(&rest.token[..], b"token");
+        }
+
+        #[test]
         fn what_is_seen_is_what_is_decoded(texts in proptest::collection::vec(".{0,40}", 0..20)) {
             let events: Vec<_> = (1..).zip(&texts).map(|(seq, text)| said(seq, text)).collect();
             let Ok(Frame::Events(batch)) = Frame::decode(frame(events.clone()).encode_to_vec().as_slice()) else { panic!() };

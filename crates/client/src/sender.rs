@@ -143,8 +143,9 @@ impl Supervisor {
         if members.is_empty() || members == *remembered {
             return;
         }
-        remembered.clone_from(&members);
-        self.finder.learned(members).await;
+        self.finder.learned(members.clone()).await;
+        // Only now: whoever is interrupted here does it again.
+        *remembered = members;
     }
 
     /// Learns who leads, at the beginning and whenever the failure of a node may have changed it. Only a client that

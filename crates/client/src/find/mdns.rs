@@ -121,22 +121,23 @@ mod tests {
     #[tokio::test]
     async fn nodes_on_the_network_are_found_by_their_cluster() {
         let [node1, node2, other, asker] = daemons();
-        announce(&node1, "n1", "ours", "192.0.2.1,127.0.0.1", 7400);
-        announce(&node2, "n2", "ours", "192.0.2.2", 7410);
-        announce(&other, "n1-of-others", "theirs", "192.0.2.3", 7400);
+        announce(&node1, "n1", "ours", "127.0.0.1,127.0.0.3", 7400);
+        announce(&node2, "n2", "ours", "127.0.0.2", 7410);
+        announce(&other, "n1-of-others", "theirs", "127.0.0.4", 7400);
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let node = |name: &str, addresses: &[&str]| Announced {
+            name: name.to_owned(),
+            cluster: "ours".to_owned(),
+            addresses: addresses.iter().map(|text| address(text)).collect(),
+        };
+        let expected = [node("n1", &["192.0.2.1:7400", "127.0.0.1:7400"]), node("n2", &["192.0.2.2:7410"])];
         let mut found = Vec::new();
         let begun = Instant::now();
         // Announcing takes a second or so, in which names are probed for.
-        while found.len() < 2 && begun.elapsed() < Duration::from_secs(15) {
+        while found != expected {
             found = collect(&asker, Duration::from_secs(2), Some("ours")).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(20), "{found:?}");
         }
-        let seen: Vec<_> = found.iter().map(|node| (node.name.as_str(), node.addresses.clone())).collect();
-        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let expected = [
-            ("n1", vec![address("192.0.2.1:7400"), address("127.0.0.1:7400")]),
-            ("n2", vec![address("192.0.2.2:7410")]),
-        ];
-        assert_eq!(seen, expected);
         let candidates: Vec<_> = found[0].candidates().collect();
         assert!(candidates[0].priority < PRIORITY_LAST && candidates[1].priority > PRIORITY_LAST);
         let begun = Instant::now();
@@ -146,6 +147,20 @@ mod tests {
             "it does not wait to the end: {:?}",
             begun.elapsed()
         );
+    }
+
+    #[test]
+    fn the_likeliest_address_comes_first_and_the_useless_ones_not_at_all() {
+        let service = |ips: &str, port| {
+            let info = ServiceInfo::new(SERVICE, "n1", "h.local.", ips, port, &[("x", "y")][..]).unwrap();
+            announced(&info.as_resolved_service())
+        };
+        let node = service("fe80::1,127.0.0.1,fd00::1,192.0.2.7", 7400).unwrap();
+        let addresses: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["192.0.2.7:7400", "[fd00::1]:7400", "127.0.0.1:7400"]);
+        assert_eq!((node.name.as_str(), node.cluster.as_str()), ("n1", ""));
+        assert_eq!(service("fe80::1", 7400), None);
+        assert_eq!(service("192.0.2.7", 0), None);
     }
 
     #[tokio::test]

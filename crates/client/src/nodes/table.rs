@@ -216,14 +216,15 @@ impl Table {
     }
 
     /// The smaller, the sooner it is asked.
-    fn place(&self, node: &Node, now: Instant) -> (Option<Instant>, bool, bool, u32, f64) {
-        let second = node.last || node.full.is_some_and(|until| until > now);
+    fn place(&self, node: &Node, now: Instant) -> impl PartialOrd + use<> {
+        // If all are full, the one that said so first is asked again first.
+        let full = node.full.filter(|until| *until > now);
         let away = self.home.as_ref() != Some(&node.address);
         let rank = match self.order {
             Order::Known => node.draw,
             Order::Random => node.draw / node.weight,
         };
-        (wait(node, now), second, away, node.failures, rank)
+        (wait(node, now), node.last, full, away, node.failures, rank)
     }
 
     pub(super) fn settled(&mut self, address: &str) {

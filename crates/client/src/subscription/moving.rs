@@ -5,20 +5,23 @@
 //! nothing waits for the move, and nothing is lost or repeated by it. If the two cannot be brought together in time,
 //! the move is given up: a stream that ends is then continued in the ordinary way, from the positions.
 
+mod overlap;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::{MOVE_PATIENCE, NODES_MAX};
-use conclave_proto::chat::{GoAway, stream_frame};
+use conclave_proto::chat::GoAway;
 use conclave_proto::status::from_status;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::opening::{Try, open};
 use crate::client::Handle;
-use crate::position::{Misplaced, Positions};
-use crate::raw::{Frame, RawBatch};
+use crate::position::Positions;
+use crate::raw::Frame;
+use overlap::{Next, Overlap};
 
 /// A move that is under way.
 pub(super) struct Move {
@@ -30,7 +33,8 @@ pub(super) struct Move {
 }
 
 enum Attempt {
-    Opening(Try),
+    /// Asked for what follows there.
+    Opening(Try, Positions),
     Open(Box<Successor>),
 }
 
@@ -38,12 +42,7 @@ enum Attempt {
 pub(super) struct Successor {
     pub(super) address: Arc<str>,
     pub(super) stream: Streaming<Frame>,
-    /// Up to where it has been read.
-    positions: Positions,
-    /// What it has brought beyond the stream that it follows. Nothing more is read from it meanwhile.
-    pub(super) ahead: Option<RawBatch>,
-    /// It has said that it has brought everything there was.
-    pub(super) caught_up: bool,
+    overlap: Overlap,
 }
 
 /// What came of it.
@@ -90,19 +89,15 @@ impl Move {
                 None => {
                     let Some(target) = self.targets.pop_front() else { return Moved::GivenUp };
                     if !handle.shared.nodes.takes_nobody(&target) {
-                        self.attempt = Some(Attempt::Opening(open(handle, &target, positions.request())));
+                        let opening = open(handle, &target, positions.request());
+                        self.attempt = Some(Attempt::Opening(opening, positions.clone()));
                     }
                 }
-                Some(Attempt::Opening(opening)) => {
+                Some(Attempt::Opening(opening, asked)) => {
                     let (address, opened) = opening.await;
+                    let overlap = Overlap::new(asked.clone());
                     self.attempt = match opened {
-                        Ok(stream) => Some(Attempt::Open(Box::new(Successor {
-                            address,
-                            stream,
-                            positions: positions.clone(),
-                            ahead: None,
-                            caught_up: false,
-                        }))),
+                        Ok(stream) => Some(Attempt::Open(Box::new(Successor { address, stream, overlap }))),
                         Err(status) => {
                             self.failed(handle, &address, &status);
                             None
@@ -139,55 +134,27 @@ impl Move {
 }
 
 impl Successor {
-    /// Reads until it has everything that `positions` has.
+    /// Reads until it can take over from a stream at `positions`.
     async fn advance(&mut self, positions: &Positions) -> Result<(), Status> {
         loop {
-            let behind = |(room, seq): (u64, u64)| self.positions.seq(room) < seq;
-            let proven = self.caught_up || self.ahead.is_some();
-            if proven && !positions.seqs().any(behind) {
-                return Ok(());
+            match self.overlap.next(positions) {
+                Next::TakeOver => return Ok(()),
+                // The stream is asked again after the next frame of the other one.
+                Next::Wait => std::future::pending().await,
+                Next::Read => {}
             }
-            if let Some(batch) = &self.ahead {
-                if self.is_ahead(batch, positions) {
-                    // In its other rooms it is behind, and the old stream will pass it here, too.
-                    return std::future::pending().await;
-                }
-                self.ahead = None;
-            }
-            match self.stream.message().await? {
-                Some(frame) => {
-                    self.take(frame, positions).map_err(|error| Status::data_loss(error.to_string()))?
-                }
-                None => return Err(Status::unavailable("the node ended the stream")),
-            }
+            let Some(frame) = self.stream.message().await? else {
+                return Err(Status::unavailable("the node ended the stream"));
+            };
+            let taken = self.overlap.take(frame, positions);
+            taken.map_err(|misplaced| Status::data_loss(misplaced.to_string()))?;
         }
     }
 
-    fn take(&mut self, frame: Frame, positions: &Positions) -> Result<(), Misplaced> {
-        match frame {
-            Frame::Events(batch) => {
-                self.positions.accept(batch.heads(), &batch.token)?;
-                if self.is_ahead(&batch, positions) {
-                    self.ahead = Some(batch);
-                }
-            }
-            Frame::Other(frame) => match frame.frame {
-                Some(stream_frame::Frame::CaughtUp(caught_up)) => {
-                    self.positions.caught_up(&caught_up.rooms, &caught_up.resume_token)?;
-                    self.caught_up = true;
-                }
-                // It lacks something, or asks to be left: no place to go to.
-                Some(stream_frame::Frame::Truncated(_) | stream_frame::Frame::GoAway(_)) => {
-                    return Err(Misplaced::NotHere);
-                }
-                _ => {}
-            },
-        }
-        Ok(())
-    }
-
-    /// Whether some of these events go beyond `positions`.
-    fn is_ahead(&self, batch: &RawBatch, positions: &Positions) -> bool {
-        batch.events().any(|event| event.seq > positions.seq(event.room_id))
+    /// Its node, what has been read from it beyond `positions`, and the rest.
+    pub(super) fn into_parts(self, positions: &Positions) -> (Arc<str>, VecDeque<Frame>, Streaming<Frame>) {
+        // Events that cannot be cut are left to the check of what follows, which sends the stream elsewhere.
+        let first = self.overlap.first(positions).unwrap_or_default();
+        (self.address, first, self.stream)
     }
 }
