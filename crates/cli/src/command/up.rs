@@ -5,6 +5,7 @@
 
 mod child;
 mod plan;
+mod process;
 mod ready;
 mod show;
 
@@ -26,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::child::{Event, Happened, Stop};
-use self::plan::{Plan, Process};
+use self::plan::Plan;
+use self::process::{Process, processes};
 use crate::args::Global;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
@@ -166,7 +168,7 @@ impl<'a> Cluster<'a> {
         let executable = std::env::current_exe().context("find this executable")?;
         let (tell, happened) = mpsc::channel(4 * NODES_MAX);
         let mut children = JoinSet::new();
-        let processes = plan.processes(&args.log);
+        let processes = processes(plan, &args.log);
         for (index, process) in processes.iter().enumerate() {
             let keeper = child::Keeper {
                 index,

@@ -1,10 +1,9 @@
 //! What `conclave up` is going to run: how many servers, where, at which ports, and the resolver beside them. Kept in the
 //! directory, so that the next run continues the same cluster.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use conclave_client::find::CLIENT_PORT;
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::cannot_use;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
+use crate::secret;
 
 const FORMAT: u32 = 1;
 const NODES_DEFAULT: u16 = 3;
@@ -21,8 +21,6 @@ const SHARDS_DEFAULT: u32 = 8;
 const PORTS_EACH: u16 = 10;
 /// The resolver's ports begin so far above the first one, where no node has one.
 const RESOLVER_OFFSET: u16 = 53;
-/// What the resolver is called.
-const RESOLVER: &str = "resolver";
 /// What the cluster is called, before a part of its own: see [`reconcile`].
 const CLUSTER: &str = "local";
 
@@ -52,18 +50,8 @@ pub(super) struct Resolver {
     pub(super) dns: SocketAddr,
     pub(super) grpc: SocketAddr,
     pub(super) http: SocketAddr,
-    secret: PathBuf,
-    log: PathBuf,
-}
-
-/// A process to start and to keep running.
-#[derive(Clone, Debug)]
-pub(super) struct Process {
-    /// For people.
-    pub(super) name: String,
+    pub(super) secret: PathBuf,
     pub(super) log: PathBuf,
-    /// Its command line.
-    pub(super) arguments: Vec<String>,
 }
 
 /// One server.
@@ -133,7 +121,7 @@ impl Plan {
             out.sync_all()?;
             fs::rename(&temporary, &path)?;
             if let Some(resolver) = &self.resolver {
-                make_secret(&resolver.secret)?;
+                secret::make(&resolver.secret)?;
             }
             File::open(&self.dir)?.sync_all()
         };
@@ -168,84 +156,6 @@ impl Plan {
         }
         Ok(())
     }
-
-    /// Everything to start: the servers, then the resolver.
-    pub(super) fn processes(&self, log: &str) -> Vec<Process> {
-        let server = |node: &Node| Process {
-            name: node.name.clone(),
-            log: node.log.clone(),
-            arguments: self.server(node, log),
-        };
-        let resolver = |resolver: &Resolver| Process {
-            name: format!("the {RESOLVER}"),
-            log: resolver.log.clone(),
-            arguments: self.resolver(resolver, log),
-        };
-        self.nodes.iter().map(server).chain(self.resolver.as_ref().map(resolver)).collect()
-    }
-
-    /// The command line of a server.
-    fn server(&self, node: &Node, log: &str) -> Vec<String> {
-        let initial: Vec<String> = self
-            .nodes
-            .iter()
-            .map(|node| format!("{}={},{},{}", node.name, node.client, node.peer, node.http))
-            .collect();
-        let mut flags = vec![
-            ("--name", node.name.clone()),
-            ("--dir", node.dir.display().to_string()),
-            ("--cluster", self.kept.cluster.clone()),
-            ("--initial-cluster", initial.join(";")),
-            ("--listen", node.client.to_string()),
-            ("--peer-listen", node.peer.to_string()),
-            ("--http-listen", node.http.to_string()),
-            ("--shards", self.kept.shards.to_string()),
-            ("--mdns", "on".to_owned()),
-            ("--log", log.to_owned()),
-        ];
-        if let Some(resolver) = &self.resolver {
-            flags.push(("--resolvers", resolver.grpc.to_string()));
-            flags.push(("--secret-file", resolver.secret.display().to_string()));
-        }
-        command_line("server", flags)
-    }
-
-    /// The command line of the resolver.
-    fn resolver(&self, resolver: &Resolver, log: &str) -> Vec<String> {
-        let flags = vec![
-            ("--zone", resolver.zone.clone()),
-            ("--listen", resolver.dns.to_string()),
-            ("--grpc-listen", resolver.grpc.to_string()),
-            ("--http-listen", resolver.http.to_string()),
-            ("--name-servers", format!("ns1={}", resolver.dns.ip())),
-            ("--secret-file", resolver.secret.display().to_string()),
-            ("--nodes", self.servers()),
-            ("--log", log.to_owned()),
-        ];
-        command_line("dns", flags)
-    }
-}
-
-fn command_line(command: &str, flags: Vec<(&str, String)>) -> Vec<String> {
-    let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
-    [command.to_owned(), "--exit-with-stdin".to_owned()].into_iter().chain(flags).collect()
-}
-
-/// Makes the cluster's secret, if it is not there, readable by its owner only.
-fn make_secret(path: &Path) -> io::Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    // Only a whole one ever has the name.
-    let temporary = path.with_extension("new");
-    let secret: [u8; 32] = rand::random();
-    let mut text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    text.push('\n');
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    out.set_permissions(Permissions::from_mode(0o600))?;
-    out.write_all(text.as_bytes())?;
-    out.sync_all()?;
-    fs::rename(&temporary, path)
 }
 
 fn file(dir: &Path) -> PathBuf {
@@ -318,15 +228,19 @@ fn resolver(dir: &Path, base_port: u16, zone: &str) -> Option<Resolver> {
         grpc: at(1)?,
         http: at(2)?,
         secret: dir.join("secret"),
-        log: dir.join(format!("{RESOLVER}.log")),
+        log: dir.join("resolver.log"),
     })
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn args(nodes: Option<u16>, shards: Option<u32>, base_port: Option<u16>) -> UpArgs {
+    pub(in crate::command::up) fn args(
+        nodes: Option<u16>,
+        shards: Option<u32>,
+        base_port: Option<u16>,
+    ) -> UpArgs {
         UpArgs {
             nodes,
             dir: None,
@@ -357,13 +271,6 @@ mod tests {
         assert_eq!([5, 6].map(|node: usize| many.nodes[node].client.port()), [7450, 7460]);
         let none = make(dir.path(), &UpArgs { no_dns: true, ..args(None, None, None) }).unwrap();
         assert!(none.resolver.is_none());
-        assert!(
-            !none
-                .processes("info")
-                .iter()
-                .any(|process| process.arguments.iter().any(|a| a == "--resolvers"))
-        );
-        assert!(make(dir.path(), &args(None, None, Some(65_530))).is_err());
     }
 
     #[test]
@@ -411,51 +318,5 @@ mod tests {
         assert!(plan.free_ports(free, free).is_ok());
         let failed = plan.free_ports(free, |_| Err(io::Error::from(io::ErrorKind::AddrInUse))).unwrap_err();
         assert_eq!(failed.what, "port 7453 (for the resolver) is in use, perhaps by another cluster");
-    }
-
-    fn parsed(process: &Process) -> crate::args::Args {
-        use clap::Parser as _;
-        let words = ["conclave".to_owned()].into_iter().chain(process.arguments.clone());
-        crate::args::Args::try_parse_from(words).unwrap()
-    }
-
-    #[test]
-    fn processes_accept_their_command_lines() {
-        let dir = tempfile::tempdir().unwrap();
-        let plan = make(dir.path(), &args(None, None, None)).unwrap();
-        plan.save().unwrap();
-        let processes = plan.processes("info");
-        let crate::args::Command::Server(server) = parsed(&processes[1]).command else {
-            panic!("not a server")
-        };
-        let mut config = server.config();
-        let file = server.secret.secret_file.as_deref().unwrap();
-        config.secret = Some(crate::secret::read(file, "secret").unwrap());
-        assert_eq!(config.validate(), Ok(()));
-        assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", plan.cluster()));
-        assert_eq!(config.resolvers, ["127.0.0.1:7454"]);
-        assert!(server.run.exit_with_stdin && server.announces());
-
-        let resolver = parsed(&processes[3]);
-        let zone = resolver.global.zone.clone();
-        let crate::args::Command::Dns(dns) = resolver.command else { panic!("not a resolver") };
-        let secret = crate::secret::read(dns.secret.secret_file.as_deref().unwrap(), "secret").unwrap();
-        let config = dns.config(&zone, secret).unwrap();
-        assert_eq!(config.validate(), Ok(()));
-        assert_eq!((config.zone.as_str(), config.nodes.len()), ("conclave.internal", 3));
-        assert!(dns.run.exit_with_stdin);
-    }
-
-    #[test]
-    fn the_secret_is_made_once_and_for_its_owner() {
-        let dir = tempfile::tempdir().unwrap();
-        let plan = make(dir.path(), &args(None, None, None)).unwrap();
-        plan.save().unwrap();
-        let path = dir.path().join("secret");
-        let first = fs::read_to_string(&path).unwrap();
-        assert_eq!(first.trim().len(), 64);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        plan.save().unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), first);
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use conclave_client::find::ZONE;
 use conclave_proto::chat::GetServerStatusResponse;
 use serde::Serialize;
 
@@ -59,10 +60,13 @@ pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> Stri
 
 /// What to try next.
 pub(super) fn hints(executable: &str, plan: &Plan, after: Duration) -> String {
-    let name = match (&plan.resolver, plan.at_default_ports()) {
-        (_, true) => executable.to_owned(),
-        (Some(resolver), false) => format!("{executable} --name-server {}", resolver.dns),
-        (None, false) => format!("{executable} -s {}", plan.servers()),
+    let name = match &plan.resolver {
+        Some(resolver) if resolver.zone != ZONE => {
+            format!("{executable} --name-server {} --zone {}", resolver.dns, resolver.zone)
+        }
+        _ if plan.at_default_ports() => executable.to_owned(),
+        Some(resolver) => format!("{executable} --name-server {}", resolver.dns),
+        None => format!("{executable} -s {}", plan.servers()),
     };
     let dig = plan.resolver.as_ref().map_or_else(String::new, |resolver| {
         let (ip, port, zone) = (resolver.dns.ip(), resolver.dns.port(), &resolver.zone);

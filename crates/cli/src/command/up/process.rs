@@ -1,0 +1,124 @@
+//! What `conclave up` starts: the command lines of its servers and of its resolver.
+
+use std::path::PathBuf;
+
+use super::plan::{Node, Plan, Resolver};
+
+/// A process to start and to keep running.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    /// For people.
+    pub(super) name: String,
+    pub(super) log: PathBuf,
+    /// Its command line.
+    pub(super) arguments: Vec<String>,
+}
+
+/// Everything to start: the servers, then the resolver.
+pub(super) fn processes(plan: &Plan, log: &str) -> Vec<Process> {
+    let server = |node: &Node| Process {
+        name: node.name.clone(),
+        log: node.log.clone(),
+        arguments: server(plan, node, log),
+    };
+    let resolver = |it: &Resolver| Process {
+        name: "the resolver".to_owned(),
+        log: it.log.clone(),
+        arguments: resolver(plan, it, log),
+    };
+    plan.nodes.iter().map(server).chain(plan.resolver.as_ref().map(resolver)).collect()
+}
+
+fn server(plan: &Plan, node: &Node, log: &str) -> Vec<String> {
+    let initial: Vec<String> = plan
+        .nodes
+        .iter()
+        .map(|node| format!("{}={},{},{}", node.name, node.client, node.peer, node.http))
+        .collect();
+    let mut flags = vec![
+        ("--name", node.name.clone()),
+        ("--dir", node.dir.display().to_string()),
+        ("--cluster", plan.cluster().to_owned()),
+        ("--initial-cluster", initial.join(";")),
+        ("--listen", node.client.to_string()),
+        ("--peer-listen", node.peer.to_string()),
+        ("--http-listen", node.http.to_string()),
+        ("--shards", plan.shards().to_string()),
+        ("--mdns", "on".to_owned()),
+        ("--log", log.to_owned()),
+    ];
+    if let Some(resolver) = &plan.resolver {
+        flags.push(("--resolvers", resolver.grpc.to_string()));
+        flags.push(("--secret-file", resolver.secret.display().to_string()));
+    }
+    command_line("server", flags)
+}
+
+fn resolver(plan: &Plan, resolver: &Resolver, log: &str) -> Vec<String> {
+    let flags = vec![
+        ("--zone", resolver.zone.clone()),
+        ("--listen", resolver.dns.to_string()),
+        ("--grpc-listen", resolver.grpc.to_string()),
+        ("--http-listen", resolver.http.to_string()),
+        ("--name-servers", format!("ns1={}", resolver.dns.ip())),
+        ("--secret-file", resolver.secret.display().to_string()),
+        ("--nodes", plan.servers()),
+        ("--log", log.to_owned()),
+    ];
+    command_line("dns", flags)
+}
+
+fn command_line(command: &str, flags: Vec<(&str, String)>) -> Vec<String> {
+    let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    [command.to_owned(), "--exit-with-stdin".to_owned()].into_iter().chain(flags).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::plan::tests::args;
+    use super::*;
+    use crate::args::server::UpArgs;
+    use crate::args::{Args, Command};
+    use crate::secret;
+
+    fn parsed(process: &Process) -> Args {
+        let words = ["conclave".to_owned()].into_iter().chain(process.arguments.clone());
+        Args::try_parse_from(words).unwrap()
+    }
+
+    #[test]
+    fn processes_accept_their_command_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::make(dir.path(), &args(None, None, None), "chat.example").unwrap();
+        plan.save().unwrap();
+        let processes = processes(&plan, "info");
+        let Command::Server(server) = parsed(&processes[1]).command else { panic!("not a server") };
+        let mut config = server.config();
+        let file = server.secret.secret_file.as_deref().unwrap();
+        config.secret = Some(secret::read(file, "secret").unwrap());
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", plan.cluster()));
+        assert_eq!(config.resolvers, ["127.0.0.1:7454"]);
+        assert!(server.run.exit_with_stdin && server.announces());
+
+        let resolver = parsed(&processes[3]);
+        let Command::Dns(dns) = resolver.command else { panic!("not a resolver") };
+        let file = dns.secret.secret_file.as_deref().unwrap();
+        let config = dns.config(&resolver.global.zone, secret::read(file, "secret").unwrap()).unwrap();
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!((config.zone.as_str(), config.nodes.len()), ("chat.example", 3));
+        assert!(dns.run.exit_with_stdin);
+    }
+
+    #[test]
+    fn without_a_resolver_servers_register_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = UpArgs { no_dns: true, ..args(None, None, None) };
+        let plan = Plan::make(dir.path(), &args, "z").unwrap();
+        let processes = processes(&plan, "info");
+        assert_eq!(processes.len(), 3);
+        assert!(processes.iter().all(|one| !one.arguments.iter().any(|word| word == "--resolvers")));
+    }
+}
