@@ -134,20 +134,22 @@ struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// Everybody as many as everybody else, but nobody more than there is room for.
     fn of(nodes: &'a [NodeLoad]) -> Self {
-        let mut part: Vec<_> = nodes.iter().filter(|node| node.takes_part()).map(|node| (node, 0)).collect();
+        let mut part: Vec<_> = nodes.iter().filter(|node| node.takes_part()).collect();
         let leaving: Vec<_> =
             nodes.iter().filter(|node| node.alive && node.draining && node.clients > 0).collect();
-        // Whoever has least room gets its share first, so that the others can share what it cannot take. Of equals, the
-        // one with most clients keeps the one that cannot be divided.
-        part.sort_by_key(|(node, _)| (node.room(), node.clients, node.id));
-        let here: u64 = part.iter().map(|(node, _)| u64::from(node.clients)).sum();
-        let mut rest = here + leaving.iter().map(|node| u64::from(node.clients)).sum::<u64>();
-        let count = part.len() as u64;
-        for (at, (node, wanted)) in (0..).zip(&mut part) {
-            *wanted = u32::try_from(rest / (count - at)).unwrap_or(u32::MAX).min(node.room());
-            rest -= u64::from(*wanted);
-        }
-        Self { part, leaving, mean: here / count.max(1) }
+        let sum = |nodes: &[&NodeLoad]| nodes.iter().map(|node| u64::from(node.clients)).sum::<u64>();
+        let here = sum(&part);
+        let (level, mut over) = level(&part, here + sum(&leaving));
+        // Whoever has most anyway keeps those that cannot be divided: so nobody is moved to and fro for them.
+        part.sort_by_key(|node| (std::cmp::Reverse(node.clients), node.id));
+        let wanted = part.into_iter().map(|node| {
+            let more = u32::from(over > 0 && node.room() > level);
+            over -= u64::from(more);
+            (node, node.room().min(level) + more)
+        });
+        let part: Vec<_> = wanted.collect();
+        let mean = here / (part.len() as u64).max(1);
+        Self { part, leaving, mean }
     }
 
     /// Between the node that has most too many and the one that has most too few.
@@ -184,6 +186,23 @@ impl<'a> Wanted<'a> {
         }
         moves
     }
+}
+
+/// How many clients each of the nodes gets, where there is room for so many; and how many are left over then, fewer than
+/// there are nodes with room for one more.
+fn level(nodes: &[&NodeLoad], all: u64) -> (u32, u64) {
+    let mut rooms: Vec<_> = nodes.iter().map(|node| node.room()).collect();
+    rooms.sort_unstable();
+    let (mut rest, mut left) = (all, rooms.len() as u64);
+    for room in rooms {
+        // Whoever has no room for an equal part leaves more to the others.
+        if u64::from(room) > rest / left {
+            return (u32::try_from(rest / left).unwrap_or(room), rest % left);
+        }
+        rest -= u64::from(room);
+        left -= 1;
+    }
+    (u32::MAX, 0)
 }
 
 /// Gives `count`, or as many as are short, to those that are short of some: each its part of it.
@@ -250,7 +269,7 @@ mod tests {
         let nodes = nodes(&[500, 500, 0]);
         let mut planner = settled(&nodes);
         assert_eq!(planner.round(Duration::from_millis(1_999), &nodes), [], "not so soon");
-        assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 50)])], "a twentieth in a round");
+        assert_eq!(planner.round(LATER, &nodes), [moved(2, &[(3, 50)])], "a twentieth in a round");
     }
 
     #[test]
@@ -260,7 +279,7 @@ mod tests {
         planner.watch(Duration::ZERO, &nodes);
         planner.rebalance(&nodes);
         planner.watch(Duration::from_secs(1), &nodes);
-        assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 50)])]);
+        assert_eq!(planner.round(LATER, &nodes), [moved(2, &[(3, 50)])]);
     }
 
     #[test]
@@ -282,7 +301,7 @@ mod tests {
         nodes[0].draining = true;
         nodes[1].max = 100;
         let mut planner = settled(&nodes);
-        assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 5), (4, 7)])]);
+        assert_eq!(planner.round(LATER, &nodes), [moved(1, &[(3, 6), (4, 6)])]);
         nodes[0].clients = 0;
         nodes[3].busy = true;
         assert_eq!(planner.round(LATER, &nodes), [moved(2, &[(3, 10)])], "a busy node gets nobody");

@@ -42,7 +42,8 @@ pub(crate) struct Own {
 impl Own {
     /// The record of a node that has only just begun to start.
     pub(crate) fn new(record: NodeRecord, clock: Clock) -> Self {
-        let revision = tenths(&clock);
+        // Above what this node said before it was started again, however soon that was.
+        let revision = tenths(&clock) + 1;
         let record = watch::Sender::new(Arc::new(NodeRecord { revision, ..record }));
         Self { record, news: Arc::default(), clock }
     }
@@ -244,7 +245,7 @@ mod tests {
     fn a_change_raises_the_revision_and_nothing_else_does() {
         let own = own(1_000_000);
         let first = own.get();
-        assert!((10_000..10_100).contains(&first.revision), "{first:?}");
+        assert!((10_001..10_100).contains(&first.revision), "{first:?}");
         let mut news = own.subscribe();
         own.say(NodeRecord { revision: 99, ..NodeRecord::clone(&first) });
         assert!(!news.has_changed().unwrap());

@@ -152,7 +152,8 @@ async fn a_draining_node_sends_everybody_away() {
 async fn an_operator_spreads_the_clients() {
     let cluster = Cluster::start().await;
     let mut here = Vec::new();
-    for index in 0..9 {
+    // So few that the spread alone moves nobody.
+    for index in 0..8 {
         let mut raw = Raw::connect(&cluster, 0, &format!("user{index}")).await;
         let stream = follow(&mut raw).await.unwrap();
         here.push((raw, stream));
@@ -169,14 +170,14 @@ async fn an_operator_spreads_the_clients() {
             .rebalance(RebalanceRequest {})
             .await
             .map_or_else(|_| Vec::new(), |done| done.into_inner().moves);
-        moves.len() == 1 && moves[0].to.len() == 2
+        moves.first().is_some_and(|planned| planned.sessions == 5)
     })
     .await;
-    assert_eq!((moves[0].from.as_str(), moves[0].sessions), ("node1", 6));
+    assert_eq!((moves.len(), moves[0].from.as_str()), (1, "node1"));
     assert_eq!(moves[0].to, ["node2", "node3"]);
-    // Six of nine are asked, each to go to one of the two.
+    // Five of eight are asked, each to go to one of the two.
     let mut targets = Vec::new();
-    eventually("six are asked", async || {
+    eventually("five are asked", async || {
         for (_, stream) in &mut here {
             let next = tokio::time::timeout(Duration::from_millis(20), stream.message()).await;
             let Ok(Ok(Some(came))) = next else { continue };
@@ -185,13 +186,14 @@ async fn an_operator_spreads_the_clients() {
                 targets.extend(go_away.addresses);
             }
         }
-        targets.len() >= 6
+        targets.len() >= 5
     })
     .await;
-    targets.sort();
-    let mut expected = [1, 1, 1, 2, 2, 2].map(|index: usize| cluster.members()[index].client.clone());
-    expected.sort();
-    assert_eq!(targets, expected);
+    assert_eq!(targets.len(), 5);
+    for member in &cluster.members()[1..] {
+        let part = targets.iter().filter(|target| **target == member.client).count();
+        assert!((2..=3).contains(&part), "{targets:?}");
+    }
 }
 
 /// A node dies and comes back under `count` clients; how long it takes until all are served, and until they are spread.
