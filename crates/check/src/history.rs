@@ -83,6 +83,23 @@ impl History {
         self.invoke_other(session, room, no, What::Message, text);
     }
 
+    /// A client that speaks with this node only sends a message for the first time. Before it leaves.
+    pub fn invoke_at(&self, node: &str, session: u64, room: u64, no: u64, text: &str) {
+        let body = Some(shortened(text));
+        let (what, node) = (Some(What::Message.word().into()), Some(node.into()));
+        self.write(Raw { kind: "invoke".into(), what, body, node, ..request(session, room, no) });
+    }
+
+    /// From now on this node is cut off together with fewer than half of the nodes. Say so once the cut is in force.
+    pub fn cut(&self, node: &str) {
+        self.write(Raw { kind: "cut".into(), node: Some(node.into()), ..Raw::default() });
+    }
+
+    /// The cut is about to end. Before it does.
+    pub fn healed(&self, node: &str) {
+        self.write(Raw { kind: "healed".into(), node: Some(node.into()), ..Raw::default() });
+    }
+
     /// A client asks for something else than a message for the first time. Before it leaves.
     pub fn invoke_other(&self, session: u64, room: u64, no: u64, what: What, body: &str) {
         let body = Some(shortened(body));

@@ -30,7 +30,7 @@
 //!
 //! | `kind` | Fields | Meaning |
 //! |---|---|---|
-//! | `invoke` | `at session room no what body` | a client sends a request for the first time |
+//! | `invoke` | `at session room no what body node?` | a client sends a request for the first time; `node` if it may use no other |
 //! | `ok` | `at session room no seq` | it was acked; `seq` 0 where the answer names no event |
 //! | `refused` | `at session room no code` | it was refused, for good |
 //! | `unknown` | `at session room no` | the client gave up; it may or may not have had an effect |
@@ -41,6 +41,8 @@
 //! | `final_read` | `at reader room after last` | a replica is read at the end; its events follow |
 //! | `final` | `reader room seq session no what body` | one of those events |
 //! | `read` | `begun at room last node` | a linearizable read that ended at `at` saw the room's end at `last` |
+//! | `cut` | `at node` | from here on the node is cut off with a minority |
+//! | `healed` | `at node` | until here at least |
 
 mod history;
 mod property;
@@ -68,7 +70,9 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let optional = |property: &Property| matches!(property, Property::ResumeExact | Property::ReadsFresh);
+        let optional = |property: &Property| {
+            matches!(property, Property::ResumeExact | Property::ReadsFresh | Property::ReplicasAgree)
+        };
         Self {
             others: false,
             required: Property::ALL.into_iter().filter(|property| !optional(property)).collect(),
@@ -80,6 +84,6 @@ impl Default for Options {
 /// Judges a history. Takes time in proportion to its length (times a logarithm, for sorting).
 #[must_use]
 pub fn check(records: &Records, options: &Options) -> Report {
-    let findings = Property::ALL.into_iter().map(|property| property.check(records, options)).collect();
+    let findings = Property::every().map(|property| property.check(records, options)).collect();
     Report::new(records, findings, options)
 }

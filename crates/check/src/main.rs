@@ -16,8 +16,8 @@ FILE may be - for standard input.
 Options:
   --json            print the verdict as one JSON object
   --others          other clients, not recorded, use the same rooms
-  --require LIST    properties that must have been tested: names with commas, or `all`
-                    (default: all but resume_exact and reads_fresh)
+  --require LIST    properties that must have been tested: names with commas, or `all` for those that need no
+                    partition (default: all but resume_exact, reads_fresh and replicas_agree)
   --min-acked N     fewer acked sends are too little (default 1)
   -h, --help        print this
 

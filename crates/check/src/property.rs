@@ -2,11 +2,13 @@
 //! another's result.
 
 mod acked_kept;
+mod minority_silent;
 mod no_duplicate;
 mod no_gap;
 mod no_phantom;
 mod one_order;
 mod reads_fresh;
+mod replicas_agree;
 mod resume_exact;
 mod sender_order;
 
@@ -36,11 +38,15 @@ pub enum Property {
     NoPhantom,
     /// A linearizable read sees everything acked before it.
     ReadsFresh,
+    /// What replicas have of a room, from its first event on, is the same.
+    ReplicasAgree,
+    /// Who is cut off with a minority acks nothing and answers no linearizable read.
+    MinoritySilent,
 }
 
 impl Property {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
+    /// Those that every run of a cluster puts to the test.
+    pub const ALL: [Self; 9] = [
         Self::AckedKept,
         Self::NoDuplicate,
         Self::OneOrder,
@@ -49,7 +55,15 @@ impl Property {
         Self::ResumeExact,
         Self::NoPhantom,
         Self::ReadsFresh,
+        Self::ReplicasAgree,
     ];
+    /// Those that only a run with the right faults puts to the test.
+    pub const WITH_FAULTS: [Self; 1] = [Self::MinoritySilent];
+
+    /// All of them.
+    pub fn every() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain(Self::WITH_FAULTS)
+    }
 
     /// The stable name.
     #[must_use]
@@ -63,13 +77,15 @@ impl Property {
             Self::ResumeExact => "resume_exact",
             Self::NoPhantom => "no_phantom",
             Self::ReadsFresh => "reads_fresh",
+            Self::ReplicasAgree => "replicas_agree",
+            Self::MinoritySilent => "minority_silent",
         }
     }
 
     /// The property of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|property| property.name() == name)
+        Self::every().find(|property| property.name() == name)
     }
 
     pub(crate) fn check(self, records: &Records, options: &Options) -> Finding {
@@ -83,6 +99,8 @@ impl Property {
             Self::ResumeExact => resume_exact::check(records, &mut finding),
             Self::NoPhantom => no_phantom::check(records, options.others, &mut finding),
             Self::ReadsFresh => reads_fresh::check(records, &mut finding),
+            Self::ReplicasAgree => replicas_agree::check(records, &mut finding),
+            Self::MinoritySilent => minority_silent::check(records, &mut finding),
         }
         finding
     }

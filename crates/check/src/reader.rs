@@ -107,7 +107,7 @@ impl Records {
         }
     }
 
-    /// The name of a subscriber or replica.
+    /// The name of a subscriber, replica or node.
     pub(crate) fn name(&self, reader: ReaderId) -> &str {
         usize::try_from(reader.0).ok().and_then(|at| self.readers.get(at)).map_or("?", String::as_str)
     }
@@ -116,6 +116,16 @@ impl Records {
         let need = |field: Option<u64>, name: &str| {
             field.ok_or_else(|| format!("a line of kind {:?} needs {name:?}", raw.kind))
         };
+        if let "cut" | "healed" = raw.kind.as_ref() {
+            let at = need(raw.at, "at")?;
+            let node =
+                self.node(raw)?.ok_or_else(|| format!("a line of kind {:?} needs \"node\"", raw.kind))?;
+            return Ok(if raw.kind == "cut" {
+                Record::Cut { at, node }
+            } else {
+                Record::Healed { at, node }
+            });
+        }
         let room = need(raw.room, "room")?;
         let send = || {
             Ok::<_, String>(Send { session: need(raw.session, "session")?, room, no: need(raw.no, "no")? })
@@ -124,10 +134,12 @@ impl Records {
             || Ok::<_, String>(Seen { send: send()?, seq: need(raw.seq, "seq")?, content: content(raw)? });
         let at = || need(raw.at, "at");
         Ok(match raw.kind.as_ref() {
-            "invoke" => Record::Invoke { at: at()?, send: send()?, content: content(raw)? },
+            "invoke" => {
+                Record::Invoke { at: at()?, send: send()?, content: content(raw)?, node: self.node(raw)? }
+            }
             "ok" => Record::Acked { at: at()?, send: send()?, seq: need(raw.seq, "seq")? },
             "refused" => Record::Refused { send: send()? },
-            "unknown" => send().map(|_| Record::Unknown)?,
+            "unknown" => Record::Unknown { send: send()? },
             "observed" => Record::Observed { at: at()?, seen: seen()?, stream: self.stream(raw, room)? },
             "resumed" => {
                 Record::Resumed { after: need(raw.after, "after")?, stream: self.stream(raw, room)? }
@@ -146,6 +158,7 @@ impl Records {
                 ended: at()?,
                 room,
                 last: need(raw.last, "last")?,
+                node: self.node(raw)?,
             },
             other => return Err(format!("no kind of line is called {other:?}")),
         })
@@ -160,12 +173,20 @@ impl Records {
         let Some(name) = &raw.reader else {
             return Err(format!("a line of kind {:?} needs \"reader\"", raw.kind));
         };
-        if let Some(id) = self.ids.get(name.as_ref()) {
+        self.id(name)
+    }
+
+    fn node(&mut self, raw: &Raw<'_>) -> Result<Option<ReaderId>, String> {
+        raw.node.as_ref().map(|name| self.id(name)).transpose()
+    }
+
+    fn id(&mut self, name: &str) -> Result<ReaderId, String> {
+        if let Some(id) = self.ids.get(name) {
             return Ok(*id);
         }
         let id = ReaderId(u32::try_from(self.readers.len()).map_err(|_| "too many readers".to_owned())?);
-        self.readers.push(name.to_string());
-        self.ids.insert(name.to_string(), id);
+        self.readers.push(name.to_owned());
+        self.ids.insert(name.to_owned(), id);
         Ok(id)
     }
 }

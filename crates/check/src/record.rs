@@ -82,7 +82,7 @@ pub(crate) struct Seen {
     pub(crate) content: Content,
 }
 
-/// A subscriber or a replica.
+/// A subscriber, a replica or a node, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ReaderId(pub(crate) u32);
 
@@ -97,17 +97,66 @@ pub(crate) struct Stream {
 /// One line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Record {
-    Invoke { at: u64, send: Send, content: Content },
-    Acked { at: u64, send: Send, seq: u64 },
-    Refused { send: Send },
-    Unknown,
-    Observed { at: u64, stream: Stream, seen: Seen },
-    Resumed { stream: Stream, after: u64 },
-    CaughtUp { stream: Stream, seq: u64 },
-    Truncated { stream: Stream, seq: u64 },
-    FinalRead { reader: ReaderId, room: u64, after: u64, last: u64 },
-    Final { reader: ReaderId, seen: Seen },
-    Read { begun: u64, ended: u64, room: u64, last: u64 },
+    /// With a node: the only one that this client may use.
+    Invoke {
+        at: u64,
+        send: Send,
+        content: Content,
+        node: Option<ReaderId>,
+    },
+    Acked {
+        at: u64,
+        send: Send,
+        seq: u64,
+    },
+    Refused {
+        send: Send,
+    },
+    Unknown {
+        send: Send,
+    },
+    Observed {
+        at: u64,
+        stream: Stream,
+        seen: Seen,
+    },
+    Resumed {
+        stream: Stream,
+        after: u64,
+    },
+    CaughtUp {
+        stream: Stream,
+        seq: u64,
+    },
+    Truncated {
+        stream: Stream,
+        seq: u64,
+    },
+    FinalRead {
+        reader: ReaderId,
+        room: u64,
+        after: u64,
+        last: u64,
+    },
+    Final {
+        reader: ReaderId,
+        seen: Seen,
+    },
+    Read {
+        begun: u64,
+        ended: u64,
+        room: u64,
+        last: u64,
+        node: Option<ReaderId>,
+    },
+    Cut {
+        at: u64,
+        node: ReaderId,
+    },
+    Healed {
+        at: u64,
+        node: ReaderId,
+    },
 }
 
 impl Record {

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::Options;
 use crate::property::Property;
-use crate::reader::Records;
-use crate::record::Record;
+use crate::reader::{Records, Set};
+use crate::record::{Record, Send};
 
 /// What came of one property.
 #[derive(Clone, Debug, Serialize)]
@@ -56,6 +56,8 @@ pub struct Report {
     pub unknown: u64,
     /// Events that subscribers got.
     pub observed: u64,
+    /// The longest time in which somebody waited for an answer and nobody got an ack, in nanoseconds.
+    pub longest_gap: u64,
     /// One for each property.
     pub findings: Vec<Finding>,
     /// Why too little was tested.
@@ -101,8 +103,9 @@ impl Report {
             outcome,
             acked,
             refused: count(|record| matches!(record, Record::Refused { .. })),
-            unknown: count(|record| matches!(record, Record::Unknown)),
+            unknown: count(|record| matches!(record, Record::Unknown { .. })),
             observed: count(|record| matches!(record, Record::Observed { .. })),
+            longest_gap: longest_gap(records),
             findings,
             too_little,
         }
@@ -119,6 +122,32 @@ impl Report {
     pub fn finding(&self, property: Property) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.property == property)
     }
+}
+
+/// The lines are in the order of time.
+fn longest_gap(records: &Records) -> u64 {
+    let mut waiting: Set<Send> = Set::default();
+    let (mut since, mut longest) = (0, 0);
+    for (_, record) in &records.lines {
+        match *record {
+            Record::Invoke { at, send, .. } => {
+                if waiting.is_empty() {
+                    since = at;
+                }
+                waiting.insert(send);
+            }
+            Record::Acked { at, send, .. } => {
+                let gap = at.saturating_sub(since);
+                // An ack that nobody waits for is another one of the same request.
+                if waiting.remove(&send) {
+                    (since, longest) = (at, longest.max(gap));
+                }
+            }
+            Record::Refused { send } | Record::Unknown { send } => _ = waiting.remove(&send),
+            _ => {}
+        }
+    }
+    longest
 }
 
 impl fmt::Display for Report {
@@ -139,6 +168,7 @@ impl fmt::Display for Report {
         for why in &self.too_little {
             writeln!(f, "too little: {why}")?;
         }
+        writeln!(f, "longest gap between acks: {} ms", self.longest_gap / 1_000_000)?;
         let Self { acked, refused, unknown, observed, .. } = self;
         write!(f, "{acked} acked, {refused} refused, {unknown} unknown, {observed} observed: ")?;
         f.write_str(match self.outcome {

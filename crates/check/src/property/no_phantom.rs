@@ -21,7 +21,7 @@ pub(crate) fn check(records: &Records, others: bool, finding: &mut Finding) {
     let mut sessions: Set<u64> = Set::default();
     for (line, record) in &records.lines {
         match *record {
-            Record::Invoke { at, send, content } => {
+            Record::Invoke { at, send, content, .. } => {
                 sessions.insert(send.session);
                 attempts.entry(send).or_default().push(Attempt { content, at, line: *line, refused: None });
             }

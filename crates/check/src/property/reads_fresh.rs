@@ -19,7 +19,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
     for (line, record) in &records.lines {
         match *record {
             Record::Acked { at, send, seq } => moments.push((at, Moment::Known { seq }, send.room, *line)),
-            Record::Read { begun, ended, room, last } => {
+            Record::Read { begun, ended, room, last, .. } => {
                 moments.push((begun, Moment::ReadBegins { read: reads.len() }, room, *line));
                 moments.push((ended, Moment::Known { seq: last }, room, *line));
                 reads.push((room, last, *line));

@@ -192,6 +192,33 @@ pub(crate) const ALL: &[Damage] = &[
         let stale = with(with(read, "begun", json!(ended + 1)), "at", json!(ended + 2));
         lines.insert(at + 1, with(stale, "last", json!(last - 1)));
     }),
+    damage("a replica lacks an event before others", Property::ReplicasAgree, |lines, seed| {
+        let at = pick_copied(lines, seed);
+        lines.remove(at);
+    }),
+    damage("a replica has two events the other way round", Property::ReplicasAgree, |lines, seed| {
+        let at = pick_copied(lines, seed);
+        for field in ["session", "no", "body"] {
+            let first = lines[at][field].clone();
+            lines[at][field] = lines[at + 1][field].clone();
+            lines[at + 1][field] = first;
+        }
+    }),
+    damage("a replica has another text", Property::ReplicasAgree, |lines, seed| {
+        let at = pick(lines, seed, |line| is(line, "final") && line["no"] != 0);
+        lines[at]["body"] = json!("something else");
+    }),
+    damage("a node that is cut off acks", Property::MinoritySilent, |lines, seed| {
+        let at = pick(lines, seed, |line| is(line, "invoke") && line["node"] == "n3");
+        let ack = with(with(lines[at].clone(), "kind", json!("ok")), "seq", json!(0));
+        lines.insert(at + 1, ack);
+    }),
+    damage("a node that is cut off answers a read", Property::MinoritySilent, |lines, seed| {
+        let at = pick(lines, seed, |line| is(line, "invoke") && line["node"] == "n3");
+        let now = lines[at]["at"].clone();
+        let read = json!({"kind": "read", "begun": now, "at": now, "room": 1, "last": 1, "node": "n3"});
+        lines.insert(at + 1, read);
+    }),
 ];
 
 fn is(line: &Value, kind: &str) -> bool {
@@ -221,6 +248,14 @@ fn pick_followed(lines: &[Value], seed: u64) -> usize {
     };
     let inner: Vec<usize> = (0..lines.len()).filter(|at| inner(*at)).collect();
     inner[Dice::new(seed ^ 0x5eed).below(inner.len())]
+}
+
+/// An event of the second replica that is followed by another one there.
+fn pick_copied(lines: &[Value], seed: u64) -> usize {
+    let copied = |at: usize| is(&lines[at], "final") && lines[at]["reader"] == "n2";
+    let follows = |at: usize| copied(at) && copied(at + 1) && same(&lines[at], &lines[at + 1], &["room"]);
+    let fitting: Vec<usize> = (0..lines.len() - 1).filter(|at| follows(*at)).collect();
+    fitting[Dice::new(seed ^ 0x5eed).below(fitting.len())]
 }
 
 /// The first event of a stream that was resumed, if another one follows.

@@ -69,6 +69,8 @@ struct Model {
     rooms: Vec<Vec<Value>>,
     clients: Vec<Client>,
     subscribers: Vec<Subscriber>,
+    /// `n3` is cut off, and this is what was sent to it last.
+    cut: Option<u64>,
 }
 
 pub(crate) fn history(seed: u64, shape: &Shape) -> Vec<Value> {
@@ -79,9 +81,10 @@ pub(crate) fn history(seed: u64, shape: &Shape) -> Vec<Value> {
             3 | 4 => model.decide(),
             5 | 6 => model.answer(),
             7 | 8 => model.deliver(),
-            _ => match model.dice.below(3) {
+            _ => match model.dice.below(4) {
                 0 => model.resume(),
                 1 => model.read(),
+                2 => model.cut_or_heal(),
                 _ => model.caught_up(),
             },
         }
@@ -100,6 +103,7 @@ impl Model {
             rooms: (1..=shape.rooms).map(|room| vec![created(room)]).collect(),
             clients: Vec::new(),
             subscribers: Vec::new(),
+            cut: None,
         };
         for room in 1..=shape.rooms {
             for session in 1..=shape.sessions {
@@ -220,6 +224,22 @@ impl Model {
             });
             self.log(line);
         }
+    }
+
+    /// While `n3` is cut off, somebody sends to it and is not answered.
+    fn cut_or_heal(&mut self) {
+        let (session, room) = (900, 1);
+        if let Some(no) = self.cut.take() {
+            self.log(json!({"kind": "healed", "node": "n3"}));
+            self.log(json!({"kind": "unknown", "session": session, "room": room, "no": no}));
+            return;
+        }
+        let no = self.time + 1;
+        self.cut = Some(no);
+        self.log(json!({"kind": "cut", "node": "n3"}));
+        self.log(json!({
+            "kind": "invoke", "session": session, "room": room, "no": no, "what": "message", "body": "?", "node": "n3",
+        }));
     }
 
     fn read(&mut self) {

@@ -6,11 +6,12 @@
 mod damage;
 mod documents;
 mod good;
+mod large;
 mod program;
 
 use conclave_check::{Options, Outcome, Property, Records, Report, check};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::good::Shape;
 
@@ -64,10 +65,26 @@ fn shape() -> impl Strategy<Value = Shape> {
 
 #[test]
 fn every_property_has_a_mutant() {
-    for property in Property::ALL {
+    for property in Property::every() {
         let mutants = damage::ALL.iter().filter(|damage| damage.breaks == property).count();
         assert!(mutants >= 2, "{} has {mutants} mutants", property.name());
     }
+}
+
+#[test]
+fn the_longest_gap_is_one_in_which_somebody_waited() {
+    let line = |kind: &str, at: u64, no: u64| json!({"kind": kind, "at": at, "session": 1, "room": 1, "no": no, "what": "message", "body": "x", "seq": no});
+    let gap = |lines: &[(&str, u64, u64)]| {
+        judge(&lines.iter().map(|(kind, at, no)| line(kind, *at, *no)).collect::<Vec<_>>()).longest_gap
+    };
+    assert_eq!(gap(&[]), 0);
+    // Nobody waits from 20 to 100.
+    assert_eq!(gap(&[("invoke", 10, 1), ("ok", 20, 1), ("invoke", 100, 2), ("ok", 130, 2)]), 30);
+    // Others are acked while the first one waits.
+    assert_eq!(gap(&[("invoke", 10, 1), ("invoke", 15, 2), ("ok", 40, 2), ("ok", 60, 1)]), 30);
+    // What is given up or refused is waited for no longer.
+    assert_eq!(gap(&[("invoke", 10, 1), ("unknown", 20, 1), ("invoke", 90, 2), ("refused", 95, 2)]), 0);
+    assert_eq!(gap(&[("invoke", 10, 1), ("unknown", 20, 1), ("invoke", 90, 2), ("ok", 95, 2)]), 5);
 }
 
 #[test]

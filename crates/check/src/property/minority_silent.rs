@@ -1,0 +1,84 @@
+//! `minority_silent`: a node that is cut off with fewer than half of the others acks nothing that was sent
+//! to it alone while it was cut off, and answers no linearizable read.
+//!
+//! Counted as checked: every such send, and every such read.
+
+use crate::reader::{Map, Records};
+use crate::record::{ReaderId, Record, Send};
+use crate::report::Finding;
+
+/// In the order in which moments of the same instant count: a cut that begins or ends at the same
+/// time as something else says nothing about it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    Healed(ReaderId),
+    Sent { node: ReaderId, send: Send },
+    ReadBegins { node: ReaderId, read: usize },
+    Acked { send: Send },
+    ReadEnds { read: usize },
+    Cut(ReaderId),
+}
+
+pub(crate) fn check(records: &Records, finding: &mut Finding) {
+    // By time, then what happened, with its line.
+    let mut moments: Vec<(u64, Moment, u64)> = Vec::new();
+    let mut reads = 0;
+    for (line, record) in &records.lines {
+        match *record {
+            Record::Cut { at, node } => moments.push((at, Moment::Cut(node), *line)),
+            Record::Healed { at, node } => moments.push((at, Moment::Healed(node), *line)),
+            Record::Invoke { at, send, node: Some(node), .. } => {
+                moments.push((at, Moment::Sent { node, send }, *line));
+            }
+            Record::Acked { at, send, .. } => moments.push((at, Moment::Acked { send }, *line)),
+            Record::Read { begun, ended, node: Some(node), .. } => {
+                moments.push((begun, Moment::ReadBegins { node, read: reads }, *line));
+                moments.push((ended, Moment::ReadEnds { read: reads }, *line));
+                reads += 1;
+            }
+            _ => {}
+        }
+    }
+    moments.sort_unstable();
+    // Since which line each node is cut off; and what has begun there since.
+    let mut cut: Map<ReaderId, u64> = Map::default();
+    let mut sent: Map<Send, (ReaderId, u64)> = Map::default();
+    let mut begun: Map<usize, (ReaderId, u64)> = Map::default();
+    let still = |cut: &Map<ReaderId, u64>, began: Option<(ReaderId, u64)>| {
+        began.filter(|(node, since)| cut.get(node) == Some(since))
+    };
+    for (_, moment, line) in moments {
+        match moment {
+            Moment::Cut(node) => _ = cut.entry(node).or_insert(line),
+            Moment::Healed(node) => _ = cut.remove(&node),
+            Moment::Sent { node, send } => {
+                if let Some(since) = cut.get(&node) {
+                    finding.checked += 1;
+                    sent.insert(send, (node, *since));
+                }
+            }
+            Moment::ReadBegins { node, read } => {
+                if let Some(since) = cut.get(&node) {
+                    finding.checked += 1;
+                    begun.insert(read, (node, *since));
+                }
+            }
+            Moment::Acked { send } => {
+                if let Some((node, since)) = still(&cut, sent.remove(&send)) {
+                    finding.violated(&[since, line], || {
+                        let Send { session, room, no } = send;
+                        let node = records.name(node);
+                        format!("{node} was cut off, and session {session}'s request {no} in room {room}, sent to it alone, was acked")
+                    });
+                }
+            }
+            Moment::ReadEnds { read } => {
+                if let Some((node, since)) = still(&cut, begun.remove(&read)) {
+                    finding.violated(&[since, line], || {
+                        format!("{} was cut off and answered a linearizable read", records.name(node))
+                    });
+                }
+            }
+        }
+    }
+}
