@@ -242,8 +242,9 @@ pub const DNS_PATIENCE: Duration = Duration::from_millis(600);
 pub const DNS_ANSWER_FRESH_MAX: Duration = Duration::from_secs(2);
 /// The local network is asked, too, if no name server has answered after this time.
 pub const MDNS_HEAD_START: Duration = Duration::from_millis(50);
-/// The local network is given this long.
-pub const MDNS_PATIENCE: Duration = Duration::from_secs(1);
+/// The local network is given this long: nobody repeats an answer within a second (RFC 6762), so whoever asks just after
+/// somebody else hears it at the second question.
+pub const MDNS_PATIENCE: Duration = Duration::from_millis(1_500);
 /// And this long if the members of an earlier connection are known.
 pub const MDNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(400);
 /// Once somebody has answered there, others are waited for this long.
@@ -313,3 +314,7 @@ const _: () = assert!(PAGE_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a page fits a 
 const _: () = assert!(TEXT_BYTES_MAX < PAGE_BYTES_MAX, "a page holds at least one event");
 const _: () = assert!(SEND_BATCH_MAX <= SENDS_IN_FLIGHT_MAX, "one frame can always be taken");
 const _: () = assert!(DRAIN_DEADLINE.as_millis() < UP_STOP_DEADLINE.as_millis(), "a drain can end by itself");
+const _: () = assert!(
+    REGISTER_LEASE.as_millis() == 4 * REGISTER_INTERVAL.as_millis(),
+    "a resolver that hears nobody sees all leases run out within a quarter of one"
+);

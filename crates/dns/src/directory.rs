@@ -167,9 +167,8 @@ impl Directory {
     /// Lets leases lapse that are not renewed.
     ///
     /// Whoever falls silent alone is gone. If more than half of those who were live fall silent together, the resolver is
-    /// rather cut off itself: then they are kept. Whoever has missed more than half a lease when another one's runs out
-    /// is silent, too, so that the first one is not taken out before the others are seen to follow. Once no more than
-    /// half are silent, those who were kept have a lease's time to return.
+    /// rather cut off itself: then they are kept. Once no more than half are silent, those who were kept have a lease's
+    /// time to return.
     pub fn expire(&mut self, now: Instant) {
         let cut_off = self.cut_off(now);
         for node in self.nodes.values_mut() {
@@ -191,10 +190,15 @@ impl Directory {
     }
 
     /// Whether more than half of those who count as live are silent.
+    ///
+    /// Asked when a lease runs out, so whoever should have renewed its own by then counts: otherwise the first of many
+    /// would be taken out before the others are seen to follow. A lease is renewed four times while it lasts. When all
+    /// fall silent at once, the others have at most a quarter of theirs left by then; nobody else has so little.
     fn cut_off(&self, now: Instant) -> bool {
+        let little = self.lease * 3 / 8;
         let live = self.nodes.values().filter(|node| node.state.is_live()).count();
         let silent = self.nodes.values().filter(|node| match node.state {
-            State::Live(until) => until < now + self.lease / 2,
+            State::Live(until) => until < now + little,
             State::Kept => true,
             State::Awaited(_) | State::Lapsed => false,
         });

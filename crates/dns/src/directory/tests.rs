@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use conclave_core::limits::REGISTER_LEASE;
+use conclave_core::limits::{REGISTER_INTERVAL, REGISTER_LEASE};
 use conclave_proto::cluster::{MemberRole, ShardLead};
 use proptest::prelude::*;
 use prost::Message as _;
@@ -106,7 +106,7 @@ fn when_most_fall_silent_together_the_last_good_set_is_kept_until_most_are_back(
     assert_eq!(
         states(&directory),
         ["kept", "live", "live"],
-        "the others have been silent for half a lease, too"
+        "the others have been silent for almost as long"
     );
     directory.expire(cut_off);
     assert_eq!(states(&directory), ["kept"; 3]);
@@ -243,6 +243,32 @@ proptest! {
             prop_assert_eq!(zone.targets("peers").unwrap()[0].node.as_str(), name);
             prop_assert_eq!(zone.targets("").unwrap().len(), 1);
         }
+    }
+
+    /// However the nodes' renewals are spread, and whether all fall silent at once or only the first one.
+    #[test]
+    fn all_together_stay_and_one_alone_goes(
+        phases in prop::collection::vec(0..REGISTER_INTERVAL.as_millis() as u64, 2..10),
+        all in any::<bool>(),
+    ) {
+        prop_assume!(all || phases.len() > 2);
+        let start = Instant::now();
+        let mut directory = Directory::new(LEASE);
+        let at = |phase: u64, round: u32| start + Duration::from_millis(phase) + REGISTER_INTERVAL * round;
+        for round in 0..8 {
+            for (id, phase) in (1..).zip(&phases) {
+                if round == 0 || (!all && id != 1) {
+                    directory.heard(record(id, 10), HERE, at(*phase, round)).unwrap();
+                }
+            }
+            // As far as its owner would have done by now.
+            while let Some(due) = directory.next_expiry().filter(|due| *due < at(0, round + 1)) {
+                directory.expire(due);
+            }
+        }
+        let live = directory.nodes().filter(|node| node.state.is_live()).count();
+        prop_assert_eq!(live, if all { phases.len() } else { phases.len() - 1 });
+        prop_assert_eq!(directory.stale(), all);
     }
 
     #[test]
