@@ -11,7 +11,7 @@ SCHEMA = 39
 WIDTH = 24
 KINDS = {"row", "stat", "timeseries", "state-timeline", "heatmap", "table"}
 UNITS = {"none", "s", "ops", "reqps", "bytes", "Bps", "percentunit"}
-# By the kind of query: a curve may only use windows that grow with its resolution.
+# Windows that grow with what is shown; a fixed one leaves holes or hides what happened.
 WINDOWS = {"$__rate_interval", "$__range"}
 
 
