@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, ValueEnum};
 use conclave_client::find::CLIENT_PORT;
 use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
-use conclave_server::{Config, Member, Timing};
+use conclave_server::{Config, Faults, Member, Timing};
 
 use super::run::{LOG_DEFAULT, RunArgs, SecretArgs};
 use crate::parse;
@@ -82,6 +82,10 @@ pub(crate) struct ServerArgs {
     /// Whether to be found in the local network by multicast DNS
     #[arg(long, env = "CONCLAVE_MDNS", value_enum, default_value_t = Mdns::Auto)]
     pub(crate) mdns: Mdns,
+    /// Give whoever reaches the client port leave to break this server on purpose (see conclave-chaos): cut it off, slow it
+    /// down, fail its disk, move its clock. Never where people's messages are
+    #[arg(long, env = "CONCLAVE_ALLOW_FAULTS")]
+    pub(crate) allow_faults: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }
@@ -127,6 +131,7 @@ impl ServerArgs {
         config.log_tail_bytes = self.log_tail;
         config.max_clients = self.max_clients;
         config.resolvers.clone_from(&self.resolvers);
+        config.faults = self.allow_faults.then(Faults::default);
         config
     }
 
@@ -198,6 +203,9 @@ pub(crate) struct UpArgs {
     /// Start no resolver: clients are given the servers' addresses
     #[arg(long)]
     pub(crate) no_dns: bool,
+    /// Start servers that may be broken on purpose, inside as well: see conclave-chaos
+    #[arg(long)]
+    pub(crate) allow_faults: bool,
     /// Stop when stdin closes, so that the cluster never outlives the script that started it
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,

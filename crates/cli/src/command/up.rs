@@ -4,6 +4,7 @@
 //! holds, and stops when it closes: so they die with this process, however it dies.
 
 mod child;
+mod list;
 mod plan;
 mod process;
 mod ready;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::child::{Event, Happened, Stop};
+use self::list::List;
 use self::plan::Plan;
 use self::process::{Process, processes};
 use crate::args::Global;
@@ -54,6 +56,7 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let stop = Stop::default();
     let _signals = listen_for_signals(stop.clone(), args.exit_with_stdin)?;
     let mut cluster = Cluster::start(&plan, &args, stop)?;
+    cluster.listed()?;
     let result = cluster.serve(&args, &settings).await;
     cluster.stop.please.cancel();
     let quiet = settings.quiet || result.is_err();
@@ -160,6 +163,7 @@ struct Cluster<'a> {
     children: JoinSet<()>,
     happened: mpsc::Receiver<Happened>,
     pids: Vec<Option<u32>>,
+    list: List,
     stop: Stop,
 }
 
@@ -168,7 +172,7 @@ impl<'a> Cluster<'a> {
         let executable = std::env::current_exe().context("find this executable")?;
         let (tell, happened) = mpsc::channel(4 * NODES_MAX);
         let mut children = JoinSet::new();
-        let processes = processes(plan, &args.log);
+        let processes = processes(plan, &args.log, args.allow_faults);
         for (index, process) in processes.iter().enumerate() {
             let keeper = child::Keeper {
                 index,
@@ -182,7 +186,13 @@ impl<'a> Cluster<'a> {
             children.spawn(keeper.run());
         }
         let pids = vec![None; processes.len()];
-        Ok(Self { plan, processes, children, happened, pids, stop })
+        let list = List::new(&plan.dir, args.allow_faults, !args.no_restart);
+        Ok(Self { plan, processes, children, happened, pids, list, stop })
+    }
+
+    /// Writes down what runs.
+    fn listed(&self) -> anyhow::Result<()> {
+        self.list.write(self.plan, &self.pids).map_err(|error| cannot_use(&self.plan.dir, &error).into())
     }
 
     async fn serve(&mut self, args: &UpArgs, settings: &Settings) -> anyhow::Result<Exit> {
@@ -190,6 +200,7 @@ impl<'a> Cluster<'a> {
         output::note(settings.quiet, &show::starting(self.plan));
         let please = self.stop.please.clone();
         let Some(status) = self.ready(&please).await? else { return Ok(Exit::Ok) };
+        self.listed()?;
         if settings.json {
             output::json(&show::json(self.plan, &self.pids, &status))?;
         } else {
@@ -212,6 +223,10 @@ impl<'a> Cluster<'a> {
             let Some(happened) = happened else { return Ok(Exit::Refused) };
             let name = &self.processes[happened.index].name;
             self.pids[happened.index] = happened.event.pid();
+            // The cluster does not need the list.
+            if let Err(error) = self.listed() {
+                output::note(settings.quiet, &format!("{error:#}"));
+            }
             output::note(settings.quiet, &show::happened(name, &happened.event, !args.no_restart));
         }
     }

@@ -249,6 +249,7 @@ pub(super) mod tests {
             shards,
             no_restart: false,
             no_dns: false,
+            allow_faults: false,
             exit_with_stdin: false,
             log: "info".into(),
         }

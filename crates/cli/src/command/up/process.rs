@@ -15,11 +15,11 @@ pub(super) struct Process {
 }
 
 /// Everything to start: the servers, then the resolver.
-pub(super) fn processes(plan: &Plan, log: &str) -> Vec<Process> {
+pub(super) fn processes(plan: &Plan, log: &str, allow_faults: bool) -> Vec<Process> {
     let server = |node: &Node| Process {
         name: node.name.clone(),
         log: node.log.clone(),
-        arguments: server(plan, node, log),
+        arguments: server(plan, node, log, allow_faults),
     };
     let resolver = |it: &Resolver| Process {
         name: "the resolver".to_owned(),
@@ -29,7 +29,7 @@ pub(super) fn processes(plan: &Plan, log: &str) -> Vec<Process> {
     plan.nodes.iter().map(server).chain(plan.resolver.as_ref().map(resolver)).collect()
 }
 
-fn server(plan: &Plan, node: &Node, log: &str) -> Vec<String> {
+fn server(plan: &Plan, node: &Node, log: &str, allow_faults: bool) -> Vec<String> {
     let initial: Vec<String> = plan
         .nodes
         .iter()
@@ -51,7 +51,9 @@ fn server(plan: &Plan, node: &Node, log: &str) -> Vec<String> {
         flags.push(("--resolvers", resolver.grpc.to_string()));
         flags.push(("--secret-file", resolver.secret.display().to_string()));
     }
-    command_line("server", flags)
+    let mut line = command_line("server", flags);
+    line.extend(allow_faults.then(|| "--allow-faults".to_owned()));
+    line
 }
 
 fn resolver(plan: &Plan, resolver: &Resolver, log: &str) -> Vec<String> {
@@ -93,7 +95,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let plan = Plan::make(dir.path(), &args(None, None, None), "chat.example").unwrap();
         plan.save().unwrap();
-        let processes = processes(&plan, "info");
+        let processes = processes(&plan, "info", true);
         let Command::Server(server) = parsed(&processes[1]).command else { panic!("not a server") };
         let mut config = server.config();
         let file = server.secret.secret_file.as_deref().unwrap();
@@ -101,7 +103,7 @@ mod tests {
         assert_eq!(config.validate(), Ok(()));
         assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", plan.cluster()));
         assert_eq!(config.resolvers, ["127.0.0.1:7454"]);
-        assert!(server.run.exit_with_stdin && server.announces());
+        assert!(server.run.exit_with_stdin && server.announces() && server.allow_faults);
 
         let resolver = parsed(&processes[3]);
         let Command::Dns(dns) = resolver.command else { panic!("not a resolver") };
@@ -117,7 +119,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let args = UpArgs { no_dns: true, ..args(None, None, None) };
         let plan = Plan::make(dir.path(), &args, "z").unwrap();
-        let processes = processes(&plan, "info");
+        let processes = processes(&plan, "info", false);
         assert_eq!(processes.len(), 3);
         assert!(processes.iter().all(|one| !one.arguments.iter().any(|word| word == "--resolvers")));
     }

@@ -1,0 +1,92 @@
+//! The list of what runs, for whoever wants to look at it or to break it: `conclave-chaos` finds its targets there.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::plan::Plan;
+
+/// Its name in the cluster's directory.
+const FILE: &str = "processes.json";
+
+/// The file. Gone when this is.
+#[derive(Debug)]
+pub(super) struct List {
+    path: PathBuf,
+    allow_faults: bool,
+    restarts: bool,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    /// Servers may be broken inside.
+    allow_faults: bool,
+    /// What dies is started again.
+    restarts: bool,
+    children: Vec<Child<'a>>,
+}
+
+#[derive(Serialize)]
+struct Child<'a> {
+    name: &'a str,
+    /// `server` or `resolver`.
+    kind: &'static str,
+    /// Absent while it is dead.
+    pid: Option<u32>,
+    /// `host:port` of its client API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+}
+
+impl List {
+    pub(super) fn new(dir: &Path, allow_faults: bool, restarts: bool) -> Self {
+        Self { path: dir.join(FILE), allow_faults, restarts }
+    }
+
+    /// Writes down what runs now. `pids` are those of the servers, then the resolver's.
+    pub(super) fn write(&self, plan: &Plan, pids: &[Option<u32>]) -> io::Result<()> {
+        let servers =
+            plan.nodes.iter().map(|node| (node.name.as_str(), "server", Some(node.client.to_string())));
+        let resolver = plan.resolver.iter().map(|_| ("resolver", "resolver", None));
+        let children = servers.chain(resolver).zip(pids);
+        let children =
+            children.map(|((name, kind, client), &pid)| Child { name, kind, pid, client }).collect();
+        let listed = Listed { allow_faults: self.allow_faults, restarts: self.restarts, children };
+        let temporary = self.path.with_extension("json.new");
+        fs::write(&temporary, serde_json::to_vec_pretty(&listed)?)?;
+        // Whoever reads it sees the old list or the new one.
+        fs::rename(&temporary, &self.path)
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // If it stays, the processes that it names are gone.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::args;
+    use super::*;
+
+    #[test]
+    fn the_list_says_who_lives_and_goes_with_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::make(dir.path(), &args(None, None, None), "z").unwrap();
+        let list = List::new(dir.path(), true, true);
+        list.write(&plan, &[Some(7), None, Some(9), Some(11)]).unwrap();
+        let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["allow_faults"], true);
+        assert_eq!(json["children"][0]["pid"], 7);
+        assert_eq!(json["children"][1]["pid"], serde_json::Value::Null);
+        assert_eq!(json["children"][2]["client"], "127.0.0.1:7420");
+        assert_eq!(json["children"][3]["kind"], "resolver");
+        drop(list);
+        assert!(!dir.path().join(FILE).exists());
+    }
+}
