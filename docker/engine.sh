@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts that use Docker: which client, and BuildKit.
 #
 # `docker` becomes the first client on the machine that can build with BuildKit: some have two, and
