@@ -218,11 +218,11 @@ async fn node_dies_and_returns(count: usize) -> (Duration, Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_spread_again_after_a_node_was_gone() {
-    let (served, spread) = node_dies_and_returns(100).await;
-    println!("100 clients: served again after {served:?}, spread again after {spread:?}");
+    let (served, spread) = node_dies_and_returns(300).await;
+    println!("300 clients: served again after {served:?}, spread again after {spread:?}");
 }
 
-/// The full size, with its times: needs a machine that does nothing else. `cargo test --release -- --ignored`
+/// The full size, with its times: needs a machine that does nothing else.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a quiet machine"]
 async fn a_thousand_clients_are_served_again_and_spread_again_in_time() {
