@@ -10,8 +10,8 @@ use std::env;
 use std::fs;
 use std::time::Duration;
 
+use conclave_client::Client;
 use conclave_client::find::{Candidate, Examined, Finder as _, Seed};
-use conclave_client::{CallError, Client};
 use conclave_core::limits::NODES_MAX;
 use conclave_proto::chat::GetServerStatusResponse;
 use futures::future::join_all;
@@ -20,6 +20,7 @@ use self::report::{Configuration, Network, Report};
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::view::doctor::page;
+use crate::view::status::leaderless;
 use crate::{output, session};
 
 /// These say where something is. The values of others are nobody's business.
@@ -28,6 +29,8 @@ const SHOWN: [&str; 5] =
 const PREFIX: &str = "CONCLAVE_";
 /// For the state of the cluster, and for each call to a server.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Where a shard has no leader.
+const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Examines, prints, and says by its exit code how it is.
 ///
@@ -126,9 +129,14 @@ async fn status(settings: &Settings, candidates: &[Candidate]) -> Option<GetServ
         return None;
     }
     let observer = session::observer(settings, settings.timeout.min(PATIENCE)).await.ok()?;
-    let status: Result<_, CallError> = observer.status().await;
+    let mut status = observer.status().await.ok();
+    if status.as_ref().is_some_and(|status| !leaderless(status).is_empty()) {
+        // An election is no illness, if it ends.
+        tokio::time::sleep(SECOND_LOOK_AFTER).await;
+        status = observer.status().await.ok().or(status);
+    }
     observer.close().await;
-    status.ok()
+    status
 }
 
 fn configuration(settings: &Settings) -> Configuration {

@@ -177,10 +177,12 @@ impl Findings {
             self.problem(problem.clone(), "`conclave status` shows each server and shard");
         }
         if !cluster.leaderless.is_empty() {
-            self.problem(
-                format!("nobody leads shard {}", list(&cluster.leaderless)),
-                "start the servers that are down: a majority of each shard's replicas must run",
-            );
+            let next = if cluster.reachable < cluster.nodes {
+                "start the servers that are down: a majority of each shard's replicas must run"
+            } else {
+                "look again; if it stays so, see whether the servers reach each other's peer ports, and are not overloaded"
+            };
+            self.problem(format!("nobody leads shard {}", list(&cluster.leaderless)), next);
         }
         if cluster.can_lose < 0 {
             self.problem(
