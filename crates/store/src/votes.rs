@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::lock;
 use crate::observer::Observer;
 use crate::types::Vote;
-use table::{Found, Layout, Table};
+use table::{COPIES, Found, Layout, Table};
 
 const FILE: &str = DataFile::VOTES;
 
@@ -134,7 +134,7 @@ impl VotesFile {
         let found = read(file.as_ref(), layout, groups).map_err(access)?;
         let table = found.newest().map_err(damaged)?.clone();
         let mut opened = Self { file, layout, table };
-        opened.heal(&found).map_err(access)?;
+        opened.settle(&found).map_err(access)?;
         Ok(opened)
     }
 
@@ -151,18 +151,16 @@ impl VotesFile {
         Ok(())
     }
 
-    /// Gives the newest table its second copy, and the other slot one that is whole.
-    fn heal(&mut self, found: &Found) -> std::io::Result<()> {
-        let lacking: Vec<_> = found.lacking(&self.table).collect();
-        if !lacking.is_empty() {
-            self.write(&lacking)?;
+    /// Makes what was read the disk's, and both slots whole.
+    fn settle(&mut self, found: &Found) -> std::io::Result<()> {
+        // It may be in the operating system's cache only: of a process that was killed before its sync,
+        // or whose sync failed. One copy after the other, so that one is always good.
+        for copy in 0..COPIES {
+            self.write(&[copy])?;
             self.file.sync_data()?;
         }
         if !found.other_is_whole(&self.table) {
             self.save(&[])?;
-        }
-        if !lacking.is_empty() || !found.other_is_whole(&self.table) {
-            tracing::warn!("{FILE}: made good what a crash or damage had left of it");
         }
         Ok(())
     }

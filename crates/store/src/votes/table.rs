@@ -25,7 +25,8 @@ const HEADER: usize = 4 + 8 + 4;
 const ROW: usize = 1 + 8 + 8;
 
 const SLOTS: usize = 2;
-const COPIES: usize = 2;
+/// Of each slot.
+pub(super) const COPIES: usize = 2;
 
 /// The votes of all groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,12 +141,6 @@ impl Found {
         }
     }
 
-    /// The copies that a table's slot lacks.
-    pub(super) fn lacking(&self, table: &Table) -> impl Iterator<Item = usize> {
-        let slot = &self.0[table.slot()];
-        (0..COPIES).filter(|copy| slot[*copy].as_ref() != Some(table))
-    }
-
     /// Whether the slot that a table is not in is whole.
     pub(super) fn other_is_whole(&self, table: &Table) -> bool {
         let [one, two] = &self.0[1 - table.slot()];
@@ -208,7 +203,6 @@ mod tests {
                 let mut bad = good.clone();
                 bad.0[slot][copy] = None;
                 assert_eq!(bad.newest(), Ok(&table(5)));
-                assert_eq!(bad.lacking(&table(5)).count(), usize::from(slot == 1));
                 assert_eq!(bad.other_is_whole(&table(5)), slot == 1);
             }
         }

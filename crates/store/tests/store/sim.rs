@@ -129,6 +129,10 @@ impl SimDisk {
         self.sim().lies = true;
     }
 
+    pub(crate) fn be_honest(&self) {
+        self.sim().lies = false;
+    }
+
     pub(crate) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut sim = self.sim();
         let file = sim.files.get_mut(path).unwrap();

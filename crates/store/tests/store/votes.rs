@@ -150,3 +150,27 @@ async fn votes_of_another_time_are_refused() {
     assert!(error.contains(&format!("{} is missing", path.display())), "{error}");
     assert!(error.contains("join as a new node") && !disk.exists(&path).unwrap(), "{error}");
 }
+
+#[tokio::test]
+async fn a_vote_that_is_found_is_on_disk() {
+    for seed in 0..30 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SimDisk::new(seed);
+        let store = open(dir.path(), &disk).unwrap();
+        store.shard(ShardId(1)).0.save_vote(&Vote::new(1, 1)).await.unwrap();
+        drop(store);
+        // The process is killed between writing a vote and syncing it: the operating system keeps it.
+        let store = open(dir.path(), &disk).unwrap();
+        disk.lie();
+        store.shard(ShardId(1)).0.save_vote(&Vote::new(2, 1)).await.unwrap();
+        drop(store);
+        disk.be_honest();
+        // The next one tells others of it, and then the power fails.
+        let store = open(dir.path(), &disk).unwrap();
+        assert_eq!(saved(&mut store.shard(ShardId(1)).0).await, Some(Vote::new(2, 1)));
+        disk.crash();
+        drop(store);
+        let store = open(dir.path(), &disk).unwrap();
+        assert_eq!(saved(&mut store.shard(ShardId(1)).0).await, Some(Vote::new(2, 1)), "seed {seed}");
+    }
+}
