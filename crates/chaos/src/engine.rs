@@ -358,12 +358,16 @@ impl Faults<'_> {
             let apply_at = next.peek().map(|planned| began + planned.at);
             let wake = [heal_at, apply_at, Some(end)].into_iter().flatten().min().unwrap_or(end);
             tokio::select! {
+                // What is due comes before what is only repeated.
+                biased;
                 () = self.engine.stop.cancelled() => return Err(RunError::Stopped),
+                () = tokio::time::sleep_until(wake) => {}
                 _ = again.tick(), if !self.healing.is_empty() => {
-                    self.engine.backend.again().await?;
+                    let again = tokio::time::timeout(AGAIN, self.engine.backend.again());
+                    // A server that does not answer is frozen or dead, and is asked again.
+                    again.await.unwrap_or(Ok(()))?;
                     continue;
                 }
-                () = tokio::time::sleep_until(wake) => {}
             }
             let now = Instant::now();
             if heal_at.is_some_and(|at| at <= now) {
