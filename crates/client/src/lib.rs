@@ -28,9 +28,13 @@
 //! # }
 //! ```
 //!
-//! The parts that decide are pure and tested as such: `outbox` (what to send next, what a reply
-//! means), `retry` (when to try again), `position` (which events follow). `sender`, `link`, `calls` and
-//! `subscription` carry what they decide.
+//! Where nodes are is told by whoever knows it: addresses, the name of a zone, the local network, the members of an
+//! earlier connection ([`find`]). Once connected, the cluster itself says who its members are, where there is room and
+//! when to go elsewhere, and the client goes without a gap or a repeat.
+//!
+//! The parts that decide are pure and tested as such: `outbox` (what to send next, what a reply means), `retry` (when to
+//! try again), `position` (which events follow), `nodes::table` (whom to ask), `find::order`, `subscription::moving::overlap`
+//! (when one stream can take over from another). `sender`, `link`, `calls` and `subscription` carry what they decide.
 
 mod builder;
 mod calls;

@@ -153,7 +153,7 @@ pub enum Incoming {
         /// The address of the node.
         node: String,
     },
-    /// The stream ended; it is being continued on another node.
+    /// The stream ended, or could not be opened because all nodes are full. It is continued as soon as some node takes it.
     Disconnected {
         /// For people.
         why: String,

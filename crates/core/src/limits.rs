@@ -238,6 +238,8 @@ pub const DNS_TIMEOUT: Duration = Duration::from_millis(250);
 pub const DNS_ATTEMPTS: usize = 2;
 /// And this long together.
 pub const DNS_PATIENCE: Duration = Duration::from_millis(600);
+/// All name servers are given this long if the members of an earlier connection are known.
+pub const DNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(300);
 /// What a name server says about servers holds at most this long.
 pub const DNS_ANSWER_FRESH_MAX: Duration = Duration::from_secs(2);
 /// The local network is asked, too, if no name server has answered after this time.

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use conclave_core::limits::{MDNS_HEAD_START, MDNS_PATIENCE, MDNS_PATIENCE_WITH_MEMBERS, NODES_MAX};
+use conclave_core::limits::{
+    DNS_PATIENCE, DNS_PATIENCE_WITH_MEMBERS, MDNS_HEAD_START, MDNS_PATIENCE, MDNS_PATIENCE_WITH_MEMBERS,
+    NODES_MAX,
+};
 use futures::future::{BoxFuture, join_all};
 
 use super::mdns::{self, Announced};
@@ -140,7 +143,7 @@ impl Chain {
         let found = if self.options.seeds.is_empty() {
             self.anybody(!members.is_empty(), &mut notes).await
         } else {
-            self.given(&mut notes).await
+            self.given(!members.is_empty(), &mut notes).await
         };
         let members = members.iter().map(Candidate::at);
         let (candidates, source, fresh_for) = match found {
@@ -165,14 +168,14 @@ impl Chain {
     }
 
     /// What the seeds lead to.
-    async fn given(&self, notes: &mut Vec<String>) -> Option<Nodes> {
+    async fn given(&self, members_known: bool, notes: &mut Vec<String>) -> Option<Nodes> {
         let node = |seed: &Seed| match seed {
             Seed::Node(address) => Some(Candidate::at(address)),
             Seed::Zone { .. } => None,
         };
         let mut candidates: Vec<_> = self.options.seeds.iter().filter_map(node).collect();
         let source = if candidates.is_empty() { Source::Srv } else { Source::Given };
-        let services = self.services(notes).await;
+        let services = self.services(members_known, notes).await;
         let fresh_for = services.iter().map(|service| service.fresh_for).min();
         candidates.extend(services.into_iter().flat_map(|service| service.candidates));
         (!candidates.is_empty()).then_some((candidates, source, fresh_for))
@@ -182,7 +185,7 @@ impl Chain {
     async fn anybody(&self, members_known: bool, notes: &mut Vec<String>) -> Option<Nodes> {
         let mut notes_of_network = Vec::new();
         let found = {
-            let services = self.services(notes);
+            let services = self.services(members_known, notes);
             let network = self.network(members_known, &mut notes_of_network);
             tokio::pin!(services, network);
             let mut on_network = None;
@@ -210,11 +213,15 @@ impl Chain {
     }
 
     /// What name servers say about the zones.
-    async fn services(&self, notes: &mut Vec<String>) -> Vec<Service> {
-        let asked = self
-            .zones()
-            .into_iter()
-            .map(|(zone, servers)| async move { srv::ask(&servers, &srv::clients(&zone)).await });
+    async fn services(&self, members_known: bool, notes: &mut Vec<String>) -> Vec<Service> {
+        let within = if members_known { DNS_PATIENCE_WITH_MEMBERS } else { DNS_PATIENCE * 2 };
+        let asked = self.zones().into_iter().map(|(zone, servers)| async move {
+            let service = srv::clients(&zone);
+            let answer = tokio::time::timeout(within, srv::ask(&servers, &service)).await;
+            answer.unwrap_or_else(|_| {
+                Err(vec![format!("no name server answers for {service} within {within:?}")])
+            })
+        });
         let mut services = Vec::new();
         for answer in join_all(asked).await {
             match answer {

@@ -142,8 +142,8 @@ async fn without_name_servers_a_client_starts_from_the_members_it_knew() {
     let begun = Instant::now();
     let found = soon("found", chain.find()).await.unwrap();
     assert_eq!((found.source, found.addresses()), (Source::Cache, remembered));
-    assert!(found.notes[0].contains("does not answer"), "{:?}", found.notes);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(found.notes[0].contains("no name server answers"), "{:?}", found.notes);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     let client = soon("connect", builder().connect()).await.unwrap();
     soon("ack", client.send("general", "here again")).await.unwrap();
     client.close().await;
