@@ -11,7 +11,7 @@ use conclave_proto::admin::{self, RebalanceRequest};
 use conclave_proto::chat::{GoAway, NodeStatus};
 use conclave_proto::raft::MoveClientsRequest;
 use conclave_proto::status::Failure;
-use tonic::{Request, Status};
+use tonic::Status;
 
 use crate::discovery::heard::{Heard, load_of};
 use crate::gateway::route::Router;
@@ -146,13 +146,9 @@ impl Placement {
             self.move_clients(planned.count(), &targets, REASON).map(drop)
         } else {
             let Some(peer) = self.router.peers.get(planned.from) else { return };
-            let mut request = Request::new(MoveClientsRequest {
-                sessions: planned.count(),
-                targets,
-                reason: REASON.to_owned(),
-            });
-            request.set_timeout(PEER_DEADLINE);
             let mut client = peer.client();
+            let request =
+                MoveClientsRequest { sessions: planned.count(), targets, reason: REASON.to_owned() };
             match tokio::time::timeout(PEER_DEADLINE, client.move_clients(request)).await {
                 Ok(answer) => answer.map(drop),
                 Err(_) => Err(Status::deadline_exceeded("no answer")),

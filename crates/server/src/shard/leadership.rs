@@ -114,7 +114,10 @@ pub(crate) async fn prefer(placement: Placement) {
             () = node.stop.cancelled() => return,
         }
         if node.is_draining() {
-            give_away(&placement, Instant::now() + BALANCE_INTERVAL).await;
+            // Not while the first hand-over is under way.
+            if node.leaving.is_cancelled() {
+                give_away(&placement, Instant::now() + BALANCE_INTERVAL).await;
+            }
             continue;
         }
         for peer in peers.iter() {
