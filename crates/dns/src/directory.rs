@@ -167,14 +167,17 @@ impl Directory {
     /// Lets leases lapse that are not renewed.
     ///
     /// Whoever falls silent alone is gone. If more than half of those who were live fall silent together, the resolver is
-    /// rather cut off itself: then they are kept. Once no more than half are silent, those who were kept have a lease's
-    /// time to return.
+    /// rather cut off itself: then all of these are kept. Once no more than half are silent, those who were kept have a
+    /// lease's time to return.
     pub fn expire(&mut self, now: Instant) {
         let cut_off = self.cut_off(now);
+        let due = |node: &Node| matches!(node.state, State::Live(until) if until <= now);
+        let together = cut_off && self.nodes.values().any(due);
+        let little = self.little();
         for node in self.nodes.values_mut() {
             node.state = match node.state {
                 State::Awaited(until) if until <= now => State::Lapsed,
-                State::Live(until) if until <= now && cut_off => State::Kept,
+                State::Live(until) if together && until < now + little => State::Kept,
                 State::Live(until) if until <= now => State::Lapsed,
                 state => state,
             };
@@ -189,13 +192,10 @@ impl Directory {
         }
     }
 
-    /// Whether more than half of those who count as live are silent.
-    ///
-    /// Asked when a lease runs out, so whoever should have renewed its own by then counts: otherwise the first of many
-    /// would be taken out before the others are seen to follow. A lease is renewed four times while it lasts. When all
-    /// fall silent at once, the others have at most a quarter of theirs left by then; nobody else has so little.
+    /// Whether more than half of those who count as live are silent. Whoever should have renewed its lease by now counts,
+    /// too: otherwise the first of many would be taken out before the others are seen to follow.
     fn cut_off(&self, now: Instant) -> bool {
-        let little = self.lease * 3 / 8;
+        let little = self.little();
         let live = self.nodes.values().filter(|node| node.state.is_live()).count();
         let silent = self.nodes.values().filter(|node| match node.state {
             State::Live(until) => until < now + little,
@@ -203,6 +203,12 @@ impl Directory {
             State::Awaited(_) | State::Lapsed => false,
         });
         live >= 2 && silent.count() * 2 > live
+    }
+
+    /// Whoever has no more left of its lease is silent. A lease is renewed four times while it lasts: when all fall silent
+    /// at once and the first lease runs out, the others have at most a quarter left, and nobody else has so little.
+    fn little(&self) -> Duration {
+        self.lease * 3 / 8
     }
 
     /// When [`Self::expire`] has something to do next.

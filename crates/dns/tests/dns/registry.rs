@@ -205,7 +205,8 @@ async fn a_resolver_that_is_cut_off_keeps_the_last_good_set_and_says_so() {
             break change;
         }
     };
-    assert!(sizes.iter().all(|size| *size == 3), "nobody was taken out in between: {sizes:?}");
+    // They come one after the other, if that is seen at all, and then stay.
+    assert!(sizes.is_sorted(), "nobody was taken out in between: {sizes:?}");
     assert_eq!(stale.targets.len(), 3);
     assert_eq!(servers(&resolver, HEALTHY).await, ["n1", "n2", "n3"]);
     assert!(page(&resolver, "/metrics").await.1.contains("conclave_dns_stale 1"));
