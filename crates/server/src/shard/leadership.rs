@@ -5,10 +5,11 @@
 //! or asked for by a leader. A false alarm costs one needless election. Because leases can be cut short
 //! here, reads never rely on them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::NodeId;
+use conclave_core::{NodeId, ShardId};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
 use openraft::{Instant as _, ServerState};
@@ -26,7 +27,8 @@ use crate::shard::{Replica, Shards};
 const RANK_DELAY: Duration = Duration::from_millis(40);
 /// How often leaderships are looked at.
 const BALANCE_INTERVAL: Duration = Duration::from_secs(1);
-/// A preferred leader must have been there this long before it gets its shards back.
+/// A preferred leader must have been there, and whoever leads in its place must have led, this long before it gets its
+/// shards back.
 const SETTLED: Duration = Duration::from_secs(3);
 /// A follower this few entries behind can take over without a pause.
 const CAUGHT_UP_ENTRIES: u64 = 64;
@@ -105,7 +107,8 @@ async fn campaign(replica: &Replica) {
 /// whatever comes to it.
 pub(crate) async fn prefer(placement: Placement) {
     let Placement { router: Router { shards, peers }, node, heard, .. } = &placement;
-    let mut alive_since: std::collections::HashMap<NodeId, Instant> = std::collections::HashMap::new();
+    let mut alive_since: HashMap<NodeId, Instant> = HashMap::new();
+    let mut led_since: HashMap<ShardId, (u64, Instant)> = HashMap::new();
     let mut ticks = tokio::time::interval(BALANCE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -127,10 +130,21 @@ pub(crate) async fn prefer(placement: Placement) {
                 alive_since.remove(&peer.id);
             }
         }
+        // On a busy machine leaders change by themselves; giving shards back at once would only add to that.
+        led_since.retain(|shard, (term, _)| {
+            shards.get(*shard).is_some_and(|replica| replica.leads() && replica.leader().term == *term)
+        });
+        for replica in shards.iter().filter(|replica| replica.leads()) {
+            led_since.entry(replica.shard).or_insert_with(|| (replica.leader().term, Instant::now()));
+        }
+        let steady = |shard: ShardId| led_since.get(&shard).is_some_and(|(_, at)| at.elapsed() >= SETTLED);
         let settled = |node: NodeId| alive_since.get(&node).is_some_and(|since| since.elapsed() >= SETTLED);
         let moved = shards.iter().filter(|replica| replica.leads()).find_map(|replica| {
             let preferred = *shards.preferred(replica.shard).first()?;
-            let wanted = preferred != shards.me && settled(preferred) && caught_up(replica, preferred);
+            let wanted = preferred != shards.me
+                && settled(preferred)
+                && steady(replica.shard)
+                && caught_up(replica, preferred);
             wanted.then_some((replica, preferred))
         });
         if let Some((replica, to)) = moved {
