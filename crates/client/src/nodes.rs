@@ -177,6 +177,19 @@ impl Nodes {
         table.avoid(address, until);
     }
 
+    /// A node says that these take clients, and it has heard of them lately: one that had said that it leaves is back.
+    pub(crate) fn named<'a>(&self, addresses: impl IntoIterator<Item = &'a str> + Clone) {
+        self.add(addresses.clone());
+        let mut table = self.table();
+        for address in addresses {
+            let Some(node) = table.node(address) else { continue };
+            if node.leaving.take().is_some() {
+                node.not_before = None;
+                table.version += 1;
+            }
+        }
+    }
+
     /// The node has as many clients as it takes. It is as good as any for requests.
     fn full(&self, address: &str) {
         let until = Instant::now() + AVOID_FULL_NODE.mul_f64(rand::random_range(0.5..1.5));
@@ -191,7 +204,7 @@ impl Nodes {
             DRAINING => self.leaving(address),
             _ => return None,
         }
-        self.add(failure.try_addresses.iter().map(String::as_str));
+        self.named(failure.try_addresses.iter().map(String::as_str));
         Some(failure.try_addresses.iter().map(|address| address.as_str().into()).collect())
     }
 

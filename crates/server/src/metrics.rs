@@ -60,6 +60,7 @@ pub struct Metrics {
     pub(crate) storage_disk_bytes: IntGaugeVec,
     pub(crate) storage_errors: IntCounter,
     storage_checkpoint: Histogram,
+    storage_vote: Histogram,
     applied_commands: IntCounterVec,
     // Requests
     pub(crate) rpc_started: IntCounterVec,
@@ -267,6 +268,11 @@ impl Metrics {
             storage_checkpoint: make.histogram(
                 "conclave_storage_checkpoint_duration_seconds",
                 "A synced commit of the state.",
+                LATENCY,
+            ),
+            storage_vote: make.histogram(
+                "conclave_storage_vote_sync_duration_seconds",
+                "One synced write of votes.",
                 LATENCY,
             ),
             storage_batch: make.histogram(

@@ -228,3 +228,16 @@ proptest! {
         prop_assert!(nodes.members().len() <= 1);
     }
 }
+
+#[test]
+fn a_node_that_left_is_back_when_others_say_so() {
+    let nodes = Nodes::in_order();
+    nodes.add(["a:1", "b:2"]);
+    nodes.leaving("a:1");
+    assert_eq!(nodes.pick(&[]).unwrap().address.as_ref(), "b:2");
+    // Restarted meanwhile, and the next one that leaves names it.
+    nodes.named(["a:1"]);
+    nodes.leaving("b:2");
+    assert_eq!(nodes.pick(&[]).unwrap().address.as_ref(), "a:1");
+    assert_eq!(nodes.pick(&[]).unwrap().at, None);
+}

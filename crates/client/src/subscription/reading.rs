@@ -134,7 +134,7 @@ impl Subscription {
         let nodes = &self.handle.shared.nodes;
         let Phase::Open(open) = &mut self.phase else { return };
         tracing::debug!(node = %open.address, reason = %go_away.reason, "the node asks to continue elsewhere");
-        nodes.add(go_away.addresses.iter().map(String::as_str));
+        nodes.named(go_away.addresses.iter().map(String::as_str));
         let mut addresses = go_away.clone();
         if go_away.stay_away {
             nodes.leaving(&open.address);

@@ -27,6 +27,10 @@ impl Observer for StoreEvents {
         self.metrics.storage_synced_bytes.inc_by(bytes as u64);
     }
 
+    fn votes_synced(&self, took: Duration, _votes: usize) {
+        self.metrics.storage_vote.observe(took.as_secs_f64());
+    }
+
     fn state_written(&self, took: Duration, _bytes: usize, checkpoint: bool) {
         let histogram =
             if checkpoint { &self.metrics.storage_checkpoint } else { &self.metrics.storage_commit };
