@@ -21,7 +21,7 @@ use crate::answer::{Asker, Fixed, Reply, Transport, Verdict, decide, render};
 use crate::forward::Forwarder;
 use crate::metrics::Metrics;
 use crate::zone::Zone;
-use outside::Outside;
+use outside::{Outside, RECURSION_DESIRED};
 pub use sockets::Sockets;
 
 /// The zone that is served now; none before the first node was heard of. Whoever has a newer one stores it.
@@ -98,7 +98,8 @@ impl Handler {
         };
         let reply = match verdict {
             Verdict::Reply(reply) => reply,
-            Verdict::Outside if recursion => {
+            // Who does not ask for recursion asks what this server itself knows: nothing.
+            Verdict::Outside if recursion && header.flags & RECURSION_DESIRED != 0 => {
                 match question.as_ref().and_then(|question| Outside::new(header, question, transport)) {
                     Some(outside) => return Next::Ask(outside),
                     None => Reply::code(ResponseCode::FormErr),

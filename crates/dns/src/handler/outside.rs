@@ -10,7 +10,7 @@ use super::Handler;
 use crate::answer::question::{Header, Question};
 use crate::answer::{Transport, udp_limit};
 
-const RECURSION_DESIRED: u16 = 0x0100;
+pub(super) const RECURSION_DESIRED: u16 = 0x0100;
 
 /// A question that somebody else has to answer.
 #[derive(Debug)]

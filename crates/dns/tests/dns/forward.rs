@@ -13,8 +13,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
-use crate::nodes::{Speaker, ask, config, record, start, until};
-use crate::support::{read_framed, write_framed};
+use crate::nodes::{Speaker, ask, ask_with, config, record, start, until};
+use crate::support::{question, read_framed, write_framed};
 
 /// A name server of the outside world.
 #[derive(Debug)]
@@ -97,6 +97,12 @@ async fn names_outside_are_asked_about_for_those_who_may() {
         answer.queries[0].name.eq_case(&Name::from_ascii("www.Example.org.").unwrap()),
         "as it was asked"
     );
+    assert_eq!(upstream.asked(), 1);
+
+    // Who does not ask for recursion gets none.
+    let mut plain = question("www.example.org.", RecordType::A, None);
+    plain.metadata.recursion_desired = false;
+    assert_eq!(ask_with(&resolver, plain).await.metadata.response_code, ResponseCode::Refused);
     assert_eq!(upstream.asked(), 1);
 
     // The zone's own names are nobody else's business, also while there is nothing to say.

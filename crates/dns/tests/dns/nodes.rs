@@ -87,9 +87,14 @@ pub(crate) fn record(id: u64, revision: u64) -> NodeRecord {
 
 /// The answer to one question over UDP.
 pub(crate) async fn ask(resolver: &Resolver, name: &str, kind: RecordType) -> Message {
+    ask_with(resolver, question(name, kind, Some(1_232))).await
+}
+
+/// Asks this, over UDP.
+pub(crate) async fn ask_with(resolver: &Resolver, question: Message) -> Message {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(resolver.addresses().dns[0]).await.unwrap();
-    socket.send(&question(name, kind, Some(1_232)).to_vec().unwrap()).await.unwrap();
+    socket.send(&question.to_vec().unwrap()).await.unwrap();
     let mut answer = vec![0; 65_535];
     let length = within("an answer", socket.recv(&mut answer)).await.unwrap();
     Message::from_vec(&answer[..length]).unwrap()
