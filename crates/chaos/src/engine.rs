@@ -203,14 +203,11 @@ impl Engine {
             progress,
             healing: Vec::new(),
             bands: Vec::new(),
-            sometimes: BTreeSet::new(),
         };
-        let (bands, mut sometimes) = {
-            let done = faults.all(&plan(experiment, seed), workload.duration).await;
-            faults.heal_the_rest().await?;
-            done?;
-            (std::mem::take(&mut faults.bands), std::mem::take(&mut faults.sometimes))
-        };
+        let done = faults.all(&plan(experiment, seed), workload.duration).await;
+        faults.heal_the_rest().await?;
+        done?;
+        let bands = std::mem::take(&mut faults.bands);
 
         progress("everything is healed; waiting for the cluster to recover");
         let recovered = self.recovered(experiment, &seen).await?;
@@ -232,14 +229,21 @@ impl Engine {
         let report = conclave_check::check(&records, &Options { required, ..Options::default() });
         let (samples, gaps) = seen.samples();
         let (leader_changes, returned) = observed.counts();
+        let across = |at_us: u64| {
+            samples.iter().any(|ack| ack.at_us > at_us && ack.at_us.saturating_sub(ack.latency_us) < at_us)
+        };
         let happened = [
+            (
+                Sometimes::LeaderLostWithSendsInFlight,
+                bands.iter().any(|band| band.leads && across(band.from_us)),
+            ),
             (Sometimes::LeaderChanged, leader_changes > 0),
             (Sometimes::RetrySuppressed, seen.duplicates.load(Ordering::Relaxed) > 0),
             (Sometimes::ResumedElsewhere, seen.moves.load(Ordering::Relaxed) > 0),
             (Sometimes::NodeCaughtUp, returned > 0),
             (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
         ];
-        sometimes.extend(happened.into_iter().filter_map(|(what, did)| did.then_some(what)));
+        let sometimes = happened.into_iter().filter_map(|(what, did)| did.then_some(what)).collect();
         let facts = Facts { bands, samples, gaps, changes: observed.changes(), sometimes, recovered };
         Ok(Verdict::new(experiment, seed, self.backend.name(), report, facts))
     }
@@ -343,7 +347,6 @@ struct Faults<'a> {
     /// What is in force, until when, and where its band is.
     healing: Vec<(Instant, Applied, usize)>,
     bands: Vec<Band>,
-    sometimes: BTreeSet<Sometimes>,
 }
 
 impl Faults<'_> {
@@ -394,12 +397,9 @@ impl Faults<'_> {
         }
         (self.progress)(&format!("{}: {}", planned.fault, chosen.join(", ")));
         let leads = known.servers.iter().any(|server| server.leads > 0 && chosen.contains(&server.name));
-        if leads && Seen::count(&self.seen.in_flight) > 0 {
-            self.sometimes.insert(Sometimes::LeaderLostWithSendsInFlight);
-        }
         let from_us = self.seen.now_us();
         let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
-        self.bands.push(Band { fault: planned.fault.clone(), nodes: chosen, from_us, to_us: None });
+        self.bands.push(Band { fault: planned.fault.clone(), nodes: chosen, leads, from_us, to_us: None });
         self.healing.push((Instant::now() + planned.lasts, applied, self.bands.len() - 1));
         Ok(())
     }

@@ -192,6 +192,7 @@ mod tests {
             bands: vec![Band {
                 fault: Fault::Kill,
                 nodes: vec!["<node1>".into()],
+                leads: true,
                 from_us: 1_000_000,
                 to_us: None,
             }],

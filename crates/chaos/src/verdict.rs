@@ -20,6 +20,8 @@ pub struct Band {
     pub fault: Fault,
     /// To whom.
     pub nodes: Vec<String>,
+    /// One of them led some shard.
+    pub leads: bool,
     /// From when, microseconds.
     pub from_us: u64,
     /// Until when; to the end of the run if it is not known.
@@ -184,6 +186,7 @@ mod tests {
         let band = Band {
             fault: Fault::Kill,
             nodes: vec!["a".to_owned()],
+            leads: true,
             from_us: 1_000_000,
             to_us: Some(2_000_000),
         };

@@ -3,7 +3,7 @@
 mod clients;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +50,6 @@ pub struct Sample {
 pub struct Seen {
     began: Instant,
     acks: Mutex<Acks>,
-    /// Sends without an answer.
-    pub(crate) in_flight: AtomicU64,
     /// Acks of requests that had been decided before.
     pub(crate) duplicates: AtomicU64,
     /// Subscriptions that went on at another node.
@@ -83,7 +81,6 @@ impl Seen {
         Self {
             began: Instant::now(),
             acks: Mutex::new(Acks { every: 1, ..Acks::default() }),
-            in_flight: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             moves: AtomicU64::new(0),
         }
@@ -279,11 +276,5 @@ async fn whole_room(client: &Client, room: &str) -> Result<Vec<conclave_client::
         if !more || events.last().is_some_and(|event| event.seq >= page.last_seq) {
             return Ok(events);
         }
-    }
-}
-
-impl Seen {
-    pub(crate) fn count(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
     }
 }

@@ -45,7 +45,6 @@ impl Sender {
                     no += 1;
                     let text = format!("{session}-{no}");
                     self.history.invoke(session, self.room_id, no, &text);
-                    self.seen.in_flight.fetch_add(1, Ordering::Relaxed);
                     match self.client.submit(&self.room, Content::Text(text)).await {
                         Ok(ticket) => undecided.push(self.settle(ticket, session, no, due)),
                         Err(error) => return Err(format!("a send was not taken: {error}")),
@@ -74,7 +73,6 @@ impl Sender {
             Err(SendError::Refused { code, .. }) => self.history.refused(session, self.room_id, no, &code),
             Err(_) => self.history.unknown(session, self.room_id, no),
         }
-        self.seen.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
