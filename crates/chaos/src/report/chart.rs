@@ -73,7 +73,7 @@ impl Picture {
     }
 
     fn done(self) -> String {
-        let tall = self.height + 20.0;
+        let tall = self.height + 28.0;
         format!("<svg viewBox='0 -8 {WIDTH} {tall}'>{}</svg>", self.body)
     }
 }
