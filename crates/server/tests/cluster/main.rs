@@ -11,6 +11,7 @@ mod harness;
 mod identity;
 mod load;
 mod lost_ack;
+mod partition;
 mod placement;
 mod reads;
 mod restart;

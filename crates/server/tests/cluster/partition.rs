@@ -1,0 +1,83 @@
+//! Nodes do not hear each other, or not both ways, under load. The nodes were started with leave to be broken.
+
+use conclave_proto::fault::fault_service_client::FaultServiceClient;
+use conclave_proto::fault::{PeerFault, SetFaultsRequest};
+use conclave_server::Faults;
+use tonic::Code;
+
+use crate::harness::{Cluster, eventually, within};
+use crate::load::Load;
+
+/// Lets bytes vanish from the first node to the second, for each pair, and heals all others.
+async fn cut(cluster: &Cluster, pairs: &[(usize, usize)]) {
+    for (index, member) in cluster.members().iter().enumerate() {
+        let peers = cluster.members().iter().enumerate().map(|(other, peer)| PeerFault {
+            peer: peer.name.clone(),
+            lose_to: pairs.contains(&(index, other)),
+            lose_from: pairs.contains(&(other, index)),
+            ..PeerFault::default()
+        });
+        let request = SetFaultsRequest { peers: peers.collect(), ..SetFaultsRequest::default() };
+        let mut client = FaultServiceClient::connect(format!("http://{}", member.client)).await.unwrap();
+        within("the faults are set", client.set_faults(request)).await.unwrap();
+    }
+}
+
+async fn breakable() -> Cluster {
+    Cluster::start_with(|config| config.faults = Some(Faults::default())).await
+}
+
+/// The node that leads the room's shard by the word of `witness`.
+async fn leader_by(cluster: &Cluster, witness: usize, shard: u32) -> u64 {
+    let nodes = cluster.statuses(witness).await;
+    let own = nodes.iter().find(|node| node.name == cluster.members()[witness].name);
+    own.and_then(|node| node.shards.iter().find(|one| one.shard == shard)).map_or(0, |one| one.leader_id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_is_replaced_and_acks_nothing() {
+    let cluster = breakable().await;
+    let load = Load::start(&cluster, "deploys", 3, 3).await;
+    load.progress(100).await;
+    let client = cluster.client("ops").await;
+    let shard = cluster.shard_of(&client, "deploys").await;
+    let old = cluster.leader_of(shard).await;
+    let (b, c) = ((old + 1) % 3, (old + 2) % 3);
+    cut(&cluster, &[(old, b), (old, c), (b, old), (c, old)]).await;
+    let old_id = old as u64 + 1;
+    eventually("the others have another leader", async || {
+        let by = leader_by(&cluster, b, shard).await;
+        by != 0 && by != old_id
+    })
+    .await;
+    load.progress(100).await;
+    cut(&cluster, &[]).await;
+    eventually("the old leader follows", async || leader_by(&cluster, old, shard).await != old_id).await;
+    load.progress(100).await;
+    load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whom_nobody_hears_is_replaced() {
+    let cluster = breakable().await;
+    let load = Load::start(&cluster, "deploys", 3, 3).await;
+    load.progress(100).await;
+    let client = cluster.client("ops").await;
+    let shard = cluster.shard_of(&client, "deploys").await;
+    let old = cluster.leader_of(shard).await;
+    let (b, c) = ((old + 1) % 3, (old + 2) % 3);
+    cut(&cluster, &[(old, b), (old, c)]).await;
+    load.progress(100).await;
+    cut(&cluster, &[]).await;
+    load.progress(100).await;
+    load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_leave_a_node_cannot_be_broken() {
+    let cluster = Cluster::start().await;
+    let address = format!("http://{}", cluster.members()[0].client);
+    let mut client = FaultServiceClient::connect(address).await.unwrap();
+    let refused = within("an answer", client.set_faults(SetFaultsRequest::default())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+}
