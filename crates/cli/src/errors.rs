@@ -7,6 +7,9 @@ use crate::exit::{Exit, Failed};
 use crate::settings::Settings;
 use crate::view::text::safe;
 
+/// The cluster lost what it knew of its sessions, which it never does by itself.
+const NO_SESSION: &str = "if the cluster began anew, remove this user's sessions (STATE_DIR/CLUSTER_ID/USER, with what is \
+                          queued there), or give another --state-dir";
 const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT; `conclave doctor` says more";
 const STATUS: &str = "conclave status";
 
@@ -19,7 +22,7 @@ pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
             format!("{error}; it is safe in the outbox and is sent, once, by the next command"),
             STATUS,
         ),
-        SendError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), "check --user"),
+        SendError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), NO_SESSION),
         SendError::Outbox(_) => Failed::new(
             Exit::Refused,
             format!("{error}; nothing was sent"),
@@ -33,7 +36,7 @@ pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
 pub(crate) fn of_call(room: Option<&str>, error: &CallError) -> Failed {
     match error {
         CallError::Refused { code, message } => of_refusal(room, code, message),
-        CallError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), "check --user"),
+        CallError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), NO_SESSION),
         // A server answered, so one is reachable; the cluster as a whole could not do it.
         CallError::Unavailable { .. } => Failed::new(Exit::NoServer, error.to_string(), STATUS),
         CallError::NoServer { .. } => Failed::new(Exit::NoServer, error.to_string(), NO_SERVER),

@@ -1,5 +1,7 @@
 //! A whole cluster by one command: continued, protected, and never left behind.
 
+use std::fs;
+
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -64,4 +66,24 @@ fn a_dead_server_stays_dead_where_that_was_asked_for() {
         page.code == Some(1) && page.out.contains("unreachable") && page.out.contains("can lose 0")
     });
     up.run(&["send", "general", "still", "here"]).expect(0);
+}
+
+#[test]
+fn a_session_that_the_cluster_does_not_know_is_not_made_up_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("cluster");
+    let port = free_base_port().to_string();
+    let args = ["--dir", dir.to_str().unwrap(), "--base-port", &port, "--shards", "1"];
+    let up = Up::start(scratch.path(), &args);
+    up.run(&["send", "--create", "general", "hello"]).expect(0);
+    up.stop();
+    // The same cluster by its name, but nothing of what it knew.
+    for node in ["node1", "node2", "node3"] {
+        fs::remove_dir_all(dir.join(node)).unwrap();
+    }
+    let up = Up::start(scratch.path(), &args);
+    let refused = up.run(&["send", "general", "hello again"]).expect(3);
+    assert!(refused.err.contains("the session is not known here"), "{}", refused.err);
+    assert!(refused.err.contains("--state-dir"), "{}", refused.err);
+    up.stop();
 }
