@@ -59,7 +59,7 @@ pub(crate) struct DnsArgs {
     /// Where health and metrics are
     #[arg(long, env = "CONCLAVE_DNS_HTTP_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7455")]
     pub(crate) http_listen: SocketAddr,
-    /// Every resolver of the zone and its addresses, the same list at each of them: NAME=IP[,IP] separated by ;
+    /// Every resolver of the zone and its addresses, the same list at each of them: NAME=IP or NAME=IP,IP, separated by ;
     /// [default: ns1 at the addresses of --listen]
     #[arg(long = "name-servers", env = "CONCLAVE_NAME_SERVERS", value_name = "LIST", value_delimiter = ';')]
     #[arg(value_parser = name_server)]
