@@ -21,7 +21,7 @@ use crate::journal::{Applied, Journal, JournalError};
 use crate::observer::{self, Observed};
 use crate::schedule::{Planned, choose, plan};
 use crate::verdict::{Band, Facts, Verdict};
-use crate::workload::{Connect, Running, Seen, WorkloadError};
+use crate::workload::{Connect, Running, Sample, Seen, WorkloadError};
 
 /// The cluster gets so long to become steady before anything is done to it.
 const STEADY_DEADLINE: Duration = Duration::from_secs(30);
@@ -29,6 +29,8 @@ const STEADY_DEADLINE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 /// Faults inside servers are set again so often, for servers that were restarted.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Nobody notices a lost leader sooner.
+const UNNOTICED_US: u64 = 5_000;
 /// Properties of which a run with few moves may have nothing to say.
 const OPTIONAL: [conclave_check::Property; 1] = [conclave_check::Property::ResumeExact];
 
@@ -229,8 +231,10 @@ impl Engine {
         let report = conclave_check::check(&records, &Options { required, ..Options::default() });
         let (samples, gaps) = seen.samples();
         let (leader_changes, returned) = observed.counts();
+        // A send that was under way, or went to the leader before anybody could know.
         let across = |at_us: u64| {
-            samples.iter().any(|ack| ack.at_us > at_us && ack.at_us.saturating_sub(ack.latency_us) < at_us)
+            let begun = |ack: &Sample| ack.at_us.saturating_sub(ack.latency_us);
+            samples.iter().any(|ack| ack.at_us > at_us && begun(ack) < at_us + UNNOTICED_US)
         };
         let happened = [
             (
