@@ -1,38 +1,33 @@
 //! Runs an experiment: steady state, faults, recovery, verdict.
 
+mod faults;
+mod judging;
+mod watching;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use conclave_check::{History, Options, Records};
+use conclave_check::History;
 use conclave_client::Client;
-use conclave_proto::chat::chat_service_client::ChatServiceClient;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use crate::backend::{Backend, BackendError, Kind, Target};
-use crate::experiment::{Experiment, Sometimes, Steady};
+use crate::engine::faults::Faults;
+use crate::engine::watching::Watching;
+use crate::experiment::{Experiment, Steady};
 use crate::fault::{Fault, Means};
 use crate::journal::{Applied, Journal, JournalError};
-use crate::observer::{self, Observed};
-use crate::schedule::{Planned, choose, plan};
-use crate::verdict::{Band, Facts, Verdict};
-use crate::workload::{Connect, Running, Sample, Seen, WorkloadError};
+use crate::schedule::plan;
+use crate::verdict::Verdict;
+use crate::workload::{Connect, Running, Seen, WorkloadError};
 
 /// The cluster gets so long to become steady before anything is done to it.
 const STEADY_DEADLINE: Duration = Duration::from_secs(30);
 /// How often the steady state is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// Faults inside servers are set again so often, for servers that were restarted.
-const AGAIN: Duration = Duration::from_millis(500);
-/// Nobody notices a lost leader sooner.
-const UNNOTICED_US: u64 = 5_000;
-/// Properties of which a run with few moves may have nothing to say.
-const OPTIONAL: [conclave_check::Property; 1] = [conclave_check::Property::ResumeExact];
 
 /// Why an experiment has no verdict. None of these says anything about the cluster's promises.
 #[derive(Debug, thiserror::Error)]
@@ -221,34 +216,8 @@ impl Engine {
         finished?;
 
         progress("judging");
-        let text = std::fs::File::open(&history_path).map_err(|error| file(error.to_string()))?;
-        let records =
-            Records::read(std::io::BufReader::new(text)).map_err(|error| file(error.to_string()))?;
-        let required = conclave_check::Property::ALL
-            .into_iter()
-            .filter(|property| !OPTIONAL.contains(property))
-            .collect();
-        let report = conclave_check::check(&records, &Options { required, ..Options::default() });
-        let (samples, gaps) = seen.samples();
-        let (leader_changes, returned) = observed.counts();
-        // A send that was under way, or went to the leader before anybody could know.
-        let across = |at_us: u64| {
-            let begun = |ack: &Sample| ack.at_us.saturating_sub(ack.latency_us);
-            samples.iter().any(|ack| ack.at_us > at_us && begun(ack) < at_us + UNNOTICED_US)
-        };
-        let happened = [
-            (
-                Sometimes::LeaderLostWithSendsInFlight,
-                bands.iter().any(|band| band.leads && across(band.from_us)),
-            ),
-            (Sometimes::LeaderChanged, leader_changes > 0),
-            (Sometimes::RetrySuppressed, seen.duplicates.load(Ordering::Relaxed) > 0),
-            (Sometimes::ResumedElsewhere, seen.moves.load(Ordering::Relaxed) > 0),
-            (Sometimes::NodeCaughtUp, returned > 0),
-            (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
-        ];
-        let sometimes = happened.into_iter().filter_map(|(what, did)| did.then_some(what)).collect();
-        let facts = Facts { bands, samples, gaps, changes: observed.changes(), sometimes, recovered };
+        let report = judging::judge(&history_path)?;
+        let facts = judging::facts(&seen, &observed, bands, recovered);
         Ok(Verdict::new(experiment, seed, self.backend.name(), report, facts))
     }
 
@@ -306,124 +275,5 @@ async fn steady(
             () = stop.cancelled() => return Err(RunError::Stopped),
             () = tokio::time::sleep(LOOK) => {}
         }
-    }
-}
-
-/// Looks at every server until the run is over.
-struct Watching {
-    observed: Arc<Observed>,
-    tasks: JoinSet<()>,
-    stop: CancellationToken,
-}
-
-impl Watching {
-    fn start(servers: &[Target], seen: &Arc<Seen>) -> Result<Self, RunError> {
-        let watching =
-            Self { observed: Arc::default(), tasks: JoinSet::new(), stop: CancellationToken::new() };
-        servers.iter().try_fold(watching, |mut watching, server| {
-            let endpoint = Endpoint::from_shared(format!("http://{}", server.client));
-            let endpoint = endpoint.map_err(|error| BackendError::Failed {
-                what: format!("watch {}", server.name),
-                why: error.to_string(),
-            })?;
-            let client = ChatServiceClient::new(endpoint.connect_lazy());
-            let (observed, seen) = (Arc::clone(&watching.observed), Arc::clone(seen));
-            let watch = observer::watch(client, server.name.clone(), observed, seen, watching.stop.clone());
-            watching.tasks.spawn(watch);
-            Ok(watching)
-        })
-    }
-
-    async fn stop(mut self) -> Arc<Observed> {
-        self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
-        self.observed
-    }
-}
-
-/// The middle of a run.
-struct Faults<'a> {
-    engine: &'a mut Engine,
-    seen: &'a Arc<Seen>,
-    observed: &'a Observed,
-    targets: &'a [Target],
-    progress: Progress<'a>,
-    /// What is in force, until when, and where its band is.
-    healing: Vec<(Instant, Applied, usize)>,
-    bands: Vec<Band>,
-}
-
-impl Faults<'_> {
-    async fn all(&mut self, planned: &[Planned], lasts: Duration) -> Result<(), RunError> {
-        let began = Instant::now();
-        let end = began + lasts;
-        let mut next = planned.iter().peekable();
-        let mut again = tokio::time::interval(AGAIN);
-        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let heal_at = self.healing.iter().map(|(at, ..)| *at).min();
-            let apply_at = next.peek().map(|planned| began + planned.at);
-            let wake = [heal_at, apply_at, Some(end)].into_iter().flatten().min().unwrap_or(end);
-            tokio::select! {
-                // What is due comes before what is only repeated.
-                biased;
-                () = self.engine.stop.cancelled() => return Err(RunError::Stopped),
-                () = tokio::time::sleep_until(wake) => {}
-                _ = again.tick(), if !self.healing.is_empty() => {
-                    let again = tokio::time::timeout(AGAIN, self.engine.backend.again());
-                    // A server that does not answer is frozen or dead, and is asked again.
-                    again.await.unwrap_or(Ok(()))?;
-                    continue;
-                }
-            }
-            let now = Instant::now();
-            if heal_at.is_some_and(|at| at <= now) {
-                self.heal_due(now).await?;
-            } else if apply_at.is_some_and(|at| at <= now) {
-                if let Some(planned) = next.next() {
-                    self.apply(planned).await?;
-                }
-            } else if now >= end {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn apply(&mut self, planned: &Planned) -> Result<(), RunError> {
-        let servers = names(self.targets, Kind::Server);
-        let hurt: Vec<String> =
-            self.healing.iter().flat_map(|(_, applied, _)| applied.nodes.iter().cloned()).collect();
-        let known = self.observed.known(&servers, names(self.targets, Kind::Resolver), &hurt);
-        let chosen = choose(&planned.nodes, planned.draw, &known);
-        if chosen.is_empty() {
-            (self.progress)(&format!("{}: no {} to do it to; left out", planned.fault, planned.nodes));
-            return Ok(());
-        }
-        (self.progress)(&format!("{}: {}", planned.fault, chosen.join(", ")));
-        let leads = known.servers.iter().any(|server| server.leads > 0 && chosen.contains(&server.name));
-        let from_us = self.seen.now_us();
-        let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
-        self.bands.push(Band { fault: planned.fault.clone(), nodes: chosen, leads, from_us, to_us: None });
-        self.healing.push((Instant::now() + planned.lasts, applied, self.bands.len() - 1));
-        Ok(())
-    }
-
-    async fn heal_due(&mut self, now: Instant) -> Result<(), RunError> {
-        let (due, rest): (Vec<_>, Vec<_>) = self.healing.drain(..).partition(|(at, ..)| *at <= now);
-        self.healing = rest;
-        for (_, applied, band) in due {
-            self.engine.backend.heal(&applied).await?;
-            self.engine.journal.healed(applied.id)?;
-            self.bands[band].to_us = Some(self.seen.now_us());
-            (self.progress)(&format!("{}: healed", applied.fault));
-        }
-        Ok(())
-    }
-
-    async fn heal_the_rest(&mut self) -> Result<(), RunError> {
-        for (at, ..) in &mut self.healing {
-            *at = Instant::now();
-        }
-        self.heal_due(Instant::now()).await
     }
 }

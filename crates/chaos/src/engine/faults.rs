@@ -1,0 +1,105 @@
+//! The middle of a run: what is planned is done to the cluster, and undone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backend::{Kind, Target};
+use crate::engine::{Engine, Progress, RunError, names};
+use crate::journal::Applied;
+use crate::observer::Observed;
+use crate::schedule::{Planned, choose};
+use crate::verdict::Band;
+use crate::workload::Seen;
+
+/// Faults inside servers are set again so often, for servers that were restarted.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The middle of a run.
+pub(super) struct Faults<'a> {
+    pub(super) engine: &'a mut Engine,
+    pub(super) seen: &'a Arc<Seen>,
+    pub(super) observed: &'a Observed,
+    pub(super) targets: &'a [Target],
+    pub(super) progress: Progress<'a>,
+    /// What is in force, until when, and where its band is.
+    pub(super) healing: Vec<(Instant, Applied, usize)>,
+    pub(super) bands: Vec<Band>,
+}
+
+impl Faults<'_> {
+    /// Does what is planned, each thing at its time.
+    pub(super) async fn all(&mut self, planned: &[Planned], lasts: Duration) -> Result<(), RunError> {
+        let began = Instant::now();
+        let end = began + lasts;
+        let mut next = planned.iter().peekable();
+        let mut again = tokio::time::interval(AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let heal_at = self.healing.iter().map(|(at, ..)| *at).min();
+            let apply_at = next.peek().map(|planned| began + planned.at);
+            let wake = [heal_at, apply_at, Some(end)].into_iter().flatten().min().unwrap_or(end);
+            tokio::select! {
+                // What is due comes before what is only repeated.
+                biased;
+                () = self.engine.stop.cancelled() => return Err(RunError::Stopped),
+                () = tokio::time::sleep_until(wake) => {}
+                _ = again.tick(), if !self.healing.is_empty() => {
+                    let again = tokio::time::timeout(AGAIN, self.engine.backend.again());
+                    // A server that does not answer is frozen or dead, and is asked again.
+                    again.await.unwrap_or(Ok(()))?;
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            if heal_at.is_some_and(|at| at <= now) {
+                self.heal_due(now).await?;
+            } else if apply_at.is_some_and(|at| at <= now) {
+                if let Some(planned) = next.next() {
+                    self.apply(planned).await?;
+                }
+            } else if now >= end {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn apply(&mut self, planned: &Planned) -> Result<(), RunError> {
+        let servers = names(self.targets, Kind::Server);
+        let hurt: Vec<String> =
+            self.healing.iter().flat_map(|(_, applied, _)| applied.nodes.iter().cloned()).collect();
+        let known = self.observed.known(&servers, names(self.targets, Kind::Resolver), &hurt);
+        let chosen = choose(&planned.nodes, planned.draw, &known);
+        if chosen.is_empty() {
+            (self.progress)(&format!("{}: no {} to do it to; left out", planned.fault, planned.nodes));
+            return Ok(());
+        }
+        (self.progress)(&format!("{}: {}", planned.fault, chosen.join(", ")));
+        let leads = known.servers.iter().any(|server| server.leads > 0 && chosen.contains(&server.name));
+        let from_us = self.seen.now_us();
+        let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
+        self.bands.push(Band { fault: planned.fault.clone(), nodes: chosen, leads, from_us, to_us: None });
+        self.healing.push((Instant::now() + planned.lasts, applied, self.bands.len() - 1));
+        Ok(())
+    }
+
+    async fn heal_due(&mut self, now: Instant) -> Result<(), RunError> {
+        let (due, rest): (Vec<_>, Vec<_>) = self.healing.drain(..).partition(|(at, ..)| *at <= now);
+        self.healing = rest;
+        for (_, applied, band) in due {
+            self.engine.backend.heal(&applied).await?;
+            self.engine.journal.healed(applied.id)?;
+            self.bands[band].to_us = Some(self.seen.now_us());
+            (self.progress)(&format!("{}: healed", applied.fault));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn heal_the_rest(&mut self) -> Result<(), RunError> {
+        for (at, ..) in &mut self.healing {
+            *at = Instant::now();
+        }
+        self.heal_due(Instant::now()).await
+    }
+}

@@ -1,0 +1,55 @@
+//! The end of a run: what the history says, and what was seen beside it.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use conclave_check::{Options, Property, Records, Report};
+
+use crate::engine::RunError;
+use crate::experiment::Sometimes;
+use crate::observer::Observed;
+use crate::verdict::{Band, Facts};
+use crate::workload::{Sample, Seen};
+
+/// Nobody notices a lost leader sooner.
+const UNNOTICED_US: u64 = 5_000;
+/// Properties of which a run with few moves may have nothing to say.
+const OPTIONAL: [Property; 1] = [Property::ResumeExact];
+
+/// Judges a history that is complete.
+pub(super) fn judge(history: &Path) -> Result<Report, RunError> {
+    let failed = |why: String| RunError::File { path: history.to_owned(), why };
+    let file = File::open(history).map_err(|error| failed(error.to_string()))?;
+    let records = Records::read(BufReader::new(file)).map_err(|error| failed(error.to_string()))?;
+    let required = Property::ALL.into_iter().filter(|property| !OPTIONAL.contains(property)).collect();
+    Ok(conclave_check::check(&records, &Options { required, ..Options::default() }))
+}
+
+/// What was seen, and what happened at least once.
+pub(super) fn facts(
+    seen: &Seen,
+    observed: &Observed,
+    bands: Vec<Band>,
+    recovered: Option<Duration>,
+) -> Facts {
+    let (samples, gaps) = seen.samples();
+    let (leader_changes, returned) = observed.counts();
+    // A send that was under way, or went to the leader before anybody could know.
+    let across = |at_us: u64| {
+        let begun = |ack: &Sample| ack.at_us.saturating_sub(ack.latency_us);
+        samples.iter().any(|ack| ack.at_us > at_us && begun(ack) < at_us + UNNOTICED_US)
+    };
+    let happened = [
+        (Sometimes::LeaderLostWithSendsInFlight, bands.iter().any(|band| band.leads && across(band.from_us))),
+        (Sometimes::LeaderChanged, leader_changes > 0),
+        (Sometimes::RetrySuppressed, seen.duplicates.load(Ordering::Relaxed) > 0),
+        (Sometimes::ResumedElsewhere, seen.moves.load(Ordering::Relaxed) > 0),
+        (Sometimes::NodeCaughtUp, returned > 0),
+        (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
+    ];
+    let sometimes = happened.into_iter().filter_map(|(what, did)| did.then_some(what)).collect();
+    Facts { bands, samples, gaps, changes: observed.changes(), sometimes, recovered }
+}

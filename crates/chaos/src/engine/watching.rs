@@ -1,0 +1,45 @@
+//! Asks the servers all the time who leads what.
+
+use std::sync::Arc;
+
+use conclave_proto::chat::chat_service_client::ChatServiceClient;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::backend::{BackendError, Target};
+use crate::engine::RunError;
+use crate::observer::{self, Observed};
+use crate::workload::Seen;
+
+/// Looks at every server until the run is over.
+pub(super) struct Watching {
+    pub(super) observed: Arc<Observed>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Watching {
+    pub(super) fn start(servers: &[Target], seen: &Arc<Seen>) -> Result<Self, RunError> {
+        let watching =
+            Self { observed: Arc::default(), tasks: JoinSet::new(), stop: CancellationToken::new() };
+        servers.iter().try_fold(watching, |mut watching, server| {
+            let endpoint = Endpoint::from_shared(format!("http://{}", server.client));
+            let endpoint = endpoint.map_err(|error| BackendError::Failed {
+                what: format!("watch {}", server.name),
+                why: error.to_string(),
+            })?;
+            let client = ChatServiceClient::new(endpoint.connect_lazy());
+            let (observed, seen) = (Arc::clone(&watching.observed), Arc::clone(seen));
+            let watch = observer::watch(client, server.name.clone(), observed, seen, watching.stop.clone());
+            watching.tasks.spawn(watch);
+            Ok(watching)
+        })
+    }
+
+    pub(super) async fn stop(mut self) -> Arc<Observed> {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.observed
+    }
+}
