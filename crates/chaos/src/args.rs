@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use conclave_chaos::backend::{Choice, Settings};
 use conclave_chaos::time;
 
 const AFTER_HELP: &str = "\
@@ -27,11 +28,36 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "conclave-chaos", version, after_help = AFTER_HELP, max_term_width = 110)]
 pub(crate) struct Args {
-    /// The directory of the `conclave up` whose cluster is broken [default: where `conclave up` keeps it]
-    #[arg(long, value_name = "DIR", env = "CONCLAVE_UP_DIR", global = true)]
-    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Where the cluster is.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PlaceArgs {
+    /// What the cluster runs on
+    #[arg(long, value_enum, env = "CONCLAVE_CHAOS_BACKEND", default_value_t = Choice::Local, global = true)]
+    backend: Choice,
+    /// The directory of the `conclave up` whose cluster is broken [default: where `conclave up` keeps it]
+    #[arg(long, value_name = "DIR", env = "CONCLAVE_UP_DIR", global = true)]
+    dir: Option<PathBuf>,
+    /// Where it is kept what has to be healed, of a cluster that is not `conclave up`'s
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "CONCLAVE_CHAOS_STATE_DIR",
+        default_value = "chaos-state",
+        global = true
+    )]
+    state_dir: PathBuf,
+}
+
+impl From<&PlaceArgs> for Settings {
+    fn from(args: &PlaceArgs) -> Self {
+        Self { backend: args.backend, up_dir: args.dir.clone(), state_dir: args.state_dir.clone() }
+    }
 }
 
 /// What to do.

@@ -10,6 +10,9 @@ use crate::journal::Applied;
 
 pub mod inside;
 pub mod local;
+mod open;
+
+pub use open::{Choice, Opened, Settings, open};
 
 /// One thing that can be broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +74,8 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     /// What it runs on, for reports.
     fn name(&self) -> &'static str;
 
-    /// What it can do.
-    fn means(&self) -> BTreeSet<Means>;
+    /// What it can do to its targets as they are now.
+    fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>>;
 
     /// Everything that it may break.
     fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>>;

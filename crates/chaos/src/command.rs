@@ -3,25 +3,17 @@
 use std::fs;
 use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use conclave_chaos::backend::{Kind, local::Local};
-use conclave_chaos::engine::Engine;
+use conclave_chaos::backend::Kind;
 use conclave_chaos::experiment::Experiment;
-use conclave_chaos::journal::Journal;
 use conclave_chaos::observer::Observed;
 use conclave_chaos::schedule::choose;
 use conclave_chaos::{report, time};
 use conclave_check::{Options, Outcome, Records};
-use conclave_client::Client;
-use tokio_util::sync::CancellationToken;
 
 use crate::args::{Args, Command, FaultArgs, RunArgs};
-
-/// A client of the workload keeps trying this long; experiments that stop the cluster stop it for less.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::controller::Controller;
 
 /// Does it. The exit code is the verdict's.
 ///
@@ -42,10 +34,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
             Ok(0)
         }
         Command::Check { history } => check(&history),
-        Command::Run(run) => experiment(engine(args.dir.as_deref())?, &run).await,
-        Command::Fault(fault) => one(engine(args.dir.as_deref())?, &fault).await,
+        Command::Run(run) => experiment(Controller::open(&args.place).await?, &run).await,
+        Command::Fault(fault) => one(Controller::open(&args.place).await?, &fault).await,
         Command::Heal => {
-            let healed = engine(args.dir.as_deref())?.heal_all().await?;
+            let mut controller = Controller::healer(&args.place).await?;
+            let healed = controller.engine.heal_all().await?;
             say(&format!("healed {healed} faults"));
             Ok(0)
         }
@@ -68,53 +61,8 @@ fn unknown(name: &str) -> String {
     format!("there is no experiment {name:?}; there are: {}", names.join(", "))
 }
 
-/// Where `conclave up` keeps its cluster unless it is told otherwise.
-fn up_dir() -> anyhow::Result<PathBuf> {
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = data.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
-    Ok(data.context("neither XDG_DATA_HOME nor HOME is set; give --dir")?.join("conclave/up"))
-}
-
-/// A controller of the local cluster, which stops on signals.
-fn engine(dir: Option<&Path>) -> anyhow::Result<Engine> {
-    let dir = dir.map_or_else(up_dir, |dir| Ok(dir.to_owned()))?;
-    let backend = Local::open(&dir)?;
-    let addresses: Vec<String> = backend
-        .list()?
-        .into_iter()
-        .filter(|target| target.kind == Kind::Server)
-        .map(|target| target.client)
-        .collect();
-    let journal = Journal::open(&dir.join("chaos.journal"))?;
-    let stop = CancellationToken::new();
-    listen_for_signals(stop.clone())?;
-    let connect = Arc::new(move |user: &str| {
-        Client::builder()
-            .servers(addresses.iter().cloned())
-            .user(user)
-            .client_name("conclave-chaos")
-            .patience(PATIENCE)
-    });
-    Ok(Engine { backend: Box::new(backend), connect, journal, stop })
-}
-
-/// The first signal heals and stops.
-fn listen_for_signals(stop: CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        complain("stopping: healing first");
-        stop.cancel();
-    });
-    Ok(())
-}
-
-async fn experiment(mut engine: Engine, args: &RunArgs) -> anyhow::Result<u8> {
+async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Result<u8> {
+    let engine = &mut controller.engine;
     let text = match Experiment::shipped(&args.experiment) {
         Some(text) => text.to_owned(),
         None => fs::read_to_string(&args.experiment).with_context(|| unknown(&args.experiment))?,
@@ -142,7 +90,8 @@ async fn experiment(mut engine: Engine, args: &RunArgs) -> anyhow::Result<u8> {
     Ok(verdict.exit_code())
 }
 
-async fn one(mut engine: Engine, args: &FaultArgs) -> anyhow::Result<u8> {
+async fn one(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8> {
+    let engine = &mut controller.engine;
     // An experiment with one step, so that there is one way to write a fault.
     let with: String = args.with.iter().map(|pair| format!(", {}", pair.replacen('=', ": ", 1))).collect();
     let step = format!(

@@ -140,7 +140,7 @@ impl Engine {
         dir: &Path,
         progress: Progress<'_>,
     ) -> Result<Verdict, RunError> {
-        self.check_means(experiment)?;
+        self.check_means(experiment).await?;
         if self.heal_all().await? > 0 {
             progress("healed what an earlier run left behind");
         }
@@ -151,8 +151,8 @@ impl Engine {
         Ok(verdict)
     }
 
-    fn check_means(&self, experiment: &Experiment) -> Result<(), RunError> {
-        let able = self.backend.means();
+    async fn check_means(&self, experiment: &Experiment) -> Result<(), RunError> {
+        let able = self.backend.means().await?;
         let missing: BTreeSet<Means> = experiment
             .method
             .iter()
@@ -167,7 +167,7 @@ impl Engine {
             experiment: experiment.name.clone(),
             backend: self.backend.name(),
             missing: missing.join(", "),
-            advice: "start the servers with --allow-faults (conclave up --allow-faults)",
+            advice: "start the servers with --allow-faults (conclave up --allow-faults), or with CONCLAVE_ALLOW_FAULTS=true",
         })
     }
 

@@ -107,6 +107,8 @@ pub enum Nodes {
 pub enum Means {
     /// Signals, stopping and starting processes or containers.
     Process,
+    /// Cutting a node off from all others. Less than [`Means::Network`]: a container's network can be pulled.
+    Isolation,
     /// Getting between the bytes of two nodes.
     Network,
     /// Getting between a node and its files.
@@ -115,17 +117,21 @@ pub enum Means {
     Clock,
 }
 
+impl Means {
+    /// What servers that allow faults do to themselves.
+    pub const INSIDE: [Self; 4] = [Self::Isolation, Self::Network, Self::Disk, Self::Clock];
+}
+
 impl Fault {
     /// What a backend needs for it.
     #[must_use]
     pub fn means(&self) -> Means {
         match self {
             Self::Kill | Self::Restart | Self::Pause => Means::Process,
-            Self::Isolate
-            | Self::Partition { .. }
-            | Self::Delay { .. }
-            | Self::Loss { .. }
-            | Self::Bandwidth { .. } => Means::Network,
+            Self::Isolate => Means::Isolation,
+            Self::Partition { .. } | Self::Delay { .. } | Self::Loss { .. } | Self::Bandwidth { .. } => {
+                Means::Network
+            }
             Self::SlowDisk { .. } | Self::FailSync | Self::FullDisk | Self::PowerCut { .. } => Means::Disk,
             Self::ClockStep { .. } => Means::Clock,
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod command;
+mod controller;
 
 use std::process::ExitCode;
 

@@ -154,7 +154,9 @@ fn client(target: &Target) -> Result<FaultServiceClient<tonic::transport::Channe
 fn not_allowed(target: &Target) -> BackendError {
     BackendError::NotAllowed {
         target: target.name.clone(),
-        advice: "start it with --allow-faults (conclave up --allow-faults)".to_owned(),
+        advice:
+            "start it with --allow-faults (conclave up --allow-faults), or with CONCLAVE_ALLOW_FAULTS=true"
+                .to_owned(),
     }
 }
 

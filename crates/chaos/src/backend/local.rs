@@ -66,6 +66,21 @@ impl Local {
         local.read().map(|_| local)
     }
 
+    /// Where `conclave up` keeps its cluster unless it is told otherwise.
+    ///
+    /// # Errors
+    /// If that cannot be known.
+    pub fn default_dir() -> Result<PathBuf, BackendError> {
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let data =
+            data.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+        let data = data.ok_or_else(|| BackendError::Failed {
+            what: "find the directory of conclave up".to_owned(),
+            why: "neither XDG_DATA_HOME nor HOME is set; give --dir".to_owned(),
+        })?;
+        Ok(data.join("conclave/up"))
+    }
+
     fn read(&self) -> Result<Processes, BackendError> {
         let failed = |why: String| BackendError::Failed {
             what: format!("find the processes of conclave up in {}", self.path.display()),
@@ -185,10 +200,12 @@ impl Backend for Local {
         "local processes"
     }
 
-    fn means(&self) -> BTreeSet<Means> {
-        let inside = self.read().is_ok_and(|processes| processes.allow_faults);
-        let more = [Means::Network, Means::Disk, Means::Clock].into_iter().filter(|_| inside);
-        more.chain([Means::Process]).collect()
+    fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>> {
+        Box::pin(async {
+            let inside = self.read()?.allow_faults;
+            let more = Means::INSIDE.into_iter().filter(|_| inside);
+            Ok(more.chain([Means::Process]).collect())
+        })
     }
 
     fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>> {

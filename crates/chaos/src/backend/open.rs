@@ -1,0 +1,53 @@
+//! Opens the backend that the command line chose.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::backend::local::Local;
+use crate::backend::{Backend, BackendError};
+
+/// The file with what has been done and not yet undone.
+const JOURNAL: &str = "chaos.journal";
+
+/// What the cluster runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// The processes of `conclave up` on this machine
+    Local,
+}
+
+/// Where the cluster is, and where a controller keeps what it has to remember.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What the cluster runs on.
+    pub backend: Choice,
+    /// The directory of `conclave up`; `None` is the one that it takes by itself.
+    pub up_dir: Option<PathBuf>,
+    /// Where the journal of a cluster that has no directory on this machine is. Made if it is not there.
+    pub state_dir: PathBuf,
+}
+
+/// A backend, and where its journal belongs. Two controllers of one cluster that find the same journal keep out of each
+/// other's way.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where faults are applied.
+    pub backend: Box<dyn Backend>,
+    /// The file of its journal. Its directory is there.
+    pub journal: PathBuf,
+}
+
+/// Opens it.
+///
+/// # Errors
+/// If there is no cluster there.
+pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
+    match settings.backend {
+        Choice::Local => {
+            let dir = settings.up_dir.clone().map_or_else(Local::default_dir, Ok)?;
+            let backend = Box::new(Local::open(&dir)?);
+            Ok(Opened { backend, journal: dir.join(JOURNAL) })
+        }
+    }
+}

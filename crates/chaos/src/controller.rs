@@ -1,0 +1,74 @@
+//! A controller of the cluster that the command line names.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use conclave_chaos::backend::{self, Kind, Opened, Settings};
+use conclave_chaos::engine::Engine;
+use conclave_chaos::journal::Journal;
+use conclave_client::Client;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::args::PlaceArgs;
+use crate::command::complain;
+
+/// A client of the workload keeps trying this long; experiments that stop the cluster stop it for less.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A controller that stops on signals, as long as it is kept.
+pub(crate) struct Controller {
+    pub(crate) engine: Engine,
+    _signals: AbortOnDropHandle<()>,
+}
+
+impl Controller {
+    /// For faults: its clients begin at the servers that are there now.
+    ///
+    /// # Errors
+    /// If there is no cluster, or another controller is at work on it.
+    pub(crate) async fn open(place: &PlaceArgs) -> anyhow::Result<Self> {
+        let opened = backend::open(&Settings::from(place)).await?;
+        let targets = opened.backend.targets().await?;
+        let servers = targets.into_iter().filter(|target| target.kind == Kind::Server);
+        Self::with(opened, servers.map(|server| server.client).collect())
+    }
+
+    /// Only to heal, for which the cluster need not be in order.
+    ///
+    /// # Errors
+    /// As [`Controller::open`].
+    pub(crate) async fn healer(place: &PlaceArgs) -> anyhow::Result<Self> {
+        Self::with(backend::open(&Settings::from(place)).await?, Vec::new())
+    }
+
+    fn with(opened: Opened, servers: Vec<String>) -> anyhow::Result<Self> {
+        let journal = Journal::open(&opened.journal)?;
+        let stop = CancellationToken::new();
+        let signals = listen_for_signals(stop.clone())?;
+        let connect = Arc::new(move |user: &str| {
+            Client::builder()
+                .servers(servers.iter().cloned())
+                .user(user)
+                .client_name("conclave-chaos")
+                .patience(PATIENCE)
+        });
+        Ok(Self { engine: Engine { backend: opened.backend, connect, journal, stop }, _signals: signals })
+    }
+}
+
+/// The first signal heals and stops.
+fn listen_for_signals(stop: CancellationToken) -> anyhow::Result<AbortOnDropHandle<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
+    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        complain("stopping: healing first");
+        stop.cancel();
+    })))
+}
