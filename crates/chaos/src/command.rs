@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use conclave_chaos::backend::Kind;
+use conclave_chaos::engine::Run;
+use conclave_chaos::events::{Event, Observer};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::observer::Observed;
 use conclave_chaos::schedule::choose;
@@ -61,6 +64,21 @@ fn unknown(name: &str) -> String {
     format!("there is no experiment {name:?}; there are: {}", names.join(", "))
 }
 
+/// Tells on stderr where a run is.
+struct Lines {
+    began: std::time::Instant,
+    quiet: bool,
+}
+
+impl Observer for Lines {
+    fn event(&self, event: &Event) {
+        // The verdict, or why there is none, is said at the end.
+        if !self.quiet && event.is_line() && !matches!(event, Event::Ended(_)) {
+            complain(&format!("{:>6.1} s  {event}", self.began.elapsed().as_secs_f64()));
+        }
+    }
+}
+
 async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Result<u8> {
     let engine = &mut controller.engine;
     let text = match Experiment::shipped(&args.experiment) {
@@ -76,14 +94,10 @@ async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Resul
     fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
     let began = std::time::Instant::now();
     let quiet = args.quiet;
-    let progress = move |what: &str| {
-        if !quiet {
-            complain(&format!("{:>6.1} s  {what}", began.elapsed().as_secs_f64()));
-        }
-    };
-    let lasts = time::show(experiment.workload.duration);
-    progress(&format!("{} for {lasts}, seed {seed}, on {}", experiment.name, engine.backend.name()));
-    let verdict = engine.run(&experiment, seed, &out, &progress).await?;
+    let run = Run { id: format!("{:08x}", rand::random::<u32>()), experiment, seed, dir: out };
+    engine.observer = Arc::new(Lines { began, quiet });
+    let verdict = engine.run(&run).await?;
+    let out = run.dir;
     let page = report::write(&verdict, &out)?;
     say(report::summary(&verdict).trim_end());
     say(&format!("  report: {}", page.display()));

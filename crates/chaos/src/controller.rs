@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use conclave_chaos::backend::{self, Kind, Opened, Settings};
 use conclave_chaos::engine::Engine;
+use conclave_chaos::events::Nobody;
 use conclave_chaos::journal::Journal;
 use conclave_client::Client;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +55,11 @@ impl Controller {
                 .client_name("conclave-chaos")
                 .patience(PATIENCE)
         });
-        Ok(Self { engine: Engine { backend: opened.backend, connect, journal, stop }, _signals: signals })
+        let observer = Arc::new(Nobody);
+        Ok(Self {
+            engine: Engine { backend: opened.backend, connect, journal, stop, observer },
+            _signals: signals,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ mod judging;
 mod watching;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +13,12 @@ use conclave_check::History;
 use conclave_client::Client;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::backend::{Backend, BackendError, Kind, Target};
 use crate::engine::faults::Faults;
 use crate::engine::watching::Watching;
+use crate::events::{Ending, Event, Observer};
 use crate::experiment::{Experiment, Steady};
 use crate::fault::{Fault, Means};
 use crate::journal::{Applied, Journal, JournalError};
@@ -28,6 +30,8 @@ use crate::workload::{Connect, Running, Seen, WorkloadError};
 const STEADY_DEADLINE: Duration = Duration::from_secs(30);
 /// How often the steady state is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often whoever watches is told how the clients fare.
+const PACE: Duration = Duration::from_secs(1);
 
 /// Why an experiment has no verdict. None of these says anything about the cluster's promises.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +83,21 @@ pub struct Engine {
     pub journal: Journal,
     /// Asks to stop.
     pub stop: CancellationToken,
+    /// Is told of everything.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// One run of an experiment.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Names the run's rooms, so it must be another one for each run on a cluster: letters, digits and hyphens.
+    pub id: String,
+    /// What is done.
+    pub experiment: Experiment,
+    /// When, and to whom.
+    pub seed: u64,
+    /// Where its history goes: a directory that is there.
+    pub dir: PathBuf,
 }
 
 impl std::fmt::Debug for Engine {
@@ -90,9 +109,6 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// Where a run is, for whoever watches.
-pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
-
 impl Engine {
     /// Heals whatever is open in the journal: of this controller, or of one that died.
     ///
@@ -102,15 +118,27 @@ impl Engine {
         let open = self.journal.open_faults();
         let mut failed = None;
         for fault in &open {
-            match self.backend.heal(fault).await {
-                Ok(()) => self.journal.healed(fault.id)?,
-                Err(error) => failed = Some(error),
+            if let Err(error) = self.heal(fault).await {
+                failed.get_or_insert(error);
             }
         }
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(open.len()),
-        }
+        failed.map_or(Ok(open.len()), Err)
+    }
+
+    /// Heals one fault, and strikes it out.
+    ///
+    /// # Errors
+    /// If it cannot be healed; it stays in the journal.
+    pub async fn heal(&mut self, fault: &Applied) -> Result<(), RunError> {
+        let healed = match self.backend.heal(fault).await {
+            Ok(()) => self.journal.healed(fault.id).map_err(RunError::from),
+            Err(error) => Err(error.into()),
+        };
+        self.observer.event(&match &healed {
+            Ok(()) => Event::Healed(fault.clone()),
+            Err(error) => Event::NotHealed { fault: fault.clone(), why: error.to_string() },
+        });
+        healed
     }
 
     /// Applies one fault now, and writes it down.
@@ -121,11 +149,18 @@ impl Engine {
         let all = names(&self.backend.targets().await?, Kind::Server);
         let applied = self.journal.apply(fault, nodes, all)?;
         if let Err(error) = self.backend.apply(&applied).await {
-            if self.backend.heal(&applied).await.is_ok() {
-                self.journal.healed(applied.id)?;
+            let Applied { fault, nodes, .. } = applied.clone();
+            self.observer.event(&Event::NotApplied { fault, nodes, why: error.to_string() });
+            match self.backend.heal(&applied).await {
+                Ok(()) => self.journal.healed(applied.id)?,
+                // It stays in the journal, to be healed later.
+                Err(why) => {
+                    self.observer.event(&Event::NotHealed { fault: applied, why: why.to_string() });
+                }
             }
             return Err(error.into());
         }
+        self.observer.event(&Event::Applied(applied.clone()));
         Ok(applied)
     }
 
@@ -133,18 +168,26 @@ impl Engine {
     ///
     /// # Errors
     /// If there is no verdict; see [`RunError`].
-    pub async fn run(
-        &mut self,
-        experiment: &Experiment,
-        seed: u64,
-        dir: &Path,
-        progress: Progress<'_>,
-    ) -> Result<Verdict, RunError> {
-        self.check_means(experiment).await?;
-        if self.heal_all().await? > 0 {
-            progress("healed what an earlier run left behind");
-        }
-        let ran = self.run_it(experiment, seed, dir, progress).await;
+    pub async fn run(&mut self, run: &Run) -> Result<Verdict, RunError> {
+        self.observer.event(&Event::Began {
+            id: run.id.clone(),
+            experiment: run.experiment.name.clone(),
+            seed: run.seed,
+            lasts: run.experiment.workload.duration,
+            backend: self.backend.name(),
+        });
+        let verdict = self.prepare_and_run(run).await;
+        self.observer.event(&Event::Ended(match &verdict {
+            Ok(verdict) => Ending::of(&run.id, verdict),
+            Err(error) => Ending::without_verdict(run, error),
+        }));
+        verdict
+    }
+
+    async fn prepare_and_run(&mut self, run: &Run) -> Result<Verdict, RunError> {
+        self.check_means(&run.experiment).await?;
+        self.heal_all().await?;
+        let ran = Box::pin(self.run_it(run)).await;
         let healed = self.heal_all().await;
         let verdict = ran?;
         healed?;
@@ -171,54 +214,54 @@ impl Engine {
         })
     }
 
-    async fn run_it(
-        &mut self,
-        experiment: &Experiment,
-        seed: u64,
-        dir: &Path,
-        progress: Progress<'_>,
-    ) -> Result<Verdict, RunError> {
+    async fn run_it(&mut self, run: &Run) -> Result<Verdict, RunError> {
+        let Run { experiment, seed, .. } = run;
         let targets = self.backend.targets().await?;
         let servers: Vec<Target> =
             targets.iter().filter(|target| target.kind == Kind::Server).cloned().collect();
-        let history_path = dir.join("history.jsonl");
+        let history_path = run.dir.join("history.jsonl");
         let history = History::create(&history_path)
             .map_err(|error| RunError::File { path: history_path.clone(), why: error.to_string() })?;
-        let run = format!("{:08x}", rand::random::<u32>());
         let workload = &experiment.workload;
-        let running = Running::start(workload, &run, &self.connect, history.clone()).await?;
+        let observer = Arc::clone(&self.observer);
+        let starting = Running::start(workload, &run.id, &self.connect, history.clone(), observer);
+        let running = or_stopped(&self.stop, starting).await??;
         let seen = Arc::clone(&running.seen);
         let watching = Watching::start(&servers, &seen)?;
+        let pace = pace(experiment.steady.clone(), Arc::clone(&seen), Arc::clone(&self.observer));
+        let pace = AbortOnDropHandle::new(tokio::spawn(pace));
 
-        progress("waiting for the steady state");
+        self.observer.event(&Event::Settling);
         steady(&experiment.steady, &seen, STEADY_DEADLINE, &self.stop).await?;
         let mut faults = Faults {
             engine: self,
             seen: &seen,
             observed: &watching.observed,
             targets: &targets,
-            progress,
             healing: Vec::new(),
             bands: Vec::new(),
         };
-        let done = faults.all(&plan(experiment, seed), workload.duration).await;
+        let done = faults.all(&plan(experiment, *seed), workload.duration).await;
         faults.heal_the_rest().await?;
         done?;
         let bands = std::mem::take(&mut faults.bands);
 
-        progress("everything is healed; waiting for the cluster to recover");
-        let recovered = self.recovered(experiment, &seen).await?;
+        self.observer.event(&Event::Recovering);
+        let recovered = or_stopped(&self.stop, self.recovered(experiment, &seen)).await??;
+        self.observer.event(&Event::Recovered(recovered));
+        // What follows is no time without an ack.
+        drop(pace);
         let addresses: Vec<String> = servers.iter().map(|server| server.client.clone()).collect();
-        let finished = running.finish(&addresses, &self.connect).await;
+        let finished = or_stopped(&self.stop, running.finish(&addresses, &self.connect)).await?;
         let observed = watching.stop().await;
         let file = |why: String| RunError::File { path: history_path.clone(), why };
         history.finish().map_err(|error| file(error.to_string()))?;
         finished?;
 
-        progress("judging");
+        self.observer.event(&Event::Judging);
         let report = judging::judge(&history_path)?;
         let facts = judging::facts(&seen, &observed, bands, recovered);
-        Ok(Verdict::new(experiment, seed, self.backend.name(), report, facts))
+        Ok(Verdict::new(experiment, *seed, self.backend.name(), report, facts))
     }
 
     /// How long it took until the cluster was as before; `None` if it did not get there in time.
@@ -248,6 +291,34 @@ impl Engine {
     }
 }
 
+/// What comes of it, unless somebody asks to stop. Nothing that applies or heals may be given up in its middle like this.
+async fn or_stopped<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Result<T, RunError> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(RunError::Stopped),
+        done = Box::pin(work) => Ok(done),
+    }
+}
+
+/// Tells how the clients fare, until it is dropped.
+async fn pace(wanted: Steady, seen: Arc<Seen>, observer: Arc<dyn Observer>) {
+    let mut every = tokio::time::interval(PACE);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut was_steady = false;
+    loop {
+        every.tick().await;
+        let (rate, p99) = seen.recent();
+        let is_steady = wanted.holds(rate, p99);
+        let longest_gap = Duration::from_micros(seen.longest_gap_us());
+        observer.event(&Event::Pace { rate, p99, longest_gap });
+        if is_steady != was_steady {
+            was_steady = is_steady;
+            let at = Duration::from_micros(seen.now_us());
+            observer.event(&if is_steady { Event::Steady(at) } else { Event::Unsteady(at) });
+        }
+    }
+}
+
 fn names(targets: &[Target], kind: Kind) -> Vec<String> {
     targets.iter().filter(|target| target.kind == kind).map(|target| target.name.clone()).collect()
 }
@@ -262,7 +333,7 @@ async fn steady(
     let deadline = Instant::now() + deadline;
     loop {
         let (rate, p99) = seen.recent();
-        if rate >= f64::from(wanted.acked_per_second) && p99 <= wanted.p99 {
+        if wanted.holds(rate, p99) {
             return Ok(());
         }
         if Instant::now() > deadline {

@@ -93,6 +93,14 @@ pub struct Steady {
     pub p99: Duration,
 }
 
+impl Steady {
+    /// Whether clients that get so many acks a second, the slowest of a hundred so late, see a cluster that is well.
+    #[must_use]
+    pub fn holds(&self, rate: f64, p99: Duration) -> bool {
+        rate >= f64::from(self.acked_per_second) && p99 <= self.p99
+    }
+}
+
 /// What must hold in the end.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

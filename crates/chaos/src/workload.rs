@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::events::{Observer, Sent};
 use crate::experiment::Workload;
 
 /// Acks that a report draws; of more, every second one is left out, again and again.
@@ -46,14 +47,20 @@ pub struct Sample {
 }
 
 /// What the clients saw, shared by all of them. Locked for moments.
-#[derive(Debug)]
 pub struct Seen {
     began: Instant,
     acks: Mutex<Acks>,
+    observer: Arc<dyn Observer>,
     /// Acks of requests that had been decided before.
     pub(crate) duplicates: AtomicU64,
     /// Subscriptions that went on at another node.
     pub(crate) moves: AtomicU64,
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seen").field("acked", &self.acked_count()).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +70,8 @@ struct Acks {
     every: u64,
     count: u64,
     last_us: u64,
+    /// The longest time between two acks.
+    longest_us: u64,
     /// The longest times without an ack: from, to.
     gaps: Vec<(u64, u64)>,
     /// Of the last seconds, all.
@@ -77,9 +86,10 @@ const GAPS_MAX: usize = 100_000;
 const RECENT_US: u64 = 3_000_000;
 
 impl Seen {
-    fn new() -> Self {
+    fn new(observer: Arc<dyn Observer>) -> Self {
         Self {
             began: Instant::now(),
+            observer,
             acks: Mutex::new(Acks { every: 1, ..Acks::default() }),
             duplicates: AtomicU64::new(0),
             moves: AtomicU64::new(0),
@@ -92,12 +102,22 @@ impl Seen {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// A send that was due then is not acked, and is not going to be.
+    fn given_up(&self, outcome: Sent, due: Instant) {
+        self.observer.sent(outcome, due.elapsed());
+    }
+
     fn acked(&self, due: Instant) {
+        self.observer.sent(Sent::Ok, due.elapsed());
         let at_us = self.now_us();
         let latency_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
         let acks = &mut *acks;
-        if acks.count > 0 && at_us.saturating_sub(acks.last_us) >= GAP_MIN_US && acks.gaps.len() < GAPS_MAX {
+        let gap_us = at_us.saturating_sub(acks.last_us);
+        if acks.count > 0 {
+            acks.longest_us = acks.longest_us.max(gap_us);
+        }
+        if acks.count > 0 && gap_us >= GAP_MIN_US && acks.gaps.len() < GAPS_MAX {
             acks.gaps.push((acks.last_us, at_us));
         }
         acks.last_us = acks.last_us.max(at_us);
@@ -124,6 +144,14 @@ impl Seen {
     #[must_use]
     pub fn acked_count(&self) -> u64 {
         self.acks.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+
+    /// The longest time without an ack so far, the present one among them.
+    #[must_use]
+    pub fn longest_gap_us(&self) -> u64 {
+        let now = self.now_us();
+        let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        if acks.count == 0 { 0 } else { acks.longest_us.max(now.saturating_sub(acks.last_us)) }
     }
 
     /// Acks a second and the 99th percentile of their latency, over the last three seconds.
@@ -181,6 +209,7 @@ impl Running {
         run: &str,
         connect: &Connect,
         history: History,
+        observer: Arc<dyn Observer>,
     ) -> Result<Self, WorkloadError> {
         let setup = connect("chaos").connect().await?;
         let mut rooms = Vec::new();
@@ -191,7 +220,7 @@ impl Running {
         }
         setup.close().await;
         let mut running = Self {
-            seen: Arc::new(Seen::new()),
+            seen: Arc::new(Seen::new(observer)),
             history,
             rooms,
             stop_sending: CancellationToken::new(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backend::{Kind, Target};
-use crate::engine::{Engine, Progress, RunError, names};
+use crate::engine::{Engine, RunError, names};
+use crate::events::Event;
 use crate::journal::Applied;
 use crate::observer::Observed;
 use crate::schedule::{Planned, choose};
@@ -22,7 +23,6 @@ pub(super) struct Faults<'a> {
     pub(super) seen: &'a Arc<Seen>,
     pub(super) observed: &'a Observed,
     pub(super) targets: &'a [Target],
-    pub(super) progress: Progress<'a>,
     /// What is in force, until when, and where its band is.
     pub(super) healing: Vec<(Instant, Applied, usize)>,
     pub(super) bands: Vec<Band>,
@@ -72,10 +72,10 @@ impl Faults<'_> {
         let known = self.observed.known(&servers, names(self.targets, Kind::Resolver), &hurt);
         let chosen = choose(&planned.nodes, planned.draw, &known);
         if chosen.is_empty() {
-            (self.progress)(&format!("{}: no {} to do it to; left out", planned.fault, planned.nodes));
+            let Planned { fault, nodes, .. } = planned.clone();
+            self.engine.observer.event(&Event::LeftOut { fault, nodes });
             return Ok(());
         }
-        (self.progress)(&format!("{}: {}", planned.fault, chosen.join(", ")));
         let leads = known.servers.iter().any(|server| server.leads > 0 && chosen.contains(&server.name));
         let from_us = self.seen.now_us();
         let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
@@ -88,10 +88,8 @@ impl Faults<'_> {
         let (due, rest): (Vec<_>, Vec<_>) = self.healing.drain(..).partition(|(at, ..)| *at <= now);
         self.healing = rest;
         for (_, applied, band) in due {
-            self.engine.backend.heal(&applied).await?;
-            self.engine.journal.healed(applied.id)?;
+            self.engine.heal(&applied).await?;
             self.bands[band].to_us = Some(self.seen.now_us());
-            (self.progress)(&format!("{}: healed", applied.fault));
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::events::Sent;
 use crate::workload::Seen;
 
 /// Sends that one sender has under way.
@@ -70,8 +71,14 @@ impl Sender {
                     self.seen.duplicates.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Err(SendError::Refused { code, .. }) => self.history.refused(session, self.room_id, no, &code),
-            Err(_) => self.history.unknown(session, self.room_id, no),
+            Err(SendError::Refused { code, .. }) => {
+                self.history.refused(session, self.room_id, no, &code);
+                self.seen.given_up(Sent::Refused, due);
+            }
+            Err(_) => {
+                self.history.unknown(session, self.room_id, no);
+                self.seen.given_up(Sent::Unknown, due);
+            }
         }
     }
 }
