@@ -3,12 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use conclave_telemetry::metrics::{Exposition, Maker};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use prometheus::{
-    Counter, Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
-};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::time::Instant;
 
 use crate::directory::{Directory, State};
@@ -22,7 +20,7 @@ const LATENCY: &[f64] = &[
 /// The metrics of one resolver.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    exposition: Exposition,
     queries: IntCounterVec,
     query_duration: Histogram,
     truncated: IntCounter,
@@ -40,7 +38,6 @@ pub struct Metrics {
     pub(crate) forwards: IntCounterVec,
     pub(crate) exports: IntCounterVec,
     pub(crate) export_serial: IntGauge,
-    process: Process,
     since: Mutex<Since>,
 }
 
@@ -52,52 +49,11 @@ struct Since {
     stale: Option<Instant>,
 }
 
-#[derive(Debug)]
-struct Process {
-    resident: IntGauge,
-    cpu: Counter,
-    fds: IntGauge,
-    threads: IntGauge,
-    alive_tasks: IntGauge,
-}
-
-/// Registers metrics as they are made. Registration fails only on a name used twice or malformed, which
-/// every test of this crate would show.
-struct Maker(Registry);
-
-impl Maker {
-    fn put<M: prometheus::core::Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
-        let metric = metric.expect("metric names are well formed");
-        self.0.register(Box::new(metric.clone())).expect("metric names are unique");
-        metric
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.put(IntGauge::new(name, help))
-    }
-
-    fn seconds(&self, name: &str, help: &str) -> Gauge {
-        self.put(Gauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.put(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.put(IntCounter::new(name, help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.put(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-}
-
 impl Metrics {
     /// All metrics, at zero.
     #[must_use]
     pub fn new(zone: &str) -> Self {
-        let make = Maker(Registry::new());
+        let make = Maker::new();
         make.gauges("conclave_dns_build_info", "Version and zone; always 1.", &["version", "zone"])
             .with_label_values(&[env!("CARGO_PKG_VERSION"), zone])
             .set(1);
@@ -108,21 +64,19 @@ impl Metrics {
                 "Questions answered, by type, response code and protocol.",
                 &["type", "rcode", "proto"],
             ),
-            query_duration: make.put(Histogram::with_opts(
-                HistogramOpts::new(
-                    "conclave_dns_query_duration_seconds",
-                    "From a question's arrival to its answer.",
-                )
-                .buckets(LATENCY.to_vec()),
-            )),
+            query_duration: make.histogram(
+                "conclave_dns_query_duration_seconds",
+                "From a question's arrival to its answer.",
+                LATENCY,
+            ),
             truncated: make.counter("conclave_dns_truncated_total", "Answers that did not fit and said so."),
             zone_serial: make.gauge("conclave_dns_zone_serial", "The zone's serial."),
-            zone_age: make.seconds("conclave_dns_zone_age_seconds", "Since the zone last changed."),
+            zone_age: make.number("conclave_dns_zone_age_seconds", "Since the zone last changed."),
             zone_swaps: make.counter("conclave_dns_zone_swaps_total", "Zones made."),
-            view_age: make.seconds("conclave_dns_view_age_seconds", "Since any node was last heard."),
+            view_age: make.number("conclave_dns_view_age_seconds", "Since any node was last heard."),
             stale: make.gauge("conclave_dns_stale", "1 while cut off and showing the last good set."),
             stale_seconds: make
-                .seconds("conclave_dns_stale_seconds", "For how long the zone has been stale; 0 if not."),
+                .number("conclave_dns_stale_seconds", "For how long the zone has been stale; 0 if not."),
             nodes: make.gauges("conclave_dns_nodes", "Nodes known, by how they are.", &["state"]),
             register_streams: make.gauge("conclave_dns_register_streams", "Nodes' open streams."),
             registrations: make.counters("conclave_dns_registrations_total", "Nodes' messages.", outcome),
@@ -139,15 +93,8 @@ impl Metrics {
             ),
             exports: make.counters("conclave_dns_exports_total", "Updates of the site's own DNS.", outcome),
             export_serial: make.gauge("conclave_dns_export_serial", "Serial of the zone last exported."),
-            process: Process {
-                resident: make.gauge("conclave_process_resident_bytes", "Resident memory."),
-                cpu: make.put(Counter::new("conclave_process_cpu_seconds_total", "User and system time.")),
-                fds: make.gauge("conclave_process_open_fds", "Open file descriptors."),
-                threads: make.gauge("conclave_process_threads", "Threads."),
-                alive_tasks: make.gauge("conclave_alive_tasks", "Tasks of the runtime."),
-            },
             since: Mutex::default(),
-            registry: make.0,
+            exposition: make.finish(),
         }
     }
 
@@ -204,12 +151,7 @@ impl Metrics {
         ] {
             gauge.set(at.map_or(0.0, |at| at.elapsed().as_secs_f64()));
         }
-        self.process.read();
-        let mut out = Vec::new();
-        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
-            Ok(()) => String::from_utf8(out).unwrap_or_default(),
-            Err(error) => format!("# metrics cannot be rendered: {error}\n"),
-        }
+        self.exposition.render()
     }
 }
 
@@ -243,31 +185,6 @@ fn code_label(code: ResponseCode) -> &'static str {
         ResponseCode::NotAuth => "NOTAUTH",
         ResponseCode::BADVERS => "BADVERS",
         _ => "other",
-    }
-}
-
-impl Process {
-    /// Reads what the kernel knows of this process. Only Linux tells; elsewhere the gauges stay 0.
-    fn read(&self) {
-        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(0);
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field =
-            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
-        self.resident.set(number(field("VmRSS:")) * 1024);
-        self.threads.set(number(field("Threads:")));
-        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
-            self.fds.set(i64::try_from(fds.count()).unwrap_or(i64::MAX));
-        }
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // Behind the command's name in brackets come the numbered fields from the third on; the times are 14 and 15.
-        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        let mut times = after.split_whitespace().skip(11);
-        let ticks = number(times.next()) + number(times.next());
-        // USER_HZ is 100 on every Linux that Rust supports.
-        self.cpu.inc_by((ticks as f64 / 100.0 - self.cpu.get()).max(0.0));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
-        }
     }
 }
 

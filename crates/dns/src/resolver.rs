@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::STREAMS_PER_CONNECTION_MAX;
 use conclave_proto::dns::dns_service_server::DnsServiceServer;
+use conclave_telemetry::grpc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
@@ -164,7 +163,7 @@ impl Resolver {
         );
         tasks.spawn(serve_grpc(grpc, service, registry, stop.clone()));
         let page = web::Page { zone, metrics: Arc::clone(&metrics), dns_ended };
-        tasks.spawn(web::serve(http, page, stop.clone()));
+        tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         Ok(Self { addresses, metrics, tasks, stop })
     }
 
@@ -193,29 +192,15 @@ impl Resolver {
 async fn serve_grpc(listener: TcpListener, service: Service, registry: Registry, stop: CancellationToken) {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_not_serving::<DnsServiceServer<Service>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(conclave_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    let reflection = match reflection {
-        Ok(reflection) => reflection,
-        Err(error) => {
-            tracing::error!(%error, "reflection failed");
-            return;
-        }
-    };
     // As with `/readyz`: it has nothing to say before it has heard of a node.
     let ready = async {
         if registry.zones().wait_for(Option::is_some).await.is_ok() {
             health.set_serving::<DnsServiceServer<Service>>().await;
         }
     };
-    let server = Server::builder()
-        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+    let server = grpc::server()
         .add_service(health_service)
-        .add_service(reflection)
+        .add_service(grpc::reflection())
         .add_service(service.server());
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

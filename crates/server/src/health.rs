@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use conclave_store::Store;
+use conclave_telemetry::web::Check;
 use tokio::time::Instant;
 
 use crate::gateway::status::hears_from_leader;
@@ -24,13 +25,6 @@ pub(crate) struct Health {
     pub(crate) store: Store,
     /// When the meta shard's leader was last heard from.
     pub(crate) led: Mutex<Option<Instant>>,
-}
-
-/// One thing that is looked at.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Check {
-    pub(crate) name: &'static str,
-    pub(crate) ok: bool,
 }
 
 impl Health {

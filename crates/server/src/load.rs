@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::{LOAD_INTERVAL, LOAD_SAMPLES, PROPOSAL_QUEUE_MAX, SEND_P99_MAX};
+use conclave_telemetry::process;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Metrics, process, recent_p99_us};
+use crate::metrics::{Metrics, recent_p99_us};
 use crate::node::NodeInfo;
 use crate::shard::Shards;
 

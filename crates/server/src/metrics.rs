@@ -3,14 +3,11 @@
 
 mod clients;
 mod events;
-pub(crate) mod process;
 
 use std::time::Duration;
 
-use prometheus::{
-    Counter, Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use conclave_telemetry::metrics::{Exposition, Maker};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 pub(crate) use clients::ClientMetrics;
 pub(crate) use events::StoreEvents;
@@ -27,7 +24,7 @@ const OUTCOMES: [&str; 5] = ["ok", "duplicate", "refused", "not_sent", "unknown"
 /// The metrics of one node.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    exposition: Exposition,
     // Raft
     pub(crate) raft_term: IntGaugeVec,
     pub(crate) raft_role: IntGaugeVec,
@@ -72,64 +69,8 @@ pub struct Metrics {
     pub(crate) delivered: IntCounter,
     pub(crate) streams: IntGauge,
     pub(crate) catch_up_pages: IntCounter,
-    // Process
-    pub(crate) process_resident: IntGauge,
-    pub(crate) process_cpu: Counter,
-    pub(crate) process_fds: IntGauge,
-    pub(crate) process_threads: IntGauge,
-    pub(crate) alive_tasks: IntGauge,
     pub(crate) draining: IntGauge,
     pub(crate) clients: ClientMetrics,
-}
-
-/// Registers metrics as they are made. Registration fails only on a name used twice or malformed, which
-/// every test of this crate would show.
-struct Maker(Registry);
-
-impl Maker {
-    fn put<M: prometheus::core::Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
-        let metric = metric.expect("metric names are well formed");
-        self.0.register(Box::new(metric.clone())).expect("metric names are unique");
-        metric
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        self.put(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.put(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.put(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    /// A counter by [`OUTCOMES`], all of them there from the start: what appears only with its first event
-    /// shows no increase.
-    fn outcomes(&self, name: &str, help: &str) -> IntCounterVec {
-        let counters = self.counters(name, help, &["outcome"]);
-        for outcome in OUTCOMES {
-            counters.with_label_values(&[outcome]);
-        }
-        counters
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        self.put(HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY.to_vec()), labels))
-    }
-
-    fn ratio(&self, name: &str, help: &str) -> Gauge {
-        self.put(Gauge::new(name, help))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.put(IntGauge::new(name, help))
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.put(IntCounter::new(name, help))
-    }
 }
 
 impl Metrics {
@@ -137,7 +78,7 @@ impl Metrics {
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "a list")]
     pub fn new(node: &str, cluster: &str) -> Self {
-        let make = Maker(Registry::new());
+        let make = Maker::new();
         let build = make.gauges(
             "conclave_build_info",
             "Version and identity; always 1.",
@@ -177,6 +118,7 @@ impl Metrics {
                 "conclave_raft_election_duration_seconds",
                 "From losing a shard's leader to knowing the next one, as this replica saw it.",
                 shard,
+                LATENCY,
             ),
             raft_last_log_index: make.gauges(
                 "conclave_raft_last_log_index",
@@ -219,11 +161,13 @@ impl Metrics {
                 "conclave_raft_peer_rtt_seconds",
                 "Round trip of a heartbeat.",
                 peer,
+                LATENCY,
             ),
             raft_peer_append: make.histograms(
                 "conclave_raft_peer_append_duration_seconds",
                 "From sending entries to a follower until it has them on disk; one at a time is timed.",
                 peer,
+                LATENCY,
             ),
             raft_peer_append_failures: make.counters(
                 "conclave_raft_peer_append_failures_total",
@@ -309,8 +253,9 @@ impl Metrics {
                 "conclave_rpc_duration_seconds",
                 "Calls that are not streams.",
                 &["method"],
+                LATENCY,
             ),
-            sends: make.outcomes("conclave_sends_total", "Sends by outcome."),
+            sends: make.counters_of("conclave_sends_total", "Sends by outcome.", "outcome", &OUTCOMES),
             send_duration: make.histogram(
                 "conclave_send_duration_seconds",
                 "From a send's arrival to its ack.",
@@ -328,27 +273,16 @@ impl Metrics {
                 "conclave_catch_up_pages_total",
                 "Pages of events that subscribers read from the state file.",
             ),
-            process_resident: make.gauge("conclave_process_resident_bytes", "Resident memory."),
-            process_cpu: make
-                .put(Counter::new("conclave_process_cpu_seconds_total", "User and system time.")),
-            process_fds: make.gauge("conclave_process_open_fds", "Open file descriptors."),
-            process_threads: make.gauge("conclave_process_threads", "Threads."),
-            alive_tasks: make.gauge("conclave_alive_tasks", "Tasks of the runtime."),
             draining: make.gauge("conclave_draining", "1 while the node gives its work away."),
             clients: ClientMetrics::new(&make),
-            registry: make.0,
+            exposition: make.finish(),
         }
     }
 
     /// All metrics in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
-        self.read_process();
-        let mut out = Vec::new();
-        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
-            Ok(()) => String::from_utf8(out).unwrap_or_default(),
-            Err(error) => format!("# metrics cannot be rendered: {error}\n"),
-        }
+        self.exposition.render()
     }
 
     /// The 99th percentile of the log's syncs since the start, in microseconds: the upper end of its bucket.
@@ -360,23 +294,6 @@ impl Metrics {
     /// How many sends were acked since the start, by how long they took: for [`recent_p99_us`].
     pub(crate) fn sends_by_duration(&self) -> Vec<u64> {
         cumulative(&self.send_duration)
-    }
-
-    /// Reads what the kernel knows of this process. Only Linux tells; elsewhere the gauges stay 0.
-    fn read_process(&self) {
-        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(0);
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field =
-            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
-        self.process_resident.set(number(field("VmRSS:")) * 1024);
-        self.process_threads.set(number(field("Threads:")));
-        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
-            self.process_fds.set(i64::try_from(fds.count()).unwrap_or(i64::MAX));
-        }
-        self.process_cpu.inc_by((process::cpu_time().as_secs_f64() - self.process_cpu.get()).max(0.0));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
-        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Metrics of the placement of clients and of finding nodes.
 
+use conclave_telemetry::metrics::Maker;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::load::Load;
-use crate::metrics::Maker;
 use crate::node::NodeInfo;
 
 /// Why a stream is turned away.
@@ -30,27 +30,29 @@ pub(crate) struct ClientMetrics {
 
 impl ClientMetrics {
     pub(super) fn new(make: &Maker) -> Self {
-        let metrics = Self {
+        Self {
             sessions: make.gauge("conclave_sessions", "Sessions that subscribe here."),
             sessions_max: make.gauge("conclave_sessions_max", "The most sessions that may subscribe here."),
             full: make.gauge("conclave_full", "1 while the node has as many sessions as it takes."),
-            load: make.ratio("conclave_load_ratio", "How busy the node is: 0 idle, 1 at its limit."),
+            load: make.number("conclave_load_ratio", "How busy the node is: 0 idle, 1 at its limit."),
             cpu: make
-                .ratio("conclave_cpu_ratio", "The share of all processors that the process used lately."),
+                .number("conclave_cpu_ratio", "The share of all processors that the process used lately."),
             queued: make.gauge("conclave_queued", "What waited to be proposed lately."),
-            send_p99: make.ratio(
+            send_p99: make.number(
                 "conclave_send_recent_p99_seconds",
                 "The 99th percentile of the sends that were acked lately.",
             ),
-            turned_away: make.counters(
+            turned_away: make.counters_of(
                 "conclave_turned_away_total",
                 "Streams that were sent to other nodes instead of being let in.",
-                &["code"],
+                "code",
+                &CODES,
             ),
-            asked_to_go: make.counters(
+            asked_to_go: make.counters_of(
                 "conclave_asked_to_go_total",
                 "Sessions that were asked to continue on other nodes.",
-                &["reason"],
+                "reason",
+                &REASONS,
             ),
             registered: make.gauges(
                 "conclave_registered",
@@ -62,11 +64,7 @@ impl ClientMetrics {
                 "Registrations that did not come about or broke.",
                 &["resolver"],
             ),
-        };
-        // What appears only with its first event shows no increase.
-        CODES.iter().for_each(|code| drop(metrics.turned_away.with_label_values(&[code])));
-        REASONS.iter().for_each(|reason| drop(metrics.asked_to_go.with_label_values(&[reason])));
-        metrics
+        }
     }
 
     /// Shows what the node is like now.

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
+use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
 use conclave_proto::admin::admin_service_server::AdminServiceServer;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_proto::raft::raft_service_server::RaftServiceServer;
+use conclave_telemetry::grpc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -71,28 +72,14 @@ pub(super) async fn serve_clients(
     let gateway = admin.gateway.clone();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ChatServiceServer<Gateway>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(conclave_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    let reflection = match reflection {
-        Ok(reflection) => reflection,
-        Err(error) => {
-            tracing::error!(%error, "reflection failed");
-            return;
-        }
-    };
     let draining = gateway.node.draining.clone();
     let unready = async move {
         draining.cancelled().await;
         health.set_not_serving::<ChatServiceServer<Gateway>>().await;
     };
-    let server = Server::builder()
-        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+    let server = grpc::server()
         .add_service(health_service)
-        .add_service(reflection)
+        .add_service(grpc::reflection())
         .add_service(AdminServiceServer::new(admin))
         .add_optional_service(faults)
         .add_service(ChatServiceServer::new(gateway).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));

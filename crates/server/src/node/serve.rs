@@ -91,7 +91,7 @@ impl Node {
             shards: Arc::clone(shards),
             metrics: Arc::clone(metrics),
         };
-        tasks.spawn(web::serve(listeners.http, page, stop.clone()));
+        tasks.spawn(conclave_telemetry::web::serve(listeners.http, page, stop.clone()));
 
         let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
         for (peer, queue) in links {

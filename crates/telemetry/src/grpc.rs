@@ -1,0 +1,35 @@
+//! A public gRPC port.
+
+use std::time::Duration;
+
+use conclave_core::limits::STREAMS_PER_CONNECTION_MAX;
+use tonic::transport::Server;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+
+/// A server with the limits of a port that anybody may speak to: streams for each connection, and 10 s (twice) for whoever
+/// is gone to be noticed.
+#[must_use]
+pub fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+}
+
+/// Tells tools like grpcurl what can be called: all of conclave's services, and gRPC's own health service.
+#[must_use]
+pub fn reflection() -> ServerReflectionServer<impl ServerReflection> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(conclave_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors come from the build, and a test reads them")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_descriptors_can_be_read() {
+        drop(super::reflection());
+    }
+}
