@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_check::History;
-use conclave_client::Client;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -28,6 +27,10 @@ use crate::workload::{Connect, Running, Seen, WorkloadError};
 
 /// The cluster gets so long to become steady before anything is done to it.
 const STEADY_DEADLINE: Duration = Duration::from_secs(30);
+/// A cluster that has recovered gets so long to decide what is under way, and again to let readers read it.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+/// And one that has not recovered, in all the time that it had.
+const END_PATIENCE_AFTER_ALL: Duration = Duration::from_secs(5);
 /// How often the steady state is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often whoever watches is told how the clients fare.
@@ -252,15 +255,16 @@ impl Engine {
         // What follows is no time without an ack.
         drop(pace);
         let addresses: Vec<String> = servers.iter().map(|server| server.client.clone()).collect();
-        let finished = or_stopped(&self.stop, running.finish(&addresses, &self.connect)).await?;
+        let patience = if recovered.is_some() { END_PATIENCE } else { END_PATIENCE_AFTER_ALL };
+        let finish = running.finish(&addresses, &self.connect, patience);
+        let undone = or_stopped(&self.stop, finish).await?;
         let observed = watching.stop().await;
         let file = |why: String| RunError::File { path: history_path.clone(), why };
         history.finish().map_err(|error| file(error.to_string()))?;
-        finished?;
 
         self.observer.event(&Event::Judging);
         let report = judging::judge(&history_path)?;
-        let facts = judging::facts(&seen, &observed, bands, recovered);
+        let facts = judging::facts(&seen, &observed, bands, recovered, undone);
         Ok(Verdict::new(experiment, *seed, self.backend.name(), report, facts))
     }
 
@@ -271,7 +275,8 @@ impl Engine {
         seen: &Arc<Seen>,
     ) -> Result<Option<Duration>, RunError> {
         let began = Instant::now();
-        let observer: Client = (self.connect)("chaos").observe().await.map_err(WorkloadError::from)?;
+        // Nobody answers: the cluster is not as before.
+        let Ok(observer) = (self.connect)("chaos").observe().await else { return Ok(None) };
         let healthy = async {
             loop {
                 if observer.status().await.is_ok_and(|status| status.healthy) {

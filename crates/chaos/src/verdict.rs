@@ -41,6 +41,8 @@ pub struct Facts {
     pub changes: Vec<Change>,
     /// What happened at least once.
     pub sometimes: BTreeSet<Sometimes>,
+    /// What clients could not do in the end although everything was healed, in plain words.
+    pub undone: Vec<String>,
     /// How long the cluster took to be as before, if it was in time.
     pub recovered: Option<Duration>,
 }
@@ -121,6 +123,7 @@ impl Verdict {
                 show(experiment.recover)
             ));
         }
+        wrong.extend(facts.undone.iter().cloned());
         for what in experiment.expect.sometimes.iter().filter(|what| !facts.sometimes.contains(what)) {
             missing.push(format!("it never happened: {what:?}"));
         }
@@ -213,6 +216,8 @@ mod tests {
         assert_eq!(verdict("{shortest_outage: 2s}", false, facts()).exit_code(), 1);
         assert_eq!(verdict("{sometimes: [retry-suppressed]}", false, facts()).exit_code(), 2);
         assert_eq!(verdict(good, false, Facts { recovered: None, ..facts() }).exit_code(), 1);
+        let undone = vec!["a sender's last message was not decided".to_owned()];
+        assert_eq!(verdict(good, false, Facts { undone, ..facts() }).exit_code(), 1);
         let idle = Facts { bands: Vec::new(), ..facts() };
         assert_eq!(verdict("{}", false, idle).exit_code(), 2);
     }

@@ -15,11 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::{Observer, Sent};
 use crate::experiment::Workload;
+use crate::time::show;
 
 /// Acks that a report draws; of more, every second one is left out, again and again.
 const SAMPLES_MAX: usize = 200_000;
-/// The cluster gets so long to decide what is under way when the workload ends.
-const END_DEADLINE: Duration = Duration::from_secs(60);
 /// A page of a final read.
 const PAGE: u32 = 1_000;
 
@@ -261,36 +260,57 @@ impl Running {
         Ok(running)
     }
 
-    /// Ends the workload: what is under way is decided, the readers read to the end, and every replica is read.
-    ///
-    /// # Errors
-    /// If the cluster, which has had its time to recover, does not let them finish.
-    pub async fn finish(mut self, servers: &[String], connect: &Connect) -> Result<Arc<Seen>, WorkloadError> {
+    /// Ends the workload: what is under way is decided, the readers read to the end, and every replica is read. What was not
+    /// done within `patience` (for each of the three) is left undone, and returned in plain words: it is for the cluster, which
+    /// has been healed, to explain.
+    pub async fn finish(mut self, servers: &[String], connect: &Connect, patience: Duration) -> Vec<String> {
+        let mut undone = Vec::new();
         self.stop_sending.cancel();
-        drain(&mut self.senders, "a sender's last message was not decided").await?;
+        drain(&mut self.senders, patience, "a sender's last message was not decided", &mut undone).await;
         self.stop_reading.cancel();
-        drain(&mut self.readers, "a reader did not reach the end of its room").await?;
+        drain(&mut self.readers, patience, "a reader did not reach the end of its room", &mut undone).await;
         for address in servers {
-            let direct = connect("chaos-final").servers([address.clone()]).connect().await?;
-            for (room, room_id) in &self.rooms {
-                let events = whole_room(&direct, room).await?;
-                self.history.final_read(address, *room_id, 0, events.iter().map(clients::event));
+            let read = tokio::time::timeout(patience, self.final_read(address, connect)).await;
+            let late = || Err(WorkloadError::Stuck(format!("no answer within {}", show(patience))));
+            if let Err(error) = read.unwrap_or_else(|_| late()) {
+                undone.push(format!("{address} could not be read in the end: {error}"));
             }
-            direct.close().await;
         }
-        Ok(self.seen)
+        undone
+    }
+
+    /// Reads every room at one server.
+    async fn final_read(&self, address: &str, connect: &Connect) -> Result<(), WorkloadError> {
+        let direct = connect("chaos-final").servers([address.to_owned()]).connect().await?;
+        for (room, room_id) in &self.rooms {
+            let events = whole_room(&direct, room).await?;
+            self.history.final_read(address, *room_id, 0, events.iter().map(clients::event));
+        }
+        direct.close().await;
+        Ok(())
     }
 }
 
-async fn drain(tasks: &mut JoinSet<Result<(), String>>, late: &str) -> Result<(), WorkloadError> {
-    let all = async {
-        while let Some(ended) = tasks.join_next().await {
-            ended.map_err(|error| WorkloadError::Stuck(error.to_string()))?.map_err(WorkloadError::Stuck)?;
+/// Waits for these clients, at most so long, and notes what they did not do.
+async fn drain(
+    tasks: &mut JoinSet<Result<(), String>>,
+    patience: Duration,
+    late: &str,
+    undone: &mut Vec<String>,
+) {
+    let deadline = Instant::now() + patience;
+    loop {
+        match tokio::time::timeout_at(deadline, tasks.join_next()).await {
+            Ok(None) => return,
+            Ok(Some(Ok(Ok(())))) => {}
+            Ok(Some(Ok(Err(why)))) => undone.push(why),
+            Ok(Some(Err(error))) => undone.push(error.to_string()),
+            Err(_) => {
+                undone.push(format!("{late} within {} ({} clients)", show(patience), tasks.len()));
+                return tasks.shutdown().await;
+            }
         }
-        Ok(())
-    };
-    let timeout = WorkloadError::Stuck(format!("{late} within {END_DEADLINE:?}"));
-    tokio::time::timeout(END_DEADLINE, all).await.unwrap_or(Err(timeout))
+    }
 }
 
 /// Everything that a node has of a room, seen linearizably.

@@ -34,6 +34,7 @@ pub(super) fn facts(
     observed: &Observed,
     bands: Vec<Band>,
     recovered: Option<Duration>,
+    undone: Vec<String>,
 ) -> Facts {
     let (samples, gaps) = seen.samples();
     let (leader_changes, returned) = observed.counts();
@@ -51,5 +52,5 @@ pub(super) fn facts(
         (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
     ];
     let sometimes = happened.into_iter().filter_map(|(what, did)| did.then_some(what)).collect();
-    Facts { bands, samples, gaps, changes: observed.changes(), sometimes, recovered }
+    Facts { bands, samples, gaps, changes: observed.changes(), sometimes, undone, recovered }
 }
