@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the images conclave/server, conclave/dns and conclave/cli, all from one compilation, and
-# conclave/prometheus (for compose.offline.yaml) where the bases are local.
+# Builds the images conclave/server, conclave/dns, conclave/cli and conclave/chaos, all from one compilation,
+# and conclave/prometheus (for compose.offline.yaml) where the bases are local.
 #
-#   docker/build.sh [TARGET...]        server, dns, cli, prometheus
+#   docker/build.sh [TARGET...]        server, dns, cli, chaos, prometheus
 #
 # From the environment:
 #   CONCLAVE_TAG [dev]                 the images' tag
@@ -43,7 +43,7 @@ if [ -n "${CONCLAVE_CA:-}" ]; then
 fi
 
 if [ "${#targets[@]}" = 0 ]; then
-    targets=(server dns cli)
+    targets=(server dns cli chaos)
     [ "$bases" != local ] || targets+=(prometheus)
 fi
 

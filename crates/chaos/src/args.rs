@@ -52,11 +52,20 @@ pub(crate) struct PlaceArgs {
         global = true
     )]
     state_dir: PathBuf,
+    /// The composition whose cluster is broken, with --backend docker [default: that of the container in which this runs, or
+    /// the only one]
+    #[arg(long, value_name = "NAME", env = "CONCLAVE_CHAOS_PROJECT", global = true)]
+    project: Option<String>,
 }
 
 impl From<&PlaceArgs> for Settings {
     fn from(args: &PlaceArgs) -> Self {
-        Self { backend: args.backend, up_dir: args.dir.clone(), state_dir: args.state_dir.clone() }
+        Self {
+            backend: args.backend,
+            up_dir: args.dir.clone(),
+            state_dir: args.state_dir.clone(),
+            project: args.project.clone(),
+        }
     }
 }
 

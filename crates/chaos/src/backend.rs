@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::fault::Means;
 use crate::journal::Applied;
 
+pub mod docker;
 pub mod inside;
 pub mod local;
 mod open;

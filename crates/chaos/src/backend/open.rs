@@ -1,9 +1,10 @@
 //! Opens the backend that the command line chose.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::backend::docker::Docker;
 use crate::backend::local::Local;
 use crate::backend::{Backend, BackendError};
 
@@ -15,6 +16,8 @@ const JOURNAL: &str = "chaos.journal";
 pub enum Choice {
     /// The processes of `conclave up` on this machine
     Local,
+    /// The containers of a composition (Docker Compose) on this machine's engine
+    Docker,
 }
 
 /// Where the cluster is, and where a controller keeps what it has to remember.
@@ -26,6 +29,8 @@ pub struct Settings {
     pub up_dir: Option<PathBuf>,
     /// Where the journal of a cluster that has no directory on this machine is. Made if it is not there.
     pub state_dir: PathBuf,
+    /// The name of the composition; `None` is the one that this runs in, or the only one.
+    pub project: Option<String>,
 }
 
 /// A backend, and where its journal belongs. Two controllers of one cluster that find the same journal keep out of each
@@ -49,5 +54,18 @@ pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
             let backend = Box::new(Local::open(&dir)?);
             Ok(Opened { backend, journal: dir.join(JOURNAL) })
         }
+        Choice::Docker => {
+            make(&settings.state_dir)?;
+            let backend = Docker::open(settings.project.as_deref(), &settings.state_dir).await?;
+            let journal = backend.journal(&settings.state_dir);
+            Ok(Opened { backend: Box::new(backend), journal })
+        }
     }
+}
+
+fn make(dir: &Path) -> Result<(), BackendError> {
+    std::fs::create_dir_all(dir).map_err(|error| BackendError::Failed {
+        what: format!("make the directory {} for what has to be healed", dir.display()),
+        why: format!("{error}; name another one by --state-dir"),
+    })
 }

@@ -1,0 +1,194 @@
+//! The engine's HTTP interface, over its socket.
+//!
+//! A dozen calls, each on a connection of its own: an engine is asked a few times a second at most.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::backend::BackendError;
+use crate::backend::docker::model::{self, Complaint, Version};
+
+/// Where the engine listens unless `DOCKER_HOST` says otherwise.
+const SOCKET: &str = "/var/run/docker.sock";
+/// The engine answers within this time, but for what waits for a container.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The longest answer: a few KiB for each container.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// The engine.
+#[derive(Debug)]
+pub(super) struct Api {
+    socket: PathBuf,
+    /// `/v1.41`, once agreed upon.
+    prefix: String,
+}
+
+/// What the engine said to a request that it understood.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    body: Bytes,
+    /// What was asked, for messages.
+    asked: String,
+}
+
+impl Answer {
+    /// Done, or nothing to do.
+    pub(super) fn is_ok(&self) -> bool {
+        self.status.is_success() || self.status == StatusCode::NOT_MODIFIED
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    /// The refusal as an error.
+    pub(super) fn refusal(&self) -> BackendError {
+        let said = serde_json::from_slice::<Complaint>(&self.body).map(|said| said.message);
+        let why = said.unwrap_or_else(|_| String::from_utf8_lossy(&self.body).trim().to_owned());
+        failed(&self.asked, format!("the engine says: {why} ({})", self.status.as_u16()))
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> Result<T, BackendError> {
+        if !self.is_ok() {
+            return Err(self.refusal());
+        }
+        let unreadable = |error| failed(&self.asked, format!("the engine's answer cannot be read: {error}"));
+        serde_json::from_slice(&self.body).map_err(unreadable)
+    }
+}
+
+fn failed(what: &str, why: String) -> BackendError {
+    BackendError::Failed { what: what.to_owned(), why }
+}
+
+/// The path of the socket that `DOCKER_HOST` names.
+///
+/// # Errors
+/// If it names something else.
+pub(super) fn socket(docker_host: Option<&str>) -> Result<PathBuf, BackendError> {
+    let Some(host) = docker_host.filter(|host| !host.is_empty()) else { return Ok(PathBuf::from(SOCKET)) };
+    match host.strip_prefix("unix://").map(Path::new) {
+        Some(path) if path.is_absolute() => Ok(path.to_owned()),
+        _ => Err(failed(
+            "find the Docker engine",
+            format!(
+                "DOCKER_HOST is {host:?}, which must be unix:///PATH: run the controller where the engine runs"
+            ),
+        )),
+    }
+}
+
+impl Api {
+    /// Agrees with the engine upon a version.
+    ///
+    /// # Errors
+    /// If nobody answers, or there is no version that both know.
+    pub(super) async fn connect(socket: PathBuf) -> Result<Self, BackendError> {
+        let mut api = Self { socket, prefix: String::new() };
+        let version: Version = api.get("/version").await?;
+        let version = model::agree(&version).map_err(|why| failed("speak to the Docker engine", why))?;
+        api.prefix = format!("/v{version}");
+        Ok(api)
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, BackendError> {
+        self.call(Method::GET, path, Bytes::new(), DEADLINE).await?.read()
+    }
+
+    /// What may not be there.
+    pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, BackendError> {
+        let answer = self.call(Method::GET, path, Bytes::new(), DEADLINE).await?;
+        if answer.is_absent() { Ok(None) } else { answer.read().map(Some) }
+    }
+
+    pub(super) async fn post(&self, path: &str) -> Result<Answer, BackendError> {
+        self.call(Method::POST, path, Bytes::new(), DEADLINE).await
+    }
+
+    /// For what waits until a container has done something, at most so long.
+    pub(super) async fn post_and_wait(&self, path: &str, longest: Duration) -> Result<Answer, BackendError> {
+        self.call(Method::POST, path, Bytes::new(), longest + DEADLINE).await
+    }
+
+    pub(super) async fn send(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<Answer, BackendError> {
+        let body = serde_json::to_vec(body).map_err(|error| failed(path, error.to_string()))?;
+        self.call(Method::POST, path, body.into(), DEADLINE).await
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<Answer, BackendError> {
+        let asked = format!("ask the Docker engine at {} for {method} {path}", self.socket.display());
+        let answer = tokio::time::timeout(deadline, self.exchange(method, path, body)).await;
+        match answer {
+            Ok(Ok((status, body))) => Ok(Answer { status, body, asked }),
+            Ok(Err(why)) => Err(failed(&asked, why)),
+            Err(_) => Err(failed(&asked, format!("no answer within {} s", deadline.as_secs()))),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), String> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                format!("{error}: the socket is its group's (in compose.yaml: CONCLAVE_DOCKER_GROUP)")
+            }
+            std::io::ErrorKind::NotFound => {
+                format!("{error}: is the engine running, and its socket mounted here? (DOCKER_HOST)")
+            }
+            _ => error.to_string(),
+        })?;
+        let text = |error: hyper::Error| error.to_string();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header(HOST, "docker")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| error.to_string())?;
+        let answer = sender.send_request(request).await.map_err(text)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_of_this_machine() {
+        assert_eq!(socket(None).unwrap(), Path::new(SOCKET));
+        assert_eq!(socket(Some("")).unwrap(), Path::new(SOCKET));
+        assert_eq!(
+            socket(Some("unix:///run/user/1000/docker.sock")).unwrap(),
+            Path::new("/run/user/1000/docker.sock")
+        );
+        for host in ["tcp://10.0.0.1:2375", "ssh://somewhere", "/var/run/docker.sock", "unix://relative"] {
+            let said = socket(Some(host)).unwrap_err().to_string();
+            assert!(said.contains(host) && said.contains("unix://"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! What the engine says, and what follows from it. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{BackendError, Kind, Target};
+
+/// Of whoever may be broken; its value is [`ALLOWED`].
+pub(super) const ALLOW: &str = "org.conclave.chaos";
+/// The one value of [`ALLOW`] that allows.
+pub(super) const ALLOWED: &str = "allowed";
+/// `server` or `resolver`. A container without it is no part of the cluster.
+pub(super) const KIND: &str = "org.conclave.chaos.kind";
+/// The port of a server's client API; [`CLIENT_PORT`] if there is none.
+pub(super) const PORT: &str = "org.conclave.chaos.port";
+/// Compose's: which composition.
+pub(super) const PROJECT: &str = "com.docker.compose.project";
+/// Compose's: which service of it, and so the name of the node.
+pub(super) const SERVICE: &str = "com.docker.compose.service";
+/// Compose's: whether it was made by `run`.
+const ONE_OFF: &str = "com.docker.compose.oneoff";
+/// Where a server's client API is.
+const CLIENT_PORT: u16 = 7400;
+
+/// The newest version of the interface that was looked at, and the oldest that has all that is used.
+const NEWEST: (u32, u32) = (1, 51);
+const OLDEST: (u32, u32) = (1, 40);
+
+/// `GET /version`
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Version {
+    api_version: String,
+    #[serde(rename = "MinAPIVersion", default)]
+    min_api_version: String,
+}
+
+/// The body of a refusal.
+#[derive(Debug, Deserialize)]
+pub(super) struct Complaint {
+    pub(super) message: String,
+}
+
+/// One of `GET /containers/json`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Listed {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    host_config: HostConfig,
+    #[serde(default)]
+    network_settings: NetworkSettings,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HostConfig {
+    #[serde(default)]
+    network_mode: String,
+}
+
+/// The networks of a container by their names.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct NetworkSettings {
+    #[serde(default)]
+    pub(super) networks: BTreeMap<String, Endpoint>,
+}
+
+/// A container in a network.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Endpoint {
+    /// Empty while the container does not run.
+    #[serde(rename = "IPAddress", default)]
+    pub(super) ip_address: String,
+    /// What was asked for.
+    #[serde(rename = "IPAMConfig", default)]
+    ipam_config: Option<Ipam>,
+    #[serde(default)]
+    pub(super) aliases: Option<Vec<String>>,
+}
+
+/// The address that a container asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Ipam {
+    #[serde(rename = "IPv4Address", default)]
+    ipv4_address: String,
+}
+
+impl Ipam {
+    pub(super) fn at(address: &str) -> Self {
+        Self { ipv4_address: address.to_owned() }
+    }
+}
+
+impl Endpoint {
+    /// Its address, or the one that it will have when it runs.
+    pub(super) fn address(&self) -> Option<&str> {
+        let wanted = self.ipam_config.as_ref().map(|wanted| wanted.ipv4_address.as_str());
+        [Some(self.ip_address.as_str()), wanted].into_iter().flatten().find(|address| !address.is_empty())
+    }
+}
+
+/// `GET /containers/ID/json`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Inspected {
+    pub(super) id: String,
+    pub(super) state: State,
+    pub(super) config: Config,
+    #[serde(default)]
+    pub(super) network_settings: NetworkSettings,
+}
+
+/// How a container is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct State {
+    #[serde(default)]
+    running: bool,
+    #[serde(default)]
+    paused: bool,
+    /// It died, and the engine waits before it starts it again.
+    #[serde(default)]
+    restarting: bool,
+}
+
+impl State {
+    /// Runs, and is not frozen.
+    pub(super) fn is_up(&self) -> bool {
+        self.running && !self.paused && !self.restarting
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    pub(super) fn is_restarting(&self) -> bool {
+        self.restarting
+    }
+
+    /// There is no process of it.
+    pub(super) fn is_down(&self) -> bool {
+        !self.running || self.restarting
+    }
+}
+
+/// What a container was made with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Config {
+    #[serde(default)]
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    env: Option<Vec<String>>,
+    #[serde(default)]
+    cmd: Option<Vec<String>>,
+}
+
+impl Config {
+    /// Whether the server in it lets itself be broken from inside.
+    pub(super) fn allows_faults(&self) -> bool {
+        let said = |variable: &String| {
+            let value = variable.strip_prefix("CONCLAVE_ALLOW_FAULTS=");
+            value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        };
+        self.env.iter().flatten().any(said) || self.cmd.iter().flatten().any(|word| word == "--allow-faults")
+    }
+}
+
+/// The container in which this process runs, as far as it matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Own {
+    /// Names of its networks.
+    pub(super) networks: BTreeSet<String>,
+    pub(super) project: Option<String>,
+}
+
+impl From<Inspected> for Own {
+    fn from(own: Inspected) -> Self {
+        Self {
+            networks: own.network_settings.networks.into_keys().collect(),
+            project: own.config.labels.unwrap_or_default().remove(PROJECT),
+        }
+    }
+}
+
+/// Whether a host's name is what an engine calls a container that was not named otherwise.
+pub(super) fn is_container_id(hostname: &str) -> bool {
+    hostname.len() == 12 && hostname.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The version to speak.
+///
+/// # Errors
+/// If the engine is too old or too new.
+pub(super) fn agree(engine: &Version) -> Result<String, String> {
+    let parse = |text: &str| {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+    };
+    let newest = parse(&engine.api_version)
+        .ok_or_else(|| format!("it says that it speaks version {:?}, which is none", engine.api_version))?;
+    let oldest = parse(&engine.min_api_version).unwrap_or_default();
+    let agreed = newest.min(NEWEST);
+    if agreed < OLDEST {
+        return Err(format!("it speaks {}, and 1.40 is needed (Docker 19.03)", engine.api_version));
+    }
+    if agreed < oldest {
+        return Err(format!("it speaks {} and newer, this controller up to 1.51", engine.min_api_version));
+    }
+    Ok(format!("{}.{}", agreed.0, agreed.1))
+}
+
+/// The composition whose cluster is broken: the one that was named, that of the container in which this runs, or the only
+/// one that there is.
+///
+/// # Errors
+/// If there is none, or several.
+pub(super) fn project(
+    named: Option<&str>,
+    own: Option<&Own>,
+    parts: &[Listed],
+) -> Result<String, BackendError> {
+    if let Some(project) = named.or_else(|| own.and_then(|own| own.project.as_deref())) {
+        return Ok(project.to_owned());
+    }
+    let projects: BTreeSet<&String> = parts.iter().filter_map(|part| part.labels.get(PROJECT)).collect();
+    let failed = |why: String| BackendError::Failed { what: "find the cluster's containers".to_owned(), why };
+    let mut all = projects.iter();
+    match (all.next(), all.next()) {
+        (Some(only), None) => Ok((*only).clone()),
+        (None, _) => Err(failed(format!(
+            "no container of a composition has the label {KIND}; start it with docker compose up -d"
+        ))),
+        (Some(_), Some(_)) => {
+            let names: Vec<&str> = projects.iter().map(|name| name.as_str()).collect();
+            Err(failed(format!(
+                "there are several compositions; say which by --project: {}",
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+/// A part of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) id: String,
+    pub(super) target: Target,
+}
+
+/// The parts of the cluster, by name.
+///
+/// # Errors
+/// If one does not allow to be broken, or it cannot be said what it is.
+pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Result<Vec<Part>, BackendError> {
+    let mut parts: BTreeMap<&str, Part> = BTreeMap::new();
+    for container in listed {
+        let label = |name: &str| container.labels.get(name).map(String::as_str);
+        if label(PROJECT) != Some(project) || label(ONE_OFF) == Some("True") || label(KIND).is_none() {
+            continue;
+        }
+        let name = label(SERVICE).unwrap_or(&container.id);
+        let failed = |why: String| BackendError::Failed { what: format!("see what {name} is"), why };
+        let kind = match label(KIND) {
+            Some("server") => Kind::Server,
+            Some("resolver") => Kind::Resolver,
+            other => {
+                return Err(failed(format!(
+                    "its label {KIND} is {:?}, and must be server or resolver",
+                    other.unwrap_or_default()
+                )));
+            }
+        };
+        if label(ALLOW) != Some(ALLOWED) {
+            return Err(BackendError::NotAllowed {
+                target: format!("the container of {name} ({})", container.id.get(..12).unwrap_or_default()),
+                advice: format!("give it the label {ALLOW}={ALLOWED}, if nobody's messages are in there"),
+            });
+        }
+        let port = label(PORT).map_or(Ok(CLIENT_PORT), str::parse);
+        let port = port.map_err(|_| failed(format!("its label {PORT} is no port")))?;
+        let client = match kind {
+            Kind::Server => format!("{}:{port}", host(name, container, own)),
+            Kind::Resolver => String::new(),
+        };
+        let target = Target { name: name.to_owned(), kind, client };
+        if parts.insert(name, Part { id: container.id.clone(), target }).is_some() {
+            return Err(failed("two containers are called so: a server cannot be scaled".to_owned()));
+        }
+    }
+    if parts.is_empty() {
+        return Err(BackendError::Failed {
+            what: format!("find the containers of the composition {project}"),
+            why: format!("none has the label {KIND}; start it with docker compose up -d, or give --project"),
+        });
+    }
+    Ok(parts.into_values().collect())
+}
+
+/// The containers of these names that are there, with their names.
+pub(super) fn named(names: &[String], listed: Vec<Listed>) -> Vec<(String, String)> {
+    let one = |container: Listed| {
+        let is_one_off = container.labels.get(ONE_OFF).is_some_and(|value| value == "True");
+        let service = container.labels.get(SERVICE).filter(|_| !is_one_off)?;
+        names.contains(service).then(|| (service.clone(), container.id))
+    };
+    listed.into_iter().filter_map(one).collect()
+}
+
+/// For a query.
+pub(super) fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let one = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(one).collect()
+}
+
+/// By name in a network that is also ours, which is right whatever address it has next; else by address.
+fn host<'a>(name: &'a str, container: &'a Listed, own: Option<&Own>) -> &'a str {
+    let networks = &container.network_settings.networks;
+    let shares = |network: &String| own.is_some_and(|own| own.networks.contains(network));
+    if shares(&container.host_config.network_mode) || networks.keys().any(shares) {
+        return name;
+    }
+    networks.values().find_map(Endpoint::address).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests;
