@@ -89,4 +89,15 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
 
     /// Applies what is open once more, to targets that were restarted meanwhile.
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>>;
+
+    /// Whether everything that holds bytes back is known to be in force at this moment, everywhere. Where a backend cannot know,
+    /// nothing is claimed about who was cut off.
+    fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
+    /// `conclave+srv://ZONE?ns=IP:PORT`, where there is a resolver to be asked.
+    fn zone(&self) -> Option<String> {
+        None
+    }
 }

@@ -23,7 +23,7 @@ use crate::fault::{Fault, Means};
 use crate::journal::{Applied, Journal, JournalError};
 use crate::schedule::plan;
 use crate::verdict::Verdict;
-use crate::workload::{Connect, Running, Seen, WorkloadError};
+use crate::workload::{self, Connect, Running, Seen, Setup, WorkloadError};
 
 /// The cluster gets so long to become steady before anything is done to it.
 const STEADY_DEADLINE: Duration = Duration::from_secs(30);
@@ -226,8 +226,21 @@ impl Engine {
         let history = History::create(&history_path)
             .map_err(|error| RunError::File { path: history_path.clone(), why: error.to_string() })?;
         let workload = &experiment.workload;
-        let observer = Arc::clone(&self.observer);
-        let starting = Running::start(workload, &run.id, &self.connect, history.clone(), observer);
+        let (replicas, zone) = (self.replicas().await, self.backend.zone());
+        let to_reach =
+            |server: &Target| workload::Server { name: server.name.clone(), client: server.client.clone() };
+        let to_reach: Vec<_> = servers.iter().map(to_reach).collect();
+        let dial = workload::over_tcp();
+        let starting = Running::start(Setup {
+            workload,
+            run: &run.id,
+            servers: &to_reach,
+            connect: &self.connect,
+            dial: &dial,
+            zone: zone.as_deref(),
+            history: history.clone(),
+            observer: Arc::clone(&self.observer),
+        });
         let running = or_stopped(&self.stop, starting).await??;
         let seen = Arc::clone(&running.seen);
         let watching = Watching::start(&servers, &seen)?;
@@ -241,6 +254,9 @@ impl Engine {
             seen: &seen,
             observed: &watching.observed,
             targets: &targets,
+            history: history.clone(),
+            replicas,
+            cut_off: BTreeSet::new(),
             healing: Vec::new(),
             bands: Vec::new(),
         };
@@ -264,8 +280,17 @@ impl Engine {
 
         self.observer.event(&Event::Judging);
         let report = judging::judge(&history_path)?;
-        let facts = judging::facts(&seen, &observed, bands, recovered, undone);
+        let all = names(&targets, Kind::Server);
+        let facts = judging::facts(&seen, &observed, bands, &all, recovered, undone);
         Ok(Verdict::new(experiment, *seed, self.backend.name(), report, facts))
+    }
+
+    /// How many replicas each shard has; 0 if nobody says.
+    async fn replicas(&self) -> usize {
+        let Ok(observer) = (self.connect)("chaos").observe().await else { return 0 };
+        let replicas = observer.status().await.map_or(0, |status| status.replicas);
+        observer.close().await;
+        usize::try_from(replicas).unwrap_or(0)
     }
 
     /// How long it took until the cluster was as before; `None` if it did not get there in time.

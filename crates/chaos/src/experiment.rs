@@ -16,6 +16,8 @@ const STEPS_MAX: usize = 64;
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Clients of one experiment.
 const CLIENTS_MAX: u32 = 1_000;
+/// A message is at most so long (`docs/limits.md`).
+const TEXT_BYTES_MAX: u32 = 16 * 1024;
 
 /// What ships, by name.
 const LIBRARY: &[(&str, &str)] = &[
@@ -75,8 +77,12 @@ pub struct Workload {
     pub readers: u32,
     /// Rooms.
     pub rooms: u32,
+    /// Clients that come anew again and again, join, speak, and leave.
+    pub visitors: u32,
     /// Sends a second, of all senders together; 0 is as fast as acks come.
     pub rate: u32,
+    /// How long a sender's message is at least.
+    pub text_bytes: u32,
     /// How long.
     #[serde(with = "crate::time")]
     pub duration: Duration,
@@ -109,6 +115,8 @@ pub struct Expect {
     pub longest_gap: Option<Span>,
     /// There must be a time without an ack at least so long: the fault was meant to stop the cluster, and acks in it would be false.
     pub shortest_outage: Option<Span>,
+    /// Of a partition, no longer time in which the side with a majority acked nothing to those who speak with its nodes alone.
+    pub majority_gap: Option<Span>,
     /// What must have happened at least once, or the run tested nothing.
     pub sometimes: Vec<Sometimes>,
 }
@@ -131,6 +139,8 @@ pub enum Sometimes {
     SnapshotInstalled,
     /// Sends waited for a majority.
     SendsWaited,
+    /// Somebody who came while something was being done to the cluster got in, spoke and left.
+    NewcomerServed,
 }
 
 /// One thing that is done.
@@ -199,11 +209,14 @@ impl Experiment {
 
     fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let Workload { senders, readers, rooms, duration, .. } = self.workload;
+        let Workload { senders, readers, rooms, visitors, text_bytes, duration, .. } = self.workload;
         if senders == 0 || rooms == 0 {
             wrong.push("has nobody who sends, or no room: give at least one of each".to_owned());
         }
-        if senders.saturating_add(readers) > CLIENTS_MAX {
+        if text_bytes > TEXT_BYTES_MAX {
+            wrong.push(format!("sends messages of {text_bytes} bytes: conclave takes {TEXT_BYTES_MAX}"));
+        }
+        if senders.saturating_add(readers).saturating_add(visitors) > CLIENTS_MAX {
             wrong.push(format!("has more than {CLIENTS_MAX} clients"));
         }
         if duration > DURATION_MAX {
@@ -241,7 +254,15 @@ impl Experiment {
 
 impl Default for Workload {
     fn default() -> Self {
-        Self { senders: 8, readers: 6, rooms: 3, rate: 200, duration: Duration::from_secs(60) }
+        Self {
+            senders: 8,
+            readers: 6,
+            rooms: 3,
+            visitors: 2,
+            rate: 200,
+            text_bytes: 0,
+            duration: Duration::from_secs(60),
+        }
     }
 }
 

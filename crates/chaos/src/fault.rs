@@ -137,6 +137,26 @@ impl Fault {
         }
     }
 
+    /// Whether a server's process ends or stands still, and with it whatever is done inside of it.
+    #[must_use]
+    pub fn stops_process(&self) -> bool {
+        match self {
+            Self::Kill
+            | Self::Restart
+            | Self::Pause
+            | Self::FailSync
+            | Self::FullDisk
+            | Self::PowerCut { .. } => true,
+            Self::Isolate
+            | Self::Partition { .. }
+            | Self::Delay { .. }
+            | Self::Loss { .. }
+            | Self::Bandwidth { .. }
+            | Self::SlowDisk { .. }
+            | Self::ClockStep { .. } => false,
+        }
+    }
+
     /// Its name in experiments, metrics and reports.
     #[must_use]
     pub fn name(&self) -> &'static str {

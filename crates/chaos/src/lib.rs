@@ -13,6 +13,7 @@ pub mod journal;
 pub mod observer;
 pub mod report;
 pub mod schedule;
+pub mod sides;
 pub mod time;
 pub mod verdict;
 pub mod workload;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::experiment::{Experiment, Sometimes};
 use crate::fault::Fault;
 use crate::observer::Change;
+use crate::sides::Side;
 use crate::time::show;
 use crate::workload::Sample;
 
@@ -43,6 +44,8 @@ pub struct Facts {
     pub sometimes: BTreeSet<Sometimes>,
     /// What clients could not do in the end although everything was healed, in plain words.
     pub undone: Vec<String>,
+    /// How each side of each partition fared.
+    pub sides: Vec<Side>,
     /// How long the cluster took to be as before, if it was in time.
     pub recovered: Option<Duration>,
 }
@@ -116,6 +119,17 @@ impl Verdict {
                 "sends were acked all the time (the longest pause was {} ms) although there was no majority for {least}",
                 longest.as_millis()
             ));
+        }
+        if let Some(most) = experiment.expect.majority_gap {
+            let most_us = u64::try_from(most.0.as_micros()).unwrap_or(u64::MAX);
+            for side in facts.sides.iter().filter(|side| side.majority && side.longest_gap_us > most_us) {
+                wrong.push(format!(
+                    "{}, a majority, acked nothing for {} ms of a partition to those who spoke with them alone, which may be at most {}",
+                    side.nodes.join(" and "),
+                    side.longest_gap_us / 1_000,
+                    show(most.0)
+                ));
+            }
         }
         if facts.recovered.is_none() {
             wrong.push(format!(

@@ -1,8 +1,10 @@
 //! What uses the cluster while it is being broken: clients that send, follow and read, and record everything.
 
 mod clients;
+mod direct;
+mod visitors;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use conclave_client::{CallError, Client, ConnectError, HistoryQuery};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::events::{Observer, Sent};
 use crate::experiment::Workload;
@@ -54,6 +57,10 @@ pub struct Seen {
     pub(crate) duplicates: AtomicU64,
     /// Subscriptions that went on at another node.
     pub(crate) moves: AtomicU64,
+    /// When clients came anew, and when they had joined, spoken and left; microseconds.
+    visits: Mutex<Vec<(u64, u64)>>,
+    /// When each server acked somebody who speaks with it alone, by its name, microseconds.
+    sides: Mutex<BTreeMap<String, Vec<u64>>>,
 }
 
 impl std::fmt::Debug for Seen {
@@ -92,6 +99,8 @@ impl Seen {
             acks: Mutex::new(Acks { every: 1, ..Acks::default() }),
             duplicates: AtomicU64::new(0),
             moves: AtomicU64::new(0),
+            visits: Mutex::default(),
+            sides: Mutex::default(),
         }
     }
 
@@ -139,6 +148,37 @@ impl Seen {
         acks.count += 1;
     }
 
+    /// A server acked somebody who speaks with it alone.
+    fn acked_at(&self, node: &str) {
+        let now = self.now_us();
+        let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
+        let acks = sides.entry(node.to_owned()).or_default();
+        if acks.len() < SAMPLES_MAX {
+            acks.push(now);
+        }
+    }
+
+    /// Somebody who came then has joined, spoken and left.
+    fn visited(&self, came_us: u64) {
+        let now = self.now_us();
+        let mut visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
+        if visits.len() < SAMPLES_MAX {
+            visits.push((came_us, now));
+        }
+    }
+
+    /// When clients came anew, and when they had joined, spoken and left; microseconds.
+    #[must_use]
+    pub fn visits(&self) -> Vec<(u64, u64)> {
+        self.visits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When each server acked those who speak with it alone, in order.
+    #[must_use]
+    pub fn sides(&self) -> BTreeMap<String, Vec<u64>> {
+        self.sides.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Acks so far.
     #[must_use]
     pub fn acked_count(&self) -> u64 {
@@ -181,12 +221,73 @@ impl Seen {
     }
 }
 
+/// A server of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// `host:port` of its client API.
+    pub client: String,
+}
+
+/// A room of the workload.
+#[derive(Clone, Debug)]
+struct Room {
+    name: String,
+    id: u64,
+}
+
+/// Where the cluster is: makes a client of a user.
+pub type Connect = Arc<dyn Fn(&str) -> conclave_client::Builder + Send + Sync>;
+/// Reaches one server and no other, at `host:port` of its client API.
+pub type Dial = Arc<dyn Fn(&str) -> Result<Channel, String> + Send + Sync>;
+
+/// What a workload needs.
+pub struct Setup<'a> {
+    /// What it does.
+    pub workload: &'a Workload,
+    /// Names its rooms.
+    pub run: &'a str,
+    /// The servers, each of which gets clients of its own.
+    pub servers: &'a [Server],
+    /// Makes ordinary clients.
+    pub connect: &'a Connect,
+    /// Reaches one server.
+    pub dial: &'a Dial,
+    /// `conclave+srv://ZONE?ns=IP:PORT` where there is a resolver: who comes anew asks it.
+    pub zone: Option<&'a str>,
+    /// What is recorded.
+    pub history: History,
+    /// Who hears of every send.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl std::fmt::Debug for Setup<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup")
+            .field("run", &self.run)
+            .field("servers", &self.servers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// [`Dial`] over TCP.
+#[must_use]
+pub fn over_tcp() -> Dial {
+    Arc::new(|address| {
+        let endpoint =
+            Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
+        // One try of a connection: a cut-off server is asked again and again.
+        Ok(endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy())
+    })
+}
+
 /// A workload that runs.
 #[derive(Debug)]
 pub struct Running {
     pub(crate) seen: Arc<Seen>,
     history: History,
-    rooms: Vec<(String, u64)>,
+    rooms: Vec<Room>,
     /// Ends the senders.
     stop_sending: CancellationToken,
     /// Ends the readers, when they have read everything.
@@ -195,69 +296,101 @@ pub struct Running {
     readers: JoinSet<Result<(), String>>,
 }
 
-/// Where the cluster is: makes a client of a user.
-pub type Connect = Arc<dyn Fn(&str) -> conclave_client::Builder + Send + Sync>;
-
 impl Running {
     /// Makes rooms and clients, and begins.
     ///
     /// # Errors
     /// If the cluster does not serve them.
-    pub async fn start(
-        workload: &Workload,
-        run: &str,
-        connect: &Connect,
-        history: History,
-        observer: Arc<dyn Observer>,
-    ) -> Result<Self, WorkloadError> {
-        let setup = connect("chaos").connect().await?;
+    pub async fn start(setup: Setup<'_>) -> Result<Self, WorkloadError> {
+        let Setup { workload, run, connect, .. } = setup;
+        let creator = connect("chaos").connect().await?;
         let mut rooms = Vec::new();
         for number in 0..workload.rooms {
             let name = format!("chaos-{run}-{number}");
-            let room = setup.create_room(&name).await?.room_id;
-            rooms.push((name, room));
+            let id = creator.create_room(&name).await?.room_id;
+            rooms.push(Room { name, id });
         }
-        setup.close().await;
+        creator.close().await;
         let mut running = Self {
-            seen: Arc::new(Seen::new(observer)),
-            history,
+            seen: Arc::new(Seen::new(Arc::clone(&setup.observer))),
+            history: setup.history.clone(),
             rooms,
             stop_sending: CancellationToken::new(),
             stop_reading: CancellationToken::new(),
             senders: JoinSet::new(),
             readers: JoinSet::new(),
         };
-        let pace = (workload.rate > 0)
-            .then(|| Duration::from_secs_f64(f64::from(workload.senders) / f64::from(workload.rate)));
-        for (number, (room, room_id)) in (0..workload.readers).zip(running.rooms.clone().into_iter().cycle())
-        {
+        running.start_readers(&setup).await?;
+        for server in setup.servers {
+            running.start_direct(&setup, server).await?;
+        }
+        for number in 0..workload.visitors {
+            let visitor = visitors::Visitor {
+                number,
+                connect: Arc::clone(connect),
+                zone: setup.zone.map(str::to_owned),
+                rooms: running.rooms.clone(),
+                history: running.history.clone(),
+                seen: Arc::clone(&running.seen),
+            };
+            running.senders.spawn(visitor.run(running.stop_sending.clone()));
+        }
+        running.start_senders(&setup).await?;
+        Ok(running)
+    }
+
+    async fn start_readers(&mut self, setup: &Setup<'_>) -> Result<(), WorkloadError> {
+        for (number, room) in (0..setup.workload.readers).zip(self.rooms.clone().into_iter().cycle()) {
             let reader = clients::Reader {
-                client: connect(&format!("chaos-reader{number}")).connect().await?,
+                client: (setup.connect)(&format!("chaos-reader{number}")).connect().await?,
                 name: format!("reader{number}"),
                 room,
-                room_id,
-                history: running.history.clone(),
-                seen: Arc::clone(&running.seen),
+                history: self.history.clone(),
+                seen: Arc::clone(&self.seen),
             };
-            running.readers.spawn(reader.run(running.stop_reading.clone()));
+            self.readers.spawn(reader.run(self.stop_reading.clone()));
         }
-        let prober = connect("chaos-prober").connect().await?;
-        let (rooms, history) = (running.rooms.clone(), running.history.clone());
-        running.senders.spawn(clients::probe(prober, rooms, history, running.stop_sending.clone()));
-        for (number, (room, room_id)) in (0..workload.senders).zip(running.rooms.clone().into_iter().cycle())
-        {
+        Ok(())
+    }
+
+    async fn start_senders(&mut self, setup: &Setup<'_>) -> Result<(), WorkloadError> {
+        let Workload { senders, rate, text_bytes, .. } = *setup.workload;
+        let pace = (rate > 0).then(|| Duration::from_secs_f64(f64::from(senders) / f64::from(rate)));
+        for (number, room) in (0..senders).zip(self.rooms.clone().into_iter().cycle()) {
             let sender = clients::Sender {
-                client: connect(&format!("chaos-sender{number}")).connect().await?,
+                client: (setup.connect)(&format!("chaos-sender{number}")).connect().await?,
                 room,
-                room_id,
                 pace,
                 phase: number,
-                history: running.history.clone(),
-                seen: Arc::clone(&running.seen),
+                text_bytes: usize::try_from(text_bytes).unwrap_or(usize::MAX),
+                history: self.history.clone(),
+                seen: Arc::clone(&self.seen),
             };
-            running.senders.spawn(sender.run(running.stop_sending.clone()));
+            self.senders.spawn(sender.run(self.stop_sending.clone()));
         }
-        Ok(running)
+        Ok(())
+    }
+
+    /// Those who speak with one server and no other.
+    async fn start_direct(&mut self, setup: &Setup<'_>, server: &Server) -> Result<(), WorkloadError> {
+        let (rooms, history) = (self.rooms.clone(), self.history.clone());
+        let open = |role: &str| {
+            let user = format!("chaos-{role}");
+            async move { direct::Direct::open(server, &user, setup.dial).await }
+        };
+        let prober =
+            direct::Prober { direct: open("prober").await?, rooms: rooms.clone(), history: history.clone() };
+        self.senders.spawn(prober.run(self.stop_sending.clone()));
+        let follower = direct::Follower {
+            direct: open("follower").await?,
+            rooms: rooms.clone(),
+            history: history.clone(),
+        };
+        self.senders.spawn(follower.run(self.stop_sending.clone()));
+        let seen = Arc::clone(&self.seen);
+        let sender = direct::Sender { direct: open("direct").await?, rooms, history, seen };
+        self.senders.spawn(sender.run(self.stop_sending.clone()));
+        Ok(())
     }
 
     /// Ends the workload: what is under way is decided, the readers read to the end, and every replica is read. What was not
@@ -282,9 +415,9 @@ impl Running {
     /// Reads every room at one server.
     async fn final_read(&self, address: &str, connect: &Connect) -> Result<(), WorkloadError> {
         let direct = connect("chaos-final").servers([address.to_owned()]).connect().await?;
-        for (room, room_id) in &self.rooms {
-            let events = whole_room(&direct, room).await?;
-            self.history.final_read(address, *room_id, 0, events.iter().map(clients::event));
+        for room in &self.rooms {
+            let events = whole_room(&direct, &room.name).await?;
+            self.history.final_read(address, room.id, 0, events.iter().map(clients::event));
         }
         direct.close().await;
         Ok(())

@@ -12,9 +12,9 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 
 use crate::backend::{BackendError, Target};
-use crate::fault::{Fault, Grudge};
+use crate::fault::Fault;
 use crate::journal::Applied;
-use crate::schedule::cuts;
+use crate::sides::cut_by;
 
 /// A server that does not answer for so long is dead or frozen, and suffers enough.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ pub fn desired(open: &[Applied], servers: &[String]) -> BTreeMap<String, SetFaul
     let mut wanted: BTreeMap<String, Suffering> =
         servers.iter().map(|name| (name.clone(), Suffering::default())).collect();
     for applied in open {
-        for (from, to) in cut_by(applied) {
+        for (from, to) in cut_by(&applied.fault, &applied.nodes, &applied.all) {
             // Each connection is cut by whoever made it, so both of them have to know.
             if let Some(server) = wanted.get_mut(&from) {
                 server.peer(&to).lose_to = true;
@@ -40,15 +40,6 @@ pub fn desired(open: &[Applied], servers: &[String]) -> BTreeMap<String, SetFaul
         }
     }
     wanted.into_iter().map(|(name, server)| (name, server.into())).collect()
-}
-
-fn cut_by(applied: &Applied) -> impl Iterator<Item = (String, String)> + use<> {
-    let grudge = match applied.fault {
-        Fault::Isolate => Some(Grudge::Both),
-        Fault::Partition { grudge } => Some(grudge),
-        _ => None,
-    };
-    grudge.map(|grudge| cuts(grudge, &applied.nodes, &applied.all)).into_iter().flatten()
 }
 
 /// What one server should suffer.
@@ -114,6 +105,14 @@ impl From<Suffering> for SetFaultsRequest {
 /// # Errors
 /// If a server does not allow it.
 pub async fn set(open: &[Applied], servers: &[Target]) -> Result<(), BackendError> {
+    confirm(open, servers).await.map(drop)
+}
+
+/// As [`set`], and whether every server has confirmed it: only then it is known to be in force.
+///
+/// # Errors
+/// As [`set`].
+pub async fn confirm(open: &[Applied], servers: &[Target]) -> Result<bool, BackendError> {
     let names: Vec<String> = servers.iter().map(|target| target.name.clone()).collect();
     let wanted = desired(open, &names);
     let calls = servers.iter().map(|target| {
@@ -122,11 +121,13 @@ pub async fn set(open: &[Applied], servers: &[Target]) -> Result<(), BackendErro
             let mut client = client(target)?;
             match tokio::time::timeout(DEADLINE, client.set_faults(request)).await {
                 Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
-                Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
+                Ok(Ok(_)) => Ok(true),
+                Ok(Err(_)) | Err(_) => Ok(false),
             }
         }
     });
-    futures::future::try_join_all(calls).await.map(drop)
+    let confirmed = futures::future::try_join_all(calls).await?;
+    Ok(confirmed.into_iter().all(|confirmed| confirmed))
 }
 
 /// Cuts a server's power.
@@ -163,6 +164,7 @@ fn not_allowed(target: &Target) -> BackendError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::Grudge;
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()

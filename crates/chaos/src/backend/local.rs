@@ -46,6 +46,9 @@ struct Child {
     /// Of a server.
     #[serde(default)]
     client: String,
+    /// Of a resolver: how clients find the cluster by name.
+    #[serde(default)]
+    zone: Option<String>,
 }
 
 /// The children of one `conclave up`.
@@ -223,5 +226,14 @@ impl Backend for Local {
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
         let nothing = self.inside.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         if nothing { Box::pin(std::future::ready(Ok(()))) } else { Box::pin(self.inside(|_| {})) }
+    }
+
+    fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
+        let open = self.inside.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async move { inside::confirm(&open, &self.servers()?).await })
+    }
+
+    fn zone(&self) -> Option<String> {
+        self.read().ok()?.children.into_iter().find_map(|child| child.zone)
     }
 }

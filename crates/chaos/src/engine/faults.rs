@@ -1,8 +1,10 @@
 //! The middle of a run: what is planned is done to the cluster, and undone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_check::History;
 use tokio::time::Instant;
 
 use crate::backend::{Kind, Target};
@@ -11,6 +13,7 @@ use crate::events::Event;
 use crate::journal::Applied;
 use crate::observer::Observed;
 use crate::schedule::{Planned, choose};
+use crate::sides::{all_cuts, cut_off};
 use crate::verdict::Band;
 use crate::workload::Seen;
 
@@ -23,6 +26,12 @@ pub(super) struct Faults<'a> {
     pub(super) seen: &'a Arc<Seen>,
     pub(super) observed: &'a Observed,
     pub(super) targets: &'a [Target],
+    /// Where it is written down who is cut off.
+    pub(super) history: History,
+    /// How many replicas a shard has.
+    pub(super) replicas: usize,
+    /// Of whom the history says at the moment that they are cut off with a minority.
+    pub(super) cut_off: BTreeSet<String>,
     /// What is in force, until when, and where its band is.
     pub(super) healing: Vec<(Instant, Applied, usize)>,
     pub(super) bands: Vec<Band>,
@@ -49,6 +58,7 @@ impl Faults<'_> {
                     let again = tokio::time::timeout(AGAIN, self.engine.backend.again());
                     // A server that does not answer is frozen or dead, and is asked again.
                     again.await.unwrap_or(Ok(()))?;
+                    self.claim_cuts().await?;
                     continue;
                 }
             }
@@ -77,16 +87,55 @@ impl Faults<'_> {
             return Ok(());
         }
         let leads = known.servers.iter().any(|server| server.leads > 0 && chosen.contains(&server.name));
+        if planned.fault.stops_process() {
+            // A server that starts again speaks with everybody until it is told anew whom it does not reach.
+            self.retract_cuts(&BTreeSet::new());
+        }
         let from_us = self.seen.now_us();
         let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
         self.bands.push(Band { fault: planned.fault.clone(), nodes: chosen, leads, from_us, to_us: None });
         self.healing.push((Instant::now() + planned.lasts, applied, self.bands.len() - 1));
+        self.claim_cuts().await
+    }
+
+    /// Who is cut off with a minority for sure, by what is being done: nobody while processes stop and start, in whose absence the
+    /// rest may be in force or not.
+    fn surely_cut_off(&self) -> BTreeSet<String> {
+        let open = || self.healing.iter().map(|(_, applied, _)| applied);
+        if open().any(|applied| applied.fault.stops_process()) {
+            return BTreeSet::new();
+        }
+        cut_off(&all_cuts(open()), &names(self.targets, Kind::Server), self.replicas)
+    }
+
+    /// Writes down who is cut off, once every server has confirmed that it is so.
+    async fn claim_cuts(&mut self) -> Result<(), RunError> {
+        let off = self.surely_cut_off();
+        if off.is_subset(&self.cut_off) {
+            return Ok(());
+        }
+        let in_force = tokio::time::timeout(AGAIN, self.engine.backend.cuts_in_force());
+        if in_force.await.unwrap_or(Ok(false))? {
+            for node in off.difference(&self.cut_off) {
+                self.history.cut(node);
+            }
+            self.cut_off.extend(off);
+        }
         Ok(())
+    }
+
+    /// Writes down who is not, before it becomes true.
+    fn retract_cuts(&mut self, still: &BTreeSet<String>) {
+        for node in self.cut_off.difference(still) {
+            self.history.healed(node);
+        }
+        self.cut_off.retain(|node| still.contains(node));
     }
 
     async fn heal_due(&mut self, now: Instant) -> Result<(), RunError> {
         let (due, rest): (Vec<_>, Vec<_>) = self.healing.drain(..).partition(|(at, ..)| *at <= now);
         self.healing = rest;
+        self.retract_cuts(&self.surely_cut_off());
         for (_, applied, band) in due {
             self.engine.heal(&applied).await?;
             self.bands[band].to_us = Some(self.seen.now_us());

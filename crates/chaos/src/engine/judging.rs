@@ -1,5 +1,6 @@
 //! The end of a run: what the history says, and what was seen beside it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
@@ -11,6 +12,7 @@ use conclave_check::{Options, Property, Records, Report};
 use crate::engine::RunError;
 use crate::experiment::Sometimes;
 use crate::observer::Observed;
+use crate::sides::{self, Side, cut_by};
 use crate::verdict::{Band, Facts};
 use crate::workload::{Sample, Seen};
 
@@ -33,6 +35,7 @@ pub(super) fn facts(
     seen: &Seen,
     observed: &Observed,
     bands: Vec<Band>,
+    all: &[String],
     recovered: Option<Duration>,
     undone: Vec<String>,
 ) -> Facts {
@@ -49,8 +52,29 @@ pub(super) fn facts(
         (Sometimes::RetrySuppressed, seen.duplicates.load(Ordering::Relaxed) > 0),
         (Sometimes::ResumedElsewhere, seen.moves.load(Ordering::Relaxed) > 0),
         (Sometimes::NodeCaughtUp, returned > 0),
+        (Sometimes::NewcomerServed, newcomers(&bands, &seen.visits())),
         (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
     ];
+    let fared = fared(&bands, all, &seen.sides(), seen.now_us());
     let sometimes = happened.into_iter().filter_map(|(what, did)| did.then_some(what)).collect();
-    Facts { bands, samples, gaps, changes: observed.changes(), sometimes, undone, recovered }
+    Facts { bands, samples, gaps, changes: observed.changes(), sometimes, undone, recovered, sides: fared }
+}
+
+/// Whether somebody who came while something was being done got in, spoke, and left.
+fn newcomers(bands: &[Band], visits: &[(u64, u64)]) -> bool {
+    let during = |came: u64, band: &Band| band.from_us < came && band.to_us.is_none_or(|to| came < to);
+    visits.iter().any(|(came, _)| bands.iter().any(|band| during(*came, band)))
+}
+
+/// How the sides of each partition fared.
+fn fared(bands: &[Band], all: &[String], acks: &BTreeMap<String, Vec<u64>>, end_us: u64) -> Vec<Side> {
+    let mut fared = Vec::new();
+    for (number, band) in bands.iter().enumerate() {
+        let cut = cut_by(&band.fault, &band.nodes, all);
+        let when = (band.from_us, band.to_us.unwrap_or(end_us));
+        for side in sides::sides(&cut, all).iter().filter(|_| !cut.is_empty()) {
+            fared.push(sides::fared(number, side, side.len() * 2 > all.len(), acks, when));
+        }
+    }
+    fared
 }

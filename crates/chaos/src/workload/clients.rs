@@ -12,21 +12,22 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Sent;
-use crate::workload::Seen;
+use crate::workload::{Room, Seen};
 
 /// Sends that one sender has under way.
 const IN_FLIGHT: usize = 16;
-/// Between two reads of the prober.
-const PROBE_EVERY: Duration = Duration::from_millis(20);
+/// Of so many requests one joins, one leaves, and one says what the room is for.
+const OTHERS_EVERY: u64 = 24;
 
 /// Sends to one room: at a fixed rate, or as fast as acks come.
 pub(super) struct Sender {
     pub(super) client: Client,
-    pub(super) room: String,
-    pub(super) room_id: u64,
+    pub(super) room: Room,
     pub(super) pace: Option<Duration>,
     /// Shifts the beginning, so that senders do not all send at once.
     pub(super) phase: u32,
+    /// A message is at least so long.
+    pub(super) text_bytes: usize,
     pub(super) history: History,
     pub(super) seen: Arc<Seen>,
 }
@@ -44,9 +45,10 @@ impl Sender {
                 Some(()) = undecided.next() => {}
                 () = tokio::time::sleep_until(due), if undecided.len() < IN_FLIGHT => {
                     no += 1;
-                    let text = format!("{session}-{no}");
-                    self.history.invoke(session, self.room_id, no, &text);
-                    match self.client.submit(&self.room, Content::Text(text)).await {
+                    let content = self.content(session, no);
+                    let (what, body) = recorded(&content);
+                    self.history.invoke_other(session, self.room.id, no, what, body);
+                    match self.client.submit(&self.room.name, content).await {
                         Ok(ticket) => undecided.push(self.settle(ticket, session, no, due)),
                         Err(error) => return Err(format!("a send was not taken: {error}")),
                     }
@@ -61,22 +63,32 @@ impl Sender {
         Ok(())
     }
 
+    /// What this sender's request is: mostly a message, of the length that is asked for.
+    fn content(&self, session: u64, no: u64) -> Content {
+        match no % OTHERS_EVERY {
+            7 => Content::Join,
+            15 => Content::Topic(format!("topic {session}-{no}")),
+            23 => Content::Leave,
+            _ => Content::Text(format!("{:-<width$}", format!("{session}-{no}"), width = self.text_bytes)),
+        }
+    }
+
     async fn settle(&self, ticket: Ticket, session: u64, no: u64, due: Instant) {
         let due = if self.pace.is_some() { due } else { Instant::now() };
         match ticket.wait().await {
             Ok(ack) => {
-                self.history.ok(session, self.room_id, no, ack.seq);
+                self.history.ok(session, self.room.id, no, ack.seq);
                 self.seen.acked(due);
                 if ack.duplicate {
                     self.seen.duplicates.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Err(SendError::Refused { code, .. }) => {
-                self.history.refused(session, self.room_id, no, &code);
+                self.history.refused(session, self.room.id, no, &code);
                 self.seen.given_up(Sent::Refused, due);
             }
             Err(_) => {
-                self.history.unknown(session, self.room_id, no);
+                self.history.unknown(session, self.room.id, no);
                 self.seen.given_up(Sent::Unknown, due);
             }
         }
@@ -87,15 +99,14 @@ impl Sender {
 pub(super) struct Reader {
     pub(super) client: Client,
     pub(super) name: String,
-    pub(super) room: String,
-    pub(super) room_id: u64,
+    pub(super) room: Room,
     pub(super) history: History,
     pub(super) seen: Arc<Seen>,
 }
 
 impl Reader {
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), String> {
-        let mut events = self.client.subscribe(vec![Follow::room(&self.room).from(Start::After(0))]);
+        let mut events = self.client.subscribe(vec![Follow::room(&self.room.name).from(Start::After(0))]);
         let (mut stream, mut last) = (0, 0);
         let mut end = None;
         let mut at: Option<String> = None;
@@ -103,7 +114,7 @@ impl Reader {
             let incoming = tokio::select! {
                 incoming = events.next() => incoming.map_err(|error| format!("{} cannot go on: {error}", self.name))?,
                 () = stop.cancelled(), if end.is_none() => {
-                    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(&self.room, 1) };
+                    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(&self.room.name, 1) };
                     let page = self.client.history(query).await;
                     end = Some(page.map_err(|error| format!("{} cannot read: {error}", self.name))?.last_seq);
                     continue;
@@ -112,14 +123,14 @@ impl Reader {
             match incoming {
                 Incoming::Connected { node } => {
                     stream += 1;
-                    self.history.resumed(&self.name, stream, self.room_id, last, &node);
+                    self.history.resumed(&self.name, stream, self.room.id, last, &node);
                     if at.replace(node.to_string()).is_some_and(|before| before != *node) {
                         self.seen.moves.fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 Incoming::Event(got) => {
                     last = got.seq;
-                    self.history.observed(&self.name, stream, self.room_id, &event(&got));
+                    self.history.observed(&self.name, stream, self.room.id, &event(&got));
                 }
                 _ => {}
             }
@@ -130,33 +141,14 @@ impl Reader {
     }
 }
 
-/// Reads the ends of the rooms again and again, linearizably, on whichever node answers.
-pub(super) async fn probe(
-    client: Client,
-    rooms: Vec<(String, u64)>,
-    history: History,
-    stop: CancellationToken,
-) -> Result<(), String> {
-    let mut every = tokio::time::interval(PROBE_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for (room, room_id) in rooms.iter().cycle() {
-        let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(room, 1) };
-        let begun = history.now();
-        let read = tokio::select! {
-            () = stop.cancelled() => break,
-            read = client.history(query) => read,
-        };
-        // Without a quorum there is no answer, which is no answer that is wrong.
-        if let Ok(page) = read {
-            history.read(begun, *room_id, page.last_seq, "any");
-        }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            _ = every.tick() => {}
-        }
+/// What a request asks for, as the judge sees it.
+pub(super) fn recorded(content: &Content) -> (What, &str) {
+    match content {
+        Content::Text(text) => (What::Message, text),
+        Content::Topic(topic) => (What::Topic, topic),
+        Content::Join => (What::Joined, ""),
+        Content::Leave => (What::Left, ""),
     }
-    client.close().await;
-    Ok(())
 }
 
 /// An event as the judge sees it.

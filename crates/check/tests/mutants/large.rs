@@ -1,4 +1,4 @@
-//! A million operations are judged in seconds.
+//! A million operations are judged in seconds, and the time grows as the history does.
 
 use std::fmt::Write as _;
 use std::io::{BufReader, Read};
@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use conclave_check::{Options, Property, Records, check};
 
-const OPERATIONS: u64 = 1_000_000;
 const ROOMS: u64 = 16;
 const SESSIONS: u64 = 64;
 
@@ -35,9 +34,9 @@ impl<F: FnMut(u64, &mut String)> Read for Lines<F> {
 }
 
 /// One send for each step, seen by a subscriber; then what two replicas have of each room.
-fn make(step: u64, text: &mut String) {
+fn make(operations: u64, step: u64, text: &mut String) {
     let at = step * 10;
-    if step < OPERATIONS {
+    if step < operations {
         let (room, session) = (step % ROOMS, step / ROOMS % SESSIONS);
         let (seq, no) = (step / ROOMS + 1, step / (ROOMS * SESSIONS) + 1);
         let request = format!("\"session\":{session},\"room\":{room},\"no\":{no}");
@@ -58,11 +57,11 @@ fn make(step: u64, text: &mut String) {
         }
         return;
     }
-    let (replica, room) = ((step - OPERATIONS) / ROOMS, (step - OPERATIONS) % ROOMS);
+    let (replica, room) = ((step - operations) / ROOMS, (step - operations) % ROOMS);
     if replica == 2 {
         return;
     }
-    let last = OPERATIONS / ROOMS;
+    let last = operations / ROOMS;
     let reader = format!("\"reader\":\"n{replica}\",\"room\":{room}");
     let _ = writeln!(text, "{{\"kind\":\"final_read\",\"at\":{at},{reader},\"after\":0,\"last\":{last}}}");
     for seq in 1..=last {
@@ -75,18 +74,58 @@ fn make(step: u64, text: &mut String) {
     }
 }
 
+fn lines(operations: u64) -> BufReader<impl Read> {
+    let make = move |step, text: &mut String| make(operations, step, text);
+    BufReader::with_capacity(1 << 20, Lines { make, text: String::new(), read: 0, step: 0 })
+}
+
+fn options(operations: u64) -> Options {
+    let required = Property::ALL.into_iter().filter(|property| *property != Property::ResumeExact).collect();
+    Options { required, acked_min: operations, ..Options::default() }
+}
+
 /// `cargo test --release -p conclave-check -- --ignored --nocapture a_million`
 #[test]
 #[ignore = "needs the release build and 600 MB of memory"]
 fn a_million_operations_take_seconds() {
+    const OPERATIONS: u64 = 1_000_000;
     let begun = Instant::now();
-    let lines = Lines { make, text: String::new(), read: 0, step: 0 };
-    let records = Records::read(BufReader::with_capacity(1 << 20, lines)).unwrap();
+    let records = Records::read(lines(OPERATIONS)).unwrap();
     let read = begun.elapsed();
     let judged = Instant::now();
-    let required = Property::ALL.into_iter().filter(|property| *property != Property::ResumeExact).collect();
-    let report = check(&records, &Options { required, acked_min: OPERATIONS, ..Options::default() });
+    let report = check(&records, &options(OPERATIONS));
     println!("made and read in {read:?}, judged in {:?}", judged.elapsed());
     assert!(report.passed(), "{report}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// What this thread has used of a processor, nanoseconds: others may use the machine, too.
+fn used() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let used = stat.split_whitespace().next().and_then(|used| used.parse().ok());
+    used.unwrap_or_else(|| {
+        // Not Linux: the clock has to do.
+        static BEGUN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        u64::try_from(BEGUN.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+/// What it takes to read and to judge so many operations: the better of two.
+fn cost(operations: u64) -> u64 {
+    let once = |_| {
+        let before = used();
+        let report = check(&Records::read(lines(operations)).unwrap(), &options(operations));
+        assert!(report.passed(), "{report}");
+        used() - before
+    };
+    (0..2).map(once).min().unwrap()
+}
+
+/// The million above is for a machine with time; this is for every run. Four times as long a history may take four times as long,
+/// and something for sorting; what is quadratic takes sixteen times as long.
+#[test]
+fn the_time_grows_as_the_history_does() {
+    let (small, large) = (cost(8_000), cost(32_000));
+    println!("8,000 operations: {} ms, 32,000: {} ms", small / 1_000_000, large / 1_000_000);
+    assert!(large < 8 * small, "four times as long a history took {} times as long", large / small.max(1));
 }

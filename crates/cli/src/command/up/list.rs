@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use conclave_client::find::Seed;
 use serde::Serialize;
 
 use super::plan::Plan;
@@ -35,9 +36,11 @@ struct Child<'a> {
     kind: &'static str,
     /// Absent while it is dead.
     pid: Option<u32>,
-    /// `host:port` of its client API.
+    /// `host:port` of its client API; of the resolver, of its gRPC.
+    client: String,
+    /// Of the resolver: how clients find the cluster by name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    client: Option<String>,
+    zone: Option<String>,
 }
 
 impl List {
@@ -47,12 +50,19 @@ impl List {
 
     /// Writes down what runs now. `pids` are those of the servers, then the resolver's.
     pub(super) fn write(&self, plan: &Plan, pids: &[Option<u32>]) -> io::Result<()> {
-        let servers =
-            plan.nodes.iter().map(|node| (node.name.as_str(), "server", Some(node.client.to_string())));
-        let resolver = plan.resolver.iter().map(|_| ("resolver", "resolver", None));
-        let children = servers.chain(resolver).zip(pids);
-        let children =
-            children.map(|((name, kind, client), &pid)| Child { name, kind, pid, client }).collect();
+        let servers = plan.nodes.iter().map(|node| (node.name.as_str(), "server", node.client, None));
+        let resolver = plan.resolver.iter().map(|it| {
+            let zone = Seed::Zone { zone: it.zone.clone(), name_servers: vec![it.dns] };
+            ("resolver", "resolver", it.grpc, Some(zone.to_string()))
+        });
+        let children = servers.chain(resolver).zip(pids).map(|((name, kind, client, zone), &pid)| Child {
+            name,
+            kind,
+            pid,
+            client: client.to_string(),
+            zone,
+        });
+        let children = children.collect();
         let listed = Listed { allow_faults: self.allow_faults, restarts: self.restarts, children };
         let temporary = self.path.with_extension("json.new");
         fs::write(&temporary, serde_json::to_vec_pretty(&listed)?)?;

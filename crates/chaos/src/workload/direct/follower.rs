@@ -1,0 +1,108 @@
+//! Follows every room at one server, and begins anew on purpose.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_check::History;
+use conclave_client::api::{
+    JoinChatRequest, RoomRef, RoomSubscription, room_subscription::Start, stream_frame::Frame,
+};
+use conclave_proto::frame::EncodedFrame;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use super::{Direct, PAUSE, pause};
+use crate::workload::{Room, clients};
+
+/// A stream is ended after so long at most, to begin anew where it stood.
+const STREAM_MAX: Duration = Duration::from_millis(2_500);
+
+/// Follows every room at one server. Its streams end after a second or two, on purpose, and the next one begins where it stood: by
+/// the seqs that it has seen, and every other time by the token that came with the last of them.
+pub(in crate::workload) struct Follower {
+    pub(in crate::workload) direct: Direct,
+    pub(in crate::workload) rooms: Vec<Room>,
+    pub(in crate::workload) history: History,
+}
+
+/// Where it stands.
+#[derive(Debug, Default)]
+struct Place {
+    /// By room.
+    seqs: BTreeMap<u64, u64>,
+    /// That of the last frame; says the same.
+    token: Bytes,
+}
+
+impl Follower {
+    pub(in crate::workload) async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
+        let mut place = Place::default();
+        let mut number = 0_u64;
+        while pause(&stop, PAUSE).await {
+            let by_token = number.is_multiple_of(2) && !place.token.is_empty();
+            let opened = self.open(&place, by_token).await;
+            let Some(stream) = opened else { continue };
+            number += 1;
+            let rest = tokio::time::sleep(STREAM_MAX.mul_f64(rand::random_range(0.2..1.0)));
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = rest => {}
+                () = self.follow(stream, number, &mut place) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self, place: &Place, by_token: bool) -> Option<Streaming<EncodedFrame>> {
+        let wanted = |room: &Room| RoomSubscription {
+            room: Some(RoomRef { name: room.name.clone(), id: room.id }),
+            join: false,
+            start: Some(Start::AfterSeq(place.seqs.get(&room.id).copied().unwrap_or(0))),
+        };
+        let question = JoinChatRequest {
+            // What the token names it continues; for the others it is the beginning.
+            rooms: self.rooms.iter().map(wanted).collect(),
+            resume_token: if by_token { place.token.clone() } else { Bytes::new() },
+        };
+        self.direct.call(question, |chat, request| Box::pin(chat.join_chat(request))).await.ok()
+    }
+
+    /// Until the stream ends, or nothing comes any more.
+    async fn follow(&self, mut stream: Streaming<EncodedFrame>, number: u64, place: &mut Place) {
+        let (node, reader) = (&self.direct.node, format!("follower of {}", self.direct.node));
+        for room in &self.rooms {
+            let after = place.seqs.get(&room.id).copied().unwrap_or(0);
+            self.history.resumed(&reader, number, room.id, after, node);
+        }
+        let began = Instant::now();
+        while let Ok(Some(frame)) = stream.message().await {
+            let Ok(frame) = frame.into_frame() else { return };
+            match frame.frame {
+                Some(Frame::Events(batch)) => {
+                    for event in &batch.events {
+                        self.history.observed(&reader, number, event.room_id, &clients::event(event));
+                        place.seqs.insert(event.room_id, event.seq);
+                    }
+                    place.token = batch.resume_token;
+                }
+                Some(Frame::CaughtUp(reached)) => {
+                    for room in &reached.rooms {
+                        self.history.caught_up(&reader, number, room.room_id, room.seq);
+                    }
+                    place.token = reached.resume_token;
+                }
+                Some(Frame::Truncated(gone)) => {
+                    self.history.truncated(&reader, number, gone.room_id, gone.first_seq);
+                    place.seqs.insert(gone.room_id, gone.first_seq.saturating_sub(1));
+                }
+                Some(Frame::GoAway(_)) => return,
+                _ => {}
+            }
+            if began.elapsed() > STREAM_MAX {
+                return;
+            }
+        }
+    }
+}

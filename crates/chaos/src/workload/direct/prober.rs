@@ -1,0 +1,74 @@
+//! Reads from one server, linearizably and locally.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use conclave_check::History;
+use conclave_client::api::{Consistency, HistoryRequest, HistoryResponse, RoomRef, history_request::Where};
+use tokio_util::sync::CancellationToken;
+
+use super::{Direct, Failed, pause};
+use crate::workload::{Room, clients};
+
+/// Between two reads.
+const EVERY: Duration = Duration::from_millis(40);
+/// One of so many reads is local.
+const LOCAL_EVERY: u64 = 5;
+/// A page of a local read.
+const PAGE: u32 = 500;
+
+/// Reads the ends of the rooms again and again from one server, linearizably; and now and then, from its own state, what it has
+/// after what it was read up to.
+pub(in crate::workload) struct Prober {
+    pub(in crate::workload) direct: Direct,
+    pub(in crate::workload) rooms: Vec<Room>,
+    pub(in crate::workload) history: History,
+}
+
+impl Prober {
+    pub(in crate::workload) async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
+        let mut read_up_to: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut reads = 0_u64;
+        let rooms = self.rooms.clone();
+        for room in rooms.iter().cycle() {
+            if !pause(&stop, EVERY).await {
+                break;
+            }
+            reads += 1;
+            let node = self.direct.node.clone();
+            if reads.is_multiple_of(LOCAL_EVERY) {
+                let last = read_up_to.entry(room.id).or_default();
+                let after = Where::AfterSeq(*last);
+                let Ok(page) = self.read(room, PAGE, Consistency::Local, Some(after)).await else { continue };
+                let reader = format!("reads of {node}");
+                for event in &page.events {
+                    self.history.observed(&reader, 0, room.id, &clients::event(event));
+                    *last = event.seq;
+                }
+            } else {
+                let begun = self.history.now();
+                // Without a quorum there is no answer, which is no answer that is wrong.
+                if let Ok(page) = self.read(room, 1, Consistency::Linearizable, None).await {
+                    self.history.read(begun, room.id, page.last_seq, &node);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(
+        &mut self,
+        room: &Room,
+        limit: u32,
+        consistency: Consistency,
+        r#where: Option<Where>,
+    ) -> Result<HistoryResponse, Failed> {
+        let question = HistoryRequest {
+            room: Some(RoomRef { name: room.name.clone(), id: room.id }),
+            limit,
+            r#where,
+            consistency: consistency.into(),
+        };
+        self.direct.call(question, |chat, request| Box::pin(chat.history(request))).await
+    }
+}

@@ -1,0 +1,140 @@
+//! Sends to one server, and asks it again what it has answered already.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_check::History;
+use conclave_client::api::{
+    Certainty, RoomRef, SendMessageRequest, SendMessageResponse, send_message_request::Content,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Direct, Failed, PAUSE, pause};
+use crate::workload::{Room, Seen};
+
+/// Between two sends.
+const EVERY: Duration = Duration::from_millis(50);
+/// Every so many sends an old one is repeated.
+const REPEAT_EVERY: u64 = 4;
+/// Requests that this client pretends to have no answer to, so that the cluster keeps them.
+const UNSETTLED: u64 = 64;
+
+/// Sends to one server, one request at a time, and repeats some that are answered already: they must get the first answer again,
+/// also from a leader that has its state from a snapshot.
+pub(in crate::workload) struct Sender {
+    pub(in crate::workload) direct: Direct,
+    pub(in crate::workload) rooms: Vec<Room>,
+    pub(in crate::workload) history: History,
+    pub(in crate::workload) seen: Arc<Seen>,
+}
+
+/// What came of a request.
+enum Answer {
+    Acked(SendMessageResponse),
+    Refused(String),
+    /// The workload ends, and nobody knows.
+    Unknown,
+}
+
+impl Sender {
+    pub(in crate::workload) async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
+        let mut sent = 0_u64;
+        // For each room what is the next request's number.
+        let mut next = vec![1_u64; self.rooms.len()];
+        let rooms = self.rooms.clone();
+        for (at, room) in rooms.iter().enumerate().cycle() {
+            if !pause(&stop, EVERY).await {
+                break;
+            }
+            sent += 1;
+            let old = next[at].saturating_sub(1 + rand::random_range(1..UNSETTLED / 2));
+            if sent.is_multiple_of(REPEAT_EVERY) && old > 0 {
+                self.once(room, old, true, &stop).await?;
+                continue;
+            }
+            let no = next[at];
+            next[at] += 1;
+            if !self.once(room, no, false, &stop).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one request until it is certain. Whether to go on.
+    async fn once(
+        &mut self,
+        room: &Room,
+        no: u64,
+        again: bool,
+        stop: &CancellationToken,
+    ) -> Result<bool, String> {
+        let (session, node) = (self.direct.session, self.direct.node.clone());
+        let text = format!("{node}-{session}-{no}");
+        if !again {
+            self.history.invoke_at(&node, session, room.id, no, &text);
+        }
+        match self.until_certain(room, no, &text, again, stop).await {
+            Answer::Acked(ack) if ack.answer_forgotten => Ok(true),
+            Answer::Acked(ack) => {
+                self.history.ok(session, room.id, no, ack.seq);
+                if !again {
+                    self.seen.acked_at(&node);
+                }
+                Ok(true)
+            }
+            // It was taken before, so that it is turned away now is nothing that a client can be told.
+            Answer::Refused(code) if again || code == "request_out_of_order" => Err(format!(
+                "{node} answered request {no} of session {session} in {}, which is {}, with {code}",
+                room.name,
+                if again { "a repeat of one that had been acked" } else { "the next one" }
+            )),
+            Answer::Refused(code) => {
+                self.history.refused(session, room.id, no, &code);
+                Ok(true)
+            }
+            Answer::Unknown => {
+                if !again {
+                    self.history.unknown(session, room.id, no);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    async fn until_certain(
+        &mut self,
+        room: &Room,
+        no: u64,
+        text: &str,
+        again: bool,
+        stop: &CancellationToken,
+    ) -> Answer {
+        let question = SendMessageRequest {
+            room: Some(RoomRef { name: room.name.clone(), id: room.id }),
+            request_no: no,
+            settled_no: no.saturating_sub(UNSETTLED),
+            content: Some(Content::Text(text.to_owned())),
+        };
+        let mut refused = 0;
+        loop {
+            let question = question.clone();
+            match self.direct.call(question, |chat, request| Box::pin(chat.send_message(request))).await {
+                Ok(ack) => return Answer::Acked(ack),
+                Err(Failed::Said(failure)) if failure.certainty() == Certainty::Refused => {
+                    // A node may not have heard of the session yet.
+                    refused += 1;
+                    if failure.code != "session_unknown" || refused > 100 {
+                        return Answer::Refused(failure.code);
+                    }
+                }
+                Err(Failed::Said(_) | Failed::Silent) => {}
+            }
+            // A repeat is given up at the end; a first send is not: whoever sent it waits for its tick.
+            if again && stop.is_cancelled() {
+                return Answer::Unknown;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
