@@ -24,6 +24,8 @@ def check_references(workload, objects, wrong):
     for volume in spec.get("volumes", []):
         if "secret" in volume:
             needed.add(("Secret", volume["secret"]["secretName"]))
+        if "persistentVolumeClaim" in volume:
+            needed.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
     if "serviceName" in workload["spec"]:
         needed.add(("Service", workload["spec"]["serviceName"]))
     for kind, name in sorted(needed - known):
@@ -72,16 +74,17 @@ def check_environment(workload, objects, wrong):
                     wrong(f"begins with {names}, which are not its {workload['spec']['replicas']} replicas")
 
 
-def check_confined(workload, wrong):
-    """What the Pod Security level `restricted` demands, and a root file system that is read only."""
+def check_confined(workload, objects, wrong):
+    """What the Pod Security level `restricted` demands, a root file system that is read only, and no token without a role."""
     spec = workload["spec"]["template"]["spec"]
     pod = spec.get("securityContext", {})
     demands = {
         "runAsNonRoot": pod.get("runAsNonRoot") is True and pod.get("runAsUser", 0) > 0,
         "seccompProfile": pod.get("seccompProfile", {}).get("type") == "RuntimeDefault",
-        "no service account token": spec.get("automountServiceAccountToken") is False,
+        "no service account token without a role": spec.get("automountServiceAccountToken") is False
+        or any(("ServiceAccount", spec.get("serviceAccountName")) in subjects(o) for o in objects),
         "no host namespaces": not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")),
-        "volumes": all(set(v) & {"secret", "configMap", "emptyDir"} for v in spec.get("volumes", [])),
+        "volumes": all(set(v) & {"secret", "configMap", "emptyDir", "persistentVolumeClaim"} for v in spec.get("volumes", [])),
     }
     for container in spec["containers"] + spec.get("initContainers", []):
         own = container.get("securityContext", {})
@@ -95,6 +98,28 @@ def check_confined(workload, wrong):
     for demand, held in demands.items():
         if not held:
             wrong(f"is not confined: {demand}")
+
+
+def subjects(one):
+    """Whom a binding gives its role to."""
+    return {(s["kind"], s["name"]) for s in one.get("subjects", [])} if one["kind"] == "RoleBinding" else set()
+
+
+def check_roles(objects, wrong_at):
+    """Roles are of this namespace and about pods; bindings bind what is there."""
+    known = {(o["kind"], o["metadata"]["name"]) for o in objects}
+    for one in objects:
+        if one["kind"] in ("ClusterRole", "ClusterRoleBinding"):
+            wrong_at(one, "reaches beyond its namespace")
+        if one["kind"] == "Role":
+            for rule in one["rules"]:
+                allowed = set(rule["resources"]) <= {"pods"} and set(rule["verbs"]) <= {"get", "list", "watch", "delete"}
+                if rule["apiGroups"] != [""] or not allowed:
+                    wrong_at(one, f"allows more than looking at pods and deleting them: {rule}")
+        if one["kind"] == "RoleBinding":
+            role = (one["roleRef"]["kind"], one["roleRef"]["name"])
+            for kind, name in sorted((subjects(one) | {role}) - known):
+                wrong_at(one, f"binds {kind} {name}, which is not there")
 
 
 def check_selectors(objects, wrong_at):
@@ -139,7 +164,8 @@ def main():
         if one["kind"] in WORKLOADS:
             check_references(one, objects, lambda what, one=one: wrong_at(one, what))
             check_environment(one, objects, lambda what, one=one: wrong_at(one, what))
-            check_confined(one, lambda what, one=one: wrong_at(one, what))
+            check_confined(one, objects, lambda what, one=one: wrong_at(one, what))
+    check_roles(objects, wrong_at)
     check_selectors(objects, wrong_at)
     for mistake in mistakes:
         print(f"{sys.argv[1]}: {mistake}", file=sys.stderr)

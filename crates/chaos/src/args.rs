@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use conclave_chaos::backend::kubernetes::Place;
 use conclave_chaos::backend::{Choice, Settings};
 use conclave_chaos::time;
 
@@ -56,15 +57,38 @@ pub(crate) struct PlaceArgs {
     /// the only one]
     #[arg(long, value_name = "NAME", env = "CONCLAVE_CHAOS_PROJECT", global = true)]
     project: Option<String>,
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
+}
+
+/// Where the pods are.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "On Kubernetes")]
+struct KubernetesArgs {
+    /// Says how the API is reached [default: $KUBECONFIG, this pod's service account, or ~/.kube/config]
+    #[arg(long, value_name = "FILE", global = true)]
+    kubeconfig: Option<PathBuf>,
+    /// The namespace of the cluster [default: this pod's, or the kubeconfig's]
+    #[arg(long, env = "CONCLAVE_CHAOS_NAMESPACE", global = true)]
+    namespace: Option<String>,
+    /// The labels of the cluster's pods [default: app.kubernetes.io/name=conclave]
+    #[arg(long, value_name = "LABELS", env = "CONCLAVE_CHAOS_SELECTOR", global = true)]
+    selector: Option<String>,
 }
 
 impl From<&PlaceArgs> for Settings {
     fn from(args: &PlaceArgs) -> Self {
+        let kubernetes = Place {
+            kubeconfig: args.kubernetes.kubeconfig.clone(),
+            namespace: args.kubernetes.namespace.clone(),
+            selector: args.kubernetes.selector.clone(),
+        };
         Self {
             backend: args.backend,
             up_dir: args.dir.clone(),
             state_dir: args.state_dir.clone(),
             project: args.project.clone(),
+            kubernetes,
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::journal::Applied;
 
 pub mod docker;
 pub mod inside;
+pub mod kubernetes;
 pub mod local;
 mod open;
 

@@ -205,15 +205,13 @@ impl Engine {
             .map(|step| step.fault.means())
             .filter(|need| !able.contains(need))
             .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
+        let Some(missing_one) = missing.first().copied() else { return Ok(()) };
         let missing: Vec<String> = missing.iter().map(|means| format!("{means:?}").to_lowercase()).collect();
         Err(RunError::Means {
             experiment: experiment.name.clone(),
             backend: self.backend.name(),
             missing: missing.join(", "),
-            advice: "start the servers with --allow-faults (conclave up --allow-faults), or with CONCLAVE_ALLOW_FAULTS=true",
+            advice: missing_one.advice(),
         })
     }
 

@@ -105,8 +105,10 @@ pub enum Nodes {
 /// What a backend needs to be able to do for a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Means {
-    /// Signals, stopping and starting processes or containers.
+    /// Stopping and starting processes, containers or pods.
     Process,
+    /// Stopping a process for a while and letting it go on.
+    Freeze,
     /// Cutting a node off from all others. Less than [`Means::Network`]: a container's network can be pulled.
     Isolation,
     /// Getting between the bytes of two nodes.
@@ -120,6 +122,20 @@ pub enum Means {
 impl Means {
     /// What servers that allow faults do to themselves.
     pub const INSIDE: [Self; 4] = [Self::Isolation, Self::Network, Self::Disk, Self::Clock];
+
+    /// What to do where it is missing.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Process => "name targets that can be stopped and started",
+            Self::Freeze => {
+                "Kubernetes cannot freeze pods; run it on containers or on the processes of conclave up"
+            }
+            Self::Isolation | Self::Network | Self::Disk | Self::Clock => {
+                "start the servers with --allow-faults (conclave up --allow-faults), or with CONCLAVE_ALLOW_FAULTS=true"
+            }
+        }
+    }
 }
 
 impl Fault {
@@ -127,7 +143,8 @@ impl Fault {
     #[must_use]
     pub fn means(&self) -> Means {
         match self {
-            Self::Kill | Self::Restart | Self::Pause => Means::Process,
+            Self::Kill | Self::Restart => Means::Process,
+            Self::Pause => Means::Freeze,
             Self::Isolate => Means::Isolation,
             Self::Partition { .. } | Self::Delay { .. } | Self::Loss { .. } | Self::Bandwidth { .. } => {
                 Means::Network

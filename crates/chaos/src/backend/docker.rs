@@ -226,7 +226,7 @@ impl Backend for Docker {
             let all = try_join_all(servers.map(|part| self.containers.inspect(&part.id))).await?;
             let inside = all.iter().flatten().all(|server| server.config.allows_faults());
             let more = Means::INSIDE.into_iter().filter(|_| inside);
-            Ok(more.chain([Means::Process, Means::Isolation]).collect())
+            Ok(more.chain([Means::Process, Means::Freeze, Means::Isolation]).collect())
         })
     }
 

@@ -207,7 +207,7 @@ impl Backend for Local {
         Box::pin(async {
             let inside = self.read()?.allow_faults;
             let more = Means::INSIDE.into_iter().filter(|_| inside);
-            Ok(more.chain([Means::Process]).collect())
+            Ok(more.chain([Means::Process, Means::Freeze]).collect())
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use crate::backend::docker::Docker;
+use crate::backend::kubernetes::{Kubernetes, Place};
 use crate::backend::local::Local;
 use crate::backend::{Backend, BackendError};
 
@@ -18,6 +19,8 @@ pub enum Choice {
     Local,
     /// The containers of a composition (Docker Compose) on this machine's engine
     Docker,
+    /// The pods of a cluster in one namespace of Kubernetes
+    Kubernetes,
 }
 
 /// Where the cluster is, and where a controller keeps what it has to remember.
@@ -31,6 +34,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The name of the composition; `None` is the one that this runs in, or the only one.
     pub project: Option<String>,
+    /// Where the pods are, if it runs on Kubernetes.
+    pub kubernetes: Place,
 }
 
 /// A backend, and where its journal belongs. Two controllers of one cluster that find the same journal keep out of each
@@ -59,6 +64,13 @@ pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
             let backend = Docker::open(settings.project.as_deref(), &settings.state_dir).await?;
             let journal = backend.journal(&settings.state_dir);
             Ok(Opened { backend: Box::new(backend), journal })
+        }
+        Choice::Kubernetes => {
+            let kubernetes = Kubernetes::open(&settings.kubernetes).await?;
+            let journal =
+                settings.state_dir.join(format!("kubernetes-{}.journal", kubernetes.name_of_cluster()));
+            make(&settings.state_dir)?;
+            Ok(Opened { backend: Box::new(kubernetes), journal })
         }
     }
 }

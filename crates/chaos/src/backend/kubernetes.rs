@@ -1,0 +1,322 @@
+//! The pods of a cluster in one namespace of Kubernetes, if all of them have the label with which they allow it: a leader or a
+//! majority cannot be chosen among some of them.
+//!
+//! The API can do one thing to a pod: delete it, and its `StatefulSet` makes it anew. With no grace even that sends SIGTERM first, so that a
+//! server would hand its work over before it is killed. A server with `--allow-faults` is told to die at once before its pod is
+//! deleted: that is `kill -9`. Everything else happens inside the servers; nothing of it needs privileges on a node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, try_join_all};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::backend::kubernetes::api::{Api, Grace};
+use crate::backend::kubernetes::config::Config;
+use crate::backend::kubernetes::pod::{ALLOWED, COMPONENT, Pod};
+use crate::backend::{Backend, BackendError, Kind, Target, inside};
+use crate::fault::{Fault, Means};
+use crate::journal::Applied;
+
+pub mod api;
+pub mod config;
+pub mod pod;
+
+/// A pod has so long to be scheduled, started and ready again. Its volume may have to follow it to another node.
+const BACK_DEADLINE: Duration = Duration::from_secs(120);
+/// How often a pod that is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// A server that is ready takes connections within this.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// The label that the manifests give to the pods of a cluster.
+pub const OURS: &str = "app.kubernetes.io/name=conclave";
+
+/// Where the pods are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The kubeconfig; `None` looks for one, as [`Config::find`] says.
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace; `None` is the kubeconfig's, or the pod's own.
+    pub namespace: Option<String>,
+    /// The labels of the cluster's pods, as `kubectl -l` takes them; `None` is [`OURS`].
+    pub selector: Option<String>,
+}
+
+/// The pods of one cluster.
+#[derive(Debug)]
+pub struct Kubernetes {
+    api: Api,
+    selector: String,
+    /// Everyone who was ever seen: one that was just deleted is away, and not gone.
+    seen: Mutex<BTreeMap<String, Target>>,
+    /// What is done inside the servers.
+    inside: Mutex<Vec<Applied>>,
+}
+
+impl Kubernetes {
+    /// The cluster in this place.
+    ///
+    /// # Errors
+    /// If the API cannot be reached, does not allow it, or has no pods that may be broken.
+    pub async fn open(place: &Place) -> Result<Self, BackendError> {
+        let config = Config::find(place.kubeconfig.as_deref()).map_err(|error| BackendError::Failed {
+            what: "find the Kubernetes API".to_owned(),
+            why: error.to_string(),
+        })?;
+        let kubernetes = Self {
+            api: Api::new(config, place.namespace.clone())?,
+            selector: selector(place.selector.as_deref()).to_owned(),
+            seen: Mutex::default(),
+            inside: Mutex::default(),
+        };
+        if kubernetes.look().await?.is_empty() {
+            return Err(BackendError::Failed {
+                what: format!("find pods in namespace {}", kubernetes.api.namespace()),
+                why: format!(
+                    "none has the labels {} and a {COMPONENT} (server or dns); see --namespace and --selector",
+                    kubernetes.selector
+                ),
+            });
+        }
+        Ok(kubernetes)
+    }
+
+    /// What tells it from other clusters, in letters that a file's name may have.
+    #[must_use]
+    pub fn name_of_cluster(&self) -> String {
+        name_of_cluster(self.api.namespace(), &self.selector)
+    }
+
+    /// Everyone who is there, or was.
+    async fn look(&self) -> Result<Vec<Target>, BackendError> {
+        let pods = self.api.pods(&self.selector).await?;
+        if let Some(pod) = pods.iter().find(|pod| pod.target().is_some() && !pod.is_allowed()) {
+            return Err(not_allowed(pod));
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.extend(pods.iter().filter_map(Pod::target).map(|target| (target.name.clone(), target)));
+        Ok(seen.values().cloned().collect())
+    }
+
+    fn seen(&self, name: &str) -> Result<Target, BackendError> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(name).cloned().ok_or_else(|| BackendError::Unknown(name.to_owned()))
+    }
+
+    fn servers(&self) -> Vec<Target> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.values().filter(|target| target.kind == Kind::Server).cloned().collect()
+    }
+
+    /// The pod, if it may be broken; `None` while there is none, since the last one was deleted.
+    async fn allowed(&self, name: &str) -> Result<Option<Pod>, BackendError> {
+        let Some(pod) = self.api.pod(name).await? else {
+            self.seen(name)?;
+            return Ok(None);
+        };
+        if pod.is_allowed() { Ok(Some(pod)) } else { Err(not_allowed(&pod)) }
+    }
+
+    /// Deletes the pod, and ends its process before if it is to die at once.
+    async fn delete(&self, name: &str, death: Option<Death>) -> Result<(), BackendError> {
+        let Some(pod) = self.allowed(name).await? else { return Ok(()) };
+        let Some(Death { torn, seed, must }) = death else { return self.api.delete(&pod, Grace::Its).await };
+        if let Some(target) = pod.target().filter(|target| target.kind == Kind::Server)
+            && (must || pod.allows_faults_inside())
+        {
+            inside::cut_power(&target, torn, seed).await?;
+        }
+        // A container that dies again and again in its pod is started ever later; a new pod is started at once.
+        self.api.delete(&pod, Grace::None).await
+    }
+
+    /// Waits until a pod of that name is ready and takes connections.
+    async fn back(&self, name: &str) -> Result<(), BackendError> {
+        let deadline = Instant::now() + BACK_DEADLINE;
+        loop {
+            let is_back = match self.api.pod(name).await {
+                Ok(Some(pod)) if pod.is_ready() => match pod.target() {
+                    Some(target) => takes_connections(&target).await,
+                    None => true,
+                },
+                Ok(_) => false,
+                // The API server may be away for a moment.
+                Err(error @ BackendError::Failed { .. }) if Instant::now() > deadline => return Err(error),
+                Err(BackendError::Failed { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if is_back {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(BackendError::Failed {
+                    what: format!("wait for the pod {name}"),
+                    why: format!(
+                        "it is not ready after {} s; see kubectl -n {} describe pod {name}",
+                        BACK_DEADLINE.as_secs(),
+                        self.api.namespace()
+                    ),
+                });
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Changes what is done inside the servers.
+    async fn inside(&self, change: impl FnOnce(&mut Vec<Applied>)) -> Result<(), BackendError> {
+        let open = {
+            let mut open = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut open);
+            open.clone()
+        };
+        inside::set(&open, &self.servers()).await
+    }
+
+    async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {
+        let death = match &fault.fault {
+            Fault::Pause => return Err(cannot_pause()),
+            Fault::Kill => Some(Death { torn: false, seed: fault.id, must: false }),
+            Fault::PowerCut { torn } => Some(Death { torn: *torn, seed: fault.id, must: true }),
+            Fault::Restart => None,
+            _ => return self.inside(|open| open.push(fault.clone())).await,
+        };
+        try_join_all(fault.nodes.iter().map(|name| self.delete(name, death))).await.map(drop)
+    }
+
+    async fn heal_it(&self, fault: &Applied) -> Result<(), BackendError> {
+        match &fault.fault {
+            Fault::Kill | Fault::Restart | Fault::PowerCut { .. } => {
+                try_join_all(fault.nodes.iter().map(|name| self.back(name))).await.map(drop)
+            }
+            // It was never applied.
+            Fault::Pause => Ok(()),
+            _ => self.inside(|open| open.retain(|known| known.id != fault.id)).await,
+        }
+    }
+}
+
+/// How a server's process ends before its pod does.
+#[derive(Clone, Copy, Debug)]
+struct Death {
+    torn: bool,
+    seed: u64,
+    /// What is not synced must be lost: that is the point.
+    must: bool,
+}
+
+fn not_allowed(pod: &Pod) -> BackendError {
+    let (label, value) = ALLOWED;
+    BackendError::NotAllowed {
+        target: format!("pod {}", pod.metadata.name),
+        advice: format!(
+            "nothing is done to any of its cluster until its template has the label {label}={value}"
+        ),
+    }
+}
+
+fn cannot_pause() -> BackendError {
+    BackendError::Unable {
+        fault: "pause".to_owned(),
+        what: "a pod",
+        advice: "Kubernetes cannot freeze processes; isolate it instead, or run the experiment on containers",
+    }
+}
+
+fn selector(given: Option<&str>) -> &str {
+    given.map(str::trim).filter(|given| !given.is_empty()).unwrap_or(OURS)
+}
+
+/// The namespace, and the labels if they are not those of the manifests.
+fn name_of_cluster(namespace: &str, selector: &str) -> String {
+    let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    if selector == OURS { plain(namespace) } else { format!("{}-{}", plain(namespace), plain(selector)) }
+}
+
+/// Resolvers have no address here: that they are ready is enough.
+async fn takes_connections(target: &Target) -> bool {
+    let connect = timeout(CONNECT, TcpStream::connect(&target.client));
+    target.kind == Kind::Resolver || matches!(connect.await, Ok(Ok(_)))
+}
+
+impl Backend for Kubernetes {
+    fn name(&self) -> &'static str {
+        "Kubernetes"
+    }
+
+    fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>> {
+        Box::pin(async {
+            let pods = self.api.pods(&self.selector).await?;
+            Ok(means(&pods))
+        })
+    }
+
+    fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>> {
+        Box::pin(self.look())
+    }
+
+    fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(self.apply_to(fault))
+    }
+
+    fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(self.heal_it(fault))
+    }
+
+    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
+        let nothing = self.inside.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if nothing { Box::pin(std::future::ready(Ok(()))) } else { Box::pin(self.inside(|_| {})) }
+    }
+}
+
+/// What can be done to these pods: what happens inside needs the leave of every server.
+fn means(pods: &[Pod]) -> BTreeSet<Means> {
+    let server = |pod: &&Pod| pod.target().is_some_and(|target| target.kind == Kind::Server);
+    let mut servers = pods.iter().filter(server).peekable();
+    let inside = servers.peek().is_some() && servers.all(Pod::allows_faults_inside);
+    let more = Means::INSIDE.into_iter().filter(|_| inside);
+    more.chain([Means::Process]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pods(list: &[(&str, &str)]) -> Vec<Pod> {
+        let pod = |(component, arg): &(&str, &str)| {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {
+                    "app.kubernetes.io/component": component, "conclave.chaos": "allowed"}},
+                "spec": {"hostname": "p", "subdomain": "s", "containers": [{"args": [arg]}]},
+            }))
+            .unwrap()
+        };
+        list.iter().map(pod).collect()
+    }
+
+    #[test]
+    fn a_selector_takes_the_place_of_ours() {
+        assert_eq!(selector(None), OURS);
+        assert_eq!(selector(Some("  ")), OURS);
+        assert_eq!(selector(Some(" app=x,env in (a,b)")), "app=x,env in (a,b)");
+    }
+
+    #[test]
+    fn clusters_of_one_namespace_have_journals_of_their_own() {
+        assert_eq!(name_of_cluster("talk", OURS), "talk");
+        assert_eq!(name_of_cluster("talk", "env=../a"), "talk-env----a");
+    }
+
+    #[test]
+    fn what_happens_inside_needs_the_leave_of_every_server() {
+        let process = BTreeSet::from([Means::Process]);
+        let all: BTreeSet<Means> = Means::INSIDE.into_iter().chain([Means::Process]).collect();
+        assert_eq!(means(&pods(&[("server", "--allow-faults"), ("dns", "dns")])), all);
+        assert_eq!(means(&pods(&[("server", "--allow-faults"), ("server", "")])), process);
+        assert_eq!(means(&pods(&[("dns", "--allow-faults")])), process);
+        assert!(!all.contains(&Fault::Pause.means()), "a pod cannot be frozen");
+    }
+}

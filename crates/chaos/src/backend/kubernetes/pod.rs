@@ -1,0 +1,235 @@
+//! What a pod is to this backend: a target or none, ready or not, with leave to be broken or without. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::backend::{Kind, Target};
+
+/// The label with which a pod allows that it is broken, and its only value.
+pub const ALLOWED: (&str, &str) = ("conclave.chaos", "allowed");
+/// The label that says whether it is a server or a resolver.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+/// The port of a server's client API, if the pod does not name one.
+const CLIENT_PORT: u16 = 7400;
+
+/// A list of pods, as the API gives it.
+#[derive(Debug, Deserialize)]
+pub struct Pods {
+    /// About the list.
+    #[serde(default)]
+    pub metadata: ListMetadata,
+    /// The pods.
+    pub items: Vec<Pod>,
+}
+
+/// About a list.
+#[derive(Debug, Default, Deserialize)]
+pub struct ListMetadata {
+    /// Not empty if there are more.
+    #[serde(default, rename = "continue")]
+    pub more: String,
+}
+
+/// What matters here of a pod.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Pod {
+    /// Name and labels.
+    pub metadata: Metadata,
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+/// Name and labels.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// Its name, which the pod that takes its place has too.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// This one, and not the one that takes its place.
+    pub uid: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    deletion_timestamp: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Spec {
+    hostname: Option<String>,
+    subdomain: Option<String>,
+    #[serde(default)]
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Container {
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<Variable>,
+    #[serde(default)]
+    ports: Vec<Port>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Variable {
+    name: String,
+    #[serde(default)]
+    value: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Port {
+    #[serde(default)]
+    name: String,
+    container_port: u16,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+impl Pod {
+    /// It may be broken.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.metadata.labels.get(ALLOWED.0).is_some_and(|value| value == ALLOWED.1)
+    }
+
+    /// It is there to stay, and its probe says that it is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let ready = |condition: &Condition| condition.kind == "Ready" && condition.status == "True";
+        self.metadata.deletion_timestamp.is_none() && self.status.conditions.iter().any(ready)
+    }
+
+    /// Its server was started with leave to be broken from inside.
+    #[must_use]
+    pub fn allows_faults_inside(&self) -> bool {
+        self.spec.containers.iter().any(|container| {
+            let variable = |known: &Variable| known.name == "CONCLAVE_ALLOW_FAULTS" && known.value == "true";
+            container.args.iter().any(|arg| arg == "--allow-faults") || container.env.iter().any(variable)
+        })
+    }
+
+    /// What it is as a target, whether it may be broken or not; `None` if it is neither server nor resolver.
+    ///
+    /// A pod of a `StatefulSet` has a name of its own, which stays when the pod is replaced. Others are known by their address.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        let kind = match self.metadata.labels.get(COMPONENT)?.as_str() {
+            "server" => Kind::Server,
+            "dns" => Kind::Resolver,
+            _ => return None,
+        };
+        let host = match (&self.spec.hostname, &self.spec.subdomain, &self.status.pod_ip) {
+            (Some(hostname), Some(subdomain), _) => {
+                format!("{hostname}.{subdomain}.{}.svc", self.metadata.namespace)
+            }
+            (.., Some(address)) if address.contains(':') => format!("[{address}]"),
+            (.., Some(address)) => address.clone(),
+            // Without either it has not been started yet.
+            (.., None) => return None,
+        };
+        let ports = self.spec.containers.iter().flat_map(|container| &container.ports);
+        let port = ports.into_iter().find(|port| port.name == "client");
+        let port = port.map_or(CLIENT_PORT, |port| port.container_port);
+        let client = if kind == Kind::Server { format!("{host}:{port}") } else { String::new() };
+        Some(Target { name: self.metadata.name.clone(), kind, client })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the API server gives it, with what matters here.
+    fn pod(change: impl FnOnce(&mut serde_json::Value)) -> Pod {
+        let mut pod = serde_json::json!({
+            "metadata": {"name": "conclave-1", "namespace": "talk", "uid": "u1", "labels": {
+                "app.kubernetes.io/component": "server", "conclave.chaos": "allowed"}},
+            "spec": {"hostname": "conclave-1", "subdomain": "conclave-peers", "containers": [{
+                "name": "server", "args": ["server"],
+                "env": [{"name": "CONCLAVE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+                "ports": [{"name": "peer", "containerPort": 7401}, {"name": "client", "containerPort": 7500}]}]},
+            "status": {"podIP": "10.0.0.7", "conditions": [
+                {"type": "Initialized", "status": "True"}, {"type": "Ready", "status": "True"}]},
+        });
+        change(&mut pod);
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn a_server_is_known_by_the_name_that_stays() {
+        let target = pod(|_| {}).target().unwrap();
+        assert_eq!((target.name.as_str(), target.kind), ("conclave-1", Kind::Server));
+        assert_eq!(target.client, "conclave-1.conclave-peers.talk.svc:7500");
+        // Also while it is being started.
+        assert!(pod(|pod| pod["status"] = serde_json::json!({})).target().is_some());
+    }
+
+    #[test]
+    fn without_a_name_of_its_own_it_is_known_by_its_address() {
+        let nameless = |address: &str| {
+            pod(|pod| {
+                pod["spec"] = serde_json::json!({"containers": [{"name": "server"}]});
+                pod["status"]["podIP"] = address.into();
+            })
+        };
+        assert_eq!(nameless("10.0.0.7").target().unwrap().client, "10.0.0.7:7400");
+        assert_eq!(nameless("fd00::7").target().unwrap().client, "[fd00::7]:7400");
+        let unborn = pod(|pod| {
+            pod["spec"] = serde_json::json!({"containers": []});
+            pod["status"] = serde_json::json!({});
+        });
+        assert_eq!(unborn.target(), None);
+    }
+
+    #[test]
+    fn labels_say_what_it_is_and_whether_it_may_be_broken() {
+        let labelled = |label: &str, value: &str| pod(|pod| pod["metadata"]["labels"][label] = value.into());
+        assert!(pod(|_| {}).is_allowed());
+        assert!(!labelled("conclave.chaos", "no").is_allowed());
+        assert_eq!(labelled(COMPONENT, "cli").target(), None);
+        let bare = pod(|pod| pod["metadata"]["labels"] = serde_json::json!({}));
+        assert!(!bare.is_allowed() && bare.target().is_none());
+        let resolver = pod(|pod| pod["metadata"]["labels"][COMPONENT] = "dns".into()).target().unwrap();
+        assert_eq!((resolver.kind, resolver.client.as_str()), (Kind::Resolver, ""));
+    }
+
+    #[test]
+    fn one_that_is_being_deleted_is_not_ready() {
+        assert!(pod(|_| {}).is_ready());
+        assert!(!pod(|pod| pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into()).is_ready());
+        assert!(!pod(|pod| pod["status"]["conditions"][1]["status"] = "False".into()).is_ready());
+        assert!(!pod(|pod| pod["status"] = serde_json::json!({})).is_ready());
+    }
+
+    #[test]
+    fn leave_for_faults_inside_is_an_argument_or_a_variable() {
+        assert!(!pod(|_| {}).allows_faults_inside());
+        let container = |key: &str, value: serde_json::Value| {
+            pod(|pod| pod["spec"]["containers"][0][key] = value).allows_faults_inside()
+        };
+        assert!(container("args", serde_json::json!(["server", "--allow-faults"])));
+        let variable = |value: &str| serde_json::json!([{"name": "CONCLAVE_ALLOW_FAULTS", "value": value}]);
+        assert!(container("env", variable("true")));
+        assert!(!container("env", variable("false")));
+    }
+}
