@@ -27,7 +27,7 @@ Exit codes:
 
 /// Breaks a conclave cluster on purpose, keeps using it, and judges what came of it.
 #[derive(Debug, Parser)]
-#[command(name = "conclave-chaos", version, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(name = "conclave-chaos", version = conclave_client::VERSION, after_help = AFTER_HELP, max_term_width = 110)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) place: PlaceArgs,

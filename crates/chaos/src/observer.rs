@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conclave_client::api::{GetServerStatusRequest, NodeStatus, Role};
+use conclave_client::api::{GetServerStatusRequest, NodeStatus, Role, ShardStatus};
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -58,7 +58,22 @@ struct Table {
     /// Shards that had another leader than before.
     leader_changes: u64,
     leaders: BTreeMap<u32, (u64, String)>,
+    /// Where each server's logs ended, by shard.
+    ends: BTreeMap<String, BTreeMap<u32, u64>>,
+    /// Logs of which a server had got rid further than they had gone when it was looked at before: what is in between came as
+    /// a snapshot.
+    snapshots: u64,
 }
+
+/// Where a shard's log begins (behind this) and ends.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    purged: u64,
+    last: u64,
+}
+
+/// By shard.
+type Logs = BTreeMap<u32, Reach>;
 
 impl Observed {
     fn saw(&self, at_us: u64, node: &str, state: State) {
@@ -81,6 +96,22 @@ impl Observed {
         if table.changes.len() < CHANGES_MAX {
             table.changes.push(Change { at_us, node: node.to_owned(), state });
         }
+    }
+
+    fn reaches(&self, node: &str, logs: &Logs) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = &mut *table;
+        let ends = table.ends.entry(node.to_owned()).or_default();
+        for (&shard, reach) in logs {
+            let before = ends.insert(shard, reach.last.max(reach.purged));
+            table.snapshots += u64::from(before.is_some_and(|before| reach.purged > before));
+        }
+    }
+
+    /// How many snapshots servers got from others.
+    #[must_use]
+    pub fn snapshots(&self) -> u64 {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).snapshots
     }
 
     /// The servers as they are now; `hurt` are those to whom something is being done.
@@ -121,17 +152,18 @@ impl Observed {
             let mut client = ChatServiceClient::new(endpoint.connect_lazy());
             Some(async move { (target.name.as_str(), ask(&mut client, &target.name).await) })
         });
-        for (name, state) in futures::future::join_all(asks).await {
+        for (name, (state, _)) in futures::future::join_all(asks).await {
             self.saw(0, name, state);
         }
     }
 }
 
-async fn ask(client: &mut ChatServiceClient<Channel>, name: &str) -> State {
+async fn ask(client: &mut ChatServiceClient<Channel>, name: &str) -> (State, Logs) {
     let asked = client.get_server_status(GetServerStatusRequest { local_only: true });
-    let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await else { return State::default() };
+    let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await else { return Default::default() };
     let nodes = answer.into_inner().nodes;
-    nodes.iter().find(|node| node.name == name && node.reachable).map(state).unwrap_or_default()
+    let own = nodes.iter().find(|node| node.name == name && node.reachable);
+    own.map(|node| (state(node), logs(node))).unwrap_or_default()
 }
 
 /// Asks one server until told to stop.
@@ -149,7 +181,8 @@ pub async fn watch(
             () = stop.cancelled() => break,
             _ = every.tick() => {}
         }
-        let state = ask(&mut client, &name).await;
+        let (state, logs) = ask(&mut client, &name).await;
+        observed.reaches(&name, &logs);
         observed.saw(seen.now_us(), &name, state);
     }
 }
@@ -161,6 +194,11 @@ fn state(node: &NodeStatus) -> State {
         leads: leads.map(|shard| (shard.shard, shard.term)).collect(),
         meta_term: node.shards.iter().find(|shard| shard.shard == 0).map_or(0, |shard| shard.term),
     }
+}
+
+fn logs(node: &NodeStatus) -> Logs {
+    let reach = |shard: &ShardStatus| Reach { purged: shard.purged_index, last: shard.last_log_index };
+    node.shards.iter().map(|shard| (shard.shard, reach(shard))).collect()
 }
 
 #[cfg(test)]
@@ -184,5 +222,19 @@ mod tests {
         let known = observed.known(&["a".to_owned(), "b".to_owned()], Vec::new(), &["b".to_owned()]);
         assert!(known.servers[0].well && !known.servers[1].well);
         assert!(known.servers[1].leads_meta && !known.servers[0].leads_meta);
+    }
+
+    #[test]
+    fn a_log_that_begins_behind_its_old_end_came_with_a_snapshot() {
+        let observed = Observed::default();
+        let look = |purged, last| observed.reaches("a", &[(1, Reach { purged, last })].into());
+        look(40, 90);
+        look(80, 130);
+        look(130, 130);
+        assert_eq!(observed.snapshots(), 0, "it has cut its own log");
+        observed.reaches("b", &[(1, Reach { purged: 500, last: 510 })].into());
+        assert_eq!(observed.snapshots(), 0, "nobody knows how far it had come");
+        look(500, 500);
+        assert_eq!(observed.snapshots(), 1);
     }
 }

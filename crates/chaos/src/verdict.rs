@@ -151,7 +151,7 @@ impl Verdict {
         } else {
             Sum::Passed
         };
-        let (experiment, version) = (experiment.clone(), env!("CARGO_PKG_VERSION"));
+        let (experiment, version) = (experiment.clone(), conclave_client::VERSION);
         Self { experiment, seed, backend, version, sum, wrong, missing, report, facts }
     }
 

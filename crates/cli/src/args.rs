@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use conclave_client::find;
+use conclave_core::planted::VERSION;
 
 use crate::parse;
 
@@ -35,7 +36,7 @@ Data goes to stdout, everything else to stderr. With --json each line is one obj
 
 /// Chat that survives the loss of its servers.
 #[derive(Debug, Parser)]
-#[command(name = "conclave", version, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(name = "conclave", version = VERSION, after_help = AFTER_HELP, max_term_width = 110)]
 #[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Args {
     #[command(flatten)]

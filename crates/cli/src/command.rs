@@ -20,6 +20,7 @@ use std::io;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
+use conclave_core::planted::VERSION;
 use jiff::tz::TimeZone;
 
 use crate::args::{Args, Command, RoomsCommand};
@@ -83,9 +84,9 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
 
 fn version(json: bool) -> anyhow::Result<Exit> {
     if json {
-        output::json(&serde_json::json!({ "name": "conclave", "version": env!("CARGO_PKG_VERSION") }))?;
+        output::json(&serde_json::json!({ "name": "conclave", "version": VERSION }))?;
     } else {
-        output::line(concat!("conclave ", env!("CARGO_PKG_VERSION")))?;
+        output::line(&format!("conclave {VERSION}"))?;
     }
     Ok(Exit::Ok)
 }

@@ -39,6 +39,11 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let args = Args::parse();
+    #[cfg(feature = "planted-bugs")]
+    if let Err(why) = plant() {
+        output::error(&format!("conclave: {why}"));
+        return exit::Exit::Usage.into();
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().worker_threads(workers());
     let runtime = match builder.build() {
@@ -59,6 +64,17 @@ fn main() -> ExitCode {
             exit::of_error(&error).into()
         }
     }
+}
+
+/// Chooses the bug that this process makes, and says so: nobody must take such a build for a real one.
+#[cfg(feature = "planted-bugs")]
+fn plant() -> Result<(), conclave_core::planted::UnknownBug> {
+    use conclave_core::planted::{Bug, VARIABLE, VERSION, plant};
+    let chosen = plant(std::env::var(VARIABLE).ok().as_deref())?.map_or("none of them", Bug::name);
+    output::error(&format!(
+        "!!! conclave {VERSION} BREAKS ITS PROMISES ON PURPOSE, for tests of its tests; {VARIABLE} chooses: {chosen} !!!"
+    ));
+    Ok(())
 }
 
 /// At least two, so that nobody's computation holds up a heartbeat.

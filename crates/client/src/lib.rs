@@ -58,6 +58,10 @@ mod types;
 
 pub use builder::{Builder, Outbox, Route};
 pub use client::Client;
+#[cfg(feature = "planted-bugs")]
+pub use conclave_core::planted;
+/// The library's version, and the program's: they are made together.
+pub use conclave_core::planted::VERSION;
 pub use error::{CallError, ConnectError, OutboxError, SendError};
 pub use find::Finder;
 pub use raw::{EventView, RawBatch};

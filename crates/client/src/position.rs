@@ -76,6 +76,15 @@ impl Positions {
         JoinChatRequest { rooms: rooms.collect(), resume_token: self.token.clone() }
     }
 
+    /// The planted bug of that name: whoever continues asks from the last event on, instead of from behind it, and takes it.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn off_by_one(&mut self) {
+        use conclave_core::planted::{Bug, planted};
+        if self.complete && planted(Bug::FollowOffByOne) {
+            self.rooms.values_mut().for_each(|room| room.seq = room.seq.saturating_sub(1));
+        }
+    }
+
     /// Lets events (room id, seq) through if they follow. If one does not, none of them was let through.
     pub(crate) fn accept(
         &mut self,

@@ -211,6 +211,8 @@ impl Subscription {
     }
 
     fn begin(&mut self) {
+        #[cfg(feature = "planted-bugs")]
+        self.positions.off_by_one();
         let nodes = &self.handle.shared.nodes;
         let target =
             std::iter::from_fn(|| self.targets.pop_front()).find(|target| !nodes.takes_nobody(target));

@@ -11,6 +11,7 @@
 //! * [`placement`]: which clients should be where.
 //! * [`ring`]: rooms to shards, shards to nodes.
 //! * [`limits`]: every bound of the system.
+//! * [`planted`]: bugs on purpose, in builds that are made to be found out.
 
 pub mod command;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod mem;
 pub mod meta;
 pub mod name;
 pub mod placement;
+pub mod planted;
 pub mod refusal;
 pub mod ring;
 pub mod room;

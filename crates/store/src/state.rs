@@ -9,6 +9,8 @@ pub(crate) mod block;
 mod cache;
 pub(crate) mod db;
 mod flush;
+#[cfg(feature = "planted-bugs")]
+mod foresee;
 pub(crate) mod key;
 pub(crate) mod machine;
 mod read;
@@ -64,6 +66,8 @@ pub struct ShardState {
     /// Raised when a snapshot's installation begins and when it ends: odd means that the file is
     /// between two states.
     installs: AtomicU64,
+    #[cfg(feature = "planted-bugs")]
+    foreseen: Mutex<foresee::Foreseen>,
 }
 
 /// What is in memory.
@@ -103,6 +107,8 @@ impl ShardState {
             inner: Mutex::new(inner),
             applied: watch::Sender::new(index),
             installs: AtomicU64::new(0),
+            #[cfg(feature = "planted-bugs")]
+            foreseen: Mutex::default(),
         })
     }
 

@@ -240,6 +240,13 @@ impl Store {
         self.at(shard).state.clone()
     }
 
+    /// What the shard's leader would answer to an entry that is not committed yet; see the planted bugs that cannot wait.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub fn foresee(&self, shard: ShardId, payload: &crate::Payload) -> Option<crate::Replies> {
+        self.at(shard).state.foresee(payload, self.0.observer.as_ref())
+    }
+
     /// The error with which the store has failed. The node must stop then.
     #[must_use]
     pub fn failed(&self) -> watch::Receiver<Option<String>> {

@@ -53,6 +53,7 @@ pub(super) fn facts(
         (Sometimes::ResumedElsewhere, seen.moves.load(Ordering::Relaxed) > 0),
         (Sometimes::NodeCaughtUp, returned > 0),
         (Sometimes::NewcomerServed, newcomers(&bands, &seen.visits())),
+        (Sometimes::SnapshotInstalled, observed.snapshots() > 0),
         (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
     ];
     let fared = fared(&bands, all, &seen.sides(), seen.now_us());

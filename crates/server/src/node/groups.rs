@@ -79,6 +79,8 @@ impl Groups<'_> {
                 raft: raft.clone(),
                 clock: self.clock.clone(),
                 metrics: Arc::clone(self.metrics),
+                #[cfg(feature = "planted-bugs")]
+                store: self.store.clone(),
             };
             tasks.spawn(proposer.run(queue));
             let state = self.store.state(shard);

@@ -4,6 +4,9 @@
 //! entries as allowed are in flight, what arrives is collected into the next one. So one sender has the
 //! latency of one round, and thousands share a few.
 
+#[cfg(feature = "planted-bugs")]
+mod early;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -53,6 +56,8 @@ pub(crate) struct Proposer {
     pub(crate) raft: Raft,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) store: conclave_store::Store,
 }
 
 /// An entry that was proposed: who waits for which of its replies.
@@ -87,6 +92,8 @@ impl Proposer {
                     let began = Instant::now();
                     let (responder, result) = OneshotResponder::new_pair();
                     // Handing over waits only for the group's own queue and keeps the order of proposals.
+                    #[cfg(feature = "planted-bugs")]
+                    let waiting = self.answer_early(&payload, waiting, in_flight.is_empty());
                     let handed = self.raft.client_write_ff(payload, Some(responder)).await;
                     in_flight.push(async move {
                         let result = match handed {

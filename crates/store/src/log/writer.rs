@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use conclave_core::limits::{LOG_CACHE_BYTES_MAX, LOG_COMMIT_BYTES_MAX, LOG_QUEUE_MAX};
+use conclave_core::planted::{Bug, planted};
 use openraft::storage::IOFlushed;
 use prost::Message as _;
 use redb::Durability;
@@ -134,6 +135,9 @@ impl Writer {
         }
         self.log.queued_bytes.fetch_sub(batch.bytes, Ordering::AcqRel);
         self.log.taken.notify_waiters();
+        if planted(Bug::AckBeforeSync) {
+            std::mem::take(&mut waiting).answer(&Ok(()));
+        }
         let result = self.log.failure.check().and_then(|()| self.write(&mut batch));
         let result = result.map_err(|error| self.log.failure.set(error));
         match &result {

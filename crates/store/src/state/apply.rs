@@ -267,15 +267,19 @@ impl Inner {
 }
 
 /// The shard as of the previous command.
-struct Working<'a> {
-    inner: &'a Inner,
-    db: &'a StateDb,
-    shard: ShardId,
+pub(super) struct Working<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) db: &'a StateDb,
+    pub(super) shard: ShardId,
 }
 
 impl Working<'_> {
     /// Looks at a row, in memory or else in the file.
-    fn look<T>(&self, key: &Key, pick: impl FnOnce(&Row) -> Option<T>) -> Result<Option<T>, StoreError> {
+    pub(super) fn look<T>(
+        &self,
+        key: &Key,
+        pick: impl FnOnce(&Row) -> Option<T>,
+    ) -> Result<Option<T>, StoreError> {
         match self.inner.rows.get(key) {
             Some(row) => Ok(pick(row)),
             None => Ok(self.db.row(self.shard, key)?.as_ref().and_then(pick)),

@@ -1,0 +1,31 @@
+//! The planted bugs of a leader that does not wait for the majority: its own log is enough for it.
+
+use conclave_core::planted::{Bug, planted};
+use conclave_store::Payload;
+use tokio::sync::oneshot;
+
+use super::{Answer, Proposer};
+
+type Waiting = Vec<(usize, oneshot::Sender<Answer>)>;
+
+impl Proposer {
+    /// Answers an entry, or shows its events, as soon as this leader has it. Who still waits is returned. With nothing else
+    /// under way (`first`) the applied state is all there is.
+    pub(super) fn answer_early(&self, payload: &Payload, waiting: Waiting, first: bool) -> Waiting {
+        let ack = planted(Bug::AckBeforeQuorum);
+        if !(ack || planted(Bug::PublishBeforeCommit)) {
+            return waiting;
+        }
+        if first || !self.raft.is_leader() {
+            self.store.state(self.shard).forget_foreseen();
+        }
+        let foreseen = self.raft.is_leader().then(|| self.store.foresee(self.shard, payload)).flatten();
+        let Some(replies) = foreseen.filter(|_| ack) else { return waiting };
+        let mut replies = replies.0.into_iter();
+        for (count, sender) in waiting {
+            // Whoever asked may have given up.
+            let _ = sender.send(Ok(replies.by_ref().take(count).collect()));
+        }
+        Vec::new()
+    }
+}

@@ -1,0 +1,98 @@
+//! What the leader would make of an entry that is not committed yet: for the planted bugs that cannot wait for the majority.
+//!
+//! Deciding is [`conclave_core::apply`], as always, over a view that begins with what is applied and goes on with what was
+//! foreseen. As long as this leader's entries are committed in their order, all of it comes true.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use conclave_core::mem::MemView;
+use conclave_core::planted::{Bug, planted};
+use conclave_core::{Command, RoomId, Seq};
+use conclave_proto::{command, event};
+
+use super::ShardState;
+use super::apply::Working;
+use super::key::Key;
+use super::read::Page;
+use super::row::Row;
+use crate::lock;
+use crate::observer::Observer;
+use crate::types::{Payload, Replies};
+
+/// What was foreseen since the last time that nothing was under way.
+#[derive(Debug, Default)]
+pub(crate) struct Foreseen {
+    view: MemView,
+    /// Events that subscribers are shown before they are committed.
+    shown: BTreeMap<(RoomId, Seq), Bytes>,
+}
+
+impl ShardState {
+    /// The replies to an entry of this shard's leader; `None` if it holds something else than requests to rooms. Their events
+    /// are shown to whoever follows the rooms if that is the planted bug.
+    pub(crate) fn foresee(&self, payload: &Payload, observer: &dyn Observer) -> Option<Replies> {
+        let (time_ms, commands) = command::decode_batch(&payload.0).ok()?;
+        let mut foreseen = lock(&self.foreseen);
+        let Foreseen { view, shown } = &mut *foreseen;
+        let mut heads = BTreeMap::new();
+        let mut replies = Vec::with_capacity(commands.len());
+        for command in &commands {
+            self.bring(view, command)?;
+            let Ok(outcome) = conclave_core::apply(view, self.shard, time_ms, command);
+            view.commit(&outcome);
+            view.events.clear();
+            if let Some(event) = outcome.event.filter(|_| planted(Bug::PublishBeforeCommit)) {
+                let mut record = BytesMut::new();
+                event::encode_record(&event, &mut record);
+                shown.insert((event.room, event.seq), record.freeze());
+                heads.insert(event.room, event.seq);
+            }
+            replies.push(outcome.reply);
+        }
+        drop(foreseen);
+        if !heads.is_empty() {
+            let heads: Vec<_> = heads.into_iter().collect();
+            observer.published(self.shard, &heads);
+        }
+        Some(Replies(replies))
+    }
+
+    /// Forgets everything: what was under way is decided, or somebody else decides it now.
+    pub fn forget_foreseen(&self) {
+        *lock(&self.foreseen) = Foreseen::default();
+    }
+
+    /// The event behind a room's end that is not committed.
+    pub(super) fn foreseen_page(&self, room: RoomId, after: Seq) -> Option<Page> {
+        let records = lock(&self.foreseen).shown.get(&(room, after.next()))?.clone();
+        Some(Page { records, first: after.next(), last: after.next(), head: after.next() })
+    }
+
+    /// Brings what the command will look at from what is applied into the view, unless it is there.
+    fn bring(&self, view: &mut MemView, command: &Command) -> Option<()> {
+        let Command::Act { room, origin, .. } = command else { return None };
+        let inner = lock(&self.inner);
+        let row = |key: Key| {
+            let working = Working { inner: &inner, db: &self.shared.db, shard: self.shard };
+            working.look(&key, |row| Some(row.clone())).ok().flatten()
+        };
+        if !view.rooms.contains_key(room)
+            && let Some(Row::Room(head, info)) = row(Key::Room(*room))
+        {
+            view.rooms.insert(*room, (head, info));
+        }
+        if !view.sessions.contains_key(&(origin.session, *room))
+            && let Some(Row::Replies(known)) = row(Key::Replies(origin.session, *room))
+        {
+            view.sessions.insert((origin.session, *room), known);
+        }
+        if let Some(Row::SessionRooms(count)) = row(Key::SessionRooms(origin.session)) {
+            view.session_rooms.entry(origin.session).or_insert(count);
+        }
+        if row(Key::Member(*room, origin.author)) == Some(Row::Member(true)) {
+            view.members.insert((*room, origin.author));
+        }
+        Some(())
+    }
+}
