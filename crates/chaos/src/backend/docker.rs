@@ -31,6 +31,8 @@ pub struct Docker {
     containers: Containers,
     /// What is in force that a container forgets when it is started again.
     open: Mutex<Vec<Applied>>,
+    /// How clients find the cluster by name.
+    zone: Option<String>,
     /// Servers were told to suffer something, which one that was frozen or cut off then may not have heard the end of.
     told: AtomicBool,
 }
@@ -48,19 +50,34 @@ impl Docker {
         let anywhere = list(&api, &[model::KIND.to_owned()]).await?;
         let project = model::project(named, own.as_ref(), &anywhere)?;
         let places = Places::new(state_dir.join(format!("docker-{project}.places")));
-        Ok(Self {
+        let mut docker = Self {
             project,
             own,
             containers: Containers::new(api, places),
             open: Mutex::default(),
+            zone: None,
             told: AtomicBool::new(false),
-        })
+        };
+        // Whoever comes to heal need not find the cluster in order.
+        docker.zone = docker.find_zone().await.unwrap_or_default();
+        Ok(docker)
     }
 
     /// The file of its journal in the directory.
     #[must_use]
     pub fn journal(&self, state_dir: &Path) -> PathBuf {
         state_dir.join(format!("docker-{}.journal", self.project))
+    }
+
+    /// Where the resolvers are asked, and about what.
+    async fn find_zone(&self) -> Result<Option<String>, BackendError> {
+        let parts = self.parts().await?;
+        let Some(resolver) = parts.iter().find(|part| part.target.kind == Kind::Resolver) else {
+            return Ok(None);
+        };
+        let resolver = self.containers.inspect(&resolver.id).await?;
+        let zone = resolver.as_ref().and_then(|resolver| resolver.config.zone());
+        Ok(model::zone(zone.unwrap_or(conclave_client::find::ZONE), &parts))
     }
 
     async fn parts(&self) -> Result<Vec<Part>, BackendError> {
@@ -247,5 +264,24 @@ impl Backend for Docker {
             return Box::pin(std::future::ready(Ok(())));
         }
         Box::pin(self.repeat())
+    }
+
+    fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
+        Box::pin(async {
+            let open = self.open_faults();
+            for fault in open.iter().filter(|open| open.fault == Fault::Isolate) {
+                for (_, id) in self.left_of(fault).await? {
+                    if self.containers.inspect(&id).await?.is_none_or(|now| now.is_connected()) {
+                        return Ok(false);
+                    }
+                }
+            }
+            let inside = inside_only(&open);
+            Ok(inside.is_empty() || inside::confirm(&inside, &self.servers().await?).await?)
+        })
+    }
+
+    fn zone(&self) -> Option<String> {
+        self.zone.clone()
     }
 }

@@ -12,7 +12,7 @@ pub(super) const ALLOW: &str = "org.conclave.chaos";
 pub(super) const ALLOWED: &str = "allowed";
 /// `server` or `resolver`. A container without it is no part of the cluster.
 pub(super) const KIND: &str = "org.conclave.chaos.kind";
-/// The port of a server's client API; [`CLIENT_PORT`] if there is none.
+/// The port of a server's client API, or of a resolver, if it is not the usual one.
 pub(super) const PORT: &str = "org.conclave.chaos.port";
 /// Compose's: which composition.
 pub(super) const PROJECT: &str = "com.docker.compose.project";
@@ -22,6 +22,8 @@ pub(super) const SERVICE: &str = "com.docker.compose.service";
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 /// Where a server's client API is.
 const CLIENT_PORT: u16 = 7400;
+/// Where a resolver is asked.
+const DNS_PORT: u16 = 53;
 
 /// The newest version of the interface that was looked at, and the oldest that has all that is used.
 const NEWEST: (u32, u32) = (1, 51);
@@ -117,6 +119,13 @@ pub(super) struct Inspected {
     pub(super) network_settings: NetworkSettings,
 }
 
+impl Inspected {
+    /// In any network.
+    pub(super) fn is_connected(&self) -> bool {
+        !self.network_settings.networks.is_empty()
+    }
+}
+
 /// How a container is.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -163,6 +172,12 @@ pub(super) struct Config {
 }
 
 impl Config {
+    /// The zone of the resolver in it, if it is not the usual one.
+    pub(super) fn zone(&self) -> Option<&str> {
+        let zone = |variable: &'_ String| variable.starts_with("CONCLAVE_ZONE=");
+        self.env.iter().flatten().find(|variable| zone(variable))?.split_once('=').map(|(_, zone)| zone)
+    }
+
     /// Whether the server in it lets itself be broken from inside.
     pub(super) fn allows_faults(&self) -> bool {
         let said = |variable: &String| {
@@ -253,6 +268,8 @@ pub(super) fn project(
 pub(super) struct Part {
     pub(super) id: String,
     pub(super) target: Target,
+    /// Where it is asked, for a resolver.
+    pub(super) asked_at: Option<String>,
 }
 
 /// The parts of the cluster, by name.
@@ -284,14 +301,16 @@ pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Resu
                 advice: format!("give it the label {ALLOW}={ALLOWED}, if nobody's messages are in there"),
             });
         }
-        let port = label(PORT).map_or(Ok(CLIENT_PORT), str::parse);
+        let usual = if kind == Kind::Server { CLIENT_PORT } else { DNS_PORT };
+        let port = label(PORT).map_or(Ok(usual), str::parse);
         let port = port.map_err(|_| failed(format!("its label {PORT} is no port")))?;
-        let client = match kind {
-            Kind::Server => format!("{}:{port}", host(name, container, own)),
-            Kind::Resolver => String::new(),
+        let address = container.network_settings.networks.values().find_map(Endpoint::address);
+        let (client, asked_at) = match kind {
+            Kind::Server => (format!("{}:{port}", host(name, container, own)), None),
+            Kind::Resolver => (String::new(), address.map(|address| format!("{address}:{port}"))),
         };
         let target = Target { name: name.to_owned(), kind, client };
-        if parts.insert(name, Part { id: container.id.clone(), target }).is_some() {
+        if parts.insert(name, Part { id: container.id.clone(), target, asked_at }).is_some() {
             return Err(failed("two containers are called so: a server cannot be scaled".to_owned()));
         }
     }
@@ -302,6 +321,12 @@ pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Resu
         });
     }
     Ok(parts.into_values().collect())
+}
+
+/// How clients find the cluster by name; `None` where no resolver has an address.
+pub(super) fn zone(zone: &str, parts: &[Part]) -> Option<String> {
+    let asked: Vec<&str> = parts.iter().filter_map(|part| part.asked_at.as_deref()).collect();
+    (!asked.is_empty()).then(|| format!("conclave+srv://{zone}?ns={}", asked.join(",")))
 }
 
 /// The containers of these names that are there, with their names.

@@ -160,3 +160,22 @@ fn a_filter_can_stand_in_a_query() {
     assert_eq!(percent_encoded(r#"{"a=é"}"#), "%7B%22a%3D%C3%A9%22%7D");
     assert!(is_container_id("0123456789ab") && !is_container_id("n1") && !is_container_id("0123456789aB"));
 }
+
+#[test]
+fn the_zone_is_asked_of_the_resolvers_that_have_an_address() {
+    let resolver = |name: &str, port: &str, address: &str| {
+        let labels =
+            format!(r#", "org.conclave.chaos": "allowed", "org.conclave.chaos.kind": "resolver"{port}"#);
+        container(name, &labels, "mesh", address)
+    };
+    let odd = r#", "org.conclave.chaos.port": "7453""#;
+    let there =
+        [resolver("dns1", "", "10.0.0.53"), resolver("dns2", odd, "10.0.0.54"), resolver("dns3", "", "")];
+    let found = parts("chat", &all(&there), None).unwrap();
+    assert_eq!(zone("here", &found).unwrap(), "conclave+srv://here?ns=10.0.0.53:53,10.0.0.54:7453");
+    let without = parts("chat", &all(&[server("n1", "10.0.0.1"), resolver("dns1", "", "")]), None).unwrap();
+    assert_eq!(zone("here", &without), None);
+    let config = |text: &str| serde_json::from_str::<Config>(text).unwrap();
+    assert_eq!(config(r#"{"Env": ["A=b", "CONCLAVE_ZONE=x.example"]}"#).zone(), Some("x.example"));
+    assert_eq!(config(r#"{"Env": ["A=b"]}"#).zone(), None);
+}
