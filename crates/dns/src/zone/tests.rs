@@ -6,28 +6,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::NameServer;
 
+#[path = "../../tests/dns/sample.rs"]
+mod sample;
+
 fn node(id: u64) -> NodeView {
-    NodeView {
-        record: NodeRecord {
-            node_id: id,
-            name: format!("n{id}"),
-            cluster_id: "00112233445566778899aabbccddeeff".to_owned(),
-            client: format!("10.0.0.{id}:7400"),
-            peer: format!("10.0.0.{id}:7401"),
-            http: format!("10.0.0.{id}:7480"),
-            ips: vec![format!("10.0.0.{id}"), format!("fd00::{id}")],
-            version: "0.1.0".to_owned(),
-            revision: 100 + id,
-            ready: true,
-            draining: false,
-            full: false,
-            role: MemberRole::Voter.into(),
-            weight: 50,
-            leads: Vec::new(),
-            votes_in: vec![0, 1],
-        },
-        live: true,
-    }
+    NodeView { record: sample::record(id), live: true }
 }
 
 fn view(nodes: Vec<NodeView>) -> View {

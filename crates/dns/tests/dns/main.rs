@@ -9,5 +9,6 @@ mod fuzz;
 mod nodes;
 mod protocol;
 mod registry;
+mod sample;
 mod support;
 mod transfer;

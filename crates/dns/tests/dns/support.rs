@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::sample::record;
+
 /// Nothing on loopback takes so long unless it is broken.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// A datagram may get lost even there.
@@ -111,29 +113,10 @@ pub(crate) fn question(name: &str, kind: RecordType, size: Option<u16>) -> Messa
     message
 }
 
-/// A node that is well.
+/// A node that is well; the first one leads the meta shard.
 pub(crate) fn node(id: u64) -> NodeView {
-    NodeView {
-        record: NodeRecord {
-            node_id: id,
-            name: format!("n{id}"),
-            cluster_id: "00112233445566778899aabbccddeeff".to_owned(),
-            client: format!("10.0.0.{id}:7400"),
-            peer: format!("10.0.0.{id}:7401"),
-            http: format!("10.0.0.{id}:7480"),
-            ips: vec![format!("10.0.0.{id}"), format!("fd00::{id}")],
-            version: "0.1.0".to_owned(),
-            revision: 100 + id,
-            ready: true,
-            draining: false,
-            full: false,
-            role: MemberRole::Voter.into(),
-            weight: 50,
-            leads: if id == 1 { vec![ShardLead { shard: 0, term: 7 }] } else { Vec::new() },
-            votes_in: vec![0, 1],
-        },
-        live: true,
-    }
+    let leads = if id == 1 { vec![ShardLead { shard: 0, term: 7 }] } else { Vec::new() };
+    NodeView { record: NodeRecord { leads, ..record(id) }, live: true }
 }
 
 /// A zone with two name servers and these nodes.
