@@ -3,6 +3,7 @@
 //! One lock, held for moments and never across an await. Decisions are made here and in `outbox`; the tasks in
 //! `link` and `sender` only carry them out. Wakers and waiters are collected and woken after the lock is released.
 
+mod flights;
 mod results;
 mod routing;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use conclave_core::limits::{ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX, SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
+use conclave_core::limits::{ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX, SEND_BATCH_MAX};
 use conclave_proto::chat::{SendMessageRequest, send_message_request};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::SendError;
 use crate::builder::Route;
 use crate::nodes::Nodes;
-use crate::outbox::{Requests, RoomKey, Sent, Settled};
+use crate::outbox::{Requests, RoomKey, Settled};
 use crate::storage::Queue;
 use crate::types::{Ack, Content, Session};
+use flights::Flights;
 
 /// Whoever waits for a request.
 pub(crate) type Waiter = oneshot::Sender<Result<Ack, SendError>>;
@@ -63,42 +65,6 @@ pub(crate) struct Link {
     /// Since when its rooms have been moved away because of that.
     silent_since: Option<Instant>,
     pub(crate) cancel: CancellationToken,
-}
-
-/// Requests under way on a stream, by their place in it.
-#[derive(Debug, Default)]
-pub(crate) struct Flights {
-    base: u64,
-    slots: VecDeque<Option<(Sent, Instant)>>,
-    count: usize,
-}
-
-impl Flights {
-    fn push(&mut self, sent: Sent, now: Instant) {
-        self.slots.push_back(Some((sent, now)));
-        self.count += 1;
-    }
-
-    fn take(&mut self, index: u64) -> Option<(Sent, Instant)> {
-        let at = usize::try_from(index.checked_sub(self.base)?).ok()?;
-        let taken = self.slots.get_mut(at)?.take()?;
-        self.count -= 1;
-        while let Some(None) = self.slots.front() {
-            self.slots.pop_front();
-            self.base += 1;
-        }
-        Some(taken)
-    }
-
-    /// Requests without a result.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Whether one more may be sent.
-    pub(crate) fn has_space(&self) -> bool {
-        self.slots.len() < SENDS_IN_FLIGHT_MAX
-    }
 }
 
 /// How a room's requests travel.

@@ -1,0 +1,45 @@
+//! What was sent on one stream and has no result yet.
+
+use std::collections::VecDeque;
+
+use conclave_core::limits::SENDS_IN_FLIGHT_MAX;
+use tokio::time::Instant;
+
+use crate::outbox::Sent;
+
+/// Requests under way on a stream, by their place in it.
+#[derive(Debug, Default)]
+pub(crate) struct Flights {
+    base: u64,
+    slots: VecDeque<Option<(Sent, Instant)>>,
+    count: usize,
+}
+
+impl Flights {
+    pub(super) fn push(&mut self, sent: Sent, now: Instant) {
+        self.slots.push_back(Some((sent, now)));
+        self.count += 1;
+    }
+
+    /// The request at this place, which has a result now.
+    pub(super) fn take(&mut self, index: u64) -> Option<(Sent, Instant)> {
+        let at = usize::try_from(index.checked_sub(self.base)?).ok()?;
+        let taken = self.slots.get_mut(at)?.take()?;
+        self.count -= 1;
+        while let Some(None) = self.slots.front() {
+            self.slots.pop_front();
+            self.base += 1;
+        }
+        Some(taken)
+    }
+
+    /// Requests without a result.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether one more may be sent.
+    pub(crate) fn has_space(&self) -> bool {
+        self.slots.len() < SENDS_IN_FLIGHT_MAX
+    }
+}
