@@ -1,6 +1,6 @@
 //! What went wrong in the client library, as an exit code and what to run next.
 
-use conclave_client::find::{Finder as _, Found, NotFound};
+use conclave_client::find::{Found, NotFound};
 use conclave_client::{CallError, ConnectError, SendError};
 
 use crate::exit::{Exit, Failed};
@@ -89,7 +89,7 @@ pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow
         Ok(other) => return other.into(),
         Err(other) => return other,
     };
-    failed.what.push_str(&looked(&settings.finder().find().await));
+    failed.what.push_str(&looked(&settings.search.found().await));
     failed.into()
 }
 

@@ -13,6 +13,7 @@ mod http;
 mod input;
 mod output;
 mod parse;
+mod search;
 mod secret;
 mod session;
 mod settings;

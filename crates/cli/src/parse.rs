@@ -83,7 +83,10 @@ pub(crate) fn seeds(text: &str) -> Result<Seeds, String> {
 pub(crate) fn server(text: &str) -> Result<String, String> {
     match text.parse() {
         Ok(Seed::Node(address)) => Ok(address),
-        Ok(Seed::Zone { .. }) => Err("a server's address is wanted here, not a zone".to_owned()),
+        Ok(Seed::Zone { .. }) => {
+            Err("host:port of a server is wanted here, not a zone: whoever serves the zone cannot ask it"
+                .to_owned())
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -7,11 +7,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use conclave_client::find::{Candidate, Finder as _, PRIORITY_LAST};
+use conclave_client::find::{Candidate, PRIORITY_LAST};
 use conclave_client::{Client, ConnectError, Outbox, OutboxError};
 use conclave_core::limits::{CLI_SLOTS_MAX, CLI_WHICH_CLUSTER};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -26,7 +25,7 @@ const LAST_CLUSTER: &str = "last-cluster";
 /// A client without a session, which works without a majority.
 pub(crate) async fn observer(settings: &Settings, patience: Duration) -> Result<Client, Failed> {
     Client::builder()
-        .finder(Arc::new(settings.finder()))
+        .finder(settings.search.finder())
         .user(settings.user.clone())
         .client_name(client_name())
         .patience(patience)
@@ -75,7 +74,7 @@ pub(crate) async fn leftovers(settings: &Settings, main: &Client) -> Vec<Client>
 
 async fn open_slot(settings: &Settings, dir: PathBuf) -> Result<Client, ConnectError> {
     Client::builder()
-        .finder(Arc::new(settings.finder()))
+        .finder(settings.search.finder())
         .user(settings.user.clone())
         .client_name(client_name())
         .patience(settings.timeout)
@@ -119,7 +118,7 @@ async fn which_cluster(settings: &Settings) -> anyhow::Result<String> {
 
 /// Whom to ask: those who were found, and only if none of them answers, those who were there once.
 async fn candidates(settings: &Settings) -> Vec<Vec<String>> {
-    let Ok(found) = settings.finder().find().await else { return Vec::new() };
+    let Ok(found) = settings.search.found().await else { return Vec::new() };
     let (first, last): (Vec<_>, Vec<_>) =
         found.candidates.into_iter().partition(|candidate| candidate.priority < PRIORITY_LAST);
     let addresses = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.address).collect();

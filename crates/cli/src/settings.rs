@@ -4,13 +4,15 @@ use std::env;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_client::find::{self, Chain, Seed};
+use conclave_client::find::{self, Seed};
 
 use crate::args::Global;
 use crate::exit::{Exit, Failed};
 use crate::parse;
+use crate::search::Search;
 
 /// Below the state directory: the members of clusters that earlier commands learned.
 const MEMBERS: &str = "members";
@@ -20,6 +22,8 @@ const MEMBERS: &str = "members";
 pub(crate) struct Settings {
     /// Where servers are looked for.
     pub(crate) find: find::Options,
+    /// Looks for them, once.
+    pub(crate) search: Arc<Search>,
     /// Who speaks.
     pub(crate) user: String,
     /// Where sessions and outboxes are kept.
@@ -116,6 +120,7 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
         ..find::Options::default()
     };
     Ok(Settings {
+        search: Search::new(find.clone()),
         find,
         user,
         state_dir,
@@ -133,11 +138,6 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
 }
 
 impl Settings {
-    /// What looks for servers.
-    pub(crate) fn finder(&self) -> Chain {
-        Chain::new(self.find.clone())
-    }
-
     /// What was asked for, as text: what is remembered about a cluster is remembered under it.
     pub(crate) fn asked(&self) -> String {
         match self.find.seeds.as_slice() {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use conclave_client::find::Finder as _;
 use conclave_core::limits::CLIENT_CONNECT_TIMEOUT;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
@@ -105,7 +104,7 @@ async fn ask<A>(
     settings: &Settings,
     call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
 ) -> Result<A, Failed> {
-    let found = settings.finder().find().await.map_err(|_| no_server(""))?;
+    let found = settings.search.found().await.map_err(|_| no_server(""))?;
     let mut last = String::new();
     for address in found.addresses() {
         let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { continue };

@@ -11,7 +11,7 @@ use std::fs;
 use std::time::Duration;
 
 use conclave_client::Client;
-use conclave_client::find::{Candidate, Examined, Finder as _, Seed};
+use conclave_client::find::{Candidate, Examined, Seed};
 use conclave_core::limits::NODES_MAX;
 use conclave_proto::chat::GetServerStatusResponse;
 use futures::future::join_all;
@@ -48,8 +48,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
 }
 
 async fn examine(settings: &Settings) -> Report {
-    let finder = settings.finder();
-    let (examined, found) = futures::join!(finder.examine(), finder.find());
+    let (examined, found) = futures::join!(settings.search.examine(), settings.search.found());
     let candidates = found.map(|found| found.candidates).unwrap_or_default();
     let members = examined.members.clone().unwrap_or_default();
     let network = network(&examined);

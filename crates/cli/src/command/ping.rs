@@ -1,6 +1,5 @@
 //! `conclave ping`: a sign of life from every server.
 
-use conclave_client::find::Finder as _;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use serde::Serialize;
 
@@ -25,7 +24,7 @@ struct Json<'a> {
 /// # Errors
 /// If none of them answers.
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
-    let found = settings.finder().find().await.map_err(|_| errors::no_server(""))?;
+    let found = settings.search.found().await.map_err(|_| errors::no_server(""))?;
     let addresses = found.addresses();
     let client = session::observer(settings, settings.timeout).await?;
     let mut answers: FuturesOrdered<_> = addresses
