@@ -288,7 +288,16 @@ pub(crate) struct TopicArgs {
 const CHAT_HELP: &str = "\
 Type and press Enter. Your message shows with a tick once a majority has it on disk, and with a clock while it waits; \
 it is kept on this machine until then. Commands begin with a slash: /help lists them. A line that begins with two \
-slashes is sent with one. Works in a dumb terminal and with piped input too.";
+slashes is sent with one.
+
+Works in a dumb terminal too, and with piped input: then each line is sent, and everything that the room brings is printed as \
+plain lines until the last one has its tick, --timeout after the end of the input at most. The exit code is 0 if all are on disk at \
+a majority, 1 if one was refused, and 5 if some are still kept on this machine. Scripts do better with `conclave send ROOM -` and \
+`conclave tail`.
+
+Examples:
+  conclave chat general
+  printf 'hello\\n/status\\n' | conclave chat general";
 
 /// `conclave chat`
 #[derive(Debug, ClapArgs)]

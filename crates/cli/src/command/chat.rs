@@ -4,10 +4,12 @@
 //! for the network while the person could type.
 
 mod job;
+mod rooms;
 mod screen;
 mod slash;
 mod ticks;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -75,8 +77,8 @@ struct Chat {
     ticks: Ticks,
     jobs: JoinSet<Done>,
     interrupted: Option<Instant>,
-    /// Nothing more will be typed.
-    ended: bool,
+    /// Nothing more will be typed. What was typed before gets until then to be answered and shown.
+    ends: Option<Instant>,
     begun: Instant,
     /// Since when the person is on the way to another room: what is typed next waits for that.
     moving: Option<Instant>,
@@ -90,7 +92,7 @@ impl Chat {
         positions.begin(&room, Start::Last(LAST), None);
         let subscription = client.subscribe(vec![Follow::room(room.clone()).from(Start::Last(LAST)).join()]);
         let mut jobs = JoinSet::new();
-        jobs.spawn(job::nodes(client.clone()));
+        jobs.spawn(job::nodes(client.clone(), Arc::clone(&settings.search)));
         Self {
             settings,
             client,
@@ -102,7 +104,7 @@ impl Chat {
             ticks: Ticks::default(),
             jobs,
             interrupted: None,
-            ended: false,
+            ends: None,
             begun: Instant::now(),
             moving: None,
             refused: None,
@@ -117,15 +119,11 @@ impl Chat {
             self.dim("/help lists the commands, /quit leaves").await?;
         }
         loop {
-            let listen = !self.ended
+            let listen = self.ends.is_none()
                 && self.moving.is_none()
                 && (self.screen.is_terminal() || self.takes_piped_input());
             tokio::select! {
-                input = inputs.next(), if listen => {
-                    if self.input(input).await? {
-                        return Ok(Exit::Ok);
-                    }
-                }
+                input = inputs.next(), if listen => self.input(input).await?,
                 incoming = next(&self.screen, &mut self.subscription) => {
                     let incoming = incoming.map_err(|error| self.broken(&error))?;
                     self.incoming(incoming).await?;
@@ -137,11 +135,22 @@ impl Chat {
                 _ = terminate.recv() => return Ok(Exit::Ok),
                 _ = hangup.recv() => return Ok(Exit::Ok),
             }
-            // After the end of piped input: until everything typed has been answered and shown.
-            if self.ended && self.ticks.is_empty() && self.jobs.is_empty() {
+            if self.ends.is_some_and(|ends| self.has_said_all() || ends <= Instant::now()) {
                 return Ok(self.refused.unwrap_or(Exit::Ok));
             }
         }
+    }
+
+    /// Whether everything typed has been answered and shown.
+    fn has_said_all(&self) -> bool {
+        self.ticks.is_empty() && (self.screen.is_terminal() || self.jobs.is_empty())
+    }
+
+    /// Nothing more will be typed. A person who leaves does not want to wait for what could come; whatever pipes something
+    /// in wants to know what became of it.
+    fn end(&mut self) {
+        let patience = if self.screen.is_terminal() { CHAT_CLOCK_AFTER } else { self.settings.timeout };
+        self.ends = Some(Instant::now() + patience);
     }
 
     /// What is piped in waits for the room to be there and for the cluster to keep up; a person may always type.
@@ -155,34 +164,33 @@ impl Chat {
         of_call(self.positions.only_room(), error)
     }
 
-    /// Whether the person leaves.
-    async fn input(&mut self, input: Input) -> anyhow::Result<bool> {
+    async fn input(&mut self, input: Input) -> anyhow::Result<()> {
         match input {
             Input::Line(text) => {
                 self.interrupted = None;
-                return self.typed(typed(&text)).await;
+                self.typed(typed(&text)).await?;
             }
             Input::Wrong(what) => self.bad(what).await?,
             Input::Interrupt => {
                 let now = Instant::now();
                 if self.interrupted.is_some_and(|before| now.saturating_duration_since(before) < TWICE) {
-                    return Ok(true);
+                    self.end();
+                    return Ok(());
                 }
                 self.interrupted = Some(now);
                 self.dim("Ctrl-C again or /quit leaves").await?;
             }
-            Input::End if self.screen.is_terminal() => return Ok(true),
-            Input::End => self.ended = true,
+            Input::End => self.end(),
         }
-        Ok(false)
+        Ok(())
     }
 
-    async fn typed(&mut self, typed: Typed) -> anyhow::Result<bool> {
+    async fn typed(&mut self, typed: Typed) -> anyhow::Result<()> {
         let client = self.client.clone();
         let style = self.settings.style;
         let current = self.current.clone();
         match (typed, current) {
-            (Typed::Quit, _) => return Ok(true),
+            (Typed::Quit, _) => self.end(),
             (Typed::Nothing, _) => {}
             (Typed::Wrong(what), _) => self.bad(&what).await?,
             (Typed::Help, _) => self.screen.show(HELP.to_owned()).await?,
@@ -204,7 +212,7 @@ impl Chat {
                 self.screen.go_on();
             }
         }
-        Ok(false)
+        Ok(())
     }
 
     async fn say(&mut self, room: String, text: String) -> anyhow::Result<()> {
@@ -238,7 +246,10 @@ impl Chat {
                     self.dim(&text).await?;
                 }
             }
-            Incoming::Connected { node } => self.connection.connected(&node, now),
+            Incoming::Connected { node } => {
+                self.connection.name_nodes(self.settings.search.names());
+                self.connection.connected(&node, now);
+            }
             Incoming::Disconnected { .. } => self.connection.lost(now),
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.positions.name(room_id, || self.subscription.room_name(room_id));
@@ -297,63 +308,6 @@ impl Chat {
             }
         }
         Ok(())
-    }
-
-    fn on_the_way(&mut self, job: impl Future<Output = Done> + Send + 'static) {
-        self.moving = Some(Instant::now());
-        self.jobs.spawn(job);
-    }
-
-    async fn joined(&mut self, room: String) -> anyhow::Result<()> {
-        if !self.positions.rooms().any(|(known, _)| known == room) {
-            self.positions.begin(&room, Start::Last(LAST), None);
-            self.follow();
-        }
-        if self.moving.is_some() {
-            return self.moved(Some(room)).await;
-        }
-        // The person went on typing meanwhile, and must not find themselves talking elsewhere.
-        self.dim(&format!("joined #{room}; /join {room} goes there")).await
-    }
-
-    async fn left(&mut self, room: String) -> anyhow::Result<()> {
-        self.positions.end(&room);
-        self.follow();
-        self.dim(&format!("left #{room}")).await?;
-        let next = match &self.current {
-            Some(current) if *current != room => Some(current.clone()),
-            _ => self.positions.rooms().next().map(|(room, _)| room.to_owned()),
-        };
-        self.moved(next).await
-    }
-
-    /// What is typed next goes to this room.
-    async fn moved(&mut self, room: Option<String>) -> anyhow::Result<()> {
-        if self.current != room {
-            let text = room.as_ref().map_or_else(
-                || "in no room; /join ROOM".to_owned(),
-                |room| format!("what you type goes to #{room}"),
-            );
-            self.dim(&text).await?;
-        }
-        self.current = room;
-        self.go_on();
-        Ok(())
-    }
-
-    /// What is typed next is listened to again.
-    fn go_on(&mut self) {
-        self.moving = None;
-        self.update_prompt();
-        self.screen.go_on();
-    }
-
-    /// Follows the rooms anew, each from where it stands.
-    fn follow(&mut self) {
-        let follow = |(room, after): (&str, Option<u64>)| {
-            Follow::room(room).from(after.map_or(Start::Last(LAST), Start::After))
-        };
-        self.subscription = self.client.subscribe(self.positions.rooms().map(follow).collect());
     }
 
     async fn look_around(&mut self, now: Instant) -> anyhow::Result<()> {

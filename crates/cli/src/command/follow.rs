@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_client::Start;
+use conclave_client::{Client, Start};
 use tokio::time::Instant;
 
 use crate::exit::{Exit, Failed};
+use crate::search::Search;
 use crate::view::text::took;
 
 /// A connection is missing this long before the person is told so; most are back much sooner.
@@ -98,6 +99,15 @@ impl Positions {
         let mut rooms = self.rooms.keys();
         rooms.next().filter(|_| rooms.next().is_none()).map(String::as_str)
     }
+}
+
+/// What servers are called, by address: as name servers say, who may know them at other addresses than the cluster, and as
+/// the cluster says. Names are only for people, so a failure is no news.
+pub(super) async fn names(client: Client, search: Arc<Search>) -> BTreeMap<String, String> {
+    let nodes = client.status().await.map(|status| status.nodes).unwrap_or_default();
+    let mut names = search.names();
+    names.extend(nodes.into_iter().map(|node| (node.address, node.name)));
+    names
 }
 
 /// What the person is told about the connection: nothing, unless it was lost.

@@ -2,12 +2,15 @@
 
 mod resume;
 
+use std::pin::pin;
+use std::sync::Arc;
+
 use conclave_client::{CallError, Client, Follow, HistoryQuery, Incoming, Start, Subscription};
 use conclave_proto::chat;
 use tokio::time::Instant;
 
 use self::resume::ResumeFile;
-use super::follow::{Connection, Positions};
+use super::follow::{self, Connection, Positions};
 use super::look;
 use crate::args::TailArgs;
 use crate::errors::{no_server, of_call};
@@ -30,7 +33,7 @@ pub(super) async fn run(mut args: TailArgs, settings: &Settings) -> anyhow::Resu
     args.rooms.sort();
     args.rooms.dedup();
     let client = session::open(settings).await?;
-    let result = Tail::new(args, settings, &client).await?.run().await;
+    let result = Tail::new(args, settings, &client).await?.run(&client).await;
     client.close().await;
     result
 }
@@ -69,16 +72,22 @@ impl<'a> Tail<'a> {
         })
     }
 
-    async fn run(mut self) -> anyhow::Result<Exit> {
+    async fn run(mut self, client: &Client) -> anyhow::Result<Exit> {
         let deadline = Instant::now() + self.settings.timeout;
+        let mut names = pin!(follow::names(client.clone(), Arc::clone(&self.settings.search)));
+        let mut named = false;
         loop {
             let patient = self.connection.ever || self.follow_alone();
-            let incoming = if patient {
-                self.subscription.next().await
-            } else {
-                tokio::time::timeout_at(deadline, self.subscription.next())
-                    .await
-                    .map_err(|_| no_server("no stream could be opened"))?
+            let incoming = tokio::select! {
+                names = &mut names, if !named => {
+                    named = true;
+                    self.connection.name_nodes(names);
+                    continue;
+                }
+                incoming = self.subscription.next() => incoming,
+                () = tokio::time::sleep_until(deadline), if !patient => {
+                    return Err(no_server("no stream could be opened").into());
+                }
             };
             let done = self.take(incoming.map_err(|e| self.refused(&e))?)?;
             if done {
@@ -116,7 +125,10 @@ impl<'a> Tail<'a> {
                 }
                 return Ok(!self.follow && self.positions.complete());
             }
-            Incoming::Connected { node } => self.connection.connected(&node, Instant::now()),
+            Incoming::Connected { node } => {
+                self.connection.name_nodes(self.settings.search.names());
+                self.connection.connected(&node, Instant::now());
+            }
             Incoming::Disconnected { .. } => self.connection.lost(Instant::now()),
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.room(room_id);

@@ -112,6 +112,29 @@ fn clients_need_the_resolver_once() {
 }
 
 #[test]
+fn a_reader_calls_servers_by_their_names() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
+    let mut tail = up.finding(&["tail", "general", "--since", "0"]).spawn().unwrap();
+    let read = lines_of(tail.stdout.take().unwrap());
+    let said = lines_of(tail.stderr.take().unwrap());
+    read.recv_timeout(DEADLINE).expect("the first event");
+    let mut victim = String::new();
+    until("the reader is counted", || {
+        let status = up.status();
+        let node =
+            status["nodes"].as_array().and_then(|nodes| nodes.iter().find(|node| node["clients"] == 1));
+        victim = node.map(|node| node["name"].as_str().unwrap().to_owned()).unwrap_or_default();
+        !victim.is_empty()
+    });
+    signal(up.pid_of(&victim), Signal::KILL);
+    let note = said.recv_timeout(DEADLINE).expect("the loss is worth a line");
+    assert!(note.contains(&format!("{victim} lost, ")) && !note.contains("127.0.0.1"), "{note}");
+    signal(tail.id(), Signal::TERM);
+    finish(tail);
+}
+
+#[test]
 fn a_drained_server_keeps_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "4"]);
@@ -139,7 +162,12 @@ fn a_drained_server_keeps_nothing() {
 #[test]
 fn a_cluster_without_a_resolver() {
     let scratch = tempfile::tempdir().unwrap();
-    let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-dns", "--nodes", "1"]);
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-dns", "--nodes", "1", "--no-restart"]);
     assert_eq!(up.ready["resolver"], Value::Null);
     up.run(&["send", "general", "hello"]).expect(0);
+
+    // What is piped into a chat while nobody is there is kept, and the chat does not wait for ever.
+    signal(up.pids()[0], Signal::KILL);
+    let kept = up.feed(&["chat", "general", "--timeout", "1s"], b"later\n").expect(5);
+    assert!(kept.out.contains("later ◷") && kept.err.contains("1 message not sent yet, kept"), "{kept:#?}");
 }

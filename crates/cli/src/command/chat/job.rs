@@ -1,11 +1,16 @@
 //! What a chat asks the cluster for, beside reading and typing. Nothing here holds up the loop.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use conclave_client::{Client, Content, HistoryQuery, Ticket};
 use conclave_proto::chat;
 
+use super::super::follow::names;
 use super::super::rooms;
 use crate::errors::{of_call, of_send};
 use crate::exit::Failed;
+use crate::search::Search;
 use crate::settings::Style;
 use crate::view::status::page;
 
@@ -23,7 +28,7 @@ pub(super) enum Done {
     Text(String),
     History(String, Vec<chat::Event>),
     /// Addresses and names.
-    Nodes(Vec<(String, String)>),
+    Nodes(BTreeMap<String, String>),
     Failed(Failed),
 }
 
@@ -91,8 +96,6 @@ pub(super) async fn status(client: Client, style: Style) -> Done {
     }
 }
 
-/// Names are only for people, so a failure is no news.
-pub(super) async fn nodes(client: Client) -> Done {
-    let nodes = client.status().await.map(|status| status.nodes).unwrap_or_default();
-    Done::Nodes(nodes.into_iter().map(|node| (node.address, node.name)).collect())
+pub(super) async fn nodes(client: Client, search: Arc<Search>) -> Done {
+    Done::Nodes(names(client, search).await)
 }

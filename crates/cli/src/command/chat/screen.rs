@@ -6,6 +6,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use conclave_core::limits::{CHAT_LINES_UNPRINTED_MAX, CLI_LINES_AHEAD_MAX};
@@ -22,6 +23,12 @@ use crate::view::text::width;
 
 /// Lines that the loop may print while it does not read from the network.
 const HEADROOM: usize = CHAT_LINES_UNPRINTED_MAX / 4;
+
+/// A terminal takes this long at most to show what is left at the end.
+const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How wide a terminal is taken to be that does not say.
+const COLUMNS: usize = 80;
 
 /// What the person did.
 #[derive(Debug)]
@@ -48,7 +55,8 @@ impl Inputs {
 /// The person's eyes.
 pub(super) struct Screen {
     print: mpsc::Sender<String>,
-    printer: std::thread::JoinHandle<()>,
+    /// Ends when the printer has printed everything; nothing is ever sent.
+    printed: std::sync::mpsc::Receiver<()>,
     prompt: Arc<Mutex<String>>,
     terminal: Option<Termios>,
     /// Lets the editor go on after a line that decides where the next one goes.
@@ -131,7 +139,9 @@ impl Screen {
         mut show: impl FnMut(String) -> bool + Send + 'static,
     ) -> anyhow::Result<Self> {
         let (print, mut lines) = mpsc::channel(CHAT_LINES_UNPRINTED_MAX);
-        let printer = std::thread::Builder::new().name("printer".to_owned()).spawn(move || {
+        let (prints, printed) = sync_channel(0);
+        std::thread::Builder::new().name("printer".to_owned()).spawn(move || {
+            let _prints: SyncSender<()> = prints;
             while let Some(text) = lines.blocking_recv() {
                 // Nobody reads any more; the loop notices by the closed channel.
                 if !show(text) {
@@ -139,7 +149,7 @@ impl Screen {
                 }
             }
         })?;
-        Ok(Self { print, printer, prompt, terminal, go_on })
+        Ok(Self { print, printed, prompt, terminal, go_on })
     }
 
     /// Whether lines are edited, and not piped.
@@ -175,14 +185,14 @@ impl Screen {
 
     /// Prints what is left and gives the terminal back as it was.
     pub(super) fn close(self, last: Option<&str>) {
+        drop(self.print);
+        // Whoever reads a pipe may be slow, and gets everything. A terminal that takes nothing more may never do again.
+        let patience = if self.terminal.is_some() { TERMINAL_PATIENCE } else { Duration::MAX };
+        // An error either way: it has ended, or it takes too long.
+        let _ = self.printed.recv_timeout(patience);
         if let Some(before) = &self.terminal {
             // A thread may still be editing a line; it ends with the process.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
-            drop(self.print);
-        } else {
-            drop(self.print);
-            // Ends when it has printed everything.
-            let _ = self.printer.join();
         }
         if let Some(last) = last {
             output::error(last);
@@ -192,16 +202,18 @@ impl Screen {
 
 /// Takes the line that was typed off the screen. What the editor left is the prompt, the line and a line feed.
 fn erase(prompt: &str, line: &str) {
-    let columns = tcgetwinsize(io::stdout()).map_or(80, |size| usize::from(size.ws_col));
+    // A terminal that nobody looks at may not know how wide it is.
+    let columns = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    let columns = if columns == 0 { COLUMNS } else { columns };
     let mut out = io::stdout().lock();
     // It is only less tidy if that fails.
     let _ = write!(out, "\x1b[{}A\r\x1b[J", rows(width(prompt) + width(line), columns))
         .and_then(|()| out.flush());
 }
 
-/// Rows that text of this width takes.
+/// Rows that text of this width takes; there is at least one column.
 fn rows(width: usize, columns: usize) -> usize {
-    width.div_ceil(columns.max(1)).max(1)
+    width.div_ceil(columns).max(1)
 }
 
 #[cfg(test)]
@@ -213,6 +225,5 @@ mod tests {
         assert_eq!(rows(0, 80), 1);
         assert_eq!(rows(80, 80), 1);
         assert_eq!(rows(81, 80), 2);
-        assert_eq!(rows(10, 0), 10);
     }
 }
