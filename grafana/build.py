@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "source"))
 sys.dont_write_bytecode = True
 
+import chaos  # noqa: E402
 import discovery  # noqa: E402
 import overview  # noqa: E402
 import raft  # noqa: E402
@@ -27,7 +28,8 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     old = []
-    for name, board in {"overview": overview.BOARD, "raft": raft.BOARD, "discovery": discovery.BOARD}.items():
+    boards = {"overview": overview.BOARD, "raft": raft.BOARD, "discovery": discovery.BOARD, "chaos": chaos.BOARD}
+    for name, board in boards.items():
         path = HERE / "dashboards" / f"{name}.json"
         text = json.dumps(board.json(), indent=2, ensure_ascii=False) + "\n"
         if check and (not path.exists() or path.read_text() != text):

@@ -15,7 +15,7 @@ def main() -> int:
     os.chdir(ROOT)
     arguments = sys.argv[1:]
     if arguments[:1] == ["--inside"]:
-        return run.inside(arguments[1])
+        return run.inside(*arguments[1:])
     what = arguments[0] if arguments else ""
     if what.startswith("http://"):
         return report(live.check(what.rstrip("/"), os.environ.get("CONCLAVE_METRICS_TARGETS", "").split()))
@@ -25,7 +25,12 @@ def main() -> int:
     if not os.access(what, os.X_OK):
         print(f"{what} is neither a program nor http://host:port", file=sys.stderr)
         return 2
-    return run.outside(os.path.realpath(what))
+    # Built beside it.
+    chaos = os.path.realpath(what) + "-chaos"
+    if not os.access(chaos, os.X_OK):
+        print(f"there is no {chaos}: cargo build -p conclave-cli -p conclave-chaos", file=sys.stderr)
+        return 2
+    return run.outside(os.path.realpath(what), chaos)
 
 
 def report(problems: list[str]) -> int:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import live
@@ -24,24 +25,34 @@ NODES = 3
 PROMETHEUS = "http://127.0.0.1:9090"
 RESOLVER = ("127.0.0.1", 7453)
 START_SECONDS = 90
+CHAOS = "http://127.0.0.1:9464"
+# A leader is frozen for longer than Prometheus looks away.
+EXPERIMENT = """
+name: metrics
+proves: A leader that is frozen costs nobody a message.
+workload: {senders: 2, readers: 2, rooms: 1, rate: 50, duration: 10s}
+steady: {acked_per_second: 5, p99: 10s}
+method: [{at: 1s, fault: pause, nodes: leader, for: 7s}]
+recover: 60s
+"""
 # Before the kill and after it: long enough for Prometheus to see rates of everything.
 LOAD_SECONDS = 25
 MESSAGES_PER_SECOND = 200
 
 
-def outside(conclave: str) -> int:
+def outside(conclave: str, chaos: str) -> int:
     """Runs `inside` in new namespaces, as root there."""
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         unshare += ["--user", "--map-root-user"]
-    return subprocess.run([*unshare, sys.executable, "-B", sys.argv[0], "--inside", conclave], check=False).returncode
+    return subprocess.run([*unshare, sys.executable, "-B", sys.argv[0], "--inside", conclave, chaos], check=False).returncode
 
 
-def inside(conclave: str) -> int:
+def inside(conclave: str, chaos: str) -> int:
     """The first process of the namespace."""
     loopback_up()
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(conclave, Path(folder))
+        run = Run(conclave, chaos, Path(folder))
         try:
             problems = run.go()
         except Failed as failed:
@@ -60,8 +71,8 @@ class Failed(Exception):
 
 
 class Run:
-    def __init__(self, conclave: str, folder: Path):
-        self.conclave, self.folder = conclave, folder
+    def __init__(self, conclave: str, chaos: str, folder: Path):
+        self.conclave, self.chaos, self.folder = conclave, chaos, folder
         self.began = time.monotonic()
         self.processes: list[subprocess.Popen] = []
         self.prometheus = live.Prometheus(PROMETHEUS)
@@ -71,8 +82,10 @@ class Run:
 
     def go(self) -> list[str]:
         nodes = self.start_cluster()
+        self.start_chaos()
         self.start_prometheus()
         self.start_clients()
+        self.run_chaos()
         self.say(f"{LOAD_SECONDS} s of {MESSAGES_PER_SECOND} messages a second")
         time.sleep(LOAD_SECONDS)
         leaders = 'conclave_raft_is_leader{shard="0"} == 1'
@@ -97,12 +110,29 @@ class Run:
         nodes = json.loads(ready.read_text().splitlines()[0])["nodes"]
         return {node["name"]: node["pid"] for node in nodes}
 
+    def start_chaos(self) -> None:
+        experiments = self.folder / "experiments"
+        experiments.mkdir()
+        (experiments / "metrics.yaml").write_text(EXPERIMENT)
+        cluster, runs = self.folder / "cluster", self.folder / "runs"
+        command = [self.chaos, "serve", "--dir", str(cluster), "--runs", str(runs), "--experiments", str(experiments)]
+        self.spawn("chaos", command, self.folder / "chaos.out")
+        self.wait_for("the chaos controller", lambda: "runs" in ask(CHAOS + "/runs"))
+
+    def run_chaos(self) -> None:
+        """While Prometheus looks, a run of which its board shows everything."""
+        begun = ask(CHAOS + "/runs", {"experiment": "metrics", "seed": 7})
+        run = self.wait_for("the experiment's verdict", lambda: ended(ask(f"{CHAOS}/runs/{begun['id']}")))
+        if run["state"] != "passed":
+            raise Failed(f"the experiment ended otherwise than expected: {run}")
+
     def start_prometheus(self) -> None:
         lend_port_53(self.folder)
+        name_here(self.folder, "chaos")
         flags = [f"--storage.tsdb.path={self.folder / 'tsdb'}", "--web.listen-address=127.0.0.1:9090", "--log.level=warn"]
         program = ["prometheus", "--config.file=prometheus/prometheus.yml", *flags]
         self.spawn("prometheus", program, self.folder / "prometheus.out")
-        self.wait_for("Prometheus to find all targets through the SRV records", lambda: len(self.targets()) == NODES + 1)
+        self.wait_for("Prometheus to find all targets through the SRV records", lambda: len(self.targets()) == NODES + 2)
 
     def start_clients(self) -> None:
         acks, states = self.folder / "acks", self.folder / "states"
@@ -127,6 +157,9 @@ class Run:
             "every shard has had a leader since": "count(max_over_time(shard:conclave_raft_leaders:count[20s]) >= 1) == 9",
             "shard 0 has a new term": 'max(changes(conclave_raft_term{shard="0"}[1m])) >= 1',
             "elections began": "sum(increase(conclave_raft_elections_total[1m])) >= 1",
+            "the frozen server was seen as a fault": 'max_over_time(conclave_chaos_fault_active{fault="pause"}[3m]) == 1',
+            "and is none any more": 'sum(conclave_chaos_fault_active) == 0',
+            "its run passed": 'conclave_chaos_runs_total{experiment="metrics", verdict="passed"} == 1',
             "somebody was without a leader for a while": "sum(increase(conclave_raft_election_duration_seconds_count[1m])) >= 1",
         }
         for what, expr in questions.items():
@@ -156,7 +189,7 @@ class Run:
         return [one["metric"][label] for one in self.prometheus.get("query", query=expr)["result"]]
 
     def targets(self) -> list[str]:
-        """Servers and resolvers that answer, host:port."""
+        """Servers, resolvers and the chaos controller that answer, host:port."""
         return self.labels("instance", 'up{job=~"conclave.*"} == 1')
 
     def alerts(self) -> set[str]:
@@ -210,6 +243,17 @@ class Run:
                 process.kill()
 
 
+def ask(url: str, body: dict | None = None) -> dict:
+    """What the chaos controller answers; with a body, to a POST."""
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as answer:
+        return json.load(answer)
+
+
+def ended(run: dict) -> dict | None:
+    return None if run["state"] == "running" else run
+
+
 def talk(sink) -> None:
     """Writes messages at a steady rate until nobody reads them."""
     due, number = time.monotonic(), 0
@@ -229,6 +273,13 @@ def loopback_up() -> None:
     set_flags, up_and_running = 0x8914, 0x1 | 0x40
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, set_flags, struct.pack("16sh", b"lo", up_and_running))
+
+
+def name_here(folder: Path, name: str) -> None:
+    """This machine by another name, which the composition's name server knows there."""
+    hosts = folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost {name}\n")
+    subprocess.run(["mount", "--bind", str(hosts), os.path.realpath("/etc/hosts")], check=True)
 
 
 def lend_port_53(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Discovery: what the resolvers know of the servers, and what they answer."""
 
 from panels import (
-    BLUE, CLUSTER, DOWN, GREEN, ORANGE, RED, RESOLVER, YELLOW,
+    BLUE, CLUSTER, DOWN, FAULTS, GREEN, ORANGE, RED, RESOLVER, YELLOW,
     Board, curves, heat, number, quantiles, states, steps, table, target, values,
 )
 
@@ -10,7 +10,7 @@ BOARD = Board(
     "conclave: Discovery",
     "What the resolvers know of the servers, and what they answer. They never vote: chat goes on without any of them.",
     [CLUSTER, RESOLVER],
-    [DOWN],
+    [FAULTS, DOWN],
 )
 
 BOARD.row("Now")

@@ -1,16 +1,16 @@
 """Overview: does the chat work, how fast is it, and which server is doing what."""
 
 from panels import (
-    BLUE, CLUSTER, DOWN, ELECTIONS, GREEN, NODE, ORANGE, RED, YELLOW,
+    BLUE, CLUSTER, DOWN, ELECTIONS, FAULTS, GREEN, NODE, ORANGE, RED, YELLOW,
     Board, curves, number, quantiles, states, steps, table, target, values,
 )
 
 BOARD = Board(
     "conclave-overview",
     "conclave: Overview",
-    "Does the chat work, how fast is it, and which server does what. Purple marks are elections, red ones servers that are down.",
+    "Does the chat work, how fast is it, and which server does what. Purple marks are elections, red ones servers that are down, orange ones faults on purpose.",
     [CLUSTER, NODE],
-    [ELECTIONS, DOWN],
+    [FAULTS, ELECTIONS, DOWN],
 )
 
 UP = values(down=(0, RED), up=(1, GREEN))

@@ -205,7 +205,7 @@ def annotation(name: str, expr: str, color: str, title: str) -> dict:
         "expr": promql(expr),
         "iconColor": color,
         "step": "5s",
-        "tagKeys": "node,shard",
+        "tagKeys": "node,shard,fault",
         "textFormat": "",
         "titleFormat": title,
         "useValueForTime": False,
@@ -218,6 +218,7 @@ ELECTIONS = annotation(
     "purple",
     "shard {{shard}}: new term",
 )
+FAULTS = annotation("Faults", "conclave_chaos_fault_active{@c} == 1", "orange", "{{fault}} at {{node}}, on purpose")
 DOWN = annotation("Servers down", 'up{job="conclave", @c} == 0', "red", "{{node}} is down")
 
 

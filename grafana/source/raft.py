@@ -1,7 +1,7 @@
 """Raft: who leads which shard, how elections went, and what replication waits for."""
 
 from panels import (
-    BLUE, CLUSTER, DOWN, ELECTIONS, GREEN, GREY, NODE, ORANGE, PURPLE, RED, SHARD, YELLOW,
+    BLUE, CLUSTER, DOWN, ELECTIONS, FAULTS, GREEN, GREY, NODE, ORANGE, PURPLE, RED, SHARD, YELLOW,
     Board, curves, heat, number, quantiles, states, steps, target, values,
 )
 
@@ -10,7 +10,7 @@ BOARD = Board(
     "conclave: Raft",
     "Who leads which shard, how elections went, and what replication waits for. Shard 0 is the meta shard: users and rooms.",
     [CLUSTER, NODE, SHARD],
-    [ELECTIONS, DOWN],
+    [FAULTS, ELECTIONS, DOWN],
 )
 
 ROLES = values(none=(0, GREY), follower=(1, BLUE), candidate=(2, ORANGE), leader=(3, GREEN), learner=(4, PURPLE))
@@ -170,10 +170,16 @@ BOARD.row("Storage")
 BOARD.line(
     8,
     curves(
-        "Log sync, p99", "By server. The slowest disk of a majority sets the pace of every acknowledgement.", "s",
-        [target(
-            "histogram_quantile(0.99, sum by (node, le) (rate(conclave_storage_fsync_duration_seconds_bucket{@n}[@])))", "{{node}}"
-        )],
+        "Log sync, p99",
+        "By server. The slowest disk of a majority sets the pace of every acknowledgement. votes: their own file, which elections wait for.",
+        "s",
+        [
+            target("histogram_quantile(0.99, sum by (node, le) (rate(conclave_storage_fsync_duration_seconds_bucket{@n}[@])))", "{{node}}"),
+            target(
+                "histogram_quantile(0.99, sum by (node, le) (rate(conclave_storage_vote_sync_duration_seconds_bucket{@n}[@])))",
+                "{{node}} votes",
+            ),
+        ],
     ),
     curves(
         "Writing the state, p99", "commit: not synced, every few milliseconds. checkpoint: synced, after enough bytes.", "s",

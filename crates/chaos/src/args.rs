@@ -1,11 +1,13 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use conclave_chaos::backend::kubernetes::Place;
 use conclave_chaos::backend::{Choice, Settings};
+use conclave_chaos::serve::timetable::OnViolation;
 use conclave_chaos::time;
 
 const AFTER_HELP: &str = "\
@@ -21,6 +23,7 @@ Examples:
   conclave-chaos run my-experiment.yaml --seed 7
   conclave-chaos fault pause --nodes leader --for 5s
   conclave-chaos heal
+  conclave-chaos serve --experiment kill-leader --every 1h
 
 Exit codes:
   0 every promise held   1 a promise was broken   2 too little was tested   3 no verdict";
@@ -107,6 +110,8 @@ pub(crate) enum Command {
     },
     /// Apply one fault now, and heal it after a while
     Fault(FaultArgs),
+    /// Stay: run experiments by schedule and when asked to, over gRPC and HTTP, and show metrics
+    Serve(ServeArgs),
     /// Heal whatever is still in force
     Heal,
     /// Judge a recorded history
@@ -127,6 +132,9 @@ pub(crate) struct RunArgs {
     /// Where history, report.json and report.html go [default: chaos-reports/NAME-SEED]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Show metrics there, over HTTP, as long as this goes on
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Say only the verdict
     #[arg(long, short)]
     pub(crate) quiet: bool,
@@ -147,4 +155,54 @@ pub(crate) struct FaultArgs {
     /// What the fault needs, as in an experiment: `--with delay=50ms`
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) with: Vec<String>,
+    /// Show metrics there, over HTTP, as long as this goes on
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// `serve`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    /// Where the gRPC API is
+    #[arg(long, value_name = "IP:PORT", env = "CONCLAVE_CHAOS_LISTEN", default_value = "127.0.0.1:9465")]
+    pub(crate) listen: SocketAddr,
+    /// Where metrics, health and the HTTP API are
+    #[arg(long, value_name = "IP:PORT", env = "CONCLAVE_CHAOS_METRICS", default_value = "127.0.0.1:9464")]
+    pub(crate) metrics: SocketAddr,
+    /// The file with the token that calls need which change something; without it, only loopback may be listened at
+    #[arg(long, value_name = "FILE", env = "CONCLAVE_CHAOS_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// What to run by itself: a YAML file, such as `{on_violation: stop, runs: [{experiment: smoke, every: 1h, jitter: 10m}]}`
+    #[arg(long, value_name = "FILE", env = "CONCLAVE_CHAOS_SCHEDULE", conflicts_with_all = ["experiment", "every"])]
+    pub(crate) schedule: Option<PathBuf>,
+    /// Run this experiment by itself ...
+    #[arg(long, value_name = "NAME", requires = "every")]
+    pub(crate) experiment: Option<String>,
+    /// ... each time so long after the last beginning, at least a minute ...
+    #[arg(long, value_name = "TIME", value_parser = time::parse, requires = "experiment")]
+    pub(crate) every: Option<Duration>,
+    /// ... and up to so much later, at random
+    #[arg(long, value_name = "TIME", value_parser = time::parse, requires = "every")]
+    pub(crate) jitter: Option<Duration>,
+    /// What becomes of the schedule when a run breaks a promise [default: stop, or as the file says]
+    #[arg(long)]
+    pub(crate) on_violation: Option<OnViolation>,
+    /// Where the schedule's randomness begins [default: drawn, and shown]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// A directory with experiments of one's own, `*.yaml`, beside those that ship
+    #[arg(long, value_name = "DIR", env = "CONCLAVE_CHAOS_EXPERIMENTS")]
+    pub(crate) experiments: Option<PathBuf>,
+    /// Where runs are kept, with history and report [default: chaos-runs, beside the journal]
+    #[arg(long, value_name = "DIR", env = "CONCLAVE_CHAOS_RUNS")]
+    pub(crate) runs: Option<PathBuf>,
+    /// How many runs are kept
+    #[arg(long, value_name = "COUNT", default_value = "50", value_parser = keep)]
+    pub(crate) keep: usize,
+}
+
+/// Runs to keep.
+fn keep(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=10_000).contains(count));
+    count.ok_or_else(|| format!("{text:?} is no number from 1 to 10000"))
 }

@@ -1,19 +1,24 @@
 //! What each command does.
 
+mod serve;
+
 use std::fs;
 use std::io::{BufReader, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use conclave_chaos::backend::Kind;
 use conclave_chaos::engine::Run;
-use conclave_chaos::events::{Event, Observer};
+use conclave_chaos::events::{All, Event, Observer};
 use conclave_chaos::experiment::Experiment;
-use conclave_chaos::observer::Observed;
-use conclave_chaos::schedule::choose;
-use conclave_chaos::{report, time};
+use conclave_chaos::metrics::Metrics;
+use conclave_chaos::serve::guard::Guard;
+use conclave_chaos::serve::http::{self, Pages};
+use conclave_chaos::{report, single, time};
 use conclave_check::{Options, Outcome, Records};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::{Args, Command, FaultArgs, RunArgs};
 use crate::controller::Controller;
@@ -39,6 +44,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
         Command::Check { history } => check(&history),
         Command::Run(run) => experiment(Controller::open(&args.place).await?, &run).await,
         Command::Fault(fault) => one(Controller::open(&args.place).await?, &fault).await,
+        Command::Serve(serve) => {
+            log();
+            serve::serve(Controller::healer(&args.place).await?, &serve).await
+        }
         Command::Heal => {
             let mut controller = Controller::healer(&args.place).await?;
             let healed = controller.engine.heal_all().await?;
@@ -79,6 +88,27 @@ impl Observer for Lines {
     }
 }
 
+/// Shows metrics, if that is wanted, as long as what is returned is kept.
+async fn show(
+    address: Option<SocketAddr>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<AbortOnDropHandle<()>>> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = serve::listen(address).await?;
+    let ended = CancellationToken::new();
+    let pages = Pages { desk: None, metrics: Arc::clone(metrics), ended: ended.clone() };
+    // Nothing is taken there, so nobody has to be known.
+    let guard = Arc::new(Guard::new(None, &[]).map_err(anyhow::Error::msg)?);
+    Ok(Some(AbortOnDropHandle::new(tokio::spawn(http::serve(listener, pages, guard, ended)))))
+}
+
+/// What a controller that stays has to say goes to stderr.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
 async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Result<u8> {
     let engine = &mut controller.engine;
     let text = match Experiment::shipped(&args.experiment) {
@@ -95,7 +125,10 @@ async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Resul
     let began = std::time::Instant::now();
     let quiet = args.quiet;
     let run = Run { id: format!("{:08x}", rand::random::<u32>()), experiment, seed, dir: out };
-    engine.observer = Arc::new(Lines { began, quiet });
+    let metrics = Arc::new(Metrics::new([&run.experiment]));
+    metrics.found(&engine.journal.open_faults());
+    let _showing = show(args.metrics, &metrics).await?;
+    engine.observer = Arc::new(All(vec![Arc::new(Lines { began, quiet }), metrics]));
     let verdict = engine.run(&run).await?;
     let out = run.dir;
     let page = report::write(&verdict, &out)?;
@@ -106,26 +139,17 @@ async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Resul
 
 async fn one(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8> {
     let engine = &mut controller.engine;
-    // An experiment with one step, so that there is one way to write a fault.
-    let with: String = args.with.iter().map(|pair| format!(", {}", pair.replacen('=', ": ", 1))).collect();
-    let step = format!(
-        "{{name: now, proves: nothing, workload: {{duration: 24h}}, method: [{{at: 0s, fault: {}, nodes: {}{with}}}]}}",
-        args.fault, args.nodes
-    );
-    let experiment = Experiment::parse(&step.replace("24h", "1440m"))?;
-    let step = experiment.method.first().context("there is no fault")?;
-    let targets = engine.backend.targets().await?;
-    let names = |kind: Kind| {
-        let of_kind = targets.iter().filter(|target| target.kind == kind);
-        of_kind.map(|target| target.name.clone()).collect::<Vec<_>>()
+    let pair = |pair: &String| {
+        let (name, value) = pair.split_once('=').with_context(|| format!("{pair:?} is not NAME=VALUE"))?;
+        Ok((name.to_owned(), value.to_owned()))
     };
-    let observed = Observed::default();
-    observed.look(&targets).await;
-    let known = observed.known(&names(Kind::Server), names(Kind::Resolver), &[]);
-    let chosen = choose(&step.nodes, rand::random(), &known);
-    if chosen.is_empty() {
-        bail!("there is no {} to do it to", step.nodes);
-    }
+    let with: Vec<(String, String)> = args.with.iter().map(pair).collect::<anyhow::Result<_>>()?;
+    let step = single::step(&args.fault, &args.nodes, args.lasts, with).map_err(anyhow::Error::msg)?;
+    let metrics = Arc::new(Metrics::new([]));
+    metrics.found(&engine.journal.open_faults());
+    let _showing = show(args.metrics, &metrics).await?;
+    engine.observer = metrics;
+    let chosen = single::nodes(engine.backend.as_ref(), &step, rand::random()).await?;
     say(&format!("{}: {} for {}", step.fault, chosen.join(", "), time::show(args.lasts)));
     engine.apply(step.fault.clone(), chosen).await?;
     tokio::select! {

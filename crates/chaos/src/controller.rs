@@ -1,26 +1,25 @@
 //! A controller of the cluster that the command line names.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use conclave_chaos::backend::{self, Kind, Opened, Settings};
+use conclave_chaos::connect;
 use conclave_chaos::engine::Engine;
 use conclave_chaos::events::Nobody;
 use conclave_chaos::journal::Journal;
-use conclave_client::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::PlaceArgs;
 use crate::command::complain;
 
-/// A client of the workload keeps trying this long; experiments that stop the cluster stop it for less.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A controller that stops on signals, as long as it is kept.
 pub(crate) struct Controller {
     pub(crate) engine: Engine,
+    /// Where its journal is, and everything else that it keeps.
+    pub(crate) state_dir: PathBuf,
     _signals: AbortOnDropHandle<()>,
 }
 
@@ -36,7 +35,7 @@ impl Controller {
         Self::with(opened, servers.map(|server| server.client).collect())
     }
 
-    /// Only to heal, for which the cluster need not be in order.
+    /// Only to heal, or to find its servers whenever it needs them: the cluster need not be in order.
     ///
     /// # Errors
     /// As [`Controller::open`].
@@ -48,16 +47,12 @@ impl Controller {
         let journal = Journal::open(&opened.journal)?;
         let stop = CancellationToken::new();
         let signals = listen_for_signals(stop.clone())?;
-        let connect = Arc::new(move |user: &str| {
-            Client::builder()
-                .servers(servers.iter().cloned())
-                .user(user)
-                .client_name("conclave-chaos")
-                .patience(PATIENCE)
-        });
+        let connect = connect::to(servers);
+        let state_dir = opened.journal.parent().map_or_else(PathBuf::new, Path::to_owned);
         let observer = Arc::new(Nobody);
         Ok(Self {
             engine: Engine { backend: opened.backend, connect, journal, stop, observer },
+            state_dir,
             _signals: signals,
         })
     }

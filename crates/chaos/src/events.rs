@@ -243,6 +243,27 @@ impl fmt::Display for Event {
 }
 
 impl Event {
+    /// What it is, in one word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Began { .. } => "began",
+            Self::Settling => "settling",
+            Self::Steady(_) => "steady",
+            Self::Unsteady(_) => "unsteady",
+            Self::Pace { .. } => "pace",
+            Self::Applied(_) => "applied",
+            Self::NotApplied { .. } => "not_applied",
+            Self::LeftOut { .. } => "left_out",
+            Self::Healed(_) => "healed",
+            Self::NotHealed { .. } => "not_healed",
+            Self::Recovering => "recovering",
+            Self::Recovered(_) => "recovered",
+            Self::Judging => "judging",
+            Self::Ended(_) => "ended",
+        }
+    }
+
     /// Worth a line of its own.
     #[must_use]
     pub fn is_line(&self) -> bool {

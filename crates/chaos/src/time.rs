@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 
-/// `250ms`, `10s`, `2m`.
+/// `250ms`, `10s`, `2m`, `1h`.
 ///
 /// # Errors
 /// A sentence that shows what is expected.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration; write a whole number and ms, s or m, such as 250ms");
+    let wrong = || format!("{text:?} is no duration; write a whole number and ms, s, m or h, such as 250ms");
     let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(end);
     let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -17,6 +17,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         "ms" => Some(number),
         "s" => number.checked_mul(1_000),
         "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
         _ => None,
     };
     millis.map(Duration::from_millis).ok_or_else(wrong)
@@ -33,6 +34,14 @@ pub fn show(duration: Duration) -> String {
     } else {
         format!("{millis}ms")
     }
+}
+
+/// Milliseconds since 1970, for people: it orders and decides nothing.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place where wall time enters")]
+pub fn wall_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// For `#[serde(with = "time")]`.
@@ -66,7 +75,8 @@ mod tests {
             assert_eq!(show(parse(text).unwrap()), text);
         }
         assert_eq!(show(parse("1000ms").unwrap()), "1s");
-        for bad in ["", "s", "10", "1.5s", "-1s", "10h", "99999999999999999999s"] {
+        assert_eq!(show(parse("2h").unwrap()), "120m");
+        for bad in ["", "s", "10", "1.5s", "-1s", "10d", "99999999999999999999s"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -1,7 +1,7 @@
 //! conclave's formats: what travels between clients and nodes, what travels between nodes, and what
 //! lies on disk, with the conversions to and from [`conclave_core`].
 //!
-//! * [`chat`], [`admin`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
+//! * [`chat`], [`admin`], [`chaos`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
 //! * [`command`], [`event`]: commands and events to bytes and back.
 //! * [`frame`]: events that are encoded once and sent to every subscriber as they are.
 //! * [`seal`]: messages that only those who know the cluster's secret can make.
@@ -27,6 +27,11 @@ mod generated {
     pub mod admin {
         pub mod v1 {
             tonic::include_proto!("conclave.admin.v1");
+        }
+    }
+    pub mod chaos {
+        pub mod v1 {
+            tonic::include_proto!("conclave.chaos.v1");
         }
     }
     pub mod cluster {
@@ -66,6 +71,8 @@ pub mod token;
 
 /// The operators' API.
 pub use generated::admin::v1 as admin;
+/// The API of a controller that breaks clusters on purpose.
+pub use generated::chaos::v1 as chaos;
 /// The client API.
 pub use generated::chat::v1 as chat;
 /// What nodes say of themselves.

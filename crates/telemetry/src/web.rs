@@ -40,13 +40,14 @@ pub trait Page: Clone + Send + Sync + 'static {
 
 /// Serves until `stop`.
 pub async fn serve<P: Page>(listener: TcpListener, page: P, stop: CancellationToken) {
-    let served = axum::serve(listener, routes(page)).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served = axum::serve(listener, router(page)).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "serving health and metrics failed");
     }
 }
 
-fn routes<P: Page>(page: P) -> Router {
+/// The pages, for whoever serves more beside them.
+pub fn router<P: Page>(page: P) -> Router {
     let alive = get(async |State(page): State<P>, query: RawQuery| answer(&page.alive(), &query));
     let started = get(async |State(page): State<P>, query: RawQuery| answer(&page.started(), &query));
     let ready = get(async |State(page): State<P>, query: RawQuery| answer(&page.ready(), &query));
@@ -110,7 +111,7 @@ mod tests {
 
     async fn ask(view: bool, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = routes(Patient { view }).oneshot(request).await.unwrap();
+        let response = router(Patient { view }).oneshot(request).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), 1_000).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())

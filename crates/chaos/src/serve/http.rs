@@ -1,0 +1,230 @@
+//! The desk over HTTP, in JSON, beside metrics and health.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use conclave_telemetry::web::{Check, Page};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::serve::desk::{Desk, Kind, Refusal};
+use crate::serve::guard::Guard;
+use crate::time::{self, Span};
+
+/// The largest body that is read.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// How long a fault is in force if nothing else is said.
+const LASTS: Duration = Duration::from_secs(5);
+
+/// What the pages are made from.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    /// The controller; there is none where a single run only shows its metrics.
+    pub desk: Option<Desk>,
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the controller works no more.
+    pub ended: CancellationToken,
+}
+
+impl Page for Pages {
+    fn alive(&self) -> Vec<Check> {
+        vec![Check { name: "working", ok: !self.ended.is_cancelled() }]
+    }
+
+    fn started(&self) -> Vec<Check> {
+        self.alive()
+    }
+
+    fn ready(&self) -> Vec<Check> {
+        self.alive()
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+}
+
+/// Serves metrics and health, and the API if there is a desk, until `stop`.
+pub async fn serve(listener: TcpListener, pages: Pages, guard: Arc<Guard>, stop: CancellationToken) {
+    let api = pages.desk.clone().map(|desk| api(Asked { desk, guard }));
+    let app = conclave_telemetry::web::router(pages).merge(api.unwrap_or_default());
+    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "serving metrics failed");
+    }
+}
+
+#[derive(Clone)]
+struct Asked {
+    desk: Desk,
+    guard: Arc<Guard>,
+}
+
+type Answer = Result<Response, Refusal>;
+
+fn api(asked: Asked) -> Router {
+    Router::new()
+        .route("/experiments", get(experiments))
+        .route("/targets", get(targets))
+        .route("/faults", get(faults).post(apply))
+        .route("/runs", get(runs).post(start))
+        .route("/runs/current", delete(stop_run).get(current))
+        .route("/runs/{id}", get(run))
+        .route("/runs/{id}/{file}", get(file))
+        .route("/heal", post(heal))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(asked)
+}
+
+async fn experiments(State(asked): State<Asked>) -> Response {
+    let experiments = asked.desk.experiments().map(|experiment| {
+        json!({
+            "name": experiment.name,
+            "proves": experiment.proves,
+            "lasts": time::show(experiment.workload.duration),
+        })
+    });
+    answer(&experiments.collect::<Value>())
+}
+
+async fn targets(State(asked): State<Asked>) -> Answer {
+    let targets = asked.desk.targets().await?.into_iter();
+    let targets: Value = targets
+        .map(|target| json!({ "name": target.name, "kind": format!("{:?}", target.kind).to_lowercase(), "client": target.client }))
+        .collect();
+    Ok(answer(&json!({ "backend": asked.desk.backend(), "targets": targets })))
+}
+
+async fn faults(State(asked): State<Asked>) -> Response {
+    answer(&asked.desk.faults())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Apply {
+    fault: String,
+    #[serde(default = "one")]
+    nodes: String,
+    #[serde(rename = "for")]
+    lasts: Option<Span>,
+    #[serde(default)]
+    with: BTreeMap<String, String>,
+}
+
+fn one() -> String {
+    "one".to_owned()
+}
+
+async fn apply(State(asked): State<Asked>, headers: HeaderMap, body: Bytes) -> Answer {
+    asked.admit(&headers)?;
+    let Apply { fault, nodes, lasts, with } = read(&body)?;
+    let lasts = lasts.map_or(LASTS, |lasts| lasts.0);
+    Ok(answer(&asked.desk.apply(&fault, &nodes, lasts, with).await?))
+}
+
+async fn runs(State(asked): State<Asked>) -> Response {
+    let (runs, halted) = asked.desk.runs();
+    answer(&json!({ "runs": runs, "schedule_halted": halted }))
+}
+
+async fn current(State(asked): State<Asked>) -> Answer {
+    Ok(answer(&asked.desk.run("current")?))
+}
+
+async fn run(State(asked): State<Asked>, Path(id): Path<String>) -> Answer {
+    Ok(answer(&asked.desk.run(&id)?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Start {
+    experiment: String,
+    seed: Option<u64>,
+}
+
+async fn start(State(asked): State<Asked>, headers: HeaderMap, body: Bytes) -> Answer {
+    asked.admit(&headers)?;
+    let Start { experiment, seed } = read(&body)?;
+    let record = asked.desk.start(&experiment, seed).await?;
+    Ok((StatusCode::CREATED, answer(&record)).into_response())
+}
+
+async fn stop_run(State(asked): State<Asked>, headers: HeaderMap) -> Answer {
+    asked.admit(&headers)?;
+    Ok(answer(&asked.desk.stop_run().await?))
+}
+
+async fn heal(State(asked): State<Asked>, headers: HeaderMap) -> Answer {
+    asked.admit(&headers)?;
+    Ok(answer(&json!({ "healed": asked.desk.heal().await? })))
+}
+
+/// What a run left behind. Only these names: nothing of a path comes from whoever asks.
+async fn file(State(asked): State<Asked>, Path((id, name)): Path<(String, String)>) -> Answer {
+    let (name, kind) = match name.as_str() {
+        "report.html" => ("report.html", "text/html; charset=utf-8"),
+        "report.json" => ("report.json", "application/json"),
+        "history.jsonl" => ("history.jsonl", "application/jsonl"),
+        other => {
+            let why = format!("a run leaves report.html, report.json and history.jsonl, and no {other:?}");
+            return Err(Refusal { kind: Kind::Missing, why });
+        }
+    };
+    let path = asked.desk.run_dir(&id)?.join(name);
+    match tokio::fs::read(&path).await {
+        Ok(bytes) => Ok(([(header::CONTENT_TYPE, kind)], bytes).into_response()),
+        Err(_) => {
+            let why = format!("run {id} has no {name} (yet): only a run with a verdict has a report");
+            Err(Refusal { kind: Kind::Missing, why })
+        }
+    }
+}
+
+impl Asked {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        self.guard.admit(text(header::AUTHORIZATION), text(header::ORIGIN))
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal {
+        kind: Kind::Wrong,
+        why: format!("the body is not what is expected: {error}"),
+    })
+}
+
+fn answer<T: Serialize>(value: &T) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self.kind {
+            Kind::Wrong => StatusCode::BAD_REQUEST,
+            Kind::Missing => StatusCode::NOT_FOUND,
+            Kind::Busy => StatusCode::CONFLICT,
+            Kind::Full => StatusCode::TOO_MANY_REQUESTS,
+            Kind::NotKnown => StatusCode::UNAUTHORIZED,
+            Kind::NotAllowed => StatusCode::FORBIDDEN,
+            Kind::Ending => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Failed => StatusCode::BAD_GATEWAY,
+        };
+        (status, answer(&json!({ "error": self.why }))).into_response()
+    }
+}

@@ -1,0 +1,336 @@
+//! Owns the engine: does one thing after the other, and heals whatever happens.
+//!
+//! What must stay true: a fault that is in the journal has a time in `until`, at which it is healed, and again and again until
+//! it is; nothing runs while one is in force. When the keeper ends, everything is healed, or it says what is not.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{Kind as TargetKind, Target};
+use crate::connect;
+use crate::engine::{Engine, Run, RunError};
+use crate::events::{All, Ending, Event, Outcome};
+use crate::experiment::{Experiment, Step};
+use crate::journal::Applied;
+use crate::metrics::Metrics;
+use crate::report;
+use crate::serve::desk::{ASKS_MAX, Answer, Ask, Desk, Kind, Order, Refusal, Shared, State};
+use crate::serve::runs::{Cause, Record, Runs, State as RunState};
+use crate::serve::timetable::{OnViolation, Schedule, Timetable};
+use crate::single;
+use crate::time::wall_ms;
+
+/// What could not be healed is tried again so much later.
+const RETRY: Duration = Duration::from_secs(5);
+/// Faults inside servers are set again so often, for servers that were restarted.
+const AGAIN: Duration = Duration::from_millis(500);
+/// A keeper that ends tries so often to heal.
+const LAST_TRIES: usize = 3;
+
+/// What a controller that stays has to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// What may be run, by name.
+    pub experiments: BTreeMap<String, Experiment>,
+    /// What is run by itself.
+    pub schedule: Schedule,
+    /// Where the schedule's randomness begins.
+    pub seed: u64,
+    /// Where runs are kept.
+    pub runs: PathBuf,
+    /// How many.
+    pub keep: usize,
+}
+
+/// The keeper of one engine.
+pub struct Keeper {
+    engine: Engine,
+    asks: mpsc::Receiver<Ask>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    runs: Runs,
+    timetable: Timetable,
+    on_violation: OnViolation,
+    began: Instant,
+    /// Ends the keeper.
+    stop: CancellationToken,
+    /// When what is in force is healed.
+    until: BTreeMap<u64, Instant>,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper")
+            .field("engine", &self.engine)
+            .field("until", &self.until)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    /// A keeper and the desk at which it can be asked; `engine.stop` ends it. Blocks for a moment.
+    ///
+    /// # Errors
+    /// If the directory of the runs cannot be used.
+    pub fn new(mut engine: Engine, settings: Settings) -> Result<(Self, Desk, Arc<Metrics>), RunError> {
+        let Settings { experiments, schedule, seed, runs: dir, keep } = settings;
+        let runs = Runs::open(&dir, keep)
+            .map_err(|error| RunError::File { path: dir.clone(), why: error.to_string() })?;
+        let metrics = Arc::new(Metrics::new(experiments.values()));
+        let open = engine.journal.open_faults();
+        metrics.found(&open);
+        let state = State {
+            runs: runs.kept().clone(),
+            faults: open.iter().map(|fault| (fault.id, fault.clone())).collect(),
+            ..State::default()
+        };
+        let shared = Arc::new(Shared::new(experiments, engine.backend.name(), dir, state));
+        engine.observer = Arc::new(All(vec![Arc::clone(&metrics) as _, Arc::clone(&shared) as _]));
+        let (sender, asks) = mpsc::channel(ASKS_MAX);
+        let desk = Desk { asks: sender, shared: Arc::clone(&shared) };
+        let began = Instant::now();
+        let keeper = Self {
+            asks,
+            shared,
+            metrics: Arc::clone(&metrics),
+            runs,
+            timetable: Timetable::new(&schedule, seed),
+            on_violation: schedule.on_violation,
+            began,
+            stop: engine.stop.clone(),
+            // What an earlier controller left is healed first of all.
+            until: open.iter().map(|fault| (fault.id, began)).collect(),
+            engine,
+        };
+        Ok((keeper, desk, metrics))
+    }
+
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// If something could not be healed in the end; the next controller tries again.
+    pub async fn keep(mut self) -> Result<(), RunError> {
+        if !self.until.is_empty() {
+            tracing::warn!(faults = self.until.len(), "healing what an earlier controller left behind");
+        }
+        while let Some((order, answer)) = self.idle().await {
+            self.run(order, answer).await;
+        }
+        let mut healed = self.engine.heal_all().await;
+        for _ in 1..LAST_TRIES {
+            if healed.is_ok() {
+                break;
+            }
+            healed = self.engine.heal_all().await;
+        }
+        healed.map(drop)
+    }
+
+    /// Heals, answers and waits, until something is to be run.
+    async fn idle(&mut self) -> Option<(Order, Option<Answer<Record>>)> {
+        let mut again = interval(AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let never = self.began + Duration::from_secs(10 * 365 * 24 * 3_600);
+        loop {
+            let heal_at = self.until.values().min().copied();
+            let run_at = self.timetable.next().filter(|_| self.shared.state().halted.is_none());
+            let run_at = run_at.map(|at| self.began + at);
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                () = sleep_until(heal_at.unwrap_or(never)), if heal_at.is_some() => self.heal_due().await,
+                ask = self.asks.recv() => match ask? {
+                    Ask::Start(order, answer) => match self.in_the_way() {
+                        None => return Some((order, Some(answer))),
+                        Some(refusal) => drop(answer.send(Err(refusal))),
+                    },
+                    Ask::Stop(answer) => {
+                        drop(answer.send(Err(Refusal::new(Kind::Missing, "there is no run to stop"))));
+                    }
+                    Ask::Apply(step, answer) => drop(answer.send(self.apply(step).await)),
+                    Ask::Heal(answer) => drop(answer.send(self.heal_now().await)),
+                    Ask::Targets(answer) => drop(answer.send(self.targets().await)),
+                },
+                () = sleep_until(run_at.unwrap_or(never)), if run_at.is_some() => {
+                    if let Some(order) = self.scheduled() {
+                        return Some((order, None));
+                    }
+                }
+                _ = again.tick(), if !self.until.is_empty() => {
+                    // A server that does not answer is frozen or dead, and is asked again.
+                    if let Ok(Err(error)) = timeout(AGAIN, self.engine.backend.again()).await {
+                        tracing::warn!(%error, "what is in force cannot be set again");
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is due by schedule, unless something is in its way.
+    fn scheduled(&mut self) -> Option<Order> {
+        let (name, seed) = self.timetable.take(self.began.elapsed())?;
+        if let Some(refusal) = self.in_the_way() {
+            tracing::warn!(experiment = name, "left out: {refusal}");
+            return None;
+        }
+        let experiment = self.shared.experiments.get(&name)?.clone();
+        Some(Order { experiment, seed, cause: Cause::Schedule })
+    }
+
+    fn in_the_way(&self) -> Option<Refusal> {
+        let state = self.shared.state();
+        let fault = state.faults.values().next()?;
+        let why = format!("{} is in force at {}: heal it first", fault.fault, fault.nodes.join(", "));
+        Some(Refusal::new(Kind::Busy, why))
+    }
+
+    async fn targets(&mut self) -> Result<Vec<Target>, Refusal> {
+        self.engine.backend.targets().await.map_err(|error| Refusal::new(Kind::Failed, error.to_string()))
+    }
+
+    async fn apply(&mut self, step: Step) -> Result<Applied, Refusal> {
+        let failed = |error: &dyn std::fmt::Display| Refusal::new(Kind::Failed, error.to_string());
+        let nodes = single::nodes(self.engine.backend.as_ref(), &step, rand::random())
+            .await
+            .map_err(|error| failed(&error))?;
+        let applied = self.engine.apply(step.fault, nodes).await;
+        // Also what was applied in part and could not be healed.
+        for fault in self.engine.journal.open_faults() {
+            self.until.entry(fault.id).or_insert_with(Instant::now);
+        }
+        let applied = applied.map_err(|error| failed(&error))?;
+        self.until.insert(applied.id, Instant::now() + step.lasts);
+        Ok(applied)
+    }
+
+    async fn heal_due(&mut self) {
+        let now = Instant::now();
+        for fault in self.engine.journal.open_faults() {
+            if self.until.get(&fault.id).is_none_or(|at| *at <= now) {
+                match self.engine.heal(&fault).await {
+                    Ok(()) => self.until.remove(&fault.id),
+                    Err(_) => self.until.insert(fault.id, Instant::now() + RETRY),
+                };
+            }
+        }
+        let open = self.engine.journal.open_faults();
+        self.until.retain(|id, _| open.iter().any(|fault| fault.id == *id));
+    }
+
+    async fn heal_now(&mut self) -> Result<usize, Refusal> {
+        let healed = self.engine.heal_all().await;
+        let retry = Instant::now() + RETRY;
+        let open = self.engine.journal.open_faults();
+        self.until = open.iter().map(|fault| (fault.id, retry)).collect();
+        healed.map_err(|error| Refusal::new(Kind::Failed, error.to_string()))
+    }
+
+    /// Runs it, and keeps what came of it.
+    async fn run(&mut self, order: Order, answer: Option<Answer<Record>>) {
+        let mut record = Record {
+            id: format!("{:016x}", rand::random::<u64>()),
+            experiment: order.experiment.name.clone(),
+            seed: order.seed,
+            cause: order.cause,
+            state: RunState::Running,
+            began_ms: wall_ms(),
+            ended_ms: None,
+            phase: "beginning".to_owned(),
+            why: Vec::new(),
+            longest_gap_ms: None,
+            violations: BTreeMap::new(),
+        };
+        let dir = match self.runs.begin(&record) {
+            Ok(dir) => dir,
+            Err(error) => {
+                tracing::error!(%error, "a run cannot be kept, and is not begun");
+                if let Some(answer) = answer {
+                    let why = format!("the run's directory cannot be made: {error}");
+                    drop(answer.send(Err(Refusal::new(Kind::Failed, why))));
+                }
+                return;
+            }
+        };
+        self.shared.state().current = Some(record.clone());
+        if let Some(answer) = answer {
+            drop(answer.send(Ok(record.clone())));
+        }
+        let run = Run { id: record.id.clone(), experiment: order.experiment, seed: order.seed, dir };
+        let (verdict, stopped_by) = self.run_and_answer(&run).await;
+        let ending = match &verdict {
+            Ok(verdict) => Ending::of(&run.id, verdict),
+            Err(error) => Ending::without_verdict(&run, error),
+        };
+        if let Ok(verdict) = verdict {
+            let dir = run.dir.clone();
+            let written = tokio::task::spawn_blocking(move || report::write(&verdict, &dir)).await;
+            match written {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a run's report cannot be written"),
+                Err(error) => tracing::error!(%error, "a run's report was not written"),
+            }
+        }
+        record.end(&ending, wall_ms());
+        if let Err(error) = self.runs.end(record.clone()) {
+            tracing::error!(%error, "what came of a run cannot be kept");
+        }
+        // What could not be healed at the end of the run.
+        let now = Instant::now();
+        self.until = self.engine.journal.open_faults().iter().map(|fault| (fault.id, now)).collect();
+        let mut state = self.shared.state();
+        state.current = None;
+        state.runs.clone_from(self.runs.kept());
+        if ending.outcome == Outcome::Violated && self.on_violation == OnViolation::Stop {
+            state.halted = Some(format!("run {} of {} broke a promise", run.id, ending.experiment));
+            self.metrics.halted(true);
+        }
+        drop(state);
+        self.shared.tell(Some(run.id), &Event::Ended(ending));
+        for answer in stopped_by {
+            drop(answer.send(Ok(record.clone())));
+        }
+    }
+
+    /// Runs it, and answers meanwhile. Also gives whoever asked to stop it.
+    async fn run_and_answer(
+        &mut self,
+        run: &Run,
+    ) -> (Result<crate::verdict::Verdict, RunError>, Vec<Answer<Record>>) {
+        let stop = self.stop.child_token();
+        let Self { engine, asks, .. } = self;
+        engine.stop = stop.clone();
+        // Servers may have other addresses than when the controller began. If nobody can say, the run says so itself.
+        let targets = engine.backend.targets().await.unwrap_or_default();
+        let servers = targets.iter().filter(|target| target.kind == TargetKind::Server);
+        engine.connect = connect::to(servers.map(|server| server.client.clone()).collect());
+        let busy = || {
+            let name = &run.experiment.name;
+            Refusal::new(Kind::Busy, format!("run {} of {name} is on: wait for it, or stop it", run.id))
+        };
+        let mut stopped_by: Vec<Answer<Record>> = Vec::new();
+        let mut running = Box::pin(engine.run(run));
+        let verdict = loop {
+            tokio::select! {
+                biased;
+                verdict = &mut running => break verdict,
+                Some(ask) = asks.recv() => match ask {
+                    Ask::Stop(answer) if stopped_by.len() < ASKS_MAX => {
+                        stop.cancel();
+                        stopped_by.push(answer);
+                    }
+                    Ask::Start(_, answer) | Ask::Stop(answer) => drop(answer.send(Err(busy()))),
+                    Ask::Apply(_, answer) => drop(answer.send(Err(busy()))),
+                    Ask::Heal(answer) => drop(answer.send(Err(busy()))),
+                    Ask::Targets(answer) => drop(answer.send(Ok(targets.clone()))),
+                },
+            }
+        };
+        (verdict, stopped_by)
+    }
+}

@@ -1,0 +1,209 @@
+//! What is run by schedule, and when. Pure: a seed and a time give the same runs.
+//!
+//! Runs that fall into another run are not made up for: the next one is at its own time.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::schedule::Draws;
+use crate::time::show;
+
+/// Entries of one schedule.
+const ENTRIES_MAX: usize = 100;
+/// The shortest time between two runs of an entry.
+const EVERY_MIN: Duration = Duration::from_secs(60);
+/// The longest.
+const EVERY_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+/// What is run again and again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// What becomes of the schedule when a run breaks a promise.
+    #[serde(default)]
+    pub on_violation: OnViolation,
+    /// What is run.
+    pub runs: Vec<Entry>,
+}
+
+/// What becomes of a schedule when a run breaks a promise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum OnViolation {
+    /// Nothing more is run by schedule, so that the cluster stays as it is found.
+    #[default]
+    Stop,
+    /// It goes on.
+    Continue,
+}
+
+/// One experiment that is run again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its name.
+    pub experiment: String,
+    /// From one beginning to the next; the first one is so long after the controller's start.
+    #[serde(with = "crate::time")]
+    pub every: Duration,
+    /// Each beginning is later by up to so much, at random.
+    #[serde(with = "crate::time", default)]
+    pub jitter: Duration,
+}
+
+impl Schedule {
+    /// Reads a schedule. `known` says which experiments there are.
+    ///
+    /// # Errors
+    /// What is wrong with it, all at once.
+    pub fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Self, String> {
+        let schedule: Self =
+            serde_saphyr::from_str(text).map_err(|error| format!("this is no schedule: {error}"))?;
+        schedule.check(known).map(|()| schedule)
+    }
+
+    /// Whether it can be kept.
+    ///
+    /// # Errors
+    /// What is wrong with it, all at once.
+    pub fn check(&self, known: impl Fn(&str) -> bool) -> Result<(), String> {
+        let mut wrong = Vec::new();
+        if self.runs.len() > ENTRIES_MAX {
+            wrong.push(format!("it has {} entries, which may be {ENTRIES_MAX}", self.runs.len()));
+        }
+        for (number, entry) in (1..).zip(&self.runs) {
+            if !known(&entry.experiment) {
+                wrong.push(format!("entry {number}: there is no experiment {:?}", entry.experiment));
+            }
+            if !(EVERY_MIN..=EVERY_MAX).contains(&entry.every) {
+                wrong.push(format!("entry {number}: `every` must be {} to a year", show(EVERY_MIN)));
+            }
+            if entry.jitter >= entry.every {
+                wrong.push(format!("entry {number}: `jitter` must be shorter than `every`"));
+            }
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the schedule cannot be kept: {}", wrong.join("; ")))
+        }
+    }
+}
+
+/// A schedule at work. Times are from the controller's start.
+#[derive(Debug)]
+pub struct Timetable {
+    entries: Vec<(Entry, Due)>,
+    draws: Draws,
+}
+
+#[derive(Debug)]
+struct Due {
+    /// The next beginning, without its jitter.
+    slot: Duration,
+    /// With it.
+    at: Duration,
+}
+
+impl Timetable {
+    /// The times of a schedule. `seed` decides about jitter, and is where the runs' seeds come from.
+    #[must_use]
+    pub fn new(schedule: &Schedule, seed: u64) -> Self {
+        let mut draws = Draws::new(seed);
+        let mut entries = Vec::new();
+        for entry in &schedule.runs {
+            let due = Due { slot: entry.every, at: entry.every + jitter(entry, &mut draws) };
+            entries.push((entry.clone(), due));
+        }
+        Self { entries, draws }
+    }
+
+    /// When the next run begins.
+    #[must_use]
+    pub fn next(&self) -> Option<Duration> {
+        self.entries.iter().map(|(_, due)| due.at).min()
+    }
+
+    /// The run that is due, with its seed. Its next time is after now.
+    pub fn take(&mut self, now: Duration) -> Option<(String, u64)> {
+        let ready = self.entries.iter_mut().filter(|(_, due)| due.at <= now);
+        let (entry, due) = ready.min_by_key(|(_, due)| due.at)?;
+        let seed = self.draws.next_draw() >> 32;
+        while due.at <= now {
+            due.slot += entry.every;
+            due.at = due.slot + jitter(entry, &mut self.draws);
+        }
+        Some((entry.experiment.clone(), seed))
+    }
+}
+
+fn jitter(entry: &Entry, draws: &mut Draws) -> Duration {
+    let most = u64::try_from(entry.jitter.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(draws.below(most.saturating_add(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn schedule(text: &str) -> Result<Schedule, String> {
+        Schedule::parse(text, |name| ["smoke", "kill-leader"].contains(&name))
+    }
+
+    #[test]
+    fn a_schedule_is_read_and_what_is_wrong_is_said_at_once() {
+        let read = schedule("{runs: [{experiment: smoke, every: 1h, jitter: 10m}]}").unwrap();
+        assert_eq!(read.on_violation, OnViolation::Stop);
+        assert_eq!((read.runs[0].every, read.runs[0].jitter), (60 * MINUTE, 10 * MINUTE));
+        let go_on = schedule("{on_violation: continue, runs: []}").unwrap();
+        assert_eq!(go_on.on_violation, OnViolation::Continue);
+        let error = schedule(
+            "{runs: [{experiment: nothing, every: 1h}, {experiment: smoke, every: 5s}, {experiment: smoke, every: 2m, jitter: 2m}]}",
+        )
+        .unwrap_err();
+        for part in ["entry 1: there is no experiment \"nothing\"", "entry 2: `every`", "entry 3: `jitter`"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(schedule("{runs: [{experiment: smoke}]}").is_err());
+        assert!(schedule("{runs: [], colour: red}").is_err());
+    }
+
+    #[test]
+    fn each_entry_has_its_times_and_what_was_missed_is_not_made_up_for() {
+        let text =
+            "{runs: [{experiment: smoke, every: 10m}, {experiment: kill-leader, every: 25m, jitter: 5m}]}";
+        let schedule = schedule(text).unwrap();
+        let mut table = Timetable::new(&schedule, 7);
+        assert_eq!(table.next(), Some(10 * MINUTE));
+        assert_eq!(table.take(9 * MINUTE), None);
+        let (first, seed) = table.take(10 * MINUTE).unwrap();
+        assert_eq!((first.as_str(), table.next()), ("smoke", Some(20 * MINUTE)));
+        assert_eq!(table.take(10 * MINUTE), None);
+        // An hour later: each is due once, and then later than now.
+        let due: Vec<String> = std::iter::from_fn(|| Some(table.take(70 * MINUTE)?.0)).collect();
+        assert_eq!(due, ["smoke", "kill-leader"]);
+        assert!(table.next().unwrap() > 70 * MINUTE);
+        // The same seed, the same times and seeds.
+        let mut again = Timetable::new(&schedule, 7);
+        assert_eq!(again.take(10 * MINUTE), Some((first, seed)));
+        let other = Timetable::new(&schedule, 8).take(10 * MINUTE).unwrap();
+        assert_ne!(other.1, seed);
+        assert_eq!(Timetable::new(&Schedule::default(), 1).next(), None);
+    }
+
+    #[test]
+    fn jitter_is_within_its_bound_and_does_not_add_up() {
+        let schedule = schedule("{runs: [{experiment: smoke, every: 10m, jitter: 5m}]}").unwrap();
+        for seed in 0..50 {
+            let mut table = Timetable::new(&schedule, seed);
+            for slot in 1..20 {
+                let at = table.next().unwrap();
+                assert!((10 * slot * MINUTE..=(10 * slot + 5) * MINUTE).contains(&at), "{at:?}");
+                table.take(at).unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! One fault that somebody asks for, outside of any experiment.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::backend::{Backend, BackendError, Kind};
+use crate::experiment::{Experiment, Step};
+use crate::observer::Observed;
+use crate::schedule::choose;
+use crate::time::show;
+
+/// The longest that one fault may be asked for.
+pub const LASTS_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// A fault as words: its name, to whom, for how long, and what it needs, such as `delay` and `20ms`. It is read as an
+/// experiment with one step, so that there is one way to write a fault.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn step(
+    fault: &str,
+    nodes: &str,
+    lasts: Duration,
+    with: impl IntoIterator<Item = (String, String)>,
+) -> Result<Step, String> {
+    if lasts > LASTS_MAX {
+        return Err("a fault may be asked for a day at most".to_owned());
+    }
+    let mut step: Map<String, Value> = with.into_iter().map(|(name, value)| (name, plain(value))).collect();
+    for (name, value) in [("at", "0s"), ("fault", fault), ("nodes", nodes), ("for", &show(lasts))] {
+        if step.insert(name.to_owned(), value.into()).is_some() {
+            return Err(format!("`{name}` is not among what a fault needs"));
+        }
+    }
+    let workload = json!({ "duration": show(LASTS_MAX) });
+    // JSON is YAML, and what is quoted stays one value.
+    let text =
+        json!({ "name": "now", "proves": "nothing", "workload": workload, "method": [step] }).to_string();
+    let experiment = Experiment::parse(&text).map_err(|error| error.to_string())?;
+    experiment.method.into_iter().next().ok_or_else(|| "there is no fault".to_owned())
+}
+
+/// Numbers and truth values as such, everything else as text.
+fn plain(value: String) -> Value {
+    if let Ok(number) = value.parse::<i64>() {
+        return number.into();
+    }
+    match value.as_str() {
+        "true" => true.into(),
+        "false" => false.into(),
+        _ => value.into(),
+    }
+}
+
+/// Who it is done to, of those that are there now. `draw` decides between nodes that fit equally.
+///
+/// # Errors
+/// If there is nobody, or the backend does not say who is there.
+pub async fn nodes(backend: &dyn Backend, step: &Step, draw: u64) -> Result<Vec<String>, BackendError> {
+    let targets = backend.targets().await?;
+    let names = |kind: Kind| {
+        let of_kind = targets.iter().filter(|target| target.kind == kind);
+        of_kind.map(|target| target.name.clone()).collect::<Vec<_>>()
+    };
+    let observed = Observed::default();
+    observed.look(&targets).await;
+    let chosen = choose(&step.nodes, draw, &observed.known(&names(Kind::Server), names(Kind::Resolver), &[]));
+    if chosen.is_empty() {
+        return Err(BackendError::Unknown(format!("{} to do it to", step.nodes)));
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{Fault, Nodes};
+
+    fn read(fault: &str, nodes: &str, with: &[(&str, &str)]) -> Result<Step, String> {
+        let with = with.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        step(fault, nodes, Duration::from_secs(5), with)
+    }
+
+    #[test]
+    fn words_become_a_fault_and_nothing_else() {
+        let delay = read("delay", "leader", &[("delay", "20ms"), ("jitter", "5ms")]).unwrap();
+        let millis = Duration::from_millis;
+        assert_eq!(delay.fault, Fault::Delay { delay: millis(20), jitter: millis(5) });
+        assert_eq!((delay.nodes, delay.lasts), (Nodes::Leader, Duration::from_secs(5)));
+        assert_eq!(read("loss", "one", &[("percent", "10")]).unwrap().fault, Fault::Loss { percent: 10 });
+        assert_eq!(
+            read("power-cut", "n1", &[("torn", "true")]).unwrap().fault,
+            Fault::PowerCut { torn: true }
+        );
+        // A name is a name, whatever is in it.
+        let odd = "x}], expect: {";
+        assert_eq!(read("kill", odd, &[]).unwrap().nodes, Nodes::Named(odd.to_owned()));
+        for (fault, with, said) in [
+            ("burn", [("a", "1")].as_slice(), "burn"),
+            ("kill", &[("delay", "1s")], "does not take"),
+            ("delay", &[], "needs `delay`"),
+            ("loss", &[("percent", "95")], "90 %"),
+            ("kill", &[("for", "1s")], "`for`"),
+            ("kill", &[("colour", "red")], "colour"),
+        ] {
+            let error = read(fault, "one", with).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+        assert!(step("kill", "one", LASTS_MAX + Duration::from_secs(1), []).is_err());
+    }
+}
