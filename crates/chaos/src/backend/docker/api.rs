@@ -20,8 +20,8 @@ use crate::backend::docker::model::{self, Complaint, Version};
 
 /// Where the engine listens unless `DOCKER_HOST` says otherwise.
 const SOCKET: &str = "/var/run/docker.sock";
-/// The engine answers within this time, but for what waits for a container.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// The engine answers within this time, also on a machine that is busy, but for what waits for a container.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// The longest answer: a few KiB for each container.
 const ANSWER_MAX: usize = 16 << 20;
 

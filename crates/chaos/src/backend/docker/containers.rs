@@ -16,8 +16,10 @@ use crate::backend::docker::model::{Inspected, Ipam, State};
 
 /// A server that is asked to stop is given so long; as in compose.yaml.
 const GRACE: Duration = Duration::from_secs(30);
-/// A container that should run does so within this time.
-const BACK_DEADLINE: Duration = Duration::from_secs(20);
+/// A container that should run does so within this time, also on a machine that is busy.
+const BACK_DEADLINE: Duration = Duration::from_secs(60);
+/// The engine is left so long to start by itself what died by itself.
+const RESTART_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a container is looked at while it is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -85,26 +87,30 @@ impl Containers {
 
     /// Starts what does not run, and waits until it does.
     pub(super) async fn start(&self, name: &str, id: &str) -> Result<(), BackendError> {
-        let deadline = Instant::now() + BACK_DEADLINE;
+        let began = Instant::now();
+        let mut waits_since = None;
         loop {
             let Some(container) = self.inspect(id).await? else { return Ok(()) };
             // Frozen is another fault's doing.
             if container.state.is_up() || container.state.is_paused() {
                 return Ok(());
             }
+            if began.elapsed() > BACK_DEADLINE {
+                let why = "it does not stay up; see docker logs".to_owned();
+                return Err(BackendError::Failed { what: format!("start the container of {name}"), why });
+            }
             if container.state.is_restarting() {
-                // The engine waits longer each time before it starts it again: not that long.
-                let path = format!("/containers/{id}/restart?t=0");
-                let answer = self.api.post_and_wait(&path, BACK_DEADLINE).await?;
-                if !answer.is_ok() && !answer.is_absent() {
-                    return Err(answer.refusal());
+                // The engine is about to start it, and waits longer each time: not that long.
+                if waits_since.get_or_insert_with(Instant::now).elapsed() > RESTART_PATIENCE {
+                    let path = format!("/containers/{id}/restart?t=0");
+                    let answer = self.api.post_and_wait(&path, BACK_DEADLINE).await?;
+                    if !answer.is_ok() && !answer.is_absent() {
+                        return Err(answer.refusal());
+                    }
+                    waits_since = None;
                 }
             } else {
                 self.make(id, "start", |state| !state.is_down()).await?;
-            }
-            if Instant::now() > deadline {
-                let why = "it does not stay up; see docker logs".to_owned();
-                return Err(BackendError::Failed { what: format!("start the container of {name}"), why });
             }
             tokio::time::sleep(LOOK).await;
         }
