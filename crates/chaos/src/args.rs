@@ -144,7 +144,8 @@ pub(crate) struct RunArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct FaultArgs {
     /// kill, restart, pause, isolate, partition, delay, loss, bandwidth, slow-disk, fail-sync, full-disk, power-cut,
-    /// clock-step
+    /// clock-step, clock-skew, duplicate,
+    /// resolver-stale, resolver-slow
     pub(crate) fault: String,
     /// one, leader, follower, minority, majority, all, resolver, or a name
     #[arg(long, default_value = "one")]

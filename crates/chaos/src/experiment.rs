@@ -36,6 +36,8 @@ const LIBRARY: &[(&str, &str)] = &[
     ("slow-disk", include_str!("../experiments/slow-disk.yaml")),
     ("failing-disk", include_str!("../experiments/failing-disk.yaml")),
     ("power-cut", include_str!("../experiments/power-cut.yaml")),
+    ("duplicate", include_str!("../experiments/duplicate.yaml")),
+    ("resolver-stale", include_str!("../experiments/resolver-stale.yaml")),
     ("clocks", include_str!("../experiments/clocks.yaml")),
     ("everything", include_str!("../experiments/everything.yaml")),
 ];
@@ -293,7 +295,7 @@ mod written {
         grudge: Option<Grudge>,
         delay: Option<Span>,
         jitter: Option<Span>,
-        percent: Option<u8>,
+        percent: Option<i64>,
         bytes_per_second: Option<u64>,
         offset_ms: Option<i64>,
         torn: Option<bool>,
@@ -324,6 +326,11 @@ mod written {
             fn need<T>(fault: &str, name: &str, value: Option<T>) -> Result<T, String> {
                 value.ok_or_else(|| format!("{fault} needs `{name}`"))
             }
+            fn share(fault: &str, value: Option<i64>) -> Result<u8, String> {
+                let percent = need(fault, "percent", value)?;
+                let share = u8::try_from(percent).ok().filter(|percent| (1..=100).contains(percent));
+                share.ok_or_else(|| format!("{fault} takes 1 to 100 `percent`, not {percent}"))
+            }
             let name = self.fault.as_str();
             Ok(match name {
                 "kill" => Fault::Kill,
@@ -335,7 +342,11 @@ mod written {
                     delay: need(name, "delay", self.delay.take())?.0,
                     jitter: self.jitter.take().map_or_else(Default::default, |jitter| jitter.0),
                 },
-                "loss" => Fault::Loss { percent: need(name, "percent", self.percent.take())? },
+                "loss" => Fault::Loss { percent: share(name, self.percent.take())? },
+                "duplicate" => Fault::Duplicate {
+                    percent: share(name, self.percent.take())?,
+                    delay: need(name, "delay", self.delay.take())?.0,
+                },
                 "bandwidth" => Fault::Bandwidth {
                     bytes_per_second: need(name, "bytes_per_second", self.bytes_per_second.take())?,
                 },
@@ -346,6 +357,12 @@ mod written {
                 "clock-step" => {
                     Fault::ClockStep { offset_ms: need(name, "offset_ms", self.offset_ms.take())? }
                 }
+                "clock-skew" => match need(name, "percent", self.percent.take())? {
+                    percent @ -90..=1_000 => Fault::ClockSkew { percent },
+                    other => return Err(format!("a clock gains -90 to 1000 %, not {other}")),
+                },
+                "resolver-stale" => Fault::ResolverStale,
+                "resolver-slow" => Fault::ResolverSlow { delay: need(name, "delay", self.delay.take())?.0 },
                 other => return Err(format!("there is no fault called {other:?}")),
             })
         }

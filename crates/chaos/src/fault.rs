@@ -63,6 +63,28 @@ pub enum Fault {
         /// Forward, in milliseconds; negative is back.
         offset_ms: i64,
     },
+    /// The node's wall clock runs too fast, or too slow.
+    ClockSkew {
+        /// What it gains, of a hundred; negative is what it loses.
+        percent: i64,
+    },
+    /// A share of the votes, appends and proposals that the node sends to the others arrives twice, the second time after what
+    /// followed it.
+    Duplicate {
+        /// Of a hundred.
+        percent: u8,
+        /// How much later at most.
+        #[serde(with = "crate::time")]
+        delay: Duration,
+    },
+    /// The resolver goes on answering what it answers now, whatever servers say.
+    ResolverStale,
+    /// Each answer of the resolver takes so much longer, and the next one begins after it.
+    ResolverSlow {
+        /// By how much.
+        #[serde(with = "crate::time")]
+        delay: Duration,
+    },
 }
 
 /// Which pairs of nodes do not hear each other.
@@ -117,6 +139,8 @@ pub enum Means {
     Disk,
     /// Getting between a node and its clock.
     Clock,
+    /// Getting into a resolver.
+    Resolver,
 }
 
 impl Means {
@@ -134,6 +158,9 @@ impl Means {
             Self::Isolation | Self::Network | Self::Disk | Self::Clock => {
                 "start the servers with --allow-faults (conclave up --allow-faults), or with CONCLAVE_ALLOW_FAULTS=true"
             }
+            Self::Resolver => {
+                "answers are broken at the resolver of conclave up --allow-faults only; run it on local processes"
+            }
         }
     }
 }
@@ -146,11 +173,14 @@ impl Fault {
             Self::Kill | Self::Restart => Means::Process,
             Self::Pause => Means::Freeze,
             Self::Isolate => Means::Isolation,
-            Self::Partition { .. } | Self::Delay { .. } | Self::Loss { .. } | Self::Bandwidth { .. } => {
-                Means::Network
-            }
+            Self::Partition { .. }
+            | Self::Delay { .. }
+            | Self::Loss { .. }
+            | Self::Bandwidth { .. }
+            | Self::Duplicate { .. } => Means::Network,
             Self::SlowDisk { .. } | Self::FailSync | Self::FullDisk | Self::PowerCut { .. } => Means::Disk,
-            Self::ClockStep { .. } => Means::Clock,
+            Self::ClockStep { .. } | Self::ClockSkew { .. } => Means::Clock,
+            Self::ResolverStale | Self::ResolverSlow { .. } => Means::Resolver,
         }
     }
 
@@ -170,7 +200,11 @@ impl Fault {
             | Self::Loss { .. }
             | Self::Bandwidth { .. }
             | Self::SlowDisk { .. }
-            | Self::ClockStep { .. } => false,
+            | Self::ClockStep { .. }
+            | Self::ClockSkew { .. }
+            | Self::Duplicate { .. }
+            | Self::ResolverStale
+            | Self::ResolverSlow { .. } => false,
         }
     }
 
@@ -191,6 +225,10 @@ impl Fault {
             Self::FullDisk => "full-disk",
             Self::PowerCut { .. } => "power-cut",
             Self::ClockStep { .. } => "clock-step",
+            Self::ClockSkew { .. } => "clock-skew",
+            Self::Duplicate { .. } => "duplicate",
+            Self::ResolverStale => "resolver-stale",
+            Self::ResolverSlow { .. } => "resolver-slow",
         }
     }
 }
@@ -225,6 +263,11 @@ impl fmt::Display for Fault {
             Self::SlowDisk { delay } => write!(f, "slow disk {}", show(*delay)),
             Self::PowerCut { torn: true } => f.write_str("power cut with torn writes"),
             Self::ClockStep { offset_ms } => write!(f, "clock {offset_ms:+} ms"),
+            Self::ClockSkew { percent } => write!(f, "clock {percent:+} %"),
+            Self::Duplicate { percent, delay } => {
+                write!(f, "{percent} % twice, up to {} later", show(*delay))
+            }
+            Self::ResolverSlow { delay } => write!(f, "slow resolver {}", show(*delay)),
             plain => f.write_str(plain.name()),
         }
     }

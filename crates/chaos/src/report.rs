@@ -1,6 +1,7 @@
 //! The two files that a run leaves: `report.json` for programs, and one page without anything outside of it for people.
 
 mod chart;
+mod timeline;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,7 +9,8 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 
 use crate::engine::RunError;
-use crate::verdict::{Sum, Verdict};
+use crate::sides::Side;
+use crate::verdict::{Facts, Sum, Verdict};
 
 /// Lines of the history that are shown before and after each of a witness's.
 const CONTEXT: u64 = 3;
@@ -116,7 +118,7 @@ fn page(verdict: &Verdict, history: &Path) -> String {
     add(&chart::rate(facts));
     add("<h2>Who led how many shards</h2>");
     add(&chart::leaders(facts));
-    add("<h2>Times without an ack</h2>");
+    add("<h2>How long failovers took: times without an ack</h2>");
     add(&chart::gaps(facts));
     add("<h2>Promises</h2><table><tr><th>promise<th>could have been broken<th>was");
     for finding in &verdict.report.findings {
@@ -128,12 +130,14 @@ fn page(verdict: &Verdict, history: &Path) -> String {
     for finding in &verdict.report.findings {
         if let Some(witness) = &finding.witness {
             add(&format!(
-                "<h3>{}</h3><pre>{}</pre>",
+                "<h3>{}</h3>{}<pre>{}</pre>",
                 escape(&witness.sentence),
+                timeline::around(history, &witness.lines),
                 around(history, &witness.lines)
             ));
         }
     }
+    add(&sides(facts));
     add("<h2>Faults</h2><table><tr><th>from<th>to<th>what<th>to whom");
     for band in &facts.bands {
         let to = band.to_us.map_or_else(|| "the end".to_owned(), seconds);
@@ -143,6 +147,25 @@ fn page(verdict: &Verdict, history: &Path) -> String {
     let sometimes: Vec<String> = facts.sometimes.iter().map(|what| format!("{what:?}")).collect();
     add(&format!("</table><p>Happened at least once: {}.</p></main></html>\n", sometimes.join(", ")));
     html
+}
+
+/// How each side of each partition fared; nothing if there was none.
+fn sides(facts: &Facts) -> String {
+    if facts.sides.is_empty() {
+        return String::new();
+    }
+    let row = |side: &Side| {
+        let from = facts.bands.get(side.band).map_or(0, |band| band.from_us);
+        let kind = if side.majority { "a majority" } else { "a minority" };
+        let nodes = escape(&side.nodes.join(", "));
+        let (acked, gap) = (side.acked, side.longest_gap_us / 1_000);
+        format!("<tr><td>{}<td>{nodes}<td>{kind}<td>{acked}<td>{gap} ms", seconds(from))
+    };
+    let rows: String = facts.sides.iter().map(row).collect();
+    format!(
+        "<h2>Each side of each partition</h2><p>By those who speak with one server alone.</p>\
+         <table><tr><th>from<th>servers<th>of all<th>acked<th>longest time without{rows}</table>"
+    )
 }
 
 /// The lines of a witness, with those around them.
@@ -213,5 +236,70 @@ mod tests {
             serde_json::from_str(&fs::read_to_string(dir.path().join("report.json")).unwrap()).unwrap();
         assert_eq!(json["seed"], 7);
         assert_eq!(json["sum"], "too_little");
+    }
+    /// A history in which a subscriber was passed something else than what was acked.
+    fn damaged(dir: &Path) -> conclave_check::Report {
+        use conclave_check::Event;
+        let history = conclave_check::History::in_memory();
+        history.invoke(5, 1, 1, "hello");
+        history.cut("n3");
+        history.ok(5, 1, 1, 2);
+        history.invoke(6, 1, 1, "<lost>");
+        history.read(history.now(), 1, 2, "n1");
+        history.ok(6, 1, 1, 3);
+        history.healed("n3");
+        let mut events =
+            vec![Event::created(1), Event::message(2, 5, 1, "hello"), Event::message(3, 6, 1, "<lost>")];
+        for event in &events[..2] {
+            history.observed("tail", 0, 1, event);
+        }
+        history.final_read("n1", 1, 0, events.clone());
+        events.pop();
+        history.final_read("n2", 1, 0, events);
+        fs::write(dir.join("history.jsonl"), history.lines()).unwrap();
+        history.check(&conclave_check::Options::default()).unwrap()
+    }
+
+    #[test]
+    fn a_broken_promise_is_shown_with_its_lines_and_what_the_clients_did_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let report = damaged(dir.path());
+        let text = "{name: x, proves: y, method: [{at: 5s, fault: isolate}]}";
+        let nodes = vec!["n3".to_owned()];
+        let facts = Facts {
+            bands: vec![Band {
+                fault: Fault::Isolate,
+                nodes: nodes.clone(),
+                leads: false,
+                from_us: 0,
+                to_us: None,
+            }],
+            sides: vec![Side { band: 0, nodes, majority: false, acked: 0, longest_gap_us: 7_000_000 }],
+            gaps: vec![(0, 700_000)],
+            recovered: Some(std::time::Duration::from_secs(1)),
+            ..Facts::default()
+        };
+        let verdict = Verdict::new(&Experiment::parse(text).unwrap(), 7, "a test", report, facts);
+        assert_eq!(verdict.exit_code(), 1);
+        let html = fs::read_to_string(write(&verdict, dir.path()).unwrap()).unwrap();
+        // The smallest witness is an ack, and a final read without what was acked.
+        let finding = verdict.report.finding(conclave_check::Property::AckedKept).unwrap();
+        let witness = finding.witness.as_ref().unwrap();
+        assert_eq!(witness.lines.len(), 2, "{witness:?}");
+        for part in [
+            escape(&witness.sentence).as_str(),
+            &format!("<b>{:>8}  {{&quot;kind&quot;:&quot;ok&quot;", witness.lines[0]),
+            "&lt;lost&gt;",
+            // Who did what then: the request of the witness is marked.
+            ">session 6</text>",
+            "stroke='#000'><title>request 1 acked as 3",
+            "linearizable read: ends at 2",
+            "cut off with a minority",
+            "a minority<td>0<td>7000 ms",
+            "500 to 1000 ms<td>1",
+        ] {
+            assert!(html.contains(part), "{part}: {html}");
+        }
+        assert!(!html.contains("<lost>"));
     }
 }

@@ -387,9 +387,12 @@ impl Running {
             history: history.clone(),
         };
         self.senders.spawn(follower.run(self.stop_sending.clone()));
-        let seen = Arc::clone(&self.seen);
-        let sender = direct::Sender { direct: open("direct").await?, rooms, history, seen };
-        self.senders.spawn(sender.run(self.stop_sending.clone()));
+        // One for each room, so that one that is not answered does not keep the others from being asked.
+        for room in rooms {
+            let (history, seen) = (history.clone(), Arc::clone(&self.seen));
+            let sender = direct::Sender { direct: open("direct").await?, room, history, seen };
+            self.senders.spawn(sender.run(self.stop_sending.clone()));
+        }
         Ok(())
     }
 

@@ -150,6 +150,8 @@ pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 pub const FAULTY_CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes on their way in such a connection; then whoever sends waits.
 pub const FAULTY_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Calls to one other node that wait to be repeated on purpose; as many may be under way.
+pub const ECHOES_MAX: usize = 256;
 /// Raft messages between nodes, bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Proposals forwarded to one peer and not yet answered, in batches.

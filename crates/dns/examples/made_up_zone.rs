@@ -39,6 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         transfer_to: vec!["127.0.0.0/8".parse()?],
         forwarder: None,
         metrics: Arc::new(Metrics::new(ZONE)),
+        faults: None,
     });
     let sockets = Sockets::bind(&[listen]).await.map_err(|(address, error)| format!("{address}: {error}"))?;
     println!("{}", sockets.addresses()[0]);

@@ -10,6 +10,7 @@ use data_encoding::BASE64;
 use ipnet::IpNet;
 
 use crate::directory::host_port;
+use crate::faults::Faults;
 use crate::zone::{is_label, zone_name};
 
 /// A resolver's configuration.
@@ -37,6 +38,8 @@ pub struct Config {
     pub forward_to: Vec<SocketAddr>,
     /// A site's own DNS that gets the zone's records by dynamic update.
     pub export: Option<Export>,
+    /// The leave to be broken on purpose by whoever reaches `grpc_listen`. Never where people rely on it.
+    pub faults: Option<Faults>,
 }
 
 /// One resolver, for the NS records.
@@ -224,6 +227,7 @@ mod tests {
                 key_name: "conclave-export".to_owned(),
                 key: Secret::new(b"MDEyMzQ1Njc4OWFiY2RlZg==").unwrap(),
             }),
+            faults: None,
         }
     }
 

@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use conclave_proto::fault::ResolverFault;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::answer::question::read;
 use crate::answer::{Asker, Fixed, Reply, Transport, Verdict, decide, render};
+use crate::faults;
 use crate::forward::Forwarder;
 use crate::metrics::Metrics;
 use crate::zone::Zone;
@@ -35,6 +38,7 @@ pub struct Handler {
     transfer_to: Vec<IpNet>,
     forwarder: Option<Forwarder>,
     metrics: Arc<Metrics>,
+    faults: Option<watch::Receiver<ResolverFault>>,
 }
 
 /// What a handler is made of.
@@ -52,6 +56,8 @@ pub struct Parts {
     pub forwarder: Option<Forwarder>,
     /// Where questions are counted.
     pub metrics: Arc<Metrics>,
+    /// What the answers suffer on purpose, where that is allowed.
+    pub faults: Option<watch::Receiver<ResolverFault>>,
 }
 
 /// What is to be done after a message.
@@ -77,6 +83,14 @@ impl Handler {
             transfer_to: parts.transfer_to,
             forwarder: parts.forwarder,
             metrics: parts.metrics,
+            faults: parts.faults,
+        }
+    }
+
+    /// Waits as long as an answer is to be late on purpose. Questions behind it wait, too, as at a server that is overloaded.
+    async fn be_late(&self) {
+        if let Some(late) = faults::lateness(self.faults.as_ref()) {
+            tokio::time::sleep(late).await;
         }
     }
 

@@ -15,6 +15,7 @@ mod answer;
 pub mod config;
 pub mod directory;
 mod export;
+pub mod faults;
 pub mod forward;
 pub mod handler;
 pub mod metrics;
@@ -27,4 +28,5 @@ mod web;
 pub mod zone;
 
 pub use config::Config;
+pub use faults::Faults;
 pub use resolver::{Addresses, Listeners, Resolver, RunError, run};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use conclave_core::limits::{REGISTER_LEASE, RESOLVER_QUEUE_MAX, ZONE_INTERVAL_MIN};
 use conclave_proto::cluster::NodeRecord;
+use conclave_proto::fault::ResolverFault;
 use hickory_proto::rr::Name;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -82,6 +83,8 @@ pub(crate) struct Owner {
     zones: watch::Sender<Option<Arc<Zone>>>,
     live: watch::Sender<Live>,
     metrics: Arc<Metrics>,
+    /// Where that is allowed: whether answers stay as they are on purpose.
+    faults: Option<watch::Receiver<ResolverFault>>,
 }
 
 impl Owner {
@@ -91,6 +94,7 @@ impl Owner {
         name_servers: Vec<NameServer>,
         zone: Arc<ArcSwapOption<Zone>>,
         metrics: Arc<Metrics>,
+        faults: Option<watch::Receiver<ResolverFault>>,
     ) -> (Self, Registry) {
         let (sender, messages) = mpsc::channel(RESOLVER_QUEUE_MAX);
         let (zones, live) = (watch::Sender::new(None), watch::Sender::new(Live::default()));
@@ -106,6 +110,7 @@ impl Owner {
             zones,
             live,
             metrics,
+            faults,
         };
         (owner, registry)
     }
@@ -127,10 +132,15 @@ impl Owner {
                     }
                 }
                 () = until(due), if due.is_some() => {}
+                () = changed(self.faults.as_mut()) => {}
                 () = until(expiry), if expiry.is_some() => {}
             }
             let now = Instant::now();
             self.directory.expire(now);
+            if self.faults.as_ref().is_some_and(|faults| faults.borrow().stale) {
+                due = None;
+                continue;
+            }
             let view = self.directory.view(&self.zone_name, &self.name_servers);
             due = match view {
                 Some(view) if self.shown.as_ref() != Some(&view) => {
@@ -190,6 +200,18 @@ impl Owner {
     }
 }
 
+/// A fault began or ended; never without leave.
+async fn changed(faults: Option<&mut watch::Receiver<ResolverFault>>) {
+    // The sender lives as long as the resolver.
+    let known = match faults {
+        Some(faults) => faults.changed().await.is_ok(),
+        None => false,
+    };
+    if !known {
+        std::future::pending().await
+    }
+}
+
 async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
@@ -209,7 +231,7 @@ mod tests {
         let zone = Arc::new(ArcSwapOption::empty());
         let name = crate::zone::zone_name("conclave.internal").unwrap();
         let metrics = Arc::new(Metrics::new("conclave.internal"));
-        let (owner, registry) = Owner::new(name, Vec::new(), Arc::clone(&zone), Arc::clone(&metrics));
+        let (owner, registry) = Owner::new(name, Vec::new(), Arc::clone(&zone), Arc::clone(&metrics), None);
         let stop = CancellationToken::new();
         let owner = tokio::spawn(owner.run(stop.clone()));
         let mut zones = registry.zones();
@@ -231,5 +253,33 @@ mod tests {
         stop.cancel();
         owner.await.unwrap();
         assert!(registry.hear(record(1, 2_000), Source::Another).await.is_err(), "nobody is there");
+    }
+
+    #[tokio::test]
+    async fn a_stale_resolver_hears_and_goes_on_saying_what_it_said() {
+        let zone = Arc::new(ArcSwapOption::empty());
+        let name = crate::zone::zone_name("conclave.internal").unwrap();
+        let metrics = Arc::new(Metrics::new("conclave.internal"));
+        let fault = watch::Sender::new(ResolverFault::default());
+        let (owner, registry) =
+            Owner::new(name, Vec::new(), Arc::clone(&zone), metrics, Some(fault.subscribe()));
+        let stop = CancellationToken::new();
+        let owner = tokio::spawn(owner.run(stop.clone()));
+        let mut zones = registry.zones();
+        registry.hear(record(1, 1), Source::Itself(None)).await.unwrap().unwrap();
+        zones.wait_for(Option::is_some).await.unwrap();
+        let before = zone.load_full().unwrap().serial();
+
+        fault.send_replace(ResolverFault { stale: true, ..ResolverFault::default() });
+        for revision in 2..=20 {
+            // Two that were answered one after the other were both looked at.
+            registry.hear(record(1, revision), Source::Itself(None)).await.unwrap().unwrap();
+        }
+        assert_eq!(zone.load_full().unwrap().serial(), before);
+        fault.send_replace(ResolverFault::default());
+        let after = |zone: &Option<Arc<Zone>>| zone.as_ref().is_some_and(|zone| zone.serial() > before);
+        tokio::time::timeout(Duration::from_secs(10), zones.wait_for(after)).await.unwrap().unwrap();
+        stop.cancel();
+        owner.await.unwrap();
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_proto::dns::dns_service_server::DnsServiceServer;
+use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_telemetry::grpc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
 use crate::export;
+use crate::faults::{FaultApi, Faults};
 use crate::forward::Forwarder;
 use crate::handler::{CurrentZone, Handler, Parts, Sockets, host_name};
 use crate::metrics::Metrics;
@@ -126,8 +128,9 @@ impl Resolver {
         let zone = CurrentZone::default();
 
         let servers = config.name_servers;
+        let faults = || config.faults.as_ref().map(Faults::watch);
         let (owner, registry) =
-            Owner::new(zone_name.clone(), servers, Arc::clone(&zone), Arc::clone(&metrics));
+            Owner::new(zone_name.clone(), servers, Arc::clone(&zone), Arc::clone(&metrics), faults());
         tasks.spawn(owner.run(stop.clone()));
 
         let forwarder = Forwarder::new(config.forward_for, config.forward_to, Arc::clone(&metrics));
@@ -138,7 +141,10 @@ impl Resolver {
             transfer_to: config.transfer_to,
             forwarder,
             metrics: Arc::clone(&metrics),
+            faults: faults(),
         });
+        let fault_service =
+            config.faults.map(|faults| FaultServiceServer::new(FaultApi { faults, name: host_name() }));
         let dns_ended = CancellationToken::new();
         let (served, ended) = (dns.serve(Arc::new(handler), stop.clone()), dns_ended.clone().drop_guard());
         tasks.spawn(async move {
@@ -161,7 +167,7 @@ impl Resolver {
             tasks.clone(),
             stop.clone(),
         );
-        tasks.spawn(serve_grpc(grpc, service, registry, stop.clone()));
+        tasks.spawn(serve_grpc(grpc, service, fault_service, registry, stop.clone()));
         let page = web::Page { zone, metrics: Arc::clone(&metrics), dns_ended };
         tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         Ok(Self { addresses, metrics, tasks, stop })
@@ -189,7 +195,13 @@ impl Resolver {
     }
 }
 
-async fn serve_grpc(listener: TcpListener, service: Service, registry: Registry, stop: CancellationToken) {
+async fn serve_grpc(
+    listener: TcpListener,
+    service: Service,
+    faults: Option<FaultServiceServer<FaultApi>>,
+    registry: Registry,
+    stop: CancellationToken,
+) {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_not_serving::<DnsServiceServer<Service>>().await;
     // As with `/readyz`: it has nothing to say before it has heard of a node.
@@ -201,6 +213,7 @@ async fn serve_grpc(listener: TcpListener, service: Service, registry: Registry,
     let server = grpc::server()
         .add_service(health_service)
         .add_service(grpc::reflection())
+        .add_optional_service(faults)
         .add_service(service.server());
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

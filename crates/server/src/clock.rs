@@ -1,13 +1,33 @@
 //! The only reader of wall time. Wall time is stamped on events for people; it never orders or decides.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 /// A clock that tests and fault injection can push around.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    offset_ms: Arc<AtomicI64>,
+    pushed: Arc<Mutex<Pushed>>,
+}
+
+/// How far from the machine's clock it is. Locked for moments.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pushed {
+    offset_ms: i64,
+    rate_ppm: i64,
+    /// Since when it has that rate.
+    since: Option<Instant>,
+}
+
+impl Pushed {
+    fn total_ms(&self) -> i64 {
+        let gained = self.since.map_or(0, |since| {
+            let micros = i128::try_from(since.elapsed().as_micros()).unwrap_or(i128::MAX);
+            micros.saturating_mul(self.rate_ppm.into()) / 1_000_000_000
+        });
+        self.offset_ms.saturating_add(i64::try_from(gained).unwrap_or(i64::MAX))
+    }
 }
 
 impl Clock {
@@ -17,11 +37,49 @@ impl Clock {
     pub fn now_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-        now.saturating_add(self.offset_ms.load(Ordering::Relaxed))
+        now.saturating_add(self.pushed().total_ms())
     }
 
     /// Moves this clock by so many milliseconds from the machine's.
     pub fn set_offset_ms(&self, offset: i64) {
-        self.offset_ms.store(offset, Ordering::Relaxed);
+        self.pushed().offset_ms = offset;
+    }
+
+    /// Lets this clock gain so many microseconds each second on the machine's, from now on; lose them, if negative. To set
+    /// what it is set to changes nothing. At 0 what was gained is gone.
+    pub fn set_rate_ppm(&self, rate: i64) {
+        let mut pushed = self.pushed();
+        if pushed.rate_ppm != rate {
+            (pushed.rate_ppm, pushed.since) = (rate, (rate != 0).then(Instant::now));
+        }
+    }
+
+    fn pushed(&self) -> std::sync::MutexGuard<'_, Pushed> {
+        // Plain numbers: whole, whoever panicked.
+        self.pushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_gains_loses_and_is_right_again() {
+        let clock = Clock::default();
+        clock.set_offset_ms(-500);
+        clock.set_rate_ppm(500_000);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        // Set again, as a controller does it: nothing begins anew.
+        clock.set_rate_ppm(500_000);
+        assert_eq!(clock.pushed().total_ms(), 5_000 - 500);
+        clock.set_rate_ppm(-100_000);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(clock.pushed().total_ms(), -1_000 - 500);
+        clock.set_rate_ppm(0);
+        clock.set_offset_ms(0);
+        assert_eq!(clock.pushed().total_ms(), 0);
     }
 }

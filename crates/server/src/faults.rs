@@ -1,10 +1,11 @@
 //! Faults on purpose, inside a node that was started with leave to be broken.
 //!
-//! * `network`: what happens to the bytes of the connections to other nodes.
+//! * `network`: what happens to the bytes of the connections to other nodes. `echo`: calls that are made twice.
 //! * The disk's are [`conclave_store::FaultyDisk`], the clock's [`crate::Clock`].
 //!
 //! Without that leave none of this is there: connections and files are the plain ones.
 
+pub(crate) mod echo;
 pub(crate) mod network;
 
 use std::sync::Arc;
@@ -48,9 +49,13 @@ impl FaultService for FaultApi {
         &self,
         request: Request<SetFaultsRequest>,
     ) -> Result<Response<SetFaultsResponse>, Status> {
-        let SetFaultsRequest { peers, disk, clock_offset_ms } = request.into_inner();
-        if peers.iter().any(|peer| peer.loss_percent > 100) {
-            return Err(Status::invalid_argument("loss_percent is more than 100"));
+        let SetFaultsRequest { peers, disk, clock_offset_ms, clock_rate_ppm, resolver } =
+            request.into_inner();
+        if peers.iter().any(|peer| peer.loss_percent > 100 || peer.repeat_percent > 100) {
+            return Err(Status::invalid_argument("loss_percent and repeat_percent are at most 100"));
+        }
+        if resolver.is_some() {
+            return Err(Status::invalid_argument("this is a node; ask a resolver for a resolver's faults"));
         }
         let disk = disk.unwrap_or_default();
         let changed = self.faults.network.set(&peers);
@@ -60,6 +65,7 @@ impl FaultService for FaultApi {
         let delay = Duration::from_millis(disk.sync_delay_ms.into());
         self.faults.disk.set(delay, disk.fail_sync, disk.full);
         self.clock.set_offset_ms(clock_offset_ms);
+        self.clock.set_rate_ppm(clock_rate_ppm);
         Ok(Response::new(SetFaultsResponse { node: self.name.clone() }))
     }
 

@@ -27,6 +27,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::Member;
+use crate::faults::echo::{Echo, Echoes, echo};
 use crate::faults::{Faults, network as network_faults};
 use crate::peer::admission::Stamp;
 use crate::peer::link::Forwarded;
@@ -49,10 +50,12 @@ pub(crate) struct Peer {
     pub(crate) alive: watch::Sender<bool>,
     /// What happens on purpose to the bytes between here and there.
     rule: Option<watch::Receiver<PeerFault>>,
+    /// Makes calls twice on purpose.
+    echo: Option<Arc<Echo>>,
 }
 
-/// What the link's task of a peer needs beside the peer itself.
-pub(crate) type LinkQueues = Vec<(Arc<Peer>, mpsc::Receiver<Forwarded>)>;
+/// What the link's task of a peer needs beside the peer itself, and what repeats calls to it, where that is allowed.
+pub(crate) type LinkQueues = Vec<(Arc<Peer>, mpsc::Receiver<Forwarded>, Option<Echoes>)>;
 
 /// All other nodes.
 #[derive(Debug, Default)]
@@ -76,6 +79,14 @@ impl Peers {
         for (&id, member) in members.iter().filter(|(id, _)| **id != me) {
             let (forward, queue) = mpsc::channel(FORWARD_QUEUE_MAX);
             let stamp = stamp.clone().to(id);
+            let (echo, echoes) = match faults {
+                Some(known) => {
+                    let client = client(channel(member, faults)?, stamp.clone());
+                    let (echo, echoes) = echo(known.network.rule(&member.name), client);
+                    (Some(echo), Some(echoes))
+                }
+                None => (None, None),
+            };
             let peer = Arc::new(Peer {
                 id,
                 client: client(channel(member, faults)?, stamp.clone()),
@@ -84,8 +95,9 @@ impl Peers {
                 forward,
                 alive: watch::Sender::new(false),
                 rule: faults.map(|faults| faults.network.rule(&member.name)),
+                echo,
             });
-            queues.push((Arc::clone(&peer), queue));
+            queues.push((Arc::clone(&peer), queue, echoes));
             peers.insert(id, peer);
         }
         Ok((Self { peers }, queues))
@@ -112,6 +124,13 @@ impl Peer {
     /// Whether it is cut off on purpose: then nothing can be learned by connecting to it.
     pub(crate) fn is_cut(&self) -> bool {
         self.rule.as_ref().is_some_and(|rule| network_faults::is_cut(&rule.borrow()))
+    }
+
+    /// A call to it is about to be made, and may be repeated on purpose.
+    pub(crate) fn hear(&self, call: impl FnOnce() -> crate::faults::echo::Call) {
+        if let Some(echo) = &self.echo {
+            echo.hear(call);
+        }
     }
 
     pub(crate) fn is_alive(&self) -> bool {

@@ -7,17 +7,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use conclave_proto::fault::fault_service_client::FaultServiceClient;
-use conclave_proto::fault::{CutPowerRequest, DiskFault, PeerFault, SetFaultsRequest};
+use conclave_proto::fault::{CutPowerRequest, DiskFault, PeerFault, ResolverFault, SetFaultsRequest};
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use crate::backend::{BackendError, Target};
+use crate::backend::{BackendError, Kind, Target};
 use crate::fault::Fault;
 use crate::journal::Applied;
 use crate::sides::cut_by;
 
 /// A server that does not answer for so long is dead or frozen, and suffers enough.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// Parts of a million in one of a hundred.
+const PPM_IN_PERCENT: i64 = 10_000;
 
 /// What every server should suffer, by name. Pure.
 #[must_use]
@@ -42,12 +44,23 @@ pub fn desired(open: &[Applied], servers: &[String]) -> BTreeMap<String, SetFaul
     wanted.into_iter().map(|(name, server)| (name, server.into())).collect()
 }
 
+/// What a resolver should suffer. Pure.
+fn resolver(open: &[Applied], name: &str) -> SetFaultsRequest {
+    let mut suffering = Suffering::default();
+    for applied in open.iter().filter(|applied| applied.nodes.iter().any(|node| node == name)) {
+        suffering.add(&applied.fault, name, &[]);
+    }
+    SetFaultsRequest { resolver: Some(suffering.resolver.unwrap_or_default()), ..SetFaultsRequest::default() }
+}
+
 /// What one server should suffer.
 #[derive(Debug, Default)]
 struct Suffering {
     peers: BTreeMap<String, PeerFault>,
     disk: DiskFault,
     clock_offset_ms: i64,
+    clock_rate_ppm: i64,
+    resolver: Option<ResolverFault>,
 }
 
 impl Suffering {
@@ -71,6 +84,11 @@ impl Suffering {
                     let peer = self.peer(peer);
                     peer.loss_percent = peer.loss_percent.max((*percent).into());
                 }
+                Fault::Duplicate { percent, delay } => {
+                    let peer = self.peer(peer);
+                    peer.repeat_percent = peer.repeat_percent.max((*percent).into());
+                    peer.repeat_delay_ms = peer.repeat_delay_ms.max(millis(delay));
+                }
                 Fault::Bandwidth { bytes_per_second } => {
                     let peer = self.peer(peer);
                     let known = if peer.bytes_per_second == 0 { u64::MAX } else { peer.bytes_per_second };
@@ -84,6 +102,12 @@ impl Suffering {
             Fault::FailSync => self.disk.fail_sync = true,
             Fault::FullDisk => self.disk.full = true,
             Fault::ClockStep { offset_ms } => self.clock_offset_ms += offset_ms,
+            Fault::ClockSkew { percent } => self.clock_rate_ppm += percent * PPM_IN_PERCENT,
+            Fault::ResolverStale => self.resolver.get_or_insert_default().stale = true,
+            Fault::ResolverSlow { delay } => {
+                let resolver = self.resolver.get_or_insert_default();
+                resolver.answer_delay_ms = resolver.answer_delay_ms.max(millis(delay));
+            }
             _ => {}
         }
     }
@@ -95,6 +119,8 @@ impl From<Suffering> for SetFaultsRequest {
             peers: server.peers.into_values().collect(),
             disk: Some(server.disk),
             clock_offset_ms: server.clock_offset_ms,
+            clock_rate_ppm: server.clock_rate_ppm,
+            resolver: server.resolver,
         }
     }
 }
@@ -113,8 +139,14 @@ pub async fn set(open: &[Applied], servers: &[Target]) -> Result<(), BackendErro
 /// # Errors
 /// As [`set`].
 pub async fn confirm(open: &[Applied], servers: &[Target]) -> Result<bool, BackendError> {
-    let names: Vec<String> = servers.iter().map(|target| target.name.clone()).collect();
-    let wanted = desired(open, &names);
+    let names: Vec<String> = servers
+        .iter()
+        .filter(|target| target.kind == Kind::Server)
+        .map(|target| target.name.clone())
+        .collect();
+    let mut wanted = desired(open, &names);
+    let resolvers = servers.iter().filter(|target| target.kind == Kind::Resolver);
+    wanted.extend(resolvers.map(|target| (target.name.clone(), resolver(open, &target.name))));
     let calls = servers.iter().map(|target| {
         let request = wanted.get(&target.name).cloned().unwrap_or_default();
         async move {
@@ -183,6 +215,27 @@ mod tests {
         assert_eq!(peers("a").len(), 2);
         assert!(peers("b").iter().all(|peer| peer.peer == "a" && peer.lose_from && !peer.lose_to));
         assert_eq!(peers("b").len(), 1);
+    }
+
+    #[test]
+    fn clocks_calls_and_resolvers_each_get_their_own() {
+        let open = [
+            applied(Fault::ClockSkew { percent: -5 }, &["a"]),
+            applied(Fault::Duplicate { percent: 20, delay: Duration::from_millis(300) }, &["b"]),
+            applied(Fault::ResolverStale, &["ns"]),
+            applied(Fault::ResolverSlow { delay: Duration::from_secs(1) }, &["ns"]),
+        ];
+        let wanted = desired(&open, &names(&["a", "b", "c"]));
+        assert_eq!(wanted["a"].clock_rate_ppm, -50_000);
+        assert_eq!(wanted["b"].peers.len(), 2);
+        assert!(
+            wanted["b"].peers.iter().all(|peer| peer.repeat_percent == 20 && peer.repeat_delay_ms == 300)
+        );
+        assert!(wanted.values().all(|server| server.resolver.is_none()));
+        let told = resolver(&open, "ns");
+        assert_eq!(told.resolver, Some(ResolverFault { stale: true, answer_delay_ms: 1_000 }));
+        assert!(told.peers.is_empty() && told.disk.is_none());
+        assert_eq!(resolver(&open, "other").resolver, Some(ResolverFault::default()));
     }
 
     #[test]

@@ -139,11 +139,7 @@ impl Local {
             change(&mut open);
             open.clone()
         };
-        inside::set(&open, &self.servers()?).await
-    }
-
-    fn servers(&self) -> Result<Vec<Target>, BackendError> {
-        Ok(self.list()?.into_iter().filter(|target| target.kind == Kind::Server).collect())
+        inside::set(&open, &self.list()?).await
     }
 
     /// The children.
@@ -206,7 +202,7 @@ impl Backend for Local {
     fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>> {
         Box::pin(async {
             let inside = self.read()?.allow_faults;
-            let more = Means::INSIDE.into_iter().filter(|_| inside);
+            let more = Means::INSIDE.into_iter().chain([Means::Resolver]).filter(|_| inside);
             Ok(more.chain([Means::Process, Means::Freeze]).collect())
         })
     }
@@ -230,7 +226,7 @@ impl Backend for Local {
 
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
         let open = self.inside.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Box::pin(async move { inside::confirm(&open, &self.servers()?).await })
+        Box::pin(async move { inside::confirm(&open, &self.list()?).await })
     }
 
     fn zone(&self) -> Option<String> {

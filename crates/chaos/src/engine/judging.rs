@@ -52,8 +52,8 @@ pub(super) fn facts(
         (Sometimes::RetrySuppressed, seen.duplicates.load(Ordering::Relaxed) > 0),
         (Sometimes::ResumedElsewhere, seen.moves.load(Ordering::Relaxed) > 0),
         (Sometimes::NodeCaughtUp, returned > 0),
-        (Sometimes::NewcomerServed, newcomers(&bands, &seen.visits())),
         (Sometimes::SnapshotInstalled, observed.snapshots() > 0),
+        (Sometimes::NewcomerServed, newcomers(&bands, &seen.visits())),
         (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
     ];
     let fared = fared(&bands, all, &seen.sides(), seen.now_us());

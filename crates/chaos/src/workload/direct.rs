@@ -14,6 +14,7 @@ use conclave_proto::chat::Failure;
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use conclave_proto::status::from_status;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
@@ -27,6 +28,9 @@ pub(super) use sender::Sender;
 
 /// One try of one call. A frozen server answers nothing for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A session is opened before anything is broken, on a machine that may be busy: one try, and all of them.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+const OPEN_DEADLINE: Duration = Duration::from_secs(40);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -60,9 +64,10 @@ impl Direct {
         let mut chat = ChatServiceClient::new(channel);
         let question = OpenSessionRequest { user: user.to_owned(), client: "conclave-chaos".to_owned() };
         let mut last = "no answer".to_owned();
+        let deadline = Instant::now() + OPEN_DEADLINE;
         // A node that was just started hands sessions out once it hears from a leader.
-        for _ in 0..5 {
-            match tokio::time::timeout(PATIENCE, chat.open_session(question.clone())).await {
+        while Instant::now() < deadline {
+            match tokio::time::timeout(OPEN_PATIENCE, chat.open_session(question.clone())).await {
                 Ok(Ok(answer)) => {
                     let answer = answer.into_inner();
                     let token = format!("Bearer {}", answer.token).parse();

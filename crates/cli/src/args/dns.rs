@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use conclave_client::find;
+use conclave_dns::Faults;
 use conclave_dns::config::{Config, Export, NameServer};
 use conclave_proto::seal::Secret;
 use ipnet::IpNet;
@@ -92,6 +93,10 @@ pub(crate) struct DnsArgs {
     /// prints it
     #[arg(long, env = "CONCLAVE_EXPORT_KEY", value_name = "NAME:FILE", value_parser = key, requires = "export_to")]
     pub(crate) export_key: Option<ExportKey>,
+    /// Give whoever reaches --grpc-listen leave to break this resolver on purpose (see conclave-chaos): stale and late
+    /// answers. Never where people rely on it
+    #[arg(long, env = "CONCLAVE_ALLOW_FAULTS")]
+    pub(crate) allow_faults: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }
@@ -130,6 +135,7 @@ impl DnsArgs {
             forward_for: self.forward_for.clone(),
             forward_to: self.forward_to.clone(),
             export,
+            faults: self.allow_faults.then(Faults::default),
         })
     }
 

@@ -112,7 +112,9 @@ async fn datagrams(
                 continue;
             }
         };
-        match handler.answer(&message[..length], client.ip(), Transport::Udp, &mut out) {
+        let next = handler.answer(&message[..length], client.ip(), Transport::Udp, &mut out);
+        handler.be_late().await;
+        match next {
             Next::Nothing => {}
             // An answer that cannot be sent is as good as one that got lost. One that has to wait holds up the
             // questions behind it, which is as it should be.
@@ -165,7 +167,9 @@ async fn connection(stream: TcpStream, client: SocketAddr, handler: Arc<Handler>
     let mut messages = TimeoutStream::new(stream, DNS_CONNECTION_IDLE);
     while let Some(Ok(message)) = messages.next().await {
         let mut out = Vec::new();
-        let sent = match handler.answer(message.bytes(), client.ip(), Transport::Tcp, &mut out) {
+        let next = handler.answer(message.bytes(), client.ip(), Transport::Tcp, &mut out);
+        handler.be_late().await;
+        let sent = match next {
             Next::Nothing => return,
             Next::Send => replies.send(SerialMessage::new(out, client)),
             Next::SendAll(all) => {

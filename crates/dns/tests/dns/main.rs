@@ -4,6 +4,7 @@
 
 mod conformance;
 mod export;
+mod faults;
 mod forward;
 mod fuzz;
 mod nodes;

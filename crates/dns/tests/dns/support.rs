@@ -47,6 +47,7 @@ impl Server {
             transfer_to: transfer_to.iter().map(|net| net.parse().unwrap()).collect(),
             forwarder: None,
             metrics: Arc::new(Metrics::new("conclave.internal")),
+            faults: None,
         });
         let sockets = Sockets::bind(&["127.0.0.1:0".parse().unwrap()]).await.unwrap();
         let address = sockets.addresses()[0];

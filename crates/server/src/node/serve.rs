@@ -94,8 +94,11 @@ impl Node {
         tasks.spawn(conclave_telemetry::web::serve(listeners.http, page, stop.clone()));
 
         let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
-        for (peer, queue) in links {
+        for (peer, queue, echoes) in links {
             tasks.spawn(keep_link(peer, queue, died.clone(), stop.clone()));
+            if let Some(echoes) = echoes {
+                tasks.spawn(echoes.run(stop.clone()));
+            }
         }
         tasks.spawn(leadership::replace_the_dead(Arc::clone(shards), deaths, stop.clone()));
         tasks.spawn(leadership::prefer(placement.clone()));

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::faults::echo::Call;
 use crate::peer::Peer;
 use crate::shard::{Answer, ProposeError, Shards};
 
@@ -97,6 +98,7 @@ async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<Forwarded>) -> Status 
             first = queue.recv(), if waiting.len() < FORWARD_QUEUE_MAX => {
                 let Some(first) = first else { break Status::cancelled("the node stops") };
                 let request = collect(first, queue, &mut waiting, &mut next_id);
+                peer.hear(|| Call::Propose(request.clone()));
                 if requests.send(request).await.is_err() {
                     break Status::unavailable("the link broke");
                 }

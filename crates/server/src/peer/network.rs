@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use crate::faults::echo::Call;
 use crate::metrics::Metrics;
 use crate::peer::admission::Admission;
 use crate::peer::probe::Probe;
@@ -145,11 +146,14 @@ impl Network {
         let shard = self.shard;
         let probe = Arc::new(Probe::default());
         let outgoing = Arc::clone(&probe);
+        let peer = Arc::clone(self.peer()?);
+        let mut client = peer.client();
         let requests = input.map(move |request| {
             outgoing.sent(!request.entries.is_empty());
-            append_to_proto(shard, &request)
+            let message = append_to_proto(shard, &request);
+            peer.hear(|| Call::Append(message.clone()));
+            message
         });
-        let mut client = self.peer()?.client();
         match client.append_entries(requests).await {
             Ok(response) => {
                 let answers = response.into_inner().map(move |answer| match answer {
@@ -208,7 +212,8 @@ impl Network {
         pre_vote: bool,
         option: &RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let mut client = self.peer()?.client();
+        let peer = self.peer()?;
+        let mut client = peer.client();
         let message = raft::RequestVoteRequest {
             shard: self.shard.0,
             vote: Some(convert::vote_to_proto(&request.vote)),
@@ -216,6 +221,7 @@ impl Network {
             pre_vote,
             leadership_transfer: request.leadership_transfer,
         };
+        peer.hear(|| Call::Vote(message));
         let answer = match tokio::time::timeout(option.hard_ttl(), client.request_vote(message)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(self.failed(&status)),

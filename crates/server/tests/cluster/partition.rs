@@ -1,7 +1,7 @@
 //! Nodes do not hear each other, or not both ways, under load. The nodes were started with leave to be broken.
 
 use conclave_proto::fault::fault_service_client::FaultServiceClient;
-use conclave_proto::fault::{PeerFault, SetFaultsRequest};
+use conclave_proto::fault::{PeerFault, ResolverFault, SetFaultsRequest};
 use conclave_server::Faults;
 use tonic::Code;
 
@@ -10,11 +10,18 @@ use crate::load::Load;
 
 /// Lets bytes vanish from the first node to the second, for each pair, and heals all others.
 async fn cut(cluster: &Cluster, pairs: &[(usize, usize)]) {
+    cut_and_repeat(cluster, pairs, 0).await;
+}
+
+/// The same; and so many of a hundred calls are made twice.
+async fn cut_and_repeat(cluster: &Cluster, pairs: &[(usize, usize)], repeat_percent: u32) {
     for (index, member) in cluster.members().iter().enumerate() {
         let peers = cluster.members().iter().enumerate().map(|(other, peer)| PeerFault {
             peer: peer.name.clone(),
             lose_to: pairs.contains(&(index, other)),
             lose_from: pairs.contains(&(other, index)),
+            repeat_percent,
+            repeat_delay_ms: 500,
             ..PeerFault::default()
         });
         let request = SetFaultsRequest { peers: peers.collect(), ..SetFaultsRequest::default() };
@@ -71,6 +78,36 @@ async fn a_leader_whom_nobody_hears_is_replaced() {
     cut(&cluster, &[]).await;
     load.progress(100).await;
     load.judge(&cluster).await;
+}
+
+/// Every vote, append and forwarded proposal arrives twice, the second time up to half a second later, while leaders change.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_twice_has_one_effect() {
+    let cluster = breakable().await;
+    cut_and_repeat(&cluster, &[], 100).await;
+    let load = Load::start(&cluster, "deploys", 3, 3).await;
+    load.progress(100).await;
+    let client = cluster.client("ops").await;
+    let shard = cluster.shard_of(&client, "deploys").await;
+    let old = cluster.leader_of(shard).await;
+    load.progress(100).await;
+    // It comes back into a cluster in which the words of its own time are still arriving.
+    cut_and_repeat(&cluster, &[(old, (old + 1) % 3), (old, (old + 2) % 3)], 100).await;
+    load.progress(100).await;
+    cut_and_repeat(&cluster, &[], 100).await;
+    load.progress(100).await;
+    load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_has_no_resolvers_faults() {
+    let cluster = breakable().await;
+    let address = format!("http://{}", cluster.members()[0].client);
+    let mut client = FaultServiceClient::connect(address).await.unwrap();
+    let stale = Some(ResolverFault { stale: true, ..ResolverFault::default() });
+    let request = SetFaultsRequest { resolver: stale, ..SetFaultsRequest::default() };
+    let refused = within("an answer", client.set_faults(request)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
 }
 
 #[tokio::test(flavor = "multi_thread")]

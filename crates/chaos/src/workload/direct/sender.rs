@@ -13,7 +13,7 @@ use super::{Direct, Failed, PAUSE, pause};
 use crate::workload::{Room, Seen};
 
 /// Between two sends.
-const EVERY: Duration = Duration::from_millis(50);
+const EVERY: Duration = Duration::from_millis(100);
 /// Every so many sends an old one is repeated.
 const REPEAT_EVERY: u64 = 4;
 /// Requests that this client pretends to have no answer to, so that the cluster keeps them.
@@ -23,7 +23,7 @@ const UNSETTLED: u64 = 64;
 /// also from a leader that has its state from a snapshot.
 pub(in crate::workload) struct Sender {
     pub(in crate::workload) direct: Direct,
-    pub(in crate::workload) rooms: Vec<Room>,
+    pub(in crate::workload) room: Room,
     pub(in crate::workload) history: History,
     pub(in crate::workload) seen: Arc<Seen>,
 }
@@ -38,23 +38,17 @@ enum Answer {
 
 impl Sender {
     pub(in crate::workload) async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
-        let mut sent = 0_u64;
-        // For each room what is the next request's number.
-        let mut next = vec![1_u64; self.rooms.len()];
-        let rooms = self.rooms.clone();
-        for (at, room) in rooms.iter().enumerate().cycle() {
-            if !pause(&stop, EVERY).await {
-                break;
-            }
+        let room = self.room.clone();
+        let (mut sent, mut next) = (0_u64, 1);
+        while pause(&stop, EVERY).await {
             sent += 1;
-            let old = next[at].saturating_sub(1 + rand::random_range(1..UNSETTLED / 2));
+            let old = (next - 1_u64).saturating_sub(rand::random_range(1..UNSETTLED / 2));
             if sent.is_multiple_of(REPEAT_EVERY) && old > 0 {
-                self.once(room, old, true, &stop).await?;
+                self.once(&room, old, true, &stop).await?;
                 continue;
             }
-            let no = next[at];
-            next[at] += 1;
-            if !self.once(room, no, false, &stop).await? {
+            next += 1;
+            if !self.once(&room, next - 1, false, &stop).await? {
                 break;
             }
         }

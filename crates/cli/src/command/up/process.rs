@@ -24,7 +24,7 @@ pub(super) fn processes(plan: &Plan, log: &str, allow_faults: bool) -> Vec<Proce
     let resolver = |it: &Resolver| Process {
         name: "the resolver".to_owned(),
         log: it.log.clone(),
-        arguments: resolver(plan, it, log),
+        arguments: resolver(plan, it, log, allow_faults),
     };
     plan.nodes.iter().map(server).chain(plan.resolver.as_ref().map(resolver)).collect()
 }
@@ -56,7 +56,7 @@ fn server(plan: &Plan, node: &Node, log: &str, allow_faults: bool) -> Vec<String
     line
 }
 
-fn resolver(plan: &Plan, resolver: &Resolver, log: &str) -> Vec<String> {
+fn resolver(plan: &Plan, resolver: &Resolver, log: &str, allow_faults: bool) -> Vec<String> {
     let flags = vec![
         ("--zone", resolver.zone.clone()),
         ("--listen", resolver.dns.to_string()),
@@ -67,7 +67,9 @@ fn resolver(plan: &Plan, resolver: &Resolver, log: &str) -> Vec<String> {
         ("--nodes", plan.servers()),
         ("--log", log.to_owned()),
     ];
-    command_line("dns", flags)
+    let mut line = command_line("dns", flags);
+    line.extend(allow_faults.then(|| "--allow-faults".to_owned()));
+    line
 }
 
 fn command_line(command: &str, flags: Vec<(&str, String)>) -> Vec<String> {

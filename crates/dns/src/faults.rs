@@ -1,0 +1,75 @@
+//! Faults on purpose, in a resolver that was started with leave to be broken: answers that are stale, and answers that are late.
+//!
+//! What a resolver cannot be made to do here: to name somebody who is not there. Whoever is named is checked by who connects
+//! (the cluster's id), so that would only be a resolver that is stale in another way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_proto::fault::fault_service_server::FaultService;
+use conclave_proto::fault::{
+    CutPowerRequest, CutPowerResponse, ResolverFault, SetFaultsRequest, SetFaultsResponse,
+};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+/// The leave to break a resolver, and how it is broken.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    now: Arc<watch::Sender<ResolverFault>>,
+}
+
+impl Faults {
+    /// What it suffers, now and later.
+    pub(crate) fn watch(&self) -> watch::Receiver<ResolverFault> {
+        self.now.subscribe()
+    }
+}
+
+/// How late an answer is to be; not at all where nobody has leave.
+pub(crate) fn lateness(faults: Option<&watch::Receiver<ResolverFault>>) -> Option<Duration> {
+    let delay = faults?.borrow().answer_delay_ms;
+    (delay > 0).then(|| Duration::from_millis(delay.into()))
+}
+
+/// `FaultService` of one resolver.
+#[derive(Clone, Debug)]
+pub(crate) struct FaultApi {
+    pub(crate) faults: Faults,
+    /// What this host calls itself.
+    pub(crate) name: String,
+}
+
+#[tonic::async_trait]
+impl FaultService for FaultApi {
+    async fn set_faults(
+        &self,
+        request: Request<SetFaultsRequest>,
+    ) -> Result<Response<SetFaultsResponse>, Status> {
+        let SetFaultsRequest { peers, disk, clock_offset_ms, clock_rate_ppm, resolver } =
+            request.into_inner();
+        let of_a_node = !peers.is_empty()
+            || disk.unwrap_or_default() != Default::default()
+            || clock_offset_ms != 0
+            || clock_rate_ppm != 0;
+        if of_a_node {
+            return Err(Status::invalid_argument(
+                "this is a resolver, without peers, disk or clock; ask a node",
+            ));
+        }
+        let fault = resolver.unwrap_or_default();
+        let changed = self.faults.now.send_if_modified(|known| {
+            let other = *known != fault;
+            *known = fault;
+            other
+        });
+        if changed {
+            tracing::warn!(?fault, "the answers are broken on purpose");
+        }
+        Ok(Response::new(SetFaultsResponse { node: self.name.clone() }))
+    }
+
+    async fn cut_power(&self, _: Request<CutPowerRequest>) -> Result<Response<CutPowerResponse>, Status> {
+        Err(Status::invalid_argument("a resolver keeps nothing on disk: kill it instead"))
+    }
+}

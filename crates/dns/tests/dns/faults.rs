@@ -1,0 +1,58 @@
+//! A resolver that was started with leave to be broken: late and stale answers, over its own ports.
+
+use std::time::Duration;
+
+use conclave_dns::Faults;
+use conclave_proto::fault::fault_service_client::FaultServiceClient;
+use conclave_proto::fault::{CutPowerRequest, ResolverFault, SetFaultsRequest};
+use hickory_proto::rr::RecordType;
+use tokio::time::Instant;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::nodes::{ask, config, start, within};
+
+async fn faults_of(resolver: &conclave_dns::Resolver) -> FaultServiceClient<Channel> {
+    let address = format!("http://{}", resolver.addresses().grpc);
+    within("a connection", FaultServiceClient::connect(address)).await.unwrap()
+}
+
+#[tokio::test]
+async fn answers_are_late_for_as_long_as_they_are_to_be() {
+    const LATE: Duration = Duration::from_millis(300);
+    let resolver = start(conclave_dns::Config { faults: Some(Faults::default()), ..config() }).await;
+    let mut faults = faults_of(&resolver).await;
+    let late = ResolverFault { answer_delay_ms: 300, ..ResolverFault::default() };
+    let request = SetFaultsRequest { resolver: Some(late), ..SetFaultsRequest::default() };
+    faults.set_faults(request).await.unwrap();
+    let begun = Instant::now();
+    ask(&resolver, "conclave.internal.", RecordType::SOA).await;
+    assert!(begun.elapsed() >= LATE);
+    faults.set_faults(SetFaultsRequest::default()).await.unwrap();
+    // However slow the machine: one of a few is quick.
+    let quick = async {
+        loop {
+            let begun = Instant::now();
+            ask(&resolver, "conclave.internal.", RecordType::SOA).await;
+            if begun.elapsed() < LATE {
+                return;
+            }
+        }
+    };
+    within("a quick answer", quick).await;
+
+    let clock = SetFaultsRequest { clock_offset_ms: 5, ..SetFaultsRequest::default() };
+    assert_eq!(faults.set_faults(clock).await.unwrap_err().code(), Code::InvalidArgument);
+    let cut = faults.cut_power(CutPowerRequest::default()).await;
+    assert_eq!(cut.unwrap_err().code(), Code::InvalidArgument);
+    resolver.stop().await;
+}
+
+#[tokio::test]
+async fn without_leave_a_resolver_cannot_be_broken() {
+    let resolver = start(config()).await;
+    let mut faults = faults_of(&resolver).await;
+    let refused = faults.set_faults(SetFaultsRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    resolver.stop().await;
+}

@@ -1,0 +1,123 @@
+//! Calls to other nodes that are made a second time, later, on a connection of their own.
+//!
+//! Within one connection TCP neither doubles nor reorders. But a call may be made again by whoever got no answer, and words on
+//! two connections may overtake each other: a vote, an append or a proposal may arrive twice, the second time after whatever
+//! followed it. That is what Raft and the request numbers have to bear, and what this makes happen often.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::ECHOES_MAX;
+use conclave_proto::fault::PeerFault;
+use conclave_proto::raft;
+use futures::stream::{self, FuturesUnordered, StreamExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::peer::PeerClient;
+
+/// Nobody waits for what a repeated call comes to; it is given up after so long.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A call that can be made again.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// For a vote, or what comes before it.
+    Vote(raft::RequestVoteRequest),
+    /// To append entries.
+    Append(raft::AppendEntriesRequest),
+    /// With proposals for shards that the other node leads.
+    Propose(raft::LinkRequest),
+}
+
+/// Hears the calls to one other node.
+#[derive(Clone, Debug)]
+pub(crate) struct Echo {
+    rule: watch::Receiver<PeerFault>,
+    calls: mpsc::Sender<Call>,
+}
+
+/// Makes them again.
+#[derive(Debug)]
+pub(crate) struct Echoes {
+    rule: watch::Receiver<PeerFault>,
+    calls: mpsc::Receiver<Call>,
+    client: PeerClient,
+}
+
+/// Both ends, for a node that `client` reaches on a connection of its own.
+pub(crate) fn echo(rule: watch::Receiver<PeerFault>, client: PeerClient) -> (Arc<Echo>, Echoes) {
+    let (sender, calls) = mpsc::channel(ECHOES_MAX);
+    (Arc::new(Echo { rule: rule.clone(), calls: sender }), Echoes { rule, calls, client })
+}
+
+impl Echo {
+    /// A call is about to be made. It may be made once more; not if too many wait already.
+    pub(crate) fn hear(&self, call: impl FnOnce() -> Call) {
+        let percent = self.rule.borrow().repeat_percent;
+        if percent > 0 && rand::random_range(0..100) < percent {
+            // A full queue repeats less often, which is all that it has to do.
+            let _ = self.calls.try_send(call());
+        }
+    }
+}
+
+impl Echoes {
+    /// Until the node stops.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut waiting = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(()) = waiting.next(), if !waiting.is_empty() => {}
+                Some(call) = self.calls.recv(), if waiting.len() < ECHOES_MAX => {
+                    let most = self.rule.borrow().repeat_delay_ms;
+                    let after = Duration::from_millis(rand::random_range(0..=most).into());
+                    waiting.push(again(self.client.clone(), call, after));
+                }
+                else => return,
+            }
+        }
+    }
+}
+
+async fn again(client: PeerClient, call: Call, after: Duration) {
+    tokio::time::sleep(after).await;
+    // Who made the call has its answer, or has given it up.
+    let _ = tokio::time::timeout(DEADLINE, make(client, call)).await;
+}
+
+async fn make(mut client: PeerClient, call: Call) -> Result<(), Status> {
+    match call {
+        Call::Vote(request) => client.request_vote(request).await.map(drop),
+        Call::Append(request) => {
+            let answers = client.append_entries(stream::iter([request])).await?;
+            answers.into_inner().message().await.map(drop)
+        }
+        Call::Propose(request) => {
+            let answers = client.link(stream::iter([request])).await?;
+            answers.into_inner().message().await.map(drop)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_are_heard_as_the_rule_says_and_no_more_than_wait() {
+        let rule = watch::Sender::new(PeerFault::default());
+        let (calls, mut heard) = mpsc::channel(3);
+        let echo = Echo { rule: rule.subscribe(), calls };
+        let call = || Call::Propose(raft::LinkRequest::default());
+        echo.hear(call);
+        assert!(heard.try_recv().is_err(), "nothing is repeated without a fault");
+        rule.send_replace(PeerFault { repeat_percent: 100, ..PeerFault::default() });
+        for _ in 0..5 {
+            echo.hear(call);
+        }
+        assert_eq!(std::iter::from_fn(|| heard.try_recv().ok()).count(), 3);
+    }
+}
