@@ -270,6 +270,11 @@ impl Backend for Kubernetes {
         let nothing = self.inside.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         if nothing { Box::pin(std::future::ready(Ok(()))) } else { Box::pin(self.inside(|_| {})) }
     }
+
+    fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
+        let open = self.inside.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async move { inside::confirm(&open, &self.servers()).await })
+    }
 }
 
 /// What can be done to these pods: what happens inside needs the leave of every server.
