@@ -6,11 +6,13 @@ mod calls;
 mod cluster;
 
 use std::path::Path;
+use std::time::Duration;
 
-use conclave_proto::chaos::run::State;
+use conclave_chaos::serve::timetable::{Entry, OnViolation, Schedule};
+use conclave_proto::chaos::run::{Cause, State};
 use conclave_proto::chaos::{
-    ApplyFaultRequest, GetRunRequest, HealRequest, ListFaultsRequest, ListTargetsRequest, StartRunRequest,
-    StopRunRequest, WatchEventsRequest,
+    ApplyFaultRequest, GetRunRequest, HealRequest, ListFaultsRequest, ListRunsRequest, ListTargetsRequest,
+    StartRunRequest, StopRunRequest, WatchEventsRequest,
 };
 use tonic::{Code, Request};
 
@@ -153,6 +155,39 @@ async fn faults_are_healed_in_time_on_request_at_the_end_and_by_the_next_control
     .await;
     assert!(
         serving.metrics().await.contains("conclave_chaos_fault_active{fault=\"slow-disk\",node=\"node1\"} 0")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_runs_until_a_promise_is_broken() {
+    let (cluster, dir) = (Cluster::start().await, tempfile::tempdir().unwrap());
+    let every = Duration::from_millis(300);
+    let entry = Entry { experiment: "strict".to_owned(), every, jitter: Duration::ZERO };
+    let schedule = Schedule { on_violation: OnViolation::Stop, runs: vec![entry] };
+    let serving = Serving::start_with(cluster.backend(), dir.path(), None, schedule).await;
+    let mut api = serving.api().await;
+    wait_for("the schedule to be halted", async || {
+        serving.metrics().await.contains("\nconclave_chaos_schedule_halted 1\n")
+    })
+    .await;
+    let listed = api.list_runs(ListRunsRequest {}).await.unwrap().into_inner();
+    // On a busy machine runs may have ended without a verdict before, which halts nothing.
+    let run = listed.runs.first().unwrap();
+    assert_eq!((run.state(), run.cause()), (State::Violated, Cause::Schedule));
+    assert!(listed.runs[1..].iter().all(|run| run.state() == State::Failed), "{listed:?}");
+    assert!(run.why.iter().any(|why| why.contains("may be at most 1ms")), "{run:?}");
+    assert!(listed.schedule_halted.contains(&run.id), "{listed:?}");
+    // Whoever asks is still served, and nothing else was due meanwhile.
+    let start = StartRunRequest { experiment: "short".to_owned(), seed: None };
+    let asked = api.start_run(start).await.unwrap().into_inner().run.unwrap();
+    wait_for("the run that was asked for", async || {
+        let run = GetRunRequest { id: asked.id.clone() };
+        api.get_run(run).await.unwrap().into_inner().run.unwrap().state() != State::Running
+    })
+    .await;
+    assert_eq!(
+        api.list_runs(ListRunsRequest {}).await.unwrap().into_inner().runs.len(),
+        listed.runs.len() + 1
     );
 }
 
