@@ -38,6 +38,11 @@ const LIBRARY: &[(&str, &str)] = &[
     ("power-cut", include_str!("../experiments/power-cut.yaml")),
     ("duplicate", include_str!("../experiments/duplicate.yaml")),
     ("resolver-stale", include_str!("../experiments/resolver-stale.yaml")),
+    ("lone-leader", include_str!("../experiments/lone-leader.yaml")),
+    ("kill-and-resume", include_str!("../experiments/kill-and-resume.yaml")),
+    ("snapshot-catch-up", include_str!("../experiments/snapshot-catch-up.yaml")),
+    ("power-cut-slow-disk", include_str!("../experiments/power-cut-slow-disk.yaml")),
+    ("lost-vote", include_str!("../experiments/lost-vote.yaml")),
     ("clocks", include_str!("../experiments/clocks.yaml")),
     ("everything", include_str!("../experiments/everything.yaml")),
 ];
