@@ -74,7 +74,9 @@ impl Replica {
         let wait = async {
             while view(&metrics.borrow_watched()) == known {
                 if metrics.changed().await.is_err() {
-                    break;
+                    // The replica has ended, so nothing changes here any more. Whoever asks would ask again at once, and
+                    // again, until the node has stopped.
+                    std::future::pending::<()>().await;
                 }
             }
         };
