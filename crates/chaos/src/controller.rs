@@ -51,7 +51,7 @@ impl Controller {
         let state_dir = opened.journal.parent().map_or_else(PathBuf::new, Path::to_owned);
         let observer = Arc::new(Nobody);
         Ok(Self {
-            engine: Engine { backend: opened.backend, connect, journal, stop, observer },
+            engine: Engine { backend: opened.backend, connect, connector: None, journal, stop, observer },
             state_dir,
             _signals: signals,
         })

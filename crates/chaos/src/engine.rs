@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_check::History;
+use conclave_client::Connector;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -82,6 +83,8 @@ pub struct Engine {
     pub backend: Box<dyn Backend>,
     /// Makes clients.
     pub connect: Connect,
+    /// How servers are reached, if not by TCP.
+    pub connector: Option<Connector>,
     /// What has been applied.
     pub journal: Journal,
     /// Asks to stop.
@@ -241,7 +244,7 @@ impl Engine {
         });
         let running = or_stopped(&self.stop, starting).await??;
         let seen = Arc::clone(&running.seen);
-        let watching = Watching::start(&servers, &seen)?;
+        let watching = Watching::start(&servers, &seen, self.connector.as_ref())?;
         let pace = pace(experiment.steady.clone(), Arc::clone(&seen), Arc::clone(&self.observer));
         let pace = AbortOnDropHandle::new(tokio::spawn(pace));
 

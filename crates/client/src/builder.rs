@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::calls::Caller;
 use crate::client::{Client, Handle};
+use crate::connector::Connector;
 use crate::error::ConnectError;
 use crate::find::{Chain, Finder, Seed};
 use crate::nodes::Nodes;
@@ -49,6 +50,7 @@ pub struct Builder {
     outbox: Outbox,
     route: Route,
     patience: Option<Duration>,
+    connector: Option<Connector>,
 }
 
 impl Builder {
@@ -98,6 +100,13 @@ impl Builder {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
+        self
+    }
+
+    /// Reaches nodes some other way than by TCP.
+    #[must_use]
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.connector = Some(connector);
         self
     }
 
@@ -184,10 +193,11 @@ impl Builder {
     }
 
     fn nodes(&self) -> Arc<Nodes> {
-        Arc::new(match self.route {
+        let nodes = match self.route {
             Route::Leader => Nodes::spread(),
             Route::Pinned => Nodes::in_order(),
-        })
+        };
+        Arc::new(nodes.reached_by(self.connector.clone()))
     }
 
     fn start(

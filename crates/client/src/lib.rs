@@ -39,6 +39,7 @@
 mod builder;
 mod calls;
 mod client;
+mod connector;
 mod error;
 pub mod find;
 mod journal;
@@ -62,6 +63,7 @@ pub use client::Client;
 pub use conclave_core::planted;
 /// The library's version, and the program's: they are made together.
 pub use conclave_core::planted::VERSION;
+pub use connector::{Connection, Connector};
 pub use error::{CallError, ConnectError, OutboxError, SendError};
 pub use find::Finder;
 pub use raw::{EventView, RawBatch};

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::connector::Connector;
 use crate::find::Found;
 use crate::retry;
 use table::{Order, Table};
@@ -35,6 +36,8 @@ const DRAINING: &str = "node_draining";
 #[derive(Debug)]
 pub(crate) struct Nodes {
     table: Mutex<Table>,
+    /// If not by TCP.
+    connector: Option<Connector>,
     /// It may be worth asking who leads.
     pub(crate) changed: Notify,
     /// It may be worth looking for servers, or remembering the members.
@@ -61,7 +64,17 @@ impl Nodes {
     }
 
     fn with(order: Order) -> Self {
-        Self { table: Mutex::new(Table::new(order)), changed: Notify::new(), attention: Notify::new() }
+        Self {
+            table: Mutex::new(Table::new(order)),
+            connector: None,
+            changed: Notify::new(),
+            attention: Notify::new(),
+        }
+    }
+
+    /// The same, reached some other way than by TCP.
+    pub(crate) fn reached_by(self, connector: Option<Connector>) -> Self {
+        Self { connector, ..self }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -121,7 +134,7 @@ impl Nodes {
         match &node.channel {
             Some(channel) => Ok(channel.clone()),
             None => {
-                let channel = make_channel(&node.address)?;
+                let channel = make_channel(&node.address, self.connector.as_ref())?;
                 Ok(node.channel.insert(channel).clone())
             }
         }
@@ -310,18 +323,21 @@ impl Nodes {
     }
 }
 
-fn make_channel(address: &str) -> Result<Channel, tonic::Status> {
+fn make_channel(address: &str, connector: Option<&Connector>) -> Result<Channel, tonic::Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
         tonic::Status::invalid_argument(format!("{address:?} is not host:port ({error})"))
     })?;
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(CLIENT_CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(CLIENT_PING_INTERVAL)
         .keep_alive_timeout(CLIENT_PING_TIMEOUT)
         .initial_stream_window_size(CLIENT_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CLIENT_CONNECTION_WINDOW_BYTES)
-        .connect_lazy())
+        .initial_connection_window_size(CLIENT_CONNECTION_WINDOW_BYTES);
+    Ok(match connector {
+        None => endpoint.connect_lazy(),
+        Some(connector) => connector.channel(&endpoint, address),
+    })
 }
 
 #[cfg(test)]

@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_proto::fault::fault_service_server::FaultService;
-use conclave_proto::fault::{CutPowerRequest, CutPowerResponse, SetFaultsRequest, SetFaultsResponse};
-use conclave_store::{DiskFaults, FaultyDisk, Options};
+use conclave_proto::fault::{
+    CutPowerRequest, CutPowerResponse, PeerFault, SetFaultsRequest, SetFaultsResponse,
+};
+use conclave_store::{DiskFaults, FaultyDisk, Options, Work};
 use tonic::{Request, Response, Status};
 
 use crate::clock::Clock;
@@ -27,9 +29,18 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// Sets what happens between this node and others, as the `FaultService` does; for backends in the same process. A
+    /// peer that is not named is well.
+    pub fn set_network(&self, peers: &[PeerFault]) {
+        self.network.set(peers);
+    }
+
     /// The same options, with the disk between them.
     pub(crate) fn onto(&self, mut options: Options) -> Options {
-        options.disk = Arc::new(FaultyDisk::new(Arc::clone(&self.disk)));
+        // A simulated disk has faults of its own.
+        if options.work == Work::Threads {
+            options.disk = Arc::new(FaultyDisk::new(Arc::clone(&self.disk)));
+        }
         options
     }
 }

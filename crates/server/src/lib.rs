@@ -27,6 +27,7 @@ mod health;
 mod housekeeping;
 mod load;
 pub mod metrics;
+pub mod net;
 mod node;
 mod peer;
 mod placement;

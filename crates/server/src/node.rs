@@ -124,7 +124,8 @@ impl Node {
             expelled: expelled.clone(),
         };
         let stamp = Stamp::new(identity.cluster, plan.me, identity.directory, store.clone());
-        let (peers, links) = Peers::new(&plan.members, plan.me, &stamp, config.faults.as_ref())?;
+        let (peers, links) =
+            Peers::new(&plan.members, plan.me, &stamp, config.faults.as_ref(), &listeners.net)?;
         let peers = Arc::new(peers);
         let tasks = TaskTracker::new();
         let groups = groups::Groups {
@@ -182,7 +183,7 @@ impl Node {
             tracing::debug!("some connections did not end in time");
         }
         let store = self.store.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+        if let Err(error) = store.work().block(move || store.close()).await {
             tracing::error!(%error, "the store did not close");
         }
     }

@@ -29,6 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::config::Member;
 use crate::faults::echo::{Echo, Echoes, echo};
 use crate::faults::{Faults, network as network_faults};
+use crate::net::Net;
 use crate::peer::admission::Stamp;
 use crate::peer::link::Forwarded;
 
@@ -73,6 +74,7 @@ impl Peers {
         me: NodeId,
         stamp: &Stamp,
         faults: Option<&Faults>,
+        net: &Net,
     ) -> Result<(Self, LinkQueues), tonic::transport::Error> {
         let mut peers = BTreeMap::new();
         let mut queues = Vec::new();
@@ -81,7 +83,7 @@ impl Peers {
             let stamp = stamp.clone().to(id);
             let (echo, echoes) = match faults {
                 Some(known) => {
-                    let client = client(channel(member, faults)?, stamp.clone());
+                    let client = client(channel(member, faults, net)?, stamp.clone());
                     let (echo, echoes) = echo(known.network.rule(&member.name), client);
                     (Some(echo), Some(echoes))
                 }
@@ -89,8 +91,8 @@ impl Peers {
             };
             let peer = Arc::new(Peer {
                 id,
-                client: client(channel(member, faults)?, stamp.clone()),
-                bulk: client(channel(member, faults)?, stamp),
+                client: client(channel(member, faults, net)?, stamp.clone()),
+                bulk: client(channel(member, faults, net)?, stamp),
                 member: member.clone(),
                 forward,
                 alive: watch::Sender::new(false),
@@ -145,13 +147,13 @@ fn client(channel: Channel, stamp: Stamp) -> PeerClient {
 }
 
 /// Connects at first use, and then again whenever the connection is lost.
-fn channel(member: &Member, faults: Option<&Faults>) -> Result<Channel, tonic::transport::Error> {
+fn channel(member: &Member, faults: Option<&Faults>, net: &Net) -> Result<Channel, tonic::transport::Error> {
     let endpoint = endpoint(member)?;
-    let Some(faults) = faults else { return Ok(endpoint.connect_lazy()) };
-    let (address, rule) = (member.peer.clone(), faults.network.rule(&member.name));
+    let Some(faults) = faults else { return Ok(net.channel(&endpoint, &member.peer)) };
+    let (net, address, rule) = (net.clone(), member.peer.clone(), faults.network.rule(&member.name));
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let (address, rule) = (address.clone(), rule.clone());
-        async move { network_faults::connect(&address, rule).await.map(TokioIo::new) }
+        let (net, address, rule) = (net.clone(), address.clone(), rule.clone());
+        async move { network_faults::connect(&net, &address, rule).await.map(TokioIo::new) }
     })))
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use conclave_core::ShardId;
 use redb::StorageBackend;
@@ -59,6 +60,28 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// # Errors
     /// What the operating system reports.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// The file's size, bytes; for people to look at.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    fn size(&self, path: &Path) -> io::Result<u64> {
+        std::fs::metadata(path).map(|data| data.len())
+    }
+
+    /// What is left for this process where the directory is, and how large that is, bytes.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        let disk = rustix::fs::statvfs(dir)?;
+        Ok((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
+    }
+
+    /// How long the next sync takes. Only asked with [`crate::Work::Tasks`]: real ones take as long as they do.
+    fn sync_takes(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The operating system's files.

@@ -24,11 +24,14 @@ mod identity;
 mod log;
 mod observer;
 mod seal;
+#[cfg(feature = "simulated-disk")]
+pub mod simulated;
 mod snapshot;
 mod state;
 mod store;
 mod types;
 mod votes;
+mod work;
 
 pub use disk::{DataFile, Disk, RealDisk};
 pub use error::{OpenError, ReadError, StoreError};
@@ -44,6 +47,7 @@ pub use types::{
     Entry, LogId, Membership, Payload, Raft, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     Vote,
 };
+pub use work::Work;
 
 /// Locks a mutex. A thread that panicked while it held one has stopped the store already.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

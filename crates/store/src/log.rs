@@ -27,7 +27,7 @@ use crate::types::{Entry, LogId};
 use group::{Found, Group, Place};
 
 pub use store::{LogReader, LogStore};
-pub(crate) use writer::{Job, Sender, Writer};
+pub(crate) use writer::{Job, Sender, TaskWriter, Writer};
 
 /// Rows of group commits by their number; see [`frame`].
 const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
@@ -125,6 +125,11 @@ impl Log {
     pub(crate) fn last_terms(&self) -> Vec<u64> {
         let term = |cell: &Cell| lock(&cell.group).last_log_id().map_or(0, |last| last.leader_id.term);
         self.cells.iter().map(term).collect()
+    }
+
+    /// Whether the entry is in the log and not synced.
+    pub(crate) fn is_unwritten(&self, group: u32, index: u64) -> bool {
+        self.group(group).is_unwritten(index)
     }
 
     /// Blocks until the entry is synced, if it is in the log at all.

@@ -35,6 +35,7 @@ use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::lock;
 use crate::types::{LogId, StoredMembership};
+use crate::work::Work;
 use cache::Cache;
 use db::{Reading, StateDb};
 use key::Key;
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) unwritten: AtomicUsize,
     /// Rung when `unwritten` has fallen.
     pub(crate) written: Notify,
+    /// Who does what blocks.
+    pub(crate) work: Work,
 }
 
 /// One shard's applied state on this node.
@@ -118,6 +121,12 @@ impl ShardState {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Who does what blocks here, such as [`ShardState::read`].
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.shared.work
     }
 
     /// The position in the log, and the membership in force there.

@@ -9,13 +9,14 @@ use std::thread::JoinHandle;
 use conclave_core::limits::{LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
 use conclave_core::{DirectoryId, NodeId, RoomId, Seq, ShardId};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::disk::{DataFile, Disk, RealDisk};
 use crate::error::{OpenError, StoreError};
 use crate::failure::Failure;
 use crate::identity::{DirectoryLock, Identity};
 use crate::lock;
-use crate::log::{Durable, Log, LogStore, Sender, Writer};
+use crate::log::{Durable, Log, LogStore, Sender, TaskWriter, Writer};
 use crate::observer::Observer;
 use crate::snapshot::{Receiving, SnapshotReceiver, finish_installing};
 use crate::state::db::{HAS_LOG, StateDb, peer};
@@ -24,6 +25,7 @@ use crate::state::writer::{Bell, StateWriter, Write};
 use crate::state::{ShardState, Shared};
 use crate::types::SnapshotMeta;
 use crate::votes::{GroupVotes, VoteWriter, Votes, VotesFile};
+use crate::work::{self, Work};
 
 /// Names of the writers' threads.
 const LOG_WRITER: &str = "log-writer";
@@ -36,11 +38,13 @@ pub struct Options {
     pub log_tail_bytes: u64,
     /// Where the files are.
     pub disk: Arc<dyn Disk>,
+    /// Who does the work that blocks.
+    pub work: Work,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_tail_bytes: LOG_TAIL_BYTES_DEFAULT, disk: Arc::new(RealDisk) }
+        Self { log_tail_bytes: LOG_TAIL_BYTES_DEFAULT, disk: Arc::new(RealDisk), work: Work::default() }
     }
 }
 
@@ -87,8 +91,39 @@ struct Inner {
     shards: Vec<Shard>,
     observer: Arc<dyn Observer>,
     peers: Mutex<BTreeMap<NodeId, DirectoryId>>,
+    disk: Arc<dyn Disk>,
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
+    /// The writers instead, in a simulation.
+    tasks: Mutex<Option<Tasks>>,
     _lock: DirectoryLock,
+}
+
+/// The writers as tasks of the runtime.
+struct Tasks {
+    votes: work::Shared<VoteWriter>,
+    log: work::Shared<TaskWriter>,
+    state: work::Shared<StateWriter>,
+    /// They end with this.
+    _running: JoinSet<()>,
+}
+
+impl Tasks {
+    fn start(votes: VoteWriter, log: TaskWriter, state: StateWriter, disk: &Arc<dyn Disk>) -> Self {
+        let (votes, log) = (Arc::new(Mutex::new(votes)), Arc::new(Mutex::new(log)));
+        let state = state.into_task(Arc::clone(&log));
+        let mut running = JoinSet::new();
+        running.spawn(VoteWriter::run_as_task(Arc::clone(&votes), Arc::clone(disk)));
+        running.spawn(TaskWriter::run(Arc::clone(&log), Arc::clone(disk)));
+        running.spawn(StateWriter::run_as_task(Arc::clone(&state), Arc::clone(disk)));
+        Self { votes, log, state, _running: running }
+    }
+
+    /// Does everything that is left to do.
+    fn finish(self) {
+        lock(&self.state).finish();
+        lock(&self.votes).process_queued();
+        lock(&self.log).process_queued();
+    }
 }
 
 #[derive(Clone)]
@@ -105,12 +140,17 @@ impl std::fmt::Debug for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // Tasks do not finish their work when they are dropped: a runtime that ends is a process that dies.
+        lock(&self.tasks).take();
         self.close();
     }
 }
 
 impl Inner {
     fn close(&self) {
+        if let Some(tasks) = lock(&self.tasks).take() {
+            tasks.finish();
+        }
         // State first: its checkpoint may wait for the log.
         self.shared.bell.stop();
         for (name, thread) in std::mem::take(&mut *lock(&self.threads)).into_iter().rev() {
@@ -151,7 +191,7 @@ impl Store {
         identity.check(dir, expect)?;
 
         let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
-        let Options { log_tail_bytes, disk } = options;
+        let Options { log_tail_bytes, disk, work } = options;
         let groups = shards as usize + 1;
         let durable = Arc::new(Durable::new(groups));
         let failure = Arc::new(Failure::new());
@@ -167,6 +207,7 @@ impl Store {
             bell: Bell::default(),
             unwritten: AtomicUsize::new(0),
             written: Notify::new(),
+            work,
         });
         let shard = |n| -> Result<Shard, StoreError> {
             let id = ShardId(n);
@@ -188,15 +229,26 @@ impl Store {
             shards,
             observer: observer.clone(),
             peers: Mutex::new(peers),
+            disk: disk.clone(),
             threads: Mutex::new(Vec::new()),
+            tasks: Mutex::new(None),
             _lock: directory_lock,
         }));
         let states = store.0.shards.iter().map(|shard| shard.state.clone()).collect();
         let log_writer = Writer::new(log.clone(), observer.clone());
         let state_writer = StateWriter::new(shared, states, log, durable, observer);
-        store.spawn(VOTE_WRITER, move || vote_writer.run())?;
-        store.spawn(LOG_WRITER, move || log_writer.run(jobs))?;
-        store.spawn("state-writer", move || state_writer.run())?;
+        match work {
+            Work::Threads => {
+                store.spawn(VOTE_WRITER, move || vote_writer.run())?;
+                store.spawn(LOG_WRITER, move || log_writer.run(jobs))?;
+                store.spawn("state-writer", move || state_writer.run())?;
+            }
+            Work::Tasks => {
+                let log_writer = TaskWriter::new(log_writer, jobs);
+                let tasks = Tasks::start(vote_writer, log_writer, state_writer, &disk);
+                *lock(&store.0.tasks) = Some(tasks);
+            }
+        }
         store.finish_open(has_log).map_err(broken)?;
         Ok(store)
     }
@@ -257,10 +309,9 @@ impl Store {
     #[must_use]
     pub fn usage(&self) -> Usage {
         // For people to look at: a file that cannot be measured counts as nothing.
-        let size = |file| std::fs::metadata(self.0.dir.join(file)).map_or(0, |data| data.len());
-        let disk = rustix::fs::statvfs(&self.0.dir);
-        let (disk_free_bytes, disk_size_bytes) =
-            disk.map_or((0, 0), |disk| (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize));
+        let disk = &self.0.disk;
+        let size = |file| disk.size(&self.0.dir.join(file)).unwrap_or(0);
+        let (disk_free_bytes, disk_size_bytes) = disk.space(&self.0.dir).unwrap_or((0, 0));
         Usage {
             log_bytes: self.0.log.live_bytes(),
             log_file_bytes: size(DataFile::LOG),
@@ -284,6 +335,12 @@ impl Store {
             (upto >= entries.start).then_some(Compaction { shard: ShardId(shard), upto })
         };
         self.0.log.cuts(self.0.log_tail_bytes).into_iter().filter_map(cut).collect()
+    }
+
+    /// Who does what blocks here.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.0.shared.work
     }
 
     /// The data directory that a node id belongs to, as first seen.

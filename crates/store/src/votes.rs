@@ -10,12 +10,12 @@
 mod table;
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
 
 use conclave_core::planted::{Bug, planted};
 use redb::StorageBackend;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::disk::{DataFile, Disk};
 use crate::error::{OpenError, StoreError};
@@ -23,6 +23,7 @@ use crate::failure::Failure;
 use crate::lock;
 use crate::observer::Observer;
 use crate::types::Vote;
+use crate::work::{Shared, Wake};
 use table::{COPIES, Found, Layout, Table};
 
 const FILE: &str = DataFile::VOTES;
@@ -35,7 +36,7 @@ pub(crate) type GroupVotes = Vec<Option<Vote>>;
 pub(crate) struct Votes {
     saved: Mutex<GroupVotes>,
     queue: Mutex<Queue>,
-    bell: Condvar,
+    bell: Wake,
     failure: Arc<Failure>,
 }
 
@@ -67,7 +68,7 @@ impl Votes {
             let mut queue = lock(&self.queue);
             if !queue.closed {
                 queue.saves.push(Save { group, vote, done });
-                self.bell.notify_one();
+                self.bell.ring();
             }
         }
         let closed = |_| self.failure.set(StoreError::Closed("the vote writer has stopped".to_owned()));
@@ -77,16 +78,26 @@ impl Votes {
     /// Makes the writer end once everything that is queued is written.
     pub(crate) fn stop(&self) {
         lock(&self.queue).closed = true;
-        self.bell.notify_one();
+        self.bell.ring();
     }
 
     /// Waits for something to save; nothing at the end.
     fn wait(&self) -> Vec<Save> {
         let mut queue = lock(&self.queue);
         while queue.saves.is_empty() && !queue.closed {
-            queue = self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self.bell.wait(queue);
         }
         std::mem::take(&mut queue.saves)
+    }
+
+    /// Like [`Votes::wait`], in a task.
+    async fn waited(&self) {
+        while {
+            let queue = lock(&self.queue);
+            queue.saves.is_empty() && !queue.closed
+        } {
+            self.bell.rung().await;
+        }
     }
 }
 
@@ -212,7 +223,7 @@ impl VoteWriter {
         let votes = Arc::new(Votes {
             saved: Mutex::new(file.table.votes.clone()),
             queue: Mutex::default(),
-            bell: Condvar::new(),
+            bell: Wake::default(),
             failure,
         });
         (Self { votes: votes.clone(), file, observer }, votes)
@@ -227,6 +238,28 @@ impl VoteWriter {
             }
             self.process(saves);
         }
+    }
+
+    /// Works as a task, until it is told to stop.
+    pub(crate) async fn run_as_task(writer: Shared<Self>, disk: Arc<dyn Disk>) {
+        let votes = lock(&writer).votes.clone();
+        while {
+            votes.waited().await;
+            tokio::time::sleep(disk.sync_takes()).await;
+            lock(&writer).process_queued()
+        } {}
+    }
+
+    /// Does at once what is queued, and says whether there will be more.
+    pub(crate) fn process_queued(&mut self) -> bool {
+        let (saves, closed) = {
+            let mut queue = lock(&self.votes.queue);
+            (std::mem::take(&mut queue.saves), queue.closed)
+        };
+        if !saves.is_empty() {
+            self.process(saves);
+        }
+        !closed
     }
 
     /// Writes these votes with one sync, and answers.

@@ -63,6 +63,7 @@ impl Serving {
         let engine = Engine {
             backend: Box::new(backend),
             connect: connect::to(Vec::new()),
+            connector: None,
             journal,
             stop: stop.clone(),
             observer: Arc::new(Nobody),

@@ -18,6 +18,7 @@ use tonic::{Status, Streaming};
 use crate::discovery::lookup::Lookup;
 use crate::discovery::record::Own;
 use crate::metrics::Metrics;
+use crate::net::Net;
 use crate::node::NodeInfo;
 
 /// How long connecting, and each answer, may take. Half a lease: there is time for a second try.
@@ -30,6 +31,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Registers with one resolver, until the node stops.
 pub(crate) async fn keep(
+    net: Net,
     resolver: String,
     node: Arc<NodeInfo>,
     secret: Secret,
@@ -42,7 +44,7 @@ pub(crate) async fn keep(
     let mut retry = RETRY_MIN;
     for attempt in 0.. {
         let said = async {
-            let mut stream = Stream::open(&mut lookup, attempt).await?;
+            let mut stream = Stream::open(&net, &mut lookup, attempt).await?;
             let result = stream.talk(&node.own, &secret, &registered).await;
             if registered.get() == 1 {
                 retry = RETRY_MIN;
@@ -82,13 +84,13 @@ struct Stream {
 
 impl Stream {
     /// Connects to one of the resolver's addresses, another one with each attempt.
-    async fn open(lookup: &mut Lookup, attempt: usize) -> Result<Self, Status> {
+    async fn open(net: &Net, lookup: &mut Lookup, attempt: usize) -> Result<Self, Status> {
         let addresses = lookup.addresses(DEADLINE).await?;
         let address = addresses[attempt % addresses.len()];
         let unreachable = |error: tonic::transport::Error| Status::unavailable(format!("{address}: {error}"));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
         let endpoint = endpoint.tcp_nodelay(true).connect_timeout(DEADLINE);
-        let channel = in_time(async { endpoint.connect().await.map_err(unreachable) }).await?;
+        let channel = net.channel(&endpoint, &address.to_string());
         let (requests, outgoing) = mpsc::channel(1);
         let mut client = DnsServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
         let answers = in_time(client.register(ReceiverStream::new(outgoing))).await?.into_inner();

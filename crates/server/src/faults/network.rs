@@ -14,10 +14,11 @@ use bytes::Bytes;
 use conclave_core::limits::{FAULTY_CHUNK_BYTES, FAULTY_QUEUE_BYTES_MAX};
 use conclave_proto::fault::PeerFault;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use crate::net::Net;
 
 /// What a lost segment costs: the least retransmission timeout of common systems (RFC 6298 asks for a second, Linux
 /// uses 200 ms).
@@ -59,14 +60,17 @@ pub(crate) fn is_cut(rule: &PeerFault) -> bool {
 
 /// Connects as that rule allows it. While the peer is cut off this waits, as a connection does whose first segment
 /// is lost; whoever connects has a timeout.
-pub(crate) async fn connect(address: &str, mut rule: watch::Receiver<PeerFault>) -> io::Result<Faulty> {
+pub(crate) async fn connect(
+    net: &Net,
+    address: &str,
+    mut rule: watch::Receiver<PeerFault>,
+) -> io::Result<Faulty> {
     // The sender lives as long as the node.
     let _ = rule.wait_for(|rule| !is_cut(rule)).await;
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+    let stream = net.connect(address).await?;
     let (near, far) = tokio::io::duplex(FAULTY_CHUNK_BYTES);
     let (from_us, to_us) = tokio::io::split(far);
-    let (from_peer, to_peer) = stream.into_split();
+    let (from_peer, to_peer) = tokio::io::split(stream);
     let mut pumps = JoinSet::new();
     pumps.spawn(send(from_us, to_peer, rule.clone()));
     pumps.spawn(receive(from_peer, to_us, rule));
@@ -185,7 +189,7 @@ impl AsyncWrite for Faulty {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -193,7 +197,7 @@ mod tests {
     async fn pair(network: &Network) -> (Faulty, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (near, far) = tokio::join!(connect(&address, network.rule("b")), listener.accept());
+        let (near, far) = tokio::join!(connect(&Net::Tcp, &address, network.rule("b")), listener.accept());
         (near.unwrap(), far.unwrap().0)
     }
 
@@ -239,7 +243,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(50), near.read(&mut byte)).await.is_err());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let connecting = connect(&address, network.rule("b"));
+        let connecting = connect(&Net::Tcp, &address, network.rule("b"));
         assert!(tokio::time::timeout(Duration::from_millis(50), connecting).await.is_err());
         network.set(&[]);
         assert_eq!(read(&mut near, 1).await, b"x");

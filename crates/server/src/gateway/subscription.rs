@@ -347,7 +347,7 @@ pub(crate) async fn read_blocking(
     events_max: usize,
 ) -> Result<Page, Failure> {
     let state = Arc::clone(&replica.state);
-    let page = tokio::task::spawn_blocking(move || state.read(room, after, events_max, PAGE_BYTES_MAX)).await;
+    let page = state.work().block(move || state.read(room, after, events_max, PAGE_BYTES_MAX)).await;
     match page.map_err(storage)? {
         Ok(page) => Ok(page),
         Err(ReadError::RoomUnknown) => Err(Failure::Refused(Refusal::RoomUnknown)),

@@ -31,7 +31,7 @@ pub(super) async fn open_store(
 ) -> Result<(Identity, Store), RunError> {
     let dir = config.dir.clone();
     let (cluster, name, me, shards) = (plan.cluster, config.cluster_name.clone(), plan.me, config.shards);
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened = options.work.block(move || {
         let identity = match Identity::read(&dir)? {
             Some(identity) => identity,
             None => Identity::create(&dir, cluster, &name, me)?,

@@ -1,6 +1,6 @@
 //! The three ports of a node, and what answers on them.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
@@ -12,21 +12,24 @@ use conclave_telemetry::grpc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::faults::FaultApi;
 use crate::gateway::service::Gateway;
+use crate::net::{Net, Network, Socket};
 use crate::node::RunError;
 use crate::peer::service::PeerService;
 
 /// The sockets of a node, bound before anything else is touched.
 #[derive(Debug)]
 pub struct Listeners {
-    pub(super) client: TcpListener,
-    pub(super) peer: TcpListener,
-    pub(super) http: TcpListener,
+    pub(super) client: Socket,
+    pub(super) peer: Socket,
+    /// A simulated node has no page for health and metrics.
+    pub(super) http: Option<TcpListener>,
+    /// The network that they are on.
+    pub(super) net: Net,
 }
 
 impl Listeners {
@@ -35,18 +38,32 @@ impl Listeners {
     /// # Errors
     /// [`RunError::Listen`], naming the address and what to do.
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
-        async fn one(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
-            TcpListener::bind(address).await.map_err(|source| RunError::Listen { purpose, address, source })
-        }
-        Ok(Self {
-            client: one("clients", config.client_listen).await?,
-            peer: one("other nodes", config.peer_listen).await?,
-            http: one("health and metrics", config.http_listen).await?,
-        })
+        let (purpose, address) = ("health and metrics", config.http_listen);
+        let listener = TcpListener::bind(address).await;
+        let http = listener.map_err(|source| RunError::Listen { purpose, address, source })?;
+        Ok(Self { http: Some(http), ..Self::on(Net::Tcp, config).await? })
+    }
+
+    /// The same on another network, over which the node then also connects to others. There is no page for health
+    /// and metrics.
+    ///
+    /// # Errors
+    /// As [`Listeners::bind`].
+    pub async fn bind_on(network: Arc<dyn Network>, config: &Config) -> Result<Self, RunError> {
+        Self::on(Net::Other(network), config).await
+    }
+
+    async fn on(net: Net, config: &Config) -> Result<Self, RunError> {
+        let listen = async |purpose, address| {
+            net.listen(address).await.map_err(|source| RunError::Listen { purpose, address, source })
+        };
+        let client = listen("clients", config.client_listen).await?;
+        let peer = listen("other nodes", config.peer_listen).await?;
+        Ok(Self { client, peer, http: None, net })
     }
 }
 
-pub(super) async fn serve_peers(listener: TcpListener, service: PeerService, stop: CancellationToken) {
+pub(super) async fn serve_peers(socket: Socket, service: PeerService, stop: CancellationToken) {
     let server = Server::builder()
         .max_concurrent_streams(None)
         .initial_stream_window_size(8 * 1024 * 1024)
@@ -57,14 +74,13 @@ pub(super) async fn serve_peers(listener: TcpListener, service: PeerService, sto
                 .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX),
         );
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
+    if let Err(error) = server.serve_with_incoming_shutdown(socket.incoming(), stop.cancelled_owned()).await {
         tracing::error!(%error, "serving other nodes failed");
     }
 }
 
 pub(super) async fn serve_clients(
-    listener: TcpListener,
+    socket: Socket,
     admin: Admin,
     faults: Option<FaultServiceServer<FaultApi>>,
     stop: CancellationToken,
@@ -83,9 +99,8 @@ pub(super) async fn serve_clients(
         .add_service(AdminServiceServer::new(admin))
         .add_optional_service(faults)
         .add_service(ChatServiceServer::new(gateway).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (served, ()) =
-        tokio::join!(server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()), unready);
+        tokio::join!(server.serve_with_incoming_shutdown(socket.incoming(), stop.cancelled_owned()), unready);
     if let Err(error) = served {
         tracing::error!(%error, "serving clients failed");
     }

@@ -21,6 +21,7 @@ use crate::gateway::view;
 use crate::health::Health;
 use crate::housekeeping;
 use crate::load;
+use crate::net::Net;
 use crate::node::Node;
 use crate::node::listen::{Listeners, serve_clients, serve_peers};
 use crate::peer::LinkQueues;
@@ -91,11 +92,13 @@ impl Node {
             shards: Arc::clone(shards),
             metrics: Arc::clone(metrics),
         };
-        tasks.spawn(conclave_telemetry::web::serve(listeners.http, page, stop.clone()));
+        if let Some(http) = listeners.http {
+            tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
+        }
 
         let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
         for (peer, queue, echoes) in links {
-            tasks.spawn(keep_link(peer, queue, died.clone(), stop.clone()));
+            tasks.spawn(keep_link(listeners.net.clone(), peer, queue, died.clone(), stop.clone()));
             if let Some(echoes) = echoes {
                 tasks.spawn(echoes.run(stop.clone()));
             }
@@ -122,19 +125,25 @@ impl Node {
             stop.clone(),
         ));
         tasks.spawn(placement.clone().keep());
-        self.say(config, health);
+        self.say(config, health, &listeners.net);
     }
 
     /// Keeps what the node says of itself true, and says it.
-    fn say(&self, config: &Config, health: Arc<Health>) {
+    fn say(&self, config: &Config, health: Arc<Health>, net: &Net) {
         let Self { info, metrics, tasks, .. } = self;
         let stop = &info.stop;
-        let loading =
-            load::keep(Arc::clone(info), Arc::clone(&health.shards), Arc::clone(metrics), stop.clone());
+        let loading = load::keep(
+            Arc::clone(info),
+            Arc::clone(&health.shards),
+            Arc::clone(metrics),
+            self.store.work(),
+            stop.clone(),
+        );
         tasks.spawn(loading);
         tasks.spawn(record::keep(health, tasks.clone(), stop.clone()));
         for (resolver, secret) in config.resolvers.iter().zip(std::iter::repeat(&config.secret).flatten()) {
             let keeping = register::keep(
+                net.clone(),
                 resolver.clone(),
                 Arc::clone(info),
                 secret.clone(),

@@ -16,12 +16,12 @@ use conclave_proto::raft::{self, proposal_result::Outcome};
 use conclave_proto::reply;
 use conclave_proto::status::Failure;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::faults::echo::Call;
+use crate::net::Net;
 use crate::peer::Peer;
 use crate::shard::{Answer, ProposeError, Shards};
 
@@ -45,6 +45,7 @@ pub(crate) struct Forwarded {
 
 /// Keeps the link to one peer, for as long as the node runs. `died` hears when the peer's process is gone.
 pub(crate) async fn keep_link(
+    net: Net,
     peer: Arc<Peer>,
     mut queue: mpsc::Receiver<Forwarded>,
     died: mpsc::Sender<NodeId>,
@@ -58,7 +59,7 @@ pub(crate) async fn keep_link(
         let was_alive = peer.alive.send_replace(false);
         if was_alive {
             tracing::info!(peer = peer.id.0, name = peer.member.name, reason = %ended, "link lost");
-            if !peer.is_cut() && refuses_connections(&peer.member.peer).await {
+            if !peer.is_cut() && refuses_connections(&net, &peer.member.peer).await {
                 // A full channel means that the same news is waiting already.
                 let _ = died.try_send(peer.id);
             }
@@ -256,9 +257,9 @@ fn failure(id: u64, error: ProposeError, leader: Option<chat::LeaderHint>) -> ra
 
 /// Whether nobody listens there any more. Only a clear refusal counts: silence may be a slow network. A process
 /// that is killed closes its sockets one after the other, so the listening one may outlive the link's by a little.
-async fn refuses_connections(address: &str) -> bool {
+async fn refuses_connections(net: &Net, address: &str) -> bool {
     for _ in 0..PROBES {
-        match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
+        match tokio::time::timeout(PROBE_TIMEOUT, net.connect(address)).await {
             Ok(Err(error)) => return error.kind() == std::io::ErrorKind::ConnectionRefused,
             Err(_) => return false,
             Ok(Ok(_)) => tokio::time::sleep(PROBE_PAUSE).await,

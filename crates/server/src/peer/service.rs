@@ -9,7 +9,7 @@ use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, Rebal
 use conclave_proto::chat::{LeaderHint, NodeStatus};
 use conclave_proto::raft::raft_service_server::RaftService;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
-use conclave_store::{Raft, Store, TypeConfig, convert};
+use conclave_store::{Raft, Store, TypeConfig, Work, convert};
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
@@ -99,7 +99,7 @@ impl RaftService for PeerService {
         let shard = ShardId(request.into_inner().shard);
         self.raft(shard.0)?;
         let store = self.store.clone();
-        let prefixes = tokio::task::spawn_blocking(move || store.prefixes(shard)).await.map_err(failed)?;
+        let prefixes = self.store.work().block(move || store.prefixes(shard)).await.map_err(failed)?;
         let rooms = prefixes.map_err(failed)?.into_iter();
         let rooms = rooms.map(|(room, seq)| raft::RoomPrefix { room_id: room.0, last_seq: seq.0 }).collect();
         Ok(Response::new(raft::OfferSnapshotResponse { rooms }))
@@ -126,7 +126,7 @@ impl RaftService for PeerService {
         let left_out =
             header.left_out.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
         let receiver = self.store.receive_snapshot(shard, meta.clone(), left_out).map_err(failed)?;
-        let data = receive(receiver, first, &mut chunks).await?;
+        let data = receive(self.store.work(), receiver, first, &mut chunks).await?;
         let answer =
             raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await.map_err(failed)?;
         self.metrics.raft_snapshot_install.observe(began.elapsed().as_secs_f64());
@@ -250,6 +250,7 @@ async fn append_stream(
 }
 
 async fn receive(
+    work: Work,
     mut receiver: conclave_store::SnapshotReceiver,
     first: raft::SnapshotChunk,
     chunks: &mut Streaming<raft::SnapshotChunk>,
@@ -257,13 +258,14 @@ async fn receive(
     let mut next = Some(first);
     while let Some(chunk) = next {
         // Writing to disk blocks; a chunk is small, so one blocking call for each keeps memory bounded.
-        receiver = tokio::task::spawn_blocking(move || receiver.chunk(&chunk).map(|()| receiver))
+        receiver = work
+            .block(move || receiver.chunk(&chunk).map(|()| receiver))
             .await
             .map_err(failed)?
             .map_err(|error| Status::data_loss(error.to_string()))?;
         next = chunks.message().await?;
     }
-    tokio::task::spawn_blocking(move || receiver.finish())
+    work.block(move || receiver.finish())
         .await
         .map_err(failed)?
         .map_err(|error| Status::data_loss(error.to_string()))

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use conclave_core::limits::{LOG_CACHE_BYTES_MAX, LOG_COMMIT_BYTES_MAX, LOG_QUEUE_MAX};
@@ -14,13 +14,15 @@ use openraft::storage::IOFlushed;
 use prost::Message as _;
 use redb::Durability;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{HARD, Log, PURGED, Place, ROWS, frame, hard_key};
 use crate::convert::log_id_to_proto;
-use crate::disk::DataFile;
+use crate::disk::{DataFile, Disk};
 use crate::error::StoreError;
 use crate::observer::Observer;
 use crate::types::{Entry, LogId, TypeConfig};
+use crate::work::Shared;
 use crate::{lock, seal};
 
 /// Where jobs go.
@@ -46,6 +48,49 @@ pub(crate) struct Writer {
     observer: Arc<dyn Observer>,
     next_row: u64,
     stream: BytesMut,
+}
+
+/// The writer and its queue, where it is a task: then whoever would wait for it does its work.
+pub(crate) struct TaskWriter {
+    writer: Writer,
+    queue: mpsc::Receiver<Job>,
+    jobs: Vec<Job>,
+}
+
+impl TaskWriter {
+    pub(crate) fn new(writer: Writer, queue: mpsc::Receiver<Job>) -> Self {
+        Self { writer, queue, jobs: Vec::new() }
+    }
+
+    /// Works until it is told to stop or nobody can ask any more.
+    pub(crate) async fn run(this: Shared<Self>, disk: Arc<dyn Disk>) {
+        while std::future::poll_fn(|context| lock(&this).poll_jobs(context)).await {
+            tokio::time::sleep(disk.sync_takes()).await;
+            lock(&this).process_queued();
+        }
+    }
+
+    /// Takes what is queued; false if nothing will be any more.
+    fn poll_jobs(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        if self.writer.log.stop.load(Ordering::Acquire) {
+            self.queue.close();
+        }
+        if !self.jobs.is_empty() {
+            return Poll::Ready(true);
+        }
+        self.queue.poll_recv_many(context, &mut self.jobs, LOG_QUEUE_MAX).map(|count| count > 0)
+    }
+
+    /// Does at once what is queued.
+    pub(crate) fn process_queued(&mut self) {
+        while let Ok(job) = self.queue.try_recv() {
+            self.jobs.push(job);
+        }
+        let mut jobs = std::mem::take(&mut self.jobs).into_iter().peekable();
+        while jobs.peek().is_some() {
+            self.writer.process(&mut jobs);
+        }
+    }
 }
 
 /// Entries of a batch whose places are told once they are on disk.

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
+use tokio::time::Instant;
 
 use super::ShardState;
 use crate::error::StoreError;
@@ -100,7 +100,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
         let (state, receiving, meta) = (self.state.clone(), self.receiving.clone(), meta.clone());
-        let work = tokio::task::spawn_blocking(move || {
+        let work = state.work().block(move || {
             let failed = |error| state.shared().failure.set(error);
             let received = match snapshot {
                 SnapshotData::Received(received) => received,

@@ -1,5 +1,6 @@
 //! The store's view of a shard against the model's: the same commands, the same answers.
 
+use crate::work::Work;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -78,6 +79,7 @@ proptest! {
             failure: Arc::new(Failure::new()),
             bell: Bell::default(),
             unwritten: AtomicUsize::new(0),
+            work: Work::default(),
             written: Notify::new(),
         });
         let state = ShardState::load(SHARD, shared.clone()).unwrap();

@@ -6,21 +6,24 @@
 //! has not synced: after a crash, log and state must not tell different stories.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
+use std::time::Duration;
 
 use conclave_core::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, STATE_FLUSH_INTERVAL};
 use redb::ReadableDatabase as _;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::db::{Reading, STATE, begin, broken, put_local};
 use super::flush::{self, Taken};
 use super::{ShardState, Shared};
+use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::lock;
-use crate::log::{Durable, Log};
+use crate::log::{Durable, Log, TaskWriter};
 use crate::observer::Observer;
 use crate::types::LogId;
+use crate::work::{self, Wake};
 
 /// Takes the answer to a request. Dropped unanswered if the writer is gone.
 pub(crate) type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
@@ -47,12 +50,14 @@ pub(crate) struct Write {
 }
 
 /// Wakes the writer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Bell {
     /// `ringing.changed` is set already: most changes need not take the lock.
     rung: AtomicBool,
     ringing: Mutex<Ringing>,
-    bell: Condvar,
+    bell: Wake,
+    /// The writer, where it is a task.
+    task: OnceLock<Weak<Mutex<StateWriter>>>,
 }
 
 #[derive(Default)]
@@ -65,9 +70,9 @@ struct Ringing {
     requests: Vec<Request>,
 }
 
-impl std::fmt::Debug for Ringing {
+impl std::fmt::Debug for Bell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ringing").field("requests", &self.requests.len()).finish_non_exhaustive()
+        f.debug_struct("Bell").field("requests", &lock(&self.ringing).requests.len()).finish_non_exhaustive()
     }
 }
 
@@ -81,7 +86,7 @@ impl Bell {
             ringing.urgent |= urgent;
             drop(ringing);
             if news {
-                self.bell.notify_one();
+                self.bell.ring();
             }
         }
     }
@@ -93,7 +98,7 @@ impl Bell {
         if !ringing.deaf {
             ringing.requests.push(request);
             drop(ringing);
-            self.bell.notify_one();
+            self.bell.ring();
         }
     }
 
@@ -114,6 +119,10 @@ impl Bell {
 
     /// Asks for rows to be written and blocks until they are.
     pub(crate) fn write_blocking(&self, write: Write) -> Result<(), StoreError> {
+        if let Some(task) = self.task.get() {
+            let writer = task.upgrade().ok_or_else(gone)?;
+            return lock(&writer).write_alone(write);
+        }
         let (done, answer) = mpsc::sync_channel(1);
         self.ask(Request::Write(write, Box::new(move |result| drop(done.send(result)))));
         answer.recv().unwrap_or_else(|_| Err(gone()))
@@ -122,28 +131,35 @@ impl Bell {
     /// Makes the writer write what there is, and end.
     pub(crate) fn stop(&self) {
         lock(&self.ringing).stop = true;
-        self.bell.notify_one();
+        self.bell.ring();
     }
 
     /// Waits for something to do. `deadline` is when the writer has to look by itself.
     fn wait(&self, deadline: Option<Instant>) -> (Vec<Request>, bool) {
         let mut ringing = lock(&self.ringing);
         loop {
-            if !ringing.requests.is_empty() || ringing.urgent || ringing.stop {
-                break;
-            }
-            let flush = ringing.changed.map(|since| since + STATE_FLUSH_INTERVAL);
-            let until = flush.into_iter().chain(deadline).min();
-            let Some(until) = until else {
-                ringing = self.bell.wait(ringing).unwrap_or_else(PoisonError::into_inner);
-                continue;
+            ringing = match ringing.left(deadline) {
+                None => self.bell.wait(ringing),
+                Some(Duration::ZERO) => return self.take(ringing),
+                Some(left) => self.bell.wait_timeout(ringing, left),
             };
-            let left = until.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO {
-                break;
-            }
-            ringing = self.bell.wait_timeout(ringing, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Like [`Bell::wait`], in a task.
+    async fn waited(&self, deadline: Option<Instant>) -> (Vec<Request>, bool) {
+        loop {
+            let left = lock(&self.ringing).left(deadline);
+            match left {
+                None => self.bell.rung().await,
+                Some(Duration::ZERO) => return self.take(lock(&self.ringing)),
+                // Whether it was rung or it is time, there is something to look at.
+                Some(left) => drop(tokio::time::timeout(left, self.bell.rung()).await),
+            }
+        }
+    }
+
+    fn take(&self, mut ringing: MutexGuard<'_, Ringing>) -> (Vec<Request>, bool) {
         ringing.changed = None;
         ringing.urgent = false;
         self.rung.store(false, Ordering::Release);
@@ -154,6 +170,18 @@ impl Bell {
         let mut ringing = lock(&self.ringing);
         ringing.deaf = true;
         ringing.requests.clear();
+    }
+}
+
+impl Ringing {
+    /// How long there is nothing to do; for ever if `None`.
+    fn left(&self, deadline: Option<Instant>) -> Option<Duration> {
+        if !self.requests.is_empty() || self.urgent || self.stop {
+            return Some(Duration::ZERO);
+        }
+        let flush = self.changed.map(|since| since + STATE_FLUSH_INTERVAL);
+        let until = flush.into_iter().chain(deadline).min()?;
+        Some(until.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -172,6 +200,8 @@ pub(crate) struct StateWriter {
     applied: Vec<Option<LogId>>,
     unsynced_bytes: u64,
     unsynced_since: Option<Instant>,
+    /// The log's writer, where both are tasks.
+    log_task: Option<work::Shared<TaskWriter>>,
 }
 
 impl StateWriter {
@@ -183,7 +213,17 @@ impl StateWriter {
         observer: Arc<dyn Observer>,
     ) -> Self {
         let applied = shards.iter().map(|shard| shard.position().0).collect();
-        Self { shared, shards, log, durable, observer, applied, unsynced_bytes: 0, unsynced_since: None }
+        Self {
+            shared,
+            shards,
+            log,
+            durable,
+            observer,
+            applied,
+            unsynced_bytes: 0,
+            unsynced_since: None,
+            log_task: None,
+        }
     }
 
     /// Works until it is told to stop, or the store has failed.
@@ -198,6 +238,62 @@ impl StateWriter {
                 return;
             }
         }
+    }
+
+    /// The writer as a task, which others may push.
+    pub(crate) fn into_task(mut self, log: work::Shared<TaskWriter>) -> work::Shared<Self> {
+        let shared = Arc::clone(&self.shared);
+        self.log_task = Some(log);
+        let task = Arc::new(Mutex::new(self));
+        // Set once: a store has one writer.
+        let _ = shared.bell.task.set(Arc::downgrade(&task));
+        task
+    }
+
+    /// Works as a task until it is told to stop, or the store has failed.
+    pub(crate) async fn run_as_task(this: work::Shared<Self>, disk: Arc<dyn Disk>) {
+        let shared = Arc::clone(&lock(&this).shared);
+        loop {
+            let deadline = lock(&this).unsynced_since.map(|since| since + CHECKPOINT_INTERVAL);
+            let (requests, stop) = shared.bell.waited(deadline).await;
+            tokio::time::sleep(disk.sync_takes()).await;
+            // The group that has an entry in memory and not in the queue yet is about to put it there.
+            while !lock(&this).push_log() {
+                tokio::task::yield_now().await;
+            }
+            if lock(&this).process(requests, stop).is_err() || stop {
+                shared.bell.close();
+                shared.written.notify_waiters();
+                return;
+            }
+        }
+    }
+
+    /// Writes what there is, as the last thing that a task does.
+    pub(crate) fn finish(&mut self) {
+        if self.push_log() {
+            // An error is the store's, and everybody is told.
+            let _ = self.process(Vec::new(), true);
+        }
+        self.shared.bell.close();
+    }
+
+    /// Does the log writer's work, where both are tasks, and says whether everything applied is on disk then.
+    fn push_log(&self) -> bool {
+        let Some(log) = &self.log_task else { return true };
+        lock(log).process_queued();
+        let unwritten = |shard: &Arc<ShardState>| {
+            shard.position().0.is_some_and(|last| self.log.is_unwritten(shard.shard().0, last.index))
+        };
+        self.shared.failure.check().is_err() || !self.shards.iter().any(unwritten)
+    }
+
+    /// Writes these rows and nothing else: whoever asks for it cannot wait for the log.
+    fn write_alone(&mut self, write: Write) -> Result<(), StoreError> {
+        self.shared.failure.check()?;
+        let sync = write.sync;
+        let written = self.write_taken(&[(write, Box::new(drop))], Vec::new(), sync);
+        written.map_err(|error| self.shared.failure.set(error))
     }
 
     /// Writes what changed and what is asked for, and answers.
@@ -226,8 +322,7 @@ impl StateWriter {
     }
 
     fn write(&mut self, writes: &[(Write, Done<()>)], wanted: bool) -> Result<(), StoreError> {
-        let begun = Instant::now();
-        let mut taken: Vec<_> =
+        let taken: Vec<_> =
             self.shards.iter().filter_map(|shard| Some((shard.clone(), shard.take()?))).collect();
         if taken.is_empty() && writes.is_empty() && self.unsynced_since.is_none() {
             return Ok(());
@@ -237,6 +332,16 @@ impl StateWriter {
                 self.log.wait_written(shard.shard().0, applied.index)?;
             }
         }
+        self.write_taken(writes, taken, wanted)
+    }
+
+    fn write_taken(
+        &mut self,
+        writes: &[(Write, Done<()>)],
+        mut taken: Vec<(Arc<ShardState>, Taken)>,
+        wanted: bool,
+    ) -> Result<(), StoreError> {
+        let begun = Instant::now();
         let fresh: u64 = taken.iter().map(|(_, taken)| taken.bytes as u64).sum();
         let late = self.unsynced_since.is_some_and(|since| since.elapsed() >= CHECKPOINT_INTERVAL);
         let checkpoint = wanted || late || self.unsynced_bytes + fresh >= CHECKPOINT_BYTES;

@@ -12,8 +12,8 @@ use conclave_store::{Entry, LogStore, Observer, Options, Payload, StateMachine, 
 use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _};
 use openraft::{EntryPayload, RaftLogReader as _, RaftSnapshotBuilder as _};
 
-use crate::sim::SimDisk;
 use crate::support::{SHARDS, identity, open, open_with};
+use conclave_store::simulated::SimDisk;
 
 fn open_room(room: u64) -> Bytes {
     command::encode(&Command::OpenRoom {

@@ -19,8 +19,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::commands::{Commands, apply, sorted, view_of};
-use crate::sim::SimDisk;
 use crate::support::{SHARDS, identity};
+use conclave_store::simulated::SimDisk;
 
 /// One group as it should be.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::commands::Commands;
-use crate::sim::SimDisk;
 use crate::support::{SHARDS, identity, open, open_with};
+use conclave_store::simulated::SimDisk;
 
 fn try_open(dir: &Path, identity: &Identity, shards: u32) -> Result<Store, OpenError> {
     Store::open(dir, identity, shards, Options::default(), Arc::new(()))

@@ -7,7 +7,6 @@ mod crash;
 mod directory;
 mod large;
 mod openraft_suite;
-mod sim;
 mod snapshots;
 mod support;
 mod votes;

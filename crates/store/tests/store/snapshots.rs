@@ -18,8 +18,8 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::commands::{Commands, apply, sorted, view_of};
-use crate::sim::SimDisk;
 use crate::support::{SHARDS, identity, open, open_with};
+use conclave_store::simulated::SimDisk;
 
 const SHARD: ShardId = ShardId(1);
 

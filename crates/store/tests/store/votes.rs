@@ -12,8 +12,8 @@ use openraft::storage::{IOFlushed, RaftLogStorage as _, RaftLogStorageExt as _};
 use openraft::type_config::TypeConfigExt as _;
 use openraft::{EntryPayload, RaftLogReader as _};
 
-use crate::sim::SimDisk;
 use crate::support::{SHARDS, identity};
+use conclave_store::simulated::SimDisk;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Of one copy in the file; see the store's `votes` module.
@@ -43,7 +43,7 @@ async fn a_vote_never_waits_for_what_other_groups_write() {
     disk.hold(&dir.path().join("log.redb"));
     let (done, mut flushed) = TypeConfig::oneshot();
     busy.append([entry(1)], IOFlushed::signal(done)).await.unwrap();
-    disk.until_held();
+    assert!(disk.until_held(), "nothing is synced");
     // The log's commit is inside its sync and stays there; more of the same group waits behind it.
     let (done, second) = TypeConfig::oneshot();
     busy.append([entry(2)], IOFlushed::signal(done)).await.unwrap();

@@ -5,12 +5,13 @@ use std::time::Duration;
 use conclave_core::limits::SNAPSHOT_STALL;
 use conclave_core::{RoomId, Seq};
 use conclave_proto::raft;
-use conclave_store::{LocalSnapshot, Snapshot, SnapshotData, StoreError, TypeConfig, Vote, convert};
+use conclave_store::{LocalSnapshot, Snapshot, SnapshotData, StoreError, TypeConfig, Vote, Work, convert};
 use openraft::OptionalSend;
 use openraft::errors::{ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{NetSnapshot, RPCOption};
 use openraft::raft::SnapshotResponse;
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::{Network, read_vote};
@@ -66,7 +67,10 @@ impl Network {
         };
         let (chunks, queue) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
         let (progress, taken) = watch::channel(());
-        let reading = tokio::task::spawn_blocking(move || read(local, left_out, header, &chunks, &progress));
+        let reading = match self.admission.store.work() {
+            Work::Threads => spawn_blocking(move || read(local, left_out, header, &chunks, &progress)),
+            Work::Tasks => tokio::spawn(read_as_task(local, left_out, header, chunks, progress)),
+        };
         // Given up, this drops the queue, and reading ends with it.
         let answer = tokio::select! {
             answer = client.install_snapshot(tokio_stream::wrappers::ReceiverStream::new(queue)) => answer,
@@ -105,6 +109,26 @@ fn read(
         let mut chunk = chunk?;
         chunk.header = header.take();
         if chunks.blocking_send(chunk).is_err() {
+            break;
+        }
+        progress.send_replace(());
+    }
+    Ok(())
+}
+
+/// The same as a task, which may wait.
+async fn read_as_task(
+    snapshot: LocalSnapshot,
+    left_out: Vec<(RoomId, Seq)>,
+    header: raft::SnapshotHeader,
+    chunks: mpsc::Sender<raft::SnapshotChunk>,
+    progress: watch::Sender<()>,
+) -> Result<(), StoreError> {
+    let mut header = Some(header);
+    for chunk in snapshot.chunks(left_out) {
+        let mut chunk = chunk?;
+        chunk.header = header.take();
+        if chunks.send(chunk).await.is_err() {
             break;
         }
         progress.send_replace(());

@@ -3,23 +3,52 @@
 //! What is written lies in a cache until it is synced. When the power fails, each sector of 512
 //! bytes that was not synced has its old content or its new one; and every handle from before is
 //! dead, so that nothing can be repaired on the way out. The power can fail by itself in the middle
-//! of anything: after a number of operations. And the disk can be full.
+//! of anything: after a number of operations. And the disk can be full, slow, unable to sync, or a liar.
+//!
+//! For tests and simulations only: everything is in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use conclave_store::Disk;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use redb::StorageBackend;
 
-const SECTOR: usize = 512;
+use crate::disk::Disk;
+use crate::lock;
 
+const SECTOR: usize = 512;
+/// Nothing is held up for longer in a test that works.
+const HELD_MAX: Duration = Duration::from_secs(30);
+
+/// A disk in memory. Cheap to clone; every clone is the same disk.
 #[derive(Clone, Debug)]
-pub(crate) struct SimDisk(Arc<Mutex<Sim>>, Arc<Gate>);
+pub struct SimDisk(Arc<Mutex<Sim>>, Arc<Gate>);
+
+/// What happened to a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Syncs.
+    pub syncs: u64,
+    /// Times that the power failed.
+    pub power_cuts: u64,
+    /// Sectors that were not synced when it did.
+    pub unsynced: u64,
+    /// Those of them that were there afterwards.
+    pub kept: u64,
+}
+
+/// How much of what was not synced is there when the power is back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// Nothing.
+    Nothing,
+    /// Everything, half of it, or nothing, as the disk's random numbers decide.
+    Some,
+}
 
 /// Where syncs of one file are held up.
 #[derive(Debug, Default)]
@@ -46,6 +75,13 @@ struct Sim {
     capacity: u64,
     /// Answer syncs without doing them: the tests must notice.
     lies: bool,
+    /// Syncs fail.
+    fails: bool,
+    /// Nothing may grow.
+    full: bool,
+    /// What syncs take, at least.
+    slow: Duration,
+    counts: Counts,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +99,9 @@ struct Handle {
 }
 
 impl SimDisk {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// An empty disk; the seed decides what power cuts leave.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         let sim = Sim {
             files: BTreeMap::new(),
             random: StdRng::seed_from_u64(seed),
@@ -72,87 +110,136 @@ impl SimDisk {
             dead: false,
             capacity: u64::MAX,
             lies: false,
+            fails: false,
+            full: false,
+            slow: Duration::ZERO,
+            counts: Counts::default(),
         };
         Self(Arc::new(Mutex::new(sim)), Arc::default())
     }
 
     /// From now on, syncs of this file do not return.
-    pub(crate) fn hold(&self, path: &Path) {
-        self.1.held.lock().unwrap().path = Some(path.to_owned());
+    pub fn hold(&self, path: &Path) {
+        lock(&self.1.held).path = Some(path.to_owned());
     }
 
-    /// Waits until one is held up.
-    pub(crate) fn until_held(&self) {
-        let held = self.1.held.lock().unwrap();
+    /// Waits until one is held up; false if none is within half a minute.
+    #[must_use]
+    pub fn until_held(&self) -> bool {
+        let held = lock(&self.1.held);
         let none = |held: &mut Held| held.waiting == 0;
-        let waited = self.1.changed.wait_timeout_while(held, Duration::from_secs(30), none).unwrap();
-        assert!(!waited.1.timed_out(), "nothing is synced");
+        let waited = self.1.changed.wait_timeout_while(held, HELD_MAX, none);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Lets them return.
-    pub(crate) fn release(&self) {
-        self.1.held.lock().unwrap().path = None;
+    pub fn release(&self) {
+        lock(&self.1.held).path = None;
         self.1.changed.notify_all();
     }
 
     fn pass(&self, path: &Path) {
         let Gate { held, changed } = &*self.1;
-        let mut held = held.lock().unwrap();
+        let mut held = lock(held);
         if held.path.as_deref() != Some(path) {
             return;
         }
         held.waiting += 1;
         changed.notify_all();
-        held = changed.wait_while(held, |held| held.path.is_some()).unwrap();
+        held = changed.wait_while(held, |held| held.path.is_some()).unwrap_or_else(PoisonError::into_inner);
         held.waiting -= 1;
     }
 
     fn sim(&self) -> std::sync::MutexGuard<'_, Sim> {
-        self.0.lock().unwrap()
+        lock(&self.0)
     }
 
     /// The power fails after so many more writing operations.
-    pub(crate) fn fail_after(&self, operations: u64) {
+    pub fn fail_after(&self, operations: u64) {
         self.sim().left = Some(operations);
     }
 
     /// No file may grow so that all are larger than this.
-    pub(crate) fn set_capacity(&self, bytes: u64) {
+    pub fn set_capacity(&self, bytes: u64) {
         self.sim().capacity = bytes;
     }
 
-    pub(crate) fn used(&self) -> u64 {
+    /// Bytes of all files.
+    #[must_use]
+    pub fn used(&self) -> u64 {
         self.sim().files.values().map(|file| file.current.len() as u64).sum()
     }
 
-    pub(crate) fn lie(&self) {
+    /// From now on syncs are answered and not done.
+    pub fn lie(&self) {
         self.sim().lies = true;
     }
 
-    pub(crate) fn be_honest(&self) {
+    /// From now on they are done again.
+    pub fn be_honest(&self) {
         self.sim().lies = false;
     }
 
-    pub(crate) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    /// Whether the power has failed by itself, and [`SimDisk::crash`] has to bring it back.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.sim().dead
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.sim().counts
+    }
+
+    /// Syncs take at least so long ([`Disk::sync_takes`]), fail, or nothing may grow.
+    pub fn suffer(&self, slow: Duration, fails: bool, full: bool) {
         let mut sim = self.sim();
-        let file = sim.files.get_mut(path).unwrap();
+        (sim.slow, sim.fails, sim.full) = (slow, fails, full);
+    }
+
+    /// Changes a file behind everybody's back; false if there is none.
+    pub fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut sim = self.sim();
+        let Some(file) = sim.files.get_mut(path) else { return false };
         change(&mut file.current);
         file.synced.clone_from(&file.current);
+        true
+    }
+
+    /// The process dies and the machine goes on: handles from before are dead, and what was written is there. Not on
+    /// disk, though: the power may still fail.
+    pub fn kill(&self) {
+        let mut sim = self.sim();
+        sim.life += 1;
+        sim.left = None;
+        sim.dead = false;
     }
 
     /// The power fails, if it has not, and comes back.
-    pub(crate) fn crash(&self) {
+    pub fn crash(&self) {
+        self.lose_power(Remains::Some);
+    }
+
+    /// The same, saying what remains.
+    pub fn lose_power(&self, remains: Remains) {
         let mut sim = self.sim();
-        let Sim { files, random, .. } = &mut *sim;
+        let Sim { files, random, counts, .. } = &mut *sim;
+        counts.power_cuts += 1;
         // Nothing, everything or half of what was not synced has reached the disk.
-        let chance = [0.0, 1.0, 0.5][random.random_range(0..3)];
+        let chance = match remains {
+            Remains::Nothing => 0.0,
+            Remains::Some => [0.0, 1.0, 0.5][random.random_range(0..3)],
+        };
         for file in files.values_mut() {
             let len = if random.random_bool(chance) { file.current.len() } else { file.synced.len() };
             let mut after = file.synced.clone();
             after.resize(len, 0);
             for sector in &file.dirty {
                 let range = sector * SECTOR..((sector + 1) * SECTOR).min(len).min(file.current.len());
+                counts.unsynced += 1;
                 if random.random_bool(chance) && range.start < range.end {
+                    counts.kept += 1;
                     after[range.clone()].copy_from_slice(&file.current[range]);
                 }
             }
@@ -188,6 +275,30 @@ impl Disk for SimDisk {
         sim.files.remove(path);
         Ok(())
     }
+
+    fn size(&self, path: &Path) -> io::Result<u64> {
+        let sim = self.sim();
+        let file = sim.files.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(file.current.len() as u64)
+    }
+
+    fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {
+        let used = self.used();
+        let capacity = self.sim().capacity;
+        Ok((capacity.saturating_sub(used), capacity))
+    }
+
+    /// A tenth of a millisecond to a few, most of them short; more if the disk suffers.
+    fn sync_takes(&self) -> Duration {
+        let mut sim = self.sim();
+        let draw: f64 = sim.random.random();
+        Duration::from_micros(100) + Duration::from_millis(4).mul_f64(draw.powi(4)) + sim.slow
+    }
+}
+
+/// A place in memory. What is asked for is in memory, so it fits.
+fn index(place: u64) -> usize {
+    usize::try_from(place).unwrap_or(usize::MAX)
 }
 
 impl Handle {
@@ -214,8 +325,8 @@ impl StorageBackend for Handle {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.with(false, |file| {
-            let offset = usize::try_from(offset).unwrap();
-            let bytes = file.current.get(offset..offset + out.len());
+            let offset = index(offset);
+            let bytes = file.current.get(offset..offset.saturating_add(out.len()));
             out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
             Ok(())
         })
@@ -230,20 +341,30 @@ impl StorageBackend for Handle {
                 .map(|(_, file)| file.current.len() as u64)
                 .sum()
         };
-        let capacity = self.disk.sim().capacity;
+        let (capacity, full) = {
+            let sim = self.disk.sim();
+            (sim.capacity, sim.full)
+        };
         self.with(true, |file| {
-            if len > file.current.len() as u64 && others + len > capacity {
+            if len > file.current.len() as u64 && (full || others + len > capacity) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            file.current.resize(usize::try_from(len).unwrap(), 0);
+            file.current.resize(index(len), 0);
             Ok(())
         })
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.disk.pass(&self.path);
-        let lies = self.disk.sim().lies;
+        let (lies, fails) = {
+            let mut sim = self.disk.sim();
+            sim.counts.syncs += 1;
+            (sim.lies, sim.fails)
+        };
         self.with(true, |file| {
+            if fails {
+                return Err(io::Error::other("a sync that fails on purpose"));
+            }
             if !lies {
                 file.synced.clone_from(&file.current);
                 file.dirty.clear();
@@ -254,7 +375,7 @@ impl StorageBackend for Handle {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.with(true, |file| {
-            let start = usize::try_from(offset).unwrap();
+            let start = index(offset);
             let end = start + data.len();
             if file.current.len() < end {
                 return Err(io::ErrorKind::UnexpectedEof.into());
