@@ -231,7 +231,7 @@ impl Engine {
         let to_reach =
             |server: &Target| workload::Server { name: server.name.clone(), client: server.client.clone() };
         let to_reach: Vec<_> = servers.iter().map(to_reach).collect();
-        let dial = workload::over_tcp();
+        let dial = workload::over(self.connector.clone());
         let starting = Running::start(Setup {
             workload,
             run: &run.id,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use conclave_check::History;
-use conclave_client::{CallError, Client, ConnectError, HistoryQuery};
+use conclave_client::{Connector, CallError, Client, ConnectError, HistoryQuery};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -273,14 +273,18 @@ impl std::fmt::Debug for Setup<'_> {
     }
 }
 
-/// [`Dial`] over TCP.
+/// [`Dial`] over TCP, or over what the engine has instead.
 #[must_use]
-pub fn over_tcp() -> Dial {
-    Arc::new(|address| {
+pub fn over(connector: Option<Connector>) -> Dial {
+    Arc::new(move |address| {
         let endpoint =
             Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
         // One try of a connection: a cut-off server is asked again and again.
-        Ok(endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy())
+        let endpoint = endpoint.connect_timeout(Duration::from_secs(1));
+        Ok(match &connector {
+            None => endpoint.connect_lazy(),
+            Some(connector) => connector.channel(&endpoint, address),
+        })
     })
 }
 

@@ -1,0 +1,6 @@
+//! Makes this program's own functions visible to libraries that look them up by name (see `src/world.rs`).
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rustc-link-arg-bins=-rdynamic");
+}

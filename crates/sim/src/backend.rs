@@ -1,0 +1,124 @@
+//! The simulated cluster as a place where faults are applied.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_chaos::backend::{Backend, BackendError, Kind, Target};
+use conclave_chaos::fault::{Fault, Means};
+use conclave_chaos::journal::Applied;
+use conclave_store::simulated::Remains;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, Death, Life, Machine, lock};
+
+/// A node that is healed is back by then.
+const BACK_DEADLINE: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(20);
+/// Writing operations until a node that is to die does; it may die while it commits.
+const OPERATIONS_MAX: u64 = 12;
+
+/// The simulated cluster.
+#[derive(Debug)]
+pub(crate) struct Simulated(pub(crate) Arc<Cluster>);
+
+impl Simulated {
+    fn machines<'a>(&'a self, fault: &'a Applied) -> impl Iterator<Item = &'a Machine> {
+        fault.nodes.iter().filter_map(|name| self.0.machine(name))
+    }
+
+    fn kill(&self, fault: &Applied, death: Death) {
+        for machine in self.machines(fault) {
+            let mut state = lock(&machine.state);
+            if matches!(state.life, Life::Up | Life::Ended(_)) {
+                (state.life, state.revive) = (Life::Dying(death), false);
+                machine.disk.fail_after(rand::random_range(0..OPERATIONS_MAX));
+            }
+        }
+    }
+
+    fn do_it(&self, fault: &Applied) {
+        let affected = self.machines(fault).count() as u64;
+        let mut done = lock(&self.0.done);
+        match &fault.fault {
+            Fault::Kill => {
+                done.kills += affected;
+                self.kill(fault, Death::Killed);
+            }
+            Fault::PowerCut { torn } => {
+                done.power_cuts += affected;
+                self.kill(fault, Death::Unpowered(if *torn { Remains::Some } else { Remains::Nothing }));
+            }
+            Fault::Restart => {
+                done.restarts += affected;
+                self.machines(fault).for_each(|machine| machine.stop.notify_waiters());
+            }
+            Fault::Isolate | Fault::Partition { .. } => done.partitions += 1,
+            Fault::Pause => done.pauses += affected,
+            Fault::Delay { .. } | Fault::Loss { .. } | Fault::Bandwidth { .. } => done.network_faults += 1,
+            Fault::SlowDisk { .. } | Fault::FailSync | Fault::FullDisk => done.disk_faults += affected,
+            Fault::ClockStep { .. } => done.clock_steps += affected,
+        }
+        drop(done);
+        lock(&self.0.open).push(fault.clone());
+        self.0.suffer();
+    }
+
+    async fn undo(&self, fault: &Applied) -> Result<(), BackendError> {
+        lock(&self.0.open).retain(|known| known.id != fault.id);
+        self.0.suffer();
+        for machine in self.machines(fault) {
+            if matches!(fault.fault, Fault::Kill | Fault::PowerCut { .. }) {
+                lock(&machine.state).revive = true;
+            }
+        }
+        let deadline = Instant::now() + BACK_DEADLINE;
+        let is_back = |machine: &Machine| {
+            let state = lock(&machine.state);
+            state.started && state.life == Life::Up
+        };
+        // Its disk may still be failing on purpose; whether it comes back in the end is for the verdict.
+        while fault.fault.means() == Means::Process
+            && !self.machines(fault).all(is_back)
+            && Instant::now() < deadline
+        {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+impl Backend for Simulated {
+    fn name(&self) -> &'static str {
+        "a simulation"
+    }
+
+    fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>> {
+        Box::pin(async { Ok(Means::INSIDE.into_iter().chain([Means::Process]).collect()) })
+    }
+
+    fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>> {
+        let target = |machine: &Machine| {
+            let name = machine.config.name.clone();
+            let member = machine.config.initial.iter().find(|member| member.name == name);
+            Target { name, kind: Kind::Server, client: member.map(|m| m.client.clone()).unwrap_or_default() }
+        };
+        Box::pin(async move { Ok(self.0.machines.iter().map(target).collect()) })
+    }
+
+    fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(async move {
+            self.do_it(fault);
+            Ok(())
+        })
+    }
+
+    fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(self.undo(fault))
+    }
+
+    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

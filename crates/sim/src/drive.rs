@@ -1,0 +1,207 @@
+//! The loop of the simulation: one tick after the other, and between two of them what happens to hosts from outside.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::anyhow;
+use conclave_chaos::engine::{Engine, Run, RunError};
+use conclave_chaos::events::{Event, Observer};
+use conclave_chaos::experiment::Experiment;
+use conclave_chaos::journal::Journal;
+use conclave_chaos::verdict::Verdict;
+use conclave_client::Client;
+use tokio_util::sync::CancellationToken;
+use turmoil::Sim;
+
+use crate::backend::Simulated;
+use crate::cluster::{Cluster, Death, Life, Links, Shape, live, lock};
+use crate::net::Host;
+use crate::world;
+
+/// Everything on one host happens within a tick before anything of it is seen on another one.
+const TICK: Duration = Duration::from_millis(1);
+/// A node that dies in the middle of a write does so within this.
+const DYING_MAX: Duration = Duration::from_millis(40);
+/// A node that ended by itself starts again after this, as `conclave up` would start it.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// A client of the workload keeps trying this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// No run is longer, on its own clock.
+const LIMIT: Duration = Duration::from_secs(3_600);
+
+/// What came of a run.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: Result<Verdict, RunError>,
+    pub(crate) elapsed: Duration,
+    pub(crate) cluster: Arc<Cluster>,
+}
+
+/// Says what happens.
+struct Narrator;
+
+impl Observer for Narrator {
+    fn event(&self, event: &Event) {
+        if event.is_line() {
+            tracing::info!("{event}");
+        }
+    }
+}
+
+/// Runs an experiment on a cluster of three.
+pub(crate) fn run(
+    experiment: Experiment,
+    seed: u64,
+    shape: &Shape,
+    lie: bool,
+    dir: &Path,
+) -> anyhow::Result<Outcome> {
+    world::seed(seed);
+    let cluster = Arc::new(Cluster::new(3, seed, shape, dir));
+    if lie {
+        cluster.machines.iter().for_each(|machine| machine.disk.lie());
+    }
+    let mut sim = turmoil::Builder::new()
+        .epoch(UNIX_EPOCH + Duration::from_secs(1_767_225_600))
+        .simulation_duration(LIMIT)
+        .tick_duration(TICK)
+        .min_message_latency(Duration::from_micros(100))
+        .max_message_latency(Duration::from_millis(4))
+        .tcp_capacity(4_096)
+        .enable_random_order()
+        .rng_seed(seed)
+        .build();
+    for (number, machine) in cluster.machines.iter().enumerate() {
+        let cluster = Arc::clone(&cluster);
+        sim.host(machine.ip, move || {
+            let life = live(Arc::clone(&cluster), number);
+            async move {
+                life.await;
+                Ok(())
+            }
+        });
+    }
+    let verdict = Arc::new(Mutex::new(None));
+    let engine = engine(&cluster, dir)?;
+    let run = Run { id: format!("{seed:016x}"), experiment, seed, dir: dir.to_owned() };
+    sim.client(cluster.clients, judge(engine, run, Arc::clone(&verdict)));
+
+    let mut links = Links::default();
+    let ended = loop {
+        world::set_now(sim.elapsed());
+        match sim.step() {
+            Ok(false) => between_ticks(&mut sim, &cluster, &mut links),
+            Ok(true) => break Ok(()),
+            Err(error) => break Err(anyhow!("the simulation failed: {error}")),
+        }
+    };
+    let elapsed = sim.elapsed();
+    ended?;
+    let verdict = lock(&verdict).take().ok_or_else(|| anyhow!("the engine has ended without a word"))?;
+    // The hosts end here, as if they were killed: what they do while they are dropped must not be a finding.
+    cluster.machines.iter().for_each(|machine| machine.disk.kill());
+    drop(sim);
+    Ok(Outcome { verdict, elapsed, cluster })
+}
+
+fn engine(cluster: &Arc<Cluster>, dir: &Path) -> anyhow::Result<Engine> {
+    let host = Host { me: cluster.clients, cuts: cluster.cuts.clone() };
+    let first = cluster.machines.first().map(|machine| machine.config.initial.clone());
+    let servers: Vec<String> = first.unwrap_or_default().into_iter().map(|member| member.client).collect();
+    let connector = host.connector();
+    let reached_by = connector.clone();
+    let connect = Arc::new(move |user: &str| {
+        Client::builder()
+            .servers(servers.iter().cloned())
+            .user(user)
+            .client_name("conclave-sim")
+            .patience(PATIENCE)
+            .connector(reached_by.clone())
+    });
+    Ok(Engine {
+        backend: Box::new(Simulated(Arc::clone(cluster))),
+        connect,
+        connector: Some(connector),
+        journal: Journal::open(&dir.join("journal"))?,
+        stop: CancellationToken::new(),
+        observer: Arc::new(Narrator),
+    })
+}
+
+async fn judge(
+    mut engine: Engine,
+    run: Run,
+    verdict: Arc<Mutex<Option<Result<Verdict, RunError>>>>,
+) -> turmoil::Result {
+    let judged = Box::pin(engine.run(&run)).await;
+    *lock(&verdict) = Some(judged);
+    Ok(())
+}
+
+/// Lets nodes die and start, and links break and heal.
+fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
+    let now = sim.elapsed();
+    let (mut dying, mut starting) = (Vec::new(), Vec::new());
+    for machine in &cluster.machines {
+        let runs = sim.is_host_running(machine.ip);
+        let mut state = lock(&machine.state);
+        match state.life {
+            Life::Up if !runs => {
+                state.started = false;
+                state.life = Life::Ended(now);
+            }
+            Life::Up => {}
+            Life::Ended(at) if now >= at + RESTART_AFTER => {
+                state.life = Life::Up;
+                starting.push(machine.ip);
+            }
+            Life::Ended(_) => {}
+            Life::Dying(death) => {
+                let since = *state.dying_since.get_or_insert(now);
+                if machine.disk.is_dead() || !runs || now >= since + DYING_MAX {
+                    match death {
+                        Death::Killed => machine.disk.kill(),
+                        Death::Unpowered(remains) => machine.disk.lose_power(remains),
+                    }
+                    (state.life, state.started, state.dying_since) = (Life::Dead(death), false, None);
+                    dying.push(machine.ip);
+                }
+            }
+            Life::Dead(_) if state.revive => {
+                (state.life, state.revive) = (Life::Up, false);
+                starting.push(machine.ip);
+            }
+            Life::Dead(_) => {}
+        }
+    }
+    // Before: a machine without power sends nothing any more, not even that its connections end.
+    relink(sim, cluster, links);
+    for ip in dying {
+        sim.crash(ip);
+    }
+    for ip in starting {
+        sim.bounce(ip);
+    }
+}
+
+fn relink(sim: &Sim<'_>, cluster: &Cluster, links: &mut Links) {
+    let wanted = cluster.links();
+    if wanted == *links {
+        return;
+    }
+    for (from, to) in links.cut.difference(&wanted.cut) {
+        sim.repair_oneway(*from, *to);
+    }
+    for (a, b) in links.held.difference(&wanted.held) {
+        sim.release(*a, *b);
+    }
+    for (a, b) in wanted.held.difference(&links.held) {
+        sim.hold(*a, *b);
+    }
+    for (from, to) in &wanted.cut {
+        sim.partition_oneway(*from, *to);
+    }
+    cluster.cuts.set(wanted.cut.clone());
+    *links = wanted;
+}

@@ -1,0 +1,120 @@
+//! A whole conclave cluster in one process: three nodes, their disks, their network and their clients, on a clock that
+//! stands still while they work. Everything random follows from the seed, so a seed is a history.
+//!
+//! * [`world`]: time and chance of the process. [`net`]: the network. The disk is `conclave_store::simulated`.
+//! * [`cluster`]: the nodes, and what is done to them. [`backend`]: as the chaos engine sees them. [`drive`]: the loop.
+//! * [`mix`]: an experiment out of a seed. The experiments of `conclave-chaos` run here, too.
+//!
+//! One seed a process: nothing of one run can be left over in the next one. `cargo xtask sim` runs many.
+
+mod backend;
+mod cluster;
+mod drive;
+mod mix;
+mod net;
+mod summary;
+mod world;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use conclave_chaos::experiment::Experiment;
+use conclave_chaos::schedule::Draws;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::cluster::Shape;
+use crate::summary::Summary;
+
+/// Runs one seed of the simulation and judges what came of it.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Everything random follows from it.
+    #[arg(long)]
+    seed: u64,
+    /// One of those that ship with conclave-chaos, a file, or `mix`: one that follows from the seed.
+    #[arg(long, default_value = mix::NAME)]
+    experiment: String,
+    /// Where the history goes; kept. Without it, a directory that is removed unless something was found.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// A control: syncs are answered and not done. Something must be found.
+    #[arg(long)]
+    lying_disk: bool,
+    /// Bytes of log that nodes keep for those that lag; follows from the seed if it is not given.
+    #[arg(long)]
+    log_tail_bytes: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let began = world::real_ms();
+    world::seed(0);
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    let counted = summary::Counted::default();
+    let printed = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::Layer::with_filter(printed, filter))
+        .with(counted.clone())
+        .init();
+    // A task that panics must not go unnoticed.
+    let panics = counted.clone();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        panics.panicked(info.to_string());
+        hook(info);
+    }));
+    match simulate(&args, &counted, began) {
+        Ok(summary) => {
+            let line = serde_json::to_string(&summary).unwrap_or_else(|error| error.to_string());
+            // Whoever closed the pipe has read enough.
+            let _ = writeln!(std::io::stdout(), "{line}");
+            ExitCode::from(summary.exit_code())
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "seed {}: {error:#}", args.seed);
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn simulate(args: &Args, counted: &summary::Counted, began: u64) -> anyhow::Result<Summary> {
+    let experiment = match (args.experiment.as_str(), Experiment::shipped(&args.experiment)) {
+        (mix::NAME, _) => mix::experiment(args.seed),
+        (_, Some(text)) => Experiment::parse(text)?,
+        (path, None) => Experiment::parse(
+            &fs::read_to_string(path).with_context(|| format!("there is no experiment {path:?}"))?,
+        )?,
+    };
+    let mut draws = Draws::new(args.seed.rotate_left(32));
+    let tails = [4 << 10, 64 << 10, 1 << 20];
+    let tail = tails[usize::try_from(draws.below(3)).unwrap_or(0)];
+    let shape = Shape {
+        shards: 1 + u32::try_from(draws.below(3)).unwrap_or(0),
+        log_tail_bytes: args.log_tail_bytes.unwrap_or(tail),
+    };
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => std::env::temp_dir().join(format!("conclave-sim-{}", std::process::id())),
+    };
+    if dir.exists() && fs::read_dir(&dir)?.next().is_some() {
+        bail!("{} is not empty; remove it, or give another --dir", dir.display());
+    }
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    let outcome = drive::run(experiment, args.seed, &shape, args.lying_disk, &dir)?;
+    let history = fs::read(dir.join("history.jsonl")).unwrap_or_default();
+    let mut summary = Summary::new(args.seed, &args.experiment, &outcome, counted, &history);
+    summary.took_ms = world::real_ms().saturating_sub(began);
+    if args.dir.is_none() && summary.exit_code() == 0 {
+        fs::remove_dir_all(&dir)?;
+    } else {
+        summary.dir = Some(dir);
+    }
+    Ok(summary)
+}

@@ -1,0 +1,86 @@
+//! An experiment out of a seed: a little of everything that can be done to a cluster, several things at a time.
+
+use std::time::Duration;
+
+use conclave_chaos::experiment::{Expect, Experiment, Steady, Step, When, Workload};
+use conclave_chaos::fault::{Fault, Grudge, Nodes};
+use conclave_chaos::schedule::Draws;
+use conclave_chaos::time::Span;
+
+/// The name of it.
+pub(crate) const NAME: &str = "mix";
+/// How long faults begin.
+const FAULTS_UNTIL_MS: u64 = 24_000;
+/// How long clients work.
+const DURATION: Duration = Duration::from_secs(30);
+
+/// The experiment of a seed.
+pub(crate) fn experiment(seed: u64) -> Experiment {
+    // Other numbers than those that choose the nodes.
+    let mut draws = Draws::new(!seed);
+    let mut method = Vec::new();
+    let mut at_ms = 1_000 + draws.below(2_000);
+    // Some seeds are busy and some leave time between two faults.
+    let between = [300, 1_500, 4_000][usize::try_from(draws.below(3)).unwrap_or(0)];
+    while at_ms < FAULTS_UNTIL_MS {
+        let (fault, nodes) = draw_fault(&mut draws);
+        let lasts = Duration::from_millis(200 + draws.below(4_000));
+        method.push(Step { when: When::At(Span(Duration::from_millis(at_ms))), fault, nodes, lasts });
+        at_ms += 200 + draws.below(2 * between);
+    }
+    let rate = [40, 100, 200][usize::try_from(draws.below(3)).unwrap_or(0)];
+    Experiment {
+        name: NAME.to_owned(),
+        proves: "Whatever happens to three nodes, each promise holds.".to_owned(),
+        seed: Some(seed),
+        workload: Workload {
+            senders: 4,
+            readers: 3,
+            rooms: 2,
+            rate,
+            duration: DURATION,
+            ..Workload::default()
+        },
+        steady: Steady { acked_per_second: 20, p99: Duration::from_secs(1) },
+        method,
+        recover: Duration::from_secs(30),
+        expect: Expect::default(),
+    }
+}
+
+fn draw_fault(draws: &mut Draws) -> (Fault, Nodes) {
+    let nodes = match draws.below(8) {
+        0..3 => Nodes::Leader,
+        3..5 => Nodes::Follower,
+        5 => Nodes::One,
+        6 => Nodes::Minority,
+        _ => Nodes::Majority,
+    };
+    let fault = match draws.below(20) {
+        0..3 => Fault::Kill,
+        3..6 => Fault::PowerCut { torn: draws.below(3) > 0 },
+        6 => Fault::Restart,
+        7 => Fault::Pause,
+        8..10 => Fault::Isolate,
+        10 => Fault::Partition { grudge: Grudge::Both },
+        11 => Fault::Partition { grudge: Grudge::OneWay },
+        12 => Fault::Partition { grudge: Grudge::MajoritiesRing },
+        13 => Fault::Partition { grudge: Grudge::Bridge },
+        14 => Fault::Delay {
+            delay: Duration::from_millis(1 + draws.below(80)),
+            jitter: Duration::from_millis(draws.below(60)),
+        },
+        15 => Fault::Loss { percent: u8::try_from(1 + draws.below(25)).unwrap_or(1) },
+        16 => Fault::SlowDisk { delay: Duration::from_millis(5 + draws.below(200)) },
+        17 => Fault::FailSync,
+        18 => Fault::FullDisk,
+        _ => {
+            let step = i64::try_from(draws.below(7_200_000)).unwrap_or(0);
+            Fault::ClockStep { offset_ms: step - 3_600_000 }
+        }
+    };
+    // What everybody suffers at once shows what a restart of all of them loses.
+    let everybody =
+        matches!(fault, Fault::Kill | Fault::PowerCut { .. } | Fault::Restart) && draws.below(5) == 0;
+    (fault, if everybody { Nodes::All } else { nodes })
+}
