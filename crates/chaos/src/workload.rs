@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use conclave_check::History;
-use conclave_client::{Connector, CallError, Client, ConnectError, HistoryQuery};
+use conclave_client::{CallError, Client, ConnectError, Connector, HistoryQuery};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -56,9 +56,13 @@ impl Simulated {
             }
             Fault::Isolate | Fault::Partition { .. } => done.partitions += 1,
             Fault::Pause => done.pauses += affected,
-            Fault::Delay { .. } | Fault::Loss { .. } | Fault::Bandwidth { .. } => done.network_faults += 1,
+            Fault::Delay { .. } | Fault::Loss { .. } | Fault::Bandwidth { .. } | Fault::Duplicate { .. } => {
+                done.network_faults += 1;
+            }
             Fault::SlowDisk { .. } | Fault::FailSync | Fault::FullDisk => done.disk_faults += affected,
-            Fault::ClockStep { .. } => done.clock_steps += affected,
+            Fault::ClockStep { .. } | Fault::ClockSkew { .. } => done.clock_steps += affected,
+            // There is no resolver, and the means say so.
+            Fault::ResolverStale | Fault::ResolverSlow { .. } => {}
         }
         drop(done);
         lock(&self.0.open).push(fault.clone());
@@ -95,7 +99,7 @@ impl Backend for Simulated {
     }
 
     fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>> {
-        Box::pin(async { Ok(Means::INSIDE.into_iter().chain([Means::Process]).collect()) })
+        Box::pin(async { Ok(Means::INSIDE.into_iter().chain([Means::Process, Means::Freeze]).collect()) })
     }
 
     fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>> {

@@ -176,6 +176,7 @@ impl Cluster {
             let Some(machine) = self.machine(&name) else { continue };
             machine.faults.set_network(&wanted.peers);
             machine.clock.set_offset_ms(wanted.clock_offset_ms);
+            machine.clock.set_rate_ppm(wanted.clock_rate_ppm);
             let disk = wanted.disk.unwrap_or_default();
             machine.disk.suffer(Duration::from_millis(disk.sync_delay_ms.into()), disk.fail_sync, disk.full);
         }

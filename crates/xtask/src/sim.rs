@@ -1,0 +1,345 @@
+//! Many seeds of the simulation.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+/// Seeds that once found something, or that a control needs. They are run first, whatever else is.
+const REGRESSIONS: &str = include_str!("../../sim/seeds.txt");
+/// Processes at the same time, at most.
+const JOBS_MAX: usize = 64;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How many seeds.
+    #[arg(long, default_value_t = 20)]
+    seeds: u64,
+    /// The first one.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Runs seeds for so long instead, such as 5m.
+    #[arg(long = "for", value_parser = duration)]
+    lasts: Option<Duration>,
+    /// Runs the seeds that once found something first.
+    #[arg(long)]
+    regressions: bool,
+    /// Processes at the same time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// `mix`, one of those that ship with conclave-chaos, or a file.
+    #[arg(long, default_value = "mix")]
+    experiment: String,
+    /// Runs each seed twice and compares the histories.
+    #[arg(long)]
+    twice: bool,
+    /// A control: disks answer syncs and do not do them. At least one seed must find it.
+    #[arg(long)]
+    lying_disk: bool,
+    /// A seed that takes longer is a finding: the simulation stands still.
+    #[arg(long, value_parser = duration, default_value = "10m")]
+    seed_timeout: Duration,
+    /// An optimised simulation: slow to build and quick to run.
+    #[arg(long)]
+    release: bool,
+}
+
+/// `90s` or `5m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration; write a whole number and s or m, such as 5m");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "s" => number,
+        "m" => number.checked_mul(60).ok_or_else(wrong)?,
+        _ => return Err(wrong()),
+    };
+    Ok(Duration::from_secs(seconds))
+}
+
+/// What one process says of its seed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Line {
+    seed: u64,
+    outcome: String,
+    why: Vec<String>,
+    history: String,
+    virtual_ms: u64,
+    took_ms: u64,
+    acked: u64,
+    observed: u64,
+    kills: u64,
+    power_cuts: u64,
+    sectors_unsynced: u64,
+    sectors_kept: u64,
+    restarts: u64,
+    partitions: u64,
+    pauses: u64,
+    network_faults: u64,
+    disk_faults: u64,
+    clock_steps: u64,
+    syncs: u64,
+    snapshots: u64,
+    elections: u64,
+    retry_suppressed: bool,
+}
+
+/// Everything so far.
+#[derive(Debug, Default)]
+struct Sum {
+    seeds: u64,
+    passed: u64,
+    too_little: u64,
+    found: Vec<u64>,
+    differ: Vec<u64>,
+    twice: u64,
+    virtual_ms: u64,
+    took_ms: u64,
+    acked: u64,
+    observed: u64,
+    kills: u64,
+    power_cuts: u64,
+    sectors: [u64; 2],
+    restarts: u64,
+    partitions: u64,
+    pauses: u64,
+    network_faults: u64,
+    disk_faults: u64,
+    clock_steps: u64,
+    syncs: u64,
+    snapshots: u64,
+    elections: u64,
+    suppressed: u64,
+}
+
+/// Runs them; whether all is as it should be.
+pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
+    if args.jobs == 0 || args.jobs > JOBS_MAX {
+        bail!("--jobs must be 1 to {JOBS_MAX}");
+    }
+    let program = build(args)?;
+    let began = Instant::now();
+    let first = if args.regressions { regressions()? } else { Vec::new() };
+    let fresh = match args.lasts {
+        Some(_) => args.from..u64::MAX,
+        None => args.from..args.from.checked_add(args.seeds).context("--from and --seeds go too far")?,
+    };
+    match args.lasts {
+        Some(lasts) => say(&format!("seeds {first:?}, then {} and up for {} s", args.from, lasts.as_secs())),
+        None => say(&format!("seeds {first:?}, then {} to {}", fresh.start, fresh.end.saturating_sub(1))),
+    }
+    let fixed = first.len();
+    let todo = Mutex::new(first.into_iter().chain(fresh).enumerate());
+    let next = || {
+        let (number, seed) = todo.lock().unwrap_or_else(PoisonError::into_inner).next()?;
+        let over = args.lasts.is_some_and(|lasts| number >= fixed && began.elapsed() >= lasts);
+        (!over).then_some(seed)
+    };
+    let mut sum = Sum::default();
+    std::thread::scope(|scope| {
+        let (done, lines) = mpsc::sync_channel(JOBS_MAX);
+        for _ in 0..args.jobs {
+            let (done, program, next) = (done.clone(), &program, &next);
+            scope.spawn(move || {
+                while let Some(seed) = next() {
+                    let line = one(program, args, seed);
+                    let again = args.twice.then(|| one(program, args, seed));
+                    if done.send((seed, line, again)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(done);
+        for (seed, line, again) in lines {
+            sum.add(seed, &line, again.as_ref(), args);
+        }
+    });
+    sum.show(began.elapsed());
+    let found = !sum.found.is_empty();
+    Ok(if args.lying_disk { found } else { !found && sum.seeds > 0 })
+}
+
+fn build(args: &Args) -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args([
+        "build",
+        "--locked",
+        "--package",
+        "conclave-sim",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    if args.release {
+        command.arg("--release");
+    }
+    let built = command.stderr(Stdio::inherit()).output().context("run cargo")?;
+    if !built.status.success() {
+        bail!("the simulation does not build");
+    }
+    let program = String::from_utf8_lossy(&built.stdout).lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == "conclave-sim" && message["executable"].is_string();
+        is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    program.context("cargo does not say where the simulation is")
+}
+
+fn regressions() -> anyhow::Result<Vec<u64>> {
+    let lines = REGRESSIONS.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let seeds = lines.filter(|line| !line.is_empty());
+    seeds.map(|seed| seed.parse().with_context(|| format!("{seed:?} in crates/sim/seeds.txt"))).collect()
+}
+
+/// One process.
+fn one(program: &PathBuf, args: &Args, seed: u64) -> Result<Line, String> {
+    let mut command = Command::new(program);
+    command.args(["--seed", &seed.to_string(), "--experiment", &args.experiment]);
+    if args.lying_disk {
+        command.arg("--lying-disk");
+    }
+    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|error| format!("it does not start: {error}"))?;
+    let (died, wait) = mpsc::sync_channel::<()>(1);
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
+        let mut text = String::new();
+        // What cannot be read is not there, which is said below.
+        let _ = pipe.map(|mut pipe| pipe.read_to_string(&mut text));
+        text
+    };
+    std::thread::scope(|scope| {
+        let out = scope.spawn(move || read(stdout.map(|pipe| Box::new(pipe) as _)));
+        let err = scope.spawn(move || {
+            let text = read(stderr.map(|pipe| Box::new(pipe) as _));
+            drop(died);
+            text
+        });
+        // Its pipes end with it.
+        let late = wait.recv_timeout(args.seed_timeout) == Err(mpsc::RecvTimeoutError::Timeout);
+        if late {
+            child.kill().map_err(|error| error.to_string())?;
+        }
+        let status = child.wait().map_err(|error| error.to_string())?;
+        let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+        if late {
+            return Err(format!("it stood still for {} s", args.seed_timeout.as_secs()));
+        }
+        serde_json::from_str(out.trim())
+            .map_err(|_| format!("{status}: {}", err.lines().last().unwrap_or("it said nothing")))
+    })
+}
+
+impl Sum {
+    fn add(
+        &mut self,
+        seed: u64,
+        line: &Result<Line, String>,
+        again: Option<&Result<Line, String>>,
+        args: &Args,
+    ) {
+        self.seeds += 1;
+        let reproduce = || {
+            let lie = if args.lying_disk { " --lying-disk" } else { "" };
+            format!("cargo run -p conclave-sim -- --experiment {} --seed {seed}{lie}", args.experiment)
+        };
+        match line {
+            Ok(line) => {
+                self.count(line);
+                match line.outcome.as_str() {
+                    "passed" => self.passed += 1,
+                    "too_little" => {
+                        self.too_little += 1;
+                        say(&format!("seed {seed}: tested too little: {}", line.why.join("; ")));
+                    }
+                    other => {
+                        self.found.push(seed);
+                        say(&format!(
+                            "seed {seed}: {}: {}\n    {}",
+                            other.to_uppercase(),
+                            line.why.join("; "),
+                            reproduce()
+                        ));
+                    }
+                }
+            }
+            Err(why) => {
+                self.found.push(seed);
+                say(&format!("seed {seed}: FAILED: {why}\n    {}", reproduce()));
+            }
+        }
+        if let (Ok(first), Some(second)) = (line, again) {
+            self.twice += 1;
+            if second.as_ref().map(|second| &second.history) != Ok(&first.history) {
+                self.differ.push(seed);
+                say(&format!("seed {seed}: the second run was another one"));
+            }
+        }
+    }
+
+    fn count(&mut self, line: &Line) {
+        self.virtual_ms += line.virtual_ms;
+        self.took_ms += line.took_ms;
+        self.acked += line.acked;
+        self.observed += line.observed;
+        self.kills += line.kills;
+        self.power_cuts += line.power_cuts;
+        self.sectors[0] += line.sectors_unsynced;
+        self.sectors[1] += line.sectors_kept;
+        self.restarts += line.restarts;
+        self.partitions += line.partitions;
+        self.pauses += line.pauses;
+        self.network_faults += line.network_faults;
+        self.disk_faults += line.disk_faults;
+        self.clock_steps += line.clock_steps;
+        self.syncs += line.syncs;
+        self.snapshots += line.snapshots;
+        self.elections += line.elections;
+        self.suppressed += u64::from(line.retry_suppressed);
+    }
+
+    fn show(&self, took: Duration) {
+        let Self { seeds, passed, too_little, found, virtual_ms, took_ms, .. } = self;
+        say(&format!(
+            "{seeds} seeds in {} s: {passed} passed, {too_little} tested too little, {} found something {found:?}",
+            took.as_secs(),
+            found.len()
+        ));
+        say(&format!("  {} s of the clusters' time, {} s of processes", virtual_ms / 1_000, took_ms / 1_000));
+        say(&format!(
+            "  {} acked sends, {} observed; retries suppressed in {} seeds",
+            self.acked, self.observed, self.suppressed
+        ));
+        say(&format!(
+            "  {} kills, {} power cuts ({} sectors unsynced, {} of them kept), {} restarts, {} pauses",
+            self.kills, self.power_cuts, self.sectors[0], self.sectors[1], self.restarts, self.pauses
+        ));
+        say(&format!(
+            "  {} partitions, {} slow or lossy networks, {} bad disks, {} clock steps",
+            self.partitions, self.network_faults, self.disk_faults, self.clock_steps
+        ));
+        say(&format!(
+            "  {} elections won, {} snapshots sent, {} syncs",
+            self.elections, self.snapshots, self.syncs
+        ));
+        if self.twice > 0 {
+            let same = self.twice - self.differ.len() as u64;
+            say(&format!(
+                "  {same} of {} seeds had the same history twice; the others: {:?}",
+                self.twice, self.differ
+            ));
+        }
+    }
+}
+
+fn say(text: &str) {
+    // Whoever closed the pipe has read enough.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
