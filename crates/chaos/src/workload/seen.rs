@@ -1,0 +1,195 @@
+//! What the clients of a workload saw, as a report and the steady state need it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::events::{Observer, Sent};
+
+/// Acks that a report draws; of more, every second one is left out, again and again.
+const SAMPLES_MAX: usize = 200_000;
+
+/// One ack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Sample {
+    /// When it came, on the run's clock, microseconds.
+    pub at_us: u64,
+    /// How long after the send was due.
+    pub latency_us: u64,
+}
+
+/// What the clients saw, shared by all of them. Locked for moments.
+pub struct Seen {
+    began: Instant,
+    acks: Mutex<Acks>,
+    observer: Arc<dyn Observer>,
+    /// Acks of requests that had been decided before.
+    pub(crate) duplicates: AtomicU64,
+    /// Subscriptions that went on at another node.
+    pub(crate) moves: AtomicU64,
+    /// When clients came anew, and when they had joined, spoken and left; microseconds.
+    visits: Mutex<Vec<(u64, u64)>>,
+    /// When each server acked somebody who speaks with it alone, by its name, microseconds.
+    sides: Mutex<BTreeMap<String, Vec<u64>>>,
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seen").field("acked", &self.acked_count()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Acks {
+    samples: Vec<Sample>,
+    /// One of so many is kept.
+    every: u64,
+    count: u64,
+    last_us: u64,
+    /// The longest time between two acks.
+    longest_us: u64,
+    /// The longest times without an ack: from, to.
+    gaps: Vec<(u64, u64)>,
+    /// Of the last seconds, all.
+    recent: VecDeque<Sample>,
+}
+
+/// Gaps that are kept: those of a hundred milliseconds and more.
+const GAP_MIN_US: u64 = 100_000;
+/// Gaps that are kept at most; a run of a day that stops every second has fewer.
+const GAPS_MAX: usize = 100_000;
+/// What counts as recent.
+const RECENT_US: u64 = 3_000_000;
+
+impl Seen {
+    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
+        Self {
+            began: Instant::now(),
+            observer,
+            acks: Mutex::new(Acks { every: 1, ..Acks::default() }),
+            duplicates: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
+            visits: Mutex::default(),
+            sides: Mutex::default(),
+        }
+    }
+
+    /// Microseconds since the workload began: the run's clock.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// A send that was due then is not acked, and is not going to be.
+    pub(super) fn given_up(&self, outcome: Sent, due: Instant) {
+        self.observer.sent(outcome, due.elapsed());
+    }
+
+    pub(super) fn acked(&self, due: Instant) {
+        self.observer.sent(Sent::Ok, due.elapsed());
+        let at_us = self.now_us();
+        let latency_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        let acks = &mut *acks;
+        let gap_us = at_us.saturating_sub(acks.last_us);
+        if acks.count > 0 {
+            acks.longest_us = acks.longest_us.max(gap_us);
+        }
+        if acks.count > 0 && gap_us >= GAP_MIN_US && acks.gaps.len() < GAPS_MAX {
+            acks.gaps.push((acks.last_us, at_us));
+        }
+        acks.last_us = acks.last_us.max(at_us);
+        let sample = Sample { at_us, latency_us };
+        acks.recent.push_back(sample);
+        while acks.recent.front().is_some_and(|first| first.at_us + RECENT_US < at_us) {
+            acks.recent.pop_front();
+        }
+        if acks.count.is_multiple_of(acks.every) {
+            acks.samples.push(sample);
+            if acks.samples.len() >= SAMPLES_MAX {
+                let mut odd = false;
+                acks.samples.retain(|_| {
+                    odd = !odd;
+                    odd
+                });
+                acks.every *= 2;
+            }
+        }
+        acks.count += 1;
+    }
+
+    /// A server acked somebody who speaks with it alone.
+    pub(super) fn acked_at(&self, node: &str) {
+        let now = self.now_us();
+        let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
+        let acks = sides.entry(node.to_owned()).or_default();
+        if acks.len() < SAMPLES_MAX {
+            acks.push(now);
+        }
+    }
+
+    /// Somebody who came then has joined, spoken and left.
+    pub(super) fn visited(&self, came_us: u64) {
+        let now = self.now_us();
+        let mut visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
+        if visits.len() < SAMPLES_MAX {
+            visits.push((came_us, now));
+        }
+    }
+
+    /// When clients came anew, and when they had joined, spoken and left; microseconds.
+    #[must_use]
+    pub fn visits(&self) -> Vec<(u64, u64)> {
+        self.visits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When each server acked those who speak with it alone, in order.
+    #[must_use]
+    pub fn sides(&self) -> BTreeMap<String, Vec<u64>> {
+        self.sides.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Acks so far.
+    #[must_use]
+    pub fn acked_count(&self) -> u64 {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+
+    /// The longest time without an ack so far, the present one among them.
+    #[must_use]
+    pub fn longest_gap_us(&self) -> u64 {
+        let now = self.now_us();
+        let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        if acks.count == 0 { 0 } else { acks.longest_us.max(now.saturating_sub(acks.last_us)) }
+    }
+
+    /// Acks a second and the 99th percentile of their latency, over the last three seconds.
+    #[must_use]
+    pub fn recent(&self) -> (f64, Duration) {
+        let now = self.now_us();
+        let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = acks.recent.iter().filter(|sample| sample.at_us + RECENT_US >= now);
+        let mut latencies: Vec<u64> = fresh.map(|sample| sample.latency_us).collect();
+        drop(acks);
+        latencies.sort_unstable();
+        let p99 = latencies.get((latencies.len() * 99 / 100).min(latencies.len().saturating_sub(1)));
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let rate = latencies.len() as f64 * 1e6 / RECENT_US as f64;
+        (rate, Duration::from_micros(p99.copied().unwrap_or(0)))
+    }
+
+    /// What a report draws: acks, and the times without any.
+    #[must_use]
+    pub fn samples(&self) -> (Vec<Sample>, Vec<(u64, u64)>) {
+        let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gaps = acks.gaps.clone();
+        let now = self.now_us();
+        if now.saturating_sub(acks.last_us) >= GAP_MIN_US {
+            gaps.push((acks.last_us, now));
+        }
+        (acks.samples.clone(), gaps)
+    }
+}
