@@ -1,7 +1,7 @@
 //! Bugs on purpose, to prove that chaos experiments, the simulation and the checker find such bugs.
 //!
 //! A planted bug is a mistake that somebody could make tomorrow, at the very place where they would make it. A build with the
-//! feature `planted-bugs` has all of them, and makes the one that [`plant`] names; without the feature [`planted`] is a
+//! feature `planted-bugs` has all of them, and makes the one that `plant` names; without the feature [`planted`] is a
 //! constant `false`, of which the compiler leaves nothing. The feature is refused in builds without debug assertions, so that
 //! no release can have it, and it stands in [`VERSION`].
 //!

@@ -1,5 +1,8 @@
 //! One data directory: opening it, and everything that the rest of the node asks of it.
 
+mod files;
+mod tasks;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +12,6 @@ use std::thread::JoinHandle;
 use conclave_core::limits::{LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
 use conclave_core::{DirectoryId, NodeId, RoomId, Seq, ShardId};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
 
 use crate::disk::{DataFile, Disk, RealDisk};
 use crate::error::{OpenError, StoreError};
@@ -19,13 +21,16 @@ use crate::lock;
 use crate::log::{Durable, Log, LogStore, Sender, TaskWriter, Writer};
 use crate::observer::Observer;
 use crate::snapshot::{Receiving, SnapshotReceiver, finish_installing};
-use crate::state::db::{HAS_LOG, StateDb, peer};
+use crate::state::db::{HAS_LOG, peer};
 use crate::state::machine::StateMachine;
 use crate::state::writer::{Bell, StateWriter, Write};
 use crate::state::{ShardState, Shared};
 use crate::types::SnapshotMeta;
-use crate::votes::{GroupVotes, VoteWriter, Votes, VotesFile};
-use crate::work::{self, Work};
+use crate::votes::{VoteWriter, Votes};
+use crate::work::Work;
+
+use files::{open_state, open_votes};
+use tasks::Tasks;
 
 /// Names of the writers' threads.
 const LOG_WRITER: &str = "log-writer";
@@ -96,34 +101,6 @@ struct Inner {
     /// The writers instead, in a simulation.
     tasks: Mutex<Option<Tasks>>,
     _lock: DirectoryLock,
-}
-
-/// The writers as tasks of the runtime.
-struct Tasks {
-    votes: work::Shared<VoteWriter>,
-    log: work::Shared<TaskWriter>,
-    state: work::Shared<StateWriter>,
-    /// They end with this.
-    _running: JoinSet<()>,
-}
-
-impl Tasks {
-    fn start(votes: VoteWriter, log: TaskWriter, state: StateWriter, disk: &Arc<dyn Disk>) -> Self {
-        let (votes, log) = (Arc::new(Mutex::new(votes)), Arc::new(Mutex::new(log)));
-        let state = state.into_task(Arc::clone(&log));
-        let mut running = JoinSet::new();
-        running.spawn(VoteWriter::run_as_task(Arc::clone(&votes), Arc::clone(disk)));
-        running.spawn(TaskWriter::run(Arc::clone(&log), Arc::clone(disk)));
-        running.spawn(StateWriter::run_as_task(Arc::clone(&state), Arc::clone(disk)));
-        Self { votes, log, state, _running: running }
-    }
-
-    /// Does everything that is left to do.
-    fn finish(self) {
-        lock(&self.state).finish();
-        lock(&self.votes).process_queued();
-        lock(&self.log).process_queued();
-    }
 }
 
 #[derive(Clone)]
@@ -398,44 +375,4 @@ impl Store {
     pub fn close(&self) {
         self.0.close();
     }
-}
-
-/// Opens the votes, or makes the file if the log still has them.
-fn open_votes(
-    disk: &dyn Disk,
-    dir: &Path,
-    log: &Log,
-    inside: Option<GroupVotes>,
-) -> Result<VotesFile, OpenError> {
-    let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
-    let terms = log.last_terms();
-    let file = match inside {
-        Some(votes) => {
-            let made = VotesFile::create(disk, dir, votes)?;
-            log.votes_moved().map_err(broken)?;
-            made
-        }
-        None => VotesFile::open(disk, dir, terms.len())?,
-    };
-    file.check(&terms).map_err(broken)?;
-    Ok(file)
-}
-
-/// Opens the state; whether the log must be there as well is written in it. Once both files exist,
-/// neither may be missing.
-fn open_state(disk: &dyn Disk, dir: &Path, shards: u32) -> Result<(StateDb, bool), OpenError> {
-    let [log, state] = [dir.join(DataFile::LOG), dir.join(DataFile::STATE)];
-    let exists = |path: &Path| disk.exists(path).map_err(|error| OpenError::access(path, error));
-    let log_exists = exists(&log)?;
-    // The state is made first.
-    if log_exists && !exists(&state)? {
-        return Err(OpenError::FileMissing { path: state });
-    }
-    let db = StateDb::open(disk, dir, shards, !log_exists)?;
-    let has_log =
-        db.local(HAS_LOG).map_err(|error| OpenError::Store { dir: dir.to_owned(), error })?.is_some();
-    if has_log && !log_exists {
-        return Err(OpenError::FileMissing { path: log });
-    }
-    Ok((db, has_log))
 }
