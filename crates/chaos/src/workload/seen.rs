@@ -49,12 +49,59 @@ struct Acks {
     every: u64,
     count: u64,
     last_us: u64,
-    /// The longest time between two acks.
-    longest_us: u64,
-    /// The longest times without an ack: from, to.
+    /// The longest time between two acks: from, to.
+    longest: (u64, u64),
+    /// The long times without an ack: from, to.
     gaps: Vec<(u64, u64)>,
     /// Of the last seconds, all.
     recent: VecDeque<Sample>,
+}
+
+impl Acks {
+    fn longest_us(&self) -> u64 {
+        self.longest.1 - self.longest.0
+    }
+
+    fn add(&mut self, sample: Sample) {
+        let at_us = sample.at_us;
+        let gap_us = at_us.saturating_sub(self.last_us);
+        if self.count > 0 && gap_us > self.longest_us() {
+            self.longest = (self.last_us, at_us);
+        }
+        if self.count > 0 && gap_us >= GAP_MIN_US && self.gaps.len() < GAPS_MAX {
+            self.gaps.push((self.last_us, at_us));
+        }
+        self.last_us = self.last_us.max(at_us);
+        self.recent.push_back(sample);
+        while self.recent.front().is_some_and(|first| first.at_us + RECENT_US < at_us) {
+            self.recent.pop_front();
+        }
+        if self.count.is_multiple_of(self.every) {
+            self.samples.push(sample);
+            if self.samples.len() >= SAMPLES_MAX {
+                let mut odd = false;
+                self.samples.retain(|_| {
+                    odd = !odd;
+                    odd
+                });
+                self.every *= 2;
+            }
+        }
+        self.count += 1;
+    }
+
+    /// The times without an ack that a report shows, until now.
+    fn gaps(&self, now_us: u64) -> Vec<(u64, u64)> {
+        let mut gaps = self.gaps.clone();
+        if now_us.saturating_sub(self.last_us) >= GAP_MIN_US {
+            gaps.push((self.last_us, now_us));
+        }
+        // However short: an experiment may demand less than what is worth a line.
+        if gaps.is_empty() && self.longest_us() > 0 {
+            gaps.push(self.longest);
+        }
+        gaps
+    }
 }
 
 /// Gaps that are kept: those of a hundred milliseconds and more.
@@ -92,33 +139,7 @@ impl Seen {
         self.observer.sent(Sent::Ok, due.elapsed());
         let at_us = self.now_us();
         let latency_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
-        let acks = &mut *acks;
-        let gap_us = at_us.saturating_sub(acks.last_us);
-        if acks.count > 0 {
-            acks.longest_us = acks.longest_us.max(gap_us);
-        }
-        if acks.count > 0 && gap_us >= GAP_MIN_US && acks.gaps.len() < GAPS_MAX {
-            acks.gaps.push((acks.last_us, at_us));
-        }
-        acks.last_us = acks.last_us.max(at_us);
-        let sample = Sample { at_us, latency_us };
-        acks.recent.push_back(sample);
-        while acks.recent.front().is_some_and(|first| first.at_us + RECENT_US < at_us) {
-            acks.recent.pop_front();
-        }
-        if acks.count.is_multiple_of(acks.every) {
-            acks.samples.push(sample);
-            if acks.samples.len() >= SAMPLES_MAX {
-                let mut odd = false;
-                acks.samples.retain(|_| {
-                    odd = !odd;
-                    odd
-                });
-                acks.every *= 2;
-            }
-        }
-        acks.count += 1;
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner).add(Sample { at_us, latency_us });
     }
 
     /// A server acked somebody who speaks with it alone.
@@ -163,7 +184,7 @@ impl Seen {
     pub fn longest_gap_us(&self) -> u64 {
         let now = self.now_us();
         let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
-        if acks.count == 0 { 0 } else { acks.longest_us.max(now.saturating_sub(acks.last_us)) }
+        if acks.count == 0 { 0 } else { acks.longest_us().max(now.saturating_sub(acks.last_us)) }
     }
 
     /// Acks a second and the 99th percentile of their latency, over the last three seconds.
@@ -181,15 +202,27 @@ impl Seen {
         (rate, Duration::from_micros(p99.copied().unwrap_or(0)))
     }
 
-    /// What a report draws: acks, and the times without any.
+    /// What a report draws: acks, and the times of a hundred milliseconds and more without any, the longest in any case.
     #[must_use]
     pub fn samples(&self) -> (Vec<Sample>, Vec<(u64, u64)>) {
         let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut gaps = acks.gaps.clone();
-        let now = self.now_us();
-        if now.saturating_sub(acks.last_us) >= GAP_MIN_US {
-            gaps.push((acks.last_us, now));
+        (acks.samples.clone(), acks.gaps(self.now_us()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_without_an_ack_is_known_however_short() {
+        let mut acks = Acks { every: 1, ..Acks::default() };
+        for at_us in [2_000, 5_000, 45_000, 50_000] {
+            acks.add(Sample { at_us, latency_us: 1_000 });
         }
-        (acks.samples.clone(), gaps)
+        assert_eq!(acks.gaps(60_000), [(5_000, 45_000)]);
+        acks.add(Sample { at_us: 250_000, latency_us: 1_000 });
+        assert_eq!(acks.gaps(260_000), [(50_000, 250_000)]);
+        assert_eq!(acks.gaps(400_000), [(50_000, 250_000), (250_000, 400_000)]);
     }
 }
