@@ -172,7 +172,9 @@ fn build(args: &Args) -> anyhow::Result<PathBuf> {
     command.args([
         "build",
         "--locked",
-        "--package",
+        // With the features that the whole workspace gives to dependencies, so that its tests' builds are used again.
+        "--workspace",
+        "--bin",
         "conclave-sim",
         "--message-format",
         "json-render-diagnostics",
