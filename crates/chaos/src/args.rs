@@ -113,7 +113,17 @@ pub(crate) enum Command {
     /// Stay: run experiments by schedule and when asked to, over gRPC and HTTP, and show metrics
     Serve(ServeArgs),
     /// Heal whatever is still in force
-    Heal,
+    Heal {
+        /// Everything; there is no other way, so it need not be said
+        #[arg(long)]
+        all: bool,
+    },
+    /// Tell again what came of a run, or of every run in a directory
+    Report {
+        /// The run's directory, or that of many
+        #[arg(default_value = "chaos-reports")]
+        dir: PathBuf,
+    },
     /// Judge a recorded history
     Check {
         /// The file

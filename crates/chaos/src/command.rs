@@ -13,8 +13,10 @@ use conclave_chaos::engine::Run;
 use conclave_chaos::events::{All, Event, Observer};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::metrics::Metrics;
+use conclave_chaos::report::Told;
 use conclave_chaos::serve::guard::Guard;
 use conclave_chaos::serve::http::{self, Pages};
+use conclave_chaos::verdict::Sum;
 use conclave_chaos::{report, single, time};
 use conclave_check::{Options, Outcome, Records};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +43,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
             say(text.trim_end());
             Ok(0)
         }
+        Command::Report { dir } => reports(&dir),
         Command::Check { history } => check(&history),
         Command::Run(run) => experiment(Controller::open(&args.place).await?, &run).await,
         Command::Fault(fault) => one(Controller::open(&args.place).await?, &fault).await,
@@ -48,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
             log();
             serve::serve(Controller::healer(&args.place).await?, &serve).await
         }
-        Command::Heal => {
+        Command::Heal { all: _ } => {
             let mut controller = Controller::healer(&args.place).await?;
             let healed = controller.engine.heal_all().await?;
             say(&format!("healed {healed} faults"));
@@ -132,7 +135,7 @@ async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Resul
     let verdict = engine.run(&run).await?;
     let out = run.dir;
     let page = report::write(&verdict, &out)?;
-    say(report::summary(&verdict).trim_end());
+    say(Told::from(&verdict).to_string().trim_end());
     say(&format!("  report: {}", page.display()));
     Ok(verdict.exit_code())
 }
@@ -152,13 +155,37 @@ async fn one(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8>
     let chosen = single::nodes(engine.backend.as_ref(), &step, rand::random()).await?;
     say(&format!("{}: {} for {}", step.fault, chosen.join(", "), time::show(args.lasts)));
     engine.apply(step.fault.clone(), chosen).await?;
-    tokio::select! {
-        () = tokio::time::sleep(args.lasts) => {}
-        () = engine.stop.cancelled() => {}
-    }
+    let kept = engine.keep(args.lasts).await;
     engine.heal_all().await?;
+    kept?;
     say("healed");
     Ok(0)
+}
+
+/// What came of the run that left this directory; or, a line each, of those that left the directories in it.
+fn reports(dir: &Path) -> anyhow::Result<u8> {
+    if dir.join("report.json").exists() {
+        let told = Told::read(dir)?;
+        say(told.to_string().trim_end());
+        say(&format!("  report: {}", dir.join("report.html").display()));
+        return Ok(told.sum.exit_code());
+    }
+    let entries = fs::read_dir(dir).with_context(|| format!("there is no run in {}", dir.display()))?;
+    let mut runs: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+    runs.retain(|run| run.join("report.json").exists());
+    runs.sort();
+    if runs.is_empty() {
+        bail!("there is no run in {}: none of its directories has a report.json", dir.display());
+    }
+    let mut sums = Vec::with_capacity(runs.len());
+    for run in runs {
+        let told = Told::read(&run)?;
+        say(&format!("{}  ({})", told.line(), run.display()));
+        sums.push(told.sum);
+    }
+    // A broken promise is worse than too little.
+    let worst = [Sum::Violated, Sum::TooLittle].into_iter().find(|sum| sums.contains(sum));
+    Ok(worst.unwrap_or(Sum::Passed).exit_code())
 }
 
 fn check(path: &Path) -> anyhow::Result<u8> {

@@ -9,6 +9,7 @@ use conclave_chaos::connect;
 use conclave_chaos::engine::Engine;
 use conclave_chaos::events::Nobody;
 use conclave_chaos::journal::Journal;
+use conclave_client::Net;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -51,7 +52,7 @@ impl Controller {
         let state_dir = opened.journal.parent().map_or_else(PathBuf::new, Path::to_owned);
         let observer = Arc::new(Nobody);
         Ok(Self {
-            engine: Engine { backend: opened.backend, connect, connector: None, journal, stop, observer },
+            engine: Engine { backend: opened.backend, connect, net: Net::System, journal, stop, observer },
             state_dir,
             _signals: signals,
         })

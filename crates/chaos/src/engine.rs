@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_check::History;
-use conclave_client::Connector;
+use conclave_client::Net;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backend::{Backend, BackendError, Kind, Target};
 use crate::engine::faults::Faults;
+use crate::engine::judging::End;
 use crate::engine::watching::Watching;
 use crate::events::{Ending, Event, Observer};
 use crate::experiment::{Experiment, Steady};
@@ -34,6 +35,8 @@ const END_PATIENCE: Duration = Duration::from_secs(60);
 const END_PATIENCE_AFTER_ALL: Duration = Duration::from_secs(5);
 /// How often the steady state is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// Faults inside servers are set again so often, for servers that were restarted.
+pub(crate) const AGAIN: Duration = Duration::from_millis(500);
 /// How often whoever watches is told how the clients fare.
 const PACE: Duration = Duration::from_secs(1);
 
@@ -83,8 +86,8 @@ pub struct Engine {
     pub backend: Box<dyn Backend>,
     /// Makes clients.
     pub connect: Connect,
-    /// How servers are reached, if not by TCP.
-    pub connector: Option<Connector>,
+    /// The network on which servers are reached.
+    pub net: Net,
     /// What has been applied.
     pub journal: Journal,
     /// Asks to stop.
@@ -170,6 +173,34 @@ impl Engine {
         Ok(applied)
     }
 
+    /// Keeps what was applied in force for so long, or until somebody asks to stop: servers that were started meanwhile suffer it,
+    /// too.
+    ///
+    /// # Errors
+    /// If a server refuses it.
+    pub async fn keep(&self, lasts: Duration) -> Result<(), RunError> {
+        let mut again = tokio::time::interval(AGAIN);
+        let end = tokio::time::sleep(lasts);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                () = &mut end => return Ok(()),
+                _ = again.tick() => {}
+            }
+            self.again().await?;
+        }
+    }
+
+    /// Sets what is in force once more, for servers that were started meanwhile.
+    ///
+    /// # Errors
+    /// If a server refuses it. One that does not answer is frozen or dead, and is asked again the next time.
+    pub(crate) async fn again(&self) -> Result<(), BackendError> {
+        tokio::time::timeout(AGAIN, self.backend.again()).await.unwrap_or(Ok(()))
+    }
+
     /// Runs an experiment and judges what came of it. Whatever happens, everything is healed when this returns.
     ///
     /// # Errors
@@ -231,7 +262,7 @@ impl Engine {
         let to_reach =
             |server: &Target| workload::Server { name: server.name.clone(), client: server.client.clone() };
         let to_reach: Vec<_> = servers.iter().map(to_reach).collect();
-        let dial = workload::over(self.connector.clone());
+        let dial = workload::over(self.net.clone());
         let starting = Running::start(Setup {
             workload,
             run: &run.id,
@@ -244,7 +275,7 @@ impl Engine {
         });
         let running = or_stopped(&self.stop, starting).await??;
         let seen = Arc::clone(&running.seen);
-        let watching = Watching::start(&servers, &seen, self.connector.as_ref())?;
+        let watching = Watching::start(&servers, &seen, &self.net)?;
         let pace = pace(experiment.steady.clone(), Arc::clone(&seen), Arc::clone(&self.observer));
         let pace = AbortOnDropHandle::new(tokio::spawn(pace));
 
@@ -260,29 +291,31 @@ impl Engine {
             cut_off: BTreeSet::new(),
             healing: Vec::new(),
             bands: Vec::new(),
+            before: None,
         };
         let done = faults.all(&plan(experiment, *seed), workload.duration).await;
         faults.heal_the_rest().await?;
         done?;
-        let bands = std::mem::take(&mut faults.bands);
+        let (bands, before) = (std::mem::take(&mut faults.bands), faults.before);
 
         self.observer.event(&Event::Recovering);
         let recovered = or_stopped(&self.stop, self.recovered(experiment, &seen)).await??;
         self.observer.event(&Event::Recovered(recovered));
-        // What follows is no time without an ack.
+        // What follows is no time without an ack: nothing is sent any more.
         drop(pace);
-        let addresses: Vec<String> = servers.iter().map(|server| server.client.clone()).collect();
+        let (at_us, acks) = (seen.now_us(), seen.samples());
         let patience = if recovered.is_some() { END_PATIENCE } else { END_PATIENCE_AFTER_ALL };
-        let finish = running.finish(&addresses, &self.connect, patience);
+        let finish = running.finish(&to_reach, &dial, patience);
         let undone = or_stopped(&self.stop, finish).await?;
+        let end = End { at_us, acks, recovered, undone };
         let observed = watching.stop().await;
         let file = |why: String| RunError::File { path: history_path.clone(), why };
         history.finish().map_err(|error| file(error.to_string()))?;
 
         self.observer.event(&Event::Judging);
-        let report = judging::judge(&history_path)?;
         let all = names(&targets, Kind::Server);
-        let facts = judging::facts(&seen, &observed, bands, &all, recovered, undone);
+        let report = judging::judge(&history_path)?;
+        let facts = judging::facts(&seen, end, &observed, before, bands, &all);
         Ok(Verdict::new(experiment, *seed, self.backend.name(), report, facts))
     }
 

@@ -16,7 +16,13 @@ const STEPS_MAX: usize = 64;
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Clients of one experiment.
 const CLIENTS_MAX: u32 = 1_000;
-/// A message is at most so long (`docs/limits.md`).
+/// Rooms of one experiment: each of them has a checker's state, and every replica of each is read in the end.
+const ROOMS_MAX: u32 = 1_000;
+/// Sends a second.
+const RATE_MAX: u32 = 100_000;
+/// What is late on purpose is late by at most so much.
+const DELAY_MAX: Duration = Duration::from_secs(60);
+/// A message is at most so long (`crates/core/src/limits.rs`).
 const TEXT_BYTES_MAX: u32 = 16 * 1024;
 
 /// What ships, by name.
@@ -80,7 +86,7 @@ pub struct Experiment {
 pub struct Workload {
     /// Clients that send.
     pub senders: u32,
-    /// Clients that follow every room, and move between nodes.
+    /// Clients that each follow a room, and move between nodes.
     pub readers: u32,
     /// Rooms.
     pub rooms: u32,
@@ -216,7 +222,7 @@ impl Experiment {
 
     fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let Workload { senders, readers, rooms, visitors, text_bytes, duration, .. } = self.workload;
+        let Workload { senders, readers, rooms, visitors, text_bytes, duration, rate } = self.workload;
         if senders == 0 || rooms == 0 {
             wrong.push("has nobody who sends, or no room: give at least one of each".to_owned());
         }
@@ -226,8 +232,14 @@ impl Experiment {
         if senders.saturating_add(readers).saturating_add(visitors) > CLIENTS_MAX {
             wrong.push(format!("has more than {CLIENTS_MAX} clients"));
         }
-        if duration > DURATION_MAX {
+        if duration > DURATION_MAX || self.recover > DURATION_MAX {
             wrong.push("takes longer than a day".to_owned());
+        }
+        if rooms > ROOMS_MAX {
+            wrong.push(format!("has {rooms} rooms, which must be at most {ROOMS_MAX}"));
+        }
+        if rate > RATE_MAX {
+            wrong.push(format!("sends {rate} a second, which must be at most {RATE_MAX}"));
         }
         if self.method.is_empty() || self.method.len() > STEPS_MAX {
             wrong.push(format!("has {} steps, which must be 1 to {STEPS_MAX}", self.method.len()));
@@ -248,6 +260,19 @@ impl Experiment {
                 wrong.push(format!(
                     "step {number} would end after the workload: make `duration` longer or begin earlier"
                 ));
+            }
+            let of_resolvers = step.nodes == Nodes::Resolver;
+            let named = matches!(step.nodes, Nodes::Named(_));
+            if of_resolvers && !step.fault.suits_resolvers()
+                || !of_resolvers && !named && step.fault.is_of_resolvers()
+            {
+                wrong.push(format!(
+                    "step {number} does to {} what cannot be done to them",
+                    if of_resolvers { "resolvers" } else { "servers" }
+                ));
+            }
+            if step.fault.longest_delay() > DELAY_MAX {
+                wrong.push(format!("step {number} delays something by more than {} s", DELAY_MAX.as_secs()));
             }
             if let Fault::Loss { percent } = step.fault
                 && percent > 90

@@ -119,7 +119,7 @@ pub enum Nodes {
     All,
     /// The resolver, or one of them.
     Resolver,
-    /// This one.
+    /// This one; `#2` is the second server in the order of their names, whatever they are called.
     #[serde(untagged)]
     Named(String),
 }
@@ -182,6 +182,34 @@ impl Fault {
             Self::ClockStep { .. } | Self::ClockSkew { .. } => Means::Clock,
             Self::ResolverStale | Self::ResolverSlow { .. } => Means::Resolver,
         }
+    }
+
+    /// The longest that something is late by it.
+    #[must_use]
+    pub fn longest_delay(&self) -> Duration {
+        match self {
+            Self::Delay { delay, jitter } => *delay + *jitter,
+            Self::SlowDisk { delay } | Self::Duplicate { delay, .. } | Self::ResolverSlow { delay } => *delay,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether others lose a server by it.
+    #[must_use]
+    pub fn takes_away(&self) -> bool {
+        self.stops_process() || matches!(self, Self::Isolate | Self::Partition { .. })
+    }
+
+    /// Whether it is done to resolvers only, and to nobody else.
+    #[must_use]
+    pub fn is_of_resolvers(&self) -> bool {
+        matches!(self, Self::ResolverStale | Self::ResolverSlow { .. })
+    }
+
+    /// Whether it makes sense for a resolver, which has no disk, no peers and no clock that matters.
+    #[must_use]
+    pub fn suits_resolvers(&self) -> bool {
+        self.is_of_resolvers() || matches!(self, Self::Kill | Self::Restart | Self::Pause | Self::Isolate)
     }
 
     /// Whether a server's process ends or stands still, and with it whatever is done inside of it.

@@ -68,6 +68,8 @@ pub struct Journal {
     file: File,
     open: BTreeMap<u64, Applied>,
     next: u64,
+    /// Bytes of whole lines.
+    whole: u64,
 }
 
 impl Journal {
@@ -102,9 +104,9 @@ impl Journal {
             }
             whole += line.len() as u64;
         }
-        let journal = Self { path: path.to_owned(), file, open, next };
         // Nothing to heal: begin anew, so that the file stays small.
-        let keep = if journal.open.is_empty() { 0 } else { whole };
+        let keep = if open.is_empty() { 0 } else { whole };
+        let journal = Self { path: path.to_owned(), file, open, next, whole: keep };
         journal.file.set_len(keep).and_then(|()| journal.file.sync_all()).map_err(failed)?;
         Ok(journal)
     }
@@ -138,6 +140,7 @@ impl Journal {
             // it is struck out already.
             let failed = |source| JournalError::Io { path: self.path.clone(), source };
             self.file.set_len(0).map_err(failed)?;
+            self.whole = 0;
         }
         Ok(())
     }
@@ -153,7 +156,17 @@ impl Journal {
             .map_err(|error| JournalError::Io { path: self.path.clone(), source: error.into() })?;
         text.push('\n');
         let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
-        written.map_err(|source| JournalError::Io { path: self.path.clone(), source })
+        match written {
+            Ok(()) => self.whole += text.len() as u64,
+            // A part of a line (the disk is full) must not stand before the next one. What cannot be cut off now is when the
+            // journal is opened the next time, as long as nothing is written behind it.
+            Err(source) => {
+                let cut = self.file.set_len(self.whole);
+                let source = cut.err().unwrap_or(source);
+                return Err(JournalError::Io { path: self.path.clone(), source });
+            }
+        }
+        Ok(())
     }
 }
 

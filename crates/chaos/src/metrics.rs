@@ -48,7 +48,7 @@ impl Metrics {
     pub fn new<'a>(experiments: impl IntoIterator<Item = &'a Experiment>) -> Self {
         let make = Maker::new();
         make.gauges("conclave_chaos_build_info", "Version; always 1.", &["version"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .with_label_values(&[conclave_client::VERSION])
             .set(1);
         let fault_active = make.gauges(
             "conclave_chaos_fault_active",

@@ -114,7 +114,7 @@ impl Observed {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).snapshots
     }
 
-    /// The servers as they are now; `hurt` are those to whom something is being done.
+    /// The servers as they are now; `hurt` are those whom others have lost by what is being done.
     pub fn known(&self, servers: &[String], resolvers: Vec<String>, hurt: &[String]) -> Known {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let server = |name: &String| {

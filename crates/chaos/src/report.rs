@@ -2,8 +2,8 @@
 
 mod chart;
 mod timeline;
+mod told;
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use crate::engine::RunError;
 use crate::sides::Side;
 use crate::verdict::{Facts, Sum, Verdict};
+
+pub use told::Told;
 
 /// Lines of the history that are shown before and after each of a witness's.
 const CONTEXT: u64 = 3;
@@ -32,47 +34,6 @@ pub fn write(verdict: &Verdict, dir: &Path) -> Result<PathBuf, RunError> {
         .map_err(|error| RunError::File { path: dir.join("report.json"), why: error.to_string() })?;
     put("report.json", &json)?;
     put("report.html", &page(verdict, &dir.join("history.jsonl")))
-}
-
-/// The verdict in a few lines, for a terminal.
-#[must_use]
-pub fn summary(verdict: &Verdict) -> String {
-    let mut text = String::new();
-    let word = match verdict.sum {
-        Sum::Passed => "PASSED",
-        Sum::Violated => "VIOLATED",
-        Sum::TooLittle => "TESTED TOO LITTLE",
-    };
-    let report = &verdict.report;
-    let mut line = |said: std::fmt::Arguments<'_>| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{said}");
-    };
-    line(format_args!("{word}: {}", verdict.experiment.name));
-    if verdict.sum == Sum::Passed {
-        line(format_args!("  {}", verdict.experiment.proves));
-    }
-    line(format_args!(
-        "  {} faults on {}, {} sends acked, {} refused, {} unknown, {} events delivered",
-        verdict.facts.bands.len(),
-        verdict.backend,
-        report.acked,
-        report.refused,
-        report.unknown,
-        report.observed
-    ));
-    line(format_args!(
-        "  longest time without an ack {} ms; seed {}",
-        verdict.longest_gap().as_millis(),
-        verdict.seed
-    ));
-    for wrong in &verdict.wrong {
-        line(format_args!("  wrong: {wrong}"));
-    }
-    for missing in &verdict.missing {
-        line(format_args!("  missing: {missing}"));
-    }
-    text
 }
 
 fn page(verdict: &Verdict, history: &Path) -> String {
@@ -236,7 +197,17 @@ mod tests {
             serde_json::from_str(&fs::read_to_string(dir.path().join("report.json")).unwrap()).unwrap();
         assert_eq!(json["seed"], 7);
         assert_eq!(json["sum"], "too_little");
+        // What is told of it later is what was told at its end.
+        let told = Told::read(dir.path()).unwrap();
+        assert_eq!(told, Told::from(&verdict));
+        let said = told.to_string();
+        for part in ["TESTED TOO LITTLE: ", "700 ms; seed 7", "1 faults on a test"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        fs::write(dir.path().join("report.json"), "{}").unwrap();
+        assert!(Told::read(dir.path()).unwrap_err().to_string().contains("no run's report"));
     }
+
     /// A history in which a subscriber was passed something else than what was acked.
     fn damaged(dir: &Path) -> conclave_check::Report {
         use conclave_check::Event;

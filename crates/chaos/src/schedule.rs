@@ -98,7 +98,7 @@ pub struct Known {
 pub struct Server {
     /// Its name.
     pub name: String,
-    /// Nothing is being done to it.
+    /// It answers, and nothing is being done to it that takes it away from the others.
     pub well: bool,
     /// Shards that it leads.
     pub leads: u32,
@@ -132,6 +132,11 @@ pub fn choose(nodes: &Nodes, draw: u64, known: &Known) -> Vec<String> {
         Nodes::Resolver => {
             let at = usize::try_from(draws.below(known.resolvers.len() as u64)).unwrap_or(0);
             known.resolvers.get(at).cloned().into_iter().collect()
+        }
+        Nodes::Named(name) if name.starts_with('#') => {
+            let names: BTreeSet<&String> = known.servers.iter().map(|server| &server.name).collect();
+            let number = name.trim_start_matches('#').parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+            number.and_then(|at| names.into_iter().nth(at)).cloned().into_iter().collect()
         }
         Nodes::Named(name) => {
             let there = known.servers.iter().map(|server| &server.name).chain(&known.resolvers);
@@ -223,6 +228,11 @@ mod tests {
 
     #[test]
     fn words_become_nodes() {
+        let third = Nodes::Named("#3".to_owned());
+        assert_eq!(choose(&third, 1, &known()), ["c"]);
+        for none in ["#0", "#9", "#", "#x"] {
+            assert!(choose(&Nodes::Named(none.to_owned()), 1, &known()).is_empty(), "{none}");
+        }
         assert_eq!(choose(&Nodes::Leader, 1, &known()), ["b"]);
         assert_eq!(choose(&Nodes::All, 1, &known()), ["a", "b", "c"]);
         assert_eq!(choose(&Nodes::Resolver, 1, &known()), ["ns1"]);

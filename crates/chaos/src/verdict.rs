@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use conclave_check::{Outcome, Report};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::experiment::{Experiment, Sometimes};
 use crate::fault::Fault;
@@ -51,7 +51,7 @@ pub struct Facts {
 }
 
 /// The sum of a run: its exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sum {
     /// Every promise held, and the run tested what it was meant to test.
@@ -60,6 +60,18 @@ pub enum Sum {
     Violated,
     /// Nothing was broken, but too little was tested.
     TooLittle,
+}
+
+impl Sum {
+    /// See [`Verdict::exit_code`].
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Passed => 0,
+            Self::Violated => 1,
+            Self::TooLittle => 2,
+        }
+    }
 }
 
 /// The verdict on a run.
@@ -164,18 +176,19 @@ impl Verdict {
     /// 0 passed, 1 violated, 2 tested too little. (3 is for runs without a verdict.)
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        match self.sum {
-            Sum::Passed => 0,
-            Sum::Violated => 1,
-            Sum::TooLittle => 2,
-        }
+        self.sum.exit_code()
     }
 }
 
 fn longest_gap(facts: &Facts) -> Duration {
-    let first = facts.bands.iter().map(|band| band.from_us).min().unwrap_or(0);
-    let gaps = facts.gaps.iter().filter(|(_, to)| *to >= first);
-    Duration::from_micros(gaps.map(|(from, to)| to - from).max().unwrap_or(0))
+    longest(facts.bands.iter().map(|band| band.from_us), &facts.gaps)
+}
+
+/// The longest of these times that touches a time from the first beginning on.
+pub(crate) fn longest(beginnings: impl Iterator<Item = u64>, gaps: &[(u64, u64)]) -> Duration {
+    let first = beginnings.min().unwrap_or(0);
+    let gaps = gaps.iter().filter(|(_, to)| *to >= first);
+    Duration::from_micros(gaps.map(|(from, to)| to.saturating_sub(*from)).max().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_check::History;
-use conclave_client::{CallError, Client, ConnectError, Connector, HistoryQuery};
+use conclave_client::{CallError, ConnectError, Net};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +23,6 @@ pub use seen::{Sample, Seen};
 
 /// Probers of each server, at most.
 const PROBERS: usize = 4;
-/// A page of a final read.
-const PAGE: u32 = 1_000;
 
 /// Something that the workload could not do, and that is no finding about the cluster's promises.
 #[derive(Debug, thiserror::Error)]
@@ -90,18 +88,15 @@ impl std::fmt::Debug for Setup<'_> {
     }
 }
 
-/// [`Dial`] over TCP, or over what the engine has instead.
+/// [`Dial`] over this network.
 #[must_use]
-pub fn over(connector: Option<Connector>) -> Dial {
+pub fn over(net: Net) -> Dial {
     Arc::new(move |address| {
         let endpoint =
             Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
         // One try of a connection: a cut-off server is asked again and again.
         let endpoint = endpoint.connect_timeout(Duration::from_secs(1));
-        Ok(match &connector {
-            None => endpoint.connect_lazy(),
-            Some(connector) => connector.channel(&endpoint, address),
-        })
+        Ok(net.channel(&endpoint, address))
     })
 }
 
@@ -225,30 +220,27 @@ impl Running {
     /// Ends the workload: what is under way is decided, the readers read to the end, and every replica is read. What was not
     /// done within `patience` (for each of the three) is left undone, and returned in plain words: it is for the cluster, which
     /// has been healed, to explain.
-    pub async fn finish(mut self, servers: &[String], connect: &Connect, patience: Duration) -> Vec<String> {
+    pub async fn finish(mut self, servers: &[Server], dial: &Dial, patience: Duration) -> Vec<String> {
         let mut undone = Vec::new();
         self.stop_sending.cancel();
         drain(&mut self.senders, patience, "a sender's last message was not decided", &mut undone).await;
         self.stop_reading.cancel();
         drain(&mut self.readers, patience, "a reader did not reach the end of its room", &mut undone).await;
-        for address in servers {
-            let read = tokio::time::timeout(patience, self.final_read(address, connect)).await;
+        for server in servers {
+            let read = tokio::time::timeout(patience, self.final_read(server, dial)).await;
             let late = || Err(WorkloadError::Stuck(format!("no answer within {}", show(patience))));
             if let Err(error) = read.unwrap_or_else(|_| late()) {
-                undone.push(format!("{address} could not be read in the end: {error}"));
+                undone.push(format!("{} could not be read in the end: {error}", server.name));
             }
         }
         undone
     }
 
-    /// Reads every room at one server.
-    async fn final_read(&self, address: &str, connect: &Connect) -> Result<(), WorkloadError> {
-        let direct = connect("chaos-final").servers([address.to_owned()]).connect().await?;
-        for room in &self.rooms {
-            let events = whole_room(&direct, &room.name).await?;
-            self.history.final_read(address, room.id, 0, events.iter().map(clients::event));
-        }
-        direct.close().await;
+    /// Reads every room at one server, and nowhere else.
+    async fn final_read(&self, server: &Server, dial: &Dial) -> Result<(), WorkloadError> {
+        let direct = direct::Direct::open(server, "chaos-final", dial).await?;
+        let (rooms, history) = (self.rooms.clone(), self.history.clone());
+        direct::Prober { direct, rooms, history }.read_all().await;
         Ok(())
     }
 }
@@ -271,21 +263,6 @@ async fn drain(
                 undone.push(format!("{late} within {} ({} clients)", show(patience), tasks.len()));
                 return tasks.shutdown().await;
             }
-        }
-    }
-}
-
-/// Everything that a node has of a room, seen linearizably.
-async fn whole_room(client: &Client, room: &str) -> Result<Vec<conclave_client::api::Event>, CallError> {
-    let mut events: Vec<conclave_client::api::Event> = Vec::new();
-    loop {
-        let after = events.last().map_or(0, |event| event.seq);
-        let query = HistoryQuery { linearizable: true, ..HistoryQuery::after(room, after, PAGE) };
-        let page = client.history(query).await?;
-        let more = !page.events.is_empty();
-        events.extend(page.events);
-        if !more || events.last().is_some_and(|event| event.seq >= page.last_seq) {
-            return Ok(events);
         }
     }
 }

@@ -10,6 +10,8 @@ use ipnet::IpNet;
 
 /// The port of resolvers at which servers register.
 const RESOLVER_PORT: u16 = 7454;
+/// Nobody waits longer, and clocks can be added to it.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// `500ms`, `2s`, `1.5m`, `1h`, or seconds without a unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -22,7 +24,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err("a duration is a number and ms, s, m or h, for example 500ms".to_owned()),
     };
     let number: f64 = number.parse().map_err(|_| "a duration begins with a number, for example 500ms")?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| "the duration is too long".to_owned())
+    let duration =
+        Duration::try_from_secs_f64(number * seconds).ok().filter(|duration| *duration <= DURATION_MAX);
+    duration.ok_or_else(|| "the duration is too long; a year is the longest".to_owned())
 }
 
 /// `64KiB`, `32MiB`, `1GiB`, or bytes without a unit.

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use conclave_core::limits::CALL_PATIENCE;
 use conclave_core::name::check_user_name;
+use conclave_net::Net;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Caller;
 use crate::client::{Client, Handle};
-use crate::connector::Connector;
 use crate::error::ConnectError;
-use crate::find::{Chain, Finder, Seed};
+use crate::find::{Chain, Finder, Options, Seed};
 use crate::nodes::Nodes;
 use crate::sender::Supervisor;
 use crate::shared::Shared;
@@ -50,7 +50,7 @@ pub struct Builder {
     outbox: Outbox,
     route: Route,
     patience: Option<Duration>,
-    connector: Option<Connector>,
+    net: Net,
 }
 
 impl Builder {
@@ -103,10 +103,10 @@ impl Builder {
         self
     }
 
-    /// Reaches nodes some other way than by TCP.
+    /// Reaches nodes, and name servers, over another network than the system's.
     #[must_use]
-    pub fn connector(mut self, connector: Connector) -> Self {
-        self.connector = Some(connector);
+    pub fn network(mut self, net: Net) -> Self {
+        self.net = net;
         self
     }
 
@@ -189,7 +189,7 @@ impl Builder {
             let what = "no address of a server is known; give at least one";
             return Err(ConnectError::Invalid(what.to_owned()));
         }
-        Ok(Arc::new(Chain::of(seeds)))
+        Ok(Arc::new(Chain::new(Options { seeds, net: self.net.clone(), ..Options::default() })))
     }
 
     fn nodes(&self) -> Arc<Nodes> {
@@ -197,7 +197,7 @@ impl Builder {
             Route::Leader => Nodes::spread(),
             Route::Pinned => Nodes::in_order(),
         };
-        Arc::new(nodes.reached_by(self.connector.clone()))
+        Arc::new(nodes.on(self.net.clone()))
     }
 
     fn start(

@@ -1,7 +1,8 @@
 //! Finding servers, for clients and for servers that join alike.
 //!
 //! * [`Seed`]: what people write where an address is wanted: `host:port`, or the name of a zone.
-//! * `srv`: asks name servers, all of them at once. `order` is what follows from the answer; pure.
+//! * `srv`: asks name servers, all of them at once. `order` is what follows from the answer; pure. `over` is the network on
+//!   which they are asked.
 //! * `mdns`: asks the local network.
 //! * `cache`: the members that an earlier connection learned, on disk.
 //! * [`Chain`]: all of these one after the other, until one of them knows somebody.
@@ -14,6 +15,7 @@ pub mod cache;
 mod chain;
 pub mod mdns;
 mod order;
+mod over;
 pub mod srv;
 
 use std::fmt;

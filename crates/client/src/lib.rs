@@ -39,7 +39,6 @@
 mod builder;
 mod calls;
 mod client;
-mod connector;
 mod error;
 pub mod find;
 mod journal;
@@ -63,7 +62,7 @@ pub use client::Client;
 pub use conclave_core::planted;
 /// The library's version, and the program's: they are made together.
 pub use conclave_core::planted::VERSION;
-pub use connector::{Connection, Connector};
+pub use conclave_net::{Net, Network};
 pub use error::{CallError, ConnectError, OutboxError, SendError};
 pub use find::Finder;
 pub use raw::{EventView, RawBatch};

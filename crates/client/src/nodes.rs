@@ -14,13 +14,13 @@ use conclave_core::limits::{
     CLIENT_MESSAGE_BYTES_MAX, CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES,
 };
 use conclave_core::ring::shard_of;
+use conclave_net::Net;
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use conclave_proto::chat::{self, ClusterView, GetServerStatusResponse, LeaderHint, Role};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::connector::Connector;
 use crate::find::Found;
 use crate::retry;
 use table::{Order, Table};
@@ -36,8 +36,7 @@ const DRAINING: &str = "node_draining";
 #[derive(Debug)]
 pub(crate) struct Nodes {
     table: Mutex<Table>,
-    /// If not by TCP.
-    connector: Option<Connector>,
+    net: Net,
     /// It may be worth asking who leads.
     pub(crate) changed: Notify,
     /// It may be worth looking for servers, or remembering the members.
@@ -66,15 +65,15 @@ impl Nodes {
     fn with(order: Order) -> Self {
         Self {
             table: Mutex::new(Table::new(order)),
-            connector: None,
+            net: Net::System,
             changed: Notify::new(),
             attention: Notify::new(),
         }
     }
 
-    /// The same, reached some other way than by TCP.
-    pub(crate) fn reached_by(self, connector: Option<Connector>) -> Self {
-        Self { connector, ..self }
+    /// The same, on this network.
+    pub(crate) fn on(self, net: Net) -> Self {
+        Self { net, ..self }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -134,7 +133,7 @@ impl Nodes {
         match &node.channel {
             Some(channel) => Ok(channel.clone()),
             None => {
-                let channel = make_channel(&node.address, self.connector.as_ref())?;
+                let channel = make_channel(&node.address, &self.net)?;
                 Ok(node.channel.insert(channel).clone())
             }
         }
@@ -323,7 +322,7 @@ impl Nodes {
     }
 }
 
-fn make_channel(address: &str, connector: Option<&Connector>) -> Result<Channel, tonic::Status> {
+fn make_channel(address: &str, net: &Net) -> Result<Channel, tonic::Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
         tonic::Status::invalid_argument(format!("{address:?} is not host:port ({error})"))
     })?;
@@ -334,10 +333,7 @@ fn make_channel(address: &str, connector: Option<&Connector>) -> Result<Channel,
         .keep_alive_timeout(CLIENT_PING_TIMEOUT)
         .initial_stream_window_size(CLIENT_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CLIENT_CONNECTION_WINDOW_BYTES);
-    Ok(match connector {
-        None => endpoint.connect_lazy(),
-        Some(connector) => connector.channel(&endpoint, address),
-    })
+    Ok(net.channel(&endpoint, address))
 }
 
 #[cfg(test)]

@@ -48,8 +48,11 @@ impl std::fmt::Debug for Announcement {
 pub fn announce(announced: &Announced) -> Result<Announcement, AnnounceError> {
     let Announced { name, cluster, node_id, listen } = announced;
     let ip = listen.ip();
-    let properties =
-        [("cluster", cluster.as_str()), ("id", &node_id.to_string()), ("ver", env!("CARGO_PKG_VERSION"))];
+    let properties = [
+        ("cluster", cluster.as_str()),
+        ("id", &node_id.to_string()),
+        ("ver", conclave_core::planted::VERSION),
+    ];
     let host = format!("{}.local.", host(name, cluster));
     let ips: &[IpAddr] = if ip.is_unspecified() { &[] } else { &[ip] };
     let mut service = ServiceInfo::new(SERVICE, name, &host, ips, listen.port(), &properties[..])?;

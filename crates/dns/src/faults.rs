@@ -20,16 +20,29 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// What it suffers from now on. Whether that is anything new.
+    pub fn suffer(&self, fault: ResolverFault) -> bool {
+        self.now.send_if_modified(|known| {
+            let other = *known != fault;
+            *known = fault;
+            other
+        })
+    }
+
     /// What it suffers, now and later.
     pub(crate) fn watch(&self) -> watch::Receiver<ResolverFault> {
         self.now.subscribe()
     }
 }
 
-/// How late an answer is to be; not at all where nobody has leave.
-pub(crate) fn lateness(faults: Option<&watch::Receiver<ResolverFault>>) -> Option<Duration> {
-    let delay = faults?.borrow().answer_delay_ms;
-    (delay > 0).then(|| Duration::from_millis(delay.into()))
+/// Waits as long as an answer is to be late, or until that is healed; not at all where nobody has leave.
+pub(crate) async fn be_late(faults: Option<&watch::Receiver<ResolverFault>>) {
+    let Some(mut faults) = faults.cloned() else { return };
+    let delay = faults.borrow_and_update().answer_delay_ms;
+    if delay > 0 {
+        let healed = faults.wait_for(|fault| fault.answer_delay_ms == 0);
+        drop(tokio::time::timeout(Duration::from_millis(delay.into()), healed).await);
+    }
 }
 
 /// `FaultService` of one resolver.
@@ -58,15 +71,10 @@ impl FaultService for FaultApi {
             ));
         }
         let fault = resolver.unwrap_or_default();
-        let changed = self.faults.now.send_if_modified(|known| {
-            let other = *known != fault;
-            *known = fault;
-            other
-        });
-        if changed {
+        if self.faults.suffer(fault) {
             tracing::warn!(?fault, "the answers are broken on purpose");
         }
-        Ok(Response::new(SetFaultsResponse { node: self.name.clone() }))
+        Ok(Response::new(SetFaultsResponse { node: self.name.clone(), repeated_calls: 0 }))
     }
 
     async fn cut_power(&self, _: Request<CutPowerRequest>) -> Result<Response<CutPowerResponse>, Status> {

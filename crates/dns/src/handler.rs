@@ -89,9 +89,7 @@ impl Handler {
 
     /// Waits as long as an answer is to be late on purpose. Questions behind it wait, too, as at a server that is overloaded.
     async fn be_late(&self) {
-        if let Some(late) = faults::lateness(self.faults.as_ref()) {
-            tokio::time::sleep(late).await;
-        }
+        faults::be_late(self.faults.as_ref()).await;
     }
 
     /// Answers a message, into `out` if that is enough.

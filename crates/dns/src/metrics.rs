@@ -55,7 +55,7 @@ impl Metrics {
     pub fn new(zone: &str) -> Self {
         let make = Maker::new();
         make.gauges("conclave_dns_build_info", "Version and zone; always 1.", &["version", "zone"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), zone])
+            .with_label_values(&[conclave_core::planted::VERSION, zone])
             .set(1);
         let outcome = &["outcome"];
         Self {
@@ -108,6 +108,21 @@ impl Metrics {
     ) {
         self.queries.with_label_values(&[type_label(asked), code_label(code), proto]).inc();
         self.query_duration.observe(took.as_secs_f64());
+    }
+
+    /// Questions answered so far, by whatever protocol and however.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.query_duration.get_sample_count()
+    }
+
+    /// What nodes said of themselves to this resolver so far, and it believed.
+    #[must_use]
+    pub fn registrations(&self) -> u64 {
+        ["believed", "lapsed"]
+            .map(|outcome| self.registrations.with_label_values(&[outcome]).get())
+            .iter()
+            .sum()
     }
 
     /// An answer did not fit.

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_net::{Net, Network, Socket};
 use conclave_proto::dns::dns_service_server::DnsServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_telemetry::grpc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
 use crate::export;
@@ -64,8 +64,11 @@ fn advice(error: &std::io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct Listeners {
     dns: Sockets,
-    grpc: TcpListener,
-    http: TcpListener,
+    grpc: Socket,
+    /// A simulated resolver has no page for health and metrics.
+    http: Option<TcpListener>,
+    /// The network that they are on.
+    net: Net,
 }
 
 impl Listeners {
@@ -74,15 +77,29 @@ impl Listeners {
     /// # Errors
     /// [`RunError::Listen`], naming the address and what to do.
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
-        async fn one(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
-            TcpListener::bind(address).await.map_err(|source| RunError::Listen { purpose, address, source })
-        }
-        let dns = Sockets::bind(&config.listen).await;
-        Ok(Self {
-            dns: dns.map_err(|(address, source)| RunError::Listen { purpose: "DNS", address, source })?,
-            grpc: one("registrations", config.grpc_listen).await?,
-            http: one("health and metrics", config.http_listen).await?,
-        })
+        let others = Self::on(Net::System, config).await?;
+        let (purpose, address) = ("health and metrics", config.http_listen);
+        let http = TcpListener::bind(address).await;
+        let http = http.map_err(|source| RunError::Listen { purpose, address, source })?;
+        Ok(Self { http: Some(http), ..others })
+    }
+
+    /// The same on another network, over which the resolver then also connects to nodes. There is no page for health and
+    /// metrics.
+    ///
+    /// # Errors
+    /// As [`Listeners::bind`].
+    pub async fn bind_on(network: Arc<dyn Network>, config: &Config) -> Result<Self, RunError> {
+        Self::on(Net::Other(network), config).await
+    }
+
+    async fn on(net: Net, config: &Config) -> Result<Self, RunError> {
+        let dns = Sockets::bind_on(&net, &config.listen).await;
+        let dns = dns.map_err(|(address, source)| RunError::Listen { purpose: "DNS", address, source })?;
+        let (purpose, address) = ("registrations", config.grpc_listen);
+        let grpc = net.listen(address).await;
+        let grpc = grpc.map_err(|source| RunError::Listen { purpose, address, source })?;
+        Ok(Self { dns, grpc, http: None, net })
     }
 }
 
@@ -114,14 +131,16 @@ impl Resolver {
     pub fn start(config: Config, listeners: Listeners) -> Result<Self, RunError> {
         config.validate().map_err(RunError::Config)?;
         let zone_name = zone_name(&config.zone).map_err(|why| RunError::Config(vec![why]))?;
-        let Listeners { dns, grpc, http } = listeners;
-        let address = |purpose, listener: &TcpListener, address| {
-            listener.local_addr().map_err(|source| RunError::Listen { purpose, address, source })
+        let Listeners { dns, grpc, http, net } = listeners;
+        let known = |purpose, found: Option<std::io::Result<SocketAddr>>, address| match found {
+            Some(found) => found.map_err(|source| RunError::Listen { purpose, address, source }),
+            None => Ok(address),
         };
+        let page = http.as_ref().map(TcpListener::local_addr);
         let addresses = Addresses {
             dns: dns.addresses(),
-            grpc: address("registrations", &grpc, config.grpc_listen)?,
-            http: address("health and metrics", &http, config.http_listen)?,
+            grpc: known("registrations", Some(grpc.local_addr()), config.grpc_listen)?,
+            http: known("health and metrics", page, config.http_listen)?,
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Arc::new(Metrics::new(&config.zone));
@@ -143,6 +162,11 @@ impl Resolver {
             metrics: Arc::clone(&metrics),
             faults: faults(),
         });
+        if config.faults.is_some() {
+            tracing::warn!(
+                "whoever reaches the port for registrations may break this resolver on purpose (--allow-faults)"
+            );
+        }
         let fault_service =
             config.faults.map(|faults| FaultServiceServer::new(FaultApi { faults, name: host_name() }));
         let dns_ended = CancellationToken::new();
@@ -154,7 +178,7 @@ impl Resolver {
 
         let (nodes, secret) = (config.nodes, config.secret.clone());
         let watcher =
-            Watcher { seeds: nodes, secret, registry: registry.clone(), metrics: Arc::clone(&metrics) };
+            Watcher { seeds: nodes, secret, registry: registry.clone(), net, metrics: Arc::clone(&metrics) };
         tasks.spawn(watcher.run(stop.clone()));
         if let Some(export) = config.export {
             tasks.spawn(export::run(export, registry.zones(), Arc::clone(&metrics), stop.clone()));
@@ -169,7 +193,9 @@ impl Resolver {
         );
         tasks.spawn(serve_grpc(grpc, service, fault_service, registry, stop.clone()));
         let page = web::Page { zone, metrics: Arc::clone(&metrics), dns_ended };
-        tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
+        if let Some(http) = http {
+            tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
+        }
         Ok(Self { addresses, metrics, tasks, stop })
     }
 
@@ -181,7 +207,7 @@ impl Resolver {
 
     /// What it counts.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
@@ -196,7 +222,7 @@ impl Resolver {
 }
 
 async fn serve_grpc(
-    listener: TcpListener,
+    socket: Socket,
     service: Service,
     faults: Option<FaultServiceServer<FaultApi>>,
     registry: Registry,
@@ -215,8 +241,7 @@ async fn serve_grpc(
         .add_service(grpc::reflection())
         .add_optional_service(faults)
         .add_service(service.server());
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let served = server.serve_with_incoming_shutdown(socket.incoming(), stop.clone().cancelled_owned());
     let (served, _) = tokio::join!(served, stop.run_until_cancelled(ready));
     if let Err(error) = served {
         tracing::error!(%error, "serving registrations failed");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::{NODES_MAX, RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE};
+use conclave_net::Net;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{RecordsRequest, RecordsResponse};
 use conclave_proto::cluster::NodeRecords;
@@ -32,6 +33,7 @@ pub(crate) struct Watcher {
     pub(crate) seeds: Vec<String>,
     pub(crate) secret: Secret,
     pub(crate) registry: Registry,
+    pub(crate) net: Net,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -67,9 +69,7 @@ impl Watcher {
                 asked.insert(task.id(), node);
             }
             self.metrics.records_watched.set(i64::try_from(asked.len()).unwrap_or(i64::MAX));
-            let wake = (asked.len() < RECORDS_WATCHED)
-                .then(|| resting.values().map(|rest| rest.until).min())
-                .flatten();
+            let wake = if asked.len() < RECORDS_WATCHED { next(&asked, &resting) } else { None };
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = live.changed() => if changed.is_err() { return },
@@ -107,7 +107,8 @@ impl Watcher {
         let endpoint = Endpoint::from_shared(format!("http://{}", node.address))
             .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(REGISTER_LEASE);
-        let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
+        let channel = self.net.connected(&endpoint, &node.address).await;
+        let channel = channel.map_err(|error| Status::from_error(error.into()))?;
         let mut client =
             AdminServiceClient::new(channel).max_decoding_message_size(RECORDS_MESSAGE_BYTES_MAX);
         let nonce: [u8; NONCE_BYTES] = rand::random();
@@ -165,6 +166,12 @@ fn choose(
     free.choose(&mut rand::rng()).cloned()
 }
 
+/// When a node has rested that is not asked. One that is asked again has rested before: nothing is to be waited for there.
+fn next(asked: &BTreeMap<Id, Asked>, resting: &BTreeMap<String, Resting>) -> Option<Instant> {
+    let is_asked = |address: &String| asked.values().any(|node| node.address == *address);
+    resting.iter().filter(|(address, _)| !is_asked(address)).map(|(_, rest)| rest.until).min()
+}
+
 /// Leaves a node alone, the longer the more often it was of no use.
 fn rest(resting: &mut BTreeMap<String, Resting>, address: &str, (good, why): (bool, Status)) {
     let before = resting.get(address).map_or(0, |rest| rest.failures);
@@ -173,4 +180,23 @@ fn rest(resting: &mut BTreeMap<String, Resting>, address: &str, (good, why): (bo
         tracing::info!(node = address, why = why.message(), "a node no longer tells of the others");
     }
     resting.insert(address.to_owned(), Resting { failures, until: Instant::now() + retry::delay(failures) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_node_that_is_asked_again() {
+        let rested = Resting { failures: 1, until: Instant::now() };
+        let later = Instant::now() + Duration::from_secs(1);
+        let mut resting = BTreeMap::from([("n1:7400".to_owned(), rested)]);
+        let task = tokio::spawn(std::future::ready(()));
+        let node = Asked { address: "n1:7400".to_owned(), id: Some(1) };
+        let asked = BTreeMap::from([(task.id(), node)]);
+        assert_eq!(next(&asked, &resting), None);
+        resting.insert("n2:7400".to_owned(), Resting { failures: 1, until: later });
+        assert_eq!(next(&asked, &resting), Some(later));
+        task.await.unwrap();
+    }
 }

@@ -9,6 +9,7 @@ pub(crate) mod echo;
 pub(crate) mod network;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use conclave_proto::fault::fault_service_server::FaultService;
@@ -77,7 +78,8 @@ impl FaultService for FaultApi {
         self.faults.disk.set(delay, disk.fail_sync, disk.full);
         self.clock.set_offset_ms(clock_offset_ms);
         self.clock.set_rate_ppm(clock_rate_ppm);
-        Ok(Response::new(SetFaultsResponse { node: self.name.clone() }))
+        let repeated_calls = self.faults.network.repeated().load(Ordering::Relaxed);
+        Ok(Response::new(SetFaultsResponse { node: self.name.clone(), repeated_calls }))
     }
 
     async fn cut_power(

@@ -27,7 +27,6 @@ mod health;
 mod housekeeping;
 mod load;
 pub mod metrics;
-pub mod net;
 mod node;
 mod peer;
 mod placement;

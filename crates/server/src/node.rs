@@ -105,7 +105,12 @@ impl Node {
     ) -> Result<Self, RunError> {
         config.validate().map_err(RunError::Config)?;
         let options = match &config.faults {
-            Some(faults) => faults.onto(options),
+            Some(faults) => {
+                tracing::warn!(
+                    "whoever reaches the client port may break this node on purpose (--allow-faults)"
+                );
+                faults.onto(options)
+            }
             None => options,
         };
         let plan = Plan::new(&config);

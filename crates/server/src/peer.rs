@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use conclave_core::limits::{FORWARD_QUEUE_MAX, PEER_MESSAGE_BYTES_MAX};
 use conclave_core::{NodeId, ShardId};
+use conclave_net::Net;
 use conclave_proto::fault::PeerFault;
 use conclave_proto::raft::raft_service_client::RaftServiceClient;
 use hyper_util::rt::TokioIo;
@@ -29,7 +30,6 @@ use tonic::transport::{Channel, Endpoint};
 use crate::config::Member;
 use crate::faults::echo::{Echo, Echoes, echo};
 use crate::faults::{Faults, network as network_faults};
-use crate::net::Net;
 use crate::peer::admission::Stamp;
 use crate::peer::link::Forwarded;
 
@@ -84,7 +84,8 @@ impl Peers {
             let (echo, echoes) = match faults {
                 Some(known) => {
                     let client = client(channel(member, faults, net)?, stamp.clone());
-                    let (echo, echoes) = echo(known.network.rule(&member.name), client);
+                    let rule = known.network.rule(&member.name);
+                    let (echo, echoes) = echo(rule, client, Arc::clone(known.network.repeated()));
                     (Some(echo), Some(echoes))
                 }
                 None => (None, None),

@@ -1,7 +1,7 @@
 //! The simulated cluster as a place where faults are applied.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use conclave_chaos::backend::{Backend, BackendError, Kind, Target};
@@ -11,7 +11,8 @@ use conclave_store::simulated::Remains;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, Death, Life, Machine, lock};
+use crate::cluster::{Cluster, Death, Life, Machine, State, lock};
+use crate::resolver::{self, NameServer};
 
 /// A node that is healed is back by then.
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
@@ -28,7 +29,22 @@ impl Simulated {
         fault.nodes.iter().filter_map(|name| self.0.machine(name))
     }
 
+    fn resolvers<'a>(&'a self, fault: &'a Applied) -> impl Iterator<Item = &'a NameServer> {
+        fault.nodes.iter().filter_map(|name| self.0.resolver(name))
+    }
+
+    fn states<'a>(&'a self, fault: &'a Applied) -> impl Iterator<Item = &'a Mutex<State>> {
+        let machines = self.machines(fault).map(|machine| &machine.state);
+        machines.chain(self.resolvers(fault).map(|resolver| &resolver.state))
+    }
+
     fn kill(&self, fault: &Applied, death: Death) {
+        for resolver in self.resolvers(fault) {
+            let mut state = lock(&resolver.state);
+            if matches!(state.life, Life::Up | Life::Ended(_)) {
+                (state.life, state.revive) = (Life::Dying(death), false);
+            }
+        }
         for machine in self.machines(fault) {
             let mut state = lock(&machine.state);
             if matches!(state.life, Life::Up | Life::Ended(_)) {
@@ -41,6 +57,7 @@ impl Simulated {
     fn do_it(&self, fault: &Applied) {
         let affected = self.machines(fault).count() as u64;
         let mut done = lock(&self.0.done);
+        done.resolver_faults += self.resolvers(fault).count() as u64;
         match &fault.fault {
             Fault::Kill => {
                 done.kills += affected;
@@ -52,16 +69,17 @@ impl Simulated {
             }
             Fault::Restart => {
                 done.restarts += affected;
-                self.machines(fault).for_each(|machine| machine.stop.notify_waiters());
+                self.machines(fault).for_each(|machine| machine.stop.notify_one());
+                self.resolvers(fault).for_each(|resolver| resolver.stop.notify_one());
             }
-            Fault::Isolate | Fault::Partition { .. } => done.partitions += 1,
+            Fault::Isolate | Fault::Partition { .. } => done.partitions += affected.min(1),
             Fault::Pause => done.pauses += affected,
             Fault::Delay { .. } | Fault::Loss { .. } | Fault::Bandwidth { .. } | Fault::Duplicate { .. } => {
                 done.network_faults += 1;
             }
             Fault::SlowDisk { .. } | Fault::FailSync | Fault::FullDisk => done.disk_faults += affected,
             Fault::ClockStep { .. } | Fault::ClockSkew { .. } => done.clock_steps += affected,
-            // There is no resolver, and the means say so.
+            // Counted above.
             Fault::ResolverStale | Fault::ResolverSlow { .. } => {}
         }
         drop(done);
@@ -72,19 +90,17 @@ impl Simulated {
     async fn undo(&self, fault: &Applied) -> Result<(), BackendError> {
         lock(&self.0.open).retain(|known| known.id != fault.id);
         self.0.suffer();
-        for machine in self.machines(fault) {
-            if matches!(fault.fault, Fault::Kill | Fault::PowerCut { .. }) {
-                lock(&machine.state).revive = true;
-            }
+        if matches!(fault.fault, Fault::Kill | Fault::PowerCut { .. }) {
+            self.states(fault).for_each(|state| lock(state).revive = true);
         }
         let deadline = Instant::now() + BACK_DEADLINE;
-        let is_back = |machine: &Machine| {
-            let state = lock(&machine.state);
+        let is_back = |state: &Mutex<State>| {
+            let state = lock(state);
             state.started && state.life == Life::Up
         };
         // Its disk may still be failing on purpose; whether it comes back in the end is for the verdict.
-        while fault.fault.means() == Means::Process
-            && !self.machines(fault).all(is_back)
+        while matches!(fault.fault, Fault::Kill | Fault::Restart | Fault::PowerCut { .. })
+            && !self.states(fault).all(is_back)
             && Instant::now() < deadline
         {
             tokio::time::sleep(LOOK).await;
@@ -99,7 +115,9 @@ impl Backend for Simulated {
     }
 
     fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>> {
-        Box::pin(async { Ok(Means::INSIDE.into_iter().chain([Means::Process, Means::Freeze]).collect()) })
+        Box::pin(async {
+            Ok(Means::INSIDE.into_iter().chain([Means::Process, Means::Freeze, Means::Resolver]).collect())
+        })
     }
 
     fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>> {
@@ -108,7 +126,14 @@ impl Backend for Simulated {
             let member = machine.config.initial.iter().find(|member| member.name == name);
             Target { name, kind: Kind::Server, client: member.map(|m| m.client.clone()).unwrap_or_default() }
         };
-        Box::pin(async move { Ok(self.0.machines.iter().map(target).collect()) })
+        let named = |resolver: &NameServer| Target {
+            name: resolver.name.clone(),
+            kind: Kind::Resolver,
+            client: NameServer::registry(resolver.ip),
+        };
+        let resolvers = self.0.resolvers.iter().map(named);
+        let all = self.0.machines.iter().map(target).chain(resolvers).collect();
+        Box::pin(async move { Ok(all) })
     }
 
     fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
@@ -122,7 +147,15 @@ impl Backend for Simulated {
         Box::pin(self.undo(fault))
     }
 
+    fn zone(&self) -> Option<String> {
+        resolver::zone(&self.0.resolvers)
+    }
+
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
+        Box::pin(std::future::ready(Ok(self.0.cuts.are(&self.0.links().cut))))
     }
 }

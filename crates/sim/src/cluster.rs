@@ -9,21 +9,31 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use conclave_chaos::backend::inside::desired;
+use conclave_chaos::backend::inside::{desired, desired_of_resolver};
 use conclave_chaos::fault::{Fault, Grudge};
 use conclave_chaos::journal::Applied;
 use conclave_chaos::schedule::cuts;
+use conclave_proto::seal::Secret;
 use conclave_server::{Clock, Config, Faults, Listeners, Member, Node, RunError, StoreOptions};
 use conclave_store::Work;
 use conclave_store::simulated::{Remains, SimDisk};
 use tokio::sync::Notify;
 
 use crate::net::{Cuts, Host};
+use crate::resolver::NameServer;
 
 /// Ports of every node.
 const CLIENT: u16 = 7400;
 const PEER: u16 = 7401;
 const HTTP: u16 = 7402;
+/// Between nodes and resolvers.
+const SECRET: &[u8] = b"the secret of the simulation";
+/// The first resolver is at this number.
+const RESOLVERS_AT: u8 = 50;
+/// A node that dies in the middle of a write does so within this.
+const DYING_MAX: Duration = Duration::from_millis(40);
+/// A host that ended by itself starts again after this, as `conclave up` would start it.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// How a node ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +69,56 @@ pub(crate) struct State {
     pub(crate) revive: bool,
 }
 
+/// What has to be done to a host between two ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It ends here.
+    Dies,
+    /// It begins anew.
+    Starts,
+}
+
+impl State {
+    /// It is about to start for the first time.
+    pub(crate) fn up() -> Self {
+        Self { life: Life::Up, started: false, dying_since: None, revive: false }
+    }
+
+    /// Goes on to the next tick. `is_dead` says that nothing is left to wait for before it can die, which is done by `die`.
+    pub(crate) fn go_on(
+        &mut self,
+        now: Duration,
+        runs: bool,
+        is_dead: bool,
+        die: impl FnOnce(Death),
+    ) -> Option<Change> {
+        match self.life {
+            Life::Up if !runs => {
+                self.started = false;
+                self.life = Life::Ended(now);
+            }
+            Life::Ended(at) if now >= at + RESTART_AFTER => {
+                self.life = Life::Up;
+                return Some(Change::Starts);
+            }
+            Life::Dying(death) => {
+                let since = *self.dying_since.get_or_insert(now);
+                if is_dead || !runs || now >= since + DYING_MAX {
+                    die(death);
+                    (self.life, self.started, self.dying_since) = (Life::Dead(death), false, None);
+                    return Some(Change::Dies);
+                }
+            }
+            Life::Dead(_) if self.revive => {
+                (self.life, self.revive) = (Life::Up, false);
+                return Some(Change::Starts);
+            }
+            Life::Up | Life::Ended(_) | Life::Dead(_) => {}
+        }
+        None
+    }
+}
+
 /// One node.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -82,12 +142,14 @@ pub(crate) struct Done {
     pub(crate) disk_faults: u64,
     pub(crate) clock_steps: u64,
     pub(crate) network_faults: u64,
+    pub(crate) resolver_faults: u64,
 }
 
 /// The whole cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) machines: Vec<Machine>,
+    pub(crate) resolvers: Vec<NameServer>,
     pub(crate) clients: IpAddr,
     pub(crate) cuts: Cuts,
     /// What is in force.
@@ -116,7 +178,8 @@ fn ip(number: u8) -> IpAddr {
 
 impl Cluster {
     /// Nodes that have not started; what they keep on a real disk (their identity) is in this directory.
-    pub(crate) fn new(nodes: u8, seed: u64, shape: &Shape, dir: &Path) -> Self {
+    pub(crate) fn new(nodes: u8, seed: u64, shape: &Shape, dir: &Path) -> anyhow::Result<Self> {
+        let secret = Secret::new(SECRET)?;
         let at = |number: u8, port| SocketAddr::new(ip(number), port).to_string();
         let member = |number| Member {
             name: format!("n{number}"),
@@ -125,6 +188,7 @@ impl Cluster {
             http: at(number, HTTP),
         };
         let members: Vec<Member> = (1..=nodes).map(member).collect();
+        let resolvers: Vec<IpAddr> = (0..shape.resolvers).map(|number| ip(RESOLVERS_AT + number)).collect();
         let machine = |number: u8| {
             let name = format!("n{number}");
             let any =
@@ -134,6 +198,8 @@ impl Cluster {
             config.shards = shape.shards;
             config.log_tail_bytes = shape.log_tail_bytes;
             config.faults = Some(faults.clone());
+            config.resolvers = resolvers.iter().copied().map(NameServer::registry).collect();
+            config.secret = Some(secret.clone());
             Machine {
                 config,
                 ip: ip(number),
@@ -141,21 +207,26 @@ impl Cluster {
                 clock: Clock::default(),
                 faults,
                 stop: Notify::new(),
-                state: Mutex::new(State { life: Life::Up, started: false, dying_since: None, revive: false }),
+                state: Mutex::new(State::up()),
             }
         };
-        Self {
+        Ok(Self {
             machines: (1..=nodes).map(machine).collect(),
+            resolvers: NameServer::all(&resolvers, &members, &secret),
             clients: ip(100),
             cuts: Cuts::default(),
             open: Mutex::default(),
             done: Mutex::default(),
             findings: Mutex::default(),
-        }
+        })
     }
 
     pub(crate) fn machine(&self, name: &str) -> Option<&Machine> {
         self.machines.iter().find(|machine| machine.config.name == name)
+    }
+
+    pub(crate) fn resolver(&self, name: &str) -> Option<&NameServer> {
+        self.resolvers.iter().find(|resolver| resolver.name == name)
     }
 
     pub(crate) fn find(&self, finding: String) {
@@ -180,21 +251,31 @@ impl Cluster {
             let disk = wanted.disk.unwrap_or_default();
             machine.disk.suffer(Duration::from_millis(disk.sync_delay_ms.into()), disk.fail_sync, disk.full);
         }
+        for resolver in &self.resolvers {
+            resolver.faults.suffer(desired_of_resolver(&inside, &resolver.name));
+        }
     }
 
     /// What the links should do now.
     pub(crate) fn links(&self) -> Links {
         let mut links = Links::default();
-        let address = |name: &String| self.machine(name).map(|machine| machine.ip);
-        let all: Vec<IpAddr> = self.machines.iter().map(|machine| machine.ip).chain([self.clients]).collect();
+        let address = |name: &String| {
+            let machine = self.machine(name).map(|machine| machine.ip);
+            machine.or_else(|| self.resolver(name).map(|resolver| resolver.ip))
+        };
+        let resolvers = self.resolvers.iter().map(|resolver| resolver.ip);
+        let all: Vec<IpAddr> =
+            self.machines.iter().map(|machine| machine.ip).chain(resolvers).chain([self.clients]).collect();
         for applied in lock(&self.open).iter() {
             let grudge = match applied.fault {
                 Fault::Isolate => Some(Grudge::Both),
                 Fault::Partition { grudge } => Some(grudge),
                 _ => None,
             };
-            for (from, to) in
-                grudge.map(|grudge| cuts(grudge, &applied.nodes, &applied.all)).into_iter().flatten()
+            // A resolver is none of the nodes, and can be cut off from all of them.
+            let mut hosts = applied.all.clone();
+            hosts.extend(applied.nodes.iter().filter(|name| !applied.all.contains(name)).cloned());
+            for (from, to) in grudge.map(|grudge| cuts(grudge, &applied.nodes, &hosts)).into_iter().flatten()
             {
                 links.cut.extend(address(&from).zip(address(&to)));
             }
@@ -204,10 +285,12 @@ impl Cluster {
                 }
             }
         }
-        for machine in &self.machines {
-            if let Life::Dead(Death::Unpowered(_)) = lock(&machine.state).life {
-                for other in all.iter().filter(|other| **other != machine.ip) {
-                    links.cut.extend([(machine.ip, *other), (*other, machine.ip)]);
+        let machines = self.machines.iter().map(|machine| (machine.ip, &machine.state));
+        let resolvers = self.resolvers.iter().map(|resolver| (resolver.ip, &resolver.state));
+        for (ip, state) in machines.chain(resolvers) {
+            if let Life::Dead(Death::Unpowered(_)) = lock(state).life {
+                for other in all.iter().filter(|other| **other != ip) {
+                    links.cut.extend([(ip, *other), (*other, ip)]);
                 }
             }
         }
@@ -235,6 +318,7 @@ pub(crate) fn pair(a: IpAddr, b: IpAddr) -> (IpAddr, IpAddr) {
 pub(crate) struct Shape {
     pub(crate) shards: u32,
     pub(crate) log_tail_bytes: u64,
+    pub(crate) resolvers: u8,
 }
 
 /// One life of a node, as the process of a server would live it.

@@ -10,21 +10,17 @@ use conclave_chaos::events::{Event, Observer};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::journal::Journal;
 use conclave_chaos::verdict::Verdict;
-use conclave_client::Client;
+use conclave_client::{Client, Net};
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use crate::backend::Simulated;
-use crate::cluster::{Cluster, Death, Life, Links, Shape, live, lock};
+use crate::cluster::{Change, Cluster, Death, Links, Shape, live, lock};
 use crate::net::Host;
-use crate::world;
+use crate::{resolver, world};
 
 /// Everything on one host happens within a tick before anything of it is seen on another one.
 const TICK: Duration = Duration::from_millis(1);
-/// A node that dies in the middle of a write does so within this.
-const DYING_MAX: Duration = Duration::from_millis(40);
-/// A node that ended by itself starts again after this, as `conclave up` would start it.
-const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// A client of the workload keeps trying this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// No run is longer, on its own clock.
@@ -58,7 +54,7 @@ pub(crate) fn run(
     dir: &Path,
 ) -> anyhow::Result<Outcome> {
     world::seed(seed);
-    let cluster = Arc::new(Cluster::new(3, seed, shape, dir));
+    let cluster = Arc::new(Cluster::new(3, seed, shape, dir)?);
     if lie {
         cluster.machines.iter().for_each(|machine| machine.disk.lie());
     }
@@ -82,10 +78,20 @@ pub(crate) fn run(
             }
         });
     }
+    for (number, server) in cluster.resolvers.iter().enumerate() {
+        let cluster = Arc::clone(&cluster);
+        sim.host(server.ip, move || {
+            let life = resolver::live(Arc::clone(&cluster), number);
+            async move {
+                life.await;
+                Ok(())
+            }
+        });
+    }
     let verdict = Arc::new(Mutex::new(None));
     let engine = engine(&cluster, dir)?;
     let run = Run { id: format!("{seed:016x}"), experiment, seed, dir: dir.to_owned() };
-    sim.client(cluster.clients, judge(engine, run, Arc::clone(&verdict)));
+    sim.client(cluster.clients, judge(engine, run, Arc::clone(&cluster), Arc::clone(&verdict)));
 
     let mut links = Links::default();
     let ended = loop {
@@ -109,20 +115,20 @@ fn engine(cluster: &Arc<Cluster>, dir: &Path) -> anyhow::Result<Engine> {
     let host = Host { me: cluster.clients, cuts: cluster.cuts.clone() };
     let first = cluster.machines.first().map(|machine| machine.config.initial.clone());
     let servers: Vec<String> = first.unwrap_or_default().into_iter().map(|member| member.client).collect();
-    let connector = host.connector();
-    let reached_by = connector.clone();
+    let net = Net::Other(Arc::new(host));
+    let on = net.clone();
     let connect = Arc::new(move |user: &str| {
         Client::builder()
             .servers(servers.iter().cloned())
             .user(user)
             .client_name("conclave-sim")
             .patience(PATIENCE)
-            .connector(reached_by.clone())
+            .network(on.clone())
     });
     Ok(Engine {
         backend: Box::new(Simulated(Arc::clone(cluster))),
         connect,
-        connector: Some(connector),
+        net,
         journal: Journal::open(&dir.join("journal"))?,
         stop: CancellationToken::new(),
         observer: Arc::new(Narrator),
@@ -132,9 +138,13 @@ fn engine(cluster: &Arc<Cluster>, dir: &Path) -> anyhow::Result<Engine> {
 async fn judge(
     mut engine: Engine,
     run: Run,
+    cluster: Arc<Cluster>,
     verdict: Arc<Mutex<Option<Result<Verdict, RunError>>>>,
 ) -> turmoil::Result {
     let judged = Box::pin(engine.run(&run)).await;
+    if judged.is_ok() {
+        Box::pin(resolver::know_everybody(&cluster, &engine.net)).await;
+    }
     *lock(&verdict) = Some(judged);
     Ok(())
 }
@@ -145,34 +155,23 @@ fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
     let (mut dying, mut starting) = (Vec::new(), Vec::new());
     for machine in &cluster.machines {
         let runs = sim.is_host_running(machine.ip);
-        let mut state = lock(&machine.state);
-        match state.life {
-            Life::Up if !runs => {
-                state.started = false;
-                state.life = Life::Ended(now);
-            }
-            Life::Up => {}
-            Life::Ended(at) if now >= at + RESTART_AFTER => {
-                state.life = Life::Up;
-                starting.push(machine.ip);
-            }
-            Life::Ended(_) => {}
-            Life::Dying(death) => {
-                let since = *state.dying_since.get_or_insert(now);
-                if machine.disk.is_dead() || !runs || now >= since + DYING_MAX {
-                    match death {
-                        Death::Killed => machine.disk.kill(),
-                        Death::Unpowered(remains) => machine.disk.lose_power(remains),
-                    }
-                    (state.life, state.started, state.dying_since) = (Life::Dead(death), false, None);
-                    dying.push(machine.ip);
-                }
-            }
-            Life::Dead(_) if state.revive => {
-                (state.life, state.revive) = (Life::Up, false);
-                starting.push(machine.ip);
-            }
-            Life::Dead(_) => {}
+        let die = |death| match death {
+            Death::Killed => machine.disk.kill(),
+            Death::Unpowered(remains) => machine.disk.lose_power(remains),
+        };
+        match lock(&machine.state).go_on(now, runs, machine.disk.is_dead(), die) {
+            Some(Change::Dies) => dying.push(machine.ip),
+            Some(Change::Starts) => starting.push(machine.ip),
+            None => {}
+        }
+    }
+    for resolver in &cluster.resolvers {
+        let runs = sim.is_host_running(resolver.ip);
+        // It keeps nothing, so it dies as well now as later.
+        match lock(&resolver.state).go_on(now, runs, true, |_| {}) {
+            Some(Change::Dies) => dying.push(resolver.ip),
+            Some(Change::Starts) => starting.push(resolver.ip),
+            None => {}
         }
     }
     // Before: a machine without power sends nothing any more, not even that its connections end.

@@ -3,6 +3,7 @@
 //!
 //! * [`world`]: time and chance of the process. [`net`]: the network. The disk is `conclave_store::simulated`.
 //! * [`cluster`]: the nodes, and what is done to them. [`backend`]: as the chaos engine sees them. [`drive`]: the loop.
+//! * [`resolver`]: who tells clients where the nodes are.
 //! * [`mix`]: an experiment out of a seed. The experiments of `conclave-chaos` run here, too.
 //!
 //! One seed a process: nothing of one run can be left over in the next one. `cargo xtask sim` runs many.
@@ -12,6 +13,7 @@ mod cluster;
 mod drive;
 mod mix;
 mod net;
+mod resolver;
 mod summary;
 mod world;
 
@@ -61,7 +63,8 @@ fn main() -> ExitCode {
     let printed = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry()
         .with(tracing_subscriber::Layer::with_filter(printed, filter))
-        .with(counted.clone())
+        // Whatever it does not hear costs next to nothing.
+        .with(tracing_subscriber::Layer::with_filter(counted.clone(), summary::Counted::hears()))
         .init();
     // A task that panics must not go unnoticed.
     let panics = counted.clone();
@@ -98,6 +101,12 @@ fn simulate(args: &Args, counted: &summary::Counted, began: u64) -> anyhow::Resu
     let shape = Shape {
         shards: 1 + u32::try_from(draws.below(3)).unwrap_or(0),
         log_tail_bytes: args.log_tail_bytes.unwrap_or(tail),
+        // What the experiments prove, they prove of a resolver that nobody stands in for.
+        resolvers: if args.experiment == mix::NAME {
+            1 + u8::try_from(draws.below(2)).unwrap_or(0)
+        } else {
+            1
+        },
     };
     let dir = match &args.dir {
         Some(dir) => dir.clone(),

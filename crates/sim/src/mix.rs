@@ -24,10 +24,14 @@ pub(crate) fn experiment(seed: u64) -> Experiment {
     let between = [300, 1_500, 4_000][usize::try_from(draws.below(3)).unwrap_or(0)];
     while at_ms < FAULTS_UNTIL_MS {
         let (fault, nodes) = draw_fault(&mut draws);
-        let lasts = Duration::from_millis(200 + draws.below(4_000));
+        // Some are away for so long that the others have cut their logs.
+        let at_most = if draws.below(5) == 0 { 14_000 } else { 4_000 };
+        let lasts = Duration::from_millis(200 + draws.below(at_most));
+        let lasts = lasts.min(DURATION.saturating_sub(Duration::from_millis(at_ms)));
         method.push(Step { when: When::At(Span(Duration::from_millis(at_ms))), fault, nodes, lasts });
         at_ms += 200 + draws.below(2 * between);
     }
+    method.extend(resolver_steps(seed));
     let rate = [40, 100, 200][usize::try_from(draws.below(3)).unwrap_or(0)];
     Experiment {
         name: NAME.to_owned(),
@@ -37,6 +41,7 @@ pub(crate) fn experiment(seed: u64) -> Experiment {
             senders: 4,
             readers: 3,
             rooms: 2,
+            visitors: 2,
             rate,
             duration: DURATION,
             ..Workload::default()
@@ -46,6 +51,30 @@ pub(crate) fn experiment(seed: u64) -> Experiment {
         recover: Duration::from_secs(30),
         expect: Expect::default(),
     }
+}
+
+/// What happens to resolvers meanwhile, by numbers of its own: what happens to the nodes stays what it was.
+fn resolver_steps(seed: u64) -> Vec<Step> {
+    let mut draws = Draws::new(seed.rotate_left(16));
+    let mut steps = Vec::new();
+    let mut at_ms = 1_000 + draws.below(4_000);
+    while at_ms < FAULTS_UNTIL_MS {
+        let fault = match draws.below(10) {
+            0..2 => Fault::Kill,
+            2 => Fault::PowerCut { torn: false },
+            3 => Fault::Restart,
+            4 => Fault::Pause,
+            5 => Fault::Isolate,
+            6..8 => Fault::ResolverStale,
+            _ => Fault::ResolverSlow { delay: Duration::from_millis(1 + draws.below(2_000)) },
+        };
+        let lasts = Duration::from_millis(500 + draws.below(5_000));
+        let lasts = lasts.min(DURATION.saturating_sub(Duration::from_millis(at_ms)));
+        let when = When::At(Span(Duration::from_millis(at_ms)));
+        steps.push(Step { when, fault, nodes: Nodes::Resolver, lasts });
+        at_ms += 1_500 + draws.below(5_000);
+    }
+    steps
 }
 
 fn draw_fault(draws: &mut Draws) -> (Fault, Nodes) {

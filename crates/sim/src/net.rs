@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
-use conclave_client::Connector;
-use conclave_server::net::{Connection, Incoming, Network};
+use conclave_net::{Connection, Datagrams, Incoming, Network};
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt as _};
-use turmoil::net::{TcpListener, TcpStream};
+use turmoil::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Which way nothing gets through: from the first to the second. Shared by all hosts.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,11 @@ pub(crate) struct Cuts(Arc<Mutex<BTreeSet<(IpAddr, IpAddr)>>>);
 impl Cuts {
     pub(crate) fn set(&self, cuts: BTreeSet<(IpAddr, IpAddr)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cuts;
+    }
+
+    /// Whether exactly this is cut.
+    pub(crate) fn are(&self, cuts: &BTreeSet<(IpAddr, IpAddr)>) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) == *cuts
     }
 
     fn between(&self, a: IpAddr, b: IpAddr) -> bool {
@@ -44,17 +50,6 @@ impl Host {
             Err(error) => Err(error),
         }
     }
-
-    /// The same for a client.
-    pub(crate) fn connector(&self) -> Connector {
-        let host = self.clone();
-        Connector::new(move |address| {
-            let dialing = host.clone().dial(address);
-            Box::pin(async move {
-                dialing.await.map(|stream| Box::new(stream) as Box<dyn conclave_client::Connection>)
-            })
-        })
-    }
 }
 
 impl Network for Host {
@@ -62,7 +57,8 @@ impl Network for Host {
         Box::pin(async move {
             let listener = TcpListener::bind(address).await?;
             let accepted = stream::unfold(listener, |listener| async move {
-                let made = listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Connection>);
+                let made = listener.accept().await;
+                let made = made.map(|(stream, from)| (Box::new(stream) as Box<dyn Connection>, from));
                 Some((made, listener))
             });
             Ok(accepted.boxed())
@@ -71,5 +67,36 @@ impl Network for Host {
 
     fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
         Box::pin(self.clone().dial(address))
+    }
+
+    fn datagrams(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Datagrams>>> {
+        Box::pin(async move {
+            let socket = UdpSocket::bind(address).await?;
+            Ok(Box::new(Udp(socket)) as Box<dyn Datagrams>)
+        })
+    }
+}
+
+/// A socket for datagrams.
+struct Udp(UdpSocket);
+
+impl Datagrams for Udp {
+    fn poll_recv_from(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(usize, SocketAddr)>> {
+        loop {
+            match self.0.try_recv_from(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return Poll::Ready(received),
+            }
+            // Asked anew each time: the socket remembers its one reader, also when the question is dropped.
+            ready!(pin!(self.0.readable()).poll(cx))?;
+        }
+    }
+
+    fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
+        self.0.try_send_to(datagram, to)
     }
 }

@@ -10,6 +10,7 @@ use conclave_chaos::verdict::Sum;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tracing::field::{Field, Visit};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer};
 
 use crate::cluster::lock;
@@ -26,6 +27,11 @@ struct Counts {
 }
 
 impl Counted {
+    /// What has to be told to it.
+    pub(crate) fn hears() -> Targets {
+        Targets::new().with_target("conclave_server", LevelFilter::INFO)
+    }
+
     pub(crate) fn panicked(&self, what: String) {
         lock(&self.0.panics).push(what);
     }
@@ -41,11 +47,7 @@ impl<S: tracing::Subscriber> Layer<S> for Counted {
                 }
             }
         }
-        if *event.metadata().level() == tracing::Level::INFO
-            && event.metadata().target().starts_with("conclave_server")
-        {
-            event.record(&mut Message(&self.0));
-        }
+        event.record(&mut Message(&self.0));
     }
 }
 
@@ -87,6 +89,11 @@ pub(crate) struct Summary {
     pub(crate) network_faults: u64,
     pub(crate) disk_faults: u64,
     pub(crate) clock_steps: u64,
+    pub(crate) resolver_faults: u64,
+    /// Messages of nodes to resolvers, about themselves.
+    pub(crate) registrations: u64,
+    /// Questions that resolvers answered.
+    pub(crate) names_answered: u64,
     pub(crate) syncs: u64,
     pub(crate) snapshots: u64,
     pub(crate) elections: u64,
@@ -136,6 +143,7 @@ impl Summary {
             kept += disk.kept;
             cuts += disk.power_cuts;
         }
+        let served: Vec<_> = cluster.resolvers.iter().map(|resolver| *lock(&resolver.served)).collect();
         let facts = verdict.as_ref().ok().map(|verdict| &verdict.facts);
         let terms: BTreeSet<(u32, u64)> = facts
             .into_iter()
@@ -163,6 +171,9 @@ impl Summary {
             network_faults: done.network_faults,
             disk_faults: done.disk_faults,
             clock_steps: done.clock_steps,
+            resolver_faults: done.resolver_faults,
+            registrations: served.iter().map(|served| served.registrations).sum(),
+            names_answered: served.iter().map(|served| served.answers).sum(),
             syncs,
             snapshots: counted.0.snapshots.load(Ordering::Relaxed),
             elections: terms.len() as u64,

@@ -89,6 +89,24 @@ struct SimFile {
     synced: Vec<u8>,
     current: Vec<u8>,
     dirty: BTreeSet<usize>,
+    /// The shortest that it was since the last sync, if it was cut: what was behind that is gone.
+    cut_to: Option<usize>,
+}
+
+impl SimFile {
+    /// What was written is on the disk.
+    fn sync(&mut self) {
+        if let Some(len) = self.cut_to.take() {
+            self.synced.truncate(len);
+        }
+        self.synced.resize(self.current.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            let range = sector * SECTOR..((sector + 1) * SECTOR).min(self.current.len());
+            if range.start < range.end {
+                self.synced[range.clone()].copy_from_slice(&self.current[range]);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -204,6 +222,7 @@ impl SimDisk {
         let Some(file) = sim.files.get_mut(path) else { return false };
         change(&mut file.current);
         file.synced.clone_from(&file.current);
+        file.cut_to = None;
         true
     }
 
@@ -246,6 +265,7 @@ impl SimDisk {
             file.current.clone_from(&after);
             file.synced = after;
             file.dirty.clear();
+            file.cut_to = None;
         }
         sim.life += 1;
         sim.left = None;
@@ -349,7 +369,11 @@ impl StorageBackend for Handle {
             if len > file.current.len() as u64 && (full || others + len > capacity) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            file.current.resize(index(len), 0);
+            let len = index(len);
+            if len < file.current.len() {
+                file.cut_to = Some(file.cut_to.map_or(len, |shortest| shortest.min(len)));
+            }
+            file.current.resize(len, 0);
             Ok(())
         })
     }
@@ -366,8 +390,7 @@ impl StorageBackend for Handle {
                 return Err(io::Error::other("a sync that fails on purpose"));
             }
             if !lies {
-                file.synced.clone_from(&file.current);
-                file.dirty.clear();
+                file.sync();
             }
             Ok(())
         })
@@ -384,5 +407,31 @@ impl StorageBackend for Handle {
             file.dirty.extend(start / SECTOR..end.div_ceil(SECTOR));
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_synced_is_what_was_there_also_if_the_file_was_cut_and_grew_again() {
+        let disk = SimDisk::new(1);
+        let path = Path::new("file");
+        let file = disk.open(path).unwrap();
+        file.set_len(2_000).unwrap();
+        file.write(0, &[1; 2_000]).unwrap();
+        file.sync_data().unwrap();
+        file.set_len(700).unwrap();
+        file.set_len(1_500).unwrap();
+        file.write(1_400, &[2; 100]).unwrap();
+        file.sync_data().unwrap();
+        file.write(0, &[3; 600]).unwrap();
+        disk.lose_power(Remains::Nothing);
+        let file = disk.open(path).unwrap();
+        let mut bytes = vec![9; 1_500];
+        file.read(0, &mut bytes).unwrap();
+        let wanted = [vec![1; 700], vec![0; 700], vec![2; 100]].concat();
+        assert_eq!((file.len().unwrap(), bytes), (1_500, wanted));
     }
 }

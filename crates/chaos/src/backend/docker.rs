@@ -11,7 +11,6 @@ mod model;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use futures::future::{BoxFuture, try_join_all};
 
@@ -19,7 +18,8 @@ use self::api::Api;
 use self::containers::Containers;
 use self::endpoints::Places;
 use self::model::{Inspected, Listed, Own, Part, State};
-use crate::backend::{Backend, BackendError, Kind, Target, inside};
+use crate::backend::inside::{self, InForce};
+use crate::backend::{Backend, BackendError, Kind, Target};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
@@ -30,7 +30,9 @@ pub struct Docker {
     own: Option<Own>,
     containers: Containers,
     /// What is in force that a container forgets when it is started again.
-    open: Mutex<Vec<Applied>>,
+    inside: InForce,
+    /// Those whose networks are pulled.
+    pulled: InForce,
     /// How clients find the cluster by name.
     zone: Option<String>,
     /// Servers were told to suffer something, which one that was frozen or cut off then may not have heard the end of.
@@ -54,7 +56,8 @@ impl Docker {
             project,
             own,
             containers: Containers::new(api, places),
-            open: Mutex::default(),
+            inside: InForce::default(),
+            pulled: InForce::default(),
             zone: None,
             told: AtomicBool::new(false),
         };
@@ -107,16 +110,10 @@ impl Docker {
         Ok(model::named(&fault.nodes, listed))
     }
 
-    /// What is in force inside the servers and in the networks.
-    fn open_faults(&self) -> Vec<Applied> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Sets what is in force inside the servers once more.
-    async fn set_inside(&self) -> Result<(), BackendError> {
+    /// Tells the servers what they suffer.
+    async fn tell(&self) -> Result<Vec<String>, BackendError> {
         self.told.store(true, Ordering::Relaxed);
-        let open = self.open_faults();
-        inside::set(&inside_only(&open), &self.servers().await?).await
+        self.inside.tell(&self.servers().await?).await
     }
 
     async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {
@@ -138,7 +135,7 @@ impl Docker {
                     .map(drop)
             }
             Fault::Isolate => {
-                self.remember(fault);
+                self.pulled.add(fault);
                 try_join_all(chosen.iter().map(|(name, id)| self.containers.pull(name, id))).await.map(drop)
             }
             Fault::PowerCut { torn } => {
@@ -147,22 +144,15 @@ impl Docker {
                 try_join_all(hit.map(|server| inside::cut_power(server, *torn, fault.id))).await.map(drop)
             }
             _ => {
-                self.remember(fault);
-                self.set_inside().await
+                self.inside.add(fault);
+                self.tell().await.map(drop)
             }
         }
     }
 
-    fn remember(&self, fault: &Applied) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).push(fault.clone());
-    }
-
-    fn forget(&self, fault: &Applied) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| known.id != fault.id);
-    }
-
     async fn heal_it(&self, fault: &Applied) -> Result<(), BackendError> {
-        self.forget(fault);
+        self.pulled.remove(fault);
+        self.inside.remove(fault);
         let left = self.left_of(fault).await?;
         match &fault.fault {
             Fault::Kill | Fault::PowerCut { .. } => self.start_all(&left).await,
@@ -172,11 +162,13 @@ impl Docker {
             }
             Fault::Pause => {
                 let runs = |state: &State| !state.is_paused();
+                self.told.store(true, Ordering::Relaxed);
                 try_join_all(left.iter().map(|(_, id)| self.containers.make(id, "unpause", runs)))
                     .await
                     .map(drop)
             }
             Fault::Isolate => {
+                self.told.store(true, Ordering::Relaxed);
                 try_join_all(left.iter().map(|(name, id)| self.containers.plug(name, id))).await.map(drop)
             }
             _ => {
@@ -185,14 +177,25 @@ impl Docker {
                 self.start_all(&left).await
             }
         }?;
-        if !self.told.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        match self.set_inside().await {
+        if self.told.load(Ordering::Relaxed) { self.heal_inside(fault).await } else { Ok(()) }
+    }
+
+    /// Tells the servers what they still suffer. One that does not run has forgotten it, and one that is frozen or cut off is told
+    /// when that is healed.
+    async fn heal_inside(&self, fault: &Applied) -> Result<(), BackendError> {
+        let servers = match self.servers().await {
             // Whoever does not allow faults suffers none.
-            Err(BackendError::NotAllowed { .. }) => Ok(()),
-            other => other,
+            Err(BackendError::NotAllowed { .. }) => return Ok(()),
+            servers => servers?,
+        };
+        let mut away = BTreeSet::new();
+        for (name, id) in self.left_of(&Applied { nodes: names(&servers), ..fault.clone() }).await? {
+            let now = self.containers.inspect(&id).await?;
+            if now.is_none_or(|now| now.state.is_paused() || now.state.is_down() || !now.is_connected()) {
+                away.insert(name);
+            }
         }
+        self.inside.heal(fault, &servers, |name| away.contains(name)).await
     }
 
     async fn start_all(&self, containers: &[(String, String)]) -> Result<(), BackendError> {
@@ -201,18 +204,16 @@ impl Docker {
 
     /// Containers that were started meanwhile are cut off again, and servers told again what they suffer.
     async fn repeat(&self) -> Result<(), BackendError> {
-        let open = self.open_faults();
-        for fault in open.iter().filter(|open| open.fault == Fault::Isolate) {
-            let left = self.left_of(fault).await?;
+        for fault in self.pulled.all() {
+            let left = self.left_of(&fault).await?;
             try_join_all(left.iter().map(|(name, id)| self.containers.pull(name, id))).await?;
         }
-        if inside_only(&open).is_empty() { Ok(()) } else { self.set_inside().await }
+        if self.inside.all().is_empty() { Ok(()) } else { self.tell().await.map(drop) }
     }
 }
 
-/// Without those that the engine applies.
-fn inside_only(open: &[Applied]) -> Vec<Applied> {
-    open.iter().filter(|fault| fault.fault != Fault::Isolate).cloned().collect()
+fn names(targets: &[Target]) -> Vec<String> {
+    targets.iter().map(|target| target.name.clone()).collect()
 }
 
 /// The container in which this runs, if it does.
@@ -260,24 +261,19 @@ impl Backend for Docker {
     }
 
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
-        if self.open_faults().is_empty() {
-            return Box::pin(std::future::ready(Ok(())));
-        }
         Box::pin(self.repeat())
     }
 
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
         Box::pin(async {
-            let open = self.open_faults();
-            for fault in open.iter().filter(|open| open.fault == Fault::Isolate) {
-                for (_, id) in self.left_of(fault).await? {
+            for fault in self.pulled.all() {
+                for (_, id) in self.left_of(&fault).await? {
                     if self.containers.inspect(&id).await?.is_none_or(|now| now.is_connected()) {
                         return Ok(false);
                     }
                 }
             }
-            let inside = inside_only(&open);
-            Ok(inside.is_empty() || inside::confirm(&inside, &self.servers().await?).await?)
+            Ok(self.inside.all().is_empty() || self.tell().await?.is_empty())
         })
     }
 

@@ -4,10 +4,12 @@
 //! nothing, and a server that was restarted meanwhile gets it again.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use conclave_proto::fault::fault_service_client::FaultServiceClient;
 use conclave_proto::fault::{CutPowerRequest, DiskFault, PeerFault, ResolverFault, SetFaultsRequest};
+use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
@@ -18,6 +20,10 @@ use crate::sides::cut_by;
 
 /// A server that does not answer for so long is dead or frozen, and suffers enough.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// Whoever is to hear that a fault is over gets so long: it may be starting.
+const HEAL_DEADLINE: Duration = Duration::from_secs(15);
+/// Between two tries.
+const LOOK: Duration = Duration::from_millis(100);
 /// Parts of a million in one of a hundred.
 const PPM_IN_PERCENT: i64 = 10_000;
 
@@ -45,12 +51,13 @@ pub fn desired(open: &[Applied], servers: &[String]) -> BTreeMap<String, SetFaul
 }
 
 /// What a resolver should suffer. Pure.
-fn resolver(open: &[Applied], name: &str) -> SetFaultsRequest {
+#[must_use]
+pub fn desired_of_resolver(open: &[Applied], name: &str) -> ResolverFault {
     let mut suffering = Suffering::default();
     for applied in open.iter().filter(|applied| applied.nodes.iter().any(|node| node == name)) {
         suffering.add(&applied.fault, name, &[]);
     }
-    SetFaultsRequest { resolver: Some(suffering.resolver.unwrap_or_default()), ..SetFaultsRequest::default() }
+    suffering.resolver.unwrap_or_default()
 }
 
 /// What one server should suffer.
@@ -101,7 +108,9 @@ impl Suffering {
             Fault::SlowDisk { delay } => self.disk.sync_delay_ms = self.disk.sync_delay_ms.max(millis(delay)),
             Fault::FailSync => self.disk.fail_sync = true,
             Fault::FullDisk => self.disk.full = true,
-            Fault::ClockStep { offset_ms } => self.clock_offset_ms += offset_ms,
+            Fault::ClockStep { offset_ms } => {
+                self.clock_offset_ms = self.clock_offset_ms.saturating_add(*offset_ms);
+            }
             Fault::ClockSkew { percent } => self.clock_rate_ppm += percent * PPM_IN_PERCENT,
             Fault::ResolverStale => self.resolver.get_or_insert_default().stale = true,
             Fault::ResolverSlow { delay } => {
@@ -125,63 +134,137 @@ impl From<Suffering> for SetFaultsRequest {
     }
 }
 
-/// Sets what every server should suffer. A server that does not answer is left out: it suffers enough, and its faults are
-/// gone with its process.
-///
-/// # Errors
-/// If a server does not allow it.
-pub async fn set(open: &[Applied], servers: &[Target]) -> Result<(), BackendError> {
-    confirm(open, servers).await.map(drop)
+/// What is in force inside the servers and resolvers of one backend.
+#[derive(Debug, Default)]
+pub struct InForce(Mutex<Vec<Applied>>);
+
+impl InForce {
+    /// The fault is in force from now on; whoever suffers it is told by [`InForce::tell`].
+    pub fn add(&self, fault: &Applied) {
+        self.lock().push(fault.clone());
+    }
+
+    /// The fault is over.
+    pub fn remove(&self, fault: &Applied) {
+        self.lock().retain(|known| known.id != fault.id);
+    }
+
+    /// All of them, the oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Applied> {
+        self.lock().clone()
+    }
+
+    /// Tells these targets what they suffer, and says who has not confirmed it: if that is nobody, it is known to be in force.
+    /// Whoever does not answer suffers enough for now; that it is over has to be told to whoever lives, see
+    /// [`InForce::heal`].
+    ///
+    /// # Errors
+    /// If a target does not allow it, or refuses it.
+    pub async fn tell(&self, targets: &[Target]) -> Result<Vec<String>, BackendError> {
+        tell(&self.all(), targets).await
+    }
+
+    /// The fault is over, which is told to everybody. `excused` says of whoever does not answer that it has forgotten what it
+    /// suffered (its process is gone), or will be told when it can hear again (it is frozen on purpose).
+    ///
+    /// # Errors
+    /// If somebody neither answers nor is excused: it may still suffer. Whoever does not allow faults suffers none.
+    pub async fn heal(
+        &self,
+        fault: &Applied,
+        targets: &[Target],
+        excused: impl Fn(&str) -> bool,
+    ) -> Result<(), BackendError> {
+        self.remove(fault);
+        let deadline = Instant::now() + HEAL_DEADLINE;
+        loop {
+            let silent = match self.tell(targets).await {
+                Ok(silent) => silent,
+                Err(BackendError::NotAllowed { .. }) => return Ok(()),
+                Err(other) => return Err(other),
+            };
+            let Some(name) = silent.into_iter().find(|name| !excused(name)) else { return Ok(()) };
+            if Instant::now() > deadline {
+                return Err(BackendError::Failed {
+                    what: format!("tell {name} that a fault is over"),
+                    why: format!("it does not answer within {} s", HEAL_DEADLINE.as_secs()),
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Applied>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// As [`set`], and whether every server has confirmed it: only then it is known to be in force.
+/// As [`InForce::tell`], of these faults.
 ///
 /// # Errors
-/// As [`set`].
-pub async fn confirm(open: &[Applied], servers: &[Target]) -> Result<bool, BackendError> {
-    let names: Vec<String> = servers
+/// If a target does not allow it, or refuses it.
+pub async fn tell(open: &[Applied], targets: &[Target]) -> Result<Vec<String>, BackendError> {
+    let names: Vec<String> = targets
         .iter()
         .filter(|target| target.kind == Kind::Server)
         .map(|target| target.name.clone())
         .collect();
     let mut wanted = desired(open, &names);
-    let resolvers = servers.iter().filter(|target| target.kind == Kind::Resolver);
-    wanted.extend(resolvers.map(|target| (target.name.clone(), resolver(open, &target.name))));
-    let calls = servers.iter().map(|target| {
+    let resolvers = targets.iter().filter(|target| target.kind == Kind::Resolver);
+    wanted.extend(resolvers.map(|target| {
+        let resolver = Some(desired_of_resolver(open, &target.name));
+        (target.name.clone(), SetFaultsRequest { resolver, ..SetFaultsRequest::default() })
+    }));
+    let calls = targets.iter().map(|target| {
         let request = wanted.get(&target.name).cloned().unwrap_or_default();
         async move {
             let mut client = client(target)?;
             match tokio::time::timeout(DEADLINE, client.set_faults(request)).await {
                 Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
-                Ok(Ok(_)) => Ok(true),
-                Ok(Err(_)) | Err(_) => Ok(false),
+                Ok(Err(status)) if status.code() == Code::InvalidArgument => Err(BackendError::Failed {
+                    what: format!("break {}", target.name),
+                    why: status.message().to_owned(),
+                }),
+                Ok(Ok(_)) => Ok(None),
+                Ok(Err(_)) | Err(_) => Ok(Some(target.name.clone())),
             }
         }
     });
-    let confirmed = futures::future::try_join_all(calls).await?;
-    Ok(confirmed.into_iter().all(|confirmed| confirmed))
+    // All of them are told, whatever one of them says.
+    let said = futures::future::join_all(calls).await;
+    said.into_iter().filter_map(Result::transpose).collect()
 }
 
-/// Cuts a server's power.
+/// Cuts a server's power; whether it was reached. One that is not has no power already, or will never know.
 ///
 /// # Errors
-/// If the server does not allow it.
-pub async fn cut_power(target: &Target, torn: bool, seed: u64) -> Result<(), BackendError> {
-    let mut client = client(target)?;
+/// If the server does not allow it, or refuses it.
+pub async fn cut_power(target: &Target, torn: bool, seed: u64) -> Result<bool, BackendError> {
+    let Ok(channel) = endpoint(target)?.connect().await else { return Ok(false) };
+    let mut client = FaultServiceClient::new(channel);
     match tokio::time::timeout(DEADLINE, client.cut_power(CutPowerRequest { torn, seed })).await {
         Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
+        Ok(Err(status)) if status.code() == Code::InvalidArgument => Err(BackendError::Failed {
+            what: format!("cut the power of {}", target.name),
+            why: status.message().to_owned(),
+        }),
         // It cannot answer any more.
-        Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
+        Ok(Ok(_) | Err(_)) | Err(_) => Ok(true),
     }
 }
 
-fn client(target: &Target) -> Result<FaultServiceClient<tonic::transport::Channel>, BackendError> {
+fn endpoint(target: &Target) -> Result<Endpoint, BackendError> {
     let endpoint = Endpoint::from_shared(format!("http://{}", target.client));
     let endpoint = endpoint.map_err(|error| BackendError::Failed {
         what: format!("reach {}", target.name),
         why: error.to_string(),
     })?;
-    Ok(FaultServiceClient::new(endpoint.connect_timeout(DEADLINE).connect_lazy()))
+    Ok(endpoint.connect_timeout(DEADLINE))
+}
+
+fn client(target: &Target) -> Result<FaultServiceClient<tonic::transport::Channel>, BackendError> {
+    Ok(FaultServiceClient::new(endpoint(target)?.connect_lazy()))
 }
 
 fn not_allowed(target: &Target) -> BackendError {
@@ -232,10 +315,9 @@ mod tests {
             wanted["b"].peers.iter().all(|peer| peer.repeat_percent == 20 && peer.repeat_delay_ms == 300)
         );
         assert!(wanted.values().all(|server| server.resolver.is_none()));
-        let told = resolver(&open, "ns");
-        assert_eq!(told.resolver, Some(ResolverFault { stale: true, answer_delay_ms: 1_000 }));
-        assert!(told.peers.is_empty() && told.disk.is_none());
-        assert_eq!(resolver(&open, "other").resolver, Some(ResolverFault::default()));
+        let told = desired_of_resolver(&open, "ns");
+        assert_eq!(told, ResolverFault { stale: true, answer_delay_ms: 1_000 });
+        assert_eq!(desired_of_resolver(&open, "other"), ResolverFault::default());
     }
 
     #[test]

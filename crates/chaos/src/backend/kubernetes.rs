@@ -14,10 +14,11 @@ use futures::future::{BoxFuture, try_join_all};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::backend::inside::{self, InForce};
 use crate::backend::kubernetes::api::{Api, Grace};
 use crate::backend::kubernetes::config::Config;
 use crate::backend::kubernetes::pod::{ALLOWED, COMPONENT, Pod};
-use crate::backend::{Backend, BackendError, Kind, Target, inside};
+use crate::backend::{Backend, BackendError, Kind, Target};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
@@ -54,7 +55,7 @@ pub struct Kubernetes {
     /// Everyone who was ever seen: one that was just deleted is away, and not gone.
     seen: Mutex<BTreeMap<String, Target>>,
     /// What is done inside the servers.
-    inside: Mutex<Vec<Applied>>,
+    inside: InForce,
 }
 
 impl Kubernetes {
@@ -71,7 +72,7 @@ impl Kubernetes {
             api: Api::new(config, place.namespace.clone())?,
             selector: selector(place.selector.as_deref()).to_owned(),
             seen: Mutex::default(),
-            inside: Mutex::default(),
+            inside: InForce::default(),
         };
         if kubernetes.look().await?.is_empty() {
             return Err(BackendError::Failed {
@@ -128,7 +129,13 @@ impl Kubernetes {
         if let Some(target) = pod.target().filter(|target| target.kind == Kind::Server)
             && (must || pod.allows_faults_inside())
         {
-            inside::cut_power(&target, torn, seed).await?;
+            let reached = inside::cut_power(&target, torn, seed).await?;
+            if must && !reached {
+                return Err(BackendError::Failed {
+                    what: format!("cut the power of {name}"),
+                    why: "it is not reached, and deleting its pod would let it end in order".to_owned(),
+                });
+            }
         }
         // A container that dies again and again in its pod is started ever later; a new pod is started at once.
         self.api.delete(&pod, Grace::None).await
@@ -166,14 +173,9 @@ impl Kubernetes {
         }
     }
 
-    /// Changes what is done inside the servers.
-    async fn inside(&self, change: impl FnOnce(&mut Vec<Applied>)) -> Result<(), BackendError> {
-        let open = {
-            let mut open = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut open);
-            open.clone()
-        };
-        inside::set(&open, &self.servers()).await
+    /// Tells the servers what they suffer.
+    async fn tell(&self) -> Result<Vec<String>, BackendError> {
+        self.inside.tell(&self.servers()).await
     }
 
     async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {
@@ -182,7 +184,10 @@ impl Kubernetes {
             Fault::Kill => Some(Death { torn: false, seed: fault.id, must: false }),
             Fault::PowerCut { torn } => Some(Death { torn: *torn, seed: fault.id, must: true }),
             Fault::Restart => None,
-            _ => return self.inside(|open| open.push(fault.clone())).await,
+            _ => {
+                self.inside.add(fault);
+                return self.tell().await.map(drop);
+            }
         };
         try_join_all(fault.nodes.iter().map(|name| self.delete(name, death))).await.map(drop)
     }
@@ -194,7 +199,13 @@ impl Kubernetes {
             }
             // It was never applied.
             Fault::Pause => Ok(()),
-            _ => self.inside(|open| open.retain(|known| known.id != fault.id)).await,
+            // A server of which there is no pod that runs has forgotten it.
+            _ => {
+                let servers = self.servers();
+                let pods = self.api.pods(&self.selector).await?;
+                let runs = |name: &str| pods.iter().any(|pod| pod.metadata.name == name && pod.runs());
+                self.inside.heal(fault, &servers, |name| !runs(name)).await
+            }
         }
     }
 }
@@ -267,13 +278,12 @@ impl Backend for Kubernetes {
     }
 
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
-        let nothing = self.inside.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if nothing { Box::pin(std::future::ready(Ok(()))) } else { Box::pin(self.inside(|_| {})) }
+        let nothing = self.inside.all().is_empty();
+        Box::pin(async move { if nothing { Ok(()) } else { self.tell().await.map(drop) } })
     }
 
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
-        let open = self.inside.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Box::pin(async move { inside::confirm(&open, &self.servers()).await })
+        Box::pin(async { Ok(self.tell().await?.is_empty()) })
     }
 }
 

@@ -7,20 +7,22 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::backend::{Backend, BackendError, Kind, Target, inside};
+use crate::backend::inside::{self, InForce};
+use crate::backend::{Backend, BackendError, Kind, Target};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
 /// The list of children.
 pub const PROCESSES: &str = "processes.json";
+/// The file that `up` holds locked, beside it.
+const LOCK: &str = "up.lock";
 /// `up` starts a dead child again after three seconds.
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
 /// How often the list is looked at while somebody is waited for.
@@ -56,7 +58,7 @@ struct Child {
 pub struct Local {
     path: PathBuf,
     /// What is done inside the servers.
-    inside: Mutex<Vec<Applied>>,
+    inside: InForce,
 }
 
 impl Local {
@@ -65,7 +67,7 @@ impl Local {
     /// # Errors
     /// If none is running there.
     pub fn open(dir: &Path) -> Result<Self, BackendError> {
-        let local = Self { path: dir.join(PROCESSES), inside: Mutex::default() };
+        let local = Self { path: dir.join(PROCESSES), inside: InForce::default() };
         local.read().map(|_| local)
     }
 
@@ -98,6 +100,12 @@ impl Local {
         serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
     }
 
+    /// Whether the `up` that wrote the list still runs: it holds a lock as long as it does.
+    fn is_up(&self) -> bool {
+        let lock = fs::File::open(self.path.with_file_name(LOCK));
+        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+    }
+
     fn child(&self, name: &str) -> Result<Child, BackendError> {
         let found = self.read()?.children.into_iter().find(|child| child.name == name);
         found.ok_or_else(|| BackendError::Unknown(name.to_owned()))
@@ -105,7 +113,20 @@ impl Local {
 
     /// Signals the child, if it lives.
     fn signal(&self, name: &str, signal: Signal) -> Result<(), BackendError> {
-        let Some(pid) = self.child(name)?.pid.and_then(Pid::from_raw) else { return Ok(()) };
+        let pid = match self.child(name) {
+            Ok(child) => child.pid.and_then(Pid::from_raw),
+            // What is not there any more needs no healing.
+            Err(BackendError::Unknown(_)) if signal == Signal::CONT => None,
+            Err(error) => return Err(error),
+        };
+        let Some(pid) = pid else { return Ok(()) };
+        if !self.is_up() {
+            // The list is of a `conclave up` that has ended: the number may be another process's by now.
+            return Err(BackendError::Failed {
+                what: format!("signal {name}"),
+                why: format!("no conclave up runs in {}", self.path.parent().unwrap_or(&self.path).display()),
+            });
+        }
         match kill_process(pid, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => {
@@ -132,14 +153,9 @@ impl Local {
         }
     }
 
-    /// Changes what is done inside the servers.
-    async fn inside(&self, change: impl FnOnce(&mut Vec<Applied>)) -> Result<(), BackendError> {
-        let open = {
-            let mut open = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut open);
-            open.clone()
-        };
-        inside::set(&open, &self.list()?).await
+    /// Tells the children what they suffer.
+    async fn tell(&self) -> Result<Vec<String>, BackendError> {
+        self.inside.tell(&self.list()?).await
     }
 
     /// The children.
@@ -157,12 +173,11 @@ impl Local {
             Fault::Restart => self.each(fault, Signal::TERM),
             Fault::Pause => self.each(fault, Signal::STOP),
             Fault::PowerCut { torn } => {
-                for name in &fault.nodes {
-                    let child = self.child(name)?;
-                    let target = Target { name: child.name, kind: child.kind, client: child.client };
-                    inside::cut_power(&target, *torn, fault.id).await?;
-                }
-                Ok(())
+                let targets = self.list()?;
+                // All at the same moment: whoever is left for a second may write what the others lose.
+                let hit = targets.iter().filter(|target| fault.nodes.contains(&target.name));
+                let cuts = hit.map(|target| inside::cut_power(target, *torn, fault.id));
+                try_join_all(cuts).await.map(drop)
             }
             _ => {
                 if !self.read()?.allow_faults {
@@ -171,7 +186,17 @@ impl Local {
                         advice: "start it with conclave up --allow-faults".to_owned(),
                     });
                 }
-                self.inside(|open| open.push(fault.clone())).await
+                let is_resolver =
+                    |target: &Target| target.kind == Kind::Resolver && fault.nodes.contains(&target.name);
+                if fault.fault == Fault::Isolate && self.list()?.iter().any(is_resolver) {
+                    return Err(BackendError::Unable {
+                        fault: fault.fault.to_string(),
+                        what: "a resolver of conclave up",
+                        advice: "its sockets cannot be cut there; kill or pause it instead",
+                    });
+                }
+                self.inside.add(fault);
+                self.tell().await.map(drop)
             }
         }
     }
@@ -184,14 +209,35 @@ impl Local {
                 }
                 Ok(())
             }
-            Fault::Pause => self.each(fault, Signal::CONT),
-            _ => self.inside(|open| open.retain(|known| known.id != fault.id)).await,
+            Fault::Pause => {
+                self.each(fault, Signal::CONT)?;
+                // It may not have heard what came to an end meanwhile.
+                if self.read()?.allow_faults { self.heal_inside(fault).await } else { Ok(()) }
+            }
+            _ => self.heal_inside(fault).await,
         }
+    }
+
+    async fn heal_inside(&self, fault: &Applied) -> Result<(), BackendError> {
+        let excused = |name: &str| match self.child(name) {
+            Ok(child) => child.pid.is_none_or(|pid| matches!(state(pid), None | Some('T' | 'Z'))),
+            // There is no such child any more.
+            Err(BackendError::Unknown(_)) => true,
+            Err(_) => false,
+        };
+        self.inside.heal(fault, &self.list()?, excused).await
     }
 
     fn each(&self, fault: &Applied, signal: Signal) -> Result<(), BackendError> {
         fault.nodes.iter().try_for_each(|name| self.signal(name, signal))
     }
+}
+
+/// How a process is, in the letter that the kernel has for it (`T` is stopped); `None` if there is none.
+fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which is in parentheses and may have some itself.
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 impl Backend for Local {
@@ -220,13 +266,12 @@ impl Backend for Local {
     }
 
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
-        let nothing = self.inside.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if nothing { Box::pin(std::future::ready(Ok(()))) } else { Box::pin(self.inside(|_| {})) }
+        let nothing = self.inside.all().is_empty();
+        Box::pin(async move { if nothing { Ok(()) } else { self.tell().await.map(drop) } })
     }
 
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
-        let open = self.inside.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Box::pin(async move { inside::confirm(&open, &self.list()?).await })
+        Box::pin(async { Ok(self.tell().await?.is_empty()) })
     }
 
     fn zone(&self) -> Option<String> {

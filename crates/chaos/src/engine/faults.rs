@@ -8,7 +8,7 @@ use conclave_check::History;
 use tokio::time::Instant;
 
 use crate::backend::{Kind, Target};
-use crate::engine::{Engine, RunError, names};
+use crate::engine::{AGAIN, Engine, RunError, names};
 use crate::events::Event;
 use crate::journal::Applied;
 use crate::observer::Observed;
@@ -16,9 +16,6 @@ use crate::schedule::{Planned, choose};
 use crate::sides::{all_cuts, cut_off};
 use crate::verdict::Band;
 use crate::workload::Seen;
-
-/// Faults inside servers are set again so often, for servers that were restarted.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// The middle of a run.
 pub(super) struct Faults<'a> {
@@ -35,6 +32,8 @@ pub(super) struct Faults<'a> {
     /// What is in force, until when, and where its band is.
     pub(super) healing: Vec<(Instant, Applied, usize)>,
     pub(super) bands: Vec<Band>,
+    /// What [`Observed::counts`] said when the first one began.
+    pub(super) before: Option<(u64, u64)>,
 }
 
 impl Faults<'_> {
@@ -55,9 +54,7 @@ impl Faults<'_> {
                 () = self.engine.stop.cancelled() => return Err(RunError::Stopped),
                 () = tokio::time::sleep_until(wake) => {}
                 _ = again.tick(), if !self.healing.is_empty() => {
-                    let again = tokio::time::timeout(AGAIN, self.engine.backend.again());
-                    // A server that does not answer is frozen or dead, and is asked again.
-                    again.await.unwrap_or(Ok(()))?;
+                    self.engine.again().await?;
                     self.claim_cuts().await?;
                     continue;
                 }
@@ -77,8 +74,9 @@ impl Faults<'_> {
 
     async fn apply(&mut self, planned: &Planned) -> Result<(), RunError> {
         let servers = names(self.targets, Kind::Server);
-        let hurt: Vec<String> =
-            self.healing.iter().flat_map(|(_, applied, _)| applied.nodes.iter().cloned()).collect();
+        // Somebody whose disk or clock is bad is still there, and may lose its power besides.
+        let away = self.healing.iter().filter(|(_, applied, _)| applied.fault.takes_away());
+        let hurt: Vec<String> = away.flat_map(|(_, applied, _)| applied.nodes.iter().cloned()).collect();
         let known = self.observed.known(&servers, names(self.targets, Kind::Resolver), &hurt);
         let chosen = choose(&planned.nodes, planned.draw, &known);
         if chosen.is_empty() {
@@ -91,6 +89,7 @@ impl Faults<'_> {
             // A server that starts again speaks with everybody until it is told anew whom it does not reach.
             self.retract_cuts(&BTreeSet::new());
         }
+        self.before.get_or_insert_with(|| self.observed.counts());
         let from_us = self.seen.now_us();
         let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
         self.bands.push(Band { fault: planned.fault.clone(), nodes: chosen, leads, from_us, to_us: None });

@@ -21,6 +21,18 @@ const UNNOTICED_US: u64 = 5_000;
 /// Properties of which a run with few moves may have nothing to say.
 const OPTIONAL: [Property; 1] = [Property::ResumeExact];
 
+/// What the clients came to.
+pub(super) struct End {
+    /// When they ended, on the run's clock, microseconds.
+    pub(super) at_us: u64,
+    /// What they had been acked: samples, and the times without any.
+    pub(super) acks: (Vec<Sample>, Vec<(u64, u64)>),
+    /// How long the cluster took to recover.
+    pub(super) recovered: Option<Duration>,
+    /// What clients could not finish.
+    pub(super) undone: Vec<String>,
+}
+
 /// Judges a history that is complete.
 pub(super) fn judge(history: &Path) -> Result<Report, RunError> {
     let failed = |why: String| RunError::File { path: history.to_owned(), why };
@@ -33,21 +45,27 @@ pub(super) fn judge(history: &Path) -> Result<Report, RunError> {
 /// What was seen, and what happened at least once.
 pub(super) fn facts(
     seen: &Seen,
+    end: End,
     observed: &Observed,
+    before: Option<(u64, u64)>,
     bands: Vec<Band>,
     all: &[String],
-    recovered: Option<Duration>,
-    undone: Vec<String>,
 ) -> Facts {
-    let (samples, gaps) = seen.samples();
-    let (leader_changes, returned) = observed.counts();
+    let End { at_us: end_us, acks: (samples, gaps), recovered, undone } = end;
+    // What happened before anything was done to the cluster says nothing.
+    let (changes, returns) = observed.counts();
+    let (leader_changes, returned) =
+        before.map_or((0, 0), |(before, then)| (changes - before, returns - then));
     // A send that was under way, or went to the leader before anybody could know.
     let across = |at_us: u64| {
         let begun = |ack: &Sample| ack.at_us.saturating_sub(ack.latency_us);
         samples.iter().any(|ack| ack.at_us > at_us && begun(ack) < at_us + UNNOTICED_US)
     };
     let happened = [
-        (Sometimes::LeaderLostWithSendsInFlight, bands.iter().any(|band| band.leads && across(band.from_us))),
+        (
+            Sometimes::LeaderLostWithSendsInFlight,
+            bands.iter().any(|band| band.leads && band.fault.takes_away() && across(band.from_us)),
+        ),
         (Sometimes::LeaderChanged, leader_changes > 0),
         (Sometimes::RetrySuppressed, seen.duplicates.load(Ordering::Relaxed) > 0),
         (Sometimes::ResumedElsewhere, seen.moves.load(Ordering::Relaxed) > 0),
@@ -56,7 +74,7 @@ pub(super) fn facts(
         (Sometimes::NewcomerServed, newcomers(&bands, &seen.visits())),
         (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
     ];
-    let fared = fared(&bands, all, &seen.sides(), seen.now_us());
+    let fared = fared(&bands, all, &seen.sides(), end_us);
     let sometimes = happened.into_iter().filter_map(|(what, did)| did.then_some(what)).collect();
     Facts { bands, samples, gaps, changes: observed.changes(), sometimes, undone, recovered, sides: fared }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use conclave_client::Connector;
+use conclave_client::Net;
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,11 +21,7 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    pub(super) fn start(
-        servers: &[Target],
-        seen: &Arc<Seen>,
-        connector: Option<&Connector>,
-    ) -> Result<Self, RunError> {
+    pub(super) fn start(servers: &[Target], seen: &Arc<Seen>, net: &Net) -> Result<Self, RunError> {
         let watching =
             Self { observed: Arc::default(), tasks: JoinSet::new(), stop: CancellationToken::new() };
         servers.iter().try_fold(watching, |mut watching, server| {
@@ -34,10 +30,7 @@ impl Watching {
                 what: format!("watch {}", server.name),
                 why: error.to_string(),
             })?;
-            let client = ChatServiceClient::new(match connector {
-                None => endpoint.connect_lazy(),
-                Some(connector) => connector.channel(&endpoint, &server.client),
-            });
+            let client = ChatServiceClient::new(net.channel(&endpoint, &server.client));
             let (observed, seen) = (Arc::clone(&watching.observed), Arc::clone(seen));
             let watch = observer::watch(client, server.name.clone(), observed, seen, watching.stop.clone());
             watching.tasks.spawn(watch);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -183,8 +184,11 @@ async fn file(State(asked): State<Asked>, Path((id, name)): Path<(String, String
         }
     };
     let path = asked.desk.run_dir(&id)?.join(name);
-    match tokio::fs::read(&path).await {
-        Ok(bytes) => Ok(([(header::CONTENT_TYPE, kind)], bytes).into_response()),
+    match tokio::fs::File::open(&path).await {
+        // A history may be longer than what fits into memory.
+        Ok(file) => {
+            Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(ReaderStream::new(file))).into_response())
+        }
         Err(_) => {
             let why = format!("run {id} has no {name} (yet): only a run with a verdict has a report");
             Err(Refusal { kind: Kind::Missing, why })

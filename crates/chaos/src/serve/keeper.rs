@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Kind as TargetKind, Target};
 use crate::connect;
-use crate::engine::{Engine, Run, RunError};
+use crate::engine::{AGAIN, Engine, Run, RunError};
 use crate::events::{All, Ending, Event, Outcome};
 use crate::experiment::{Experiment, Step};
 use crate::journal::Applied;
@@ -28,8 +28,6 @@ use crate::time::wall_ms;
 
 /// What could not be healed is tried again so much later.
 const RETRY: Duration = Duration::from_secs(5);
-/// Faults inside servers are set again so often, for servers that were restarted.
-const AGAIN: Duration = Duration::from_millis(500);
 /// A keeper that ends tries so often to heal.
 const LAST_TRIES: usize = 3;
 
@@ -163,8 +161,7 @@ impl Keeper {
                     }
                 }
                 _ = again.tick(), if !self.until.is_empty() => {
-                    // A server that does not answer is frozen or dead, and is asked again.
-                    if let Ok(Err(error)) = timeout(AGAIN, self.engine.backend.again()).await {
+                    if let Err(error) = self.engine.again().await {
                         tracing::warn!(%error, "what is in force cannot be set again");
                     }
                 }

@@ -108,6 +108,8 @@ impl Acks {
 const GAP_MIN_US: u64 = 100_000;
 /// Gaps that are kept at most; a run of a day that stops every second has fewer.
 const GAPS_MAX: usize = 100_000;
+/// An ack of one server is kept if the one before it is so much older: nearer than that, how long a side was silent is not known.
+const SIDE_EVERY_US: u64 = 20_000;
 /// What counts as recent.
 const RECENT_US: u64 = 3_000_000;
 
@@ -147,7 +149,8 @@ impl Seen {
         let now = self.now_us();
         let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
         let acks = sides.entry(node.to_owned()).or_default();
-        if acks.len() < SAMPLES_MAX {
+        // Of a day, the longest that an experiment takes, these are four million: what is kept has a bound.
+        if acks.last().is_none_or(|last| now >= last + SIDE_EVERY_US) {
             acks.push(now);
         }
     }

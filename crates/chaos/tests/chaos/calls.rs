@@ -63,7 +63,7 @@ impl Serving {
         let engine = Engine {
             backend: Box::new(backend),
             connect: connect::to(Vec::new()),
-            connector: None,
+            net: conclave_client::Net::System,
             journal,
             stop: stop.clone(),
             observer: Arc::new(Nobody),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_chaos::backend::{Backend, BackendError, Kind, Target, inside};
+use conclave_chaos::backend::inside::InForce;
+use conclave_chaos::backend::{Backend, BackendError, Kind, Target};
 use conclave_chaos::fault::Means;
 use conclave_chaos::journal::Applied;
 use conclave_client::Client;
@@ -32,12 +33,10 @@ impl Cluster {
     pub(crate) async fn start() -> Self {
         let only = ONE_CLUSTER.lock().await;
         let dir = tempfile::tempdir().unwrap();
-        // Held until all are chosen, so that no two are the same.
-        let mut held = Vec::new();
-        let mut address = || {
-            held.push(TcpListener::bind("127.0.0.1:0").unwrap());
-            held.last().unwrap().local_addr().unwrap().to_string()
-        };
+        // Below those that the system gives to whoever connects (from 32768 on Linux).
+        let first = 12_000 + u16::try_from(std::process::id() % 1_900).unwrap() * 10;
+        let mut free = (first..first + 1_000).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        let mut address = || format!("127.0.0.1:{}", free.next().unwrap());
         let members: Vec<Member> = (1..=3)
             .map(|number| Member {
                 name: format!("node{number}"),
@@ -46,7 +45,6 @@ impl Cluster {
                 http: address(),
             })
             .collect();
-        drop(held);
         let mut nodes = JoinSet::new();
         for member in &members {
             let listen = [&member.client, &member.peer, &member.http].map(|one| one.parse().unwrap());
@@ -79,35 +77,30 @@ impl Cluster {
             kind: Kind::Server,
             client: member.client.clone(),
         };
-        Here { targets: self.members.iter().map(server).collect(), open: Arc::default() }
+        Here { targets: self.members.iter().map(server).collect(), inside: Arc::default() }
     }
 }
 
 /// A backend without anybody to break.
 pub(crate) fn nobody() -> Here {
-    Here { targets: Vec::new(), open: Arc::default() }
+    Here { targets: Vec::new(), inside: Arc::default() }
 }
 
 /// Breaks servers of this process from inside. What is in force outlives the controller, as it does in servers.
 #[derive(Clone, Debug)]
 pub(crate) struct Here {
     targets: Vec<Target>,
-    open: Arc<std::sync::Mutex<Vec<Applied>>>,
+    inside: Arc<InForce>,
 }
 
 impl Here {
     /// How many faults the servers suffer.
     pub(crate) fn in_force(&self) -> usize {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.inside.all().len()
     }
 
-    async fn change(&self, change: impl FnOnce(&mut Vec<Applied>)) -> Result<(), BackendError> {
-        let open = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut open);
-            open.clone()
-        };
-        inside::set(&open, &self.targets).await
+    async fn tell(&self) -> Result<(), BackendError> {
+        self.inside.tell(&self.targets).await.map(drop)
     }
 }
 
@@ -130,14 +123,16 @@ impl Backend for Here {
     }
 
     fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
-        Box::pin(self.change(|open| open.push(fault.clone())))
+        self.inside.add(fault);
+        Box::pin(self.tell())
     }
 
     fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
-        Box::pin(self.change(|open| open.retain(|known| known.id != fault.id)))
+        self.inside.remove(fault);
+        Box::pin(self.tell())
     }
 
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
-        Box::pin(self.change(|_| {}))
+        Box::pin(self.tell())
     }
 }

@@ -8,6 +8,7 @@ use conclave_core::limits::{
     DNS_PATIENCE, DNS_PATIENCE_WITH_MEMBERS, MDNS_HEAD_START, MDNS_PATIENCE, MDNS_PATIENCE_WITH_MEMBERS,
     NODES_MAX,
 };
+use conclave_net::Net;
 use futures::future::{BoxFuture, join_all};
 
 use super::mdns::{self, Announced};
@@ -31,6 +32,8 @@ pub struct Options {
     pub members: Option<PathBuf>,
     /// What is tried when nobody knows anything.
     pub defaults: Vec<String>,
+    /// The network on which name servers are asked.
+    pub net: Net,
 }
 
 impl Default for Options {
@@ -43,6 +46,7 @@ impl Default for Options {
             cluster: None,
             members: None,
             defaults: ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"].map(str::to_owned).to_vec(),
+            net: Net::System,
         }
     }
 }
@@ -81,7 +85,7 @@ impl Chain {
     /// Asks everybody, whoever answers first. Takes about a second.
     pub async fn examine(&self) -> Examined {
         let zones = join_all(self.zones().into_iter().map(|(zone, servers)| async move {
-            let answers = srv::ask_each(&servers, &srv::clients(&zone)).await;
+            let answers = srv::ask_each(&self.options.net, &servers, &srv::clients(&zone)).await;
             (zone, answers)
         }));
         let network = async {
@@ -217,7 +221,7 @@ impl Chain {
         let within = if members_known { DNS_PATIENCE_WITH_MEMBERS } else { DNS_PATIENCE * 2 };
         let asked = self.zones().into_iter().map(|(zone, servers)| async move {
             let service = srv::clients(&zone);
-            let answer = tokio::time::timeout(within, srv::ask(&servers, &service)).await;
+            let answer = tokio::time::timeout(within, srv::ask(&self.options.net, &servers, &service)).await;
             answer.unwrap_or_else(|_| {
                 Err(vec![format!("no name server answers for {service} within {within:?}")])
             })

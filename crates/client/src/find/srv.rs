@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 use conclave_core::limits::{
     DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_PATIENCE, DNS_TIMEOUT, NAME_SERVERS_MAX, NODES_MAX,
 };
+use conclave_net::Net;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData};
-use hickory_resolver::{Resolver, TokioResolver};
 
+use super::over::Over;
 use super::{Candidate, PRIORITY_LAST, RESOLVER_PORT, order};
 
 /// The nodes that take clients.
@@ -80,8 +81,8 @@ pub struct Service {
 ///
 /// # Errors
 /// What each of them said instead, in a sentence.
-pub async fn ask(name_servers: &[SocketAddr], service: &str) -> Result<Service, Vec<String>> {
-    let mut answers = answers(name_servers, service);
+pub async fn ask(net: &Net, name_servers: &[SocketAddr], service: &str) -> Result<Service, Vec<String>> {
+    let mut answers = answers(net, name_servers, service);
     let mut notes = Vec::new();
     while let Some(answer) = answers.next().await {
         match answer.result {
@@ -96,20 +97,25 @@ pub async fn ask(name_servers: &[SocketAddr], service: &str) -> Result<Service, 
 }
 
 /// Asks every name server at once, and waits for all of them, at most a second.
-pub async fn ask_each(name_servers: &[SocketAddr], service: &str) -> Vec<Answer> {
-    let mut answers: Vec<_> = answers(name_servers, service).collect().await;
+pub async fn ask_each(net: &Net, name_servers: &[SocketAddr], service: &str) -> Vec<Answer> {
+    let mut answers: Vec<_> = answers(net, name_servers, service).collect().await;
     let place = |answer: &Answer| name_servers.iter().position(|server| *server == answer.name_server);
     answers.sort_by_key(place);
     answers
 }
 
-fn answers(name_servers: &[SocketAddr], service: &str) -> FuturesUnordered<impl Future<Output = Answer>> {
-    name_servers.iter().take(NAME_SERVERS_MAX).map(|server| ask_one(*server, service.to_owned())).collect()
+fn answers(
+    net: &Net,
+    name_servers: &[SocketAddr],
+    service: &str,
+) -> FuturesUnordered<impl Future<Output = Answer>> {
+    let servers = name_servers.iter().take(NAME_SERVERS_MAX);
+    servers.map(|server| ask_one(net.clone(), *server, service.to_owned())).collect()
 }
 
-async fn ask_one(name_server: SocketAddr, service: String) -> Answer {
+async fn ask_one(net: Net, name_server: SocketAddr, service: String) -> Answer {
     let begun = Instant::now();
-    let result = match tokio::time::timeout(DNS_PATIENCE, look_up(name_server, &service)).await {
+    let result = match tokio::time::timeout(DNS_PATIENCE, look_up(net, name_server, &service)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(why)) => Err(format!("the name server {name_server} {why}")),
         Err(_) => Err(format!("the name server {name_server} does not answer")),
@@ -117,10 +123,10 @@ async fn ask_one(name_server: SocketAddr, service: String) -> Answer {
     Answer { name_server, took: begun.elapsed(), result }
 }
 
-async fn look_up(name_server: SocketAddr, service: &str) -> Result<Service, String> {
+async fn look_up(net: Net, name_server: SocketAddr, service: &str) -> Result<Service, String> {
     let name =
         Name::from_ascii(service).map_err(|error| format!("cannot be asked for {service:?}: {error}"))?;
-    let resolver = resolver(name_server).map_err(|error| format!("cannot be asked: {error}"))?;
+    let resolver = resolver(net, name_server).map_err(|error| format!("cannot be asked: {error}"))?;
     let lookup = resolver.srv_lookup(name).await.map_err(|error| explain(&error, service))?;
     let mut addresses = glue(&lookup);
     let records: Vec<&SRV> = srv_records(&lookup).take(NODES_MAX).collect();
@@ -188,14 +194,14 @@ fn candidates(record: &SRV, ips: Option<&Vec<IpAddr>>) -> Vec<Candidate> {
     all
 }
 
-fn resolver(name_server: SocketAddr) -> Result<TokioResolver, NetError> {
+fn resolver(net: Net, name_server: SocketAddr) -> Result<Resolver<Over>, NetError> {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = name_server.port();
         connection
     });
     let server = NameServerConfig::new(name_server.ip(), true, connections.to_vec());
     let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let mut builder = Resolver::builder_with_config(config, Over::new(net));
     let options = builder.options_mut();
     options.timeout = DNS_TIMEOUT;
     options.attempts = DNS_ATTEMPTS;

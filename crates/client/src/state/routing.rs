@@ -22,9 +22,17 @@ impl State {
     pub(crate) fn pass(&mut self, now: Instant, wakes: &mut Wakes) -> (Vec<LinkId>, Option<Instant>) {
         let mut next = None;
         for room in std::mem::take(&mut self.held) {
-            self.path(room).held = false;
-            self.enqueue(room, now, wakes);
-            next = earliest(next, self.requests.held_until(room).filter(|at| *at > now));
+            match self.requests.held_until(room).filter(|at| *at > now) {
+                // It stays, and nobody is woken for it before: whoever calls this would be, again and again.
+                Some(at) => {
+                    self.held.push(room);
+                    next = earliest(next, Some(at));
+                }
+                None => {
+                    self.path(room).held = false;
+                    self.enqueue(room, now, wakes);
+                }
+            }
         }
         let version = self.nodes.version();
         if std::mem::take(&mut self.reroute) || version != self.routed_version {
@@ -172,5 +180,41 @@ fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Content;
+    use crate::nodes::Nodes;
+    use crate::retry::Reply;
+
+    #[test]
+    fn nobody_is_woken_again_and_again_for_a_room_that_has_to_wait() {
+        let mut state = State::new(Route::Pinned, Arc::new(Nodes::in_order()), false);
+        let (waiter, _answer) = tokio::sync::oneshot::channel();
+        let now = Instant::now();
+        let (mut wakes, mut settled) = (Wakes::default(), Vec::new());
+        state.submit("general", Content::Text("hello".to_owned()), waiter, &mut wakes);
+        let room = state.requests.keys().next().unwrap();
+        state.unrouted.clear();
+        state.path(room).queued = false;
+        let (sent, _) = state.requests.take(room).unwrap();
+        let wait = Duration::from_secs(1);
+        let _ = state.requests.reply(sent, Reply::NotSent { after: wait }, now, 0.0, &mut settled);
+        state.enqueue(room, now, &mut wakes);
+        assert_eq!(state.held, [room]);
+
+        let mut wakes = Wakes::default();
+        let (_, next) = state.pass(now, &mut wakes);
+        assert_eq!(
+            (next, wakes.supervisor),
+            (Some(now + wait), false),
+            "it waits, and so does the supervisor"
+        );
+        let mut wakes = Wakes::default();
+        let _ = state.pass(now + wait, &mut wakes);
+        assert!(state.held.is_empty() && state.path(room).queued, "then it is sent again");
     }
 }

@@ -79,7 +79,8 @@ async fn a_quick_no_is_not_believed_before_all_were_asked() {
 async fn what_does_not_fit_is_fetched_over_tcp() {
     let server = NameServer::start(vec![entry("n1.node.conclave.internal.", "127.0.0.1:7400")]).await;
     server.set(|zone| zone.truncated = true);
-    let found = soon("found", srv::ask(&[server.address], SERVICE)).await.unwrap();
+    let found =
+        soon("found", srv::ask(&conclave_client::Net::System, &[server.address], SERVICE)).await.unwrap();
     assert_eq!(found.candidates[0].address, "127.0.0.1:7400");
     assert_eq!(server.asked(RecordType::SRV), 2);
 }

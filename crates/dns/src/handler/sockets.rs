@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::{DNS_CONNECTION_IDLE, DNS_CONNECTIONS_MAX, DNS_REPLIES_WAITING_MAX};
+use conclave_net::{Net, Packets, Socket, Wire};
 use futures::StreamExt as _;
 use hickory_proto::op::SerialMessage;
 use hickory_server::net::DnsStreamHandle as _;
@@ -14,7 +15,6 @@ use hickory_server::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_server::net::tcp;
 use hickory_server::server::TimeoutStream;
 use tokio::io::BufReader;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,7 +36,8 @@ const RETRY: Duration = Duration::from_millis(50);
 /// The open sockets of a server.
 #[derive(Debug)]
 pub struct Sockets {
-    pairs: Vec<(Arc<UdpSocket>, TcpListener)>,
+    pairs: Vec<(Arc<Packets>, Socket)>,
+    readers: usize,
 }
 
 impl Sockets {
@@ -45,11 +46,24 @@ impl Sockets {
     /// # Errors
     /// The address that cannot be had, and why not.
     pub async fn bind(addresses: &[SocketAddr]) -> Result<Self, (SocketAddr, io::Error)> {
+        Self::bind_on(&Net::System, addresses).await
+    }
+
+    /// The same on another network.
+    ///
+    /// # Errors
+    /// As [`Sockets::bind`].
+    pub async fn bind_on(net: &Net, addresses: &[SocketAddr]) -> Result<Self, (SocketAddr, io::Error)> {
         let mut pairs = Vec::with_capacity(addresses.len());
         for address in addresses {
-            pairs.push(pair(*address).await.map_err(|error| (*address, error))?);
+            pairs.push(pair(net, *address).await.map_err(|error| (*address, error))?);
         }
-        Ok(Self { pairs })
+        let readers = match net {
+            Net::System => std::thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX),
+            // Their datagrams have one reader, on every machine.
+            Net::Other(_) => 1,
+        };
+        Ok(Self { pairs, readers })
     }
 
     /// The addresses, with the ports that were chosen.
@@ -60,11 +74,10 @@ impl Sockets {
 
     /// Answers until `stop`. Ends when everything that it started has ended.
     pub async fn serve(self, handler: Arc<Handler>, stop: CancellationToken) {
-        let readers = std::thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
         let asking = TaskTracker::new();
         let mut tasks = JoinSet::new();
         for (socket, listener) in self.pairs {
-            for _ in 0..readers {
+            for _ in 0..self.readers {
                 let datagrams = datagrams(socket.clone(), handler.clone(), asking.clone(), stop.clone());
                 tasks.spawn(stop.clone().run_until_cancelled_owned(datagrams));
             }
@@ -82,11 +95,11 @@ impl Sockets {
     }
 }
 
-async fn pair(address: SocketAddr) -> io::Result<(Arc<UdpSocket>, TcpListener)> {
+async fn pair(net: &Net, address: SocketAddr) -> io::Result<(Arc<Packets>, Socket)> {
     let mut attempt = 1;
     loop {
-        let listener = TcpListener::bind(address).await?;
-        match UdpSocket::bind(listener.local_addr()?).await {
+        let listener = net.listen(address).await?;
+        match net.datagrams(listener.local_addr()?).await {
             Ok(socket) => return Ok((Arc::new(socket), listener)),
             Err(_) if address.port() == 0 && attempt < PORT_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
@@ -96,7 +109,7 @@ async fn pair(address: SocketAddr) -> io::Result<(Arc<UdpSocket>, TcpListener)> 
 
 /// Answers datagrams one after the other; what others have to be asked about goes on beside that.
 async fn datagrams(
-    socket: Arc<UdpSocket>,
+    socket: Arc<Packets>,
     handler: Arc<Handler>,
     asking: TaskTracker,
     stop: CancellationToken,
@@ -135,7 +148,7 @@ async fn datagrams(
 }
 
 /// Takes connections, as many at a time as there may be.
-async fn connections(listener: TcpListener, handler: Arc<Handler>) {
+async fn connections(mut listener: Socket, handler: Arc<Handler>) {
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
@@ -154,9 +167,7 @@ async fn connections(listener: TcpListener, handler: Arc<Handler>) {
 }
 
 /// Answers the questions of one connection, in their order, until nothing more comes.
-async fn connection(stream: TcpStream, client: SocketAddr, handler: Arc<Handler>) {
-    // Without it, pipelined answers would wait for each other's acknowledgement.
-    drop(stream.set_nodelay(true));
+async fn connection(stream: Wire, client: SocketAddr, handler: Arc<Handler>) {
     // Questions that came together are read together.
     let stream = BufReader::with_capacity(READ_BYTES, stream);
     let (stream, mut replies) = tcp::TcpStream::from_stream_with_buffer_size(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::REGISTER_INTERVAL;
+use conclave_net::Net;
 use conclave_proto::dns::dns_service_client::DnsServiceClient;
 use conclave_proto::dns::{RegisterRequest, RegisterResponse};
 use conclave_proto::seal::{NONCE_BYTES, REGISTER, Secret};
@@ -18,7 +19,6 @@ use tonic::{Status, Streaming};
 use crate::discovery::lookup::Lookup;
 use crate::discovery::record::Own;
 use crate::metrics::Metrics;
-use crate::net::Net;
 use crate::node::NodeInfo;
 
 /// How long connecting, and each answer, may take. Half a lease: there is time for a second try.
@@ -93,7 +93,9 @@ impl Stream {
         let channel = net.channel(&endpoint, &address.to_string());
         let (requests, outgoing) = mpsc::channel(1);
         let mut client = DnsServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        let answers = in_time(client.register(ReceiverStream::new(outgoing))).await?.into_inner();
+        let named = |status: Status| Status::new(status.code(), format!("{address}: {}", status.message()));
+        let answers =
+            in_time(client.register(ReceiverStream::new(outgoing))).await.map_err(named)?.into_inner();
         let mut stream = Self { requests, answers, nonce: Vec::new(), counter: 0 };
         stream.nonce = stream.answer().await?.nonce;
         if stream.nonce.len() != NONCE_BYTES {

@@ -5,6 +5,7 @@
 //! followed it. That is what Raft and the request numbers have to bear, and what this makes happen often.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use conclave_core::limits::ECHOES_MAX;
@@ -44,12 +45,18 @@ pub(crate) struct Echoes {
     rule: watch::Receiver<PeerFault>,
     calls: mpsc::Receiver<Call>,
     client: PeerClient,
+    /// Counts those that were answered.
+    answered: Arc<AtomicU64>,
 }
 
 /// Both ends, for a node that `client` reaches on a connection of its own.
-pub(crate) fn echo(rule: watch::Receiver<PeerFault>, client: PeerClient) -> (Arc<Echo>, Echoes) {
+pub(crate) fn echo(
+    rule: watch::Receiver<PeerFault>,
+    client: PeerClient,
+    answered: Arc<AtomicU64>,
+) -> (Arc<Echo>, Echoes) {
     let (sender, calls) = mpsc::channel(ECHOES_MAX);
-    (Arc::new(Echo { rule: rule.clone(), calls: sender }), Echoes { rule, calls, client })
+    (Arc::new(Echo { rule: rule.clone(), calls: sender }), Echoes { rule, calls, client, answered })
 }
 
 impl Echo {
@@ -70,11 +77,13 @@ impl Echoes {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(()) = waiting.next(), if !waiting.is_empty() => {}
+                Some(answered) = waiting.next(), if !waiting.is_empty() => {
+                    self.answered.fetch_add(u64::from(answered), Ordering::Relaxed);
+                }
                 Some(call) = self.calls.recv(), if waiting.len() < ECHOES_MAX => {
                     let most = self.rule.borrow().repeat_delay_ms;
                     let after = Duration::from_millis(rand::random_range(0..=most).into());
-                    waiting.push(again(self.client.clone(), call, after));
+                    waiting.push(again(self.client.clone(), call, after, self.rule.clone()));
                 }
                 else => return,
             }
@@ -82,10 +91,19 @@ impl Echoes {
     }
 }
 
-async fn again(client: PeerClient, call: Call, after: Duration) {
-    tokio::time::sleep(after).await;
-    // Who made the call has its answer, or has given it up.
-    let _ = tokio::time::timeout(DEADLINE, make(client, call)).await;
+/// Whether it was answered. Who made the call has its own answer, or has given it up.
+async fn again(
+    client: PeerClient,
+    call: Call,
+    after: Duration,
+    mut rule: watch::Receiver<PeerFault>,
+) -> bool {
+    // Healed is healed: nothing is repeated afterwards.
+    let healed = rule.wait_for(|rule| rule.repeat_percent == 0);
+    if tokio::time::timeout(after, healed).await.is_ok() {
+        return false;
+    }
+    matches!(tokio::time::timeout(DEADLINE, make(client, call)).await, Ok(Ok(())))
 }
 
 async fn make(mut client: PeerClient, call: Call) -> Result<(), Status> {

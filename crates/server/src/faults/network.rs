@@ -6,19 +6,19 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_core::limits::{FAULTY_CHUNK_BYTES, FAULTY_QUEUE_BYTES_MAX};
+use conclave_net::Net;
 use conclave_proto::fault::PeerFault;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-
-use crate::net::Net;
 
 /// What a lost segment costs: the least retransmission timeout of common systems (RFC 6298 asks for a second, Linux
 /// uses 200 ms).
@@ -28,6 +28,8 @@ const RETRANSMISSION: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     rules: Mutex<BTreeMap<String, watch::Sender<PeerFault>>>,
+    /// Calls that were made a second time and answered.
+    repeated: Arc<AtomicU64>,
 }
 
 impl Network {
@@ -44,6 +46,11 @@ impl Network {
             });
         }
         changed
+    }
+
+    /// Counts calls that were made a second time and answered.
+    pub(crate) fn repeated(&self) -> &Arc<AtomicU64> {
+        &self.repeated
     }
 
     /// The rule of a peer, now and later.
@@ -87,10 +94,23 @@ async fn send(
     let mut queue: VecDeque<(Instant, Bytes)> = VecDeque::new();
     let mut queued = 0;
     let mut last = Instant::now();
+    // When the line has carried what was given to it: what comes later waits for that.
+    let (mut free, mut was_narrow) = (last, false);
     let mut open = true;
     while open || !queue.is_empty() {
+        let (goes, narrow, late) = {
+            let rule = rule.borrow_and_update();
+            let late = u64::from(rule.delay_ms) + u64::from(rule.jitter_ms);
+            (!rule.lose_to, rule.bytes_per_second > 0, Duration::from_millis(late))
+        };
+        if was_narrow && !narrow {
+            // The line is wide again, also for what waits for it.
+            let soon = Instant::now() + late;
+            queue.iter_mut().for_each(|(at, _)| *at = soon.min(*at));
+            (free, last) = (Instant::now(), soon.min(last));
+        }
+        was_narrow = narrow;
         let due = queue.front().map(|(at, _)| *at);
-        let goes = !rule.borrow_and_update().lose_to;
         tokio::select! {
             biased;
             () = tokio::time::sleep_until(due.unwrap_or(last)), if due.is_some() && goes => {
@@ -104,7 +124,9 @@ async fn send(
             read = from.read(&mut buffer), if open && queued < FAULTY_QUEUE_BYTES_MAX => match read {
                 Ok(read) if read > 0 => {
                     // Behind what left before, however long this one takes: TCP delivers in order.
-                    last = last.max(Instant::now() + takes(&rule.borrow(), read));
+                    let (carries, late) = takes(&rule.borrow(), read);
+                    free = free.max(Instant::now()) + carries;
+                    last = last.max(free + late);
                     queue.push_back((last, Bytes::copy_from_slice(&buffer[..read])));
                     queued += read;
                 }
@@ -119,16 +141,15 @@ async fn send(
     let _ = to.shutdown().await;
 }
 
-/// How long a chunk takes.
-fn takes(rule: &PeerFault, bytes: usize) -> Duration {
+/// How long the line carries a chunk, and how much later it arrives.
+fn takes(rule: &PeerFault, bytes: usize) -> (Duration, Duration) {
     let jitter = if rule.jitter_ms == 0 { 0 } else { rand::random_range(0..=rule.jitter_ms) };
     let lost = rule.loss_percent > 0 && rand::random_range(0..100) < rule.loss_percent;
     let again = if lost { RETRANSMISSION } else { Duration::ZERO };
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     let narrow = bytes.saturating_mul(1_000_000).checked_div(rule.bytes_per_second).unwrap_or(0);
-    Duration::from_millis(u64::from(rule.delay_ms) + u64::from(jitter))
-        + again
-        + Duration::from_micros(narrow)
+    let late = Duration::from_millis(u64::from(rule.delay_ms) + u64::from(jitter)) + again;
+    (Duration::from_micros(narrow), late)
 }
 
 /// What arrives, unless it is lost on the way.
@@ -197,7 +218,7 @@ mod tests {
     async fn pair(network: &Network) -> (Faulty, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (near, far) = tokio::join!(connect(&Net::Tcp, &address, network.rule("b")), listener.accept());
+        let (near, far) = tokio::join!(connect(&Net::System, &address, network.rule("b")), listener.accept());
         (near.unwrap(), far.unwrap().0)
     }
 
@@ -243,7 +264,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(50), near.read(&mut byte)).await.is_err());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let connecting = connect(&Net::Tcp, &address, network.rule("b"));
+        let connecting = connect(&Net::System, &address, network.rule("b"));
         assert!(tokio::time::timeout(Duration::from_millis(50), connecting).await.is_err());
         network.set(&[]);
         assert_eq!(read(&mut near, 1).await, b"x");
@@ -274,12 +295,30 @@ mod tests {
         assert!(took >= Duration::from_millis(60), "{took:?}");
     }
 
+    #[tokio::test]
+    async fn a_narrow_line_is_as_narrow_for_many_chunks_and_wide_again_when_it_is_healed() {
+        let network = Network::default();
+        let (mut near, mut far) = pair(&network).await;
+        network.set(&fault(|fault| fault.bytes_per_second = 100_000));
+        let began = Instant::now();
+        for _ in 0..10 {
+            near.write_all(&[1; 2_000]).await.unwrap();
+        }
+        read(&mut far, 20_000).await;
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(150), "{took:?}");
+        near.write_all(&vec![1; 1_000_000]).await.unwrap();
+        network.set(&[]);
+        // Ten seconds' worth at what it was.
+        read(&mut far, 1_000_000).await;
+    }
+
     #[test]
     fn bytes_take_as_long_as_the_line_is_narrow() {
         let narrow = PeerFault { bytes_per_second: 1_000, ..PeerFault::default() };
-        assert_eq!(takes(&narrow, 500), Duration::from_millis(500));
-        assert_eq!(takes(&PeerFault::default(), 500), Duration::ZERO);
+        assert_eq!(takes(&narrow, 500), (Duration::from_millis(500), Duration::ZERO));
+        assert_eq!(takes(&PeerFault::default(), 500), (Duration::ZERO, Duration::ZERO));
         let lossy = PeerFault { loss_percent: 100, ..PeerFault::default() };
-        assert_eq!(takes(&lossy, 1), RETRANSMISSION);
+        assert_eq!(takes(&lossy, 1), (Duration::ZERO, RETRANSMISSION));
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
+use conclave_net::{Net, Network, Socket};
 use conclave_proto::admin::admin_service_server::AdminServiceServer;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
@@ -17,7 +18,6 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::faults::FaultApi;
 use crate::gateway::service::Gateway;
-use crate::net::{Net, Network, Socket};
 use crate::node::RunError;
 use crate::peer::service::PeerService;
 
@@ -41,7 +41,7 @@ impl Listeners {
         let (purpose, address) = ("health and metrics", config.http_listen);
         let listener = TcpListener::bind(address).await;
         let http = listener.map_err(|source| RunError::Listen { purpose, address, source })?;
-        Ok(Self { http: Some(http), ..Self::on(Net::Tcp, config).await? })
+        Ok(Self { http: Some(http), ..Self::on(Net::System, config).await? })
     }
 
     /// The same on another network, over which the node then also connects to others. There is no page for health

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use conclave_net::Net;
 use conclave_proto::chat::ClusterView;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_store::Identity;
@@ -21,7 +22,6 @@ use crate::gateway::view;
 use crate::health::Health;
 use crate::housekeeping;
 use crate::load;
-use crate::net::Net;
 use crate::node::Node;
 use crate::node::listen::{Listeners, serve_clients, serve_peers};
 use crate::peer::LinkQueues;

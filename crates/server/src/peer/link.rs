@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_core::limits::{ENTRY_BYTES_MAX, FORWARD_QUEUE_MAX, SEND_BATCH_MAX};
 use conclave_core::{NodeId, Reply, ShardId};
+use conclave_net::Net;
 use conclave_proto::chat::{self, Certainty};
 use conclave_proto::raft::{self, proposal_result::Outcome};
 use conclave_proto::reply;
@@ -21,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::faults::echo::Call;
-use crate::net::Net;
 use crate::peer::Peer;
 use crate::shard::{Answer, ProposeError, Shards};
 

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use conclave_core::NodeId;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -99,9 +98,6 @@ pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: Ca
         }
         let view = replica.leader();
         if view == watch.known {
-            if replica.raft.metrics().borrow_watched().running_state.is_err() {
-                return;
-            }
             continue;
         }
         let seen = watch.see(view, Instant::now());

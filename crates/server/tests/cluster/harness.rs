@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use conclave_client::api::{GetServerStatusResponse, NodeStatus};
@@ -289,8 +290,16 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
     }
 }
 
+/// An address that nobody has, below those that the system gives to whoever connects (from 32768 on Linux): a node that is
+/// started later, or again, must find it free.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() * 100;
+    let ports = std::iter::repeat_with(|| first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000);
+    let addresses =
+        ports.map(|port| SocketAddr::from(([127, 0, 0, 1], 12_000 + u16::try_from(port).unwrap())));
+    let free = addresses.take(20_000).find(|address| TcpListener::bind(address).is_ok());
+    free.expect("no port from 12000 to 31999 is free")
 }
 
 /// With `RUST_LOG` set, the nodes' logs go to the test's output.

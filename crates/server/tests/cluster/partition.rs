@@ -13,8 +13,9 @@ async fn cut(cluster: &Cluster, pairs: &[(usize, usize)]) {
     cut_and_repeat(cluster, pairs, 0).await;
 }
 
-/// The same; and so many of a hundred calls are made twice.
-async fn cut_and_repeat(cluster: &Cluster, pairs: &[(usize, usize)], repeat_percent: u32) {
+/// The same; and so many of a hundred calls are made twice. How many were, and were answered, so far.
+async fn cut_and_repeat(cluster: &Cluster, pairs: &[(usize, usize)], repeat_percent: u32) -> u64 {
+    let mut repeated = 0;
     for (index, member) in cluster.members().iter().enumerate() {
         let peers = cluster.members().iter().enumerate().map(|(other, peer)| PeerFault {
             peer: peer.name.clone(),
@@ -26,12 +27,23 @@ async fn cut_and_repeat(cluster: &Cluster, pairs: &[(usize, usize)], repeat_perc
         });
         let request = SetFaultsRequest { peers: peers.collect(), ..SetFaultsRequest::default() };
         let mut client = FaultServiceClient::connect(format!("http://{}", member.client)).await.unwrap();
-        within("the faults are set", client.set_faults(request)).await.unwrap();
+        let set = within("the faults are set", client.set_faults(request)).await.unwrap();
+        repeated += set.into_inner().repeated_calls;
     }
+    repeated
 }
 
 async fn breakable() -> Cluster {
     Cluster::start_with(|config| config.faults = Some(Faults::default())).await
+}
+
+/// A load that makes progress in a room, the room's shard, and the node that leads it.
+async fn loaded(cluster: &Cluster) -> (Load, u32, usize) {
+    let load = Load::start(cluster, "deploys", 3, 3).await;
+    load.progress(100).await;
+    let client = cluster.client("ops").await;
+    let shard = cluster.shard_of(&client, "deploys").await;
+    (load, shard, cluster.leader_of(shard).await)
 }
 
 /// The node that leads the room's shard by the word of `witness`.
@@ -44,11 +56,7 @@ async fn leader_by(cluster: &Cluster, witness: usize, shard: u32) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_is_replaced_and_acks_nothing() {
     let cluster = breakable().await;
-    let load = Load::start(&cluster, "deploys", 3, 3).await;
-    load.progress(100).await;
-    let client = cluster.client("ops").await;
-    let shard = cluster.shard_of(&client, "deploys").await;
-    let old = cluster.leader_of(shard).await;
+    let (load, shard, old) = loaded(&cluster).await;
     let (b, c) = ((old + 1) % 3, (old + 2) % 3);
     cut(&cluster, &[(old, b), (old, c), (b, old), (c, old)]).await;
     let old_id = old as u64 + 1;
@@ -67,11 +75,7 @@ async fn a_leader_that_is_cut_off_is_replaced_and_acks_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whom_nobody_hears_is_replaced() {
     let cluster = breakable().await;
-    let load = Load::start(&cluster, "deploys", 3, 3).await;
-    load.progress(100).await;
-    let client = cluster.client("ops").await;
-    let shard = cluster.shard_of(&client, "deploys").await;
-    let old = cluster.leader_of(shard).await;
+    let (load, _, old) = loaded(&cluster).await;
     let (b, c) = ((old + 1) % 3, (old + 2) % 3);
     cut(&cluster, &[(old, b), (old, c)]).await;
     load.progress(100).await;
@@ -85,16 +89,13 @@ async fn a_leader_whom_nobody_hears_is_replaced() {
 async fn what_arrives_twice_has_one_effect() {
     let cluster = breakable().await;
     cut_and_repeat(&cluster, &[], 100).await;
-    let load = Load::start(&cluster, "deploys", 3, 3).await;
-    load.progress(100).await;
-    let client = cluster.client("ops").await;
-    let shard = cluster.shard_of(&client, "deploys").await;
-    let old = cluster.leader_of(shard).await;
+    let (load, _, old) = loaded(&cluster).await;
     load.progress(100).await;
     // It comes back into a cluster in which the words of its own time are still arriving.
     cut_and_repeat(&cluster, &[(old, (old + 1) % 3), (old, (old + 2) % 3)], 100).await;
     load.progress(100).await;
-    cut_and_repeat(&cluster, &[], 100).await;
+    let repeated = cut_and_repeat(&cluster, &[], 100).await;
+    assert!(repeated > 100, "only {repeated} calls were made twice");
     load.progress(100).await;
     load.judge(&cluster).await;
 }

@@ -95,6 +95,8 @@ struct Status {
     #[serde(rename = "podIP")]
     pod_ip: Option<String>,
     #[serde(default)]
+    phase: String,
+    #[serde(default)]
     conditions: Vec<Condition>,
 }
 
@@ -117,6 +119,12 @@ impl Pod {
     pub fn is_ready(&self) -> bool {
         let ready = |condition: &Condition| condition.kind == "Ready" && condition.status == "True";
         self.metadata.deletion_timestamp.is_none() && self.status.conditions.iter().any(ready)
+    }
+
+    /// Its containers may be running.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.status.phase == "Running"
     }
 
     /// Its server was started with leave to be broken from inside.

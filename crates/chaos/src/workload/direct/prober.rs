@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use conclave_check::History;
-use conclave_client::api::{Consistency, HistoryRequest, HistoryResponse, RoomRef, history_request::Where};
+use conclave_client::api::{
+    Consistency, Event, HistoryRequest, HistoryResponse, RoomRef, history_request::Where,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Direct, Failed, pause};
@@ -14,7 +16,7 @@ use crate::workload::{Room, clients};
 const EVERY: Duration = Duration::from_millis(40);
 /// One of so many reads is local.
 const LOCAL_EVERY: u64 = 5;
-/// A page of a local read.
+/// A page of events.
 const PAGE: u32 = 500;
 
 /// Reads the ends of the rooms again and again from one server, linearizably; and now and then, from its own state, what it has
@@ -54,6 +56,26 @@ impl Prober {
             }
         }
         Ok(())
+    }
+
+    /// Everything that this server has of each room, seen linearizably: what is read in the end. Whoever asks gives up in time.
+    pub(in crate::workload) async fn read_all(mut self) {
+        for room in self.rooms.clone() {
+            let mut events: Vec<Event> = Vec::new();
+            loop {
+                let after = Where::AfterSeq(events.last().map_or(0, |event| event.seq));
+                let Ok(page) = self.read(&room, PAGE, Consistency::Linearizable, Some(after)).await else {
+                    tokio::time::sleep(EVERY).await;
+                    continue;
+                };
+                let more = !page.events.is_empty();
+                events.extend(page.events);
+                if !more || events.last().is_some_and(|event| event.seq >= page.last_seq) {
+                    break;
+                }
+            }
+            self.history.final_read(&self.direct.node, room.id, 0, events.iter().map(clients::event));
+        }
     }
 
     async fn read(

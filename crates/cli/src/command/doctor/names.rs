@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use conclave_client::Net;
 use conclave_client::find::{Candidate, srv};
 use futures::future::join_all;
 use hickory_proto::op::{Message, Query};
@@ -63,7 +64,7 @@ async fn name_server(zone: &str, answer: srv::Answer, usual: bool) -> NameServer
 }
 
 async fn service(address: SocketAddr, name: String) -> Service {
-    let answer = srv::ask(&[address], &name).await;
+    let answer = srv::ask(&Net::System, &[address], &name).await;
     targets(name, answer.map(|service| service.candidates).map_err(|notes| notes.join("; ")))
 }
 

@@ -1,0 +1,78 @@
+//! Name servers are asked over the network that the client is on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use conclave_core::limits::DNS_TIMEOUT;
+use conclave_net::{Net, Packets, Wire};
+use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
+use hickory_resolver::net::runtime::{DnsUdpSocket, RuntimeProvider, TokioHandle, TokioTime};
+
+type Opening<T> = Pin<Box<dyn Send + Future<Output = io::Result<T>>>>;
+
+/// Opens sockets for questions.
+#[derive(Clone)]
+pub(crate) struct Over {
+    net: Net,
+    tasks: TokioHandle,
+}
+
+impl Over {
+    pub(crate) fn new(net: Net) -> Self {
+        Self { net, tasks: TokioHandle::default() }
+    }
+}
+
+impl RuntimeProvider for Over {
+    type Handle = TokioHandle;
+    type Timer = TokioTime;
+    type Udp = Questions;
+    type Tcp = AsyncIoTokioAsStd<Wire>;
+
+    fn create_handle(&self) -> Self::Handle {
+        self.tasks.clone()
+    }
+
+    // Nobody says here from which address to ask.
+    fn connect_tcp(
+        &self,
+        server: SocketAddr,
+        _from: Option<SocketAddr>,
+        within: Option<Duration>,
+    ) -> Opening<Self::Tcp> {
+        let net = self.net.clone();
+        Box::pin(async move {
+            let server = server.to_string();
+            let connecting = net.connect(&server);
+            let connected = tokio::time::timeout(within.unwrap_or(DNS_TIMEOUT), connecting).await;
+            connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(AsyncIoTokioAsStd)
+        })
+    }
+
+    fn bind_udp(&self, local: SocketAddr, _server: SocketAddr) -> Opening<Self::Udp> {
+        let net = self.net.clone();
+        Box::pin(async move { net.datagrams(local).await.map(Questions) })
+    }
+}
+
+/// A socket for one question and its answer.
+pub(crate) struct Questions(Packets);
+
+impl DnsUdpSocket for Questions {
+    type Time = TokioTime;
+
+    fn poll_recv_from(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(usize, SocketAddr)>> {
+        self.0.poll_recv_from(cx, buffer)
+    }
+
+    fn poll_send_to(&self, cx: &mut Context<'_>, datagram: &[u8], to: SocketAddr) -> Poll<io::Result<usize>> {
+        self.0.poll_send_to(cx, datagram, to)
+    }
+}

@@ -1,0 +1,276 @@
+//! The network of a process: the system's, or in a simulation whatever it has instead.
+//!
+//! Servers, resolvers and clients all listen and connect through [`Net`]. It is an enum, so that the plain case costs a
+//! branch for each read of a socket, and no allocation.
+
+mod stream;
+
+use std::fmt::{self, Debug};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tonic::codegen::http::Uri;
+use tonic::transport::{Channel, Endpoint};
+
+pub use stream::{Socket, Wire};
+
+/// A network that is not the system's: a simulated one, or a tunnel. What it does not have fails.
+pub trait Network: Debug + Send + Sync + 'static {
+    /// Connects to `host:port`. It is called again whenever a connection is lost.
+    fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>>;
+
+    /// Listens there. What the stream ends with is an end of the listening.
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Incoming>> {
+        Box::pin(std::future::ready(Err(missing("listened", address))))
+    }
+
+    /// Opens the address for datagrams. Port 0 is any port.
+    fn datagrams(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Datagrams>>> {
+        Box::pin(std::future::ready(Err(missing("sent datagrams", address))))
+    }
+}
+
+fn missing(what: &str, address: SocketAddr) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, format!("on this network nothing can be {what} at {address}"))
+}
+
+/// Connections that were made to a listener of a [`Network`], and who made them.
+pub type Incoming = BoxStream<'static, io::Result<(Box<dyn Connection>, SocketAddr)>>;
+
+/// A connection of a [`Network`].
+pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static> Connection for T {}
+
+/// Datagrams of a [`Network`]. They have one reader.
+pub trait Datagrams: Send + Sync + 'static {
+    /// The next one, and who sent it.
+    fn poll_recv_from(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(usize, SocketAddr)>>;
+
+    /// Sends one, which may get lost.
+    ///
+    /// # Errors
+    /// If it cannot even be sent.
+    fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize>;
+}
+
+/// The network that a process is on.
+#[derive(Clone, Debug, Default)]
+pub enum Net {
+    /// The system's: TCP and UDP.
+    #[default]
+    System,
+    /// Another one.
+    Other(Arc<dyn Network>),
+}
+
+impl Net {
+    /// Listens there.
+    ///
+    /// # Errors
+    /// If that address cannot be had.
+    pub async fn listen(&self, address: SocketAddr) -> io::Result<Socket> {
+        Ok(match self {
+            Self::System => Socket::Tcp(TcpListener::bind(address).await?),
+            Self::Other(network) => Socket::Other(network.listen(address).await?, address),
+        })
+    }
+
+    /// Connects to `host:port`, without delays for small packets.
+    ///
+    /// # Errors
+    /// If there is no way, or nobody.
+    pub async fn connect(&self, address: &str) -> io::Result<Wire> {
+        Ok(match self {
+            Self::System => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Wire::Tcp(stream)
+            }
+            // It is asked for by name, so whose address it is in the end is not known.
+            Self::Other(network) => Wire::Other(network.connect(address.to_owned()).await?, None),
+        })
+    }
+
+    /// Opens the address for datagrams.
+    ///
+    /// # Errors
+    /// If that address cannot be had.
+    pub async fn datagrams(&self, address: SocketAddr) -> io::Result<Packets> {
+        Ok(match self {
+            Self::System => Packets::Udp(UdpSocket::bind(address).await?),
+            Self::Other(network) => Packets::Other(network.datagrams(address).await?),
+        })
+    }
+
+    /// A channel that connects at first use, and then again whenever the connection is lost.
+    #[must_use]
+    pub fn channel(&self, endpoint: &Endpoint, address: &str) -> Channel {
+        match self {
+            Self::System => endpoint.connect_lazy(),
+            Self::Other(network) => {
+                endpoint.connect_with_connector_lazy(tower::service_fn(dial(network, address)))
+            }
+        }
+    }
+
+    /// A channel that is connected, and connects again whenever the connection is lost.
+    ///
+    /// # Errors
+    /// If there is no way, or nobody.
+    pub async fn connected(
+        &self,
+        endpoint: &Endpoint,
+        address: &str,
+    ) -> Result<Channel, tonic::transport::Error> {
+        match self {
+            Self::System => endpoint.connect().await,
+            Self::Other(network) => {
+                endpoint.connect_with_connector(tower::service_fn(dial(network, address))).await
+            }
+        }
+    }
+}
+
+/// What connects a channel.
+fn dial(
+    network: &Arc<dyn Network>,
+    address: &str,
+) -> impl Fn(Uri) -> BoxFuture<'static, io::Result<TokioIo<Box<dyn Connection>>>> + use<> {
+    let (network, address) = (Arc::clone(network), address.to_owned());
+    move |_| {
+        let connecting = network.connect(address.clone());
+        Box::pin(async move { connecting.await.map(TokioIo::new) })
+    }
+}
+
+/// Where datagrams come and go.
+pub enum Packets {
+    /// The system's.
+    Udp(UdpSocket),
+    /// Those of another network.
+    Other(Box<dyn Datagrams>),
+}
+
+impl Debug for Packets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp(socket) => socket.fmt(f),
+            Self::Other(_) => f.write_str("Other"),
+        }
+    }
+}
+
+impl Packets {
+    /// The next datagram, and who sent it. Only of the system's may several tasks wait.
+    ///
+    /// # Errors
+    /// If the system says so; the next one may come all the same.
+    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        match self {
+            Self::Udp(socket) => socket.recv_from(buffer).await,
+            Self::Other(socket) => std::future::poll_fn(|cx| socket.poll_recv_from(cx, buffer)).await,
+        }
+    }
+
+    /// Sends a datagram.
+    ///
+    /// # Errors
+    /// If it cannot be sent.
+    pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
+        match self {
+            Self::Udp(socket) => socket.send_to(datagram, to).await,
+            Self::Other(socket) => socket.send_to(datagram, to),
+        }
+    }
+
+    /// As [`Packets::recv_from`], for one task.
+    pub fn poll_recv_from(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(usize, SocketAddr)>> {
+        match self {
+            Self::Udp(socket) => {
+                let mut buffer = ReadBuf::new(buffer);
+                let from = ready!(socket.poll_recv_from(cx, &mut buffer))?;
+                Poll::Ready(Ok((buffer.filled().len(), from)))
+            }
+            Self::Other(socket) => socket.poll_recv_from(cx, buffer),
+        }
+    }
+
+    /// As [`Packets::send_to`], for one task.
+    pub fn poll_send_to(
+        &self,
+        cx: &mut Context<'_>,
+        datagram: &[u8],
+        to: SocketAddr,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Udp(socket) => socket.poll_send_to(cx, datagram, to),
+            Self::Other(socket) => Poll::Ready(socket.send_to(datagram, to)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Tunnel;
+
+    impl Network for Tunnel {
+        fn connect(&self, _: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
+            Box::pin(async {
+                let (near, mut far) = tokio::io::duplex(8);
+                far.write_all(b"hello").await?;
+                Ok(Box::new(near) as Box<dyn Connection>)
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_connects_and_says_what_it_does_not_have() {
+        let net = Net::Other(Arc::new(Tunnel));
+        let mut said = String::new();
+        net.connect("anybody:1").await.unwrap().read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "hello");
+        let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(net.listen(address).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
+        assert_eq!(net.datagrams(address).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
+    }
+
+    #[tokio::test]
+    async fn who_connected_and_who_sent_is_known() {
+        let (net, any) = (Net::System, "127.0.0.1:0".parse().unwrap());
+        let mut socket = net.listen(any).await.unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let (near, accepted) = tokio::join!(net.connect(&address), socket.accept());
+        let Wire::Tcp(near) = near.unwrap() else { panic!("not the system's") };
+        assert_eq!(near.local_addr().unwrap(), accepted.unwrap().1);
+
+        let (here, there) = (net.datagrams(any).await.unwrap(), net.datagrams(any).await.unwrap());
+        let Packets::Udp(udp) = &there else { panic!("not the system's") };
+        let mut buffer = [0; 16];
+        here.send_to(b"hello", udp.local_addr().unwrap()).await.unwrap();
+        let (length, from) = there.recv_from(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..length], b"hello");
+        there.send_to(b"and back", from).await.unwrap();
+        assert_eq!(here.recv_from(&mut buffer).await.unwrap().0, 8);
+    }
+}

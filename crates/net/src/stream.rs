@@ -1,0 +1,155 @@
+//! Connections, and where they come from.
+
+use std::fmt::{self, Debug};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::stream::{Stream, StreamExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+
+use crate::{Connection, Incoming};
+
+/// A socket that is listened on.
+pub enum Socket {
+    /// The system's.
+    Tcp(TcpListener),
+    /// Another network's, and the address that was asked for.
+    Other(Incoming, SocketAddr),
+}
+
+impl Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => listener.fmt(f),
+            Self::Other(_, address) => address.fmt(f),
+        }
+    }
+}
+
+impl Socket {
+    /// Where it listens, with the port that was chosen.
+    ///
+    /// # Errors
+    /// If the system does not know.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Other(_, address) => Ok(*address),
+        }
+    }
+
+    /// The next connection, and who made it. Can be given up without losing one.
+    ///
+    /// # Errors
+    /// If it was lost again already, or the system is out of something.
+    pub async fn accept(&mut self) -> io::Result<(Wire, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, from) = listener.accept().await?;
+                // Without it, small answers would wait for each other's acknowledgement. What is broken already says so.
+                drop(stream.set_nodelay(true));
+                Ok((Wire::Tcp(stream), from))
+            }
+            Self::Other(incoming, _) => {
+                let made = incoming.next().await;
+                let (stream, from) = made.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))?;
+                Ok((Wire::Other(stream, Some(from)), from))
+            }
+        }
+    }
+
+    /// The connections that are made to it.
+    pub fn incoming(self) -> impl Stream<Item = io::Result<Wire>> {
+        match self {
+            Self::Tcp(listener) => TcpIncoming::from(listener)
+                .with_nodelay(Some(true))
+                .map(|made| made.map(Wire::Tcp))
+                .left_stream(),
+            Self::Other(incoming, _) => {
+                incoming.map(|made| made.map(|(stream, from)| Wire::Other(stream, Some(from)))).right_stream()
+            }
+        }
+    }
+}
+
+/// A connection.
+pub enum Wire {
+    /// The system's.
+    Tcp(TcpStream),
+    /// Another network's, and who made it if others did.
+    Other(Box<dyn Connection>, Option<SocketAddr>),
+}
+
+impl Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(stream) => stream.fmt(f),
+            Self::Other(_, from) => f.debug_tuple("Other").field(from).finish(),
+        }
+    }
+}
+
+impl Connected for Wire {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        match self {
+            Self::Tcp(stream) => stream.connect_info(),
+            Self::Other(_, from) => TcpConnectInfo { local_addr: None, remote_addr: *from },
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Other(stream, _) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Other(stream, _) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Other(stream, _) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Other(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Other(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Other(stream, _) => stream.is_write_vectored(),
+        }
+    }
+}
