@@ -300,3 +300,51 @@ impl fmt::Display for Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each.
+    fn all() -> Vec<Fault> {
+        let delay = Duration::from_millis(1);
+        vec![
+            Fault::Kill,
+            Fault::Restart,
+            Fault::Pause,
+            Fault::Isolate,
+            Fault::Partition { grudge: Grudge::Both },
+            Fault::Delay { delay, jitter: delay },
+            Fault::Loss { percent: 1 },
+            Fault::Bandwidth { bytes_per_second: 1 },
+            Fault::SlowDisk { delay },
+            Fault::FailSync,
+            Fault::FullDisk,
+            Fault::PowerCut { torn: false },
+            Fault::ClockStep { offset_ms: 1 },
+            Fault::ClockSkew { percent: 1 },
+            Fault::Duplicate { percent: 1, delay },
+            Fault::ResolverStale,
+            Fault::ResolverSlow { delay },
+        ]
+    }
+
+    fn names(which: impl Fn(&Fault) -> bool) -> Vec<&'static str> {
+        all().iter().filter(|fault| which(fault)).map(Fault::name).collect()
+    }
+
+    /// While a server is away, nothing else is done to more than the cluster survives: so whatever counts as away without
+    /// need keeps the faults beside it from being done at all.
+    #[test]
+    fn only_what_others_lose_counts_as_away() {
+        let away =
+            ["kill", "restart", "pause", "isolate", "partition", "fail-sync", "full-disk", "power-cut"];
+        assert_eq!(names(Fault::takes_away), away);
+    }
+
+    #[test]
+    fn resolvers_suffer_only_what_they_can() {
+        let suits = ["kill", "restart", "pause", "isolate", "resolver-stale", "resolver-slow"];
+        assert_eq!(names(Fault::suits_resolvers), suits);
+    }
+}

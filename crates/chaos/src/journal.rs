@@ -155,17 +155,13 @@ impl Journal {
         let mut text = serde_json::to_string(line)
             .map_err(|error| JournalError::Io { path: self.path.clone(), source: error.into() })?;
         text.push('\n');
-        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
-        match written {
-            Ok(()) => self.whole += text.len() as u64,
-            // A part of a line (the disk is full) must not stand before the next one. What cannot be cut off now is when the
-            // journal is opened the next time, as long as nothing is written behind it.
-            Err(source) => {
-                let cut = self.file.set_len(self.whole);
-                let source = cut.err().unwrap_or(source);
-                return Err(JournalError::Io { path: self.path.clone(), source });
-            }
-        }
+        // What a failed write left (the disk was full) must not stand before the next line. Behind the last one it does no harm:
+        // it is cut off when the journal is opened the next time.
+        let written = self.file.set_len(self.whole);
+        let written = written.and_then(|()| self.file.write_all(text.as_bytes()));
+        let written = written.and_then(|()| self.file.sync_data());
+        written.map_err(|source| JournalError::Io { path: self.path.clone(), source })?;
+        self.whole += text.len() as u64;
         Ok(())
     }
 }
@@ -204,6 +200,19 @@ mod tests {
         journal.healed(fourth.id).unwrap();
         drop(journal);
         assert!(Journal::open(&path).unwrap().open_faults().is_empty());
+    }
+
+    #[test]
+    fn what_a_failed_write_left_is_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path).unwrap();
+        let pause = journal.apply(Fault::Pause, names(&["a"]), names(&["a"])).unwrap();
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"applied\":{\"id\":2,\"fau").unwrap();
+        let kill = journal.apply(Fault::Kill, names(&["a"]), names(&["a"])).unwrap();
+        drop(journal);
+        assert_eq!(Journal::open(&path).unwrap().open_faults(), [pause, kill]);
     }
 
     #[test]
