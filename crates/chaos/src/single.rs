@@ -3,15 +3,22 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::backend::{Backend, BackendError, Kind};
 use crate::experiment::{Experiment, Step};
+use crate::fault::Nodes;
 use crate::observer::Observed;
 use crate::schedule::choose;
 use crate::time::show;
 
 /// The longest that one fault may be asked for.
 pub const LASTS_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// Who should be there, and is not, is looked for so long: there may be an election.
+const WAIT: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A fault as words: its name, to whom, for how long, and what it needs, such as `delay` and `20ms`. It is read as an
 /// experiment with one step, so that there is one way to write a fault.
@@ -63,19 +70,28 @@ pub async fn nodes(backend: &dyn Backend, step: &Step, draw: u64) -> Result<Vec<
         let of_kind = targets.iter().filter(|target| target.kind == kind);
         of_kind.map(|target| target.name.clone()).collect::<Vec<_>>()
     };
-    let observed = Observed::default();
-    observed.look(&targets).await;
-    let chosen = choose(&step.nodes, draw, &observed.known(&names(Kind::Server), names(Kind::Resolver), &[]));
-    if chosen.is_empty() {
-        return Err(BackendError::Unknown(format!("{} to do it to", step.nodes)));
+    let (servers, resolvers) = (names(Kind::Server), names(Kind::Resolver));
+    let deadline = Instant::now() + WAIT;
+    loop {
+        let observed = Observed::default();
+        observed.look(&targets).await;
+        let chosen = choose(&step.nodes, draw, &observed.known(&servers, resolvers.clone(), &[]));
+        if !chosen.is_empty() {
+            return Ok(chosen);
+        }
+        // Names and resolvers are there or not, whether they answer or not.
+        let may_come = !matches!(step.nodes, Nodes::Named(_) | Nodes::Resolver);
+        if !may_come || Instant::now() > deadline {
+            return Err(BackendError::Unknown(format!("{} to do it to", step.nodes)));
+        }
+        tokio::time::sleep(LOOK).await;
     }
-    Ok(chosen)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::{Fault, Nodes};
+    use crate::fault::Fault;
 
     fn read(fault: &str, nodes: &str, with: &[(&str, &str)]) -> Result<Step, String> {
         let with = with.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));

@@ -110,7 +110,7 @@ fn simulate(args: &Args, counted: &summary::Counted, began: u64) -> anyhow::Resu
     };
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
-        None => std::env::temp_dir().join(format!("conclave-sim-{}", std::process::id())),
+        None => std::env::temp_dir().join(format!("conclave-sim-{}-{}", args.seed, std::process::id())),
     };
     if dir.exists() && fs::read_dir(&dir)?.next().is_some() {
         bail!("{} is not empty; remove it, or give another --dir", dir.display());

@@ -362,7 +362,7 @@ mod tests {
         let local = Local::open(started.dir.path()).unwrap();
         let kill = applied(1, Fault::Kill);
         // The lock's file stays behind, and nobody holds it.
-        drop(started.lock());
+        fs::write(started.dir.path().join(LOCK), "").unwrap();
         let refused = local.apply(&kill).await.unwrap_err().to_string();
         assert!(refused.contains("no conclave up runs in"), "{refused}");
         assert_eq!(started.process.try_wait().unwrap(), None, "it was killed nevertheless");

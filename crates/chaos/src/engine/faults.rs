@@ -10,12 +10,18 @@ use tokio::time::Instant;
 use crate::backend::{Kind, Target};
 use crate::engine::{AGAIN, Engine, RunError, names};
 use crate::events::Event;
+use crate::fault::Nodes;
 use crate::journal::Applied;
 use crate::observer::Observed;
-use crate::schedule::{Planned, choose};
+use crate::schedule::{Known, Planned, choose};
 use crate::sides::{all_cuts, cut_off};
 use crate::verdict::Band;
 use crate::workload::Seen;
+
+/// What meets fewer than it is meant for, only because a server is silent to which nothing is being done, waits so long.
+const WAIT: Duration = Duration::from_secs(5);
+/// Between two looks meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The middle of a run.
 pub(super) struct Faults<'a> {
@@ -42,11 +48,12 @@ impl Faults<'_> {
         let began = Instant::now();
         let end = began + lasts;
         let mut next = planned.iter().peekable();
+        let mut look_at = None;
         let mut again = tokio::time::interval(AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let heal_at = self.healing.iter().map(|(at, ..)| *at).min();
-            let apply_at = next.peek().map(|planned| began + planned.at);
+            let apply_at = next.peek().map(|planned| look_at.unwrap_or(began + planned.at));
             let wake = [heal_at, apply_at, Some(end)].into_iter().flatten().min().unwrap_or(end);
             tokio::select! {
                 // What is due comes before what is only repeated.
@@ -63,26 +70,39 @@ impl Faults<'_> {
             if heal_at.is_some_and(|at| at <= now) {
                 self.heal_due(now).await?;
             } else if apply_at.is_some_and(|at| at <= now) {
-                if let Some(planned) = next.next() {
-                    self.apply(planned).await?;
-                }
+                let Some(planned) = next.peek() else { continue };
+                look_at = if self.apply(planned, now < began + planned.at + WAIT).await? {
+                    next.next();
+                    None
+                } else {
+                    Some(now + LOOK)
+                };
             } else if now >= end {
+                next.for_each(|planned| self.left_out(planned));
                 return Ok(());
             }
         }
     }
 
-    async fn apply(&mut self, planned: &Planned) -> Result<(), RunError> {
+    fn left_out(&self, planned: &Planned) {
+        let Planned { fault, nodes, .. } = planned.clone();
+        self.engine.observer.event(&Event::LeftOut { fault, nodes });
+    }
+
+    /// Whether it was done, or is left out. If it `may_wait` it may be neither: it is to be tried again soon.
+    async fn apply(&mut self, planned: &Planned, may_wait: bool) -> Result<bool, RunError> {
         let servers = names(self.targets, Kind::Server);
         // Somebody whose disk or clock is bad is still there, and may lose its power besides.
         let away = self.healing.iter().filter(|(_, applied, _)| applied.fault.takes_away());
         let hurt: Vec<String> = away.flat_map(|(_, applied, _)| applied.nodes.iter().cloned()).collect();
         let known = self.observed.known(&servers, names(self.targets, Kind::Resolver), &hurt);
         let chosen = choose(&planned.nodes, planned.draw, &known);
+        if may_wait && is_worth_waiting(&planned.nodes, &chosen, &known, &hurt) {
+            return Ok(false);
+        }
         if chosen.is_empty() {
-            let Planned { fault, nodes, .. } = planned.clone();
-            self.engine.observer.event(&Event::LeftOut { fault, nodes });
-            return Ok(());
+            self.left_out(planned);
+            return Ok(true);
         }
         let leads = known.servers.iter().any(|server| server.leads > 0 && chosen.contains(&server.name));
         if planned.fault.stops_process() {
@@ -94,7 +114,8 @@ impl Faults<'_> {
         let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
         self.bands.push(Band { fault: planned.fault.clone(), nodes: chosen, leads, from_us, to_us: None });
         self.healing.push((Instant::now() + planned.lasts, applied, self.bands.len() - 1));
-        self.claim_cuts().await
+        self.claim_cuts().await?;
+        Ok(true)
     }
 
     /// Who is cut off with a minority for sure, by what is being done: nobody while processes stop and start, in whose absence the
@@ -147,5 +168,36 @@ impl Faults<'_> {
             *at = Instant::now();
         }
         self.heal_due(Instant::now()).await
+    }
+}
+
+/// Whether a fault would meet more of those whom it is meant for a little later: nothing that is being done is in its way, and
+/// it met nobody, or not all where all are meant. A busy machine, or an election, is all that it takes.
+fn is_worth_waiting(nodes: &Nodes, chosen: &[String], known: &Known, hurt: &[String]) -> bool {
+    hurt.is_empty() && (chosen.is_empty() || (*nodes == Nodes::All && chosen.len() < known.servers.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Server;
+
+    #[test]
+    fn a_silent_moment_of_the_machine_leaves_no_fault_out() {
+        let server = |name: &str, well| Server { name: name.to_owned(), well, ..Server::default() };
+        let known = |well: [bool; 2]| Known {
+            servers: vec![server("a", well[0]), server("b", well[1])],
+            resolvers: Vec::new(),
+        };
+        let waits = |nodes: &Nodes, known: &Known, hurt: &[String]| {
+            is_worth_waiting(nodes, &choose(nodes, 1, known), known, hurt)
+        };
+        let (all, one, none) = (known([true, true]), known([true, false]), known([false, false]));
+        assert!(waits(&Nodes::One, &none, &[]) && waits(&Nodes::All, &none, &[]));
+        assert!(waits(&Nodes::All, &one, &[]) && !waits(&Nodes::One, &one, &[]));
+        assert!(!waits(&Nodes::All, &all, &[]));
+        // Who is missing because of another fault comes back when that is healed, which may be after the end.
+        assert!(!waits(&Nodes::All, &one, &["b".to_owned()]));
+        assert!(!waits(&Nodes::Minority, &none, &["a".to_owned(), "b".to_owned()]));
     }
 }

@@ -32,6 +32,19 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Repeats a command until it ends with this code and says these parts: what it says may be a moment old, or of a server that
+/// does not answer in time. What it said then.
+pub(crate) fn until_says(code: i32, parts: &[&str], mut command: impl FnMut() -> Ran) -> Ran {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let ran = command();
+        if ran.code == Some(code) && parts.iter().all(|part| ran.out.contains(part)) {
+            return ran;
+        }
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: code {code} and {parts:?}: {ran:#?}");
+    }
+}
+
 /// What a command did.
 #[derive(Debug)]
 pub(crate) struct Ran {
@@ -258,14 +271,18 @@ impl Up {
     pub(crate) fn leader_of_general(&self) -> u32 {
         let rooms = self.run(&["rooms", "--json"]).expect(0).json();
         let general = rooms.iter().find(|room| room["room"] == "general").expect("it always exists");
-        let status = self.status();
         let leads = |node: &&Value| {
             let shards = node["shards"].as_array().expect("shards");
             shards.iter().any(|shard| shard["shard"] == general["shard"] && shard["role"] == "leader")
         };
-        let node = status["nodes"].as_array().expect("nodes").iter().find(leads).expect("a leader");
-        let name = node["name"].as_str().expect("a name").to_owned();
-        self.pid_of(&name)
+        let mut name = None;
+        until("somebody leads", || {
+            let status = self.status();
+            let node = status["nodes"].as_array().and_then(|nodes| nodes.iter().find(leads));
+            name = node.map(|node| node["name"].as_str().expect("a name").to_owned());
+            name.is_some()
+        });
+        self.pid_of(&name.expect("somebody leads"))
     }
 
     pub(crate) fn until_healthy(&self) {

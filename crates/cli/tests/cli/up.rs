@@ -15,7 +15,7 @@ fn the_same_directory_continues_the_same_cluster() {
     let port = free_base_port().to_string();
     let up = Up::start(scratch.path(), &["--dir", dir, "--base-port", &port, "--shards", "2"]);
     up.feed(&["send", "general", "-"], b"one\ntwo\nthree\n").expect(0);
-    let before = up.run(&["history", "general", "--json"]).expect(0).out;
+    let before = up.run(&["history", "general", "--json", "--linearizable"]).expect(0).out;
     let (cluster, state) = (up.ready["cluster_id"].clone(), up.state.clone());
     assert_ne!(cluster, Value::Null);
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use conclave_client::{Client, Follow, Incoming, Start, Subscription};
+use conclave_core::limits::CLIENT_OPEN_TIMEOUT;
 
 use crate::fake::{Cluster, go_away};
 use crate::{pinned, soon};
@@ -38,10 +39,8 @@ async fn a_full_node_sends_on_to_a_better_one() {
     let better = cluster.nodes[2].address.clone();
     cluster.nodes[0].set(|f| f.full = Some(vec![better.clone()]));
     let mut subscription = client.subscribe(follow(&["general"]));
-    let begun = Instant::now();
     let Ok(Incoming::Connected { node }) = soon("open", subscription.next()).await else { panic!() };
     assert_eq!(node, better);
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
     cluster.post("general", "1");
     read_to(&mut subscription, &mut [0, 0], 1, 1).await;
     // What is full can still be asked.
@@ -220,7 +219,7 @@ async fn a_slow_node_is_raced_and_left() {
     let mut seen = [0; 2];
     read_to(&mut subscription, &mut seen, 1, 1).await;
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(900), "{took:?}");
+    assert!(took >= Duration::from_millis(200) && took < CLIENT_OPEN_TIMEOUT, "{took:?}");
     assert_eq!(subscription.node(), Some(cluster.nodes[1].address.as_str()));
     cluster.nodes[0].set(|f| f.hang = false);
     cluster.post("general", "2");
@@ -235,7 +234,7 @@ async fn a_session_is_opened_although_the_first_node_is_stuck() {
     cluster.nodes[0].set(|f| f.hang = true);
     let begun = Instant::now();
     let client = pinned(&cluster).await;
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < CLIENT_OPEN_TIMEOUT, "{:?}", begun.elapsed());
     assert_eq!(client.session().user, "ana");
 }
 

@@ -196,7 +196,11 @@ impl Speaker {
         let answer = voice.say(&record).await.unwrap();
         assert!(!answer.lapsed, "{answer:?}");
         Self(tokio::spawn(async move {
-            while voice.say(&record).await.is_ok() {
+            let mut record = record;
+            while let Ok(answer) = voice.say(&record).await {
+                if answer.lapsed {
+                    record.revision = answer.known_revision + 1;
+                }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }))

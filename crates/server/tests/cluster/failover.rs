@@ -69,6 +69,7 @@ async fn a_minority_never_acks() {
     load.progress(100).await;
     // Opening a session needs a quorum; using one does not.
     let reader = cluster.client_of(2).await;
+    reader.history(conclave_client::HistoryQuery::newest("deploys", 1)).await.unwrap();
     cluster.kill(0);
     cluster.kill(1);
     // Whatever was decided before the second death may still be answered; after that, nothing is.
