@@ -286,7 +286,7 @@ pub const CHAT_LINES_UNPRINTED_MAX: usize = 1_024;
 /// Bytes at which a resume file is written anew instead of appended to.
 pub const RESUME_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// `conclave up` waits this long for every shard to have a leader.
-pub const UP_READY_DEADLINE: Duration = Duration::from_secs(60);
+pub const UP_READY_DEADLINE: Duration = Duration::from_secs(120);
 /// `conclave up` starts a dead server again after this long.
 pub const UP_RESTART_DELAY: Duration = Duration::from_secs(3);
 /// `conclave up` kills a server that has not stopped this long after it was asked to.

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
 /// Generous, because tests share the machine; reached only where something is wrong.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 const PORTS_FROM: u16 = 20_000;
 const PORTS_TO: u16 = 26_000;
