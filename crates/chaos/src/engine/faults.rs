@@ -109,7 +109,10 @@ impl Faults<'_> {
             // A server that starts again speaks with everybody until it is told anew whom it does not reach.
             self.retract_cuts(&BTreeSet::new());
         }
-        self.before.get_or_insert_with(|| self.observed.counts());
+        if self.before.is_none() {
+            self.before = Some(self.observed.counts());
+            self.seen.begins();
+        }
         let from_us = self.seen.now_us();
         let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
         self.bands.push(Band { fault: planned.fault.clone(), nodes: chosen, leads, from_us, to_us: None });

@@ -49,7 +49,7 @@ struct Acks {
     every: u64,
     count: u64,
     last_us: u64,
-    /// The longest time between two acks: from, to.
+    /// The longest time between two acks since something was done first: from, to.
     longest: (u64, u64),
     /// The long times without an ack: from, to.
     gaps: Vec<(u64, u64)>,
@@ -97,7 +97,7 @@ impl Acks {
             gaps.push((self.last_us, now_us));
         }
         // However short: an experiment may demand less than what is worth a line.
-        if gaps.is_empty() && self.longest_us() > 0 {
+        if (1..GAP_MIN_US).contains(&self.longest_us()) {
             gaps.push(self.longest);
         }
         gaps
@@ -190,6 +190,11 @@ impl Seen {
         if acks.count == 0 { 0 } else { acks.longest_us().max(now.saturating_sub(acks.last_us)) }
     }
 
+    /// Something is done to the cluster for the first time: the longest time without an ack is looked for from now on.
+    pub(crate) fn begins(&self) {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner).longest = (0, 0);
+    }
+
     /// Acks a second and the 99th percentile of their latency, over the last three seconds.
     #[must_use]
     pub fn recent(&self) -> (f64, Duration) {
@@ -227,5 +232,11 @@ mod tests {
         acks.add(Sample { at_us: 250_000, latency_us: 1_000 });
         assert_eq!(acks.gaps(260_000), [(50_000, 250_000)]);
         assert_eq!(acks.gaps(400_000), [(50_000, 250_000), (250_000, 400_000)]);
+        // What was before anything was done does not hide what came of it.
+        acks.longest = (0, 0);
+        for at_us in [260_000, 300_000, 310_000] {
+            acks.add(Sample { at_us, latency_us: 1_000 });
+        }
+        assert_eq!(acks.gaps(320_000), [(50_000, 250_000), (260_000, 300_000)]);
     }
 }
