@@ -14,7 +14,7 @@ const NO_VERDICT: u8 = 3;
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = args::Args::parse();
-    #[cfg(feature = "planted-bugs")]
+    #[cfg(debug_assertions)]
     if let Err(why) = plant() {
         command::complain(&format!("conclave-chaos: {why}"));
         return ExitCode::from(NO_VERDICT);
@@ -28,13 +28,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The bug that this process makes, for those that are the client library's; said loudly.
-#[cfg(feature = "planted-bugs")]
+/// Chooses the planted bug of this process (only those of the client library have an effect here) and reports it.
+#[cfg(debug_assertions)]
 fn plant() -> Result<(), conclave_client::planted::UnknownBug> {
-    use conclave_client::planted::{Bug, VARIABLE, VERSION, plant};
-    let chosen = plant(std::env::var(VARIABLE).ok().as_deref())?.map_or("none of them", Bug::name);
-    command::complain(&format!(
-        "!!! conclave-chaos {VERSION} MAY BREAK PROMISES ON PURPOSE ITSELF; {VARIABLE} chooses: {chosen} !!!"
-    ));
+    use conclave_client::planted::{VARIABLE, plant};
+    if let Some(bug) = plant(std::env::var(VARIABLE).ok().as_deref())? {
+        command::complain(&format!(
+            "!!! conclave-chaos makes a planted bug, chosen by {VARIABLE}: {} !!!",
+            bug.name()
+        ));
+    }
     Ok(())
 }

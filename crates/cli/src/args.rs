@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use conclave_client::find;
-use conclave_core::planted::VERSION;
+use conclave_core::version::VERSION;
 
 use crate::parse;
 

@@ -20,7 +20,7 @@ use std::io;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
-use conclave_core::planted::VERSION;
+use conclave_core::version::VERSION;
 use jiff::tz::TimeZone;
 
 use crate::args::{Args, Command, RoomsCommand};

@@ -84,7 +84,7 @@ async fn open_slot(settings: &Settings, dir: PathBuf) -> Result<Client, ConnectE
 }
 
 fn client_name() -> String {
-    format!("conclave-cli/{}", conclave_core::planted::VERSION)
+    format!("conclave-cli/{}", conclave_core::version::VERSION)
 }
 
 fn user_dir(settings: &Settings, cluster_id: &str) -> PathBuf {

@@ -58,10 +58,10 @@ mod types;
 
 pub use builder::{Builder, Outbox, Route};
 pub use client::Client;
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 pub use conclave_core::planted;
 /// The library's version, and the program's: they are made together.
-pub use conclave_core::planted::VERSION;
+pub use conclave_core::version::VERSION;
 pub use conclave_net::{Net, Network};
 pub use error::{CallError, ConnectError, OutboxError, SendError};
 pub use find::Finder;

@@ -11,7 +11,8 @@
 //! * [`placement`]: which clients should be where.
 //! * [`ring`]: rooms to shards, shards to nodes.
 //! * [`limits`]: every bound of the system.
-//! * [`planted`]: bugs on purpose, in builds that are made to be found out.
+//! * [`planted`]: deliberate mistakes in debug builds, which tests must find.
+//! * [`version`]: the program's version.
 
 pub mod command;
 pub mod event;
@@ -27,6 +28,7 @@ pub mod refusal;
 pub mod ring;
 pub mod room;
 pub mod session;
+pub mod version;
 
 pub use command::{Action, Command, Origin};
 pub use event::{EventKind, RoomEvent};

@@ -1,29 +1,15 @@
-//! Bugs on purpose, to prove that chaos experiments, the simulation and the checker find such bugs.
+//! Planted bugs: deliberate mistakes which prove that chaos experiments, the simulation and the checker find such mistakes.
 //!
-//! A planted bug is a mistake that somebody could make tomorrow, at the very place where they would make it. A build with the
-//! feature `planted-bugs` has all of them, and makes the one that `plant` names; without the feature [`planted`] is a
-//! constant `false`, of which the compiler leaves nothing. The feature is refused in builds without debug assertions, so that
-//! no release can have it, and it stands in [`VERSION`].
+//! A planted bug is a mistake that somebody could make tomorrow, at the very place where they would make it. Every build with
+//! debug assertions contains all of them and makes the one that [`plant`] names, or none. A build without debug assertions,
+//! such as a release, contains none: [`planted`] is a constant `false` there, and the compiler removes what depends on it.
 //!
-//! This is the only state outside of values in this crate. What replicas decide ([`crate::apply`]) never looks at it.
+//! The chosen bug is the only state outside of values in this crate. [`crate::apply`] never reads it.
 
-#[cfg(all(feature = "planted-bugs", not(debug_assertions)))]
-compile_error!(
-    "the feature planted-bugs breaks conclave's promises on purpose and is refused in builds without debug assertions: \
-     build with the dev profile, or without the feature"
-);
-
-/// The environment variable with which a binary is told which bug to make.
+/// The environment variable that names the bug for a binary of a build with debug assertions.
 pub const VARIABLE: &str = "CONCLAVE_PLANTED_BUG";
 
-/// The version as it is shown: a build with planted bugs says so wherever it says its version.
-pub const VERSION: &str = if cfg!(feature = "planted-bugs") {
-    concat!(env!("CARGO_PKG_VERSION"), "+planted-bugs")
-} else {
-    env!("CARGO_PKG_VERSION")
-};
-
-/// A mistake that can be made on purpose.
+/// A deliberate mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     /// The log's writer answers before it has written and synced.
@@ -76,17 +62,17 @@ impl Bug {
 }
 
 /// Whether this process makes that mistake.
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(debug_assertions))]
 #[must_use]
 pub const fn planted(_bug: Bug) -> bool {
     false
 }
 
-#[cfg(feature = "planted-bugs")]
-pub use with_the_feature::{UnknownBug, plant, planted};
+#[cfg(debug_assertions)]
+pub use chosen::{UnknownBug, plant, planted};
 
-#[cfg(feature = "planted-bugs")]
-mod with_the_feature {
+#[cfg(debug_assertions)]
+mod chosen {
     use std::sync::atomic::{AtomicU8, Ordering};
 
     use super::{Bug, VARIABLE};
@@ -105,8 +91,8 @@ mod with_the_feature {
         CHOSEN.load(Ordering::Relaxed) == bug as u8 + 1
     }
 
-    /// Chooses the mistake that this process makes from now on, by the value of [`VARIABLE`]; none if it is absent or empty.
-    /// A binary calls it once, before anything else.
+    /// Chooses the mistake that this process makes from now on, by the value of [`VARIABLE`]; none if the value is absent or
+    /// empty. A binary calls this function once, before anything else.
     ///
     /// # Errors
     /// If there is no such bug. Nothing has changed then.
@@ -132,14 +118,13 @@ mod tests {
         assert_eq!(Bug::named("none"), None);
     }
 
-    #[cfg(not(feature = "planted-bugs"))]
+    #[cfg(not(debug_assertions))]
     #[test]
-    fn without_the_feature_there_is_nothing() {
+    fn a_build_without_debug_assertions_has_no_planted_bug() {
         const { assert!(!planted(Bug::AckBeforeSync)) };
-        assert_eq!(VERSION, env!("CARGO_PKG_VERSION"));
     }
 
-    #[cfg(feature = "planted-bugs")]
+    #[cfg(debug_assertions)]
     #[test]
     fn one_bug_at_a_time_and_only_known_ones() {
         assert!(Bug::ALL.into_iter().all(|bug| !planted(bug)));
@@ -152,6 +137,5 @@ mod tests {
         assert!(planted(Bug::UnsyncedVote), "a name that is refused changes nothing");
         assert_eq!(plant(Some("")), Ok(None));
         assert!(Bug::ALL.into_iter().all(|bug| !planted(bug)));
-        assert!(VERSION.ends_with("planted-bugs"));
     }
 }

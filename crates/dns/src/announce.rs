@@ -51,7 +51,7 @@ pub fn announce(announced: &Announced) -> Result<Announcement, AnnounceError> {
     let properties = [
         ("cluster", cluster.as_str()),
         ("id", &node_id.to_string()),
-        ("ver", conclave_core::planted::VERSION),
+        ("ver", conclave_core::version::VERSION),
     ];
     let host = format!("{}.local.", host(name, cluster));
     let ips: &[IpAddr] = if ip.is_unspecified() { &[] } else { &[ip] };

@@ -79,7 +79,7 @@ impl Fixed {
         Self {
             zone: key(zone),
             identity_text: chaos_text(&identity),
-            version_text: chaos_text(&format!("conclave {}", conclave_core::planted::VERSION)),
+            version_text: chaos_text(&format!("conclave {}", conclave_core::version::VERSION)),
             identity,
         }
     }

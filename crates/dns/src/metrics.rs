@@ -55,7 +55,7 @@ impl Metrics {
     pub fn new(zone: &str) -> Self {
         let make = Maker::new();
         make.gauges("conclave_dns_build_info", "Version and zone; always 1.", &["version", "zone"])
-            .with_label_values(&[conclave_core::planted::VERSION, zone])
+            .with_label_values(&[conclave_core::version::VERSION, zone])
             .set(1);
         let outcome = &["outcome"];
         Self {

@@ -117,7 +117,7 @@ async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) {
         peer_address: node.member.peer.clone(),
         http_address: node.member.http.clone(),
         directory,
-        version: conclave_core::planted::VERSION.to_owned(),
+        version: conclave_core::version::VERSION.to_owned(),
         feature_level: FEATURE_LEVEL,
     };
     let command = Command::RegisterNode(record);

@@ -84,7 +84,7 @@ impl Metrics {
             "Version and identity; always 1.",
             &["version", "node", "cluster"],
         );
-        build.with_label_values(&[conclave_core::planted::VERSION, node, cluster]).set(1);
+        build.with_label_values(&[conclave_core::version::VERSION, node, cluster]).set(1);
         let shard = &["shard"];
         let peer = &["peer"];
         Self {

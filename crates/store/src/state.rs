@@ -9,7 +9,7 @@ pub(crate) mod block;
 mod cache;
 pub(crate) mod db;
 mod flush;
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 mod foresee;
 pub(crate) mod key;
 pub(crate) mod machine;
@@ -69,7 +69,7 @@ pub struct ShardState {
     /// Raised when a snapshot's installation begins and when it ends: odd means that the file is
     /// between two states.
     installs: AtomicU64,
-    #[cfg(feature = "planted-bugs")]
+    #[cfg(debug_assertions)]
     foreseen: Mutex<foresee::Foreseen>,
 }
 
@@ -110,7 +110,7 @@ impl ShardState {
             inner: Mutex::new(inner),
             applied: watch::Sender::new(index),
             installs: AtomicU64::new(0),
-            #[cfg(feature = "planted-bugs")]
+            #[cfg(debug_assertions)]
             foreseen: Mutex::default(),
         })
     }

@@ -270,7 +270,7 @@ impl Store {
     }
 
     /// What the shard's leader would answer to an entry that is not committed yet; see the planted bugs that cannot wait.
-    #[cfg(feature = "planted-bugs")]
+    #[cfg(debug_assertions)]
     #[must_use]
     pub fn foresee(&self, shard: ShardId, payload: &crate::Payload) -> Option<crate::Replies> {
         self.at(shard).state.foresee(payload, self.0.observer.as_ref())

@@ -57,7 +57,7 @@ async fn examine(settings: &Settings) -> Report {
     let (zones, (servers, status)) = futures::join!(join_all(zones), servers(settings, candidates));
     Report {
         ok: false,
-        version: conclave_core::planted::VERSION,
+        version: conclave_core::version::VERSION,
         os: os(),
         time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         configuration: configuration(settings),

@@ -1,5 +1,6 @@
 //! Is it well? Asked by people, and by whatever watches over containers.
 
+use conclave_core::version::VERSION;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -32,7 +33,7 @@ fn a_cluster_that_is_well_and_then_is_not() {
     let report = until_says(0, &[], || up.find(&["doctor", "--json"])).json().remove(0);
     assert_eq!((&report["ok"], report["servers"].as_array().unwrap().len()), (&Value::from(true), 3));
     for server in report["servers"].as_array().unwrap() {
-        assert_eq!(server["version"], env!("CARGO_PKG_VERSION"), "{server:#}");
+        assert_eq!(server["version"], VERSION, "{server:#}");
         assert_eq!(server["health"]["ready"], true, "{server:#}");
         // As well as it can be known: half of what the question took.
         assert!(server["clock_offset_ms"].as_i64().is_some_and(|ms| ms.abs() < 10_000), "{server:#}");

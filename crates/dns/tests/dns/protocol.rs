@@ -66,12 +66,12 @@ async fn versions_and_options_of_edns_are_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_says_what_it_is() {
     let server = Server::start(None, &[]).await;
-    let version = concat!("conclave ", env!("CARGO_PKG_VERSION"));
+    let version = format!("conclave {}", conclave_core::version::VERSION);
     let rows = [
         ("id.server.", "resolver-1"),
         ("hostname.bind.", "resolver-1"),
-        ("VERSION.bind.", version),
-        ("version.server.", version),
+        ("VERSION.bind.", version.as_str()),
+        ("version.server.", version.as_str()),
     ];
     for (name, text) in rows {
         let mut message = question(name, RecordType::TXT, None);

@@ -114,7 +114,7 @@ pub(crate) fn first(id: u64, member: &Member, cluster: u128) -> NodeRecord {
         client: member.client.clone(),
         peer: member.peer.clone(),
         http: member.http.clone(),
-        version: conclave_core::planted::VERSION.to_owned(),
+        version: conclave_core::version::VERSION.to_owned(),
         role: MemberRole::Learner.into(),
         weight: 100,
         ..NodeRecord::default()

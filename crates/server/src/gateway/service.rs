@@ -260,7 +260,7 @@ impl ChatService for Gateway {
             Ok(PingResponse {
                 payload,
                 node_id: self.node.id.0,
-                version: conclave_core::planted::VERSION.to_owned(),
+                version: conclave_core::version::VERSION.to_owned(),
                 time_ms: self.clock.now_ms(),
             })
         })

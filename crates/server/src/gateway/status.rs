@@ -30,7 +30,7 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         node_id: node.id.0,
         name: node.member.name.clone(),
         address: node.member.client.clone(),
-        version: conclave_core::planted::VERSION.to_owned(),
+        version: conclave_core::version::VERSION.to_owned(),
         reachable: true,
         draining: node.is_draining(),
         uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -79,7 +79,7 @@ impl Groups<'_> {
                 raft: raft.clone(),
                 clock: self.clock.clone(),
                 metrics: Arc::clone(self.metrics),
-                #[cfg(feature = "planted-bugs")]
+                #[cfg(debug_assertions)]
                 store: self.store.clone(),
             };
             tasks.spawn(proposer.run(queue));

@@ -4,7 +4,7 @@
 //! entries as allowed are in flight, what arrives is collected into the next one. So one sender has the
 //! latency of one round, and thousands share a few.
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 mod early;
 
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub(crate) struct Proposer {
     pub(crate) raft: Raft,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
-    #[cfg(feature = "planted-bugs")]
+    #[cfg(debug_assertions)]
     pub(crate) store: conclave_store::Store,
 }
 
@@ -92,7 +92,7 @@ impl Proposer {
                     let began = Instant::now();
                     let (responder, result) = OneshotResponder::new_pair();
                     // Handing over waits only for the group's own queue and keeps the order of proposals.
-                    #[cfg(feature = "planted-bugs")]
+                    #[cfg(debug_assertions)]
                     let waiting = self.answer_early(&payload, waiting, in_flight.is_empty());
                     let handed = self.raft.client_write_ff(payload, Some(responder)).await;
                     in_flight.push(async move {

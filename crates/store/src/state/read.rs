@@ -149,7 +149,7 @@ impl ShardState {
                 if after < head { newest(&inner, room, after.next(), bytes_max)? } else { Vec::new() };
             (head, chunks)
         };
-        #[cfg(feature = "planted-bugs")]
+        #[cfg(debug_assertions)]
         if after >= head
             && let Some(page) = self.foreseen_page(room, after)
         {
