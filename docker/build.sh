@@ -10,6 +10,8 @@
 #                                      docker/base-images.sh makes (and is made if missing);
 #                                      auto: local ones if they are there, else published
 #   CONCLAVE_CA                        a file of CA certificates for the way to the crate registry
+#   CONCLAVE_PROGRAMS                  a folder with conclave, conclave-check and conclave-chaos, such as target/release:
+#                                      they are put into the images, without debug information, and nothing is compiled
 #   CARGO_PROFILE [release]            dev builds in a tenth of the time, for tries
 #   CARGO_AUDITABLE                    a version of cargo-auditable: puts the list of dependencies in
 set -euo pipefail
@@ -34,7 +36,7 @@ if [ "$bases" = auto ]; then
     fi
 fi
 if [ "$bases" = local ]; then
-    docker/base-images.sh
+    if [ -n "${CONCLAVE_PROGRAMS:-}" ]; then docker/base-images.sh debian; else docker/base-images.sh; fi
     options+=(--build-arg RUST_IMAGE=conclave-base/rust:bookworm)
     options+=(--build-arg RUNTIME_IMAGE=conclave-base/debian:bookworm-slim)
 fi
@@ -47,11 +49,21 @@ if [ "${#targets[@]}" = 0 ]; then
     [ "$bases" != local ] || targets+=(prometheus)
 fi
 
-# What is sent is fixed once: a file that changes meanwhile would make the targets differ, and be
-# compiled for each.
-context=$(mktemp)
-trap 'rm -f "$context"' EXIT
-tar -c Cargo.toml Cargo.lock LICENSE crates proto docker/Dockerfile >"$context"
+# The context is made once: a file that changes meanwhile would make the targets differ, and the programs would be
+# compiled for each target.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+context=$scratch/context
+if [ -n "${CONCLAVE_PROGRAMS:-}" ]; then
+    mkdir "$scratch/programs"
+    for program in conclave conclave-check conclave-chaos; do
+        strip --strip-debug -o "$scratch/programs/$program" "$CONCLAVE_PROGRAMS/$program"
+    done
+    options+=(--build-arg PROGRAMS=given)
+    tar -c LICENSE docker/Dockerfile -C "$scratch" programs >"$context"
+else
+    tar -c Cargo.toml Cargo.lock LICENSE crates proto docker/Dockerfile >"$context"
+fi
 for target in "${targets[@]}"; do
     echo "==> conclave/$target:$tag"
     if [ "$target" = prometheus ]; then
