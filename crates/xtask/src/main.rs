@@ -1,5 +1,7 @@
-//! What is done to this repository by itself: `cargo xtask sim` runs the simulation over many seeds.
+//! What this repository does with itself: `cargo xtask ci` runs everything that must pass, `cargo xtask sim` runs the
+//! simulation over many seeds.
 
+mod ci;
 mod sim;
 
 use std::io::Write as _;
@@ -16,13 +18,18 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs everything that must pass before a change is taken.
+    Ci(ci::Args),
     /// Runs the simulation over many seeds, one process each, and sums up.
     Sim(sim::Args),
 }
 
 fn main() -> ExitCode {
-    let Command::Sim(args) = Args::parse().command;
-    match sim::run(&args) {
+    let passed = match Args::parse().command {
+        Command::Ci(args) => ci::run(&args),
+        Command::Sim(args) => sim::run(&args),
+    };
+    match passed {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -31,4 +38,10 @@ fn main() -> ExitCode {
             ExitCode::from(3)
         }
     }
+}
+
+/// Prints a line to stdout.
+fn print(text: &str) {
+    // A reader that closed the pipe has read enough.
+    let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -1,6 +1,5 @@
 //! Many seeds of the simulation.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -129,8 +128,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
         None => args.from..args.from.checked_add(args.seeds).context("--from and --seeds go too far")?,
     };
     match args.lasts {
-        Some(lasts) => say(&format!("seeds {first:?}, then {} and up for {} s", args.from, lasts.as_secs())),
-        None => say(&format!("seeds {first:?}, then {} to {}", fresh.start, fresh.end.saturating_sub(1))),
+        Some(lasts) => {
+            crate::print(&format!("seeds {first:?}, then {} and up for {} s", args.from, lasts.as_secs()))
+        }
+        None => {
+            crate::print(&format!("seeds {first:?}, then {} to {}", fresh.start, fresh.end.saturating_sub(1)))
+        }
     }
     let fixed = first.len();
     let todo = Mutex::new(first.into_iter().chain(fresh).enumerate());
@@ -286,11 +289,11 @@ impl Sum {
                     "passed" => self.passed += 1,
                     "too_little" => {
                         self.too_little += 1;
-                        say(&format!("seed {seed}: tested too little: {}", line.why.join("; ")));
+                        crate::print(&format!("seed {seed}: tested too little: {}", line.why.join("; ")));
                     }
                     other => {
                         if other == "violated" { &mut self.found } else { &mut self.failed }.push(seed);
-                        say(&format!(
+                        crate::print(&format!(
                             "seed {seed}: {}: {}\n    {}",
                             other.to_uppercase(),
                             line.why.join("; "),
@@ -301,36 +304,36 @@ impl Sum {
             }
             Err(why) => {
                 self.failed.push(seed);
-                say(&format!("seed {seed}: FAILED: {why}\n    {}", reproduce()));
+                crate::print(&format!("seed {seed}: FAILED: {why}\n    {}", reproduce()));
             }
         }
         if let (Ok(first), Some(second)) = (line, again) {
             self.twice += 1;
             if second.as_ref().map(|second| &second.history) != Ok(&first.history) {
                 self.differ.push(seed);
-                say(&format!("seed {seed}: the second run was another one"));
+                crate::print(&format!("seed {seed}: the second run was another one"));
             }
         }
     }
 
     fn show(&self, took: Duration) {
         let Self { seeds, passed, too_little, found, failed, counts, .. } = self;
-        say(&format!(
+        crate::print(&format!(
             "{seeds} seeds in {} s: {passed} passed, {too_little} tested too little, {} found something {found:?}, {} failed {failed:?}",
             took.as_secs(),
             found.len(),
             failed.len()
         ));
-        say(&format!(
+        crate::print(&format!(
             "  {} s of the clusters' time, {} s of processes",
             counts.virtual_ms / 1_000,
             counts.took_ms / 1_000
         ));
-        say(&format!(
+        crate::print(&format!(
             "  {} acked sends, {} observed; retries suppressed in {} seeds",
             counts.acked, counts.observed, self.suppressed
         ));
-        say(&format!(
+        crate::print(&format!(
             "  {} kills, {} power cuts ({} sectors unsynced, {} of them kept), {} restarts, {} pauses",
             counts.kills,
             counts.power_cuts,
@@ -339,29 +342,24 @@ impl Sum {
             counts.restarts,
             counts.pauses
         ));
-        say(&format!(
+        crate::print(&format!(
             "  {} partitions, {} slow or lossy networks, {} bad disks, {} clock steps",
             counts.partitions, counts.network_faults, counts.disk_faults, counts.clock_steps
         ));
-        say(&format!(
+        crate::print(&format!(
             "  {} faults of resolvers, which were told of nodes {} times and answered {} questions",
             counts.resolver_faults, counts.registrations, counts.names_answered
         ));
-        say(&format!(
+        crate::print(&format!(
             "  {} elections won, {} snapshots sent, {} syncs",
             counts.elections, counts.snapshots, counts.syncs
         ));
         if self.twice > 0 {
             let same = self.twice - self.differ.len() as u64;
-            say(&format!(
+            crate::print(&format!(
                 "  {same} of {} seeds had the same history twice; the others: {:?}",
                 self.twice, self.differ
             ));
         }
     }
-}
-
-fn say(text: &str) {
-    // Whoever closed the pipe has read enough.
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
