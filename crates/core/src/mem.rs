@@ -6,11 +6,11 @@ use std::convert::Infallible;
 use crate::command::NodeRecord;
 use crate::event::RoomEvent;
 use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
-use crate::machine::{Change, Outcome, View};
-use crate::meta::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use crate::outcome::{Change, Outcome};
+use crate::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo, SessionRecord, UserRecord};
 use crate::ring::Layout;
-use crate::room::{RoomHead, RoomInfo};
 use crate::session::{SessionRoom, Standing};
+use crate::view::View;
 
 /// One shard's state in memory, and its events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

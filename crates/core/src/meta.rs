@@ -5,69 +5,15 @@ use crate::id::{NodeId, RoomId, SessionId, UserId};
 use crate::limits::{
     CLIENT_NAME_BYTES_MAX, NODES_MAX, REPLICAS_MAX, ROOMS_MAX, SESSIONS_PER_USER_MAX, SHARDS_MAX,
 };
-use crate::machine::{Change, Outcome, Reply, View};
 use crate::name::{check_room_name, check_user_name};
+use crate::outcome::{Change, Outcome, Reply};
+use crate::record::{DirectoryEntry, SessionRecord, UserRecord};
 use crate::refusal::Refusal;
 use crate::ring::Layout;
+use crate::view::View;
 
 /// The highest feature level that this version understands.
 pub const FEATURE_LEVEL: u32 = 1;
-
-/// The meta shard's counters. Ids are given out from 1 and never again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MetaHead {
-    /// The last room id given out, and so the number of rooms.
-    pub last_room: RoomId,
-    /// The last user id given out.
-    pub last_user: UserId,
-    /// The last session id given out.
-    pub last_session: SessionId,
-    /// What the cluster may use.
-    pub feature_level: u32,
-}
-
-/// A room in the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirectoryEntry {
-    /// Its id, from which its shard follows.
-    pub room: RoomId,
-    /// Its name, which is unique.
-    pub name: String,
-    /// Who asked for it.
-    pub creator: UserId,
-    /// That user's name.
-    pub creator_name: String,
-    /// When.
-    pub created_ms: i64,
-}
-
-/// A user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserRecord {
-    /// Its id.
-    pub user: UserId,
-    /// Its name, which is unique.
-    pub name: String,
-    /// How many sessions it has opened.
-    pub sessions: u32,
-}
-
-/// A session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionRecord {
-    /// Its id.
-    pub session: SessionId,
-    /// Whose it is.
-    pub user: UserId,
-    /// That user's name.
-    pub user_name: String,
-    /// Digest of the secret half of its token.
-    pub secret_digest: [u8; 16],
-    /// What the client calls itself.
-    pub client: String,
-    /// When it was opened.
-    pub opened_ms: i64,
-}
 
 pub(crate) fn create_room<V: View>(
     view: &V,

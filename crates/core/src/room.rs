@@ -4,34 +4,12 @@ use crate::command::{Action, Origin};
 use crate::event::{EventKind, RoomEvent};
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
 use crate::limits::ROOMS_PER_SESSION_MAX;
-use crate::machine::{Change, Outcome, Reply, View};
 use crate::name::{check_room_name, check_text, check_topic};
+use crate::outcome::{Change, Outcome, Reply};
+use crate::record::{RoomHead, RoomInfo};
 use crate::refusal::Refusal;
 use crate::session::{Standing, StoredReply, Verdict, digest};
-
-/// What changes with every event. Small, because it is copied for each of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RoomHead {
-    /// The last event's place.
-    pub last: Seq,
-    /// The last event's time.
-    pub last_time_ms: i64,
-    /// How many users are members.
-    pub members: u32,
-}
-
-/// What a room is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RoomInfo {
-    /// As in the directory.
-    pub name: String,
-    /// What the room is for.
-    pub topic: String,
-    /// Who asked for it.
-    pub creator: UserId,
-    /// When.
-    pub created_ms: i64,
-}
+use crate::view::View;
 
 /// Makes the room exist, if it does not.
 pub(crate) fn open<V: View>(

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 
 use conclave_core::command::NodeRecord;
 use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
-use conclave_core::meta::{DirectoryEntry, MetaHead};
+use conclave_core::record::{DirectoryEntry, MetaHead};
 use conclave_core::ring::Layout;
 use conclave_core::{NodeId, RoomId, ShardId};
 use tokio::sync::{Notify, watch};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_core::limits::REQUEST_DEADLINE;
-use conclave_core::meta::DirectoryEntry;
+use conclave_core::record::DirectoryEntry;
 use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, UserId};
 use conclave_proto::chat::RoomRef;
 use conclave_proto::command::encode;

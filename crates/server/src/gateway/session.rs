@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use conclave_core::meta::SessionRecord;
+use conclave_core::record::SessionRecord;
 use conclave_core::{Command, Refusal, Reply, SessionId, UserId};
 use conclave_proto::chat::OpenSessionResponse;
 use conclave_proto::status::Failure;

@@ -151,7 +151,7 @@ async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<Posit
     let replica = Arc::clone(gateway.router.shards.of_room(room));
     let mut found = replica.state.room(room).map_err(storage)?;
     let beyond = |head: Option<Seq>| matches!(begin, Begin::After(seq) if head.is_none_or(|head| seq > head));
-    let head = |found: &Option<(conclave_core::room::RoomHead, conclave_core::room::RoomInfo)>| {
+    let head = |found: &Option<(conclave_core::record::RoomHead, conclave_core::record::RoomInfo)>| {
         found.as_ref().map(|(head, _)| head.last)
     };
     // The room or the position may be newer than what this replica has applied: it catches up first.

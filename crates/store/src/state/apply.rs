@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 
 use conclave_core::command::NodeRecord;
 use conclave_core::limits::UNWRITTEN_BYTES_MAX;
-use conclave_core::meta::{DirectoryEntry, MetaHead, UserRecord};
+use conclave_core::record::{DirectoryEntry, MetaHead, UserRecord};
+use conclave_core::record::{RoomHead, RoomInfo};
 use conclave_core::ring::Layout;
-use conclave_core::room::{RoomHead, RoomInfo};
 use conclave_core::session::{SessionRoom, Standing};
 use conclave_core::{
     Action, Change, Command, NodeId, Outcome, Reply, RequestNo, RoomId, Seq, SessionId, ShardId, UserId, View,

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use conclave_core::command::NodeRecord;
-use conclave_core::meta::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use conclave_core::record::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use conclave_core::record::{RoomHead, RoomInfo};
 use conclave_core::ring::Layout;
-use conclave_core::room::{RoomHead, RoomInfo};
 use conclave_core::{RoomId, Seq, SessionId, UserId};
 use conclave_proto::frame;
 

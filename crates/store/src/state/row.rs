@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use conclave_core::meta::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
-use conclave_core::room::{RoomHead, RoomInfo};
+use conclave_core::record::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use conclave_core::record::{RoomHead, RoomInfo};
 use conclave_core::session::{SessionRoom, StoredReply, Verdict};
 use conclave_core::{Refusal, RequestNo, RoomId, Seq, SessionId, UserId};
 use conclave_proto::log::{self, stored_reply};

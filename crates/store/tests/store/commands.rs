@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use conclave_core::command::NodeRecord;
 use conclave_core::mem::MemView;
-use conclave_core::meta::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use conclave_core::record::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
+use conclave_core::record::{RoomHead, RoomInfo};
 use conclave_core::ring::Layout;
-use conclave_core::room::{RoomHead, RoomInfo};
 use conclave_core::session::{SessionRoom, StoredReply, Verdict};
 use conclave_core::{
     Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,

@@ -1,0 +1,46 @@
+//! What a command is decided over: read access to one shard's state.
+
+use crate::command::NodeRecord;
+use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
+use crate::record::{DirectoryEntry, MetaHead, RoomHead, UserRecord};
+use crate::ring::Layout;
+use crate::session::Standing;
+
+/// Read access to one shard's state as of the previous command.
+///
+/// Two implementations exist, [`crate::mem::MemView`] and the store's, and a test holds them equal.
+pub trait View {
+    /// Trouble with the storage underneath, never a decision. A refusal is a normal [`Outcome`].
+    type Error;
+
+    /// A room's head, if the room is in this shard.
+    fn room(&self, room: RoomId) -> Result<Option<RoomHead>, Self::Error>;
+    /// Whether the user is a member of the room.
+    fn member(&self, room: RoomId, user: UserId) -> Result<bool, Self::Error>;
+    /// How a request stands to what the session has had decided in the room; `None` if it has had
+    /// nothing decided there.
+    fn standing(
+        &self,
+        session: SessionId,
+        room: RoomId,
+        request: RequestNo,
+        digest: u64,
+    ) -> Result<Option<Standing>, Self::Error>;
+    /// In how many rooms of this shard the session has had requests decided.
+    fn session_rooms(&self, session: SessionId) -> Result<u32, Self::Error>;
+
+    /// The meta shard's counters.
+    fn meta(&self) -> Result<MetaHead, Self::Error>;
+    /// The directory's room of that name.
+    fn room_named(&self, name: &str) -> Result<Option<DirectoryEntry>, Self::Error>;
+    /// The user of that name.
+    fn user_named(&self, name: &str) -> Result<Option<UserRecord>, Self::Error>;
+    /// The user with that id.
+    fn user(&self, user: UserId) -> Result<Option<UserRecord>, Self::Error>;
+    /// The node with that id.
+    fn node(&self, node: NodeId) -> Result<Option<NodeRecord>, Self::Error>;
+    /// All nodes, by id.
+    fn nodes(&self) -> Result<Vec<NodeRecord>, Self::Error>;
+    /// The layout in force.
+    fn layout(&self) -> Result<Option<Layout>, Self::Error>;
+}
