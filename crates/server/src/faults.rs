@@ -1,11 +1,10 @@
 //! Faults on purpose, inside a node that was started with leave to be broken.
 //!
-//! * `network`: what happens to the bytes of the connections to other nodes. `echo`: calls that are made twice.
+//! * `network`: what happens to the bytes of the connections to other nodes. Calls that are made twice are `peer/echo.rs`.
 //! * The disk's are [`conclave_store::FaultyDisk`], the clock's [`crate::Clock`].
 //!
 //! Without that leave none of this is there: connections and files are the plain ones.
 
-pub(crate) mod echo;
 pub(crate) mod network;
 
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod events;
 
 use std::time::Duration;
 
+use conclave_core::ShardId;
 use conclave_telemetry::metrics::{Exposition, Maker};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -322,6 +323,11 @@ fn p99_us(cumulative: &[u64]) -> u32 {
     let seconds = bucket.map_or(LATENCY[LATENCY.len() - 1], |(end, _)| *end);
     let end = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     u32::try_from(end.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// The number of a shard as openraft's metrics and our labels show it.
+pub(crate) fn label(shard: ShardId) -> String {
+    shard.0.to_string()
 }
 
 #[cfg(test)]

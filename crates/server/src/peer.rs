@@ -4,9 +4,11 @@
 //! * [`network`]: what openraft asks of the network, over gRPC.
 //! * [`service`]: the other end of it.
 //! * [`probe`]: how long a follower takes.
+//! * [`echo`]: calls that are made twice on purpose.
 //! * [`link`]: proposals for shards led elsewhere, and the first sign of a dead process.
 
 pub(crate) mod admission;
+pub(crate) mod echo;
 pub(crate) mod link;
 pub(crate) mod network;
 mod probe;
@@ -16,8 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_core::NodeId;
 use conclave_core::limits::{FORWARD_QUEUE_MAX, PEER_MESSAGE_BYTES_MAX};
-use conclave_core::{NodeId, ShardId};
 use conclave_net::Net;
 use conclave_proto::fault::PeerFault;
 use conclave_proto::raft::raft_service_client::RaftServiceClient;
@@ -28,9 +30,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::Member;
-use crate::faults::echo::{Echo, Echoes, echo};
 use crate::faults::{Faults, network as network_faults};
 use crate::peer::admission::Stamp;
+use crate::peer::echo::{Call, Echo, Echoes, echo};
 use crate::peer::link::Forwarded;
 
 /// A client of another node's Raft service.
@@ -130,7 +132,7 @@ impl Peer {
     }
 
     /// A call to it is about to be made, and may be repeated on purpose.
-    pub(crate) fn hear(&self, call: impl FnOnce() -> crate::faults::echo::Call) {
+    pub(crate) fn hear(&self, call: impl FnOnce() -> Call) {
         if let Some(echo) = &self.echo {
             echo.hear(call);
         }
@@ -168,9 +170,4 @@ fn endpoint(member: &Member) -> Result<Endpoint, tonic::transport::Error> {
         .http2_keep_alive_interval(Duration::from_millis(500))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true))
-}
-
-/// The number of a shard as openraft's metrics and our labels show it.
-pub(crate) fn label(shard: ShardId) -> String {
-    shard.0.to_string()
 }

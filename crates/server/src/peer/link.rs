@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use crate::faults::echo::Call;
 use crate::peer::Peer;
+use crate::peer::echo::Call;
 use crate::shard::{Answer, ProposeError, Shards};
 
 /// Between two tries to open a link.

@@ -29,9 +29,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use crate::faults::echo::Call;
 use crate::metrics::Metrics;
 use crate::peer::admission::Admission;
+use crate::peer::echo::Call;
 use crate::peer::probe::Probe;
 use crate::peer::{Peer, PeerClient, Peers};
 

@@ -9,10 +9,8 @@ use conclave_core::NodeId;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
-use crate::peer::label;
-use crate::shard::Replica;
-use crate::shard::replica::LeaderView;
+use crate::metrics::{Metrics, label};
+use crate::shard::replica::{LeaderView, Replica};
 
 /// The last terms in which this replica was told to stand for election, before any timeout.
 #[derive(Debug, Default)]

@@ -18,8 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::route::Router;
-use crate::metrics::Metrics;
-use crate::peer::label;
+use crate::metrics::{Metrics, label};
 use crate::placement::Placement;
 use crate::shard::{Replica, Shards};
 

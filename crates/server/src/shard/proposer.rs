@@ -22,8 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::metrics::Metrics;
-use crate::peer::label;
+use crate::metrics::{Metrics, label};
 
 /// What came of a batch of commands: one reply for each, or why there is none.
 pub(crate) type Answer = Result<Vec<Reply>, ProposeError>;
