@@ -6,7 +6,6 @@
 //! * [`subscription`]: the `JoinChat` stream.
 //! * [`route`]: room to shard to leader.
 //! * [`session`]: tokens, and who a call is from.
-//! * [`sessions`]: who subscribes here, and how many may.
 //! * [`status`]: what a node tells of itself and the cluster.
 //! * [`view`]: where else clients can go.
 
@@ -14,7 +13,6 @@ pub(crate) mod route;
 pub(crate) mod sends;
 pub(crate) mod service;
 pub(crate) mod session;
-pub(crate) mod sessions;
 pub(crate) mod status;
 pub(crate) mod subscription;
 pub(crate) mod view;

@@ -15,10 +15,10 @@ use tonic::Status;
 
 use crate::discovery::heard::{Heard, load_of};
 use crate::gateway::route::Router;
-use crate::gateway::sessions::TurnedAway;
 use crate::load::{Load, is_busy};
 use crate::metrics::Metrics;
 use crate::node::NodeInfo;
+use crate::seats::TurnedAway;
 
 /// How long clients get to go elsewhere, as they are told.
 const GO_AWAY_IN_MS: u32 = 2_000;

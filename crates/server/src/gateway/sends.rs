@@ -22,8 +22,8 @@ use tonic::{Status, Streaming};
 use crate::gateway::route::Router;
 use crate::gateway::service::Gateway;
 use crate::gateway::session::Caller;
-use crate::gateway::sessions::SendSeat;
 use crate::metrics::Metrics;
+use crate::seats::SendSeat;
 
 /// Sends one request and waits until it is decided.
 pub(crate) async fn send_one(

@@ -27,8 +27,8 @@ use crate::feed::Subscriber;
 use crate::gateway::route::storage;
 use crate::gateway::service::Gateway;
 use crate::gateway::session::Caller;
-use crate::gateway::sessions::Seat;
 use crate::gateway::status::hears_from_leader;
+use crate::seats::Seat;
 use crate::shard::Replica;
 
 /// A subscription's place in one room.

@@ -12,8 +12,8 @@ use crate::bootstrap::Plan;
 use crate::clock::Clock;
 use crate::config::{Config, Member};
 use crate::discovery::record::{self, Own};
-use crate::gateway::sessions::Sessions;
 use crate::load::Load;
+use crate::seats::Sessions;
 
 /// Who this node is, and how it is.
 #[derive(Debug)]
