@@ -30,6 +30,7 @@ pub mod metrics;
 mod node;
 mod peer;
 mod placement;
+mod plan;
 mod seats;
 mod shard;
 mod web;

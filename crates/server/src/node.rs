@@ -19,7 +19,6 @@ use conclave_store::{Options, Store};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::bootstrap::Plan;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::Feed;
@@ -28,6 +27,7 @@ use crate::metrics::{Metrics, StoreEvents};
 use crate::peer::Peers;
 use crate::peer::admission::{Admission, Stamp};
 use crate::placement::Placement;
+use crate::plan::Plan;
 
 pub(crate) use info::NodeInfo;
 pub use listen::Listeners;

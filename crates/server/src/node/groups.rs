@@ -10,7 +10,6 @@ use conclave_store::{Identity, Options, Raft, Store};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::bootstrap::Plan;
 use crate::clock::Clock;
 use crate::config::{Config, Member, Timing};
 use crate::metrics::{Metrics, StoreEvents};
@@ -18,6 +17,7 @@ use crate::node::RunError;
 use crate::peer::Peers;
 use crate::peer::admission::Admission;
 use crate::peer::network::Factory;
+use crate::plan::Plan;
 use crate::shard::elections::Told;
 use crate::shard::proposer::Proposer;
 use crate::shard::{Replica, Shards};

@@ -8,11 +8,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::Plan;
 use crate::clock::Clock;
 use crate::config::{Config, Member};
 use crate::discovery::record::{self, Own};
 use crate::load::Load;
+use crate::plan::Plan;
 use crate::seats::Sessions;
 
 /// Who this node is, and how it is.
