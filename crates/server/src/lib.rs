@@ -17,6 +17,7 @@
 mod admin;
 mod bootstrap;
 pub mod clock;
+mod cluster;
 pub mod config;
 mod discovery;
 mod drain;
@@ -25,7 +26,7 @@ mod feed;
 mod gateway;
 mod health;
 mod housekeeping;
-mod load;
+mod local;
 pub mod metrics;
 mod node;
 mod peer;

@@ -15,7 +15,7 @@ use tonic::Status;
 
 use crate::discovery::heard::{Heard, load_of};
 use crate::gateway::route::Router;
-use crate::load::{Load, is_busy};
+use crate::local::load::{Load, is_busy};
 use crate::metrics::Metrics;
 use crate::node::NodeInfo;
 use crate::seats::TurnedAway;

@@ -10,7 +10,7 @@ use conclave_proto::chat::NodeStatus;
 use conclave_proto::cluster::NodeRecord;
 use tokio::sync::watch;
 
-use crate::load::permille;
+use crate::local::load::permille;
 use crate::peer::Peers;
 
 /// By node, also of nodes that are gone meanwhile. Bounded by the members of the cluster.

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::Member;
 use crate::discovery::lookup::Lookup;
 use crate::health::Health;
-use crate::load::weight;
+use crate::local::load::weight;
 use crate::shard::{Replica, Shards};
 
 /// Changes that come this soon after each other make one new record: an election changes several things at once.

@@ -3,9 +3,6 @@
 use conclave_telemetry::metrics::Maker;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec};
 
-use crate::load::Load;
-use crate::node::NodeInfo;
-
 /// Why a stream is turned away.
 const CODES: [&str; 2] = ["node_full", "node_draining"];
 /// Why clients are asked to go elsewhere.
@@ -14,13 +11,13 @@ const REASONS: [&str; 2] = ["rebalance", "drain"];
 /// How many clients there are, how busy the node is, and who was told to go where.
 #[derive(Debug)]
 pub(crate) struct ClientMetrics {
-    sessions: IntGauge,
-    sessions_max: IntGauge,
-    full: IntGauge,
-    load: Gauge,
-    cpu: Gauge,
-    queued: IntGauge,
-    send_p99: Gauge,
+    pub(crate) sessions: IntGauge,
+    pub(crate) sessions_max: IntGauge,
+    pub(crate) full: IntGauge,
+    pub(crate) load: Gauge,
+    pub(crate) cpu: Gauge,
+    pub(crate) queued: IntGauge,
+    pub(crate) send_p99: Gauge,
     pub(crate) turned_away: IntCounterVec,
     pub(crate) asked_to_go: IntCounterVec,
     /// By resolver.
@@ -65,17 +62,5 @@ impl ClientMetrics {
                 &["resolver"],
             ),
         }
-    }
-
-    /// Shows what the node is like now.
-    pub(crate) fn show(&self, node: &NodeInfo, load: Load) {
-        let (count, max) = (node.sessions.count(), node.sessions.max());
-        self.sessions.set(count.into());
-        self.sessions_max.set(max.into());
-        self.full.set(node.sessions.is_full().into());
-        self.load.set(f64::from(load.score(count, max)) / 1_000.0);
-        self.cpu.set(f64::from(load.cpu_permille) / 1_000.0);
-        self.queued.set(load.queued.into());
-        self.send_p99.set(f64::from(load.send_p99_us) / 1_000_000.0);
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{Config, Member};
 use crate::discovery::record::{self, Own};
-use crate::load::Load;
+use crate::local::load::Load;
 use crate::plan::Plan;
 use crate::seats::Sessions;
 

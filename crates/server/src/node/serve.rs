@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::Admin;
 use crate::bootstrap;
 use crate::clock::Clock;
+use crate::cluster::load_keep;
 use crate::config::Config;
 use crate::discovery::record;
 use crate::discovery::records::Records;
@@ -21,7 +22,6 @@ use crate::gateway::service::Gateway;
 use crate::gateway::view;
 use crate::health::Health;
 use crate::housekeeping;
-use crate::load;
 use crate::node::Node;
 use crate::node::listen::{Listeners, serve_clients, serve_peers};
 use crate::peer::LinkQueues;
@@ -132,7 +132,7 @@ impl Node {
     fn say(&self, config: &Config, health: Arc<Health>, net: &Net) {
         let Self { info, metrics, tasks, .. } = self;
         let stop = &info.stop;
-        let loading = load::keep(
+        let loading = load_keep::keep(
             Arc::clone(info),
             Arc::clone(&health.shards),
             Arc::clone(metrics),

@@ -1,18 +1,12 @@
 //! How busy this node is: what it used of the processors, what waits to be proposed, how long its sends took.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{LOAD_INTERVAL, LOAD_SAMPLES, PROPOSAL_QUEUE_MAX, SEND_P99_MAX};
-use conclave_store::Work;
-use conclave_telemetry::process;
+use conclave_core::limits::{LOAD_SAMPLES, PROPOSAL_QUEUE_MAX, SEND_P99_MAX};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Metrics, recent_p99_us};
-use crate::node::NodeInfo;
-use crate::shard::Shards;
+use crate::metrics::recent_p99_us;
 
 /// From here on a node is busy, if others are less so.
 const BUSY_PERMILLE: u32 = 800;
@@ -71,28 +65,28 @@ pub(crate) fn weight(before: u32, score_permille: u32) -> u32 {
 
 /// What was seen at one moment.
 #[derive(Debug)]
-struct Sample {
-    at: Instant,
+pub(crate) struct Sample {
+    pub(crate) at: Instant,
     /// Of the process, since it began.
-    cpu: Duration,
-    queued: u64,
+    pub(crate) cpu: Duration,
+    pub(crate) queued: u64,
     /// Sends that were acked since the start, by how long they took.
-    sends: Vec<u64>,
+    pub(crate) sends: Vec<u64>,
 }
 
 /// The last few samples.
 #[derive(Debug, Default)]
-struct Window(VecDeque<Sample>);
+pub(crate) struct Window(VecDeque<Sample>);
 
 impl Window {
-    fn add(&mut self, sample: Sample) {
+    pub(crate) fn add(&mut self, sample: Sample) {
         if self.0.len() > LOAD_SAMPLES {
             self.0.pop_front();
         }
         self.0.push_back(sample);
     }
 
-    fn load(&self, processors: u32) -> Load {
+    pub(crate) fn load(&self, processors: u32) -> Load {
         let (Some(first), Some(last)) = (self.0.front(), self.0.back()) else { return Load::default() };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let passed = micros(last.at.saturating_duration_since(first.at)).saturating_mul(processors.into());
@@ -105,44 +99,10 @@ impl Window {
     }
 }
 
-/// Keeps the node's load and its gauges current, until the node stops.
-pub(crate) async fn keep(
-    node: Arc<NodeInfo>,
-    shards: Arc<Shards>,
-    metrics: Arc<Metrics>,
-    work: Work,
-    stop: CancellationToken,
-) {
-    let processors =
-        std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
-    let mut window = Window::default();
-    let mut ticks = tokio::time::interval(LOAD_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        let queued = shards.iter().map(|replica| {
-            let queue = &replica.proposals;
-            (queue.max_capacity() - queue.capacity()) as u64
-        });
-        window.add(Sample {
-            at: Instant::now(),
-            // In a simulation all nodes are one process, and its time is another.
-            cpu: if work == Work::Tasks { Duration::ZERO } else { process::cpu_time() },
-            queued: queued.sum(),
-            sends: metrics.sends_by_duration(),
-        });
-        let load = window.load(processors);
-        node.load.send_replace(load);
-        metrics.clients.show(&node, load);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     #[test]
     fn the_worst_part_decides() {

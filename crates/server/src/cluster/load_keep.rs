@@ -1,0 +1,62 @@
+//! Measures again and again how busy this node is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_core::limits::LOAD_INTERVAL;
+use conclave_store::Work;
+use conclave_telemetry::process;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::local::load::{Load, Sample, Window};
+use crate::metrics::{ClientMetrics, Metrics};
+use crate::node::NodeInfo;
+use crate::shard::Shards;
+
+/// Keeps the node's load and its gauges current, until the node stops.
+pub(crate) async fn keep(
+    node: Arc<NodeInfo>,
+    shards: Arc<Shards>,
+    metrics: Arc<Metrics>,
+    work: Work,
+    stop: CancellationToken,
+) {
+    let processors =
+        std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
+    let mut window = Window::default();
+    let mut ticks = tokio::time::interval(LOAD_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let queued = shards.iter().map(|replica| {
+            let queue = &replica.proposals;
+            (queue.max_capacity() - queue.capacity()) as u64
+        });
+        window.add(Sample {
+            at: Instant::now(),
+            // In a simulation all nodes are one process, and its time is another.
+            cpu: if work == Work::Tasks { Duration::ZERO } else { process::cpu_time() },
+            queued: queued.sum(),
+            sends: metrics.sends_by_duration(),
+        });
+        let load = window.load(processors);
+        node.load.send_replace(load);
+        show(&metrics.clients, &node, load);
+    }
+}
+
+/// Shows what the node is like now.
+fn show(metrics: &ClientMetrics, node: &NodeInfo, load: Load) {
+    let (count, max) = (node.sessions.count(), node.sessions.max());
+    metrics.sessions.set(count.into());
+    metrics.sessions_max.set(max.into());
+    metrics.full.set(node.sessions.is_full().into());
+    metrics.load.set(f64::from(load.score(count, max)) / 1_000.0);
+    metrics.cpu.set(f64::from(load.cpu_permille) / 1_000.0);
+    metrics.queued.set(load.queued.into());
+    metrics.send_p99.set(f64::from(load.send_p99_us) / 1_000_000.0);
+}
