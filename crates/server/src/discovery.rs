@@ -1,6 +1,6 @@
 //! How others find this node, and what it hears of them.
 //!
-//! * [`record`]: what the node says of itself.
+//! * [`record`]: keeps true what the node says of itself.
 //! * [`register`]: says it to the resolvers.
 //! * [`records`]: says it, and what it heard of others, to whoever asks.
 //! * [`heard`]: what the other nodes last said.

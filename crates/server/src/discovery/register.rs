@@ -17,7 +17,7 @@ use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 use crate::discovery::lookup::Lookup;
-use crate::discovery::record::Own;
+use crate::local::own::Own;
 use crate::metrics::Metrics;
 use crate::node::NodeInfo;
 

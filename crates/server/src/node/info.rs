@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{Config, Member};
-use crate::discovery::record::{self, Own};
 use crate::local::load::Load;
+use crate::local::own::{self, Own};
 use crate::plan::Plan;
 use crate::seats::Sessions;
 
@@ -45,7 +45,7 @@ impl NodeInfo {
     /// A node that is about to start.
     pub(crate) fn new(plan: &Plan, config: &Config, cluster: u128, clock: Clock) -> Self {
         let member = plan.members[&plan.me].clone();
-        let own = Own::new(record::first(plan.me.0, &member, cluster), clock);
+        let own = Own::new(own::first(plan.me.0, &member, cluster), clock);
         Self {
             id: plan.me,
             member,

@@ -1,0 +1,147 @@
+//! What this node says of itself to those who help others to find it.
+
+use std::sync::Arc;
+
+use conclave_proto::cluster::{MemberRole, NodeRecord};
+use tokio::sync::{Notify, watch};
+
+use crate::clock::Clock;
+use crate::config::Member;
+
+/// A revision further ahead of this clock, in tenths of seconds, is not believed: somebody made it up.
+const AHEAD_MAX: u64 = 100 * 366 * 86_400 * 10;
+
+/// The node's own record, as it is now.
+#[derive(Debug)]
+pub(crate) struct Own {
+    record: watch::Sender<Arc<NodeRecord>>,
+    /// Something changed that the record may have to say.
+    pub(crate) news: Arc<Notify>,
+    clock: Clock,
+}
+
+impl Own {
+    /// The record of a node that has only just begun to start.
+    pub(crate) fn new(record: NodeRecord, clock: Clock) -> Self {
+        // Above what this node said before it was started again, however soon that was.
+        let revision = tenths(&clock) + 1;
+        let record = watch::Sender::new(Arc::new(NodeRecord { revision, ..record }));
+        Self { record, news: Arc::default(), clock }
+    }
+
+    pub(crate) fn get(&self) -> Arc<NodeRecord> {
+        Arc::clone(&self.record.borrow())
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<NodeRecord>> {
+        self.record.subscribe()
+    }
+
+    /// Says something new, if it is new.
+    pub(crate) fn say(&self, record: NodeRecord) {
+        self.record.send_if_modified(|known| {
+            let record = NodeRecord { revision: known.revision, ..record };
+            if record == **known {
+                return false;
+            }
+            let revision = next_revision(tenths(&self.clock), known.revision);
+            tracing::debug!(
+                revision,
+                ready = record.ready,
+                weight = record.weight,
+                "a new record of this node"
+            );
+            *known = Arc::new(NodeRecord { revision, ..record });
+            true
+        });
+    }
+
+    /// Says the same again with a revision above `known`, if it is not above it yet.
+    pub(crate) fn raise(&self, known: u64) {
+        let now = tenths(&self.clock);
+        if known > now.saturating_add(AHEAD_MAX) {
+            tracing::warn!(
+                revision = known,
+                "a resolver knows a record of this node from a far future; not believed"
+            );
+            return;
+        }
+        self.record.send_if_modified(|record| {
+            if record.revision > known {
+                return false;
+            }
+            *record =
+                Arc::new(NodeRecord { revision: next_revision(now, known), ..NodeRecord::clone(record) });
+            true
+        });
+    }
+}
+
+/// Tenths of seconds since 1970.
+fn tenths(clock: &Clock) -> u64 {
+    u64::try_from(clock.now_ms() / 100).unwrap_or(0)
+}
+
+fn next_revision(now: u64, last: u64) -> u64 {
+    now.max(last.saturating_add(1))
+}
+
+/// What never changes while the node runs.
+pub(crate) fn first(id: u64, member: &Member, cluster: u128) -> NodeRecord {
+    NodeRecord {
+        node_id: id,
+        name: member.name.clone(),
+        cluster_id: format!("{cluster:032x}"),
+        client: member.client.clone(),
+        peer: member.peer.clone(),
+        http: member.http.clone(),
+        version: conclave_core::version::VERSION.to_owned(),
+        role: MemberRole::Learner.into(),
+        weight: 100,
+        ..NodeRecord::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(now_ms: i64) -> Own {
+        let clock = Clock::default();
+        clock.set_offset_ms(now_ms - clock.now_ms());
+        let member =
+            Member { name: "n1".into(), peer: "h:1".into(), client: "h:2".into(), http: "h:3".into() };
+        Own::new(first(7, &member, 0xab), clock)
+    }
+
+    #[test]
+    fn a_change_raises_the_revision_and_nothing_else_does() {
+        let own = own(1_000_000);
+        let first = own.get();
+        assert!((10_001..10_100).contains(&first.revision), "{first:?}");
+        let mut news = own.subscribe();
+        own.say(NodeRecord { revision: 99, ..NodeRecord::clone(&first) });
+        assert!(!news.has_changed().unwrap());
+        own.say(NodeRecord { ready: true, ..NodeRecord::clone(&first) });
+        own.say(NodeRecord { ready: false, ..NodeRecord::clone(&first) });
+        assert!(news.has_changed().unwrap());
+        let third = news.borrow_and_update().clone();
+        assert!(third.revision >= first.revision + 2, "also within one tenth of a second");
+        assert_eq!(NodeRecord { revision: first.revision, ..NodeRecord::clone(&third) }, *first);
+    }
+
+    #[test]
+    fn what_a_resolver_knows_is_outbid_once() {
+        let own = own(1_000_000);
+        let before = own.get();
+        own.raise(before.revision - 1);
+        assert_eq!(own.get(), before);
+        own.raise(before.revision + 500);
+        let raised = own.get();
+        assert_eq!(raised.revision, before.revision + 501);
+        own.raise(before.revision + 500);
+        assert_eq!(own.get(), raised);
+        own.raise(u64::MAX);
+        assert_eq!(own.get(), raised, "nobody can end the numbers");
+    }
+}
