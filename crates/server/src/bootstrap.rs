@@ -13,7 +13,7 @@ use openraft::EmptyNode;
 use tokio::sync::watch;
 
 use crate::gateway::route::Router;
-use crate::node::NodeInfo;
+use crate::local::NodeInfo;
 use crate::shard::{Replica, Shards};
 
 /// The room that every cluster has.

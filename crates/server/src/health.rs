@@ -8,7 +8,7 @@ use conclave_telemetry::web::Check;
 use tokio::time::Instant;
 
 use crate::gateway::status::hears_from_leader;
-use crate::node::NodeInfo;
+use crate::local::NodeInfo;
 use crate::peer::Peers;
 use crate::shard::Shards;
 

@@ -1,12 +1,10 @@
 //! One node: puts the parts together, and takes them apart in the right order.
 //!
-//! * [`info`]: who the node is, and how it is.
 //! * [`groups`]: the store and the Raft groups on it.
 //! * [`serve`]: everything that runs until the node stops.
 //! * [`listen`]: the ports, and what answers on them.
 
 mod groups;
-mod info;
 mod listen;
 mod serve;
 
@@ -23,13 +21,13 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::gateway::route::Router;
+use crate::local::NodeInfo;
 use crate::metrics::{Metrics, StoreEvents};
 use crate::peer::Peers;
 use crate::peer::admission::{Admission, Stamp};
 use crate::placement::Placement;
 use crate::plan::Plan;
 
-pub(crate) use info::NodeInfo;
 pub use listen::Listeners;
 
 /// How long connections get to end after everything on them has.

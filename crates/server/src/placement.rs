@@ -15,9 +15,9 @@ use tonic::Status;
 
 use crate::discovery::heard::{Heard, load_of};
 use crate::gateway::route::Router;
+use crate::local::NodeInfo;
 use crate::local::load::{Load, is_busy};
 use crate::metrics::Metrics;
-use crate::node::NodeInfo;
 use crate::seats::TurnedAway;
 
 /// How long clients get to go elsewhere, as they are told.

@@ -9,9 +9,9 @@ use conclave_telemetry::process;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::local::NodeInfo;
 use crate::local::load::{Load, Sample, Window};
 use crate::metrics::{ClientMetrics, Metrics};
-use crate::node::NodeInfo;
 use crate::shard::Shards;
 
 /// Keeps the node's load and its gauges current, until the node stops.

@@ -13,7 +13,7 @@ use tokio::time::Interval;
 use tonic::Status;
 
 use crate::discovery::heard::{Heard, Statuses};
-use crate::node::NodeInfo;
+use crate::local::NodeInfo;
 
 /// How often the records are said again.
 const INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);

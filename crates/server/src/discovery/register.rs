@@ -17,9 +17,9 @@ use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 use crate::discovery::lookup::Lookup;
+use crate::local::NodeInfo;
 use crate::local::own::Own;
 use crate::metrics::Metrics;
-use crate::node::NodeInfo;
 
 /// How long connecting, and each answer, may take. Half a lease: there is time for a second try.
 const DEADLINE: Duration = Duration::from_secs(1);

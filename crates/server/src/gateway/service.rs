@@ -30,8 +30,8 @@ use crate::gateway::route::{Router, storage};
 use crate::gateway::sends::{SendStream, send_one};
 use crate::gateway::session::{self, Caller};
 use crate::gateway::{status, subscription};
+use crate::local::NodeInfo;
 use crate::metrics::Metrics;
-use crate::node::NodeInfo;
 use crate::placement::Placement;
 
 /// The client API of one node.

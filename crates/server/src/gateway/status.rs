@@ -11,8 +11,8 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Instant as _, RaftMetrics, ServerState};
 
 use crate::gateway::service::Gateway;
+use crate::local::NodeInfo;
 use crate::metrics::Metrics;
-use crate::node::NodeInfo;
 use crate::peer::Peer;
 use crate::shard::{Replica, Shards};
 

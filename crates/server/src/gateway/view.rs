@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::discovery::heard::{Heard, Statuses};
 use crate::gateway::status::peer_status;
-use crate::node::NodeInfo;
+use crate::local::NodeInfo;
 use crate::peer::{Peer, Peers};
 
 /// How often the other nodes are asked.

@@ -20,8 +20,8 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::gateway::status::local_status;
+use crate::local::NodeInfo;
 use crate::metrics::Metrics;
-use crate::node::NodeInfo;
 use crate::peer::admission::Admission;
 use crate::peer::link::serve_link;
 use crate::placement::Placement;
