@@ -12,8 +12,8 @@ use conclave_core::{Command, DirectoryId, NodeId, Refusal, Reply, UserId};
 use openraft::EmptyNode;
 use tokio::sync::watch;
 
-use crate::gateway::route::Router;
 use crate::local::NodeInfo;
+use crate::router::Router;
 use crate::shard::{Replica, Shards};
 
 /// The room that every cluster has.

@@ -4,12 +4,10 @@
 //! * [`service`]: the calls of `ChatService`.
 //! * [`sends`]: the `SendMessages` stream.
 //! * [`subscription`]: the `JoinChat` stream.
-//! * [`route`]: room to shard to leader.
 //! * [`session`]: tokens, and who a call is from.
-//! * [`status`]: what a node tells of itself and the cluster.
+//! * [`status`]: the status of all nodes, and what follows from it.
 //! * [`view`]: where else clients can go.
 
-pub(crate) mod route;
 pub(crate) mod sends;
 pub(crate) mod service;
 pub(crate) mod session;

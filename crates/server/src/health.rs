@@ -7,10 +7,10 @@ use conclave_store::Store;
 use conclave_telemetry::web::Check;
 use tokio::time::Instant;
 
-use crate::gateway::status::hears_from_leader;
 use crate::local::NodeInfo;
 use crate::peer::Peers;
 use crate::shard::Shards;
+use crate::status::hears_from_leader;
 
 /// A node that has heard from no leader of the meta shard for so long is not ready. Far above what an election takes, so
 /// that no election makes all nodes unready at once.

@@ -3,7 +3,7 @@
 //! The path of a message through this crate:
 //!
 //! 1. [`gateway`] takes a request from a client, checks who it is from and what it is,
-//! 2. [`gateway::route`] finds the room's shard and the shard's leader, here or on another node,
+//! 2. [`router`] finds the room's shard and the shard's leader, here or on another node,
 //! 3. [`shard::proposer`] collects what waits into one Raft entry and stamps its time,
 //! 4. openraft replicates it through [`peer::network`]; the store syncs it and applies it,
 //! 5. the reply goes back the same way, and [`feed`] tells [`gateway::subscription`]s on every replica.
@@ -32,8 +32,10 @@ mod node;
 mod peer;
 mod placement;
 mod plan;
+mod router;
 mod seats;
 mod shard;
+mod status;
 mod web;
 
 pub use clock::Clock;

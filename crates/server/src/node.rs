@@ -20,13 +20,13 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::Feed;
-use crate::gateway::route::Router;
 use crate::local::NodeInfo;
 use crate::metrics::{Metrics, StoreEvents};
 use crate::peer::Peers;
 use crate::peer::admission::{Admission, Stamp};
 use crate::placement::Placement;
 use crate::plan::Plan;
+use crate::router::Router;
 
 pub use listen::Listeners;
 

@@ -14,10 +14,10 @@ use conclave_proto::status::Failure;
 use tonic::Status;
 
 use crate::discovery::heard::{Heard, load_of};
-use crate::gateway::route::Router;
 use crate::local::NodeInfo;
 use crate::local::load::{Load, is_busy};
 use crate::metrics::Metrics;
+use crate::router::Router;
 use crate::seats::TurnedAway;
 
 /// How long clients get to go elsewhere, as they are told.

@@ -19,10 +19,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use crate::gateway::route::Router;
 use crate::gateway::service::Gateway;
 use crate::gateway::session::Caller;
 use crate::metrics::Metrics;
+use crate::router::Router;
 use crate::seats::SendSeat;
 
 /// Sends one request and waits until it is decided.

@@ -26,13 +26,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::Clock;
 use crate::feed::Feed;
-use crate::gateway::route::{Router, storage};
 use crate::gateway::sends::{SendStream, send_one};
 use crate::gateway::session::{self, Caller};
 use crate::gateway::{status, subscription};
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::placement::Placement;
+use crate::router::{Router, storage};
 
 /// The client API of one node.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use conclave_proto::status::Failure;
 use sha2::{Digest as _, Sha256};
 use tonic::metadata::MetadataMap;
 
-use crate::gateway::route::{Router, storage};
+use crate::router::{Router, storage};
 
 const PREFIX: &str = "cnv1_";
 const ID_DIGITS: usize = 16;

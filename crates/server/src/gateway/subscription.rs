@@ -24,12 +24,12 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use crate::feed::Subscriber;
-use crate::gateway::route::storage;
 use crate::gateway::service::Gateway;
 use crate::gateway::session::Caller;
-use crate::gateway::status::hears_from_leader;
+use crate::router::storage;
 use crate::seats::Seat;
 use crate::shard::Replica;
+use crate::status::hears_from_leader;
 
 /// A subscription's place in one room.
 struct Position {

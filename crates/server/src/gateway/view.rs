@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::heard::{Heard, Statuses};
-use crate::gateway::status::peer_status;
 use crate::local::NodeInfo;
 use crate::peer::{Peer, Peers};
+use crate::status::peer_status;
 
 /// How often the other nodes are asked.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::gateway::status::local_status;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::peer::admission::Admission;
 use crate::peer::link::serve_link;
 use crate::placement::Placement;
 use crate::shard::Shards;
+use crate::status::local_status;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 

@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::gateway::route::Router;
 use crate::metrics::{Metrics, label};
 use crate::placement::Placement;
+use crate::router::Router;
 use crate::shard::{Replica, Shards};
 
 /// A survivor of the next lower rank waits this much longer before it campaigns.

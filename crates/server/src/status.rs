@@ -1,0 +1,104 @@
+//! What a node tells of itself, and what its peers tell of themselves.
+
+use std::time::Duration;
+
+use conclave_proto::chat::{NodeStatus, Role, ShardStatus};
+use conclave_proto::cluster::NodeRecord;
+use conclave_proto::raft::NodeStatusRequest;
+use conclave_store::{Store, TypeConfig};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{Instant as _, RaftMetrics, ServerState};
+
+use crate::local::NodeInfo;
+use crate::metrics::Metrics;
+use crate::peer::Peer;
+use crate::shard::{Replica, Shards};
+
+/// How long a peer gets to answer for itself.
+const PEER_TIMEOUT: Duration = Duration::from_millis(300);
+/// A leader whom no quorum has answered for so long leads nobody. Far above the longest election timeout.
+const QUORUM_FRESH: Duration = Duration::from_secs(3);
+
+/// This node's own status.
+pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metrics: &Metrics) -> NodeStatus {
+    let usage = store.usage();
+    let load = *node.load.borrow();
+    let (clients, clients_max) = (node.sessions.count(), node.sessions.max());
+    NodeStatus {
+        node_id: node.id.0,
+        name: node.member.name.clone(),
+        address: node.member.client.clone(),
+        version: conclave_core::version::VERSION.to_owned(),
+        reachable: true,
+        draining: node.is_draining(),
+        uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        clients,
+        clients_max,
+        load_permille: load.score(clients, clients_max),
+        cpu_permille: load.cpu_permille,
+        queued: load.queued,
+        send_p99_us: load.send_p99_us,
+        sync_p99_us: metrics.sync_p99_us(),
+        log_bytes: usage.log_file_bytes,
+        state_bytes: usage.state_file_bytes,
+        shards: shards.iter().map(|replica| shard_status(replica)).collect(),
+        record: Some(NodeRecord::clone(&node.own.get())),
+    }
+}
+
+fn shard_status(replica: &Replica) -> ShardStatus {
+    let metrics = replica.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let role = match metrics.state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Learner | ServerState::Shutdown => Role::Learner,
+    };
+    // A leader that no quorum answers any more leads nobody.
+    let leader = metrics.current_leader.filter(|_| role != Role::Leader || has_quorum(&metrics));
+    ShardStatus {
+        shard: replica.shard.0,
+        role: role.into(),
+        term: metrics.current_term,
+        leader_id: leader.unwrap_or(0),
+        last_log_index: metrics.last_log_index.unwrap_or(0),
+        committed_index: metrics.local_committed.map_or(0, |id| id.index),
+        applied_index: metrics.last_applied.map_or(0, |id| id.index),
+        snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
+        purged_index: metrics.purged.map_or(0, |id| id.index),
+        voters: metrics.membership_config.membership().voter_ids().collect(),
+    }
+}
+
+/// Whether the replica follows a leader, or is one whom a quorum answers.
+pub(crate) fn hears_from_leader(replica: &Replica) -> bool {
+    let metrics = replica.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.current_leader.is_some() && (metrics.state != ServerState::Leader || has_quorum(&metrics))
+}
+
+/// Whether a quorum has answered this leader lately.
+fn has_quorum(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+    alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < QUORUM_FRESH)
+}
+
+/// What the peer says of itself, or what is known without it.
+pub(crate) async fn peer_status(peer: &Peer) -> NodeStatus {
+    let mut client = peer.client();
+    match tokio::time::timeout(PEER_TIMEOUT, client.node_status(NodeStatusRequest {})).await {
+        Ok(Ok(status)) => status.into_inner(),
+        Ok(Err(_)) | Err(_) => unknown(peer),
+    }
+}
+
+/// What is known of a node that does not answer.
+pub(crate) fn unknown(peer: &Peer) -> NodeStatus {
+    NodeStatus {
+        node_id: peer.id.0,
+        name: peer.member.name.clone(),
+        address: peer.member.client.clone(),
+        ..NodeStatus::default()
+    }
+}
