@@ -1,12 +1,10 @@
-//! How others find this node, and what it hears of them.
+//! How others find this node.
 //!
 //! * [`record`]: keeps true what the node says of itself.
 //! * [`register`]: says it to the resolvers.
 //! * [`records`]: says it, and what it heard of others, to whoever asks.
-//! * [`heard`]: what the other nodes last said.
 //! * [`lookup`]: names of hosts to addresses.
 
-pub(crate) mod heard;
 pub(crate) mod lookup;
 pub(crate) mod record;
 pub(crate) mod records;

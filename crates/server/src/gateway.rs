@@ -6,11 +6,9 @@
 //! * [`subscription`]: the `JoinChat` stream.
 //! * [`session`]: tokens, and who a call is from.
 //! * [`status`]: the status of all nodes, and what follows from it.
-//! * [`view`]: where else clients can go.
 
 pub(crate) mod sends;
 pub(crate) mod service;
 pub(crate) mod session;
 pub(crate) mod status;
 pub(crate) mod subscription;
-pub(crate) mod view;

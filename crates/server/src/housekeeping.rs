@@ -8,7 +8,8 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::shard::{Replica, Shards, leadership};
+use crate::shard::sample::sample;
+use crate::shard::{Replica, Shards};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a snapshot, which is only a checkpoint, may take.
@@ -23,7 +24,7 @@ pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        leadership::sample(&shards, &metrics);
+        sample(&shards, &metrics);
         let usage = store.usage();
         for (kind, bytes) in [
             ("log", usage.log_bytes),

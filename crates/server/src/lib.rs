@@ -8,8 +8,8 @@
 //! 4. openraft replicates it through [`peer::network`]; the store syncs it and applies it,
 //! 5. the reply goes back the same way, and [`feed`] tells [`gateway::subscription`]s on every replica.
 //!
-//! Beside it, [`discovery`] tells others where this node is and how it is, and [`placement`] keeps the clients spread over
-//! the nodes.
+//! Beside it, [`discovery`] tells others where this node is and how it is, and [`cluster::placement`] keeps the clients
+//! spread over the nodes.
 //!
 //! Invariants: only the proposer writes to Raft. Every task belongs to the node's tracker and ends with it.
 //! Nothing here writes to disk; that is the store's.
@@ -20,17 +20,14 @@ pub mod clock;
 mod cluster;
 pub mod config;
 mod discovery;
-mod drain;
 pub mod faults;
 mod feed;
 mod gateway;
-mod health;
 mod housekeeping;
 mod local;
 pub mod metrics;
 mod node;
 mod peer;
-mod placement;
 mod plan;
 mod router;
 mod seats;

@@ -18,13 +18,13 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::cluster::placement::Placement;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::local::NodeInfo;
 use crate::metrics::{Metrics, StoreEvents};
 use crate::peer::Peers;
 use crate::peer::admission::{Admission, Stamp};
-use crate::placement::Placement;
 use crate::plan::Plan;
 use crate::router::Router;
 

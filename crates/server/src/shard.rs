@@ -1,9 +1,9 @@
 //! The Raft groups of this node.
 
 pub(crate) mod elections;
-pub(crate) mod leadership;
 pub(crate) mod proposer;
 pub(crate) mod replica;
+pub(crate) mod sample;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use conclave_telemetry::web::{self, Check};
 
-use crate::health::Health;
+use crate::cluster::health::Health;
 use crate::metrics::Metrics;
-use crate::shard::{Shards, leadership};
+use crate::shard::Shards;
+use crate::shard::sample::sample;
 
 /// What the pages are made from.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ impl web::Page for Page {
     }
 
     fn metrics(&self) -> String {
-        leadership::sample(&self.shards, &self.metrics);
+        sample(&self.shards, &self.metrics);
         self.metrics.render()
     }
 }

@@ -12,8 +12,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::health::Health;
 use crate::discovery::lookup::Lookup;
-use crate::health::Health;
 use crate::local::load::weight;
 use crate::shard::{Replica, Shards};
 

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Interval;
 use tonic::Status;
 
-use crate::discovery::heard::{Heard, Statuses};
+use crate::cluster::heard::{Heard, Statuses};
 use crate::local::NodeInfo;
 
 /// How often the records are said again.

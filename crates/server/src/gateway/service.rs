@@ -25,13 +25,13 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::Clock;
+use crate::cluster::placement::Placement;
 use crate::feed::Feed;
 use crate::gateway::sends::{SendStream, send_one};
 use crate::gateway::session::{self, Caller};
 use crate::gateway::{status, subscription};
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
-use crate::placement::Placement;
 use crate::router::{Router, storage};
 
 /// The client API of one node.

@@ -11,7 +11,10 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::Admin;
 use crate::bootstrap;
 use crate::clock::Clock;
+use crate::cluster::health::Health;
+use crate::cluster::leadership;
 use crate::cluster::load_keep;
+use crate::cluster::view;
 use crate::config::Config;
 use crate::discovery::record;
 use crate::discovery::records::Records;
@@ -19,8 +22,6 @@ use crate::discovery::register;
 use crate::faults::FaultApi;
 use crate::feed::Feed;
 use crate::gateway::service::Gateway;
-use crate::gateway::view;
-use crate::health::Health;
 use crate::housekeeping;
 use crate::node::Node;
 use crate::node::listen::{Listeners, serve_clients, serve_peers};
@@ -28,7 +29,7 @@ use crate::peer::LinkQueues;
 use crate::peer::admission::Admission;
 use crate::peer::link::keep_link;
 use crate::peer::service::PeerService;
-use crate::shard::{elections, leadership};
+use crate::shard::elections;
 use crate::web;
 
 /// How many peers may die before anybody looks.

@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::cluster::placement::Placement;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::peer::admission::Admission;
 use crate::peer::link::serve_link;
-use crate::placement::Placement;
 use crate::shard::Shards;
 use crate::status::local_status;
 

@@ -1,5 +1,5 @@
 //! What a replica sees of its shard's elections: who came to lead, how long nobody did, and which of them
-//! this node began and why. Only watches; who should lead is decided in `leadership`.
+//! this node began and why. Only watches; who should lead is decided in `cluster/leadership.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

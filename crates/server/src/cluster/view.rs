@@ -8,7 +8,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::heard::{Heard, Statuses};
+use crate::cluster::heard::{Heard, Statuses};
 use crate::local::NodeInfo;
 use crate::peer::{Peer, Peers};
 use crate::status::peer_status;

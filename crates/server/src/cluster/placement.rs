@@ -13,7 +13,7 @@ use conclave_proto::raft::MoveClientsRequest;
 use conclave_proto::status::Failure;
 use tonic::Status;
 
-use crate::discovery::heard::{Heard, load_of};
+use crate::cluster::heard::{Heard, load_of};
 use crate::local::NodeInfo;
 use crate::local::load::{Load, is_busy};
 use crate::metrics::Metrics;

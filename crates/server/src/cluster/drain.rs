@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use crate::placement::Placement;
-use crate::shard::leadership;
+use crate::cluster::leadership;
+use crate::cluster::placement::Placement;
 
 /// How long leaderships get to move away.
 const GIVE_AWAY_DEADLINE: Duration = Duration::from_secs(3);

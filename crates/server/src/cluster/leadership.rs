@@ -12,13 +12,11 @@ use std::time::Duration;
 use conclave_core::{NodeId, ShardId};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
-use openraft::{Instant as _, ServerState};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Metrics, label};
-use crate::placement::Placement;
+use crate::cluster::placement::Placement;
 use crate::router::Router;
 use crate::shard::{Replica, Shards};
 
@@ -195,48 +193,4 @@ fn successor(placement: &Placement, replica: &Replica) -> Option<NodeId> {
         |node: &NodeId| peers.get(*node).is_some_and(|peer| peer.is_alive()) && !heard.is_draining(*node);
     let candidates = shards.preferred(replica.shard).iter().copied().filter(living);
     candidates.rev().max_by_key(|node| matched(&metrics, *node))
-}
-
-/// Copies what openraft knows of its groups into the metrics.
-pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
-    let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
-    for replica in shards.iter() {
-        let shard = label(replica.shard);
-        let shard = shard.as_str();
-        let raft = replica.raft.metrics();
-        let raft = raft.borrow_watched();
-        metrics.raft_term.with_label_values(&[shard]).set(index(Some(raft.current_term)));
-        for (role, state) in [
-            ("leader", ServerState::Leader),
-            ("follower", ServerState::Follower),
-            ("candidate", ServerState::Candidate),
-            ("learner", ServerState::Learner),
-        ] {
-            metrics.raft_role.with_label_values(&[shard, role]).set(i64::from(raft.state == state));
-        }
-        metrics.raft_is_leader.with_label_values(&[shard]).set(i64::from(raft.state == ServerState::Leader));
-        metrics.raft_has_leader.with_label_values(&[shard]).set(i64::from(raft.current_leader.is_some()));
-        metrics.raft_last_log_index.with_label_values(&[shard]).set(index(raft.last_log_index));
-        metrics
-            .raft_committed_index
-            .with_label_values(&[shard])
-            .set(index(raft.local_committed.map(|l| l.index)));
-        metrics.raft_applied_index.with_label_values(&[shard]).set(index(raft.last_applied.map(|l| l.index)));
-        metrics.raft_snapshot_index.with_label_values(&[shard]).set(index(raft.snapshot.map(|l| l.index)));
-        metrics.raft_purged_index.with_label_values(&[shard]).set(index(raft.purged.map(|l| l.index)));
-        let age = raft.last_quorum_acked.as_ref().map_or(0.0, |at| at.elapsed().as_secs_f64());
-        metrics.raft_quorum_ack_age.with_label_values(&[shard]).set(age);
-        for (&peer, member) in &shards.members {
-            let labels = [shard, member.name.as_str()];
-            // Only a leader knows; what a former one knew last would look like a follower that hangs.
-            match raft.replication.as_ref().and_then(|replication| replication.get(&peer.0)) {
-                Some(log_id) if peer != shards.me => {
-                    let matched = metrics.raft_peer_matched_index.with_label_values(&labels);
-                    matched.set(index(log_id.as_ref().map(|l| l.index)));
-                }
-                // An error says that there is nothing to remove.
-                _ => drop(metrics.raft_peer_matched_index.remove_label_values(&labels)),
-            }
-        }
-    }
 }
