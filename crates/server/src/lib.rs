@@ -2,11 +2,11 @@
 //!
 //! The path of a message through this crate:
 //!
-//! 1. [`gateway`] takes a request from a client, checks who it is from and what it is,
+//! 1. [`api`] takes a request from a client, checks who it is from and what it is,
 //! 2. [`router`] finds the room's shard and the shard's leader, here or on another node,
 //! 3. [`shard::proposer`] collects what waits into one Raft entry and stamps its time,
 //! 4. openraft replicates it through [`peer::network`]; the store syncs it and applies it,
-//! 5. the reply goes back the same way, and [`feed`] tells [`gateway::subscription`]s on every replica.
+//! 5. the reply goes back the same way, and [`feed`] tells [`api::subscription`]s on every replica.
 //!
 //! Beside it, [`discovery`] tells others where this node is and how it is, and [`cluster::placement`] keeps the clients
 //! spread over the nodes.
@@ -14,7 +14,7 @@
 //! Invariants: only the proposer writes to Raft. Every task belongs to the node's tracker and ends with it.
 //! Nothing here writes to disk; that is the store's.
 
-mod admin;
+mod api;
 mod bootstrap;
 pub mod clock;
 mod cluster;
@@ -22,7 +22,6 @@ pub mod config;
 mod discovery;
 pub mod faults;
 mod feed;
-mod gateway;
 mod housekeeping;
 mod local;
 pub mod metrics;
@@ -33,7 +32,6 @@ mod router;
 mod seats;
 mod shard;
 mod status;
-mod web;
 
 pub use clock::Clock;
 pub use conclave_store::Options as StoreOptions;

@@ -1,8 +1,7 @@
 //! The other nodes: who they are, one connection to each, and what travels on it.
 //!
 //! * [`admission`]: both ends of every call name themselves; strangers and emptied directories are refused.
-//! * [`network`]: what openraft asks of the network, over gRPC.
-//! * [`service`]: the other end of it.
+//! * [`network`]: what openraft asks of the network, over gRPC; the other end of it is `api/peer.rs`.
 //! * [`probe`]: how long a follower takes.
 //! * [`echo`]: calls that are made twice on purpose.
 //! * [`link`]: proposals for shards led elsewhere, and the first sign of a dead process.
@@ -12,7 +11,6 @@ pub(crate) mod echo;
 pub(crate) mod link;
 pub(crate) mod network;
 mod probe;
-pub(crate) mod service;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

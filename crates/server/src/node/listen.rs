@@ -14,12 +14,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::admin::Admin;
+use crate::api::admin::Admin;
+use crate::api::gateway::Gateway;
+use crate::api::peer::PeerService;
 use crate::config::Config;
 use crate::faults::FaultApi;
-use crate::gateway::service::Gateway;
 use crate::node::RunError;
-use crate::peer::service::PeerService;
 
 /// The sockets of a node, bound before anything else is touched.
 #[derive(Debug)]

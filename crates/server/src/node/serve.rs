@@ -8,7 +8,10 @@ use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_store::Identity;
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::Admin;
+use crate::api::admin::Admin;
+use crate::api::gateway::Gateway;
+use crate::api::peer::PeerService;
+use crate::api::web;
 use crate::bootstrap;
 use crate::clock::Clock;
 use crate::cluster::health::Health;
@@ -21,16 +24,13 @@ use crate::discovery::records::Records;
 use crate::discovery::register;
 use crate::faults::FaultApi;
 use crate::feed::Feed;
-use crate::gateway::service::Gateway;
 use crate::housekeeping;
 use crate::node::Node;
 use crate::node::listen::{Listeners, serve_clients, serve_peers};
 use crate::peer::LinkQueues;
 use crate::peer::admission::Admission;
 use crate::peer::link::keep_link;
-use crate::peer::service::PeerService;
 use crate::shard::elections;
-use crate::web;
 
 /// How many peers may die before anybody looks.
 const DEATHS_WAITING_MAX: usize = 64;

@@ -12,9 +12,9 @@ use futures::Stream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
+use crate::api::gateway::Gateway;
+use crate::api::status::cluster_status;
 use crate::discovery::records::Records;
-use crate::gateway::service::Gateway;
-use crate::gateway::status::cluster_status;
 
 /// The operators' API of one node.
 #[derive(Clone, Debug)]

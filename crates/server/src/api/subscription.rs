@@ -23,9 +23,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
+use crate::api::auth::Caller;
+use crate::api::gateway::Gateway;
 use crate::feed::Subscriber;
-use crate::gateway::service::Gateway;
-use crate::gateway::session::Caller;
 use crate::router::storage;
 use crate::seats::Seat;
 use crate::shard::Replica;

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use crate::gateway::service::Gateway;
-use crate::gateway::session::Caller;
+use crate::api::auth::Caller;
+use crate::api::gateway::Gateway;
 use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::seats::SendSeat;

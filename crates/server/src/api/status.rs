@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
 
-use crate::gateway::service::Gateway;
+use crate::api::gateway::Gateway;
 use crate::status::{local_status, peer_status, unknown};
 
 /// The status of all nodes, each by its own word, and what follows from it.

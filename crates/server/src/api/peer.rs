@@ -1,4 +1,4 @@
-//! The other end of [`super::network`]: what peers ask of this node.
+//! The other end of [`crate::peer::network`]: what peers ask of this node.
 
 use std::pin::Pin;
 use std::sync::Arc;

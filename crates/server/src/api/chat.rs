@@ -18,41 +18,21 @@ use conclave_proto::chat::{
 use conclave_proto::event::decode_records;
 use conclave_proto::frame::EncodedFrame;
 use conclave_proto::status::Failure;
-use conclave_store::Store;
 use futures::Stream;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::clock::Clock;
-use crate::cluster::placement::Placement;
-use crate::feed::Feed;
-use crate::gateway::sends::{SendStream, send_one};
-use crate::gateway::session::{self, Caller};
-use crate::gateway::{status, subscription};
-use crate::local::NodeInfo;
-use crate::metrics::Metrics;
-use crate::router::{Router, storage};
-
-/// The client API of one node.
-#[derive(Clone, Debug)]
-pub(crate) struct Gateway {
-    pub(crate) router: Router,
-    pub(crate) feed: Arc<Feed>,
-    pub(crate) store: Store,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) node: Arc<NodeInfo>,
-    pub(crate) clock: Clock,
-    /// The cluster as this node sees it, for clients to know where else to go.
-    pub(crate) views: watch::Receiver<Arc<chat::ClusterView>>,
-    pub(crate) placement: Placement,
-}
+use crate::api::auth::{self, Caller};
+use crate::api::gateway::Gateway;
+use crate::api::sends::{SendStream, send_one};
+use crate::api::{status, subscription};
+use crate::router::storage;
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Gateway {
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {
-        session::caller(&self.router, request.metadata()).await
+        auth::caller(&self.router, request.metadata()).await
     }
 
     /// Counts a call and its outcome.
@@ -147,7 +127,7 @@ impl ChatService for Gateway {
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
         let OpenSessionRequest { user, client } = request.into_inner();
-        self.call("OpenSession", session::open(&self.router, &user, &client, self.node.cluster)).await
+        self.call("OpenSession", auth::open(&self.router, &user, &client, self.node.cluster)).await
     }
 
     type JoinChatStream = Frames<EncodedFrame>;
@@ -158,7 +138,7 @@ impl ChatService for Gateway {
     ) -> Result<Response<Self::JoinChatStream>, Status> {
         self.call("JoinChat", async {
             // Before any work: who is not let in has no time to lose, and this node has none to give.
-            let claimed = session::claimed(request.metadata());
+            let claimed = auth::claimed(request.metadata());
             if let Some(why) = self.node.sessions.turns_away(claimed) {
                 return Err(self.placement.elsewhere(why));
             }

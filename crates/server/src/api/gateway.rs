@@ -1,0 +1,28 @@
+//! The parts of a node that the client API is made from.
+
+use std::sync::Arc;
+
+use conclave_proto::chat;
+use conclave_store::Store;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::cluster::placement::Placement;
+use crate::feed::Feed;
+use crate::local::NodeInfo;
+use crate::metrics::Metrics;
+use crate::router::Router;
+
+/// The client API of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    pub(crate) router: Router,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) node: Arc<NodeInfo>,
+    pub(crate) clock: Clock,
+    /// The cluster as this node sees it, for clients to know where else to go.
+    pub(crate) views: watch::Receiver<Arc<chat::ClusterView>>,
+    pub(crate) placement: Placement,
+}
