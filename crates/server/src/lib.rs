@@ -11,6 +11,8 @@
 //! Beside it, [`discovery`] tells others where this node is and how it is, and [`cluster::placement`] keeps the clients
 //! spread over the nodes.
 //!
+//! The crate is built in floors: a module uses only modules on floors below its own. `ARCHITECTURE.md` lists them.
+//!
 //! Invariants: only the proposer writes to Raft. Every task belongs to the node's tracker and ends with it.
 //! Nothing here writes to disk; that is the store's.
 
