@@ -1,184 +1,241 @@
-//! The reasons for which the state machine or a gateway says no. A refusal is final.
+//! The reasons for which the state machine or a gateway says no, as one table. A refusal is final.
+//!
+//! Everything that differs between refusals stands in its row: the code that is stored, the word of the API, the sentence for
+//! people, whether the request's number is used up, what kind of failure it is, and what a client does next. Core, the wire
+//! and the client take it from here.
 
-/// Why a request was refused. The numbers are stored in the log's state and the words are part of
-/// the API: neither ever changes its meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+/// The class of a refusal, from which its gRPC status follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// What the request names does not exist.
+    NotFound,
+    /// The request can never be valid.
+    Invalid,
+    /// A limit is reached.
+    Exhausted,
+    /// The state has changed since the caller looked at it.
+    Conflict,
+    /// The request does not fit the state.
+    Precondition,
+    /// The caller is not known.
+    Unauthenticated,
+}
+
+/// What a client does after a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Report the refusal: it is the request's outcome.
+    Report,
+    /// Go back to the request number that the refusal names, and send again from there.
+    GoBack,
+    /// Open a new session: another client uses this one.
+    NewSession,
+    /// Ask another node, then open a new session.
+    Authenticate,
+}
+
+/// What the table says of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    code: u32,
+    word: &'static str,
+    uses_number: bool,
+    class: Class,
+    next: Next,
+}
+
+/// Where the number of a refused request goes: `uses` it up, since the request was decided in its turn, or `keeps` it,
+/// since nothing could be stored or since it was not the request's turn.
+macro_rules! number {
+    (uses) => {
+        true
+    };
+    (keeps) => {
+        false
+    };
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $code:literal $variant:ident $word:literal $number:ident $class:ident $next:ident $sentence:literal;)*) => {
+        /// Why a request was refused. The codes are stored in the log's state and the words are part of the API: neither
+        /// ever changes its meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+        pub enum Refusal {
+            $($(#[$doc])* #[error($sentence)] $variant,)*
+            /// The number is beyond the session's next one. Nothing was stored; go back to `expected`.
+            #[error("request numbers have no gaps: the next one is {expected}; send again from there")]
+            RequestOutOfOrder {
+                /// The session's next request number in this room.
+                expected: u64,
+            },
+            /// Made by a newer version and not known here. Its number counts as used up, so every code from 21 on uses
+            /// up its number.
+            #[error("refused with code {0}, which this version does not know")]
+            Other(u32),
+        }
+
+        impl Refusal {
+            /// Every refusal that has a name, but for [`Refusal::RequestOutOfOrder`].
+            const NAMED: &[Self] = &[$(Self::$variant,)*];
+
+            const fn row(self) -> Row {
+                match self {
+                    $(Self::$variant => Row {
+                        code: $code,
+                        word: $word,
+                        uses_number: number!($number),
+                        class: Class::$class,
+                        next: Next::$next,
+                    },)*
+                    Self::RequestOutOfOrder { .. } => Row {
+                        code: OUT_OF_ORDER,
+                        word: "request_out_of_order",
+                        uses_number: false,
+                        class: Class::Conflict,
+                        next: Next::GoBack,
+                    },
+                    Self::Other(code) => {
+                        Row { code, word: "refused", uses_number: true, class: Class::Invalid, next: Next::Report }
+                    }
+                }
+            }
+
+            /// The refusal with a stored code; `expected` belongs to [`Refusal::RequestOutOfOrder`].
+            #[must_use]
+            pub const fn from_code(code: u32, expected: u64) -> Self {
+                match code {
+                    $($code => Self::$variant,)*
+                    OUT_OF_ORDER => Self::RequestOutOfOrder { expected },
+                    other => Self::Other(other),
+                }
+            }
+        }
+    };
+}
+
+const OUT_OF_ORDER: u32 = 7;
+
+refusals! {
     /// The room is not there.
-    #[error("no such room; list the rooms or create it first")]
-    RoomUnknown,
+    1 RoomUnknown "room_unknown" keeps NotFound Report
+        "no such room; list the rooms or create it first";
     /// See [`crate::name::check_room_name`].
-    #[error("a room's name has 1 to 64 of a-z 0-9 . _ - and begins with a letter or digit")]
-    RoomNameInvalid,
+    2 RoomNameInvalid "room_name_invalid" keeps Invalid Report
+        "a room's name has 1 to 64 of a-z 0-9 . _ - and begins with a letter or digit";
     /// See [`crate::name::check_user_name`].
-    #[error("a user's name has 1 to 32 of a-z 0-9 . _ - and begins with a letter or digit")]
-    UserNameInvalid,
+    3 UserNameInvalid "user_name_invalid" keeps Invalid Report
+        "a user's name has 1 to 32 of a-z 0-9 . _ - and begins with a letter or digit";
     /// A message needs at least one byte.
-    #[error("the message is empty")]
-    TextEmpty,
+    4 TextEmpty "text_empty" uses Invalid Report
+        "the message is empty";
     /// See [`crate::limits::TEXT_BYTES_MAX`].
-    #[error("the message is longer than 16 KiB; split it")]
-    TextTooLong,
+    5 TextTooLong "text_too_long" uses Invalid Report
+        "the message is longer than 16 KiB; split it";
     /// See [`crate::name::check_topic`].
-    #[error("a topic is one line of at most 1,024 bytes")]
-    TopicInvalid,
-    /// The number is beyond the session's next one. Nothing was stored; go back to `expected`.
-    #[error("request numbers have no gaps: the next one is {expected}; send again from there")]
-    RequestOutOfOrder {
-        /// The session's next request number in this room.
-        expected: u64,
-    },
+    6 TopicInvalid "topic_invalid" uses Invalid Report
+        "a topic is one line of at most 1,024 bytes";
     /// The number was used before, for something else. Two clients share one session's state.
-    #[error("this request number was used for something else; open a new session")]
-    RequestReused,
+    8 RequestReused "request_reused" keeps Precondition NewSession
+        "this request number was used for something else; open a new session";
     /// Only what is idempotent by itself may come without a number.
-    #[error("the request needs a request number, from 1")]
-    RequestNumberMissing,
+    9 RequestNumberMissing "request_number_missing" keeps Invalid Report
+        "the request needs a request number, from 1";
     /// See [`crate::limits::ROOMS_PER_SESSION_MAX`].
-    #[error("the session has used too many rooms; open another session")]
-    TooManyRoomsInSession,
+    10 TooManyRoomsInSession "too_many_rooms_in_session" keeps Exhausted Report
+        "the session has used too many rooms; open another session";
     /// See [`crate::limits::ROOMS_MAX`].
-    #[error("the cluster has as many rooms as it can hold")]
-    TooManyRooms,
+    11 TooManyRooms "too_many_rooms" keeps Exhausted Report
+        "the cluster has as many rooms as it can hold";
     /// See [`crate::limits::SESSIONS_PER_USER_MAX`].
-    #[error("the user has too many sessions; use an existing one")]
-    TooManySessions,
+    12 TooManySessions "too_many_sessions" keeps Exhausted Report
+        "the user has too many sessions; use an existing one";
     /// The session is not known to the cluster.
-    #[error("the session is not known here; open a new one")]
-    SessionUnknown,
+    13 SessionUnknown "session_unknown" keeps Unauthenticated Authenticate
+        "the session is not known here; open a new one";
     /// A node id belongs to one data directory for ever.
-    #[error(
-        "this node id belongs to another data directory; a node that lost its directory must join as a new node"
-    )]
-    NodeIdTaken,
+    14 NodeIdTaken "node_id_taken" keeps Precondition Report
+        "this node id belongs to another data directory; a node that lost its directory must join as a new node";
     /// The layout was computed from one that is no longer in force.
-    #[error("the layout has changed meanwhile; compute it again")]
-    LayoutChanged,
+    15 LayoutChanged "layout_changed" keeps Conflict Report
+        "the layout has changed meanwhile; compute it again";
     /// A command that this shard never takes: a mistake in the sender, never in the data.
-    #[error("the command does not belong to this shard")]
-    WrongShard,
+    16 WrongShard "wrong_shard" keeps Invalid Report
+        "the command does not belong to this shard";
     /// The feature level only rises, and never beyond what every node supports.
-    #[error("the feature level can only rise to one that every node supports")]
-    FeatureLevelInvalid,
+    17 FeatureLevelInvalid "feature_level_invalid" keeps Precondition Report
+        "the feature level can only rise to one that every node supports";
     /// The shards are not those of the cluster, or one has no, too many or repeated replicas.
-    #[error("a layout has every shard of the cluster, each with 1 to 7 different replicas")]
-    LayoutInvalid,
+    18 LayoutInvalid "layout_invalid" keeps Invalid Report
+        "a layout has every shard of the cluster, each with 1 to 7 different replicas";
     /// The cluster already uses what the node's version does not understand.
-    #[error("the cluster's feature level is beyond this version; install the newer version on the node")]
-    NodeTooOld,
+    19 NodeTooOld "node_too_old" keeps Precondition Report
+        "the cluster's feature level is beyond this version; install the newer version on the node";
     /// See [`crate::limits::NODES_MAX`].
-    #[error("the cluster has as many nodes as it can hold")]
-    TooManyNodes,
-    /// Made by a newer version and not known here.
-    #[error("refused with code {0}, which this version does not know")]
-    Other(u32),
+    20 TooManyNodes "too_many_nodes" keeps Exhausted Report
+        "the cluster has as many nodes as it can hold";
 }
 
 impl Refusal {
-    /// The stored number.
+    /// The stored code.
     #[must_use]
-    pub fn code(self) -> u32 {
-        match self {
-            Self::RoomUnknown => 1,
-            Self::RoomNameInvalid => 2,
-            Self::UserNameInvalid => 3,
-            Self::TextEmpty => 4,
-            Self::TextTooLong => 5,
-            Self::TopicInvalid => 6,
-            Self::RequestOutOfOrder { .. } => 7,
-            Self::RequestReused => 8,
-            Self::RequestNumberMissing => 9,
-            Self::TooManyRoomsInSession => 10,
-            Self::TooManyRooms => 11,
-            Self::TooManySessions => 12,
-            Self::SessionUnknown => 13,
-            Self::NodeIdTaken => 14,
-            Self::LayoutChanged => 15,
-            Self::WrongShard => 16,
-            Self::FeatureLevelInvalid => 17,
-            Self::LayoutInvalid => 18,
-            Self::NodeTooOld => 19,
-            Self::TooManyNodes => 20,
-            Self::Other(code) => code,
-        }
-    }
-
-    /// The refusal with a stored number; `expected` belongs to [`Refusal::RequestOutOfOrder`].
-    #[must_use]
-    pub fn from_code(code: u32, expected: u64) -> Self {
-        match code {
-            1 => Self::RoomUnknown,
-            2 => Self::RoomNameInvalid,
-            3 => Self::UserNameInvalid,
-            4 => Self::TextEmpty,
-            5 => Self::TextTooLong,
-            6 => Self::TopicInvalid,
-            7 => Self::RequestOutOfOrder { expected },
-            8 => Self::RequestReused,
-            9 => Self::RequestNumberMissing,
-            10 => Self::TooManyRoomsInSession,
-            11 => Self::TooManyRooms,
-            12 => Self::TooManySessions,
-            13 => Self::SessionUnknown,
-            14 => Self::NodeIdTaken,
-            15 => Self::LayoutChanged,
-            16 => Self::WrongShard,
-            17 => Self::FeatureLevelInvalid,
-            18 => Self::LayoutInvalid,
-            19 => Self::NodeTooOld,
-            20 => Self::TooManyNodes,
-            other => Self::Other(other),
-        }
-    }
-
-    /// Whether a request that is refused so uses up its number. It does when it was decided in its
-    /// turn; it does not when nothing could be stored or when it was not its turn.
-    #[must_use]
-    pub fn uses_number(self) -> bool {
-        matches!(self, Self::TextEmpty | Self::TextTooLong | Self::TopicInvalid | Self::Other(_))
+    pub const fn code(self) -> u32 {
+        self.row().code
     }
 
     /// The stable word of the API.
     #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::RoomUnknown => "room_unknown",
-            Self::RoomNameInvalid => "room_name_invalid",
-            Self::UserNameInvalid => "user_name_invalid",
-            Self::TextEmpty => "text_empty",
-            Self::TextTooLong => "text_too_long",
-            Self::TopicInvalid => "topic_invalid",
-            Self::RequestOutOfOrder { .. } => "request_out_of_order",
-            Self::RequestReused => "request_reused",
-            Self::RequestNumberMissing => "request_number_missing",
-            Self::TooManyRoomsInSession => "too_many_rooms_in_session",
-            Self::TooManyRooms => "too_many_rooms",
-            Self::TooManySessions => "too_many_sessions",
-            Self::SessionUnknown => "session_unknown",
-            Self::NodeIdTaken => "node_id_taken",
-            Self::LayoutChanged => "layout_changed",
-            Self::WrongShard => "wrong_shard",
-            Self::FeatureLevelInvalid => "feature_level_invalid",
-            Self::LayoutInvalid => "layout_invalid",
-            Self::NodeTooOld => "node_too_old",
-            Self::TooManyNodes => "too_many_nodes",
-            Self::Other(_) => "refused",
-        }
+    pub const fn word(self) -> &'static str {
+        self.row().word
+    }
+
+    /// Whether a request that is refused for this reason uses up its number.
+    #[must_use]
+    pub const fn uses_number(self) -> bool {
+        self.row().uses_number
+    }
+
+    /// The class, from which the gRPC status follows.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        self.row().class
+    }
+
+    /// What a client does next.
+    #[must_use]
+    pub const fn next(self) -> Next {
+        self.row().next
+    }
+
+    /// The refusal with that word of the API; `expected` belongs to [`Refusal::RequestOutOfOrder`]. `None` for the word of
+    /// a newer version.
+    #[must_use]
+    pub fn from_word(word: &str, expected: u64) -> Option<Self> {
+        let named = Self::NAMED.iter().copied();
+        named.chain([Self::RequestOutOfOrder { expected }]).find(|refusal| refusal.word() == word)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Refusal;
+    use super::*;
 
     #[test]
-    fn codes_come_back() {
+    fn every_code_and_every_word_stands_for_one_refusal() {
         for code in 1..=20 {
             let refusal = Refusal::from_code(code, 5);
             assert_eq!(refusal.code(), code);
             assert!(!matches!(refusal, Refusal::Other(_)), "{code} has a name");
-            assert_ne!(refusal.word(), "refused");
+            assert_eq!(Refusal::from_word(refusal.word(), 5), Some(refusal));
         }
+        assert_eq!(Refusal::NAMED.len() + 1, 20, "every code was looked at");
         assert_eq!(Refusal::from_code(9_999, 0).code(), 9_999);
+        assert_eq!(Refusal::from_word("refused", 0), None);
+    }
+
+    #[test]
+    fn a_code_that_older_versions_do_not_know_uses_up_its_number() {
+        for refusal in Refusal::NAMED.iter().filter(|refusal| refusal.code() > 20) {
+            assert!(refusal.uses_number(), "{refusal:?}: an older node takes it for Other, which does");
+        }
     }
 }

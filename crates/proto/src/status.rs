@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use conclave_core::Refusal;
 use conclave_core::limits::NODES_MAX;
+use conclave_core::refusal::Class;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
@@ -22,6 +23,8 @@ pub const CERTAINTY: &str = "conclave-certainty";
 /// Metadata: the request number to go back to.
 pub const EXPECTED: &str = "conclave-expected-request";
 
+/// Metadata: `yes` if the refused request used up its number; absent otherwise.
+pub const NUMBER_USED: &str = "conclave-number-used";
 /// Metadata: addresses of better nodes, best first, separated by commas.
 pub const TRY: &str = "conclave-try";
 
@@ -150,6 +153,11 @@ impl Failure {
         }
     }
 
+    /// Whether the request's number is used up.
+    fn number_used(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.uses_number())
+    }
+
     fn retry_after(&self) -> Duration {
         match self {
             Self::NotSent { after, .. } => *after,
@@ -169,6 +177,7 @@ impl From<&Failure> for chat::Failure {
             expected_request_no: failure.expected(),
             leader: failure.leader().cloned(),
             try_addresses: failure.try_addresses().to_vec(),
+            number_used: failure.number_used(),
         }
     }
 }
@@ -186,6 +195,9 @@ impl From<Failure> for Status {
         put(RETRY, &retry_class(&failure));
         if failure.expected() != 0 {
             put(EXPECTED, &failure.expected().to_string());
+        }
+        if failure.number_used() {
+            put(NUMBER_USED, "yes");
         }
         if !failure.try_addresses().is_empty() {
             put(TRY, &failure.try_addresses().join(","));
@@ -209,19 +221,13 @@ fn retry_class(failure: &Failure) -> String {
 
 fn grpc_code(failure: &Failure) -> Code {
     match failure {
-        Failure::Refused(refusal) => match refusal {
-            Refusal::RoomUnknown => Code::NotFound,
-            Refusal::SessionUnknown => Code::Unauthenticated,
-            Refusal::TooManyRooms
-            | Refusal::TooManySessions
-            | Refusal::TooManyRoomsInSession
-            | Refusal::TooManyNodes => Code::ResourceExhausted,
-            Refusal::RequestOutOfOrder { .. } | Refusal::LayoutChanged => Code::Aborted,
-            Refusal::RequestReused
-            | Refusal::NodeIdTaken
-            | Refusal::NodeTooOld
-            | Refusal::FeatureLevelInvalid => Code::FailedPrecondition,
-            _ => Code::InvalidArgument,
+        Failure::Refused(refusal) => match refusal.class() {
+            Class::NotFound => Code::NotFound,
+            Class::Invalid => Code::InvalidArgument,
+            Class::Exhausted => Code::ResourceExhausted,
+            Class::Conflict => Code::Aborted,
+            Class::Precondition => Code::FailedPrecondition,
+            Class::Unauthenticated => Code::Unauthenticated,
         },
         Failure::Invalid { .. } => Code::InvalidArgument,
         Failure::Unauthenticated(_) => Code::Unauthenticated,
@@ -256,6 +262,7 @@ pub fn from_status(status: &Status) -> chat::Failure {
         try_addresses: word(TRY)
             .map(|list| list.split(',').take(NODES_MAX).map(str::to_owned).collect())
             .unwrap_or_default(),
+        number_used: word(NUMBER_USED) == Some("yes"),
     }
 }
 
@@ -268,6 +275,7 @@ mod tests {
         let leader = Some(LeaderHint { address: "h:1".into(), term: 4, ..LeaderHint::default() });
         for failure in [
             Failure::Refused(Refusal::RequestOutOfOrder { expected: 12 }),
+            Failure::Refused(Refusal::TextTooLong),
             Failure::invalid("frame_too_large", "too large"),
             Failure::Unauthenticated("no token".into()),
             Failure::not_sent("no_leader", "wait", Duration::from_millis(30)).with_leader(leader.clone()),
