@@ -42,6 +42,8 @@ struct Step {
     /// The step also starts only when this one has ended or has printed that tests run: until then cargo holds the lock of
     /// the build directory, and the step would make the tests wait for that lock in turn.
     once_running: Option<&'static str>,
+    /// The step needs both cores: it simulates, or runs several clusters of a debug build.
+    alone: bool,
     deadline: Duration,
     commands: fn(&Context) -> Vec<Command>,
 }
@@ -57,6 +59,7 @@ const STEPS: &[Step] = &[
         about: "cargo fmt",
         after: &[],
         once_running: None,
+        alone: false,
         deadline: minutes(2),
         commands: |_| vec![cargo(&["fmt", "--all", "--check"])],
     },
@@ -65,6 +68,7 @@ const STEPS: &[Step] = &[
         about: "all programs and tests, with the features that the tests use",
         after: &["format"],
         once_running: None,
+        alone: false,
         deadline: minutes(40),
         commands: |_| vec![cargo(&["test", "--workspace", "--locked", "--no-run"])],
     },
@@ -73,6 +77,7 @@ const STEPS: &[Step] = &[
         about: "cargo test --workspace: clusters in one process, real processes, kill -9",
         after: &["build"],
         once_running: None,
+        alone: false,
         deadline: minutes(30),
         commands: |_| vec![cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])],
     },
@@ -81,6 +86,7 @@ const STEPS: &[Step] = &[
         about: "no warning in any target",
         after: &["build"],
         once_running: Some("tests"),
+        alone: false,
         deadline: minutes(30),
         commands: |_| {
             vec![cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])]
@@ -91,6 +97,7 @@ const STEPS: &[Step] = &[
         about: "the documentation builds, and every link in it leads somewhere",
         after: &["clippy"],
         once_running: Some("tests"),
+        alone: false,
         deadline: minutes(20),
         commands: docs,
     },
@@ -99,6 +106,7 @@ const STEPS: &[Step] = &[
         about: "licences, sources, known vulnerabilities (deny.toml)",
         after: &["docs"],
         once_running: None,
+        alone: false,
         deadline: minutes(20),
         commands: deny,
     },
@@ -107,6 +115,7 @@ const STEPS: &[Step] = &[
         about: "the images, a composition of them, and what may happen to it",
         after: &["tests"],
         once_running: None,
+        alone: true,
         deadline: minutes(30),
         commands: |context| {
             let mut command = context.script("containers", &[]);
@@ -119,6 +128,7 @@ const STEPS: &[Step] = &[
         about: "each planted bug is found by the experiment that is named for it",
         after: &["tests"],
         once_running: None,
+        alone: true,
         deadline: minutes(25),
         commands: planted,
     },
@@ -127,6 +137,7 @@ const STEPS: &[Step] = &[
         about: "three minutes of simulated clusters: seeds that once found something, then fresh ones",
         after: &["tests"],
         once_running: None,
+        alone: true,
         deadline: minutes(20),
         commands: sim,
     },
@@ -135,6 +146,7 @@ const STEPS: &[Step] = &[
         about: "boards, alerts and documents name what exists; a real Prometheus asks all of it",
         after: &["tests"],
         once_running: None,
+        alone: false,
         deadline: minutes(15),
         commands: |context| vec![context.script("metrics", &["conclave"])],
     },
@@ -143,6 +155,7 @@ const STEPS: &[Step] = &[
         about: "the experiment smoke passes, its damaged history does not, a killed controller leaves nothing broken",
         after: &["tests"],
         once_running: None,
+        alone: false,
         deadline: minutes(15),
         commands: |context| vec![context.script("chaos", &["conclave", "conclave-chaos"])],
     },
@@ -151,6 +164,7 @@ const STEPS: &[Step] = &[
         about: "up, send, kill every server once: nothing missing, doubled or out of order",
         after: &["tests"],
         once_running: None,
+        alone: false,
         deadline: minutes(10),
         commands: |context| vec![context.script("smoke", &["conclave"])],
     },
@@ -159,6 +173,7 @@ const STEPS: &[Step] = &[
         about: "dig, drill and kdig get the same answers, also after a leader was killed",
         after: &["tests"],
         once_running: None,
+        alone: false,
         deadline: minutes(10),
         commands: |context| vec![context.script("dns", &["conclave"])],
     },
@@ -167,6 +182,7 @@ const STEPS: &[Step] = &[
         about: "systemd understands the units, and finds them confined",
         after: &["tests"],
         once_running: None,
+        alone: false,
         deadline: minutes(10),
         commands: |context| vec![context.script("units", &[])],
     },
@@ -175,6 +191,7 @@ const STEPS: &[Step] = &[
         about: "the manifests against the API's schemas of three versions",
         after: &["tests"],
         once_running: None,
+        alone: false,
         deadline: minutes(10),
         commands: |context| vec![context.script("k8s", &[])],
     },
@@ -261,7 +278,7 @@ fn sim(_: &Context) -> Vec<Command> {
     });
     let from = (hash % 4_000_000_000).to_string();
     let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "xtask".into()));
-    command.args(["sim", "--regressions", "--for", "3m", "--jobs", "1", "--from", &from]);
+    command.args(["sim", "--regressions", "--for", "3m", "--from", &from]);
     vec![command]
 }
 
@@ -329,7 +346,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
                 });
                 others_ended && lock_is_free
             });
-            if let Some(next) = next.filter(|_| running.len() < AT_ONCE) {
+            let is_free = |next: &usize| {
+                let alone = STEPS[waiting[*next]].alone || running.keys().any(|at| STEPS[*at].alone);
+                running.len() < if alone { 1 } else { AT_ONCE }
+            };
+            if let Some(next) = next.filter(is_free) {
                 let at = waiting.remove(next);
                 let (events, context, logs) = (events.clone(), &context, &logs);
                 crate::print(&format!("==> {}", STEPS[at].name));
