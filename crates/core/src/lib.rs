@@ -5,6 +5,7 @@
 //! reaches the same state; that is the whole of conclave's consistency above Raft.
 //!
 //! * [`command`]: what a shard's log can contain.
+//! * [`level`]: which commands a cluster may use while its nodes are of different versions.
 //! * [`machine`]: [`apply`], which turns a command into an [`Outcome`].
 //! * [`event`]: what happened in a room, at a dense [`Seq`].
 //! * [`session`]: request numbers and stored replies, which make a repeated send harmless.
@@ -17,6 +18,7 @@
 pub mod command;
 pub mod event;
 pub mod id;
+pub mod level;
 pub mod limits;
 pub mod machine;
 pub mod mem;

@@ -12,9 +12,6 @@ use crate::refusal::Refusal;
 use crate::ring::Layout;
 use crate::view::View;
 
-/// The highest feature level that this version understands.
-pub const FEATURE_LEVEL: u32 = 1;
-
 pub(crate) fn create_room<V: View>(
     view: &V,
     time_ms: i64,

@@ -26,11 +26,13 @@ pub enum Bug {
     FollowOffByOne,
     /// A vote is given out before it is synced.
     UnsyncedVote,
+    /// A gateway takes what the cluster's feature level does not allow yet.
+    SkipLevelGate,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AckBeforeSync,
         Self::AckBeforeQuorum,
         Self::PublishBeforeCommit,
@@ -38,6 +40,7 @@ impl Bug {
         Self::StaleRead,
         Self::FollowOffByOne,
         Self::UnsyncedVote,
+        Self::SkipLevelGate,
     ];
 
     /// The name by which it is chosen.
@@ -51,6 +54,7 @@ impl Bug {
             Self::StaleRead => "stale-read",
             Self::FollowOffByOne => "follow-off-by-one",
             Self::UnsyncedVote => "unsynced-vote",
+            Self::SkipLevelGate => "skip-level-gate",
         }
     }
 

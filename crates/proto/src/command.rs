@@ -1,16 +1,18 @@
 //! Commands to bytes and back.
 //!
 //! A gateway encodes a command once; the leader only puts such bytes together into a batch, which is
-//! the payload of one Raft entry; every replica decodes it when it applies the entry.
+//! the payload of one Raft entry; every replica decodes it when it applies the entry. What is appended
+//! cannot be taken back, so a batch is made of [`Encoded`] commands only: those that this program encoded
+//! itself, and those from another node that it has decoded.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_core::command::NodeRecord;
 use conclave_core::ring::Layout;
 use conclave_core::{
-    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, SessionId, UserId,
+    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, SessionId, UserId, level,
 };
 use prost::Message as _;
-use prost::encoding::{encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::FormatError;
 use crate::log::{self, act, command::Kind};
@@ -19,38 +21,97 @@ use crate::log::{self, act, command::Kind};
 const TIME_FIELD: u32 = 1;
 /// `CommandBatch.commands`.
 const COMMANDS_FIELD: u32 = 2;
+/// `CommandBatch.min_level`.
+const LEVEL_FIELD: u32 = 3;
+
+/// A command as bytes of which this program knows the meaning. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    bytes: Bytes,
+    level: u32,
+}
+
+impl Encoded {
+    /// Takes bytes that another node sent, if they are a command that this node understands, which is up to feature level
+    /// `understands`.
+    ///
+    /// # Errors
+    /// If they are not; [`FormatError::is_newer`] tells a newer version's command from damage.
+    pub fn from_peer(bytes: Bytes, understands: u32) -> Result<Self, FormatError> {
+        let level = from_proto(log::Command::decode(bytes.clone())?)?.level();
+        check_level(level, understands)?;
+        Ok(Self { bytes, level })
+    }
+
+    /// The feature level that the command needs.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        self.level
+    }
+
+    /// The length of its encoding in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no command is encoded as nothing")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Its encoding.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+fn check_level(needs: u32, understands: u32) -> Result<(), FormatError> {
+    if needs > understands { Err(FormatError::NewerLevel { needs, understands }) } else { Ok(()) }
+}
 
 /// Encodes one command.
 #[must_use]
-pub fn encode(command: &Command) -> Bytes {
-    to_proto(command).encode_to_vec().into()
+pub fn encode(command: &Command) -> Encoded {
+    Encoded { bytes: to_proto(command).encode_to_vec().into(), level: command.level() }
 }
 
-/// Puts encoded commands together into a batch, stamped with the leader's time.
+/// Puts encoded commands together into a batch, stamped with the leader's time in milliseconds since 1970 and with the
+/// highest feature level that one of them needs.
 #[must_use]
-pub fn encode_batch<'a>(time_ms: i64, commands: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
+pub fn encode_batch(time_ms: i64, commands: &[Encoded]) -> Bytes {
     let one =
-        |command: &Bytes| key_len(COMMANDS_FIELD) + encoded_len_varint(command.len() as u64) + command.len();
+        |command: &Encoded| key_len(COMMANDS_FIELD) + encoded_len_varint(command.len() as u64) + command.len();
     let time = time_ms.cast_unsigned();
-    let len = key_len(TIME_FIELD) + encoded_len_varint(time) + commands.clone().map(one).sum::<usize>();
+    // Absent for the first level, which release 0.1.0 writes and reads.
+    let level = commands.iter().map(Encoded::level).max().filter(|level| *level > level::FIRST);
+    let len = key_len(TIME_FIELD)
+        + encoded_len_varint(time)
+        + commands.iter().map(one).sum::<usize>()
+        + level.map_or(0, |level| key_len(LEVEL_FIELD) + encoded_len_varint(level.into()));
     let mut out = BytesMut::with_capacity(len);
-    encode_key(TIME_FIELD, prost::encoding::WireType::Varint, &mut out);
+    encode_key(TIME_FIELD, WireType::Varint, &mut out);
     encode_varint(time, &mut out);
     for command in commands {
-        encode_key(COMMANDS_FIELD, prost::encoding::WireType::LengthDelimited, &mut out);
+        encode_key(COMMANDS_FIELD, WireType::LengthDelimited, &mut out);
         encode_varint(command.len() as u64, &mut out);
-        out.put_slice(command);
+        out.put_slice(&command.bytes);
+    }
+    if let Some(level) = level {
+        encode_key(LEVEL_FIELD, WireType::Varint, &mut out);
+        encode_varint(level.into(), &mut out);
     }
     out.freeze()
 }
 
-/// Decodes a batch: the leader's time and the commands.
+/// Decodes a batch: the leader's time in milliseconds since 1970, and the commands. A node understands commands up to
+/// feature level `understands`.
 ///
 /// # Errors
-/// If the bytes are damaged, or hold a command that this version does not know.
-pub fn decode_batch(bytes: &[u8]) -> Result<(i64, Vec<Command>), FormatError> {
+/// If the bytes are damaged, or if they hold what a newer version wrote ([`FormatError::is_newer`]). The level stands in
+/// the batch because an older version would not see a field that was added to a command that it knows.
+pub fn decode_batch(bytes: &[u8], understands: u32) -> Result<(i64, Vec<Command>), FormatError> {
     let batch = log::CommandBatch::decode(bytes)?;
-    let commands = batch.commands.into_iter().map(from_proto).collect::<Result<_, _>>()?;
+    check_level(batch.min_level, understands)?;
+    let commands: Vec<Command> = batch.commands.into_iter().map(from_proto).collect::<Result<_, _>>()?;
+    commands.iter().try_for_each(|command| check_level(command.level(), understands))?;
     Ok((batch.time_ms, commands))
 }
 
@@ -99,7 +160,7 @@ fn to_proto(command: &Command) -> log::Command {
 }
 
 fn from_proto(command: log::Command) -> Result<Command, FormatError> {
-    Ok(match command.kind.ok_or(FormatError::Missing("Command.kind"))? {
+    Ok(match command.kind.ok_or(FormatError::UnknownKind("the command"))? {
         Kind::OpenRoom(open) => Command::OpenRoom {
             room: RoomId(open.room_id),
             name: open.name,
@@ -115,7 +176,7 @@ fn from_proto(command: log::Command) -> Result<Command, FormatError> {
                 request: RequestNo(act.request_no),
                 settled: RequestNo(act.settled_no),
             },
-            action: match act.action.ok_or(FormatError::Missing("Act.action"))? {
+            action: match act.action.ok_or(FormatError::UnknownKind("the action"))? {
                 act::Action::Post(text) => Action::Post(text),
                 act::Action::SetTopic(topic) => Action::SetTopic(topic),
                 act::Action::Join(_) => Action::Join,
@@ -197,6 +258,8 @@ fn sixteen(bytes: &[u8], field: &'static str) -> Result<[u8; 16], FormatError> {
 
 #[cfg(test)]
 mod tests {
+    use conclave_core::level::FEATURE_LEVEL;
+
     use super::*;
 
     #[test]
@@ -236,14 +299,39 @@ mod tests {
         ];
         let encoded: Vec<_> = commands.iter().map(encode).collect();
         for time_ms in [0, 1_700_000_000_000, -1] {
-            let batch = encode_batch(time_ms, encoded.iter());
-            assert_eq!(decode_batch(&batch).unwrap(), (time_ms, commands.to_vec()));
+            let batch = encode_batch(time_ms, &encoded);
+            assert_eq!(decode_batch(&batch, FEATURE_LEVEL).unwrap(), (time_ms, commands.to_vec()));
+        }
+        for command in encoded {
+            let bytes = command.clone().into_bytes();
+            assert_eq!(Encoded::from_peer(bytes, FEATURE_LEVEL).unwrap(), command);
         }
     }
 
+    /// A kind of command, and a kind of action, that no version has yet.
+    const UNKNOWN_KINDS: [&[u8]; 3] = [&[], &[0xfa, 0x06, 0x00], &[0x12, 0x05, 0x08, 0x07, 0xfa, 0x06, 0x00]];
+
     #[test]
-    fn a_command_from_the_future_is_an_error_not_a_guess() {
-        let batch = encode_batch(1, [Bytes::from_static(&[0xfa, 0x06, 0x00])].iter());
-        assert!(matches!(decode_batch(&batch), Err(FormatError::Missing("Command.kind"))));
+    fn a_kind_that_is_not_known_is_a_newer_versions_and_not_damage() {
+        for bytes in UNKNOWN_KINDS.map(Bytes::from_static) {
+            let error = Encoded::from_peer(bytes.clone(), u32::MAX).unwrap_err();
+            assert!(error.is_newer(), "{error}");
+            let batch = encode_batch(1, &[Encoded { bytes, level: level::FIRST }]);
+            let error = decode_batch(&batch, u32::MAX).unwrap_err();
+            assert!(error.is_newer(), "{error}");
+        }
+        let garbage = Bytes::from_static(&[0x12, 0xff, 0xff]);
+        let error = Encoded::from_peer(garbage, u32::MAX).unwrap_err();
+        assert!(!error.is_newer(), "{error}");
+    }
+
+    #[test]
+    fn a_batch_above_the_level_is_refused_even_if_every_command_can_be_decoded() {
+        let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) });
+        let with_a_new_field = Encoded { level: FEATURE_LEVEL + 1, ..known };
+        let error = decode_batch(&encode_batch(1, &[with_a_new_field]), FEATURE_LEVEL).unwrap_err();
+        assert!(matches!(error, FormatError::NewerLevel { .. }) && error.is_newer(), "{error}");
+        let raise = encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1));
+        assert!(Encoded::from_peer(raise.into_bytes(), FEATURE_LEVEL).unwrap_err().is_newer());
     }
 }

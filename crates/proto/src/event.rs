@@ -44,7 +44,7 @@ pub fn to_proto(event: &RoomEvent) -> chat::Event {
 /// # Errors
 /// If its kind is missing or not known to this version.
 pub fn from_proto(event: chat::Event) -> Result<RoomEvent, FormatError> {
-    let kind = match event.kind.ok_or(FormatError::Missing("Event.kind"))? {
+    let kind = match event.kind.ok_or(FormatError::UnknownKind("the event"))? {
         Kind::Created(created) => EventKind::Created(created.room),
         Kind::Message(message) => EventKind::Message(message.text),
         Kind::TopicChanged(changed) => EventKind::TopicChanged(changed.topic),

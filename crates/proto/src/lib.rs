@@ -101,4 +101,26 @@ pub enum FormatError {
     /// A field with a value that is not allowed.
     #[error("the field {0} has a value that is not allowed")]
     Invalid(&'static str),
+    /// One of several kinds, and none that this version knows: a newer version wrote it.
+    #[error("{0} is of a kind that this version does not know")]
+    UnknownKind(&'static str),
+    /// Commands that a newer version wrote.
+    #[error("it needs feature level {needs}, and this version understands up to {understands}")]
+    NewerLevel {
+        /// The level of the commands.
+        needs: u32,
+        /// The highest level that this node understands.
+        understands: u32,
+    },
+}
+
+impl FormatError {
+    /// Whether a newer version wrote what was read: the bytes are sound, and that version can read them.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        match self {
+            Self::UnknownKind(_) | Self::NewerLevel { .. } => true,
+            Self::Decode(_) | Self::Missing(_) | Self::Invalid(_) => false,
+        }
+    }
 }

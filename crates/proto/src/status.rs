@@ -28,6 +28,11 @@ pub const NUMBER_USED: &str = "conclave-number-used";
 /// Metadata: addresses of better nodes, best first, separated by commas.
 pub const TRY: &str = "conclave-try";
 
+/// Code: the cluster's feature level does not allow the request yet. Nothing was sent.
+pub const NOT_YET: &str = "not_yet";
+/// How long a client waits before it tries again what the cluster does not allow yet.
+pub const NOT_YET_RETRY: Duration = Duration::from_secs(1);
+
 /// A call that failed, and what its caller may conclude.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Failure {

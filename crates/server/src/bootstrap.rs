@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use conclave_core::command::NodeRecord;
-use conclave_core::meta::FEATURE_LEVEL;
-use conclave_core::{Command, DirectoryId, NodeId, Refusal, Reply, UserId};
+use conclave_core::{Command, DirectoryId, Refusal, Reply, UserId, level};
 use openraft::EmptyNode;
 use tokio::sync::watch;
 
@@ -30,11 +29,14 @@ pub(crate) async fn settle(
     router: Router,
     node: Arc<NodeInfo>,
     directory: DirectoryId,
-    expelled: watch::Receiver<Option<String>>,
+    expelled: watch::Sender<Option<String>>,
 ) {
     let work = async {
         futures::future::join_all(router.shards.iter().map(|replica| begin(&router.shards, replica))).await;
-        register(&router, &node, directory).await;
+        if let Err(why) = register(&router, &node, directory).await {
+            expelled.send_replace(Some(why));
+            return;
+        }
         for replica in router.shards.iter() {
             if let Err(error) = replica.raft.wait_for_recovery(Some(RECOVERY)).await {
                 tracing::warn!(shard = replica.shard.0, %error, "still recovering");
@@ -47,11 +49,11 @@ pub(crate) async fn settle(
         node.own.news.notify_one();
         tracing::info!("ready");
     };
-    let mut expelled = expelled;
+    let mut ended = expelled.subscribe();
     tokio::select! {
         () = work => {}
         () = node.stop.cancelled() => {}
-        _ = expelled.wait_for(Option::is_some) => {}
+        _ = ended.wait_for(Option::is_some) => {}
     }
 }
 
@@ -75,8 +77,11 @@ async fn begin(shards: &Shards, replica: &Replica) {
     }
 }
 
-/// Says to the meta shard where this node is.
-async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) {
+/// Registers this node in the meta shard.
+///
+/// # Errors
+/// The sentence that says why the cluster does not take this node.
+async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) -> Result<(), String> {
     let record = NodeRecord {
         node: node.id,
         name: node.member.name.clone(),
@@ -85,16 +90,23 @@ async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) {
         http_address: node.member.http.clone(),
         directory,
         version: conclave_core::version::VERSION.to_owned(),
-        feature_level: FEATURE_LEVEL,
+        feature_level: node.feature_level,
     };
     let command = Command::RegisterNode(record);
     loop {
         match router.decide(router.shards.meta(), &command).await {
             Ok(Reply::Refused(Refusal::NodeIdTaken)) => {
                 tracing::error!(node = node.id.0, "{}", Refusal::NodeIdTaken);
-                return;
+                return Ok(());
             }
-            Ok(_) => return,
+            Ok(Reply::Refused(Refusal::NodeTooOld)) => {
+                return Err(format!(
+                    "the cluster uses a feature level above {}, the highest that node {} understands: upgrade this node, \
+                     its data is intact",
+                    node.feature_level, node.id
+                ));
+            }
+            Ok(_) => return Ok(()),
             Err(failure) => tracing::debug!(%failure, "not registered yet"),
         }
         tokio::time::sleep(RETRY).await;
@@ -109,10 +121,10 @@ async fn furnish(router: &Router) {
         let command = Command::SetLayout { layout: router.shards.layout.clone(), replaces: 0 };
         report("layout", router.decide(meta, &command).await.err());
     }
-    let registered = meta.state.nodes().len();
-    let level = meta.state.meta().feature_level;
-    if registered >= router.shards.members.len() && level < FEATURE_LEVEL {
-        let command = Command::SetFeatureLevel(FEATURE_LEVEL);
+    let nodes = meta.state.nodes();
+    let understood = nodes.iter().map(|node| node.feature_level).min().unwrap_or(level::FIRST);
+    if nodes.len() >= router.shards.members.len() && understood > meta.state.meta().feature_level {
+        let command = Command::SetFeatureLevel(understood);
         report("feature level", router.decide(meta, &command).await.err());
     }
     if meta.state.room_named(FIRST_ROOM).is_ok_and(|room| room.is_none()) {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{
     CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, REPLICAS_MAX, RESOLVERS_MAX, SHARDS_MAX,
 };
@@ -43,6 +44,9 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Leave to break the node on purpose, over its `FaultService`.
     pub faults: Option<Faults>,
+    /// The highest feature level that this node offers: 1 to [`FEATURE_LEVEL`]. A lower one holds the whole cluster back, so
+    /// that its nodes can still return to the version before.
+    pub feature_level: u32,
 }
 
 /// One of the nodes that a cluster begins with.
@@ -89,6 +93,7 @@ impl Config {
             resolvers: Vec::new(),
             secret: None,
             faults: None,
+            feature_level: FEATURE_LEVEL,
         }
     }
 
@@ -134,6 +139,12 @@ impl Config {
             wrong.push(format!(
                 "the node name {name:?} cannot be part of a DNS name: take 1 to 63 of a-z 0-9 -, with no - at the ends, and \
                  none of leader, peers, metrics, shard-<n>"
+            ));
+        }
+        if self.feature_level == 0 || self.feature_level > FEATURE_LEVEL {
+            wrong.push(format!(
+                "this version understands the feature levels 1 to {FEATURE_LEVEL}, not {}",
+                self.feature_level
             ));
         }
         if self.max_clients == 0 {

@@ -66,7 +66,8 @@ pub enum RunError {
     /// The disk failed. The node stops rather than lie.
     #[error("storage failed and the node stops: {0}")]
     Storage(String),
-    /// The others know this node's id with another data directory.
+    /// The cluster does not take this node: the others know its id with another data directory, or the cluster uses a
+    /// feature level that the node does not understand.
     #[error("{0}")]
     Expelled(String),
 }
@@ -87,7 +88,7 @@ pub struct Node {
     metrics: Arc<Metrics>,
     placement: Placement,
     tasks: TaskTracker,
-    expelled: watch::Receiver<Option<String>>,
+    expelled: watch::Sender<Option<String>>,
 }
 
 impl Node {
@@ -111,6 +112,7 @@ impl Node {
             }
             None => options,
         };
+        let options = Options { feature_level: config.feature_level, ..options };
         let plan = Plan::new(&config);
         let metrics = Arc::new(Metrics::new(&config.name, &config.cluster_name));
         let feed = Arc::new(Feed::default());
@@ -147,7 +149,7 @@ impl Node {
             metrics: Arc::clone(&metrics),
             planner: Arc::default(),
         };
-        let node = Self { info, store, metrics, placement, tasks, expelled: expelled.subscribe() };
+        let node = Self { info, store, metrics, placement, tasks, expelled };
         node.serve(&config, listeners, serve::Parts { admission, feed, clock, links, identity });
         Ok(node)
     }
@@ -155,7 +157,7 @@ impl Node {
     /// Waits until the node cannot go on, and says why.
     pub async fn failed(&self) -> RunError {
         let mut storage = self.store.failed();
-        let mut expelled = self.expelled.clone();
+        let mut expelled = self.expelled.subscribe();
         tokio::select! {
             why = storage.wait_for(Option::is_some) => {
                 self.metrics.storage_errors.inc();

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use conclave_core::limits::REQUEST_DEADLINE;
 use conclave_core::record::DirectoryEntry;
-use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, UserId};
+use conclave_core::planted::{Bug, planted};
+use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, UserId, level};
 use conclave_proto::chat::RoomRef;
-use conclave_proto::command::encode;
+use conclave_proto::command::{Encoded, encode};
 use conclave_proto::raft::ReadIndexRequest;
-use conclave_proto::status::Failure;
+use conclave_proto::status::{Failure, NOT_YET, NOT_YET_RETRY};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -39,7 +39,7 @@ impl Router {
     pub(crate) async fn submit(
         &self,
         replica: &Arc<Replica>,
-        commands: Vec<Bytes>,
+        commands: Vec<Encoded>,
     ) -> impl Future<Output = Result<Vec<Reply>, Failure>> + Send + use<> {
         let known = replica.leader();
         let first = self.attempt(replica, commands.clone(), known.leader).await;
@@ -64,7 +64,7 @@ impl Router {
     async fn insist(
         &self,
         replica: &Arc<Replica>,
-        commands: &[Bytes],
+        commands: &[Encoded],
         first: ProposeError,
     ) -> Result<Vec<Reply>, Failure> {
         let deadline = Instant::now() + REQUEST_DEADLINE;
@@ -72,6 +72,11 @@ impl Router {
         let mut undecided = false;
         loop {
             undecided |= matches!(error, ProposeError::Unknown(_));
+            if let ProposeError::NotUnderstood(why) = &error
+                && !undecided
+            {
+                return Err(Failure::not_sent(NOT_YET, why.clone(), NOT_YET_RETRY));
+            }
             let now = Instant::now();
             if now >= deadline {
                 let hint = self.shards.hint(replica);
@@ -92,7 +97,7 @@ impl Router {
             // A leader that the refusal itself named is tried at once.
             let hint = match error {
                 ProposeError::NotSent { leader } => leader.filter(|leader| *leader != self.shards.me),
-                ProposeError::Unknown(_) => None,
+                ProposeError::NotUnderstood(_) | ProposeError::Unknown(_) => None,
             };
             let known = replica.leader();
             if hint.is_none() {
@@ -116,7 +121,7 @@ impl Router {
     async fn attempt(
         &self,
         replica: &Arc<Replica>,
-        commands: Vec<Bytes>,
+        commands: Vec<Encoded>,
         leader: Option<NodeId>,
     ) -> impl Future<Output = Answer> + Send + use<> {
         let not_sent = ProposeError::NotSent { leader: None };
@@ -174,6 +179,23 @@ impl Router {
         let call = client.read_index(ReadIndexRequest { shard: replica.shard.0 });
         let answer = tokio::time::timeout_at(deadline, call).await.ok()?;
         Some(answer.ok()?.into_inner().index)
+    }
+
+    /// Turns away what the cluster's feature level does not allow yet. The level as this node has applied it: it only rises, so
+    /// a node that lags turns away too much and never too little.
+    ///
+    /// # Errors
+    /// `not_yet`: nothing was sent.
+    pub(crate) fn check_level(&self, needs: u32) -> Result<(), Failure> {
+        let level = self.shards.meta().state.meta().feature_level.max(level::FIRST);
+        if needs <= level || planted(Bug::SkipLevelGate) {
+            return Ok(());
+        }
+        let why = format!(
+            "the cluster does not take this kind of request yet: it needs feature level {needs}, and the cluster has {level} \
+             until all of its servers are upgraded"
+        );
+        Err(Failure::not_sent(NOT_YET, why, NOT_YET_RETRY))
     }
 
     /// The room that a client means. A room that this node does not know may be newer than what it has

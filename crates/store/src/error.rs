@@ -30,9 +30,19 @@ pub enum StoreError {
     },
     /// The file does not hold what was written to it.
     #[error(
-        "{file} is damaged: {what}; if the disk is sound, remove this node from the cluster, empty its data directory and let it join as a new node"
+        "{file} is damaged: {what}; nothing acknowledged is lost while a majority of the nodes is intact; keep this data dir as it is, check the disk, and see docs/deploy.md, \"A damaged data dir\""
     )]
     Damaged {
+        /// Which file.
+        file: &'static str,
+        /// What was found.
+        what: String,
+    },
+    /// A newer version of the program wrote what the file holds.
+    #[error(
+        "{file} holds what a newer version of conclave wrote: {what}; upgrade this node, its data is intact"
+    )]
+    NeedsUpgrade {
         /// Which file.
         file: &'static str,
         /// What was found.
@@ -72,8 +82,10 @@ impl StoreError {
         }
     }
 
+    /// What was read from a file has not the format of a row or an entry that this version knows.
     pub(crate) fn format(file: &'static str, row: &str, error: &FormatError) -> Self {
-        Self::damaged(file, format!("{row} {error}"))
+        let what = format!("{row}: {error}");
+        if error.is_newer() { Self::NeedsUpgrade { file, what } } else { Self::Damaged { file, what } }
     }
 }
 
@@ -82,6 +94,7 @@ impl From<StoreError> for io::Error {
         let kind = match &error {
             StoreError::DiskFull { .. } => io::ErrorKind::StorageFull,
             StoreError::Damaged { .. } | StoreError::Snapshot(_) => io::ErrorKind::InvalidData,
+            StoreError::NeedsUpgrade { .. } => io::ErrorKind::Unsupported,
             StoreError::Installing => io::ErrorKind::WouldBlock,
             StoreError::Closed(_) | StoreError::Io { .. } => io::ErrorKind::Other,
         };
@@ -139,7 +152,7 @@ pub enum OpenError {
     },
     /// One of the data files is gone.
     #[error(
-        "{} is missing; put back the directory as the node left it, all of its files together, or remove this node from the cluster, empty the directory and let it join as a new node", .path.display()
+        "{} is missing; put back the data dir as the node left it, all of its files together; see docs/deploy.md, \"A damaged data dir\"", .path.display()
     )]
     FileMissing {
         /// The file.
@@ -147,7 +160,7 @@ pub enum OpenError {
     },
     /// There are data files and no identity.
     #[error(
-        "{} holds data but its identity file is missing; restore it from a backup of this directory, or empty the directory and let the node join as a new one", .dir.display()
+        "{} holds data but its identity file is missing; put back the identity file of this data dir; see docs/deploy.md, \"A damaged data dir\"", .dir.display()
     )]
     IdentityMissing {
         /// The directory.
@@ -155,7 +168,7 @@ pub enum OpenError {
     },
     /// The identity file cannot be understood.
     #[error(
-        "{} is damaged ({what}); restore it from a backup, or empty the directory and let the node join as a new one", .path.display()
+        "{} is damaged ({what}); put back the identity file of this data dir; see docs/deploy.md, \"A damaged data dir\"", .path.display()
     )]
     IdentityDamaged {
         /// The file.

@@ -29,8 +29,10 @@ use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
 use conclave_core::record::{DirectoryEntry, MetaHead};
 use conclave_core::ring::Layout;
 use conclave_core::{NodeId, RoomId, ShardId};
+use conclave_proto::FormatError;
 use tokio::sync::{Notify, watch};
 
+use crate::disk::DataFile;
 use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::lock;
@@ -57,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) written: Notify,
     /// Who does what blocks.
     pub(crate) work: Work,
+    /// The highest feature level that the node understands.
+    pub(crate) feature_level: u32,
 }
 
 /// One shard's applied state on this node.
@@ -102,7 +106,7 @@ struct Inner {
 impl ShardState {
     /// The shard as it is in the file.
     pub(crate) fn load(shard: ShardId, shared: Arc<Shared>) -> Result<Self, StoreError> {
-        let inner = Inner::load(shard, &shared.db.read()?)?;
+        let inner = Inner::load(shard, &shared.db.read()?, shared.feature_level)?;
         let index = inner.applied.map_or(0, |id| id.index);
         Ok(Self {
             shard,
@@ -121,6 +125,12 @@ impl ShardState {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// The highest feature level that this node understands.
+    #[must_use]
+    pub fn feature_level(&self) -> u32 {
+        self.shared.feature_level
     }
 
     /// Who does what blocks here, such as [`ShardState::read`].
@@ -158,7 +168,7 @@ impl ShardState {
 
     /// The snapshot is in the file: starts from there.
     pub(crate) fn installed(&self) -> Result<(), StoreError> {
-        let fresh = Inner::load(self.shard, &self.shared.db.read()?)?;
+        let fresh = Inner::load(self.shard, &self.shared.db.read()?, self.shared.feature_level)?;
         let index = fresh.applied.map_or(0, |id| id.index);
         let mut inner = lock(&self.inner);
         // Epochs never begin again: the writer may still hold one.
@@ -180,7 +190,7 @@ impl Shared {
 }
 
 impl Inner {
-    fn load(shard: ShardId, read: &Reading) -> Result<Self, StoreError> {
+    fn load(shard: ShardId, read: &Reading, understands: u32) -> Result<Self, StoreError> {
         let (applied, membership) = match read.applied(shard)? {
             Some((applied, membership)) => (Some(applied), membership),
             None => (None, StoredMembership::default()),
@@ -213,6 +223,11 @@ impl Inner {
                     None => {}
                 }
             }
+        }
+        if inner.meta.feature_level > understands {
+            let needs = inner.meta.feature_level;
+            let error = FormatError::NewerLevel { needs, understands };
+            return Err(StoreError::format(DataFile::STATE, "the cluster's state", &error));
         }
         Ok(inner)
     }

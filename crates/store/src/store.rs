@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
 use conclave_core::{DirectoryId, NodeId, RoomId, Seq, ShardId};
 use tokio::sync::{Notify, mpsc, watch};
@@ -45,11 +46,19 @@ pub struct Options {
     pub disk: Arc<dyn Disk>,
     /// Who does the work that blocks.
     pub work: Work,
+    /// The highest feature level that the node understands. The store fails with [`StoreError::NeedsUpgrade`] at an entry
+    /// above it.
+    pub feature_level: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_tail_bytes: LOG_TAIL_BYTES_DEFAULT, disk: Arc::new(RealDisk), work: Work::default() }
+        Self {
+            log_tail_bytes: LOG_TAIL_BYTES_DEFAULT,
+            disk: Arc::new(RealDisk),
+            work: Work::default(),
+            feature_level: FEATURE_LEVEL,
+        }
     }
 }
 
@@ -168,7 +177,7 @@ impl Store {
         identity.check(dir, expect)?;
 
         let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
-        let Options { log_tail_bytes, disk, work } = options;
+        let Options { log_tail_bytes, disk, work, feature_level } = options;
         let groups = shards as usize + 1;
         let durable = Arc::new(Durable::new(groups));
         let failure = Arc::new(Failure::new());
@@ -185,6 +194,7 @@ impl Store {
             unwritten: AtomicUsize::new(0),
             written: Notify::new(),
             work,
+            feature_level,
         });
         let shard = |n| -> Result<Shard, StoreError> {
             let id = ShardId(n);

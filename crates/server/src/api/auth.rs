@@ -47,6 +47,7 @@ pub(crate) async fn open(
             user_id: id.0,
             user: user.to_owned(),
             cluster_id: format!("{cluster:032x}"),
+            feature_level: meta.state.meta().feature_level,
         }),
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
         other => Err(Failure::unknown("undecided", format!("an answer that does not fit: {other:?}"))),

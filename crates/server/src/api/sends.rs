@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use conclave_core::limits::{SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
 use conclave_core::name::{check_text, check_topic};
 use conclave_core::session::digest;
@@ -12,7 +11,7 @@ use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, 
 use conclave_proto::chat::{
     self, SendMessageRequest, SendMessageResponse, SendResult, send_message_request, send_result,
 };
-use conclave_proto::command::encode;
+use conclave_proto::command::{Encoded, encode};
 use conclave_proto::status::Failure;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use tokio::time::Instant;
@@ -35,7 +34,7 @@ pub(crate) async fn send_one(
     let began = Instant::now();
     let room = router.room(request.room.as_ref()).await?;
     let request_no = request.request_no;
-    let result = match command(caller, room, request) {
+    let result = match command(router, caller, room, request) {
         Ok(command) => {
             decide(router, room, command).await.and_then(|reply| response(room, request_no, reply))
         }
@@ -46,7 +45,7 @@ pub(crate) async fn send_one(
 }
 
 /// Decides one room command; a room that exists only in the directory so far is made first.
-async fn decide(router: &Router, room: RoomId, command: Bytes) -> Result<Reply, Failure> {
+async fn decide(router: &Router, room: RoomId, command: Encoded) -> Result<Reply, Failure> {
     let replica = router.shards.of_room(room);
     let reply = one(router.submit(replica, vec![command.clone()]).await.await?)?;
     if reply != Reply::Refused(Refusal::RoomUnknown) {
@@ -63,7 +62,12 @@ fn one(replies: Vec<Reply>) -> Result<Reply, Failure> {
 
 /// The command that a client's request asks for, encoded. What no state can make valid is not carried to the
 /// log, but its refusal is, because a refused request uses up its number.
-fn command(caller: &Caller, room: RoomId, request: SendMessageRequest) -> Result<Bytes, Failure> {
+fn command(
+    router: &Router,
+    caller: &Caller,
+    room: RoomId,
+    request: SendMessageRequest,
+) -> Result<Encoded, Failure> {
     use send_message_request::Content;
     let content = request.content.ok_or_else(|| {
         Failure::invalid("content_missing", "the request has no content that this version knows")
@@ -74,6 +78,7 @@ fn command(caller: &Caller, room: RoomId, request: SendMessageRequest) -> Result
         Content::Join(_) => (Ok(()), Action::Join),
         Content::Leave(_) => (Ok(()), Action::Leave),
     };
+    router.check_level(action.level())?;
     let action = match checked {
         Ok(()) => action,
         Err(refusal) => Action::Void { refusal, digest: digest(&action) },
@@ -146,7 +151,7 @@ struct Sent {
     index: u64,
     room: RoomId,
     request_no: u64,
-    command: Bytes,
+    command: Encoded,
 }
 
 impl SendStream {
@@ -293,7 +298,7 @@ async fn prepare(
 ) -> Result<Sent, Failure> {
     let room = router.room(request.room.as_ref()).await?;
     let request_no = request.request_no;
-    let command = command(caller, room, request)?;
+    let command = command(router, caller, room, request)?;
     Ok(Sent { index, room, request_no, command })
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_proto::chat::{ClusterView, NodeStatus, NodeView};
+use conclave_store::ShardState;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ pub(crate) async fn keep(
     node: Arc<NodeInfo>,
     peers: Arc<Peers>,
     heard: Arc<Heard>,
+    meta: Arc<ShardState>,
     views: watch::Sender<Arc<ClusterView>>,
     stop: CancellationToken,
 ) {
@@ -37,16 +39,22 @@ pub(crate) async fn keep(
         }
         drop(changes);
         // Who is gone is known before anybody has answered.
-        show(&views, &node, &peers, &heard.statuses());
+        show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level);
         let living = peers.iter().filter(|peer| peer.is_alive());
         let said = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
         heard.hear(said.into_iter().filter(|status| status.reachable).collect());
-        show(&views, &node, &peers, &heard.statuses());
+        show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level);
     }
 }
 
 /// Shows the cluster as it is known now.
-fn show(views: &watch::Sender<Arc<ClusterView>>, node: &NodeInfo, peers: &Peers, heard: &Statuses) {
+fn show(
+    views: &watch::Sender<Arc<ClusterView>>,
+    node: &NodeInfo,
+    peers: &Peers,
+    heard: &Statuses,
+    feature_level: u32,
+) {
     let (clients, clients_max) = (node.sessions.count(), node.sessions.max());
     let own = NodeView {
         node_id: node.id.0,
@@ -63,9 +71,9 @@ fn show(views: &watch::Sender<Arc<ClusterView>>, node: &NodeInfo, peers: &Peers,
     nodes.sort_by_key(|node| node.node_id);
     views.send_if_modified(|view| {
         // The load alone is no news: it would wake every subscriber every second.
-        let same = same_places(&view.nodes, &nodes);
+        let same = same_places(&view.nodes, &nodes) && view.feature_level == feature_level;
         let version = view.version + u64::from(!same);
-        *view = Arc::new(ClusterView { cluster_id: view.cluster_id.clone(), version, nodes });
+        *view = Arc::new(ClusterView { cluster_id: view.cluster_id.clone(), version, nodes, feature_level });
         !same
     });
 }

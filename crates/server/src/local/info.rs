@@ -22,6 +22,8 @@ pub(crate) struct NodeInfo {
     pub(crate) member: Member,
     pub(crate) cluster: u128,
     pub(crate) cluster_name: String,
+    /// The highest feature level that it offers.
+    pub(crate) feature_level: u32,
     /// Raised only by a forced recovery, which does not exist yet.
     pub(crate) epoch: u32,
     pub(crate) started: Instant,
@@ -51,6 +53,7 @@ impl NodeInfo {
             member,
             cluster,
             cluster_name: config.cluster_name.clone(),
+            feature_level: config.feature_level,
             epoch: 1,
             started: Instant::now(),
             sessions: Arc::new(Sessions::new(config.max_clients, Arc::clone(&own.news))),

@@ -122,6 +122,7 @@ impl Node {
             Arc::clone(info),
             Arc::clone(peers),
             Arc::clone(heard),
+            Arc::clone(&shards.meta().state),
             view_sender,
             stop.clone(),
         ));

@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use conclave_core::limits::{ENTRY_BYTES_MAX, FORWARD_QUEUE_MAX, SEND_BATCH_MAX};
 use conclave_core::{NodeId, Reply, ShardId};
 use conclave_net::Net;
 use conclave_proto::chat::{self, Certainty};
+use conclave_proto::command::Encoded;
 use conclave_proto::raft::{self, proposal_result::Outcome};
 use conclave_proto::reply;
-use conclave_proto::status::Failure;
+use conclave_proto::status::{Failure, NOT_YET, NOT_YET_RETRY};
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ const RESULTS_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Forwarded {
     pub(crate) shard: ShardId,
-    pub(crate) commands: Vec<Bytes>,
+    pub(crate) commands: Vec<Encoded>,
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
@@ -123,13 +123,13 @@ fn collect(
     let mut bytes = 0;
     let mut next = Some(first);
     while let Some(forwarded) = next {
-        bytes += forwarded.commands.iter().map(Bytes::len).sum::<usize>();
+        bytes += forwarded.commands.iter().map(Encoded::len).sum::<usize>();
         *next_id += 1;
         waiting.insert(*next_id, forwarded.answer);
         proposals.push(raft::Proposal {
             id: *next_id,
             shard: forwarded.shard.0,
-            commands: forwarded.commands,
+            commands: forwarded.commands.into_iter().map(Encoded::into_bytes).collect(),
         });
         let full = bytes >= ENTRY_BYTES_MAX || proposals.len() >= SEND_BATCH_MAX;
         next = if full { None } else { queue.try_recv().ok() };
@@ -153,6 +153,11 @@ fn outcome(outcome: Option<Outcome>) -> Answer {
         Some(Outcome::Replies(replies)) => {
             let replies: Result<Vec<Reply>, _> = replies.replies.iter().map(reply::from_proto).collect();
             replies.or_else(|error| unknown(error.to_string()))
+        }
+        Some(Outcome::Failure(failure))
+            if failure.certainty() == Certainty::NotSent && failure.code == NOT_YET =>
+        {
+            Err(ProposeError::NotUnderstood(failure.message))
         }
         Some(Outcome::Failure(failure)) if failure.certainty() == Certainty::NotSent => {
             let leader = failure.leader.map(|hint| NodeId(hint.node_id)).filter(|node| node.0 != 0);
@@ -225,8 +230,20 @@ impl Serving {
                 self.pending.push(Box::pin(std::future::ready(refused)));
                 continue;
             };
+            // What is appended cannot be taken back, and an entry that replicas do not understand would stop them all.
+            let understands = replica.state.feature_level();
+            let commands = proposal.commands.into_iter().map(|bytes| Encoded::from_peer(bytes, understands));
+            let commands = match commands.collect::<Result<Vec<_>, _>>() {
+                Ok(commands) => commands,
+                Err(error) => {
+                    tracing::warn!(shard = shard.0, %error, "proposal of a peer refused");
+                    let refused = failure(id, ProposeError::NotUnderstood(error.to_string()), None);
+                    self.pending.push(Box::pin(std::future::ready(refused)));
+                    continue;
+                }
+            };
             // Handing over in order, before the next proposal is looked at, keeps each sender's order.
-            let answer = replica.propose(proposal.commands).await;
+            let answer = replica.propose(commands).await;
             let shards = Arc::clone(&self.shards);
             self.pending.push(Box::pin(async move {
                 match answer.await {
@@ -249,6 +266,7 @@ fn failure(id: u64, error: ProposeError, leader: Option<chat::LeaderHint>) -> ra
         ProposeError::NotSent { .. } => {
             Failure::not_sent("not_leader", "this node does not lead the shard", Duration::ZERO)
         }
+        ProposeError::NotUnderstood(why) => Failure::not_sent(NOT_YET, why, NOT_YET_RETRY),
         ProposeError::Unknown(why) => Failure::unknown("undecided", why),
     };
     let failure = chat::Failure::from(&failure.with_leader(leader));

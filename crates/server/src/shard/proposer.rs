@@ -9,10 +9,9 @@ mod early;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use conclave_core::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use conclave_core::{NodeId, Reply, ShardId};
-use conclave_proto::command::encode_batch;
+use conclave_proto::command::{Encoded, encode_batch};
 use conclave_store::{Payload, Raft, TypeConfig};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use openraft::errors::ClientWriteError;
@@ -36,6 +35,9 @@ pub(crate) enum ProposeError {
         /// Who may lead it.
         leader: Option<NodeId>,
     },
+    /// Proven not appended to any log, and it would not be the next time either: the leader does not understand a command.
+    #[error("not proposed: {0}")]
+    NotUnderstood(String),
     /// May or may not be decided.
     #[error("undecided: {0}")]
     Unknown(String),
@@ -44,7 +46,7 @@ pub(crate) enum ProposeError {
 /// Commands waiting to be proposed.
 #[derive(Debug)]
 pub(crate) struct Proposal {
-    pub(crate) commands: Vec<Bytes>,
+    pub(crate) commands: Vec<Encoded>,
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
@@ -119,13 +121,13 @@ impl Proposer {
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(mut proposal) = next {
-            bytes += proposal.commands.iter().map(Bytes::len).sum::<usize>();
+            bytes += proposal.commands.iter().map(Encoded::len).sum::<usize>();
             waiting.push((proposal.commands.len(), proposal.answer));
             commands.append(&mut proposal.commands);
             let full = bytes >= ENTRY_BYTES_MAX || commands.len() >= ENTRY_COMMANDS_MAX;
             next = if full { None } else { queue.try_recv().ok() };
         }
-        let batch = encode_batch(self.clock.now_ms(), commands.iter());
+        let batch = encode_batch(self.clock.now_ms(), &commands);
         (Payload(batch), waiting, commands.len())
     }
 }

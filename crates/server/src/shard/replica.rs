@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use conclave_core::planted::{Bug, planted};
 use conclave_core::{NodeId, ShardId};
+use conclave_proto::command::Encoded;
 use conclave_store::{Raft, ShardState, TypeConfig};
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -47,7 +47,7 @@ pub(crate) enum ReadError {
 
 impl Replica {
     /// Hands commands to the proposer, in the order of the calls. What comes of them is in the future.
-    pub(crate) async fn propose(&self, commands: Vec<Bytes>) -> impl Future<Output = Answer> + Send + use<> {
+    pub(crate) async fn propose(&self, commands: Vec<Encoded>) -> impl Future<Output = Answer> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
         let handed = self.proposals.send(Proposal { commands, answer }).await;
         async move {

@@ -47,12 +47,12 @@ enum Decoded {
     Commands(i64, Vec<Command>),
 }
 
-fn decode(entry: Entry) -> Result<(LogId, Decoded), StoreError> {
+fn decode(entry: Entry, understands: u32) -> Result<(LogId, Decoded), StoreError> {
     let decoded = match entry.payload {
         EntryPayload::Blank => Decoded::Blank,
         EntryPayload::Membership(membership) => Decoded::Membership(membership),
         EntryPayload::Normal(payload) => {
-            let (time_ms, commands) = command::decode_batch(&payload.0).map_err(|error| {
+            let (time_ms, commands) = command::decode_batch(&payload.0, understands).map_err(|error| {
                 StoreError::format(DataFile::LOG, &format!("the entry {}", entry.log_id), &error)
             })?;
             Decoded::Commands(time_ms, commands)
@@ -66,6 +66,7 @@ impl ShardState {
     /// has failed then, and nothing of it is written any more.
     pub(crate) fn apply(&self, entries: impl Iterator<Item = Entry>) -> Result<Applied, StoreError> {
         let failed = |error| self.shared.failure.set(error);
+        let decode = |entry| decode(entry, self.shared.feature_level);
         let entries = entries.map(decode).collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let mut out = Applied { replies: Vec::with_capacity(entries.len()), ..Applied::default() };
         let mut inner = lock(&self.inner);

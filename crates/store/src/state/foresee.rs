@@ -32,7 +32,7 @@ impl ShardState {
     /// The replies to an entry of this shard's leader; `None` if it holds something else than requests to rooms. Their events
     /// are shown to whoever follows the rooms if that is the planted bug.
     pub(crate) fn foresee(&self, payload: &Payload, observer: &dyn Observer) -> Option<Replies> {
-        let (time_ms, commands) = command::decode_batch(&payload.0).ok()?;
+        let (time_ms, commands) = command::decode_batch(&payload.0, self.shared.feature_level).ok()?;
         let mut foreseen = lock(&self.foreseen);
         let Foreseen { view, shown } = &mut *foreseen;
         let mut heads = BTreeMap::new();

@@ -4,6 +4,7 @@ use crate::work::Work;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::mem::MemView;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, SessionId, ShardId, UserId};
 use conclave_proto::{command, event};
@@ -80,13 +81,14 @@ proptest! {
             bell: Bell::default(),
             unwritten: AtomicUsize::new(0),
             work: Work::default(),
+            feature_level: FEATURE_LEVEL,
             written: Notify::new(),
         });
         let state = ShardState::load(SHARD, shared.clone()).unwrap();
         let mut model = MemView::default();
         for (index, (commands, then)) in (1..).zip(&batches) {
             let encoded: Vec<_> = commands.iter().map(command::encode).collect();
-            let payload = Payload(command::encode_batch(index, encoded.iter()));
+            let payload = Payload(command::encode_batch(index, &encoded));
             let log_id = log_id_of(1, index.cast_unsigned());
             let entry = Entry { log_id, payload: EntryPayload::Normal(payload) };
             let applied = state.apply(std::iter::once(entry)).unwrap();

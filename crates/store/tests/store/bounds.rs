@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
+use conclave_proto::command::Encoded;
 use conclave_proto::{command, event};
 use conclave_store::convert::log_id_of;
 use conclave_store::{Entry, LogStore, Observer, Options, Payload, StateMachine, Store, Vote};
@@ -15,7 +15,7 @@ use openraft::{EntryPayload, RaftLogReader as _, RaftSnapshotBuilder as _};
 use crate::support::{SHARDS, identity, open, open_with};
 use conclave_store::simulated::SimDisk;
 
-fn open_room(room: u64) -> Bytes {
+fn open_room(room: u64) -> Encoded {
     command::encode(&Command::OpenRoom {
         room: RoomId(room),
         name: format!("room{room}"),
@@ -24,7 +24,7 @@ fn open_room(room: u64) -> Bytes {
     })
 }
 
-fn post(room: u64, request: u64, text: &str) -> Bytes {
+fn post(room: u64, request: u64, text: &str) -> Encoded {
     command::encode(&Command::Act {
         room: RoomId(room),
         origin: Origin {
@@ -38,8 +38,8 @@ fn post(room: u64, request: u64, text: &str) -> Bytes {
     })
 }
 
-fn entry(index: u64, commands: &[Bytes]) -> Entry {
-    let batch = command::encode_batch(1, commands.iter());
+fn entry(index: u64, commands: &[Encoded]) -> Entry {
+    let batch = command::encode_batch(1, commands);
     Entry { log_id: log_id_of(1, index), payload: EntryPayload::Normal(Payload(batch)) }
 }
 

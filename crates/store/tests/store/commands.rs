@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use conclave_core::command::NodeRecord;
+use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::mem::MemView;
-use conclave_core::record::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
-use conclave_core::record::{RoomHead, RoomInfo};
+use conclave_core::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo, SessionRecord, UserRecord};
 use conclave_core::ring::Layout;
 use conclave_core::session::{SessionRoom, StoredReply, Verdict};
 use conclave_core::{
@@ -43,7 +43,7 @@ impl Commands {
             command::encode(&command)
         });
         let commands: Vec<_> = commands.collect();
-        command::encode_batch(random.random_range(0..10_000), commands.iter())
+        command::encode_batch(random.random_range(0..10_000), &commands)
     }
 
     fn data(&self, random: &mut StdRng) -> Command {
@@ -135,7 +135,7 @@ fn meta(random: &mut StdRng) -> Command {
 
 /// Applies an entry's batch to the model.
 pub(crate) fn apply(view: &mut MemView, shard: ShardId, batch: &Bytes) {
-    let (time_ms, commands) = command::decode_batch(batch).unwrap();
+    let (time_ms, commands) = command::decode_batch(batch, FEATURE_LEVEL).unwrap();
     for command in &commands {
         let outcome = conclave_core::apply(view, shard, time_ms, command).unwrap();
         view.commit(&outcome);

@@ -129,7 +129,7 @@ async fn missing_and_damaged_files_are_named() {
     };
     disk.change(&log, flip);
     let says = message(try_open());
-    assert!(says.contains("log.redb is damaged") && says.contains("join as a new node"), "{says}");
+    assert!(says.contains("log.redb is damaged") && says.contains("keep this data dir as it is"), "{says}");
     disk.change(&log, |bytes| flip_back(bytes));
     drop(try_open().unwrap());
 

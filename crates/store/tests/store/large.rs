@@ -7,10 +7,9 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use conclave_core::limits::STATE_CACHE_BYTES;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
-use conclave_proto::command;
+use conclave_proto::command::{self, Encoded};
 use conclave_store::convert::log_id_of;
 use conclave_store::{Entry, Payload, SnapshotData, StateMachine, Store, Vote};
 use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _};
@@ -26,12 +25,12 @@ const GIB: usize = 1024 * 1024 * 1024;
 const TEXT: usize = 1_000;
 const BATCH: u64 = 200;
 
-fn entry(index: u64, commands: &[Bytes]) -> Entry {
-    let batch = command::encode_batch(1, commands.iter());
+fn entry(index: u64, commands: &[Encoded]) -> Entry {
+    let batch = command::encode_batch(1, commands);
     Entry { log_id: log_id_of(1, index), payload: EntryPayload::Normal(Payload(batch)) }
 }
 
-fn post(room: u64, request: u64) -> Bytes {
+fn post(room: u64, request: u64) -> Encoded {
     command::encode(&Command::Act {
         room: RoomId(room),
         origin: Origin {

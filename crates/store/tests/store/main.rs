@@ -9,4 +9,5 @@ mod large;
 mod openraft_suite;
 mod snapshots;
 mod support;
+mod upgrades;
 mod votes;

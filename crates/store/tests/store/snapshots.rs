@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use conclave_core::mem::MemView;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
-use conclave_proto::command;
+use conclave_proto::command::{self, Encoded};
 use conclave_proto::raft::SnapshotChunk;
 use conclave_store::convert::log_id_of;
 use conclave_store::{
@@ -198,7 +198,7 @@ async fn found(dir: &Path, options: Options) -> MemView {
     view_of(machine.get_current_snapshot().await.unwrap().unwrap())
 }
 
-fn post(request: u64, text: String) -> Bytes {
+fn post(request: u64, text: String) -> Encoded {
     command::encode(&Command::Act {
         room: RoomId(1),
         origin: Origin {
@@ -225,9 +225,9 @@ async fn readers_never_see_half_a_snapshot() {
     let batch = |first: u64| {
         let posts: Vec<_> =
             (first..first + 100).map(|n| post(n, format!("{n} {}", "x".repeat(900)))).collect();
-        command::encode_batch(1, posts.iter())
+        command::encode_batch(1, &posts)
     };
-    let mut batches = vec![command::encode_batch(1, [begin].iter())];
+    let mut batches = vec![command::encode_batch(1, &[begin])];
     batches.extend((0..200).map(|n| batch(1 + n * 100)));
     let (_, mut source) = from.shard(SHARD);
     apply_all(&mut source, 1, &batches).await;

@@ -148,7 +148,7 @@ async fn votes_of_another_time_are_refused() {
     disk.remove(&path).unwrap();
     let error = open(dir.path(), &disk).map(drop).unwrap_err().to_string();
     assert!(error.contains(&format!("{} is missing", path.display())), "{error}");
-    assert!(error.contains("join as a new node") && !disk.exists(&path).unwrap(), "{error}");
+    assert!(error.contains("put back the data dir") && !disk.exists(&path).unwrap(), "{error}");
 }
 
 #[tokio::test]
