@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use conclave_core::command::NodeRecord;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::{Command, NodeId, ShardId, UserId};
 use conclave_proto::command::{encode, encode_batch};
 use conclave_store::convert::log_id_of;
-use conclave_store::{Entry, OpenError, Options, Payload, Store};
+use conclave_store::{Entry, OpenError, Options, Payload, Store, Vote};
 use openraft::EntryPayload;
-use openraft::storage::{RaftLogStorageExt as _, RaftStateMachine as _};
+use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _};
 
 use crate::support::{SHARDS, identity, open};
 
@@ -64,8 +65,7 @@ async fn a_data_dir_beyond_the_programs_level_is_not_opened_and_not_changed() {
     {
         let (mut log, _) = store.shard(ShardId::META);
         let raise = encode_batch(1, &[encode(&Command::SetFeatureLevel(FEATURE_LEVEL))]);
-        let mut entries = vec![entry(1, raise)];
-        let node = conclave_core::command::NodeRecord {
+        let node = NodeRecord {
             node: NodeId(1),
             name: "node1".into(),
             client_address: "a:1".into(),
@@ -75,10 +75,8 @@ async fn a_data_dir_beyond_the_programs_level_is_not_opened_and_not_changed() {
             version: "0".into(),
             feature_level: FEATURE_LEVEL,
         };
-        entries.insert(0, entry(0, encode_batch(1, &[encode(&Command::RegisterNode(node))])));
-        for (index, entry) in (1..).zip(&mut entries) {
-            entry.log_id = log_id_of(1, index);
-        }
+        let entries = [entry(1, encode_batch(1, &[encode(&Command::RegisterNode(node))])), entry(2, raise)];
+        log.save_vote(&Vote::new(1, 1)).await.unwrap();
         log.blocking_append(entries.clone()).await.unwrap();
         for entry in entries {
             apply(&store, entry).await.unwrap();
