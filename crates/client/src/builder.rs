@@ -1,6 +1,5 @@
 //! Making a client: addresses, a session, an outbox.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,33 +10,23 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Caller;
-use crate::client::{Client, Handle};
+use crate::client::Client;
 use crate::error::ConnectError;
 use crate::find::{Chain, Finder, Options, Seed};
+use crate::handle::Handle;
 use crate::nodes::Nodes;
 use crate::sender::Supervisor;
 use crate::shared::Shared;
 use crate::state::State;
-use crate::storage::{self, Directory};
+use crate::storage::{self, Directory, blocking};
+use crate::types::{Outbox, Route};
 
-/// Where requests wait until they are certain.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Outbox {
-    /// In memory: what is not certain when the process dies is lost with it.
-    #[default]
-    Memory,
-    /// In this directory, synced before [`Client::submit`] returns. It also keeps the session. One process at a time.
-    Durable(PathBuf),
-}
-
-/// Which node gets a room's requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Route {
-    /// The leader of the room's shard, where it is known.
-    #[default]
-    Leader,
-    /// The node that the client is connected to, whoever leads.
-    Pinned,
+impl Client {
+    /// Makes a client.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
 }
 
 /// Makes a [`Client`].
@@ -231,10 +220,4 @@ impl Builder {
         let writer = Mutex::new(writer);
         Client { handle: Arc::new(Handle { shared, caller, tracker, patience, progress, writer }) }
     }
-}
-
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ConnectError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ConnectError::Invalid(error.to_string()))
 }

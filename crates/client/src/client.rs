@@ -1,48 +1,25 @@
 //! The handle that programs hold.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_core::limits::{LIST_ROOMS_MAX, OUTBOX_REQUESTS_MAX};
 use conclave_core::name::check_room_name;
 use conclave_proto::chat;
-use tokio::sync::{oneshot, watch};
-use tokio_util::task::TaskTracker;
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
-use crate::builder::{Builder, blocking};
-use crate::calls::Caller;
 use crate::error::{CallError, SendError};
+use crate::handle::Handle;
 use crate::nodes::Chat;
 use crate::position::Positions;
-use crate::shared::Shared;
 use crate::state::{Waiter, Wakes};
+use crate::storage::blocking;
 use crate::subscription::Subscription;
 use crate::ticket::Ticket;
 use crate::types::{Ack, Content, Follow, HistoryQuery, Pending, Pong, Session};
-
-/// What a client and its subscriptions hold. When the last of them goes, the client's tasks end.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) caller: Caller,
-    pub(crate) tracker: TaskTracker,
-    /// How long a call is tried.
-    pub(crate) patience: Duration,
-    /// How many requests the outbox file has.
-    pub(crate) progress: watch::Receiver<u64>,
-    /// The thread that writes it.
-    pub(crate) writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.shared.close();
-    }
-}
 
 /// One user's connection to a cluster. Cheap to clone; all clones are one client with one session.
 #[derive(Clone, Debug)]
@@ -51,12 +28,6 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client.
-    #[must_use]
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
     /// Takes a request for a room. When this returns it is in the outbox (with a durable one: on disk), has its number,
     /// and will be sent until it is certain. Waits while the outbox is full. Who drops the future does not know whether
     /// the request was taken.

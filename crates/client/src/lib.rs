@@ -41,6 +41,7 @@ mod calls;
 mod client;
 mod error;
 pub mod find;
+mod handle;
 mod journal;
 mod link;
 mod nodes;
@@ -56,7 +57,7 @@ mod subscription;
 mod ticket;
 mod types;
 
-pub use builder::{Builder, Outbox, Route};
+pub use builder::Builder;
 pub use client::Client;
 #[cfg(debug_assertions)]
 pub use conclave_core::planted;
@@ -68,7 +69,9 @@ pub use find::Finder;
 pub use raw::{EventView, RawBatch};
 pub use subscription::Subscription;
 pub use ticket::Ticket;
-pub use types::{Ack, Batch, Content, Follow, HistoryQuery, Incoming, Pending, Pong, Session, Start, Window};
+pub use types::{
+    Ack, Batch, Content, Follow, HistoryQuery, Incoming, Outbox, Pending, Pong, Route, Session, Start, Window,
+};
 
 /// The messages of the API, as they travel.
 pub use conclave_proto::chat as api;

@@ -12,12 +12,12 @@ use conclave_core::limits::{
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::builder::Route;
 use crate::calls::Caller;
 use crate::find::{Finder, Source};
 use crate::link;
 use crate::shared::Shared;
 use crate::state::{LinkId, Wakes};
+use crate::types::Route;
 
 /// What the supervisor needs.
 #[derive(Debug)]

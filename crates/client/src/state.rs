@@ -4,6 +4,7 @@
 //! `link` and `sender` only carry them out. Wakers and waiters are collected and woken after the lock is released.
 
 mod flights;
+mod queue;
 mod results;
 mod routing;
 
@@ -19,12 +20,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::SendError;
-use crate::builder::Route;
 use crate::nodes::Nodes;
 use crate::outbox::{Requests, RoomKey, Settled};
-use crate::storage::Queue;
-use crate::types::{Ack, Content, Session};
+use crate::types::{Ack, Content, Route, Session};
 use flights::Flights;
+pub(crate) use queue::{Queue, Taken};
 
 /// Whoever waits for a request.
 pub(crate) type Waiter = oneshot::Sender<Result<Ack, SendError>>;

@@ -10,68 +10,18 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use conclave_core::limits::{OUTBOX_COMPACT_BYTES, OUTBOX_UNSYNCED_SETTLED_MAX, RETRY_DELAY_MAX};
+use conclave_core::limits::{OUTBOX_COMPACT_BYTES, RETRY_DELAY_MAX};
 use conclave_proto::chat::{RoomRef, SendMessageRequest};
 use tokio::sync::watch;
 
-use crate::error::OutboxError;
+use crate::error::{ConnectError, OutboxError};
 use crate::journal::{
     self, FORMAT, ReadError, Record, Recovered, StoredRoom, StoredSession, StoredSettled, record,
 };
 use crate::outbox::{Requests, RoomKey};
 use crate::shared::Shared;
-use crate::state::{Identity, State, Wakes};
+use crate::state::{Identity, State, Taken, Wakes};
 use crate::types::{Content, Session};
-
-/// What waits to be written. Part of the state, under its lock: the file's order is the order of submission.
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    records: Vec<Record>,
-    submitted: Vec<(RoomKey, u64)>,
-    /// Up to where rooms are settled once the records are on disk.
-    settled: Vec<(RoomKey, u64)>,
-    /// Counts requests; what a submitter waits for.
-    pub(crate) serial: u64,
-    lazy: u64,
-    /// Write everything anew: numbers or the session changed.
-    pub(crate) rewrite: bool,
-    /// Write what there is and end.
-    pub(crate) stop: bool,
-}
-
-impl Queue {
-    /// A request was numbered. What to wait for.
-    pub(crate) fn submitted(&mut self, room: RoomKey, name: &str, number: u64, content: Content) -> u64 {
-        let request = SendMessageRequest {
-            room: Some(RoomRef { name: name.to_owned(), id: 0 }),
-            request_no: number,
-            settled_no: 0,
-            content: Some(content.into_wire()),
-        };
-        self.records.push(Record { kind: Some(record::Kind::Submit(request)) });
-        self.submitted.push((room, number));
-        self.serial += 1;
-        self.serial
-    }
-
-    /// A request became certain, and with it all of its room up to `upto`.
-    pub(crate) fn settled(&mut self, room: RoomKey, upto: u64, settled: StoredSettled) {
-        self.records.push(Record { kind: Some(record::Kind::Settled(settled)) });
-        self.settled.push((room, upto));
-        self.lazy += 1;
-    }
-
-    /// The requests in it are dropped.
-    pub(crate) fn drop_submitted(&mut self) {
-        self.submitted.clear();
-        self.records.retain(|record| !matches!(record.kind, Some(record::Kind::Submit(_))));
-    }
-
-    /// Whether the writer has something to do.
-    pub(crate) fn is_due(&self) -> bool {
-        self.rewrite || self.stop || !self.submitted.is_empty() || self.lazy >= OUTBOX_UNSYNCED_SETTLED_MAX
-    }
-}
 
 /// An outbox directory, open and locked.
 #[derive(Debug)]
@@ -266,6 +216,13 @@ pub(crate) fn restore<W>(recovered: Recovered, requests: &mut Requests<W>) -> Op
     })
 }
 
+/// Runs what blocks on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ConnectError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ConnectError::Invalid(error.to_string()))
+}
+
 /// The writer: runs on a thread of its own until the queue says stop.
 pub(crate) fn run(shared: &Shared, mut directory: Directory, progress: &watch::Sender<u64>) {
     let mut retry = None;
@@ -274,12 +231,7 @@ pub(crate) fn run(shared: &Shared, mut directory: Directory, progress: &watch::S
         let Some(queue) = &mut state.queue else { return };
         let (serial, stop) = (queue.serial, queue.stop);
         let must_rewrite = std::mem::take(&mut queue.rewrite);
-        let taken = Taken {
-            records: std::mem::take(&mut queue.records),
-            submitted: std::mem::take(&mut queue.submitted),
-            settled: std::mem::take(&mut queue.settled),
-        };
-        queue.lazy = 0;
+        let taken = queue.take();
         let full = (must_rewrite || directory.wants_rewrite()).then(|| Full::of(&state)).flatten();
         drop(state);
         let mut wakes = Wakes::default();
@@ -306,13 +258,6 @@ pub(crate) fn run(shared: &Shared, mut directory: Directory, progress: &watch::S
             return;
         }
     }
-}
-
-/// What is taken from the queue at once.
-struct Taken {
-    records: Vec<Record>,
-    submitted: Vec<(RoomKey, u64)>,
-    settled: Vec<(RoomKey, u64)>,
 }
 
 /// A whole new file, and up to where it holds each room's requests and settlements.

@@ -17,8 +17,8 @@ use conclave_proto::status::from_status;
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, Streaming};
 
-use crate::client::Handle;
 use crate::error::{CallError, is_auth};
+use crate::handle::Handle;
 use crate::position::Positions;
 use crate::raw::{Frame, RawBatch};
 use crate::retry;

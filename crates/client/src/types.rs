@@ -1,9 +1,31 @@
 //! What goes in and out of the library.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use conclave_core::Refusal;
 use conclave_core::name::{check_text, check_topic};
 use conclave_proto::chat::{self, send_message_request};
+
+/// Where requests wait until they are certain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Outbox {
+    /// In memory: what is not certain when the process dies is lost with it.
+    #[default]
+    Memory,
+    /// In this directory, synced before [`Client::submit`](crate::Client::submit) returns. It also keeps the session. One process at a time.
+    Durable(PathBuf),
+}
+
+/// Which node gets a room's requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// The leader of the room's shard, where it is known.
+    #[default]
+    Leader,
+    /// The node that the client is connected to, whoever leads.
+    Pinned,
+}
 
 /// What a request does in its room.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Flights, Link, LinkId, State, Wakes};
-use crate::builder::Route;
 use crate::outbox::RoomKey;
+use crate::types::Route;
 
 impl State {
     /// What the supervisor does whenever something may be due: rooms whose time has come, rooms without a link,

@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::SendError;
-use crate::builder::Route;
 use crate::nodes::Nodes;
+use crate::types::Route;
 
 fn identity() -> Identity {
     Identity { session: Session { user: "ana".into(), ..Session::default() }, token: "secret".into() }

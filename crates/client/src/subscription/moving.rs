@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::opening::{Try, open};
-use crate::client::Handle;
+use crate::handle::Handle;
 use crate::position::Positions;
 use crate::raw::Frame;
 use overlap::{Next, Overlap};

@@ -15,7 +15,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::client::Handle;
+use crate::handle::Handle;
 use crate::raw::Frame;
 use crate::sender::sleep_until;
 
