@@ -2,6 +2,7 @@
 //! it ends, and shows examples.
 
 pub(crate) mod admin;
+pub(crate) mod bench;
 pub(crate) mod dns;
 pub(crate) mod run;
 pub(crate) mod server;
@@ -131,7 +132,7 @@ pub(crate) enum Command {
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
     /// Measure a cluster
-    Bench(crate::bench::Args),
+    Bench(bench::BenchArgs),
     /// Print the version
     Version,
     /// Print the completions of a shell

@@ -8,7 +8,6 @@
 //!   often as they would with clients anywhere.
 //! * Nothing is counted that was not acknowledged, or not delivered.
 
-mod args;
 mod failover;
 mod fanout;
 mod idle;
@@ -18,17 +17,16 @@ mod process;
 mod report;
 mod send;
 
+use crate::args::bench::{BenchArgs, Kind};
 use crate::exit::Exit;
 use crate::settings::Settings;
 
-pub(crate) use args::Args;
-
 /// Measures the cluster.
-pub(crate) async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
+pub(crate) async fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Exit> {
     match args.kind {
-        args::Kind::Send(args) => send::run(args, settings).await,
-        args::Kind::Fanout(args) => fanout::run(args, settings).await,
-        args::Kind::Failover(args) => failover::run(args, settings).await,
-        args::Kind::Idle(args) => idle::run(args, settings).await,
+        Kind::Send(args) => send::run(args, settings).await,
+        Kind::Fanout(args) => fanout::run(args, settings).await,
+        Kind::Failover(args) => failover::run(args, settings).await,
+        Kind::Idle(args) => idle::run(args, settings).await,
     }
 }

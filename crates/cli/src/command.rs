@@ -4,7 +4,7 @@ mod admin;
 mod chat;
 mod daemon;
 mod dns;
-pub(crate) mod doctor;
+mod doctor;
 mod follow;
 mod health;
 mod history;

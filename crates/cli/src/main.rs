@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod command;
+mod diagnosis;
 mod errors;
 mod exit;
 mod http;

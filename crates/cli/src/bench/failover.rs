@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::args::{FailoverArgs, Fault};
 use super::{load, pace, process, report};
+use crate::args::bench::{FailoverArgs, Fault};
 use crate::errors::of_call;
 use crate::exit::{Exit, Failed};
 use crate::output;

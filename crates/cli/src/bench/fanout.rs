@@ -9,10 +9,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::args::FanoutArgs;
 use super::load::{self, Span};
 use super::pace;
 use super::report::{self, Latency, Progress, Recorder};
+use crate::args::bench::FanoutArgs;
 use crate::errors::of_call;
 use crate::exit::Exit;
 use crate::settings::Settings;

@@ -6,10 +6,10 @@ use conclave_client::{Client, Follow, Incoming, Start, Subscription};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
-use super::args::IdleArgs;
 use super::load;
 use super::process;
 use super::report::{self, Latency};
+use crate::args::bench::IdleArgs;
 use crate::errors::of_call;
 use crate::exit::Exit;
 use crate::output;

@@ -8,10 +8,10 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::args::SendArgs;
 use super::load::{self, Span};
 use super::pace;
 use super::report::{self, Latency, Progress, Recorder};
+use crate::args::bench::SendArgs;
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::view::text::grouped;

@@ -2,7 +2,6 @@
 
 mod diagnose;
 mod names;
-pub(crate) mod report;
 mod servers;
 
 use std::collections::BTreeMap;
@@ -16,7 +15,7 @@ use conclave_core::limits::NODES_MAX;
 use conclave_proto::chat::GetServerStatusResponse;
 use futures::future::join_all;
 
-use self::report::{Configuration, Network, Report};
+use crate::diagnosis::{Configuration, Network, Report, Server};
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::view::doctor::page;
@@ -94,7 +93,7 @@ fn network(examined: &Examined) -> Option<Network> {
 async fn servers(
     settings: &Settings,
     candidates: Vec<Candidate>,
-) -> (Vec<report::Server>, Option<GetServerStatusResponse>) {
+) -> (Vec<Server>, Option<GetServerStatusResponse>) {
     let mut names: BTreeMap<String, (String, Option<String>)> = BTreeMap::new();
     let status = status(settings, &candidates).await;
     for node in status.iter().flat_map(|status| &status.nodes).filter(|node| !node.address.is_empty()) {

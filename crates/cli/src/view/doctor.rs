@@ -3,7 +3,7 @@
 use super::paint::{Ink, paint};
 use super::table::{Align, Cell, render};
 use super::text::{micros, safe};
-use crate::command::doctor::report::{Cluster, NameServer, Page, Report, Server, Service, Target, Zone};
+use crate::diagnosis::{Cluster, NameServer, Page, Report, Server, Service, Target, Zone};
 use crate::settings::Style;
 
 /// The page.
@@ -191,7 +191,7 @@ fn end(out: &mut String, style: Style, report: &Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::doctor::report::{Network, Problem};
+    use crate::diagnosis::{Network, Problem};
 
     fn report() -> Report {
         let target = Target { name: "n1".into(), address: "10.0.0.1:7400".into(), priority: 10, weight: 100 };

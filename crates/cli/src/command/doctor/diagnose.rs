@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::report::{NameServer, Problem, Report, Server, Zone};
+use crate::diagnosis::{NameServer, Problem, Report, Server, Zone};
 use crate::exit::Exit;
 use crate::view::text::count;
 
@@ -228,7 +228,7 @@ fn list(shards: &[u32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::doctor::report::{Cluster, Page, Service, Target};
+    use crate::diagnosis::{Cluster, Page, Service, Target};
 
     fn server(name: &str) -> Server {
         Server {

@@ -12,8 +12,8 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use super::report::{NameServer, Page, Service, Target, Zone};
 use super::servers::page;
+use crate::diagnosis::{NameServer, Page, Service, Target, Zone};
 
 /// For one question about one record.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use conclave_proto::chat::GetServerStatusResponse;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::report::{Cluster, Page, Server};
+use crate::diagnosis::{Cluster, Page, Server};
 use crate::errors::last_attempt;
 use crate::http;
 use crate::view::status::{leader_name, leaderless};

@@ -9,7 +9,7 @@ use crate::parse;
 /// `conclave bench`
 #[derive(Debug, ClapArgs)]
 #[command(after_help = HELP)]
-pub(crate) struct Args {
+pub(crate) struct BenchArgs {
     #[command(subcommand)]
     pub(crate) kind: Kind,
 }
