@@ -2,8 +2,10 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use conclave_core::limits::{CLI_LINES_AHEAD_MAX, TEXT_BYTES_MAX};
+use conclave_core::limits::TEXT_BYTES_MAX;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::limits::CLI_LINES_AHEAD_MAX;
 
 /// A line, or why it is none.
 #[derive(Debug, PartialEq, Eq)]

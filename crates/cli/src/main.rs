@@ -12,6 +12,7 @@ mod errors;
 mod exit;
 mod http;
 mod input;
+mod limits;
 mod output;
 mod parse;
 mod search;

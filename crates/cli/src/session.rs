@@ -12,11 +12,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use conclave_client::find::{Candidate, PRIORITY_LAST};
 use conclave_client::{Client, ConnectError, Outbox, OutboxError};
-use conclave_core::limits::{CLI_SLOTS_MAX, CLI_WHICH_CLUSTER};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::errors::{last_attempt, no_server, of_connect};
 use crate::exit::{Exit, Failed};
+use crate::limits::{CLI_SLOTS_MAX, CLI_WHICH_CLUSTER};
 use crate::settings::Settings;
 
 /// Remembers which cluster it was that was asked for, for when nobody answers.

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use conclave_core::limits::CALL_PATIENCE;
 use conclave_core::name::check_user_name;
 use conclave_net::Net;
 use tokio::sync::watch;
@@ -14,6 +13,7 @@ use crate::client::Client;
 use crate::error::ConnectError;
 use crate::find::{Chain, Finder, Options, Seed};
 use crate::handle::Handle;
+use crate::limits::CALL_PATIENCE;
 use crate::nodes::Nodes;
 use crate::sender::Supervisor;
 use crate::shared::Shared;

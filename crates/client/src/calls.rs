@@ -6,7 +6,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{CALL_RACE_AFTER, CALL_RACERS_MAX};
 use conclave_proto::chat::{self, Certainty};
 use conclave_proto::status::from_status;
 use futures::StreamExt;
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::error::{CallError, is_auth};
+use crate::limits::{CALL_RACE_AFTER, CALL_RACERS_MAX};
 use crate::nodes::{Chat, Nodes};
 use crate::retry;
 use crate::shared::Shared;

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_core::limits::{LIST_ROOMS_MAX, OUTBOX_REQUESTS_MAX};
+use conclave_core::limits::LIST_ROOMS_MAX;
 use conclave_core::name::check_room_name;
 use conclave_proto::chat;
 use tokio::sync::oneshot;
@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::error::{CallError, SendError};
 use crate::handle::Handle;
+use crate::limits::OUTBOX_REQUESTS_MAX;
 use crate::nodes::Chat;
 use crate::position::Positions;
 use crate::state::{Waiter, Wakes};

@@ -7,9 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use conclave_core::limits::OUTBOX_FRAME_BYTES_MAX;
 use conclave_proto::chat::SendMessageRequest;
 use prost::Message;
+
+use crate::limits::OUTBOX_FRAME_BYTES_MAX;
 
 /// The format that this version writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;

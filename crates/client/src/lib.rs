@@ -43,6 +43,7 @@ mod error;
 pub mod find;
 mod handle;
 mod journal;
+pub mod limits;
 mod link;
 mod nodes;
 mod outbox;

@@ -9,10 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use conclave_core::RoomId;
-use conclave_core::limits::{
-    AVOID_FULL_NODE, AVOID_LEAVING_NODE, CLIENT_CONNECT_TIMEOUT, CLIENT_CONNECTION_WINDOW_BYTES,
-    CLIENT_MESSAGE_BYTES_MAX, CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES,
-};
+use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
 use conclave_core::ring::shard_of;
 use conclave_net::Net;
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
@@ -22,6 +19,10 @@ use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::find::Found;
+use crate::limits::{
+    AVOID_FULL_NODE, AVOID_LEAVING_NODE, CLIENT_CONNECT_TIMEOUT, CLIENT_CONNECTION_WINDOW_BYTES,
+    CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES,
+};
 use crate::retry;
 use table::{Order, Table};
 

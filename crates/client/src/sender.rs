@@ -6,14 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{
-    CALL_PATIENCE, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL, RETRY_DELAY_MIN,
-};
+use conclave_core::limits::RETRY_DELAY_MIN;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Caller;
 use crate::find::{Finder, Source};
+use crate::limits::{CALL_PATIENCE, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL};
 use crate::link;
 use crate::shared::Shared;
 use crate::state::{LinkId, Wakes};

@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use conclave_core::limits::{ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX, SEND_BATCH_MAX};
+use conclave_core::limits::SEND_BATCH_MAX;
 use conclave_proto::chat::{SendMessageRequest, send_message_request};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::SendError;
+use crate::limits::{ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX};
 use crate::nodes::Nodes;
 use crate::outbox::{Requests, RoomKey, Settled};
 use crate::types::{Ack, Content, Route, Session};

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use conclave_core::limits::{OUTBOX_COMPACT_BYTES, RETRY_DELAY_MAX};
+use conclave_core::limits::RETRY_DELAY_MAX;
 use conclave_proto::chat::{RoomRef, SendMessageRequest};
 use tokio::sync::watch;
 
@@ -18,6 +18,7 @@ use crate::error::{ConnectError, OutboxError};
 use crate::journal::{
     self, FORMAT, ReadError, Record, Recovered, StoredRoom, StoredSession, StoredSettled, record,
 };
+use crate::limits::OUTBOX_COMPACT_BYTES;
 use crate::outbox::{Requests, RoomKey};
 use crate::shared::Shared;
 use crate::state::{Identity, State, Taken, Wakes};

@@ -191,110 +191,10 @@ pub const LOG_TAIL_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
 
 // ---- What a client does ---------------------------------------------------------------------------
 
-/// Requests of one frame of `SendMessages`, bytes of content.
-pub const SEND_BATCH_BYTES_MAX: usize = 512 * 1024;
-/// Requests in a client's outbox that are not certain yet.
-pub const OUTBOX_REQUESTS_MAX: usize = 65_536;
-/// Settled requests whose record in the outbox file has not been synced yet; then it is.
-pub const OUTBOX_UNSYNCED_SETTLED_MAX: u64 = 64;
-/// Size of an outbox file from which on it is rewritten when half of it is no longer needed.
-pub const OUTBOX_COMPACT_BYTES: u64 = 1024 * 1024;
-/// A frame of the outbox file, bytes.
-pub const OUTBOX_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Names of rooms that a client remembers.
-pub const ROOM_NAMES_MAX: usize = 65_536;
-/// HTTP/2 window of one stream at a client, bytes.
-pub const CLIENT_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-/// HTTP/2 window of one connection at a client, bytes.
-pub const CLIENT_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-/// Connecting to a node.
-pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_millis(750);
-/// A subscription that is being opened.
-pub const CLIENT_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that is silent this long while something is expected of it is asked for a sign of life.
-pub const CLIENT_PING_INTERVAL: Duration = Duration::from_millis(700);
-/// And closed if there is none within this time.
-pub const CLIENT_PING_TIMEOUT: Duration = Duration::from_millis(400);
-/// A call without an answer is made at a second node, too, after this time.
-pub const CALL_RACE_AFTER: Duration = Duration::from_millis(250);
-/// Calls of one request under way at the same time.
-pub const CALL_RACERS_MAX: usize = 3;
-/// A call is tried this long unless the program says otherwise.
-pub const CALL_PATIENCE: Duration = Duration::from_secs(10);
-/// Sends without any answer on their connection are also made elsewhere after this time, or after
-/// eight times the usual time if that is longer.
-pub const SEND_RACE_AFTER: Duration = Duration::from_millis(150);
-/// The longest that racing sends is put off when it brings nothing.
-pub const SEND_RACE_AFTER_MAX: Duration = Duration::from_secs(5);
 /// The second try's longest delay (the first is immediate); doubled with each further one.
 pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 /// The longest delay between tries.
 pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
-/// A node that said it is leaving is avoided for this long.
-pub const AVOID_LEAVING_NODE: Duration = Duration::from_secs(30);
-/// Name servers that are asked at once.
-pub const NAME_SERVERS_MAX: usize = 8;
-/// A name server that has not answered is asked again after this time.
-pub const DNS_TIMEOUT: Duration = Duration::from_millis(250);
-/// How often it is asked again.
-pub const DNS_ATTEMPTS: usize = 2;
-/// And this long together.
-pub const DNS_PATIENCE: Duration = Duration::from_millis(600);
-/// All name servers are given this long if the members of an earlier connection are known.
-pub const DNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(300);
-/// What a name server says about servers holds at most this long.
-pub const DNS_ANSWER_FRESH_MAX: Duration = Duration::from_secs(2);
-/// The local network is asked, too, if no name server has answered after this time.
-pub const MDNS_HEAD_START: Duration = Duration::from_millis(50);
-/// The local network is given this long: nobody repeats an answer within a second (RFC 6762), so whoever asks just after
-/// somebody else hears it at the second question.
-pub const MDNS_PATIENCE: Duration = Duration::from_millis(1_500);
-/// And this long if the members of an earlier connection are known.
-pub const MDNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(400);
-/// Once somebody has answered there, others are waited for this long.
-pub const MDNS_SETTLED_AFTER: Duration = Duration::from_millis(150);
-/// Clusters whose members are remembered on disk.
-pub const MEMBERS_CLUSTERS_MAX: usize = 8;
-/// The file with them, bytes; what is longer was not written by us.
-pub const MEMBERS_FILE_BYTES_MAX: u64 = 256 * 1024;
-/// Servers are looked for again at most this often while there is one that can be asked, and also when there is none.
-pub const FIND_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// The longest time between two tries to find servers while finding fails.
-pub const FIND_INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// A full node is not asked to take a subscription for about this long.
-pub const AVOID_FULL_NODE: Duration = Duration::from_secs(5);
-/// Moving a subscription to another node is given this long, or as long as the node that asked for it says if that is
-/// longer.
-pub const MOVE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a client that sends to leaders asks where they are when nothing else tells it.
-pub const LEADERS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-
-// ---- The command line -----------------------------------------------------------------------------
-
-/// Commands of one user that can have a session of their own at the same time, on one machine.
-pub const CLI_SLOTS_MAX: usize = 64;
-/// A command asks its servers this long which cluster they are before it believes what was there last.
-pub const CLI_WHICH_CLUSTER: Duration = Duration::from_secs(2);
-/// Lines read ahead from stdin.
-pub const CLI_LINES_AHEAD_MAX: usize = 256;
-/// Messages of `send -` that wait for their tick.
-pub const CLI_SENDS_IN_FLIGHT_MAX: usize = STORED_REPLIES_MAX;
-/// A chat shows a message of its own with a clock once it has waited this long for its tick.
-pub const CHAT_CLOCK_AFTER: Duration = Duration::from_millis(300);
-/// Lines of a chat that wait to be printed; then nothing more is read from the network.
-pub const CHAT_LINES_UNPRINTED_MAX: usize = 1_024;
-/// Bytes at which a resume file is written anew instead of appended to.
-pub const RESUME_FILE_BYTES_MAX: u64 = 64 * 1024;
-/// `conclave up` waits this long for every shard to have a leader.
-pub const UP_READY_DEADLINE: Duration = Duration::from_secs(120);
-/// `conclave up` starts a dead server again after this long.
-pub const UP_RESTART_DELAY: Duration = Duration::from_secs(3);
-/// `conclave up` kills a server that has not stopped this long after it was asked to.
-pub const UP_STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// A second signal so soon after the first one is the same one: `timeout` and some supervisors send it twice.
-pub const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(300);
-/// `conclave up` looks this often whether its cluster is ready.
-pub const UP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 // ---- Time -----------------------------------------------------------------------------------------
 
@@ -317,7 +217,6 @@ const _: () = assert!(LOG_COMMIT_BYTES_MAX < PEER_MESSAGE_BYTES_MAX, "what is lo
 const _: () = assert!(PAGE_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a page fits a client's message");
 const _: () = assert!(TEXT_BYTES_MAX < PAGE_BYTES_MAX, "a page holds at least one event");
 const _: () = assert!(SEND_BATCH_MAX <= SENDS_IN_FLIGHT_MAX, "one frame can always be taken");
-const _: () = assert!(DRAIN_DEADLINE.as_millis() < UP_STOP_DEADLINE.as_millis(), "a drain can end by itself");
 const _: () = assert!(
     REGISTER_LEASE.as_millis() == 4 * REGISTER_INTERVAL.as_millis(),
     "a resolver that hears nobody sees all leases run out within a quarter of one"

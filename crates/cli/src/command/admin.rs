@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conclave_core::limits::CLIENT_CONNECT_TIMEOUT;
+use conclave_client::limits::CLIENT_CONNECT_TIMEOUT;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
 use conclave_proto::status::from_status;

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use conclave_client::{CallError, Client, Content, Follow, Incoming, SendError, Start, Subscription};
-use conclave_core::limits::{CHAT_CLOCK_AFTER, CLI_SENDS_IN_FLIGHT_MAX};
 use conclave_proto::chat;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -29,6 +28,7 @@ use super::look;
 use crate::args::ChatArgs;
 use crate::errors::{of_call, of_send};
 use crate::exit::{Exit, Failed};
+use crate::limits::{CHAT_CLOCK_AFTER, CLI_SENDS_IN_FLIGHT_MAX};
 use crate::session;
 use crate::settings::Settings;
 use crate::view::event::line;

@@ -5,7 +5,6 @@ use std::io;
 use std::pin::pin;
 
 use anyhow::Context as _;
-use conclave_core::limits::SECOND_SIGNAL_AFTER;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::run::{LogFormat, RunArgs};
 use crate::exit::{Exit, Failed};
 use crate::input::stdin_closed;
+use crate::limits::SECOND_SIGNAL_AFTER;
 use crate::output;
 
 /// What a shell expects of a process that a second signal ended.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use conclave_client::{Ack, Client, Content, SendError, Ticket};
-use conclave_core::limits::CLI_SENDS_IN_FLIGHT_MAX;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -11,6 +10,7 @@ use crate::args::SendArgs;
 use crate::errors::{of_call, of_send};
 use crate::exit::{Exit, Failed};
 use crate::input::{Line, stdin_lines};
+use crate::limits::CLI_SENDS_IN_FLIGHT_MAX;
 use crate::settings::Settings;
 use crate::view::text::count;
 use crate::{output, session};

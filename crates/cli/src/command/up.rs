@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use conclave_client::Client;
-use conclave_core::limits::{NODES_MAX, SECOND_SIGNAL_AFTER, UP_POLL_INTERVAL, UP_READY_DEADLINE};
+use conclave_core::limits::NODES_MAX;
 use conclave_proto::chat::GetServerStatusResponse;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -35,6 +35,7 @@ use crate::args::Global;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
 use crate::input::stdin_closed;
+use crate::limits::{SECOND_SIGNAL_AFTER, UP_POLL_INTERVAL, UP_READY_DEADLINE};
 use crate::output;
 use crate::settings::{Environment, Settings, resolve};
 

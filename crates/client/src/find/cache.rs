@@ -16,9 +16,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use conclave_core::limits::{MEMBERS_CLUSTERS_MAX, MEMBERS_FILE_BYTES_MAX, NODES_MAX};
+use conclave_core::limits::NODES_MAX;
 
 use super::Seed;
+use crate::limits::{MEMBERS_CLUSTERS_MAX, MEMBERS_FILE_BYTES_MAX};
 
 const HEADER: &str = "conclave members 1";
 const ASKED: &str = "asked ";

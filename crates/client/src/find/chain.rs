@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use conclave_core::limits::{
-    DNS_PATIENCE, DNS_PATIENCE_WITH_MEMBERS, MDNS_HEAD_START, MDNS_PATIENCE, MDNS_PATIENCE_WITH_MEMBERS,
-    NODES_MAX,
-};
+use conclave_core::limits::NODES_MAX;
 use conclave_net::Net;
 use futures::future::{BoxFuture, join_all};
 
 use super::mdns::{self, Announced};
 use super::srv::{self, Service};
 use super::{Candidate, Finder, Found, NotFound, Seed, Source, ZONE, cache};
+use crate::limits::{
+    DNS_PATIENCE, DNS_PATIENCE_WITH_MEMBERS, MDNS_HEAD_START, MDNS_PATIENCE, MDNS_PATIENCE_WITH_MEMBERS,
+};
 
 /// Where servers are looked for.
 #[derive(Clone, Debug)]

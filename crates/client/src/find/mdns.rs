@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use conclave_core::limits::{MDNS_SETTLED_AFTER, NODES_MAX};
+use conclave_core::limits::NODES_MAX;
 use mdns_sd::{ResolvedService, ServiceDaemon, ServiceEvent};
 use tokio::time::Instant;
 
 use super::{Candidate, PRIORITY_LAST};
+use crate::limits::MDNS_SETTLED_AFTER;
 
 /// What nodes announce.
 pub const SERVICE: &str = "_conclave._tcp.local.";
@@ -101,7 +102,7 @@ fn cannot(error: &mdns_sd::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use conclave_core::limits::MDNS_PATIENCE;
+    use crate::limits::MDNS_PATIENCE;
     use mdns_sd::ServiceInfo;
 
     use super::*;

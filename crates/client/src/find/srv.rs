@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use conclave_core::limits::{
-    DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_PATIENCE, DNS_TIMEOUT, NAME_SERVERS_MAX, NODES_MAX,
-};
+use conclave_core::limits::NODES_MAX;
 use conclave_net::Net;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -23,6 +21,7 @@ use hickory_resolver::proto::rr::{Name, RData};
 
 use super::over::Over;
 use super::{Candidate, PRIORITY_LAST, RESOLVER_PORT, order};
+use crate::limits::{DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_PATIENCE, DNS_TIMEOUT, NAME_SERVERS_MAX};
 
 /// The nodes that take clients.
 #[must_use]

@@ -1,9 +1,9 @@
 //! What waits to be written to the outbox file.
 
-use conclave_core::limits::OUTBOX_UNSYNCED_SETTLED_MAX;
 use conclave_proto::chat::{RoomRef, SendMessageRequest};
 
 use crate::journal::{Record, StoredSettled, record};
+use crate::limits::OUTBOX_UNSYNCED_SETTLED_MAX;
 use crate::outbox::RoomKey;
 use crate::types::Content;
 

@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{SEND_RACE_AFTER, SEND_RACE_AFTER_MAX};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Flights, Link, LinkId, State, Wakes};
+use crate::limits::{SEND_RACE_AFTER, SEND_RACE_AFTER_MAX};
 use crate::outbox::RoomKey;
 use crate::types::Route;
 

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{MOVE_PATIENCE, NODES_MAX};
+use conclave_core::limits::NODES_MAX;
 use conclave_proto::chat::GoAway;
 use conclave_proto::status::from_status;
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use tonic::{Status, Streaming};
 
 use super::opening::{Try, open};
 use crate::handle::Handle;
+use crate::limits::MOVE_PATIENCE;
 use crate::position::Positions;
 use crate::raw::Frame;
 use overlap::{Next, Overlap};

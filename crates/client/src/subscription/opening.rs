@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use conclave_core::limits::{CALL_RACE_AFTER, CLIENT_MESSAGE_BYTES_MAX, CLIENT_OPEN_TIMEOUT};
+use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
 use conclave_proto::chat::{Certainty, JoinChatRequest};
 use conclave_proto::status::from_status;
 use futures::StreamExt;
@@ -16,6 +16,7 @@ use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::handle::Handle;
+use crate::limits::{CALL_RACE_AFTER, CLIENT_OPEN_TIMEOUT};
 use crate::raw::Frame;
 use crate::sender::sleep_until;
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use conclave_client::limits::CLIENT_OPEN_TIMEOUT;
 use conclave_client::{Client, Follow, Incoming, Start, Subscription};
-use conclave_core::limits::CLIENT_OPEN_TIMEOUT;
 
 use crate::fake::{Cluster, go_away};
 use crate::{pinned, soon};

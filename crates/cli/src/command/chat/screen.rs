@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use conclave_core::limits::{CHAT_LINES_UNPRINTED_MAX, CLI_LINES_AHEAD_MAX};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
@@ -18,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::slash::{Typed, typed};
 use crate::input::{Line, stdin_lines};
+use crate::limits::{CHAT_LINES_UNPRINTED_MAX, CLI_LINES_AHEAD_MAX};
 use crate::output;
 use crate::view::text::width;
 

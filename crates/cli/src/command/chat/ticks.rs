@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use conclave_core::limits::CHAT_CLOCK_AFTER;
 use tokio::time::Instant;
+
+use crate::limits::CHAT_CLOCK_AFTER;
 
 /// The room and the number of the request.
 type Key = (String, u64);

@@ -10,9 +10,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use conclave_core::limits::RESUME_FILE_BYTES_MAX;
-
 use crate::exit::{Exit, Failed};
+use crate::limits::RESUME_FILE_BYTES_MAX;
 
 /// Begins the first line, before the id of the cluster.
 const HEADING: &str = "conclave resume file, at least once, cluster ";

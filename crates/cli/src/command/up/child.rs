@@ -7,11 +7,12 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
-use conclave_core::limits::{UP_RESTART_DELAY, UP_STOP_DEADLINE};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use crate::limits::{UP_RESTART_DELAY, UP_STOP_DEADLINE};
 
 /// How much of the end of a log is looked at for a server's last words.
 const LAST_WORDS_BYTES: u64 = 4 * 1024;
