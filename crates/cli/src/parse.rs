@@ -7,26 +7,26 @@ use conclave_client::find::{Seed, SeedError, name_server};
 use conclave_core::limits::USER_NAME_BYTES_MAX;
 use conclave_core::name::{check_room_name, check_user_name};
 use ipnet::IpNet;
+use jiff::SignedDuration;
 
 /// The port of resolvers at which servers register.
 const RESOLVER_PORT: u16 = 7454;
 /// Nobody waits longer, and clocks can be added to it.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// `500ms`, `2s`, `1.5m`, `1h`, or seconds without a unit.
+/// `500ms`, `2s`, `1.5m`, `1h 30m`: the friendly format of jiff. A number without a unit is in seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split(text);
-    let seconds = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err("a duration is a number and ms, s, m or h, for example 500ms".to_owned()),
-    };
-    let number: f64 = number.parse().map_err(|_| "a duration begins with a number, for example 500ms")?;
-    let duration =
-        Duration::try_from_secs_f64(number * seconds).ok().filter(|duration| *duration <= DURATION_MAX);
-    duration.ok_or_else(|| "the duration is too long; a year is the longest".to_owned())
+    let bare = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let parsed = if bare { format!("{text}s").parse() } else { text.parse::<SignedDuration>() };
+    let duration = parsed.map_err(|_| {
+        format!("{text:?} is not a duration; give a number and a unit, for example 500ms or 1m 30s")
+    })?;
+    let duration = Duration::try_from(duration)
+        .map_err(|_| "a duration cannot be negative; give a positive one, for example 500ms".to_owned())?;
+    if duration > DURATION_MAX {
+        return Err("the duration is too long; the longest is a year".to_owned());
+    }
+    Ok(duration)
 }
 
 /// `64KiB`, `32MiB`, `1GiB`, or bytes without a unit.
@@ -168,12 +168,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        for bad in ["", "x", "5 parsecs", "1e9999h", "-1s"] {
-            assert!(duration(bad).is_err(), "{bad}");
+    fn durations_are_read_in_every_form_that_is_documented() {
+        let ms = |ms| Ok(Duration::from_millis(ms));
+        for (text, read) in [
+            ("500ms", ms(500)),
+            ("0", ms(0)),
+            ("2", ms(2_000)),
+            ("0.5", ms(500)),
+            ("10s", ms(10_000)),
+            ("1.5m", ms(90_000)),
+            ("1h", ms(3_600_000)),
+            ("2 s", ms(2_000)),
+            ("1m30s", ms(90_000)),
+            ("1h 30m", ms(5_400_000)),
+        ] {
+            assert_eq!(duration(text), read, "{text}");
+        }
+        for (bad, named) in [
+            ("", "for example 500ms"),
+            ("x", "for example 500ms"),
+            ("5 parsecs", "for example 500ms"),
+            ("1e9999h", "for example 500ms"),
+            ("-1s", "cannot be negative"),
+            ("1s ago", "cannot be negative"),
+            ("9000h", "too long"),
+        ] {
+            let error = duration(bad).unwrap_err();
+            assert!(error.contains(named), "{bad}: {error}");
         }
     }
 
