@@ -90,7 +90,7 @@ impl<W> Requests<W> {
         let key = RoomKey(u32::try_from(self.rooms.len()).expect("an outbox has fewer rooms than a u32"));
         let mut room = Room::new(Arc::clone(&name), next, decided, !self.durable);
         // Copies from the earlier life may be anywhere.
-        room.limbo = next - 1;
+        room.in_doubt_upto = next - 1;
         self.rooms.push(room);
         self.by_name.insert(name, key);
         key
@@ -102,7 +102,7 @@ impl<W> Requests<W> {
         let number = room.push(content, None);
         room.stored = room.stored.max(number);
         room.ever_sent = number;
-        room.limbo = number;
+        room.in_doubt_upto = number;
         if settled {
             room.items.back_mut().expect("it was just pushed").standing = Standing::Decided;
             room.settle_front();
@@ -168,14 +168,14 @@ impl<W> Requests<W> {
     }
 
     /// Whether requests of the room are under way in its present epoch.
-    pub(crate) fn flying(&self, room: RoomKey) -> bool {
-        self.rooms[index(room)].flying > 0
+    pub(crate) fn has_in_flight(&self, room: RoomKey) -> bool {
+        self.rooms[index(room)].in_flight > 0
     }
 
     /// The room's connection is gone, or another one is to be raced with it. Whether numbers were given out anew.
     pub(crate) fn lost(&mut self, room: RoomKey) -> bool {
         self.rooms[index(room)].rewind();
-        self.fill_hole(room)
+        self.close_gap(room)
     }
 
     /// A copy came back.
@@ -195,7 +195,7 @@ impl<W> Requests<W> {
             return Effect::default();
         }
         if current {
-            room.flying = room.flying.saturating_sub(1);
+            room.in_flight = room.in_flight.saturating_sub(1);
         }
         match reply {
             Reply::Acked(ack) => {
@@ -215,7 +215,7 @@ impl<W> Requests<W> {
             Reply::OutOfOrder { expected } if current => self.out_of_order(sent, expected, now, random),
             Reply::NotSent { after } | Reply::Unknown { after } if current => {
                 // This copy is one of those whose fate is open.
-                room.flying += 1;
+                room.in_flight += 1;
                 room.rewind();
                 room.hold(after, now, random);
             }
@@ -228,7 +228,7 @@ impl<W> Requests<W> {
         }
         let room = &self.rooms[index(sent.room)];
         let rewound = room.epoch.wrapping_sub(sent.epoch) != age;
-        Effect { rewound, renumbered: self.fill_hole(sent.room) }
+        Effect { rewound, renumbered: self.close_gap(sent.room) }
     }
 
     fn decide(
@@ -244,8 +244,8 @@ impl<W> Requests<W> {
             room.failures = 0;
             room.not_before = None;
             // Something behind it was decided, so the number was used up after all.
-            if room.hole.is_some_and(|hole| hole <= sent.number) {
-                room.hole = None;
+            if room.gap.is_some_and(|gap| gap <= sent.number) {
+                room.gap = None;
             }
         }
         let Some(item) = room.item(sent.number).filter(|item| item.standing != Standing::Decided) else {
@@ -254,7 +254,7 @@ impl<W> Requests<W> {
         item.standing = Standing::Decided;
         let waiter = item.waiter.take();
         if !consumed && room.decided < sent.number {
-            room.hole = Some(room.hole.map_or(sent.number, |hole| hole.min(sent.number)));
+            room.gap = Some(room.gap.map_or(sent.number, |gap| gap.min(sent.number)));
         }
         room.settle_front();
         self.undecided -= 1;
@@ -283,7 +283,7 @@ impl<W> Requests<W> {
             self.moving = true;
         } else if expected < oldest && expected > room.decided {
             // What was refused in between was not used up.
-            room.hole = Some(expected);
+            room.gap = Some(expected);
         } else if moving && room.items.iter().any(|item| item.standing == Standing::Released) {
             self.release_from(sent.room, expected);
         } else {
@@ -302,18 +302,18 @@ impl<W> Requests<W> {
     }
 
     /// Closes the gap that a refused request left, once nothing is under way.
-    fn fill_hole(&mut self, key: RoomKey) -> bool {
+    fn close_gap(&mut self, key: RoomKey) -> bool {
         let room = &mut self.rooms[index(key)];
-        let Some(hole) = room.hole.filter(|_| room.flying == 0) else { return false };
-        if room.undecided().next().is_some_and(|(number, _)| number < hole) {
+        let Some(gap) = room.gap.filter(|_| room.in_flight == 0) else { return false };
+        if room.undecided().next().is_some_and(|(number, _)| number < gap) {
             return false;
         }
-        if room.items.is_empty() || !room.in_limbo(hole) {
-            room.renumber(hole, self.durable);
+        if room.items.is_empty() || !room.in_doubt_from(gap) {
+            room.renumber(gap, self.durable);
             return true;
         }
         // A copy with a higher number may still be under way, and would be taken if its number came up.
-        room.hole = None;
+        room.gap = None;
         self.release_from(key, 0);
         self.moving = true;
         false

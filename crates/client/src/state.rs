@@ -234,7 +234,7 @@ impl State {
 
     /// Lets a room take its new way once nothing is under way on the old one.
     fn change_if_due(&mut self, room: RoomKey) {
-        if self.path(room).changing && !self.requests.flying(room) {
+        if self.path(room).changing && !self.requests.has_in_flight(room) {
             let path = self.path(room);
             path.changing = false;
             path.link = None;
@@ -255,7 +255,7 @@ impl State {
             path.queued = false;
         }
         path.changing = false;
-        if self.requests.flying(room)
+        if self.requests.has_in_flight(room)
             && self.requests.lost(room)
             && let Some(queue) = &mut self.queue
         {

@@ -51,11 +51,11 @@ pub(super) struct Room<W> {
     /// The last number sent in this epoch.
     pub(super) sent: u64,
     /// Requests of this epoch without an answer.
-    pub(super) flying: u32,
+    pub(super) in_flight: u32,
     /// The last number sent ever.
     pub(super) ever_sent: u64,
     /// The last number of which a copy may still be under way from an epoch that failed.
-    pub(super) limbo: u64,
+    pub(super) in_doubt_upto: u64,
     /// The last number known to be used up.
     pub(super) decided: u64,
     /// `decided` when the epoch began.
@@ -64,7 +64,7 @@ pub(super) struct Room<W> {
     /// Answers to older epochs belong to numbers that have changed their meaning.
     pub(super) epoch_valid_from: u32,
     /// The number of a refused request that was not used up.
-    pub(super) hole: Option<u64>,
+    pub(super) gap: Option<u64>,
     /// Nothing is sent before.
     pub(super) not_before: Option<Instant>,
     /// Failures since the last decision.
@@ -81,14 +81,14 @@ impl<W> Room<W> {
             stored: if stored { u64::MAX } else { next - 1 },
             settled_stored: if stored { u64::MAX } else { next - 1 },
             sent: next - 1,
-            flying: 0,
+            in_flight: 0,
             ever_sent: next - 1,
-            limbo: 0,
+            in_doubt_upto: 0,
             decided,
             decided_at_start: decided,
             epoch: 0,
             epoch_valid_from: 0,
-            hole: None,
+            gap: None,
             not_before: None,
             failures: 0,
         }
@@ -124,8 +124,8 @@ impl<W> Room<W> {
     fn sendable_upto(&self, moving: bool) -> u64 {
         let window = self.settled_stored.min(self.settled()).saturating_add(WINDOW);
         // What is behind a gap waits until it is closed.
-        let before_hole = self.hole.map_or(u64::MAX, |hole| hole - 1);
-        let last = (self.next() - 1).min(self.stored).min(window).min(before_hole);
+        let before_gap = self.gap.map_or(u64::MAX, |gap| gap - 1);
+        let last = (self.next() - 1).min(self.stored).min(window).min(before_gap);
         if moving { last.min(self.ever_sent) } else { last }
     }
 
@@ -151,7 +151,7 @@ impl<W> Room<W> {
             };
             let content = Some(item.content.clone());
             self.ever_sent = self.ever_sent.max(number);
-            self.flying += 1;
+            self.in_flight += 1;
             return Some((
                 number,
                 SendMessageRequest { room: Some(room), request_no: number, settled_no: settled, content },
@@ -162,10 +162,10 @@ impl<W> Room<W> {
 
     /// Begins a new epoch: everything without an answer will be sent again.
     pub(super) fn rewind(&mut self) {
-        if self.flying > 0 {
-            self.limbo = self.limbo.max(self.sent);
+        if self.in_flight > 0 {
+            self.in_doubt_upto = self.in_doubt_upto.max(self.sent);
         }
-        self.flying = 0;
+        self.in_flight = 0;
         self.sent = self.settled();
         self.epoch = self.epoch.wrapping_add(1);
         self.decided_at_start = self.decided;
@@ -196,13 +196,13 @@ impl<W> Room<W> {
         self.first = first;
         self.sent = first - 1;
         self.ever_sent = first - 1;
-        self.limbo = 0;
-        self.flying = 0;
+        self.in_doubt_upto = 0;
+        self.in_flight = 0;
         self.decided = self.decided.min(first - 1);
         self.decided_at_start = self.decided;
         self.epoch = self.epoch.wrapping_add(1);
         self.epoch_valid_from = self.epoch;
-        self.hole = None;
+        self.gap = None;
         if durable {
             // The file is rewritten with the new numbers before any of them is sent.
             self.stored = first - 1;
@@ -217,7 +217,7 @@ impl<W> Room<W> {
     }
 
     /// Whether a copy of an undecided request may still be decided under the number it has.
-    pub(super) fn in_limbo(&self, from: u64) -> bool {
-        self.limbo >= from
+    pub(super) fn in_doubt_from(&self, from: u64) -> bool {
+        self.in_doubt_upto >= from
     }
 }

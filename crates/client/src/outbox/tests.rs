@@ -71,7 +71,7 @@ struct World {
     outbox: Requests<String>,
     cluster: Cluster,
     /// Copies on their way there.
-    flying: Vec<Copy>,
+    in_flight: Vec<Copy>,
     /// Answers on their way back.
     answers: Vec<(Sent, u32, Reply)>,
     now: Instant,
@@ -84,7 +84,7 @@ impl World {
         Self {
             outbox: Requests::new(false),
             cluster: Cluster::default(),
-            flying: Vec::new(),
+            in_flight: Vec::new(),
             answers: Vec::new(),
             now: Instant::now(),
             submitted: BTreeMap::new(),
@@ -107,7 +107,7 @@ impl World {
                     break;
                 }
                 let Some((sent, request)) = self.outbox.take(room) else { break };
-                self.flying.push(Copy { sent, request, session: self.cluster.session });
+                self.in_flight.push(Copy { sent, request, session: self.cluster.session });
             }
         }
     }
@@ -139,9 +139,9 @@ impl World {
             0..=3 => self.submit(u32::try_from(pick % 2).unwrap()),
             4..=7 => self.take(1 + pick % 5),
             // A copy arrives: mostly the oldest, sometimes any.
-            8..=15 if !self.flying.is_empty() => {
-                let at = if what < 14 { 0 } else { pick % self.flying.len() };
-                let copy = self.flying.remove(at);
+            8..=15 if !self.in_flight.is_empty() => {
+                let at = if what < 14 { 0 } else { pick % self.in_flight.len() };
+                let copy = self.in_flight.remove(at);
                 let reply = self.cluster.decide(&copy);
                 self.answers.push((copy.sent, copy.session, reply));
             }
@@ -151,12 +151,12 @@ impl World {
                 self.answer(sent, session, reply);
             }
             // The node gives up a copy that stays under way, or proves that it is not.
-            22 if !self.flying.is_empty() => {
-                let copy = self.flying[pick % self.flying.len()].clone();
+            22 if !self.in_flight.is_empty() => {
+                let copy = self.in_flight[pick % self.in_flight.len()].clone();
                 self.answer(copy.sent, copy.session, Reply::Unknown { after: Duration::ZERO });
             }
-            23 if !self.flying.is_empty() => {
-                let copy = self.flying.remove(pick % self.flying.len());
+            23 if !self.in_flight.is_empty() => {
+                let copy = self.in_flight.remove(pick % self.in_flight.len());
                 self.answer(copy.sent, copy.session, Reply::NotSent { after: Duration::from_millis(5) });
             }
             // A connection breaks: what is under way may arrive or not, answers are lost or late.
@@ -168,7 +168,7 @@ impl World {
                     self.answers.clear();
                 }
                 if pick.is_multiple_of(3) {
-                    self.flying.truncate(pick % 4);
+                    self.in_flight.truncate(pick % 4);
                 }
             }
             25 => self.now += Duration::from_millis(u64::try_from(pick % 200).unwrap()),
@@ -190,7 +190,7 @@ impl World {
             }
             self.now += Duration::from_secs(6);
             self.take(1_000);
-            for copy in std::mem::take(&mut self.flying) {
+            for copy in std::mem::take(&mut self.in_flight) {
                 let reply = self.cluster.decide(&copy);
                 self.answer(copy.sent, copy.session, reply);
                 self.change_session();
@@ -237,7 +237,7 @@ proptest! {
         }
         // Copies that were on their way are taken to have been refused: one that is held up until after the room was
         // made would be accepted although a later copy was refused. Nothing on this side can prevent that.
-        world.flying.retain(|copy| copy.sent.room.0 != 0);
+        world.in_flight.retain(|copy| copy.sent.room.0 != 0);
         world.cluster.closed.clear();
         for (what, pick) in after {
             world.step(what, pick);

@@ -121,7 +121,7 @@ impl State {
             if !better && !worse {
                 continue;
             }
-            if self.requests.flying(room) {
+            if self.requests.has_in_flight(room) {
                 self.path(room).changing = true;
             } else {
                 self.leave_link(room, now, wakes);
