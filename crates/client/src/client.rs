@@ -41,11 +41,11 @@ impl Client {
         let (waiter, answer) = oneshot::channel();
         let mut ask = Some((content, waiter));
         let (request_no, serial) = loop {
-            let emptier = shared.emptier.notified();
+            let space_freed = shared.space_freed.notified();
             if let Some(taken) = self.try_submit(room, &mut ask)? {
                 break taken;
             }
-            emptier.await;
+            space_freed.await;
         };
         let mut ticket = Ticket { request_no, answer, early: None };
         if serial > 0 {
@@ -131,11 +131,11 @@ impl Client {
     pub async fn flush(&self, patience: Duration) -> usize {
         let empty = async {
             loop {
-                let emptier = self.handle.shared.emptier.notified();
+                let space_freed = self.handle.shared.space_freed.notified();
                 if self.pending_count() == 0 {
                     return;
                 }
-                emptier.await;
+                space_freed.await;
             }
         };
         // Who waits in vain learns how many are left.

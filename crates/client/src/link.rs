@@ -18,19 +18,19 @@ use crate::shared::Shared;
 use crate::state::{LinkId, Wakes};
 
 /// The requests of one stream, as tonic pulls them.
-struct Feed {
+struct RequestStream {
     shared: Arc<Shared>,
     link: LinkId,
 }
 
-impl Stream for Feed {
+impl Stream for RequestStream {
     type Item = SendBatch;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<SendBatch>> {
         let mut sends = Vec::new();
         let mut wakes = Wakes::default();
         let mut state = self.shared.lock();
-        let exists = state.fill(self.link, &mut sends, &mut wakes);
+        let exists = state.fill_batch(self.link, &mut sends, &mut wakes);
         if sends.is_empty() && exists {
             state.wait_for_more(self.link, context.waker());
         }
@@ -51,7 +51,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
     let ended = tokio::select! {
         () = cancel.cancelled() => None,
         () = shared.cancel.cancelled() => None,
-        ended = converse(&shared, link, &address) => Some(ended),
+        ended = run_until_end(&shared, link, &address) => Some(ended),
     };
     let mut wakes = Wakes::default();
     let mut state = shared.lock();
@@ -65,15 +65,15 @@ pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
             shared.nodes.learn(hint);
         }
         if failure.certainty() == Certainty::Refused && is_auth(&failure.code) {
-            state.refused_session(failure.message, &mut wakes);
+            state.session_refused(failure.message, &mut wakes);
         }
     }
-    state.link_over(link, &mut wakes);
+    state.remove_link(link, &mut wakes);
     drop(state);
     shared.wake(wakes);
 }
 
-async fn converse(shared: &Arc<Shared>, link: LinkId, address: &str) -> Status {
+async fn run_until_end(shared: &Arc<Shared>, link: LinkId, address: &str) -> Status {
     match exchange(shared, link, address).await {
         Ok(()) => Status::unavailable("the node ended the stream"),
         Err(status) => status,
@@ -82,7 +82,7 @@ async fn converse(shared: &Arc<Shared>, link: LinkId, address: &str) -> Status {
 
 async fn exchange(shared: &Arc<Shared>, link: LinkId, address: &str) -> Result<(), Status> {
     let mut chat = shared.nodes.chat(address)?;
-    let mut request = Request::new(Feed { shared: Arc::clone(shared), link });
+    let mut request = Request::new(RequestStream { shared: Arc::clone(shared), link });
     let authorization =
         shared.authorization().ok_or_else(|| Status::unauthenticated("there is no session"))?;
     request.metadata_mut().insert("authorization", authorization);
@@ -94,7 +94,7 @@ async fn exchange(shared: &Arc<Shared>, link: LinkId, address: &str) -> Result<(
             shared.nodes.worked(address);
         }
         let mut wakes = Wakes::default();
-        shared.lock().results(link, frame.results, &mut wakes);
+        shared.lock().apply_results(link, frame.results, &mut wakes);
         shared.wake(wakes);
     }
     Ok(())

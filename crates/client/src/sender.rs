@@ -36,20 +36,20 @@ impl Supervisor {
     /// Runs until the client is closed.
     pub(crate) async fn run(self) {
         let cancel = self.shared.cancel.clone();
-        let leaders = self.ask_for_leaders();
+        let leaders = self.refresh_leaders();
         let mut remembered = Vec::new();
         tokio::select! {
             () = cancel.cancelled() => {}
             () = self.supervise() => {}
             () = leaders => {}
-            () = self.keep_finding(&mut remembered) => {}
+            () = self.refresh_nodes(&mut remembered) => {}
         }
-        self.remember(&mut remembered).await;
+        self.persist_members(&mut remembered).await;
     }
 
     async fn supervise(&self) {
         loop {
-            let (open, next, needs_session) = self.look();
+            let (open, next, needs_session) = self.poll_state();
             for link in open {
                 self.tracker.spawn(link::run(Arc::clone(&self.shared), link));
             }
@@ -65,10 +65,10 @@ impl Supervisor {
     }
 
     /// What is due: links to open, when to look again, whether a new session is needed.
-    fn look(&self) -> (Vec<LinkId>, Option<Instant>, bool) {
+    fn poll_state(&self) -> (Vec<LinkId>, Option<Instant>, bool) {
         let mut wakes = Wakes::default();
         let mut state = self.shared.lock();
-        let (open, next) = state.pass(Instant::now(), &mut wakes);
+        let (open, next) = state.poll(Instant::now(), &mut wakes);
         let needs_session = state.requests.needs_session();
         drop(state);
         self.shared.wake(wakes);
@@ -92,7 +92,7 @@ impl Supervisor {
 
     /// Looks for nodes again: when what was found is no longer fresh, which changes nothing as long as nothing is wrong,
     /// and soon after something went wrong. Also has the members remembered.
-    async fn keep_finding(&self, remembered: &mut Vec<String>) {
+    async fn refresh_nodes(&self, remembered: &mut Vec<String>) {
         let nodes = &self.shared.nodes;
         let mut last = Instant::now();
         let mut due = self.fresh_for.map(|fresh| last + fresh.max(FIND_INTERVAL_MIN));
@@ -102,7 +102,7 @@ impl Supervisor {
                 () = nodes.attention.notified() => {}
                 () = sleep_until(due) => {}
             }
-            self.remember(remembered).await;
+            self.persist_members(remembered).await;
             let soon = last + FIND_INTERVAL_MIN;
             if nodes.take_trouble() && due.is_none_or(|due| due > soon) {
                 due = Some(soon);
@@ -136,7 +136,7 @@ impl Supervisor {
     }
 
     /// Has the members remembered if they are others than before.
-    async fn remember(&self, remembered: &mut Vec<String>) {
+    async fn persist_members(&self, remembered: &mut Vec<String>) {
         let mut members = self.shared.nodes.members();
         members.sort_unstable();
         if members.is_empty() || members == *remembered {
@@ -149,7 +149,7 @@ impl Supervisor {
 
     /// Learns who leads, at the beginning and whenever the failure of a node may have changed it. Only a client that
     /// sends to leaders needs to know.
-    async fn ask_for_leaders(&self) {
+    async fn refresh_leaders(&self) {
         if self.route == Route::Pinned {
             return std::future::pending().await;
         }

@@ -19,8 +19,8 @@ pub(crate) struct Shared {
     queue_due: Condvar,
     /// For the task that opens connections and keeps time.
     pub(crate) supervisor: Notify,
-    /// For those who wait for the outbox to get emptier.
-    pub(crate) emptier: Notify,
+    /// For those who wait for the outbox to get space_freed.
+    pub(crate) space_freed: Notify,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -31,7 +31,7 @@ impl Shared {
             nodes,
             queue_due: Condvar::new(),
             supervisor: Notify::new(),
-            emptier: Notify::new(),
+            space_freed: Notify::new(),
             cancel: CancellationToken::new(),
         }
     }
@@ -77,7 +77,7 @@ impl Shared {
             self.queue_is_due();
         }
         if !wakes.settled.is_empty() {
-            self.emptier.notify_waiters();
+            self.space_freed.notify_waiters();
         }
         for settled in wakes.settled {
             if let Some(waiter) = settled.waiter {
@@ -86,7 +86,7 @@ impl Shared {
             }
         }
         for waiter in wakes.waiters {
-            let _ = waiter.send(Err(wakes.failed.as_ref().map_or(crate::SendError::Closed, copy)));
+            let _ = waiter.send(Err(wakes.failed.as_ref().map_or(crate::SendError::Closed, clone_error)));
         }
     }
 
@@ -114,7 +114,7 @@ impl Shared {
         wakes.waiters = state.requests.take_waiters();
         drop(state);
         self.cancel.cancel();
-        self.emptier.notify_waiters();
+        self.space_freed.notify_waiters();
         self.wake(wakes);
     }
 
@@ -127,7 +127,7 @@ impl Shared {
     }
 }
 
-fn copy(error: &crate::SendError) -> crate::SendError {
+fn clone_error(error: &crate::SendError) -> crate::SendError {
     match error {
         crate::SendError::Auth(message) => crate::SendError::Auth(message.clone()),
         crate::SendError::Outbox(message) => crate::SendError::Outbox(message.clone()),

@@ -3,7 +3,7 @@
 //! One lock, held for moments and never across an await. Decisions are made here and in `outbox`; the tasks in
 //! `link` and `sender` only carry them out. Wakers and waiters are collected and woken after the lock is released.
 
-mod flights;
+mod in_flight;
 mod queue;
 mod results;
 mod routing;
@@ -24,8 +24,8 @@ use crate::limits::{ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX};
 use crate::nodes::Nodes;
 use crate::outbox::{Requests, RoomKey, Settled};
 use crate::types::{Ack, Content, Route, Session};
-use flights::Flights;
-pub(crate) use queue::{Queue, Taken};
+use in_flight::InFlight;
+pub(crate) use queue::{Queue, QueuedBatch};
 
 /// Whoever waits for a request.
 pub(crate) type Waiter = oneshot::Sender<Result<Ack, SendError>>;
@@ -56,7 +56,7 @@ pub(crate) struct Link {
     pub(crate) feed: Option<Waker>,
     /// Rooms with something to send, in the order in which they got it.
     pub(crate) ready: VecDeque<RoomKey>,
-    pub(crate) flights: Flights,
+    pub(crate) in_flight: InFlight,
     /// The last result, or when the oldest request without one was sent if that is later.
     last_progress: Instant,
     /// How long requests usually take.
@@ -196,7 +196,7 @@ impl State {
     }
 
     /// Takes requests for one frame of a stream. Whether the stream still exists.
-    pub(crate) fn fill(
+    pub(crate) fn fill_batch(
         &mut self,
         id: LinkId,
         batch: &mut Vec<SendMessageRequest>,
@@ -204,7 +204,7 @@ impl State {
     ) -> bool {
         let now = Instant::now();
         let Some(link) = self.links.get_mut(&id) else { return false };
-        if link.flights.count() == 0 {
+        if link.in_flight.count() == 0 {
             link.last_progress = now;
             // Somebody must notice if nothing comes back.
             wakes.supervisor |= !self.watched;
@@ -212,7 +212,7 @@ impl State {
         let mut bytes = 0;
         while let Some(link) = self.links.get_mut(&id) {
             let has_space = |batch: &Vec<_>, bytes: usize, link: &Link| {
-                batch.len() < SEND_BATCH_MAX && bytes < SEND_BATCH_BYTES_MAX && link.flights.has_space()
+                batch.len() < SEND_BATCH_MAX && bytes < SEND_BATCH_BYTES_MAX && link.in_flight.has_space()
             };
             if !has_space(batch, bytes, link) {
                 break;
@@ -222,7 +222,7 @@ impl State {
                 while has_space(batch, bytes, link) {
                     let Some((sent, request)) = self.requests.take(room) else { break };
                     bytes += content_len(&request);
-                    link.flights.push(sent, now);
+                    link.in_flight.push(sent, now);
                     batch.push(request);
                 }
             }
@@ -233,7 +233,7 @@ impl State {
     }
 
     /// Lets a room take its new way once nothing is under way on the old one.
-    fn change_if_due(&mut self, room: RoomKey) {
+    fn finish_change(&mut self, room: RoomKey) {
         if self.path(room).changing && !self.requests.has_in_flight(room) {
             let path = self.path(room);
             path.changing = false;
@@ -242,7 +242,7 @@ impl State {
     }
 
     /// The room goes elsewhere now; what is under way is sent there again.
-    fn leave_link(&mut self, room: RoomKey, now: Instant, wakes: &mut Wakes) {
+    fn detach(&mut self, room: RoomKey, now: Instant, wakes: &mut Wakes) {
         let path = *self.path(room);
         if let Some(link) = path.link.and_then(|link| self.links.get_mut(&link))
             && path.queued
@@ -310,7 +310,7 @@ impl State {
     pub(crate) fn session_changed(&mut self, identity: Identity, wakes: &mut Wakes) {
         // Nothing with a new number may go out over a stream of the old session.
         for link in self.links.keys().copied().collect::<Vec<_>>() {
-            self.link_over(link, wakes);
+            self.remove_link(link, wakes);
         }
         self.session = Some(Arc::new(identity));
         self.requests.session_changed();
@@ -349,13 +349,13 @@ impl State {
     }
 
     /// A stream is over. Its rooms go elsewhere, and what is under way is sent again.
-    pub(crate) fn link_over(&mut self, id: LinkId, wakes: &mut Wakes) {
+    pub(crate) fn remove_link(&mut self, id: LinkId, wakes: &mut Wakes) {
         let Some(link) = self.links.remove(&id) else { return };
         link.cancel.cancel();
         let now = Instant::now();
         for room in self.requests.keys().collect::<Vec<_>>() {
             if self.path(room).link == Some(id) {
-                self.leave_link(room, now, wakes);
+                self.detach(room, now, wakes);
             }
         }
         wakes.feeds.extend(link.feed);

@@ -21,7 +21,7 @@ use crate::journal::{
 use crate::limits::OUTBOX_COMPACT_BYTES;
 use crate::outbox::{Requests, RoomKey};
 use crate::shared::Shared;
-use crate::state::{Identity, State, Taken, Wakes};
+use crate::state::{Identity, QueuedBatch, State, Wakes};
 use crate::types::{Content, Session};
 
 /// An outbox directory, open and locked.
@@ -233,7 +233,7 @@ pub(crate) fn run(shared: &Shared, mut directory: Directory, progress: &watch::S
         let (serial, stop) = (queue.serial, queue.stop);
         let must_rewrite = std::mem::take(&mut queue.rewrite);
         let taken = queue.take();
-        let full = (must_rewrite || directory.wants_rewrite()).then(|| Full::of(&state)).flatten();
+        let full = (must_rewrite || directory.wants_rewrite()).then(|| Rewrite::of(&state)).flatten();
         drop(state);
         let mut wakes = Wakes::default();
         let mut decided = true;
@@ -262,12 +262,12 @@ pub(crate) fn run(shared: &Shared, mut directory: Directory, progress: &watch::S
 }
 
 /// A whole new file, and up to where it holds each room's requests and settlements.
-struct Full {
+struct Rewrite {
     records: Vec<Record>,
     marks: Vec<(RoomKey, u64, u64)>,
 }
 
-impl Full {
+impl Rewrite {
     fn of(state: &State) -> Option<Self> {
         let requests = &state.requests;
         let mark = |room| (room, requests.position(room).0 - 1, requests.settled(room));
@@ -277,7 +277,7 @@ impl Full {
 }
 
 /// Appends to the file. Whether it is certain now what became of the requests.
-fn append(shared: &Shared, directory: &mut Directory, taken: Taken, wakes: &mut Wakes) -> bool {
+fn append(shared: &Shared, directory: &mut Directory, taken: QueuedBatch, wakes: &mut Wakes) -> bool {
     let written = if taken.records.is_empty() { Ok(()) } else { directory.append(taken.records) };
     let mut state = shared.lock();
     match written {
@@ -295,7 +295,7 @@ fn append(shared: &Shared, directory: &mut Directory, taken: Taken, wakes: &mut 
 }
 
 /// Numbers or the session changed: nothing is sent before the new file is there. When to try again, if it failed.
-fn rewrite(shared: &Shared, directory: &mut Directory, full: Full, wakes: &mut Wakes) -> Option<Duration> {
+fn rewrite(shared: &Shared, directory: &mut Directory, full: Rewrite, wakes: &mut Wakes) -> Option<Duration> {
     let written = directory.replace(full.records);
     let mut state = shared.lock();
     match written {

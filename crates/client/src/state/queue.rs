@@ -16,7 +16,7 @@ pub(crate) struct Queue {
     settled: Vec<(RoomKey, u64)>,
     /// Counts requests; what a submitter waits for.
     pub(crate) serial: u64,
-    lazy: u64,
+    unsynced_settled: u64,
     /// Write everything anew: numbers or the session changed.
     pub(crate) rewrite: bool,
     /// Write what there is and end.
@@ -42,7 +42,7 @@ impl Queue {
     pub(crate) fn settled(&mut self, room: RoomKey, upto: u64, settled: StoredSettled) {
         self.records.push(Record { kind: Some(record::Kind::Settled(settled)) });
         self.settled.push((room, upto));
-        self.lazy += 1;
+        self.unsynced_settled += 1;
     }
 
     /// The requests in it are dropped.
@@ -52,9 +52,9 @@ impl Queue {
     }
 
     /// Takes everything that waits.
-    pub(crate) fn take(&mut self) -> Taken {
-        self.lazy = 0;
-        Taken {
+    pub(crate) fn take(&mut self) -> QueuedBatch {
+        self.unsynced_settled = 0;
+        QueuedBatch {
             records: std::mem::take(&mut self.records),
             submitted: std::mem::take(&mut self.submitted),
             settled: std::mem::take(&mut self.settled),
@@ -63,13 +63,16 @@ impl Queue {
 
     /// Whether the writer has something to do.
     pub(crate) fn is_due(&self) -> bool {
-        self.rewrite || self.stop || !self.submitted.is_empty() || self.lazy >= OUTBOX_UNSYNCED_SETTLED_MAX
+        self.rewrite
+            || self.stop
+            || !self.submitted.is_empty()
+            || self.unsynced_settled >= OUTBOX_UNSYNCED_SETTLED_MAX
     }
 }
 
 /// What is taken from the queue at once.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct QueuedBatch {
     pub(crate) records: Vec<Record>,
     pub(crate) submitted: Vec<(RoomKey, u64)>,
     pub(crate) settled: Vec<(RoomKey, u64)>,

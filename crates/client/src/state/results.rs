@@ -18,11 +18,11 @@ const AUTH_TRIES: usize = 3;
 
 impl State {
     /// Takes the results of one frame.
-    pub(crate) fn results(&mut self, id: LinkId, results: Vec<SendResult>, wakes: &mut Wakes) {
+    pub(crate) fn apply_results(&mut self, id: LinkId, results: Vec<SendResult>, wakes: &mut Wakes) {
         let now = Instant::now();
         for result in results {
             let Some(link) = self.links.get_mut(&id) else { return };
-            let Some((sent, at)) = link.flights.take(result.index) else { continue };
+            let Some((sent, at)) = link.in_flight.take(result.index) else { continue };
             link.last_progress = now;
             link.races = 0;
             if link.silent_since.take().is_some() {
@@ -79,12 +79,12 @@ impl State {
             _ => false,
         };
         if let Reply::Auth { message } = &reply {
-            self.refused_session(message.clone(), wakes);
+            self.session_refused(message.clone(), wakes);
         }
         let rewound = self.reply(sent, reply, now, wakes);
         if rewound && elsewhere {
             self.nodes.failed(address);
-            self.leave_link(sent.room, now, wakes);
+            self.detach(sent.room, now, wakes);
         }
         if hinted {
             self.reroute = true;
@@ -93,7 +93,7 @@ impl State {
     }
 
     /// A node did not accept the session. When enough of them say so, whoever waits is told.
-    pub(crate) fn refused_session(&mut self, message: String, wakes: &mut Wakes) {
+    pub(crate) fn session_refused(&mut self, message: String, wakes: &mut Wakes) {
         self.auth_failures = self.auth_failures.saturating_add(1);
         if usize::try_from(self.auth_failures).unwrap_or(usize::MAX) >= self.nodes.count().max(AUTH_TRIES) {
             wakes.failed = Some(SendError::Auth(message));
@@ -116,7 +116,7 @@ impl State {
         if self.requests.needs_session() {
             wakes.supervisor = true;
         }
-        self.change_if_due(sent.room);
+        self.finish_change(sent.room);
         self.enqueue(sent.room, now, wakes);
         effect.rewound
     }

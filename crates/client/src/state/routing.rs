@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Flights, Link, LinkId, State, Wakes};
+use super::{InFlight, Link, LinkId, State, Wakes};
 use crate::limits::{SEND_RACE_AFTER, SEND_RACE_AFTER_MAX};
 use crate::outbox::RoomKey;
 use crate::types::Route;
@@ -19,7 +19,7 @@ use crate::types::Route;
 impl State {
     /// What the supervisor does whenever something may be due: rooms whose time has come, rooms without a link,
     /// streams that are silent. The links to open, and when to look again.
-    pub(crate) fn pass(&mut self, now: Instant, wakes: &mut Wakes) -> (Vec<LinkId>, Option<Instant>) {
+    pub(crate) fn poll(&mut self, now: Instant, wakes: &mut Wakes) -> (Vec<LinkId>, Option<Instant>) {
         let mut next = None;
         for room in std::mem::take(&mut self.held) {
             match self.requests.held_until(room).filter(|at| *at > now) {
@@ -37,7 +37,7 @@ impl State {
         let version = self.nodes.version();
         if std::mem::take(&mut self.reroute) || version != self.routed_version {
             self.routed_version = version;
-            self.find_better_ways(now, wakes);
+            self.reroute_rooms(now, wakes);
         }
         next = earliest(next, self.race_silent_links(now, wakes));
         let mut open = Vec::new();
@@ -48,7 +48,7 @@ impl State {
                     self.enqueue(room, now, wakes);
                     continue;
                 }
-                match self.way(room) {
+                match self.choose_node(room) {
                     Ok(address) => {
                         let link = self.link_to(&address, now, &mut open);
                         self.path(room).link = Some(link);
@@ -67,7 +67,7 @@ impl State {
     }
 
     /// Where the room's requests should go now, or when to ask again.
-    fn way(&self, room: RoomKey) -> Result<Arc<str>, Option<Instant>> {
+    fn choose_node(&self, room: RoomKey) -> Result<Arc<str>, Option<Instant>> {
         if self.route == Route::Leader
             && let Some(leader) = self.nodes.leader_of(self.requests.id(room))
         {
@@ -93,7 +93,7 @@ impl State {
             address: Arc::clone(address),
             feed: None,
             ready: VecDeque::new(),
-            flights: Flights::default(),
+            in_flight: InFlight::default(),
             last_progress: now,
             usual: Duration::ZERO,
             races: 0,
@@ -107,7 +107,7 @@ impl State {
 
     /// Rooms whose leader is elsewhere now change over as soon as nothing is under way; those at a node that is
     /// leaving, too.
-    fn find_better_ways(&mut self, now: Instant, wakes: &mut Wakes) {
+    fn reroute_rooms(&mut self, now: Instant, wakes: &mut Wakes) {
         for room in self.requests.keys().collect::<Vec<_>>() {
             let Some(link) = self.path(room).link else { continue };
             let Some(at) = self.links.get(&link).map(|link| Arc::clone(&link.address)) else { continue };
@@ -124,7 +124,7 @@ impl State {
             if self.requests.has_in_flight(room) {
                 self.path(room).changing = true;
             } else {
-                self.leave_link(room, now, wakes);
+                self.detach(room, now, wakes);
             }
         }
     }
@@ -134,7 +134,7 @@ impl State {
         let mut next = None;
         let mut silent = Vec::new();
         for (id, link) in &mut self.links {
-            if link.flights.count() == 0 {
+            if link.in_flight.count() == 0 {
                 continue;
             }
             if let Some(since) = link.silent_since {
@@ -168,7 +168,7 @@ impl State {
             }
             for room in self.requests.keys().collect::<Vec<_>>() {
                 if self.path(room).link == Some(id) {
-                    self.leave_link(room, now, wakes);
+                    self.detach(room, now, wakes);
                 }
             }
         }
@@ -207,14 +207,14 @@ mod tests {
         assert_eq!(state.held, [room]);
 
         let mut wakes = Wakes::default();
-        let (_, next) = state.pass(now, &mut wakes);
+        let (_, next) = state.poll(now, &mut wakes);
         assert_eq!(
             (next, wakes.supervisor),
             (Some(now + wait), false),
             "it waits, and so does the supervisor"
         );
         let mut wakes = Wakes::default();
-        let _ = state.pass(now + wait, &mut wakes);
+        let _ = state.poll(now + wait, &mut wakes);
         assert!(state.held.is_empty() && state.path(room).queued, "then it is sent again");
     }
 }

@@ -9,13 +9,13 @@ use crate::outbox::Sent;
 
 /// Requests under way on a stream, by their place in it.
 #[derive(Debug, Default)]
-pub(crate) struct Flights {
+pub(crate) struct InFlight {
     base: u64,
     slots: VecDeque<Option<(Sent, Instant)>>,
     count: usize,
 }
 
-impl Flights {
+impl InFlight {
     pub(super) fn push(&mut self, sent: Sent, now: Instant) {
         self.slots.push_back(Some((sent, now)));
         self.count += 1;
