@@ -16,8 +16,8 @@ use crate::handle::Handle;
 use crate::limits::CALL_PATIENCE;
 use crate::nodes::Nodes;
 use crate::sender::Supervisor;
-use crate::shared::Shared;
-use crate::state::State;
+use crate::shared::SharedState;
+use crate::state::ClientState;
 use crate::storage::{self, Directory, blocking};
 use crate::types::{Outbox, Route};
 
@@ -109,8 +109,8 @@ impl Builder {
         let nodes = self.nodes();
         let found = finder.find().await?;
         nodes.found(&found);
-        let state = State::new(self.route, Arc::clone(&nodes), false);
-        Ok(self.start(Arc::new(Shared::new(state, nodes)), None, finder, found.fresh_for))
+        let state = ClientState::new(self.route, Arc::clone(&nodes), false);
+        Ok(self.start(Arc::new(SharedState::new(state, nodes)), None, finder, found.fresh_for))
     }
 
     /// Opens a session, or continues the one that the durable outbox keeps. In the latter case no
@@ -122,7 +122,7 @@ impl Builder {
         let finder = self.search()?;
         let nodes = self.nodes();
         let durable = matches!(self.outbox, Outbox::Durable(_));
-        let mut state = State::new(self.route, Arc::clone(&nodes), durable);
+        let mut state = ClientState::new(self.route, Arc::clone(&nodes), durable);
         let mut directory = None;
         if let Outbox::Durable(path) = &self.outbox {
             let path = path.clone();
@@ -150,7 +150,7 @@ impl Builder {
             }
             Err(error) => return Err(error.into()),
         };
-        let shared = Arc::new(Shared::new(state, nodes));
+        let shared = Arc::new(SharedState::new(state, nodes));
         if shared.lock().session.is_none() {
             check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
             let caller = Caller { shared: Arc::clone(&shared) };
@@ -191,7 +191,7 @@ impl Builder {
 
     fn start(
         self,
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         directory: Option<Directory>,
         finder: Arc<dyn Finder>,
         fresh_for: Option<Duration>,

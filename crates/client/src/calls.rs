@@ -17,14 +17,14 @@ use crate::error::{CallError, is_auth};
 use crate::limits::{CALL_RACE_AFTER, CALL_RACERS_MAX};
 use crate::nodes::{Chat, Nodes};
 use crate::retry;
-use crate::shared::Shared;
+use crate::shared::SharedState;
 use crate::state::Identity;
 use crate::types::{Pong, Session};
 
 /// Makes calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedState>,
 }
 
 /// A node may not have heard of a session yet; this many are asked before it is believed.

@@ -8,12 +8,12 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Caller;
-use crate::shared::Shared;
+use crate::shared::SharedState;
 
 /// What a client and its subscriptions hold. When the last of them goes, the client's tasks end.
 #[derive(Debug)]
 pub(crate) struct Handle {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedState>,
     pub(crate) caller: Caller,
     pub(crate) tracker: TaskTracker,
     /// How long a call is tried.

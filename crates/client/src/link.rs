@@ -14,12 +14,12 @@ use futures::Stream;
 use tonic::{Request, Status};
 
 use crate::error::is_auth;
-use crate::shared::Shared;
+use crate::shared::SharedState;
 use crate::state::{LinkId, Wakes};
 
 /// The requests of one stream, as tonic pulls them.
 struct RequestStream {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     link: LinkId,
 }
 
@@ -46,7 +46,7 @@ impl Stream for RequestStream {
 }
 
 /// Runs a stream to its end, then says so to the state.
-pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
+pub(crate) async fn run(shared: Arc<SharedState>, link: LinkId) {
     let Some((address, cancel)) = shared.lock().link(link) else { return };
     let ended = tokio::select! {
         () = cancel.cancelled() => None,
@@ -73,14 +73,14 @@ pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
     shared.wake(wakes);
 }
 
-async fn run_until_end(shared: &Arc<Shared>, link: LinkId, address: &str) -> Status {
+async fn run_until_end(shared: &Arc<SharedState>, link: LinkId, address: &str) -> Status {
     match exchange(shared, link, address).await {
         Ok(()) => Status::unavailable("the node ended the stream"),
         Err(status) => status,
     }
 }
 
-async fn exchange(shared: &Arc<Shared>, link: LinkId, address: &str) -> Result<(), Status> {
+async fn exchange(shared: &Arc<SharedState>, link: LinkId, address: &str) -> Result<(), Status> {
     let mut chat = shared.nodes.chat(address)?;
     let mut request = Request::new(RequestStream { shared: Arc::clone(shared), link });
     let authorization =

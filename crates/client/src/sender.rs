@@ -14,14 +14,14 @@ use crate::calls::Caller;
 use crate::find::{Finder, Source};
 use crate::limits::{CALL_PATIENCE, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL};
 use crate::link;
-use crate::shared::Shared;
+use crate::shared::SharedState;
 use crate::state::{LinkId, Wakes};
 use crate::types::Route;
 
 /// What the supervisor needs.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedState>,
     pub(crate) tracker: TaskTracker,
     pub(crate) caller: Caller,
     pub(crate) finder: Arc<dyn Finder>,

@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::nodes::Nodes;
-use crate::state::{State, Wakes};
+use crate::state::{ClientState, Wakes};
 
 /// What all tasks of a client share.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    state: Mutex<State>,
+pub(crate) struct SharedState {
+    state: Mutex<ClientState>,
     pub(crate) nodes: Arc<Nodes>,
     /// For the thread that writes the outbox file.
     queue_due: Condvar,
@@ -24,8 +24,8 @@ pub(crate) struct Shared {
     pub(crate) cancel: CancellationToken,
 }
 
-impl Shared {
-    pub(crate) fn new(state: State, nodes: Arc<Nodes>) -> Self {
+impl SharedState {
+    pub(crate) fn new(state: ClientState, nodes: Arc<Nodes>) -> Self {
         Self {
             state: Mutex::new(state),
             nodes,
@@ -38,20 +38,21 @@ impl Shared {
 
     /// The state. A panic elsewhere leaves it as it was between two statements, which is no worse than
     /// ending the program; waiting for ever would be.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ClientState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Blocks until there is something to write; what is only to be tried again waits for its time.
-    pub(crate) fn wait_for_queue(&self, retry: Option<Duration>) -> MutexGuard<'_, State> {
+    pub(crate) fn wait_for_queue(&self, retry: Option<Duration>) -> MutexGuard<'_, ClientState> {
         let state = self.lock();
         match retry {
             None => {
-                let idle = |state: &mut State| state.queue.as_ref().is_some_and(|queue| !queue.is_due());
+                let idle =
+                    |state: &mut ClientState| state.queue.as_ref().is_some_and(|queue| !queue.is_due());
                 self.queue_due.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
             }
             Some(after) => {
-                let waiting = |state: &mut State| state.queue.as_ref().is_some_and(|queue| !queue.stop);
+                let waiting = |state: &mut ClientState| state.queue.as_ref().is_some_and(|queue| !queue.stop);
                 self.queue_due
                     .wait_timeout_while(state, after, waiting)
                     .unwrap_or_else(PoisonError::into_inner)

@@ -82,7 +82,7 @@ struct Path {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct ClientState {
     pub(crate) requests: Requests<Waiter>,
     paths: Vec<Path>,
     pub(crate) links: HashMap<LinkId, Link>,
@@ -120,7 +120,7 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-impl State {
+impl ClientState {
     pub(crate) fn new(route: Route, nodes: Arc<Nodes>, durable: bool) -> Self {
         Self {
             requests: Requests::new(durable),

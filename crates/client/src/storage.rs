@@ -20,8 +20,8 @@ use crate::journal::{
 };
 use crate::limits::OUTBOX_COMPACT_BYTES;
 use crate::outbox::{Requests, RoomKey};
-use crate::shared::Shared;
-use crate::state::{Identity, QueuedBatch, State, Wakes};
+use crate::shared::SharedState;
+use crate::state::{ClientState, Identity, QueuedBatch, Wakes};
 use crate::types::{Content, Session};
 
 /// An outbox directory, open and locked.
@@ -225,7 +225,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// The writer: runs on a thread of its own until the queue says stop.
-pub(crate) fn run(shared: &Shared, mut directory: Directory, progress: &watch::Sender<u64>) {
+pub(crate) fn run(shared: &SharedState, mut directory: Directory, progress: &watch::Sender<u64>) {
     let mut retry = None;
     loop {
         let mut state = shared.wait_for_queue(retry);
@@ -268,7 +268,7 @@ struct Rewrite {
 }
 
 impl Rewrite {
-    fn of(state: &State) -> Option<Self> {
+    fn of(state: &ClientState) -> Option<Self> {
         let requests = &state.requests;
         let mark = |room| (room, requests.position(room).0 - 1, requests.settled(room));
         let records = snapshot(state.session.as_deref()?, requests);
@@ -277,7 +277,7 @@ impl Rewrite {
 }
 
 /// Appends to the file. Whether it is certain now what became of the requests.
-fn append(shared: &Shared, directory: &mut Directory, taken: QueuedBatch, wakes: &mut Wakes) -> bool {
+fn append(shared: &SharedState, directory: &mut Directory, taken: QueuedBatch, wakes: &mut Wakes) -> bool {
     let written = if taken.records.is_empty() { Ok(()) } else { directory.append(taken.records) };
     let mut state = shared.lock();
     match written {
@@ -295,7 +295,12 @@ fn append(shared: &Shared, directory: &mut Directory, taken: QueuedBatch, wakes:
 }
 
 /// Numbers or the session changed: nothing is sent before the new file is there. When to try again, if it failed.
-fn rewrite(shared: &Shared, directory: &mut Directory, full: Rewrite, wakes: &mut Wakes) -> Option<Duration> {
+fn rewrite(
+    shared: &SharedState,
+    directory: &mut Directory,
+    full: Rewrite,
+    wakes: &mut Wakes,
+) -> Option<Duration> {
     let written = directory.replace(full.records);
     let mut state = shared.lock();
     match written {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use conclave_proto::chat::{SendResult, send_result};
 use tokio::time::Instant;
 
-use super::{LinkId, State, Wakes};
+use super::{ClientState, LinkId, Wakes};
 use crate::SendError;
 use crate::journal::StoredSettled;
 use crate::outbox::Sent;
@@ -16,7 +16,7 @@ use crate::types::Ack;
 /// Nodes that must refuse a session before it is believed to be unusable.
 const AUTH_TRIES: usize = 3;
 
-impl State {
+impl ClientState {
     /// Takes the results of one frame.
     pub(crate) fn apply_results(&mut self, id: LinkId, results: Vec<SendResult>, wakes: &mut Wakes) {
         let now = Instant::now();

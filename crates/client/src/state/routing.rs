@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{InFlight, Link, LinkId, State, Wakes};
+use super::{ClientState, InFlight, Link, LinkId, Wakes};
 use crate::limits::{SEND_RACE_AFTER, SEND_RACE_AFTER_MAX};
 use crate::outbox::RoomKey;
 use crate::types::Route;
 
-impl State {
+impl ClientState {
     /// What the supervisor does whenever something may be due: rooms whose time has come, rooms without a link,
     /// streams that are silent. The links to open, and when to look again.
     pub(crate) fn poll(&mut self, now: Instant, wakes: &mut Wakes) -> (Vec<LinkId>, Option<Instant>) {
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn nobody_is_woken_again_and_again_for_a_room_that_has_to_wait() {
-        let mut state = State::new(Route::Pinned, Arc::new(Nodes::in_order()), false);
+        let mut state = ClientState::new(Route::Pinned, Arc::new(Nodes::in_order()), false);
         let (waiter, _answer) = tokio::sync::oneshot::channel();
         let now = Instant::now();
         let (mut wakes, mut settled) = (Wakes::default(), Vec::new());

@@ -84,9 +84,9 @@ fn a_file_that_cannot_be_cut_back_takes_nothing_more_until_it_is_rewritten() {
 
 #[tokio::test]
 async fn what_the_disk_did_not_take_is_given_back_and_leaves_no_gap() {
-    let mut state = State::new(Route::Pinned, Arc::new(Nodes::in_order()), true);
+    let mut state = ClientState::new(Route::Pinned, Arc::new(Nodes::in_order()), true);
     let mut wakes = Wakes::default();
-    let mut submit = |state: &mut State| {
+    let mut submit = |state: &mut ClientState| {
         let (waiter, answer) = oneshot::channel();
         (state.submit("general", Content::Text("x".into()), waiter, &mut wakes).0, answer)
     };
