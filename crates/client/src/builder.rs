@@ -18,7 +18,7 @@ use crate::nodes::Nodes;
 use crate::sender::Supervisor;
 use crate::shared::SharedState;
 use crate::state::ClientState;
-use crate::storage::{self, Directory, blocking};
+use crate::storage::{self, OutboxDir, blocking};
 use crate::types::{Outbox, Route};
 
 impl Client {
@@ -126,7 +126,7 @@ impl Builder {
         let mut directory = None;
         if let Outbox::Durable(path) = &self.outbox {
             let path = path.clone();
-            let (opened, recovered) = blocking(move || Directory::open(&path)).await??;
+            let (opened, recovered) = blocking(move || OutboxDir::open(&path)).await??;
             let identity = storage::restore(recovered, &mut state.requests);
             if let Some(identity) = &identity
                 && !self.user.is_empty()
@@ -192,7 +192,7 @@ impl Builder {
     fn start(
         self,
         shared: Arc<SharedState>,
-        directory: Option<Directory>,
+        directory: Option<OutboxDir>,
         finder: Arc<dyn Finder>,
         fresh_for: Option<Duration>,
     ) -> Client {

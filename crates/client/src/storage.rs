@@ -26,7 +26,7 @@ use crate::types::{Content, Session};
 
 /// An outbox directory, open and locked.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct OutboxDir {
     path: PathBuf,
     dir: PathBuf,
     file: File,
@@ -37,7 +37,7 @@ pub(crate) struct Directory {
     _lock: File,
 }
 
-impl Directory {
+impl OutboxDir {
     /// Opens the directory, making it if need be, and reads what is in it. Blocks.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Recovered), OutboxError> {
         let failed = |path: &Path| {
@@ -116,14 +116,14 @@ impl Directory {
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
         if written.is_ok() {
             self.len += bytes.len() as u64;
-        } else if let Err(error) = self.cut_back() {
+        } else if let Err(error) = self.truncate_to_good() {
             self.broken = Some(format!("it could not be cut back after a failed write: {error}"));
         }
         written
     }
 
     /// What was reported as not taken must not be found here later.
-    fn cut_back(&mut self) -> io::Result<()> {
+    fn truncate_to_good(&mut self) -> io::Result<()> {
         self.file.set_len(self.len)?;
         self.file.seek(SeekFrom::Start(self.len))?;
         self.file.sync_data()
@@ -225,7 +225,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// The writer: runs on a thread of its own until the queue says stop.
-pub(crate) fn run(shared: &SharedState, mut directory: Directory, progress: &watch::Sender<u64>) {
+pub(crate) fn run(shared: &SharedState, mut directory: OutboxDir, progress: &watch::Sender<u64>) {
     let mut retry = None;
     loop {
         let mut state = shared.wait_for_queue(retry);
@@ -277,7 +277,7 @@ impl Rewrite {
 }
 
 /// Appends to the file. Whether it is certain now what became of the requests.
-fn append(shared: &SharedState, directory: &mut Directory, taken: QueuedBatch, wakes: &mut Wakes) -> bool {
+fn append(shared: &SharedState, directory: &mut OutboxDir, taken: QueuedBatch, wakes: &mut Wakes) -> bool {
     let written = if taken.records.is_empty() { Ok(()) } else { directory.append(taken.records) };
     let mut state = shared.lock();
     match written {
@@ -297,7 +297,7 @@ fn append(shared: &SharedState, directory: &mut Directory, taken: QueuedBatch, w
 /// Numbers or the session changed: nothing is sent before the new file is there. When to try again, if it failed.
 fn rewrite(
     shared: &SharedState,
-    directory: &mut Directory,
+    directory: &mut OutboxDir,
     full: Rewrite,
     wakes: &mut Wakes,
 ) -> Option<Duration> {

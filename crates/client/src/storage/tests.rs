@@ -31,8 +31,8 @@ fn numbers(recovered: &Recovered) -> Vec<u64> {
 }
 
 /// A directory with a session and the requests 1 to `count`.
-fn directory(dir: &Path, count: u64) -> Directory {
-    let (mut directory, _) = Directory::open(dir).unwrap();
+fn directory(dir: &Path, count: u64) -> OutboxDir {
+    let (mut directory, _) = OutboxDir::open(dir).unwrap();
     directory.begin(snapshot(&identity(), &Requests::<()>::new(true))).unwrap();
     for number in 1..=count {
         directory.append(vec![submitted(number)]).unwrap();
@@ -46,13 +46,13 @@ fn a_crash_while_rewriting_leaves_the_old_file_or_the_new_one() {
     drop(directory(dir.path(), 3));
     // The new file was begun, and never took the old one's place.
     fs::write(dir.path().join("outbox.new"), b"half of something").unwrap();
-    let (mut opened, recovered) = Directory::open(dir.path()).unwrap();
+    let (mut opened, recovered) = OutboxDir::open(dir.path()).unwrap();
     assert_eq!(numbers(&recovered), [1, 2, 3]);
     let mut requests = Requests::<()>::new(true);
     let identity = restore(recovered, &mut requests).unwrap();
     opened.replace(snapshot(&identity, &requests)).unwrap();
     drop(opened);
-    let (_, recovered) = Directory::open(dir.path()).unwrap();
+    let (_, recovered) = OutboxDir::open(dir.path()).unwrap();
     assert_eq!(numbers(&recovered), [1, 2, 3]);
     assert_eq!(recovered.session.unwrap().token, "secret");
 }
@@ -64,11 +64,11 @@ fn a_write_that_failed_leaves_nothing_behind() {
     let good = opened.len;
     // As if the disk had taken a part of it.
     opened.file.write_all(b"cvob and a bit more").unwrap();
-    opened.cut_back().unwrap();
+    opened.truncate_to_good().unwrap();
     opened.append(vec![submitted(3)]).unwrap();
     assert!(opened.len > good);
     drop(opened);
-    assert_eq!(numbers(&Directory::open(dir.path()).unwrap().1), [1, 2, 3]);
+    assert_eq!(numbers(&OutboxDir::open(dir.path()).unwrap().1), [1, 2, 3]);
 }
 
 #[test]
