@@ -108,7 +108,7 @@ impl Builder {
         let finder = self.search()?;
         let nodes = self.nodes();
         let found = finder.find().await?;
-        nodes.found(&found);
+        nodes.add_found(&found);
         let state = ClientState::new(self.route, Arc::clone(&nodes), false);
         Ok(self.start(Arc::new(SharedState::new(state, nodes)), None, finder, found.fresh_for))
     }
@@ -140,7 +140,7 @@ impl Builder {
         let found = finder.find().await;
         let fresh_for = match found {
             Ok(found) => {
-                nodes.found(&found);
+                nodes.add_found(&found);
                 found.fresh_for
             }
             // What is to be sent can be taken all the same.

@@ -83,7 +83,7 @@ impl Caller {
                     running.retain(|other| *other != address);
                     let status = match answer {
                         Ok(answer) => {
-                            nodes.worked(&address);
+                            nodes.mark_worked(&address);
                             return Ok(answer.into_inner());
                         }
                         Err(status) => status,
@@ -96,10 +96,10 @@ impl Caller {
                         }
                     }
                     if let Some(hint) = &failure.leader {
-                        nodes.learn(hint);
+                        nodes.learn_leader(hint);
                     }
                     if failure.code == CONNECTION {
-                        nodes.failed(&address);
+                        nodes.mark_failed(&address);
                     }
                     if let Some(others) = nodes.redirected(&address, &failure) {
                         named = others.into();
@@ -219,7 +219,7 @@ fn next_node(
     running: &[Arc<str>],
 ) -> Option<Arc<str>> {
     let named = std::iter::from_fn(|| named.pop_front())
-        .find(|address| !tried.contains(address) && !nodes.takes_nobody(address));
+        .find(|address| !tried.contains(address) && !nodes.refuses_clients(address));
     let pick = |but| nodes.pick(but).map(|pick| pick.address);
     named.or_else(|| pick(tried)).or_else(|| pick(running))
 }

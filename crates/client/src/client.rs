@@ -225,7 +225,7 @@ impl Client {
     /// See [`CallError`].
     pub async fn status(&self) -> Result<chat::GetServerStatusResponse, CallError> {
         let status = self.handle.caller.status(false, self.handle.patience).await?;
-        self.handle.shared.nodes.see_status(&status);
+        self.handle.shared.nodes.observe_status(&status);
         Ok(status)
     }
 

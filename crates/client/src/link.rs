@@ -60,9 +60,9 @@ pub(crate) async fn run(shared: Arc<SharedState>, link: LinkId) {
         let failure = from_status(&status);
         // Also one that is leaving is not tried again at once.
         shared.nodes.redirected(&address, &failure);
-        shared.nodes.failed(&address);
+        shared.nodes.mark_failed(&address);
         if let Some(hint) = &failure.leader {
-            shared.nodes.learn(hint);
+            shared.nodes.learn_leader(hint);
         }
         if failure.certainty() == Certainty::Refused && is_auth(&failure.code) {
             state.session_refused(failure.message, &mut wakes);
@@ -91,7 +91,7 @@ async fn exchange(shared: &Arc<SharedState>, link: LinkId, address: &str) -> Res
     while let Some(frame) = results.message().await? {
         if !worked {
             worked = true;
-            shared.nodes.worked(address);
+            shared.nodes.mark_worked(address);
         }
         let mut wakes = Wakes::default();
         shared.lock().apply_results(link, frame.results, &mut wakes);

@@ -24,7 +24,7 @@ use crate::limits::{
     CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES,
 };
 use crate::retry;
-use table::{Order, Table};
+use table::{NodeOrder, NodeTable};
 
 /// The generated client over one node's channel.
 pub(crate) type Chat = ChatServiceClient<Channel>;
@@ -36,7 +36,7 @@ const DRAINING: &str = "node_draining";
 /// Every known node. Locked for moments only.
 #[derive(Debug)]
 pub(crate) struct Nodes {
-    table: Mutex<Table>,
+    table: Mutex<NodeTable>,
     net: Net,
     /// It may be worth asking who leads.
     pub(crate) changed: Notify,
@@ -55,17 +55,17 @@ pub(crate) struct Pick {
 impl Nodes {
     /// Nodes that are asked in the order in which they became known.
     pub(crate) fn in_order() -> Self {
-        Self::with(Order::Known)
+        Self::with(NodeOrder::Known)
     }
 
     /// Nodes that are asked in an order of this client's own, so that clients spread over the cluster.
     pub(crate) fn spread() -> Self {
-        Self::with(Order::Random)
+        Self::with(NodeOrder::Random)
     }
 
-    fn with(order: Order) -> Self {
+    fn with(order: NodeOrder) -> Self {
         Self {
-            table: Mutex::new(Table::new(order)),
+            table: Mutex::new(NodeTable::new(order)),
             net: Net::System,
             changed: Notify::new(),
             attention: Notify::new(),
@@ -77,13 +77,13 @@ impl Nodes {
         Self { net, ..self }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, NodeTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what was found. Whether any of it is new.
-    pub(crate) fn found(&self, found: &Found) -> bool {
-        self.table().found(found)
+    pub(crate) fn add_found(&self, found: &Found) -> bool {
+        self.table().add_found(found)
     }
 
     /// Adds addresses that a node named.
@@ -141,7 +141,7 @@ impl Nodes {
     }
 
     /// The node did something.
-    pub(crate) fn worked(&self, address: &str) {
+    pub(crate) fn mark_worked(&self, address: &str) {
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
         let still = node.leaving.filter(|until| *until > Instant::now());
@@ -157,12 +157,12 @@ impl Nodes {
     }
 
     /// A subscription is open there: this is where the client is at home now.
-    pub(crate) fn settled(&self, address: &str) {
-        self.table().settled(address);
+    pub(crate) fn mark_subscribed(&self, address: &str) {
+        self.table().mark_subscribed(address);
     }
 
     /// The node could not be reached, or its connection broke: others are asked first for a while.
-    pub(crate) fn failed(&self, address: &str) {
+    pub(crate) fn mark_failed(&self, address: &str) {
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
         // At least a little, so that "at once" means another node.
@@ -170,19 +170,19 @@ impl Nodes {
         node.failures = node.failures.saturating_add(1);
         table.avoid(address, Instant::now() + wait);
         table.forget_useless();
-        self.trouble(table);
+        self.want_search(table);
         self.changed.notify_one();
     }
 
     /// The node does not answer, although it is connected: if it is stopped or cut off, that will show within the
     /// time that a connection is given.
-    pub(crate) fn silent(&self, address: &str) {
+    pub(crate) fn mark_silent(&self, address: &str) {
         self.table().avoid(address, Instant::now() + CLIENT_PING_INTERVAL + CLIENT_PING_TIMEOUT);
         self.changed.notify_one();
     }
 
     /// The node is leaving: it is asked only if there is no other.
-    pub(crate) fn leaving(&self, address: &str) {
+    pub(crate) fn mark_leaving(&self, address: &str) {
         let until = Instant::now() + AVOID_LEAVING_NODE;
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
@@ -191,7 +191,7 @@ impl Nodes {
     }
 
     /// A node says that these take clients, and it has heard of them lately: one that had said that it leaves is back.
-    pub(crate) fn named<'a>(&self, addresses: impl IntoIterator<Item = &'a str> + Clone) {
+    pub(crate) fn mark_available<'a>(&self, addresses: impl IntoIterator<Item = &'a str> + Clone) {
         self.add(addresses.clone());
         let mut table = self.table();
         for address in addresses {
@@ -204,20 +204,20 @@ impl Nodes {
     }
 
     /// The node has as many clients as it takes. It is as good as any for requests.
-    fn full(&self, address: &str) {
+    fn mark_full(&self, address: &str) {
         let until = Instant::now() + AVOID_FULL_NODE.mul_f64(rand::random_range(0.5..1.5));
-        self.table().full(address, until);
+        self.table().mark_full(address, until);
     }
 
     /// Takes what a node answered that is full or leaves. The addresses to try instead, best first; nothing if it
     /// answered something else.
     pub(crate) fn redirected(&self, address: &str, failure: &chat::Failure) -> Option<Vec<Arc<str>>> {
         match failure.code.as_str() {
-            FULL => self.full(address),
-            DRAINING => self.leaving(address),
+            FULL => self.mark_full(address),
+            DRAINING => self.mark_leaving(address),
             _ => return None,
         }
-        self.named(failure.try_addresses.iter().map(String::as_str));
+        self.mark_available(failure.try_addresses.iter().map(String::as_str));
         Some(failure.try_addresses.iter().map(|address| address.as_str().into()).collect())
     }
 
@@ -232,23 +232,23 @@ impl Nodes {
     }
 
     /// Whether this node is being avoided, or takes no further clients.
-    pub(crate) fn takes_nobody(&self, address: &str) -> bool {
-        self.table().takes_nobody(address, Instant::now())
+    pub(crate) fn refuses_clients(&self, address: &str) -> bool {
+        self.table().refuses_clients(address, Instant::now())
     }
 
     /// Believes a hint if its term is not older than what is known. Whether that changed anything.
-    pub(crate) fn learn(&self, hint: &LeaderHint) -> bool {
+    pub(crate) fn learn_leader(&self, hint: &LeaderHint) -> bool {
         let mut table = self.table();
         if !hint.address.is_empty() {
-            return table.learn(hint.shard, hint.term, &hint.address);
+            return table.learn_leader(hint.shard, hint.term, &hint.address);
         }
         if hint.node_id == 0 {
             return false;
         }
         match table.address_of(hint.node_id) {
-            Some(address) => table.learn(hint.shard, hint.term, &address),
+            Some(address) => table.learn_leader(hint.shard, hint.term, &address),
             None => {
-                self.trouble(table);
+                self.want_search(table);
                 self.changed.notify_one();
                 false
             }
@@ -256,14 +256,14 @@ impl Nodes {
     }
 
     /// Takes what a node says about the cluster.
-    pub(crate) fn see(&self, view: &ClusterView) {
-        if self.table().see(view) {
+    pub(crate) fn observe_view(&self, view: &ClusterView) {
+        if self.table().observe_view(view) {
             self.attention.notify_one();
         }
     }
 
     /// Takes a status: the nodes, the number of shards, the leaders. Whether the address of each leader is known.
-    pub(crate) fn see_status(&self, status: &GetServerStatusResponse) -> bool {
+    pub(crate) fn observe_status(&self, status: &GetServerStatusResponse) -> bool {
         let mut table = self.table();
         if status.shards > 0 && table.shards != status.shards {
             table.shards = status.shards;
@@ -285,7 +285,7 @@ impl Nodes {
                     complete = false;
                     continue;
                 };
-                table.learn(shard.shard, shard.term, &address);
+                table.learn_leader(shard.shard, shard.term, &address);
             }
         }
         complete
@@ -307,8 +307,8 @@ impl Nodes {
     }
 
     /// Whether something happened since the last time that makes looking for servers worth while.
-    pub(crate) fn take_trouble(&self) -> bool {
-        std::mem::take(&mut self.table().trouble)
+    pub(crate) fn take_search_wanted(&self) -> bool {
+        std::mem::take(&mut self.table().search_wanted)
     }
 
     /// How many nodes are known.
@@ -316,8 +316,8 @@ impl Nodes {
         self.table().count()
     }
 
-    fn trouble(&self, mut table: MutexGuard<'_, Table>) {
-        table.trouble = true;
+    fn want_search(&self, mut table: MutexGuard<'_, NodeTable>) {
+        table.search_wanted = true;
         drop(table);
         self.attention.notify_one();
     }

@@ -104,7 +104,7 @@ impl Supervisor {
             }
             self.persist_members(remembered).await;
             let soon = last + FIND_INTERVAL_MIN;
-            if nodes.take_trouble() && due.is_none_or(|due| due > soon) {
+            if nodes.take_search_wanted() && due.is_none_or(|due| due > soon) {
                 due = Some(soon);
             }
             if due.is_none_or(|due| due > Instant::now()) {
@@ -115,7 +115,7 @@ impl Supervisor {
             let wait = match found {
                 Ok(found) => {
                     failures = 0;
-                    if nodes.found(&found) {
+                    if nodes.add_found(&found) {
                         self.shared.supervisor.notify_one();
                     }
                     match found.source {
@@ -160,7 +160,7 @@ impl Supervisor {
             if self.shared.lock().has_rooms()
                 && let Ok(status) = self.caller.status(local_only, LEADERS_PATIENCE).await
             {
-                local_only = self.shared.nodes.see_status(&status);
+                local_only = self.shared.nodes.observe_status(&status);
                 self.shared.supervisor.notify_one();
             }
             let changed = self.shared.nodes.changed.notified();

@@ -215,7 +215,7 @@ impl Subscription {
         self.positions.off_by_one();
         let nodes = &self.handle.shared.nodes;
         let target =
-            std::iter::from_fn(|| self.targets.pop_front()).find(|target| !nodes.takes_nobody(target));
+            std::iter::from_fn(|| self.targets.pop_front()).find(|target| !nodes.refuses_clients(target));
         match target.or_else(|| nodes.pick(&[]).map(|pick| pick.address)) {
             Some(address) => {
                 let opening = Opening::begin(&self.handle, &address, self.positions.request());
@@ -229,7 +229,7 @@ impl Subscription {
         let node = address.to_string();
         self.was_open = true;
         self.redirects = 0;
-        self.handle.shared.nodes.settled(&address);
+        self.handle.shared.nodes.mark_subscribed(&address);
         let now = Instant::now();
         let alarm = Box::pin(tokio::time::sleep_until(now + SILENCE_MAX));
         self.phase =
@@ -253,7 +253,7 @@ impl Subscription {
         if let Some(targets) = self.handle.shared.nodes.redirected(address, &failure) {
             return Ok(self.redirected(targets, failure, was_connected));
         }
-        self.handle.shared.nodes.failed(address);
+        self.handle.shared.nodes.mark_failed(address);
         if failure.certainty() == Certainty::Refused {
             self.refusals += 1;
             let max =

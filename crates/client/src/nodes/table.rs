@@ -17,7 +17,7 @@ use crate::find::{Candidate, Found, PRIORITY_LAST, Source};
 
 /// In which order nodes are asked that are equally good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum NodeOrder {
     /// As they became known.
     Known,
     /// At random, those with more weight sooner.
@@ -25,9 +25,9 @@ pub(super) enum Order {
 }
 
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct NodeTable {
     nodes: Vec<Node>,
-    order: Order,
+    order: NodeOrder,
     /// Whom to ask first, as long as there is nothing wrong with it.
     home: Option<Arc<str>>,
     /// Data shards of the cluster; 0 until it is known.
@@ -37,7 +37,7 @@ pub(super) struct Table {
     /// Rises when something changed that decides where sends go.
     pub(super) version: u64,
     /// Something happened that makes looking for servers worth while.
-    pub(super) trouble: bool,
+    pub(super) search_wanted: bool,
     /// Nodes that were ever added.
     added: u32,
 }
@@ -79,8 +79,8 @@ impl Node {
     }
 }
 
-impl Table {
-    pub(super) fn new(order: Order) -> Self {
+impl NodeTable {
+    pub(super) fn new(order: NodeOrder) -> Self {
         Self {
             nodes: Vec::new(),
             order,
@@ -88,7 +88,7 @@ impl Table {
             shards: 0,
             leaders: HashMap::new(),
             version: 0,
-            trouble: false,
+            search_wanted: false,
             added: 0,
         }
     }
@@ -105,9 +105,9 @@ impl Table {
             self.remove(useless);
         }
         let draw = match self.order {
-            Order::Known => f64::from(self.added),
+            NodeOrder::Known => f64::from(self.added),
             // The smallest of such draws, each divided by its weight, falls to each node as often as its weight says.
-            Order::Random => -(1.0 - rand::random::<f64>()).ln(),
+            NodeOrder::Random => -(1.0 - rand::random::<f64>()).ln(),
         };
         self.added = self.added.saturating_add(1);
         self.nodes.push(Node {
@@ -131,7 +131,7 @@ impl Table {
     }
 
     /// Takes what was found. Whether any of it is new.
-    pub(super) fn found(&mut self, found: &Found) -> bool {
+    pub(super) fn add_found(&mut self, found: &Found) -> bool {
         // What is only remembered or guessed says nothing about those that are not among it.
         if !matches!(found.source, Source::Cache | Source::Default) {
             self.nodes.iter_mut().for_each(|node| node.found = false);
@@ -158,7 +158,7 @@ impl Table {
     }
 
     /// Takes what a node says about the cluster. Whether the members are others than before.
-    pub(super) fn see(&mut self, view: &ClusterView) -> bool {
+    pub(super) fn observe_view(&mut self, view: &ClusterView) -> bool {
         if view.nodes.is_empty() {
             return false;
         }
@@ -206,9 +206,9 @@ impl Table {
 
     pub(super) fn pick(&mut self, but: &[Arc<str>], now: Instant) -> Option<Pick> {
         let best = self.nodes.iter().filter(|node| !but.contains(&node.address)).min_by(|a, b| {
-            self.place(a, now).partial_cmp(&self.place(b, now)).unwrap_or(std::cmp::Ordering::Equal)
+            self.sort_key(a, now).partial_cmp(&self.sort_key(b, now)).unwrap_or(std::cmp::Ordering::Equal)
         })?;
-        let pick = Pick { address: Arc::clone(&best.address), at: wait(best, now) };
+        let pick = Pick { address: Arc::clone(&best.address), at: avoided_until(best, now) };
         if but.is_empty() && pick.at.is_none() {
             self.home = Some(Arc::clone(&pick.address));
         }
@@ -216,18 +216,18 @@ impl Table {
     }
 
     /// The smaller, the sooner it is asked.
-    fn place(&self, node: &Node, now: Instant) -> impl PartialOrd + use<> {
+    fn sort_key(&self, node: &Node, now: Instant) -> impl PartialOrd + use<> {
         // If all are full, the one that said so first is asked again first.
         let full = node.full.filter(|until| *until > now);
         let away = self.home.as_ref() != Some(&node.address);
         let rank = match self.order {
-            Order::Known => node.draw,
-            Order::Random => node.draw / node.weight,
+            NodeOrder::Known => node.draw,
+            NodeOrder::Random => node.draw / node.weight,
         };
-        (wait(node, now), node.last, full, away, node.failures, rank)
+        (avoided_until(node, now), node.last, full, away, node.failures, rank)
     }
 
-    pub(super) fn settled(&mut self, address: &str) {
+    pub(super) fn mark_subscribed(&mut self, address: &str) {
         let Some(at) = self.position(address) else { return };
         (self.nodes[at].full, self.nodes[at].failures) = (None, 0);
         self.home = Some(Arc::clone(&self.nodes[at].address));
@@ -245,7 +245,7 @@ impl Table {
         self.version += 1;
     }
 
-    pub(super) fn full(&mut self, address: &str, until: Instant) {
+    pub(super) fn mark_full(&mut self, address: &str, until: Instant) {
         let Some(node) = self.node(address) else { return };
         node.full = Some(until);
     }
@@ -266,7 +266,7 @@ impl Table {
         }
     }
 
-    pub(super) fn learn(&mut self, shard: u32, term: u64, address: &str) -> bool {
+    pub(super) fn learn_leader(&mut self, shard: u32, term: u64, address: &str) -> bool {
         if address.is_empty() || ShardId(shard).is_meta() {
             return false;
         }
@@ -294,16 +294,17 @@ impl Table {
     }
 
     pub(super) fn avoided(&self, address: &str, now: Instant) -> bool {
-        self.position(address).is_some_and(|at| wait(&self.nodes[at], now).is_some())
+        self.position(address).is_some_and(|at| avoided_until(&self.nodes[at], now).is_some())
     }
 
-    pub(super) fn takes_nobody(&self, address: &str, now: Instant) -> bool {
+    pub(super) fn refuses_clients(&self, address: &str, now: Instant) -> bool {
         let full = |node: &Node| node.full.is_some_and(|until| until > now);
-        self.position(address).is_some_and(|at| wait(&self.nodes[at], now).is_some() || full(&self.nodes[at]))
+        self.position(address)
+            .is_some_and(|at| avoided_until(&self.nodes[at], now).is_some() || full(&self.nodes[at]))
     }
 
     pub(super) fn all_failed(&self, now: Instant) -> bool {
-        self.nodes.iter().all(|node| wait(node, now).is_some())
+        self.nodes.iter().all(|node| avoided_until(node, now).is_some())
     }
 
     pub(super) fn address_of(&self, id: u64) -> Option<Arc<str>> {
@@ -312,7 +313,7 @@ impl Table {
 
     pub(super) fn addresses(&self, now: Instant) -> Vec<String> {
         let mut nodes: Vec<_> =
-            self.nodes.iter().map(|node| (self.place(node, now), &node.address)).collect();
+            self.nodes.iter().map(|node| (self.sort_key(node, now), &node.address)).collect();
         nodes.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(std::cmp::Ordering::Equal));
         nodes.into_iter().map(|(_, address)| address.to_string()).collect()
     }
@@ -340,7 +341,7 @@ impl Table {
 }
 
 /// Until when it is not asked, unless all are in this state.
-fn wait(node: &Node, now: Instant) -> Option<Instant> {
+fn avoided_until(node: &Node, now: Instant) -> Option<Instant> {
     node.not_before.filter(|at| *at > now)
 }
 

@@ -11,7 +11,7 @@ fn found(source: Source, addresses: &[&str]) -> Found {
 
 fn nodes() -> Nodes {
     let nodes = Nodes::in_order();
-    nodes.found(&found(Source::Given, &["a:1", "b:2", "c:3"]));
+    nodes.add_found(&found(Source::Given, &["a:1", "b:2", "c:3"]));
     nodes
 }
 
@@ -31,13 +31,13 @@ fn view(nodes: Vec<NodeView>) -> ClusterView {
 async fn a_node_that_failed_is_asked_after_the_others() {
     let nodes = nodes();
     assert_eq!(pick(&nodes), "a:1");
-    nodes.failed("a:1");
+    nodes.mark_failed("a:1");
     assert_eq!(pick(&nodes), "b:2");
-    nodes.failed("b:2");
+    nodes.mark_failed("b:2");
     assert_eq!(pick(&nodes), "c:3");
     assert!(!nodes.all_failed());
     assert_eq!(nodes.addresses()[0], "c:3");
-    nodes.worked("a:1");
+    nodes.mark_worked("a:1");
     assert_eq!(&*nodes.pick(&["c:3".into()]).unwrap().address, "a:1");
     assert_eq!(pick(&nodes), "c:3", "it stays where nothing is wrong");
 }
@@ -47,7 +47,7 @@ async fn if_all_failed_there_is_still_one_to_ask_later() {
     let nodes = nodes();
     for _ in 0..3 {
         for address in ["a:1", "b:2", "c:3"] {
-            nodes.failed(address);
+            nodes.mark_failed(address);
         }
     }
     assert!(nodes.all_failed());
@@ -61,7 +61,7 @@ async fn clients_spread_also_after_a_node_has_died() {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let nodes = Nodes::spread();
-            nodes.found(&found(Source::Given, &all));
+            nodes.add_found(&found(Source::Given, &all));
             nodes
         })
         .collect();
@@ -70,7 +70,7 @@ async fn clients_spread_also_after_a_node_has_died() {
         assert!((800..1_200).contains(&count(address)), "{address}: {}", count(address));
     }
     for nodes in &clients {
-        nodes.failed("b:2");
+        nodes.mark_failed("b:2");
     }
     for address in ["a:1", "c:3"] {
         assert!((1_350..1_650).contains(&count(address)), "{address}: {}", count(address));
@@ -89,7 +89,7 @@ async fn clients_go_where_there_is_room() {
     let mut counts = std::collections::HashMap::<String, u32>::new();
     for _ in 0..3_000 {
         let nodes = Nodes::spread();
-        nodes.see(&view);
+        nodes.observe_view(&view);
         *counts.entry(pick(&nodes)).or_default() += 1;
     }
     let count = |at: &str| counts.get(at).copied().unwrap_or(0);
@@ -102,17 +102,17 @@ async fn those_for_the_end_are_asked_at_the_end() {
     let nodes = Nodes::spread();
     let mut some = found(Source::Srv, &["a:1", "b:2"]);
     some.candidates[0].priority = PRIORITY_LAST;
-    nodes.found(&some);
+    nodes.add_found(&some);
     assert_eq!(pick(&nodes), "b:2");
-    nodes.failed("b:2");
+    nodes.mark_failed("b:2");
     assert_eq!(pick(&nodes), "a:1");
 }
 
 #[tokio::test]
 async fn a_full_node_is_as_good_as_any_for_requests() {
     let nodes = nodes();
-    nodes.see_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
-    nodes.learn(&LeaderHint { shard: 1, term: 4, node_id: 0, address: "a:1".into() });
+    nodes.observe_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
+    nodes.learn_leader(&LeaderHint { shard: 1, term: 4, node_id: 0, address: "a:1".into() });
     let failure = chat::Failure {
         code: "node_full".into(),
         try_addresses: vec!["d:4".into(), "b:2".into()],
@@ -121,9 +121,9 @@ async fn a_full_node_is_as_good_as_any_for_requests() {
     let others = nodes.redirected("a:1", &failure).unwrap();
     assert_eq!(others.iter().map(|other| &**other).collect::<Vec<_>>(), ["d:4", "b:2"]);
     assert_eq!(nodes.leader_of(9).as_deref(), Some("a:1"));
-    assert!(nodes.takes_nobody("a:1") && !nodes.avoided("a:1"));
+    assert!(nodes.refuses_clients("a:1") && !nodes.avoided("a:1"));
     assert_eq!(pick(&nodes), "b:2");
-    nodes.settled("a:1");
+    nodes.mark_subscribed("a:1");
     assert_eq!(pick(&nodes), "a:1", "it took one after all");
     let other = chat::Failure { code: "room_unknown".into(), ..chat::Failure::default() };
     assert_eq!(nodes.redirected("a:1", &other), None);
@@ -133,17 +133,17 @@ async fn a_full_node_is_as_good_as_any_for_requests() {
 async fn what_nobody_names_is_forgotten_once_it_fails() {
     let nodes = nodes();
     nodes.add(["d:4"]);
-    nodes.see(&view(vec![seen(1, "a", "a:1"), seen(2, "b", "b:2")]));
-    nodes.found(&found(Source::Srv, &["b:2"]));
+    nodes.observe_view(&view(vec![seen(1, "a", "a:1"), seen(2, "b", "b:2")]));
+    nodes.add_found(&found(Source::Srv, &["b:2"]));
     for address in ["a:1", "b:2", "c:3", "d:4"] {
         assert_eq!(nodes.addresses().len(), if address == "d:4" { 3 } else { 4 }, "before {address}");
-        nodes.failed(address);
+        nodes.mark_failed(address);
     }
     assert_eq!(nodes.count(), 2);
-    nodes.see(&view(vec![seen(2, "b", "b:2")]));
+    nodes.observe_view(&view(vec![seen(2, "b", "b:2")]));
     assert_eq!(nodes.addresses(), ["b:2"], "the other one had failed, and is no member any more");
-    nodes.found(&found(Source::Cache, &["x:1"]));
-    nodes.failed("b:2");
+    nodes.add_found(&found(Source::Cache, &["x:1"]));
+    nodes.mark_failed("b:2");
     assert_eq!(nodes.count(), 2, "what is only remembered does not contradict");
     assert_eq!(nodes.members(), ["b:2"]);
 }
@@ -155,17 +155,21 @@ async fn a_node_has_one_place_under_both_of_its_addresses() {
     for (candidate, name) in some.candidates.iter_mut().zip(["n1", "n2"]) {
         candidate.name = name.into();
     }
-    nodes.found(&some);
-    nodes.see_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
-    nodes.see(&view(vec![seen(1, "n1", "n1:7400"), seen(2, "n2", "n2:7400"), seen(3, "n3", "n3:7400")]));
+    nodes.add_found(&some);
+    nodes.observe_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
+    nodes.observe_view(&view(vec![
+        seen(1, "n1", "n1:7400"),
+        seen(2, "n2", "n2:7400"),
+        seen(3, "n3", "n3:7400"),
+    ]));
     assert_eq!(nodes.addresses(), ["10.0.0.1:7400", "10.0.0.2:7400", "n3:7400"]);
-    nodes.learn(&LeaderHint { shard: 1, term: 4, node_id: 2, address: "n2:7400".into() });
+    nodes.learn_leader(&LeaderHint { shard: 1, term: 4, node_id: 2, address: "n2:7400".into() });
     assert_eq!(nodes.leader_of(9).as_deref(), Some("10.0.0.2:7400"));
-    nodes.learn(&LeaderHint { shard: 1, term: 5, node_id: 1, address: String::new() });
+    nodes.learn_leader(&LeaderHint { shard: 1, term: 5, node_id: 1, address: String::new() });
     assert_eq!(nodes.leader_of(9).as_deref(), Some("10.0.0.1:7400"), "by its id");
-    assert!(!nodes.take_trouble());
-    assert!(!nodes.learn(&LeaderHint { shard: 1, term: 6, node_id: 9, address: String::new() }));
-    assert!(nodes.take_trouble(), "where that one is must be found");
+    assert!(!nodes.take_search_wanted());
+    assert!(!nodes.learn_leader(&LeaderHint { shard: 1, term: 6, node_id: 9, address: String::new() }));
+    assert!(nodes.take_search_wanted(), "where that one is must be found");
 }
 
 #[tokio::test]
@@ -179,29 +183,29 @@ async fn a_status_says_who_leads() {
         ..NodeStatus::default()
     };
     let status = |nodes| GetServerStatusResponse { shards: 1, nodes, ..GetServerStatusResponse::default() };
-    assert!(!nodes.see_status(&status(vec![node(1, "a:1", 2)])), "where node 2 is, is not known");
-    assert!(nodes.see_status(&status(vec![node(1, "a:1", 2), node(2, "b:2", 2)])));
+    assert!(!nodes.observe_status(&status(vec![node(1, "a:1", 2)])), "where node 2 is, is not known");
+    assert!(nodes.observe_status(&status(vec![node(1, "a:1", 2), node(2, "b:2", 2)])));
     assert_eq!(nodes.leader_of(9).as_deref(), Some("b:2"));
 }
 
 #[tokio::test]
 async fn the_highest_term_is_believed() {
     let nodes = nodes();
-    nodes.see_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
+    nodes.observe_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
     let hint = |term, address: &str| LeaderHint { shard: 1, term, node_id: 0, address: address.into() };
-    assert!(nodes.learn(&hint(4, "b:2")));
-    assert!(!nodes.learn(&hint(3, "a:1")));
+    assert!(nodes.learn_leader(&hint(4, "b:2")));
+    assert!(!nodes.learn_leader(&hint(3, "a:1")));
     assert_eq!(nodes.leader_of(9).as_deref(), Some("b:2"));
-    assert!(nodes.learn(&hint(5, "d:4")), "a hint may name a node that was not known");
+    assert!(nodes.learn_leader(&hint(5, "d:4")), "a hint may name a node that was not known");
     assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
-    nodes.silent("d:4");
+    nodes.mark_silent("d:4");
     assert_eq!(nodes.leader_of(9), None);
     assert!(nodes.misses_leaders());
-    assert!(!nodes.learn(&hint(5, "d:4")), "others may not have noticed yet");
-    nodes.worked("d:4");
+    assert!(!nodes.learn_leader(&hint(5, "d:4")), "others may not have noticed yet");
+    nodes.mark_worked("d:4");
     assert_eq!(nodes.leader_of(9), None, "whether it still leads is not known");
-    assert!(!nodes.learn(&hint(4, "b:2")), "that was before");
-    assert!(nodes.learn(&hint(5, "d:4")));
+    assert!(!nodes.learn_leader(&hint(4, "b:2")), "that was before");
+    assert!(nodes.learn_leader(&hint(5, "d:4")));
     assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
 }
 
@@ -216,9 +220,9 @@ proptest! {
             let address = format!("n{n}:7400");
             match kind {
                 0 => nodes.add([address.as_str()]),
-                1 => nodes.failed(&address),
-                2 => { nodes.found(&found(Source::Srv, &[&address])); }
-                _ => nodes.see(&view(vec![seen(u64::from(n) + 1, "", &address)])),
+                1 => nodes.mark_failed(&address),
+                2 => { nodes.add_found(&found(Source::Srv, &[&address])); }
+                _ => nodes.observe_view(&view(vec![seen(u64::from(n) + 1, "", &address)])),
             }
             prop_assert!(nodes.count() <= conclave_core::limits::NODES_MAX * 2);
             if kind > 1 {
@@ -233,11 +237,11 @@ proptest! {
 fn a_node_that_left_is_back_when_others_say_so() {
     let nodes = Nodes::in_order();
     nodes.add(["a:1", "b:2"]);
-    nodes.leaving("a:1");
+    nodes.mark_leaving("a:1");
     assert_eq!(nodes.pick(&[]).unwrap().address.as_ref(), "b:2");
     // Restarted meanwhile, and the next one that leaves names it.
-    nodes.named(["a:1"]);
-    nodes.leaving("b:2");
+    nodes.mark_available(["a:1"]);
+    nodes.mark_leaving("b:2");
     assert_eq!(nodes.pick(&[]).unwrap().address.as_ref(), "a:1");
     assert_eq!(nodes.pick(&[]).unwrap().at, None);
 }

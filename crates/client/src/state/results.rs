@@ -26,7 +26,7 @@ impl ClientState {
             link.last_progress = now;
             link.races = 0;
             if link.silent_since.take().is_some() {
-                self.nodes.worked(&link.address);
+                self.nodes.mark_worked(&link.address);
             }
             // A smoothed mean, as TCP keeps it.
             link.usual = link.usual * 7 / 8 + now.duration_since(at) / 8;
@@ -46,7 +46,7 @@ impl ClientState {
                     let _ = self.reply(sent, Reply::Acked(ack), now, wakes);
                 }
                 Some(send_result::Outcome::Failure(failure)) => {
-                    let hint = failure.leader.as_ref().is_some_and(|hint| self.nodes.learn(hint));
+                    let hint = failure.leader.as_ref().is_some_and(|hint| self.nodes.learn_leader(hint));
                     let reply = Reply::from_failure(&failure);
                     self.failure(sent, reply, hint, &address, now, wakes);
                 }
@@ -83,7 +83,7 @@ impl ClientState {
         }
         let rewound = self.reply(sent, reply, now, wakes);
         if rewound && elsewhere {
-            self.nodes.failed(address);
+            self.nodes.mark_failed(address);
             self.detach(sent.room, now, wakes);
         }
         if hinted {

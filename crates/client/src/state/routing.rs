@@ -162,7 +162,7 @@ impl ClientState {
                 continue;
             }
             tracing::debug!(node = %address, "no answer; the same requests are sent to another node, too");
-            self.nodes.silent(&address);
+            self.nodes.mark_silent(&address);
             if let Some(link) = self.links.get_mut(&id) {
                 link.silent_since = Some(now);
             }

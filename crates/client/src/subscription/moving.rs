@@ -89,7 +89,7 @@ impl Move {
             match &mut self.attempt {
                 None => {
                     let Some(target) = self.targets.pop_front() else { return Moved::GivenUp };
-                    if !handle.shared.nodes.takes_nobody(&target) {
+                    if !handle.shared.nodes.refuses_clients(&target) {
                         let opening = open(handle, &target, positions.request());
                         self.attempt = Some(Attempt::Opening(opening, positions.clone()));
                     }
@@ -129,7 +129,7 @@ impl Move {
                 let space = NODES_MAX.saturating_sub(self.targets.len());
                 self.targets.extend(others.into_iter().take(space));
             }
-            None => handle.shared.nodes.failed(address),
+            None => handle.shared.nodes.mark_failed(address),
         }
     }
 }

@@ -55,7 +55,7 @@ impl Opening {
                         return (address, opened);
                     }
                     if handle.shared.nodes.redirected(&address, &failure).is_none() {
-                        handle.shared.nodes.failed(&address);
+                        handle.shared.nodes.mark_failed(&address);
                     }
                 }
                 () = sleep_until(self.race_at), if self.race_at.is_some() => {

@@ -82,7 +82,7 @@ impl Subscription {
         if self.failures > 0 || self.refusals > 0 {
             (self.failures, self.refusals) = (0, 0);
             if let Phase::Open(open) = &self.phase {
-                self.handle.shared.nodes.worked(&open.address);
+                self.handle.shared.nodes.mark_worked(&open.address);
             }
         }
         Ok(match frame {
@@ -105,7 +105,7 @@ impl Subscription {
             stream_frame::Frame::Keepalive(alive) => {
                 self.positions.renew(&alive.resume_token);
                 for leader in &alive.leaders {
-                    shared.nodes.learn(leader);
+                    shared.nodes.learn_leader(leader);
                 }
                 Step::Other(Incoming::Keepalive { quorum: alive.quorum, token: alive.resume_token })
             }
@@ -117,7 +117,7 @@ impl Subscription {
                 })
             }
             stream_frame::Frame::ClusterView(view) => {
-                shared.nodes.see(&view);
+                shared.nodes.observe_view(&view);
                 Step::Nothing
             }
             stream_frame::Frame::GoAway(go_away) => {
@@ -134,10 +134,10 @@ impl Subscription {
         let nodes = &self.handle.shared.nodes;
         let Phase::Open(open) = &mut self.phase else { return };
         tracing::debug!(node = %open.address, reason = %go_away.reason, "the node asks to continue elsewhere");
-        nodes.named(go_away.addresses.iter().map(String::as_str));
+        nodes.mark_available(go_away.addresses.iter().map(String::as_str));
         let mut addresses = go_away.clone();
         if go_away.stay_away {
-            nodes.leaving(&open.address);
+            nodes.mark_leaving(&open.address);
             self.handle.shared.supervisor.notify_one();
             // It is left in any case: better for somewhere.
             let other = nodes.pick(&[Arc::clone(&open.address)]);
