@@ -23,7 +23,7 @@ pub(crate) enum Misplaced {
     #[error("the events are damaged: {0}")]
     Damaged(#[from] DecodeError),
     #[error("the node does not have what is needed, or asks to be left")]
-    NotHere,
+    CannotServe,
 }
 
 /// Where a subscription stands.
@@ -113,19 +113,21 @@ impl Positions {
             match self.rooms.get_mut(&room_id) {
                 Some(room) => room.seq = next - 1,
                 None => {
-                    let name =
-                        self.only().filter(|_| self.rooms.is_empty()).map(|only| only.room.as_str().into());
+                    let name = self
+                        .only_room()
+                        .filter(|_| self.rooms.is_empty())
+                        .map(|only| only.room.as_str().into());
                     self.rooms.insert(room_id, Room { seq: next - 1, name });
                 }
             }
         }
-        self.renew(token);
+        self.set_token(token);
         Ok(())
     }
 
     /// The seq that belongs next in a room; `got` where nothing is known of it yet.
     fn expected(&self, room_id: u64, got: u64) -> u64 {
-        match (self.rooms.get(&room_id), self.only()) {
+        match (self.rooms.get(&room_id), self.only_room()) {
             (Some(room), _) => room.seq + 1,
             (None, Some(Follow { from: Start::After(seq), .. })) if self.rooms.is_empty() => seq + 1,
             (None, _) => got,
@@ -133,7 +135,7 @@ impl Positions {
     }
 
     /// The room that is followed, if it is the only one: then there is no doubt which one an event belongs to.
-    fn only(&self) -> Option<&Follow> {
+    fn only_room(&self) -> Option<&Follow> {
         match self.follows.as_slice() {
             [only] if !self.resumed => Some(only),
             _ => None,
@@ -156,7 +158,7 @@ impl Positions {
             }
         }
         self.complete = self.complete || !rooms.is_empty();
-        self.renew(token);
+        self.set_token(token);
         Ok(())
     }
 
@@ -167,7 +169,7 @@ impl Positions {
     }
 
     /// A newer token without events.
-    pub(crate) fn renew(&mut self, token: &Bytes) {
+    pub(crate) fn set_token(&mut self, token: &Bytes) {
         if !token.is_empty() {
             self.token = token.clone();
         }

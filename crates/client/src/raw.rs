@@ -64,12 +64,12 @@ impl RawBatch {
     }
 
     /// Room and seq of each event.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = Result<(u64, u64), DecodeError>> + '_ {
+    pub(crate) fn room_seqs(&self) -> impl Iterator<Item = Result<(u64, u64), DecodeError>> + '_ {
         records(&self.events).map(|event| event.map(|event| (event.room_id, event.seq)))
     }
 
     /// Without the events at the beginning for which `passed` (room id, seq) holds.
-    pub(crate) fn without(mut self, passed: impl Fn(u64, u64) -> bool) -> Result<Self, DecodeError> {
+    pub(crate) fn skip_first(mut self, passed: impl Fn(u64, u64) -> bool) -> Result<Self, DecodeError> {
         let mut rest = self.events.as_ref();
         let mut skipped = 0;
         while !rest.is_empty() {
@@ -86,7 +86,7 @@ impl RawBatch {
     }
 
     /// Takes the encoding of an `EventBatch` apart.
-    fn of(encoded: Bytes) -> Result<Self, DecodeError> {
+    fn parse(encoded: Bytes) -> Result<Self, DecodeError> {
         let mut token = Bytes::new();
         let mut rest = encoded.as_ref();
         while !rest.is_empty() {
@@ -106,13 +106,13 @@ impl RawBatch {
 
 fn take<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
     let len = usize::try_from(decode_varint(rest)?).unwrap_or(usize::MAX);
-    let Some((body, after)) = rest.split_at_checked(len) else { return Err(cut()) };
+    let Some((body, after)) = rest.split_at_checked(len) else { return Err(truncated()) };
     *rest = after;
     Ok(body)
 }
 
 #[expect(deprecated, reason = "prost has no other way to make one, and tonic wants one")]
-fn cut() -> DecodeError {
+fn truncated() -> DecodeError {
     DecodeError::new("the message is cut")
 }
 
@@ -191,7 +191,7 @@ fn message(mut rest: &[u8]) -> Result<&str, DecodeError> {
 }
 
 fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
-    std::str::from_utf8(bytes).map_err(|_| cut())
+    std::str::from_utf8(bytes).map_err(|_| truncated())
 }
 
 /// A `StreamFrame` whose events are left as they are.
@@ -210,11 +210,11 @@ impl Default for Frame {
 impl Message for Frame {
     // Frames are only received. What is written is for tests.
     fn encode_raw(&self, buf: &mut impl BufMut) {
-        self.whole().encode_raw(buf);
+        self.to_stream_frame().encode_raw(buf);
     }
 
     fn encoded_len(&self) -> usize {
-        self.whole().encoded_len()
+        self.to_stream_frame().encoded_len()
     }
 
     fn merge_field(
@@ -227,10 +227,10 @@ impl Message for Frame {
         if tag == field::FRAME_EVENTS && wire_type == WireType::LengthDelimited {
             let len = usize::try_from(decode_varint(buf)?).unwrap_or(usize::MAX);
             if len > buf.remaining() {
-                return Err(cut());
+                return Err(truncated());
             }
             // Shares the connection's memory.
-            *self = Self::Events(RawBatch::of(buf.copy_to_bytes(len))?);
+            *self = Self::Events(RawBatch::parse(buf.copy_to_bytes(len))?);
             return Ok(());
         }
         if let Self::Events(_) = self {
@@ -248,7 +248,7 @@ impl Message for Frame {
 }
 
 impl Frame {
-    fn whole(&self) -> StreamFrame {
+    fn to_stream_frame(&self) -> StreamFrame {
         match self {
             Self::Other(frame) => frame.clone(),
             Self::Events(batch) => StreamFrame {
@@ -324,7 +324,7 @@ mod tests {
         fn the_beginning_can_be_cut_off(count in 0_u64..20, passed in 0_u64..25) {
             let events: Vec<_> = (1..=count).map(|seq| said(seq, "x")).collect();
             let Ok(Frame::Events(batch)) = Frame::decode(frame(events.clone()).encode_to_vec().as_slice()) else { panic!() };
-            let rest = batch.without(|_, seq| seq <= passed).unwrap();
+            let rest = batch.skip_first(|_, seq| seq <= passed).unwrap();
             prop_assert_eq!(rest.decode().unwrap(), events.into_iter().filter(|event| event.seq > passed).collect::<Vec<_>>());
             prop_assert_eq!(&rest.token[..], b"token");
         }
@@ -333,7 +333,7 @@ mod tests {
         fn what_is_seen_is_what_is_decoded(texts in proptest::collection::vec(".{0,40}", 0..20)) {
             let events: Vec<_> = (1..).zip(&texts).map(|(seq, text)| said(seq, text)).collect();
             let Ok(Frame::Events(batch)) = Frame::decode(frame(events.clone()).encode_to_vec().as_slice()) else { panic!() };
-            let heads: Vec<_> = batch.heads().map(Result::unwrap).collect();
+            let heads: Vec<_> = batch.room_seqs().map(Result::unwrap).collect();
             prop_assert_eq!(heads, events.iter().map(|event| (event.room_id, event.seq)).collect::<Vec<_>>());
             let seen: Vec<_> = batch.events().map(|event| event.text.unwrap().to_owned()).collect();
             prop_assert_eq!(seen, texts);

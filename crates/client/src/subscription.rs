@@ -115,7 +115,7 @@ impl Subscription {
             let token_before = self.positions.token().clone();
             match self.step().await? {
                 Step::Batch(batch) => {
-                    self.batch = whole(&batch)?.into_iter();
+                    self.batch = decode_events(&batch)?.into_iter();
                     self.token_before = token_before;
                 }
                 Step::Other(incoming) => return Ok(incoming),
@@ -135,7 +135,7 @@ impl Subscription {
             return Ok(Batch { events: rest, token: self.positions.token().clone() });
         }
         let batch = self.next_raw_batch().await?;
-        Ok(Batch { events: whole(&batch)?, token: batch.token })
+        Ok(Batch { events: decode_events(&batch)?, token: batch.token })
     }
 
     /// The next events as they came: what is cheapest at high rates. Events that [`Subscription::next`] has begun to
@@ -293,7 +293,7 @@ impl Subscription {
 }
 
 /// Events that passed as such and still are not what they should be are never skipped in silence.
-fn whole(batch: &RawBatch) -> Result<Vec<Event>, CallError> {
+fn decode_events(batch: &RawBatch) -> Result<Vec<Event>, CallError> {
     batch.decode().map_err(|error| CallError::Refused {
         code: "event_damaged".to_owned(),
         message: format!("the cluster sent an event that cannot be read: {error}"),

@@ -22,7 +22,7 @@ use crate::handle::Handle;
 use crate::limits::MOVE_PATIENCE;
 use crate::position::Positions;
 use crate::raw::Frame;
-use overlap::{Next, Overlap};
+use overlap::{Overlap, OverlapStep};
 
 /// A move that is under way.
 pub(super) struct Move {
@@ -77,10 +77,10 @@ impl Move {
     /// Goes on with the move, next to a stream that stands at `positions`. Dropping the future loses nothing.
     pub(super) async fn advance(&mut self, handle: &Handle, positions: &Positions) -> Moved {
         let deadline = self.deadline;
-        tokio::time::timeout_at(deadline, self.go_on(handle, positions)).await.unwrap_or(Moved::GivenUp)
+        tokio::time::timeout_at(deadline, self.run(handle, positions)).await.unwrap_or(Moved::GivenUp)
     }
 
-    async fn go_on(&mut self, handle: &Handle, positions: &Positions) -> Moved {
+    async fn run(&mut self, handle: &Handle, positions: &Positions) -> Moved {
         if !positions.complete() {
             // The stream is asked again after its next frame.
             return std::future::pending().await;
@@ -139,10 +139,10 @@ impl Successor {
     async fn advance(&mut self, positions: &Positions) -> Result<(), Status> {
         loop {
             match self.overlap.next(positions) {
-                Next::TakeOver => return Ok(()),
+                OverlapStep::TakeOver => return Ok(()),
                 // The stream is asked again after the next frame of the other one.
-                Next::Wait => std::future::pending().await,
-                Next::Read => {}
+                OverlapStep::Wait => std::future::pending().await,
+                OverlapStep::Read => {}
             }
             let Some(frame) = self.stream.message().await? else {
                 return Err(Status::unavailable("the node ended the stream"));

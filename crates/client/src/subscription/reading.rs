@@ -14,7 +14,7 @@ use crate::types::Incoming;
 
 impl Subscription {
     pub(super) async fn read(&mut self) -> Result<Step, CallError> {
-        enum Came {
+        enum Arrival {
             Frame(Result<Option<Frame>, Status>),
             Silence,
             Moved(Moved),
@@ -30,20 +30,20 @@ impl Subscription {
                 None => std::future::pending().await,
             }
         };
-        let came = tokio::select! {
+        let arrival = tokio::select! {
             biased;
-            moved = moved => Came::Moved(moved),
-            frame = stream.message() => Came::Frame(frame),
-            () = alarm => Came::Silence,
+            moved = moved => Arrival::Moved(moved),
+            frame = stream.message() => Arrival::Frame(frame),
+            () = alarm => Arrival::Silence,
         };
-        match came {
-            Came::Frame(Ok(Some(frame))) => {
+        match arrival {
+            Arrival::Frame(Ok(Some(frame))) => {
                 open.last_frame = Instant::now();
                 self.frame(frame)
             }
-            Came::Frame(Ok(None)) => self.lost(&Status::unavailable("the node ended the stream")),
-            Came::Frame(Err(status)) => self.lost(&status),
-            Came::Silence => {
+            Arrival::Frame(Ok(None)) => self.lost(&Status::unavailable("the node ended the stream")),
+            Arrival::Frame(Err(status)) => self.lost(&status),
+            Arrival::Silence => {
                 let due = open.last_frame + SILENCE_MAX;
                 if due <= Instant::now() {
                     return self.lost(&Status::unavailable("the node has been silent for too long"));
@@ -51,8 +51,8 @@ impl Subscription {
                 open.alarm.as_mut().reset(due);
                 Ok(Step::Nothing)
             }
-            Came::Moved(Moved::Ready(successor)) => Ok(self.take_over(*successor)),
-            Came::Moved(Moved::GivenUp) => {
+            Arrival::Moved(Moved::Ready(successor)) => Ok(self.take_over(*successor)),
+            Arrival::Moved(Moved::GivenUp) => {
                 open.moving = None;
                 Ok(Step::Nothing)
             }
@@ -67,7 +67,7 @@ impl Subscription {
 
     fn frame(&mut self, frame: Frame) -> Result<Step, CallError> {
         let checked = match &frame {
-            Frame::Events(batch) => self.positions.accept(batch.heads(), &batch.token),
+            Frame::Events(batch) => self.positions.accept(batch.room_seqs(), &batch.token),
             Frame::Other(frame) => match &frame.frame {
                 Some(stream_frame::Frame::CaughtUp(caught_up)) => {
                     self.positions.caught_up(&caught_up.rooms, &caught_up.resume_token)
@@ -87,12 +87,12 @@ impl Subscription {
         }
         Ok(match frame {
             Frame::Events(batch) => Step::Batch(batch),
-            Frame::Other(frame) => frame.frame.map_or(Step::Nothing, |frame| self.sign(frame)),
+            Frame::Other(frame) => frame.frame.map_or(Step::Nothing, |frame| self.control_frame(frame)),
         })
     }
 
     /// A frame without events.
-    fn sign(&mut self, frame: stream_frame::Frame) -> Step {
+    fn control_frame(&mut self, frame: stream_frame::Frame) -> Step {
         let shared = &self.handle.shared;
         match frame {
             stream_frame::Frame::CaughtUp(caught_up) => {
@@ -103,7 +103,7 @@ impl Subscription {
                 Step::Other(Incoming::CaughtUp { rooms: caught_up.rooms, token: caught_up.resume_token })
             }
             stream_frame::Frame::Keepalive(alive) => {
-                self.positions.renew(&alive.resume_token);
+                self.positions.set_token(&alive.resume_token);
                 for leader in &alive.leaders {
                     shared.nodes.learn_leader(leader);
                 }

@@ -24,7 +24,7 @@ pub(super) struct Overlap {
 
 /// What to do with the second stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum OverlapStep {
     /// Read from it.
     Read,
     /// Wait: it is ahead in one room and behind in another, and the first stream will make up for that.
@@ -40,14 +40,14 @@ impl Overlap {
     }
 
     /// What to do, with the first stream at `positions`.
-    pub(super) fn next(&mut self, positions: &Positions) -> Next {
-        self.ahead.take_if(|batch| !is_ahead(batch, positions));
+    pub(super) fn next(&mut self, positions: &Positions) -> OverlapStep {
+        self.ahead.take_if(|batch| !has_news(batch, positions));
         let behind = |(room, seq): (u64, u64)| self.positions.seq(room) < seq;
         match &self.ahead {
-            Some(_) if positions.seqs().any(behind) => Next::Wait,
-            Some(_) => Next::TakeOver,
-            None if self.caught_up && !positions.seqs().any(behind) => Next::TakeOver,
-            None => Next::Read,
+            Some(_) if positions.seqs().any(behind) => OverlapStep::Wait,
+            Some(_) => OverlapStep::TakeOver,
+            None if self.caught_up && !positions.seqs().any(behind) => OverlapStep::TakeOver,
+            None => OverlapStep::Read,
         }
     }
 
@@ -55,8 +55,8 @@ impl Overlap {
     pub(super) fn take(&mut self, frame: Frame, positions: &Positions) -> Result<(), Misplaced> {
         match frame {
             Frame::Events(batch) => {
-                self.positions.accept(batch.heads(), &batch.token)?;
-                if is_ahead(&batch, positions) {
+                self.positions.accept(batch.room_seqs(), &batch.token)?;
+                if has_news(&batch, positions) {
                     self.ahead = Some(batch);
                 }
             }
@@ -67,7 +67,7 @@ impl Overlap {
                 }
                 // It lacks something, or asks to be left: no place to go to.
                 Some(stream_frame::Frame::Truncated(_) | stream_frame::Frame::GoAway(_)) => {
-                    return Err(Misplaced::NotHere);
+                    return Err(Misplaced::CannotServe);
                 }
                 _ => {}
             },
@@ -83,14 +83,14 @@ impl Overlap {
             first.push_back(Frame::Other(StreamFrame { frame }));
         }
         if let Some(batch) = self.ahead {
-            first.push_back(Frame::Events(batch.without(|room, seq| seq <= positions.seq(room))?));
+            first.push_back(Frame::Events(batch.skip_first(|room, seq| seq <= positions.seq(room))?));
         }
         Ok(first)
     }
 }
 
 /// Whether some of these events go beyond `positions`.
-fn is_ahead(batch: &RawBatch, positions: &Positions) -> bool {
+fn has_news(batch: &RawBatch, positions: &Positions) -> bool {
     batch.events().any(|event| event.seq > positions.seq(event.room_id))
 }
 
@@ -140,7 +140,7 @@ mod tests {
     /// Takes a frame as a subscription does; anything that does not follow is an error.
     fn deliver(frame: Frame, positions: &mut Positions) -> Result<(), Misplaced> {
         match frame {
-            Frame::Events(batch) => positions.accept(batch.heads(), &batch.token),
+            Frame::Events(batch) => positions.accept(batch.room_seqs(), &batch.token),
             Frame::Other(StreamFrame { frame: Some(stream_frame::Frame::CaughtUp(caught_up)) }) => {
                 positions.caught_up(&caught_up.rooms, &caught_up.resume_token)
             }
@@ -172,14 +172,14 @@ mod tests {
             let mut turns = turns.into_iter();
             let moved = loop {
                 let next = overlap.next(&positions);
-                if next == Next::TakeOver {
+                if next == OverlapStep::TakeOver {
                     break true;
                 }
-                let from_new = next == Next::Read && turns.next().unwrap_or(true);
+                let from_new = next == OverlapStep::Read && turns.next().unwrap_or(true);
                 match if from_new { new.read() } else { old.read() } {
                     Some(frame) if from_new => prop_assert!(overlap.take(frame, &positions).is_ok()),
                     Some(frame) => prop_assert!(deliver(frame, &mut positions).is_ok()),
-                    None if from_new || next == Next::Wait => break false,
+                    None if from_new || next == OverlapStep::Wait => break false,
                     None => {}
                 }
             };
@@ -205,6 +205,6 @@ mod tests {
             let frame = Frame::Other(StreamFrame { frame: Some(frame) });
             assert!(overlap.take(frame, &positions).is_err());
         }
-        assert_eq!(overlap.next(&positions), Next::Read);
+        assert_eq!(overlap.next(&positions), OverlapStep::Read);
     }
 }
