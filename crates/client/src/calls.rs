@@ -48,8 +48,8 @@ impl Caller {
         let mut racers = FuturesUnordered::new();
         let mut running: Vec<Arc<str>> = Vec::new();
         let mut tried: Vec<Arc<str>> = Vec::new();
-        // Nodes that a full or leaving one named.
-        let mut named: VecDeque<Arc<str>> = VecDeque::new();
+        // Nodes that a full or leaving one suggested.
+        let mut suggested: VecDeque<Arc<str>> = VecDeque::new();
         let mut last: Option<chat::Failure> = None;
         let mut failures = 0_u32;
         let mut refusals = 0_u32;
@@ -58,7 +58,7 @@ impl Caller {
             let now = Instant::now();
             if next_try <= now
                 && racers.len() < CALL_RACERS_MAX
-                && let Some(address) = next_node(nodes, &mut named, &tried, &running)
+                && let Some(address) = next_node(nodes, &mut suggested, &tried, &running)
             {
                 let mut request = Request::new(question.clone());
                 if let Some(authorization) = self.shared.authorization() {
@@ -102,7 +102,7 @@ impl Caller {
                         nodes.mark_failed(&address);
                     }
                     if let Some(others) = nodes.redirected(&address, &failure) {
-                        named = others.into();
+                        suggested = others.into();
                     }
                     if tried.len() >= nodes.count() {
                         tried.clear();
@@ -116,7 +116,7 @@ impl Caller {
                     last = Some(failure);
                 }
                 () = tokio::time::sleep_until(next_try) => {}
-                () = tokio::time::sleep_until(deadline) => return Err(gave_up(last, patience)),
+                () = tokio::time::sleep_until(deadline) => return Err(failed_after(last, patience)),
                 () = self.shared.cancel.cancelled() => return Err(CallError::Closed),
             }
         }
@@ -156,7 +156,7 @@ impl Caller {
     }
 
     /// Calls one node only, once.
-    pub(crate) async fn at<Q, A, F>(
+    pub(crate) async fn call_node<Q, A, F>(
         &self,
         address: &str,
         patience: Duration,
@@ -174,7 +174,7 @@ impl Caller {
             .shared
             .nodes
             .chat(address)
-            .map_err(|status| gave_up(Some(from_status(&status)), patience))?;
+            .map_err(|status| failed_after(Some(from_status(&status)), patience))?;
         let answer = tokio::select! {
             answer = tokio::time::timeout(patience, call(chat, request)) => answer,
             () = self.shared.cancel.cancelled() => return Err(CallError::Closed),
@@ -186,9 +186,9 @@ impl Caller {
                 if failure.certainty() == Certainty::Refused {
                     return Err(CallError::last_word(failure));
                 }
-                Err(gave_up(Some(failure), patience))
+                Err(failed_after(Some(failure), patience))
             }
-            Err(_) => Err(gave_up(None, patience)),
+            Err(_) => Err(failed_after(None, patience)),
         }
     }
 
@@ -196,8 +196,8 @@ impl Caller {
     pub(crate) async fn ping(&self, address: &str, patience: Duration) -> Result<Pong, CallError> {
         let begun = Instant::now();
         let question = chat::PingRequest { payload: Vec::new() };
-        let answer =
-            self.at(address, patience, question, |mut chat: Chat, request| async move {
+        let answer = self
+            .call_node(address, patience, question, |mut chat: Chat, request| async move {
                 chat.ping(request).await
             })
             .await?;
@@ -211,20 +211,20 @@ impl Caller {
     }
 }
 
-/// Whom to ask next: those that were named, then those not tried yet, then any that is not being asked.
+/// Whom to ask next: those that were suggested, then those not tried yet, then any that is not being asked.
 fn next_node(
     nodes: &Nodes,
-    named: &mut VecDeque<Arc<str>>,
+    suggested: &mut VecDeque<Arc<str>>,
     tried: &[Arc<str>],
     running: &[Arc<str>],
 ) -> Option<Arc<str>> {
-    let named = std::iter::from_fn(|| named.pop_front())
+    let suggested = std::iter::from_fn(|| suggested.pop_front())
         .find(|address| !tried.contains(address) && !nodes.refuses_clients(address));
     let pick = |but| nodes.pick(but).map(|pick| pick.address);
-    named.or_else(|| pick(tried)).or_else(|| pick(running))
+    suggested.or_else(|| pick(tried)).or_else(|| pick(running))
 }
 
-fn gave_up(last: Option<chat::Failure>, after: Duration) -> CallError {
+fn failed_after(last: Option<chat::Failure>, after: Duration) -> CallError {
     match last {
         Some(failure) if failure.code != CONNECTION => {
             CallError::Unavailable { code: failure.code, message: failure.message, after }

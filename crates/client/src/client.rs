@@ -236,7 +236,7 @@ impl Client {
     pub async fn status_of(&self, address: &str) -> Result<chat::GetServerStatusResponse, CallError> {
         let question = chat::GetServerStatusRequest { local_only: true };
         let call = |mut chat: Chat, request| async move { chat.get_server_status(request).await };
-        self.handle.caller.at(address, self.handle.patience, question, call).await
+        self.handle.caller.call_node(address, self.handle.patience, question, call).await
     }
 
     /// Asks the node at this address for a sign of life.
