@@ -1,7 +1,7 @@
 //! Finding servers, for clients and for servers that join alike.
 //!
 //! * [`Seed`]: what people write where an address is wanted: `host:port`, or the name of a zone.
-//! * `srv`: asks name servers, all of them at once. `order` is what follows from the answer; pure. `over` is the network on
+//! * `srv`: asks name servers, all of them at once. `order` is what follows from the answer; pure. `dns_net` is the network on
 //!   which they are asked.
 //! * `mdns`: asks the local network.
 //! * `cache`: the members that an earlier connection learned, on disk.
@@ -13,9 +13,9 @@
 mod address;
 pub mod cache;
 mod chain;
+mod dns_net;
 pub mod mdns;
 mod order;
-mod over;
 pub mod srv;
 
 use std::fmt;

@@ -19,7 +19,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData};
 
-use super::over::Over;
+use super::dns_net::DnsNet;
 use super::{Candidate, PRIORITY_LAST, RESOLVER_PORT, order};
 use crate::limits::{DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_PATIENCE, DNS_TIMEOUT, NAME_SERVERS_MAX};
 
@@ -193,14 +193,14 @@ fn candidates(record: &SRV, ips: Option<&Vec<IpAddr>>) -> Vec<Candidate> {
     all
 }
 
-fn resolver(net: Net, name_server: SocketAddr) -> Result<Resolver<Over>, NetError> {
+fn resolver(net: Net, name_server: SocketAddr) -> Result<Resolver<DnsNet>, NetError> {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = name_server.port();
         connection
     });
     let server = NameServerConfig::new(name_server.ip(), true, connections.to_vec());
     let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-    let mut builder = Resolver::builder_with_config(config, Over::new(net));
+    let mut builder = Resolver::builder_with_config(config, DnsNet::new(net));
     let options = builder.options_mut();
     options.timeout = DNS_TIMEOUT;
     options.attempts = DNS_ATTEMPTS;

@@ -16,21 +16,21 @@ type Opening<T> = Pin<Box<dyn Send + Future<Output = io::Result<T>>>>;
 
 /// Opens sockets for questions.
 #[derive(Clone)]
-pub(crate) struct Over {
+pub(crate) struct DnsNet {
     net: Net,
     tasks: TokioHandle,
 }
 
-impl Over {
+impl DnsNet {
     pub(crate) fn new(net: Net) -> Self {
         Self { net, tasks: TokioHandle::default() }
     }
 }
 
-impl RuntimeProvider for Over {
+impl RuntimeProvider for DnsNet {
     type Handle = TokioHandle;
     type Timer = TokioTime;
-    type Udp = Questions;
+    type Udp = DnsSocket;
     type Tcp = AsyncIoTokioAsStd<Wire>;
 
     fn create_handle(&self) -> Self::Handle {
@@ -55,14 +55,14 @@ impl RuntimeProvider for Over {
 
     fn bind_udp(&self, local: SocketAddr, _server: SocketAddr) -> Opening<Self::Udp> {
         let net = self.net.clone();
-        Box::pin(async move { net.datagrams(local).await.map(Questions) })
+        Box::pin(async move { net.datagrams(local).await.map(DnsSocket) })
     }
 }
 
 /// A socket for one question and its answer.
-pub(crate) struct Questions(Packets);
+pub(crate) struct DnsSocket(Packets);
 
-impl DnsUdpSocket for Questions {
+impl DnsUdpSocket for DnsSocket {
     type Time = TokioTime;
 
     fn poll_recv_from(
