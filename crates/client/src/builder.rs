@@ -1,4 +1,4 @@
-//! Making a client: addresses, a session, an outbox.
+//! Builds a client: finds nodes, opens the outbox, opens or restores the session.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,14 +22,14 @@ use crate::storage::{self, OutboxDir, blocking};
 use crate::types::{Outbox, Route};
 
 impl Client {
-    /// Makes a client.
+    /// Starts to build a client.
     #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
 }
 
-/// Makes a [`Client`].
+/// Builds a [`Client`].
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     servers: Vec<String>,
@@ -43,67 +43,67 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Where some nodes are: `host:port`, or `conclave+srv://ZONE`. The others are learned.
+    /// Some nodes, as `host:port` or `conclave+srv://ZONE`. The client learns the others from them.
     #[must_use]
     pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
         self.servers = servers.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Finds nodes some other way than by a list of servers, which counts for nothing then.
+    /// Finds nodes with `finder`. The addresses of [`Builder::servers`] are then ignored.
     #[must_use]
     pub fn finder(mut self, finder: Arc<dyn Finder>) -> Self {
         self.finder = Some(finder);
         self
     }
 
-    /// Who sends.
+    /// The user's name.
     #[must_use]
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.user = user.into();
         self
     }
 
-    /// What kind of client this is, for people.
+    /// Name and version of the program, shown to operators.
     #[must_use]
     pub fn client_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Where requests wait. The default is memory.
+    /// Where requests are kept. The default is memory.
     #[must_use]
     pub fn outbox(mut self, outbox: Outbox) -> Self {
         self.outbox = outbox;
         self
     }
 
-    /// Which node gets a room's requests.
+    /// The node that a room's requests are sent to.
     #[must_use]
     pub fn route(mut self, route: Route) -> Self {
         self.route = route;
         self
     }
 
-    /// How long a call (and opening a session) is tried before it fails. The default is 10 s.
+    /// Timeout for a call, and for opening a session, over all attempts. The default is 10 s.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
         self
     }
 
-    /// Reaches nodes, and name servers, over another network than the system's.
+    /// Connects to nodes and name servers over this network instead of the system's.
     #[must_use]
     pub fn network(mut self, net: Net) -> Self {
         self.net = net;
         self
     }
 
-    /// A client without a session, which asks no server anything yet: for [`Client::status`] and [`Client::ping`],
-    /// which must work when there is no majority.
+    /// Builds a client without a session and without contacting a server: for [`Client::status`] and [`Client::ping`],
+    /// which work without a majority.
     ///
     /// # Errors
-    /// If no node is known.
+    /// If no node was found.
     pub async fn observe(self) -> Result<Client, ConnectError> {
         let finder = self.search()?;
         let nodes = self.nodes();
@@ -113,8 +113,7 @@ impl Builder {
         Ok(self.start(Arc::new(SharedState::new(state, nodes)), None, finder, found.fresh_for))
     }
 
-    /// Opens a session, or continues the one that the durable outbox keeps. In the latter case no
-    /// server needs to be reachable.
+    /// Opens a session, or restores the session of the durable outbox. To restore one, no server needs to be reachable.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -143,9 +142,9 @@ impl Builder {
                 nodes.add_found(&found);
                 found.fresh_for
             }
-            // What is to be sent can be taken all the same.
+            // The client can accept requests without a server.
             Err(error) if state.session.is_some() => {
-                tracing::warn!(%error, "going on without");
+                tracing::warn!(%error, "no server found, starting offline; sends stay queued");
                 Some(Duration::ZERO)
             }
             Err(error) => return Err(error.into()),
@@ -175,7 +174,7 @@ impl Builder {
         let seeds: Result<Vec<Seed>, _> = self.servers.iter().map(|server| server.parse()).collect();
         let seeds = seeds.map_err(|error| ConnectError::Invalid(error.to_string()))?;
         if seeds.is_empty() {
-            let what = "no address of a server is known; give at least one";
+            let what = "no server is given; give the address of at least one";
             return Err(ConnectError::Invalid(what.to_owned()));
         }
         Ok(Arc::new(Chain::new(Options { seeds, net: self.net.clone(), ..Options::default() })))

@@ -1,5 +1,5 @@
-//! Calls that are not sends. All of them may be repeated: they are made at another node when one fails, and at a
-//! second one beside it when the first is slow.
+//! Calls that are not sends. All of them are idempotent: a call is repeated at another node when one fails, and raced
+//! at a second node when the first is slow.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -27,11 +27,11 @@ pub(crate) struct Caller {
     pub(crate) shared: Arc<SharedState>,
 }
 
-/// A node may not have heard of a session yet; this many are asked before it is believed.
+/// Nodes that must refuse a session before the call fails: a single node may not know a new session yet.
 const AUTH_TRIES: u32 = 3;
 
 impl Caller {
-    /// Calls until there is an answer, or `patience` is over.
+    /// Calls nodes until one answers, or `patience` is over.
     pub(crate) async fn call<Q, A, F>(
         &self,
         patience: Duration,
@@ -48,7 +48,7 @@ impl Caller {
         let mut racers = FuturesUnordered::new();
         let mut running: Vec<Arc<str>> = Vec::new();
         let mut tried: Vec<Arc<str>> = Vec::new();
-        // Nodes that a full or leaving one suggested.
+        // Nodes that a full or leaving node has named.
         let mut suggested: VecDeque<Arc<str>> = VecDeque::new();
         let mut last: Option<chat::Failure> = None;
         let mut failures = 0_u32;
@@ -109,7 +109,7 @@ impl Caller {
                     }
                     let asked_for = Duration::from_millis(failure.retry_after_ms.into());
                     let all = u32::try_from(nodes.count()).unwrap_or(u32::MAX);
-                    // Each node once without delay.
+                    // Each node is tried once without delay.
                     let wait = retry::delay((failures + 1).saturating_sub(all), rand::random());
                     failures = failures.saturating_add(1);
                     next_try = Instant::now() + if failures < all { Duration::ZERO } else { wait.max(asked_for) };
@@ -122,8 +122,7 @@ impl Caller {
         }
     }
 
-    /// Opens a session. If a slow node and the one that was tried beside it both open one, that of the slow one stays
-    /// and is never used.
+    /// Opens a session. If two raced nodes both open one, the second session stays unused.
     pub(crate) async fn open_session(
         &self,
         user: &str,
@@ -142,7 +141,7 @@ impl Caller {
         Ok(Identity { session, token: answer.token })
     }
 
-    /// What some node knows of itself, or of the whole cluster.
+    /// The status of one node, or of the whole cluster as one node sees it.
     pub(crate) async fn status(
         &self,
         local_only: bool,
@@ -155,7 +154,7 @@ impl Caller {
         .await
     }
 
-    /// Calls one node only, once.
+    /// Calls one node, once.
     pub(crate) async fn call_node<Q, A, F>(
         &self,
         address: &str,
@@ -192,7 +191,7 @@ impl Caller {
         }
     }
 
-    /// Asks one node for a sign of life.
+    /// Pings one node.
     pub(crate) async fn ping(&self, address: &str, patience: Duration) -> Result<Pong, CallError> {
         let begun = Instant::now();
         let question = chat::PingRequest { payload: Vec::new() };
@@ -211,7 +210,7 @@ impl Caller {
     }
 }
 
-/// Whom to ask next: those that were suggested, then those not tried yet, then any that is not being asked.
+/// The next node to call: one that was named, or one not tried yet, or any without a running call.
 fn next_node(
     nodes: &Nodes,
     suggested: &mut VecDeque<Arc<str>>,
@@ -234,5 +233,5 @@ fn failed_after(last: Option<chat::Failure>, after: Duration) -> CallError {
     }
 }
 
-/// The word for a failure that did not come from conclave itself.
+/// The code of failures of the connection, which no conclave server has sent.
 const CONNECTION: &str = "connection";

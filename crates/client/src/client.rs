@@ -1,4 +1,4 @@
-//! The handle that programs hold.
+//! The client, as programs use it.
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError};
@@ -29,12 +29,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// Takes a request for a room. When this returns it is in the outbox (with a durable one: on disk), has its number,
-    /// and will be sent until it is certain. Waits while the outbox is full. Who drops the future does not know whether
-    /// the request was taken.
+    /// Submits a request to a room. When this returns, the request is in the outbox (with a durable outbox: on disk),
+    /// has its number, and is sent until its outcome is known. Waits while the outbox is full. After the future was
+    /// dropped it is unknown whether the request was accepted.
     ///
     /// # Errors
-    /// If the request can never be accepted, or the outbox cannot take it.
+    /// If the request is invalid, or the outbox cannot be written.
     pub async fn submit(&self, room: &str, content: Content) -> Result<Ticket, SendError> {
         check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
         let shared = &self.handle.shared;
@@ -83,10 +83,10 @@ impl Client {
         Ok(Some(taken))
     }
 
-    /// Sends a message and waits for its tick, however long that takes.
+    /// Sends a message and waits for its ack without a timeout.
     ///
     /// # Errors
-    /// If it is refused, or the outbox cannot take it. Never because of the network.
+    /// If the message is refused, or the outbox cannot be written. Network failures are retried and never reported.
     pub async fn send(&self, room: &str, text: impl Into<String>) -> Result<Ack, SendError> {
         self.submit(room, Content::Text(text.into())).await?.wait().await
     }
@@ -107,7 +107,7 @@ impl Client {
         self.submit(room, Content::Leave).await?.wait().await
     }
 
-    /// Says what a room is for.
+    /// Sets the topic of a room.
     ///
     /// # Errors
     /// As [`Client::send`].
@@ -115,19 +115,19 @@ impl Client {
         self.submit(room, Content::Topic(topic.into())).await?.wait().await
     }
 
-    /// What is in the outbox and not certain yet, in order within each room.
+    /// The requests without a known outcome, in order within each room.
     #[must_use]
     pub fn pending(&self) -> Vec<Pending> {
         self.handle.shared.lock().requests.pending()
     }
 
-    /// How many requests are not certain yet.
+    /// The number of requests without a known outcome.
     #[must_use]
     pub fn pending_count(&self) -> usize {
         self.handle.shared.lock().requests.undecided()
     }
 
-    /// Waits until every request is certain, at most so long. How many are left.
+    /// Waits at most `patience` until every request has an outcome. Returns the number of requests that have none.
     pub async fn flush(&self, patience: Duration) -> usize {
         let empty = async {
             loop {
@@ -138,24 +138,24 @@ impl Client {
                 space_freed.await;
             }
         };
-        // Who waits in vain learns how many are left.
+        // After a timeout the caller gets the number of requests that are left.
         let _ = tokio::time::timeout(patience, empty).await;
         self.pending_count()
     }
 
-    /// Follows rooms.
+    /// Subscribes to rooms.
     #[must_use]
     pub fn subscribe(&self, rooms: Vec<Follow>) -> Subscription {
         self.resume(Bytes::new(), rooms)
     }
 
-    /// Continues a subscription after the event that a token came with, and follows further rooms.
+    /// Continues a subscription after the event that `token` belongs to, and follows `more` rooms.
     #[must_use]
     pub fn resume(&self, token: Bytes, more: Vec<Follow>) -> Subscription {
         Subscription::new(Arc::clone(&self.handle), Positions::new(more, token))
     }
 
-    /// Reads events that have already happened.
+    /// Reads past events.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -168,7 +168,8 @@ impl Client {
         Ok(page)
     }
 
-    /// A page of the room directory: names greater than `after`, at most `limit` (0: the server's default).
+    /// One page of the room directory: rooms with names greater than `after`, at most `limit` of them (0: the server's
+    /// default).
     ///
     /// # Errors
     /// See [`CallError`].
@@ -189,7 +190,7 @@ impl Client {
         Ok(page)
     }
 
-    /// The whole room directory.
+    /// All rooms of the room directory.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -206,7 +207,7 @@ impl Client {
         }
     }
 
-    /// Makes a room, if it is not there.
+    /// Creates a room unless it exists.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -219,7 +220,7 @@ impl Client {
         Ok(made)
     }
 
-    /// What some node knows of the whole cluster.
+    /// The status of the whole cluster, as one node sees it.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -229,7 +230,7 @@ impl Client {
         Ok(status)
     }
 
-    /// What the node at this address knows of itself.
+    /// The status of the node at this address.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -239,7 +240,7 @@ impl Client {
         self.handle.caller.call_node(address, self.handle.patience, question, call).await
     }
 
-    /// Asks the node at this address for a sign of life.
+    /// Pings the node at this address.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -247,7 +248,7 @@ impl Client {
         self.handle.caller.ping(address, self.handle.patience).await
     }
 
-    /// Who this client is to the cluster.
+    /// The session of this client; empty without one.
     #[must_use]
     pub fn session(&self) -> Session {
         self.handle
@@ -259,33 +260,33 @@ impl Client {
             .unwrap_or_default()
     }
 
-    /// The addresses of all known nodes, best first.
+    /// The addresses of all known nodes, the preferred first.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         self.handle.shared.nodes.addresses()
     }
 
-    /// How many data shards the cluster has; 0 until it is known.
+    /// The number of data shards of the cluster; 0 until it is known.
     #[must_use]
     pub fn shards(&self) -> u32 {
         self.handle.shared.nodes.shards()
     }
 
-    /// The name of a room, if this client has come across it.
+    /// The name of a room, if this client knows it.
     #[must_use]
     pub fn room_name(&self, room_id: u64) -> Option<Arc<str>> {
         self.handle.shared.lock().room_name(room_id)
     }
 
-    /// Stops sending, ends the library's tasks, and writes what a durable outbox has still to write.
-    /// Tickets that wait end with [`SendError::Closed`]; subscriptions end, too.
+    /// Stops sending, ends the library's tasks, and writes the rest of a durable outbox to disk. Waiting tickets end
+    /// with [`SendError::Closed`], and subscriptions with [`CallError::Closed`].
     pub async fn close(self) {
         self.handle.shared.close();
         self.handle.tracker.close();
         self.handle.tracker.wait().await;
         let writer = self.handle.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
-            // A panic of the writer has been reported by the panic itself.
+            // The panic hook has already reported a panic of the writer.
             let _ = blocking(move || writer.join()).await;
         }
     }

@@ -1,4 +1,4 @@
-//! How sending and calling can fail, and what the caller may conclude.
+//! Errors of sends and calls, and what the caller may conclude from them.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,39 +9,39 @@ use conclave_proto::chat;
 
 use crate::find::NotFound;
 
-/// A request that came to nothing, for good or for now.
+/// A request that failed, or that has no outcome yet.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// Final: the cluster, or this library before asking it, said no.
+    /// Final: the cluster, or this library before sending, refused the request.
     #[error("{message}")]
     Refused {
-        /// Stable word, for example `room_unknown`.
+        /// Stable code, for example `room_unknown`.
         code: String,
-        /// For people.
+        /// The reason, for people.
         message: String,
     },
-    /// Not decided yet when the caller's time was over. It stays in the outbox and is sent when that is possible.
+    /// No outcome within the caller's timeout. The request stays in the outbox and is sent when a server is reachable.
     #[error("queued, but not acknowledged within {0:?}")]
     Queued(Duration),
     /// The session is not accepted. The request stays in the outbox.
     #[error("{0}")]
     Auth(String),
-    /// The outbox on disk could not take it. It will not be sent.
+    /// The outbox on disk could not be written. The request will not be sent.
     #[error("the outbox cannot be written: {0}")]
     Outbox(String),
-    /// The client was closed. What a durable outbox holds is sent by the next client that opens it.
+    /// The client was closed. The next client that opens the durable outbox sends its requests.
     #[error("the client is closed")]
     Closed,
 }
 
 impl SendError {
-    /// A refusal that this library found out by itself.
+    /// A refusal by this library.
     pub(crate) fn refused(refusal: Refusal) -> Self {
         Self::Refused { code: refusal.word().to_owned(), message: refusal.to_string() }
     }
 
-    /// The stable word of a refusal.
+    /// The stable code of a refusal.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -55,33 +55,33 @@ impl SendError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// Final: the answer is no.
+    /// Final: the cluster refused the call.
     #[error("{message}")]
     Refused {
-        /// Stable word, for example `room_unknown`.
+        /// Stable code, for example `room_unknown`.
         code: String,
-        /// For people.
+        /// The reason, for people.
         message: String,
     },
     /// The session is not accepted.
     #[error("{0}")]
     Auth(String),
-    /// Servers answered, but none could do it in the time given.
+    /// Servers answered, but none could complete the call before the timeout.
     #[error("no server could do it within {after:?}: {message}")]
     Unavailable {
-        /// Stable word of the last answer.
+        /// Stable code of the last answer.
         code: String,
         /// The last answer, for people.
         message: String,
-        /// How long it was tried.
+        /// The timeout.
         after: Duration,
     },
     /// No server was reachable.
     #[error("no server is reachable within {after:?} ({last})")]
     NoServer {
-        /// How long it was tried.
+        /// The timeout.
         after: Duration,
-        /// The last attempt, for people.
+        /// The failure of the last attempt, for people.
         last: String,
     },
     /// The client was closed.
@@ -90,7 +90,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// The stable word, where there is one.
+    /// The stable code, if there is one.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -99,7 +99,7 @@ impl CallError {
         }
     }
 
-    /// What a final failure means.
+    /// The error for a final failure.
     pub(crate) fn last_word(failure: chat::Failure) -> Self {
         if is_auth(&failure.code) {
             Self::Auth(failure.message)
@@ -109,19 +109,19 @@ impl CallError {
     }
 }
 
-/// Whether a stable word says that the session is not accepted.
+/// Whether a stable code says that the session is not accepted.
 pub(crate) fn is_auth(code: &str) -> bool {
     code == Refusal::SessionUnknown.word()
 }
 
-/// A client that could not be made.
+/// A client that could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// What the builder was given makes no sense.
+    /// An argument of the builder is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// Nobody knows a server.
+    /// No server was found.
     #[error(transparent)]
     NotFound(#[from] NotFound),
     /// The session could not be opened.
@@ -142,15 +142,15 @@ pub enum OutboxError {
         /// The directory.
         path: PathBuf,
     },
-    /// It was made for somebody else.
+    /// The outbox belongs to another user.
     #[error("the outbox {} belongs to the user {owner:?}; use another directory", path.display())]
     OtherUser {
         /// The directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The user that it belongs to.
         owner: String,
     },
-    /// Something changed its bytes.
+    /// The file is damaged.
     #[error(
         "the outbox file {} is damaged at byte {offset}: {what}; move it away to begin a new one \
          (what it held unsent is lost then)",
@@ -159,25 +159,25 @@ pub enum OutboxError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// Offset of the damage, bytes.
         offset: u64,
-        /// What is wrong there.
+        /// The damage.
         what: String,
     },
-    /// Written by a newer version.
+    /// The file was written by a newer version.
     #[error("the outbox file {} was written by a newer version ({version}); upgrade this one", path.display())]
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The version of its format.
         version: u32,
     },
-    /// The file system said no.
+    /// An I/O error.
     #[error("the outbox {} cannot be used: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What it said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

@@ -1,14 +1,14 @@
-//! Finding servers, for clients and for servers that join alike.
+//! Finds servers, for clients and for servers that join a cluster.
 //!
-//! * [`Seed`]: what people write where an address is wanted: `host:port`, or the name of a zone.
-//! * `srv`: asks name servers, all of them at once. `order` is what follows from the answer; pure. `dns_net` is the network on
-//!   which they are asked.
-//! * `mdns`: asks the local network.
-//! * `cache`: the members that an earlier connection learned, on disk.
-//! * [`Chain`]: all of these one after the other, until one of them knows somebody.
+//! * [`Seed`]: an address as people write it: `host:port`, or the name of a zone.
+//! * `srv`: looks up SRV records at all name servers at once. `order` sorts the answer by RFC 2782 and is pure.
+//!   `dns_net` connects the DNS library to the client's network.
+//! * `mdns`: browses the local network.
+//! * `cache`: a file with the members that an earlier connection learned.
+//! * [`Chain`]: tries all of these in turn, until one finds a server.
 //!
-//! A client needs a [`Finder`] to begin with and when it is stuck; in between the cluster itself says who its members
-//! are, so running clients go on when nothing can be found any more.
+//! A client needs a [`Finder`] at its start, and when no known node can be reached. In between, the cluster itself
+//! names its members, so running clients do not depend on any of these.
 
 mod address;
 pub mod cache;
@@ -26,22 +26,22 @@ use futures::future::BoxFuture;
 pub use address::{Seed, SeedError, name_server, zone_name};
 pub use chain::{Chain, Examined, Options};
 
-/// The port of nodes for clients, unless another one is given.
+/// The default port of a node's client API.
 pub const CLIENT_PORT: u16 = 7400;
-/// The port of resolvers, unless another one is given.
+/// The default DNS port of conclave's name servers.
 pub const RESOLVER_PORT: u16 = 7453;
-/// The zone, unless another one is given.
+/// The default zone.
 pub const ZONE: &str = "conclave.internal";
-/// The lowest priority (RFC 2782: the highest number) of nodes that are there for good. Those behind it leave, are full,
-/// or were there once.
+/// The SRV priority (RFC 2782: lower numbers first) from which on nodes are only a fallback: leaving, full, or
+/// remembered from an earlier connection.
 pub const PRIORITY_LAST: u16 = 40;
 
 /// Finds nodes.
 pub trait Finder: fmt::Debug + Send + Sync + 'static {
-    /// Finds nodes. It takes as long as it takes to know, never more than a few seconds.
+    /// Finds nodes. Takes a few seconds at most.
     fn find(&self) -> BoxFuture<'_, Result<Found, NotFound>>;
 
-    /// The cluster said that these are its members (`host:port` of client APIs); for the next time.
+    /// Persists the cluster's members (`host:port` of client APIs) for the next start.
     fn learned(&self, members: Vec<String>) -> BoxFuture<'_, ()> {
         drop(members);
         Box::pin(std::future::ready(()))
@@ -53,11 +53,11 @@ pub trait Finder: fmt::Debug + Send + Sync + 'static {
 pub struct Found {
     /// The nodes, best first.
     pub candidates: Vec<Candidate>,
-    /// How long this holds; nothing where only asking again after a failure makes sense.
+    /// How long the result is fresh; `None` if a new search makes sense only after a failure.
     pub fresh_for: Option<Duration>,
-    /// Who said it.
+    /// The source that knew them.
     pub source: Source,
-    /// What others said who were asked before, each in a sentence.
+    /// Why the sources before it found nothing, each in a sentence.
     pub notes: Vec<String>,
 }
 
@@ -74,22 +74,22 @@ impl Found {
 pub struct Candidate {
     /// `host:port` of its client API.
     pub address: String,
-    /// Its name; empty where that is not known.
+    /// Its name; empty if unknown.
     pub name: String,
-    /// As in RFC 2782: the lowest first; from [`PRIORITY_LAST`] on only if there is nobody else.
+    /// As in RFC 2782: the lowest first; from [`PRIORITY_LAST`] on only as a fallback.
     pub priority: u16,
-    /// How many clients it should get compared with the others.
+    /// Its share of clients relative to the others.
     pub weight: u16,
 }
 
 impl Candidate {
-    /// A node of which only the address is known.
+    /// A node with a known address and nothing else.
     #[must_use]
     pub fn at(address: impl Into<String>) -> Self {
         Self { address: address.into(), name: String::new(), priority: 0, weight: 1 }
     }
 
-    /// The same, to be tried only if there is nobody else.
+    /// Makes the node a fallback.
     #[must_use]
     pub fn last(mut self) -> Self {
         self.priority = self.priority.max(PRIORITY_LAST);
@@ -97,19 +97,19 @@ impl Candidate {
     }
 }
 
-/// Who knew the nodes.
+/// A source of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
-    /// The program or its user.
+    /// Addresses given by the program or its user.
     Given,
-    /// A name server.
+    /// SRV records of a name server.
     Srv,
-    /// The local network.
+    /// mDNS on the local network.
     Mdns,
-    /// What an earlier connection learned.
+    /// The members that an earlier connection learned.
     Cache,
-    /// Nobody: these are the default addresses.
+    /// The default addresses, because no source knew a node.
     Default,
 }
 
@@ -125,10 +125,10 @@ impl fmt::Display for Source {
     }
 }
 
-/// Nobody knows a node.
+/// No source knew a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("no server was found: {}", .notes.join("; "))]
 pub struct NotFound {
-    /// What each of those said who were asked, in a sentence.
+    /// Why each source found nothing, in a sentence each.
     pub notes: Vec<String>,
 }

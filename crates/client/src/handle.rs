@@ -1,4 +1,4 @@
-//! What a client and its subscriptions share.
+//! The handle that a client and its subscriptions share.
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -10,17 +10,18 @@ use tokio_util::task::TaskTracker;
 use crate::calls::Caller;
 use crate::shared::SharedState;
 
-/// What a client and its subscriptions hold. When the last of them goes, the client's tasks end.
+/// The parts of a running client. The client and its subscriptions hold it; when the last of them is dropped, the
+/// client's tasks end.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) shared: Arc<SharedState>,
     pub(crate) caller: Caller,
     pub(crate) tracker: TaskTracker,
-    /// How long a call is tried.
+    /// Timeout for a call over all attempts.
     pub(crate) patience: Duration,
-    /// How many requests the outbox file has.
+    /// Serial of the last request that the outbox file contains.
     pub(crate) progress: watch::Receiver<u64>,
-    /// The thread that writes it.
+    /// The thread that writes the outbox file.
     pub(crate) writer: Mutex<Option<JoinHandle<()>>>,
 }
 

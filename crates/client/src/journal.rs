@@ -1,9 +1,9 @@
 //! The outbox file: an append-only list of frames, each with its checksums.
 //!
-//! A frame is magic (4), length (4), CRC-32 of the body (4), CRC-32 of these twelve bytes (4), then the body, a
-//! protobuf message. A frame is written and synced as a whole before anybody relies on it, and the next one is
-//! written only after that. So a bad frame with nothing good behind it is a write that was cut short, and is cut
-//! off; a bad frame with a good one behind it is damage, and is reported.
+//! A frame is magic (4 bytes), length (4), CRC-32 of the body (4), CRC-32 of these twelve bytes (4), then the body, a
+//! protobuf message. A frame is written and synced as a whole before its requests count as stored, and the next frame
+//! is written only after that. So a bad frame without a good one behind it is an incomplete write, and is truncated; a
+//! bad frame with a good one behind it is damage, and is reported.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use prost::Message;
 
 use crate::limits::OUTBOX_FRAME_BYTES_MAX;
 
-/// The format that this version writes, and the newest that it reads.
+/// The format that this version writes, and the newest one that it reads.
 pub(crate) const FORMAT: u32 = 1;
 
 const MAGIC: [u8; 4] = *b"cvob";
@@ -25,7 +25,7 @@ pub(crate) struct Frame {
     pub(crate) records: Vec<Record>,
 }
 
-/// One thing that happened.
+/// One change of the outbox.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Record {
     #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4")]
@@ -34,13 +34,13 @@ pub(crate) struct Record {
 
 /// The kinds of records.
 pub(crate) mod record {
-    /// What happened.
+    /// The change.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub(crate) enum Kind {
-        /// The session from here on. Numbers of earlier records belong to an earlier one and mean nothing.
+        /// The session from here on. Earlier records belong to an earlier session and are void.
         #[prost(message, tag = "1")]
         Session(super::StoredSession),
-        /// Where a room stands; it has no requests.
+        /// The numbers of a room, without requests.
         #[prost(message, tag = "2")]
         Room(super::StoredRoom),
         /// A request, under the next number of its room.
@@ -87,7 +87,7 @@ pub(crate) struct StoredSettled {
     pub(crate) room: String,
     #[prost(uint64, tag = "2")]
     pub(crate) request_no: u64,
-    /// Its number is used up.
+    /// Whether its number is used up.
     #[prost(bool, tag = "3")]
     pub(crate) consumed: bool,
 }
@@ -105,26 +105,26 @@ pub(crate) fn encode(records: Vec<Record>, out: &mut Vec<u8>) {
     out.extend_from_slice(&body);
 }
 
-/// What a file says.
+/// The content of an outbox file.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Recovered {
     pub(crate) session: Option<StoredSession>,
     pub(crate) rooms: BTreeMap<String, RecoveredRoom>,
-    /// Bytes of whole frames; what follows is a write that was cut short.
+    /// Length of the good frames in bytes; the rest of the file is an incomplete write.
     pub(crate) good: u64,
 }
 
-/// Where a room stands.
+/// A room of an outbox file.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct RecoveredRoom {
     /// The number of the first of `requests`.
     pub(crate) first: u64,
     pub(crate) decided: u64,
-    /// Requests in order, and whether they are settled.
+    /// The requests in order, each with whether it is settled.
     pub(crate) requests: Vec<(SendMessageRequest, bool)>,
 }
 
-/// Why a file cannot be read.
+/// The reason why a file cannot be read.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(crate) enum ReadError {
     #[error("damaged at byte {offset}: {what}")]
@@ -146,7 +146,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, ReadError> {
                 at = end;
             }
             Err(what) => {
-                // The next frame is only written once this one is safe.
+                // The next frame is only written once this one is synced.
                 if (at + 1..bytes.len()).any(|later| frame_at(bytes, later).is_ok()) {
                     return Err(damaged(at, what));
                 }
@@ -174,7 +174,7 @@ fn frame_at(bytes: &[u8], at: usize) -> Result<(Frame, usize), &'static str> {
         return Err("no frame begins here");
     }
     let (Some(len), Some(body_crc), Some(header_crc)) = (word(4), word(8), word(12)) else {
-        return Err("the frame's header is cut");
+        return Err("the frame's header is incomplete");
     };
     if crc32fast::hash(&bytes[at..at + 12]) != u32::from_be_bytes(header_crc) {
         return Err("the frame's header does not match its checksum");
@@ -184,7 +184,7 @@ fn frame_at(bytes: &[u8], at: usize) -> Result<(Frame, usize), &'static str> {
         return Err("the frame is too long");
     }
     let start = at + HEADER;
-    let body = bytes.get(start..start + len).ok_or("the frame is cut")?;
+    let body = bytes.get(start..start + len).ok_or("the frame is incomplete")?;
     if crc32fast::hash(body) != u32::from_be_bytes(body_crc) {
         return Err("the frame does not match its checksum");
     }
@@ -219,7 +219,7 @@ fn apply(to: &mut Recovered, record: Record, at: usize) -> Result<(), ReadError>
             room.requests.push((request, false));
         }
         Some(record::Kind::Settled(settled)) => {
-            // An old one may stand behind a `Room` that already knows of it.
+            // A settlement may follow a `Room` record that already includes it.
             if let Some(room) = to.rooms.get_mut(&settled.room) {
                 let index =
                     settled.request_no.checked_sub(room.first).and_then(|at| usize::try_from(at).ok());
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn written_records_are_read_back() {
         let (bytes, _) = good();
         let read = read(&bytes).unwrap();
         assert_eq!(read.session.unwrap().token, "secret");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_is_cut_wherever_it_is_torn() {
+    fn an_incomplete_write_is_ignored_wherever_it_ends() {
         let (bytes, ends) = good();
         for cut in ends[1]..bytes.len() {
             let read = read(&bytes[..cut]).unwrap();
@@ -303,12 +303,12 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_of_which_only_a_part_arrived_is_cut() {
+    fn a_last_frame_with_wrong_bytes_is_ignored() {
         let (bytes, ends) = good();
-        for hole in ends[1]..bytes.len() {
+        for at in ends[1]..bytes.len() {
             let mut torn = bytes.clone();
-            torn[hole] = !torn[hole];
-            assert_eq!(read(&torn).unwrap().good, ends[1] as u64, "hole at {hole}");
+            torn[at] = !torn[at];
+            assert_eq!(read(&torn).unwrap().good, ends[1] as u64, "wrong byte at {at}");
         }
         let mut zeros = bytes[..ends[1]].to_vec();
         zeros.resize(ends[1] + 5_000, 0);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_before_the_tail_is_named() {
+    fn damage_before_the_last_frame_is_reported_with_its_offset() {
         let (bytes, ends) = good();
         for at in 0..ends[1] {
             let mut damaged = bytes.clone();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_out_of_place_are_damage() {
+    fn a_request_with_a_wrong_number_is_damage() {
         let (bytes, _) = file(vec![vec![session(1)], vec![submit(2)]]);
         assert!(matches!(read(&bytes), Err(ReadError::Damaged { .. })));
     }

@@ -2,14 +2,14 @@
 //!
 //! What it promises:
 //!
-//! * A request that was taken ([`Client::submit`]) is sent until its fate is certain, always under
-//!   the same request number: a lost connection, a new leader or a restarted server never doubles or
-//!   loses it, and never asks anybody whether to try again.
-//! * Requests of one room are decided in the order in which they were submitted.
-//! * With a durable outbox this holds across the death of this process too: requests are on disk
-//!   before `submit` returns.
-//! * A subscription brings each event of a room once, in order and without a gap, whichever nodes it
-//!   had to move between.
+//! * A request that [`Client::submit`] has accepted is sent until its outcome is known, always under the
+//!   same request number. A lost connection, a new leader or a restarted server neither loses nor doubles
+//!   the request, and the caller is never asked whether to try again.
+//! * Requests of one room take effect in the order in which they were submitted.
+//! * With a durable outbox both also hold across a crash of this process: requests are on disk before
+//!   `submit` returns.
+//! * A subscription delivers each event of a room once, in order and without a gap, even when it moves
+//!   between nodes.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,13 +28,14 @@
 //! # }
 //! ```
 //!
-//! Where nodes are is told by whoever knows it: addresses, the name of a zone, the local network, the members of an
-//! earlier connection ([`find`]). Once connected, the cluster itself says who its members are, where there is room and
-//! when to go elsewhere, and the client goes without a gap or a repeat.
+//! [`find`] finds nodes: by addresses, by the name of a zone, on the local network, or among the members that an
+//! earlier connection has learned. Once a client is connected, the cluster reports its members, their free capacity,
+//! and when to move to another node; the client moves without a gap or a repeat.
 //!
-//! The parts that decide are pure and tested as such: `outbox` (what to send next, what a reply means), `retry` (when to
-//! try again), `position` (which events follow), `nodes::table` (whom to ask), `find::order`, `subscription::moving::overlap`
-//! (when one stream can take over from another). `sender`, `link`, `calls` and `subscription` carry what they decide.
+//! The parts that decide are pure and tested as such: `outbox` (what to send next, what a reply means), `retry` (when
+//! to try again), `position` (which event is the next), `nodes::table` (which node to ask), `find::order`, and
+//! `subscription::moving::overlap` (when one stream can replace another). `sender`, `link`, `calls` and `subscription`
+//! do the I/O.
 
 mod builder;
 mod calls;
@@ -62,7 +63,7 @@ pub use builder::Builder;
 pub use client::Client;
 #[cfg(debug_assertions)]
 pub use conclave_core::planted;
-/// The library's version, and the program's: they are made together.
+/// Version of the library and of the `conclave` binary, which are released together.
 pub use conclave_core::version::VERSION;
 pub use conclave_net::{Net, Network};
 pub use error::{CallError, ConnectError, OutboxError, SendError};
@@ -74,5 +75,5 @@ pub use types::{
     Ack, Batch, Content, Follow, HistoryQuery, Incoming, Outbox, Pending, Pong, Route, Session, Start, Window,
 };
 
-/// The messages of the API, as they travel.
+/// The protobuf messages of the API.
 pub use conclave_proto::chat as api;

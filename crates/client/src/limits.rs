@@ -1,77 +1,76 @@
-//! Every bound of the client library that nothing else shares.
+//! The bounds of the client library that no other crate shares.
 
 use std::time::Duration;
 
-/// Requests of one frame of `SendMessages`, bytes of content.
+/// Content of the requests in one frame of `SendMessages`, bytes.
 pub const SEND_BATCH_BYTES_MAX: usize = 512 * 1024;
-/// Requests in a client's outbox that are not certain yet.
+/// Unsettled requests in a client's outbox; `submit` waits while there are this many.
 pub const OUTBOX_REQUESTS_MAX: usize = 65_536;
-/// Settled requests whose record in the outbox file has not been synced yet; then it is.
+/// Settled requests whose records are not synced to the outbox file; with this many, they are.
 pub const OUTBOX_UNSYNCED_SETTLED_MAX: u64 = 64;
-/// Size of an outbox file from which on it is rewritten when half of it is no longer needed.
+/// Size from which on an outbox file is rewritten once half of it is obsolete, bytes.
 pub const OUTBOX_COMPACT_BYTES: u64 = 1024 * 1024;
 /// A frame of the outbox file, bytes.
 pub const OUTBOX_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Names of rooms that a client remembers.
+/// Room names that a client caches.
 pub const ROOM_NAMES_MAX: usize = 65_536;
 /// HTTP/2 window of one stream at a client, bytes.
 pub const CLIENT_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// HTTP/2 window of one connection at a client, bytes.
 pub const CLIENT_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-/// Connecting to a node.
+/// Timeout for connecting to a node.
 pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_millis(750);
-/// A subscription that is being opened.
+/// Timeout for opening a subscription.
 pub const CLIENT_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that is silent this long while something is expected of it is asked for a sign of life.
+/// A connection with open streams that is silent for this long gets an HTTP/2 ping.
 pub const CLIENT_PING_INTERVAL: Duration = Duration::from_millis(700);
-/// And closed if there is none within this time.
+/// Timeout for the answer to an HTTP/2 ping; then the connection is closed.
 pub const CLIENT_PING_TIMEOUT: Duration = Duration::from_millis(400);
-/// A call without an answer is made at a second node, too, after this time.
+/// A call without an answer for this long is made at another node as well.
 pub const CALL_RACE_AFTER: Duration = Duration::from_millis(250);
-/// Calls of one request under way at the same time.
+/// Nodes at which one call is made at the same time.
 pub const CALL_RACERS_MAX: usize = 3;
-/// A call is tried this long unless the program says otherwise.
+/// The default timeout for a call over all attempts.
 pub const CALL_PATIENCE: Duration = Duration::from_secs(10);
-/// Sends without any answer on their connection are also made elsewhere after this time, or after
-/// eight times the usual time if that is longer.
+/// Requests on a link without any result for this long, or for eight times the usual round trip if that is longer, are
+/// also sent to another node.
 pub const SEND_RACE_AFTER: Duration = Duration::from_millis(150);
-/// The longest that racing sends is put off when it brings nothing.
+/// The longest time before requests are sent to another node as well; the time doubles while that brings no result.
 pub const SEND_RACE_AFTER_MAX: Duration = Duration::from_secs(5);
 /// A node that said it is leaving is avoided for this long.
 pub const AVOID_LEAVING_NODE: Duration = Duration::from_secs(30);
-/// Name servers that are asked at once.
+/// Name servers that are asked at the same time.
 pub const NAME_SERVERS_MAX: usize = 8;
-/// A name server that has not answered is asked again after this time.
+/// Timeout for one DNS query; then it is repeated.
 pub const DNS_TIMEOUT: Duration = Duration::from_millis(250);
-/// How often it is asked again.
+/// How often a DNS query is repeated.
 pub const DNS_ATTEMPTS: usize = 2;
-/// And this long together.
+/// Total timeout over all DNS attempts at one name server.
 pub const DNS_PATIENCE: Duration = Duration::from_millis(600);
-/// All name servers are given this long if the members of an earlier connection are known.
+/// Timeout over all name servers if the members of an earlier connection are known.
 pub const DNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(300);
-/// What a name server says about servers holds at most this long.
+/// The longest time for which a DNS answer is fresh.
 pub const DNS_ANSWER_FRESH_MAX: Duration = Duration::from_secs(2);
-/// The local network is asked, too, if no name server has answered after this time.
+/// The local network is browsed as well if no name server has answered after this time.
 pub const MDNS_HEAD_START: Duration = Duration::from_millis(50);
-/// The local network is given this long: nobody repeats an answer within a second (RFC 6762), so whoever asks just after
-/// somebody else hears it at the second question.
+/// Timeout for browsing the local network. A responder does not repeat a multicast answer within a second (RFC 6762),
+/// so a client that asks just after another one gets the answer to its second query.
 pub const MDNS_PATIENCE: Duration = Duration::from_millis(1_500);
-/// And this long if the members of an earlier connection are known.
+/// The same if the members of an earlier connection are known.
 pub const MDNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(400);
-/// Once somebody has answered there, others are waited for this long.
+/// After an answer on the local network, other answers are awaited for this long.
 pub const MDNS_SETTLED_AFTER: Duration = Duration::from_millis(150);
-/// Clusters whose members are remembered on disk.
+/// Searches whose members are kept in the file of members.
 pub const MEMBERS_CLUSTERS_MAX: usize = 8;
-/// The file with them, bytes; what is longer was not written by us.
+/// The file of members, bytes; the rest of a longer file is ignored.
 pub const MEMBERS_FILE_BYTES_MAX: u64 = 256 * 1024;
-/// Servers are looked for again at most this often while there is one that can be asked, and also when there is none.
+/// The shortest time between two searches for servers.
 pub const FIND_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// The longest time between two tries to find servers while finding fails.
+/// The longest time between two searches for servers while they fail.
 pub const FIND_INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// A full node is not asked to take a subscription for about this long.
+/// A full node gets no new subscription for about this long.
 pub const AVOID_FULL_NODE: Duration = Duration::from_secs(5);
-/// Moving a subscription to another node is given this long, or as long as the node that asked for it says if that is
-/// longer.
+/// Timeout for moving a subscription to another node; a node that asks for the move may grant more.
 pub const MOVE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a client that sends to leaders asks where they are when nothing else tells it.
+/// A client that sends to leaders refreshes them this often if nothing else does.
 pub const LEADERS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);

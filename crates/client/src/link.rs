@@ -1,7 +1,7 @@
-//! One `SendMessages` stream: requests flow out as fast as the connection takes them, results flow back.
+//! One `SendMessages` stream: sends requests as fast as the connection accepts them, and applies the results.
 //!
-//! The stream of batches is pulled: whenever HTTP/2 can take a frame, whatever is waiting goes into it. So nothing
-//! waits for a timer, and what arrives while the connection is busy travels together.
+//! The stream of batches is pulled: whenever HTTP/2 can send a frame, all waiting requests go into it. So no request
+//! waits for a timer, and requests that arrive while the connection is busy share a frame.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Stream for RequestStream {
     }
 }
 
-/// Runs a stream to its end, then says so to the state.
+/// Runs a stream until it ends, then removes its link from the state.
 pub(crate) async fn run(shared: Arc<SharedState>, link: LinkId) {
     let Some((address, cancel)) = shared.lock().link(link) else { return };
     let ended = tokio::select! {
@@ -56,9 +56,9 @@ pub(crate) async fn run(shared: Arc<SharedState>, link: LinkId) {
     let mut wakes = Wakes::default();
     let mut state = shared.lock();
     if let Some(status) = ended {
-        tracing::debug!(node = %address, %status, "a stream of requests ended");
+        tracing::debug!(node = %address, %status, "send stream ended");
         let failure = from_status(&status);
-        // Also one that is leaving is not tried again at once.
+        // A node that is leaving counts as failed too, so that it is not retried at once.
         shared.nodes.redirected(&address, &failure);
         shared.nodes.mark_failed(&address);
         if let Some(hint) = &failure.leader {

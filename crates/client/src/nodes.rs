@@ -1,7 +1,7 @@
-//! The nodes that this client knows, which of them to ask next, and who leads.
+//! The nodes that this client knows, which of them to ask next, and which of them lead.
 //!
-//! Addresses come from the program or its [`Finder`](crate::Finder), and from the cluster itself: what the cluster says
-//! is remembered, so that finding again is never in the way of a failover.
+//! Addresses come from the program or its [`Finder`](crate::Finder), and from the cluster itself. The addresses that
+//! the cluster names are kept, so that a failover never has to wait for another search.
 
 mod table;
 
@@ -29,36 +29,36 @@ use table::{NodeOrder, NodeTable};
 /// The generated client over one node's channel.
 pub(crate) type Chat = ChatServiceClient<Channel>;
 
-/// The words of a node that cannot do it but knows who can.
+/// The codes of a node that is full or leaving and names others.
 const FULL: &str = "node_full";
 const DRAINING: &str = "node_draining";
 
-/// Every known node. Locked for moments only.
+/// All known nodes. The lock is held briefly and never across an await.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     table: Mutex<NodeTable>,
     net: Net,
-    /// It may be worth asking who leads.
+    /// Notified when the leaders may have changed.
     pub(crate) changed: Notify,
-    /// It may be worth looking for servers, or remembering the members.
+    /// Notified when a search for nodes may be due, or members may have to be persisted.
     pub(crate) attention: Notify,
 }
 
-/// Which node to ask.
+/// The node to ask next.
 #[derive(Clone, Debug)]
 pub(crate) struct Pick {
     pub(crate) address: Arc<str>,
-    /// When; at once if `None`.
+    /// When to ask it; `None` is at once.
     pub(crate) at: Option<Instant>,
 }
 
 impl Nodes {
-    /// Nodes that are asked in the order in which they became known.
+    /// An empty table whose nodes are asked in the order in which they became known.
     pub(crate) fn in_order() -> Self {
         Self::with(NodeOrder::Known)
     }
 
-    /// Nodes that are asked in an order of this client's own, so that clients spread over the cluster.
+    /// An empty table whose nodes are asked in a random order, so that clients spread over the cluster.
     pub(crate) fn spread() -> Self {
         Self::with(NodeOrder::Random)
     }
@@ -72,7 +72,7 @@ impl Nodes {
         }
     }
 
-    /// The same, on this network.
+    /// Connects over this network.
     pub(crate) fn on(self, net: Net) -> Self {
         Self { net, ..self }
     }
@@ -81,12 +81,12 @@ impl Nodes {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what was found. Whether any of it is new.
+    /// Adds the nodes of a search. Returns whether any of them is new.
     pub(crate) fn add_found(&self, found: &Found) -> bool {
         self.table().add_found(found)
     }
 
-    /// Adds addresses that a node named.
+    /// Adds addresses that a node has named.
     pub(crate) fn add<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) {
         let mut table = self.table();
         for address in addresses {
@@ -94,13 +94,13 @@ impl Nodes {
         }
     }
 
-    /// The best node to ask now, other than `but`; the least bad one if all have failed lately. The same one as long as
-    /// there is nothing wrong with it.
+    /// The best node to ask now, except those in `but`; if all have failed recently, the one that may be asked again
+    /// first. Stays the same node until that node fails.
     pub(crate) fn pick(&self, but: &[Arc<str>]) -> Option<Pick> {
         self.table().pick(but, Instant::now())
     }
 
-    /// The node to send a room's requests to: its leader, where that is known and has not failed lately.
+    /// The leader of the room's shard, if it is known and has not failed recently.
     pub(crate) fn leader_of(&self, room_id: u64) -> Option<Arc<str>> {
         let table = self.table();
         if room_id == 0 || table.shards == 0 {
@@ -109,12 +109,12 @@ impl Nodes {
         table.leader(shard_of(RoomId(room_id), table.shards).0, Instant::now())
     }
 
-    /// Whether some shard's leader has failed, and no other one is known yet.
+    /// Whether the leader of some shard has failed and no other one is known yet.
     pub(crate) fn misses_leaders(&self) -> bool {
         self.table().misses_leaders()
     }
 
-    /// Rises when [`Nodes::leader_of`] may answer otherwise than before.
+    /// A counter that increases when the result of [`Nodes::leader_of`] may have changed.
     pub(crate) fn version(&self) -> u64 {
         self.table().version
     }
@@ -124,7 +124,7 @@ impl Nodes {
         Ok(ChatServiceClient::new(self.channel(address)?).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX))
     }
 
-    /// The node's channel; made at first use, connected by tonic when it is used.
+    /// The node's channel. It is created at the first call, and tonic connects it when it is used.
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, tonic::Status> {
         let mut table = self.table();
         table.add(address);
@@ -140,7 +140,7 @@ impl Nodes {
         }
     }
 
-    /// The node did something.
+    /// Records that the node has answered.
     pub(crate) fn mark_worked(&self, address: &str) {
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
@@ -156,16 +156,16 @@ impl Nodes {
         }
     }
 
-    /// A subscription is open there: this is where the client is at home now.
+    /// Records that a subscription is open at this node, which makes it the preferred node.
     pub(crate) fn mark_subscribed(&self, address: &str) {
         self.table().mark_subscribed(address);
     }
 
-    /// The node could not be reached, or its connection broke: others are asked first for a while.
+    /// Records that the node could not be reached, or that its connection broke: other nodes are preferred for a while.
     pub(crate) fn mark_failed(&self, address: &str) {
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
-        // At least a little, so that "at once" means another node.
+        // The minimum makes an immediate retry go to another node.
         let wait = retry::delay(node.failures, rand::random()).max(Duration::from_millis(20));
         node.failures = node.failures.saturating_add(1);
         table.avoid(address, Instant::now() + wait);
@@ -174,14 +174,14 @@ impl Nodes {
         self.changed.notify_one();
     }
 
-    /// The node does not answer, although it is connected: if it is stopped or cut off, that will show within the
-    /// time that a connection is given.
+    /// Records that the node is connected and does not answer. It is avoided until the pings of its connection must
+    /// have shown whether it is alive.
     pub(crate) fn mark_silent(&self, address: &str) {
         self.table().avoid(address, Instant::now() + CLIENT_PING_INTERVAL + CLIENT_PING_TIMEOUT);
         self.changed.notify_one();
     }
 
-    /// The node is leaving: it is asked only if there is no other.
+    /// Records that the node is leaving: it is asked only if there is no other.
     pub(crate) fn mark_leaving(&self, address: &str) {
         let until = Instant::now() + AVOID_LEAVING_NODE;
         let mut table = self.table();
@@ -190,7 +190,7 @@ impl Nodes {
         table.avoid(address, until);
     }
 
-    /// A node says that these take clients, and it has heard of them lately: one that had said that it leaves is back.
+    /// Records that a node has named these as accepting clients. A node that was leaving is back then.
     pub(crate) fn mark_available<'a>(&self, addresses: impl IntoIterator<Item = &'a str> + Clone) {
         self.add(addresses.clone());
         let mut table = self.table();
@@ -203,14 +203,14 @@ impl Nodes {
         }
     }
 
-    /// The node has as many clients as it takes. It is as good as any for requests.
+    /// Records that the node accepts no further subscriptions. It can still be asked and sent to.
     fn mark_full(&self, address: &str) {
         let until = Instant::now() + AVOID_FULL_NODE.mul_f64(rand::random_range(0.5..1.5));
         self.table().mark_full(address, until);
     }
 
-    /// Takes what a node answered that is full or leaves. The addresses to try instead, best first; nothing if it
-    /// answered something else.
+    /// Handles the answer of a node that is full or leaving. Returns the addresses to try instead, best first; `None`
+    /// for any other failure.
     pub(crate) fn redirected(&self, address: &str, failure: &chat::Failure) -> Option<Vec<Arc<str>>> {
         match failure.code.as_str() {
             FULL => self.mark_full(address),
@@ -221,22 +221,22 @@ impl Nodes {
         Some(failure.try_addresses.iter().map(|address| address.as_str().into()).collect())
     }
 
-    /// Whether nobody can be asked at once.
+    /// Whether all nodes are avoided now.
     pub(crate) fn all_failed(&self) -> bool {
         self.table().all_failed(Instant::now())
     }
 
-    /// Whether this node is being avoided.
+    /// Whether this node is avoided now.
     pub(crate) fn avoided(&self, address: &str) -> bool {
         self.table().avoided(address, Instant::now())
     }
 
-    /// Whether this node is being avoided, or takes no further clients.
+    /// Whether this node is avoided now, or is full.
     pub(crate) fn refuses_clients(&self, address: &str) -> bool {
         self.table().refuses_clients(address, Instant::now())
     }
 
-    /// Believes a hint if its term is not older than what is known. Whether that changed anything.
+    /// Applies a leader hint unless its term is older than the known one. Returns whether the leader changed.
     pub(crate) fn learn_leader(&self, hint: &LeaderHint) -> bool {
         let mut table = self.table();
         if !hint.address.is_empty() {
@@ -255,14 +255,15 @@ impl Nodes {
         }
     }
 
-    /// Takes what a node says about the cluster.
+    /// Applies a node's view of the cluster.
     pub(crate) fn observe_view(&self, view: &ClusterView) {
         if self.table().observe_view(view) {
             self.attention.notify_one();
         }
     }
 
-    /// Takes a status: the nodes, the number of shards, the leaders. Whether the address of each leader is known.
+    /// Applies a status: the nodes, the number of shards, the leaders. Returns whether the address of each leader is
+    /// known.
     pub(crate) fn observe_status(&self, status: &GetServerStatusResponse) -> bool {
         let mut table = self.table();
         if status.shards > 0 && table.shards != status.shards {
@@ -291,27 +292,27 @@ impl Nodes {
         complete
     }
 
-    /// How many data shards the cluster has; 0 until it is known.
+    /// The number of data shards of the cluster; 0 until it is known.
     pub(crate) fn shards(&self) -> u32 {
         self.table().shards
     }
 
-    /// All addresses, the one to ask first before the others.
+    /// All addresses, the preferred first.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.table().addresses(Instant::now())
     }
 
-    /// The addresses worth remembering: the cluster's members, or those that worked while it has not named any.
+    /// The addresses to persist: the cluster's members, or the nodes that have answered until the members are known.
     pub(crate) fn members(&self) -> Vec<String> {
         self.table().members()
     }
 
-    /// Whether something happened since the last time that makes looking for servers worth while.
+    /// Whether a search for nodes is wanted. Resets the flag.
     pub(crate) fn take_search_wanted(&self) -> bool {
         std::mem::take(&mut self.table().search_wanted)
     }
 
-    /// How many nodes are known.
+    /// The number of known nodes.
     pub(crate) fn count(&self) -> usize {
         self.table().count()
     }

@@ -2,14 +2,14 @@
 //!
 //! What must stay true:
 //!
-//! * Numbers of a room are given out without gaps, and a number keeps its content until it is settled.
-//! * A request leaves only when a decision on it arrived (or it is proven that it can never be
-//!   decided and it gets another number): exactly once, with exactly one outcome.
-//! * Whatever is not a decision leads to sending the same number again.
+//! * Numbers of a room are assigned without gaps, and a number keeps its content until it is settled.
+//! * A request is *settled* when its final answer, an ack or a refusal, arrives: exactly once, with exactly one
+//!   outcome. The exception is a request that can provably never be applied under its number; it gets another number.
+//! * Any other answer leads to sending the same number again.
 //!
-//! A session is changed only when it has proven unusable (somebody else used its numbers, or the cluster has lost
-//! what it had decided). First everything that was ever sent is brought to certainty, then the rest gets numbers of
-//! the new session.
+//! The session is replaced only when it has proven unusable: another client used its numbers, or the cluster has lost
+//! the replies that it had. Before that, every request that was ever sent is settled or proven never to be applied; the
+//! rest gets numbers of the new session.
 
 mod room;
 #[cfg(test)]
@@ -26,11 +26,11 @@ use crate::retry::{Reply, consumes};
 use crate::types::{Ack, Content, Pending};
 use room::{Room, Standing};
 
-/// A room's place in the outbox.
+/// Index of a room in the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RoomKey(pub(crate) u32);
 
-/// One copy of a request that is under way.
+/// One copy of a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) room: RoomKey,
@@ -38,34 +38,33 @@ pub(crate) struct Sent {
     epoch: u32,
 }
 
-/// A request that became certain.
+/// A request that has been settled.
 #[derive(Debug)]
 pub(crate) struct Settled<W> {
     pub(crate) room: RoomKey,
     pub(crate) number: u64,
-    /// Whether the number is used up.
+    /// Whether the cluster has used up the number.
     pub(crate) consumed: bool,
     pub(crate) waiter: Option<W>,
     pub(crate) outcome: Result<Ack, SendError>,
 }
 
-/// What a reply changed, beside what it settled.
+/// The effect of a reply beside the requests that it settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Effect {
-    /// The room begins again at its oldest request. If this came from the node (and not from an older mistake),
-    /// another node may do better.
+    /// The room sends again from its oldest request without an answer. Another node may do better.
     pub(crate) rewound: bool,
-    /// Numbers were given out anew: a durable outbox must be rewritten before it goes on.
+    /// Requests got new numbers: a durable outbox must be rewritten before anything is sent.
     pub(crate) renumbered: bool,
 }
 
-/// All requests of one session that are not certain.
+/// All requests of one session that are not settled.
 #[derive(Debug)]
 pub(crate) struct Requests<W> {
     rooms: Vec<Room<W>>,
     by_name: HashMap<Arc<str>, RoomKey>,
     durable: bool,
-    /// Nothing new is sent: the session is being changed.
+    /// The session is being replaced; no request is sent for the first time.
     moving: bool,
     undecided: usize,
 }
@@ -84,19 +83,20 @@ impl<W> Requests<W> {
         }
     }
 
-    /// Sets where a room stood in an earlier life: its next number, and the last one known to be used up.
+    /// Restores a room from the outbox file: its next number, and the last number known to be used up.
     pub(crate) fn restore_room(&mut self, name: &str, next: u64, decided: u64) -> RoomKey {
         let name: Arc<str> = name.into();
         let key = RoomKey(u32::try_from(self.rooms.len()).expect("an outbox has fewer rooms than a u32"));
         let mut room = Room::new(Arc::clone(&name), next, decided, !self.durable);
-        // Copies from the earlier life may be anywhere.
+        // Copies that the earlier process sent may still arrive at the cluster.
         room.in_doubt_upto = next - 1;
         self.rooms.push(room);
         self.by_name.insert(name, key);
         key
     }
 
-    /// Puts a request of an earlier life back: the next number of its room, on disk, perhaps sent, perhaps settled.
+    /// Restores a request from the outbox file under the next number of its room. It may have been sent, and is settled
+    /// if `settled`.
     pub(crate) fn restore(&mut self, room: RoomKey, content: Content, settled: bool) {
         let room = &mut self.rooms[index(room)];
         let number = room.push(content, None);
@@ -112,13 +112,13 @@ impl<W> Requests<W> {
         }
     }
 
-    /// Takes a request and numbers it.
+    /// Adds a request. Returns its number.
     pub(crate) fn submit(&mut self, room: RoomKey, content: Content, waiter: W) -> u64 {
         self.undecided += 1;
         self.rooms[index(room)].push(content, Some(waiter))
     }
 
-    /// Takes back everything that could not be stored; none of it was sent.
+    /// Removes every request that could not be stored; none of them was sent. Returns their waiters.
     pub(crate) fn drop_unstored(&mut self) -> Vec<W> {
         let mut waiters = Vec::new();
         for room in &mut self.rooms {
@@ -131,13 +131,13 @@ impl<W> Requests<W> {
         waiters
     }
 
-    /// The room's requests up to this number are on disk.
+    /// Records that the room's requests up to this number are on disk.
     pub(crate) fn stored(&mut self, room: RoomKey, number: u64) {
         let room = &mut self.rooms[index(room)];
         room.stored = room.stored.max(number);
     }
 
-    /// That the room's requests up to this number are settled is on disk.
+    /// Records that the settlements of the room's requests up to this number are on disk.
     pub(crate) fn settled_stored(&mut self, room: RoomKey, number: u64) {
         let room = &mut self.rooms[index(room)];
         room.settled_stored = room.settled_stored.max(number);
@@ -149,7 +149,7 @@ impl<W> Requests<W> {
         room.wants_to_send(self.moving) && room.not_before.is_none_or(|at| at <= now)
     }
 
-    /// When the room may send again, if it wants to and must wait.
+    /// When the room may send again, if it has something to send and must wait.
     pub(crate) fn held_until(&self, room: RoomKey) -> Option<Instant> {
         let room = &self.rooms[index(room)];
         room.not_before.filter(|_| room.wants_to_send(self.moving))
@@ -162,23 +162,24 @@ impl<W> Requests<W> {
         Some((Sent { room: key, number, epoch: room.epoch }, request))
     }
 
-    /// Failures of the room since its last decision.
+    /// Failures of the room since its last final answer.
     pub(crate) fn failures(&self, room: RoomKey) -> u32 {
         self.rooms[index(room)].failures
     }
 
-    /// Whether requests of the room are under way in its present epoch.
+    /// Whether the room has requests in flight in its current epoch.
     pub(crate) fn has_in_flight(&self, room: RoomKey) -> bool {
         self.rooms[index(room)].in_flight > 0
     }
 
-    /// The room's connection is gone, or another one is to be raced with it. Whether numbers were given out anew.
+    /// Begins a new epoch because the room's connection broke or another one is raced with it. Returns whether requests
+    /// got new numbers.
     pub(crate) fn lost(&mut self, room: RoomKey) -> bool {
         self.rooms[index(room)].rewind();
         self.close_gap(room)
     }
 
-    /// A copy came back.
+    /// Applies the reply to one copy.
     pub(crate) fn reply(
         &mut self,
         sent: Sent,
@@ -190,7 +191,7 @@ impl<W> Requests<W> {
         let room = &mut self.rooms[index(sent.room)];
         let age = room.epoch.wrapping_sub(sent.epoch);
         let current = age == 0;
-        // An answer to numbers that have changed their meaning since.
+        // The numbers have changed their meaning since this copy was sent.
         if age > room.epoch.wrapping_sub(room.epoch_valid_from) {
             return Effect::default();
         }
@@ -206,7 +207,7 @@ impl<W> Requests<W> {
             }
             Reply::Refused { code, message } => {
                 let consumed = consumes(&code);
-                // What did not use up the number decides nothing about a later copy.
+                // A refusal that did not use up the number says nothing about a later copy.
                 if consumed || current {
                     self.decide(sent, consumed, Err(SendError::Refused { code, message }), out);
                 }
@@ -214,7 +215,7 @@ impl<W> Requests<W> {
             Reply::Reused => self.release(sent),
             Reply::OutOfOrder { expected } if current => self.out_of_order(sent, expected, now, random),
             Reply::NotSent { after } | Reply::Unknown { after } if current => {
-                // This copy is one of those whose fate is open.
+                // This copy counts as in flight, so that `rewind` marks it as in doubt.
                 room.in_flight += 1;
                 room.rewind();
                 room.hold(after, now, random);
@@ -243,7 +244,7 @@ impl<W> Requests<W> {
             room.decided = room.decided.max(sent.number);
             room.failures = 0;
             room.not_before = None;
-            // Something behind it was decided, so the number was used up after all.
+            // A later number was decided, so the number of the gap was used up after all.
             if room.gap.is_some_and(|gap| gap <= sent.number) {
                 room.gap = None;
             }
@@ -261,7 +262,7 @@ impl<W> Requests<W> {
         out.push(Settled { room: sent.room, number: sent.number, consumed, waiter, outcome });
     }
 
-    /// The number belongs to somebody else's request.
+    /// The number belongs to another client's request: the request needs another number.
     fn release(&mut self, sent: Sent) {
         let room = &mut self.rooms[index(sent.room)];
         if let Some(item) = room.item(sent.number).filter(|item| item.standing == Standing::Pending) {
@@ -278,11 +279,11 @@ impl<W> Requests<W> {
         let had_lost = expected <= room.decided_at_start;
         room.rewind();
         if had_lost {
-            // It had decided this number before the request was sent: it has lost what it knew.
+            // The cluster had decided this number before the request was sent: it has lost its record of it.
             self.release_from(sent.room, expected);
             self.moving = true;
         } else if expected < oldest && expected > room.decided {
-            // What was refused in between was not used up.
+            // The refused requests in between did not use up their numbers.
             room.gap = Some(expected);
         } else if moving && room.items.iter().any(|item| item.standing == Standing::Released) {
             self.release_from(sent.room, expected);
@@ -301,7 +302,7 @@ impl<W> Requests<W> {
         }
     }
 
-    /// Closes the gap that a refused request left, once nothing is under way.
+    /// Closes the gap that a refused request left, once nothing is in flight. Returns whether requests got new numbers.
     fn close_gap(&mut self, key: RoomKey) -> bool {
         let room = &mut self.rooms[index(key)];
         let Some(gap) = room.gap.filter(|_| room.in_flight == 0) else { return false };
@@ -312,19 +313,19 @@ impl<W> Requests<W> {
             room.renumber(gap, self.durable);
             return true;
         }
-        // A copy with a higher number may still be under way, and would be taken if its number came up.
+        // A copy with a higher number may still arrive, and would be applied once its number is the next.
         room.gap = None;
         self.release_from(key, 0);
         self.moving = true;
         false
     }
 
-    /// Whether a new session is needed, and everything that could be decided under the old one is.
+    /// Whether a new session is needed, and every request that the old one could still decide is settled.
     pub(crate) fn needs_session(&self) -> bool {
         self.moving && self.rooms.iter().all(Room::drained)
     }
 
-    /// Continues with a new session. A durable outbox must be rewritten before anything is sent.
+    /// Renumbers all requests for a new session. A durable outbox must be rewritten before anything is sent.
     pub(crate) fn session_changed(&mut self) {
         for room in &mut self.rooms {
             room.renumber(1, self.durable);
@@ -334,17 +335,17 @@ impl<W> Requests<W> {
         self.moving = false;
     }
 
-    /// Gives up the waiters of everything undecided; the requests stay.
+    /// Removes the waiters of all unsettled requests; the requests stay.
     pub(crate) fn take_waiters(&mut self) -> Vec<W> {
         self.rooms.iter_mut().flat_map(|room| &mut room.items).filter_map(|item| item.waiter.take()).collect()
     }
 
-    /// How many requests are not certain.
+    /// The number of requests that are not settled.
     pub(crate) fn undecided(&self) -> usize {
         self.undecided
     }
 
-    /// Every room.
+    /// The keys of all rooms.
     pub(crate) fn keys(&self) -> impl Iterator<Item = RoomKey> + use<W> {
         let len = u32::try_from(self.rooms.len()).unwrap_or(u32::MAX);
         (0..len).map(RoomKey)
@@ -360,18 +361,18 @@ impl<W> Requests<W> {
         self.rooms[index(room)].id
     }
 
-    /// The room's next number, and the last one known to be used up.
+    /// The room's next number, and the last number known to be used up.
     pub(crate) fn position(&self, room: RoomKey) -> (u64, u64) {
         let room = &self.rooms[index(room)];
         (room.next(), room.decided)
     }
 
-    /// Up to where the room's requests are settled.
+    /// The number up to which all of the room's requests are settled.
     pub(crate) fn settled(&self, room: RoomKey) -> u64 {
         self.rooms[index(room)].settled()
     }
 
-    /// What stands between what is settled and the next number: number, content, and whether it is certain itself.
+    /// The requests after `settled`: number, content, and whether the request itself is settled.
     pub(crate) fn unsettled(
         &self,
         room: RoomKey,
@@ -381,7 +382,7 @@ impl<W> Requests<W> {
         items.map(|(number, item)| (number, item.content.clone(), item.standing == Standing::Decided))
     }
 
-    /// What is not certain, with numbers, in order within each room.
+    /// The unsettled requests with their numbers, in order within each room.
     pub(crate) fn pending(&self) -> Vec<Pending> {
         let of = |room: &Room<W>| {
             let name = room.name.to_string();

@@ -1,7 +1,7 @@
-//! Where a subscription stands, and which events follow. Pure.
+//! The positions of a subscription, and which events follow them. Pure.
 //!
-//! What must stay true: an event is let through only if its seq is the room's last one plus one. Whatever a node
-//! sends, no event is passed on twice or skipped in silence.
+//! What must stay true: an event is accepted only if its seq is the room's last seq plus one. Whatever a node sends, no
+//! event is delivered twice or skipped silently.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use prost::DecodeError;
 
 use crate::types::{Follow, Start};
 
-/// A node sent something that does not follow. The stream cannot be trusted and is opened anew.
+/// A node sent a frame that does not follow. The stream cannot be trusted and is reopened at another node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Misplaced {
-    #[error("room {room_id}: event {got} came where {expected} belongs")]
+    #[error("room {room_id}: expected event {expected}, received event {got}")]
     Event { room_id: u64, got: u64, expected: u64 },
     #[error("the events are damaged: {0}")]
     Damaged(#[from] DecodeError),
-    #[error("the node does not have what is needed, or asks to be left")]
+    #[error("the node lacks events, or is leaving")]
     CannotServe,
 }
 
-/// Where a subscription stands.
+/// The position of a subscription in each of its rooms.
 #[derive(Clone, Debug)]
 pub(crate) struct Positions {
     follows: Vec<Follow>,
-    /// The newest token from the stream, or the one to begin with.
+    /// The newest token of the stream, or the token to start with.
     token: Bytes,
     rooms: BTreeMap<u64, Room>,
-    /// It began with a token, which may stand for further rooms.
+    /// Whether it started with a token, which may cover more rooms than `follows`.
     resumed: bool,
-    /// Every room's position is known: the positions alone say how to go on.
+    /// Whether every room's position is known, so that the positions alone are enough to resume.
     complete: bool,
 }
 
@@ -51,7 +51,7 @@ impl Positions {
         Self { follows, token, rooms: BTreeMap::new(), resumed, complete: false }
     }
 
-    /// How to begin, or to go on.
+    /// The request that starts or resumes the stream.
     pub(crate) fn request(&self) -> JoinChatRequest {
         if self.complete {
             let rooms = self.rooms.iter().map(|(&id, room)| RoomSubscription {
@@ -61,7 +61,7 @@ impl Positions {
             });
             return JoinChatRequest { rooms: rooms.collect(), resume_token: Bytes::new() };
         }
-        // A token of the stream says where all of its rooms stand.
+        // A token of the stream covers all of its rooms.
         let begun = !self.rooms.is_empty() && !self.token.is_empty();
         let follows: &[Follow] = if begun { &[] } else { &self.follows };
         let rooms = follows.iter().map(|follow| RoomSubscription {
@@ -76,7 +76,7 @@ impl Positions {
         JoinChatRequest { rooms: rooms.collect(), resume_token: self.token.clone() }
     }
 
-    /// The planted bug of that name: whoever continues asks from the last event on, instead of from behind it, and takes it.
+    /// The planted bug `FollowOffByOne`: resumes at the last event instead of after it, and accepts the repeat.
     #[cfg(debug_assertions)]
     pub(crate) fn off_by_one(&mut self) {
         use conclave_core::planted::{Bug, planted};
@@ -85,13 +85,13 @@ impl Positions {
         }
     }
 
-    /// Lets events (room id, seq) through if they follow. If one does not, none of them was let through.
+    /// Accepts events (room id, seq) if they follow. If one does not follow, none of them is accepted.
     pub(crate) fn accept(
         &mut self,
         events: impl Iterator<Item = Result<(u64, u64), DecodeError>>,
         token: &Bytes,
     ) -> Result<(), Misplaced> {
-        // The room of the run that is being looked at, and its next seq. Events of one room stand together.
+        // The room of the current run of events, and its next seq. Events of one room usually stand together.
         let mut run: Option<(u64, u64)> = None;
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for event in events {
@@ -125,7 +125,7 @@ impl Positions {
         Ok(())
     }
 
-    /// The seq that belongs next in a room; `got` where nothing is known of it yet.
+    /// The expected next seq of a room; `got` if nothing is known of the room yet.
     fn expected(&self, room_id: u64, got: u64) -> u64 {
         match (self.rooms.get(&room_id), self.only_room()) {
             (Some(room), _) => room.seq + 1,
@@ -134,7 +134,7 @@ impl Positions {
         }
     }
 
-    /// The room that is followed, if it is the only one: then there is no doubt which one an event belongs to.
+    /// The followed room, if it is certainly the only one of the stream: then every event belongs to it.
     fn only_room(&self) -> Option<&Follow> {
         match self.follows.as_slice() {
             [only] if !self.resumed => Some(only),
@@ -142,7 +142,7 @@ impl Positions {
         }
     }
 
-    /// The node says that everything up to here was delivered.
+    /// Handles the node's claim that everything up to these positions was delivered.
     pub(crate) fn caught_up(&mut self, rooms: &[RoomPosition], token: &Bytes) -> Result<(), Misplaced> {
         for position in rooms {
             let name = (!position.name.is_empty()).then(|| position.name.as_str().into());
@@ -162,40 +162,40 @@ impl Positions {
         Ok(())
     }
 
-    /// What lies before `first_seq` was deleted.
+    /// Handles that the events before `first_seq` were deleted.
     pub(crate) fn truncated(&mut self, room_id: u64, first_seq: u64) {
         let room = self.rooms.entry(room_id).or_insert(Room { seq: 0, name: None });
         room.seq = room.seq.max(first_seq.saturating_sub(1));
     }
 
-    /// A newer token without events.
+    /// Sets a newer token.
     pub(crate) fn set_token(&mut self, token: &Bytes) {
         if !token.is_empty() {
             self.token = token.clone();
         }
     }
 
-    /// Resumes after everything that was let through.
+    /// The token that resumes after all accepted events.
     pub(crate) fn token(&self) -> &Bytes {
         &self.token
     }
 
-    /// The last event let through in each room.
+    /// The last accepted event of each room (room id, seq).
     pub(crate) fn seqs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.rooms.iter().map(|(&id, room)| (id, room.seq))
     }
 
-    /// Whether every room's position is known, so that another stream can be asked for exactly what follows.
+    /// Whether every room's position is known, so that another stream can be opened at exactly the next events.
     pub(crate) fn complete(&self) -> bool {
         self.complete
     }
 
-    /// The last event let through in a room.
+    /// The seq of the last accepted event of a room; 0 if there is none.
     pub(crate) fn seq(&self, room_id: u64) -> u64 {
         self.rooms.get(&room_id).map_or(0, |room| room.seq)
     }
 
-    /// Where each room stands, as a node says it.
+    /// The positions as the `CaughtUp` frame of a node.
     pub(crate) fn as_caught_up(&self) -> CaughtUp {
         let position = |(&room_id, room): (&u64, &Room)| RoomPosition {
             room_id,
@@ -205,7 +205,7 @@ impl Positions {
         CaughtUp { rooms: self.rooms.iter().map(position).collect(), resume_token: self.token.clone() }
     }
 
-    /// The room's name, where it is known.
+    /// The room's name, if it is known.
     pub(crate) fn name(&self, room_id: u64) -> Option<Arc<str>> {
         self.rooms.get(&room_id)?.name.clone()
     }
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_from_positions_once_all_are_known() {
+    fn a_subscription_resumes_from_positions_once_all_are_known() {
         let mut positions = Positions::new(vec![Follow::room("a").join(), Follow::room("b")], Bytes::new());
         assert!(positions.request().rooms[0].join);
         positions.accept([(1, 3)].map(Ok).into_iter(), &Bytes::from_static(b"t1")).unwrap();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_skipped_something_is_found_out() {
+    fn a_caught_up_frame_that_skips_events_is_refused() {
         let mut positions = Positions::new(vec![Follow::room("a")], Bytes::new());
         positions.caught_up(&[at(1, "a", 3)], &Bytes::new()).unwrap();
         assert!(positions.caught_up(&[at(1, "a", 5)], &Bytes::new()).is_err());
@@ -263,9 +263,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a node sends, each room's events come through once and in order.
+        /// Whatever a node sends, each room's events are accepted once and in order.
         #[test]
-        fn only_the_next_event_comes_through(
+        fn only_the_next_event_is_accepted(
             frames in proptest::collection::vec((1_u64..3, proptest::collection::vec(1_u64..8, 1..4)), 0..60)
         ) {
             let mut positions = Positions::new(vec![Follow::room("a"), Follow::room("b")], Bytes::new());

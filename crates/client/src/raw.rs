@@ -1,14 +1,14 @@
-//! Events as they came, looked at without making anything of them.
+//! Undecoded events, read in place.
 //!
-//! Whoever reads hundreds of thousands of events a second mostly wants their seq and their text. A [`RawBatch`] keeps
-//! the bytes of the connection and walks them; a whole [`Event`] is only made where one is asked for.
+//! A program that reads hundreds of thousands of events a second mostly needs their seq and text. A [`RawBatch`] keeps
+//! the bytes of the connection and walks them; an [`Event`] is only decoded on request.
 
 use bytes::{Buf, BufMut, Bytes};
 use conclave_proto::chat::{Event, EventBatch, StreamFrame, stream_frame};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
 
-/// `StreamFrame.events`, `EventBatch.events`, and fields of `Event` and `Message`.
+/// Field numbers of `StreamFrame`, `EventBatch`, `Event` and `Message`.
 mod field {
     pub(super) const FRAME_EVENTS: u32 = 1;
     pub(super) const BATCH_EVENTS: u32 = 1;
@@ -23,12 +23,12 @@ mod field {
     pub(super) const MESSAGE_TEXT: u32 = 1;
 }
 
-/// Consecutive events of one room, as they came from the node.
+/// Consecutive events of one room, as the node sent them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawBatch {
-    /// The encoded list.
+    /// The encoded `EventBatch`.
     events: Bytes,
-    /// Resumes after the last of them.
+    /// Token to resume after the last of them.
     pub token: Bytes,
 }
 
@@ -36,39 +36,40 @@ pub struct RawBatch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventView<'a> {
-    /// Which room.
+    /// The room's id.
     pub room_id: u64,
-    /// The event's place in the room.
+    /// The event's seq.
     pub seq: u64,
     /// The event's time, milliseconds since 1970.
     pub time_ms: i64,
     /// The author's name.
     pub author: &'a str,
-    /// Which session sent it.
+    /// The session that sent it.
     pub session_id: u64,
-    /// As which of its requests.
+    /// The number of the request in that session.
     pub request_no: u64,
-    /// What was said, if it is a message.
+    /// The text, if the event is a message.
     pub text: Option<&'a str>,
 }
 
 impl RawBatch {
-    /// The events in order. Bytes that are no event end the list; a stream never passes such a batch on.
+    /// The events in order. The first bytes that are not an event end the iterator; a stream never delivers such a
+    /// batch.
     pub fn events(&self) -> impl Iterator<Item = EventView<'_>> {
         records(&self.events).map_while(Result::ok)
     }
 
-    /// The whole events.
+    /// Decodes the events.
     pub(crate) fn decode(&self) -> Result<Vec<Event>, DecodeError> {
         Ok(EventBatch::decode(self.events.clone())?.events)
     }
 
-    /// Room and seq of each event.
+    /// Room id and seq of each event.
     pub(crate) fn room_seqs(&self) -> impl Iterator<Item = Result<(u64, u64), DecodeError>> + '_ {
         records(&self.events).map(|event| event.map(|event| (event.room_id, event.seq)))
     }
 
-    /// Without the events at the beginning for which `passed` (room id, seq) holds.
+    /// Removes the leading events for which `passed` (room id, seq) holds.
     pub(crate) fn skip_first(mut self, passed: impl Fn(u64, u64) -> bool) -> Result<Self, DecodeError> {
         let mut rest = self.events.as_ref();
         let mut skipped = 0;
@@ -85,7 +86,7 @@ impl RawBatch {
         Ok(self)
     }
 
-    /// Takes the encoding of an `EventBatch` apart.
+    /// Parses an encoded `EventBatch`.
     fn parse(encoded: Bytes) -> Result<Self, DecodeError> {
         let mut token = Bytes::new();
         let mut rest = encoded.as_ref();
@@ -113,7 +114,7 @@ fn take<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
 
 #[expect(deprecated, reason = "prost has no other way to make one, and tonic wants one")]
 fn truncated() -> DecodeError {
-    DecodeError::new("the message is cut")
+    DecodeError::new("the message is truncated")
 }
 
 fn records(encoded: &[u8]) -> impl Iterator<Item = Result<EventView<'_>, DecodeError>> {
@@ -194,7 +195,7 @@ fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(bytes).map_err(|_| truncated())
 }
 
-/// A `StreamFrame` whose events are left as they are.
+/// A `StreamFrame` whose events stay undecoded.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Frame {
     Events(RawBatch),
@@ -208,7 +209,7 @@ impl Default for Frame {
 }
 
 impl Message for Frame {
-    // Frames are only received. What is written is for tests.
+    // Frames are only received. The encoder is for tests.
     fn encode_raw(&self, buf: &mut impl BufMut) {
         self.to_stream_frame().encode_raw(buf);
     }
@@ -229,7 +230,7 @@ impl Message for Frame {
             if len > buf.remaining() {
                 return Err(truncated());
             }
-            // Shares the connection's memory.
+            // Shares the memory of the connection's buffer.
             *self = Self::Events(RawBatch::parse(buf.copy_to_bytes(len))?);
             return Ok(());
         }
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_seen_without_being_decoded() {
+    fn fields_are_read_without_decoding_the_events() {
         let joined = Event { seq: 3, kind: Some(event::Kind::Joined(Joined {})), ..said(3, "") };
         let events = vec![said(1, "one"), said(2, "zwei ä"), joined];
         let Ok(Frame::Events(batch)) = Frame::decode(frame(events.clone()).encode_to_vec().as_slice()) else {
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn other_frames_are_what_they_were() {
+    fn frames_without_events_are_decoded() {
         let keepalive = Keepalive { quorum: true, ..Keepalive::default() };
         let frame = StreamFrame { frame: Some(stream_frame::Frame::Keepalive(keepalive)) };
         let got = Frame::decode(frame.encode_to_vec().as_slice()).unwrap();
@@ -311,7 +312,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn noise_and_cuts_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0_usize..200) {
+        fn damaged_and_truncated_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0_usize..200) {
             if let Ok(Frame::Events(batch)) = Frame::decode(bytes.as_slice()) {
                 batch.events().for_each(drop);
                 let _ = batch.decode();
@@ -321,7 +322,7 @@ mod tests {
         }
 
         #[test]
-        fn the_beginning_can_be_cut_off(count in 0_u64..20, passed in 0_u64..25) {
+        fn leading_events_can_be_skipped(count in 0_u64..20, passed in 0_u64..25) {
             let events: Vec<_> = (1..=count).map(|seq| said(seq, "x")).collect();
             let Ok(Frame::Events(batch)) = Frame::decode(frame(events.clone()).encode_to_vec().as_slice()) else { panic!() };
             let rest = batch.skip_first(|_, seq| seq <= passed).unwrap();
@@ -330,7 +331,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_seen_is_what_is_decoded(texts in proptest::collection::vec(".{0,40}", 0..20)) {
+        fn fields_read_in_place_equal_the_decoded_ones(texts in proptest::collection::vec(".{0,40}", 0..20)) {
             let events: Vec<_> = (1..).zip(&texts).map(|(seq, text)| said(seq, text)).collect();
             let Ok(Frame::Events(batch)) = Frame::decode(frame(events.clone()).encode_to_vec().as_slice()) else { panic!() };
             let heads: Vec<_> = batch.room_seqs().map(Result::unwrap).collect();

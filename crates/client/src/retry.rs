@@ -1,13 +1,13 @@
-//! When to try again, and what a failure means.
+//! Decides when to try again, and what a failure means.
 //!
-//! | Failure | What follows |
+//! | Failure | Consequence |
 //! |---|---|
 //! | refused | final; [`consumes`] says whether the number is used up |
 //! | `request_out_of_order` | go back to the oldest request without an answer |
-//! | `request_reused` | another client has used this session: open a new one |
-//! | `session_unknown` | ask another node; if all say so, the callers are told |
-//! | not sent | the same number again, after the time that the node asked for |
-//! | unknown, lost connection | the same number again, at once, best elsewhere |
+//! | `request_reused` | another client uses this session: open a new one |
+//! | `session_unknown` | ask another node; the callers get the error once enough nodes have refused the session |
+//! | not sent | send the same number again, after the delay that the node asked for |
+//! | unknown, lost connection | send the same number again at once, if possible to another node |
 
 use std::time::Duration;
 
@@ -17,35 +17,35 @@ use conclave_proto::chat::{self, Certainty};
 
 use crate::error::is_auth;
 
-/// How long to wait before try number `attempt`, counted from 0: the first retry is immediate, then
-/// a random part (`random` is 0 to 1) of a time that doubles from 100 ms to 5 s.
+/// The delay before attempt number `attempt`, counted from 0. The first retry is immediate; after that, the delay is a
+/// random part (`random` is 0 to 1) of a time that doubles from 100 ms to 5 s.
 pub(crate) fn delay(attempt: u32, random: f64) -> Duration {
     let Some(doublings) = attempt.checked_sub(1) else { return Duration::ZERO };
     let ceiling = RETRY_DELAY_MIN.saturating_mul(1 << doublings.min(16)).min(RETRY_DELAY_MAX);
     ceiling.mul_f64(random.clamp(0.0, 1.0))
 }
 
-/// What came of one copy of a request.
+/// The answer to one copy of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reply {
-    /// Decided: it took effect, or there was nothing to change.
+    /// The request took effect, or there was nothing to change.
     Acked(crate::Ack),
-    /// Final.
+    /// The request was refused. Final.
     Refused { code: String, message: String },
-    /// A number before it is missing.
+    /// A number before this one is missing; `expected` is the next number.
     OutOfOrder { expected: u64 },
     /// The number belongs to another request.
     Reused,
     /// The session is not accepted.
     Auth { message: String },
-    /// Nothing came of this copy.
+    /// This copy was not and will not be applied.
     NotSent { after: Duration },
-    /// Something may still come of this copy.
+    /// This copy may still be applied.
     Unknown { after: Duration },
 }
 
 impl Reply {
-    /// Reads what a node answered.
+    /// The meaning of a failure that a node answered.
     pub(crate) fn from_failure(failure: &chat::Failure) -> Self {
         let after = Duration::from_millis(failure.retry_after_ms.into()).min(RETRY_DELAY_MAX);
         match failure.certainty() {
@@ -65,8 +65,8 @@ impl Reply {
 
 const OUT_OF_ORDER: &str = "request_out_of_order";
 
-/// Whether a refusal uses up the request's number. If this is wrong about a word of a newer version,
-/// the next request finds out: as reused, or as out of order.
+/// Whether a refusal with this code uses up the request's number. If that is wrong for a code of a newer version, the
+/// next request is answered with `request_reused` or `request_out_of_order`.
 pub(crate) fn consumes(code: &str) -> bool {
     [Refusal::TextEmpty, Refusal::TextTooLong, Refusal::TopicInvalid].iter().any(|r| r.word() == code)
 }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_read_as_they_are_meant() {
+    fn each_kind_of_failure_becomes_its_reply() {
         let read = |failure: Failure| Reply::from_failure(&chat::Failure::from(&failure));
         assert_eq!(
             read(Failure::Refused(Refusal::RequestOutOfOrder { expected: 7 })),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_decisions_of_the_machine_use_up_a_number() {
+    fn only_refusals_of_the_state_machine_use_up_a_number() {
         assert!(consumes("text_too_long"));
         assert!(!consumes("room_unknown"));
         assert!(!consumes("something_new"));

@@ -1,7 +1,7 @@
-//! The supervisor: opens streams where rooms need them, keeps time, changes the session, asks who leads and where the
-//! nodes are.
+//! The supervisor: opens the streams that rooms need, runs the timers, replaces the session, refreshes the leaders and
+//! the nodes.
 //!
-//! It is the only task that starts others; all are in the client's tracker and end with its token.
+//! Only the supervisor spawns tasks. All of them are in the client's tracker and end with its token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use crate::shared::SharedState;
 use crate::state::{LinkId, Wakes};
 use crate::types::Route;
 
-/// What the supervisor needs.
+/// The supervisor of one client.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) shared: Arc<SharedState>,
     pub(crate) tracker: TaskTracker,
     pub(crate) caller: Caller,
     pub(crate) finder: Arc<dyn Finder>,
-    /// How long what was found at the beginning holds.
+    /// How long the nodes found at the start count as fresh; `None` for ever.
     pub(crate) fresh_for: Option<Duration>,
     pub(crate) route: Route,
     pub(crate) user: String,
@@ -64,7 +64,7 @@ impl Supervisor {
         }
     }
 
-    /// What is due: links to open, when to look again, whether a new session is needed.
+    /// Polls the state. Returns the links to open, when to poll again, and whether a new session is needed.
     fn poll_state(&self) -> (Vec<LinkId>, Option<Instant>, bool) {
         let mut wakes = Wakes::default();
         let mut state = self.shared.lock();
@@ -76,7 +76,7 @@ impl Supervisor {
     }
 
     async fn change_session(&self) {
-        tracing::info!("the session cannot be used any more; a new one is opened");
+        tracing::info!("session unusable, opening a new one");
         match self.caller.open_session(&self.user, &self.name, CALL_PATIENCE).await {
             Ok(identity) => {
                 let mut wakes = Wakes::default();
@@ -84,14 +84,14 @@ impl Supervisor {
                 self.shared.wake(wakes);
             }
             Err(error) => {
-                tracing::warn!(%error, "no new session");
+                tracing::warn!(%error, "failed to open a new session");
                 tokio::time::sleep(RETRY_DELAY_MIN).await;
             }
         }
     }
 
-    /// Looks for nodes again: when what was found is no longer fresh, which changes nothing as long as nothing is wrong,
-    /// and soon after something went wrong. Also has the members remembered.
+    /// Searches for nodes again: when the last result is no longer fresh, and soon after a failure. A search that finds
+    /// more nodes does not move connections that work. Also persists the members.
     async fn refresh_nodes(&self, remembered: &mut Vec<String>) {
         let nodes = &self.shared.nodes;
         let mut last = Instant::now();
@@ -119,23 +119,23 @@ impl Supervisor {
                         self.shared.supervisor.notify_one();
                     }
                     match found.source {
-                        // Somebody may know better later.
+                        // A better source may answer later.
                         Source::Cache | Source::Default => Some(FIND_INTERVAL_MAX),
                         _ => found.fresh_for,
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "looking for nodes");
+                    tracing::debug!(%error, "failed to find nodes");
                     failures += 1;
                     Some(FIND_INTERVAL_MIN.saturating_mul(1 << failures.min(8)).min(FIND_INTERVAL_MAX))
                 }
             };
-            // Not all clients at the same time.
+            // Spreads the clients over time.
             due = wait.map(|wait| last + wait.max(FIND_INTERVAL_MIN).mul_f64(rand::random_range(1.0..1.5)));
         }
     }
 
-    /// Has the members remembered if they are others than before.
+    /// Persists the members if they changed.
     async fn persist_members(&self, remembered: &mut Vec<String>) {
         let mut members = self.shared.nodes.members();
         members.sort_unstable();
@@ -143,20 +143,20 @@ impl Supervisor {
             return;
         }
         self.finder.learned(members.clone()).await;
-        // Only now: whoever is interrupted here does it again.
+        // Set after the await: if this future is dropped before, the next call persists the members again.
         *remembered = members;
     }
 
-    /// Learns who leads, at the beginning and whenever the failure of a node may have changed it. Only a client that
-    /// sends to leaders needs to know.
+    /// Refreshes the leaders at the start and whenever the failure of a node may have changed them. Does nothing for a
+    /// client that does not send to leaders.
     async fn refresh_leaders(&self) {
         if self.route == Route::Pinned {
             return std::future::pending().await;
         }
-        // One node knows who leads; the addresses of all are known to all of them together.
+        // One node alone knows the leaders' ids. The status of the whole cluster also has the addresses of all nodes.
         let mut local_only = false;
         loop {
-            // Before the first request there is nothing to send to a leader.
+            // Leaders are not needed before the first request.
             if self.shared.lock().has_rooms()
                 && let Ok(status) = self.caller.status(local_only, LEADERS_PATIENCE).await
             {
@@ -167,21 +167,21 @@ impl Supervisor {
             let interval =
                 if self.shared.nodes.misses_leaders() { LEADERS_SOON } else { LEADERS_REFRESH_INTERVAL };
             if tokio::time::timeout(interval, changed).await.is_ok() {
-                // An election takes its time.
+                // Gives an election time to finish.
                 tokio::time::sleep(LEADERS_DELAY).await;
             }
         }
     }
 }
 
-/// While a leader is missed, the others are asked this often.
+/// Interval of refreshes while a shard has no known leader.
 const LEADERS_SOON: Duration = Duration::from_millis(250);
-/// A change is looked into soon, but not at once.
+/// Delay between a change and the refresh that follows it.
 const LEADERS_DELAY: Duration = Duration::from_millis(50);
-/// Who leads is not worth waiting for long.
+/// Timeout for one refresh of the leaders.
 const LEADERS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// For ever, if there is no such time.
+/// Sleeps until `at`, or for ever without it.
 pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,

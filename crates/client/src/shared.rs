@@ -1,4 +1,4 @@
-//! The state, its lock, and how its tasks are woken.
+//! The shared state behind its lock, and how its tasks are woken.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use tonic::metadata::{Ascii, MetadataValue};
 use crate::nodes::Nodes;
 use crate::state::{ClientState, Wakes};
 
-/// What all tasks of a client share.
+/// The parts that all tasks of a client share.
 #[derive(Debug)]
 pub(crate) struct SharedState {
     state: Mutex<ClientState>,
     pub(crate) nodes: Arc<Nodes>,
-    /// For the thread that writes the outbox file.
+    /// Wakes the thread that writes the outbox file.
     queue_due: Condvar,
-    /// For the task that opens connections and keeps time.
+    /// Wakes the supervisor.
     pub(crate) supervisor: Notify,
-    /// For those who wait for the outbox to get space_freed.
+    /// Wakes tasks that wait for requests to leave the outbox.
     pub(crate) space_freed: Notify,
     pub(crate) cancel: CancellationToken,
 }
@@ -36,13 +36,13 @@ impl SharedState {
         }
     }
 
-    /// The state. A panic elsewhere leaves it as it was between two statements, which is no worse than
-    /// ending the program; waiting for ever would be.
+    /// Locks the state, also if the lock is poisoned. A panic under the lock leaves the state as it was between two
+    /// statements, which is no worse than a crash of the program; tasks that wait for ever would be worse.
     pub(crate) fn lock(&self) -> MutexGuard<'_, ClientState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks until there is something to write; what is only to be tried again waits for its time.
+    /// Blocks until there is something to write. With `retry`, blocks until this delay is over or the queue is stopped.
     pub(crate) fn wait_for_queue(&self, retry: Option<Duration>) -> MutexGuard<'_, ClientState> {
         let state = self.lock();
         match retry {
@@ -61,12 +61,12 @@ impl SharedState {
         }
     }
 
-    /// Wakes the writer.
+    /// Wakes the writer of the outbox file.
     pub(crate) fn queue_is_due(&self) {
         self.queue_due.notify_one();
     }
 
-    /// Wakes what a change concerns. Not under the lock.
+    /// Wakes tasks and waiters. Must not be called under the lock.
     pub(crate) fn wake(&self, wakes: Wakes) {
         for feed in wakes.feeds {
             feed.wake();
@@ -82,7 +82,7 @@ impl SharedState {
         }
         for settled in wakes.settled {
             if let Some(waiter) = settled.waiter {
-                // Whoever asked may have stopped waiting.
+                // The caller may have stopped waiting.
                 let _ = waiter.send(settled.outcome);
             }
         }
@@ -91,7 +91,7 @@ impl SharedState {
         }
     }
 
-    /// Sends what an earlier life left.
+    /// Queues the requests that were restored from the outbox file.
     pub(crate) fn resume(&self) {
         let mut wakes = Wakes::default();
         let mut state = self.lock();
@@ -103,7 +103,7 @@ impl SharedState {
         self.wake(wakes);
     }
 
-    /// Ends everything. Repeating it does nothing.
+    /// Closes the client. Idempotent.
     pub(crate) fn close(&self) {
         let mut wakes = Wakes { queue: true, ..Wakes::default() };
         let mut state = self.lock();
@@ -111,7 +111,7 @@ impl SharedState {
         if let Some(queue) = &mut state.queue {
             queue.stop = true;
         }
-        // Their owners are told that the client is closed.
+        // They get `SendError::Closed`.
         wakes.waiters = state.requests.take_waiters();
         drop(state);
         self.cancel.cancel();
@@ -119,7 +119,7 @@ impl SharedState {
         self.wake(wakes);
     }
 
-    /// The metadata that shows the session.
+    /// The `authorization` metadata of the session.
     pub(crate) fn authorization(&self) -> Option<MetadataValue<Ascii>> {
         let identity = self.lock().session.clone()?;
         let mut value = MetadataValue::try_from(format!("Bearer {}", identity.token)).ok()?;

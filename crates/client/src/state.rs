@@ -1,7 +1,8 @@
-//! What the client's tasks share: the outbox, which connection each room's requests take, and what is under way.
+//! The state that the client's tasks share: the outbox, the connection of each room, and the requests in flight.
 //!
-//! One lock, held for moments and never across an await. Decisions are made here and in `outbox`; the tasks in
-//! `link` and `sender` only carry them out. Wakers and waiters are collected and woken after the lock is released.
+//! One lock protects it, is held briefly and never across an await. Decisions are made here and in `outbox`; the tasks
+//! in `link` and `sender` only carry them out. Wakers and waiters are collected under the lock and woken after its
+//! release.
 
 mod in_flight;
 mod queue;
@@ -27,24 +28,24 @@ use crate::types::{Ack, Content, Route, Session};
 use in_flight::InFlight;
 pub(crate) use queue::{Queue, QueuedBatch};
 
-/// Whoever waits for a request.
+/// The receiver of a request's outcome.
 pub(crate) type Waiter = oneshot::Sender<Result<Ack, SendError>>;
 
-/// What is to be woken once the lock is released.
+/// The tasks and waiters to wake once the lock is released.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
     pub(crate) settled: Vec<Settled<Waiter>>,
-    /// Whoever is told `failed`.
+    /// The waiters that get `failed`.
     pub(crate) waiters: Vec<Waiter>,
     pub(crate) failed: Option<SendError>,
     pub(crate) feeds: Vec<Waker>,
-    /// The supervisor has something to do.
+    /// Whether to wake the supervisor.
     pub(crate) supervisor: bool,
-    /// The writer of the outbox file has.
+    /// Whether to wake the writer of the outbox file.
     pub(crate) queue: bool,
 }
 
-/// A connection's name in the table.
+/// Id of a link, unique within the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LinkId(pub(crate) u64);
 
@@ -52,57 +53,57 @@ pub(crate) struct LinkId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) address: Arc<str>,
-    /// The stream's task waits for something to send.
+    /// The waker of the stream, while it has nothing to send.
     pub(crate) feed: Option<Waker>,
-    /// Rooms with something to send, in the order in which they got it.
+    /// Rooms with requests to send, first come first served.
     pub(crate) ready: VecDeque<RoomKey>,
     pub(crate) in_flight: InFlight,
-    /// The last result, or when the oldest request without one was sent if that is later.
+    /// Time of the last result, or of the first send after the link was idle if that is later.
     last_progress: Instant,
-    /// How long requests usually take.
+    /// Smoothed round-trip time of requests.
     usual: Duration,
-    /// How often it was found silent since the last result.
+    /// How often the link was found silent since the last result.
     races: u32,
-    /// Since when its rooms have been moved away because of that.
+    /// When the link was found silent and its rooms moved to other links.
     silent_since: Option<Instant>,
     pub(crate) cancel: CancellationToken,
 }
 
-/// How a room's requests travel.
+/// The link of a room, and where the room is queued.
 #[derive(Clone, Copy, Debug, Default)]
 struct Path {
     link: Option<LinkId>,
-    /// It is in its link's `ready`, or in `unrouted`.
+    /// The room is in its link's `ready`, or in `unrouted`.
     queued: bool,
-    /// It is in `held`.
+    /// The room is in `held`.
     held: bool,
-    /// It goes elsewhere once nothing is under way.
+    /// The room changes its link once it has no requests in flight.
     changing: bool,
 }
 
-/// See the module.
+/// The shared state: see the module.
 #[derive(Debug)]
 pub(crate) struct ClientState {
     pub(crate) requests: Requests<Waiter>,
     paths: Vec<Path>,
     pub(crate) links: HashMap<LinkId, Link>,
     next_link: u64,
-    /// Rooms with something to send and no link.
+    /// Rooms with requests to send and no link.
     unrouted: Vec<RoomKey>,
-    /// Rooms that must wait before they send again.
+    /// Rooms that must wait before they may send again.
     held: Vec<RoomKey>,
     route: Route,
     nodes: Arc<Nodes>,
     routed_version: u64,
-    /// The supervisor looks again by itself.
+    /// The supervisor has a timer set and polls again without being woken.
     watched: bool,
-    /// Another look at where rooms should go is due.
+    /// The links of all rooms must be reconsidered.
     pub(crate) reroute: bool,
-    /// What is to be written to the outbox file, if there is one.
+    /// The records for the outbox file, if there is one.
     pub(crate) queue: Option<Queue>,
     pub(crate) session: Option<Arc<Identity>>,
     names: HashMap<u64, Arc<str>>,
-    /// Nodes that did not accept the session, since one did.
+    /// Nodes that have refused the session since the last one accepted it.
     pub(crate) auth_failures: u32,
     pub(crate) closed: bool,
 }
@@ -150,7 +151,7 @@ impl ClientState {
         &mut self.paths[at]
     }
 
-    /// Puts the room where it will be sent from, if it has something to send.
+    /// Queues the room at its link, or for routing, if it has something to send.
     pub(crate) fn enqueue(&mut self, room: RoomKey, now: Instant, wakes: &mut Wakes) {
         let path = *self.path(room);
         if path.queued || path.changing {
@@ -178,24 +179,24 @@ impl ClientState {
         }
     }
 
-    /// A stream's address, and what ends it.
+    /// The address of a link, and the token that cancels it.
     pub(crate) fn link(&self, id: LinkId) -> Option<(Arc<str>, CancellationToken)> {
         self.links.get(&id).map(|link| (Arc::clone(&link.address), link.cancel.clone()))
     }
 
-    /// Nothing is waiting to be sent over the stream.
+    /// Registers the waker of a stream that has nothing to send.
     pub(crate) fn wait_for_more(&mut self, id: LinkId, waker: &Waker) {
         if let Some(link) = self.links.get_mut(&id) {
             link.feed = Some(waker.clone());
         }
     }
 
-    /// Whether anything was ever sent.
+    /// Whether any request was ever submitted.
     pub(crate) fn has_rooms(&self) -> bool {
         !self.paths.is_empty()
     }
 
-    /// Takes requests for one frame of a stream. Whether the stream still exists.
+    /// Takes requests for one frame of a stream. Returns whether the link still exists.
     pub(crate) fn fill_batch(
         &mut self,
         id: LinkId,
@@ -206,7 +207,7 @@ impl ClientState {
         let Some(link) = self.links.get_mut(&id) else { return false };
         if link.in_flight.count() == 0 {
             link.last_progress = now;
-            // Somebody must notice if nothing comes back.
+            // The supervisor must notice if no result arrives.
             wakes.supervisor |= !self.watched;
         }
         let mut bytes = 0;
@@ -232,7 +233,7 @@ impl ClientState {
         true
     }
 
-    /// Lets a room take its new way once nothing is under way on the old one.
+    /// Releases a room from its link once it has nothing in flight there, if it is to change its link.
     fn finish_change(&mut self, room: RoomKey) {
         if self.path(room).changing && !self.requests.has_in_flight(room) {
             let path = self.path(room);
@@ -241,7 +242,7 @@ impl ClientState {
         }
     }
 
-    /// The room goes elsewhere now; what is under way is sent there again.
+    /// Takes a room off its link now. Its requests in flight are sent again on the next link.
     fn detach(&mut self, room: RoomKey, now: Instant, wakes: &mut Wakes) {
         let path = *self.path(room);
         if let Some(link) = path.link.and_then(|link| self.links.get_mut(&link))
@@ -250,7 +251,7 @@ impl ClientState {
             link.ready.retain(|other| *other != room);
         }
         let path = self.path(room);
-        // A room in `unrouted` has no link and is left there.
+        // A room in `unrouted` has no link and stays there.
         if path.link.take().is_some() {
             path.queued = false;
         }
@@ -265,7 +266,8 @@ impl ClientState {
         self.enqueue(room, now, wakes);
     }
 
-    /// Requests (room, up to which number) and settlements (up to which number) are on disk.
+    /// The outbox file contains, for each room, the requests up to the first number and the settlements up to the
+    /// second.
     pub(crate) fn stored(&mut self, marks: impl IntoIterator<Item = (RoomKey, u64, u64)>, wakes: &mut Wakes) {
         let now = Instant::now();
         for (room, number, settled) in marks {
@@ -275,8 +277,8 @@ impl ClientState {
         }
     }
 
-    /// The outbox file did not take what was to be appended. Whether that decides what becomes of it; if the file is
-    /// about to be rewritten, it does not.
+    /// An append to the outbox file failed: fails the requests that are not stored. Returns false, and does nothing, if
+    /// the file is about to be rewritten, which will store them.
     pub(crate) fn not_stored(&mut self, why: &str, wakes: &mut Wakes) -> bool {
         let Some(queue) = self.queue.as_mut().filter(|queue| !queue.rewrite) else { return false };
         queue.drop_submitted();
@@ -285,7 +287,7 @@ impl ClientState {
         true
     }
 
-    /// Takes a request. What a durable outbox's caller waits for.
+    /// Submits a request. Returns its number and, with a durable outbox, the serial to wait for (else 0).
     pub(crate) fn submit(
         &mut self,
         room: &str,
@@ -308,7 +310,7 @@ impl ClientState {
 
     /// Continues under a new session.
     pub(crate) fn session_changed(&mut self, identity: Identity, wakes: &mut Wakes) {
-        // Nothing with a new number may go out over a stream of the old session.
+        // A request with a new number must not be sent on a stream of the old session.
         for link in self.links.keys().copied().collect::<Vec<_>>() {
             self.remove_link(link, wakes);
         }
@@ -343,12 +345,12 @@ impl ClientState {
         }
     }
 
-    /// The name of a room that was met.
+    /// The name of a room, if it is known.
     pub(crate) fn room_name(&self, room_id: u64) -> Option<Arc<str>> {
         self.names.get(&room_id).cloned()
     }
 
-    /// A stream is over. Its rooms go elsewhere, and what is under way is sent again.
+    /// Removes a link whose stream ended. Its rooms go to other links, and their requests in flight are sent again.
     pub(crate) fn remove_link(&mut self, id: LinkId, wakes: &mut Wakes) {
         let Some(link) = self.links.remove(&id) else { return };
         link.cancel.cancel();

@@ -1,8 +1,8 @@
 //! The outbox on disk: the directory, its lock, and the one thread that writes and syncs.
 //!
-//! Whatever is submitted while a sync is running is written and synced together by the next one. Records that
-//! only say that something is settled ride along with the next requests, and get a sync of their own when they
-//! become many.
+//! Requests that are submitted during a sync are written and synced together by the next one. Records of settled
+//! requests are written together with the next request; they get a sync of their own once there are
+//! `OUTBOX_UNSYNCED_SETTLED_MAX` of them.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -24,7 +24,7 @@ use crate::shared::SharedState;
 use crate::state::{ClientState, Identity, QueuedBatch, Wakes};
 use crate::types::{Content, Session};
 
-/// An outbox directory, open and locked.
+/// An outbox directory, opened and locked by this process.
 #[derive(Debug)]
 pub(crate) struct OutboxDir {
     path: PathBuf,
@@ -32,13 +32,13 @@ pub(crate) struct OutboxDir {
     file: File,
     len: u64,
     rewritten_len: u64,
-    /// Why its end is not known any more.
+    /// Set when a failed append could not be undone: the error that all further appends report.
     broken: Option<String>,
     _lock: File,
 }
 
 impl OutboxDir {
-    /// Opens the directory, making it if need be, and reads what is in it. Blocks.
+    /// Opens the directory, or creates it, and reads the outbox file. Blocks.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Recovered), OutboxError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -77,7 +77,7 @@ impl OutboxDir {
         if good < bytes.len() as u64 {
             tracing::info!(
                 bytes = bytes.len() as u64 - good,
-                "the outbox's last write was cut short; it is dropped"
+                "dropped an incomplete write at the end of the outbox"
             );
             file.set_len(good).and_then(|()| file.sync_all()).map_err(failed(&path))?;
         }
@@ -97,12 +97,12 @@ impl OutboxDir {
         ))
     }
 
-    /// Writes the first records.
+    /// Writes the first records of a new outbox.
     pub(crate) fn begin(&mut self, records: Vec<Record>) -> Result<(), OutboxError> {
         self.replace(records).map_err(|source| OutboxError::Io { path: self.path.clone(), source })
     }
 
-    /// Names the directory in an error.
+    /// The error that this outbox belongs to the user `owner`.
     pub(crate) fn other_user(&self, owner: &str) -> OutboxError {
         OutboxError::OtherUser { path: self.dir.clone(), owner: owner.to_owned() }
     }
@@ -117,19 +117,19 @@ impl OutboxDir {
         if written.is_ok() {
             self.len += bytes.len() as u64;
         } else if let Err(error) = self.truncate_to_good() {
-            self.broken = Some(format!("it could not be cut back after a failed write: {error}"));
+            self.broken = Some(format!("it could not be truncated after a failed write: {error}"));
         }
         written
     }
 
-    /// What was reported as not taken must not be found here later.
+    /// Removes the bytes of a failed append: a request that was reported as not stored must not be found later.
     fn truncate_to_good(&mut self) -> io::Result<()> {
         self.file.set_len(self.len)?;
         self.file.seek(SeekFrom::Start(self.len))?;
         self.file.sync_data()
     }
 
-    /// Replaces the file. A crash leaves the old one or the new one.
+    /// Replaces the file atomically: a crash leaves the old file or the new one.
     fn replace(&mut self, records: Vec<Record>) -> io::Result<()> {
         let mut bytes = Vec::new();
         journal::encode(records, &mut bytes);
@@ -161,7 +161,7 @@ fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Everything that a file must say, as records.
+/// The records of a complete outbox file.
 pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Record> {
     let session = &identity.session;
     let mut records = vec![Record {
@@ -196,7 +196,7 @@ pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Re
     records
 }
 
-/// Puts back what a file says. The session, if there is one.
+/// Restores the requests of an outbox file. Returns the session, if the file has one.
 pub(crate) fn restore<W>(recovered: Recovered, requests: &mut Requests<W>) -> Option<Identity> {
     for (name, room) in recovered.rooms {
         let key = requests.restore_room(&name, room.first, room.decided);
@@ -217,14 +217,14 @@ pub(crate) fn restore<W>(recovered: Recovered, requests: &mut Requests<W>) -> Op
     })
 }
 
-/// Runs what blocks on a thread that may.
+/// Runs blocking work on a thread of the blocking pool.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ConnectError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ConnectError::Invalid(error.to_string()))
 }
 
-/// The writer: runs on a thread of its own until the queue says stop.
+/// The writer. Runs on its own thread until the queue is told to stop.
 pub(crate) fn run(shared: &SharedState, mut directory: OutboxDir, progress: &watch::Sender<u64>) {
     let mut retry = None;
     loop {
@@ -241,11 +241,11 @@ pub(crate) fn run(shared: &SharedState, mut directory: OutboxDir, progress: &wat
             Some(full) if must_rewrite => rewrite(shared, &mut directory, full, &mut wakes),
             full => {
                 decided = append(shared, &mut directory, taken, &mut wakes);
-                // The old file is as good as a new one, only longer.
+                // The old file is still complete, only longer.
                 if let Some(full) = full
                     && let Err(error) = directory.replace(full.records)
                 {
-                    tracing::warn!(%error, "the outbox file could not be made smaller");
+                    tracing::warn!(%error, "failed to compact the outbox file");
                     directory.rewritten_len = directory.len;
                 }
                 None
@@ -261,7 +261,7 @@ pub(crate) fn run(shared: &SharedState, mut directory: OutboxDir, progress: &wat
     }
 }
 
-/// A whole new file, and up to where it holds each room's requests and settlements.
+/// A complete new file, and for each room the last request number and the last settled number in it.
 struct Rewrite {
     records: Vec<Record>,
     marks: Vec<(RoomKey, u64, u64)>,
@@ -276,7 +276,7 @@ impl Rewrite {
     }
 }
 
-/// Appends to the file. Whether it is certain now what became of the requests.
+/// Appends to the file. Returns whether the outcome of the append is known to the submitters.
 fn append(shared: &SharedState, directory: &mut OutboxDir, taken: QueuedBatch, wakes: &mut Wakes) -> bool {
     let written = if taken.records.is_empty() { Ok(()) } else { directory.append(taken.records) };
     let mut state = shared.lock();
@@ -288,13 +288,14 @@ fn append(shared: &SharedState, directory: &mut OutboxDir, taken: QueuedBatch, w
             true
         }
         Err(error) => {
-            tracing::warn!(%error, "the outbox cannot be written");
+            tracing::warn!(%error, "failed to write the outbox");
             state.not_stored(&error.to_string(), wakes)
         }
     }
 }
 
-/// Numbers or the session changed: nothing is sent before the new file is there. When to try again, if it failed.
+/// Rewrites the file after the numbers or the session changed; nothing is sent before. Returns the delay until the next
+/// attempt if this one failed.
 fn rewrite(
     shared: &SharedState,
     directory: &mut OutboxDir,
@@ -309,7 +310,7 @@ fn rewrite(
             None
         }
         Err(error) => {
-            tracing::warn!(%error, "the outbox cannot be rewritten; nothing is sent until it can");
+            tracing::warn!(%error, "failed to rewrite the outbox; sending is paused until a rewrite succeeds");
             if let Some(queue) = &mut state.queue {
                 queue.rewrite = true;
             }

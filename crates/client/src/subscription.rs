@@ -1,4 +1,4 @@
-//! Streams of events that continue on another node.
+//! Subscriptions: streams of events that continue on another node after a failure.
 
 mod moving;
 mod opening;
@@ -26,34 +26,34 @@ use crate::types::{Batch, Incoming};
 use moving::Move;
 use opening::Opening;
 
-/// Refusals, one after the other, before they are believed: a node may lag behind the others.
+/// Consecutive refusals after which a subscription fails: a single node may lag behind the others.
 const REFUSALS_MAX: u32 = 3;
-/// A stream that was open before is given more: what it asks for was there.
+/// The same for a subscription that was open before: its rooms existed then.
 const REFUSALS_AFTER_OPEN_MAX: u32 = 12;
-/// A stream on which even the signs of life are missing is given up: two and a half intervals.
+/// A stream without any frame for this long is given up: two and a half keepalive intervals.
 const SILENCE_MAX: Duration = KEEPALIVE_INTERVAL.saturating_mul(5).checked_div(2).expect("two is not zero");
 
-/// Events of rooms, each once, in order and without a gap. Nothing runs behind it: who does not ask for the next
-/// event slows the stream down, and dropping it ends it.
+/// Events of rooms, each once, in order and without a gap. No task runs behind it: a caller that does not ask for the
+/// next event slows the stream down, and dropping the subscription ends the stream.
 pub struct Subscription {
     handle: Arc<Handle>,
     positions: Positions,
     phase: Phase,
-    /// The rest of a batch that is being given out one by one.
+    /// The rest of a batch that `next` returns one by one.
     batch: std::vec::IntoIter<Event>,
     /// The token before that batch.
     token_before: Bytes,
-    /// Where to open the next stream, if that can be chosen.
+    /// The preferred nodes for the next stream.
     targets: VecDeque<Arc<str>>,
     failures: u32,
     refusals: u32,
-    /// Nodes, one after the other, that were full or leaving.
+    /// Consecutive nodes that were full or leaving.
     redirects: u32,
     was_open: bool,
 }
 
 enum Phase {
-    /// Opens a stream then.
+    /// Opens a stream at this time.
     Idle {
         at: Instant,
     },
@@ -65,11 +65,11 @@ struct Open {
     address: Arc<str>,
     stream: Streaming<Frame>,
     last_frame: Instant,
-    /// Fires at the earliest when the stream has been silent for too long.
+    /// Fires when the stream may have been silent for `SILENCE_MAX`; it is reset lazily.
     alarm: Pin<Box<Sleep>>,
-    /// Frames that have been read already.
+    /// Frames that were already read, to be returned before those of the stream.
     first: VecDeque<Frame>,
-    /// The node has asked to continue elsewhere.
+    /// The move to another node, if the node has asked for one.
     moving: Option<Box<Move>>,
 }
 
@@ -102,11 +102,10 @@ impl Subscription {
         }
     }
 
-    /// What comes next. Reconnects by itself, for ever; fails only where trying again cannot help. Dropping the future
-    /// loses nothing.
+    /// Returns the next item. Reconnects without limit, and fails only where a retry cannot help. Cancel safe.
     ///
     /// # Errors
-    /// A room that is not there, a token that does not fit, a session that is not accepted.
+    /// If a room does not exist, the token is invalid, or the session is not accepted.
     pub async fn next(&mut self) -> Result<Incoming, CallError> {
         loop {
             if let Some(event) = self.batch.next() {
@@ -124,8 +123,8 @@ impl Subscription {
         }
     }
 
-    /// The next events, as many as came together. Signs of life and changes of connection are passed over.
-    /// Dropping the future loses nothing.
+    /// Returns the next events, as many as arrived together. Keepalives and changes of connection are skipped. Cancel
+    /// safe.
     ///
     /// # Errors
     /// As [`Subscription::next`].
@@ -138,8 +137,8 @@ impl Subscription {
         Ok(Batch { events: decode_events(&batch)?, token: batch.token })
     }
 
-    /// The next events as they came: what is cheapest at high rates. Events that [`Subscription::next`] has begun to
-    /// give out are not among them.
+    /// Returns the next events undecoded, which is cheapest at high rates. Events of a batch that
+    /// [`Subscription::next`] has begun to return are not among them.
     ///
     /// # Errors
     /// As [`Subscription::next`].
@@ -151,14 +150,15 @@ impl Subscription {
         }
     }
 
-    /// The name of a room of this subscription, once it is known.
+    /// The name of a room of this subscription, if it is known.
     #[must_use]
     pub fn room_name(&self, room_id: u64) -> Option<Arc<str>> {
         self.positions.name(room_id).or_else(|| self.handle.shared.lock().room_name(room_id))
     }
 
-    /// Resumes on any node and in any process after what was given out. Events that came together share a token: until
-    /// the last of them is given out, this is the one before them, so that resuming repeats some but never skips any.
+    /// A token that resumes after the returned events, on any node and in any process. Events that arrived together
+    /// share a token: until the last of them is returned, this is the token before them, so that resuming may repeat
+    /// events but never skips one.
     #[must_use]
     pub fn token(&self) -> Bytes {
         if self.batch.as_slice().is_empty() {
@@ -168,12 +168,12 @@ impl Subscription {
         }
     }
 
-    /// The last event of each room (room id, seq) that came in.
+    /// The last event of each room (room id, seq) that was received.
     pub fn positions(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.positions.seqs()
     }
 
-    /// The address of the node that the events come from, while there is one.
+    /// The address of the node that the stream is open to, if there is one.
     #[must_use]
     pub fn node(&self) -> Option<&str> {
         match &self.phase {
@@ -237,7 +237,7 @@ impl Subscription {
         Step::Other(Incoming::Connected { node })
     }
 
-    /// An open stream ended.
+    /// Handles the end of an open stream.
     fn lost(&mut self, status: &Status) -> Result<Step, CallError> {
         let Phase::Open(open) = &mut self.phase else { return Ok(Step::Nothing) };
         if let Some(moving) = open.moving.take() {
@@ -270,7 +270,7 @@ impl Subscription {
         Ok(Step::Nothing)
     }
 
-    /// The node is full or leaves, and says who is not. That is no failure of anybody, unless all say so.
+    /// The node is full or leaving, and has named others. This counts as a failure only if all nodes answer so.
     fn redirected(&mut self, targets: Vec<Arc<str>>, failure: chat::Failure, was_connected: bool) -> Step {
         self.targets = targets.into();
         let all = u32::try_from(self.handle.shared.nodes.count()).unwrap_or(u32::MAX);
@@ -283,7 +283,7 @@ impl Subscription {
         Step::Nothing
     }
 
-    /// Each node is tried once at once, then with growing delays.
+    /// Tries each node once without delay, then with growing delays.
     fn wait(&mut self, after: Duration) {
         let all = u32::try_from(self.handle.shared.nodes.count()).unwrap_or(u32::MAX);
         let delay = retry::delay((self.failures + 1).saturating_sub(all), rand::random());
@@ -292,7 +292,7 @@ impl Subscription {
     }
 }
 
-/// Events that passed as such and still are not what they should be are never skipped in silence.
+/// Decodes a batch. Damaged events are an error and never skipped.
 fn decode_events(batch: &RawBatch) -> Result<Vec<Event>, CallError> {
     batch.decode().map_err(|error| CallError::Refused {
         code: "event_damaged".to_owned(),

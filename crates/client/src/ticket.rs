@@ -1,4 +1,4 @@
-//! Waiting for the tick.
+//! Waits for the outcome of a submitted request.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tokio::sync::oneshot;
 use crate::error::SendError;
 use crate::types::Ack;
 
-/// Stands for a request until it is certain. Dropping it changes nothing: the request is still sent.
+/// A submitted request whose outcome can be awaited. Dropping the ticket does not cancel the request.
 #[derive(Debug)]
 pub struct Ticket {
     pub(crate) request_no: u64,
     pub(crate) answer: oneshot::Receiver<Result<Ack, SendError>>,
-    /// It came while the outbox was still being synced.
+    /// The outcome, if it arrived while the outbox was still being synced.
     pub(crate) early: Option<Result<Ack, SendError>>,
 }
 
@@ -23,7 +23,7 @@ impl Ticket {
         self.request_no
     }
 
-    /// Waits for the tick, however long that takes.
+    /// Waits for the ack without a timeout.
     ///
     /// # Errors
     /// If the request is refused, or the client is closed.
@@ -34,8 +34,8 @@ impl Ticket {
         }
     }
 
-    /// Waits for the tick, at most so long; then the answer is [`SendError::Queued`], the request
-    /// stays in the outbox, and waiting can go on.
+    /// Waits for the ack, at most `patience`. After that it returns [`SendError::Queued`]; the request stays in the
+    /// outbox, and this method can be called again.
     ///
     /// # Errors
     /// As [`Ticket::wait`], and [`SendError::Queued`].

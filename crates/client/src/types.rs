@@ -1,4 +1,4 @@
-//! What goes in and out of the library.
+//! Arguments and results of the library's API.
 
 use std::path::PathBuf;
 
@@ -7,32 +7,33 @@ use conclave_core::Refusal;
 use conclave_core::name::{check_text, check_topic};
 use conclave_proto::chat::{self, send_message_request};
 
-/// Where requests wait until they are certain.
+/// Where requests are kept until their outcome is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Outbox {
-    /// In memory: what is not certain when the process dies is lost with it.
+    /// In memory. Requests without an outcome are lost when the process ends.
     #[default]
     Memory,
-    /// In this directory, synced before [`Client::submit`](crate::Client::submit) returns. It also keeps the session. One process at a time.
+    /// In this directory, synced before [`Client::submit`](crate::Client::submit) returns. The directory also keeps the
+    /// session. One process can use it at a time.
     Durable(PathBuf),
 }
 
-/// Which node gets a room's requests.
+/// The node that a room's requests are sent to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Route {
-    /// The leader of the room's shard, where it is known.
+    /// The leader of the room's shard, or any node while the leader is unknown.
     #[default]
     Leader,
-    /// The node that the client is connected to, whoever leads.
+    /// The node that the client is connected to, whether it leads or not.
     Pinned,
 }
 
 /// What a request does in its room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Says something.
+    /// A message.
     Text(String),
-    /// Says what the room is for.
+    /// A new topic of the room.
     Topic(String),
     /// Makes the user a member.
     Join,
@@ -41,7 +42,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// What the cluster would refuse anyway is refused here, before it gets a number.
+    /// Refuses what the cluster would refuse, before the request gets a number.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Text(text) => check_text(text),
@@ -50,7 +51,7 @@ impl Content {
         }
     }
 
-    /// As it is stored and sent.
+    /// The protobuf form, in which it is stored and sent.
     pub(crate) fn into_wire(self) -> send_message_request::Content {
         match self {
             Self::Text(text) => send_message_request::Content::Text(text),
@@ -60,7 +61,7 @@ impl Content {
         }
     }
 
-    /// From how it is stored and sent.
+    /// The reverse of [`Content::into_wire`].
     pub(crate) fn from_wire(content: send_message_request::Content) -> Self {
         match content {
             send_message_request::Content::Text(text) => Self::Text(text),
@@ -71,24 +72,24 @@ impl Content {
     }
 }
 
-/// The tick: the request is on disk at a majority of the room's replicas.
+/// The acknowledgement (tick): the request is on disk at a majority of the room's replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ack {
-    /// Which room.
+    /// The room's id.
     pub room_id: u64,
     /// The request's number in the room.
     pub request_no: u64,
-    /// The event's place in the room; 0 where nothing had to change, or where it is forgotten.
+    /// The event's seq; 0 if nothing had to change, or if the cluster no longer has the reply (`forgotten`).
     pub seq: u64,
     /// The event's time, milliseconds since 1970.
     pub time_ms: i64,
-    /// It had been decided before; a repeat got the first answer.
+    /// The request had been applied before; this is the first reply again.
     pub duplicate: bool,
-    /// Decided so long ago that the cluster no longer knows the answer. It took effect or was refused, once.
+    /// The cluster no longer keeps the reply. The request took effect once or was refused.
     pub forgotten: bool,
 }
 
-/// A request in the outbox.
+/// A request in the outbox whose outcome is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
     /// The room's name.
@@ -99,7 +100,7 @@ pub struct Pending {
     pub content: Content,
 }
 
-/// Who this client is to the cluster.
+/// The session of this client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// The session's id: events that it caused carry it.
@@ -108,17 +109,17 @@ pub struct Session {
     pub user_id: u64,
     /// The user's name.
     pub user: String,
-    /// The cluster that gave the session out.
+    /// Id of the cluster that opened the session.
     pub cluster_id: String,
 }
 
 /// Where a subscription begins in a room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// With what happens from now on.
+    /// With the next event.
     #[default]
     Now,
-    /// With this many events that have already happened.
+    /// With this many of the newest past events.
     Last(u32),
     /// After this seq; 0 is everything.
     After(u64),
@@ -129,7 +130,7 @@ pub enum Start {
 pub struct Follow {
     /// The room's name.
     pub room: String,
-    /// Become a member first.
+    /// Whether to become a member first.
     pub join: bool,
     /// Where to begin.
     pub from: Start,
@@ -142,14 +143,14 @@ impl Follow {
         Self { room: name.into(), join: false, from: Start::Now }
     }
 
-    /// The same, beginning elsewhere.
+    /// Sets where to begin.
     #[must_use]
     pub fn from(mut self, from: Start) -> Self {
         self.from = from;
         self
     }
 
-    /// The same, as a member.
+    /// Joins the room first.
     #[must_use]
     pub fn join(mut self) -> Self {
         self.join = true;
@@ -157,63 +158,64 @@ impl Follow {
     }
 }
 
-/// What a subscription brings.
+/// An item of a subscription.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Incoming {
-    /// The next event of a room: its seq is the last one plus one.
+    /// The next event of a room. Its seq is the seq of the room's previous event plus one.
     Event(chat::Event),
-    /// Everything that had happened when the stream reached the node's end has been delivered.
+    /// Every event that the node had when the stream reached the end has been delivered.
     CaughtUp {
-        /// Where each room stands.
+        /// The newest seq of each room.
         rooms: Vec<chat::RoomPosition>,
-        /// Resumes here.
+        /// Token to resume from here.
         token: Bytes,
     },
-    /// A stream is open.
+    /// A stream was opened.
     Connected {
         /// The address of the node.
         node: String,
     },
-    /// The stream ended, or could not be opened because all nodes are full. It is continued as soon as some node takes it.
+    /// The stream ended, or could not be opened because all nodes are full. The subscription reopens it on any node
+    /// that accepts it.
     Disconnected {
-        /// For people.
+        /// The reason, for people.
         why: String,
     },
-    /// Retention has passed the subscription by: what lies between was deleted, and the next event is `first_seq`.
+    /// Retention has deleted events that the subscription had not read yet. The next event is `first_seq`.
     Truncated {
-        /// Where.
+        /// The room's id.
         room_id: u64,
-        /// The next event.
+        /// The seq of the next event.
         first_seq: u64,
     },
-    /// A sign of life, and how the cluster is.
+    /// A sign of life while there are no events.
     Keepalive {
-        /// Whether the node hears from a leader for each of the subscription's rooms.
+        /// Whether the node is in contact with a leader for each of the subscription's rooms.
         quorum: bool,
-        /// Resumes here.
+        /// Token to resume from here.
         token: Bytes,
     },
 }
 
-/// Events of one room, in order and without a gap; what is cheapest at high rates.
+/// Events of one room, in order and without a gap: cheaper than single events at high rates.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// Consecutive events of one room.
     pub events: Vec<chat::Event>,
-    /// Resumes after the last of them.
+    /// Token to resume after the last of them.
     pub token: Bytes,
 }
 
-/// Which events of a room to read.
+/// The events of a room to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Window {
     /// The newest.
     #[default]
     Newest,
-    /// The newest with a smaller seq.
+    /// The newest with a seq smaller than this.
     Before(u64),
-    /// The oldest with a greater seq.
+    /// The oldest with a seq greater than this.
     After(u64),
 }
 
@@ -222,11 +224,12 @@ pub enum Window {
 pub struct HistoryQuery {
     /// The room's name.
     pub room: String,
-    /// Which events.
+    /// Which events to read.
     pub window: Window,
-    /// At most so many; 0 is the server's default.
+    /// The maximum number of events; 0 is the server's default.
     pub limit: u32,
-    /// See every event acknowledged before the call; needs a majority. Otherwise what the node has applied.
+    /// Whether to include every event that was acknowledged before the call, which needs a majority. Otherwise the node
+    /// answers with the events that it has applied.
     pub linearizable: bool,
 }
 
@@ -243,7 +246,7 @@ impl HistoryQuery {
         Self { room: room.into(), window: Window::After(seq), limit, linearizable: false }
     }
 
-    /// As it is sent.
+    /// The protobuf form.
     pub(crate) fn into_wire(self) -> chat::HistoryRequest {
         let consistency =
             if self.linearizable { chat::Consistency::Linearizable } else { chat::Consistency::Local };
@@ -260,7 +263,7 @@ impl HistoryQuery {
     }
 }
 
-/// Answer to a ping.
+/// The answer to a ping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pong {
     /// The address that was asked.

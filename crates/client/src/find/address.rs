@@ -1,4 +1,4 @@
-//! What people write where a server's address is wanted. The only place that reads it.
+//! Parses the addresses of servers that people write. No other module does.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -6,13 +6,13 @@ use std::str::FromStr;
 
 use super::{CLIENT_PORT, RESOLVER_PORT};
 
-/// A DNS name, bytes without its last dot (RFC 1035).
+/// Maximum length of a DNS name without its last dot, bytes (RFC 1035).
 const NAME_BYTES_MAX: usize = 253;
-/// One label of a DNS name, bytes.
+/// Maximum length of a label of a DNS name, bytes.
 const LABEL_BYTES_MAX: usize = 63;
 const SCHEME: &str = "conclave+srv://";
 
-/// Where to begin looking for servers.
+/// A starting point of the search for servers.
 ///
 /// ```
 /// use conclave_client::find::Seed;
@@ -29,14 +29,14 @@ pub enum Seed {
     Node(String),
     /// A zone, whose name servers know the nodes.
     Zone {
-        /// Its name, in lower case and without its last dot.
+        /// Its name, in lower case and without the last dot.
         zone: String,
-        /// Whom to ask instead of the usual name servers, if there are any.
+        /// The name servers to ask; if empty, the usual ones.
         name_servers: Vec<SocketAddr>,
     },
 }
 
-/// Text that is no [`Seed`].
+/// Text that is not a [`Seed`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{what}; a server is host:port, for example 127.0.0.1:7400, or conclave+srv://ZONE[?ns=IP:PORT,IP:PORT]"
@@ -85,7 +85,7 @@ impl fmt::Display for Seed {
     }
 }
 
-/// `host:port`, with the default port where there is none.
+/// `host:port`, with the default port if none is given.
 fn node(text: &str) -> Result<String, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return port(&address.port().to_string()).map(|_| address.to_string());
@@ -98,7 +98,7 @@ fn node(text: &str) -> Result<String, String> {
         Some((host, digits)) => (host, port(digits)?),
         None => (text, CLIENT_PORT),
     };
-    // What is all digits and dots is an address that went wrong, never a name.
+    // Only digits and dots: a malformed address, not a name.
     let numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if host.is_empty() || numeric || zone_name(host).is_err() {
         return Err(format!("{text:?} is not host:port"));
@@ -113,7 +113,7 @@ fn port(digits: &str) -> Result<u16, String> {
     }
 }
 
-/// The address of a name server: names would need a name server themselves.
+/// Parses the address of a name server. A host name is refused: it would need a name server itself.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -127,7 +127,7 @@ pub fn name_server(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// The name of a zone, in lower case and without its last dot.
+/// Parses the name of a zone. Returns it in lower case and without the last dot.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_write_is_understood() {
+    fn usual_spellings_are_accepted() {
         for (text, meant) in [
             ("127.0.0.1:7400", "127.0.0.1:7400"),
             (" n1:7400 ", "n1:7400"),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn an_invalid_address_is_named_in_the_error() {
         for (text, named) in [
             ("", "is not host:port"),
             (":7400", "is not host:port"),
@@ -202,9 +202,9 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing panics, and what is understood is understood again as the same.
+        /// No text panics, and an accepted seed survives a round trip through its text.
         #[test]
-        fn what_is_shown_can_be_read(text in ".{0,40}|(conclave\\+srv://)?[a-z0-9.:?=,\\[\\]-]{0,40}") {
+        fn a_displayed_seed_parses_to_itself(text in ".{0,40}|(conclave\\+srv://)?[a-z0-9.:?=,\\[\\]-]{0,40}") {
             if let Ok(seed) = text.parse::<Seed>() {
                 prop_assert_eq!(seed.to_string().parse::<Seed>(), Ok(seed));
             }

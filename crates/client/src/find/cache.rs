@@ -1,6 +1,6 @@
-//! The members that earlier connections learned, in a file: with it, a client starts although nobody can be asked.
+//! A file with the members that earlier connections learned: with it, a client starts although no name server answers.
 //!
-//! Text, one line for each address below the line with what was asked for:
+//! The file is text. Below a line with the searched seeds there is one line for each address:
 //!
 //! ```text
 //! conclave members 1
@@ -9,8 +9,8 @@
 //! 10.83.0.12:7400
 //! ```
 //!
-//! It is a hint and no more: lines that make no sense are skipped, and a file that makes none is written anew. Two
-//! processes that write at the same time leave the file of one of them.
+//! The file is only a hint: invalid lines are skipped, and an invalid file is overwritten. If two processes write at
+//! the same time, the file of one of them remains.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -24,19 +24,19 @@ use crate::limits::{MEMBERS_CLUSTERS_MAX, MEMBERS_FILE_BYTES_MAX};
 const HEADER: &str = "conclave members 1";
 const ASKED: &str = "asked ";
 
-/// What is remembered: what was asked for, and the nodes that it led to; the latest first.
+/// The content of the file: searched seeds and the members that they led to, the latest first.
 type Memory = Vec<(String, Vec<String>)>;
 
-/// The addresses that are remembered for what is asked for now. Blocks.
+/// Reads the members for the seeds `asked`. Blocks.
 ///
 /// # Errors
-/// If there is a file and it cannot be read.
+/// If the file exists and cannot be read.
 pub fn recall(file: &Path, asked: &str) -> io::Result<Vec<String>> {
     let memory = parse(&read(file)?);
     Ok(memory.into_iter().find(|(known, _)| known == asked).map(|(_, members)| members).unwrap_or_default())
 }
 
-/// Remembers members; those that are no members any more come after them. Blocks.
+/// Writes the members for the seeds `asked`, followed by former members. Blocks.
 ///
 /// # Errors
 /// If the file cannot be read or written.
@@ -49,12 +49,12 @@ pub fn remember(file: &Path, asked: &str, members: &[String]) -> io::Result<()> 
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    // Under a name of its own, so that nobody ever reads half a file.
+    // Written under another name and renamed, so that no reader sees half a file.
     let mut draft = file.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
     let written = File::create(&draft).and_then(|mut new| new.write_all(text.as_bytes()));
     written.and_then(|()| fs::rename(&draft, file)).inspect_err(|_| {
-        // What is left of it disturbs nobody.
+        // A file that is left behind does no harm.
         let _ = fs::remove_file(&draft);
     })
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_learned_is_there_the_next_time() {
+    fn remembered_members_are_recalled() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("state/members");
         assert_eq!(recall(&file, "a").unwrap(), Vec::<String>::new());
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_small() {
+    fn the_file_stays_within_its_bounds() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("members");
         for round in 0..20 {
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_its_place_is_an_error_and_no_panic() {
+    fn a_directory_in_place_of_the_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         assert!(recall(dir.path(), "a").is_err());
         assert!(remember(dir.path(), "a", &addresses(0..1)).is_err());
     }
 
     proptest! {
-        /// Whatever stands in the file: what is read are addresses, and the next one who writes puts it right.
+        /// Whatever the file contains, only addresses are read, and the next write repairs the file.
         #[test]
         fn damage_is_survived(damage in proptest::collection::vec(any::<u8>(), 0..80), at in 0_usize..120) {
             let dir = tempfile::tempdir().unwrap();

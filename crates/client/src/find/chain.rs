@@ -1,4 +1,4 @@
-//! All ways of finding servers, one after the other, until one of them knows somebody.
+//! Tries all sources of servers in turn, until one finds a server.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,24 +15,24 @@ use crate::limits::{
     DNS_PATIENCE, DNS_PATIENCE_WITH_MEMBERS, MDNS_HEAD_START, MDNS_PATIENCE, MDNS_PATIENCE_WITH_MEMBERS,
 };
 
-/// Where servers are looked for.
+/// The sources to search.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What was asked for. Then nothing else is tried, but for the members that this led to the last time.
+    /// The given seeds. If there are any, nothing else is tried, except the members that the same seeds led to earlier.
     pub seeds: Vec<Seed>,
-    /// The zone to ask for when nothing was asked for; none if empty.
+    /// The zone to look up if there are no seeds; empty for none.
     pub zone: String,
-    /// Whom to ask about zones; if empty, [`srv::usual_name_servers`].
+    /// The name servers for zones; if empty, [`srv::usual_name_servers`].
     pub name_servers: Vec<SocketAddr>,
-    /// Whether to ask the local network when nothing was asked for.
+    /// Whether to browse the local network if there are no seeds.
     pub mdns: bool,
-    /// Only nodes of the cluster with this name are taken from the local network.
+    /// Takes only nodes of the cluster with this name from the local network.
     pub cluster: Option<String>,
-    /// Where members are remembered from one connection to the next.
+    /// The file in which members are kept for the next start.
     pub members: Option<PathBuf>,
-    /// What is tried when nobody knows anything.
+    /// The addresses to try if no source knows a node.
     pub defaults: Vec<String>,
-    /// The network on which name servers are asked.
+    /// The network to reach name servers over.
     pub net: Net,
 }
 
@@ -51,38 +51,38 @@ impl Default for Options {
     }
 }
 
-/// Asks, in this order: the given seeds, name servers, the local network, the members of an earlier connection, the
-/// default addresses. Holds nothing open and remembers nothing but the file of members.
+/// Tries, in this order: the given seeds, name servers, the local network, the members of an earlier connection, the
+/// default addresses. Keeps no connection open, and no state except the file of members.
 #[derive(Clone, Debug)]
 pub struct Chain {
     options: Options,
 }
 
-/// Everything that can be asked, and what it said: for people who want to know why servers are or are not found.
+/// The answers of all sources, to show people why servers are found or not found.
 #[derive(Clone, Debug)]
 pub struct Examined {
-    /// For each zone, what each name server said.
+    /// For each zone, the answer of each name server.
     pub zones: Vec<(String, Vec<srv::Answer>)>,
-    /// What the local network said, if it was asked.
+    /// The nodes that announce themselves on the local network, if it was browsed.
     pub network: Option<Result<Vec<Announced>, String>>,
-    /// The members of an earlier connection, or why they cannot be read.
+    /// The members of an earlier connection, or why the file cannot be read.
     pub members: Result<Vec<String>, String>,
 }
 
 impl Chain {
-    /// Looks for servers in these places.
+    /// A chain over these sources.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self { options }
     }
 
-    /// Looks for servers where these seeds say.
+    /// A chain over these seeds.
     #[must_use]
     pub fn of(seeds: Vec<Seed>) -> Self {
         Self::new(Options { seeds, ..Options::default() })
     }
 
-    /// Asks everybody, whoever answers first. Takes about a second.
+    /// Asks all sources and waits for all of them. Takes about a second.
     pub async fn examine(&self) -> Examined {
         let zones = join_all(self.zones().into_iter().map(|(zone, servers)| async move {
             let answers = srv::ask_each(&self.options.net, &servers, &srv::clients(&zone)).await;
@@ -102,7 +102,7 @@ impl Chain {
         self.options.mdns && self.options.seeds.is_empty()
     }
 
-    /// The zones to ask for, and whom.
+    /// The zones to look up, and the name servers for each.
     fn zones(&self) -> Vec<(String, Vec<SocketAddr>)> {
         let usual = || match self.options.name_servers.as_slice() {
             [] => srv::usual_name_servers(),
@@ -119,7 +119,7 @@ impl Chain {
         self.options.seeds.iter().filter_map(zone).collect()
     }
 
-    /// What was asked for, as text: the key of what is remembered.
+    /// The key of the remembered members: the given seeds as text.
     fn asked(&self) -> String {
         if self.options.seeds.is_empty() {
             return format!("{} or anybody", self.options.zone);
@@ -151,7 +151,7 @@ impl Chain {
         };
         let members = members.iter().map(Candidate::at);
         let (candidates, source, fresh_for) = match found {
-            // Those of an earlier connection are there in case that all others fail.
+            // The members of an earlier connection are a fallback.
             Some((mut candidates, source, fresh_for)) => {
                 candidates.extend(members.map(Candidate::last));
                 (candidates, source, fresh_for)
@@ -171,7 +171,7 @@ impl Chain {
         Ok(Found { candidates, fresh_for, source, notes })
     }
 
-    /// What the seeds lead to.
+    /// The nodes that the seeds lead to.
     async fn given(&self, members_known: bool, notes: &mut Vec<String>) -> Option<Nodes> {
         let node = |seed: &Seed| match seed {
             Seed::Node(address) => Some(Candidate::at(address)),
@@ -185,7 +185,8 @@ impl Chain {
         (!candidates.is_empty()).then_some((candidates, source, fresh_for))
     }
 
-    /// Whoever can be found: by name servers or, while they are silent and when they know nobody, on the local network.
+    /// The nodes of the default zone or, if no name server knows any, of the local network. The network is browsed
+    /// while the name servers are silent.
     async fn anybody(&self, members_known: bool, notes: &mut Vec<String>) -> Option<Nodes> {
         let mut notes_of_network = Vec::new();
         let found = {
@@ -216,7 +217,7 @@ impl Chain {
         found
     }
 
-    /// What name servers say about the zones.
+    /// The answers of name servers for the zones.
     async fn services(&self, members_known: bool, notes: &mut Vec<String>) -> Vec<Service> {
         let within = if members_known { DNS_PATIENCE_WITH_MEMBERS } else { DNS_PATIENCE * 2 };
         let asked = self.zones().into_iter().map(|(zone, servers)| async move {
@@ -245,7 +246,7 @@ impl Chain {
         }
         let within = if members_known { MDNS_PATIENCE_WITH_MEMBERS } else { MDNS_PATIENCE };
         match mdns::browse(within, self.options.cluster.as_deref()).await {
-            Ok(found) if found.is_empty() => notes.push("nobody answers on the local network".to_owned()),
+            Ok(found) if found.is_empty() => notes.push("no node answers on the local network".to_owned()),
             Ok(found) => return found.iter().flat_map(Announced::candidates).collect(),
             Err(note) => notes.push(note),
         }
@@ -253,10 +254,10 @@ impl Chain {
     }
 }
 
-/// Candidates, who knew them, and for how long that holds.
+/// Candidates, their source, and how long they are fresh.
 type Nodes = (Vec<Candidate>, Source, Option<Duration>);
 
-/// Each address once, those to be tried last at the end.
+/// Removes duplicate addresses and moves fallbacks to the end.
 fn distinct(candidates: Vec<Candidate>) -> Vec<Candidate> {
     let mut distinct: Vec<Candidate> = Vec::new();
     for candidate in candidates {
@@ -282,7 +283,7 @@ impl Finder for Chain {
             let written = tokio::task::spawn_blocking(move || cache::remember(&file, &asked, &members)).await;
             let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
             if let Err(error) = written {
-                tracing::warn!(file = %name, %error, "the members of the cluster cannot be remembered");
+                tracing::warn!(file = %name, %error, "failed to persist the cluster's members");
             }
         })
     }

@@ -1,4 +1,4 @@
-//! Name servers are asked over the network that the client is on.
+//! Connects the DNS library to the client's network.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::limits::DNS_TIMEOUT;
 
 type Opening<T> = Pin<Box<dyn Send + Future<Output = io::Result<T>>>>;
 
-/// Opens sockets for questions.
+/// Opens sockets to name servers.
 #[derive(Clone)]
 pub(crate) struct DnsNet {
     net: Net,
@@ -37,7 +37,7 @@ impl RuntimeProvider for DnsNet {
         self.tasks.clone()
     }
 
-    // Nobody says here from which address to ask.
+    // The configuration sets no local address.
     fn connect_tcp(
         &self,
         server: SocketAddr,
@@ -59,7 +59,7 @@ impl RuntimeProvider for DnsNet {
     }
 }
 
-/// A socket for one question and its answer.
+/// A UDP socket for one query and its answer.
 pub(crate) struct DnsSocket(Packets);
 
 impl DnsUdpSocket for DnsSocket {

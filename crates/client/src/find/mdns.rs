@@ -1,4 +1,4 @@
-//! DNS-SD over multicast DNS: who on the local network says that it is a node.
+//! Browses the local network for nodes (DNS-SD over multicast DNS).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,24 +11,24 @@ use tokio::time::Instant;
 use super::{Candidate, PRIORITY_LAST};
 use crate::limits::MDNS_SETTLED_AFTER;
 
-/// What nodes announce.
+/// The service type that nodes announce.
 pub const SERVICE: &str = "_conclave._tcp.local.";
 /// The TXT key of the cluster's name.
 pub const CLUSTER: &str = "cluster";
 
-/// A node that announces itself.
+/// A node that announces itself on the local network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
     /// Its name.
     pub name: String,
-    /// Its cluster's name; empty where it does not say.
+    /// Its cluster's name; empty if not announced.
     pub cluster: String,
-    /// The addresses of its client API, the likeliest first; at least one.
+    /// The addresses of its client API, the likeliest to be reachable first; at least one.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl Announced {
-    /// What to try.
+    /// The candidates: its first address, and the others as fallbacks.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = Candidate> + '_ {
         self.addresses.iter().enumerate().map(|(at, address)| Candidate {
             name: self.name.clone(),
@@ -38,22 +38,22 @@ impl Announced {
     }
 }
 
-/// Asks the local network for nodes, of one cluster if a name is given. Returns early once some have answered and
-/// nobody else does for a moment.
+/// Browses the local network for nodes, of one cluster if a name is given. Returns early once some have answered and no
+/// other one does for `MDNS_SETTLED_AFTER`.
 ///
 /// # Errors
-/// A sentence, if the network cannot be asked.
+/// A sentence, if the network cannot be browsed.
 pub async fn browse(within: Duration, cluster: Option<&str>) -> Result<Vec<Announced>, String> {
     let daemon = Daemon(ServiceDaemon::new().map_err(|error| cannot(&error))?);
     collect(&daemon, within, cluster).await
 }
 
-/// Its thread ends with this.
+/// The mDNS daemon. Dropping it ends its thread.
 struct Daemon(ServiceDaemon);
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It fails only where the thread has already ended.
+        // It fails only if the thread has already ended.
         let _ = self.0.shutdown();
     }
 }
@@ -76,7 +76,7 @@ async fn collect(daemon: &Daemon, within: Duration, cluster: Option<&str>) -> Re
 }
 
 fn announced(service: &ResolvedService) -> Option<Announced> {
-    // An IPv6 address that holds on one link only cannot be written as host:port.
+    // A link-local IPv6 address cannot be written as host:port.
     let usable = |ip: &IpAddr| match ip {
         IpAddr::V4(_) => true,
         IpAddr::V6(ip) => !ip.is_unicast_link_local(),
@@ -97,7 +97,7 @@ fn announced(service: &ResolvedService) -> Option<Announced> {
 }
 
 fn cannot(error: &mdns_sd::Error) -> String {
-    format!("the local network cannot be asked (mDNS): {error}")
+    format!("the local network cannot be browsed (mDNS): {error}")
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
         daemon.0.register(info).unwrap();
     }
 
-    /// A port on which only this test's daemons hear each other.
+    /// A port that isolates the daemons of one test from those of others.
     fn port() -> u16 {
         std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
     }
@@ -130,8 +130,8 @@ mod tests {
         announce(&node1, "n1", "ours", "127.0.0.1", 7400);
         announce(&node2, "n2", "ours", "127.0.0.2", 7410);
         announce(&other, "n1-of-others", "theirs", "127.0.0.3", 7400);
-        // Announcing takes a second or so, in which names are probed for. Who is asked just after somebody else may leave
-        // the answer to a later question, so not every round brings all of them.
+        // Announcing takes about a second of probing. A daemon that has just answered another query may leave the next
+        // one unanswered, so one round may not find all nodes.
         let begun = Instant::now();
         let mut seen = BTreeMap::new();
         while seen.len() < 2 {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_likeliest_address_comes_first_and_the_useless_ones_not_at_all() {
+    fn reachable_addresses_come_first_and_link_local_ones_are_left_out() {
         let service = |ips: &str, port| {
             let info = ServiceInfo::new(SERVICE, "n1", "h.local.", ips, port, &[("x", "y")][..]).unwrap();
             announced(&info.as_resolved_service())
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nobody_is_nobody_is_found_in_time() {
+    async fn an_empty_network_is_reported_in_time() {
         let begun = Instant::now();
         assert_eq!(collect(&daemon(port()), Duration::from_millis(200), None).await, Ok(Vec::new()));
         assert!(begun.elapsed() < Duration::from_secs(2));

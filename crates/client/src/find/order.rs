@@ -1,14 +1,14 @@
-//! In which order nodes are tried: RFC 2782. Pure; randomness comes from outside.
+//! Sorts candidates as RFC 2782 says. Pure; the caller supplies randomness.
 
 use super::Candidate;
 
-/// By priority, and at random within one, those with more weight sooner. `random` gives a number from 0 to the one that
-/// it gets, both included.
+/// Sorts by priority, and within a priority by weighted random choice. `random(max)` returns a number from 0 to `max`,
+/// both included.
 pub(crate) fn by_priority_and_weight(
     mut candidates: Vec<Candidate>,
     mut random: impl FnMut(u32) -> u32,
 ) -> Vec<Candidate> {
-    // Those without weight come first in each round: then they have a small chance, as the RFC wants it.
+    // Candidates of weight 0 come first in each round, which gives them a small chance, as the RFC demands.
     candidates.sort_by_key(|candidate| (candidate.priority, candidate.weight > 0));
     let mut ordered = Vec::with_capacity(candidates.len());
     while let Some(first) = candidates.first() {
@@ -35,7 +35,7 @@ mod tests {
         Candidate { priority, weight, ..Candidate::at(address) }
     }
 
-    /// How often each of them comes first in 30,000 rounds.
+    /// The share of 30,000 rounds in which each candidate comes first.
     fn first(candidates: &[Candidate]) -> Vec<f64> {
         const ROUNDS: u32 = 30_000;
         let mut counts = vec![0_u32; candidates.len()];
@@ -47,29 +47,29 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_shares() {
+    fn candidates_come_first_in_proportion_to_their_weights() {
         let shares = first(&[candidate("a", 10, 60), candidate("b", 10, 30), candidate("c", 10, 10)]);
         for (share, expected) in shares.iter().zip([0.6, 0.3, 0.1]) {
             assert!((share - expected).abs() < 0.03, "{shares:?}");
         }
         let even =
             first(&[candidate("a", 0, 1), candidate("b", 0, 1), candidate("c", 0, 1), candidate("d", 0, 1)]);
-        // The first of the list also has the draw of 0: the RFC's own bias with small weights.
+        // The first of the list also wins with a draw of 0: the RFC's own bias with small weights.
         assert!(even.iter().all(|share| (0.15..0.45).contains(share)), "{even:?}");
     }
 
     #[test]
-    fn without_weight_there_is_a_small_chance() {
+    fn a_candidate_of_weight_0_has_a_small_chance() {
         let shares = first(&[candidate("none", 10, 0), candidate("some", 10, 99)]);
         assert!(shares[0] > 0.002 && shares[0] < 0.03, "{shares:?}");
         let ordered = by_priority_and_weight(vec![candidate("none", 10, 0)], |max| max);
-        assert_eq!(ordered.len(), 1, "also when nobody has any");
+        assert_eq!(ordered.len(), 1, "also if all weights are 0");
     }
 
     proptest! {
-        /// Nobody is lost or doubled, and no lower priority comes before a higher one, whatever is drawn.
+        /// Whatever is drawn, no candidate is lost or doubled, and priorities are in order.
         #[test]
-        fn everybody_is_there_by_priority(
+        fn candidates_are_a_permutation_sorted_by_priority(
             nodes in proptest::collection::vec((0_u16..4, 0_u16..=u16::MAX), 0..40),
             draws in proptest::collection::vec(any::<u32>(), 40),
         ) {

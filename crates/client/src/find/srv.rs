@@ -1,7 +1,7 @@
-//! SRV records: every name server is asked at once, and the first that knows the service is believed.
+//! Looks up SRV records: asks all name servers at once and takes the first answer that has the service.
 //!
-//! Each name server has a resolver of its own. A pool of them would take a quick "no" of one (a site's own name server
-//! that has never heard of the zone, a resolver that has just been started) for the answer of all.
+//! Each name server has its own hickory resolver. A pool would take a quick "no" of one name server (a site's own one
+//! that does not know the zone, or one that has just started) for the answer of all.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,25 +23,25 @@ use super::dns_net::DnsNet;
 use super::{Candidate, PRIORITY_LAST, RESOLVER_PORT, order};
 use crate::limits::{DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_PATIENCE, DNS_TIMEOUT, NAME_SERVERS_MAX};
 
-/// The nodes that take clients.
+/// The service of the nodes that accept clients.
 #[must_use]
 pub fn clients(zone: &str) -> String {
     format!("_conclave._tcp.{zone}.")
 }
 
-/// The leader of the meta shard.
+/// The service of the meta shard's leader.
 #[must_use]
 pub fn leader(zone: &str) -> String {
     format!("_conclave._tcp.leader.{zone}.")
 }
 
-/// Every member, ready or not, with its port for other nodes.
+/// The service of all members, ready or not, at their ports for other nodes.
 #[must_use]
 pub fn peers(zone: &str) -> String {
     format!("_conclave-peer._tcp.{zone}.")
 }
 
-/// The resolver of `conclave up` on this machine, and the system's name servers.
+/// The name server of `conclave up` on this machine, then the system's name servers.
 #[must_use]
 pub fn usual_name_servers() -> Vec<SocketAddr> {
     let mut servers = vec![SocketAddr::from(([127, 0, 0, 1], RESOLVER_PORT))];
@@ -56,30 +56,30 @@ pub fn usual_name_servers() -> Vec<SocketAddr> {
     servers
 }
 
-/// What one name server said.
+/// The answer of one name server.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Who was asked.
+    /// The name server's address.
     pub name_server: SocketAddr,
-    /// How long that took.
+    /// How long the answer took.
     pub took: Duration,
-    /// What came of it, or why nothing did, in a sentence.
+    /// The service, or why there is none, in a sentence.
     pub result: Result<Service, String>,
 }
 
 /// A service's nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// At least one, in the order in which they are to be tried.
+    /// At least one, in the order to try them.
     pub candidates: Vec<Candidate>,
-    /// How long this holds.
+    /// How long the answer is fresh.
     pub fresh_for: Duration,
 }
 
-/// Asks every name server at once for a service such as [`clients`]; the first that knows it is believed.
+/// Asks all name servers at once for a service such as [`clients`]. Returns the first answer that has it.
 ///
 /// # Errors
-/// What each of them said instead, in a sentence.
+/// Why each name server has no answer, in a sentence each.
 pub async fn ask(net: &Net, name_servers: &[SocketAddr], service: &str) -> Result<Service, Vec<String>> {
     let mut answers = answers(net, name_servers, service);
     let mut notes = Vec::new();
@@ -95,7 +95,7 @@ pub async fn ask(net: &Net, name_servers: &[SocketAddr], service: &str) -> Resul
     Err(notes)
 }
 
-/// Asks every name server at once, and waits for all of them, at most a second.
+/// Asks all name servers at once and waits for all answers, at most a second.
 pub async fn ask_each(net: &Net, name_servers: &[SocketAddr], service: &str) -> Vec<Answer> {
     let mut answers: Vec<_> = answers(net, name_servers, service).collect().await;
     let place = |answer: &Answer| name_servers.iter().position(|server| *server == answer.name_server);
@@ -132,7 +132,7 @@ async fn look_up(net: Net, name_server: SocketAddr, service: &str) -> Result<Ser
     if records.is_empty() {
         return Err(format!("says that nobody offers {service}"));
     }
-    // Usually there is nothing to ask: the resolver of a cluster sends the addresses along.
+    // Usually none is missing: conclave's name server sends the addresses along.
     let missing: FuturesUnordered<_> = records
         .iter()
         .map(|record| &record.target)
@@ -159,7 +159,7 @@ fn srv_records(lookup: &Lookup) -> impl Iterator<Item = &SRV> {
     })
 }
 
-/// The addresses that came along.
+/// The addresses in the additional section of the answer.
 fn glue(lookup: &Lookup) -> HashMap<Name, Vec<IpAddr>> {
     let mut addresses: HashMap<Name, Vec<IpAddr>> = HashMap::new();
     for record in lookup.additionals() {
@@ -170,7 +170,7 @@ fn glue(lookup: &Lookup) -> HashMap<Name, Vec<IpAddr>> {
     addresses
 }
 
-/// A node's candidates: one, and its further addresses in case that one cannot be reached from here.
+/// The candidates of one record: the target's first address, and its other addresses as fallbacks.
 fn candidates(record: &SRV, ips: Option<&Vec<IpAddr>>) -> Vec<Candidate> {
     let name = record.target.iter().next().map(|label| String::from_utf8_lossy(label).into_owned());
     let candidate = |address: String| Candidate {
@@ -206,12 +206,12 @@ fn resolver(net: Net, name_server: SocketAddr) -> Result<Resolver<DnsNet>, NetEr
     options.attempts = DNS_ATTEMPTS;
     options.use_hosts_file = ResolveHosts::Never;
     options.positive_max_ttl = Some(DNS_ANSWER_FRESH_MAX);
-    // Whoever asks wants to know what is so now.
+    // A search needs the current records.
     options.cache_size = 0;
     builder.build()
 }
 
-/// Continues "the name server X …".
+/// The reason of a failure, as the end of a sentence that begins with "the name server X".
 fn explain(error: &NetError, service: &str) -> String {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })) => match response_code {

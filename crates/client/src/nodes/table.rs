@@ -1,7 +1,7 @@
-//! What is known of the nodes. Decides; knows no lock, no clock and no network.
+//! The table of known nodes. It decides which node to ask, without a lock, a clock or a network.
 //!
-//! A node is known by the address under which it was found. Where the cluster calls it otherwise (a name that only
-//! holds inside of a container network), that is kept beside it, so that what the cluster says of it is understood.
+//! A node is known by the address under which it was found. If the cluster uses another address for it (for example a
+//! name that only resolves inside a container network), this one is kept as an alias, to match what the cluster says.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use tonic::transport::Channel;
 use super::Pick;
 use crate::find::{Candidate, Found, PRIORITY_LAST, Source};
 
-/// In which order nodes are asked that are equally good.
+/// The order of nodes that are equally good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NodeOrder {
-    /// As they became known.
+    /// In the order in which they became known.
     Known,
-    /// At random, those with more weight sooner.
+    /// At random, weighted.
     Random,
 }
 
@@ -28,48 +28,48 @@ pub(super) enum NodeOrder {
 pub(super) struct NodeTable {
     nodes: Vec<Node>,
     order: NodeOrder,
-    /// Whom to ask first, as long as there is nothing wrong with it.
+    /// The preferred node, until it fails.
     home: Option<Arc<str>>,
-    /// Data shards of the cluster; 0 until it is known.
+    /// The number of data shards of the cluster; 0 until it is known.
     pub(super) shards: u32,
-    /// The highest term heard of in each shard, and who leads in it; nobody, if that node has failed since.
+    /// The highest known term of each shard, and its leader; `None` if that node has failed since.
     leaders: HashMap<u32, (u64, Option<Arc<str>>)>,
-    /// Rises when something changed that decides where sends go.
+    /// A counter that increases when the target of sends may have changed.
     pub(super) version: u64,
-    /// Something happened that makes looking for servers worth while.
+    /// Whether a search for nodes is wanted, because a node failed or an address is unknown.
     pub(super) search_wanted: bool,
-    /// Nodes that were ever added.
+    /// The number of nodes that were ever added.
     added: u32,
 }
 
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) address: Arc<str>,
-    /// What the cluster calls its address, if that is something else.
+    /// The address that the cluster uses for it, if it differs.
     alias: Option<Arc<str>>,
-    /// Empty until it is known.
+    /// The node's name; empty until it is known.
     name: String,
     id: u64,
     pub(super) channel: Option<Channel>,
-    /// Failures since it last did something.
+    /// Failures since it last answered.
     pub(super) failures: u32,
-    /// It is not asked before, unless all are in this state.
+    /// It is avoided until this time, unless all nodes are.
     pub(super) not_before: Option<Instant>,
-    /// It said that it is leaving: until then it is avoided whatever it answers.
+    /// It is leaving: avoided until this time even if it answers.
     pub(super) leaving: Option<Instant>,
-    /// It said that it takes no further clients.
+    /// It accepts no further subscriptions until this time.
     full: Option<Instant>,
-    /// It has done something for this client.
+    /// It has answered this client.
     pub(super) worked: bool,
-    /// It is among what was found the last time.
+    /// The last search has found it.
     found: bool,
-    /// The cluster says that it is a member.
+    /// The cluster has named it as a member.
     member: bool,
-    /// Others are better: it leaves, or is thought to be gone.
+    /// It is asked after all others: it is leaving, or the cluster considers it dead.
     last: bool,
-    /// How many clients it should get compared with the others; at least 1.
+    /// Its share of clients relative to the others; at least 1.
     weight: f64,
-    /// This client's draw for it.
+    /// The random number (or the position) that orders it among equally good nodes.
     draw: f64,
 }
 
@@ -93,7 +93,7 @@ impl NodeTable {
         }
     }
 
-    /// Adds an address, if there is space for it. Whether it was not known.
+    /// Adds an address if there is space. Returns whether it is new.
     pub(super) fn add(&mut self, address: &str) -> bool {
         if address.is_empty() || self.position(address).is_some() {
             return false;
@@ -106,7 +106,8 @@ impl NodeTable {
         }
         let draw = match self.order {
             NodeOrder::Known => f64::from(self.added),
-            // The smallest of such draws, each divided by its weight, falls to each node as often as its weight says.
+            // An exponential draw: divided by the weight, a node's draw is the smallest with a probability proportional
+            // to its weight.
             NodeOrder::Random => -(1.0 - rand::random::<f64>()).ln(),
         };
         self.added = self.added.saturating_add(1);
@@ -130,9 +131,9 @@ impl NodeTable {
         true
     }
 
-    /// Takes what was found. Whether any of it is new.
+    /// Adds the nodes of a search. Returns whether any of them is new.
     pub(super) fn add_found(&mut self, found: &Found) -> bool {
-        // What is only remembered or guessed says nothing about those that are not among it.
+        // A remembered or default list does not mean that other nodes are gone.
         if !matches!(found.source, Source::Cache | Source::Default) {
             self.nodes.iter_mut().for_each(|node| node.found = false);
         }
@@ -148,7 +149,7 @@ impl NodeTable {
             if !candidate.name.is_empty() {
                 node.name.clone_from(&candidate.name);
             }
-            // The cluster itself knows better.
+            // The cluster's own view of a member takes precedence.
             if !node.member {
                 node.last = candidate.priority >= PRIORITY_LAST;
                 node.weight = f64::from(candidate.weight.max(1));
@@ -157,7 +158,7 @@ impl NodeTable {
         new
     }
 
-    /// Takes what a node says about the cluster. Whether the members are others than before.
+    /// Applies a node's view of the cluster. Returns whether the members changed.
     pub(super) fn observe_view(&mut self, view: &ClusterView) -> bool {
         if view.nodes.is_empty() {
             return false;
@@ -181,13 +182,13 @@ impl NodeTable {
         changed
     }
 
-    /// The cluster names a member. Whether it was not known as one.
+    /// Records a member that the cluster has named. Returns whether it was not known as one.
     pub(super) fn member(&mut self, id: u64, name: &str, address: &str) -> bool {
         if address.is_empty() {
             return false;
         }
         if self.position(address).is_none() && !name.is_empty() {
-            // One that was found under another address. Two addresses of one name are both its own.
+            // The node was found under another address. If two addresses have its name, both are its own.
             let known = |node: &Node| node.name == name && (node.id == 0 || node.id == id);
             for node in self.nodes.iter_mut().filter(|node| known(node)) {
                 node.alias = Some(address.into());
@@ -215,9 +216,9 @@ impl NodeTable {
         Some(pick)
     }
 
-    /// The smaller, the sooner it is asked.
+    /// The sort key: a smaller one is asked first.
     fn sort_key(&self, node: &Node, now: Instant) -> impl PartialOrd + use<> {
-        // If all are full, the one that said so first is asked again first.
+        // If all are full, the node that has been full for longest is asked first.
         let full = node.full.filter(|until| *until > now);
         let away = self.home.as_ref() != Some(&node.address);
         let rank = match self.order {
@@ -233,7 +234,7 @@ impl NodeTable {
         self.home = Some(Arc::clone(&self.nodes[at].address));
     }
 
-    /// Others are asked first until then, and nobody is sent to it as a leader until it is said to lead again.
+    /// Avoids a node until this time. It also counts as no leader until a node says again that it leads.
     pub(super) fn avoid(&mut self, address: &str, until: Instant) {
         let Some(at) = self.position(address) else { return };
         let node = &mut self.nodes[at];
@@ -250,7 +251,7 @@ impl NodeTable {
         node.full = Some(until);
     }
 
-    /// Nodes that have failed and that nobody names any more are forgotten.
+    /// Removes nodes that have failed and that neither a search nor the cluster names.
     pub(super) fn forget_useless(&mut self) {
         let useless = |node: &Node| node.failures > 0 && !node.found && !node.member;
         while let Some(at) = self.nodes.iter().position(useless) {
@@ -277,7 +278,7 @@ impl NodeTable {
             return false;
         }
         self.add(address);
-        // Known under the address that works from here.
+        // The leader is stored under the address by which the node was found.
         let Some(leader) = self.node(address).map(|node| Arc::clone(&node.address)) else { return false };
         self.leaders.insert(shard, (term, Some(leader)));
         self.version += 1;
@@ -340,12 +341,12 @@ impl NodeTable {
     }
 }
 
-/// Until when it is not asked, unless all are in this state.
+/// The time until which the node is avoided, unless all are; `None` if it is not.
 fn avoided_until(node: &Node, now: Instant) -> Option<Instant> {
     node.not_before.filter(|at| *at > now)
 }
 
-/// How many of those who look for a node it should get: as much as it has room for and is idle.
+/// The weight of a node for new clients: its free capacity times its idle share.
 fn weight(seen: &NodeView) -> f64 {
     let room = match seen.clients_max {
         0 => 1.0,

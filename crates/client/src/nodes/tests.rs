@@ -39,11 +39,11 @@ async fn a_node_that_failed_is_asked_after_the_others() {
     assert_eq!(nodes.addresses()[0], "c:3");
     nodes.mark_worked("a:1");
     assert_eq!(&*nodes.pick(&["c:3".into()]).unwrap().address, "a:1");
-    assert_eq!(pick(&nodes), "c:3", "it stays where nothing is wrong");
+    assert_eq!(pick(&nodes), "c:3", "the preferred node stays the same");
 }
 
 #[tokio::test]
-async fn if_all_failed_there_is_still_one_to_ask_later() {
+async fn if_all_nodes_failed_one_is_picked_for_later() {
     let nodes = nodes();
     for _ in 0..3 {
         for address in ["a:1", "b:2", "c:3"] {
@@ -55,7 +55,7 @@ async fn if_all_failed_there_is_still_one_to_ask_later() {
 }
 
 #[tokio::test]
-async fn clients_spread_also_after_a_node_has_died() {
+async fn clients_spread_evenly_also_after_a_node_has_died() {
     const CLIENTS: usize = 3_000;
     let all = ["a:1", "b:2", "c:3"];
     let clients: Vec<_> = (0..CLIENTS)
@@ -78,7 +78,7 @@ async fn clients_spread_also_after_a_node_has_died() {
 }
 
 #[tokio::test]
-async fn clients_go_where_there_is_room() {
+async fn clients_prefer_nodes_with_free_capacity() {
     let mut full = seen(1, "a", "a:1");
     (full.clients, full.clients_max) = (100, 100);
     let mut half = seen(2, "b", "b:2");
@@ -98,7 +98,7 @@ async fn clients_go_where_there_is_room() {
 }
 
 #[tokio::test]
-async fn those_for_the_end_are_asked_at_the_end() {
+async fn nodes_of_the_last_priority_are_asked_last() {
     let nodes = Nodes::spread();
     let mut some = found(Source::Srv, &["a:1", "b:2"]);
     some.candidates[0].priority = PRIORITY_LAST;
@@ -109,7 +109,7 @@ async fn those_for_the_end_are_asked_at_the_end() {
 }
 
 #[tokio::test]
-async fn a_full_node_is_as_good_as_any_for_requests() {
+async fn a_full_node_still_gets_requests_and_no_subscriptions() {
     let nodes = nodes();
     nodes.observe_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
     nodes.learn_leader(&LeaderHint { shard: 1, term: 4, node_id: 0, address: "a:1".into() });
@@ -124,13 +124,13 @@ async fn a_full_node_is_as_good_as_any_for_requests() {
     assert!(nodes.refuses_clients("a:1") && !nodes.avoided("a:1"));
     assert_eq!(pick(&nodes), "b:2");
     nodes.mark_subscribed("a:1");
-    assert_eq!(pick(&nodes), "a:1", "it took one after all");
+    assert_eq!(pick(&nodes), "a:1", "a subscription is open there after all");
     let other = chat::Failure { code: "room_unknown".into(), ..chat::Failure::default() };
     assert_eq!(nodes.redirected("a:1", &other), None);
 }
 
 #[tokio::test]
-async fn what_nobody_names_is_forgotten_once_it_fails() {
+async fn a_node_that_is_named_nowhere_is_removed_once_it_fails() {
     let nodes = nodes();
     nodes.add(["d:4"]);
     nodes.observe_view(&view(vec![seen(1, "a", "a:1"), seen(2, "b", "b:2")]));
@@ -141,15 +141,15 @@ async fn what_nobody_names_is_forgotten_once_it_fails() {
     }
     assert_eq!(nodes.count(), 2);
     nodes.observe_view(&view(vec![seen(2, "b", "b:2")]));
-    assert_eq!(nodes.addresses(), ["b:2"], "the other one had failed, and is no member any more");
+    assert_eq!(nodes.addresses(), ["b:2"], "a:1 has failed, and is no longer a member");
     nodes.add_found(&found(Source::Cache, &["x:1"]));
     nodes.mark_failed("b:2");
-    assert_eq!(nodes.count(), 2, "what is only remembered does not contradict");
+    assert_eq!(nodes.count(), 2, "a remembered list does not remove nodes");
     assert_eq!(nodes.members(), ["b:2"]);
 }
 
 #[tokio::test]
-async fn a_node_has_one_place_under_both_of_its_addresses() {
+async fn a_node_with_two_addresses_is_one_entry() {
     let nodes = Nodes::in_order();
     let mut some = found(Source::Srv, &["10.0.0.1:7400", "10.0.0.2:7400"]);
     for (candidate, name) in some.candidates.iter_mut().zip(["n1", "n2"]) {
@@ -169,11 +169,11 @@ async fn a_node_has_one_place_under_both_of_its_addresses() {
     assert_eq!(nodes.leader_of(9).as_deref(), Some("10.0.0.1:7400"), "by its id");
     assert!(!nodes.take_search_wanted());
     assert!(!nodes.learn_leader(&LeaderHint { shard: 1, term: 6, node_id: 9, address: String::new() }));
-    assert!(nodes.take_search_wanted(), "where that one is must be found");
+    assert!(nodes.take_search_wanted(), "the address of node 9 must be searched for");
 }
 
 #[tokio::test]
-async fn a_status_says_who_leads() {
+async fn leaders_are_learned_from_a_status() {
     let nodes = nodes();
     let shard = |leader_id| ShardStatus { shard: 1, term: 2, leader_id, ..ShardStatus::default() };
     let node = |node_id, address: &str, leader_id| NodeStatus {
@@ -183,13 +183,13 @@ async fn a_status_says_who_leads() {
         ..NodeStatus::default()
     };
     let status = |nodes| GetServerStatusResponse { shards: 1, nodes, ..GetServerStatusResponse::default() };
-    assert!(!nodes.observe_status(&status(vec![node(1, "a:1", 2)])), "where node 2 is, is not known");
+    assert!(!nodes.observe_status(&status(vec![node(1, "a:1", 2)])), "the address of node 2 is unknown");
     assert!(nodes.observe_status(&status(vec![node(1, "a:1", 2), node(2, "b:2", 2)])));
     assert_eq!(nodes.leader_of(9).as_deref(), Some("b:2"));
 }
 
 #[tokio::test]
-async fn the_highest_term_is_believed() {
+async fn the_leader_of_the_highest_term_wins() {
     let nodes = nodes();
     nodes.observe_status(&GetServerStatusResponse { shards: 1, ..GetServerStatusResponse::default() });
     let hint = |term, address: &str| LeaderHint { shard: 1, term, node_id: 0, address: address.into() };
@@ -201,16 +201,16 @@ async fn the_highest_term_is_believed() {
     nodes.mark_silent("d:4");
     assert_eq!(nodes.leader_of(9), None);
     assert!(nodes.misses_leaders());
-    assert!(!nodes.learn_leader(&hint(5, "d:4")), "others may not have noticed yet");
+    assert!(!nodes.learn_leader(&hint(5, "d:4")), "a hint of the same term may be older than the failure");
     nodes.mark_worked("d:4");
-    assert_eq!(nodes.leader_of(9), None, "whether it still leads is not known");
-    assert!(!nodes.learn_leader(&hint(4, "b:2")), "that was before");
+    assert_eq!(nodes.leader_of(9), None, "it may have lost the leadership meanwhile");
+    assert!(!nodes.learn_leader(&hint(4, "b:2")), "an older term is ignored");
     assert!(nodes.learn_leader(&hint(5, "d:4")));
     assert_eq!(nodes.leader_of(9).as_deref(), Some("d:4"));
 }
 
 proptest! {
-    /// Whatever is heard, the table stays bounded and those who are named have a place in it.
+    /// Whatever nodes say, the table stays bounded, and a named node has an entry.
     #[test]
     fn the_table_stays_bounded(heard in proptest::collection::vec((0_u8..4, 0_u32..400), 0..600)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -234,12 +234,12 @@ proptest! {
 }
 
 #[test]
-fn a_node_that_left_is_back_when_others_say_so() {
+fn a_leaving_node_is_available_again_once_others_name_it() {
     let nodes = Nodes::in_order();
     nodes.add(["a:1", "b:2"]);
     nodes.mark_leaving("a:1");
     assert_eq!(nodes.pick(&[]).unwrap().address.as_ref(), "b:2");
-    // Restarted meanwhile, and the next one that leaves names it.
+    // It was restarted meanwhile, and the next leaving node names it.
     nodes.mark_available(["a:1"]);
     nodes.mark_leaving("b:2");
     assert_eq!(nodes.pick(&[]).unwrap().address.as_ref(), "a:1");

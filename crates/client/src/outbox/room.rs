@@ -1,4 +1,4 @@
-//! One room's requests: numbered without gaps, sent in order, kept until certain.
+//! One room's requests: numbered without gaps, sent in order, kept until settled.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use crate::retry;
 use crate::types::Content;
 
-/// The most requests that may be beyond the last one whose answer is safe with us: the cluster keeps
-/// so many answers for repeats.
+/// The maximum number of requests beyond the last one whose settlement is recorded here: the cluster keeps this many
+/// replies for repeats.
 const WINDOW: u64 = STORED_REPLIES_MAX as u64;
 
-/// A request that is not certain, or one behind such a request.
+/// A request that is not settled, or one behind such a request.
 #[derive(Debug)]
 pub(super) struct Item<W> {
     pub(super) content: send_message_request::Content,
@@ -24,18 +24,18 @@ pub(super) struct Item<W> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// To be sent until it is certain.
+    /// Sent until it is settled.
     Pending,
-    /// Never decided under this session and never will be: it gets a number of the next session.
+    /// Not applied under this session, and never will be: it gets a number of the next session.
     Released,
-    /// Certain, but something before it is not.
+    /// Settled, but a request before it is not.
     Decided,
 }
 
 /// One room's requests.
 ///
-/// An *epoch* is a run of sends in ascending order without a failure. With every failure a new one begins at the
-/// oldest undecided request; what comes back of older epochs counts only if it is a decision.
+/// An *epoch* is a run of sends in ascending order without a failure. Every failure begins a new epoch at the oldest
+/// unsettled request. Replies to copies of older epochs count only if they are final.
 #[derive(Debug)]
 pub(super) struct Room<W> {
     pub(super) name: Arc<str>,
@@ -44,30 +44,30 @@ pub(super) struct Room<W> {
     /// The number of `items[0]`. All before it are settled.
     pub(super) first: u64,
     pub(super) items: VecDeque<Item<W>>,
-    /// Requests up to here are on disk (or need not be) and may be sent.
+    /// Requests up to this number may be sent: they are on disk, or the outbox is not durable.
     pub(super) stored: u64,
-    /// Settled requests up to here are recorded on disk as such (or need not be).
+    /// Settlements up to this number are on disk, or the outbox is not durable.
     pub(super) settled_stored: u64,
     /// The last number sent in this epoch.
     pub(super) sent: u64,
-    /// Requests of this epoch without an answer.
+    /// The number of requests of this epoch without an answer.
     pub(super) in_flight: u32,
-    /// The last number sent ever.
+    /// The last number sent in any epoch.
     pub(super) ever_sent: u64,
-    /// The last number of which a copy may still be under way from an epoch that failed.
+    /// The last number of which a copy of an earlier epoch may still arrive at the cluster: its outcome is in doubt.
     pub(super) in_doubt_upto: u64,
     /// The last number known to be used up.
     pub(super) decided: u64,
     /// `decided` when the epoch began.
     pub(super) decided_at_start: u64,
     pub(super) epoch: u32,
-    /// Answers to older epochs belong to numbers that have changed their meaning.
+    /// Replies to copies of epochs before this one are ignored: their numbers have changed their meaning.
     pub(super) epoch_valid_from: u32,
-    /// The number of a refused request that was not used up.
+    /// The number of a refused request, if the refusal did not use up the number.
     pub(super) gap: Option<u64>,
-    /// Nothing is sent before.
+    /// Nothing is sent before this time.
     pub(super) not_before: Option<Instant>,
-    /// Failures since the last decision.
+    /// Failures since the last final answer.
     pub(super) failures: u32,
 }
 
@@ -99,7 +99,7 @@ impl<W> Room<W> {
         self.first + self.items.len() as u64
     }
 
-    /// All requests up to here are settled.
+    /// The number up to which all requests are settled.
     pub(super) fn settled(&self) -> u64 {
         self.first - 1
     }
@@ -115,7 +115,7 @@ impl<W> Room<W> {
         self.items.get_mut(usize::try_from(at).ok()?)
     }
 
-    /// Undecided requests with their numbers.
+    /// Unsettled requests with their numbers.
     pub(super) fn undecided(&self) -> impl Iterator<Item = (u64, &Item<W>)> {
         (self.first..).zip(&self.items).filter(|(_, item)| item.standing != Standing::Decided)
     }
@@ -123,13 +123,13 @@ impl<W> Room<W> {
     /// The last number that may be sent now.
     fn sendable_upto(&self, moving: bool) -> u64 {
         let window = self.settled_stored.min(self.settled()).saturating_add(WINDOW);
-        // What is behind a gap waits until it is closed.
+        // Requests behind a gap wait until the gap is closed.
         let before_gap = self.gap.map_or(u64::MAX, |gap| gap - 1);
         let last = (self.next() - 1).min(self.stored).min(window).min(before_gap);
         if moving { last.min(self.ever_sent) } else { last }
     }
 
-    /// Whether there is something to send, were it not for `not_before`.
+    /// Whether there is something to send, regardless of `not_before`.
     pub(super) fn wants_to_send(&self, moving: bool) -> bool {
         self.sent < self.sendable_upto(moving)
     }
@@ -171,14 +171,14 @@ impl<W> Room<W> {
         self.decided_at_start = self.decided;
     }
 
-    /// Sends nothing until then; `after` is what the node asked for.
+    /// Delays the next send: by `after`, which the node asked for, or by the retry delay if that is longer.
     pub(super) fn hold(&mut self, after: std::time::Duration, now: Instant, random: f64) {
         let wait = after.max(retry::delay(self.failures, random));
         self.failures = self.failures.saturating_add(1);
         self.not_before = (!wait.is_zero()).then(|| now + wait);
     }
 
-    /// Removes what is settled from the front.
+    /// Removes settled requests from the front.
     pub(super) fn settle_front(&mut self) {
         while self.items.front().is_some_and(|item| item.standing == Standing::Decided) {
             self.items.pop_front();
@@ -187,7 +187,7 @@ impl<W> Room<W> {
         self.sent = self.sent.max(self.settled());
     }
 
-    /// Gives the undecided requests new numbers from `first`. Answers to old copies mean nothing from here on.
+    /// Gives the unsettled requests new numbers from `first` on. Replies to older copies are ignored from here on.
     pub(super) fn renumber(&mut self, first: u64, durable: bool) {
         self.items.retain(|item| item.standing != Standing::Decided);
         for item in &mut self.items {
@@ -210,13 +210,13 @@ impl<W> Room<W> {
         }
     }
 
-    /// Whether nothing of this room can still be decided under the session.
+    /// Whether no request of this room can still be applied under the session.
     pub(super) fn drained(&self) -> bool {
         let upto = self.ever_sent;
         self.undecided().all(|(number, item)| number > upto || item.standing == Standing::Released)
     }
 
-    /// Whether a copy of an undecided request may still be decided under the number it has.
+    /// Whether a copy with number `from` or higher may still arrive at the cluster.
     pub(super) fn in_doubt_from(&self, from: u64) -> bool {
         self.in_doubt_upto >= from
     }

@@ -9,19 +9,19 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// What one session has had decided in one room.
+/// The requests of one session that the cluster has decided in one room.
 #[derive(Default)]
 struct Decided {
     by_number: BTreeMap<u64, (String, u64)>,
 }
 
-/// The cluster: rooms and their events, sessions and what they have had decided.
+/// The cluster: rooms with their events, and for each session the decided requests.
 #[derive(Default)]
 struct Cluster {
     session: u32,
     decided: BTreeMap<(u32, u32), Decided>,
     events: BTreeMap<u32, Vec<String>>,
-    /// Rooms that are not there.
+    /// Rooms that do not exist.
     closed: Vec<u32>,
 }
 
@@ -70,7 +70,7 @@ fn text(request: &SendMessageRequest) -> String {
 struct World {
     outbox: Requests<String>,
     cluster: Cluster,
-    /// Copies on their way there.
+    /// Copies on their way to the cluster.
     in_flight: Vec<Copy>,
     /// Answers on their way back.
     answers: Vec<(Sent, u32, Reply)>,
@@ -133,7 +133,7 @@ impl World {
         }
     }
 
-    /// One thing happens. `pick` chooses among what can.
+    /// Makes one step of kind `what`. `pick` chooses among the copies or answers that it may concern.
     fn step(&mut self, what: u8, pick: usize) {
         match what {
             0..=3 => self.submit(u32::try_from(pick % 2).unwrap()),
@@ -150,7 +150,7 @@ impl World {
                 let (sent, session, reply) = self.answers.remove(at);
                 self.answer(sent, session, reply);
             }
-            // The node gives up a copy that stays under way, or proves that it is not.
+            // The node gives up on a copy that stays in flight, or proves that the copy is gone.
             22 if !self.in_flight.is_empty() => {
                 let copy = self.in_flight[pick % self.in_flight.len()].clone();
                 self.answer(copy.sent, copy.session, Reply::Unknown { after: Duration::ZERO });
@@ -159,7 +159,7 @@ impl World {
                 let copy = self.in_flight.remove(pick % self.in_flight.len());
                 self.answer(copy.sent, copy.session, Reply::NotSent { after: Duration::from_millis(5) });
             }
-            // A connection breaks: what is under way may arrive or not, answers are lost or late.
+            // A connection breaks: copies in flight may arrive or not, answers are lost or late.
             24 => {
                 for room in self.outbox.keys().collect::<Vec<_>>() {
                     self.outbox.lost(room);
@@ -177,7 +177,7 @@ impl World {
         self.change_session();
     }
 
-    /// From here on everything works: it must all be settled.
+    /// From here on nothing fails: every request must be settled.
     fn heal(&mut self) {
         self.cluster.closed.clear();
         for room in self.outbox.keys().collect::<Vec<_>>() {
@@ -203,7 +203,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Whatever the network does, each request takes effect once, in order, and its owner learns it.
+    /// Whatever the network does, each request takes effect once and in order, and its waiter gets the ack.
     #[test]
     fn every_request_takes_effect_once_and_in_order(
         steps in proptest::collection::vec((0_u8..26, 0_usize..1_000), 0..150)
@@ -224,7 +224,7 @@ proptest! {
         prop_assert_eq!(world.cluster.session, 0, "nothing was wrong with the session");
     }
 
-    /// A room that is not there yet: a request is refused or takes effect once, and nothing gets stuck.
+    /// A room that does not exist yet: a request is refused or takes effect once, and no request gets stuck.
     #[test]
     fn refusals_leave_no_gap(
         before in proptest::collection::vec((0_u8..26, 0_usize..1_000), 0..100),
@@ -235,8 +235,8 @@ proptest! {
         for (what, pick) in before {
             world.step(what, pick);
         }
-        // Copies that were on their way are taken to have been refused: one that is held up until after the room was
-        // made would be accepted although a later copy was refused. Nothing on this side can prevent that.
+        // Copies in flight count as refused: a copy that arrives after the room was created would be accepted although
+        // a later copy was refused. The client cannot prevent that.
         world.in_flight.retain(|copy| copy.sent.room.0 != 0);
         world.cluster.closed.clear();
         for (what, pick) in after {
@@ -261,9 +261,9 @@ proptest! {
         }
     }
 
-    /// Somebody else uses the session's numbers: everybody still gets one answer, and nothing gets stuck.
+    /// Another client uses the session's numbers: every request still gets one ack, and none gets stuck.
     #[test]
-    fn a_session_in_two_hands_is_replaced(
+    fn a_session_that_two_clients_use_is_replaced(
         steps in proptest::collection::vec((0_u8..27, 0_usize..1_000), 0..150)
     ) {
         let mut world = World::new();
@@ -284,9 +284,9 @@ proptest! {
         }
     }
 
-    /// What was restored is what was pending, and it goes on under the same numbers.
+    /// Restored requests are pending and are sent under the same numbers.
     #[test]
-    fn a_new_life_goes_on_where_the_old_one_ended(
+    fn a_restored_outbox_continues_under_the_same_numbers(
         settled in proptest::collection::vec(any::<bool>(), 0..40), first in 1_u64..50
     ) {
         let mut outbox: Requests<()> = Requests::new(true);
@@ -305,12 +305,12 @@ proptest! {
         }
         prop_assert_eq!(sent, open);
         prop_assert_eq!(outbox.submit(room, Content::Text("next".into()), ()), first + settled.len() as u64);
-        prop_assert!(!outbox.ready(room, now), "not before it is on disk");
+        prop_assert!(!outbox.ready(room, now), "not sent before it is on disk");
     }
 }
 
 #[test]
-fn no_more_are_under_way_than_answers_are_kept() {
+fn no_more_requests_are_in_flight_than_replies_are_kept() {
     let mut outbox: Requests<()> = Requests::new(false);
     let room = outbox.room("general");
     for _ in 0..1_000 {
@@ -325,7 +325,7 @@ fn no_more_are_under_way_than_answers_are_kept() {
     assert!(!outbox.ready(room, now));
     let mut settled = Vec::new();
     outbox.reply(taken[1], Reply::Acked(Ack::default()), now, 0.0, &mut settled);
-    assert!(!outbox.ready(room, now), "the oldest one is still open");
+    assert!(!outbox.ready(room, now), "the oldest request has no answer yet");
     outbox.reply(taken[0], Reply::Acked(Ack::default()), now, 0.0, &mut settled);
     assert_eq!(outbox.take(room).unwrap().1.settled_no, 2);
 }

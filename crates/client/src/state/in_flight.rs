@@ -1,4 +1,4 @@
-//! What was sent on one stream and has no result yet.
+//! The requests that were sent on one stream and have no result yet.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::outbox::Sent;
 
-/// Requests under way on a stream, by their place in it.
+/// Requests in flight on a stream, by their index in it.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     base: u64,
@@ -21,7 +21,7 @@ impl InFlight {
         self.count += 1;
     }
 
-    /// The request at this place, which has a result now.
+    /// Removes the request at this index, because its result arrived.
     pub(super) fn take(&mut self, index: u64) -> Option<(Sent, Instant)> {
         let at = usize::try_from(index.checked_sub(self.base)?).ok()?;
         let taken = self.slots.get_mut(at)?.take()?;
@@ -33,7 +33,7 @@ impl InFlight {
         Some(taken)
     }
 
-    /// Requests without a result.
+    /// The number of requests without a result.
     pub(crate) fn count(&self) -> usize {
         self.count
     }

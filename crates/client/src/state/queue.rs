@@ -1,4 +1,4 @@
-//! What waits to be written to the outbox file.
+//! The records that wait to be written to the outbox file.
 
 use conclave_proto::chat::{RoomRef, SendMessageRequest};
 
@@ -7,24 +7,25 @@ use crate::limits::OUTBOX_UNSYNCED_SETTLED_MAX;
 use crate::outbox::RoomKey;
 use crate::types::Content;
 
-/// What waits to be written. Part of the state, under its lock: the file's order is the order of submission.
+/// The records that wait to be written. Part of the state and under its lock, so that the order in the file is the
+/// order of submission.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     records: Vec<Record>,
     submitted: Vec<(RoomKey, u64)>,
-    /// Up to where rooms are settled once the records are on disk.
+    /// The settled number of each room once the records are on disk.
     settled: Vec<(RoomKey, u64)>,
-    /// Counts requests; what a submitter waits for.
+    /// Counts submitted requests. A submitter waits until the writer has reached the serial of its request.
     pub(crate) serial: u64,
     unsynced_settled: u64,
-    /// Write everything anew: numbers or the session changed.
+    /// Write a complete new file: numbers or the session changed.
     pub(crate) rewrite: bool,
-    /// Write what there is and end.
+    /// Write what is queued, then end.
     pub(crate) stop: bool,
 }
 
 impl Queue {
-    /// A request was numbered. What to wait for.
+    /// Queues a submitted request. Returns the serial to wait for.
     pub(crate) fn submitted(&mut self, room: RoomKey, name: &str, number: u64, content: Content) -> u64 {
         let request = SendMessageRequest {
             room: Some(RoomRef { name: name.to_owned(), id: 0 }),
@@ -38,14 +39,14 @@ impl Queue {
         self.serial
     }
 
-    /// A request became certain, and with it all of its room up to `upto`.
+    /// Queues that a request is settled; with it, all requests of its room up to `upto` are.
     pub(crate) fn settled(&mut self, room: RoomKey, upto: u64, settled: StoredSettled) {
         self.records.push(Record { kind: Some(record::Kind::Settled(settled)) });
         self.settled.push((room, upto));
         self.unsynced_settled += 1;
     }
 
-    /// The requests in it are dropped.
+    /// Removes the queued requests.
     pub(crate) fn drop_submitted(&mut self) {
         self.submitted.clear();
         self.records.retain(|record| !matches!(record.kind, Some(record::Kind::Submit(_))));
@@ -70,7 +71,7 @@ impl Queue {
     }
 }
 
-/// What is taken from the queue at once.
+/// Everything that the writer takes from the queue at once.
 #[derive(Debug)]
 pub(crate) struct QueuedBatch {
     pub(crate) records: Vec<Record>,

@@ -1,4 +1,4 @@
-//! What the nodes answered.
+//! The results that nodes send back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::outbox::Sent;
 use crate::retry::Reply;
 use crate::types::Ack;
 
-/// Nodes that must refuse a session before it is believed to be unusable.
+/// Nodes that must refuse a session before the session is reported as unusable.
 const AUTH_TRIES: usize = 3;
 
 impl ClientState {
-    /// Takes the results of one frame.
+    /// Applies the results of one frame.
     pub(crate) fn apply_results(&mut self, id: LinkId, results: Vec<SendResult>, wakes: &mut Wakes) {
         let now = Instant::now();
         for result in results {
@@ -28,7 +28,7 @@ impl ClientState {
             if link.silent_since.take().is_some() {
                 self.nodes.mark_worked(&link.address);
             }
-            // A smoothed mean, as TCP keeps it.
+            // An exponentially smoothed mean, as TCP's round-trip time.
             link.usual = link.usual * 7 / 8 + now.duration_since(at) / 8;
             let address = Arc::clone(&link.address);
             match result.outcome {
@@ -74,7 +74,7 @@ impl ClientState {
         let elsewhere = match &reply {
             Reply::Unknown { .. } => !hinted,
             Reply::Auth { .. } => true,
-            // Once may be chance: it is worth another try at the same node.
+            // The first failure is retried at the same node.
             Reply::NotSent { .. } => !hinted && self.requests.failures(sent.room) > 0,
             _ => false,
         };
@@ -92,7 +92,7 @@ impl ClientState {
         }
     }
 
-    /// A node did not accept the session. When enough of them say so, whoever waits is told.
+    /// A node has refused the session. Once enough nodes have, all waiters get the error.
     pub(crate) fn session_refused(&mut self, message: String, wakes: &mut Wakes) {
         self.auth_failures = self.auth_failures.saturating_add(1);
         if usize::try_from(self.auth_failures).unwrap_or(usize::MAX) >= self.nodes.count().max(AUTH_TRIES) {

@@ -1,8 +1,8 @@
-//! Which connection a room's requests take: its leader's where that is known, another one when it fails, is silent or
-//! asks to be left.
+//! Chooses the link of each room: to the leader of its shard if the leader is known, and to another node if that one
+//! fails, is silent or is leaving.
 //!
-//! What must stay true: a room changes its connection either when nothing is under way on the old one, or together
-//! with sending everything undecided again, so that requests never overtake each other.
+//! What must stay true: a room changes its link either when it has nothing in flight on the old one, or together with
+//! sending every request without an outcome again. So requests never overtake each other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::outbox::RoomKey;
 use crate::types::Route;
 
 impl ClientState {
-    /// What the supervisor does whenever something may be due: rooms whose time has come, rooms without a link,
-    /// streams that are silent. The links to open, and when to look again.
+    /// Does what is due: requeues rooms whose delay is over, gives links to rooms without one, leaves silent links.
+    /// Returns the links to open, and when to poll again.
     pub(crate) fn poll(&mut self, now: Instant, wakes: &mut Wakes) -> (Vec<LinkId>, Option<Instant>) {
         let mut next = None;
         for room in std::mem::take(&mut self.held) {
             match self.requests.held_until(room).filter(|at| *at > now) {
-                // It stays, and nobody is woken for it before: whoever calls this would be, again and again.
+                // The room stays held. Waking the supervisor for it would call this function in a busy loop.
                 Some(at) => {
                     self.held.push(room);
                     next = earliest(next, Some(at));
@@ -66,7 +66,7 @@ impl ClientState {
         (open, next)
     }
 
-    /// Where the room's requests should go now, or when to ask again.
+    /// The node to send the room's requests to, or when to choose again.
     fn choose_node(&self, room: RoomKey) -> Result<Arc<str>, Option<Instant>> {
         if self.route == Route::Leader
             && let Some(leader) = self.nodes.leader_of(self.requests.id(room))
@@ -105,8 +105,8 @@ impl ClientState {
         id
     }
 
-    /// Rooms whose leader is elsewhere now change over as soon as nothing is under way; those at a node that is
-    /// leaving, too.
+    /// Moves rooms whose leader is another node now, and rooms at a node that is avoided, as soon as they have nothing
+    /// in flight.
     fn reroute_rooms(&mut self, now: Instant, wakes: &mut Wakes) {
         for room in self.requests.keys().collect::<Vec<_>>() {
             let Some(link) = self.path(room).link else { continue };
@@ -129,7 +129,8 @@ impl ClientState {
         }
     }
 
-    /// A stream on which nothing comes back is left to itself, and its requests are raced on another one.
+    /// Sends the requests of a silent link to another node as well. Returns when to check again. The silent link stays
+    /// open for late results, at most for `SEND_RACE_AFTER_MAX`.
     fn race_silent_links(&mut self, now: Instant, wakes: &mut Wakes) -> Option<Instant> {
         let mut next = None;
         let mut silent = Vec::new();
@@ -161,7 +162,7 @@ impl ClientState {
             if self.nodes.pick(&[Arc::clone(&address)]).is_none_or(|other| other.at.is_some()) {
                 continue;
             }
-            tracing::debug!(node = %address, "no answer; the same requests are sent to another node, too");
+            tracing::debug!(node = %address, "link silent, requests sent to another node as well");
             self.nodes.mark_silent(&address);
             if let Some(link) = self.links.get_mut(&id) {
                 link.silent_since = Some(now);
@@ -191,7 +192,7 @@ mod tests {
     use crate::retry::Reply;
 
     #[test]
-    fn nobody_is_woken_again_and_again_for_a_room_that_has_to_wait() {
+    fn a_held_room_does_not_wake_the_supervisor() {
         let mut state = ClientState::new(Route::Pinned, Arc::new(Nodes::in_order()), false);
         let (waiter, _answer) = tokio::sync::oneshot::channel();
         let now = Instant::now();
@@ -211,10 +212,10 @@ mod tests {
         assert_eq!(
             (next, wakes.supervisor),
             (Some(now + wait), false),
-            "it waits, and so does the supervisor"
+            "the room is held and the supervisor sleeps"
         );
         let mut wakes = Wakes::default();
         let _ = state.poll(now + wait, &mut wakes);
-        assert!(state.held.is_empty() && state.path(room).queued, "then it is sent again");
+        assert!(state.held.is_empty() && state.path(room).queued, "the room is queued after its delay");
     }
 }

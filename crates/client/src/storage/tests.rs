@@ -1,4 +1,4 @@
-//! Writes that are cut short, fail, or are interrupted.
+//! Writes that are incomplete, fail, or are interrupted.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ fn directory(dir: &Path, count: u64) -> OutboxDir {
 fn a_crash_while_rewriting_leaves_the_old_file_or_the_new_one() {
     let dir = tempfile::tempdir().unwrap();
     drop(directory(dir.path(), 3));
-    // The new file was begun, and never took the old one's place.
+    // The crash came after the new file was begun and before it replaced the old one.
     fs::write(dir.path().join("outbox.new"), b"half of something").unwrap();
     let (mut opened, recovered) = OutboxDir::open(dir.path()).unwrap();
     assert_eq!(numbers(&recovered), [1, 2, 3]);
@@ -58,11 +58,11 @@ fn a_crash_while_rewriting_leaves_the_old_file_or_the_new_one() {
 }
 
 #[test]
-fn a_write_that_failed_leaves_nothing_behind() {
+fn a_failed_write_leaves_no_bytes_in_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = directory(dir.path(), 2);
     let good = opened.len;
-    // As if the disk had taken a part of it.
+    // The disk has written a part of the frame.
     opened.file.write_all(b"cvob and a bit more").unwrap();
     opened.truncate_to_good().unwrap();
     opened.append(vec![submitted(3)]).unwrap();
@@ -72,18 +72,18 @@ fn a_write_that_failed_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_file_that_cannot_be_cut_back_takes_nothing_more_until_it_is_rewritten() {
+fn a_file_that_cannot_be_truncated_refuses_appends_until_it_is_rewritten() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = directory(dir.path(), 1);
     opened.file = File::open(dir.path().join("outbox")).unwrap();
     assert!(opened.append(vec![submitted(2)]).is_err());
-    assert!(opened.append(vec![submitted(2)]).unwrap_err().to_string().contains("could not be cut back"));
+    assert!(opened.append(vec![submitted(2)]).unwrap_err().to_string().contains("could not be truncated"));
     opened.replace(snapshot(&identity(), &Requests::<()>::new(true))).unwrap();
     opened.append(vec![submitted(1)]).unwrap();
 }
 
 #[tokio::test]
-async fn what_the_disk_did_not_take_is_given_back_and_leaves_no_gap() {
+async fn a_request_that_was_not_stored_is_returned_and_its_number_is_free_again() {
     let mut state = ClientState::new(Route::Pinned, Arc::new(Nodes::in_order()), true);
     let mut wakes = Wakes::default();
     let mut submit = |state: &mut ClientState| {

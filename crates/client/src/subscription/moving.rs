@@ -1,9 +1,9 @@
-//! Moving a stream to another node, as a node asks for it.
+//! Moves a stream to another node, at the request of its node.
 //!
-//! The stream on the other node begins where this one stood. Both are read until the other one has brought everything
-//! that this one has: what it repeats is dropped here, and what it brings beyond that is kept until it takes over. So
-//! nothing waits for the move, and nothing is lost or repeated by it. If the two cannot be brought together in time,
-//! the move is given up: a stream that ends is then continued in the ordinary way, from the positions.
+//! The new stream begins at the current positions of the old one. Both are read until the new stream has delivered
+//! everything that the old one has: repeated events are dropped, and events beyond are kept until the new stream takes
+//! over. So the subscription delivers events during the move, and none is lost or repeated. If the new stream does not
+//! catch up in time, the move is given up: when the old stream ends, the subscription reconnects from its positions.
 
 mod overlap;
 
@@ -24,17 +24,17 @@ use crate::position::Positions;
 use crate::raw::Frame;
 use overlap::{Overlap, OverlapStep};
 
-/// A move that is under way.
+/// A move in progress.
 pub(super) struct Move {
-    /// Where to, best first.
+    /// The nodes to move to, the preferred first.
     targets: VecDeque<Arc<str>>,
-    /// Until when this is tried.
+    /// When the move is given up.
     deadline: Instant,
     attempt: Option<Attempt>,
 }
 
 enum Attempt {
-    /// Asked for what follows there.
+    /// A stream from these positions is being opened.
     Opening(Try, Positions),
     Open(Box<Successor>),
 }
@@ -46,11 +46,11 @@ pub(super) struct Successor {
     overlap: Overlap,
 }
 
-/// What came of it.
+/// The result of a move.
 pub(super) enum Moved {
-    /// The other stream can take over now: it has everything that the old one has brought.
+    /// The new stream can take over: it has delivered everything that the old one has.
     Ready(Box<Successor>),
-    /// Not this time.
+    /// The move was given up.
     GivenUp,
 }
 
@@ -65,7 +65,7 @@ impl Move {
         }
     }
 
-    /// Where it would still have gone: for continuing there once the old stream ends.
+    /// The remaining targets, to reconnect to once the old stream ends.
     pub(super) fn targets(self) -> VecDeque<Arc<str>> {
         let mut targets = self.targets;
         if let Some(Attempt::Open(successor)) = self.attempt {
@@ -74,7 +74,7 @@ impl Move {
         targets
     }
 
-    /// Goes on with the move, next to a stream that stands at `positions`. Dropping the future loses nothing.
+    /// Advances the move while the old stream is at `positions`. Cancel safe.
     pub(super) async fn advance(&mut self, handle: &Handle, positions: &Positions) -> Moved {
         let deadline = self.deadline;
         tokio::time::timeout_at(deadline, self.run(handle, positions)).await.unwrap_or(Moved::GivenUp)
@@ -82,7 +82,7 @@ impl Move {
 
     async fn run(&mut self, handle: &Handle, positions: &Positions) -> Moved {
         if !positions.complete() {
-            // The stream is asked again after its next frame.
+            // The caller polls the move again after the next frame of the old stream.
             return std::future::pending().await;
         }
         loop {
@@ -121,7 +121,7 @@ impl Move {
     }
 
     fn failed(&mut self, handle: &Handle, address: &Arc<str>, status: &Status) {
-        tracing::debug!(node = %address, %status, "could not move there");
+        tracing::debug!(node = %address, %status, "failed to move the subscription");
         match handle.shared.nodes.redirected(address, &from_status(status)) {
             Some(others) => {
                 let new = |other: &Arc<str>| other != address && !self.targets.contains(other);
@@ -135,12 +135,12 @@ impl Move {
 }
 
 impl Successor {
-    /// Reads until it can take over from a stream at `positions`.
+    /// Reads until the stream can take over from an old stream at `positions`.
     async fn advance(&mut self, positions: &Positions) -> Result<(), Status> {
         loop {
             match self.overlap.next(positions) {
                 OverlapStep::TakeOver => return Ok(()),
-                // The stream is asked again after the next frame of the other one.
+                // The caller polls the move again after the next frame of the old stream.
                 OverlapStep::Wait => std::future::pending().await,
                 OverlapStep::Read => {}
             }
@@ -152,9 +152,10 @@ impl Successor {
         }
     }
 
-    /// Its node, what has been read from it beyond `positions`, and the rest.
+    /// The node's address, the frames read beyond `positions`, and the stream.
     pub(super) fn into_parts(self, positions: &Positions) -> (Arc<str>, VecDeque<Frame>, Streaming<Frame>) {
-        // Events that cannot be cut are left to the check of what follows, which sends the stream elsewhere.
+        // If the batch cannot be split, it is left out. The next event then does not follow, and the subscription moves
+        // on to another node.
         let first = self.overlap.first(positions).unwrap_or_default();
         (self.address, first, self.stream)
     }

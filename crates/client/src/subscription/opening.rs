@@ -1,4 +1,4 @@
-//! Opening a stream: at one node and, when that one is slow to answer, at a second one beside it.
+//! Opens a stream: at one node and, if that one is slow to answer, at a second one at the same time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,19 +20,18 @@ use crate::limits::{CALL_RACE_AFTER, CLIENT_OPEN_TIMEOUT};
 use crate::raw::Frame;
 use crate::sender::sleep_until;
 
-/// What came of it, and where.
+/// The node's address, and the opened stream or the failure.
 pub(super) type Opened = (Arc<str>, Result<Streaming<Frame>, Status>);
 
-/// One try at one node.
+/// One attempt at one node.
 pub(super) type Try = Pin<Box<dyn Future<Output = Opened> + Send>>;
 
-/// A stream that is being opened. Only one of those that are tried becomes the subscription's; dropping the others
-/// ends them.
+/// A stream that is being opened. The subscription takes one of the attempts; the others are dropped, which ends them.
 pub(super) struct Opening {
     request: JoinChatRequest,
     first: Arc<str>,
     racers: FuturesUnordered<Try>,
-    /// When another node is tried beside. Once: if the whole cluster is slow, this does not make it slower still.
+    /// When a second node is tried. Only one more, so that a slow cluster is not loaded further.
     race_at: Option<Instant>,
 }
 
@@ -43,7 +42,7 @@ impl Opening {
         Self { request, first: Arc::clone(address), racers, race_at }
     }
 
-    /// The first stream that is there, or the last failure. Dropping the future loses nothing.
+    /// The first stream that opens, or the last failure. Cancel safe.
     pub(super) async fn first(&mut self, handle: &Handle) -> Opened {
         loop {
             tokio::select! {
@@ -70,10 +69,10 @@ impl Opening {
     }
 }
 
-/// `ChatService.JoinChat`, with frames whose events are left as they are.
+/// `ChatService.JoinChat`, called by path because its frames keep their events undecoded.
 const JOIN_CHAT: &str = "/conclave.chat.v1.ChatService/JoinChat";
 
-/// Tries one node.
+/// Begins an attempt at one node.
 pub(super) fn open(handle: &Handle, address: &Arc<str>, request: JoinChatRequest) -> Try {
     let channel = handle.shared.nodes.channel(address);
     let authorization = handle.shared.authorization();

@@ -1,4 +1,4 @@
-//! Reading an open stream, and leaving it for another one when the node asks for that.
+//! Reads an open stream, and replaces it by another one at the request of its node.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Subscription {
         }
     }
 
-    /// Continues with the other stream, of which everything up to here has been read.
+    /// Continues with the new stream, which has delivered everything up to the positions.
     fn take_over(&mut self, successor: Successor) -> Step {
         let (address, first, stream) = successor.into_parts(&self.positions);
         self.opened(address, stream, first)
@@ -76,7 +76,7 @@ impl Subscription {
             },
         };
         if let Err(misplaced) = checked {
-            tracing::warn!(%misplaced, "a node sent events that do not follow; reading them elsewhere");
+            tracing::warn!(%misplaced, "node sent events out of sequence, reconnecting to another node");
             return self.lost(&Status::data_loss(misplaced.to_string()));
         }
         if self.failures > 0 || self.refusals > 0 {
@@ -91,7 +91,7 @@ impl Subscription {
         })
     }
 
-    /// A frame without events.
+    /// Handles a frame without events.
     fn control_frame(&mut self, frame: stream_frame::Frame) -> Step {
         let shared = &self.handle.shared;
         match frame {
@@ -124,22 +124,22 @@ impl Subscription {
                 self.go_away(&go_away);
                 Step::Nothing
             }
-            // Events come the other way.
+            // Frames decode events to `Frame::Events`.
             stream_frame::Frame::Events(_) => Step::Nothing,
         }
     }
 
-    /// Begins to move to another node. This one is read until that one has taken over.
+    /// Begins to move to another node. The old stream is read until the new one takes over.
     fn go_away(&mut self, go_away: &GoAway) {
         let nodes = &self.handle.shared.nodes;
         let Phase::Open(open) = &mut self.phase else { return };
-        tracing::debug!(node = %open.address, reason = %go_away.reason, "the node asks to continue elsewhere");
+        tracing::debug!(node = %open.address, reason = %go_away.reason, "node asked to move the subscription");
         nodes.mark_available(go_away.addresses.iter().map(String::as_str));
         let mut addresses = go_away.clone();
         if go_away.stay_away {
             nodes.mark_leaving(&open.address);
             self.handle.shared.supervisor.notify_one();
-            // It is left in any case: better for somewhere.
+            // The node will end the stream in any case, so any other node is a target too.
             let other = nodes.pick(&[Arc::clone(&open.address)]);
             addresses.addresses.extend(other.map(|pick| pick.address.to_string()));
         }

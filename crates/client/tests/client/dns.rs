@@ -1,4 +1,4 @@
-//! A name server for tests: one zone of SRV records, with the faults of the day.
+//! A name server for tests: one zone of SRV records, with faults to inject.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,18 +29,18 @@ pub(crate) fn entry(target: &'static str, address: &str) -> Entry {
 pub(crate) struct Zone {
     pub(crate) entries: Vec<Entry>,
     pub(crate) ttl: u32,
-    /// Instead of an answer.
+    /// Answers every query with this code.
     pub(crate) code: Option<ResponseCode>,
     pub(crate) silent: bool,
     pub(crate) delay: Duration,
     pub(crate) without_glue: bool,
-    /// UDP is told to use TCP.
+    /// Truncates answers over UDP, so that the client uses TCP.
     pub(crate) truncated: bool,
-    /// Questions by type.
+    /// The number of queries by type.
     pub(crate) asked: HashMap<RecordType, u32>,
 }
 
-/// It ends with this.
+/// A running name server. Dropping it stops it.
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
     pub(crate) zone: Arc<Mutex<Zone>>,
@@ -50,7 +50,7 @@ pub(crate) struct NameServer {
 impl NameServer {
     pub(crate) async fn start(entries: Vec<Entry>) -> Self {
         let zone = Arc::new(Mutex::new(Zone { entries, ttl: 1, ..Zone::default() }));
-        // The same port for both: whoever has it for TCP tries it for UDP.
+        // UDP must use the same port as TCP: take a free TCP port, then try to bind it for UDP.
         let (listener, socket) = loop {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
@@ -93,7 +93,7 @@ async fn serve_udp(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
 
 async fn serve_tcp(listener: TcpListener, zone: Arc<Mutex<Zone>>) {
     while let Ok((mut stream, _)) = listener.accept().await {
-        // One connection after the other is enough here; an error ends the connection only.
+        // Serving one connection at a time is enough here; an error only ends the connection.
         let _ = converse(&mut stream, &zone).await;
     }
 }

@@ -1,5 +1,5 @@
-//! A cluster that misbehaves on purpose: some listeners over one state. A test double for faults only; how a real
-//! cluster behaves is tested with real servers.
+//! A fake cluster with fault injection: several listeners over one state. It is a test double for faults only; tests
+//! with real servers cover the behaviour of a real cluster.
 
 mod service;
 
@@ -18,30 +18,30 @@ use tonic::{Request, Status};
 
 use service::Service;
 
-/// What goes wrong at one node.
+/// The injected faults of one node.
 #[derive(Default)]
 pub(crate) struct Faults {
-    /// The streams of requests break after so many further decisions, and these are not answered.
+    /// Breaks the send streams after this many further decisions, and leaves those unanswered.
     pub(crate) lose_answers_after: Option<u32>,
-    /// So many requests are answered "not sent".
+    /// Answers this many requests with "not sent".
     pub(crate) not_sent: u32,
-    /// So many requests are dropped, and answered "unknown".
+    /// Drops this many requests and answers them with "unknown".
     pub(crate) swallowed: u32,
-    /// Nothing is answered any more, but the connection lives.
+    /// Answers nothing, and keeps the connections open.
     pub(crate) hang: bool,
-    /// Nothing is accepted, everything open breaks.
+    /// Accepts no connection, and breaks the open ones.
     pub(crate) dead: bool,
-    /// This event is left out of streams, once.
+    /// Leaves this event out of a stream, once.
     pub(crate) skip_event: Option<u64>,
-    /// A stream is told this, once.
+    /// Sends this to a stream, once.
     pub(crate) go_away: Option<GoAway>,
-    /// Streams are refused: the node is full, and these are not.
+    /// Refuses streams because the node is full, and names these nodes instead.
     pub(crate) full: Option<Vec<String>>,
-    /// Streams are opened, but nothing comes on them.
+    /// Opens streams and sends nothing on them.
     pub(crate) mute: bool,
-    /// The session is not accepted.
+    /// Does not accept the session.
     pub(crate) no_session: bool,
-    /// Sent with "not sent".
+    /// The leader hint that is sent with "not sent".
     pub(crate) hint: Option<LeaderHint>,
 }
 
@@ -80,7 +80,7 @@ impl Data {
         self.rooms.iter_mut().find(found).map(|(name, room)| (name.clone(), room))
     }
 
-    /// As the state machine does it.
+    /// Decides a request as the state machine does.
     pub(crate) fn decide(
         &mut self,
         session: u64,
@@ -145,7 +145,7 @@ impl Data {
     }
 }
 
-/// The whole of it.
+/// The fake cluster.
 #[derive(Clone)]
 pub(crate) struct Cluster {
     data: Arc<Mutex<Data>>,
@@ -158,9 +158,9 @@ pub(crate) struct Node {
     faults: Mutex<Faults>,
     data: Arc<Mutex<Data>>,
     changed: Arc<watch::Sender<u64>>,
-    /// Requests that reached it.
+    /// The number of requests that reached it.
     pub(crate) requests: Mutex<u64>,
-    /// Streams that are open now.
+    /// The number of streams that are open now.
     pub(crate) streams: watch::Sender<usize>,
 }
 
@@ -190,7 +190,7 @@ impl Node {
         Ok(())
     }
 
-    /// What comes of one request here; `None` breaks the stream.
+    /// Handles one request at this node; `None` breaks the stream.
     fn answer(&self, session: u64, user: &str, request: &SendMessageRequest) -> Option<send_result::Outcome> {
         *self.requests.lock().unwrap() += 1;
         let mut faults = self.faults.lock().unwrap();
@@ -220,7 +220,7 @@ impl Node {
     }
 }
 
-/// Asks to continue there.
+/// A request to move to these addresses.
 pub(crate) fn go_away(to: &str, stay_away: bool) -> Option<GoAway> {
     Some(GoAway { in_ms: 1_000, addresses: vec![to.into()], reason: "test".into(), stay_away })
 }
@@ -263,7 +263,7 @@ impl Cluster {
         self.data.lock().unwrap()
     }
 
-    /// An event that somebody else sent.
+    /// Adds an event of another client.
     pub(crate) fn post(&self, room: &str, text: &str) {
         let mut data = self.data();
         let sent = data.rooms[room].sessions.get(&0).map_or(0, |known| known.last.0);

@@ -1,4 +1,4 @@
-//! Finding servers: name servers of all kinds, and what is left when there are none.
+//! Finding servers: with working and broken name servers, and without any.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::soon;
 
 const SERVICE: &str = "_conclave._tcp.conclave.internal.";
 
-/// Looks at name servers only.
+/// A chain that only asks name servers.
 fn options(name_servers: Vec<SocketAddr>) -> Options {
     Options { name_servers, mdns: false, defaults: Vec::new(), ..Options::default() }
 }
 
 #[tokio::test]
-async fn the_addresses_that_come_along_are_used() {
+async fn addresses_of_the_additional_section_are_used() {
     let mut entries = vec![
         entry("n1.node.conclave.internal.", "127.0.0.1:7400"),
         entry("n2.node.conclave.internal.", "127.0.0.2:7410"),
@@ -39,12 +39,15 @@ async fn the_addresses_that_come_along_are_used() {
     server.set(|zone| zone.ttl = 3_600);
     let found = soon("found", Chain::new(options(vec![server.address])).find()).await.unwrap();
     assert_eq!(found.addresses(), ["127.0.0.2:7410", "127.0.0.1:7400"]);
-    assert_eq!(server.asked(RecordType::A), 2, "asked for what did not come along");
-    assert!(found.fresh_for.unwrap() <= Duration::from_secs(2), "servers come and go sooner than that");
+    assert_eq!(server.asked(RecordType::A), 2, "missing addresses are looked up");
+    assert!(
+        found.fresh_for.unwrap() <= Duration::from_secs(2),
+        "a DNS answer is fresh for two seconds at most"
+    );
 }
 
 #[tokio::test]
-async fn a_silent_name_server_costs_nothing() {
+async fn a_silent_name_server_does_not_delay_the_search() {
     let silent = NameServer::silent().await;
     let server = NameServer::start(vec![entry("n1.node.conclave.internal.", "127.0.0.1:7400")]).await;
     let chain = Chain::new(options(vec![silent.address, server.address]));
@@ -61,7 +64,7 @@ async fn a_silent_name_server_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_quick_no_is_not_believed_before_all_were_asked() {
+async fn a_quick_negative_answer_does_not_end_the_search() {
     let no = NameServer::start(Vec::new()).await;
     let slow = NameServer::start(vec![entry("n1.node.conclave.internal.", "127.0.0.1:7400")]).await;
     slow.set(|zone| zone.delay = Duration::from_millis(40));
@@ -76,7 +79,7 @@ async fn a_quick_no_is_not_believed_before_all_were_asked() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_fetched_over_tcp() {
+async fn a_truncated_answer_is_fetched_over_tcp() {
     let server = NameServer::start(vec![entry("n1.node.conclave.internal.", "127.0.0.1:7400")]).await;
     server.set(|zone| zone.truncated = true);
     let found =
@@ -86,7 +89,7 @@ async fn what_does_not_fit_is_fetched_over_tcp() {
 }
 
 #[tokio::test]
-async fn what_each_name_server_says_is_told() {
+async fn examine_reports_the_answer_of_each_name_server() {
     let good = NameServer::start(vec![entry("n1.node.conclave.internal.", "127.0.0.1:7400")]).await;
     let silent = NameServer::silent().await;
     let servers: Vec<_> = [ResponseCode::NXDomain, ResponseCode::ServFail, ResponseCode::Refused]
@@ -125,7 +128,7 @@ async fn what_each_name_server_says_is_told() {
 }
 
 #[tokio::test]
-async fn without_name_servers_a_client_starts_from_the_members_it_knew() {
+async fn without_name_servers_a_client_starts_from_remembered_members() {
     let cluster = Cluster::start(2).await;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("members");
@@ -140,7 +143,7 @@ async fn without_name_servers_a_client_starts_from_the_members_it_knew() {
     assert_eq!(remembered, [cluster.nodes[0].address.clone()]);
 
     server.set(|zone| zone.silent = true);
-    // One of a few is quick also where the machine has other things to do.
+    // On a busy machine, one of several runs is fast enough.
     let mut times = Vec::new();
     while times.last().is_none_or(|took| *took >= Duration::from_secs(1)) {
         assert!(times.len() < 5, "{times:?}");
@@ -154,7 +157,7 @@ async fn without_name_servers_a_client_starts_from_the_members_it_knew() {
     soon("ack", client.send("general", "here again")).await.unwrap();
     client.close().await;
 
-    // And as long as it runs, a client does not need them at all.
+    // A running client does not need name servers at all.
     server.set(|zone| zone.silent = false);
     let client = soon("connect", builder().connect()).await.unwrap();
     drop(server);
@@ -165,7 +168,7 @@ async fn without_name_servers_a_client_starts_from_the_members_it_knew() {
 }
 
 #[tokio::test]
-async fn when_nobody_knows_anything_it_is_said_who_was_asked() {
+async fn the_error_names_every_source_that_was_asked() {
     let server = NameServer::silent().await;
     let chain = Chain::new(options(vec![server.address]));
     let error = soon("not found", chain.find()).await.unwrap_err().to_string();
@@ -193,7 +196,7 @@ async fn seeds_of_both_kinds_can_be_mixed() {
 }
 
 #[tokio::test]
-async fn a_running_client_hears_of_new_nodes_while_nothing_is_wrong() {
+async fn a_running_client_learns_new_nodes_without_a_failure() {
     let cluster = Cluster::start(3).await;
     let named = |at: usize| entry("n.node.z.", &cluster.nodes[at].address);
     let server = NameServer::start(vec![named(0)]).await;
@@ -210,7 +213,7 @@ async fn a_running_client_hears_of_new_nodes_while_nothing_is_wrong() {
     })
     .await;
     assert_eq!(subscription.node(), Some(cluster.nodes[0].address.as_str()), "and stays where it is");
-    // What is named no longer is forgotten, once it fails.
+    // A node that is no longer named is removed once it fails.
     server.set(|zone| zone.entries = vec![named(1), named(2)]);
     cluster.nodes[0].set(|f| f.dead = true);
     let moved = async {

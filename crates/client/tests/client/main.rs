@@ -1,4 +1,4 @@
-//! The library against a cluster that misbehaves on purpose.
+//! The library against a fake cluster with fault injection.
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 use conclave_client::{Client, Route};
 use fake::Cluster;
 
-/// Everything in these tests happens within this time, or something is wrong.
+/// Deadline for every step of these tests.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -26,7 +26,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// A client that begins at the first node.
+/// A client that connects to the first node.
 async fn pinned(cluster: &Cluster) -> Client {
     let builder = Client::builder().servers(cluster.addresses()).user("ana").route(Route::Pinned);
     soon("connect", builder.connect()).await.unwrap()

@@ -1,4 +1,4 @@
-//! The durable outbox: what was taken is sent, by this process or the next.
+//! The durable outbox: a submitted request is sent, by this process or the next.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn builder(cluster: &Cluster, dir: &Path) -> conclave_client::Builder {
 }
 
 #[tokio::test]
-async fn what_was_taken_is_sent_by_the_next_process() {
+async fn a_submitted_request_is_sent_by_the_next_process() {
     let cluster = Cluster::start(1).await;
     let dir = tempfile::tempdir().unwrap();
     let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
@@ -29,7 +29,7 @@ async fn what_was_taken_is_sent_by_the_next_process() {
         let ticket = client.submit("general", Content::Text(text.into())).await.unwrap();
         drop(ticket);
     }
-    // As if killed: nothing is closed in order.
+    // Drops the client without closing it, as a kill does.
     drop(client);
 
     let mut again = None;
@@ -40,7 +40,7 @@ async fn what_was_taken_is_sent_by_the_next_process() {
     })
     .await;
     let again = again.unwrap();
-    assert_eq!(again.session(), session, "the session goes on, and no server was needed for that");
+    assert_eq!(again.session(), session, "the session was restored without a server");
     assert_eq!(again.pending().len(), 2);
     cluster.nodes[0].set(|f| f.dead = false);
     assert_eq!(soon("flush", again.flush(Duration::from_secs(15))).await, 0);
@@ -50,7 +50,7 @@ async fn what_was_taken_is_sent_by_the_next_process() {
 }
 
 #[tokio::test]
-async fn a_crash_after_the_answer_doubles_nothing() {
+async fn a_crash_after_the_ack_does_not_double_a_message() {
     let cluster = Cluster::start(1).await;
     let dir = tempfile::tempdir().unwrap();
     let copy = tempfile::tempdir().unwrap();
@@ -59,7 +59,7 @@ async fn a_crash_after_the_answer_doubles_nothing() {
     for n in 0..20 {
         client.submit("general", Content::Text(format!("{n}"))).await.unwrap();
     }
-    // The file as a power cut would leave it: without anything that was settled later.
+    // The file as a power failure leaves it: without the settlements that were not synced.
     std::fs::copy(dir.path().join("outbox"), copy.path().join("outbox")).unwrap();
     cluster.nodes[0].set(|f| f.dead = false);
     soon("flush", client.flush(Duration::from_secs(15))).await;
@@ -97,7 +97,7 @@ async fn the_file_stays_small_and_private() {
 }
 
 #[tokio::test]
-async fn a_directory_has_one_owner() {
+async fn an_outbox_has_one_process_and_one_user() {
     let cluster = Cluster::start(1).await;
     let dir = tempfile::tempdir().unwrap();
     let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
@@ -109,7 +109,7 @@ async fn a_directory_has_one_owner() {
 }
 
 #[tokio::test]
-async fn damage_is_named_and_a_torn_tail_is_not_damage() {
+async fn damage_is_reported_and_an_incomplete_write_is_dropped() {
     let cluster = Cluster::start(1).await;
     let dir = tempfile::tempdir().unwrap();
     let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
@@ -135,7 +135,7 @@ async fn damage_is_named_and_a_torn_tail_is_not_damage() {
 }
 
 #[tokio::test]
-async fn a_new_session_renumbers_the_file_too() {
+async fn a_new_session_renumbers_the_outbox_file() {
     let cluster = Cluster::start(1).await;
     let dir = tempfile::tempdir().unwrap();
     let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
@@ -152,7 +152,7 @@ async fn a_new_session_renumbers_the_file_too() {
 }
 
 #[tokio::test]
-async fn an_unknown_room_does_not_use_up_a_number_for_ever() {
+async fn a_request_to_an_unknown_room_does_not_use_up_its_number() {
     let cluster = Cluster::start(1).await;
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Where a client is served: full nodes, slow nodes, and moves that nobody notices.
+//! The choice of a client's node: full nodes, slow nodes, and moves without a gap.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ fn follow(rooms: &[&str]) -> Vec<Follow> {
     rooms.iter().map(|room| Follow::room(*room).from(Start::After(0))).collect()
 }
 
-/// Reads until the room `room_id` has come to `seq`; every event must be the next one of its room.
+/// Reads until the room `room_id` has reached `seq`; every event must be the next one of its room.
 async fn read_to(subscription: &mut Subscription, seen: &mut [u64], room_id: usize, seq: u64) {
     while seen[room_id] < seq {
         match soon("an event", subscription.next()).await.unwrap() {
@@ -33,7 +33,7 @@ async fn wait_for_streams(cluster: &Cluster, at: &str, count: usize) {
 }
 
 #[tokio::test]
-async fn a_full_node_sends_on_to_a_better_one() {
+async fn a_full_node_redirects_to_a_better_one() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     let better = cluster.nodes[2].address.clone();
@@ -43,15 +43,15 @@ async fn a_full_node_sends_on_to_a_better_one() {
     assert_eq!(node, better);
     cluster.post("general", "1");
     read_to(&mut subscription, &mut [0, 0], 1, 1).await;
-    // What is full can still be asked.
+    // A full node can still be called.
     assert!(soon("ping", client.ping(&cluster.nodes[0].address)).await.is_ok());
-    assert_eq!(client.addresses()[0], better, "it stays there");
+    assert_eq!(client.addresses()[0], better, "the client stays at the better node");
     let mut second = client.subscribe(follow(&["general"]));
     assert!(matches!(soon("open", second.next()).await, Ok(Incoming::Connected { node }) if node == better));
 }
 
 #[tokio::test]
-async fn when_all_are_full_it_says_so_and_waits_for_a_place() {
+async fn when_all_nodes_are_full_the_client_reports_it_and_waits() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     for node in &cluster.nodes {
@@ -66,7 +66,7 @@ async fn when_all_are_full_it_says_so_and_waits_for_a_place() {
 }
 
 #[tokio::test]
-async fn a_full_node_that_is_asked_for_a_session_sends_on() {
+async fn a_full_node_redirects_a_new_session() {
     let cluster = Cluster::start(2).await;
     cluster.nodes[0].set(|f| f.full = Some(vec![cluster.nodes[1].address.clone()]));
     let client = pinned(&cluster).await;
@@ -75,7 +75,7 @@ async fn a_full_node_that_is_asked_for_a_session_sends_on() {
 }
 
 #[tokio::test]
-async fn moves_are_exact_and_nothing_waits_for_them() {
+async fn moves_neither_lose_nor_repeat_nor_delay_events() {
     let cluster = Cluster::start(3).await;
     cluster.data().make_room("other");
     let client = pinned(&cluster).await;
@@ -92,7 +92,7 @@ async fn moves_are_exact_and_nothing_waits_for_them() {
         let from = subscription.node().unwrap().to_owned();
         let to = cluster.nodes[(round + 1) % 3].address.clone();
         if from != to {
-            // The last round trips are taken by nodes that leave.
+            // In the last rounds the nodes are leaving.
             cluster.node(&from).set(|f| f.go_away = go_away(&to, round >= 28));
         }
         while subscription.node() != Some(to.as_str()) {
@@ -112,7 +112,7 @@ async fn moves_are_exact_and_nothing_waits_for_them() {
 }
 
 #[tokio::test]
-async fn the_old_stream_goes_on_until_the_new_one_has_caught_up() {
+async fn the_old_stream_is_read_until_the_new_one_has_caught_up() {
     let cluster = Cluster::start(2).await;
     let client = pinned(&cluster).await;
     let mut subscription = client.subscribe(follow(&["general"]));
@@ -128,7 +128,7 @@ async fn the_old_stream_goes_on_until_the_new_one_has_caught_up() {
         cluster.post("general", "x");
         read_to(&mut subscription, &mut seen, 1, seq).await;
     }
-    // The new stream is there and silent; reading goes on at the old one.
+    // The new stream is open and silent; events still come from the old one.
     let opened = async {
         tokio::select! {
             opened = streams.wait_for(|open| *open == 1) => drop(opened.unwrap()),
@@ -150,7 +150,7 @@ async fn the_old_stream_goes_on_until_the_new_one_has_caught_up() {
 }
 
 #[tokio::test]
-async fn where_it_cannot_go_it_stays() {
+async fn a_move_without_a_usable_target_is_given_up() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     let mut subscription = client.subscribe(follow(&["general"]));
@@ -164,7 +164,7 @@ async fn where_it_cannot_go_it_stays() {
         read_to(&mut subscription, &mut seen, 1, seq).await;
     }
     assert_eq!(subscription.node(), Some(cluster.nodes[0].address.as_str()));
-    // A target that is full names another one.
+    // A full target names another one.
     cluster.nodes[1].set(|f| {
         f.dead = false;
         f.full = Some(vec![cluster.nodes[2].address.clone()]);
@@ -177,14 +177,14 @@ async fn where_it_cannot_go_it_stays() {
         seq += 1;
         read_to(&mut subscription, &mut seen, 1, seq).await;
         if subscription.node() == Some(cluster.nodes[0].address.as_str()) {
-            // The failure before may still be held against the target.
+            // The target may still be avoided because of the failure before.
             cluster.nodes[0].set(|f| f.go_away = go_away(&cluster.nodes[1].address, false));
         }
     }
 }
 
 #[tokio::test]
-async fn the_node_that_dies_during_a_move_is_left_without_a_gap() {
+async fn a_node_that_dies_during_a_move_causes_no_gap() {
     let cluster = Cluster::start(2).await;
     let client = pinned(&cluster).await;
     let mut subscription = client.subscribe(follow(&["general"]));
@@ -209,7 +209,7 @@ async fn the_node_that_dies_during_a_move_is_left_without_a_gap() {
 }
 
 #[tokio::test]
-async fn a_slow_node_is_raced_and_left() {
+async fn a_slow_node_is_raced_and_replaced() {
     let cluster = Cluster::start(2).await;
     let client = pinned(&cluster).await;
     cluster.post("general", "1");
@@ -229,7 +229,7 @@ async fn a_slow_node_is_raced_and_left() {
 }
 
 #[tokio::test]
-async fn a_session_is_opened_although_the_first_node_is_stuck() {
+async fn a_session_is_opened_although_the_first_node_is_silent() {
     let cluster = Cluster::start(2).await;
     cluster.nodes[0].set(|f| f.hang = true);
     let begun = Instant::now();
@@ -239,7 +239,7 @@ async fn a_session_is_opened_although_the_first_node_is_stuck() {
 }
 
 #[tokio::test]
-async fn clients_begin_at_different_nodes() {
+async fn clients_start_at_different_nodes() {
     let cluster = Cluster::start(3).await;
     let mut counts = [0_u32; 3];
     for _ in 0..600 {

@@ -1,4 +1,4 @@
-//! Sends: decided once, in order, whatever happens to their connections.
+//! Sends: applied once and in order, whatever happens to their connections.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn many_sends_are_acknowledged_in_order() {
 }
 
 #[tokio::test]
-async fn lost_answers_double_nothing() {
+async fn lost_answers_do_not_double_messages() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     for (at, node) in cluster.nodes.iter().enumerate() {
@@ -47,7 +47,7 @@ async fn lost_answers_double_nothing() {
 }
 
 #[tokio::test]
-async fn refused_swallowed_and_lost_copies_keep_their_order() {
+async fn not_sent_dropped_and_lost_copies_keep_their_order() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     let mut sent = 0;
@@ -76,7 +76,7 @@ async fn a_silent_node_is_raced() {
 }
 
 #[tokio::test]
-async fn a_dead_node_is_left_at_once() {
+async fn a_dead_node_is_replaced_at_once() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     for dead in 0..6 {
@@ -90,7 +90,7 @@ async fn a_dead_node_is_left_at_once() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_final_and_blocks_nothing() {
+async fn a_refusal_is_final_and_does_not_block_later_requests() {
     let cluster = Cluster::start(1).await;
     let client = pinned(&cluster).await;
     let mut tickets = Vec::new();
@@ -110,11 +110,11 @@ async fn a_refusal_is_final_and_blocks_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_that_somebody_else_uses_is_replaced() {
+async fn a_session_that_another_client_uses_is_replaced() {
     let cluster = Cluster::start(2).await;
     let client = pinned(&cluster).await;
     send_all(&client, &texts(0..5)).await;
-    // The same session's numbers 6 and 7, with other words: a copy of its state is in use elsewhere.
+    // Another client uses a copy of the session: numbers 6 and 7 have other texts.
     let session = client.session().id;
     for number in 6..=7 {
         let request = SendMessageRequest {
@@ -134,12 +134,12 @@ async fn a_session_that_somebody_else_uses_is_replaced() {
     rest.sort();
     let mut wanted = texts(5..30);
     wanted.sort();
-    assert_eq!(rest, wanted, "each once");
+    assert_eq!(rest, wanted, "every message once");
     assert_ne!(client.session().id, session);
 }
 
 #[tokio::test]
-async fn a_cluster_that_lost_its_sessions_numbers_gets_a_new_session() {
+async fn a_cluster_that_lost_request_numbers_gets_a_new_session() {
     let cluster = Cluster::start(2).await;
     let client = pinned(&cluster).await;
     send_all(&client, &texts(0..5)).await;
@@ -166,7 +166,7 @@ async fn without_servers_a_send_is_queued_not_failed() {
 }
 
 #[tokio::test]
-async fn a_session_that_nobody_knows_is_reported() {
+async fn an_unknown_session_is_reported() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     cluster.nodes.iter().for_each(|node| node.set(|f| f.no_session = true));
@@ -193,7 +193,7 @@ async fn sends_go_to_the_leader_once_it_is_known() {
             faults.hint = Some(LeaderHint { shard: 1, term: 3, node_id: 3, address: leader.clone() });
         });
     }
-    // The first answer names the room, the status the number of shards; from then on the hint can be followed.
+    // The first ack has the room's id, and the status the number of shards: both are needed to find the leader.
     cluster.nodes[2].set(|f| f.not_sent = 0);
     send_all(&client, &texts(0..50)).await;
     send_all(&client, &texts(50..100)).await;
@@ -204,7 +204,7 @@ async fn sends_go_to_the_leader_once_it_is_known() {
 }
 
 #[tokio::test]
-async fn closing_ends_whoever_waits() {
+async fn closing_ends_all_waiting_calls() {
     let cluster = Cluster::start(1).await;
     let client = pinned(&cluster).await;
     cluster.nodes[0].set(|f| f.hang = true);
@@ -217,7 +217,7 @@ async fn closing_ends_whoever_waits() {
 }
 
 #[tokio::test]
-async fn without_any_server_connecting_says_so() {
+async fn connecting_without_any_server_is_an_error() {
     let builder = Client::builder().servers(["127.0.0.1:1"]).user("ana").patience(Duration::from_millis(300));
     let error = soon("error", builder.connect()).await.unwrap_err();
     assert!(error.to_string().contains("no server is reachable"), "{error}");

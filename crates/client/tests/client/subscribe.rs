@@ -1,4 +1,4 @@
-//! Subscriptions: each event once, in order, on whichever node.
+//! Subscriptions: each event once and in order, on any node.
 
 use conclave_client::{CallError, Follow, Incoming, Start, Subscription, api};
 
@@ -20,7 +20,7 @@ fn follow(after: u64) -> Vec<Follow> {
 }
 
 #[tokio::test]
-async fn events_come_in_order_and_say_when_they_have_caught_up() {
+async fn events_come_in_order_followed_by_caught_up() {
     let cluster = Cluster::start(1).await;
     let client = pinned(&cluster).await;
     (0..5).for_each(|n| cluster.post("general", &n.to_string()));
@@ -36,7 +36,7 @@ async fn events_come_in_order_and_say_when_they_have_caught_up() {
 }
 
 #[tokio::test]
-async fn it_goes_on_elsewhere_at_exactly_the_next_event() {
+async fn a_subscription_continues_on_another_node_at_the_next_event() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     let mut subscription = client.subscribe(follow(0));
@@ -55,7 +55,7 @@ async fn it_goes_on_elsewhere_at_exactly_the_next_event() {
 }
 
 #[tokio::test]
-async fn a_gap_is_never_passed_on() {
+async fn a_stream_with_a_gap_is_replaced() {
     let cluster = Cluster::start(2).await;
     let client = pinned(&cluster).await;
     let mut subscription = client.subscribe(follow(0));
@@ -69,7 +69,7 @@ async fn a_gap_is_never_passed_on() {
 }
 
 #[tokio::test]
-async fn a_node_that_leaves_is_left_without_a_gap() {
+async fn a_leaving_node_is_replaced_without_a_gap() {
     let cluster = Cluster::start(2).await;
     let client = pinned(&cluster).await;
     let mut subscription = client.subscribe(follow(0));
@@ -94,7 +94,7 @@ async fn a_node_that_leaves_is_left_without_a_gap() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_said_once_several_nodes_say_so() {
+async fn an_unknown_room_is_an_error_once_several_nodes_refuse_it() {
     let cluster = Cluster::start(3).await;
     let client = pinned(&cluster).await;
     let mut subscription = client.subscribe(vec![Follow::room("nowhere")]);
@@ -110,7 +110,7 @@ async fn a_slow_reader_gets_everything() {
     let client = pinned(&cluster).await;
     let mut subscription = client.subscribe(follow(0));
     let big = "x".repeat(10_000);
-    // Far more than the windows hold.
+    // Far more than the HTTP/2 windows hold.
     for _ in 0..200 {
         cluster.post("general", &big);
         tokio::task::yield_now().await;

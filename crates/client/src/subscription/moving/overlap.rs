@@ -1,7 +1,7 @@
-//! Two streams of the same rooms, read side by side until the second one can take over from the first. Pure.
+//! Decides when a new stream can take over from an old one of the same rooms. Pure.
 //!
-//! What must stay true: what the second one has brought beyond the first is at most one batch, and it is kept. So at
-//! the moment when the second one has all that the first one has, it can take over with nothing lost or repeated.
+//! What must stay true: at most one batch of the new stream goes beyond the old one, and this batch is kept. So once
+//! the new stream has everything that the old one has, it can take over without losing or repeating an event.
 
 use std::collections::VecDeque;
 
@@ -11,35 +11,35 @@ use prost::DecodeError;
 use crate::position::{Misplaced, Positions};
 use crate::raw::{Frame, RawBatch};
 
-/// How far the second stream is.
+/// The progress of the new stream.
 #[derive(Debug)]
 pub(super) struct Overlap {
-    /// Up to where it has been read.
+    /// The positions up to which the new stream was read.
     positions: Positions,
-    /// What it has brought beyond the first one.
+    /// The batch that goes beyond the old stream.
     ahead: Option<RawBatch>,
-    /// It has said that it has brought everything there was.
+    /// Whether the new stream has sent `CaughtUp`.
     caught_up: bool,
 }
 
-/// What to do with the second stream.
+/// The next step with the new stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OverlapStep {
-    /// Read from it.
+    /// Read the new stream.
     Read,
-    /// Wait: it is ahead in one room and behind in another, and the first stream will make up for that.
+    /// Wait: the new stream is ahead in one room and behind in another; the old stream has to catch up first.
     Wait,
-    /// Let it take over.
+    /// Let the new stream take over.
     TakeOver,
 }
 
 impl Overlap {
-    /// A stream that was asked for what follows `positions`.
+    /// A new stream that was opened from `positions`.
     pub(super) fn new(positions: Positions) -> Self {
         Self { positions, ahead: None, caught_up: false }
     }
 
-    /// What to do, with the first stream at `positions`.
+    /// The next step while the old stream is at `positions`.
     pub(super) fn next(&mut self, positions: &Positions) -> OverlapStep {
         self.ahead.take_if(|batch| !has_news(batch, positions));
         let behind = |(room, seq): (u64, u64)| self.positions.seq(room) < seq;
@@ -51,7 +51,7 @@ impl Overlap {
         }
     }
 
-    /// Takes a frame that was read from the second stream.
+    /// Takes a frame that was read from the new stream.
     pub(super) fn take(&mut self, frame: Frame, positions: &Positions) -> Result<(), Misplaced> {
         match frame {
             Frame::Events(batch) => {
@@ -65,7 +65,7 @@ impl Overlap {
                     self.positions.caught_up(&caught_up.rooms, &caught_up.resume_token)?;
                     self.caught_up = true;
                 }
-                // It lacks something, or asks to be left: no place to go to.
+                // The node lacks events, or is leaving itself: not a node to move to.
                 Some(stream_frame::Frame::Truncated(_) | stream_frame::Frame::GoAway(_)) => {
                     return Err(Misplaced::CannotServe);
                 }
@@ -75,7 +75,7 @@ impl Overlap {
         Ok(())
     }
 
-    /// What comes before the rest of the second stream when it takes over from a first one at `positions`.
+    /// The frames to deliver before the rest of the new stream when it takes over from an old one at `positions`.
     pub(super) fn first(self, positions: &Positions) -> Result<VecDeque<Frame>, DecodeError> {
         let mut first = VecDeque::new();
         if self.caught_up {
@@ -89,7 +89,7 @@ impl Overlap {
     }
 }
 
-/// Whether some of these events go beyond `positions`.
+/// Whether some of the events go beyond `positions`.
 fn has_news(batch: &RawBatch, positions: &Positions) -> bool {
     batch.events().any(|event| event.seq > positions.seq(event.room_id))
 }
@@ -113,7 +113,7 @@ mod tests {
         Frame::Other(StreamFrame { frame })
     }
 
-    /// A node's stream: at every step so many events of that room, as far as there are any.
+    /// A node's stream: each step of the plan sends this many events of this room, as far as there are any.
     struct Stream {
         seqs: [u64; ROOMS],
         said: bool,
@@ -137,7 +137,7 @@ mod tests {
         }
     }
 
-    /// Takes a frame as a subscription does; anything that does not follow is an error.
+    /// Takes a frame as a subscription does; an event out of sequence is an error.
     fn deliver(frame: Frame, positions: &mut Positions) -> Result<(), Misplaced> {
         match frame {
             Frame::Events(batch) => positions.accept(batch.room_seqs(), &batch.token),
@@ -149,14 +149,15 @@ mod tests {
     }
 
     fn plan() -> impl Strategy<Value = Vec<(usize, u64)>> {
-        // At the end, everything that there is.
+        // The plan ends with all events of every room.
         let everything = (0..ROOMS).map(|room| (room, EVENTS));
         proptest::collection::vec((0..ROOMS, 1_u64..6), 0..60)
             .prop_map(move |steps| steps.into_iter().chain(everything.clone()).collect())
     }
 
     proptest! {
-        /// However the two streams cut and mix their events, and whichever is read when: every event comes once.
+        /// However the two streams batch and interleave their events, and in whichever order they are read, every event
+        /// is delivered once.
         #[test]
         fn nothing_is_lost_or_repeated(
             start in proptest::array::uniform3(0_u64..10),
@@ -183,7 +184,7 @@ mod tests {
                     None => {}
                 }
             };
-            prop_assert!(moved, "the two come together once both have brought everything");
+            prop_assert!(moved, "the new stream takes over once both have sent everything");
             for frame in overlap.first(&positions).unwrap() {
                 prop_assert!(deliver(frame, &mut positions).is_ok());
             }
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_lacks_something_is_no_place_to_go_to() {
+    fn a_node_that_lacks_events_or_leaves_is_no_target() {
         let positions = Positions::new(Vec::new(), Bytes::new());
         let mut overlap = Overlap::new(positions.clone());
         for frame in [

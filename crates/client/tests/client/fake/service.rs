@@ -169,11 +169,11 @@ impl ChatService for Service {
 }
 
 async fn dead(node: &Node, changed: &mut watch::Receiver<u64>) {
-    // An error means that the test is over.
+    // It only fails at the end of the test.
     let _ = changed.wait_for(|_| node.faults.lock().unwrap().dead).await;
 }
 
-/// Streams the events of rooms, with the faults of the day.
+/// Streams the events of rooms, with the injected faults.
 async fn stream(
     node: &Node,
     mut rooms: Vec<(String, u64, u64)>,
@@ -212,7 +212,7 @@ async fn stream(
     }
 }
 
-/// What there is to stream now.
+/// The frame to stream next, if there is one.
 fn due(node: &Node, rooms: &mut [(String, u64, u64)]) -> VecDeque<stream_frame::Frame> {
     let mut out = VecDeque::new();
     let data = node.data.lock().unwrap();
