@@ -19,10 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::job::Done;
+use self::job::JobResult;
 use self::screen::{Input, Inputs, Screen};
 use self::slash::{HELP, Typed, typed};
-use self::ticks::{Tell, Ticks};
+use self::ticks::{TickNotice, Ticks};
 use super::follow::{Connection, Positions};
 use super::look;
 use crate::args::ChatArgs;
@@ -55,7 +55,7 @@ pub(super) async fn run(args: ChatArgs, settings: Settings) -> anyhow::Result<Ex
     let mut chat = Chat::new(args.room, settings, client, screen);
     chat.update_prompt();
     let result = chat.run(inputs).await;
-    let last = chat.farewell().await;
+    let last = chat.closing_note().await;
     chat.screen.close(last.as_deref());
     for other in leftovers {
         other.close().await;
@@ -75,13 +75,13 @@ struct Chat {
     subscription: Subscription,
     connection: Connection,
     ticks: Ticks,
-    jobs: JoinSet<Done>,
+    jobs: JoinSet<JobResult>,
     interrupted: Option<Instant>,
     /// Nothing more will be typed. What was typed before gets until then to be answered and shown.
     ends: Option<Instant>,
     begun: Instant,
     /// Since when the person is on the way to another room: what is typed next waits for that.
-    moving: Option<Instant>,
+    moving_since: Option<Instant>,
     /// A message was refused.
     refused: Option<Exit>,
 }
@@ -106,7 +106,7 @@ impl Chat {
             interrupted: None,
             ends: None,
             begun: Instant::now(),
-            moving: None,
+            moving_since: None,
             refused: None,
         }
     }
@@ -120,7 +120,7 @@ impl Chat {
         }
         loop {
             let listen = self.ends.is_none()
-                && self.moving.is_none()
+                && self.moving_since.is_none()
                 && (self.screen.is_terminal() || self.takes_piped_input());
             tokio::select! {
                 input = inputs.next(), if listen => self.input(input).await?,
@@ -131,18 +131,18 @@ impl Chat {
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => {
                     self.done(done.context("a task of the chat died")?).await?;
                 }
-                now = every.tick() => self.look_around(now).await?,
+                now = every.tick() => self.tick_clock(now).await?,
                 _ = terminate.recv() => return Ok(Exit::Ok),
                 _ = hangup.recv() => return Ok(Exit::Ok),
             }
-            if self.ends.is_some_and(|ends| self.has_said_all() || ends <= Instant::now()) {
+            if self.ends.is_some_and(|ends| self.is_settled() || ends <= Instant::now()) {
                 return Ok(self.refused.unwrap_or(Exit::Ok));
             }
         }
     }
 
     /// Whether everything typed has been answered and shown.
-    fn has_said_all(&self) -> bool {
+    fn is_settled(&self) -> bool {
         self.ticks.is_empty() && (self.screen.is_terminal() || self.jobs.is_empty())
     }
 
@@ -197,25 +197,25 @@ impl Chat {
             (Typed::Rooms, _) => drop(self.jobs.spawn(job::list(client, style))),
             (Typed::Status, _) => drop(self.jobs.spawn(job::status(client, style))),
             (Typed::Join(room), _) if self.positions.rooms().any(|(known, _)| known == room) => {
-                self.moved(Some(room)).await?;
+                self.enter_room(Some(room)).await?;
             }
-            (Typed::Join(room), _) => self.on_the_way(job::join(client, room, false)),
-            (Typed::Create(room), _) => self.on_the_way(job::join(client, room, true)),
+            (Typed::Join(room), _) => self.start_move(job::join(client, room, false)),
+            (Typed::Create(room), _) => self.start_move(job::join(client, room, true)),
             (Typed::Leave(Some(room)), _) | (Typed::Leave(None), Some(room)) => {
-                self.on_the_way(job::leave(client, room));
+                self.start_move(job::leave(client, room));
             }
-            (Typed::Say(text), Some(room)) => self.say(room, text).await?,
+            (Typed::Message(text), Some(room)) => self.send_message(room, text).await?,
             (Typed::Topic(text), Some(room)) => drop(self.jobs.spawn(job::topic(client, room, text))),
             (Typed::History(limit), Some(room)) => drop(self.jobs.spawn(job::history(client, room, limit))),
-            (Typed::Say(_) | Typed::Topic(_) | Typed::History(_) | Typed::Leave(None), None) => {
+            (Typed::Message(_) | Typed::Topic(_) | Typed::History(_) | Typed::Leave(None), None) => {
                 self.bad("you are in no room; /join ROOM").await?;
-                self.screen.go_on();
+                self.screen.resume_input();
             }
         }
         Ok(())
     }
 
-    async fn say(&mut self, room: String, text: String) -> anyhow::Result<()> {
+    async fn send_message(&mut self, room: String, text: String) -> anyhow::Result<()> {
         if self.ticks.waiting() >= CLI_SENDS_IN_FLIGHT_MAX {
             let what = format!("{} wait already; try again when the cluster is back", self.waiting());
             return self.bad(&what).await;
@@ -227,7 +227,7 @@ impl Chat {
                 Ok(())
             }
             Err(error @ (SendError::Refused { .. } | SendError::Outbox(_))) => {
-                self.tell(Tell::Failed { text, why: of_send(&room, &error).what }).await
+                self.show_notice(TickNotice::Failed { text, why: of_send(&room, &error).what }).await
             }
             Err(error) => Err(of_send(&room, &error).into()),
         }
@@ -279,29 +279,29 @@ impl Chat {
         line(&look(&self.settings), room, event, own.then_some(Tick::Committed))
     }
 
-    async fn done(&mut self, done: Done) -> anyhow::Result<()> {
+    async fn done(&mut self, done: JobResult) -> anyhow::Result<()> {
         match done {
-            Done::Settled { room, request_no, outcome: Ok(seq) } => {
+            JobResult::Settled { room, request_no, outcome: Ok(seq) } => {
                 self.ticks.acked(&room, request_no, seq, Instant::now());
             }
-            Done::Settled { room, request_no, outcome: Err(failed) } => {
+            JobResult::Settled { room, request_no, outcome: Err(failed) } => {
                 self.refused = Some(failed.exit);
                 if let Some(tell) = self.ticks.refused(&room, request_no, failed.what) {
-                    self.tell(tell).await?;
+                    self.show_notice(tell).await?;
                 }
             }
-            Done::Joined(room) => self.joined(room).await?,
-            Done::Left(room) => self.left(room).await?,
-            Done::History(room, events) => {
+            JobResult::Joined(room) => self.joined(room).await?,
+            JobResult::Left(room) => self.left(room).await?,
+            JobResult::History(room, events) => {
                 let lines: Vec<String> = events.iter().map(|event| self.line(&room, event)).collect();
                 self.screen.show(lines.join("\n")).await?;
             }
-            Done::Nodes(names) => self.connection.name_nodes(names),
-            Done::Text(text) if text.is_empty() => {}
-            Done::Text(text) => self.screen.show(text).await?,
-            Done::Failed(failed) => {
-                if self.moving.is_some() {
-                    self.go_on();
+            JobResult::Nodes(names) => self.connection.name_nodes(names),
+            JobResult::Text(text) if text.is_empty() => {}
+            JobResult::Text(text) => self.screen.show(text).await?,
+            JobResult::Failed(failed) => {
+                if self.moving_since.is_some() {
+                    self.resume_input();
                 }
                 let next = if failed.next.is_empty() { String::new() } else { format!("; {}", failed.next) };
                 self.bad(&format!("{}{next}", failed.what)).await?;
@@ -310,32 +310,32 @@ impl Chat {
         Ok(())
     }
 
-    async fn look_around(&mut self, now: Instant) -> anyhow::Result<()> {
+    async fn tick_clock(&mut self, now: Instant) -> anyhow::Result<()> {
         for tell in self.ticks.late(now) {
-            self.tell(tell).await?;
+            self.show_notice(tell).await?;
         }
         if let Some(text) = self.connection.missing(now) {
             self.dim(&text).await?;
         }
-        if self.moving.is_some_and(|since| now.saturating_duration_since(since) >= MOVING) {
-            self.go_on();
+        if self.moving_since.is_some_and(|since| now.saturating_duration_since(since) >= MOVING) {
+            self.resume_input();
             self.dim("that takes longer; you stay where you are meanwhile").await?;
         }
         Ok(())
     }
 
-    async fn tell(&self, tell: Tell) -> anyhow::Result<()> {
+    async fn show_notice(&self, tell: TickNotice) -> anyhow::Result<()> {
         let style = self.settings.style;
         let text = match tell {
-            Tell::Clock { room, text } => {
+            TickNotice::Clock { room, text } => {
                 format!("#{room}  {} {}", safe(&text, "  "), tick(style, Tick::Queued))
             }
-            Tell::Ticked { room, seq, after } => {
+            TickNotice::Ticked { room, seq, after } => {
                 let place =
                     paint(style, Ink::Dim, &format!("#{room}:{seq} is on disk, after {}", took(after)));
                 format!("{place} {}", tick(style, Tick::Committed))
             }
-            Tell::Failed { text, why } => {
+            TickNotice::Failed { text, why } => {
                 format!(
                     "{} {} {}",
                     safe(&text, "  "),
@@ -365,7 +365,7 @@ impl Chat {
     }
 
     /// What has still to be said at the end. What is on its way gets a moment.
-    async fn farewell(&self) -> Option<String> {
+    async fn closing_note(&self) -> Option<String> {
         let left = self.client.flush(CHAT_CLOCK_AFTER).await;
         (left > 0).then(|| format!("{} not sent yet, kept, and sent by the next command", self.waiting()))
     }

@@ -16,7 +16,7 @@ use crate::view::status::page;
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) enum Done {
+pub(super) enum JobResult {
     /// A message is certain: its seq, or why it was refused.
     Settled {
         room: String,
@@ -33,36 +33,36 @@ pub(super) enum Done {
 }
 
 /// Waits for the tick, however long that takes.
-pub(super) async fn settle(room: String, ticket: Ticket) -> Done {
+pub(super) async fn settle(room: String, ticket: Ticket) -> JobResult {
     let request_no = ticket.request_no();
     let outcome = ticket.wait().await.map(|ack| ack.seq).map_err(|error| of_send(&room, &error));
-    Done::Settled { room, request_no, outcome }
+    JobResult::Settled { room, request_no, outcome }
 }
 
-pub(super) async fn join(client: Client, room: String, create: bool) -> Done {
+pub(super) async fn join(client: Client, room: String, create: bool) -> JobResult {
     if create && let Err(error) = client.create_room(&room).await {
-        return Done::Failed(of_call(Some(&room), &error));
+        return JobResult::Failed(of_call(Some(&room), &error));
     }
     match client.join(&room).await {
-        Ok(_) => Done::Joined(room),
+        Ok(_) => JobResult::Joined(room),
         Err(error) => {
             let mut failed = of_send(&room, &error);
             if failed.exit == crate::exit::Exit::NotFound {
                 failed.next = format!("/rooms lists them, /create {room} makes it");
             }
-            Done::Failed(failed)
+            JobResult::Failed(failed)
         }
     }
 }
 
-pub(super) async fn leave(client: Client, room: String) -> Done {
+pub(super) async fn leave(client: Client, room: String) -> JobResult {
     match client.leave(&room).await {
-        Ok(_) => Done::Left(room),
-        Err(error) => Done::Failed(of_send(&room, &error)),
+        Ok(_) => JobResult::Left(room),
+        Err(error) => JobResult::Failed(of_send(&room, &error)),
     }
 }
 
-pub(super) async fn topic(client: Client, room: String, text: String) -> Done {
+pub(super) async fn topic(client: Client, room: String, text: String) -> JobResult {
     let submitted = client.submit(&room, Content::Topic(text)).await;
     let decided = match submitted {
         Ok(ticket) => ticket.wait().await,
@@ -70,32 +70,32 @@ pub(super) async fn topic(client: Client, room: String, text: String) -> Done {
     };
     match decided {
         // The event tells everybody, this person too.
-        Ok(_) => Done::Text(String::new()),
-        Err(error) => Done::Failed(of_send(&room, &error)),
+        Ok(_) => JobResult::Text(String::new()),
+        Err(error) => JobResult::Failed(of_send(&room, &error)),
     }
 }
 
-pub(super) async fn list(client: Client, style: Style) -> Done {
+pub(super) async fn list(client: Client, style: Style) -> JobResult {
     match client.all_rooms().await {
-        Ok(list) => Done::Text(rooms::table(style, &list).trim_end().to_owned()),
-        Err(error) => Done::Failed(of_call(None, &error)),
+        Ok(list) => JobResult::Text(rooms::table(style, &list).trim_end().to_owned()),
+        Err(error) => JobResult::Failed(of_call(None, &error)),
     }
 }
 
-pub(super) async fn history(client: Client, room: String, limit: u32) -> Done {
+pub(super) async fn history(client: Client, room: String, limit: u32) -> JobResult {
     match client.history(HistoryQuery::newest(room.clone(), limit)).await {
-        Ok(page) => Done::History(room, page.events),
-        Err(error) => Done::Failed(of_call(Some(&room), &error)),
+        Ok(page) => JobResult::History(room, page.events),
+        Err(error) => JobResult::Failed(of_call(Some(&room), &error)),
     }
 }
 
-pub(super) async fn status(client: Client, style: Style) -> Done {
+pub(super) async fn status(client: Client, style: Style) -> JobResult {
     match client.status().await {
-        Ok(status) => Done::Text(page(style, &status).trim_end().to_owned()),
-        Err(error) => Done::Failed(of_call(None, &error)),
+        Ok(status) => JobResult::Text(page(style, &status).trim_end().to_owned()),
+        Err(error) => JobResult::Failed(of_call(None, &error)),
     }
 }
 
-pub(super) async fn nodes(client: Client, search: Arc<Search>) -> Done {
-    Done::Nodes(names(client, search).await)
+pub(super) async fn nodes(client: Client, search: Arc<Search>) -> JobResult {
+    JobResult::Nodes(names(client, search).await)
 }

@@ -3,13 +3,13 @@
 use conclave_client::{Follow, Start};
 use tokio::time::Instant;
 
-use super::job::Done;
+use super::job::JobResult;
 use super::{Chat, LAST};
 
 impl Chat {
     /// The person goes to another room, or leaves one: what is typed next waits until that is done.
-    pub(super) fn on_the_way(&mut self, job: impl Future<Output = Done> + Send + 'static) {
-        self.moving = Some(Instant::now());
+    pub(super) fn start_move(&mut self, job: impl Future<Output = JobResult> + Send + 'static) {
+        self.moving_since = Some(Instant::now());
         self.jobs.spawn(job);
     }
 
@@ -18,8 +18,8 @@ impl Chat {
             self.positions.begin(&room, Start::Last(LAST), None);
             self.follow();
         }
-        if self.moving.is_some() {
-            return self.moved(Some(room)).await;
+        if self.moving_since.is_some() {
+            return self.enter_room(Some(room)).await;
         }
         // The person went on typing meanwhile, and must not find themselves talking elsewhere.
         self.dim(&format!("joined #{room}; /join {room} goes there")).await
@@ -33,11 +33,11 @@ impl Chat {
             Some(current) if *current != room => Some(current.clone()),
             _ => self.positions.rooms().next().map(|(room, _)| room.to_owned()),
         };
-        self.moved(next).await
+        self.enter_room(next).await
     }
 
     /// What is typed next goes to this room.
-    pub(super) async fn moved(&mut self, room: Option<String>) -> anyhow::Result<()> {
+    pub(super) async fn enter_room(&mut self, room: Option<String>) -> anyhow::Result<()> {
         if self.current != room {
             let text = room.as_ref().map_or_else(
                 || "in no room; /join ROOM".to_owned(),
@@ -46,15 +46,15 @@ impl Chat {
             self.dim(&text).await?;
         }
         self.current = room;
-        self.go_on();
+        self.resume_input();
         Ok(())
     }
 
     /// What is typed next is listened to again.
-    pub(super) fn go_on(&mut self) {
-        self.moving = None;
+    pub(super) fn resume_input(&mut self) {
+        self.moving_since = None;
         self.update_prompt();
-        self.screen.go_on();
+        self.screen.resume_input();
     }
 
     /// Follows the rooms anew, each from where it stands.

@@ -60,7 +60,7 @@ pub(super) struct Screen {
     prompt: Arc<Mutex<String>>,
     terminal: Option<Termios>,
     /// Lets the editor go on after a line that decides where the next one goes.
-    go_on: SyncSender<()>,
+    resume_input: SyncSender<()>,
 }
 
 impl Screen {
@@ -90,8 +90,9 @@ impl Screen {
                 }
             }
         })?;
-        let (go_on, _) = sync_channel(1);
-        let screen = Self::with_printer(Arc::default(), None, go_on, |text| output::line(&text).is_ok())?;
+        let (resume_input, _) = sync_channel(1);
+        let screen =
+            Self::with_printer(Arc::default(), None, resume_input, |text| output::line(&text).is_ok())?;
         Ok((screen, Inputs(input)))
     }
 
@@ -104,7 +105,7 @@ impl Screen {
         let mut above = editor.create_external_printer().context("use the terminal")?;
         let terminal = tcgetattr(io::stdin()).ok();
         let shared = Arc::clone(&prompt);
-        let (go_on, moved) = sync_channel(1);
+        let (resume_input, moved) = sync_channel(1);
         std::thread::Builder::new().name("editor".to_owned()).spawn(move || {
             loop {
                 let prompt = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -129,13 +130,13 @@ impl Screen {
             }
         })?;
         let show = move |text: String| above.print(format!("{text}\n")).is_ok();
-        Ok((Self::with_printer(prompt, terminal, go_on, show)?, Inputs(input)))
+        Ok((Self::with_printer(prompt, terminal, resume_input, show)?, Inputs(input)))
     }
 
     fn with_printer(
         prompt: Arc<Mutex<String>>,
         terminal: Option<Termios>,
-        go_on: SyncSender<()>,
+        resume_input: SyncSender<()>,
         mut show: impl FnMut(String) -> bool + Send + 'static,
     ) -> anyhow::Result<Self> {
         let (print, mut lines) = mpsc::channel(CHAT_LINES_UNPRINTED_MAX);
@@ -149,7 +150,7 @@ impl Screen {
                 }
             }
         })?;
-        Ok(Self { print, printed, prompt, terminal, go_on })
+        Ok(Self { print, printed, prompt, terminal, resume_input })
     }
 
     /// Whether lines are edited, and not piped.
@@ -163,9 +164,9 @@ impl Screen {
     }
 
     /// The line that decided where the next one goes is done with, and the prompt is right.
-    pub(super) fn go_on(&self) {
+    pub(super) fn resume_input(&self) {
         // Without an editor nobody waits.
-        let _ = self.go_on.try_send(());
+        let _ = self.resume_input.try_send(());
     }
 
     /// Waits until there is room to print what comes from the network.

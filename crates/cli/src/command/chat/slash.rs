@@ -7,7 +7,7 @@ use crate::suggest::nearest;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Typed {
     Nothing,
-    Say(String),
+    Message(String),
     Join(String),
     Create(String),
     /// This room, or the current one.
@@ -52,10 +52,10 @@ pub(super) const HELP: &str = "\
 /// Reads a line.
 pub(super) fn typed(line: &str) -> Typed {
     let Some(rest) = line.strip_prefix('/') else {
-        return if line.trim().is_empty() { Typed::Nothing } else { Typed::Say(line.to_owned()) };
+        return if line.trim().is_empty() { Typed::Nothing } else { Typed::Message(line.to_owned()) };
     };
     if rest.starts_with('/') {
-        return Typed::Say(rest.to_owned());
+        return Typed::Message(rest.to_owned());
     }
     let (word, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let argument = argument.trim();
@@ -98,9 +98,9 @@ mod tests {
 
     #[test]
     fn lines_are_said() {
-        assert_eq!(typed("hello"), Typed::Say("hello".into()));
-        assert_eq!(typed("  indented /join"), Typed::Say("  indented /join".into()));
-        assert_eq!(typed("//etc/hosts"), Typed::Say("/etc/hosts".into()));
+        assert_eq!(typed("hello"), Typed::Message("hello".into()));
+        assert_eq!(typed("  indented /join"), Typed::Message("  indented /join".into()));
+        assert_eq!(typed("//etc/hosts"), Typed::Message("/etc/hosts".into()));
         assert_eq!(typed("   "), Typed::Nothing);
     }
 

@@ -13,7 +13,7 @@ type Key = (String, u64);
 
 /// Something to tell the person.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Tell {
+pub(super) enum TickNotice {
     /// It waits.
     Clock { room: String, text: String },
     /// It has its tick, but has not come back in its place yet.
@@ -51,9 +51,9 @@ impl Ticks {
     }
 
     /// A message was refused.
-    pub(super) fn refused(&mut self, room: &str, request_no: u64, why: String) -> Option<Tell> {
+    pub(super) fn refused(&mut self, room: &str, request_no: u64, why: String) -> Option<TickNotice> {
         let own = self.own.remove(&(room.to_owned(), request_no))?;
-        Some(Tell::Failed { text: own.text, why })
+        Some(TickNotice::Failed { text: own.text, why })
     }
 
     /// A message has come back in its place, which is a tick: events are published only after they are committed. If
@@ -64,19 +64,19 @@ impl Ticks {
     }
 
     /// What is late.
-    pub(super) fn late(&mut self, now: Instant) -> Vec<Tell> {
+    pub(super) fn late(&mut self, now: Instant) -> Vec<TickNotice> {
         let mut tell = Vec::new();
         self.own.retain(|(room, _), own| match own.ticked {
             Some((seq, at)) if now.saturating_duration_since(at) >= CHAT_CLOCK_AFTER => {
                 let after = at.saturating_duration_since(own.since);
-                tell.push(Tell::Ticked { room: room.clone(), seq, after });
+                tell.push(TickNotice::Ticked { room: room.clone(), seq, after });
                 false
             }
             Some(_) => true,
             None => {
                 if !own.clock_shown && now.saturating_duration_since(own.since) >= CHAT_CLOCK_AFTER {
                     own.clock_shown = true;
-                    tell.push(Tell::Clock { room: room.clone(), text: own.text.clone() });
+                    tell.push(TickNotice::Clock { room: room.clone(), text: own.text.clone() });
                 }
                 true
             }
@@ -118,7 +118,7 @@ mod tests {
         let start = Instant::now();
         let mut ticks = Ticks::default();
         ticks.submitted("r", 1, "hello".into(), start);
-        let clock = Tell::Clock { room: "r".into(), text: "hello".into() };
+        let clock = TickNotice::Clock { room: "r".into(), text: "hello".into() };
         assert_eq!(ticks.late(start + CHAT_CLOCK_AFTER), [clock]);
         assert_eq!(ticks.late(start + CHAT_CLOCK_AFTER * 2), []);
         assert_eq!(ticks.waiting(), 1);
@@ -135,7 +135,7 @@ mod tests {
         ticks.acked("r", 7, 42, start + SOON);
         assert_eq!((ticks.waiting(), ticks.is_empty()), (0, false));
         assert_eq!(ticks.late(start + SOON), []);
-        let told = Tell::Ticked { room: "r".into(), seq: 42, after: SOON };
+        let told = TickNotice::Ticked { room: "r".into(), seq: 42, after: SOON };
         assert_eq!(ticks.late(start + SOON + CHAT_CLOCK_AFTER), [told]);
         // The event comes later, in its place, like anybody's.
         assert_eq!(ticks.arrived("r", 7, start + Duration::from_secs(3)), None);
@@ -145,7 +145,7 @@ mod tests {
     fn a_refusal_is_told_with_its_reason() {
         let mut ticks = Ticks::default();
         ticks.submitted("r", 1, "hello".into(), Instant::now());
-        let failed = Tell::Failed { text: "hello".into(), why: "no".into() };
+        let failed = TickNotice::Failed { text: "hello".into(), why: "no".into() };
         assert_eq!(ticks.refused("r", 1, "no".into()), Some(failed));
         assert!(ticks.is_empty());
     }
