@@ -37,7 +37,7 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub(crate) fn make(path: &Path) -> io::Result<()> {
+pub(crate) fn create(path: &Path) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
@@ -63,11 +63,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         fs::write(dir.path().join("secret.new"), "left over").unwrap();
-        make(&path).unwrap();
+        create(&path).unwrap();
         let first = fs::read_to_string(&path).unwrap();
         assert_eq!(first.trim().len(), 64);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        make(&path).unwrap();
+        create(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), first);
         assert!(read(&path, "secret").is_ok());
     }

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::child::{Event, Happened, Stop};
+use self::child::{ChildEvent, Event, Stop};
 use self::list::List;
 use self::plan::Plan;
 use self::process::{Process, processes};
@@ -47,8 +47,8 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     // The session and the user are nothing to a cluster, so a missing home directory must not hurt.
     let global = Global { state_dir: Some(PathBuf::new()), ..global.clone() };
     let settings = resolve(&global, environment)?;
-    let place = Place::choose(&args, environment)?;
-    let dir = place.dir().to_owned();
+    let cluster_dir = ClusterDir::choose(&args, environment)?;
+    let dir = cluster_dir.dir().to_owned();
     let _lock = lock(&dir)?;
     let plan = Plan::make(&dir, &args, &global.zone)?;
     let udp = |address| UdpSocket::bind::<SocketAddr>(address).map(drop);
@@ -57,7 +57,7 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let stop = Stop::default();
     let _signals = listen_for_signals(stop.clone(), args.exit_with_stdin)?;
     let mut cluster = Cluster::start(&plan, &args, stop)?;
-    cluster.listed()?;
+    cluster.write_list()?;
     let result = cluster.serve(&args, &settings).await;
     cluster.stop.please.cancel();
     let quiet = settings.quiet || result.is_err();
@@ -67,13 +67,13 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
 }
 
 /// Where the cluster is kept.
-enum Place {
+enum ClusterDir {
     Kept(PathBuf),
     /// Removed when this is dropped.
     Temporary(tempfile::TempDir),
 }
 
-impl Place {
+impl ClusterDir {
     fn choose(args: &UpArgs, environment: &Environment) -> anyhow::Result<Self> {
         if args.ephemeral {
             let dir = tempfile::Builder::new().prefix("conclave-up-").tempdir();
@@ -162,7 +162,7 @@ struct Cluster<'a> {
     /// The servers, then the resolver.
     processes: Vec<Process>,
     children: JoinSet<()>,
-    happened: mpsc::Receiver<Happened>,
+    happened: mpsc::Receiver<ChildEvent>,
     pids: Vec<Option<u32>>,
     list: List,
     stop: Stop,
@@ -171,7 +171,7 @@ struct Cluster<'a> {
 impl<'a> Cluster<'a> {
     fn start(plan: &'a Plan, args: &UpArgs, stop: Stop) -> anyhow::Result<Self> {
         let executable = std::env::current_exe().context("find this executable")?;
-        let (tell, happened) = mpsc::channel(4 * NODES_MAX);
+        let (events, happened) = mpsc::channel(4 * NODES_MAX);
         let mut children = JoinSet::new();
         let processes = processes(plan, &args.log, args.allow_faults);
         for (index, process) in processes.iter().enumerate() {
@@ -181,7 +181,7 @@ impl<'a> Cluster<'a> {
                 arguments: process.arguments.clone(),
                 log: process.log.clone(),
                 restart: !args.no_restart,
-                tell: tell.clone(),
+                events: events.clone(),
                 stop: stop.clone(),
             };
             children.spawn(keeper.run());
@@ -192,7 +192,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// Writes down what runs.
-    fn listed(&self) -> anyhow::Result<()> {
+    fn write_list(&self) -> anyhow::Result<()> {
         self.list.write(self.plan, &self.pids).map_err(|error| cannot_use(&self.plan.dir, &error).into())
     }
 
@@ -201,7 +201,7 @@ impl<'a> Cluster<'a> {
         output::note(settings.quiet, &show::starting(self.plan));
         let please = self.stop.please.clone();
         let Some(status) = self.ready(&please).await? else { return Ok(Exit::Ok) };
-        self.listed()?;
+        self.write_list()?;
         if settings.json {
             output::json(&show::json(self.plan, &self.pids, &status))?;
         } else {
@@ -225,7 +225,7 @@ impl<'a> Cluster<'a> {
             let name = &self.processes[happened.index].name;
             self.pids[happened.index] = happened.event.pid();
             // The cluster does not need the list.
-            if let Err(error) = self.listed() {
+            if let Err(error) = self.write_list() {
                 output::note(settings.quiet, &format!("{error:#}"));
             }
             output::note(settings.quiet, &show::happened(name, &happened.event, !args.no_restart));
@@ -249,7 +249,7 @@ impl<'a> Cluster<'a> {
                 biased;
                 () = please.cancelled() => return Ok(None),
                 happened = self.happened.recv() => self.starting(happened)?,
-                _ = poll.tick() => match ready::look(&client, self.plan).await {
+                _ = poll.tick() => match ready::check(&client, self.plan).await {
                     Ok(status) => break status,
                     Err(waiting_for) => last = waiting_for,
                 },
@@ -265,16 +265,16 @@ impl<'a> Cluster<'a> {
     }
 
     /// A process that dies before the cluster was ever ready has something to say to the person.
-    fn starting(&mut self, happened: Option<Happened>) -> Result<(), Failed> {
-        let Some(Happened { index, event }) = happened else {
+    fn starting(&mut self, happened: Option<ChildEvent>) -> Result<(), Failed> {
+        let Some(ChildEvent { index, event }) = happened else {
             return Err(Failed::new(Exit::Refused, "no server could be started", ""));
         };
         let process = &self.processes[index];
         self.pids[index] = event.pid();
         match event {
             Event::Started { .. } => Ok(()),
-            Event::Ended { how, last_words } => {
-                let what = format!("{} {how}: {last_words}", process.name);
+            Event::Ended { cause, last_words } => {
+                let what = format!("{} {cause}: {last_words}", process.name);
                 Err(Failed::new(Exit::Refused, what, format!("see {}", process.log.display())))
             }
         }

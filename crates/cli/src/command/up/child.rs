@@ -28,7 +28,7 @@ pub(super) struct Stop {
 
 /// Something happened to the server with this index.
 #[derive(Debug)]
-pub(super) struct Happened {
+pub(super) struct ChildEvent {
     pub(super) index: usize,
     pub(super) event: Event,
 }
@@ -43,7 +43,7 @@ pub(super) enum Event {
         again: bool,
     },
     /// Its process ended, or could not be started.
-    Ended { how: How, last_words: String },
+    Ended { cause: ExitCause, last_words: String },
 }
 
 impl Event {
@@ -58,13 +58,13 @@ impl Event {
 
 /// How a process ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(super) enum ExitCause {
     Code(i32),
     Signal(i32),
     NotStarted(String),
 }
 
-impl fmt::Display for How {
+impl fmt::Display for ExitCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(0) => write!(f, "has stopped"),
@@ -76,7 +76,7 @@ impl fmt::Display for How {
     }
 }
 
-impl From<ExitStatus> for How {
+impl From<ExitStatus> for ExitCause {
     fn from(status: ExitStatus) -> Self {
         match (status.code(), status.signal()) {
             (Some(code), _) => Self::Code(code),
@@ -93,7 +93,7 @@ pub(super) struct Keeper {
     pub(super) arguments: Vec<String>,
     pub(super) log: PathBuf,
     pub(super) restart: bool,
-    pub(super) tell: mpsc::Sender<Happened>,
+    pub(super) events: mpsc::Sender<ChildEvent>,
     pub(super) stop: Stop,
 }
 
@@ -102,21 +102,21 @@ impl Keeper {
     pub(super) async fn run(self) {
         let mut again = false;
         loop {
-            let how = match self.spawn() {
+            let cause = match self.spawn() {
                 Ok((child, pipe)) => {
                     let pid = child.id().unwrap_or_default();
-                    self.tell(Event::Started { pid, again }).await;
-                    let how = self.watch(child).await;
+                    self.report(Event::Started { pid, again }).await;
+                    let cause = self.watch(child).await;
                     // Held until here: its end means "stop" to the server.
                     drop(pipe);
-                    how
+                    cause
                 }
-                Err(error) => How::NotStarted(error.to_string()),
+                Err(error) => ExitCause::NotStarted(error.to_string()),
             };
             if self.stop.please.is_cancelled() {
                 return;
             }
-            self.tell(Event::Ended { how, last_words: last_words(&self.log) }).await;
+            self.report(Event::Ended { cause, last_words: last_words(&self.log) }).await;
             if !self.restart {
                 // The others may still run, so the channel stays open until all are asked to stop.
                 return self.stop.please.cancelled().await;
@@ -128,11 +128,11 @@ impl Keeper {
         }
     }
 
-    async fn tell(&self, event: Event) {
+    async fn report(&self, event: Event) {
         // Nobody listens any more while stopping, and waiting for that would hold it up.
         tokio::select! {
             () = self.stop.please.cancelled() => {}
-            _ = self.tell.send(Happened { index: self.index, event }) => {}
+            _ = self.events.send(ChildEvent { index: self.index, event }) => {}
         }
     }
 
@@ -153,7 +153,7 @@ impl Keeper {
     }
 
     /// Waits for its end, which is asked for first politely and then less so.
-    async fn watch(&self, mut child: Child) -> How {
+    async fn watch(&self, mut child: Child) -> ExitCause {
         let ended = tokio::select! {
             status = child.wait() => Some(status),
             () = self.stop.please.cancelled() => None,
@@ -169,7 +169,7 @@ impl Keeper {
                 }
             }
         };
-        status.map_or_else(|error| How::NotStarted(error.to_string()), How::from)
+        status.map_or_else(|error| ExitCause::NotStarted(error.to_string()), ExitCause::from)
     }
 }
 
@@ -213,9 +213,9 @@ mod tests {
 
     #[test]
     fn ends_are_described() {
-        assert_eq!(How::from(ExitStatus::from_raw(9)).to_string(), "was killed (signal 9)");
-        assert_eq!(How::from(ExitStatus::from_raw(1 << 8)).to_string(), "has ended with code 1");
-        assert_eq!(How::from(ExitStatus::from_raw(0)).to_string(), "has stopped");
+        assert_eq!(ExitCause::from(ExitStatus::from_raw(9)).to_string(), "was killed (signal 9)");
+        assert_eq!(ExitCause::from(ExitStatus::from_raw(1 << 8)).to_string(), "has ended with code 1");
+        assert_eq!(ExitCause::from(ExitStatus::from_raw(0)).to_string(), "has stopped");
     }
 
     #[test]
@@ -227,15 +227,15 @@ mod tests {
         assert_eq!(last_words(&log), "the port is in use");
     }
 
-    fn keeper(script: &str, dir: &Path, restart: bool) -> (Keeper, mpsc::Receiver<Happened>) {
-        let (tell, happened) = mpsc::channel(8);
+    fn keeper(script: &str, dir: &Path, restart: bool) -> (Keeper, mpsc::Receiver<ChildEvent>) {
+        let (events, happened) = mpsc::channel(8);
         let keeper = Keeper {
             index: 0,
             executable: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             log: dir.join("log"),
             restart,
-            tell,
+            events,
             stop: Stop::default(),
         };
         (keeper, happened)
@@ -248,10 +248,10 @@ mod tests {
         let stop = keeper.stop.clone();
         let task = tokio::spawn(keeper.run());
         assert!(happened.recv().await.unwrap().event.pid().is_some());
-        let Event::Ended { how, last_words } = happened.recv().await.unwrap().event else {
+        let Event::Ended { cause, last_words } = happened.recv().await.unwrap().event else {
             panic!("it runs")
         };
-        assert_eq!((how, last_words.as_str()), (How::Code(3), "no room left"));
+        assert_eq!((cause, last_words.as_str()), (ExitCause::Code(3), "no room left"));
         stop.please.cancel();
         task.await.unwrap();
     }

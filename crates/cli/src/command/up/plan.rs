@@ -26,7 +26,7 @@ const CLUSTER: &str = "local";
 
 /// What is kept. Servers and shards are what the cluster began with and cannot be changed this way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Kept {
+struct SavedPlan {
     format: u32,
     cluster: String,
     nodes: u16,
@@ -40,7 +40,7 @@ pub(super) struct Plan {
     pub(super) dir: PathBuf,
     pub(super) nodes: Vec<Node>,
     pub(super) resolver: Option<Resolver>,
-    kept: Kept,
+    kept: SavedPlan,
 }
 
 /// The resolver.
@@ -121,7 +121,7 @@ impl Plan {
             out.sync_all()?;
             fs::rename(&temporary, &path)?;
             if let Some(resolver) = &self.resolver {
-                secret::make(&resolver.secret)?;
+                secret::create(&resolver.secret)?;
             }
             File::open(&self.dir)?.sync_all()
         };
@@ -162,7 +162,7 @@ fn file(dir: &Path) -> PathBuf {
     dir.join("up.json")
 }
 
-fn parse(text: &str) -> Result<Kept, String> {
+fn parse(text: &str) -> Result<SavedPlan, String> {
     let value: serde_json::Value =
         serde_json::from_str(text).map_err(|error| format!("is damaged: {error}"))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
@@ -175,9 +175,9 @@ fn parse(text: &str) -> Result<Kept, String> {
 
 /// A new directory is a new cluster, with a name that no other one has: a cluster's id follows from its name, and
 /// a client's session and unsent messages must never go to a cluster that only looks like the one they are for.
-fn reconcile(dir: &Path, kept: Option<Kept>, args: &UpArgs) -> Result<Kept, Failed> {
+fn reconcile(dir: &Path, kept: Option<SavedPlan>, args: &UpArgs) -> Result<SavedPlan, Failed> {
     let Some(mut kept) = kept else {
-        return Ok(Kept {
+        return Ok(SavedPlan {
             format: FORMAT,
             cluster: format!("{CLUSTER}-{:08x}", rand::random::<u32>()),
             nodes: args.nodes.unwrap_or(NODES_DEFAULT),

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What is being waited for, for people.
-pub(super) async fn look(client: &Client, plan: &Plan) -> Result<GetServerStatusResponse, String> {
+pub(super) async fn check(client: &Client, plan: &Plan) -> Result<GetServerStatusResponse, String> {
     let probe = async |node: &Node| http::get(&node.http.to_string(), "/readyz", PATIENCE).await;
     let answers = join_all(plan.nodes.iter().map(probe)).await;
     for (node, answer) in plan.nodes.iter().zip(answers) {

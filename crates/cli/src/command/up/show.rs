@@ -92,14 +92,16 @@ pub(super) fn happened(name: &str, event: &Event, restart: bool) -> String {
     match event {
         Event::Started { pid, again: true } => format!("{name} is back (pid {pid})"),
         Event::Started { pid, again: false } => format!("{name} runs (pid {pid})"),
-        Event::Ended { how, last_words } => {
+        Event::Ended { cause, last_words } => {
             let then = if restart { "; starting it again in 3 s" } else { "" };
-            let why = match how {
+            let why = match cause {
                 // Whoever killed it knows why, and the log knows nothing about it.
-                super::child::How::Signal(_) => String::new(),
-                super::child::How::Code(_) | super::child::How::NotStarted(_) => format!(": {last_words}"),
+                super::child::ExitCause::Signal(_) => String::new(),
+                super::child::ExitCause::Code(_) | super::child::ExitCause::NotStarted(_) => {
+                    format!(": {last_words}")
+                }
             };
-            format!("{name} {how}{why}{then}")
+            format!("{name} {cause}{why}{then}")
         }
     }
 }
