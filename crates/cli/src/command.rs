@@ -27,7 +27,7 @@ use crate::args::{Args, Command, RoomsCommand};
 use crate::errors::explain;
 use crate::exit::Exit;
 use crate::settings::{Environment, Settings, resolve};
-use crate::view::event::Look;
+use crate::view::event::LineStyle;
 use crate::{bench, output};
 
 /// Runs what was typed.
@@ -100,6 +100,10 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
 }
 
 /// How lines look now and here.
-fn look(settings: &Settings) -> Look {
-    Look { style: settings.style, zone: TimeZone::system(), now_ms: jiff::Timestamp::now().as_millisecond() }
+fn line_style(settings: &Settings) -> LineStyle {
+    LineStyle {
+        style: settings.style,
+        zone: TimeZone::system(),
+        now_ms: jiff::Timestamp::now().as_millisecond(),
+    }
 }

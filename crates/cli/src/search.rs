@@ -43,7 +43,7 @@ impl Search {
 
     /// What was found last. Only the first one who asks waits for a search.
     pub(crate) async fn found(&self) -> Result<Found, NotFound> {
-        self.first.get_or_init(async || drop(self.again().await)).await;
+        self.first.get_or_init(async || drop(self.search_again().await)).await;
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(latest) = latest.as_ref() else { return Err(NotFound::default()) };
         let mut result = latest.result.clone();
@@ -67,10 +67,10 @@ impl Search {
 
     /// What a new client is to find servers with.
     pub(crate) fn finder(self: &Arc<Self>) -> Arc<dyn Finder> {
-        Arc::new(OfClient { search: Arc::clone(self), begun: AtomicBool::new(false) })
+        Arc::new(ClientFinder { search: Arc::clone(self), begun: AtomicBool::new(false) })
     }
 
-    async fn again(&self) -> Result<Found, NotFound> {
+    async fn search_again(&self) -> Result<Found, NotFound> {
         let result = self.chain.find().await;
         let at = Instant::now();
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,15 +87,15 @@ impl Search {
 
 /// The finder of one client: it begins with what was found last, and whatever it asks for later is looked for.
 #[derive(Debug)]
-struct OfClient {
+struct ClientFinder {
     search: Arc<Search>,
     begun: AtomicBool,
 }
 
-impl Finder for OfClient {
+impl Finder for ClientFinder {
     fn find(&self) -> BoxFuture<'_, Result<Found, NotFound>> {
         if self.begun.swap(true, Ordering::Relaxed) {
-            return Box::pin(self.search.again());
+            return Box::pin(self.search.search_again());
         }
         Box::pin(self.search.found())
     }

@@ -163,7 +163,7 @@ async fn trial(
     let before = args.duration.mul_f64(0.25 + rand::random::<f64>() * 0.25);
     tokio::time::sleep_until((begin + before).into()).await;
     let struck = Instant::now();
-    let stopped = strike(args, leader).await?;
+    let stopped = inject_fault(args, leader).await?;
     if let Some(pid) = stopped {
         tokio::time::sleep(args.stop_for).await;
         process::signal(pid, Signal::CONT)?;
@@ -173,12 +173,12 @@ async fn trial(
     let collect = async {
         while let Some(answer) = answered.recv().await {
             match answer {
-                Answer::Acked { number, seq, at } => {
+                SendOutcome::Acked { number, seq, at } => {
                     acked += 1;
                     times.push(at);
                     acks.by_seq.insert(seq, number);
                 }
-                Answer::Refused => refused += 1,
+                SendOutcome::Refused => refused += 1,
             }
         }
     };
@@ -206,7 +206,7 @@ fn longest_gap(times: &mut [Instant], from: Instant, to: Option<Instant>) -> f64
     gaps.max().unwrap_or_default().as_secs_f64() * 1_000.0
 }
 
-enum Answer {
+enum SendOutcome {
     Acked { number: u64, seq: u64, at: Instant },
     Refused,
 }
@@ -217,7 +217,7 @@ async fn send(
     size: u32,
     first: u64,
     mut ticks: mpsc::Receiver<Instant>,
-    answers: mpsc::Sender<Answer>,
+    answers: mpsc::Sender<SendOutcome>,
 ) {
     let mut waiting = JoinSet::new();
     let mut number = first;
@@ -231,8 +231,8 @@ async fn send(
                 Err(error) => Err(error),
             };
             let answer = match answer {
-                Ok(ack) => Answer::Acked { number: mine, seq: ack.seq, at: Instant::now() },
-                Err(_) => Answer::Refused,
+                Ok(ack) => SendOutcome::Acked { number: mine, seq: ack.seq, at: Instant::now() },
+                Err(_) => SendOutcome::Refused,
             };
             // The trial may have been given up.
             let _ = answers.send(answer).await;
@@ -243,7 +243,7 @@ async fn send(
 }
 
 /// Makes the fault. The process to continue later, if it was stopped.
-async fn strike(args: &FailoverArgs, leader: &Leader) -> anyhow::Result<Option<u32>> {
+async fn inject_fault(args: &FailoverArgs, leader: &Leader) -> anyhow::Result<Option<u32>> {
     if let Some(command) = &args.kill_command {
         let command = command.replace("{node}", &leader.name).replace("{address}", &leader.address);
         let status = tokio::process::Command::new("sh").arg("-c").arg(&command).status().await;

@@ -45,7 +45,7 @@ struct Report {
 }
 
 /// What one subscriber saw.
-struct Seen {
+struct Received {
     latencies: Histogram<u64>,
     /// Seq and time of each delivery, where they are to be compared with ticks.
     times: Vec<(u64, Instant)>,
@@ -176,8 +176,8 @@ struct Reader {
 
 impl Reader {
     /// Reads until the event `target` has come.
-    async fn run(self, mut subscription: Subscription, target: Arc<AtomicU64>) -> Seen {
-        let mut seen = Seen { latencies: report::histogram(), times: Vec::new(), delivered: 0, last: 1 };
+    async fn run(self, mut subscription: Subscription, target: Arc<AtomicU64>) -> Received {
+        let mut seen = Received { latencies: report::histogram(), times: Vec::new(), delivered: 0, last: 1 };
         while seen.last < target.load(Ordering::Acquire) {
             let next = tokio::time::timeout(Duration::from_millis(100), subscription.next_raw_batch());
             let batch = match next.await {
@@ -190,7 +190,7 @@ impl Reader {
         seen
     }
 
-    fn take(&self, batch: &RawBatch, seen: &mut Seen) {
+    fn take(&self, batch: &RawBatch, seen: &mut Received) {
         let now = Instant::now();
         let measured = self.span.contains(now);
         let mut count = 0;
@@ -210,7 +210,7 @@ impl Reader {
     }
 }
 
-async fn collect(mut reading: JoinSet<Seen>) -> Vec<Seen> {
+async fn collect(mut reading: JoinSet<Received>) -> Vec<Received> {
     let mut all = Vec::new();
     let collecting = async {
         while let Some(seen) = reading.join_next().await {
@@ -229,7 +229,7 @@ fn summarise(
     span: Span,
     sent: u64,
     last: u64,
-    seen: &[Seen],
+    seen: &[Received],
     acks: Option<&std::sync::Mutex<Vec<(u64, Instant)>>>,
     recorders: &[Arc<Recorder>],
 ) -> Report {
@@ -259,7 +259,7 @@ fn summarise(
     }
 }
 
-fn from_ack(acks: &std::sync::Mutex<Vec<(u64, Instant)>>, seen: &[Seen]) -> Latency {
+fn from_ack(acks: &std::sync::Mutex<Vec<(u64, Instant)>>, seen: &[Received]) -> Latency {
     let mut acked = acks.lock().map(|acks| acks.clone()).unwrap_or_default();
     acked.sort_unstable();
     let mut latencies = report::histogram();

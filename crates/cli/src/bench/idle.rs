@@ -40,7 +40,7 @@ struct Report {
 
 /// Runs it.
 pub(crate) async fn run(args: IdleArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let servers = load::everybody(settings).await?;
+    let servers = load::all_servers(settings).await?;
     let pids = if args.pids.is_empty() {
         servers.iter().filter_map(|address| process::listening_at(address)).collect()
     } else {

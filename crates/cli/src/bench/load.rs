@@ -19,7 +19,7 @@ const USER: &str = "bench";
 
 /// Clients, each pinned to the next server in turn.
 pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> anyhow::Result<Vec<Client>> {
-    let servers = everybody(settings).await?;
+    let servers = all_servers(settings).await?;
     let connect = |number: u32| {
         let mut servers = servers.clone();
         let count = servers.len();
@@ -34,7 +34,7 @@ pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> an
 }
 
 /// All servers that the cluster names, or if it names none, those that were found.
-pub(crate) async fn everybody(settings: &Settings) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn all_servers(settings: &Settings) -> anyhow::Result<Vec<String>> {
     let observer = crate::session::observer(settings, settings.timeout).await?;
     let status = observer.status().await.map_err(|error| of_call(None, &error));
     let known = observer.addresses();

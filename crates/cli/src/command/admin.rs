@@ -38,8 +38,9 @@ struct Drained<'a> {
 }
 
 async fn drain(node: String, settings: &Settings) -> anyhow::Result<Exit> {
-    let answer =
-        ask(settings, async |mut admin: Admin| admin.drain(DrainRequest { node: node.clone() }).await);
+    let answer = call_any_server(settings, async |mut admin: Admin| {
+        admin.drain(DrainRequest { node: node.clone() }).await
+    });
     let DrainResponse { still_leads, clients } = answer.await?;
     if settings.json {
         output::json(&Drained { node: &node, still_leads, clients })?;
@@ -80,7 +81,8 @@ struct JsonMove<'a> {
 }
 
 async fn rebalance(settings: &Settings) -> anyhow::Result<Exit> {
-    let answer = ask(settings, async |mut admin: Admin| admin.rebalance(RebalanceRequest {}).await);
+    let answer =
+        call_any_server(settings, async |mut admin: Admin| admin.rebalance(RebalanceRequest {}).await);
     let RebalanceResponse { moves } = answer.await?;
     if settings.json {
         let json = |from, to, sessions| JsonMove { from, to, sessions };
@@ -100,7 +102,7 @@ async fn rebalance(settings: &Settings) -> anyhow::Result<Exit> {
 }
 
 /// Asks one server after the other until one answers. Both commands may be given twice.
-async fn ask<A>(
+async fn call_any_server<A>(
     settings: &Settings,
     call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
 ) -> Result<A, Failed> {
@@ -113,7 +115,7 @@ async fn ask<A>(
             Ok(Ok(answer)) => return Ok(answer.into_inner()),
             Ok(Err(status)) => {
                 let failure = from_status(&status);
-                if !elsewhere(status.code()) {
+                if !is_retryable(status.code()) {
                     return Err(refused(&failure.code, &status));
                 }
                 last = failure.message;
@@ -125,7 +127,7 @@ async fn ask<A>(
 }
 
 /// Whether another server may do what this one could not.
-fn elsewhere(code: Code) -> bool {
+fn is_retryable(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled)
 }
 

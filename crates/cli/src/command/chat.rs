@@ -24,7 +24,7 @@ use self::screen::{Input, Inputs, Screen};
 use self::slash::{HELP, Typed, typed};
 use self::ticks::{TickNotice, Ticks};
 use super::follow::{Connection, Positions};
-use super::look;
+use super::line_style;
 use crate::args::ChatArgs;
 use crate::errors::{of_call, of_send};
 use crate::exit::{Exit, Failed};
@@ -276,7 +276,7 @@ impl Chat {
     fn line(&self, room: &str, event: &chat::Event) -> String {
         let message = matches!(event.kind, Some(chat::event::Kind::Message(_)));
         let own = message && event.author_id == self.client.session().user_id;
-        line(&look(&self.settings), room, event, own.then_some(Tick::Committed))
+        line(&line_style(&self.settings), room, event, own.then_some(Tick::Committed))
     }
 
     async fn done(&mut self, done: JobResult) -> anyhow::Result<()> {

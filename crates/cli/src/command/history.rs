@@ -4,7 +4,7 @@ use conclave_client::{Client, HistoryQuery, Window};
 use conclave_core::limits::HISTORY_EVENTS_MAX;
 use conclave_proto::chat;
 
-use super::look;
+use super::line_style;
 use crate::args::HistoryArgs;
 use crate::errors::of_call;
 use crate::exit::{Exit, Failed};
@@ -83,7 +83,7 @@ fn show(settings: &Settings, room: &str, event: &chat::Event) -> anyhow::Result<
     if settings.json {
         output::json(&event::json(room, event))
     } else {
-        output::line(&event::line(&look(settings), room, event, None))
+        output::line(&event::line(&line_style(settings), room, event, None))
     }
 }
 

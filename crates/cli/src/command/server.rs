@@ -21,7 +21,7 @@ pub(super) async fn run(args: ServerArgs) -> anyhow::Result<Exit> {
     let name = format!("server {}", args.name);
     daemon::run(&name, &args.run, |stopped| {
         let announcement = if args.announces() { announcement(&config) } else { None };
-        conclave_server::run(config, taking_back(announcement, stopped))
+        conclave_server::run(config, withdraw_on_stop(announcement, stopped))
     })
     .await
 }
@@ -38,7 +38,7 @@ fn announcement(config: &Config) -> Option<Announcement> {
 }
 
 /// Whoever is told to stop is not to be found any more, before it sends its clients away.
-async fn taking_back(announcement: Option<Announcement>, stopped: Shutdown) {
+async fn withdraw_on_stop(announcement: Option<Announcement>, stopped: Shutdown) {
     stopped.await;
     drop(announcement);
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use self::resume::ResumeFile;
 use super::follow::{self, Connection, Positions};
-use super::look;
+use super::line_style;
 use crate::args::TailArgs;
 use crate::errors::{no_server, of_call};
 use crate::exit::{Exit, Failed};
@@ -149,7 +149,7 @@ impl<'a> Tail<'a> {
         if self.settings.json {
             output::json(&event::json(&room, event))?;
         } else {
-            output::line(&event::line(&look(self.settings), &room, event, None))?;
+            output::line(&event::line(&line_style(self.settings), &room, event, None))?;
         }
         if let Some(file) = &mut self.resume {
             // After the line is out: a kill in between repeats it, and never skips it.

@@ -10,7 +10,7 @@ use crate::settings::Style;
 
 /// What a line for people needs to know besides the event.
 #[derive(Clone, Debug)]
-pub(crate) struct Look {
+pub(crate) struct LineStyle {
     /// Colours and signs.
     pub(crate) style: Style,
     /// In which zone times are shown.
@@ -21,7 +21,7 @@ pub(crate) struct Look {
 
 /// One line (more if the message has more): `#general:1042  09:14:02  ana: rolling node3 now`.
 /// With a tick where the message is one's own.
-pub(crate) fn line(look: &Look, room: &str, event: &chat::Event, own: Option<Tick>) -> String {
+pub(crate) fn line(look: &LineStyle, room: &str, event: &chat::Event, own: Option<Tick>) -> String {
     let style = look.style;
     let place = format!("#{room}:{}", event.seq);
     let time = clock(event.time_ms, look.now_ms, &look.zone);
@@ -94,8 +94,8 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
 mod tests {
     use super::*;
 
-    fn look() -> Look {
-        Look { style: Style { color: false, unicode: true }, zone: TimeZone::UTC, now_ms: 1_000 }
+    fn line_style() -> LineStyle {
+        LineStyle { style: Style { color: false, unicode: true }, zone: TimeZone::UTC, now_ms: 1_000 }
     }
 
     fn event(kind: Kind) -> chat::Event {
@@ -108,17 +108,20 @@ mod tests {
 
     #[test]
     fn lines() {
-        let own = line(&look(), "general", &message("hello"), Some(Tick::Committed));
+        let own = line(&line_style(), "general", &message("hello"), Some(Tick::Committed));
         assert_eq!(own, "#general:42  00:00:00  ana: hello ✓");
         let joined = event(Kind::Joined(chat::Joined {}));
-        assert_eq!(line(&look(), "ops", &joined, None), "#ops:42  00:00:00  * ana joined");
+        assert_eq!(line(&line_style(), "ops", &joined, None), "#ops:42  00:00:00  * ana joined");
         let topic = event(Kind::TopicChanged(chat::TopicChanged { topic: "on call".into() }));
-        assert_eq!(line(&look(), "ops", &topic, None), "#ops:42  00:00:00  * ana set the topic: on call");
+        assert_eq!(
+            line(&line_style(), "ops", &topic, None),
+            "#ops:42  00:00:00  * ana set the topic: on call"
+        );
     }
 
     #[test]
     fn further_lines_stand_under_the_first() {
-        let text = line(&look(), "a", &message("one\ntwo"), None);
+        let text = line(&line_style(), "a", &message("one\ntwo"), None);
         let (first, second) = text.split_once('\n').unwrap();
         assert_eq!(first.find("one"), second.find("two"));
     }
