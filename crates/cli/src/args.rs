@@ -1,5 +1,5 @@
-//! What can be typed. Help texts are the manual: each command says what it does, what it prints, how
-//! it ends, and shows examples.
+//! The command line. Help texts are the manual: each command says what it does, what it prints and how it ends, and
+//! shows examples.
 
 pub(crate) mod admin;
 pub(crate) mod bench;
@@ -27,7 +27,7 @@ Examples:
 
 Servers are found in this order: those of --server; the zone's SRV records, asked of --name-server or else of \
 127.0.0.1:7453 and the system's name servers; the local network (mDNS); the members that an earlier command learned; \
-the three addresses of `conclave up`. Whoever names a server, a name server or a zone gets that cluster and no other one.
+the three addresses of `conclave up`. If a server, a name server or a zone is given, only that cluster is used.
 
 Exit codes:
   0 ok   1 refused   2 usage   3 not authenticated   4 not found or forbidden
@@ -51,12 +51,12 @@ pub(crate) struct Args {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Servers, as host:port of one of them, or as a zone that names them: conclave+srv://ZONE[?ns=IP:PORT,IP:PORT].
-    /// Repeat it or separate by commas; what follows ns= up to the next zone are name servers [default: whoever can be
-    /// found, see below]
+    /// Repeat it or separate by commas; the addresses after ns= up to the next zone are name servers [default: any that
+    /// can be found, see below]
     #[arg(short = 's', long = "server", value_name = "SERVER", env = "CONCLAVE_SERVERS", global = true)]
     #[arg(value_parser = parse::seeds, hide_env_values = true)]
     pub(crate) servers: Vec<parse::Seeds>,
-    /// A resolver to ask for servers, IP:PORT; repeat it or separate by commas. All are asked at once
+    /// A resolver to ask for servers, IP:PORT; repeat it or separate by commas. All are asked at the same time
     #[arg(long = "name-server", value_name = "IP:PORT", env = "CONCLAVE_NAME_SERVER", global = true)]
     #[arg(value_delimiter = ',', value_parser = find::name_server, hide_env_values = true)]
     pub(crate) name_servers: Vec<SocketAddr>,
@@ -64,7 +64,7 @@ pub(crate) struct Global {
     #[arg(long, value_name = "NAME", env = "CONCLAVE_ZONE", global = true, value_parser = find::zone_name)]
     #[arg(default_value = find::ZONE, hide_env_values = true)]
     pub(crate) zone: String,
-    /// Who you are [default: $USER]
+    /// Your user name [default: $USER]
     #[arg(short, long, value_name = "NAME", env = "CONCLAVE_USER", global = true, value_parser = parse::user)]
     #[arg(hide_env_values = true)]
     pub(crate) user: Option<String>,
@@ -77,7 +77,7 @@ pub(crate) struct Global {
     /// No colours; also with NO_COLOR, TERM=dumb or when stdout is not a terminal
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
-    /// Nothing on stderr but errors
+    /// Print nothing but errors on stderr
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     /// How long to wait for the cluster, for example 500ms or 1m
@@ -86,10 +86,10 @@ pub(crate) struct Global {
     pub(crate) timeout: Duration,
 }
 
-/// What to do.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a whole cluster on this machine and watch over it
+    /// Start a whole cluster on this machine and keep it running
     Up(server::UpArgs),
     /// Run one server
     Server(Box<server::ServerArgs>),
@@ -98,7 +98,7 @@ pub(crate) enum Command {
     /// Ask a server or resolver on this machine whether it is ready; for health checks
     #[command(after_help = HEALTH_HELP)]
     Health(HealthArgs),
-    /// Chat: type and see
+    /// Chat interactively
     #[command(after_help = CHAT_HELP)]
     Chat(ChatArgs),
     /// Send messages and wait until a majority has them on disk
@@ -107,7 +107,7 @@ pub(crate) enum Command {
     /// Follow rooms, across servers, without a gap
     #[command(after_help = TAIL_HELP)]
     Tail(TailArgs),
-    /// Print what was said in a room
+    /// Print past events of a room
     #[command(after_help = HISTORY_HELP)]
     History(HistoryArgs),
     /// List or create rooms
@@ -119,16 +119,16 @@ pub(crate) enum Command {
     Join(RoomArg),
     /// Stop being a member of a room
     Leave(RoomArg),
-    /// Say what a room is for
+    /// Set the topic of a room
     Topic(TopicArgs),
-    /// Ask every server for a sign of life
+    /// Ping every server
     Ping,
     /// Show the cluster: servers, leaders, lag, and how many may still fail
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Drain a server, or spread the clients
     Admin(admin::AdminArgs),
-    /// Examine everything from here to the servers, and say what to do
+    /// Examine name servers, network and servers, and give advice
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
     /// Measure a cluster
@@ -145,7 +145,7 @@ pub(crate) enum Command {
     },
 }
 
-/// A room and nothing else.
+/// A single room.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RoomArg {
     /// The room, with or without its #
@@ -161,7 +161,7 @@ the same user.
 Examples:
   conclave send general the build is green
   journalctl -f -u app | conclave send ops -      one message a line, many in flight, in order
-  conclave send --create ci done                  creates the room if it is not there
+  conclave send --create ci done                  creates the room if it does not exist
   conclave send --no-wait general later           returns as soon as the outbox is on disk";
 
 /// `conclave send`
@@ -173,20 +173,20 @@ pub(crate) struct SendArgs {
     /// The words of one message, or - to read stdin, one message a line
     #[arg(required = true, value_name = "TEXT|-")]
     pub(crate) text: Vec<String>,
-    /// Return when the message is safe in the outbox
+    /// Return when the message is in the outbox on disk
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Create the room if it is not there
+    /// Create the room if it does not exist
     #[arg(long)]
     pub(crate) create: bool,
 }
 
 const TAIL_HELP: &str = "\
-Follows until interrupted. When a server dies, it goes on at another one at exactly the next event.
+Follows until interrupted. When a server dies, it continues on another one at exactly the next event.
 
 With --resume-file the position is written to disk after each printed line: kill the command at any moment, start it \
-again, and every line arrives at least once. A line that was printed right before the kill may arrive again; its seq \
-tells. The first run begins at the room's beginning, or with -n events.
+again, and every line arrives at least once. A line that was printed right before the kill may be repeated, with the \
+same seq. The first run begins at the room's beginning, or with -n events.
 
 Examples:
   conclave tail general ops
@@ -200,16 +200,16 @@ pub(crate) struct TailArgs {
     /// The rooms [default: general]
     #[arg(value_parser = parse::room)]
     pub(crate) rooms: Vec<String>,
-    /// Begin with this many events that have already happened [default: 10]
+    /// Begin with this many past events [default: 10]
     #[arg(short = 'n', long = "last", value_name = "N", conflicts_with = "since")]
     pub(crate) last: Option<u32>,
     /// Begin after this seq; 0 is the beginning
     #[arg(long, value_name = "SEQ")]
     pub(crate) since: Option<u64>,
-    /// Go on as events happen (this is the default)
+    /// Continue with new events (this is the default)
     #[arg(short, long, overrides_with = "no_follow")]
     pub(crate) follow: bool,
-    /// Stop at the end of what has happened
+    /// Stop after the past events
     #[arg(long)]
     pub(crate) no_follow: bool,
     /// Keep the position in this file and continue from it (at least once)
@@ -221,8 +221,8 @@ pub(crate) struct TailArgs {
 }
 
 const HISTORY_HELP: &str = "\
-Prints the newest events, oldest first. Reads what the server at hand has applied, also without a quorum, unless \
---linearizable asks for everything that was acknowledged before the call.
+Prints the newest events, oldest first. Reads the events that the connected server has applied, also without a quorum. \
+With --linearizable, reads every event that was acknowledged before the call.
 
 Examples:
   conclave history general
@@ -242,7 +242,7 @@ pub(crate) struct HistoryArgs {
     /// The oldest events after this seq
     #[arg(long, value_name = "SEQ")]
     pub(crate) after: Option<u64>,
-    /// How many
+    /// How many events
     #[arg(short = 'n', long = "limit", value_name = "N", default_value_t = 100)]
     pub(crate) limit: u64,
     /// See every event acknowledged before this call; needs a quorum
@@ -318,20 +318,20 @@ Examples:
 /// `conclave status`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StatusArgs {
-    /// Show it again and again until interrupted
+    /// Show it repeatedly until interrupted
     #[arg(short, long)]
     pub(crate) watch: bool,
-    /// With --watch: how often
+    /// Interval of --watch
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1s")]
     pub(crate) every: Duration,
 }
 
 const DOCTOR_HELP: &str = "\
 Asks each name server, the local network and each server on its own, and compares: addresses, versions, clocks, health, \
-leaders, what DNS says and what is so. Prints what it found in plain words, without secrets, to be pasted into a bug \
-report; then what is wrong, each with what to do.
+leaders, and DNS records with the real servers. Prints the findings without secrets, to be pasted into a bug report; then \
+the problems, each with advice.
 
-Ends with 0 when all is well, 1 when something is wrong, 6 when no server answers.
+Ends with 0 when there is no problem, 1 when there is one, 6 when no server answers.
 
 Examples:
   conclave doctor
@@ -345,7 +345,7 @@ shell, so it works in the smallest container.
 Examples:
   conclave health                                                   a server
   conclave health --url http://127.0.0.1:7455/readyz                a resolver
-  conclave health --url http://127.0.0.1:7480/livez                 whether the process is worth keeping";
+  conclave health --url http://127.0.0.1:7480/livez                 whether the process is alive";
 
 /// `conclave health`
 #[derive(Debug, ClapArgs)]

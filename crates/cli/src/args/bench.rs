@@ -1,4 +1,4 @@
-//! What `conclave bench` is asked for.
+//! The arguments of `conclave bench`.
 
 use std::time::Duration;
 
@@ -16,34 +16,34 @@ pub(crate) struct BenchArgs {
 
 const HELP: &str = "\
 Examples:
-  conclave bench send                                   256 publishers, as fast as they get their ticks
+  conclave bench send                                   256 publishers, each as fast as it gets acks
   conclave bench send --rooms 64                        the same, spread over 64 rooms
-  conclave bench send --publishers 1 --connections 1    one after the other: the latency of a tick
-  conclave bench send --rate 5000                       a fixed rate; latency from when a send was due
-  conclave bench fanout --subscribers 100               one room, everybody reads everything
-  conclave bench fanout --subscribers 100 --rate 200    how long a message takes to everybody
+  conclave bench send --publishers 1 --connections 1    one after the other: the latency of an ack
+  conclave bench send --rate 5000                       a fixed rate; latency from the due time of a send
+  conclave bench fanout --subscribers 100               one room, all subscribers read everything
+  conclave bench fanout --subscribers 100 --rate 200    how long a message takes to all subscribers
   conclave bench failover --trials 20 --fault kill      kill the leader's process, 20 times
-  conclave bench idle --subscribers 1000                what a subscriber costs
+  conclave bench idle --subscribers 1000                the cost of a subscriber
 
-Every run makes rooms of its own. Figures of a server without a release build mean nothing.";
+Every run creates its own rooms. Figures of a debug build are meaningless.";
 
-/// What is measured.
+/// A measurement.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Kind {
-    /// Acknowledged messages a second, and how long an acknowledgement takes
+    /// Measure acknowledged messages per second, and the latency of acknowledgements
     Send(SendArgs),
-    /// Deliveries a second, and how long a delivery takes
+    /// Measure deliveries per second, and their latency
     Fanout(FanoutArgs),
-    /// How long nothing is acknowledged when a leader fails, and whether anything is lost
+    /// Measure how long no message is acknowledged after a leader fails, and check that none is lost
     Failover(FailoverArgs),
-    /// What subscribers cost that only wait, and how long they take to connect
+    /// Measure the cost of idle subscribers, and how long they take to connect
     Idle(IdleArgs),
 }
 
-/// Which node gets a client's sends.
+/// The node that a client sends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Route {
-    /// The node that the client is connected to, whoever leads
+    /// The node that the client is connected to, whether it leads or not
     Pinned,
     /// The leader of the room's shard
     Leader,
@@ -58,7 +58,7 @@ impl From<Route> for conclave_client::Route {
     }
 }
 
-/// How long, how large.
+/// Duration and size of a run.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     /// Bytes of a message
@@ -68,10 +68,10 @@ pub(crate) struct Run {
     /// How long to measure
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse::duration)]
     pub(crate) duration: Duration,
-    /// How long to run before that
+    /// How long to run before the measurement
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse::duration)]
     pub(crate) warmup: Duration,
-    /// Which node gets a client's sends
+    /// The node that a client sends to
     #[arg(long, value_enum, default_value_t = Route::Pinned)]
     pub(crate) route: Route,
 }
@@ -79,11 +79,11 @@ pub(crate) struct Run {
 /// `bench send`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct SendArgs {
-    /// Publishers; each sends its next message when the one before has its tick
+    /// Publishers; each sends its next message after the ack of the one before
     #[arg(long, value_name = "N", default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) publishers: u32,
-    /// Connections (each a session of its own) that the publishers share, over all servers in turn
+    /// Connections, each with its own session, that the publishers share; spread over all servers
     #[arg(long, value_name = "N", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4_096))]
     pub(crate) connections: u32,
@@ -91,7 +91,7 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4_096))]
     pub(crate) rooms: u32,
-    /// Messages a second, all together, whether or not ticks have come; --publishers does not matter then
+    /// Messages per second in total, without waiting for acks; --publishers is ignored then
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
@@ -102,7 +102,7 @@ pub(crate) struct SendArgs {
 /// `bench fanout`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct FanoutArgs {
-    /// Subscribers of the one room, over all servers in turn
+    /// Subscribers of the room, spread over all servers
     #[arg(long, value_name = "N", default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) subscribers: u32,
@@ -110,11 +110,11 @@ pub(crate) struct FanoutArgs {
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) connections: Option<u32>,
-    /// Messages under way at a time, when no rate is given
+    /// Messages in flight at the same time, if no rate is given
     #[arg(long, value_name = "N", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4_096))]
     pub(crate) publishers: u32,
-    /// Messages a second; as many as possible if not given
+    /// Messages per second; as many as possible if not given
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) rate: Option<u32>,
@@ -122,40 +122,40 @@ pub(crate) struct FanoutArgs {
     pub(crate) run: Run,
 }
 
-/// What happens to the leader.
+/// The fault of the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
-    /// SIGKILL. Something else must start it again, as `conclave up` does
+    /// SIGKILL. Another program must restart the process, as `conclave up` does
     Kill,
     /// SIGSTOP, and SIGCONT after --stop-for
     Stop,
-    /// Nothing is done here: somebody else makes the faults
+    /// No fault: another program injects the faults
     None,
 }
 
 /// `bench failover`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct FailoverArgs {
-    /// What to do to the leader of the room. Its process is found by the port it listens at, on this machine
+    /// The fault to inject into the leader of the room. Its process is found on this machine by its port
     #[arg(long, value_enum, default_value_t = Fault::None)]
     pub(crate) fault: Fault,
-    /// A shell command that makes the leader fail instead; {node} and {address} are replaced
+    /// A shell command that makes the leader fail instead; {node} and {address} are substituted
     #[arg(long, value_name = "CMD", conflicts_with = "fault")]
     pub(crate) kill_command: Option<String>,
-    /// Kill this process, whoever leads
+    /// Kill this process, whether it leads or not
     #[arg(long, value_name = "PID", conflicts_with_all = ["fault", "kill_command"])]
     pub(crate) kill_pid: Option<u32>,
-    /// Stop this process, whoever leads, and continue it after --stop-for
+    /// Stop this process, whether it leads or not, and continue it after --stop-for
     #[arg(long, value_name = "PID", conflicts_with_all = ["fault", "kill_command", "kill_pid"])]
     pub(crate) stop_pid: Option<u32>,
     /// How long a stopped process stays stopped
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse::duration)]
     pub(crate) stop_for: Duration,
-    /// How often
+    /// The number of trials
     #[arg(long, value_name = "N", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) trials: u32,
-    /// Messages a second
+    /// Messages per second
     #[arg(long, value_name = "N", default_value_t = 200)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
@@ -163,13 +163,13 @@ pub(crate) struct FailoverArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 200)]
     #[arg(value_parser = clap::value_parser!(u32).range(24..=16_384))]
     pub(crate) size: u32,
-    /// How long each trial runs, half of it before the fault at most
+    /// How long each trial runs, at most half of it before the fault
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse::duration)]
     pub(crate) duration: Duration,
     /// How long to wait until the cluster is healthy again between trials
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
     pub(crate) heal: Duration,
-    /// Which node gets the sends
+    /// The node that messages are sent to
     #[arg(long, value_enum, default_value_t = Route::Leader)]
     pub(crate) route: Route,
 }

@@ -1,4 +1,4 @@
-//! `conclave dns`: what a resolver needs to know, as flags or environment.
+//! The arguments of `conclave dns`, as flags or environment variables.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::run::{RunArgs, SecretArgs};
 use crate::exit::Failed;
 use crate::parse;
 
-/// How the one resolver is called where no others are named.
+/// The name of the name server if no list of name servers is given.
 const FIRST_NAME: &str = "ns1";
 
 const DNS_HELP: &str = "\
@@ -60,14 +60,14 @@ pub(crate) struct DnsArgs {
     /// Where health and metrics are
     #[arg(long, env = "CONCLAVE_DNS_HTTP_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7455")]
     pub(crate) http_listen: SocketAddr,
-    /// Every resolver of the zone and its addresses, the same list at each of them: NAME=IP or NAME=IP,IP, separated by ;
-    /// [default: ns1 at the addresses of --listen]
+    /// Every resolver of the zone and its addresses, the same list at each of them: NAME=IP or NAME=IP,IP, separated by
+    /// ; [default: ns1 at the addresses of --listen]
     #[arg(long = "name-servers", env = "CONCLAVE_NAME_SERVERS", value_name = "LIST", value_delimiter = ';')]
     #[arg(value_parser = name_server)]
     pub(crate) all: Vec<NameServer>,
     #[command(flatten)]
     pub(crate) secret: SecretArgs,
-    /// Client addresses of some servers to learn about the others from, before any of them has registered
+    /// Client addresses of some servers, from which to learn the others before they have registered
     #[arg(long, env = "CONCLAVE_DNS_NODES", value_name = "HOST:PORT", value_delimiter = ',')]
     #[arg(value_parser = parse::server)]
     pub(crate) nodes: Vec<String>,
@@ -75,33 +75,33 @@ pub(crate) struct DnsArgs {
     #[arg(long, env = "CONCLAVE_TRANSFER_TO", value_name = "NET", value_delimiter = ',')]
     #[arg(value_parser = parse::network)]
     pub(crate) transfer_to: Vec<IpNet>,
-    /// Whom to ask about names outside the zone [default: nobody]
+    /// Name servers to ask about names outside the zone [default: none]
     #[arg(long, env = "CONCLAVE_FORWARD_TO", value_name = "IP:PORT", value_delimiter = ',')]
     #[arg(requires = "forward_for")]
     pub(crate) forward_to: Vec<SocketAddr>,
-    /// For which networks names outside the zone are asked about
+    /// Networks whose clients may ask about names outside the zone
     #[arg(long, env = "CONCLAVE_FORWARD_FOR", value_name = "NET", value_delimiter = ',')]
     #[arg(value_parser = parse::network, requires = "forward_to")]
     pub(crate) forward_for: Vec<IpNet>,
     /// The primary of a site's own zone, to which the records are written by dynamic update
     #[arg(long, env = "CONCLAVE_EXPORT_TO", value_name = "IP:PORT", requires_all = ["export_zone", "export_key"])]
     pub(crate) export_to: Option<SocketAddr>,
-    /// The zone there
+    /// The zone at the primary
     #[arg(long, env = "CONCLAVE_EXPORT_ZONE", value_name = "NAME", value_parser = find::zone_name, requires = "export_to")]
     pub(crate) export_zone: Option<String>,
     /// The TSIG key (HMAC-SHA-256) that the primary knows: its name, and a file with it in base64, as tsig-keygen
     /// prints it
     #[arg(long, env = "CONCLAVE_EXPORT_KEY", value_name = "NAME:FILE", value_parser = key, requires = "export_to")]
     pub(crate) export_key: Option<ExportKey>,
-    /// Give whoever reaches --grpc-listen leave to break this resolver on purpose (see conclave-chaos): stale and late
-    /// answers. Never where people rely on it
+    /// Enable fault injection (see conclave-chaos), for testing only: everyone who reaches --grpc-listen may make this
+    /// resolver's answers stale and late
     #[arg(long, env = "CONCLAVE_ALLOW_FAULTS")]
     pub(crate) allow_faults: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }
 
-/// A key's name and where it is.
+/// A TSIG key: its name and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ExportKey {
     name: String,
@@ -109,10 +109,10 @@ pub(crate) struct ExportKey {
 }
 
 impl DnsArgs {
-    /// The resolver's configuration; reads the files that it names.
+    /// The name server's configuration. Reads the files that it names.
     ///
     /// # Errors
-    /// With what is missing or cannot be read.
+    /// If a file is missing or cannot be read.
     pub(crate) fn config(&self, zone: &str, secret: Secret) -> Result<Config, Failed> {
         let export = match (&self.export_to, &self.export_zone, &self.export_key) {
             (Some(server), Some(zone), Some(key)) => Some(Export {
@@ -139,7 +139,7 @@ impl DnsArgs {
         })
     }
 
-    /// What was typed, or this one at the addresses where it listens, as far as these are addresses of one host.
+    /// The given list, or this name server alone at the addresses of --listen that are not wildcards.
     fn name_servers(&self) -> Vec<NameServer> {
         if !self.all.is_empty() {
             return self.all.clone();
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(config.name_servers[1].name, "ns2");
         assert_eq!(config.nodes, ["n1:7400", "n2:7410"]);
         assert_eq!(config.transfer_to[1], "192.0.2.1/32".parse().unwrap());
-        // Where it listens says nothing about where it is reached.
+        // A wildcard address does not say where the name server is reached.
         let everywhere = parsed(&["--listen=0.0.0.0:53"]).unwrap();
         assert!(everywhere.name_servers().is_empty());
     }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_of_a_thing_are_usage_errors() {
+    fn incomplete_options_are_usage_errors() {
         for words in [
             vec!["--forward-to=10.0.0.2:53"],
             vec!["--forward-for=10.0.0.0/8"],

@@ -1,4 +1,4 @@
-//! `conclave server` and `conclave up`: what a server needs to know, as flags or environment.
+//! The arguments of `conclave server` and `conclave up`, as flags or environment variables.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,15 +11,15 @@ use conclave_server::{Config, Faults, Member, Timing};
 use super::run::{LOG_DEFAULT, RunArgs, SecretArgs};
 use crate::parse;
 
-/// The port at which nodes find each other.
+/// The default port for other nodes.
 const PEER_PORT: u16 = 7401;
-/// The port of health and metrics.
+/// The default port for health and metrics.
 const HTTP_PORT: u16 = 7480;
 
 const SERVER_HELP: &str = "\
-Every flag can also be given as an environment variable. SIGTERM or SIGINT drains: clients are told where to go, leaders \
-hand over, then the server stops; a second signal stops it at once. A node's name and directory belong together for ever: \
-never start an emptied directory under a name that the cluster knows.
+Every flag can also be given as an environment variable. SIGTERM or SIGINT drains: the server moves its clients and its \
+leaderships to other servers, then stops; a second signal stops it at once. A node's name and directory belong together \
+for ever: never start an empty directory under a name that the cluster knows.
 
 Examples:
   conclave server --dir data                     a cluster of one
@@ -35,7 +35,7 @@ pub(crate) struct ServerArgs {
     /// This node's name, one of --initial-cluster
     #[arg(long, env = "CONCLAVE_NAME", default_value = "node1")]
     pub(crate) name: String,
-    /// The data directory; made if it is not there
+    /// The data directory; created if it does not exist
     #[arg(long, env = "CONCLAVE_DIR", default_value = "conclave-data")]
     pub(crate) dir: PathBuf,
     /// The cluster's name; nodes of another cluster are refused
@@ -75,15 +75,15 @@ pub(crate) struct ServerArgs {
     pub(crate) resolvers: Vec<String>,
     #[command(flatten)]
     pub(crate) secret: SecretArgs,
-    /// Clients that subscribe here at the same time; more are sent to other servers
+    /// Clients that may subscribe here at the same time; further ones are redirected to other servers
     #[arg(long, env = "CONCLAVE_MAX_CLIENTS", value_name = "N", default_value_t = CLIENTS_MAX_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_clients: u32,
-    /// Whether to be found in the local network by multicast DNS
+    /// Whether to announce the server on the local network by multicast DNS
     #[arg(long, env = "CONCLAVE_MDNS", value_enum, default_value_t = Mdns::Auto)]
     pub(crate) mdns: Mdns,
-    /// Give whoever reaches the client port leave to break this server on purpose (see conclave-chaos): cut it off, slow it
-    /// down, fail its disk, move its clock. Never where people's messages are
+    /// Enable fault injection (see conclave-chaos), for testing only: everyone who reaches the client port may isolate
+    /// this server, slow it down, fail its disk, and move its clock
     #[arg(long, env = "CONCLAVE_ALLOW_FAULTS")]
     pub(crate) allow_faults: bool,
     #[command(flatten)]
@@ -99,10 +99,10 @@ pub(crate) enum TimingArg {
     Wan,
 }
 
-/// Whether a server says in the local network that it is there.
+/// Whether a server is announced on the local network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mdns {
-    /// With --timing lan, where clients can come from other machines
+    /// Yes, with --timing lan and unless --listen is a loopback address
     Auto,
     /// Yes
     On,
@@ -135,7 +135,7 @@ impl ServerArgs {
         config
     }
 
-    /// Whether to announce the server in the local network.
+    /// Whether to announce the server on the local network.
     pub(crate) fn announces(&self) -> bool {
         match self.mdns {
             Mdns::Auto => self.timing == TimingArg::Lan && !self.listen.ip().is_loopback(),
@@ -166,50 +166,50 @@ fn member(text: &str) -> Result<Member, String> {
 
 const UP_HELP: &str = "\
 Starts real server processes, each with its own directory and ports, waits until every shard has a leader, and prints \
-what to try next. Node i listens at base-port + 10 * (i - 1) for clients, and at the next two ports for peers and HTTP. \
+commands to try next. Node i listens at base-port + 10 * (i - 1) for clients, and at the next two ports for peers and HTTP. \
 A resolver (`conclave dns`) runs beside them: DNS at base-port + 53, where servers register and HTTP at the next two. \
-What dies is started again after 3 s. Ctrl-C stops all of them; so does the death of this command, even by kill -9.
+A process that dies is restarted after 3 s. Ctrl-C stops all of them; so does the end of this command, even by kill -9.
 
 The same --dir continues the same cluster, with the number of nodes and shards that it began with.
 
 Examples:
   conclave up
   conclave up --ephemeral --nodes 5               nothing is kept
-  conclave up --no-restart                        then: kill -9 a server, and see what happens
+  conclave up --no-restart                        to kill -9 a server and watch the failover
   conclave up --json --base-port 9000 --dir /tmp/demo";
 
 /// `conclave up`
 #[derive(Clone, Debug, ClapArgs)]
 #[command(after_help = UP_HELP)]
 pub(crate) struct UpArgs {
-    /// How many servers [default: 3, or as many as the directory has]
+    /// The number of servers [default: 3, or the one saved in the directory]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=NODES_MAX as i64))]
     pub(crate) nodes: Option<u16>,
-    /// Where the cluster is kept [default: $XDG_DATA_HOME/conclave/up]
+    /// The directory of the cluster [default: $XDG_DATA_HOME/conclave/up]
     #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
     pub(crate) dir: Option<PathBuf>,
-    /// Keep nothing: a temporary directory, removed at the end
+    /// Use a temporary directory, removed at the end
     #[arg(long)]
     pub(crate) ephemeral: bool,
-    /// The first port [default: 7400, or as the directory has it]
+    /// The first port [default: 7400, or the one saved in the directory]
     #[arg(long, value_name = "PORT")]
     pub(crate) base_port: Option<u16>,
-    /// Shards that rooms are divided into [default: 8, or as many as the directory has]
+    /// Shards that rooms are divided into [default: 8, or the number saved in the directory]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
     pub(crate) shards: Option<u32>,
-    /// Leave dead servers dead
+    /// Do not restart servers that exit
     #[arg(long)]
     pub(crate) no_restart: bool,
-    /// Start no resolver: clients are given the servers' addresses
+    /// Start no resolver: clients need the servers' addresses
     #[arg(long)]
     pub(crate) no_dns: bool,
-    /// Start servers that may be broken on purpose, inside as well: see conclave-chaos
+    /// Enable fault injection in the servers, for testing only: see conclave-chaos
     #[arg(long)]
     pub(crate) allow_faults: bool,
     /// Stop when stdin closes, so that the cluster never outlives the script that started it
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,
-    /// What the servers log into their files
+    /// What the servers write to their log files
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = LOG_DEFAULT)]
     pub(crate) log: String,
 }

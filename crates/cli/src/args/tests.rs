@@ -1,4 +1,4 @@
-//! What can be typed, by example.
+//! The command line, by example.
 
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
@@ -16,7 +16,7 @@ fn the_definitions_are_consistent() {
 }
 
 #[test]
-fn words_are_joined_later_and_a_dash_is_a_word() {
+fn words_and_a_dash_are_accepted_as_text() {
     let Ok(Command::Send(send)) = parse("send #general hello wide world") else { panic!("not send") };
     assert_eq!((send.room.as_str(), send.text.join(" ").as_str()), ("general", "hello wide world"));
     let Ok(Command::Send(send)) = parse("send general - --no-wait") else { panic!("not send") };
@@ -24,7 +24,7 @@ fn words_are_joined_later_and_a_dash_is_a_word() {
 }
 
 #[test]
-fn global_flags_stand_anywhere() {
+fn global_flags_may_stand_anywhere() {
     for line in ["--json rooms", "rooms --json"] {
         let words = ["conclave"].into_iter().chain(line.split_whitespace());
         assert!(Args::try_parse_from(words).unwrap().global.json, "{line}");
@@ -32,14 +32,14 @@ fn global_flags_stand_anywhere() {
 }
 
 #[test]
-fn rooms_lists_and_creates() {
+fn rooms_lists_without_and_creates_with_a_subcommand() {
     let Ok(Command::Rooms(rooms)) = parse("rooms create ops") else { panic!("not rooms") };
     let Some(RoomsCommand::Create(arg)) = rooms.command else { panic!("not create") };
     assert_eq!(arg.room, "ops");
 }
 
 #[test]
-fn mistakes_are_usage_errors() {
+fn invalid_command_lines_are_usage_errors() {
     for (line, kind) in [
         ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
         ("sned general x", ErrorKind::InvalidSubcommand),
@@ -80,7 +80,7 @@ fn a_server_among_others() {
 }
 
 #[test]
-fn every_command_says_what_it_does() {
+fn every_command_has_a_help_text() {
     let mut root = Args::command();
     root.build();
     for command in root.get_subcommands() {
