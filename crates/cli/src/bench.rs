@@ -1,12 +1,12 @@
-//! The load generator: how much, how fast, how long a failover takes, what a subscriber costs.
+//! The load generator: measures throughput, latency, the duration of failovers, and the cost of subscribers.
 //!
-//! What must stay true, so that the figures mean what they say:
+//! What must stay true, so that the figures are valid:
 //!
-//! * A latency at a fixed rate counts from when the send was due, not from when the generator got to it. A server
-//!   (or a generator) that stalls is seen in every send that should have happened meanwhile.
-//! * Clients stay on the node that they were given unless told otherwise, so that requests pass through followers as
-//!   often as they would with clients anywhere.
-//! * Nothing is counted that was not acknowledged, or not delivered.
+//! * At a fixed rate, a latency counts from the time when the send was due, not from when the generator sent it. So a
+//!   stall of a server (or of the generator) shows in every send that was due meanwhile.
+//! * Clients stay on their node unless told otherwise, so that requests pass through followers as often as with clients
+//!   that are spread over the nodes.
+//! * Only acknowledged sends and delivered events are counted.
 
 mod failover;
 mod fanout;
@@ -21,7 +21,7 @@ use crate::args::bench::{BenchArgs, Kind};
 use crate::exit::Exit;
 use crate::settings::Settings;
 
-/// Measures the cluster.
+/// Runs a measurement.
 pub(crate) async fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Exit> {
     match args.kind {
         Kind::Send(args) => send::run(args, settings).await,

@@ -33,10 +33,10 @@ use crate::{bench, output};
 /// Runs what was typed.
 ///
 /// # Errors
-/// With what the person should know, and for [`crate::exit::of_error`] the exit code.
+/// With a message for the user. [`crate::exit::of_error`] has the exit code.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let environment = Environment::read();
-    // A server and a cluster need no user and no state directory.
+    // These commands need no user and no state directory.
     let command = match args.command {
         Command::Server(server) => return server::run(*server).await,
         Command::Dns(dns) => return dns::run(*dns, &args.global.zone).await,
@@ -92,14 +92,14 @@ fn version(json: bool) -> anyhow::Result<Exit> {
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
-    // The generator panics on a write that fails, so it writes to memory.
+    // The generator panics if a write fails, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "conclave", &mut script);
     io::Write::write_all(&mut io::stdout().lock(), &script).context("write to stdout")?;
     Ok(Exit::Ok)
 }
 
-/// How lines look now and here.
+/// The style of lines on this terminal now.
 fn line_style(settings: &Settings) -> LineStyle {
     LineStyle {
         style: settings.style,

@@ -1,14 +1,14 @@
-//! What the doctor found out. With `--json` it is printed as it is; these keys never change their meaning.
+//! The report of `conclave doctor`. `--json` prints it as it is; its keys never change their meaning.
 
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
-/// Everything.
+/// The whole report.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) ok: bool,
-    /// Of this program.
+    /// Version of this program.
     pub(crate) version: &'static str,
     pub(crate) os: String,
     pub(crate) time: String,
@@ -19,47 +19,47 @@ pub(crate) struct Report {
     pub(crate) servers: Vec<Server>,
     pub(crate) cluster: Option<Cluster>,
     pub(crate) problems: Vec<Problem>,
-    /// Worth knowing, and nothing to do about.
+    /// Findings that need no action.
     pub(crate) notes: Vec<String>,
 }
 
-/// Where servers are looked for, and who said so.
+/// Where servers were searched, and by which settings.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Configuration {
-    /// What was asked for, as text.
+    /// The searched servers, as text.
     pub(crate) asked: String,
-    /// Whether that was the default.
+    /// Whether the search is the default one.
     pub(crate) default: bool,
     pub(crate) state_dir: String,
     pub(crate) timeout_ms: u64,
-    /// Environment variables that are set: with their values where these say where something is, otherwise without.
+    /// Environment variables of conclave that are set; with values only for those that contain addresses or paths.
     pub(crate) environment: Vec<String>,
 }
 
-/// A zone that was asked for.
+/// A zone that was looked up.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Zone {
     pub(crate) zone: String,
     pub(crate) name_servers: Vec<NameServer>,
 }
 
-/// What one name server said.
+/// The answers of one name server.
 #[derive(Debug, Serialize)]
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
-    /// It is one that this machine asks for everything, and need not know the zone.
+    /// Whether it is a system name server, which need not know the zone.
     pub(crate) usual: bool,
     pub(crate) took_us: u64,
-    /// Why there is no answer.
+    /// The reason why there is no answer.
     pub(crate) error: Option<String>,
     pub(crate) serial: Option<u32>,
-    /// It says that it is cut off from the servers.
+    /// Whether it reports that it is cut off from the servers.
     pub(crate) stale: Option<bool>,
     pub(crate) services: Vec<Service>,
     pub(crate) health: Option<Page>,
 }
 
-/// The targets of one name.
+/// The SRV targets of one name.
 #[derive(Debug, Serialize)]
 pub(crate) struct Service {
     pub(crate) name: String,
@@ -67,7 +67,7 @@ pub(crate) struct Service {
     pub(crate) error: Option<String>,
 }
 
-/// One target.
+/// One SRV target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Target {
     pub(crate) name: String,
@@ -76,28 +76,28 @@ pub(crate) struct Target {
     pub(crate) weight: u16,
 }
 
-/// What the local network said.
+/// The nodes announced on the local network.
 #[derive(Debug, Serialize)]
 pub(crate) struct Network {
-    /// Name, cluster and addresses of each.
+    /// Name, cluster and addresses of each node.
     pub(crate) announced: Vec<String>,
     pub(crate) error: Option<String>,
 }
 
-/// One server, asked on its own.
+/// One server, examined on its own.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) address: String,
-    /// What its host's name stands for.
+    /// The IP addresses of its host name.
     pub(crate) ips: Vec<String>,
     pub(crate) connect_us: Option<u64>,
     pub(crate) ping_us: Option<u64>,
     pub(crate) node_id: Option<u64>,
     pub(crate) version: Option<String>,
-    /// How far its clock is ahead of the one here.
+    /// The offset of its clock from the one here; positive if it is ahead.
     pub(crate) clock_offset_ms: Option<i64>,
-    /// Of what failed first.
+    /// The first failure.
     pub(crate) error: Option<String>,
     pub(crate) http: Option<String>,
     pub(crate) health: Option<Page>,
@@ -108,9 +108,9 @@ pub(crate) struct Server {
 pub(crate) struct Page {
     pub(crate) address: String,
     pub(crate) ready: bool,
-    /// What is not as it should be, or why there is no page.
+    /// The failed checks, or why there is no page.
     pub(crate) failing: Vec<String>,
-    /// There was no page.
+    /// Whether there was no page.
     pub(crate) unreachable: bool,
 }
 
@@ -124,14 +124,14 @@ pub(crate) struct Cluster {
     pub(crate) nodes: usize,
     pub(crate) reachable: usize,
     pub(crate) shards: u32,
-    /// Of the meta shard.
+    /// The leader of the meta shard.
     pub(crate) leader: Option<String>,
     pub(crate) leaderless: Vec<u32>,
-    /// In the servers' words.
+    /// The problems that the servers report.
     pub(crate) problems: Vec<String>,
 }
 
-/// Something to do something about.
+/// A problem and what to do about it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Problem {
     pub(crate) what: String,

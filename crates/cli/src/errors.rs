@@ -1,4 +1,4 @@
-//! What went wrong in the client library, as an exit code and what to run next.
+//! Turns errors of the client library into an exit code and advice.
 
 use conclave_client::find::{Found, NotFound};
 use conclave_client::{CallError, ConnectError, SendError};
@@ -7,13 +7,13 @@ use crate::exit::{Exit, Failed};
 use crate::settings::Settings;
 use crate::view::text::safe;
 
-/// The cluster lost what it knew of its sessions, which it never does by itself.
+/// Advice if the cluster does not know the session; a cluster never loses sessions unless its data was removed.
 const NO_SESSION: &str = "if the cluster began anew, remove this user's sessions (STATE_DIR/CLUSTER_ID/USER, with what is \
                           queued there), or give another --state-dir";
 const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT; `conclave doctor` says more";
 const STATUS: &str = "conclave status";
 
-/// A request that failed.
+/// The failure of a request.
 pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
     match error {
         SendError::Refused { code, message } => of_refusal(Some(room), code, message),
@@ -32,23 +32,23 @@ pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
     }
 }
 
-/// A call that failed; `room` is the one it was about.
+/// The failure of a call. `room` is the room that the call concerned.
 pub(crate) fn of_call(room: Option<&str>, error: &CallError) -> Failed {
     match error {
         CallError::Refused { code, message } => of_refusal(room, code, message),
         CallError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), NO_SESSION),
-        // A server answered, so one is reachable; the cluster as a whole could not do it.
+        // A server was reachable, but the cluster could not complete the call.
         CallError::Unavailable { .. } => Failed::new(Exit::NoServer, error.to_string(), STATUS),
         CallError::NoServer { .. } => Failed::new(Exit::NoServer, error.to_string(), NO_SERVER),
         other => Failed::new(Exit::Refused, other.to_string(), ""),
     }
 }
 
-/// A client that could not be made.
+/// The failure to build a client.
 pub(crate) fn of_connect(error: &ConnectError) -> Failed {
     match error {
         ConnectError::Invalid(what) => Failed::new(Exit::Usage, what, "conclave --help"),
-        // Where it was looked for is said by `explain`.
+        // `explain` adds the sources that were searched.
         ConnectError::NotFound(_) => no_server(""),
         ConnectError::Call(call) => of_call(None, call),
         ConnectError::Outbox(_) => Failed::new(Exit::Refused, error.to_string(), "give another --state-dir"),
@@ -68,7 +68,7 @@ fn of_refusal(room: Option<&str>, code: &str, message: &str) -> Failed {
     }
 }
 
-/// What the last attempt said, without how long it was tried.
+/// The error of the last attempt, without the timeout.
 pub(crate) fn last_attempt(error: &CallError) -> String {
     match error {
         CallError::NoServer { last, .. } => last.clone(),
@@ -76,13 +76,13 @@ pub(crate) fn last_attempt(error: &CallError) -> String {
     }
 }
 
-/// No server answered.
+/// The error that no server answered.
 pub(crate) fn no_server(last: &str) -> Failed {
     let why = if last.is_empty() { String::new() } else { format!(" ({last})") };
     Failed::new(Exit::NoServer, format!("no server answers{why}"), NO_SERVER)
 }
 
-/// Says where servers were looked for, in an error that means that none answers.
+/// Adds the sources that were searched to an error that no server answered.
 pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     let mut failed = match error.downcast::<Failed>() {
         Ok(failed) if failed.exit == Exit::NoServer => failed,
@@ -93,7 +93,7 @@ pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow
     failed.into()
 }
 
-/// One line for each place.
+/// The searched sources, one line each.
 fn looked(result: &Result<Found, NotFound>) -> String {
     let (notes, found) = match result {
         Ok(found) => (&found.notes, Some(found)),
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_tried_is_said_in_order() {
+    fn searched_sources_are_listed_in_order() {
         let notes = vec!["the name server 127.0.0.1:7453 does not answer".to_owned()];
         let candidates = vec![Candidate::at("a:1"), Candidate::at("b:2")];
         let found = Found { candidates, fresh_for: None, source: Source::Default, notes: notes.clone() };
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn sends_fail_with_the_code_that_scripts_expect() {
+    fn each_send_error_has_its_exit_code() {
         let refused = |code: &str| SendError::Refused { code: code.into(), message: "no".into() };
         let exits = [
             (refused("room_unknown"), Exit::NotFound),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_fail_with_the_code_that_scripts_expect() {
+    fn each_call_error_has_its_exit_code() {
         let gone = CallError::NoServer { after: Duration::from_secs(1), last: "refused".into() };
         assert_eq!(of_call(None, &gone).exit, Exit::NoServer);
         let auth = ConnectError::Call(CallError::Auth("who?".into()));

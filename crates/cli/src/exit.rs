@@ -1,32 +1,32 @@
-//! How a command ends. The numbers are part of the interface: scripts branch on them.
+//! Exit codes. The numbers are part of the interface: scripts branch on them.
 
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-/// What the process tells its parent.
+/// The exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// Done.
+    /// Success.
     Ok,
-    /// The cluster or this program said no, for good.
+    /// The cluster or this program refused the command.
     Refused,
     /// The command line was wrong.
     Usage,
-    /// Who you are was not accepted.
+    /// The session was not accepted.
     Auth,
-    /// The room is not there, or not for you.
+    /// The room does not exist, or access is forbidden.
     NotFound,
-    /// Safe in the outbox, but not committed yet.
+    /// The message is in the outbox on disk and not committed yet.
     Queued,
     /// No server answered.
     NoServer,
-    /// What was read is not what was promised.
+    /// The events read break a guarantee.
     Verification,
 }
 
 impl Exit {
-    /// The number.
+    /// The number of the exit code.
     pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Ok => 0,
@@ -40,7 +40,7 @@ impl Exit {
         }
     }
 
-    /// What a refusal with this stable word means for the one who typed the command.
+    /// The exit code of a refusal with this stable code.
     pub(crate) fn of_word(word: &str) -> Self {
         match word {
             "room_unknown" | "forbidden" | "not_found" => Self::NotFound,
@@ -56,14 +56,14 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error that knows its exit code and what to run next.
+/// An error with its exit code and advice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failed {
     /// The exit code.
     pub(crate) exit: Exit,
-    /// What went wrong, without a full stop.
+    /// The error, without a full stop.
     pub(crate) what: String,
-    /// What to do now; may be empty.
+    /// Advice what to do; may be empty.
     pub(crate) next: String,
 }
 
@@ -86,7 +86,8 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// The code of an error. A reader who went away (`conclave history general | head -1`) has what it wanted.
+/// The exit code of an error. A closed stdout is a success: the reader has what it wanted (`conclave history general |
+/// head -1`).
 pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
     if is_broken_pipe(error) {
         return Exit::Ok;
@@ -94,7 +95,7 @@ pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
     error.downcast_ref::<Failed>().map_or(Exit::Refused, |failed| failed.exit)
 }
 
-/// Whether the error is that nobody reads our output any more.
+/// Whether the error is that stdout was closed by its reader.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
@@ -125,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_the_code_of_their_word() {
+    fn each_refusal_has_its_exit_code() {
         assert_eq!(Exit::of_word("room_unknown"), Exit::NotFound);
         assert_eq!(Exit::of_word("session_unknown"), Exit::Auth);
         assert_eq!(Exit::of_word("text_too_long"), Exit::Refused);
     }
 
     #[test]
-    fn errors_have_codes() {
+    fn each_error_has_its_exit_code() {
         let queued = anyhow::Error::from(Failed::new(Exit::Queued, "x", "")).context("send");
         assert_eq!(of_error(&queued), Exit::Queued);
         assert_eq!(of_error(&anyhow::anyhow!("anything")), Exit::Refused);

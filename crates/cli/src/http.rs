@@ -1,4 +1,4 @@
-//! One HTTP request by hand, because nothing else here speaks HTTP.
+//! A minimal HTTP client for health pages; nothing else in this program needs one.
 
 use std::io;
 use std::time::Duration;
@@ -7,22 +7,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Of an answer, no more is read.
+/// The longest answer that is read, bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// What was answered.
+/// An HTTP answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// 200 and so on.
+    /// The status code.
     pub(crate) status: u16,
-    /// What came below the headers.
+    /// The body.
     pub(crate) body: String,
 }
 
-/// Asks for a page.
+/// Gets a page.
 ///
 /// # Errors
-/// If there is no complete answer in time, or none that is HTTP.
+/// If there is no complete answer before the deadline, or the answer is not HTTP.
 pub(crate) async fn get(address: &str, path: &str, deadline: Duration) -> io::Result<Answer> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {deadline:?}"));
     timeout(deadline, exchange(address, path)).await.map_err(late)?
@@ -30,7 +30,7 @@ pub(crate) async fn get(address: &str, path: &str, deadline: Duration) -> io::Re
 
 async fn exchange(address: &str, path: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address).await?;
-    // 1.0: the answer ends with the connection and has no chunks.
+    // With HTTP 1.0 the answer ends with the connection and is not chunked.
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_a_number_and_a_text() {
+    async fn status_and_body_are_parsed() {
         let ok = ask("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n").await.unwrap();
         assert_eq!(ok, Answer { status: 200, body: "ok\n".into() });
         let no = ask("HTTP/1.0 503 Service Unavailable\r\n\r\n").await.unwrap();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_has_an_end() {
+    async fn a_silent_server_is_a_timeout() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let error = get(&address, "/", Duration::from_millis(20)).await.unwrap_err();

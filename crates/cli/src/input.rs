@@ -1,4 +1,4 @@
-//! Lines from stdin, with bounded memory, without blocking the runtime.
+//! Reads lines from stdin with bounded memory and without blocking the runtime.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -7,19 +7,19 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::CLI_LINES_AHEAD_MAX;
 
-/// A line, or why it is none.
+/// A line of stdin, or why it cannot be a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     /// Without its line feed.
     Text(String),
-    /// Longer than a message may be; the rest of it was skipped.
+    /// Longer than a message may be. The rest of the line was skipped.
     TooLong,
     /// Not UTF-8.
     NotText,
 }
 
-/// Reads stdin on a thread of its own: a read from a terminal or pipe cannot be cancelled, and a runtime would
-/// wait for it at its end. The thread ends with stdin or with the process.
+/// Reads stdin on a separate thread: a read from a terminal or pipe cannot be cancelled, and the runtime would wait for
+/// it at shutdown. The thread ends with stdin or with the process.
 ///
 /// # Errors
 /// If no thread can be started.
@@ -40,7 +40,7 @@ pub(crate) fn stdin_lines() -> io::Result<mpsc::Receiver<io::Result<Line>>> {
 /// The next line; `None` at the end.
 fn next_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
     let mut line = Vec::new();
-    // One byte more than allowed, and the line's end.
+    // One byte more than allowed, and the line ending.
     let most = TEXT_BYTES_MAX as u64 + 3;
     if input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
@@ -60,8 +60,7 @@ fn next_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
     Ok(Some(String::from_utf8(line).map_or(Line::NotText, Line::Text)))
 }
 
-/// Says when stdin has come to its end. A thread of its own, because a read of a pipe cannot be
-/// cancelled and a runtime would wait for it at its end.
+/// Returns a receiver that closes when stdin ends. Reads on a separate thread, for the same reason as [`stdin_lines`].
 ///
 /// # Errors
 /// If no thread can be started.
@@ -70,7 +69,7 @@ pub(crate) fn stdin_closed() -> io::Result<oneshot::Receiver<()>> {
     std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
         let mut stdin = io::stdin().lock();
         let mut ignored = [0; 64];
-        // An error is an end too.
+        // An error counts as the end.
         while stdin.read(&mut ignored).is_ok_and(|read| read > 0) {}
         drop(sender);
     })?;
@@ -90,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_in_every_usual_way() {
+    fn lines_may_end_with_lf_or_crlf_or_nothing() {
         assert_eq!(lines(b"a\nb\r\n\nc"), [text("a"), text("b"), text(""), text("c")]);
         assert_eq!(lines(b""), []);
     }
 
     #[test]
-    fn a_line_that_is_too_long_costs_no_memory_and_does_not_hurt_the_next() {
+    fn a_line_that_is_too_long_is_skipped_and_the_next_one_is_read() {
         let fits = "x".repeat(TEXT_BYTES_MAX);
         for extra in [1, 2, 3, 4, 100_000] {
             let input = format!("{fits}{}\nnext\n", "y".repeat(extra));
@@ -106,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_text_is_said_to_be_so() {
+    fn a_line_that_is_not_utf8_is_reported() {
         assert_eq!(lines(b"\xff\xfe\nok\n"), [Line::NotText, text("ok")]);
     }
 }

@@ -1,8 +1,8 @@
-//! `conclave`: servers, a whole local cluster, chat, and everything that an operator types.
+//! `conclave`: servers, a whole local cluster, chat, and the tools of operators.
 //!
-//! This file parses, runs and turns the result into an exit code. [`args`] is what was typed, [`settings`] what
-//! the program needs; each command is one file in [`command`]; what things look like is in [`view`], which
-//! touches nothing.
+//! This file parses the command line, runs the command and returns its exit code. [`args`] is the raw command line,
+//! [`settings`] the resolved configuration of a client command. Each command is one file in [`command`]. [`view`]
+//! renders output, without I/O.
 
 mod args;
 mod bench;
@@ -29,16 +29,16 @@ use clap::Parser as _;
 
 use crate::args::Args;
 
-// Many small allocations on every path; the system's allocator keeps what they leave behind.
+// The server makes many small allocations, and the system's allocator keeps their memory fragmented.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// After a command has ended, its runtime is not waited for longer than this.
+/// The longest wait for the runtime's threads after a command has ended.
 const RUNTIME_STOP: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages, with which an idle server holds twice the memory that it uses. Where the
-    // kernel does not know the wish, there is nothing to do.
+    // With transparent huge pages an idle server holds twice the memory that it uses. A kernel without this option
+    // needs nothing.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let args = Args::parse();
@@ -69,20 +69,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Chooses the planted bug of this process and reports it, so that nobody takes the process for a sound one.
+/// Activates the planted bug that the environment chooses, and prints a warning: this build is only for tests.
 #[cfg(debug_assertions)]
 fn plant() -> Result<(), conclave_core::planted::UnknownBug> {
-    use conclave_core::planted::{VARIABLE, plant};
-    if let Some(bug) = plant(std::env::var(VARIABLE).ok().as_deref())? {
-        output::error(&format!(
-            "!!! conclave breaks its promises with a planted bug, chosen by {VARIABLE}: {} !!!",
-            bug.name()
-        ));
-    }
+    use conclave_core::planted::{Bug, VARIABLE, VERSION, plant};
+    let chosen = plant(std::env::var(VARIABLE).ok().as_deref())?.map_or("none of them", Bug::name);
+    output::error(&format!(
+        "!!! conclave {VERSION} BREAKS ITS PROMISES ON PURPOSE, for tests of its tests; {VARIABLE} chooses: {chosen} !!!"
+    ));
     Ok(())
 }
 
-/// At least two, so that nobody's computation holds up a heartbeat.
+/// Worker threads: at least two, so that a computation does not delay heartbeats.
 fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }

@@ -1,14 +1,14 @@
-//! Where text goes: data to stdout, line by line; everything else to stderr.
+//! Writes data to stdout, line by line, and everything else to stderr.
 
 use std::io::{self, Write};
 
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// Writes one line of data. Stdout is line buffered, so that a reader at the other end of a pipe sees it now.
+/// Writes one line of data and flushes it, so that the reader of a pipe gets it at once.
 ///
 /// # Errors
-/// If nobody reads any more, which ends the command quietly.
+/// If stdout is closed, which ends the command without a message.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout
@@ -26,7 +26,7 @@ pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     line(&serde_json::to_string(value).context("encode the output")?)
 }
 
-/// Writes text that may have several lines and already ends with one.
+/// Writes text of one or more lines that ends with a line feed.
 ///
 /// # Errors
 /// As [`line()`].
@@ -35,16 +35,16 @@ pub(crate) fn block(text: &str) -> anyhow::Result<()> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write to stdout")
 }
 
-/// Tells the person something that is not data. A closed stderr is no reason to stop.
+/// Writes a note to stderr unless `quiet`. A closed stderr is ignored.
 pub(crate) fn note(quiet: bool, text: &str) {
     if !quiet {
         error(text);
     }
 }
 
-/// Tells the person what went wrong, also when they asked for quiet.
+/// Writes an error to stderr, also with `--quiet`.
 pub(crate) fn error(text: &str) {
     let mut stderr = io::stderr().lock();
-    // There is nobody left to tell.
+    // A closed stderr cannot be reported anywhere.
     let _ = writeln!(stderr, "{text}").and_then(|()| stderr.flush());
 }

@@ -1,4 +1,4 @@
-//! Values on the command line: durations, sizes, rooms and users.
+//! Parses values of the command line: durations, sizes, rooms, users, addresses.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 
 /// The port of resolvers at which servers register.
 const RESOLVER_PORT: u16 = 7454;
-/// Nobody waits longer, and clocks can be added to it.
+/// The longest duration. It can be added to any clock without overflow.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// `500ms`, `2s`, `1.5m`, `1h 30m`: the friendly format of jiff. A number without a unit is in seconds.
@@ -49,7 +49,7 @@ fn split(text: &str) -> (&str, &str) {
     (number, unit.trim())
 }
 
-/// A room's name, with or without its `#`.
+/// A room's name, with or without `#`.
 pub(crate) fn room(text: &str) -> Result<String, String> {
     let name = text.strip_prefix('#').unwrap_or(text);
     check_room_name(name).map_err(|refusal| refusal.to_string())?;
@@ -62,12 +62,12 @@ pub(crate) fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// What one `--server` names.
+/// The seeds of one `--server`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seeds(pub(crate) Vec<Seed>);
 
-/// Servers and zones, separated by commas. A zone's name servers are separated by commas too: what follows them and
-/// looks like one is one.
+/// Servers and zones, separated by commas. A zone's name servers are separated by commas too: an address of a name
+/// server after them belongs to the zone.
 pub(crate) fn seeds(text: &str) -> Result<Seeds, String> {
     let mut words: Vec<String> = Vec::new();
     for part in text.split(',') {
@@ -121,12 +121,12 @@ pub(crate) fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| "a network is an address, or one with the length of its prefix: 10.0.0.0/8".to_owned())
 }
 
-/// Where a page is.
+/// The address of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Url {
     /// `host:port`.
     pub(crate) address: String,
-    /// With its slash.
+    /// The path, with the leading slash.
     pub(crate) path: String,
 }
 
@@ -151,7 +151,7 @@ pub(crate) fn url(text: &str) -> Result<Url, String> {
     Ok(Url { address: with_port(host, 80).ok_or_else(wrong)?, path: path.to_owned() })
 }
 
-/// What the operating system calls the user, as a name that conclave accepts.
+/// Turns the operating system's user name into a name that conclave accepts.
 pub(crate) fn sanitised_user(name: &str) -> String {
     let lower = name.to_lowercase();
     let plain: String = lower
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_may_have_their_sign() {
+    fn a_room_may_begin_with_a_hash() {
         assert_eq!(room("#general").as_deref(), Ok("general"));
         assert_eq!(room("ops").as_deref(), Ok("ops"));
         assert!(room("##x").is_err());
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_found_by_their_url() {
+    fn urls_are_split_into_address_and_path() {
         let found = url("http://127.0.0.1:7480/readyz?verbose").unwrap();
         assert_eq!((found.address.as_str(), found.path.as_str()), ("127.0.0.1:7480", "/readyz?verbose"));
         assert_eq!(url("http://node1").unwrap().to_string(), "http://node1:80/");
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn users_of_the_system_become_users_of_conclave() {
+    fn system_user_names_become_valid_user_names() {
         assert_eq!(sanitised_user("Ana"), "ana");
         assert_eq!(sanitised_user("_www"), "www");
         assert_eq!(sanitised_user("J. Doe"), "j.-doe");

@@ -1,9 +1,9 @@
-//! The search for servers of one command.
+//! The search for servers, shared by all clients of one command.
 //!
-//! A command may need servers several times: to learn which cluster it is, for a client with a session, for clients that
-//! send what earlier commands left behind, to say where it looked when nobody answered. Looking takes up to half a second
-//! where a name server is silent, so it is done once: everything that begins, begins with what was found last. A client
-//! that is stuck later looks again.
+//! A command needs servers several times: to identify the cluster, for the client with the session, for clients that
+//! send the unsent messages of earlier commands, and to list the searched sources in an error. A search takes up to
+//! half a second if a name server is silent, so it runs once and every client starts with its result. A client that
+//! later cannot reach a server searches again.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +15,14 @@ use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-/// Names that are remembered: those of all members, and of as many that were members once.
+/// The maximum number of cached names: those of all members, and of as many former members.
 const NAMES_MAX: usize = 2 * NODES_MAX;
 
-/// Finds servers, and remembers what was found.
+/// Finds servers, and caches the result.
 #[derive(Debug)]
 pub(crate) struct Search {
     chain: Chain,
-    /// Set when the first search is over, which everybody waits for.
+    /// Set when the first search is complete. All clients wait for it.
     first: OnceCell<()>,
     latest: Mutex<Option<Latest>>,
 }
@@ -31,17 +31,17 @@ pub(crate) struct Search {
 struct Latest {
     at: Instant,
     result: Result<Found, NotFound>,
-    /// Address to name, also of servers that only earlier searches found.
+    /// Names by address, also of servers that only earlier searches have found.
     names: BTreeMap<String, String>,
 }
 
 impl Search {
-    /// Nothing is asked yet.
+    /// A search that has not started.
     pub(crate) fn new(options: Options) -> Arc<Self> {
         Arc::new(Self { chain: Chain::new(options), first: OnceCell::new(), latest: Mutex::new(None) })
     }
 
-    /// What was found last. Only the first one who asks waits for a search.
+    /// The latest result. The first call runs the search.
     pub(crate) async fn found(&self) -> Result<Found, NotFound> {
         self.first.get_or_init(async || drop(self.search_again().await)).await;
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,18 +54,18 @@ impl Search {
         result
     }
 
-    /// Everything that can be asked, and what it said.
+    /// Asks all sources and returns their answers.
     pub(crate) async fn examine(&self) -> Examined {
         self.chain.examine().await
     }
 
-    /// What the servers at these addresses are called, as far as those say who know the addresses.
+    /// The names of servers by address, as far as the sources have named them.
     pub(crate) fn names(&self) -> BTreeMap<String, String> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.as_ref().map(|latest| latest.names.clone()).unwrap_or_default()
     }
 
-    /// What a new client is to find servers with.
+    /// The finder for a new client.
     pub(crate) fn finder(self: &Arc<Self>) -> Arc<dyn Finder> {
         Arc::new(ClientFinder { search: Arc::clone(self), begun: AtomicBool::new(false) })
     }
@@ -85,7 +85,7 @@ impl Search {
     }
 }
 
-/// The finder of one client: it begins with what was found last, and whatever it asks for later is looked for.
+/// The finder of one client: the first call returns the latest result, and each later one searches again.
 #[derive(Debug)]
 struct ClientFinder {
     search: Arc<Search>,
@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// A name server that never answers, and how many questions it was asked since.
+    /// A name server that never answers, and options that use it.
     fn silent_name_server() -> (UdpSocket, Options) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -137,10 +137,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_that_begins_shares_one_search() {
+    async fn all_clients_share_the_first_search() {
         let (server, options) = silent_name_server();
         let search = Search::new(options);
-        assert_eq!(questions(&server), 0, "nobody is asked before somebody wants to know");
+        assert_eq!(questions(&server), 0, "no query before the first call");
         let (one, two) = futures::join!(search.found(), search.found());
         assert!(questions(&server) > 0);
         let one = one.unwrap();
@@ -149,13 +149,13 @@ mod tests {
         let client = search.finder();
         assert_eq!(client.find().await.unwrap(), one);
         assert_eq!(search.finder().find().await.unwrap(), one);
-        assert_eq!(questions(&server), 0, "known already");
+        assert_eq!(questions(&server), 0, "the result is cached");
         client.find().await.unwrap();
-        assert!(questions(&server) > 0, "a client that asks again wants to know what is so now");
+        assert!(questions(&server) > 0, "a second call of the same client searches again");
     }
 
     #[tokio::test]
-    async fn names_stay_known_and_what_was_found_grows_old() {
+    async fn names_stay_cached_and_freshness_decreases() {
         let search = Search::new(Options::default());
         let found = Found {
             candidates: vec![],

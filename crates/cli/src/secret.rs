@@ -1,4 +1,4 @@
-//! Secrets: made in files and read from files, never from the command line, never shown.
+//! Secrets: created in files and read from files, never taken from the command line and never printed.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -9,13 +9,13 @@ use conclave_proto::seal::{SECRET_BYTES, Secret};
 
 use crate::exit::{Exit, Failed};
 
-/// White space around a secret that is read with it.
+/// White space around a secret that is tolerated, bytes.
 const AROUND: u64 = 1024;
 
-/// Reads a secret. `what` it is, is for the error.
+/// Reads a secret. `what` names it in the error.
 ///
 /// # Errors
-/// If there is no such file, or its content is no secret.
+/// If the file cannot be read, or its content is not a valid secret.
 pub(crate) fn read(path: &Path, what: &str) -> Result<Secret, Failed> {
     let failed = |why: String| {
         let next =
@@ -33,7 +33,7 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Makes a secret, if it is not there, readable by its owner only.
+/// Creates a secret unless it exists, readable by its owner only.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -41,13 +41,13 @@ pub(crate) fn create(path: &Path) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
-    // Only a whole one ever has the name.
+    // Written under another name and renamed, so that the file is always complete.
     let temporary = path.with_extension("new");
     let secret: [u8; 32] = rand::random();
     let mut text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     text.push('\n');
     let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    // What an earlier attempt left may have been made with other permissions.
+    // A file that an earlier attempt left may have other permissions.
     out.set_permissions(Permissions::from_mode(0o600))?;
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_made_once_and_for_its_owner() {
+    fn a_secret_is_created_once_and_readable_by_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         fs::write(dir.path().join("secret.new"), "left over").unwrap();
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_secret_is_said_without_saying_it() {
+    fn errors_about_a_secret_do_not_reveal_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         let missing = read(&path, "cluster's secret").unwrap_err();
@@ -83,7 +83,7 @@ mod tests {
         assert!(short.what.contains("7 bytes") && !short.to_string().contains("hunter2"), "{short}");
         fs::write(&path, "  0123456789abcdef\n").unwrap();
         assert_eq!(read(&path, "x").unwrap(), Secret::new(b"0123456789abcdef").unwrap());
-        // A device that never ends is read to its bound.
+        // An endless device is read up to the bound.
         assert!(read(Path::new("/dev/zero"), "x").is_err());
     }
 }

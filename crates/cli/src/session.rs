@@ -1,9 +1,8 @@
-//! Which session a command uses.
+//! Chooses the session of a command.
 //!
-//! A session and its outbox live in `STATE_DIR/<cluster id>/<user>/<slot>`, so that a command continues
-//! where the last one stopped, and what is meant for one cluster never goes to another. One process uses a
-//! slot at a time; a second command beside it takes the next slot. What an earlier command left unsent in
-//! any slot is sent by the next one that sends.
+//! A session and its outbox are in `STATE_DIR/<cluster id>/<user>/<slot>`: a command continues the session of the last
+//! one, and a message for one cluster is never sent to another. One process uses a slot at a time; a second command at
+//! the same time uses the next slot. The next command that sends also sends the unsent messages of all slots.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use crate::exit::{Exit, Failed};
 use crate::limits::{CLI_SLOTS_MAX, CLI_WHICH_CLUSTER};
 use crate::settings::Settings;
 
-/// Remembers which cluster it was that was asked for, for when nobody answers.
+/// The file that maps the searched servers to the id of their cluster, for the case that no server answers.
 const LAST_CLUSTER: &str = "last-cluster";
 
 /// A client without a session, which works without a majority.
@@ -37,7 +36,7 @@ pub(crate) async fn observer(settings: &Settings, patience: Duration) -> Result<
 /// A client with the user's session.
 ///
 /// # Errors
-/// With the exit code of what is wrong: no server, not authenticated, a state directory that cannot be used.
+/// If no server answers, the session is not accepted, or the state directory cannot be used.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     let dir = user_dir(settings, &which_cluster(settings).await?);
     fs::create_dir_all(&dir).map_err(|error| cannot_use(&dir, &error))?;
@@ -52,7 +51,7 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     Err(Failed::new(Exit::Refused, what, "wait for some of them, or give another --state-dir").into())
 }
 
-/// Clients for what earlier commands left unsent in other slots. They send by themselves; flush and close them.
+/// Clients for the slots in which earlier commands left unsent messages. They send by themselves; flush and close them.
 pub(crate) async fn leftovers(settings: &Settings, main: &Client) -> Vec<Client> {
     let dir = user_dir(settings, &main.session().cluster_id);
     let mut found = Vec::new();
@@ -61,7 +60,7 @@ pub(crate) async fn leftovers(settings: &Settings, main: &Client) -> Vec<Client>
         if !slot.is_dir() {
             break;
         }
-        // Locked by this command or by another one that is alive: then it is looked after.
+        // The slot is locked by this or another running command, which sends its messages.
         let Ok(client) = open_slot(settings, slot).await else { continue };
         if client.pending_count() > 0 {
             found.push(client);
@@ -91,8 +90,8 @@ fn user_dir(settings: &Settings, cluster_id: &str) -> PathBuf {
     settings.state_dir.join(cluster_id).join(&settings.user)
 }
 
-/// The id of the cluster that was asked for: whoever answers first says it. If nobody answers, the cluster that was
-/// there last, so that messages can still be queued for it.
+/// The id of the cluster, as the first server to answer reports it. If no server answers, the id that was recorded for
+/// these servers, so that messages can still be queued.
 async fn which_cluster(settings: &Settings) -> anyhow::Result<String> {
     let patience = settings.timeout.min(CLI_WHICH_CLUSTER);
     let memory = settings.state_dir.join(LAST_CLUSTER);
@@ -116,7 +115,7 @@ async fn which_cluster(settings: &Settings) -> anyhow::Result<String> {
     recall(&memory, &settings.asked()).ok_or_else(|| no_server(&last).into())
 }
 
-/// Whom to ask: those who were found, and only if none of them answers, those who were there once.
+/// The addresses to ask: the found servers, then, if none of them answers, the fallbacks.
 async fn candidates(settings: &Settings) -> Vec<Vec<String>> {
     let Ok(found) = settings.search.found().await else { return Vec::new() };
     let (first, last): (Vec<_>, Vec<_>) =
@@ -125,12 +124,12 @@ async fn candidates(settings: &Settings) -> Vec<Vec<String>> {
     [first, last].into_iter().filter(|some| !some.is_empty()).map(addresses).collect()
 }
 
-/// It becomes the name of a directory, so nothing else will do.
+/// Checks an id that becomes the name of a directory.
 fn is_cluster_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// One line for each thing that was asked for: the id and what was asked for.
+/// Records a cluster id: one line with the id and the searched servers.
 fn remember(file: &Path, asked: &str, id: &str) -> anyhow::Result<()> {
     let line = format!("{id} {asked}");
     let old = fs::read_to_string(file).unwrap_or_default();
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_cluster_is_remembered_under_what_was_asked_for() {
+    fn the_last_cluster_is_recorded_for_each_list_of_servers() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("state").join(LAST_CLUSTER);
         let (here, there) = ("a:1,b:2", "conclave+srv://z");
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_id_becomes_a_directory() {
+    fn only_a_cluster_id_becomes_a_directory() {
         assert!(is_cluster_id("0123456789abcdef0123456789abcdef"));
         for bad in ["", "../../etc", &"x".repeat(32), &"1".repeat(31)] {
             assert!(!is_cluster_id(bad), "{bad}");

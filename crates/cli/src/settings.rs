@@ -1,4 +1,4 @@
-//! What a client command needs: the command line, the environment and the defaults, resolved.
+//! The configuration of a client command, resolved from the command line, the environment and the defaults.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,17 +14,17 @@ use crate::exit::{Exit, Failed};
 use crate::parse;
 use crate::search::Search;
 
-/// Below the state directory: the members of clusters that earlier commands learned.
+/// The file of members in the state directory.
 const MEMBERS: &str = "members";
 
-/// Everything about how to talk to the cluster and to the person.
+/// The configuration of a client command.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where servers are looked for.
+    /// Where to search for servers.
     pub(crate) find: find::Options,
-    /// Looks for them, once.
+    /// The shared search for servers.
     pub(crate) search: Arc<Search>,
-    /// Who speaks.
+    /// The user's name.
     pub(crate) user: String,
     /// Where sessions and outboxes are kept.
     pub(crate) state_dir: PathBuf,
@@ -32,22 +32,22 @@ pub(crate) struct Settings {
     pub(crate) json: bool,
     /// Nothing on stderr but errors.
     pub(crate) quiet: bool,
-    /// How long to wait for an answer.
+    /// The timeout for the cluster.
     pub(crate) timeout: Duration,
-    /// How to draw.
+    /// The style of output.
     pub(crate) style: Style,
 }
 
 /// What the terminal can show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Style {
-    /// Colours on stdout.
+    /// Whether to use colours on stdout.
     pub(crate) color: bool,
-    /// Signs beyond ASCII.
+    /// Whether to use characters beyond ASCII.
     pub(crate) unicode: bool,
 }
 
-/// What the environment says; a value, so that resolving can be tested.
+/// The environment as a value, so that [`resolve`] can be tested.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
     user: Option<String>,
@@ -80,7 +80,7 @@ impl Environment {
         }
     }
 
-    /// Where `conclave up` keeps its cluster when nobody says.
+    /// The default directory of `conclave up`.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, Failed> {
         self.data_home
             .clone()
@@ -102,7 +102,7 @@ impl Environment {
     }
 }
 
-/// Puts the command line over the environment over the defaults.
+/// Resolves the settings: the command line overrides the environment, which overrides the defaults.
 pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Settings, Failed> {
     let user = global
         .user
@@ -138,7 +138,7 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
 }
 
 impl Settings {
-    /// What was asked for, as text: what is remembered about a cluster is remembered under it.
+    /// The searched servers as text: the key under which the cluster is recorded.
     pub(crate) fn asked(&self) -> String {
         match self.find.seeds.as_slice() {
             [] => self.find.zone.clone(),
@@ -147,8 +147,8 @@ impl Settings {
     }
 }
 
-/// Whoever names servers, a name server or a zone means that cluster. Asking the local network or the default addresses
-/// instead could lead to another one.
+/// The seeds of the search. A given server, name server or zone means one cluster, so it becomes a seed: the local
+/// network and the default addresses could lead to another cluster.
 fn seeds(global: &Global) -> Vec<Seed> {
     let given: Vec<Seed> = global.servers.iter().flat_map(|seeds| seeds.0.clone()).collect();
     let names_cluster = !global.name_servers.is_empty() || global.zone != find::ZONE;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_a_cluster_gets_no_other_one() {
+    fn a_named_cluster_is_never_replaced_by_another() {
         let asked = |words: &[&str]| settings(words, &terminal()).unwrap().asked();
         assert_eq!(
             asked(&["--name-server", "127.0.0.1:9053,[::1]"]),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_for_terminals() {
+    fn colours_are_only_used_on_capable_terminals() {
         for environment in [
             Environment { no_color: true, ..terminal() },
             Environment { dumb: true, ..terminal() },

@@ -1,8 +1,8 @@
-//! "Did you mean …?"
+//! Finds the nearest word, for "did you mean …?".
 
 use strsim::osa_distance;
 
-/// The candidate that is nearest to `word`, if one is near.
+/// The candidate nearest to `word`, if its distance is small enough.
 pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
     let near = |candidate: &&&str| {

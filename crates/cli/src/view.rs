@@ -1,5 +1,4 @@
-//! What things look like. Everything here is a function from values to text: no terminal, no clock, no
-//! network.
+//! Renders output. All functions here are pure, from values to text: no terminal, no clock, no network.
 
 pub(crate) mod doctor;
 pub(crate) mod event;

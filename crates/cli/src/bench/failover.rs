@@ -1,4 +1,5 @@
-//! `conclave bench failover`: how long nothing is acknowledged when a leader fails, and whether anything is lost.
+//! `conclave bench failover`: measures how long no send is acknowledged after a leader fails, and checks that none is
+//! lost.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -19,20 +20,20 @@ use crate::exit::{Exit, Failed};
 use crate::output;
 use crate::settings::Settings;
 
-/// After a trial, answers are waited for this long.
+/// Timeout for outstanding answers after a trial.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How often the cluster is asked whether it is healthy.
+/// Interval of health checks.
 const HEALTH_POLL: Duration = Duration::from_millis(200);
-/// Between being healthy and the next trial.
+/// Pause between a healthy cluster and the next trial.
 const CALM: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Serialize)]
 struct Trial {
     trial: u32,
     node: String,
-    /// The longest time without an acknowledgement from the fault on.
+    /// The longest time without an ack after the fault.
     gap_ms: f64,
-    /// The longest before the fault: what is usual.
+    /// The longest time without an ack before the fault, for comparison.
     usual_gap_ms: f64,
     sent: u64,
     acked: u64,
@@ -49,17 +50,17 @@ struct Report {
     gap_min_ms: f64,
     gap_max_ms: f64,
     acked: u64,
-    /// Acknowledged, and not in the room.
+    /// Acknowledged messages that are not in the room.
     lost: u64,
-    /// In the room more than once.
+    /// Messages that are in the room more than once.
     duplicated: u64,
-    /// Behind one that was sent later.
+    /// Messages that are in the room after one that was sent later.
     out_of_order: u64,
-    /// In the room, and never sent.
+    /// Messages in the room that were never sent.
     phantom: u64,
 }
 
-/// Runs it.
+/// Runs the measurement.
 pub(crate) async fn run(args: FailoverArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let client = load::clients(settings, 1, args.route.into()).await?.remove(0);
     let room = load::rooms(&client, 1).await?.remove(0);
@@ -138,7 +139,7 @@ fn leader(status: &api::GetServerStatusResponse, room_id: u64) -> Option<Leader>
     Some(Leader { name: node.name.clone(), address: node.address.clone() })
 }
 
-/// Texts by seq as they were acknowledged, in the order in which they were sent.
+/// The messages that were sent and acked: how many were sent, and the number of each acked one by its seq.
 #[derive(Default)]
 struct Acks {
     sent: u64,
@@ -159,7 +160,7 @@ async fn trial(
     let (answers, mut answered) = mpsc::channel(65_536);
     let mut tasks = JoinSet::new();
     tasks.spawn(send(client.clone(), room.to_owned(), args.size, first, ticks, answers));
-    // Somewhere between a quarter and a half, so that the fault does not meet the same moment every time.
+    // The fault comes at a random time between a quarter and a half of the trial.
     let before = args.duration.mul_f64(0.25 + rand::random::<f64>() * 0.25);
     tokio::time::sleep_until((begin + before).into()).await;
     let struck = Instant::now();
@@ -198,7 +199,7 @@ async fn trial(
     })
 }
 
-/// The longest time between two neighbours of which the later one lies between `from` and `to`.
+/// The longest time between two neighbours whose later one lies between `from` and `to`.
 fn longest_gap(times: &mut [Instant], from: Instant, to: Option<Instant>) -> f64 {
     times.sort_unstable();
     let within = |at: &Instant| *at >= from && to.is_none_or(|to| *at < to);
@@ -234,7 +235,7 @@ async fn send(
                 Ok(ack) => SendOutcome::Acked { number: mine, seq: ack.seq, at: Instant::now() },
                 Err(_) => SendOutcome::Refused,
             };
-            // The trial may have been given up.
+            // The trial may have ended.
             let _ = answers.send(answer).await;
         });
         while waiting.try_join_next().is_some() {}
@@ -242,7 +243,7 @@ async fn send(
     while waiting.join_next().await.is_some() {}
 }
 
-/// Makes the fault. The process to continue later, if it was stopped.
+/// Injects the fault. Returns the process to continue later, if it was stopped.
 async fn inject_fault(args: &FailoverArgs, leader: &Leader) -> anyhow::Result<Option<u32>> {
     if let Some(command) = &args.kill_command {
         let command = command.replace("{node}", &leader.name).replace("{address}", &leader.address);
@@ -333,7 +334,7 @@ fn median(sorted: &[f64]) -> f64 {
     }
 }
 
-/// Everything in the room: seq, and the number that the text begins with.
+/// All events of the room: seq, and the number at the start of the text.
 async fn read_back(client: &Client, room: &str) -> anyhow::Result<Vec<(u64, Option<u64>)>> {
     let mut all = Vec::new();
     let mut after = 0;
@@ -381,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gap_is_counted_across_the_fault() {
+    fn the_longest_gap_may_begin_before_the_fault() {
         let zero = Instant::now();
         let at = |ms: u64| zero + Duration::from_millis(ms);
         let mut times = [at(40), at(0), at(10), at(5), at(45)];

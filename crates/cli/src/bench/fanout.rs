@@ -1,4 +1,4 @@
-//! `conclave bench fanout`: one room, many subscribers, everybody reads everything.
+//! `conclave bench fanout`: one room with many subscribers that all read everything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,9 +18,9 @@ use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::view::text::grouped;
 
-/// After the last message, subscribers are waited for this long.
+/// Timeout for the subscribers after the last message.
 const DRAIN: Duration = Duration::from_secs(20);
-/// Connections of the publishers.
+/// The number of connections of the publishers.
 const PUBLISHER_CONNECTIONS: u32 = 3;
 
 #[derive(Debug, Serialize)]
@@ -35,25 +35,25 @@ struct Report {
     sent_per_second: u64,
     delivered: u64,
     delivered_per_second: u64,
-    /// From when the send was due (at a fixed rate) or began, to its delivery.
+    /// From the time when the send was due (at a fixed rate) or began, to its delivery.
     #[serde(flatten)]
     latency: Latency,
-    /// From the sender's tick to the delivery; 0 where the delivery came first.
+    /// From the sender's ack to the delivery; 0 if the delivery came first.
     from_ack: Option<Latency>,
     undelivered: u64,
     errors: u64,
 }
 
-/// What one subscriber saw.
+/// The events that one subscriber received.
 struct Received {
     latencies: Histogram<u64>,
-    /// Seq and time of each delivery, where they are to be compared with ticks.
+    /// Seq and time of each delivery, if they are compared with acks.
     times: Vec<(u64, Instant)>,
     delivered: u64,
     last: u64,
 }
 
-/// Runs it.
+/// Runs the measurement.
 pub(crate) async fn run(args: FanoutArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let publishers = load::clients(settings, PUBLISHER_CONNECTIONS, args.run.route.into()).await?;
     let room = load::rooms(&publishers[0], 1).await?.remove(0);
@@ -105,7 +105,7 @@ async fn subscribe(readers: &[Client], room: &str, count: u32) -> anyhow::Result
     for (_, reader) in (0..count).zip(readers.iter().cycle()) {
         let mut subscription = reader.subscribe(vec![follow.clone()]);
         opening.spawn(async move {
-            // The room has its first event already.
+            // The room already has its first event.
             subscription.next_batch().await.map(|_| subscription)
         });
     }
@@ -175,7 +175,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads until the event `target` has come.
+    /// Reads until the event `target` has arrived.
     async fn run(self, mut subscription: Subscription, target: Arc<AtomicU64>) -> Received {
         let mut seen = Received { latencies: report::histogram(), times: Vec::new(), delivered: 0, last: 1 };
         while seen.last < target.load(Ordering::Acquire) {
@@ -217,7 +217,7 @@ async fn collect(mut reading: JoinSet<Received>) -> Vec<Received> {
             all.extend(seen.ok());
         }
     };
-    // Who has not everything by then is counted as such.
+    // Subscribers that are late count as incomplete.
     let _ = tokio::time::timeout(DRAIN, collecting).await;
     all
 }
@@ -235,7 +235,7 @@ fn summarise(
 ) -> Report {
     let mut latencies = report::histogram();
     for one in seen {
-        // The same bounds: it always fits.
+        // Both have the same bounds, so this always fits.
         let _ = latencies.add(&one.latencies);
     }
     let time = span.end - span.begin;

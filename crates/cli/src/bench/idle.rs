@@ -1,4 +1,4 @@
-//! `conclave bench idle`: what subscribers cost that only wait.
+//! `conclave bench idle`: measures the cost of idle subscribers.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use crate::output;
 use crate::settings::Settings;
 use crate::view::text::bytes;
 
-/// Subscriptions that are opened at the same time.
+/// The number of subscriptions that are opened at the same time.
 const OPENING_MAX: usize = 64;
-/// Memory is looked at this long after the last change.
+/// Pause between the last change and the memory measurement.
 const SETTLE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize)]
@@ -27,18 +27,18 @@ struct Report {
     subscribers: u32,
     connections: u32,
     connect_seconds: f64,
-    /// From asking for a subscription to having caught up.
+    /// From opening a subscription until it has caught up.
     #[serde(flatten)]
     latency: Latency,
     pids: Vec<u32>,
     rss_before: u64,
     rss_after: u64,
     rss_per_subscriber: Option<u64>,
-    /// Of one core, all servers together.
+    /// The share of one core that all servers use together.
     cpu_percent: Option<f64>,
 }
 
-/// Runs it.
+/// Runs the measurement.
 pub(crate) async fn run(args: IdleArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let servers = load::all_servers(settings).await?;
     let pids = if args.pids.is_empty() {
@@ -72,7 +72,7 @@ pub(crate) async fn run(args: IdleArgs, settings: &Settings) -> anyhow::Result<E
         settings.quiet,
         &format!("{} subscribers after {connect_seconds:.1} s", subscriptions.len()),
     );
-    // Somebody must read, or the streams' signs of life fill their windows.
+    // The streams must be read, or keepalives fill their windows.
     let reading: Vec<_> =
         subscriptions.into_iter().map(|subscription| tokio::spawn(read(subscription))).collect();
     tokio::time::sleep(SETTLE).await;

@@ -1,4 +1,4 @@
-//! Clients, rooms and texts for the runs.
+//! Creates clients, rooms and texts for the measurements.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use super::report::Recorder;
 use crate::errors::{of_call, of_connect};
 use crate::settings::Settings;
 
-/// Clients that connect at the same time.
+/// The number of clients that connect at the same time.
 const CONNECTING_MAX: usize = 64;
 
 /// The user of all sessions.
 const USER: &str = "bench";
 
-/// Clients, each pinned to the next server in turn.
+/// Connects clients, each to the next server in turn.
 pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> anyhow::Result<Vec<Client>> {
     let servers = all_servers(settings).await?;
     let connect = |number: u32| {
@@ -33,7 +33,7 @@ pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> an
     Ok(connecting.try_collect().await?)
 }
 
-/// All servers that the cluster names, or if it names none, those that were found.
+/// All servers that the cluster names or, if it names none, those that were found.
 pub(crate) async fn all_servers(settings: &Settings) -> anyhow::Result<Vec<String>> {
     let observer = crate::session::observer(settings, settings.timeout).await?;
     let status = observer.status().await.map_err(|error| of_call(None, &error));
@@ -48,7 +48,7 @@ pub(crate) async fn all_servers(settings: &Settings) -> anyhow::Result<Vec<Strin
     if servers.is_empty() { Ok(known) } else { Ok(servers) }
 }
 
-/// Rooms that nobody used before.
+/// Creates new rooms.
 pub(crate) async fn rooms(client: &Client, count: u32) -> anyhow::Result<Vec<String>> {
     let run = rand::random::<u32>();
     let make = |number: u32| async move {
@@ -59,7 +59,7 @@ pub(crate) async fn rooms(client: &Client, count: u32) -> anyhow::Result<Vec<Str
     stream::iter((0..count).map(make)).buffered(CONNECTING_MAX).try_collect().await.context("make the rooms")
 }
 
-/// When what is measured begins and ends.
+/// The measured time span.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     pub(crate) begin: Instant,
@@ -97,7 +97,7 @@ pub(crate) fn number(text: &str) -> Option<u64> {
     u64::from_str_radix(text.get(..16)?, 16).ok()
 }
 
-/// One publisher: sends its next message when the one before has its tick, until the end.
+/// One publisher: sends each message after the ack of the one before, until the end.
 pub(crate) async fn publish(
     client: Client,
     room: String,

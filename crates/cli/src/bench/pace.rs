@@ -1,13 +1,14 @@
-//! Says when sends are due. A thread of its own: the runtime's timers are a millisecond coarse, which is more than
-//! what is measured.
+//! Generates due times of sends. It uses a separate thread, because the runtime's timers have a resolution of a
+//! millisecond, which is too coarse.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-/// Ticks that may wait for whoever is late; then the generator is at its end, and ticks wait, too.
+/// Due times that may wait for late senders. With this many the generator is saturated, and further due times wait as
+/// well.
 const TICKS_MAX: usize = 65_536;
-/// Waiting ends this much early, and the rest is spent looking at the clock.
+/// A wait ends this much early, and the rest is a busy loop on the clock.
 const SPIN: Duration = Duration::from_micros(60);
 
 /// Due times at a fixed rate from `begin` until `end`. The thread ends with the receiver.
@@ -28,7 +29,7 @@ pub(crate) fn ticks(rate: f64, begin: Instant, end: Instant) -> mpsc::Receiver<I
             number = number.saturating_add(1);
         }
     };
-    // Without the thread the channel is closed, and the run reports that nothing was sent.
+    // If the thread cannot be started, the channel is closed and the run reports that nothing was sent.
     let _ = std::thread::Builder::new().name("bench-pace".to_owned()).spawn(pace);
     receiver
 }

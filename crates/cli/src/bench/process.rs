@@ -1,5 +1,5 @@
-//! The servers' processes on this machine: who listens at a port, what a process uses. Linux only; elsewhere, and for
-//! other users' processes, nothing is found.
+//! The servers' processes on this machine: which one listens at a port, and how much memory and CPU time it uses. Linux
+//! only; on other systems, and for processes of other users, nothing is found.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -52,7 +52,7 @@ pub(crate) fn signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
     kill_process(process, signal).with_context(|| format!("signal the process {pid}"))
 }
 
-/// Bytes of memory in use.
+/// Memory in use, bytes.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("look at process {pid}"))?;
@@ -62,11 +62,11 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
-/// Processor time used, in seconds.
+/// CPU time used, seconds.
 pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let stat =
         fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("look at process {pid}"))?;
-    // The second field is a name in brackets that may contain anything.
+    // The second field is a name in parentheses that may contain any character.
     let (_, fields) = stat.rsplit_once(')').context("read the process's times")?;
     let ticks = |at: usize| fields.split_whitespace().nth(at).and_then(|field| field.parse::<u32>().ok());
     let (Some(user), Some(system)) = (ticks(11), ticks(12)) else { bail!("read the process's times") };
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_finds_itself() {
+    fn the_own_process_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         assert_eq!(listening_at(&address), Some(std::process::id()));

@@ -1,4 +1,4 @@
-//! Latencies and their report.
+//! Records and reports latencies.
 
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use crate::output;
 use crate::settings::Settings;
 use crate::view::text::grouped;
 
-/// Latencies, recorded by one connection.
+/// The latencies of one connection.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     latencies: Mutex<Histogram<u64>>,
@@ -25,7 +25,7 @@ impl Recorder {
         Self { latencies: Mutex::new(histogram()), count: AtomicU64::new(0), errors: AtomicU64::new(0) }
     }
 
-    /// Records what lies in the measured time; anything else is only counted for the progress line.
+    /// Records a latency if `measured`; otherwise only counts it for the progress line.
     pub(crate) fn took(&self, took: Duration, measured: bool) {
         self.count.fetch_add(1, Ordering::Relaxed);
         if measured {
@@ -34,12 +34,12 @@ impl Recorder {
         }
     }
 
-    /// Something failed for good.
+    /// Counts a failed send.
     pub(crate) fn error(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was counted, measured or not.
+    /// The number of all latencies, measured or not.
     pub(crate) fn counted(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
@@ -49,7 +49,7 @@ impl Recorder {
     }
 }
 
-/// From 1 µs to a minute, to three digits; in nanoseconds.
+/// A histogram from 1 µs to a minute with three significant digits, in nanoseconds.
 pub(crate) fn histogram() -> Histogram<u64> {
     let mut histogram = Histogram::new_with_bounds(1_000, 60_000_000_000, 3)
         .unwrap_or_else(|_| Histogram::new(3).expect("three digits are allowed"));
@@ -57,18 +57,18 @@ pub(crate) fn histogram() -> Histogram<u64> {
     histogram
 }
 
-/// All recorders' latencies together.
+/// The latencies of all recorders together.
 pub(crate) fn merged<'a>(recorders: impl IntoIterator<Item = &'a Recorder>) -> Histogram<u64> {
     let mut all = histogram();
     for recorder in recorders {
         let latencies = recorder.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        // The same bounds: it always fits.
+        // Both have the same bounds, so this always fits.
         let _ = all.add(&*latencies);
     }
     all
 }
 
-/// Latencies as they are shown, in microseconds.
+/// A summary of latencies, in microseconds.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Latency {
     pub(crate) p50_us: f64,
@@ -90,7 +90,7 @@ impl Latency {
         }
     }
 
-    /// One line.
+    /// The summary as one line.
     pub(crate) fn line(&self) -> String {
         let values = [self.p50_us, self.p90_us, self.p99_us, self.p999_us, self.max_us].map(millis);
         let [p50, p90, p99, p999, max] = values;
@@ -103,7 +103,7 @@ fn micros(nanos: u64) -> f64 {
     nanos as f64 / 1_000.0
 }
 
-/// Microseconds as milliseconds with sensible digits.
+/// Microseconds as milliseconds with suitable digits.
 pub(crate) fn millis(micros: f64) -> String {
     let millis = micros / 1_000.0;
     match millis {
@@ -113,7 +113,7 @@ pub(crate) fn millis(micros: f64) -> String {
     }
 }
 
-/// Events a second.
+/// Events per second.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -124,7 +124,7 @@ pub(crate) fn per_second(count: u64, time: Duration) -> u64 {
     (count as f64 / time.as_secs_f64().max(0.001)).round() as u64
 }
 
-/// Prints a line a second on stderr while something runs.
+/// Prints a progress line per second on stderr.
 #[derive(Debug)]
 pub(crate) struct Progress {
     quiet: bool,
@@ -139,7 +139,7 @@ impl Progress {
         Self { quiet: settings.quiet, what, begun: now, last: (now, 0) }
     }
 
-    /// Waits until `end`, and shows what `count` has become.
+    /// Waits until `end`, and prints the progress of `count`.
     pub(crate) async fn until(&mut self, end: Instant, phase: &str, count: impl Fn() -> u64) {
         while Instant::now() < end {
             let next = (self.last.0 + Duration::from_secs(1)).min(end);
@@ -157,7 +157,7 @@ impl Progress {
     }
 }
 
-/// Prints the table, or the object.
+/// Prints the table, or the JSON object.
 pub(crate) fn print<T: Serialize>(
     settings: &Settings,
     json: &T,

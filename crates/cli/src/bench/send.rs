@@ -1,4 +1,4 @@
-//! `conclave bench send`: acknowledged messages a second.
+//! `conclave bench send`: measures acknowledged messages per second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::view::text::grouped;
 
-/// After the end, answers are waited for this long.
+/// Timeout for outstanding answers after the end.
 const DRAIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Serialize)]
@@ -36,7 +36,7 @@ struct Report {
     unanswered: u64,
 }
 
-/// Runs it.
+/// Runs the measurement.
 pub(crate) async fn run(args: SendArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let connections =
         if args.rate.is_some() { args.connections } else { args.connections.min(args.publishers) };
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: SendArgs, settings: &Settings) -> anyhow::Result<E
     if let Some(rate) = args.rate {
         let share = f64::from(rate) / f64::from(connections);
         for ((client, recorder), number) in clients.iter().zip(&recorders).zip(0_u32..) {
-            // Spread within the interval, so that connections do not send at the same instant.
+            // The connections are spread within the interval, so that they do not send at the same instant.
             let offset = Duration::from_secs_f64(f64::from(number) / f64::from(rate));
             let ticks = pace::ticks(share, zero + offset, span.end);
             let paced = Paced { rooms: rooms.clone(), size: args.run.size, span, zero };
@@ -115,7 +115,7 @@ fn print(settings: &Settings, report: &Report) -> anyhow::Result<()> {
     report::print(settings, report, &rows)
 }
 
-/// Sends at due times, whether or not answers have come.
+/// Sends at due times, whether or not earlier answers have arrived.
 struct Paced {
     rooms: Vec<String>,
     size: u32,

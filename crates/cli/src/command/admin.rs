@@ -19,10 +19,10 @@ use crate::view::text::{count, safe};
 
 type Admin = AdminServiceClient<Channel>;
 
-/// Does what was asked for.
+/// Runs the command.
 ///
 /// # Errors
-/// If no server could do it.
+/// If no server can run it.
 pub(super) async fn run(args: AdminArgs, settings: &Settings) -> anyhow::Result<Exit> {
     match args.command {
         AdminCommand::Drain { node } => drain(node, settings).await,
@@ -101,7 +101,7 @@ async fn rebalance(settings: &Settings) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Asks one server after the other until one answers. Both commands may be given twice.
+/// Calls one server after the other until one answers. Both commands are idempotent.
 async fn call_any_server<A>(
     settings: &Settings,
     call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
@@ -126,7 +126,7 @@ async fn call_any_server<A>(
     Err(no_server(&last))
 }
 
-/// Whether another server may do what this one could not.
+/// Whether another server may succeed.
 fn is_retryable(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled)
 }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_said() {
+    fn remaining_work_is_reported() {
         assert!(drained("node2", 0, 0).contains("leads nothing"));
         let text = drained("node2", 1, 3);
         assert!(text.contains("still leads 1 shard and has 3 clients"), "{text}");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_to_do() {
+    fn refusals_have_advice() {
         let unknown = refused("not_found", &Status::not_found("there is no node \"x\""));
         assert_eq!((unknown.exit, unknown.next.contains("status")), (Exit::NotFound, true));
         assert_eq!(refused("", &Status::unimplemented("")).exit, Exit::Refused);

@@ -1,7 +1,7 @@
-//! `conclave chat`: type and see.
+//! `conclave chat`: an interactive chat.
 //!
-//! One loop owns everything: what the person types, what the rooms bring, what became of requests. It never waits
-//! for the network while the person could type.
+//! One loop handles everything: typed lines, events of the rooms, and the outcomes of requests. It never waits for the
+//! network, so the user can always type.
 
 mod job;
 mod rooms;
@@ -35,19 +35,19 @@ use crate::view::event::line;
 use crate::view::paint::{Ink, Tick, paint, tick};
 use crate::view::text::{count, safe, took};
 
-/// Events that are shown first.
+/// The number of past events that are shown first.
 const LAST: u32 = 20;
 /// Two Ctrl-C within this time end the chat.
 const TWICE: Duration = Duration::from_secs(2);
-/// What is typed next waits so long for a room to be joined or left.
+/// The longest time that typed lines wait for a room to be joined or left.
 const MOVING: Duration = Duration::from_secs(3);
-/// How often late ticks and a lost connection are looked for.
+/// Interval at which late acks and a lost connection are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Chats until the person leaves.
+/// Chats until the user leaves.
 ///
 /// # Errors
-/// If the chat cannot begin, or the cluster breaks a promise.
+/// If the chat cannot start, or the cluster breaks a guarantee.
 pub(super) async fn run(args: ChatArgs, settings: Settings) -> anyhow::Result<Exit> {
     let client = session::open(&settings).await?;
     let leftovers = session::leftovers(&settings, &client).await;
@@ -69,7 +69,7 @@ struct Chat {
     settings: Settings,
     client: Client,
     screen: Screen,
-    /// Where what is typed goes.
+    /// The room that typed lines are sent to.
     current: Option<String>,
     positions: Positions,
     subscription: Subscription,
@@ -77,12 +77,12 @@ struct Chat {
     ticks: Ticks,
     jobs: JoinSet<JobResult>,
     interrupted: Option<Instant>,
-    /// Nothing more will be typed. What was typed before gets until then to be answered and shown.
+    /// Set at the end of the input: the deadline for the answers to earlier lines.
     ends: Option<Instant>,
     begun: Instant,
-    /// Since when the person is on the way to another room: what is typed next waits for that.
+    /// When a change of room began. Typed lines wait until the change is complete.
     moving_since: Option<Instant>,
-    /// A message was refused.
+    /// The exit code of a refused message.
     refused: Option<Exit>,
 }
 
@@ -141,25 +141,26 @@ impl Chat {
         }
     }
 
-    /// Whether everything typed has been answered and shown.
+    /// Whether every typed line has its answer shown.
     fn is_settled(&self) -> bool {
         self.ticks.is_empty() && (self.screen.is_terminal() || self.jobs.is_empty())
     }
 
-    /// Nothing more will be typed. A person who leaves does not want to wait for what could come; whatever pipes something
-    /// in wants to know what became of it.
+    /// Handles the end of the input. A person who leaves does not want to wait; a program that pipes lines in needs
+    /// their outcomes.
     fn end(&mut self) {
         let patience = if self.screen.is_terminal() { CHAT_CLOCK_AFTER } else { self.settings.timeout };
         self.ends = Some(Instant::now() + patience);
     }
 
-    /// What is piped in waits for the room to be there and for the cluster to keep up; a person may always type.
+    /// Whether to read piped input now: once the room is open, and while the cluster keeps up. Typed input is always
+    /// read.
     fn takes_piped_input(&self) -> bool {
         let begun = self.connection.ever || self.begun.elapsed() >= self.settings.timeout;
         begun && self.ticks.waiting() < CLI_SENDS_IN_FLIGHT_MAX
     }
 
-    /// The first room may not be there; everything after that was joined.
+    /// The failure of the subscription. Only the first room may not exist; all later ones were joined.
     fn broken(&self, error: &CallError) -> Failed {
         of_call(self.positions.only_room(), error)
     }
@@ -256,7 +257,7 @@ impl Chat {
                 self.positions.jump(&room, first_seq.saturating_sub(1));
                 self.dim(&format!("events of #{room} before {first_seq} are gone by retention")).await?;
             }
-            // Signs of life, and what later versions add.
+            // Keepalives, and items of later versions.
             _ => {}
         }
         Ok(())
@@ -364,14 +365,14 @@ impl Chat {
             .prompt(self.current.as_ref().map_or_else(|| "> ".to_owned(), |room| format!("#{room}> ")));
     }
 
-    /// What has still to be said at the end. What is on its way gets a moment.
+    /// The last note of the chat, about unsent messages. Waits briefly for messages in flight.
     async fn closing_note(&self) -> Option<String> {
         let left = self.client.flush(CHAT_CLOCK_AFTER).await;
         (left > 0).then(|| format!("{} not sent yet, kept, and sent by the next command", self.waiting()))
     }
 }
 
-/// Reads from the network only while there is room to print it, so that nothing is collected in memory.
+/// Reads from the network only while there is space to print, so that no lines pile up in memory.
 async fn next(screen: &Screen, subscription: &mut Subscription) -> Result<Incoming, CallError> {
     screen.room_to_print().await;
     subscription.next().await

@@ -1,4 +1,4 @@
-//! What runs until it is stopped: logging, signals, and the end.
+//! The frame of commands that run until they are stopped: logging, signals, shutdown.
 
 use std::error::Error;
 use std::io;
@@ -18,13 +18,13 @@ use crate::input::stdin_closed;
 use crate::limits::SECOND_SIGNAL_AFTER;
 use crate::output;
 
-/// What a shell expects of a process that a second signal ended.
+/// The exit code after a second signal, as shells use it for SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// Done when it is to stop in an orderly way.
+/// A future that completes when a graceful shutdown is requested.
 pub(super) type Shutdown = BoxFuture<'static, ()>;
 
-/// Runs until a signal, or until stdin closes where that was asked for. `name` begins the sentence of a failure.
+/// Runs until a signal or, with `--exit-with-stdin`, until stdin closes. `name` begins the error message of a failure.
 ///
 /// # Errors
 /// With one sentence that says what to do.
@@ -41,12 +41,12 @@ where
     let mut signals = Signals::listen()?;
     let stdin = if args.exit_with_stdin { Some(stdin_closed().context("start a thread")?) } else { None };
     let (stop, stopped) = oneshot::channel();
-    // A sender that is gone means the same: stop.
+    // A dropped sender also requests the shutdown.
     let serve = pin!(serve(stopped.map(drop).boxed()));
     let wait = async move {
         tokio::select! {
-            name = signals.next() => tracing::info!(signal = name, "asked to stop"),
-            () = closed(stdin) => tracing::info!("stdin was closed: stopping"),
+            name = signals.next() => tracing::info!(signal = name, "shutdown requested"),
+            () = closed(stdin) => tracing::info!("stdin closed, shutting down"),
         }
         let asked = Instant::now();
         let _ = stop.send(());
@@ -57,7 +57,7 @@ where
             }
         }
         output::error("conclave: stopped at once by a second signal");
-        // Not a return: draining must not hold up whoever asked twice.
+        // Exits at once: returning would wait for the drain.
         std::process::exit(INTERRUPTED);
     };
     tokio::select! {
@@ -70,12 +70,12 @@ where
     }
 }
 
-/// A configuration that is wrong in these ways.
+/// The error for an invalid configuration.
 pub(super) fn misconfigured(wrong: &[String]) -> Failed {
     Failed::new(Exit::Usage, format!("the configuration is wrong: {}", wrong.join("; ")), "")
 }
 
-/// The error and its causes on one line, each said once: some errors already repeat their source.
+/// The error and its causes on one line. A cause that the text already contains is left out.
 fn sentence(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -102,7 +102,7 @@ fn start_logging(args: &RunArgs) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("start logging: {error}"))
 }
 
-/// The signals that ask to stop.
+/// The signals that request a shutdown.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -124,7 +124,7 @@ impl Signals {
 
 async fn closed(stdin: Option<oneshot::Receiver<()>>) {
     match stdin {
-        // The sender is only ever dropped.
+        // The sender never sends, it is only dropped.
         Some(receiver) => drop(receiver.await),
         None => std::future::pending().await,
     }

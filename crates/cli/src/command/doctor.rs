@@ -1,4 +1,4 @@
-//! `conclave doctor`: examines everything between here and the servers, and says what to do.
+//! `conclave doctor`: examines name servers, network and servers, and reports problems with advice.
 
 mod diagnose;
 mod names;
@@ -22,19 +22,19 @@ use crate::view::doctor::page;
 use crate::view::status::leaderless;
 use crate::{output, session};
 
-/// These say where something is. The values of others are nobody's business.
+/// The environment variables whose values are printed: addresses and paths. Others may be private.
 const SHOWN: [&str; 5] =
     ["CONCLAVE_SERVERS", "CONCLAVE_NAME_SERVER", "CONCLAVE_ZONE", "CONCLAVE_STATE_DIR", "CONCLAVE_TIMEOUT"];
 const PREFIX: &str = "CONCLAVE_";
-/// For the state of the cluster, and for each call to a server.
+/// Timeout for the status of the cluster, and for each call to a server.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Where a shard has no leader.
+/// Delay before a second status request if a shard has no leader.
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// Examines, prints, and says by its exit code how it is.
+/// Examines everything and prints the report.
 ///
 /// # Errors
-/// If nobody reads what it prints.
+/// If stdout is closed.
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
     let mut report = examine(settings).await;
     diagnose::diagnose(&mut report);
@@ -70,7 +70,7 @@ async fn examine(settings: &Settings) -> Report {
     }
 }
 
-/// Nobody named the name servers that are asked.
+/// Whether the name servers are the system's, and none was given.
 fn usual(settings: &Settings) -> bool {
     let named = |seed: &Seed| matches!(seed, Seed::Zone { name_servers, .. } if !name_servers.is_empty());
     settings.find.name_servers.is_empty() && !settings.find.seeds.iter().any(named)
@@ -89,7 +89,8 @@ fn network(examined: &Examined) -> Option<Network> {
     })
 }
 
-/// Looks at every server that was found, and at every one that these know of. The status is what one of them says.
+/// Examines every server that was found, and every other member of their cluster. Returns also the status of the
+/// cluster.
 async fn servers(
     settings: &Settings,
     candidates: Vec<Candidate>,
@@ -100,7 +101,7 @@ async fn servers(
         let http = node.record.as_ref().map(|record| record.http.clone()).filter(|http| !http.is_empty());
         names.insert(node.address.clone(), (node.name.clone(), http));
     }
-    // Where a server is known to be, its other addresses and those of once need no look.
+    // Fallback addresses of a server that has a better one are not examined.
     if names.is_empty() {
         names.extend(candidates.into_iter().map(|one| (one.address, (one.name, None))));
     }
@@ -129,7 +130,7 @@ async fn status(settings: &Settings, candidates: &[Candidate]) -> Option<GetServ
     let observer = session::observer(settings, settings.timeout.min(PATIENCE)).await.ok()?;
     let mut status = observer.status().await.ok();
     if status.as_ref().is_some_and(|status| !leaderless(status).is_empty()) {
-        // An election is no illness, if it ends.
+        // A running election is no problem, if it ends.
         tokio::time::sleep(SECOND_LOOK_AFTER).await;
         status = observer.status().await.ok().or(status);
     }
@@ -156,7 +157,7 @@ fn configuration(settings: &Settings) -> Configuration {
     }
 }
 
-/// `Debian GNU/Linux 12 (bookworm), linux 6.1.0, x86_64`, as far as it is known.
+/// For example `Debian GNU/Linux 12 (bookworm), linux 6.1.0, x86_64`, as far as it is known.
 fn os() -> String {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));

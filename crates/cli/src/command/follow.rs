@@ -1,4 +1,4 @@
-//! What following rooms means to the person: no event is skipped, and a lost connection is worth one line.
+//! Tracks followed rooms for the user: checks that no event is skipped, and reports lost connections in one line.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::exit::{Exit, Failed};
 use crate::search::Search;
 use crate::view::text::took;
 
-/// A connection is missing this long before the person is told so; most are back much sooner.
+/// A connection is reported as lost after this long; most are back much sooner.
 const MISSING_AFTER: Duration = Duration::from_secs(1);
 
-/// Where each room stands.
+/// The position of each followed room.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
     rooms: BTreeMap<String, Position>,
@@ -23,14 +23,14 @@ pub(super) struct Positions {
 
 #[derive(Debug, Default)]
 struct Position {
-    /// The last event printed, once one was.
+    /// The last printed event.
     last: Option<u64>,
-    /// The stream must come this far before it may be called complete.
+    /// The seq that must be reached before the stream is complete.
     target: u64,
 }
 
 impl Positions {
-    /// A room is followed from here, at least to the target.
+    /// Follows a room from `start`, at least to the seq `target`.
     pub(super) fn begin(&mut self, room: &str, start: Start, target: Option<u64>) {
         let last = match start {
             Start::After(seq) => Some(seq),
@@ -39,17 +39,17 @@ impl Positions {
         self.rooms.insert(room.to_owned(), Position { last, target: target.unwrap_or(0) });
     }
 
-    /// A room is no longer followed.
+    /// Stops to follow a room.
     pub(super) fn end(&mut self, room: &str) {
         self.rooms.remove(room);
     }
 
-    /// The rooms that are followed, and where to go on in each: nowhere yet, or after a seq.
+    /// The followed rooms with the seq to continue after, if there is one yet.
     pub(super) fn rooms(&self) -> impl Iterator<Item = (&str, Option<u64>)> {
         self.rooms.iter().map(|(room, position)| (room.as_str(), position.last))
     }
 
-    /// The next event of a room must be the next number.
+    /// Advances a room by its next event, or fails if its seq is not the next one.
     pub(super) fn next(&mut self, room: &str, seq: u64) -> Result<(), Failed> {
         let position = self.rooms.entry(room.to_owned()).or_default();
         match position.last {
@@ -64,28 +64,28 @@ impl Positions {
         }
     }
 
-    /// What came before is gone for good.
+    /// Sets the position of a room whose earlier events were deleted.
     pub(super) fn jump(&mut self, room: &str, seq: u64) {
         self.rooms.entry(room.to_owned()).or_default().last = Some(seq);
     }
 
-    /// The stream has delivered everything up to here, also where that was nothing.
+    /// The stream has delivered everything up to this seq, even if that was nothing.
     pub(super) fn reached(&mut self, room: &str, seq: u64) {
         let position = self.rooms.entry(room.to_owned()).or_default();
         position.last = position.last.or(Some(seq));
     }
 
-    /// Whether every room has come as far as it must.
+    /// Whether every room has reached its target.
     pub(super) fn complete(&self) -> bool {
         self.rooms.values().all(|position| position.last.unwrap_or(0) >= position.target)
     }
 
-    /// Learns a room's name.
+    /// Records a room's name.
     pub(super) fn named(&mut self, id: u64, name: &str) {
         self.names.insert(id, name.to_owned());
     }
 
-    /// A room's name: as learned, as somebody else knows it, or the only one there is.
+    /// A room's name: as recorded, else as `elsewhere` has it, else the only followed room, else the id.
     pub(super) fn name(&self, id: u64, elsewhere: impl FnOnce() -> Option<Arc<str>>) -> String {
         let known = self.names.get(&id).cloned();
         known
@@ -94,15 +94,15 @@ impl Positions {
             .unwrap_or_else(|| id.to_string())
     }
 
-    /// The room, where there is but one.
+    /// The followed room, if there is only one.
     pub(super) fn only_room(&self) -> Option<&str> {
         let mut rooms = self.rooms.keys();
         rooms.next().filter(|_| rooms.next().is_none()).map(String::as_str)
     }
 }
 
-/// What servers are called, by address: as name servers say, who may know them at other addresses than the cluster, and as
-/// the cluster says. Names are only for people, so a failure is no news.
+/// The names of servers by address: those of the search, which may use other addresses than the cluster, and those of
+/// the cluster. Names are only for display, so failures are ignored.
 pub(super) async fn names(client: Client, search: Arc<Search>) -> BTreeMap<String, String> {
     let nodes = client.status().await.map(|status| status.nodes).unwrap_or_default();
     let mut names = search.names();
@@ -110,10 +110,10 @@ pub(super) async fn names(client: Client, search: Arc<Search>) -> BTreeMap<Strin
     names
 }
 
-/// What the person is told about the connection: nothing, unless it was lost.
+/// Decides what to report about the connection: nothing, unless it was lost.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
-    /// There has been one.
+    /// Whether there was ever a connection.
     pub(super) ever: bool,
     node: String,
     names: BTreeMap<String, String>,
@@ -123,17 +123,17 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// What the nodes at these addresses are called.
+    /// Records the names of nodes by address.
     pub(super) fn name_nodes(&mut self, names: impl IntoIterator<Item = (String, String)>) {
         self.names.extend(names);
     }
 
-    /// The stream has ended.
+    /// Handles the end of the stream.
     pub(super) fn lost(&mut self, now: Instant) {
         self.lost = self.lost.or(Some(now));
     }
 
-    /// A stream is open.
+    /// Handles the opening of a stream.
     pub(super) fn connected(&mut self, node: &str, now: Instant) {
         let before = std::mem::replace(&mut self.node, node.to_owned());
         let lost = self.lost.take();
@@ -145,13 +145,13 @@ impl Connection {
         }
     }
 
-    /// `node2 lost, on node3 after 0.03 s, nothing missed`. It is said when the stream has caught up: then every
-    /// event's number was checked, and a hole would have ended the command.
+    /// `node2 lost, on node3 after 0.03 s, nothing missed`. Reported when the stream has caught up: by then every
+    /// event's seq was checked, and a gap would have ended the command.
     pub(super) fn caught_up(&mut self) -> Option<String> {
         self.back.take().map(|back| format!("{back}, nothing missed"))
     }
 
-    /// Said once when the connection has been missing for a while.
+    /// The note that the connection is lost, once it has been for `MISSING_AFTER`. Returned once.
     pub(super) fn missing(&mut self, now: Instant) -> Option<String> {
         let lost = self.lost.filter(|_| self.ever && !self.said)?;
         (now.saturating_duration_since(lost) >= MISSING_AFTER).then(|| {
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_is_never_passed_over() {
+    fn a_gap_is_a_verification_failure() {
         let mut positions = Positions::default();
         positions.begin("r", Start::Last(3), None);
         assert!(positions.next("r", 8).is_ok());
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_linearizable_tail_is_complete_when_it_has_come_far_enough() {
+    fn a_linearizable_tail_is_complete_at_its_target() {
         let mut positions = Positions::default();
         positions.begin("r", Start::After(0), Some(2));
         positions.reached("r", 0);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_have_names() {
+    fn room_names_are_found_in_order_of_certainty() {
         let mut positions = Positions::default();
         positions.begin("r", Start::Now, None);
         assert_eq!(positions.name(7, || None), "r");
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_lost_connection_is_worth_a_line() {
+    fn only_a_lost_connection_is_reported() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let mut connection = Connection::default();

@@ -1,4 +1,4 @@
-//! `conclave health`: for the health checks of containers and supervisors.
+//! `conclave health`: a health check for containers and supervisors.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use crate::args::HealthArgs;
 use crate::exit::{Exit, Failed};
 use crate::{http, output};
 
-/// Health checks have short deadlines of their own.
+/// Timeout. Health checks have short deadlines of their own.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Asks once.
+/// Gets the page once.
 ///
 /// # Errors
 /// If the answer is anything but 200; the page goes to stderr.

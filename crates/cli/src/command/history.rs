@@ -1,4 +1,4 @@
-//! `conclave history`: what was said in a room, page by page.
+//! `conclave history`: prints past events of a room, page by page.
 
 use conclave_client::{Client, HistoryQuery, Window};
 use conclave_core::limits::HISTORY_EVENTS_MAX;
@@ -15,7 +15,7 @@ use crate::{output, session};
 /// Prints events, oldest first.
 ///
 /// # Errors
-/// If the room is not there or no server can answer.
+/// If the room does not exist or no server answers.
 pub(super) async fn run(args: &HistoryArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
     let result = print(args, settings, &client).await;
@@ -35,7 +35,7 @@ async fn print(args: &HistoryArgs, settings: &Settings, client: &Client) -> anyh
         }
         match events.last() {
             Some(event) => after = event.seq,
-            // This server has not applied what another one said is there: that is its end for now.
+            // This server has not applied the events that another one reported: they cannot be read here now.
             None => break,
         }
     }
@@ -50,7 +50,8 @@ fn page(events: u64) -> u32 {
     u32::try_from(events.min(HISTORY_EVENTS_MAX as u64)).unwrap_or(u32::MAX)
 }
 
-/// The events to print: after the first number, up to the second. Seqs have no gaps, so the newest page tells.
+/// The range of events to print: after the first seq, up to the second. Seqs have no gaps, so the newest page
+/// determines it.
 async fn range(args: &HistoryArgs, client: &Client) -> anyhow::Result<(u64, u64)> {
     let newest = client.history(query(args)).await.map_err(|e| of_call(Some(&args.room), &e))?.last_seq;
     Ok(window(args, newest))
@@ -67,7 +68,7 @@ fn window(args: &HistoryArgs, newest: u64) -> (u64, u64) {
     }
 }
 
-/// A hole in what a server says would be a broken promise; it is never passed over in silence.
+/// Checks that the events follow each other. A gap breaks a guarantee and is an error.
 fn check(room: &str, after: u64, events: &[chat::Event]) -> Result<(), Failed> {
     for (expected, event) in (after + 1..).zip(events) {
         if event.seq != expected {

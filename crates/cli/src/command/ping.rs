@@ -1,4 +1,4 @@
-//! `conclave ping`: a sign of life from every server.
+//! `conclave ping`: pings every server.
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use serde::Serialize;
@@ -19,7 +19,7 @@ struct Json<'a> {
     error: Option<String>,
 }
 
-/// Asks all at once and prints in the order of the list.
+/// Pings all servers at once and prints the answers in the order of the list.
 ///
 /// # Errors
 /// If none of them answers.

@@ -26,7 +26,7 @@ struct Json<'a> {
 /// Lists the rooms.
 ///
 /// # Errors
-/// If no server can answer.
+/// If no server answers.
 pub(super) async fn list(_args: &RoomsArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
     let rooms = client.all_rooms().await.map_err(|e| of_call(None, &e));
@@ -50,7 +50,7 @@ pub(super) async fn list(_args: &RoomsArgs, settings: &Settings) -> anyhow::Resu
     Ok(Exit::Ok)
 }
 
-/// The rooms as a table; one's own have a star.
+/// The rooms as a table; a star marks those that the user has joined.
 pub(super) fn table(style: Style, rooms: &[Room]) -> String {
     let columns = [
         ("ROOM", Align::Left),
@@ -73,10 +73,10 @@ pub(super) fn table(style: Style, rooms: &[Room]) -> String {
     render(style, &columns, &rooms.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Makes a room.
+/// Creates a room.
 ///
 /// # Errors
-/// If no server can.
+/// If no server can create it.
 pub(super) async fn create(room: &str, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
     let made = client.create_room(room).await.map_err(|e| of_call(Some(room), &e));
@@ -93,7 +93,7 @@ pub(super) async fn create(room: &str, settings: &Settings) -> anyhow::Result<Ex
 /// Makes the user a member.
 ///
 /// # Errors
-/// If it is refused or cannot be decided in time.
+/// If it is refused, or not acknowledged before the timeout.
 pub(super) async fn join(room: &str, settings: &Settings) -> anyhow::Result<Exit> {
     change(room, Content::Join, settings).await
 }
@@ -106,7 +106,7 @@ pub(super) async fn leave(room: &str, settings: &Settings) -> anyhow::Result<Exi
     change(room, Content::Leave, settings).await
 }
 
-/// Says what the room is for.
+/// Sets the topic of the room.
 ///
 /// # Errors
 /// As [`join`].

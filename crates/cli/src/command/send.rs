@@ -1,4 +1,4 @@
-//! `conclave send`: messages, each with its tick.
+//! `conclave send`: sends messages and prints their acks.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ struct Json<'a> {
 /// Sends one message, or each line of stdin.
 ///
 /// # Errors
-/// If it is refused, or not committed in time; then it is safe in the outbox.
+/// If a message is refused, or not committed before the timeout; in the latter case it stays in the outbox.
 pub(super) async fn run(args: SendArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
     let leftovers = session::leftovers(settings, &client).await;
     let result = send(&args, settings, &client).await;
-    // With --no-wait the rest is for the next command; otherwise it had its time while this one waited.
+    // Earlier messages were sent while this command waited. With --no-wait the next command sends them.
     let patience = if args.no_wait || result.is_err() { Duration::ZERO } else { settings.timeout };
     for other in leftovers {
         let before = other.pending_count();
@@ -68,7 +68,7 @@ async fn send(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::
     Ok(Exit::Ok)
 }
 
-/// Waits for the tick and prints the place.
+/// Waits for the ack and prints room and seq.
 async fn settle(args: &SendArgs, settings: &Settings, mut ticket: Ticket) -> anyhow::Result<()> {
     let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send(&args.room, &e))?;
     if settings.json {
@@ -84,7 +84,7 @@ async fn settle(args: &SendArgs, settings: &Settings, mut ticket: Ticket) -> any
     }
 }
 
-/// `#room:seq`. An answer that the cluster has forgotten has no place any more, but it is certain.
+/// `#room:seq`, or `#room:?` if the cluster no longer keeps the reply; the message was decided in either case.
 fn place(room: &str, ack: &Ack) -> String {
     if ack.forgotten { format!("#{room}:?") } else { format!("#{room}:{}", ack.seq) }
 }
@@ -100,16 +100,16 @@ fn note_queued(args: &SendArgs, settings: &Settings, client: &Client, taken: u64
     Ok(())
 }
 
-/// What became of the lines so far.
+/// The results of the lines so far.
 #[derive(Debug, Default)]
 struct Tally {
     taken: u64,
     refused: Option<Exit>,
 }
 
-/// Reads lines and prints ticks at the same time, many in flight, both in order.
+/// Reads lines and prints acks concurrently, both in order, with many messages in flight.
 async fn send_lines(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
-    // One less than may be in flight: the one that is being waited for is no longer in the queue.
+    // One less than may be in flight, because the message that is being awaited is no longer in the queue.
     let (tickets, settled) = mpsc::channel(CLI_SENDS_IN_FLIGHT_MAX - 1);
     let (tally, refused) =
         tokio::try_join!(submit_lines(args, settings, client, tickets), settle_all(args, settings, settled))?;
@@ -131,7 +131,7 @@ async fn submit_lines(
     while let Some(line) = lines.recv().await.transpose()? {
         number += 1;
         let refused = match line {
-            // An empty line is no message, and no mistake either.
+            // Empty lines are skipped.
             Line::Text(text) if text.is_empty() => continue,
             Line::Text(text) => match submit(args, settings, client, text).await? {
                 Ok(ticket) => {
@@ -152,8 +152,8 @@ async fn submit_lines(
     Ok(tally)
 }
 
-/// A line that can never be a message does not stop the others; anything else does. The outbox takes only so many:
-/// where the cluster does not answer for the whole timeout, waiting for room in it ends too.
+/// Submits a line. A line that cannot be a message does not stop the others; any other error does. The wait for space
+/// in the outbox ends after the timeout as well.
 async fn submit(
     args: &SendArgs,
     settings: &Settings,
@@ -176,7 +176,7 @@ async fn submit(
     }
 }
 
-/// Prints the places in order. A refused message does not stop the others, except where none can ever succeed.
+/// Prints room and seq of each message in order. A refused message does not stop the others, unless none can succeed.
 async fn settle_all(
     args: &SendArgs,
     settings: &Settings,
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_place_is_room_and_seq() {
+    fn a_place_is_room_and_seq() {
         let ack = Ack { seq: 1042, ..Ack::default() };
         assert_eq!(place("general", &ack), "#general:1042");
         assert_eq!(place("general", &Ack { forgotten: true, ..ack }), "#general:?");

@@ -26,7 +26,7 @@ pub(super) async fn run(args: ServerArgs) -> anyhow::Result<Exit> {
     .await
 }
 
-/// A server that cannot be announced is a server all the same.
+/// Announces the server on the local network. A failure is logged and does not stop the server.
 fn announcement(config: &Config) -> Option<Announcement> {
     let announced = Announced {
         name: config.name.clone(),
@@ -34,10 +34,12 @@ fn announcement(config: &Config) -> Option<Announcement> {
         node_id: config.node_id(),
         listen: config.client_listen,
     };
-    announce(&announced).inspect_err(|error| tracing::warn!(%error, "go on without")).ok()
+    announce(&announced)
+        .inspect_err(|error| tracing::warn!(%error, "mDNS announcement failed, continuing without it"))
+        .ok()
 }
 
-/// Whoever is told to stop is not to be found any more, before it sends its clients away.
+/// Waits for the shutdown and withdraws the announcement before the server disconnects its clients.
 async fn withdraw_on_stop(announcement: Option<Announcement>, stopped: Shutdown) {
     stopped.await;
     drop(announcement);

@@ -1,4 +1,4 @@
-//! `conclave status`: how the cluster is.
+//! `conclave status`: shows the state of the cluster.
 
 use std::io::{IsTerminal as _, stdout};
 
@@ -11,12 +11,12 @@ use crate::settings::Settings;
 use crate::view::status::{json, page};
 use crate::{output, session};
 
-/// Clears the screen and goes to its top, without a flicker.
+/// Moves to the top of the screen. The page then overwrites the last one, without a flicker.
 const HOME: &str = "\x1b[H";
 const CLEAR_BELOW: &str = "\x1b[J";
 const CLEAR_SCREEN: &str = "\x1b[2J";
 
-/// Shows the state once, or again and again.
+/// Shows the state once, or repeatedly.
 ///
 /// # Errors
 /// If no server answers.
@@ -37,7 +37,7 @@ pub(super) async fn run(args: &StatusArgs, settings: &Settings) -> anyhow::Resul
             if crate::exit::is_broken_pipe(&error) {
                 return Err(error);
             }
-            // Whoever watches wants to see it come back.
+            // A watch continues, to show when the cluster is back.
             output::error(&format!("{error:#}"));
         }
     }
@@ -51,7 +51,7 @@ async fn show(settings: &Settings, client: &Client, redraw: bool) -> anyhow::Res
     if settings.json {
         output::json(&json(&status))?;
     } else if redraw {
-        // Each line clears what the last page left of it.
+        // Each line clears the rest of the old one.
         let text = page(settings.style, &status).replace('\n', "\x1b[K\n");
         output::block(&format!("{HOME}{text}{CLEAR_BELOW}"))?;
     } else {

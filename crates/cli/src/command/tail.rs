@@ -1,4 +1,4 @@
-//! `conclave tail`: rooms as they happen, across servers, without a gap.
+//! `conclave tail`: follows rooms across servers without a gap.
 
 mod resume;
 
@@ -19,13 +19,13 @@ use crate::settings::Settings;
 use crate::view::event;
 use crate::{output, session};
 
-/// Events that are shown first when nobody says how many.
+/// The default number of past events to print first.
 const LAST_DEFAULT: u32 = 10;
 
-/// Prints events until interrupted, or until the end of what has happened.
+/// Prints events until interrupted, or until the end of past events.
 ///
 /// # Errors
-/// If a room is not there, or no server answers at the beginning. Later the command waits for one.
+/// If a room does not exist, or no server answers at the start. Later the command waits for a server.
 pub(super) async fn run(mut args: TailArgs, settings: &Settings) -> anyhow::Result<Exit> {
     if args.rooms.is_empty() {
         args.rooms.push("general".to_owned());
@@ -96,7 +96,7 @@ impl<'a> Tail<'a> {
         }
     }
 
-    /// A robot that continues from a file waits for the cluster, however long that takes.
+    /// Whether to wait for the cluster without a timeout: with a resume file the command runs unattended.
     fn follow_alone(&self) -> bool {
         self.follow && self.resume.is_some()
     }
@@ -105,7 +105,7 @@ impl<'a> Tail<'a> {
         of_call(self.positions.only_room(), error)
     }
 
-    /// Whether that was the end.
+    /// Handles an item. Returns whether the command is complete.
     fn take(&mut self, incoming: Incoming) -> anyhow::Result<bool> {
         match incoming {
             Incoming::Event(event) => self.show(&event)?,
@@ -115,7 +115,8 @@ impl<'a> Tail<'a> {
                     if let Some(file) =
                         self.resume.as_mut().filter(|file| file.position(&room.name).is_none())
                     {
-                        // Nothing was printed yet, but what comes next must be, even if it comes while nobody reads.
+                        // Records the position although nothing was printed: the next run must print the events that
+                        // follow.
                         file.passed(&room.name, room.seq)?;
                     }
                     self.positions.named(room.room_id, &room.name);
@@ -137,7 +138,7 @@ impl<'a> Tail<'a> {
                 ));
                 self.positions.jump(&room, first_seq.saturating_sub(1));
             }
-            // Signs of life, and what later versions add.
+            // Keepalives, and items of later versions.
             _ => {}
         }
         Ok(false)
@@ -152,7 +153,7 @@ impl<'a> Tail<'a> {
             output::line(&event::line(&line_style(self.settings), &room, event, None))?;
         }
         if let Some(file) = &mut self.resume {
-            // After the line is out: a kill in between repeats it, and never skips it.
+            // Recorded after the line is printed: a kill in between repeats the line and never skips it.
             file.passed(&room, event.seq)?;
         }
         Ok(())
@@ -163,19 +164,20 @@ impl<'a> Tail<'a> {
     }
 }
 
-/// The room's last event, seen through a majority.
+/// The seq of the room's last event, read linearizably.
 async fn newest(room: &str, client: &Client) -> anyhow::Result<u64> {
     let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(room, 1) };
     Ok(client.history(query).await.map_err(|e| of_call(Some(room), &e))?.last_seq)
 }
 
-/// Where to begin in a room. A position from a file wins: it says what was printed. With the newest seq known,
-/// "the last n" is said in seqs, because the server at hand may be behind.
+/// Where to start in a room. The position of the resume file takes precedence, because it records what was printed. If
+/// the newest seq is known, "the last n" is converted to a seq, because the connected server may be behind.
 fn start(args: &TailArgs, known: Option<u64>, newest: Option<u64>) -> Start {
     let last = args.last.unwrap_or(LAST_DEFAULT);
     match (known.or(args.since), newest) {
         (Some(seq), _) => Start::After(seq),
-        // The first run of a robot begins at the beginning, or it would miss what happens before its next one.
+        // With a resume file, the first run starts at the first event; otherwise events before the second run would be
+        // missed.
         (None, _) if args.resume_file.is_some() && args.last.is_none() => Start::After(0),
         (None, Some(newest)) => Start::After(newest.saturating_sub(u64::from(last))),
         (None, None) => Start::Last(last),
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_is_what_was_asked_for() {
+    fn the_start_follows_from_flags_file_and_newest_seq() {
         assert_eq!(start(&args(), None, None), Start::Last(10));
         assert_eq!(start(&TailArgs { last: Some(0), ..args() }, None, None), Start::Last(0));
         assert_eq!(start(&TailArgs { since: Some(7), ..args() }, None, None), Start::After(7));

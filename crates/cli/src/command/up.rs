@@ -1,7 +1,7 @@
 //! `conclave up`: a whole cluster on this machine.
 //!
-//! The servers and the resolver are real processes of this executable. Each holds one end of a pipe whose other end only this process
-//! holds, and stops when it closes: so they die with this process, however it dies.
+//! The servers and the name server are real processes of this executable. Each reads a pipe whose other end only this
+//! process holds, and stops when the pipe closes: so they end with this process even after kill -9.
 
 mod child;
 mod list;
@@ -42,9 +42,9 @@ use crate::settings::{Environment, Settings, resolve};
 /// Starts the cluster, watches over it, and stops it.
 ///
 /// # Errors
-/// If it cannot be started; then nothing of it is left running.
+/// If the cluster cannot be started; then no process of it is left running.
 pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    // The session and the user are nothing to a cluster, so a missing home directory must not hurt.
+    // This command needs no state directory, so a missing home directory is no error.
     let global = Global { state_dir: Some(PathBuf::new()), ..global.clone() };
     let settings = resolve(&global, environment)?;
     let cluster_dir = ClusterDir::choose(&args, environment)?;
@@ -66,10 +66,10 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     result
 }
 
-/// Where the cluster is kept.
+/// The directory of the cluster.
 enum ClusterDir {
     Kept(PathBuf),
-    /// Removed when this is dropped.
+    /// Removed on drop.
     Temporary(tempfile::TempDir),
 }
 
@@ -100,7 +100,7 @@ fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
     Failed::new(Exit::Refused, what, "give --dir a directory that you may write to, or --ephemeral")
 }
 
-/// One `conclave up` at a time. The file says which process it is.
+/// Locks the directory: one `conclave up` at a time. The lock file contains the process id.
 fn lock(dir: &Path) -> Result<File, Failed> {
     let path = dir.join("up.lock");
     let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -109,7 +109,7 @@ fn lock(dir: &Path) -> Result<File, Failed> {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
             let mut pid = String::new();
-            // For the message only.
+            // Only for the message.
             let _ = file.read_to_string(&mut pid);
             let what = format!("the cluster in {} is running already (pid {})", dir.display(), pid.trim());
             return Err(Failed::new(Exit::Refused, what, "use it, stop it first, or give another --dir"));
@@ -148,7 +148,7 @@ fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<AbortOnDro
     })))
 }
 
-/// Waits for the end of stdin, once.
+/// Waits for the end of stdin. Completes once.
 async fn closed(stdin: &mut Option<oneshot::Receiver<()>>) {
     match stdin {
         Some(receiver) => drop(receiver.await),
@@ -159,7 +159,7 @@ async fn closed(stdin: &mut Option<oneshot::Receiver<()>>) {
 
 struct Cluster<'a> {
     plan: &'a Plan,
-    /// The servers, then the resolver.
+    /// The servers, then the name server.
     processes: Vec<Process>,
     children: JoinSet<()>,
     happened: mpsc::Receiver<ChildEvent>,
@@ -191,7 +191,7 @@ impl<'a> Cluster<'a> {
         Ok(Self { plan, processes, children, happened, pids, list, stop })
     }
 
-    /// Writes down what runs.
+    /// Writes the list of running processes.
     fn write_list(&self) -> anyhow::Result<()> {
         self.list.write(self.plan, &self.pids).map_err(|error| cannot_use(&self.plan.dir, &error).into())
     }
@@ -220,11 +220,11 @@ impl<'a> Cluster<'a> {
                 () = please.cancelled() => return Ok(Exit::Ok),
                 happened = self.happened.recv() => happened,
             };
-            // The keepers are gone: every server was left dead.
+            // All keepers have ended.
             let Some(happened) = happened else { return Ok(Exit::Refused) };
             let name = &self.processes[happened.index].name;
             self.pids[happened.index] = happened.event.pid();
-            // The cluster does not need the list.
+            // The cluster works without the list.
             if let Err(error) = self.write_list() {
                 output::note(settings.quiet, &format!("{error:#}"));
             }
@@ -232,7 +232,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Waits until every shard has a leader and the resolver knows who leads; `None` if asked to stop meanwhile.
+    /// Waits until the cluster is ready; `None` if a shutdown was requested meanwhile.
     async fn ready(&mut self, please: &CancellationToken) -> anyhow::Result<Option<GetServerStatusResponse>> {
         let client = Client::builder()
             .servers(self.plan.nodes.iter().map(|node| node.client.to_string()))
@@ -245,7 +245,7 @@ impl<'a> Cluster<'a> {
         let mut last = String::from("no server answered");
         let status = loop {
             tokio::select! {
-                // First, because the servers' ends that follow from it are no news.
+                // First, because servers that end after a shutdown request are no failures.
                 biased;
                 () = please.cancelled() => return Ok(None),
                 happened = self.happened.recv() => self.starting(happened)?,
@@ -264,7 +264,7 @@ impl<'a> Cluster<'a> {
         Ok(Some(status))
     }
 
-    /// A process that dies before the cluster was ever ready has something to say to the person.
+    /// Handles an event before the cluster is ready. A process that ends this early is an error with its last log line.
     fn starting(&mut self, happened: Option<ChildEvent>) -> Result<(), Failed> {
         let Some(ChildEvent { index, event }) = happened else {
             return Err(Failed::new(Exit::Refused, "no server could be started", ""));

@@ -1,4 +1,4 @@
-//! What the doctor found out, for people and for bug reports.
+//! Renders the report of `conclave doctor`, for people and for bug reports.
 
 use super::paint::{Ink, paint};
 use super::table::{Align, Cell, render};
@@ -6,7 +6,7 @@ use super::text::{micros, safe};
 use crate::diagnosis::{Cluster, NameServer, Page, Report, Server, Service, Target, Zone};
 use crate::settings::Style;
 
-/// The page.
+/// The whole report as text.
 pub(crate) fn page(style: Style, report: &Report) -> String {
     let mut out = String::new();
     head(&mut out, report);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_said_in_plain_words() {
+    fn the_report_has_all_sections() {
         let text = page(Style::default(), &report());
         for part in [
             "127.0.0.1:7453  answers in 800 us  serial 7  not stale",
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_come_last_each_with_what_to_do() {
+    fn problems_come_last_each_with_advice() {
         let mut report = report();
         report.problems = vec![Problem { what: "n2 is\u{1b}[2J gone".into(), next: "start it".into() }];
         let text = page(Style::default(), &report);

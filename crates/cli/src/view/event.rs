@@ -1,4 +1,4 @@
-//! Events, as a line for people and as an object for programs.
+//! Renders events, as a line for people and as a JSON object for programs.
 
 use conclave_proto::chat::{self, event::Kind};
 use jiff::tz::TimeZone;
@@ -8,19 +8,19 @@ use super::paint::{Ink, Tick, paint, tick};
 use super::text::{clock, safe, stamp};
 use crate::settings::Style;
 
-/// What a line for people needs to know besides the event.
+/// The style of a line for people.
 #[derive(Clone, Debug)]
 pub(crate) struct LineStyle {
-    /// Colours and signs.
+    /// Whether to use colours and characters beyond ASCII.
     pub(crate) style: Style,
-    /// In which zone times are shown.
+    /// The time zone of shown times.
     pub(crate) zone: TimeZone,
-    /// Now, to know what "today" is.
+    /// The current time, to know what "today" is, milliseconds since 1970.
     pub(crate) now_ms: i64,
 }
 
 /// One line (more if the message has more): `#general:1042  09:14:02  ana: rolling node3 now`.
-/// With a tick where the message is one's own.
+/// With a tick if the message is the user's own.
 pub(crate) fn line(look: &LineStyle, room: &str, event: &chat::Event, own: Option<Tick>) -> String {
     let style = look.style;
     let place = format!("#{room}:{}", event.seq);
@@ -38,7 +38,7 @@ pub(crate) fn line(look: &LineStyle, room: &str, event: &chat::Event, own: Optio
     format!("{}  {}  {said}{own}", paint(style, Ink::Dim, &place), paint(style, Ink::Dim, &time))
 }
 
-/// What happened, other than somebody saying something.
+/// The text of an event that is not a message.
 fn notice(author: &str, kind: Option<&Kind>) -> String {
     match kind {
         Some(Kind::Created(_)) if author.is_empty() => "* the room was created".to_owned(),
@@ -53,7 +53,7 @@ fn notice(author: &str, kind: Option<&Kind>) -> String {
     }
 }
 
-/// An event for programs. These keys never change their meaning.
+/// An event as a JSON object. Its keys never change their meaning.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Json<'a> {
     room: &'a str,
@@ -67,7 +67,7 @@ pub(crate) struct Json<'a> {
     request_no: u64,
 }
 
-/// The event for programs.
+/// The event as a JSON object.
 pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
     let (kind, body) = match &event.kind {
         Some(Kind::Created(_)) => ("created", ""),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn further_lines_stand_under_the_first() {
+    fn further_lines_of_a_message_are_indented() {
         let text = line(&line_style(), "a", &message("one\ntwo"), None);
         let (first, second) = text.split_once('\n').unwrap();
         assert_eq!(first.find("one"), second.find("two"));

@@ -1,8 +1,8 @@
-//! Colours and signs. Meaning never hangs on colour alone.
+//! Colours and signs. The meaning never depends on colour alone.
 
 use crate::settings::Style;
 
-/// What a piece of text is, from which its look follows.
+/// The role of a piece of text, which determines its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ink {
     /// Less important.
@@ -11,15 +11,15 @@ pub(crate) enum Ink {
     Bold,
     /// All is well.
     Good,
-    /// Look at this.
+    /// A warning.
     Warn,
-    /// This is wrong.
+    /// An error.
     Bad,
-    /// A person, in a colour of their own.
+    /// A user's name, in the user's own colour.
     Person(u64),
 }
 
-/// The text in its colour, or as it is.
+/// The text in its colour, or unchanged without colours.
 pub(crate) fn paint(style: Style, ink: Ink, text: &str) -> String {
     if !style.color || text.is_empty() {
         return text.to_owned();
@@ -30,24 +30,24 @@ pub(crate) fn paint(style: Style, ink: Ink, text: &str) -> String {
         Ink::Good => "32",
         Ink::Warn => "33",
         Ink::Bad => "31",
-        // Neither red, green nor yellow: these mean something.
+        // Not red, green or yellow, which have a meaning.
         Ink::Person(id) => ["34", "35", "36", "94", "95", "96"][usize::try_from(id % 6).unwrap_or(0)],
     };
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
-/// What has become of a message of one's own.
+/// The state of the user's own message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tick {
     /// In the outbox of this machine.
     Queued,
     /// On disk at a majority.
     Committed,
-    /// Refused, for good.
+    /// Refused.
     Failed,
 }
 
-/// The sign, different in shape and not only in colour.
+/// The sign of a state; the signs differ in shape and not only in colour.
 pub(crate) fn tick(style: Style, tick: Tick) -> String {
     let (unicode, ascii, ink) = match tick {
         Tick::Queued => ("◷", ".", Ink::Warn),

@@ -1,4 +1,4 @@
-//! The cluster's state, for people; `json` has it for programs.
+//! Renders the cluster's status for people; `json` does for programs.
 
 mod json;
 
@@ -10,12 +10,12 @@ use super::text::{age, bytes, count, grouped, micros, safe};
 use crate::settings::Style;
 pub(crate) use json::json;
 
-/// Shards of which no reachable node says that it leads them; the meta shard is number 0.
+/// The shards that no reachable node leads; the meta shard is number 0.
 pub(crate) fn leaderless(status: &GetServerStatusResponse) -> Vec<u32> {
     (0..=status.shards).filter(|shard| leader(status, *shard).is_none()).collect()
 }
 
-/// The node that leads the shard: where two say so, the one with the higher term is right.
+/// The node that leads the shard. If two claim to, the one with the higher term does.
 fn leader(status: &GetServerStatusResponse, shard: u32) -> Option<(&NodeStatus, &ShardStatus)> {
     replicas(status, shard)
         .filter(|(_, state)| state.role() == Role::Leader)
@@ -38,12 +38,12 @@ fn replicas(
         .filter_map(move |node| node.shards.iter().find(|s| s.shard == shard).map(|state| (node, state)))
 }
 
-/// How far the most advanced replica of the shard has come.
+/// The applied index of the most advanced replica of the shard.
 fn newest(status: &GetServerStatusResponse, shard: u32) -> u64 {
     replicas(status, shard).map(|(_, s)| s.committed_index.max(s.applied_index)).max().unwrap_or(0)
 }
 
-/// Log entries that the node has applied, and how many are still missing, over all its shards.
+/// The log entries that the node has applied and those that it lacks, summed over its shards.
 fn applied_and_lag(status: &GetServerStatusResponse, node: &NodeStatus) -> (u64, u64) {
     node.shards.iter().fold((0, 0), |(applied, lag), state| {
         let behind = newest(status, state.shard).saturating_sub(state.applied_index);
@@ -51,7 +51,7 @@ fn applied_and_lag(status: &GetServerStatusResponse, node: &NodeStatus) -> (u64,
     })
 }
 
-/// The page: a line about the cluster, its nodes, its shards, and what is wrong.
+/// The page: a line about the cluster, its nodes, its shards, and its problems.
 pub(crate) fn page(style: Style, status: &GetServerStatusResponse) -> String {
     let mut out = headline(style, status);
     out.push_str(&nodes(style, status));
@@ -91,7 +91,7 @@ fn can_lose(style: Style, nodes: i32) -> String {
     }
 }
 
-/// How a node is, in one word or two: `leads 3 of 9`.
+/// The role of a node, for example `leads 3 of 9`.
 fn role(node: &NodeStatus) -> Cell {
     if !node.reachable {
         return Cell::inked("unreachable", Ink::Bad);
@@ -142,7 +142,7 @@ fn nodes(style: Style, status: &GetServerStatusResponse) -> String {
     render(style, &columns, &status.nodes.iter().map(row).collect::<Vec<_>>())
 }
 
-/// `41`, or `41/10,000` where the most is known.
+/// `41`, or `41/10,000` if the maximum is known.
 fn clients(node: &NodeStatus) -> Cell {
     let now = grouped(u64::from(node.clients));
     match node.clients_max {
@@ -248,7 +248,7 @@ SHARD     LEADER  TERM  APPLIED  LAG  REPLICAS
     }
 
     #[test]
-    fn a_lost_node_and_its_shards_are_plain_to_see() {
+    fn a_lost_node_and_its_shards_are_marked() {
         let mut status = healthy();
         status.nodes[1].reachable = false;
         status.can_lose = -1;

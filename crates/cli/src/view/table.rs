@@ -1,10 +1,10 @@
-//! Columns that line up, whatever the width of their characters.
+//! Renders tables with aligned columns, for characters of any width.
 
 use super::paint::{Ink, paint};
 use super::text::width;
 use crate::settings::Style;
 
-/// A cell: its text and its look.
+/// A cell: its text and its colour.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cell {
     text: String,
@@ -12,7 +12,7 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// A cell with a look.
+    /// A cell with a colour.
     pub(crate) fn inked(text: impl Into<String>, ink: Ink) -> Self {
         Self { text: text.into(), ink: Some(ink) }
     }
@@ -24,16 +24,16 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// Where a column's text stands.
+/// The alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
-    /// Words.
+    /// For words.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// The heading and the rows, each ending with a line feed and without blanks at its end.
+/// The heading and the rows. Each ends with a line feed and has no trailing blanks.
 pub(crate) fn render(style: Style, columns: &[(&str, Align)], rows: &[Vec<Cell>]) -> String {
     let mut widths: Vec<usize> = columns.iter().map(|(name, _)| width(name)).collect();
     for row in rows {
@@ -51,7 +51,7 @@ pub(crate) fn render(style: Style, columns: &[(&str, Align)], rows: &[Vec<Cell>]
             if *align == Align::Right {
                 blanks += pad;
             }
-            // Blanks are written only when something follows.
+            // Padding is written only before the next cell.
             if !cell.text.is_empty() {
                 line.extend(std::iter::repeat_n(' ', blanks));
                 line.push_str(

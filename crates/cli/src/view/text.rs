@@ -1,4 +1,4 @@
-//! Text from other people, numbers, times.
+//! Formats untrusted text, numbers and times.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use unicode_width::UnicodeWidthChar as _;
 
-/// Text from somebody else, safe to print: a message must not be able to move the cursor, change the
-/// title or retitle the clipboard of whoever reads it. Further lines are indented.
+/// Makes text of other users safe to print: it cannot move the cursor, or change the title or the clipboard of the
+/// reader's terminal. Further lines are indented.
 pub(crate) fn safe(text: &str, indent: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.trim_end_matches(['\n', '\r']).chars() {
@@ -18,7 +18,7 @@ pub(crate) fn safe(text: &str, indent: &str) -> String {
             }
             '\t' => out.push_str("    "),
             '\r' => {}
-            // Overriding the direction of writing can make a line say what it does not say.
+            // Characters that override the writing direction can disguise a text.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.push('\u{fffd}'),
             c if c.is_control() => out.push('\u{fffd}'),
             c => out.push(c),
@@ -50,7 +50,7 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
-/// `12d`, `3h`, `5m`, `41s`: how long something has been up.
+/// The age of something: `12d`, `3h`, `5m`, `41s`.
 pub(crate) fn age(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     match seconds {
@@ -61,7 +61,7 @@ pub(crate) fn age(milliseconds: u64) -> String {
     }
 }
 
-/// `0.03 s`, `12 s`, `2m 5s`: how long something took.
+/// The duration of something: `0.03 s`, `12 s`, `2m 5s`.
 pub(crate) fn took(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
@@ -86,7 +86,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     for (unit, shift) in units {
         if bytes >> shift > 0 {
-            // Tenths, in whole numbers: what is shown is never more than there is.
+            // Tenths in integer arithmetic, rounded down.
             let tenths = (bytes >> (shift - 10)) * 10 / 1024;
             return format!("{}.{} {unit}", tenths / 10, tenths % 10);
         }
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_of_others_cannot_command_the_terminal() {
+    fn untrusted_text_cannot_control_the_terminal() {
         assert_eq!(safe("a\x1b[2Jb\x07\u{9b}c", ""), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
         assert_eq!(safe("one\r\ntwo\n", "  "), "one\n  two");
         assert_eq!(safe("x\u{202e}txt.exe", ""), "x\u{fffd}txt.exe");

@@ -1,4 +1,4 @@
-//! Clients that are told of a resolver and of nothing else; a resolver that knows who is there.
+//! Clients that only know a name server, and the records of that name server.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Stdio;
@@ -53,7 +53,7 @@ fn names(targets: &[(String, u16)]) -> Vec<&str> {
 }
 
 #[test]
-fn names_follow_the_cluster() {
+fn dns_records_follow_the_cluster() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
     let dns = up.resolver().dns;
@@ -73,7 +73,7 @@ fn names_follow_the_cluster() {
     until("another leader is named", || leader(dns).is_some_and(|name| name != victim));
     let named = killed.elapsed();
     until("the dead one leaves", || !names(&targets(dns, "_conclave._tcp")).contains(&victim.as_str()));
-    // How long it takes is measured by `.ci/measure-dns`: here the machine has much else to do.
+    // `.ci/measure-dns` measures how long this takes; here the machine is shared.
     println!("another leader was named after {named:?}, the dead one left after {:?}", killed.elapsed());
     until("the others stay", || targets(dns, "_conclave._tcp").len() == 2);
     assert_eq!(targets(dns, "_conclave-peer._tcp").len(), 3, "it is still a member");
@@ -81,7 +81,7 @@ fn names_follow_the_cluster() {
 }
 
 #[test]
-fn clients_need_the_resolver_once() {
+fn clients_need_the_name_server_only_once() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
     up.find(&["send", "general", "one"]).expect(0);
@@ -105,14 +105,14 @@ fn clients_need_the_resolver_once() {
     assert_eq!(note, "the resolver was killed (signal 9)");
     up.find(&["send", "general", "three"]).expect(0);
     seen_until("three");
-    // Another user, and so another session, knows the members too.
+    // Another user, with another session, uses the same file of members.
     let mut other = up.finding(&["send", "general", "four"]);
     run(other.env("CONCLAVE_USER", "bo"), b"").expect(0);
     seen_until("four");
     signal(tail.id(), Signal::TERM);
     finish(tail);
 
-    // Who was never here has nobody to ask, and is told so.
+    // A state directory without members leads to an error that lists the searched sources.
     let elsewhere = scratch.path().join("elsewhere");
     let mut stranger = up.finding(&["rooms", "--timeout", "1s"]);
     let ran = run(stranger.env("CONCLAVE_STATE_DIR", &elsewhere), b"").expect(6);
@@ -121,7 +121,7 @@ fn clients_need_the_resolver_once() {
 }
 
 #[test]
-fn a_reader_calls_servers_by_their_names() {
+fn a_reader_shows_servers_by_name() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
     let mut tail = up.finding(&["tail", "general", "--since", "0"]).spawn().unwrap();
@@ -147,14 +147,14 @@ fn a_reader_calls_servers_by_their_names() {
 }
 
 #[test]
-fn a_drained_server_keeps_nothing() {
+fn a_drained_server_has_no_clients_and_no_leaderships() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "4"]);
     let even = up.find(&["admin", "rebalance"]).expect(0);
     assert_eq!(even.out, "the clients are spread evenly already\n");
     assert_eq!(up.find(&["admin", "rebalance", "--json"]).expect(0).out, "{\"moves\":[]}\n");
 
-    // Doing it again does no harm, and what a busy machine did not do in time is done then.
+    // Draining is idempotent; a second call completes what a busy machine did not complete in time.
     until("it is drained", || {
         let drained = up.find(&["admin", "drain", "node2", "--json"]).json();
         drained.first().is_some_and(|node| node["still_leads"] == 0 && node["clients"] == 0)
@@ -180,13 +180,13 @@ fn a_drained_server_keeps_nothing() {
 }
 
 #[test]
-fn a_cluster_without_a_resolver() {
+fn a_cluster_without_a_name_server_is_found_by_its_addresses() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-dns", "--nodes", "1", "--no-restart"]);
     assert_eq!(up.ready["resolver"], Value::Null);
     up.run(&["send", "general", "hello"]).expect(0);
 
-    // What is piped into a chat while nobody is there is kept, and the chat does not wait for ever.
+    // Lines that are piped into a chat without a cluster are kept, and the chat ends after its timeout.
     signal(up.pids()[0], Signal::KILL);
     let kept = up.feed(&["chat", "general", "--timeout", "1s"], b"later\n").expect(5);
     assert!(kept.out.contains("later ◷") && kept.err.contains("1 message not sent yet, kept"), "{kept:#?}");

@@ -1,4 +1,4 @@
-//! Is it well? Asked by people, and by whatever watches over containers.
+//! `conclave doctor` and `conclave health`.
 
 use conclave_core::version::VERSION;
 use rustix::process::Signal;
@@ -15,7 +15,7 @@ fn said(report: &Value, list: &str) -> String {
 }
 
 #[test]
-fn a_cluster_that_is_well_and_then_is_not() {
+fn a_healthy_cluster_has_no_problems_and_a_broken_one_has() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
     up.until_healthy();
@@ -35,14 +35,14 @@ fn a_cluster_that_is_well_and_then_is_not() {
     for server in report["servers"].as_array().unwrap() {
         assert_eq!(server["version"], VERSION, "{server:#}");
         assert_eq!(server["health"]["ready"], true, "{server:#}");
-        // As well as it can be known: half of what the question took.
+        // The offset is known to within half of the round trip.
         assert!(server["clock_offset_ms"].as_i64().is_some_and(|ms| ms.abs() < 10_000), "{server:#}");
     }
     let name_server = &report["zones"][0]["name_servers"][0];
     assert_eq!(name_server["services"][0]["targets"].as_array().unwrap().len(), 3, "{name_server:#}");
     assert!(name_server["serial"].as_u64().is_some() && name_server["health"]["ready"] == true);
 
-    // A server and the resolver die.
+    // A server and the name server die.
     let (dead, address) = (up.pids()[2], up.ready["nodes"][2]["client"].as_str().unwrap());
     signal(dead, Signal::KILL);
     until("the others notice", || up.status()["healthy"] == false);
@@ -61,7 +61,7 @@ fn a_cluster_that_is_well_and_then_is_not() {
 }
 
 #[test]
-fn nobody_is_there() {
+fn without_any_server_the_doctor_exits_with_6() {
     let scratch = tempfile::tempdir().unwrap();
     let mut command = command(&["-s", "127.0.0.1:1", "doctor"]);
     let ran = run(command.env("CONCLAVE_STATE_DIR", scratch.path()).env("CONCLAVE_HIDDEN", "hunter2"), b"");

@@ -1,4 +1,4 @@
-//! Sending, reading, looking.
+//! Everyday commands: sending, reading, status, chat.
 
 use std::process::Stdio;
 
@@ -71,7 +71,7 @@ fn sending_and_reading(up: &Up) {
     assert_eq!(last, history[298..]);
 
     let ack = up.run(&["send", "general", "--json", "one", "more"]).expect(0).json();
-    // It is one where the first answer came too late for a client in a hurry.
+    // A repeat is possible if the first answer was late and the client raced another node.
     assert!(ack[0]["room"] == "general" && ack[0]["duplicate"].is_boolean(), "{ack:?}");
     assert_eq!(ack[0]["seq"], first + 301);
 }
@@ -142,7 +142,7 @@ fn mistakes(up: &Up) {
         "{unknown:#?}"
     );
 
-    // Bad lines are named, and hurt nobody else.
+    // Bad lines are reported by number, and do not affect the others.
     let input = [b"good\n".as_slice(), b"\xff\xfe\n", long.as_bytes(), b"\nalso good\n"].concat();
     let ran = up.feed(&["send", "general", "-"], &input).expect(1);
     assert_eq!(ran.lines().len(), 2, "{ran:#?}");
@@ -170,7 +170,7 @@ fn a_reader_with_a_resume_file_misses_nothing() {
         let mut command = up.command(&["tail", "general", "--json", "--resume-file", file]);
         let mut tail = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = lines_of(tail.stdout.take().unwrap());
-        // Killed in the middle of the round's messages, at any point of print and sync.
+        // The reader is killed during the round's messages, at any point between print and sync.
         loop {
             let line = lines.recv_timeout(DEADLINE).expect("the next event");
             let event: Value = serde_json::from_str(&line).unwrap();
@@ -182,7 +182,7 @@ fn a_reader_with_a_resume_file_misses_nothing() {
         }
         signal(tail.id(), Signal::KILL);
         finish(tail);
-        // What was still in the pipe was printed too.
+        // Lines still in the pipe were printed too.
         seen.extend(
             lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok()?["seq"].as_u64()),
         );

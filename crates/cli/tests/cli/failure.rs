@@ -1,4 +1,4 @@
-//! Servers are killed while people talk.
+//! Servers are killed while clients send and read.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -57,7 +57,7 @@ fn killing_a_leader_while_sending_leaves_no_gap() {
             (&Value::from(format!("message {i}")), &Value::from(first + i as u64))
         );
     }
-    // Whenever the reader came, it saw every one.
+    // The reader has seen every message.
     let mut last = 0;
     while last != first + LINES as u64 - 1 {
         let line = read
@@ -71,7 +71,7 @@ fn killing_a_leader_while_sending_leaves_no_gap() {
     signal(reader.id(), Signal::TERM);
     finish(reader);
 
-    // The dead server is started again and the cluster can lose one again.
+    // The dead server is restarted, and the cluster can lose a server again.
     let back = up.notes.iter().find(|note| note.contains("is back"));
     assert!(back.is_some());
     up.until_healthy();
@@ -84,7 +84,7 @@ fn without_a_majority_messages_are_queued_and_sent_once_later() {
     let up = Up::ephemeral(scratch.path(), &["--shards", "1"]);
     up.until_healthy();
     up.run(&["send", "general", "before"]).expect(0);
-    // Stopped and not killed, so that the test decides when they come back.
+    // SIGSTOP instead of SIGKILL, so that the test decides when they continue.
     let pids = up.pids();
     signal(pids[1], Signal::STOP);
     signal(pids[2], Signal::STOP);
@@ -93,7 +93,7 @@ fn without_a_majority_messages_are_queued_and_sent_once_later() {
     up.run(&["send", "general", "later", "--no-wait"]).expect(0);
     let page = up.run(&["status", "--timeout", "3s"]);
     assert_ne!(page.code, Some(0), "{page:#?}");
-    // What is on disk can still be read.
+    // Applied events can still be read.
     assert!(up.run(&["history", "general"]).expect(0).out.contains("ana: before"));
     signal(pids[1], Signal::CONT);
     signal(pids[2], Signal::CONT);

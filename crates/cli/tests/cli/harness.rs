@@ -1,4 +1,4 @@
-//! Runs the built executable, with deadlines. Nothing outlives a test: clusters stop when the pipe to them closes.
+//! Runs the built executable, with deadlines. No process outlives a test: clusters stop when the pipe to them closes.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
-/// Generous, because tests share the machine; reached only where something is wrong.
+/// Deadline of every wait. Generous, because tests share the machine; only reached by a failure.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 const PORTS_FROM: u16 = 20_000;
 const PORTS_TO: u16 = 26_000;
-/// Of one cluster: three servers, and the resolver at the end.
+/// Processes of one cluster: three servers, and the name server at the end.
 const PORTS_EACH: u16 = 60;
 
-/// Clusters one at a time: a machine with two cores runs three servers well and nine badly.
+/// Serializes clusters: a machine with two cores cannot run nine servers at the same time.
 static ONE_CLUSTER: Mutex<()> = Mutex::new(());
 
 /// Waits until the condition holds.
@@ -32,8 +32,8 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Repeats a command until it ends with this code and says these parts: what it says may be a moment old, or of a server that
-/// does not answer in time. What it said then.
+/// Repeats a command until it ends with this code and its output contains these parts: an answer may be a moment old,
+/// or come too late. Returns the last run.
 pub(crate) fn until_says(code: i32, parts: &[&str], mut command: impl FnMut() -> Ran) -> Ran {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -45,7 +45,7 @@ pub(crate) fn until_says(code: i32, parts: &[&str], mut command: impl FnMut() ->
     }
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -68,7 +68,7 @@ impl Ran {
     }
 }
 
-/// A command with an environment that says nothing.
+/// A command with an empty environment.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -123,7 +123,7 @@ pub(crate) fn finish(mut child: Child) -> Ran {
     ran
 }
 
-/// Lines of a running command, as they come.
+/// Lines of a running command, as they are printed.
 pub(crate) fn lines_of(pipe: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -144,16 +144,16 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 
 pub(crate) fn runs(pid: u32) -> bool {
     let id = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
-    // A process that nobody has waited for yet is dead all the same.
+    // A zombie counts as dead.
     let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')));
     test_kill_process(id).is_ok() && !zombie
 }
 
-/// A port from which on there are enough free ones for three servers and a resolver.
+/// A base port with enough free ports after it for three servers and a name server.
 pub(crate) fn free_base_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Other test processes begin elsewhere.
+    // Other test processes start at other ports.
     let start = u16::try_from(std::process::id() % 97).unwrap_or(0) * 100;
     loop {
         let offset =
@@ -166,7 +166,7 @@ pub(crate) fn free_base_port() -> u16 {
     }
 }
 
-/// The resolver of a running `conclave up`.
+/// The name server of a running `conclave up`.
 pub(crate) struct Resolver {
     pub(crate) pid: u32,
     pub(crate) dns: SocketAddr,
@@ -184,7 +184,7 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    /// Starts a cluster that keeps nothing. `scratch` is for sessions and other files of the test.
+    /// Starts an ephemeral cluster. `scratch` is for sessions and other files of the test.
     pub(crate) fn ephemeral(scratch: &Path, more: &[&str]) -> Self {
         let port = free_base_port().to_string();
         Self::start(scratch, &[&["--ephemeral", "--base-port", &port], more].concat())
@@ -243,7 +243,7 @@ impl Up {
         command
     }
 
-    /// A client command that is told of the resolver and of nothing else.
+    /// A client command that only knows the name server.
     pub(crate) fn finding(&self, args: &[&str]) -> Command {
         let mut command = self.command(args);
         command.env_remove("CONCLAVE_SERVERS").env("CONCLAVE_NAME_SERVER", self.resolver().dns.to_string());
@@ -267,7 +267,7 @@ impl Up {
         serde_json::from_str(&ran.out).unwrap_or(Value::Null)
     }
 
-    /// Which process leads the shard of `general`.
+    /// The process that leads the shard of `general`.
     pub(crate) fn leader_of_general(&self) -> u32 {
         let rooms = self.run(&["rooms", "--json"]).expect(0).json();
         let general = rooms.iter().find(|room| room["room"] == "general").expect("it always exists");
@@ -289,7 +289,7 @@ impl Up {
         until("the cluster is healthy", || self.run(&["status", "--json"]).code == Some(0));
     }
 
-    /// Stops it as Ctrl-C does, and looks that nothing is left.
+    /// Stops the cluster as Ctrl-C does, and checks that no process is left.
     pub(crate) fn stop(mut self) {
         signal(self.child.id(), Signal::TERM);
         let mut code = None;
@@ -306,7 +306,7 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        // The servers stop by themselves, which is tested elsewhere.
+        // The servers stop by themselves, which another test covers.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

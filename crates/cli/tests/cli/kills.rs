@@ -83,7 +83,7 @@ fn kill_at_random(up: &Up, seed: u64) -> usize {
     let began = Instant::now();
     let mut kills = 0;
     while began.elapsed() < LASTS {
-        // What `up` says meanwhile: who is back, under which process id.
+        // The notes of `up`: which server is back, with which process id.
         let next = Instant::now() + Duration::from_millis(300 + random(2_500));
         while let Ok(note) = up.notes.recv_timeout(next.saturating_duration_since(Instant::now())) {
             let Some((name, rest)) = note.split_once(" is back (pid ") else { continue };
@@ -102,7 +102,7 @@ fn kill_at_random(up: &Up, seed: u64) -> usize {
     kills
 }
 
-/// What every server has of the room in the end.
+/// Reads the room at every server at the end.
 pub(crate) async fn final_reads(servers: &[String], history: &History, room: u64) {
     for server in servers {
         let direct = client(std::slice::from_ref(server), "final").await;
@@ -138,7 +138,7 @@ async fn write(client: Client, history: History, room: u64, stop: CancellationTo
     }
 }
 
-/// Follows until everything that the writers could have written has come.
+/// Follows until everything that the writers may have written has arrived.
 pub(crate) async fn read(client: Client, history: History, name: String, room: u64, stop: CancellationToken) {
     let mut events = client.subscribe(vec![Follow::room(ROOM).from(Start::After(0))]);
     let (mut stream, mut last) = (0, 0);

@@ -1,4 +1,4 @@
-//! What a server or a cluster refuses to start with: one clear sentence, and a code that is not 0.
+//! Configurations with which a server or a cluster refuses to start: one sentence, and an exit code that is not 0.
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Ran, command, finish, free_base_port, lines_of, run, signal, until};
 
-/// The last line that is not advice.
+/// The last line of stderr that is not advice.
 fn sentence(ran: &Ran) -> &str {
     let mut lines = ran.err.lines().rev().filter(|line| !line.starts_with("  next: "));
     lines.next().unwrap_or_default()
@@ -69,7 +69,7 @@ fn a_directory_that_is_locked() {
     let second = run(&mut server(dir, base + 10), b"").expect(1);
     assert!(sentence(&second).contains(dir), "{second:#?}");
     assert!(sentence(&second).contains("lock") || sentence(&second).contains("in use"), "{second:#?}");
-    // A server that was told to stops with its stdin.
+    // With --exit-with-stdin the server stops when its stdin closes.
     drop(first.stdin.take());
     finish(first).expect(0);
 }
@@ -106,7 +106,7 @@ fn a_resolver_without_a_secret() {
         assert!(sentence(&ran).contains("5 bytes"), "{ran:#?}");
         assert!(ran.err.contains("next: make one with"), "{ran:#?}");
     }
-    // A server that is to register has nothing to prove itself with.
+    // A server that registers with a name server needs the secret as well.
     let ran = run(&mut command(&["server", "--resolvers", "127.0.0.1:1"]), b"").expect(2);
     assert!(sentence(&ran).contains("secret"), "{ran:#?}");
 }

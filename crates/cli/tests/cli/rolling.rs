@@ -49,7 +49,7 @@ fn a_rolling_restart_costs_no_failed_send() {
             let writer = tokio::time::timeout(DEADLINE, writer).await.expect("the writers finish");
             slowest = slowest.max(writer.unwrap());
         }
-        // How long depends on what else this machine does; that it succeeds does not.
+        // The duration depends on the load of this machine; the success does not.
         println!("the slowest send took {slowest:?}");
         tokio::time::timeout(DEADLINE, reader).await.expect("the reader reaches the end").unwrap();
         final_reads(&servers, &history, room).await;

@@ -1,4 +1,4 @@
-//! A whole cluster by one command: continued, protected, and never left behind.
+//! `conclave up`: continues its cluster, locks its directory, leaves no process behind.
 
 use std::fs;
 
@@ -55,7 +55,7 @@ fn servers_die_with_the_command_that_started_them() {
 }
 
 #[test]
-fn a_dead_server_stays_dead_where_that_was_asked_for() {
+fn with_no_restart_a_dead_server_stays_dead() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--no-restart"]);
     signal(up.pids()[2], Signal::KILL);
@@ -69,7 +69,7 @@ fn a_dead_server_stays_dead_where_that_was_asked_for() {
 }
 
 #[test]
-fn a_session_that_the_cluster_does_not_know_is_not_made_up_again() {
+fn a_session_that_the_cluster_does_not_know_is_an_error() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("cluster");
     let port = free_base_port().to_string();
@@ -77,7 +77,7 @@ fn a_session_that_the_cluster_does_not_know_is_not_made_up_again() {
     let up = Up::start(scratch.path(), &args);
     up.run(&["send", "--create", "general", "hello"]).expect(0);
     up.stop();
-    // The same cluster by its name, but nothing of what it knew.
+    // The same cluster name with empty data directories.
     for node in ["node1", "node2", "node3"] {
         fs::remove_dir_all(dir.join(node)).unwrap();
     }

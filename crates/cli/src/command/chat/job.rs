@@ -1,4 +1,4 @@
-//! What a chat asks the cluster for, beside reading and typing. Nothing here holds up the loop.
+//! Requests of a chat that run as tasks beside its loop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::search::Search;
 use crate::settings::Style;
 use crate::view::status::page;
 
-/// What came of it.
+/// The result of a task.
 #[derive(Debug)]
 pub(super) enum JobResult {
-    /// A message is certain: its seq, or why it was refused.
+    /// A message has its outcome: its seq, or why it was refused.
     Settled {
         room: String,
         request_no: u64,
@@ -27,12 +27,12 @@ pub(super) enum JobResult {
     Left(String),
     Text(String),
     History(String, Vec<chat::Event>),
-    /// Addresses and names.
+    /// The names of nodes by address.
     Nodes(BTreeMap<String, String>),
     Failed(Failed),
 }
 
-/// Waits for the tick, however long that takes.
+/// Waits for the outcome of a message without a timeout.
 pub(super) async fn settle(room: String, ticket: Ticket) -> JobResult {
     let request_no = ticket.request_no();
     let outcome = ticket.wait().await.map(|ack| ack.seq).map_err(|error| of_send(&room, &error));
@@ -69,7 +69,7 @@ pub(super) async fn topic(client: Client, room: String, text: String) -> JobResu
         Err(error) => Err(error),
     };
     match decided {
-        // The event tells everybody, this person too.
+        // The event of the change is shown to the user as well.
         Ok(_) => JobResult::Text(String::new()),
         Err(error) => JobResult::Failed(of_send(&room, &error)),
     }

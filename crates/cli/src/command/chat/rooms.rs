@@ -1,4 +1,4 @@
-//! Which rooms the chat follows, and into which of them what is typed goes.
+//! The rooms that a chat follows, and the current room.
 
 use conclave_client::{Follow, Start};
 use tokio::time::Instant;
@@ -7,7 +7,7 @@ use super::job::JobResult;
 use super::{Chat, LAST};
 
 impl Chat {
-    /// The person goes to another room, or leaves one: what is typed next waits until that is done.
+    /// Starts to change or leave a room: typed lines wait until that is complete.
     pub(super) fn start_move(&mut self, job: impl Future<Output = JobResult> + Send + 'static) {
         self.moving_since = Some(Instant::now());
         self.jobs.spawn(job);
@@ -21,7 +21,7 @@ impl Chat {
         if self.moving_since.is_some() {
             return self.enter_room(Some(room)).await;
         }
-        // The person went on typing meanwhile, and must not find themselves talking elsewhere.
+        // The user went on typing meanwhile, so the current room must not change.
         self.dim(&format!("joined #{room}; /join {room} goes there")).await
     }
 
@@ -36,7 +36,7 @@ impl Chat {
         self.enter_room(next).await
     }
 
-    /// What is typed next goes to this room.
+    /// Makes this the current room.
     pub(super) async fn enter_room(&mut self, room: Option<String>) -> anyhow::Result<()> {
         if self.current != room {
             let text = room.as_ref().map_or_else(
@@ -50,14 +50,14 @@ impl Chat {
         Ok(())
     }
 
-    /// What is typed next is listened to again.
+    /// Reads typed lines again.
     pub(super) fn resume_input(&mut self) {
         self.moving_since = None;
         self.update_prompt();
         self.screen.resume_input();
     }
 
-    /// Follows the rooms anew, each from where it stands.
+    /// Subscribes again to all rooms, each from its position.
     fn follow(&mut self) {
         let follow = |(room, after): (&str, Option<u64>)| {
             Follow::room(room).from(after.map_or(Start::Last(LAST), Start::After))

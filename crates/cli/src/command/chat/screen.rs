@@ -1,7 +1,7 @@
-//! Where a chat is typed and shown: a terminal with a line editor, or plain input and output.
+//! The input and output of a chat: a terminal with a line editor, or plain stdin and stdout.
 //!
-//! On a terminal, what comes in is printed above the line that is being typed. A thread edits lines and another one
-//! prints; the loop never waits for either, and so never stops reading from the network for a person who thinks.
+//! On a terminal, incoming text is printed above the line that is being typed. One thread edits lines and another
+//! prints; the loop waits for neither, so it reads from the network while the user is typing.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -21,50 +21,50 @@ use crate::limits::{CHAT_LINES_UNPRINTED_MAX, CLI_LINES_AHEAD_MAX};
 use crate::output;
 use crate::view::text::width;
 
-/// Lines that the loop may print while it does not read from the network.
+/// Lines that are reserved for the loop's own output while the network is not read.
 const HEADROOM: usize = CHAT_LINES_UNPRINTED_MAX / 4;
 
-/// A terminal takes this long at most to show what is left at the end.
+/// Timeout for printing the remaining lines to a terminal at the end.
 const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How wide a terminal is taken to be that does not say.
+/// The assumed width of a terminal that does not report one, columns.
 const COLUMNS: usize = 80;
 
-/// What the person did.
+/// One input of the user.
 #[derive(Debug)]
 pub(super) enum Input {
     Line(String),
-    /// Not a line: too long, or not text.
+    /// A line that is too long or not UTF-8, with the reason.
     Wrong(&'static str),
     /// Ctrl-C.
     Interrupt,
-    /// Ctrl-D, or the end of what was piped in.
+    /// Ctrl-D, or the end of piped input.
     End,
 }
 
-/// The person's hands.
+/// The inputs of the user.
 pub(super) struct Inputs(mpsc::Receiver<Input>);
 
 impl Inputs {
-    /// The next thing that the person does.
+    /// Waits for the next input.
     pub(super) async fn next(&mut self) -> Input {
         self.0.recv().await.unwrap_or(Input::End)
     }
 }
 
-/// The person's eyes.
+/// The output of the chat.
 pub(super) struct Screen {
     print: mpsc::Sender<String>,
-    /// Ends when the printer has printed everything; nothing is ever sent.
+    /// Closes when the printer has printed everything; nothing is ever sent.
     printed: std::sync::mpsc::Receiver<()>,
     prompt: Arc<Mutex<String>>,
     terminal: Option<Termios>,
-    /// Lets the editor go on after a line that decides where the next one goes.
+    /// Resumes the editor after a line that changes the room.
     resume_input: SyncSender<()>,
 }
 
 impl Screen {
-    /// A line editor where there is a terminal that can do it, otherwise plain lines.
+    /// Opens a line editor on a capable terminal, otherwise plain lines.
     pub(super) fn open() -> anyhow::Result<(Self, Inputs)> {
         let dumb = std::env::var("TERM").map_or(true, |term| term.is_empty() || term == "dumb");
         if dumb || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -111,14 +111,14 @@ impl Screen {
                 let prompt = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let next = match editor.readline(&prompt) {
                     Ok(line) => {
-                        // The message shows in its place among the others, with its tick.
+                        // The message will be shown among the others, with its tick.
                         erase(&prompt, &line);
                         Input::Line(line)
                     }
                     Err(ReadlineError::Interrupted) => Input::Interrupt,
                     Err(_) => Input::End,
                 };
-                // After this the terminal is not to be touched again.
+                // After this the terminal must not be used again.
                 let (moves, end) = match &next {
                     Input::Line(line) => (typed(line).moves(), typed(line) == Typed::Quit),
                     Input::End => (false, true),
@@ -144,7 +144,7 @@ impl Screen {
         std::thread::Builder::new().name("printer".to_owned()).spawn(move || {
             let _prints: SyncSender<()> = prints;
             while let Some(text) = lines.blocking_recv() {
-                // Nobody reads any more; the loop notices by the closed channel.
+                // Stdout is closed; the loop notices it by the closed channel.
                 if !show(text) {
                     return;
                 }
@@ -153,46 +153,46 @@ impl Screen {
         Ok(Self { print, printed, prompt, terminal, resume_input })
     }
 
-    /// Whether lines are edited, and not piped.
+    /// Whether this is a terminal with a line editor.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal.is_some()
     }
 
-    /// What stands before the line that is typed next.
+    /// Sets the prompt of the next line.
     pub(super) fn prompt(&self, text: String) {
         *self.prompt.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
-    /// The line that decided where the next one goes is done with, and the prompt is right.
+    /// Resumes the editor: the change of room is complete, and the prompt is set.
     pub(super) fn resume_input(&self) {
-        // Without an editor nobody waits.
+        // Without an editor there is no receiver.
         let _ = self.resume_input.try_send(());
     }
 
-    /// Waits until there is room to print what comes from the network.
+    /// Waits until there is space to print events.
     pub(super) async fn room_to_print(&self) {
-        // An error means that nobody reads, which printing reports.
+        // The channel is closed if stdout is; the next print reports that.
         drop(self.print.reserve_many(HEADROOM).await);
     }
 
-    /// Prints, above the line that is being typed.
+    /// Prints text above the line that is being typed.
     ///
     /// # Errors
-    /// If nobody reads any more.
+    /// If stdout is closed.
     pub(super) async fn show(&self, text: String) -> anyhow::Result<()> {
         let closed = io::Error::from(io::ErrorKind::BrokenPipe);
         self.print.send(text).await.map_err(|_| closed).context("write to stdout")
     }
 
-    /// Prints what is left and gives the terminal back as it was.
+    /// Prints the remaining lines and restores the terminal.
     pub(super) fn close(self, last: Option<&str>) {
         drop(self.print);
-        // Whoever reads a pipe may be slow, and gets everything. A terminal that takes nothing more may never do again.
+        // A slow reader of a pipe gets everything. A terminal that is stuck may stay so, hence the timeout.
         let patience = if self.terminal.is_some() { TERMINAL_PATIENCE } else { Duration::MAX };
-        // An error either way: it has ended, or it takes too long.
+        // Both results are fine: the printer has ended, or the timeout is over.
         let _ = self.printed.recv_timeout(patience);
         if let Some(before) = &self.terminal {
-            // A thread may still be editing a line; it ends with the process.
+            // The editor thread may still wait for input; it ends with the process.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
         }
         if let Some(last) = last {
@@ -201,18 +201,18 @@ impl Screen {
     }
 }
 
-/// Takes the line that was typed off the screen. What the editor left is the prompt, the line and a line feed.
+/// Erases a typed line from the screen. The editor has left the prompt, the line and a line feed.
 fn erase(prompt: &str, line: &str) {
-    // A terminal that nobody looks at may not know how wide it is.
+    // A terminal may report a width of 0.
     let columns = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
     let columns = if columns == 0 { COLUMNS } else { columns };
     let mut out = io::stdout().lock();
-    // It is only less tidy if that fails.
+    // A failure only leaves the line on the screen.
     let _ = write!(out, "\x1b[{}A\r\x1b[J", rows(width(prompt) + width(line), columns))
         .and_then(|()| out.flush());
 }
 
-/// Rows that text of this width takes; there is at least one column.
+/// The number of rows that text of this width takes.
 fn rows(width: usize, columns: usize) -> usize {
     width.div_ceil(columns).max(1)
 }

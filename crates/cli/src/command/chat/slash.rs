@@ -1,9 +1,9 @@
-//! What a typed line means. Something that looks like a command is never sent as text.
+//! Parses a typed line. A line that looks like a command is never sent as text.
 
 use crate::parse;
 use crate::suggest::nearest;
 
-/// What was typed.
+/// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Typed {
     Nothing,
@@ -13,19 +13,19 @@ pub(super) enum Typed {
     /// This room, or the current one.
     Leave(Option<String>),
     Rooms,
-    /// So many events of the current room.
+    /// The newest events of the current room; this many.
     History(u32),
     Status,
-    /// A new topic, or what it is.
+    /// A new topic for the current room.
     Topic(String),
     Help,
     Quit,
-    /// What was wrong with it.
+    /// An invalid command, with the reason.
     Wrong(String),
 }
 
 impl Typed {
-    /// Whether it decides where the next line goes. Then the next line waits for it.
+    /// Whether the line changes the current room, so that the next line has to wait.
     pub(super) fn moves(&self) -> bool {
         matches!(self, Self::Join(_) | Self::Create(_) | Self::Leave(_))
     }
@@ -49,7 +49,7 @@ pub(super) const HELP: &str = "\
 /quit            leave; what is not sent yet is kept and sent later
 //text           send a line that begins with one slash";
 
-/// Reads a line.
+/// Parses a line.
 pub(super) fn typed(line: &str) -> Typed {
     let Some(rest) = line.strip_prefix('/') else {
         return if line.trim().is_empty() { Typed::Nothing } else { Typed::Message(line.to_owned()) };
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_said() {
+    fn other_lines_are_messages() {
         assert_eq!(typed("hello"), Typed::Message("hello".into()));
         assert_eq!(typed("  indented /join"), Typed::Message("  indented /join".into()));
         assert_eq!(typed("//etc/hosts"), Typed::Message("/etc/hosts".into()));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_understood() {
+    fn commands_are_parsed() {
         assert_eq!(typed("/join #ops"), Typed::Join("ops".into()));
         assert_eq!(typed("/leave"), Typed::Leave(None));
         assert_eq!(typed("/history 5"), Typed::History(5));
@@ -114,8 +114,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_never_said() {
-        let Typed::Wrong(text) = typed("/jion ops") else { panic!("it was understood") };
+    fn an_unknown_command_is_not_sent_as_a_message() {
+        let Typed::Wrong(text) = typed("/jion ops") else { panic!("it was accepted") };
         assert!(text.contains("did you mean /join?"), "{text}");
         for line in ["/", "/xyzzy", "/join", "/join NOT OK", "/history many", "/history 0", "/topic"] {
             assert!(matches!(typed(line), Typed::Wrong(_)), "{line}");

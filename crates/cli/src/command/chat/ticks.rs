@@ -1,5 +1,5 @@
-//! What has become of one's own messages. A message shows once, in its place among the others, with its tick. Only
-//! where the tick is late it shows before, with a clock.
+//! Tracks the user's own messages. A message is shown once, among the others, with its tick. If its ack is late, it is
+//! shown before that with a clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::limits::CHAT_CLOCK_AFTER;
 /// The room and the number of the request.
 type Key = (String, u64);
 
-/// Something to tell the person.
+/// A note to the user about an own message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum TickNotice {
-    /// It waits.
+    /// The message waits for its ack.
     Clock { room: String, text: String },
-    /// It has its tick, but has not come back in its place yet.
+    /// The message is acked, but its event has not arrived yet.
     Ticked { room: String, seq: u64, after: Duration },
-    /// It was refused, for good.
+    /// The message was refused.
     Failed { text: String, why: String },
 }
 
@@ -30,40 +30,40 @@ struct Own {
     ticked: Option<(u64, Instant)>,
 }
 
-/// Messages that have not come back in their place yet.
+/// Own messages whose events have not arrived yet.
 #[derive(Debug, Default)]
 pub(super) struct Ticks {
     own: BTreeMap<Key, Own>,
 }
 
 impl Ticks {
-    /// A message is safe in the outbox.
+    /// Adds a message that is in the outbox.
     pub(super) fn submitted(&mut self, room: &str, request_no: u64, text: String, now: Instant) {
         let own = Own { text, since: now, clock_shown: false, ticked: None };
         self.own.insert((room.to_owned(), request_no), own);
     }
 
-    /// A message is on disk at a majority.
+    /// Records the ack of a message.
     pub(super) fn acked(&mut self, room: &str, request_no: u64, seq: u64, now: Instant) {
         if let Some(own) = self.own.get_mut(&(room.to_owned(), request_no)) {
             own.ticked = Some((seq, now));
         }
     }
 
-    /// A message was refused.
+    /// Removes a refused message. Returns the note about it.
     pub(super) fn refused(&mut self, room: &str, request_no: u64, why: String) -> Option<TickNotice> {
         let own = self.own.remove(&(room.to_owned(), request_no))?;
         Some(TickNotice::Failed { text: own.text, why })
     }
 
-    /// A message has come back in its place, which is a tick: events are published only after they are committed. If
-    /// it showed with a clock before, how long it took.
+    /// Removes a message whose event has arrived, which also is an ack: events are published only once they are
+    /// committed. Returns how long it took, if it was shown with a clock before.
     pub(super) fn arrived(&mut self, room: &str, request_no: u64, now: Instant) -> Option<Duration> {
         let own = self.own.remove(&(room.to_owned(), request_no))?;
         own.clock_shown.then(|| now.saturating_duration_since(own.since))
     }
 
-    /// What is late.
+    /// The notes about late messages, each returned once.
     pub(super) fn late(&mut self, now: Instant) -> Vec<TickNotice> {
         let mut tell = Vec::new();
         self.own.retain(|(room, _), own| match own.ticked {
@@ -84,12 +84,12 @@ impl Ticks {
         tell
     }
 
-    /// Messages without a tick.
+    /// The number of messages without an ack.
     pub(super) fn waiting(&self) -> usize {
         self.own.values().filter(|own| own.ticked.is_none()).count()
     }
 
-    /// Messages that have not come back in their place.
+    /// Whether the events of all messages have arrived.
     pub(super) fn is_empty(&self) -> bool {
         self.own.is_empty()
     }
@@ -102,7 +102,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(5);
 
     #[test]
-    fn a_message_that_is_quick_shows_once() {
+    fn a_quick_message_is_shown_once() {
         let start = Instant::now();
         let mut ticks = Ticks::default();
         ticks.submitted("r", 1, "hello".into(), start);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_waits_shows_a_clock_once() {
+    fn a_late_message_is_shown_with_a_clock_once() {
         let start = Instant::now();
         let mut ticks = Ticks::default();
         ticks.submitted("r", 1, "hello".into(), start);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_without_the_event_is_told() {
+    fn an_ack_without_its_event_is_shown() {
         let start = Instant::now();
         let mut ticks = Ticks::default();
         ticks.submitted("r", 7, "hello".into(), start);
@@ -137,12 +137,12 @@ mod tests {
         assert_eq!(ticks.late(start + SOON), []);
         let told = TickNotice::Ticked { room: "r".into(), seq: 42, after: SOON };
         assert_eq!(ticks.late(start + SOON + CHAT_CLOCK_AFTER), [told]);
-        // The event comes later, in its place, like anybody's.
+        // The event arrives later and is shown like any other.
         assert_eq!(ticks.arrived("r", 7, start + Duration::from_secs(3)), None);
     }
 
     #[test]
-    fn a_refusal_is_told_with_its_reason() {
+    fn a_refusal_is_shown_with_its_reason() {
         let mut ticks = Ticks::default();
         ticks.submitted("r", 1, "hello".into(), Instant::now());
         let failed = TickNotice::Failed { text: "hello".into(), why: "no".into() };

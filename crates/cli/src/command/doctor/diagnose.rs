@@ -1,4 +1,4 @@
-//! What is wrong, and what to do about it. Pure.
+//! Derives problems and advice from a report. Pure.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use crate::diagnosis::{NameServer, Problem, Report, Server, Zone};
 use crate::exit::Exit;
 use crate::view::text::count;
 
-/// Clocks that differ by more confuse people: messages carry the time of the server that ordered them.
+/// The largest clock offset that is no problem. Messages are shown with the time of the server that ordered them.
 const CLOCK_OFFSET_MS_MAX: u64 = 500;
 
 /// Fills in problems and notes.
@@ -168,7 +168,7 @@ impl Findings {
     fn cluster(&mut self, report: &Report) {
         let Some(cluster) = &report.cluster else { return };
         for problem in &cluster.problems {
-            // A server that does not answer from here either was named already, and so was a drained one.
+            // Servers that do not answer from here, and drained ones, were named before.
             let subject = problem.split(' ').next().unwrap_or_default();
             let named = self.problems.iter().any(|known| known.what.starts_with(&format!("{subject} (")));
             if named || subject == "shard" && !cluster.leaderless.is_empty() {
@@ -199,7 +199,7 @@ impl Findings {
     }
 }
 
-/// A check of the health page that failed, in plain words.
+/// A failed check of the health page in plain words, and advice.
 fn failing(check: &str) -> (String, &'static str) {
     let (what, next) = match check {
         "storage" => ("cannot write to its disk", "see its log and free some space, then start it again"),
@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    fn well() -> Report {
+    fn healthy_report() -> Report {
         Report {
             version: "0.1.0",
             zones: vec![Zone { zone: "z".into(), name_servers: vec![name_server(false)] }],
@@ -279,9 +279,9 @@ mod tests {
         }
     }
 
-    /// What is said when a healthy report is changed so.
+    /// Exit code, problems and notes of a healthy report after a change.
     fn said(change: impl FnOnce(&mut Report)) -> (Exit, String, String) {
-        let mut report = well();
+        let mut report = healthy_report();
         change(&mut report);
         diagnose(&mut report);
         for problem in &report.problems {
@@ -292,12 +292,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_up_where_all_is_well() {
+    fn a_healthy_report_has_no_problems_and_no_notes() {
         assert_eq!(said(|_| {}), (Exit::Ok, String::new(), String::new()));
     }
 
     #[test]
-    fn each_thing_that_is_wrong_is_found() {
+    fn each_problem_is_found() {
         type Change = fn(&mut Report);
         let cases: [(&str, Change); 8] = [
             ("does not answer", |r| r.zones[0].name_servers[0].error = Some("x does not answer".into())),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_usual_is_only_noted() {
+    fn usual_findings_are_notes_and_not_problems() {
         type Change = fn(&mut Report);
         let cases: [(&str, Change); 5] = [
             ("no name server knows the zone z", |r| {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_a_code_of_its_own() {
+    fn no_answering_server_has_its_own_exit_code() {
         let (exit, problems, _) = said(|report| {
             report.servers.clear();
             report.cluster = None;

@@ -1,4 +1,4 @@
-//! What name servers say, each on its own.
+//! Asks each name server on its own.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,17 +15,17 @@ use tokio::time::timeout;
 use super::servers::page;
 use crate::diagnosis::{NameServer, Page, Service, Target, Zone};
 
-/// For one question about one record.
+/// Timeout for one DNS query.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// More than any name server sends in one datagram.
+/// The largest datagram that is read, bytes; no name server sends a larger one.
 const DATAGRAM_BYTES_MAX: usize = 4_096;
-/// Resolvers have their health page two ports above DNS, or at this one.
+/// The port of a conclave name server's health page, unless it is two ports above its DNS port.
 const HTTP_PORT: u16 = 7455;
 const HTTP_OFFSET: u16 = 2;
 const PORT_OF_DNS: u16 = 53;
 
-/// A zone, from what its name servers said about the service for clients. `usual` name servers were not asked because
-/// somebody named them.
+/// Examines a zone, given the answers of its name servers for the service of clients. `usual` name servers are the
+/// system's.
 pub(super) async fn zone(zone: String, answers: Vec<srv::Answer>, usual: bool) -> Zone {
     let name_servers = join_all(answers.into_iter().map(|answer| name_server(&zone, answer, usual))).await;
     Zone { zone, name_servers }
@@ -83,13 +83,13 @@ fn targets(name: String, found: Result<Vec<Candidate>, String>) -> Service {
     }
 }
 
-/// The zone's serial there.
+/// The zone's serial at this name server.
 async fn serial(address: SocketAddr, zone: &str) -> Option<u32> {
     let answers = ask(address, &format!("{zone}."), RecordType::SOA).await.ok()?;
     answers.iter().find_map(|data| if let RData::SOA(soa) = data { Some(soa.serial) } else { None })
 }
 
-/// Whether it says that it is cut off, beside what it says about a node.
+/// Whether the name server reports that it is cut off from the servers; the TXT record of any node contains this.
 async fn stale(address: SocketAddr, zone: &str, node: &str) -> Option<bool> {
     let answers = ask(address, &format!("{node}.node.{zone}."), RecordType::TXT).await.ok()?;
     let texts = answers
@@ -102,7 +102,7 @@ async fn stale(address: SocketAddr, zone: &str, node: &str) -> Option<bool> {
     })
 }
 
-/// One question over UDP: both answers that are asked for fit into a datagram.
+/// One query over UDP: both records that are queried fit into a datagram.
 async fn ask(address: SocketAddr, name: &str, kind: RecordType) -> io::Result<Vec<RData>> {
     let other = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
     let name = Name::from_ascii(name).map_err(|error| other(error.to_string()))?;
@@ -128,7 +128,7 @@ async fn ask(address: SocketAddr, name: &str, kind: RecordType) -> io::Result<Ve
     Ok(message.answers.into_iter().map(|record| record.data).collect())
 }
 
-/// The resolver's own health page. A name server of some other kind has none, which says nothing.
+/// The health page of a conclave name server. Other name servers have none, which is no problem.
 async fn health(address: SocketAddr) -> Option<Page> {
     let port = match address.port() {
         PORT_OF_DNS => HTTP_PORT,
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// A name server that answers two questions: with rubbish first, then as it should.
+    /// A name server that answers two queries, each with a malformed datagram first and then correctly.
     async fn serve(socket: UdpSocket) {
         let mut datagram = [0; 512];
         for _ in 0..2 {
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(serial(address, "z").await, Some(42));
         assert_eq!(stale(address, "z", "n1").await, Some(true));
         server.await.unwrap();
-        // Nobody is there any more.
+        // The name server has stopped.
         assert_eq!(serial(address, "z").await, None);
     }
 }

@@ -1,4 +1,4 @@
-//! Servers, each on its own, at the address at which clients are sent to it.
+//! Examines each server on its own, at its client address.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use crate::errors::last_attempt;
 use crate::http;
 use crate::view::status::{leader_name, leaderless};
 
-/// For each step of looking at a server.
+/// Timeout for each step of examining a server.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Lines of a health page.
+/// The maximum number of failed checks that are read from a health page.
 const CHECKS_MAX: usize = 32;
 
-/// Looks at one server: its host's name, its port, its answer, its health.
+/// Examines one server: its host name, its port, its answer, its health.
 pub(super) async fn server(client: &Client, name: String, address: String, http: Option<String>) -> Server {
     let health = async {
         match &http {
@@ -57,7 +57,7 @@ async fn reach(client: &Client, address: &str) -> Server {
             return server;
         }
     }
-    // The first call also opens the connection, which says nothing about the clock.
+    // The first call also opens the connection, so its duration says nothing about the clock.
     if let Err(error) = client.ping(address).await {
         server.error = Some(format!("it takes connections, but does not answer: {}", last_attempt(&error)));
         return server;
@@ -75,7 +75,7 @@ async fn reach(client: &Client, address: &str) -> Server {
     server
 }
 
-/// How far the other clock is ahead, if the answer was made half way.
+/// The offset of the other clock, under the assumption that the answer was made half way through the call.
 fn offset(pong: &Pong, asked_ms: i64) -> i64 {
     let half = i64::try_from(pong.took.as_millis() / 2).unwrap_or(0);
     pong.time_ms.saturating_sub(asked_ms.saturating_add(half))
@@ -89,7 +89,7 @@ fn micros(time: Duration) -> Option<u64> {
     u64::try_from(time.as_micros()).ok()
 }
 
-/// The page that says whether a server or resolver is ready, and why not.
+/// Gets the page that reports whether a server or name server is ready, and why not.
 pub(super) async fn page(address: &str) -> Page {
     match http::get(address, "/readyz?verbose", PATIENCE).await {
         Ok(answer) => {
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_the_way_is_not_the_clocks() {
+    fn half_of_the_round_trip_is_not_a_clock_offset() {
         let pong = |took_ms: u64, time_ms: i64| Pong {
             address: "a:1".into(),
             node_id: 1,

@@ -1,8 +1,7 @@
-//! The file that remembers what was printed.
+//! The resume file: the position of each printed room.
 //!
-//! It is appended to and synced after each printed line, so its last complete line about a room is never ahead of
-//! what was printed. A torn line at its end counts for nothing. When it has grown it is written anew beside itself
-//! and renamed.
+//! A line is appended and synced after each printed event, so the last complete line of a room is never ahead of the
+//! output. An incomplete line at the end is ignored. A file that has grown is rewritten under another name and renamed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,10 +12,10 @@ use std::path::{Path, PathBuf};
 use crate::exit::{Exit, Failed};
 use crate::limits::RESUME_FILE_BYTES_MAX;
 
-/// Begins the first line, before the id of the cluster.
+/// The start of the first line, before the cluster id.
 const HEADING: &str = "conclave resume file, at least once, cluster ";
 
-/// An open resume file. It is locked: two readers of one file would skip each other's events.
+/// An open resume file. It is locked, because two readers of one file would skip each other's events.
 #[derive(Debug)]
 pub(super) struct ResumeFile {
     path: PathBuf,
@@ -28,13 +27,13 @@ pub(super) struct ResumeFile {
 }
 
 impl ResumeFile {
-    /// Opens or makes the file.
+    /// Opens or creates the file.
     ///
     /// # Errors
-    /// If it cannot be used, is in use, belongs to another cluster, or is something else.
+    /// If it cannot be used, is in use, belongs to another cluster, or is not a resume file.
     pub(super) fn open(path: &Path, cluster: &str) -> Result<Self, Failed> {
         let io = |error: io::Error| cannot_use(path, &error);
-        // The file itself is replaced now and then, so the lock is beside it.
+        // The file itself gets replaced, so the lock is a separate file.
         let lock = OpenOptions::new().create(true).append(true).open(beside(path, "lock")).map_err(io)?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => Failed::new(
@@ -57,15 +56,15 @@ impl ResumeFile {
         Ok(Self { path: path.to_owned(), cluster: cluster.to_owned(), file, bytes, positions, _lock: lock })
     }
 
-    /// The last event of the room that was printed.
+    /// The last printed event of a room.
     pub(super) fn position(&self, room: &str) -> Option<u64> {
         self.positions.get(room).copied()
     }
 
-    /// Remembers, on disk, that the event was printed.
+    /// Records on disk that an event was printed.
     ///
     /// # Errors
-    /// If the disk says no.
+    /// If the file cannot be written.
     pub(super) fn passed(&mut self, room: &str, seq: u64) -> Result<(), Failed> {
         self.positions.insert(room.to_owned(), seq);
         self.write(room, seq).map_err(|error| cannot_use(&self.path, &error))
@@ -85,10 +84,10 @@ impl ResumeFile {
 
 fn parse(text: &str, cluster: &str) -> Result<BTreeMap<String, u64>, String> {
     if !text.is_empty() && !text.contains('\n') {
-        // The first line of a file of ours is never torn: it comes by a rename.
+        // The first line is never incomplete, because the file is created by a rename.
         return Err("is not a resume file".to_owned());
     }
-    // What follows the last line feed was torn by a crash.
+    // A crash may leave an incomplete line after the last line feed.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut lines = complete.lines();
     match lines.next() {
@@ -108,7 +107,7 @@ fn parse(text: &str, cluster: &str) -> Result<BTreeMap<String, u64>, String> {
         .ok_or_else(|| "is damaged".to_owned())
 }
 
-/// Writes the file anew, and returns it open at its end.
+/// Rewrites the file, and returns it open at its end.
 fn rewrite(path: &Path, cluster: &str, positions: &BTreeMap<String, u64>) -> io::Result<(File, u64)> {
     let mut text = format!("{HEADING}{cluster}\n");
     for (room, seq) in positions {
@@ -144,13 +143,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_printed_is_remembered() {
+    fn positions_survive_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pos");
         let mut file = ResumeFile::open(&path, "c1").unwrap();
         assert_eq!(file.position("general"), None);
         for seq in 1..=20_000 {
-            // Without the sync, which the disk of a test need not suffer 20,000 times.
+            // Without a sync: 20,000 of them would be too slow.
             file.positions.insert("general".into(), seq);
             if seq > 19_990 {
                 file.passed("general", seq).unwrap();
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grown_file_is_written_anew() {
+    fn a_grown_file_is_rewritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pos");
         let mut file = ResumeFile::open(&path, "c1").unwrap();
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_counts_for_nothing() {
+    fn an_incomplete_line_is_ignored() {
         let text = format!("{HEADING}c1\ngeneral 41\ngeneral 4");
         assert_eq!(parse(&text, "c1").unwrap()["general"], 41);
         assert!(parse("", "c1").unwrap().is_empty());

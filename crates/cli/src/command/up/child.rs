@@ -1,4 +1,4 @@
-//! One server process: started, watched, started again, stopped.
+//! Runs one server process: starts, watches, restarts and stops it.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -14,40 +14,40 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{UP_RESTART_DELAY, UP_STOP_DEADLINE};
 
-/// How much of the end of a log is looked at for a server's last words.
+/// The part of a log's end that is searched for its last line, bytes.
 const LAST_WORDS_BYTES: u64 = 4 * 1024;
 
-/// The two ways of asking the servers to stop.
+/// The two ways to stop the servers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stop {
-    /// Drain and stop.
+    /// Drain, then stop.
     pub(super) please: CancellationToken,
-    /// Die.
+    /// Kill at once.
     pub(super) now: CancellationToken,
 }
 
-/// Something happened to the server with this index.
+/// An event of the process with this index.
 #[derive(Debug)]
 pub(super) struct ChildEvent {
     pub(super) index: usize,
     pub(super) event: Event,
 }
 
-/// What happened.
+/// An event of a process.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Its process runs.
+    /// The process was started.
     Started {
         pid: u32,
-        /// Not for the first time.
+        /// Whether this is a restart.
         again: bool,
     },
-    /// Its process ended, or could not be started.
+    /// The process ended, or could not be started.
     Ended { cause: ExitCause, last_words: String },
 }
 
 impl Event {
-    /// The process that runs now.
+    /// The id of the running process.
     pub(super) fn pid(&self) -> Option<u32> {
         match self {
             Self::Started { pid, .. } => Some(*pid),
@@ -85,7 +85,7 @@ impl From<ExitStatus> for ExitCause {
     }
 }
 
-/// Keeps one server running.
+/// Keeps one process running.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) index: usize,
@@ -98,7 +98,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Until asked to stop, or until the server dies where it is to be left dead.
+    /// Runs until a shutdown is requested or, without restarts, until the process ends.
     pub(super) async fn run(self) {
         let mut again = false;
         loop {
@@ -107,7 +107,7 @@ impl Keeper {
                     let pid = child.id().unwrap_or_default();
                     self.report(Event::Started { pid, again }).await;
                     let cause = self.watch(child).await;
-                    // Held until here: its end means "stop" to the server.
+                    // Held until here: the process stops when the pipe closes.
                     drop(pipe);
                     cause
                 }
@@ -118,7 +118,7 @@ impl Keeper {
             }
             self.report(Event::Ended { cause, last_words: last_words(&self.log) }).await;
             if !self.restart {
-                // The others may still run, so the channel stays open until all are asked to stop.
+                // Other processes may still run, so the channel stays open until the shutdown.
                 return self.stop.please.cancelled().await;
             }
             tokio::select! {
@@ -129,7 +129,7 @@ impl Keeper {
     }
 
     async fn report(&self, event: Event) {
-        // Nobody listens any more while stopping, and waiting for that would hold it up.
+        // During a shutdown nobody receives events, so the send must not block.
         tokio::select! {
             () = self.stop.please.cancelled() => {}
             _ = self.events.send(ChildEvent { index: self.index, event }) => {}
@@ -143,16 +143,17 @@ impl Keeper {
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C in the terminal is for this process; it tells the servers.
+            // Ctrl-C in the terminal must only reach this process, which then stops the servers.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        // Taken out, because waiting for a child closes it.
+        // Taken out of the child, because `wait` closes it.
         let pipe = child.stdin.take();
         Ok((child, pipe))
     }
 
-    /// Waits for its end, which is asked for first politely and then less so.
+    /// Waits until the process ends. On a shutdown sends SIGTERM, and SIGKILL after `UP_STOP_DEADLINE` or a second
+    /// signal.
     async fn watch(&self, mut child: Child) -> ExitCause {
         let ended = tokio::select! {
             status = child.wait() => Some(status),
@@ -178,16 +179,16 @@ async fn kill(child: &mut Child) -> io::Result<ExitStatus> {
     child.wait().await
 }
 
-/// Only while the child has not been waited for, so the id cannot be somebody else's.
+/// Sends SIGTERM. The child has not been waited for, so its id cannot belong to another process.
 fn terminate(child: &Child) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
-        // A process that is gone already needs no signal.
+        // The process may have ended already.
         let _ = kill_process(pid, Signal::TERM);
     }
 }
 
-/// The last line of the log: a server that cannot run says why in one sentence.
+/// The last line of the log: a server that cannot start logs the reason in one sentence.
 fn last_words(log: &Path) -> String {
     let read = || -> io::Result<String> {
         let mut file = File::open(log)?;
@@ -198,7 +199,7 @@ fn last_words(log: &Path) -> String {
         Ok(String::from_utf8_lossy(&end).into_owned())
     };
     let text = read().unwrap_or_default();
-    // Advice stands on a line of its own, below the sentence.
+    // Advice follows on a separate line, which is skipped.
     let mut lines =
         text.lines().rev().filter(|line| !line.trim().is_empty() && !line.starts_with("  next: "));
     lines.next().map_or_else(
@@ -212,14 +213,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_are_described() {
+    fn exit_causes_are_described() {
         assert_eq!(ExitCause::from(ExitStatus::from_raw(9)).to_string(), "was killed (signal 9)");
         assert_eq!(ExitCause::from(ExitStatus::from_raw(1 << 8)).to_string(), "has ended with code 1");
         assert_eq!(ExitCause::from(ExitStatus::from_raw(0)).to_string(), "has stopped");
     }
 
     #[test]
-    fn the_last_words_are_a_sentence() {
+    fn the_last_words_are_the_last_line_without_advice() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         assert_eq!(last_words(&log), "its log is empty");
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stopping_is_polite_first_and_firm_when_asked_twice() {
+    async fn a_shutdown_sends_sigterm_and_a_second_one_kills() {
         let dir = tempfile::tempdir().unwrap();
         let (polite, mut happened) = keeper("cat", dir.path(), true);
         let stop = polite.stop.clone();
@@ -266,10 +267,10 @@ mod tests {
         stop.please.cancel();
         task.await.unwrap();
 
-        let (deaf, mut happened) =
-            keeper("trap '' TERM; echo deaf; while :; do read x; done", dir.path(), true);
-        let stop = deaf.stop.clone();
-        let task = tokio::spawn(deaf.run());
+        let (ignoring, mut happened) =
+            keeper("trap '' TERM; echo ignoring; while :; do read x; done", dir.path(), true);
+        let stop = ignoring.stop.clone();
+        let task = tokio::spawn(ignoring.run());
         happened.recv().await.unwrap();
         stop.please.cancel();
         stop.now.cancel();

@@ -1,4 +1,4 @@
-//! The list of what runs, for whoever wants to look at it or to break it: `conclave-chaos` finds its targets there.
+//! The list of running processes, as a file: `conclave-chaos` finds its targets there.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use super::plan::Plan;
 /// Its name in the cluster's directory.
 const FILE: &str = "processes.json";
 
-/// The file. Gone when this is.
+/// The file with the list. Dropping this removes it.
 #[derive(Debug)]
 pub(super) struct List {
     path: PathBuf,
@@ -22,9 +22,9 @@ pub(super) struct List {
 
 #[derive(Serialize)]
 struct Listed<'a> {
-    /// Servers may be broken inside.
+    /// Whether the servers accept injected faults.
     allow_faults: bool,
-    /// What dies is started again.
+    /// Whether dead processes are restarted.
     restarts: bool,
     children: Vec<Child<'a>>,
 }
@@ -34,11 +34,11 @@ struct Child<'a> {
     name: &'a str,
     /// `server` or `resolver`.
     kind: &'static str,
-    /// Absent while it is dead.
+    /// `null` while it is not running.
     pid: Option<u32>,
-    /// `host:port` of its client API; of the resolver, of its gRPC.
+    /// `host:port` of the server's client API, or of the name server's gRPC API.
     client: String,
-    /// Of the resolver: how clients find the cluster by name.
+    /// Only for the name server: the zone as clients write it for `--server`.
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
 }
@@ -48,7 +48,7 @@ impl List {
         Self { path: dir.join(FILE), allow_faults, restarts }
     }
 
-    /// Writes down what runs now. `pids` are those of the servers, then the resolver's.
+    /// Writes the list. `pids` are those of the servers, then that of the name server.
     pub(super) fn write(&self, plan: &Plan, pids: &[Option<u32>]) -> io::Result<()> {
         let servers = plan.nodes.iter().map(|node| (node.name.as_str(), "server", node.client, None));
         let resolver = plan.resolver.iter().map(|it| {
@@ -66,14 +66,14 @@ impl List {
         let listed = Listed { allow_faults: self.allow_faults, restarts: self.restarts, children };
         let temporary = self.path.with_extension("json.new");
         fs::write(&temporary, serde_json::to_vec_pretty(&listed)?)?;
-        // Whoever reads it sees the old list or the new one.
+        // A reader sees the old list or the new one.
         fs::rename(&temporary, &self.path)
     }
 }
 
 impl Drop for List {
     fn drop(&mut self) {
-        // If it stays, the processes that it names are gone.
+        // If the file cannot be removed, its processes are gone all the same.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_says_who_lives_and_goes_with_the_cluster() {
+    fn the_list_has_all_processes_and_is_removed_with_the_cluster() {
         let dir = tempfile::tempdir().unwrap();
         let plan = Plan::make(dir.path(), &args(None, None, None), "z").unwrap();
         let list = List::new(dir.path(), true, true);

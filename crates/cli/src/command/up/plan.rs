@@ -1,5 +1,5 @@
-//! What `conclave up` is going to run: how many servers, where, at which ports, and the resolver beside them. Kept in the
-//! directory, so that the next run continues the same cluster.
+//! The plan of `conclave up`: the servers with their directories and ports, and the name server. A part of it is saved
+//! in the directory, so that the next run continues the same cluster.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -17,14 +17,14 @@ use crate::secret;
 const FORMAT: u32 = 1;
 const NODES_DEFAULT: u16 = 3;
 const SHARDS_DEFAULT: u32 = 8;
-/// Between the ports of one node and the next.
+/// The distance between the base ports of two nodes.
 const PORTS_EACH: u16 = 10;
-/// The resolver's ports begin so far above the first one, where no node has one.
+/// The distance of the name server's first port from the base port. No node uses these ports.
 const RESOLVER_OFFSET: u16 = 53;
-/// What the cluster is called, before a part of its own: see [`reconcile`].
+/// The first part of the cluster's name: see [`reconcile`].
 const CLUSTER: &str = "local";
 
-/// What is kept. Servers and shards are what the cluster began with and cannot be changed this way.
+/// The saved part of the plan. The numbers of servers and shards are fixed when the cluster is created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SavedPlan {
     format: u32,
@@ -34,7 +34,7 @@ struct SavedPlan {
     base_port: u16,
 }
 
-/// The servers of a cluster.
+/// The servers and the name server of a cluster.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) dir: PathBuf,
@@ -43,7 +43,7 @@ pub(super) struct Plan {
     kept: SavedPlan,
 }
 
-/// The resolver.
+/// The name server.
 #[derive(Clone, Debug)]
 pub(super) struct Resolver {
     pub(super) zone: String,
@@ -66,7 +66,7 @@ pub(super) struct Node {
 }
 
 impl Plan {
-    /// Puts what was typed over what the directory has over the defaults.
+    /// Makes the plan: the command line overrides the saved plan, which overrides the defaults.
     pub(super) fn make(dir: &Path, args: &UpArgs, zone: &str) -> Result<Self, Failed> {
         let path = file(dir);
         let kept = match fs::read_to_string(&path) {
@@ -100,17 +100,17 @@ impl Plan {
         self.kept.shards
     }
 
-    /// Whether a client finds the cluster without being told where it is.
+    /// Whether clients find the cluster at the default ports.
     pub(super) fn at_default_ports(&self) -> bool {
         self.kept.base_port == CLIENT_PORT
     }
 
-    /// Client addresses, separated by commas.
+    /// The client addresses, separated by commas.
     pub(super) fn servers(&self) -> String {
         self.nodes.iter().map(|node| node.client.to_string()).collect::<Vec<_>>().join(",")
     }
 
-    /// Writes it down for the next run, before anything is started with it.
+    /// Saves the plan for the next run. Must be called before a process is started.
     pub(super) fn save(&self) -> Result<(), Failed> {
         let write = || -> io::Result<()> {
             let path = file(&self.dir);
@@ -128,7 +128,7 @@ impl Plan {
         write().map_err(|error| cannot_use(&self.dir, &error))
     }
 
-    /// Says which port is taken, before a process does so in its log.
+    /// Checks that all ports are free, so that the error names the port instead of a server's log.
     pub(super) fn free_ports(
         &self,
         tcp: impl Fn(SocketAddr) -> io::Result<()>,
@@ -173,8 +173,9 @@ fn parse(text: &str) -> Result<SavedPlan, String> {
     serde_json::from_value(value).map_err(|error| format!("is damaged: {error}"))
 }
 
-/// A new directory is a new cluster, with a name that no other one has: a cluster's id follows from its name, and
-/// a client's session and unsent messages must never go to a cluster that only looks like the one they are for.
+/// Merges the saved plan with the command line. A new directory gets a new cluster with a unique name: the cluster id
+/// follows from the name, and a client's session and unsent messages must never reach another cluster at the same
+/// ports.
 fn reconcile(dir: &Path, kept: Option<SavedPlan>, args: &UpArgs) -> Result<SavedPlan, Failed> {
     let Some(mut kept) = kept else {
         return Ok(SavedPlan {
@@ -201,7 +202,7 @@ fn reconcile(dir: &Path, kept: Option<SavedPlan>, args: &UpArgs) -> Result<Saved
 
 fn node(dir: &Path, base_port: u16, index: u16) -> Option<Node> {
     let port = base_port.checked_add(PORTS_EACH.checked_mul(index)?)?;
-    // Ports are fixed, so that a second terminal finds the cluster; 0 would be a different one each time.
+    // Ports are fixed, so that a second terminal finds the cluster. Port 0 would be a different one each time.
     let at = |offset: u16| {
         let port = port.checked_add(offset).filter(|port| *port != 0)?;
         Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
@@ -267,7 +268,7 @@ pub(super) mod tests {
         assert_eq!((plan.nodes[2].peer.port(), plan.nodes[2].http.port()), (7421, 7422));
         let resolver = plan.resolver.unwrap();
         assert_eq!([resolver.dns, resolver.grpc, resolver.http].map(|at| at.port()), [7453, 7454, 7455]);
-        // However many nodes there are, none of them is where the resolver is.
+        // No node uses a port of the name server, however many nodes there are.
         let many = make(dir.path(), &args(Some(9), None, None)).unwrap();
         assert_eq!([5, 6].map(|node: usize| many.nodes[node].client.port()), [7450, 7460]);
         let none = make(dir.path(), &UpArgs { no_dns: true, ..args(None, None, None) }).unwrap();
@@ -275,7 +276,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_next_run_continues_what_was_begun() {
+    fn the_next_run_continues_the_saved_cluster() {
         let dir = tempfile::tempdir().unwrap();
         let first = make(dir.path(), &args(Some(5), Some(2), Some(9000))).unwrap();
         first.save().unwrap();
@@ -299,7 +300,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_file_of_something_else_is_left_alone() {
+    fn a_file_that_is_no_saved_plan_is_refused() {
         for text in ["", "{}", "[1]", r#"{"format":2}"#, r#"{"format":1}"#] {
             assert!(parse(text).is_err(), "{text}");
         }

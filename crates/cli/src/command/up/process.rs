@@ -1,4 +1,4 @@
-//! What `conclave up` starts: the command lines of its servers and of its resolver.
+//! The command lines of the servers and the name server of `conclave up`.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,14 @@ use super::plan::{Node, Plan, Resolver};
 /// A process to start and to keep running.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
-    /// For people.
+    /// The name in messages.
     pub(super) name: String,
     pub(super) log: PathBuf,
     /// Its command line.
     pub(super) arguments: Vec<String>,
 }
 
-/// Everything to start: the servers, then the resolver.
+/// All processes to start: the servers, then the name server.
 pub(super) fn processes(plan: &Plan, log: &str, allow_faults: bool) -> Vec<Process> {
     let server = |node: &Node| Process {
         name: node.name.clone(),

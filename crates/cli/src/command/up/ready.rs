@@ -1,6 +1,6 @@
-//! When a cluster is ready: every server says so itself, every shard has a leader, every replica has applied what was set
-//! up at the beginning, and the resolver names every server and who leads. From then on every command works at every
-//! server, and without being told where one is.
+//! Checks whether a cluster is ready: every server's `/readyz` is OK, every shard has a leader, every replica has
+//! applied all entries, and the name server has records of every server and of the leader. Then every command works
+//! with every server, and finds the servers by itself.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use super::plan::{Node, Plan, Resolver};
 use crate::http;
 use crate::view::status::{json, leaderless};
 
-/// For one look.
+/// Timeout for one step of a check.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Looks once.
+/// Checks once.
 ///
 /// # Errors
-/// What is being waited for, for people.
+/// With what is missing, for people.
 pub(super) async fn check(client: &Client, plan: &Plan) -> Result<GetServerStatusResponse, String> {
     let probe = async |node: &Node| http::get(&node.http.to_string(), "/readyz", PATIENCE).await;
     let answers = join_all(plan.nodes.iter().map(probe)).await;
@@ -50,7 +50,7 @@ pub(super) async fn check(client: &Client, plan: &Plan) -> Result<GetServerStatu
     Ok(status)
 }
 
-/// How many healthy servers the resolver names, and how many leaders.
+/// The number of healthy servers that the name server has, and the number of leaders.
 async fn named(resolver: &Resolver) -> Result<[usize; 2], tonic::Status> {
     let endpoint = Endpoint::from_shared(format!("http://{}", resolver.grpc));
     let endpoint = endpoint.map_err(|error| tonic::Status::internal(error.to_string()))?;
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_when_all_have_caught_up() {
+    fn a_cluster_is_ready_once_all_replicas_have_caught_up() {
         assert_eq!(waiting_for(&status([5, 5]), 2), None);
         assert!(waiting_for(&status([5, 4]), 2).is_some_and(|what| what.contains("caught up")));
         assert!(waiting_for(&status([5, 5]), 3).is_some_and(|what| what.contains("not every server")));

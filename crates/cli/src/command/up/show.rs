@@ -1,4 +1,4 @@
-//! What `conclave up` says.
+//! The output of `conclave up`.
 
 use std::env;
 use std::ffi::OsStr;
@@ -16,12 +16,12 @@ use crate::settings::Style;
 use crate::view::table::{Align, Cell, render};
 use crate::view::text::{count, took};
 
-/// Before it is ready.
+/// The note before the cluster is ready.
 pub(super) fn starting(plan: &Plan) -> String {
     format!("starting {} in {}", count(plan.nodes.len() as u64, "server"), plan.dir.display())
 }
 
-/// The servers, when it is ready.
+/// The table of processes, once the cluster is ready.
 pub(super) fn table(style: Style, plan: &Plan, pids: &[Option<u32>]) -> String {
     let columns = [
         ("NODE", Align::Left),
@@ -34,7 +34,7 @@ pub(super) fn table(style: Style, plan: &Plan, pids: &[Option<u32>]) -> String {
         vec![name.into(), "".into(), client.into(), peer.to_string().into(), format!("http://{http}").into()]
     };
     let node = |node: &Node| row(&node.name, node.client.to_string(), node.peer, node.http);
-    // Clients ask it over DNS; servers, its peers, register with it.
+    // Clients use its DNS address, and servers register at its gRPC address.
     let resolver = |r: &Resolver| row("resolver", format!("{} (DNS)", r.dns), r.grpc, r.http);
     let mut rows: Vec<_> = plan.nodes.iter().map(node).chain(plan.resolver.as_ref().map(resolver)).collect();
     for (row, pid) in rows.iter_mut().zip(pids) {
@@ -43,7 +43,7 @@ pub(super) fn table(style: Style, plan: &Plan, pids: &[Option<u32>]) -> String {
     render(style, &columns, &rows)
 }
 
-/// How this executable is called from the person's shell.
+/// The command that starts this executable from the user's shell.
 pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> String {
     let on_path =
         path.is_some_and(|path| env::split_paths(path).any(|dir| Some(dir.as_path()) == file.parent()));
@@ -51,14 +51,14 @@ pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> Stri
         return "conclave".to_owned();
     }
     match file.strip_prefix(here) {
-        // Without a slash the shell would look for it elsewhere.
+        // Without a slash the shell would search PATH.
         Ok(name) if name.components().count() == 1 => format!("./{}", name.display()),
         Ok(below) => below.display().to_string(),
         Err(_) => file.display().to_string(),
     }
 }
 
-/// What to try next.
+/// Commands to try next.
 pub(super) fn hints(executable: &str, plan: &Plan, after: Duration) -> String {
     let name = match &plan.resolver {
         Some(resolver) if resolver.zone != ZONE => {
@@ -87,7 +87,7 @@ Kill a server (kill -9 PID) and go on talking. Ctrl-C stops all of them.",
     )
 }
 
-/// A process died or came back.
+/// The note about a process that died or came back.
 pub(super) fn happened(name: &str, event: &Event, restart: bool) -> String {
     match event {
         Event::Started { pid, again: true } => format!("{name} is back (pid {pid})"),
@@ -95,7 +95,7 @@ pub(super) fn happened(name: &str, event: &Event, restart: bool) -> String {
         Event::Ended { cause, last_words } => {
             let then = if restart { "; starting it again in 3 s" } else { "" };
             let why = match cause {
-                // Whoever killed it knows why, and the log knows nothing about it.
+                // A signal comes from outside, and the log has nothing about it.
                 super::child::ExitCause::Signal(_) => String::new(),
                 super::child::ExitCause::Code(_) | super::child::ExitCause::NotStarted(_) => {
                     format!(": {last_words}")
@@ -106,7 +106,7 @@ pub(super) fn happened(name: &str, event: &Event, restart: bool) -> String {
     }
 }
 
-/// For programs, once, when it is ready. These keys never change their meaning.
+/// The JSON object that is printed once the cluster is ready. Its keys never change their meaning.
 #[derive(Debug, Serialize)]
 pub(super) struct Json<'a> {
     cluster: &'a str,
@@ -136,7 +136,7 @@ struct JsonResolver<'a> {
     zone: &'a str,
 }
 
-/// For programs.
+/// The JSON object for programs.
 pub(super) fn json<'a>(
     plan: &'a Plan,
     pids: &[Option<u32>],
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hints_can_be_typed_as_they_are() {
+    fn hints_are_valid_commands() {
         let file = Path::new("/src/conclave/target/release/conclave");
         let path = Some(OsStr::new("/usr/bin:/src/conclave/target/release"));
         assert_eq!(executable(file, Path::new("/"), path), "conclave");

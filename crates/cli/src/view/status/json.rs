@@ -1,11 +1,11 @@
-//! The cluster's state, for programs.
+//! The cluster's status as a JSON object.
 
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus, Role, ShardStatus};
 use serde::Serialize;
 
 use super::{applied_and_lag, leaderless, newest};
 
-/// The state for programs. These keys never change their meaning.
+/// The status as a JSON object. Its keys never change their meaning.
 #[derive(Debug, Serialize)]
 pub(crate) struct Json<'a> {
     cluster: &'a str,
@@ -58,7 +58,7 @@ struct JsonShard {
     voters: Vec<u64>,
 }
 
-/// The state for programs.
+/// The status as a JSON object.
 pub(crate) fn json(status: &GetServerStatusResponse) -> Json<'_> {
     Json {
         cluster: &status.cluster_name,
@@ -75,7 +75,7 @@ pub(crate) fn json(status: &GetServerStatusResponse) -> Json<'_> {
 }
 
 impl Json<'_> {
-    /// Log entries that replicas have still to apply, all together.
+    /// The log entries that replicas still have to apply, summed over all replicas.
     pub(crate) fn lag(&self) -> u64 {
         self.nodes.iter().map(|node| node.lag).sum()
     }
