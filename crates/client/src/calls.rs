@@ -132,6 +132,7 @@ impl Caller {
         let question = chat::OpenSessionRequest { user: user.to_owned(), client: client.to_owned() };
         let call = |mut chat: Chat, request| async move { chat.open_session(request).await };
         let answer = self.call(patience, question, call).await?;
+        self.shared.nodes.observe_level(answer.feature_level);
         let session = Session {
             id: answer.session_id,
             user_id: answer.user_id,

@@ -38,6 +38,9 @@ impl Client {
     pub async fn submit(&self, room: &str, content: Content) -> Result<Ticket, SendError> {
         check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
         let shared = &self.handle.shared;
+        if let Some(level) = shared.nodes.feature_level().filter(|level| content.level() > *level) {
+            return Err(SendError::not_yet(content.level(), level));
+        }
         let (waiter, answer) = oneshot::channel();
         let mut ask = Some((content, waiter));
         let (request_no, serial) = loop {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use conclave_core::Refusal;
 use conclave_proto::chat;
+use conclave_proto::status::NOT_YET;
 
 use crate::find::NotFound;
 
@@ -39,6 +40,15 @@ impl SendError {
     /// A refusal by this library.
     pub(crate) fn refused(refusal: Refusal) -> Self {
         Self::Refused { code: refusal.word().to_owned(), message: refusal.to_string() }
+    }
+
+    /// The cluster's feature level does not allow the request yet.
+    pub(crate) fn not_yet(needs: u32, level: u32) -> Self {
+        let message = format!(
+            "the cluster does not take this kind of request yet: it needs feature level {needs}, and the cluster has {level} \
+             until all of its servers are upgraded"
+        );
+        Self::Refused { code: NOT_YET.to_owned(), message }
     }
 
     /// The stable code of a refusal.

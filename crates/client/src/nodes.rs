@@ -5,6 +5,7 @@
 
 mod table;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) struct Nodes {
     pub(crate) changed: Notify,
     /// Notified when a search for nodes may be due, or members may have to be persisted.
     pub(crate) attention: Notify,
+    /// The highest feature level that a node has reported; 0 while none has.
+    feature_level: AtomicU32,
 }
 
 /// The node to ask next.
@@ -69,6 +72,7 @@ impl Nodes {
             net: Net::System,
             changed: Notify::new(),
             attention: Notify::new(),
+            feature_level: AtomicU32::new(0),
         }
     }
 
@@ -255,8 +259,19 @@ impl Nodes {
         }
     }
 
+    /// Applies a feature level that a node reports. The cluster's level only rises, so a node that lags is ignored.
+    pub(crate) fn observe_level(&self, level: u32) {
+        self.feature_level.fetch_max(level, Ordering::Relaxed);
+    }
+
+    /// The cluster's feature level, if a node has reported one.
+    pub(crate) fn feature_level(&self) -> Option<u32> {
+        Some(self.feature_level.load(Ordering::Relaxed)).filter(|level| *level > 0)
+    }
+
     /// Applies a node's view of the cluster.
     pub(crate) fn observe_view(&self, view: &ClusterView) {
+        self.observe_level(view.feature_level);
         if self.table().observe_view(view) {
             self.attention.notify_one();
         }

@@ -22,7 +22,7 @@ use conclave_proto::chat::{SendMessageRequest, send_message_request};
 use tokio::time::Instant;
 
 use crate::SendError;
-use crate::retry::{Reply, consumes};
+use crate::retry::Reply;
 use crate::types::{Ack, Content, Pending};
 use room::{Room, Standing};
 
@@ -205,8 +205,7 @@ impl<W> Requests<W> {
                 }
                 self.decide(sent, true, Ok(ack), out);
             }
-            Reply::Refused { code, message } => {
-                let consumed = consumes(&code);
+            Reply::Refused { code, message, number_used: consumed } => {
                 // A refusal that did not use up the number says nothing about a later copy.
                 if consumed || current {
                     self.decide(sent, consumed, Err(SendError::Refused { code, message }), out);

@@ -2,7 +2,7 @@
 //!
 //! | Failure | Consequence |
 //! |---|---|
-//! | refused | final; [`consumes`] says whether the number is used up |
+//! | refused | final; the failure says whether the number is used up |
 //! | `request_out_of_order` | go back to the oldest request without an answer |
 //! | `request_reused` | another client uses this session: open a new one |
 //! | `session_unknown` | ask another node; the callers get the error once enough nodes have refused the session |
@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use conclave_core::Refusal;
 use conclave_core::limits::{RETRY_DELAY_MAX, RETRY_DELAY_MIN};
+use conclave_core::refusal::Next;
 use conclave_proto::chat::{self, Certainty};
-
-use crate::error::is_auth;
 
 /// The delay before attempt number `attempt`, counted from 0. The first retry is immediate; after that, the delay is a
 /// random part (`random` is 0 to 1) of a time that doubles from 100 ms to 5 s.
@@ -31,7 +30,7 @@ pub(crate) enum Reply {
     /// The request took effect, or there was nothing to change.
     Acked(crate::Ack),
     /// The request was refused. Final.
-    Refused { code: String, message: String },
+    Refused { code: String, message: String, number_used: bool },
     /// A number before this one is missing; `expected` is the next number.
     OutOfOrder { expected: u64 },
     /// The number belongs to another request.
@@ -49,26 +48,28 @@ impl Reply {
     pub(crate) fn from_failure(failure: &chat::Failure) -> Self {
         let after = Duration::from_millis(failure.retry_after_ms.into()).min(RETRY_DELAY_MAX);
         match failure.certainty() {
-            Certainty::Refused if failure.code == OUT_OF_ORDER && failure.expected_request_no != 0 => {
-                Self::OutOfOrder { expected: failure.expected_request_no }
-            }
-            Certainty::Refused if failure.code == Refusal::RequestReused.word() => Self::Reused,
-            Certainty::Refused if is_auth(&failure.code) => Self::Auth { message: failure.message.clone() },
-            Certainty::Refused => {
-                Self::Refused { code: failure.code.clone(), message: failure.message.clone() }
-            }
+            Certainty::Refused => Self::from_refusal(failure),
             Certainty::NotSent => Self::NotSent { after },
             Certainty::Unknown | Certainty::Unspecified => Self::Unknown { after },
         }
     }
-}
 
-const OUT_OF_ORDER: &str = "request_out_of_order";
-
-/// Whether a refusal with this code uses up the request's number. If that is wrong for a code of a newer version, the
-/// next request is answered with `request_reused` or `request_out_of_order`.
-pub(crate) fn consumes(code: &str) -> bool {
-    [Refusal::TextEmpty, Refusal::TextTooLong, Refusal::TopicInvalid].iter().any(|r| r.word() == code)
+    fn from_refusal(failure: &chat::Failure) -> Self {
+        let refusal = Refusal::from_word(&failure.code, failure.expected_request_no);
+        match refusal.map(Refusal::next) {
+            Some(Next::GoBack) if failure.expected_request_no != 0 => {
+                Self::OutOfOrder { expected: failure.expected_request_no }
+            }
+            Some(Next::NewSession) => Self::Reused,
+            Some(Next::Authenticate) => Self::Auth { message: failure.message.clone() },
+            Some(Next::GoBack | Next::Report) | None => Self::Refused {
+                code: failure.code.clone(),
+                message: failure.message.clone(),
+                // A node of version 0.1.0 does not say it.
+                number_used: failure.number_used || refusal.is_some_and(Refusal::uses_number),
+            },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -106,8 +107,14 @@ mod tests {
 
     #[test]
     fn only_refusals_of_the_state_machine_use_up_a_number() {
-        assert!(consumes("text_too_long"));
-        assert!(!consumes("room_unknown"));
-        assert!(!consumes("something_new"));
+        let used = |code: &str, number_used| {
+            let certainty = Certainty::Refused.into();
+            let failure =
+                chat::Failure { certainty, code: code.into(), number_used, ..chat::Failure::default() };
+            matches!(Reply::from_failure(&failure), Reply::Refused { number_used: true, .. })
+        };
+        assert!(used("text_too_long", true) && used("text_too_long", false));
+        assert!(!used("room_unknown", false) && !used("frame_too_large", false));
+        assert!(used("something_new", true) && !used("something_new", false));
     }
 }

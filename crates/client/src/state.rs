@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use conclave_core::limits::SEND_BATCH_MAX;
 use conclave_proto::chat::{SendMessageRequest, send_message_request};
+use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -370,6 +371,7 @@ fn content_len(request: &SendMessageRequest) -> usize {
         Some(send_message_request::Content::Text(text) | send_message_request::Content::Topic(text)) => {
             text.len()
         }
-        _ => 0,
+        Some(send_message_request::Content::Action(action)) => action.encoded_len(),
+        Some(send_message_request::Content::Join(_) | send_message_request::Content::Leave(_)) | None => 0,
     }
 }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use conclave_core::Refusal;
 use conclave_core::name::{check_text, check_topic};
-use conclave_proto::chat::{self, send_message_request};
+use conclave_core::{Action, Refusal, level};
+use conclave_proto::action::from_content;
+use conclave_proto::chat::{self, RoomAction, send_message_request};
 
 /// Where requests are kept until their outcome is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum Content {
     Join,
     /// Ends the user's membership.
     Leave,
+    /// Any action of the API, such as one of a newer feature level.
+    Action(RoomAction),
 }
 
 impl Content {
@@ -48,6 +51,16 @@ impl Content {
             Self::Text(text) => check_text(text),
             Self::Topic(topic) => check_topic(topic),
             Self::Join | Self::Leave => Ok(()),
+            // The cluster judges a kind that this library does not know.
+            Self::Action(action) => known(action).map_or(Ok(()), |action| action.check()),
+        }
+    }
+
+    /// The feature level that the cluster needs to have, as far as this library knows.
+    pub(crate) fn level(&self) -> u32 {
+        match self {
+            Self::Text(_) | Self::Topic(_) | Self::Join | Self::Leave => level::FIRST,
+            Self::Action(action) => known(action).map_or(level::FIRST, |action| action.level()),
         }
     }
 
@@ -58,6 +71,7 @@ impl Content {
             Self::Topic(topic) => send_message_request::Content::Topic(topic),
             Self::Join => send_message_request::Content::Join(chat::Join {}),
             Self::Leave => send_message_request::Content::Leave(chat::Leave {}),
+            Self::Action(action) => send_message_request::Content::Action(action),
         }
     }
 
@@ -68,8 +82,14 @@ impl Content {
             send_message_request::Content::Topic(topic) => Self::Topic(topic),
             send_message_request::Content::Join(_) => Self::Join,
             send_message_request::Content::Leave(_) => Self::Leave,
+            send_message_request::Content::Action(action) => Self::Action(action),
         }
     }
+}
+
+/// The action, if this library knows its kind.
+fn known(action: &RoomAction) -> Option<Action> {
+    from_content(send_message_request::Content::Action(action.clone())).ok()
 }
 
 /// The acknowledgement (tick): the request is on disk at a majority of the room's replicas.

@@ -1,7 +1,7 @@
 //! Everything that a shard's log can contain.
 
+use crate::action::Action;
 use crate::id::{DirectoryId, NodeId, RequestNo, RoomId, SessionId, UserId};
-use crate::refusal::Refusal;
 use crate::ring::Layout;
 
 /// What an entry asks the machine to do. One command concerns one room, or the meta shard.
@@ -73,27 +73,6 @@ pub struct Origin {
     pub request: RequestNo,
     /// The client has the answers of all requests up to here.
     pub settled: RequestNo,
-}
-
-/// What a session does in a room. Edits, deletions, reactions and receipts will be further kinds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Say something.
-    Post(String),
-    /// Say what the room is for.
-    SetTopic(String),
-    /// Become a member.
-    Join,
-    /// Stop being a member.
-    Leave,
-    /// Something that a gateway refused before it came here, so that it uses up its number like every
-    /// other refused request. What it asked for is not stored, only its [`crate::session::digest`].
-    Void {
-        /// Why.
-        refusal: Refusal,
-        /// Of what it asked for.
-        digest: u64,
-    },
 }
 
 /// A node as the meta shard knows it. Addresses are names that are resolved anew, never identity.

@@ -8,7 +8,7 @@
 //!
 //! A level belongs to a release. What a level means never changes once a release has it.
 
-use crate::command::{Action, Command};
+use crate::command::Command;
 
 /// The level of every cluster when it begins: what release 0.1.0 understands.
 pub const FIRST: u32 = 1;
@@ -28,16 +28,6 @@ impl Command {
             | Self::OpenSession { .. }
             | Self::RegisterNode(_)
             | Self::SetLayout { .. } => FIRST,
-        }
-    }
-}
-
-impl Action {
-    /// The level that a cluster needs to have before a session may do this.
-    #[must_use]
-    pub fn level(&self) -> u32 {
-        match self {
-            Self::Post(_) | Self::SetTopic(_) | Self::Join | Self::Leave | Self::Void { .. } => FIRST,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! no unordered maps. Every replica runs [`apply`] over the same commands in the same order and so
 //! reaches the same state; that is the whole of conclave's consistency above Raft.
 //!
+//! * [`action`]: what a session can do in a room, and its rules.
 //! * [`command`]: what a shard's log can contain.
 //! * [`level`]: which commands a cluster may use while its nodes are of different versions.
 //! * [`machine`]: [`apply`], which turns a command into an [`Outcome`].
@@ -15,6 +16,7 @@
 //! * [`planted`]: deliberate mistakes in debug builds, which tests must find.
 //! * [`version`]: the program's version.
 
+pub mod action;
 pub mod command;
 pub mod event;
 pub mod id;
@@ -35,7 +37,8 @@ pub mod session;
 pub mod version;
 pub mod view;
 
-pub use command::{Action, Command, Origin};
+pub use action::Action;
+pub use command::{Command, Origin};
 pub use event::{EventKind, RoomEvent};
 pub use id::{DirectoryId, NodeId, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
 pub use machine::apply;

@@ -1,14 +1,15 @@
 //! The rules of rooms.
 
-use crate::command::{Action, Origin};
+use crate::action::{Action, Decision, Effect};
+use crate::command::Origin;
 use crate::event::{EventKind, RoomEvent};
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
 use crate::limits::ROOMS_PER_SESSION_MAX;
-use crate::name::{check_room_name, check_text, check_topic};
+use crate::name::check_room_name;
 use crate::outcome::{Change, Outcome, Reply};
 use crate::record::{RoomHead, RoomInfo};
 use crate::refusal::Refusal;
-use crate::session::{Standing, StoredReply, Verdict, digest};
+use crate::session::{Standing, StoredReply, Verdict};
 use crate::view::View;
 
 /// Makes the room exist, if it does not.
@@ -59,7 +60,7 @@ pub(crate) fn act<V: View>(
     let Some(head) = view.room(room)? else {
         return Ok(Outcome::refused(Refusal::RoomUnknown));
     };
-    let digest = digest(action);
+    let digest = action.digest();
     let first_in_room = if origin.request.is_numbered() {
         match view.standing(origin.session, room, origin.request, digest)? {
             Some(Standing::Repeat(stored)) => return Ok(Outcome::reply(repeated(stored))),
@@ -70,7 +71,7 @@ pub(crate) fn act<V: View>(
             None if origin.request == RequestNo(1) => true,
             None => return Ok(early(RequestNo(1))),
         }
-    } else if *action == Action::Join {
+    } else if action.is_idempotent() {
         false
     } else {
         return Ok(Outcome::refused(Refusal::RequestNumberMissing));
@@ -110,31 +111,14 @@ fn decide<V: View>(
     origin: &Origin,
     action: &Action,
 ) -> Result<Outcome, V::Error> {
-    let mut members = head.members;
-    let mut changes = Vec::with_capacity(4);
-    let kind = match action {
-        Action::Post(text) => match check_text(text) {
-            Ok(()) => EventKind::Message(text.clone()),
-            Err(refusal) => return Ok(Outcome::refused(refusal)),
-        },
-        Action::SetTopic(topic) => {
-            if let Err(refusal) = check_topic(topic) {
-                return Ok(Outcome::refused(refusal));
-            }
-            changes.push(Change::Topic(room, topic.clone()));
-            EventKind::TopicChanged(topic.clone())
-        }
-        Action::Void { refusal, .. } => return Ok(Outcome::refused(*refusal)),
-        Action::Join | Action::Leave => {
-            let joins = *action == Action::Join;
-            if view.member(room, origin.author)? == joins {
-                return Ok(Outcome::reply(Reply::Unchanged));
-            }
-            changes.push(Change::Member { room, user: origin.author, present: joins });
-            members = if joins { members.saturating_add(1) } else { members.saturating_sub(1) };
-            if joins { EventKind::Joined } else { EventKind::Left }
-        }
+    let Effect { kind, change, members } = match action.decide(view, room, head, origin.author)? {
+        Decision::Event(effect) => effect,
+        Decision::Unchanged => return Ok(Outcome::reply(Reply::Unchanged)),
+        Decision::Refused(refusal) => return Ok(Outcome::refused(refusal)),
     };
+    // With what `act` adds.
+    let mut changes = Vec::with_capacity(4);
+    changes.extend(change);
     let seq = head.last.next();
     let time_ms = time_ms.max(head.last_time_ms);
     changes.push(Change::RoomHead(room, RoomHead { last: seq, last_time_ms: time_ms, members }));

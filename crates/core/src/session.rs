@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 
-use crate::command::Action;
 use crate::id::{RequestNo, Seq};
 use crate::limits::STORED_REPLIES_MAX;
 use crate::refusal::Refusal;
@@ -26,7 +25,7 @@ pub struct SessionRoom {
 pub struct StoredReply {
     /// Which request.
     pub request: RequestNo,
-    /// [`digest`] of what it asked for, to tell a repeat from a number used twice.
+    /// [`crate::Action::digest`] of what it asked for, to tell a repeat from a number used twice.
     pub digest: u64,
     /// What came of it.
     pub verdict: Verdict,
@@ -99,20 +98,6 @@ impl SessionRoom {
         let at = request.0.checked_sub(first.0)?;
         self.replies.get(usize::try_from(at).ok()?)
     }
-}
-
-/// Tells a repeat from a number used for something else. 64 bits: a client that damages its own
-/// state by accident is found out; this is no defence against one that tries.
-#[must_use]
-pub fn digest(action: &Action) -> u64 {
-    let (kind, body) = match action {
-        Action::Post(text) => (1, text.as_str()),
-        Action::SetTopic(topic) => (2, topic.as_str()),
-        Action::Join => (3, ""),
-        Action::Leave => (4, ""),
-        Action::Void { digest, .. } => return *digest,
-    };
-    xxhash_rust::xxh3::xxh3_64_with_seed(body.as_bytes(), kind)
 }
 
 #[cfg(test)]

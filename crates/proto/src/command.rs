@@ -8,14 +8,12 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_core::command::NodeRecord;
 use conclave_core::ring::Layout;
-use conclave_core::{
-    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, SessionId, UserId, level,
-};
+use conclave_core::{Command, DirectoryId, NodeId, Origin, RequestNo, RoomId, SessionId, UserId, level};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use crate::FormatError;
-use crate::log::{self, act, command::Kind};
+use crate::log::{self, command::Kind};
+use crate::{FormatError, action};
 
 /// `CommandBatch.time_ms`.
 const TIME_FIELD: u32 = 1;
@@ -77,8 +75,9 @@ pub fn encode(command: &Command) -> Encoded {
 /// highest feature level that one of them needs.
 #[must_use]
 pub fn encode_batch(time_ms: i64, commands: &[Encoded]) -> Bytes {
-    let one =
-        |command: &Encoded| key_len(COMMANDS_FIELD) + encoded_len_varint(command.len() as u64) + command.len();
+    let one = |command: &Encoded| {
+        key_len(COMMANDS_FIELD) + encoded_len_varint(command.len() as u64) + command.len()
+    };
     let time = time_ms.cast_unsigned();
     // Absent for the first level, which release 0.1.0 writes and reads.
     let level = commands.iter().map(Encoded::level).max().filter(|level| *level > level::FIRST);
@@ -130,15 +129,7 @@ fn to_proto(command: &Command) -> log::Command {
             author: origin.author_name.clone(),
             request_no: origin.request.0,
             settled_no: origin.settled.0,
-            action: Some(match action {
-                Action::Post(text) => act::Action::Post(text.clone()),
-                Action::SetTopic(topic) => act::Action::SetTopic(topic.clone()),
-                Action::Join => act::Action::Join(true),
-                Action::Leave => act::Action::Leave(true),
-                Action::Void { refusal, digest } => {
-                    act::Action::Void(log::Void { refusal: refusal.code(), digest: *digest })
-                }
-            }),
+            action: Some(action::to_log(action)),
         }),
         Command::CreateRoom { name, creator } => {
             Kind::CreateRoom(log::CreateRoom { name: name.clone(), creator_id: creator.0 })
@@ -176,15 +167,7 @@ fn from_proto(command: log::Command) -> Result<Command, FormatError> {
                 request: RequestNo(act.request_no),
                 settled: RequestNo(act.settled_no),
             },
-            action: match act.action.ok_or(FormatError::UnknownKind("the action"))? {
-                act::Action::Post(text) => Action::Post(text),
-                act::Action::SetTopic(topic) => Action::SetTopic(topic),
-                act::Action::Join(_) => Action::Join,
-                act::Action::Leave(_) => Action::Leave,
-                act::Action::Void(void) => {
-                    Action::Void { refusal: Refusal::from_code(void.refusal, 0), digest: void.digest }
-                }
-            },
+            action: action::from_log(act.action.ok_or(FormatError::UnknownKind("the action"))?)?,
         },
         Kind::CreateRoom(create) => {
             Command::CreateRoom { name: create.name, creator: UserId(create.creator_id) }
@@ -258,6 +241,7 @@ fn sixteen(bytes: &[u8], field: &'static str) -> Result<[u8; 16], FormatError> {
 
 #[cfg(test)]
 mod tests {
+    use conclave_core::Action;
     use conclave_core::level::FEATURE_LEVEL;
 
     use super::*;

@@ -2,7 +2,7 @@
 //! lies on disk, with the conversions to and from [`conclave_core`].
 //!
 //! * [`chat`], [`admin`], [`chaos`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
-//! * [`command`], [`event`]: commands and events to bytes and back.
+//! * [`action`], [`command`], [`event`]: actions, commands and events to bytes and back.
 //! * [`frame`]: events that are encoded once and sent to every subscriber as they are.
 //! * [`seal`]: messages that only those who know the cluster's secret can make.
 //! * [`status`]: the only mapping between failures and [`tonic::Status`].
@@ -61,6 +61,7 @@ mod generated {
     }
 }
 
+pub mod action;
 pub mod command;
 pub mod event;
 pub mod frame;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::REQUEST_DEADLINE;
-use conclave_core::record::DirectoryEntry;
 use conclave_core::planted::{Bug, planted};
+use conclave_core::record::DirectoryEntry;
 use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, UserId, level};
 use conclave_proto::chat::RoomRef;
 use conclave_proto::command::{Encoded, encode};

@@ -29,7 +29,11 @@ impl Cluster {
     fn decide(&mut self, copy: &Copy) -> Reply {
         let room = copy.sent.room.0;
         if self.closed.contains(&room) {
-            return Reply::Refused { code: "room_unknown".into(), message: String::new() };
+            return Reply::Refused {
+                code: "room_unknown".into(),
+                message: String::new(),
+                number_used: false,
+            };
         }
         let text = text(&copy.request);
         let number = copy.request.request_no;

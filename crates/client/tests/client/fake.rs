@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use conclave_core::session::{SessionRoom, Standing, StoredReply, Verdict, digest};
+use conclave_core::session::{SessionRoom, Standing, StoredReply, Verdict};
 use conclave_core::{Action, Refusal, RequestNo, Seq};
+use conclave_proto::action::from_content;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
 use conclave_proto::chat::*;
 use conclave_proto::status;
@@ -90,14 +91,9 @@ impl Data {
         let refused =
             |refusal| send_result::Outcome::Failure(Failure::from(&status::Failure::Refused(refusal)));
         let Some((_, room)) = self.room(request.room.as_ref()) else { return refused(Refusal::RoomUnknown) };
-        let action = match request.content.clone().unwrap() {
-            send_message_request::Content::Text(text) => Action::Post(text),
-            send_message_request::Content::Topic(topic) => Action::SetTopic(topic),
-            send_message_request::Content::Join(_) => Action::Join,
-            send_message_request::Content::Leave(_) => Action::Leave,
-        };
+        let action = from_content(request.content.clone().unwrap()).unwrap();
         let number = RequestNo(request.request_no);
-        let digest = digest(&action);
+        let digest = action.digest();
         let known = room.sessions.entry(session).or_default();
         let ack = |seq: u64, duplicate, answer_forgotten| {
             send_result::Outcome::Ack(SendMessageResponse {

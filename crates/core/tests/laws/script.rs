@@ -82,7 +82,7 @@ fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
         "leave" => Action::Leave,
         // What a gateway makes of a text that is too long.
         "void" => {
-            let digest = conclave_core::session::digest(&Action::Post(words.text()));
+            let digest = Action::Post(words.text()).digest();
             Action::Void { refusal: Refusal::TextTooLong, digest }
         }
         other => panic!("{}: {other} is no action", words.line),

@@ -5,12 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use conclave_core::limits::{SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
-use conclave_core::name::{check_text, check_topic};
-use conclave_core::session::digest;
 use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, ShardId};
-use conclave_proto::chat::{
-    self, SendMessageRequest, SendMessageResponse, SendResult, send_message_request, send_result,
-};
+use conclave_proto::action::from_content;
+use conclave_proto::chat::{self, SendMessageRequest, SendMessageResponse, SendResult, send_result};
 use conclave_proto::command::{Encoded, encode};
 use conclave_proto::status::Failure;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
@@ -68,23 +65,16 @@ fn command(
     room: RoomId,
     request: SendMessageRequest,
 ) -> Result<Encoded, Failure> {
-    use send_message_request::Content;
-    let content = request.content.ok_or_else(|| {
-        Failure::invalid("content_missing", "the request has no content that this version knows")
-    })?;
-    let (checked, action) = match content {
-        Content::Text(text) => (check_text(&text), Action::Post(text)),
-        Content::Topic(topic) => (check_topic(&topic), Action::SetTopic(topic)),
-        Content::Join(_) => (Ok(()), Action::Join),
-        Content::Leave(_) => (Ok(()), Action::Leave),
-    };
+    let unknown =
+        || Failure::invalid("content_missing", "the request has no content that this version knows");
+    let action = from_content(request.content.ok_or_else(unknown)?).map_err(|_| unknown())?;
     router.check_level(action.level())?;
-    let action = match checked {
+    let action = match action.check() {
         Ok(()) => action,
-        Err(refusal) => Action::Void { refusal, digest: digest(&action) },
+        Err(refusal) => Action::Void { refusal, digest: action.digest() },
     };
     let request_no = RequestNo(request.request_no);
-    if !request_no.is_numbered() && action != Action::Join {
+    if !request_no.is_numbered() && !action.is_idempotent() {
         return Err(Failure::Refused(Refusal::RequestNumberMissing));
     }
     let origin = Origin {

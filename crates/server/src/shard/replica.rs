@@ -47,7 +47,10 @@ pub(crate) enum ReadError {
 
 impl Replica {
     /// Hands commands to the proposer, in the order of the calls. What comes of them is in the future.
-    pub(crate) async fn propose(&self, commands: Vec<Encoded>) -> impl Future<Output = Answer> + Send + use<> {
+    pub(crate) async fn propose(
+        &self,
+        commands: Vec<Encoded>,
+    ) -> impl Future<Output = Answer> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
         let handed = self.proposals.send(Proposal { commands, answer }).await;
         async move {

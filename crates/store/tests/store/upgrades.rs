@@ -41,7 +41,10 @@ async fn an_entry_of_a_newer_version_stops_the_store_and_asks_for_an_upgrade() {
         apply(&store, entry(1, create_room("before"))).await.unwrap();
         let error = apply(&store, entry(2, unknown)).await.unwrap_err();
         assert!(error.contains("upgrade this node, its data is intact"), "{error}");
-        assert!(!error.contains("damaged") && !error.contains("delete") && !error.contains("empty"), "{error}");
+        assert!(
+            !error.contains("damaged") && !error.contains("delete") && !error.contains("empty"),
+            "{error}"
+        );
         // Nothing of the entry was applied, and nothing is applied after it.
         assert_eq!(*store.state(ShardId::META).applied().borrow(), 1);
         let error = apply(&store, entry(3, create_room("after"))).await.unwrap_err();
@@ -54,7 +57,10 @@ async fn garbage_is_damage_and_not_a_newer_version() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let error = apply(&store, entry(1, Bytes::from_static(&[0x12, 0xff]))).await.unwrap_err();
-    assert!(error.contains("log.redb is damaged") && error.contains("keep this data dir as it is"), "{error}");
+    assert!(
+        error.contains("log.redb is damaged") && error.contains("keep this data dir as it is"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

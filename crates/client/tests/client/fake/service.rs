@@ -36,7 +36,14 @@ impl ChatService for Service {
         let user = request.into_inner().user;
         let token = format!("token{session_id}");
         data.sessions.insert(token.clone(), (session_id, user.clone()));
-        Ok(Response::new(OpenSessionResponse { token, session_id, user_id: 1, user, cluster_id: "c".into(), feature_level: 1 }))
+        Ok(Response::new(OpenSessionResponse {
+            token,
+            session_id,
+            user_id: 1,
+            user,
+            cluster_id: "c".into(),
+            feature_level: 1,
+        }))
     }
 
     async fn join_chat(&self, request: Request<JoinChatRequest>) -> Result<Response<Frames>, Status> {

@@ -1,0 +1,138 @@
+//! What a session can do in a room, and every rule about it: from which feature level on, what can never be valid, what tells
+//! a repeat from another request, and what it changes.
+//!
+//! A new action is a variant of [`Action`] and an arm in each function here; its event is a variant of
+//! [`EventKind`](crate::EventKind).
+
+use crate::event::EventKind;
+use crate::id::{RoomId, UserId};
+use crate::level;
+use crate::name::{check_text, check_topic};
+use crate::outcome::Change;
+use crate::record::RoomHead;
+use crate::refusal::Refusal;
+use crate::view::View;
+
+/// What a session does in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Say something.
+    Post(String),
+    /// Say what the room is for.
+    SetTopic(String),
+    /// Become a member.
+    Join,
+    /// Stop being a member.
+    Leave,
+    /// A request that a gateway refused, so that it uses up its number like every other refused request. What it asked for
+    /// is not stored, only its digest.
+    Void {
+        /// Why.
+        refusal: Refusal,
+        /// [`Action::digest`] of what the request asked for.
+        digest: u64,
+    },
+}
+
+impl Action {
+    /// The feature level that a cluster needs to have before a session may do this.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Post(_) | Self::SetTopic(_) | Self::Join | Self::Leave | Self::Void { .. } => level::FIRST,
+        }
+    }
+
+    /// Refuses what no state can make valid. Gateways ask before a command is made, and every replica asks again.
+    ///
+    /// # Errors
+    /// Why the action is never valid.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Post(text) => check_text(text),
+            Self::SetTopic(topic) => check_topic(topic),
+            Self::Void { refusal, .. } => Err(*refusal),
+            Self::Join | Self::Leave => Ok(()),
+        }
+    }
+
+    /// Whether the action may come without a request number, because repeating it has no effect.
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self, Self::Join)
+    }
+
+    /// Tells a repeat from a number used for something else. It covers what the client sent, in one form for all versions,
+    /// and nothing that a gateway adds: a repeat may come through another gateway. 64 bits: a client that damages its own
+    /// state by accident is found out; this is no defence against one that tries.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let (kind, body) = match self {
+            Self::Post(text) => (1, text.as_bytes()),
+            Self::SetTopic(topic) => (2, topic.as_bytes()),
+            Self::Join => (3, &[][..]),
+            Self::Leave => (4, &[][..]),
+            Self::Void { digest, .. } => return *digest,
+        };
+        xxhash_rust::xxh3::xxh3_64_with_seed(body, kind)
+    }
+
+    /// Decides the action in its room, whose head is given.
+    ///
+    /// # Errors
+    /// Only what the view reports.
+    pub(crate) fn decide<V: View>(
+        &self,
+        view: &V,
+        room: RoomId,
+        head: RoomHead,
+        author: UserId,
+    ) -> Result<Decision, V::Error> {
+        if let Err(refusal) = self.check() {
+            return Ok(Decision::Refused(refusal));
+        }
+        let event = |kind| Effect { kind, change: None, members: head.members };
+        Ok(Decision::Event(match self {
+            Self::Post(text) => event(EventKind::Message(text.clone())),
+            Self::SetTopic(topic) => Effect {
+                change: Some(Change::Topic(room, topic.clone())),
+                ..event(EventKind::TopicChanged(topic.clone()))
+            },
+            Self::Join | Self::Leave => {
+                let joins = *self == Self::Join;
+                if view.member(room, author)? == joins {
+                    return Ok(Decision::Unchanged);
+                }
+                let change = Some(Change::Member { room, user: author, present: joins });
+                if joins {
+                    Effect { kind: EventKind::Joined, change, members: head.members.saturating_add(1) }
+                } else {
+                    Effect { kind: EventKind::Left, change, members: head.members.saturating_sub(1) }
+                }
+            }
+            Self::Void { refusal, .. } => return Ok(Decision::Refused(*refusal)),
+        }))
+    }
+}
+
+/// What is decided of an action.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// It becomes an event.
+    Event(Effect),
+    /// There is nothing to change.
+    Unchanged,
+    /// No, for good.
+    Refused(Refusal),
+}
+
+/// What an action that is accepted does, besides moving the room's head.
+#[derive(Debug)]
+pub(crate) struct Effect {
+    /// The event that it becomes.
+    pub(crate) kind: EventKind,
+    /// The row that it changes.
+    pub(crate) change: Option<Change>,
+    /// The number of the room's members afterwards.
+    pub(crate) members: u32,
+}

@@ -1,0 +1,71 @@
+//! Actions to protobuf and back: the one mapping between [`Action`], [`chat::RoomAction`] and the short forms of the actions
+//! of the first feature level, which release 0.1.0 reads and writes.
+
+use conclave_core::{Action, Refusal};
+
+use crate::FormatError;
+use crate::chat::{self, RoomAction, room_action::Kind, send_message_request::Content};
+use crate::log::{self, act};
+
+/// The action that a client asks for.
+///
+/// # Errors
+/// If it is of a kind that this version does not know.
+pub fn from_content(content: Content) -> Result<Action, FormatError> {
+    match content {
+        Content::Text(text) => Ok(Action::Post(text)),
+        Content::Topic(topic) => Ok(Action::SetTopic(topic)),
+        Content::Join(_) => Ok(Action::Join),
+        Content::Leave(_) => Ok(Action::Leave),
+        Content::Action(action) => from_proto(action),
+    }
+}
+
+/// How a client asks for the action: in the short form where there is one. `None` for [`Action::Void`], for which no client
+/// asks.
+#[must_use]
+pub fn into_content(action: Action) -> Option<Content> {
+    Some(match action {
+        Action::Post(text) => Content::Text(text),
+        Action::SetTopic(topic) => Content::Topic(topic),
+        Action::Join => Content::Join(chat::Join {}),
+        Action::Leave => Content::Leave(chat::Leave {}),
+        Action::Void { .. } => return None,
+    })
+}
+
+/// The action as it stands in the log.
+pub(crate) fn to_log(action: &Action) -> act::Action {
+    match action {
+        Action::Post(text) => act::Action::Post(text.clone()),
+        Action::SetTopic(topic) => act::Action::SetTopic(topic.clone()),
+        Action::Join => act::Action::Join(true),
+        Action::Leave => act::Action::Leave(true),
+        Action::Void { refusal, digest } => {
+            act::Action::Void(log::Void { refusal: refusal.code(), digest: *digest })
+        }
+    }
+}
+
+/// The action from the log.
+pub(crate) fn from_log(action: act::Action) -> Result<Action, FormatError> {
+    match action {
+        act::Action::Post(text) => Ok(Action::Post(text)),
+        act::Action::SetTopic(topic) => Ok(Action::SetTopic(topic)),
+        act::Action::Join(_) => Ok(Action::Join),
+        act::Action::Leave(_) => Ok(Action::Leave),
+        act::Action::Void(void) => {
+            Ok(Action::Void { refusal: Refusal::from_code(void.refusal, 0), digest: void.digest })
+        }
+        act::Action::RoomAction(action) => from_proto(action),
+    }
+}
+
+fn from_proto(action: RoomAction) -> Result<Action, FormatError> {
+    Ok(match action.kind.ok_or(FormatError::UnknownKind("the action"))? {
+        Kind::Text(text) => Action::Post(text),
+        Kind::Topic(topic) => Action::SetTopic(topic),
+        Kind::Join(_) => Action::Join,
+        Kind::Leave(_) => Action::Leave,
+    })
+}
