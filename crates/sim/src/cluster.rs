@@ -329,6 +329,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
         log_tail_bytes: machine.config.log_tail_bytes,
         disk: Arc::new(machine.disk.clone()),
         work: Work::Tasks,
+        ..StoreOptions::default()
     };
     let host = Host { me: machine.ip, cuts: cluster.cuts.clone() };
     let started = async {
