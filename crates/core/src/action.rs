@@ -5,7 +5,7 @@
 //! [`EventKind`](crate::EventKind).
 
 use crate::event::EventKind;
-use crate::id::{RoomId, UserId};
+use crate::id::{RoomId, Seq, UserId};
 use crate::level;
 use crate::name::{check_text, check_topic};
 use crate::outcome::Change;
@@ -24,6 +24,13 @@ pub enum Action {
     Join,
     /// Stop being a member.
     Leave,
+    /// Mark an event of the room for everybody, or take the mark away. Feature level 2.
+    Pin {
+        /// The event.
+        target: Seq,
+        /// Take the mark away.
+        off: bool,
+    },
     /// A request that a gateway refused, so that it uses up its number like every other refused request. What it asked for
     /// is not stored, only its digest.
     Void {
@@ -40,6 +47,7 @@ impl Action {
     pub fn level(&self) -> u32 {
         match self {
             Self::Post(_) | Self::SetTopic(_) | Self::Join | Self::Leave | Self::Void { .. } => level::FIRST,
+            Self::Pin { .. } => 2,
         }
     }
 
@@ -52,7 +60,8 @@ impl Action {
             Self::Post(text) => check_text(text),
             Self::SetTopic(topic) => check_topic(topic),
             Self::Void { refusal, .. } => Err(*refusal),
-            Self::Join | Self::Leave => Ok(()),
+            Self::Pin { target: Seq(0), .. } => Err(Refusal::TargetUnknown),
+            Self::Join | Self::Leave | Self::Pin { .. } => Ok(()),
         }
     }
 
@@ -67,11 +76,16 @@ impl Action {
     /// state by accident is found out; this is no defence against one that tries.
     #[must_use]
     pub fn digest(&self) -> u64 {
+        let pin;
         let (kind, body) = match self {
             Self::Post(text) => (1, text.as_bytes()),
             Self::SetTopic(topic) => (2, topic.as_bytes()),
             Self::Join => (3, &[][..]),
             Self::Leave => (4, &[][..]),
+            Self::Pin { target, off } => {
+                pin = (target.0 << 1 | u64::from(*off)).to_le_bytes();
+                (5, &pin[..])
+            }
             Self::Void { digest, .. } => return *digest,
         };
         xxhash_rust::xxh3::xxh3_64_with_seed(body, kind)
@@ -110,6 +124,10 @@ impl Action {
                     Effect { kind: EventKind::Left, change, members: head.members.saturating_sub(1) }
                 }
             }
+            Self::Pin { target, .. } if *target > head.last => {
+                return Ok(Decision::Refused(Refusal::TargetUnknown));
+            }
+            Self::Pin { target, off } => event(EventKind::Pinned { target: *target, off: *off }),
             Self::Void { refusal, .. } => return Ok(Decision::Refused(*refusal)),
         }))
     }

@@ -36,4 +36,11 @@ pub enum EventKind {
     Joined,
     /// Somebody stopped being one.
     Left,
+    /// Somebody marked an event of the room, or took the mark away.
+    Pinned {
+        /// The event.
+        target: Seq,
+        /// The mark was taken away.
+        off: bool,
+    },
 }

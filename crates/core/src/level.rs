@@ -6,14 +6,19 @@
 //! understand the next one, and never lowers it. Gateways turn away what is above the cluster's level, and a leader appends
 //! nothing that its own program does not understand.
 //!
-//! A level belongs to a release. What a level means never changes once a release has it.
+//! | Level | Since | What it adds |
+//! |---|---|---|
+//! | 1 | 0.1.0 | messages, topics, joining and leaving |
+//! | 2 | not released yet | pins |
+//!
+//! A level belongs to a release. What a level means never changes once a release has it; until then it may grow.
 
 use crate::command::Command;
 
 /// The level of every cluster when it begins: what release 0.1.0 understands.
 pub const FIRST: u32 = 1;
 /// The highest level that this version understands.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 impl Command {
     /// The level that a cluster needs to have before this command may stand in one of its logs.

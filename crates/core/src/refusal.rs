@@ -173,6 +173,9 @@ refusals! {
     /// See [`crate::limits::NODES_MAX`].
     20 TooManyNodes "too_many_nodes" keeps Exhausted Report
         "the cluster has as many nodes as it can hold";
+    /// The room has no event at the seq that the request names.
+    21 TargetUnknown "target_unknown" uses NotFound Report
+        "the room has no such event; name the seq of one that is there";
 }
 
 impl Refusal {
@@ -221,13 +224,13 @@ mod tests {
 
     #[test]
     fn every_code_and_every_word_stands_for_one_refusal() {
-        for code in 1..=20 {
+        for code in 1..=21 {
             let refusal = Refusal::from_code(code, 5);
             assert_eq!(refusal.code(), code);
             assert!(!matches!(refusal, Refusal::Other(_)), "{code} has a name");
             assert_eq!(Refusal::from_word(refusal.word(), 5), Some(refusal));
         }
-        assert_eq!(Refusal::NAMED.len() + 1, 20, "every code was looked at");
+        assert_eq!(Refusal::NAMED.len() + 1, 21, "every code was looked at");
         assert_eq!(Refusal::from_code(9_999, 0).code(), 9_999);
         assert_eq!(Refusal::from_word("refused", 0), None);
     }

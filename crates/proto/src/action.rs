@@ -1,7 +1,7 @@
 //! Actions to protobuf and back: the one mapping between [`Action`], [`chat::RoomAction`] and the short forms of the actions
 //! of the first feature level, which release 0.1.0 reads and writes.
 
-use conclave_core::{Action, Refusal};
+use conclave_core::{Action, Refusal, Seq};
 
 use crate::FormatError;
 use crate::chat::{self, RoomAction, room_action::Kind, send_message_request::Content};
@@ -30,6 +30,7 @@ pub fn into_content(action: Action) -> Option<Content> {
         Action::SetTopic(topic) => Content::Topic(topic),
         Action::Join => Content::Join(chat::Join {}),
         Action::Leave => Content::Leave(chat::Leave {}),
+        Action::Pin { target, off } => Content::Action(pin(target, off)),
         Action::Void { .. } => return None,
     })
 }
@@ -41,6 +42,7 @@ pub(crate) fn to_log(action: &Action) -> act::Action {
         Action::SetTopic(topic) => act::Action::SetTopic(topic.clone()),
         Action::Join => act::Action::Join(true),
         Action::Leave => act::Action::Leave(true),
+        Action::Pin { target, off } => act::Action::RoomAction(pin(*target, *off)),
         Action::Void { refusal, digest } => {
             act::Action::Void(log::Void { refusal: refusal.code(), digest: *digest })
         }
@@ -67,5 +69,10 @@ fn from_proto(action: RoomAction) -> Result<Action, FormatError> {
         Kind::Topic(topic) => Action::SetTopic(topic),
         Kind::Join(_) => Action::Join,
         Kind::Leave(_) => Action::Leave,
+        Kind::Pin(pin) => Action::Pin { target: Seq(pin.target_seq), off: pin.off },
     })
+}
+
+fn pin(target: Seq, off: bool) -> RoomAction {
+    RoomAction { kind: Some(Kind::Pin(chat::Pin { target_seq: target.0, off })) }
 }

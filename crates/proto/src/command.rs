@@ -241,8 +241,8 @@ fn sixteen(bytes: &[u8], field: &'static str) -> Result<[u8; 16], FormatError> {
 
 #[cfg(test)]
 mod tests {
-    use conclave_core::Action;
     use conclave_core::level::FEATURE_LEVEL;
+    use conclave_core::{Action, Seq};
 
     use super::*;
 
@@ -265,6 +265,17 @@ mod tests {
                     settled: RequestNo(8),
                 },
                 action: Action::Post("hello".into()),
+            },
+            Command::Act {
+                room: RoomId(7),
+                origin: Origin {
+                    session: SessionId(3),
+                    author: UserId(1),
+                    author_name: "ana".into(),
+                    request: RequestNo(10),
+                    settled: RequestNo(8),
+                },
+                action: Action::Pin { target: Seq(4), off: true },
             },
             Command::RegisterNode(NodeRecord {
                 node: NodeId(2),

@@ -26,6 +26,7 @@ pub fn to_proto(event: &RoomEvent) -> chat::Event {
         EventKind::TopicChanged(topic) => Kind::TopicChanged(chat::TopicChanged { topic: topic.clone() }),
         EventKind::Joined => Kind::Joined(chat::Joined {}),
         EventKind::Left => Kind::Left(chat::Left {}),
+        EventKind::Pinned { target, off } => Kind::Pinned(chat::Pinned { target_seq: target.0, off: *off }),
     };
     chat::Event {
         room_id: event.room.0,
@@ -50,6 +51,7 @@ pub fn from_proto(event: chat::Event) -> Result<RoomEvent, FormatError> {
         Kind::TopicChanged(changed) => EventKind::TopicChanged(changed.topic),
         Kind::Joined(_) => EventKind::Joined,
         Kind::Left(_) => EventKind::Left,
+        Kind::Pinned(pinned) => EventKind::Pinned { target: Seq(pinned.target_seq), off: pinned.off },
     };
     Ok(RoomEvent {
         room: RoomId(event.room_id),

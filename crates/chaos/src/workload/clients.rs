@@ -160,8 +160,8 @@ pub(super) fn event(event: &conclave_client::api::Event) -> Event<'_> {
         Some(Kind::TopicChanged(changed)) => (What::Topic, changed.topic.as_str()),
         Some(Kind::Joined(_)) => (What::Joined, ""),
         Some(Kind::Left(_)) => (What::Left, ""),
-        // An event without a kind is what no client asked for either.
-        Some(Kind::Created(_)) | None => (What::Created, ""),
+        // No client of the workload asked for a pin, or for an event without a kind.
+        Some(Kind::Created(_) | Kind::Pinned(_)) | None => (What::Created, ""),
     };
     Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }
 }

@@ -48,6 +48,10 @@ fn notice(author: &str, kind: Option<&Kind>) -> String {
         }
         Some(Kind::Joined(_)) => format!("* {author} joined"),
         Some(Kind::Left(_)) => format!("* {author} left"),
+        Some(Kind::Pinned(pinned)) => {
+            let verb = if pinned.off { "unpinned" } else { "pinned" };
+            format!("* {author} {verb} event {}", pinned.target_seq)
+        }
         Some(Kind::Message(message)) => safe(&message.text, ""),
         None => format!("* {author} did something that this version does not know; conclave version"),
     }
@@ -65,6 +69,9 @@ pub(crate) struct Json<'a> {
     body: &'a str,
     session_id: u64,
     request_no: u64,
+    /// The event that this one is about, for example a pinned one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_seq: Option<u64>,
 }
 
 /// The event as a JSON object.
@@ -75,6 +82,8 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
         Some(Kind::TopicChanged(changed)) => ("topic", changed.topic.as_str()),
         Some(Kind::Joined(_)) => ("joined", ""),
         Some(Kind::Left(_)) => ("left", ""),
+        Some(Kind::Pinned(chat::Pinned { off: false, .. })) => ("pinned", ""),
+        Some(Kind::Pinned(chat::Pinned { off: true, .. })) => ("unpinned", ""),
         None => ("unknown", ""),
     };
     Json {
@@ -87,6 +96,10 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
         body,
         session_id: event.session_id,
         request_no: event.request_no,
+        target_seq: match &event.kind {
+            Some(Kind::Pinned(pinned)) => Some(pinned.target_seq),
+            _ => None,
+        },
     }
 }
 

@@ -122,6 +122,7 @@ impl Data {
         );
         let kind = match action {
             Action::Post(text) => event::Kind::Message(Message { text }),
+            Action::Pin { target, off } => event::Kind::Pinned(Pinned { target_seq: target.0, off }),
             Action::SetTopic(topic) => event::Kind::TopicChanged(TopicChanged { topic }),
             Action::Join => event::Kind::Joined(Joined {}),
             Action::Leave => event::Kind::Left(Left {}),

@@ -41,6 +41,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => any::<u64>().prop_map(|digest| Action::Void { refusal: Refusal::TextTooLong, digest }),
         2 => Just(Action::Join),
         2 => Just(Action::Leave),
+        1 => (0..9_u64, any::<bool>()).prop_map(|(seq, off)| Action::Pin { target: Seq(seq), off }),
     ]
 }
 
@@ -227,6 +228,9 @@ proptest! {
                 EventKind::Joined => prop_assert!(present.insert((event.room, event.author))),
                 EventKind::Left => prop_assert!(present.remove(&(event.room, event.author))),
                 EventKind::Created(_) | EventKind::Message(_) | EventKind::TopicChanged(_) => {}
+                EventKind::Pinned { target, .. } => {
+                    prop_assert!((1..event.seq.0).contains(&target.0), "a pin names an event before it");
+                }
             }
         }
         prop_assert_eq!(&present, &view.members);
@@ -250,7 +254,11 @@ proptest! {
         for event in &view.events {
             let text = match &event.kind {
                 EventKind::Message(text) => text.as_str(),
-                EventKind::Created(_) | EventKind::TopicChanged(_) | EventKind::Joined | EventKind::Left => "",
+                EventKind::Created(_)
+                | EventKind::TopicChanged(_)
+                | EventKind::Joined
+                | EventKind::Left
+                | EventKind::Pinned { .. } => "",
             };
             prop_assert!(text != "REUSED" && text != "SKIPPED" && text.len() <= TEXT_BYTES_MAX);
         }

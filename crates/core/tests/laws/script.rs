@@ -3,7 +3,7 @@
 use conclave_core::command::NodeRecord;
 use conclave_core::ring::Layout;
 use conclave_core::{
-    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, SessionId, ShardId, UserId,
+    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
 };
 
 /// People of the transcripts; a user's id is the place in this list, from 1.
@@ -80,6 +80,8 @@ fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
         "topic" => Action::SetTopic(words.text()),
         "join" => Action::Join,
         "leave" => Action::Leave,
+        "pin" => Action::Pin { target: Seq(words.number()), off: false },
+        "unpin" => Action::Pin { target: Seq(words.number()), off: true },
         // What a gateway makes of a text that is too long.
         "void" => {
             let digest = Action::Post(words.text()).digest();

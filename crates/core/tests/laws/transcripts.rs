@@ -121,6 +121,8 @@ fn kind(kind: &EventKind) -> String {
         EventKind::TopicChanged(topic) => format!("topic {}", short(topic)),
         EventKind::Joined => "joined".to_owned(),
         EventKind::Left => "left".to_owned(),
+        EventKind::Pinned { target, off: false } => format!("pinned {target}"),
+        EventKind::Pinned { target, off: true } => format!("unpinned {target}"),
     }
 }
 

@@ -51,6 +51,7 @@ fn commands() -> impl Strategy<Value = Command> {
         1 => "[a-z]{0,20}".prop_map(Action::SetTopic),
         2 => Just(Action::Join),
         2 => Just(Action::Leave),
+        1 => (0..9_u64, any::<bool>()).prop_map(|(seq, off)| Action::Pin { target: conclave_core::Seq(seq), off }),
     ];
     let act = (room, 1..4_u64, 0..12_u64, 0..12_u64, action).prop_map(
         |(room, session, request, settled, action)| {
