@@ -121,6 +121,8 @@ pub(crate) enum Command {
     Leave(RoomArg),
     /// Set the topic of a room
     Topic(TopicArgs),
+    /// Pin an event of a room, for everybody
+    Pin(PinArgs),
     /// Ping every server
     Ping,
     /// Show the cluster: servers, leaders, lag, and how many may still fail
@@ -284,6 +286,23 @@ pub(crate) struct TopicArgs {
     /// The words of the topic
     #[arg(required = true)]
     pub(crate) text: Vec<String>,
+}
+
+/// `conclave pin`
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Example:\n  conclave pin ops 1042        # an event's number is behind its room: #ops:1042"
+)]
+pub(crate) struct PinArgs {
+    /// The room, with or without its #
+    #[arg(value_parser = parse::room)]
+    pub(crate) room: String,
+    /// The number of the event in its room
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seq: u64,
+    /// Take the pin away
+    #[arg(long)]
+    pub(crate) off: bool,
 }
 
 const CHAT_HELP: &str = "\

@@ -68,6 +68,7 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         Command::Join(arg) => rooms::join(&arg.room, settings).await,
         Command::Leave(arg) => rooms::leave(&arg.room, settings).await,
         Command::Topic(topic) => rooms::topic(&topic, settings).await,
+        Command::Pin(pin) => rooms::pin(&pin, settings).await,
         Command::Ping => ping::run(settings).await,
         Command::Status(status) => status::run(&status, settings).await,
         Command::Admin(args) => admin::run(args, settings).await,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use conclave_client::find::CLIENT_PORT;
+use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
 use conclave_server::{Config, Faults, Member, Timing};
 
@@ -79,6 +80,10 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "CONCLAVE_MAX_CLIENTS", value_name = "N", default_value_t = CLIENTS_MAX_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_clients: u32,
+    /// Highest feature level to offer; a lower one than the default holds the cluster back, so that every server can go back
+    /// to the version before
+    #[arg(long, env = "CONCLAVE_FEATURE_LEVEL", value_name = "N", default_value_t = FEATURE_LEVEL)]
+    pub(crate) feature_level: u32,
     /// Whether to announce the server on the local network by multicast DNS
     #[arg(long, env = "CONCLAVE_MDNS", value_enum, default_value_t = Mdns::Auto)]
     pub(crate) mdns: Mdns,
@@ -130,6 +135,7 @@ impl ServerArgs {
         };
         config.log_tail_bytes = self.log_tail;
         config.max_clients = self.max_clients;
+        config.feature_level = self.feature_level;
         config.resolvers.clone_from(&self.resolvers);
         config.faults = self.allow_faults.then(Faults::default);
         config

@@ -1,10 +1,10 @@
-//! `conclave rooms`, `create`, `join`, `leave` and `topic`.
+//! `conclave rooms`, `create`, `join`, `leave`, `topic` and `pin`.
 
 use conclave_client::{Client, Content, Ticket};
-use conclave_proto::chat::Room;
+use conclave_proto::chat::{Pin, Room, RoomAction, room_action};
 use serde::Serialize;
 
-use crate::args::{RoomsArgs, TopicArgs};
+use crate::args::{PinArgs, RoomsArgs, TopicArgs};
 use crate::errors::{of_call, of_send};
 use crate::exit::Exit;
 use crate::settings::{Settings, Style};
@@ -112,6 +112,16 @@ pub(super) async fn leave(room: &str, settings: &Settings) -> anyhow::Result<Exi
 /// As [`join`].
 pub(super) async fn topic(args: &TopicArgs, settings: &Settings) -> anyhow::Result<Exit> {
     change(&args.room, Content::Topic(args.text.join(" ")), settings).await
+}
+
+/// Pins an event, or takes the pin away.
+///
+/// # Errors
+/// As [`join`].
+pub(super) async fn pin(args: &PinArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let pin = Pin { target_seq: args.seq, off: args.off };
+    let action = RoomAction { kind: Some(room_action::Kind::Pin(pin)) };
+    change(&args.room, Content::Action(action), settings).await
 }
 
 async fn change(room: &str, content: Content, settings: &Settings) -> anyhow::Result<Exit> {

@@ -16,3 +16,4 @@ mod placement;
 mod reads;
 mod restart;
 mod snapshot;
+mod upgrade;

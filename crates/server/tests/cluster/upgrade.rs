@@ -1,0 +1,179 @@
+//! Nodes of two versions in one cluster: what the newer one adds is used only when all understand it, and nothing that a
+//! node does not understand is ever appended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use conclave_client::api::event::Kind;
+use conclave_client::api::{self, Pin, RoomAction, room_action, send_message_request};
+use conclave_client::{Client, Content, HistoryQuery};
+use conclave_proto::chat::Certainty;
+use conclave_proto::raft::proposal_result::Outcome;
+use conclave_proto::raft::raft_service_client::RaftServiceClient;
+use conclave_proto::raft::{LinkRequest, Proposal};
+use conclave_proto::status::from_status;
+use tonic::Request;
+
+use crate::harness::{Cluster, eventually, within};
+use crate::load::Load;
+use crate::lost_ack::Raw;
+
+/// The level of version 0.1.0, and the first level that has pins.
+const OLD: u32 = 1;
+const NEW: u32 = 2;
+
+/// The feature level with which each node starts the next time. A node with a lower level than its program understands
+/// behaves as an older program: it registers that level, and stops at an entry above it.
+#[derive(Clone)]
+struct Levels(Arc<[AtomicU32; 3]>);
+
+impl Levels {
+    async fn start(level: u32) -> (Self, Cluster) {
+        let levels = Self(Arc::new([level, level, level].map(AtomicU32::new)));
+        let of = levels.clone();
+        let cluster = Cluster::start_with(move |config| {
+            let number: usize = config.name.trim_start_matches("node").parse().unwrap();
+            config.feature_level = of.0[number - 1].load(Ordering::Relaxed);
+        })
+        .await;
+        (levels, cluster)
+    }
+
+    /// Replaces a node's program by one of this level.
+    async fn replace(&self, cluster: &mut Cluster, index: usize, level: u32) {
+        cluster.stop(index).await;
+        self.0[index].store(level, Ordering::Relaxed);
+        cluster.start_node(index).await;
+        cluster.settled().await;
+    }
+}
+
+fn pin(seq: u64) -> RoomAction {
+    RoomAction { kind: Some(room_action::Kind::Pin(Pin { target_seq: seq, off: false })) }
+}
+
+fn pin_request(no: u64) -> api::SendMessageRequest {
+    api::SendMessageRequest {
+        room: Some(api::RoomRef { name: "general".to_owned(), id: 0 }),
+        request_no: no,
+        settled_no: 0,
+        content: Some(send_message_request::Content::Action(pin(1))),
+    }
+}
+
+/// The level that a node reports to somebody who opens a session there.
+async fn level(cluster: &Cluster, index: usize) -> u32 {
+    let mut raw = Raw::connect(cluster, index, "ana").await;
+    let open = api::OpenSessionRequest { user: "ana".to_owned(), client: "level".to_owned() };
+    raw.client.open_session(open).await.unwrap().into_inner().feature_level
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_action_waits_for_the_last_upgraded_node_and_nothing_is_lost() {
+    let (levels, mut cluster) = Levels::start(OLD).await;
+    let load = Load::start(&cluster, "deploys", 3, 3).await;
+    // Two of three are upgraded, and one of them goes back.
+    for (index, to) in [(0, NEW), (1, NEW), (1, OLD), (1, NEW)] {
+        load.progress(50).await;
+        levels.replace(&mut cluster, index, to).await;
+        for index in 0..3 {
+            assert_eq!(level(&cluster, index).await, OLD);
+            let mut raw = Raw::connect(&cluster, index, "ana").await;
+            let refused = raw.client.send_message(raw.request(pin_request(1))).await.unwrap_err();
+            let failure = from_status(&refused);
+            assert_eq!((failure.code.as_str(), failure.certainty()), ("not_yet", Certainty::NotSent));
+        }
+        // The library knows the level and does not even send.
+        let client = cluster.client("ana").await;
+        let error = client.submit("general", Content::Action(pin(1))).await.unwrap_err();
+        assert_eq!(error.code(), Some("not_yet"), "{error}");
+    }
+    load.progress(50).await;
+    levels.replace(&mut cluster, 2, NEW).await;
+    for index in 0..3 {
+        eventually("the level rises", async || level(&cluster, index).await == NEW).await;
+    }
+    assert_eq!(pinned(&cluster.client("ana").await).await, [1]);
+    // A writer panics on the first send that is refused or given up.
+    load.judge(&cluster).await;
+    // There is no way back behind a level that has been used.
+    cluster.stop(1).await;
+    levels.0[1].store(OLD, Ordering::Relaxed);
+    let mut error = String::new();
+    eventually("the stopped node gives its data dir back", async || {
+        error = cluster.refuses_to_start(1).await.to_string();
+        !error.contains("is in use by")
+    })
+    .await;
+    assert!(error.contains("upgrade this node, its data is intact"), "{error}");
+    levels.0[1].store(NEW, Ordering::Relaxed);
+    cluster.start_node(1).await;
+    cluster.settled().await;
+}
+
+/// Pins the room's first event; the events that are pinned there.
+async fn pinned(client: &Client) -> Vec<u64> {
+    let ticket = client.submit("general", Content::Action(pin(1))).await.unwrap();
+    let ack = within("the pin is acked", ticket.wait()).await.unwrap();
+    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest("general", 100) };
+    let page = client.history(query).await.unwrap();
+    assert_eq!(page.last_seq, ack.seq);
+    let pins = page.events.iter().filter_map(|event| match &event.kind {
+        Some(Kind::Pinned(pinned)) => Some(pinned.target_seq),
+        _ => None,
+    });
+    pins.collect()
+}
+
+/// Commands that no node may append: of a kind that no version has, with an action that no version has, and not protobuf.
+const NOT_UNDERSTOOD: [&[u8]; 4] = [
+    b"\xa2\x01\x03abc",
+    &[0x12, 0x05, 0x08, 0x01, 0xfa, 0x06, 0x00],
+    &[],
+    &[0x12, 0xff, 0xff, 0xff, 0xff, 0xff],
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_not_understood_is_refused_to_the_peer_that_sent_it() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client("ana").await;
+    let before = client.send("general", "before").await.unwrap();
+    let shards = cluster.status(0).await.unwrap().shards;
+    for shard in 0..=shards {
+        for command in NOT_UNDERSTOOD {
+            let failure = propose(&cluster, shard, command).await;
+            assert_eq!((failure.code.as_str(), failure.certainty()), ("not_yet", Certainty::NotSent));
+        }
+    }
+    // All nodes live on, also after a restart: nothing of it is in a log.
+    for index in 0..3 {
+        cluster.stop(index).await;
+    }
+    for index in 0..3 {
+        cluster.start_node(index).await;
+    }
+    cluster.settled().await;
+    let after = client.send("general", "after").await.unwrap();
+    assert_eq!(after.seq, before.seq + 1);
+}
+
+/// Proposes a command to the shard's leader in the way of another node.
+async fn propose(cluster: &Cluster, shard: u32, command: &[u8]) -> api::Failure {
+    let leader = cluster.leader_of(shard).await;
+    let status = cluster.status(leader).await.unwrap();
+    let address = format!("http://{}", cluster.members()[leader].peer);
+    let mut peer = RaftServiceClient::connect(address).await.unwrap();
+    let proposal = Proposal { id: 1, shard, commands: vec![command.to_vec().into()] };
+    let mut request = Request::new(tokio_stream::iter([LinkRequest { proposals: vec![proposal] }]));
+    let metadata = request.metadata_mut();
+    metadata.insert("conclave-cluster", status.cluster_id.parse().unwrap());
+    metadata.insert("conclave-from", "99".parse().unwrap());
+    metadata.insert("conclave-from-dir", "ab".repeat(16).parse().unwrap());
+    metadata.insert("conclave-to", (leader + 1).to_string().parse().unwrap());
+    let mut answers = peer.link(request).await.unwrap().into_inner();
+    let answer = within("the leader answers", answers.message()).await.unwrap().unwrap();
+    match answer.results.into_iter().next().and_then(|result| result.outcome) {
+        Some(Outcome::Failure(failure)) => failure,
+        other => panic!("the command was not refused: {other:?}"),
+    }
+}
