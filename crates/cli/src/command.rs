@@ -30,7 +30,7 @@ use crate::settings::{Environment, Settings, resolve};
 use crate::view::event::LineStyle;
 use crate::{bench, output};
 
-/// Runs what was typed.
+/// Runs the command.
 ///
 /// # Errors
 /// With a message for the user. [`crate::exit::of_error`] has the exit code.

@@ -38,7 +38,7 @@ pub(crate) struct Settings {
     pub(crate) style: Style,
 }
 
-/// What the terminal can show.
+/// The capabilities of the terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Style {
     /// Whether to use colours on stdout.

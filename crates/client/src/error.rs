@@ -162,8 +162,8 @@ pub enum OutboxError {
     },
     /// The file is damaged.
     #[error(
-        "the outbox file {} is damaged at byte {offset}: {what}; move it away to begin a new one \
-         (what it held unsent is lost then)",
+        "the outbox file {} is damaged at byte {offset}: {what}; move it away to start with an \
+         empty outbox (its unsent messages are not sent then)",
         path.display()
     )]
     Damaged {

@@ -121,7 +121,12 @@ async fn healthy(client: &Client, room_id: u64, patience: Duration) -> anyhow::R
                 Err(error) => error.to_string(),
             };
             let what = format!("the cluster is not healthy within {patience:?}: {why}");
-            return Err(Failed::new(Exit::NoServer, what, "does anything start killed servers again?").into());
+            return Err(Failed::new(
+                Exit::NoServer,
+                what,
+                "make sure that killed servers are restarted, as `conclave up` does",
+            )
+            .into());
         }
         tokio::time::sleep(HEALTH_POLL).await;
     }
@@ -184,7 +189,7 @@ async fn trial(
         }
     };
     if tokio::time::timeout(args.duration + DRAIN, collect).await.is_err() {
-        bail!("{} sends of the trial are still without an answer", client.pending_count());
+        bail!("{} sends of the trial have no answer yet", client.pending_count());
     }
     let sent = acked + refused;
     acks.sent += sent;

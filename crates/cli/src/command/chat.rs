@@ -255,7 +255,7 @@ impl Chat {
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.positions.name(room_id, || self.subscription.room_name(room_id));
                 self.positions.jump(&room, first_seq.saturating_sub(1));
-                self.dim(&format!("events of #{room} before {first_seq} are gone by retention")).await?;
+                self.dim(&format!("retention has deleted the events of #{room} before {first_seq}")).await?;
             }
             // Keepalives, and items of later versions.
             _ => {}

@@ -171,7 +171,7 @@ async fn submit(
                 "{} wait in the outbox and the cluster does not take them; they are sent by the next command",
                 count(client.pending_count() as u64, "message")
             );
-            Err(Failed::new(Exit::Queued, what, "conclave status; the line at hand was not taken").into())
+            Err(Failed::new(Exit::Queued, what, "conclave status; the current line was not submitted").into())
         }
     }
 }

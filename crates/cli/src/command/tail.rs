@@ -134,7 +134,7 @@ impl<'a> Tail<'a> {
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.room(room_id);
                 output::error(&format!(
-                    "conclave: events of #{room} before {first_seq} are gone by retention"
+                    "conclave: retention has deleted the events of #{room} before {first_seq}"
                 ));
                 self.positions.jump(&room, first_seq.saturating_sub(1));
             }
