@@ -13,10 +13,10 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_dns::config::NameServer;
 use conclave_dns::handler::{CurrentZone, Handler, Parts, Sockets, host_name};
 use conclave_dns::metrics::Metrics;
-use conclave_dns::zone::{NodeView, View, Zone, zone_name};
+use conclave_dns::names::{NameServer, zone_name};
+use conclave_dns::zone::{NodeView, View, Zone};
 use conclave_proto::cluster::{MemberRole, NodeRecord, ShardLead};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;

@@ -1,6 +1,6 @@
 //! What a resolver needs to know before it opens a port.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use conclave_core::limits::{
     FORWARD_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX, RESOLVER_ADDRESSES_MAX, RESOLVERS_MAX,
@@ -9,9 +9,9 @@ use conclave_proto::seal::Secret;
 use data_encoding::BASE64;
 use ipnet::IpNet;
 
-use crate::directory::host_port;
 use crate::faults::Faults;
-use crate::zone::{is_label, zone_name};
+pub use crate::names::NameServer;
+use crate::names::{host_port, is_label, zone_name};
 
 /// A resolver's configuration.
 #[derive(Clone, Debug)]
@@ -40,15 +40,6 @@ pub struct Config {
     pub export: Option<Export>,
     /// The leave to be broken on purpose by whoever reaches `grpc_listen`. Never where people rely on it.
     pub faults: Option<Faults>,
-}
-
-/// One resolver, for the NS records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameServer {
-    /// Its label, such as `ns1`.
-    pub name: String,
-    /// Its addresses.
-    pub ips: Vec<IpAddr>,
 }
 
 /// Where the zone is exported to (RFC 2136), and with which key (RFC 8945).

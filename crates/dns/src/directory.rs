@@ -20,11 +20,10 @@ use conclave_proto::cluster::NodeRecord;
 use hickory_proto::rr::Name;
 use tokio::time::Instant;
 
-use crate::config::NameServer;
+use crate::names::NameServer;
 use crate::zone::{NodeView, View};
 
 pub use check::Refused;
-pub(crate) use check::host_port;
 
 /// What is believed of the nodes.
 #[derive(Clone, Debug)]

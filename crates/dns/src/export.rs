@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Export;
 use crate::metrics::Metrics;
+use crate::names::zone_name;
 use crate::retry;
-use crate::zone::{Zone, zone_name};
+use crate::zone::Zone;
 use tsig::{Key, TsigError};
 use update::Sets;
 

@@ -1,5 +1,6 @@
 //! The resolver: the cluster's zone as a pure function of what its nodes say of themselves, and DNS around it.
 //!
+//! * `names`: labels, addresses and the name of the zone, below everything else. Pure.
 //! * `directory`: which nodes there are and which of them are healthy: records, leases, the serial. Pure.
 //! * `zone`: the names and records that follow from it, with everything an answer needs worked out beforehand. Pure.
 //! * `answer`: a question to its answer. Pure; `handler` is the shell around it, with the sockets.
@@ -19,6 +20,7 @@ pub mod faults;
 pub mod forward;
 pub mod handler;
 pub mod metrics;
+pub mod names;
 mod registry;
 mod resolver;
 mod retry;

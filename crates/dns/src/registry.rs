@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::NameServer;
 use crate::directory::{Directory, Heard, Refused, Source};
 use crate::metrics::Metrics;
+use crate::names::NameServer;
 use crate::zone::{View, Zone};
 
 /// The way to the directory.
@@ -229,7 +229,7 @@ mod tests {
     #[tokio::test]
     async fn a_lone_change_is_shown_at_once_and_many_at_a_bounded_pace() {
         let zone = Arc::new(ArcSwapOption::empty());
-        let name = crate::zone::zone_name("conclave.internal").unwrap();
+        let name = crate::names::zone_name("conclave.internal").unwrap();
         let metrics = Arc::new(Metrics::new("conclave.internal"));
         let (owner, registry) = Owner::new(name, Vec::new(), Arc::clone(&zone), Arc::clone(&metrics), None);
         let stop = CancellationToken::new();
@@ -258,7 +258,7 @@ mod tests {
     #[tokio::test]
     async fn a_stale_resolver_hears_and_goes_on_saying_what_it_said() {
         let zone = Arc::new(ArcSwapOption::empty());
-        let name = crate::zone::zone_name("conclave.internal").unwrap();
+        let name = crate::names::zone_name("conclave.internal").unwrap();
         let metrics = Arc::new(Metrics::new("conclave.internal"));
         let fault = watch::Sender::new(ResolverFault::default());
         let (owner, registry) =

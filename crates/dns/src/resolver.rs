@@ -18,11 +18,11 @@ use crate::faults::{FaultApi, Faults};
 use crate::forward::Forwarder;
 use crate::handler::{CurrentZone, Handler, Parts, Sockets, host_name};
 use crate::metrics::Metrics;
+use crate::names::zone_name;
 use crate::registry::{Owner, Registry};
 use crate::service::Service;
 use crate::watch::Watcher;
 use crate::web;
-use crate::zone::zone_name;
 
 /// How long what is under way gets to end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);

@@ -18,8 +18,7 @@ use hickory_proto::serialize::binary::BinEncodable as _;
 
 pub(crate) use body::{Body, HEADER_BYTES};
 pub use members::Target;
-pub(crate) use view::is_label;
-pub use view::{NodeView, View, zone_name};
+pub use view::{NodeView, View};
 
 use content::Content;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use conclave_core::limits::{NODE_IPS_MAX, NODE_VERSION_BYTES_MAX, SHARDS_MAX};
 use conclave_proto::cluster::{MemberRole, NodeRecord};
 
-use crate::zone::is_label;
+use crate::names::{host_port, is_label};
 
 /// Revisions are tenths of seconds since 1970: this one is due in the year 285,000. Leaves room to count on.
 const REVISION_MAX: u64 = 1 << 46;
@@ -63,15 +63,6 @@ pub(super) fn check(record: &NodeRecord) -> Result<(), Refused> {
         return wrong(format!("the shards of {name:?} must ascend from 0 to at most {SHARDS_MAX}"));
     }
     Ok(())
-}
-
-/// Host and port of an address, if it is one.
-pub(crate) fn host_port(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    // Longer ones are no host's name, RFC 1035.
-    ((1..=253).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic()))
-        .then_some((host, port))
 }
 
 fn addresses(record: &NodeRecord) -> Result<(), Refused> {

@@ -232,7 +232,7 @@ proptest! {
         let (now, name) = (Instant::now(), record.name.clone());
         let mut directory = Directory::new(LEASE);
         let heard = directory.heard(record, HERE, now);
-        let view = directory.view(&crate::zone::zone_name("conclave.internal").unwrap(), &[]);
+        let view = directory.view(&crate::names::zone_name("conclave.internal").unwrap(), &[]);
         prop_assert_eq!(heard.is_ok(), view.is_some());
         if let Some(view) = view {
             let zone = crate::zone::Zone::build(&view);

@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::View;
 use super::members::{Member, Port, Set, Target};
-use super::view::is_label;
+use crate::names::is_label;
 
 /// Also how long an absence may be remembered: who asked during a failover must not stay blind.
 const SOA_TTL: u32 = 1;

@@ -9,7 +9,7 @@ use conclave_proto::cluster::{MemberRole, NodeRecord};
 use hickory_proto::rr::Name;
 
 use super::View;
-use super::view::is_label;
+use crate::names::is_label;
 
 /// One server in a set, as `SRV` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_dns::config::NameServer;
 use conclave_dns::handler::{CurrentZone, Handler, Parts, Sockets};
 use conclave_dns::metrics::Metrics;
-use conclave_dns::zone::{NodeView, View, Zone, zone_name};
+use conclave_dns::names::{NameServer, zone_name};
+use conclave_dns::zone::{NodeView, View, Zone};
 use conclave_proto::cluster::{MemberRole, NodeRecord, ShardLead};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
