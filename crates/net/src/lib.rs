@@ -5,7 +5,7 @@
 
 mod stream;
 
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Display};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -112,6 +112,19 @@ impl Net {
             Self::System => Packets::Udp(UdpSocket::bind(address).await?),
             Self::Other(network) => Packets::Other(network.datagrams(address).await?),
         })
+    }
+
+    /// The gRPC endpoint at `host:port`, for [`Net::channel`] and [`Net::connected`]. Every endpoint of the cluster is made
+    /// here, so the scheme is written once.
+    ///
+    /// # Errors
+    /// If the address cannot be part of a URI.
+    pub fn endpoint(&self, address: impl Display) -> Result<Endpoint, tonic::transport::Error> {
+        // Neither kind of network encrypts.
+        let scheme = match self {
+            Self::System | Self::Other(_) => "http",
+        };
+        Endpoint::from_shared(format!("{scheme}://{address}"))
     }
 
     /// A channel that connects at first use, and then again whenever the connection is lost.
@@ -253,6 +266,16 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
         assert_eq!(net.listen(address).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
         assert_eq!(net.datagrams(address).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn an_endpoint_is_made_from_host_and_port_only() {
+        for net in [Net::System, Net::Other(Arc::new(Tunnel))] {
+            assert_eq!(net.endpoint("n1.example.org:7400").unwrap().uri(), "http://n1.example.org:7400/");
+            let address: SocketAddr = "[::1]:7400".parse().unwrap();
+            assert_eq!(net.endpoint(address).unwrap().uri(), "http://[::1]:7400/");
+            assert!(net.endpoint("two words:7400").is_err());
+        }
     }
 
     #[tokio::test]
