@@ -16,7 +16,6 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Endpoint;
 
 use crate::directory::Source;
 use crate::metrics::Metrics;
@@ -104,7 +103,9 @@ impl Watcher {
     }
 
     async fn listen_to(&self, node: &Asked, counter: &mut u64) -> Result<(), Status> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", node.address))
+        let endpoint = self
+            .net
+            .endpoint(&node.address)
             .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(REGISTER_LEASE);
         let channel = self.net.connected(&endpoint, &node.address).await;
