@@ -152,7 +152,7 @@ def check_rules(prometheus: Prometheus, absent: set[str]):
 
 def check_names(prometheus: Prometheus, loaded: dict[str, dict], passing: Allowed):
     """Everything that is asked for or written about is scraped, and what is scraped is written about as it is."""
-    scraped = {name: told[0]["type"] for name, told in prometheus.get("metadata").items() if name.startswith("conclave_")}
+    scraped = {name: told[0]["type"] for name, told in prometheus.get("metadata").items() if promql.is_own(name)}
     documented = docs.documented()
     for name, board in loaded.items():
         asked = set().union(*(promql.metrics(expr) for _, _, expr, _ in boards.queries(board)))

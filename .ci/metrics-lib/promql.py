@@ -8,8 +8,13 @@ STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 FOREIGN = {"up", "ALERTS"}
 
 
+def is_own(name: str) -> bool:
+    """Whether conclave's processes expose it: their own metrics and, under the standard names, those of a process."""
+    return name.startswith(("conclave_", "process_"))
+
+
 def is_metric(name: str) -> bool:
-    return "conclave_" in name or name in FOREIGN
+    return is_own(name) or "conclave_" in name or name in FOREIGN
 
 
 def selectors(expr: str) -> list[tuple[str, str]]:

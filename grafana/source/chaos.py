@@ -141,11 +141,11 @@ BOARD.line(
     8,
     curves(
         "Processor", "Cores in use by controllers and the clients of their runs. 1 is one core.", "none",
-        [target('rate(conclave_process_cpu_seconds_total{job="conclave-chaos", @c}[@])', "{{instance}}")],
+        [target('rate(process_cpu_seconds_total{job="conclave-chaos", @c}[@])', "{{instance}}")],
     ),
     curves(
         "Memory", "Resident memory. Judging holds a run's whole history for a moment.", "bytes",
-        [target('conclave_process_resident_bytes{job="conclave-chaos", @c}', "{{instance}}")],
+        [target('process_resident_memory_bytes{job="conclave-chaos", @c}', "{{instance}}")],
     ),
     table(
         "Versions", "What each controller says of itself.", "conclave_chaos_build_info{@c}",

@@ -176,11 +176,11 @@ BOARD.line(
     8,
     curves(
         "Processor", "Cores in use. 1 is one core.", "none",
-        [target('rate(conclave_process_cpu_seconds_total{job="conclave-dns", @n}[@])', "{{node}}")],
+        [target('rate(process_cpu_seconds_total{job="conclave-dns", @n}[@])', "{{node}}")],
     ),
     curves(
         "Memory", "Resident memory.", "bytes",
-        [target('conclave_process_resident_bytes{job="conclave-dns", @n}', "{{node}}")],
+        [target('process_resident_memory_bytes{job="conclave-dns", @n}', "{{node}}")],
     ),
     table(
         "Versions", "What each resolver says of itself.", "conclave_dns_build_info{@n}",

@@ -182,11 +182,11 @@ BOARD.line(
     8,
     curves(
         "Processor", "Cores in use. 1 is one core.", "none",
-        [target('rate(conclave_process_cpu_seconds_total{job="conclave", @n}[@])', "{{node}}")],
+        [target('rate(process_cpu_seconds_total{job="conclave", @n}[@])', "{{node}}")],
     ),
     curves(
         "Memory", "Resident memory. Every cache is capped, so this does not grow with the history.", "bytes",
-        [target('conclave_process_resident_bytes{job="conclave", @n}', "{{node}}")],
+        [target('process_resident_memory_bytes{job="conclave", @n}', "{{node}}")],
     ),
     curves(
         "Disk", "Files of the data directory: the log is cut behind snapshots, the state holds the whole history.", "bytes",
@@ -204,13 +204,13 @@ BOARD.line(
     8,
     curves(
         "Open files", "File descriptors in use, one for each connection among them.", "none",
-        [target('conclave_process_open_fds{job="conclave", @n}', "{{node}}")],
+        [target('process_open_fds{job="conclave", @n}', "{{node}}")],
     ),
     curves(
         "Tasks and threads", "Tasks of the runtime grow with connections; threads do not.", "none",
         [
             target('conclave_alive_tasks{job="conclave", @n}', "{{node}} tasks"),
-            target('conclave_process_threads{job="conclave", @n}', "{{node}} threads"),
+            target('process_threads{job="conclave", @n}', "{{node}} threads"),
         ],
     ),
     table(

@@ -2,11 +2,11 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::process;
+use crate::process::ProcessMetrics;
 
 /// Registers metrics as they are made.
 ///
@@ -87,14 +87,9 @@ impl Maker {
     /// All that was made, and the process' own metrics.
     #[must_use]
     pub fn finish(self) -> Exposition {
-        let process = Process {
-            resident: self.gauge("conclave_process_resident_bytes", "Resident memory."),
-            cpu: self.put(Counter::new("conclave_process_cpu_seconds_total", "User and system time.")),
-            fds: self.gauge("conclave_process_open_fds", "Open file descriptors."),
-            threads: self.gauge("conclave_process_threads", "Threads."),
-            alive_tasks: self.gauge("conclave_alive_tasks", "Tasks of the runtime."),
-        };
-        Exposition { registry: self.0, process }
+        let process = ProcessMetrics::register(&self);
+        let alive_tasks = self.gauge("conclave_alive_tasks", "Tasks of the runtime.");
+        Exposition { registry: self.0, process, alive_tasks }
     }
 }
 
@@ -102,43 +97,22 @@ impl Maker {
 #[derive(Debug)]
 pub struct Exposition {
     registry: Registry,
-    process: Process,
+    process: ProcessMetrics,
+    alive_tasks: IntGauge,
 }
 
 impl Exposition {
     /// All metrics in Prometheus' text format, with the process' own as they are now.
     #[must_use]
     pub fn render(&self) -> String {
-        self.process.read();
+        self.process.refresh();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        }
         let mut out = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             Ok(()) => String::from_utf8(out).unwrap_or_default(),
             Err(error) => format!("# metrics cannot be rendered: {error}\n"),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Process {
-    resident: IntGauge,
-    cpu: Counter,
-    fds: IntGauge,
-    threads: IntGauge,
-    alive_tasks: IntGauge,
-}
-
-impl Process {
-    /// Reads what the kernel knows of this process. Only Linux tells; elsewhere the gauges stay 0.
-    fn read(&self) {
-        let memory = process::memory();
-        self.resident.set(i64::try_from(memory.resident_bytes).unwrap_or(i64::MAX));
-        self.threads.set(i64::try_from(memory.threads).unwrap_or(i64::MAX));
-        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
-            self.fds.set(i64::try_from(fds.count()).unwrap_or(i64::MAX));
-        }
-        self.cpu.inc_by((process::cpu_time().as_secs_f64() - self.cpu.get()).max(0.0));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
         }
     }
 }
@@ -160,10 +134,11 @@ mod tests {
         assert!(text.contains("conclave_two_total{outcome=\"ok\"} 1"), "{text}");
         assert!(text.contains("conclave_three_seconds_bucket{le=\"0.1\"} 0"), "{text}");
         assert!(text.contains("conclave_three_seconds_bucket{le=\"1\"} 1"), "{text}");
-        assert!(text.contains("conclave_process_threads"), "{text}");
+        assert!(text.contains("\nprocess_cpu_seconds_total "), "{text}");
+        assert!(text.contains("\nconclave_alive_tasks "), "{text}");
         if cfg!(target_os = "linux") {
-            assert!(!text.contains("conclave_process_resident_bytes 0"), "{text}");
-            assert!(!text.contains("conclave_process_open_fds 0"), "{text}");
+            assert!(!text.contains("\nprocess_resident_memory_bytes 0\n"), "{text}");
+            assert!(!text.contains("\nprocess_open_fds 0\n"), "{text}");
         }
     }
 

@@ -1,57 +1,131 @@
-//! What the kernel knows of this process. Only Linux tells.
+//! Metrics of the process itself, under the names that Prometheus' client libraries agreed on. Only Linux has them.
+//!
+//! The collector of the crate `prometheus` is not used: it counts processor time in whole seconds, which at a scrape every
+//! five seconds says nothing about a process that is nearly idle.
 
 use std::time::Duration;
 
-/// User and system time of all threads so far; zero where the kernel does not tell.
+use prometheus::{Counter, IntGauge};
+
+use crate::metrics::Maker;
+
+/// Processor time, user and system, that all threads have used so far; zero where the kernel does not tell.
 #[must_use]
 pub fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // USER_HZ is 100 on every Linux that Rust supports.
-    Duration::from_millis(ticks(&stat).saturating_mul(10))
+    Reading::take().map(|reading| reading.cpu).unwrap_or_default()
 }
 
-/// Behind the command's name in brackets come the numbered fields from the third on; the times are 14 and 15.
-fn ticks(stat: &str) -> u64 {
-    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-    after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+/// The process' metrics. Elsewhere than on Linux they stay 0.
+#[derive(Debug)]
+pub(crate) struct ProcessMetrics {
+    cpu: Counter,
+    resident: IntGauge,
+    virtual_size: IntGauge,
+    open_fds: IntGauge,
+    max_fds: IntGauge,
+    threads: IntGauge,
+    start_time: IntGauge,
 }
 
-/// How much there is of this process; zeros where the kernel does not tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Memory {
-    pub(crate) resident_bytes: u64,
-    pub(crate) threads: u64,
+impl ProcessMetrics {
+    pub(crate) fn register(make: &Maker) -> Self {
+        Self {
+            cpu: make
+                .put(Counter::new("process_cpu_seconds_total", "User and system processor time, seconds.")),
+            resident: make.gauge("process_resident_memory_bytes", "Resident memory, bytes."),
+            virtual_size: make.gauge("process_virtual_memory_bytes", "Virtual memory, bytes."),
+            open_fds: make.gauge("process_open_fds", "Open file descriptors."),
+            max_fds: make.gauge("process_max_fds", "Limit on open file descriptors."),
+            threads: make.gauge("process_threads", "Threads of the operating system."),
+            start_time: make.gauge("process_start_time_seconds", "Start of the process, seconds since 1970."),
+        }
+    }
+
+    /// Reads all values from the kernel. A value that cannot be read stays as it was.
+    pub(crate) fn refresh(&self) {
+        let Some(reading) = Reading::take() else { return };
+        // Two scrapes at once may read in one order and arrive here in the other.
+        self.cpu.inc_by((reading.cpu.as_secs_f64() - self.cpu.get()).max(0.0));
+        for (gauge, value) in [
+            (&self.resident, Some(reading.resident_bytes)),
+            (&self.virtual_size, Some(reading.virtual_bytes)),
+            (&self.open_fds, reading.open_fds),
+            (&self.max_fds, reading.max_fds),
+            (&self.threads, Some(reading.threads)),
+            (&self.start_time, reading.start_seconds),
+        ] {
+            if let Some(value) = value {
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
+        }
+    }
 }
 
-pub(crate) fn memory() -> Memory {
-    parse_status(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())
+/// The kernel's numbers at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    cpu: Duration,
+    resident_bytes: u64,
+    virtual_bytes: u64,
+    threads: u64,
+    open_fds: Option<u64>,
+    /// None if there is no limit.
+    max_fds: Option<u64>,
+    start_seconds: Option<u64>,
 }
 
-/// Lines of a name, a colon, a number and sometimes `kB`.
-fn parse_status(status: &str) -> Memory {
-    let field = |name: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
-        value.and_then(|value| value.parse::<u64>().ok()).unwrap_or(0)
-    };
-    Memory { resident_bytes: field("VmRSS:").saturating_mul(1024), threads: field("Threads:") }
+impl Reading {
+    #[cfg(target_os = "linux")]
+    fn take() -> Option<Self> {
+        use procfs::process::{LimitValue, Process};
+
+        let process = Process::myself().ok()?;
+        let stat = process.stat().ok()?;
+        let ticks = procfs::ticks_per_second();
+        let max_fds = process.limits().ok().map(|limits| limits.max_open_files.soft_limit);
+        Some(Self {
+            cpu: Duration::from_millis((stat.utime + stat.stime).saturating_mul(1_000) / ticks),
+            resident_bytes: stat.rss * procfs::page_size(),
+            virtual_bytes: stat.vsize,
+            threads: u64::try_from(stat.num_threads).unwrap_or(0),
+            open_fds: process.fd_count().ok().map(|count| count as u64),
+            max_fds: max_fds.and_then(|limit| match limit {
+                LimitValue::Value(most) => Some(most),
+                LimitValue::Unlimited => None,
+            }),
+            start_seconds: procfs::boot_time_secs().ok().map(|boot| boot + stat.starttime / ticks),
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn take() -> Option<Self> {
+        None
+    }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_behind_any_name() {
-        let rest = "S 1 1 1 0 -1 4194560 9 0 0 0 31 11 0 0 20 0 7 0 100";
-        assert_eq!(ticks(&format!("42 (a) b ) (c) {rest}")), 42);
-        assert_eq!(ticks(""), 0);
-        assert_eq!(ticks("1 (x) S"), 0);
+    fn the_kernel_tells_everything_about_this_process() {
+        let reading = Reading::take().unwrap();
+        assert!(reading.resident_bytes > 0 && reading.virtual_bytes > reading.resident_bytes, "{reading:?}");
+        assert!(reading.threads > 0 && reading.open_fds > Some(0), "{reading:?}");
+        // 2020-01-01: a sum of the boot time and an offset, not one of them alone.
+        assert!(reading.start_seconds > Some(1_577_836_800), "{reading:?}");
     }
 
     #[test]
-    fn memory_and_threads_are_found_by_name() {
-        let status = "Name:\tThreads: 9\nVmHWM:\t  900 kB\nVmRSS:\t  812 kB\nThreads:\t7\n";
-        assert_eq!(parse_status(status), Memory { resident_bytes: 812 * 1024, threads: 7 });
-        assert_eq!(parse_status(""), Memory::default());
+    fn processor_time_counts_in_parts_of_a_second_and_never_goes_back() {
+        let metrics = ProcessMetrics::register(&Maker::new());
+        let mut before = cpu_time();
+        while before.subsec_millis() == 0 {
+            std::hint::black_box((0..10_000_u64).sum::<u64>());
+            before = cpu_time();
+        }
+        metrics.refresh();
+        assert!(metrics.cpu.get() >= before.as_secs_f64());
+        assert!(cpu_time() >= before);
     }
 }
