@@ -59,8 +59,6 @@ pub const CLIENT_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const RESUME_TOKEN_BYTES_MAX: usize = 64 * 1024;
 /// A payload of `Ping`, bytes.
 pub const PING_BYTES_MAX: usize = 4 * 1024;
-/// HTTP/2 streams that one client connection may have open.
-pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 
 // ---- Discovery and placement ----------------------------------------------------------------------
 
@@ -68,44 +66,8 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 pub const CLIENTS_MAX_DEFAULT: u32 = 10_000;
 /// A node renews its record at a resolver this often.
 pub const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
-/// A record that is not renewed counts this long, on the resolver's monotonic clock.
-pub const REGISTER_LEASE: Duration = Duration::from_secs(2);
-/// Nodes whose records a resolver watches, beside what is registered with it.
-pub const RECORDS_WATCHED: usize = 2;
 /// Addresses of one node.
 pub const NODE_IPS_MAX: usize = 8;
-/// What a node calls its version, bytes.
-pub const NODE_VERSION_BYTES_MAX: usize = 64;
-/// A sealed record of one node, bytes.
-pub const REGISTER_MESSAGE_BYTES_MAX: usize = 16 * 1024;
-/// A sealed list of all nodes' records, bytes.
-pub const RECORDS_MESSAGE_BYTES_MAX: usize = NODES_MAX * REGISTER_MESSAGE_BYTES_MAX;
-/// Streams of nodes that one resolver holds open: old ones may linger when nodes connect anew.
-pub const REGISTER_STREAMS_MAX: usize = 4 * NODES_MAX;
-/// A node's stream without a message for so long is closed.
-pub const REGISTER_IDLE_MAX: Duration = Duration::from_secs(10);
-/// Records that wait for a resolver to look at them.
-pub const RESOLVER_QUEUE_MAX: usize = 256;
-/// Streams that one resolver tells of changes.
-pub const LOOKUP_WATCHES_MAX: usize = 1_024;
-/// An answer over UDP, bytes: what travels in one piece on any link.
-pub const DNS_DATAGRAM_BYTES_MAX: u16 = 1_232;
-/// Connections that one address of a resolver serves; more wait to be accepted.
-pub const DNS_CONNECTIONS_MAX: usize = 256;
-/// A connection without a question for so long is closed.
-pub const DNS_CONNECTION_IDLE: Duration = Duration::from_secs(10);
-/// Messages that wait to be sent on one connection: those of one transfer.
-pub const DNS_REPLIES_WAITING_MAX: usize = 1_024;
-/// Between two new zones at a resolver while changes keep coming.
-pub const ZONE_INTERVAL_MIN: Duration = Duration::from_millis(5);
-/// Addresses that one resolver listens on.
-pub const RESOLVER_ADDRESSES_MAX: usize = 16;
-/// Questions about other names that a resolver has passed on and that are not answered yet.
-pub const FORWARDS_IN_FLIGHT_MAX: usize = 256;
-/// One name server to pass questions on to has so long to answer.
-pub const FORWARD_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Name servers to pass questions on to.
-pub const FORWARD_SERVERS_MAX: usize = 8;
 /// Resolvers that a node registers with.
 pub const RESOLVERS_MAX: usize = 8;
 /// Streams of records that one node serves.
@@ -217,7 +179,3 @@ const _: () = assert!(LOG_COMMIT_BYTES_MAX < PEER_MESSAGE_BYTES_MAX, "what is lo
 const _: () = assert!(PAGE_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a page fits a client's message");
 const _: () = assert!(TEXT_BYTES_MAX < PAGE_BYTES_MAX, "a page holds at least one event");
 const _: () = assert!(SEND_BATCH_MAX <= SENDS_IN_FLIGHT_MAX, "one frame can always be taken");
-const _: () = assert!(
-    REGISTER_LEASE.as_millis() == 4 * REGISTER_INTERVAL.as_millis(),
-    "a resolver that hears nobody sees all leases run out within a quarter of one"
-);

@@ -2,14 +2,13 @@
 
 use std::net::SocketAddr;
 
-use conclave_core::limits::{
-    FORWARD_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX, RESOLVER_ADDRESSES_MAX, RESOLVERS_MAX,
-};
+use conclave_core::limits::{NODE_IPS_MAX, NODES_MAX, RESOLVERS_MAX};
 use conclave_proto::seal::Secret;
 use data_encoding::BASE64;
 use ipnet::IpNet;
 
 use crate::faults::Faults;
+use crate::limits::{FORWARD_SERVERS_MAX, RESOLVER_ADDRESSES_MAX};
 pub use crate::names::NameServer;
 use crate::names::{host_port, is_label, zone_name};
 

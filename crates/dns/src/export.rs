@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use conclave_core::limits::REGISTER_LEASE;
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::Name;
@@ -19,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Export;
+use crate::limits::REGISTER_LEASE;
 use crate::metrics::Metrics;
 use crate::names::zone_name;
 use crate::retry;

@@ -4,7 +4,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use conclave_core::limits::{FORWARD_TIMEOUT, FORWARDS_IN_FLIGHT_MAX};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use ipnet::IpNet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,6 +11,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::limits::{FORWARD_TIMEOUT, FORWARDS_IN_FLIGHT_MAX};
 use crate::metrics::Metrics;
 
 /// What a name server may send over UDP: no more than travels in one piece.

@@ -19,6 +19,7 @@ mod export;
 pub mod faults;
 pub mod forward;
 pub mod handler;
+pub mod limits;
 pub mod metrics;
 pub mod names;
 mod registry;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use conclave_core::limits::{REGISTER_LEASE, RESOLVER_QUEUE_MAX, ZONE_INTERVAL_MIN};
 use conclave_proto::cluster::NodeRecord;
 use conclave_proto::fault::ResolverFault;
 use hickory_proto::rr::Name;
@@ -14,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::{Directory, Heard, Refused, Source};
+use crate::limits::{REGISTER_LEASE, RESOLVER_QUEUE_MAX, ZONE_INTERVAL_MIN};
 use crate::metrics::Metrics;
 use crate::names::NameServer;
 use crate::zone::{View, Zone};

@@ -4,9 +4,6 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use conclave_core::limits::{
-    LOOKUP_WATCHES_MAX, REGISTER_IDLE_MAX, REGISTER_LEASE, REGISTER_MESSAGE_BYTES_MAX, REGISTER_STREAMS_MAX,
-};
 use conclave_proto::cluster::NodeRecord;
 use conclave_proto::dns::dns_service_server::{DnsService, DnsServiceServer};
 use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, Target};
@@ -21,6 +18,9 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::directory::Source;
+use crate::limits::{
+    LOOKUP_WATCHES_MAX, REGISTER_IDLE_MAX, REGISTER_LEASE, REGISTER_MESSAGE_BYTES_MAX, REGISTER_STREAMS_MAX,
+};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::zone::{self, Zone};

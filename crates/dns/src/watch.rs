@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{NODES_MAX, RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE};
+use conclave_core::limits::NODES_MAX;
 use conclave_net::Net;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{RecordsRequest, RecordsResponse};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::directory::Source;
+use crate::limits::{RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::retry;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use conclave_core::limits::STREAMS_PER_CONNECTION_MAX;
 use tonic::transport::Server;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+
+use crate::limits::STREAMS_PER_CONNECTION_MAX;
 
 /// A server with the limits of a port that anybody may speak to: streams for each connection, and 10 s (twice) for whoever
 /// is gone to be noticed.

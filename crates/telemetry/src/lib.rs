@@ -6,6 +6,7 @@
 //! * [`process`]: what the kernel knows of this process.
 
 pub mod grpc;
+mod limits;
 pub mod metrics;
 pub mod process;
 pub mod web;

@@ -1,11 +1,11 @@
 //! An answer as it is sent.
 
-use conclave_core::limits::DNS_DATAGRAM_BYTES_MAX;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
 use super::question::{Edns, Header, Question};
 use super::{Fixed, Reply, Transport};
+use crate::limits::DNS_DATAGRAM_BYTES_MAX;
 use crate::zone::{Body, HEADER_BYTES};
 
 const RESPONSE: u16 = 0x8000;

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use conclave_core::limits::{NODE_IPS_MAX, NODE_VERSION_BYTES_MAX, SHARDS_MAX};
+use conclave_core::limits::{NODE_IPS_MAX, SHARDS_MAX};
 use conclave_proto::cluster::{MemberRole, NodeRecord};
 
+use crate::limits::NODE_VERSION_BYTES_MAX;
 use crate::names::{host_port, is_label};
 
 /// Revisions are tenths of seconds since 1970: this one is due in the year 285,000. Leaves room to count on.

@@ -1,11 +1,12 @@
 use std::net::Ipv4Addr;
 
-use conclave_core::limits::{REGISTER_INTERVAL, REGISTER_LEASE};
+use conclave_core::limits::REGISTER_INTERVAL;
 use conclave_proto::cluster::{MemberRole, ShardLead};
 use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::limits::REGISTER_LEASE;
 
 const HERE: Source = Source::Itself(Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9))));
 const LEASE: Duration = REGISTER_LEASE;

@@ -1,6 +1,5 @@
 //! Questions about names that are not in the zone, for those who may ask them.
 
-use conclave_core::limits::DNS_DATAGRAM_BYTES_MAX;
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::RecordType;
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
@@ -9,6 +8,7 @@ use tokio::time::Instant;
 use super::Handler;
 use crate::answer::question::{Header, Question};
 use crate::answer::{Transport, udp_limit};
+use crate::limits::DNS_DATAGRAM_BYTES_MAX;
 
 pub(super) const RECURSION_DESIRED: u16 = 0x0100;
 

@@ -6,7 +6,6 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{DNS_CONNECTION_IDLE, DNS_CONNECTIONS_MAX, DNS_REPLIES_WAITING_MAX};
 use conclave_net::{Net, Packets, Socket, Wire};
 use futures::StreamExt as _;
 use hickory_proto::op::SerialMessage;
@@ -21,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Handler, Next};
 use crate::answer::Transport;
+use crate::limits::{DNS_CONNECTION_IDLE, DNS_CONNECTIONS_MAX, DNS_REPLIES_WAITING_MAX};
 
 /// A datagram with a question has hardly more than 300 bytes; what is longer is cut, and then malformed.
 const DATAGRAM_BYTES_MAX: usize = 4 * 1024;

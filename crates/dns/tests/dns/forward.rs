@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use conclave_core::limits::FORWARD_TIMEOUT;
 use conclave_dns::Resolver;
+use conclave_dns::limits::FORWARD_TIMEOUT;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use conclave_core::limits::{REGISTER_LEASE, REGISTER_STREAMS_MAX};
+use conclave_dns::limits::{REGISTER_LEASE, REGISTER_STREAMS_MAX};
 use conclave_dns::{Listeners, RunError};
 use conclave_proto::dns::{LookupRequest, RegisterResponse};
 use conclave_proto::seal::Secret;
