@@ -1,11 +1,11 @@
 //! The resolver: the cluster's zone as a pure function of what its nodes say of themselves, and DNS around it.
 //!
 //! * `names`: labels, addresses and the name of the zone, below everything else. Pure.
-//! * `directory`: which nodes there are and which of them are healthy: records, leases, the serial. Pure.
+//! * `node_table`: which nodes there are and which of them are healthy: records, leases, the serial. Pure.
 //! * `zone`: the names and records that follow from it, with everything an answer needs worked out beforehand. Pure.
 //! * `answer`: a question to its answer. Pure; `handler` is the shell around it, with the sockets.
 //! * `service`: `DNSService`, where nodes register; `watch`: what nodes say of each other. `registry` is the one task that
-//!   owns the directory and shows the zone that follows from it.
+//!   owns the table and shows the zone that follows from it.
 //! * `forward`: names of others, `export`: the zone in a site's own DNS, both only where configured.
 //! * `announce`: how a server tells the local network that it is there.
 //!
@@ -14,7 +14,6 @@
 pub mod announce;
 mod answer;
 pub mod config;
-pub mod directory;
 mod export;
 pub mod faults;
 pub mod forward;
@@ -22,6 +21,7 @@ pub mod handler;
 pub mod limits;
 pub mod metrics;
 pub mod names;
+pub mod node_table;
 mod registry;
 mod resolver;
 mod retry;

@@ -9,7 +9,7 @@ use hickory_proto::rr::RecordType;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::time::Instant;
 
-use crate::directory::{Directory, State};
+use crate::node_table::{NodeState, NodeTable};
 
 /// Answers from memory take microseconds, others a trip to another name server. Seconds.
 const LATENCY: &[f64] = &[
@@ -136,13 +136,13 @@ impl Metrics {
     }
 
     /// A new zone is shown.
-    pub(crate) fn swapped(&self, directory: &Directory, now: Instant) {
+    pub(crate) fn swapped(&self, table: &NodeTable, now: Instant) {
         self.zone_swaps.inc();
-        self.zone_serial.set(directory.serial().into());
-        let stale = directory.stale();
+        self.zone_serial.set(table.serial().into());
+        let stale = table.stale();
         self.stale.set(stale.into());
-        for state in State::NAMES {
-            let count = directory.nodes().filter(|node| node.state.name() == state).count();
+        for state in NodeState::NAMES {
+            let count = table.nodes().filter(|node| node.state.name() == state).count();
             self.nodes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.since(|since| {

@@ -1,4 +1,4 @@
-//! The one task that owns the directory: hears records, lets leases lapse, makes a new zone when something changed and
+//! The one task that owns the table: hears records, lets leases lapse, makes a new zone when something changed and
 //! shows it to everybody.
 
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::directory::{Directory, Heard, Refused, Source};
 use crate::limits::{REGISTER_LEASE, RESOLVER_QUEUE_MAX, ZONE_INTERVAL_MIN};
 use crate::metrics::Metrics;
 use crate::names::NameServer;
+use crate::node_table::{MergeOutcome, NodeTable, RecordError, RecordSource};
 use crate::zone::{View, Zone};
 
-/// The way to the directory.
+/// The way to the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     messages: mpsc::Sender<Message>,
@@ -32,8 +32,8 @@ pub(crate) type Live = Arc<BTreeMap<u64, String>>;
 #[derive(Debug)]
 struct Message {
     record: NodeRecord,
-    source: Source,
-    answer: Option<oneshot::Sender<Result<Heard, Refused>>>,
+    source: RecordSource,
+    answer: Option<oneshot::Sender<Result<MergeOutcome, RecordError>>>,
 }
 
 /// The resolver ends.
@@ -46,15 +46,15 @@ impl Registry {
     pub(crate) async fn hear(
         &self,
         record: NodeRecord,
-        source: Source,
-    ) -> Result<Result<Heard, Refused>, Stopped> {
+        source: RecordSource,
+    ) -> Result<Result<MergeOutcome, RecordError>, Stopped> {
         let (answer, heard) = oneshot::channel();
         self.messages.send(Message { record, source, answer: Some(answer) }).await.map_err(|_| Stopped)?;
         heard.await.map_err(|_| Stopped)
     }
 
     /// Nobody waits for what becomes of it.
-    pub(crate) async fn tell(&self, record: NodeRecord, source: Source) -> Result<(), Stopped> {
+    pub(crate) async fn tell(&self, record: NodeRecord, source: RecordSource) -> Result<(), Stopped> {
         self.messages.send(Message { record, source, answer: None }).await.map_err(|_| Stopped)
     }
 
@@ -74,7 +74,7 @@ impl Registry {
 pub(crate) struct Owner {
     zone_name: Name,
     name_servers: Vec<NameServer>,
-    directory: Directory,
+    table: NodeTable,
     messages: mpsc::Receiver<Message>,
     /// What `zone` was made from.
     shown: Option<View>,
@@ -102,7 +102,7 @@ impl Owner {
         let owner = Self {
             zone_name,
             name_servers,
-            directory: Directory::new(REGISTER_LEASE),
+            table: NodeTable::new(REGISTER_LEASE),
             messages,
             shown: None,
             made: Instant::now(),
@@ -121,7 +121,7 @@ impl Owner {
         let mut due = None::<Instant>;
         let mut messages = Vec::new();
         loop {
-            let expiry = self.directory.next_expiry();
+            let expiry = self.table.next_expiry();
             tokio::select! {
                 // What was said in time counts, also when this task is late.
                 biased;
@@ -136,12 +136,12 @@ impl Owner {
                 () = until(expiry), if expiry.is_some() => {}
             }
             let now = Instant::now();
-            self.directory.expire(now);
+            self.table.expire(now);
             if self.faults.as_ref().is_some_and(|faults| faults.borrow().stale) {
                 due = None;
                 continue;
             }
-            let view = self.directory.view(&self.zone_name, &self.name_servers);
+            let view = self.table.view(&self.zone_name, &self.name_servers);
             due = match view {
                 Some(view) if self.shown.as_ref() != Some(&view) => {
                     let at = self.made + ZONE_INTERVAL_MIN;
@@ -160,13 +160,13 @@ impl Owner {
     fn hear(&mut self, message: Message) {
         let Message { record, source, answer } = message;
         let now = Instant::now();
-        let heard = self.directory.heard(record, source, now);
+        let heard = self.table.merge(record, source, now);
         match (&heard, source) {
-            (Ok(_), Source::Itself(_)) => self.metrics.heard(now),
-            (Ok(_), Source::Another) => {}
-            (Err(why), Source::Itself(_)) => tracing::warn!(%why, "a record is not believed"),
+            (Ok(_), RecordSource::Itself(_)) => self.metrics.heard(now),
+            (Ok(_), RecordSource::Another) => {}
+            (Err(why), RecordSource::Itself(_)) => tracing::warn!(%why, "a record is not believed"),
             // Once a second, for as long as others pass it on.
-            (Err(why), Source::Another) => tracing::debug!(%why, "a record is not believed"),
+            (Err(why), RecordSource::Another) => tracing::debug!(%why, "a record is not believed"),
         }
         if let Some(answer) = answer {
             // Whoever asked may be gone.
@@ -194,7 +194,7 @@ impl Owner {
                 tracing::info!("most nodes are heard again");
             }
         }
-        self.metrics.swapped(&self.directory, now);
+        self.metrics.swapped(&self.table, now);
         self.made = now;
         self.shown = Some(view);
     }
@@ -224,7 +224,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::directory::tests::record;
+    use crate::node_table::tests::record;
 
     #[tokio::test]
     async fn a_lone_change_is_shown_at_once_and_many_at_a_bounded_pace() {
@@ -238,7 +238,7 @@ mod tests {
 
         let begun = Instant::now();
         for revision in 1..=1_000 {
-            registry.hear(record(1, revision), Source::Itself(None)).await.unwrap().unwrap();
+            registry.hear(record(1, revision), RecordSource::Itself(None)).await.unwrap().unwrap();
         }
         let last = 4 * 1_000 + 1;
         let shown = |zone: &Option<Arc<Zone>>| zone.as_ref().is_some_and(|zone| zone.serial() == last);
@@ -252,7 +252,7 @@ mod tests {
 
         stop.cancel();
         owner.await.unwrap();
-        assert!(registry.hear(record(1, 2_000), Source::Another).await.is_err(), "nobody is there");
+        assert!(registry.hear(record(1, 2_000), RecordSource::Another).await.is_err(), "nobody is there");
     }
 
     #[tokio::test]
@@ -266,14 +266,14 @@ mod tests {
         let stop = CancellationToken::new();
         let owner = tokio::spawn(owner.run(stop.clone()));
         let mut zones = registry.zones();
-        registry.hear(record(1, 1), Source::Itself(None)).await.unwrap().unwrap();
+        registry.hear(record(1, 1), RecordSource::Itself(None)).await.unwrap().unwrap();
         zones.wait_for(Option::is_some).await.unwrap();
         let before = zone.load_full().unwrap().serial();
 
         fault.send_replace(ResolverFault { stale: true, ..ResolverFault::default() });
         for revision in 2..=20 {
             // Two that were answered one after the other were both looked at.
-            registry.hear(record(1, revision), Source::Itself(None)).await.unwrap().unwrap();
+            registry.hear(record(1, revision), RecordSource::Itself(None)).await.unwrap().unwrap();
         }
         assert_eq!(zone.load_full().unwrap().serial(), before);
         fault.send_replace(ResolverFault::default());

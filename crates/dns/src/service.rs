@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::directory::Source;
 use crate::limits::{
     LOOKUP_WATCHES_MAX, REGISTER_IDLE_MAX, REGISTER_LEASE, REGISTER_MESSAGE_BYTES_MAX, REGISTER_STREAMS_MAX,
 };
 use crate::metrics::Metrics;
+use crate::node_table::RecordSource;
 use crate::registry::Registry;
 use crate::zone::{self, Zone};
 
@@ -215,7 +215,7 @@ impl Registration {
                 }
             };
             let record = self.open(counter, &request)?;
-            let heard = self.registry.hear(record, Source::Itself(Some(self.from))).await;
+            let heard = self.registry.hear(record, RecordSource::Itself(Some(self.from))).await;
             let heard =
                 heard.map_err(|stopped| Status::unavailable(stopped.to_string()))?.map_err(|why| {
                     self.count("refused");

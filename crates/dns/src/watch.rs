@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::directory::Source;
 use crate::limits::{RECORDS_MESSAGE_BYTES_MAX, RECORDS_WATCHED, REGISTER_LEASE};
 use crate::metrics::Metrics;
+use crate::node_table::RecordSource;
 use crate::registry::Registry;
 use crate::retry;
 
@@ -124,7 +124,7 @@ impl Watcher {
             for record in records.records.into_iter().take(NODES_MAX) {
                 // A node's own word, though it only came because it was asked, is as good as a registration.
                 let itself = node.id.map_or(record.client == node.address, |id| record.node_id == id);
-                let source = if itself { Source::Itself(None) } else { Source::Another };
+                let source = if itself { RecordSource::Itself(None) } else { RecordSource::Another };
                 if self.registry.tell(record, source).await.is_err() {
                     return Ok(());
                 }

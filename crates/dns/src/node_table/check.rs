@@ -14,33 +14,33 @@ const REVISION_MAX: u64 = 1 << 46;
 /// Why a record is not believed, in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Refused(pub(crate) String);
+pub struct RecordError(pub(crate) String);
 
 /// Refuses what cannot become part of a zone.
-pub(super) fn check(record: &NodeRecord) -> Result<(), Refused> {
+pub(super) fn validate(record: &NodeRecord) -> Result<(), RecordError> {
     let name = &record.name;
     if !is_label(name) {
-        return wrong(format!(
+        return refuse(format!(
             "the node's name {:?} must be 1 to 63 of a-z, 0-9 and -, and not begin or end with -",
             shortened(name)
         ));
     }
     let cluster = &record.cluster_id;
     if cluster.len() != 32 || !cluster.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-        return wrong(format!("the cluster's id {:?} is not 32 of 0-9 and a-f", shortened(cluster)));
+        return refuse(format!("the cluster's id {:?} is not 32 of 0-9 and a-f", shortened(cluster)));
     }
     if record.node_id == 0 {
-        return wrong(format!("the node {name:?} has the id 0, which is nobody's"));
+        return refuse(format!("the node {name:?} has the id 0, which is nobody's"));
     }
     if !(1..=REVISION_MAX).contains(&record.revision) {
-        return wrong(format!(
+        return refuse(format!(
             "the revision {} of {name:?} must be 1 to {REVISION_MAX}; is its clock right?",
             record.revision
         ));
     }
     for (what, address) in [("client", &record.client), ("peer", &record.peer), ("http", &record.http)] {
         if host_port(address).is_none() {
-            return wrong(format!(
+            return refuse(format!(
                 "the {what} address {:?} of {name:?} is not host:port with a port from 1 to 65535",
                 shortened(address)
             ));
@@ -49,33 +49,33 @@ pub(super) fn check(record: &NodeRecord) -> Result<(), Refused> {
     addresses(record)?;
     if record.version.len() > NODE_VERSION_BYTES_MAX || !record.version.bytes().all(|b| b.is_ascii_graphic())
     {
-        return wrong(format!(
+        return refuse(format!(
             "the version of {name:?} must have at most {NODE_VERSION_BYTES_MAX} visible ASCII characters"
         ));
     }
     if !(1..=100).contains(&record.weight) {
-        return wrong(format!("the weight {} of {name:?} must be 1 to 100", record.weight));
+        return refuse(format!("the weight {} of {name:?} must be 1 to 100", record.weight));
     }
     if matches!(MemberRole::try_from(record.role), Err(_) | Ok(MemberRole::Unspecified)) {
-        return wrong(format!("the role {} of {name:?} is not known to this version", record.role));
+        return refuse(format!("the role {} of {name:?} is not known to this version", record.role));
     }
     let leads = record.leads.iter().map(|lead| lead.shard);
     if !ascending_shards(leads) || !ascending_shards(record.votes_in.iter().copied()) {
-        return wrong(format!("the shards of {name:?} must ascend from 0 to at most {SHARDS_MAX}"));
+        return refuse(format!("the shards of {name:?} must ascend from 0 to at most {SHARDS_MAX}"));
     }
     Ok(())
 }
 
-fn addresses(record: &NodeRecord) -> Result<(), Refused> {
+fn addresses(record: &NodeRecord) -> Result<(), RecordError> {
     let name = &record.name;
     if record.ips.len() > NODE_IPS_MAX {
-        return wrong(format!("{name:?} has {} addresses; {NODE_IPS_MAX} are the most", record.ips.len()));
+        return refuse(format!("{name:?} has {} addresses; {NODE_IPS_MAX} are the most", record.ips.len()));
     }
     for ip in &record.ips {
         match ip.parse::<IpAddr>() {
             Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() => {}
             _ => {
-                return wrong(format!("the address {:?} of {name:?} is not one of a host", shortened(ip)));
+                return refuse(format!("the address {:?} of {name:?} is not one of a host", shortened(ip)));
             }
         }
     }
@@ -86,8 +86,8 @@ fn ascending_shards(shards: impl Iterator<Item = u32> + Clone) -> bool {
     shards.clone().all(|shard| shard <= SHARDS_MAX) && shards.is_sorted_by(|a, b| a < b)
 }
 
-fn wrong<T>(why: String) -> Result<T, Refused> {
-    Err(Refused(why))
+fn refuse<T>(why: String) -> Result<T, RecordError> {
+    Err(RecordError(why))
 }
 
 /// Enough of it to know it again.

@@ -8,7 +8,7 @@ use prost::Message as _;
 use super::*;
 use crate::limits::REGISTER_LEASE;
 
-const HERE: Source = Source::Itself(Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9))));
+const HERE: RecordSource = RecordSource::Itself(Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9))));
 const LEASE: Duration = REGISTER_LEASE;
 
 pub(crate) fn record(id: u64, revision: u64) -> NodeRecord {
@@ -33,18 +33,18 @@ pub(crate) fn record(id: u64, revision: u64) -> NodeRecord {
     }
 }
 
-fn states(directory: &Directory) -> Vec<&'static str> {
-    directory.nodes().map(|node| node.state.name()).collect()
+fn states(table: &NodeTable) -> Vec<&'static str> {
+    table.nodes().map(|node| node.state.name()).collect()
 }
 
-/// A directory with `count` live nodes at revision 10, heard one after the other with 100 ms between them.
-fn live(count: u64, start: Instant) -> Directory {
-    let mut directory = Directory::new(LEASE);
+/// A table with `count` live nodes at revision 10, heard one after the other with 100 ms between them.
+fn live(count: u64, start: Instant) -> NodeTable {
+    let mut table = NodeTable::new(LEASE);
     for id in 1..=count {
         let at = start + Duration::from_millis(100) * u32::try_from(id - 1).unwrap();
-        directory.heard(record(id, 10), HERE, at).unwrap();
+        table.merge(record(id, 10), HERE, at).unwrap();
     }
-    directory
+    table
 }
 
 /// Whether `b` is behind `a` by RFC 1982.
@@ -55,124 +55,124 @@ fn behind(a: u32, b: u32) -> bool {
 #[test]
 fn a_silent_node_leaves_after_its_lease_and_comes_back_with_a_higher_revision() {
     let start = Instant::now();
-    let mut directory = live(3, start);
+    let mut table = live(3, start);
     for step in 1..=4 {
         let now = start + Duration::from_millis(500) * step;
-        directory.heard(record(1, 10), HERE, now).unwrap();
-        directory.heard(record(2, 10), HERE, now).unwrap();
-        directory.expire(now);
+        table.merge(record(1, 10), HERE, now).unwrap();
+        table.merge(record(2, 10), HERE, now).unwrap();
+        table.expire(now);
     }
-    assert_eq!(directory.next_expiry(), Some(start + Duration::from_millis(200) + LEASE));
-    assert_eq!(states(&directory), ["live", "live", "live"]);
-    let before = directory.serial();
+    assert_eq!(table.next_expiry(), Some(start + Duration::from_millis(200) + LEASE));
+    assert_eq!(states(&table), ["live", "live", "live"]);
+    let before = table.serial();
     let now = start + Duration::from_millis(200) + LEASE;
-    directory.expire(now);
-    assert_eq!(states(&directory), ["live", "live", "lapsed"]);
-    assert!(!directory.stale());
-    assert_eq!(directory.serial(), before + 2);
+    table.expire(now);
+    assert_eq!(states(&table), ["live", "live", "lapsed"]);
+    assert!(!table.stale());
+    assert_eq!(table.serial(), before + 2);
 
-    let heard = directory.heard(record(3, 10), HERE, now).unwrap();
-    assert_eq!(heard, Heard { known_revision: 10, lapsed: true });
-    assert_eq!(states(&directory)[2], "lapsed");
-    let heard = directory.heard(record(3, 11), HERE, now).unwrap();
-    assert_eq!(heard, Heard { known_revision: 11, lapsed: false });
-    assert_eq!(states(&directory)[2], "live");
+    let heard = table.merge(record(3, 10), HERE, now).unwrap();
+    assert_eq!(heard, MergeOutcome { known_revision: 10, lapsed: true });
+    assert_eq!(states(&table)[2], "lapsed");
+    let heard = table.merge(record(3, 11), HERE, now).unwrap();
+    assert_eq!(heard, MergeOutcome { known_revision: 11, lapsed: false });
+    assert_eq!(states(&table)[2], "live");
 }
 
 #[test]
 fn a_dead_node_leaves_also_when_another_one_died_before() {
     let start = Instant::now();
-    let mut directory = live(3, start);
+    let mut table = live(3, start);
     let mut now = start;
-    let mut run = |directory: &mut Directory, speaking: &[u64], until: Duration| {
+    let mut run = |table: &mut NodeTable, speaking: &[u64], until: Duration| {
         while now < start + until {
             now += Duration::from_millis(100);
             for id in speaking {
-                directory.heard(record(*id, 10), HERE, now).unwrap();
+                table.merge(record(*id, 10), HERE, now).unwrap();
             }
-            directory.expire(now);
+            table.expire(now);
         }
     };
-    run(&mut directory, &[1, 2], Duration::from_millis(1_500));
-    run(&mut directory, &[1], Duration::from_secs(5));
-    assert_eq!(states(&directory), ["live", "lapsed", "lapsed"], "they died one after the other");
+    run(&mut table, &[1, 2], Duration::from_millis(1_500));
+    run(&mut table, &[1], Duration::from_secs(5));
+    assert_eq!(states(&table), ["live", "lapsed", "lapsed"], "they died one after the other");
 }
 
 #[test]
 fn when_most_fall_silent_together_the_last_good_set_is_kept_until_most_are_back() {
     let start = Instant::now();
-    let mut directory = live(3, start);
+    let mut table = live(3, start);
     let cut_off = start + Duration::from_secs(10);
-    directory.expire(start + LEASE);
-    assert_eq!(states(&directory), ["kept"; 3], "the others have been silent for almost as long");
-    directory.expire(cut_off);
-    assert_eq!(states(&directory), ["kept"; 3]);
-    let view = directory.view(&Name::root(), &[]).unwrap();
+    table.expire(start + LEASE);
+    assert_eq!(states(&table), ["kept"; 3], "the others have been silent for almost as long");
+    table.expire(cut_off);
+    assert_eq!(states(&table), ["kept"; 3]);
+    let view = table.view(&Name::root(), &[]).unwrap();
     assert!(view.stale && view.nodes.iter().all(|node| node.live));
 
     // One of three is not enough.
-    assert!(directory.heard(record(1, 10), HERE, cut_off).unwrap().lapsed);
-    assert!(!directory.heard(record(1, 11), HERE, cut_off).unwrap().lapsed);
-    directory.expire(cut_off + LEASE / 4);
-    assert_eq!(states(&directory), ["live", "kept", "kept"]);
+    assert!(table.merge(record(1, 10), HERE, cut_off).unwrap().lapsed);
+    assert!(!table.merge(record(1, 11), HERE, cut_off).unwrap().lapsed);
+    table.expire(cut_off + LEASE / 4);
+    assert_eq!(states(&table), ["live", "kept", "kept"]);
     // Two are, and then the third has a lease's time.
-    directory.heard(record(2, 11), HERE, cut_off + LEASE / 4).unwrap();
-    directory.expire(cut_off + LEASE / 4);
-    assert_eq!(directory.next_expiry(), Some(cut_off + LEASE));
+    table.merge(record(2, 11), HERE, cut_off + LEASE / 4).unwrap();
+    table.expire(cut_off + LEASE / 4);
+    assert_eq!(table.next_expiry(), Some(cut_off + LEASE));
     let given_up = cut_off + LEASE / 4 + LEASE;
     for id in [1, 2] {
-        directory.heard(record(id, 11), HERE, cut_off + LEASE).unwrap();
+        table.merge(record(id, 11), HERE, cut_off + LEASE).unwrap();
     }
-    directory.expire(cut_off + LEASE);
-    assert_eq!(states(&directory), ["live", "live", "kept"]);
-    directory.expire(given_up);
-    assert_eq!(states(&directory), ["live", "live", "lapsed"]);
-    assert!(!directory.stale());
+    table.expire(cut_off + LEASE);
+    assert_eq!(states(&table), ["live", "live", "kept"]);
+    table.expire(given_up);
+    assert_eq!(states(&table), ["live", "live", "lapsed"]);
+    assert!(!table.stale());
 }
 
 #[test]
 fn a_node_known_from_others_only_is_not_live_and_keeps_its_revision_when_it_comes() {
     let start = Instant::now();
-    let mut directory = Directory::new(LEASE);
-    assert_eq!(directory.view(&Name::root(), &[]), None, "SERVFAIL before the first record");
-    directory.heard(record(1, 10), HERE, start).unwrap();
-    directory.heard(record(2, 10), Source::Another, start).unwrap();
-    directory.heard(record(3, 10), Source::Another, start).unwrap();
-    assert_eq!(states(&directory), ["live", "awaited", "awaited"]);
-    assert!(!directory.heard(record(2, 10), HERE, start + LEASE / 2).unwrap().lapsed);
-    directory.heard(record(1, 10), HERE, start + LEASE / 2).unwrap();
-    directory.expire(start + LEASE);
-    assert_eq!(states(&directory), ["live", "live", "lapsed"]);
+    let mut table = NodeTable::new(LEASE);
+    assert_eq!(table.view(&Name::root(), &[]), None, "SERVFAIL before the first record");
+    table.merge(record(1, 10), HERE, start).unwrap();
+    table.merge(record(2, 10), RecordSource::Another, start).unwrap();
+    table.merge(record(3, 10), RecordSource::Another, start).unwrap();
+    assert_eq!(states(&table), ["live", "awaited", "awaited"]);
+    assert!(!table.merge(record(2, 10), HERE, start + LEASE / 2).unwrap().lapsed);
+    table.merge(record(1, 10), HERE, start + LEASE / 2).unwrap();
+    table.expire(start + LEASE);
+    assert_eq!(states(&table), ["live", "live", "lapsed"]);
     // Somebody heard of it since: it is waited for again.
-    directory.heard(record(3, 11), Source::Another, start + LEASE).unwrap();
-    assert_eq!(states(&directory), ["live", "live", "awaited"]);
+    table.merge(record(3, 11), RecordSource::Another, start + LEASE).unwrap();
+    assert_eq!(states(&table), ["live", "live", "awaited"]);
     // What others say does not renew a lease.
-    directory.heard(record(1, 12), Source::Another, start + LEASE).unwrap();
-    directory.heard(record(2, 10), HERE, start + LEASE).unwrap();
-    directory.expire(start + LEASE + LEASE / 2);
-    assert_eq!(states(&directory), ["lapsed", "live", "awaited"]);
+    table.merge(record(1, 12), RecordSource::Another, start + LEASE).unwrap();
+    table.merge(record(2, 10), HERE, start + LEASE).unwrap();
+    table.expire(start + LEASE + LEASE / 2);
+    assert_eq!(states(&table), ["lapsed", "live", "awaited"]);
 }
 
 #[test]
 fn a_record_without_addresses_gets_the_one_it_came_from() {
     let now = Instant::now();
-    let mut directory = Directory::new(LEASE);
+    let mut table = NodeTable::new(LEASE);
     let bare = |revision| NodeRecord { ips: Vec::new(), ..record(1, revision) };
-    let mapped = Source::Itself(Some("::ffff:10.1.2.3".parse().unwrap()));
-    let ips = |directory: &Directory| directory.view(&Name::root(), &[]).unwrap().nodes[0].record.ips.clone();
-    directory.heard(bare(1), Source::Another, now).unwrap();
-    assert!(ips(&directory).is_empty());
-    directory.heard(bare(1), mapped, now).unwrap();
-    assert_eq!(ips(&directory), ["10.1.2.3"]);
-    directory.heard(bare(2), Source::Another, now).unwrap();
-    assert_eq!(ips(&directory), ["10.1.2.3"], "others do not know better");
+    let mapped = RecordSource::Itself(Some("::ffff:10.1.2.3".parse().unwrap()));
+    let ips = |table: &NodeTable| table.view(&Name::root(), &[]).unwrap().nodes[0].record.ips.clone();
+    table.merge(bare(1), RecordSource::Another, now).unwrap();
+    assert!(ips(&table).is_empty());
+    table.merge(bare(1), mapped, now).unwrap();
+    assert_eq!(ips(&table), ["10.1.2.3"]);
+    table.merge(bare(2), RecordSource::Another, now).unwrap();
+    assert_eq!(ips(&table), ["10.1.2.3"], "others do not know better");
 }
 
 #[test]
 fn what_cannot_be_a_record_is_refused_in_a_sentence() {
     let now = Instant::now();
-    let mut directory = live(1, now);
-    let before = directory.clone();
+    let mut table = live(1, now);
+    let before = table.clone();
     let long = "x".repeat(300);
     type Spoil = fn(&mut NodeRecord, &str);
     let cases: [(&str, Spoil); 16] = [
@@ -196,27 +196,27 @@ fn what_cannot_be_a_record_is_refused_in_a_sentence() {
     for (part, spoil) in cases {
         let mut bad = record(2, 20);
         spoil(&mut bad, &long);
-        let why = directory.heard(bad, HERE, now).unwrap_err().to_string();
+        let why = table.merge(bad, HERE, now).unwrap_err().to_string();
         assert!(why.contains(part), "{part}: {why}");
         assert!(why.len() < 400, "{why}");
     }
-    assert!(directory.heard(NodeRecord { role: 0, ..record(2, 20) }, HERE, now).is_err());
-    assert!(directory.nodes().eq(before.nodes()));
+    assert!(table.merge(NodeRecord { role: 0, ..record(2, 20) }, HERE, now).is_err());
+    assert!(table.nodes().eq(before.nodes()));
     for id in 2..=64 {
-        directory.heard(record(id, 1), Source::Another, now).unwrap();
+        table.merge(record(id, 1), RecordSource::Another, now).unwrap();
     }
-    assert!(directory.heard(record(65, 1), HERE, now).unwrap_err().to_string().contains("64 nodes"));
+    assert!(table.merge(record(65, 1), HERE, now).unwrap_err().to_string().contains("64 nodes"));
 }
 
 #[test]
 fn two_contents_with_one_revision_are_told_to_speak_again() {
     let now = Instant::now();
-    let mut directory = live(1, now);
+    let mut table = live(1, now);
     let other = NodeRecord { full: true, ..record(1, 10) };
-    assert_eq!(directory.heard(other, HERE, now).unwrap(), Heard { known_revision: 10, lapsed: true });
+    assert_eq!(table.merge(other, HERE, now).unwrap(), MergeOutcome { known_revision: 10, lapsed: true });
     assert_eq!(
-        directory.heard(record(1, 9), HERE, now).unwrap(),
-        Heard { known_revision: 10, lapsed: false }
+        table.merge(record(1, 9), HERE, now).unwrap(),
+        MergeOutcome { known_revision: 10, lapsed: false }
     );
 }
 
@@ -231,9 +231,9 @@ proptest! {
         }
         let Ok(record) = NodeRecord::decode(bytes.as_slice()) else { return Ok(()) };
         let (now, name) = (Instant::now(), record.name.clone());
-        let mut directory = Directory::new(LEASE);
-        let heard = directory.heard(record, HERE, now);
-        let view = directory.view(&crate::names::zone_name("conclave.internal").unwrap(), &[]);
+        let mut table = NodeTable::new(LEASE);
+        let heard = table.merge(record, HERE, now);
+        let view = table.view(&crate::names::zone_name("conclave.internal").unwrap(), &[]);
         prop_assert_eq!(heard.is_ok(), view.is_some());
         if let Some(view) = view {
             let zone = crate::zone::Zone::build(&view);
@@ -250,22 +250,22 @@ proptest! {
     ) {
         prop_assume!(all || phases.len() > 2);
         let start = Instant::now();
-        let mut directory = Directory::new(LEASE);
+        let mut table = NodeTable::new(LEASE);
         let at = |phase: u64, round: u32| start + Duration::from_millis(phase) + REGISTER_INTERVAL * round;
         for round in 0..8 {
             for (id, phase) in (1..).zip(&phases) {
                 if round == 0 || (!all && id != 1) {
-                    directory.heard(record(id, 10), HERE, at(*phase, round)).unwrap();
+                    table.merge(record(id, 10), HERE, at(*phase, round)).unwrap();
                 }
             }
             // As far as its owner would have done by now.
-            while let Some(due) = directory.next_expiry().filter(|due| *due < at(0, round + 1)) {
-                directory.expire(due);
+            while let Some(due) = table.next_expiry().filter(|due| *due < at(0, round + 1)) {
+                table.expire(due);
             }
         }
-        let live = directory.nodes().filter(|node| node.state.is_live()).count();
+        let live = table.nodes().filter(|node| node.state.is_live()).count();
         prop_assert_eq!(live, if all { phases.len() } else { phases.len() - 1 });
-        prop_assert_eq!(directory.stale(), all);
+        prop_assert_eq!(table.stale(), all);
     }
 
     #[test]
@@ -275,12 +275,12 @@ proptest! {
     ) {
         let now = Instant::now();
         let listen = |heard: &[(u64, u64, bool)]| {
-            let mut directory = Directory::new(LEASE);
+            let mut table = NodeTable::new(LEASE);
             for (id, revision, itself) in heard {
-                let source = if *itself { HERE } else { Source::Another };
-                directory.heard(record(*id, *revision), source, now).unwrap();
+                let source = if *itself { HERE } else { RecordSource::Another };
+                table.merge(record(*id, *revision), source, now).unwrap();
             }
-            directory
+            table
         };
         let (a, b) = (listen(&heard), listen(&shuffled));
         prop_assert_eq!(a.view(&Name::root(), &[]), b.view(&Name::root(), &[]));
@@ -294,34 +294,34 @@ proptest! {
         steps in prop::collection::vec((0..4_usize, 0..4_u8, 0..3_000_u64), 1..200),
     ) {
         let mut now = Instant::now();
-        let mut directory = Directory::new(LEASE);
+        let mut table = NodeTable::new(LEASE);
         let mut revisions = first;
         // A node that is heard of for the first time moves the serial by its whole revision.
         for (id, revision) in (1..).zip(first) {
-            directory.heard(record(id, revision), HERE, now).unwrap();
+            table.merge(record(id, revision), HERE, now).unwrap();
         }
-        let mut view = directory.view(&Name::root(), &[]).unwrap();
+        let mut view = table.view(&Name::root(), &[]).unwrap();
         for (node, what, millis) in steps {
             now += Duration::from_millis(millis);
             let id = node as u64 + 1;
             match what {
-                0 => directory.expire(now),
+                0 => table.expire(now),
                 1 => {
                     revisions[node] += 1 + millis;
-                    directory.heard(record(id, revisions[node]), Source::Another, now).unwrap();
+                    table.merge(record(id, revisions[node]), RecordSource::Another, now).unwrap();
                 }
                 2 => revisions[node] += 1,
                 _ => {}
             }
             if what > 1 {
-                let heard = directory.heard(record(id, revisions[node]), HERE, now).unwrap();
+                let heard = table.merge(record(id, revisions[node]), HERE, now).unwrap();
                 prop_assert_eq!(heard.known_revision, revisions[node]);
                 if heard.lapsed {
                     revisions[node] += 1;
-                    prop_assert!(!directory.heard(record(id, revisions[node]), HERE, now).unwrap().lapsed);
+                    prop_assert!(!table.merge(record(id, revisions[node]), HERE, now).unwrap().lapsed);
                 }
             }
-            let new = directory.view(&Name::root(), &[]).unwrap();
+            let new = table.view(&Name::root(), &[]).unwrap();
             prop_assert!(!behind(view.serial, new.serial), "{} -> {}", view.serial, new.serial);
             if new.serial == view.serial {
                 prop_assert_eq!(&new, &view, "other content, same serial");

@@ -23,11 +23,11 @@ use tokio::time::Instant;
 use crate::names::NameServer;
 use crate::zone::{NodeView, View};
 
-pub use check::Refused;
+pub use check::RecordError;
 
 /// What is believed of the nodes.
 #[derive(Clone, Debug)]
-pub struct Directory {
+pub struct NodeTable {
     lease: Duration,
     /// Of the first record that was believed.
     cluster: Option<String>,
@@ -38,7 +38,7 @@ pub struct Directory {
 
 /// Who brought a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum RecordSource {
     /// The node itself, and the address it comes from if that is known.
     Itself(Option<IpAddr>),
     /// Another node.
@@ -47,14 +47,14 @@ pub enum Source {
 
 /// What a node is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heard {
+pub struct MergeOutcome {
     /// The highest revision of this node that is known.
     pub known_revision: u64,
     /// It only counts again with a higher revision than that.
     pub lapsed: bool,
 }
 
-/// A node, as the directory sees it.
+/// A node, as the table sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// What it last said of itself.
@@ -62,12 +62,12 @@ pub struct Node {
     /// Where it said so from, for records without addresses.
     pub from: Option<IpAddr>,
     /// How it is.
-    pub state: State,
+    pub state: NodeState,
 }
 
 /// How a node is, in the order in which it goes at one revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum NodeState {
     /// Others told of it; it has until then to say so itself.
     Awaited(Instant),
     /// It said so itself; until then, if it does not say so again.
@@ -78,7 +78,7 @@ pub enum State {
     Lapsed,
 }
 
-impl State {
+impl NodeState {
     /// Whether the node counts as one that answers.
     #[must_use]
     pub fn is_live(self) -> bool {
@@ -105,7 +105,7 @@ impl State {
     }
 }
 
-impl Directory {
+impl NodeTable {
     /// Knows nobody yet. A node's word counts for as long as `lease`.
     #[must_use]
     pub fn new(lease: Duration) -> Self {
@@ -116,19 +116,24 @@ impl Directory {
     ///
     /// # Errors
     /// If it cannot be believed, in a sentence; then nothing has changed.
-    pub fn heard(&mut self, record: NodeRecord, source: Source, now: Instant) -> Result<Heard, Refused> {
-        check::check(&record)?;
+    pub fn merge(
+        &mut self,
+        record: NodeRecord,
+        source: RecordSource,
+        now: Instant,
+    ) -> Result<MergeOutcome, RecordError> {
+        check::validate(&record)?;
         if let Some(cluster) = &self.cluster
             && *cluster != record.cluster_id
         {
-            return Err(Refused(format!(
+            return Err(RecordError(format!(
                 "the node {:?} is of the cluster {}, but this resolver serves the cluster {cluster}: give each \
                  cluster resolvers of its own",
                 record.name, record.cluster_id
             )));
         }
         if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(&record.node_id) {
-            return Err(Refused(format!(
+            return Err(RecordError(format!(
                 "{NODES_MAX} nodes are known, which is the most, and {:?} is not among them: restart the resolver if \
                  some of them are gone for good",
                 record.name
@@ -137,30 +142,30 @@ impl Directory {
         self.cluster.get_or_insert_with(|| record.cluster_id.clone());
         let until = now + self.lease;
         let (itself, from) = match source {
-            Source::Itself(from) => (true, from.map(|from| from.to_canonical())),
-            Source::Another => (false, None),
+            RecordSource::Itself(from) => (true, from.map(|from| from.to_canonical())),
+            RecordSource::Another => (false, None),
         };
         let node = self.nodes.entry(record.node_id).or_insert_with(|| Node {
             record: record.clone(),
             from,
-            state: State::Awaited(until),
+            state: NodeState::Awaited(until),
         });
         let newer = record.revision > node.record.revision;
         // Whoever says two different things with one revision is asked for a higher one, as after a lapse.
-        let torn = record.revision == node.record.revision && record != node.record;
+        let conflicting = record.revision == node.record.revision && record != node.record;
         if newer {
             *node = Node { record, from: from.or(node.from), state: node.state };
         }
         node.state = match node.state {
-            State::Awaited(_) | State::Live(_) if itself => State::Live(until),
-            State::Kept | State::Lapsed if itself && newer => State::Live(until),
+            NodeState::Awaited(_) | NodeState::Live(_) if itself => NodeState::Live(until),
+            NodeState::Kept | NodeState::Lapsed if itself && newer => NodeState::Live(until),
             // It changed since, so it lives, or did so until lately: it has a lease's time to say so here.
-            State::Lapsed if newer => State::Awaited(until),
+            NodeState::Lapsed if newer => NodeState::Awaited(until),
             state => state,
         };
         node.from = node.from.or(from);
-        let lapsed = torn || matches!(node.state, State::Kept | State::Lapsed);
-        Ok(Heard { known_revision: node.record.revision, lapsed })
+        let lapsed = conflicting || matches!(node.state, NodeState::Kept | NodeState::Lapsed);
+        Ok(MergeOutcome { known_revision: node.record.revision, lapsed })
     }
 
     /// Lets leases lapse that are not renewed.
@@ -170,14 +175,14 @@ impl Directory {
     /// lease's time to return.
     pub fn expire(&mut self, now: Instant) {
         let cut_off = self.cut_off(now);
-        let due = |node: &Node| matches!(node.state, State::Live(until) if until <= now);
+        let due = |node: &Node| matches!(node.state, NodeState::Live(until) if until <= now);
         let together = cut_off && self.nodes.values().any(due);
-        let little = self.little();
+        let margin = self.quiet_margin();
         for node in self.nodes.values_mut() {
             node.state = match node.state {
-                State::Awaited(until) if until <= now => State::Lapsed,
-                State::Live(until) if together && until < now + little => State::Kept,
-                State::Live(until) if until <= now => State::Lapsed,
+                NodeState::Awaited(until) if until <= now => NodeState::Lapsed,
+                NodeState::Live(until) if together && until < now + margin => NodeState::Kept,
+                NodeState::Live(until) if until <= now => NodeState::Lapsed,
                 state => state,
             };
         }
@@ -185,8 +190,8 @@ impl Directory {
             self.give_up = None;
         } else if now >= *self.give_up.get_or_insert(now + self.lease) {
             self.give_up = None;
-            for node in self.nodes.values_mut().filter(|node| node.state == State::Kept) {
-                node.state = State::Lapsed;
+            for node in self.nodes.values_mut().filter(|node| node.state == NodeState::Kept) {
+                node.state = NodeState::Lapsed;
             }
         }
     }
@@ -194,19 +199,19 @@ impl Directory {
     /// Whether more than half of those who count as live are silent. Whoever should have renewed its lease by now counts,
     /// too: otherwise the first of many would be taken out before the others are seen to follow.
     fn cut_off(&self, now: Instant) -> bool {
-        let little = self.little();
+        let margin = self.quiet_margin();
         let live = self.nodes.values().filter(|node| node.state.is_live()).count();
         let silent = self.nodes.values().filter(|node| match node.state {
-            State::Live(until) => until < now + little,
-            State::Kept => true,
-            State::Awaited(_) | State::Lapsed => false,
+            NodeState::Live(until) => until < now + margin,
+            NodeState::Kept => true,
+            NodeState::Awaited(_) | NodeState::Lapsed => false,
         });
         live >= 2 && silent.count() * 2 > live
     }
 
     /// Whoever has no more left of its lease is silent. A lease is renewed four times while it lasts: when all fall silent
     /// at once and the first lease runs out, the others have at most a quarter left, and nobody else has so little.
-    fn little(&self) -> Duration {
+    fn quiet_margin(&self) -> Duration {
         self.lease * 3 / 8
     }
 
@@ -214,8 +219,8 @@ impl Directory {
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
         let leases = self.nodes.values().filter_map(|node| match node.state {
-            State::Awaited(until) | State::Live(until) => Some(until),
-            State::Kept | State::Lapsed => None,
+            NodeState::Awaited(until) | NodeState::Live(until) => Some(until),
+            NodeState::Kept | NodeState::Lapsed => None,
         });
         leases.chain(self.give_up).min()
     }
@@ -223,7 +228,7 @@ impl Directory {
     /// Whether the resolver is cut off and shows the last good set.
     #[must_use]
     pub fn stale(&self) -> bool {
-        self.nodes.values().any(|node| node.state == State::Kept)
+        self.nodes.values().any(|node| node.state == NodeState::Kept)
     }
 
     /// The zone's serial number, to be compared by RFC 1982.
