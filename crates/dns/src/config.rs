@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use ipnet::IpNet;
 
 use crate::faults::Faults;
-use crate::limits::{FORWARD_SERVERS_MAX, RESOLVER_ADDRESSES_MAX};
+use crate::limits::{FORWARD_SERVERS_MAX, LISTEN_ADDRESSES_MAX};
 pub use crate::names::NameServer;
 use crate::names::{host_port, is_label, zone_name};
 
@@ -81,9 +81,9 @@ impl Config {
     }
 
     fn validate_listening(&self, wrong: &mut Vec<String>) {
-        if self.listen.is_empty() || self.listen.len() > RESOLVER_ADDRESSES_MAX {
+        if self.listen.is_empty() || self.listen.len() > LISTEN_ADDRESSES_MAX {
             wrong.push(format!(
-                "a resolver listens for DNS on 1 to {RESOLVER_ADDRESSES_MAX} addresses, not {}; 127.0.0.1:7453 is the \
+                "a resolver listens for DNS on 1 to {LISTEN_ADDRESSES_MAX} addresses, not {}; 127.0.0.1:7453 is the \
                  usual one",
                 self.listen.len()
             ));

@@ -23,8 +23,8 @@ pub mod metrics;
 pub mod names;
 pub mod node_table;
 mod registry;
-mod resolver;
 mod retry;
+mod server;
 mod service;
 mod watch;
 mod web;
@@ -32,4 +32,4 @@ pub mod zone;
 
 pub use config::Config;
 pub use faults::Faults;
-pub use resolver::{Addresses, Listeners, Resolver, RunError, run};
+pub use server::{Addresses, DnsServer, Listeners, RunError, run};

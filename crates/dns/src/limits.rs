@@ -19,7 +19,7 @@ pub const REGISTER_STREAMS_MAX: usize = 4 * NODES_MAX;
 /// A node's stream without a message for so long is closed.
 pub const REGISTER_IDLE_MAX: Duration = Duration::from_secs(10);
 /// Records that wait for a resolver to look at them.
-pub const RESOLVER_QUEUE_MAX: usize = 256;
+pub const RECORD_QUEUE_MAX: usize = 256;
 /// Streams that one resolver tells of changes.
 pub const LOOKUP_WATCHES_MAX: usize = 1_024;
 /// An answer over UDP, bytes: what travels in one piece on any link.
@@ -33,7 +33,7 @@ pub const DNS_REPLIES_WAITING_MAX: usize = 1_024;
 /// Between two new zones at a resolver while changes keep coming.
 pub const ZONE_INTERVAL_MIN: Duration = Duration::from_millis(5);
 /// Addresses that one resolver listens on.
-pub const RESOLVER_ADDRESSES_MAX: usize = 16;
+pub const LISTEN_ADDRESSES_MAX: usize = 16;
 /// Questions about other names that a resolver has passed on and that are not answered yet.
 pub const FORWARDS_IN_FLIGHT_MAX: usize = 256;
 /// One name server to pass questions on to has so long to answer.

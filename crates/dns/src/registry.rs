@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{REGISTER_LEASE, RESOLVER_QUEUE_MAX, ZONE_INTERVAL_MIN};
+use crate::limits::{RECORD_QUEUE_MAX, REGISTER_LEASE, ZONE_INTERVAL_MIN};
 use crate::metrics::Metrics;
 use crate::names::NameServer;
 use crate::node_table::{MergeOutcome, NodeTable, RecordError, RecordSource};
@@ -96,7 +96,7 @@ impl Owner {
         metrics: Arc<Metrics>,
         faults: Option<watch::Receiver<ResolverFault>>,
     ) -> (Self, Registry) {
-        let (sender, messages) = mpsc::channel(RESOLVER_QUEUE_MAX);
+        let (sender, messages) = mpsc::channel(RECORD_QUEUE_MAX);
         let (zones, live) = (watch::Sender::new(None), watch::Sender::new(Live::default()));
         let registry = Registry { messages: sender, zones: zones.subscribe(), live: live.subscribe() };
         let owner = Self {
@@ -126,7 +126,7 @@ impl Owner {
                 // What was said in time counts, also when this task is late.
                 biased;
                 () = stop.cancelled() => return,
-                1.. = self.messages.recv_many(&mut messages, RESOLVER_QUEUE_MAX) => {
+                1.. = self.messages.recv_many(&mut messages, RECORD_QUEUE_MAX) => {
                     for message in messages.drain(..) {
                         self.hear(message);
                     }

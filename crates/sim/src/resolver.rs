@@ -9,7 +9,7 @@ use std::time::Duration;
 use conclave_client::find::{PRIORITY_LAST, srv};
 use conclave_dns::config::NameServer as Named;
 use conclave_dns::metrics::Metrics;
-use conclave_dns::{Config, Faults, Listeners, Resolver};
+use conclave_dns::{Config, DnsServer, Faults, Listeners};
 use conclave_net::Net;
 use conclave_proto::seal::Secret;
 use conclave_server::Member;
@@ -109,7 +109,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
     let host = Host { me: server.ip, cuts: cluster.cuts.clone() };
     let started = async {
         let listeners = Listeners::bind_on(Arc::new(host), &server.config).await?;
-        Resolver::start(server.config.clone(), listeners)
+        DnsServer::start(server.config.clone(), listeners)
     };
     let resolver = match started.await {
         Ok(resolver) => resolver,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use conclave_dns::Resolver;
+use conclave_dns::DnsServer;
 use conclave_dns::config::{Config, Export};
 use conclave_proto::seal::Secret;
 use hickory_proto::op::{Message, ResponseCode};
@@ -161,16 +161,16 @@ fn exporting(primary: &Primary, zone: &str) -> Config {
     config
 }
 
-fn count(resolver: &Resolver, line: &str) -> bool {
-    resolver.metrics().render().contains(line)
+fn count(server: &DnsServer, line: &str) -> bool {
+    server.metrics().render().contains(line)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_and_addresses_are_written_under_the_sites_zone_and_taken_away_again() {
     let primary = Primary::start(vec![Mood::Takes]).await;
-    let resolver = start(exporting(&primary, "example.org")).await;
-    let _n2 = Speaker::start(&resolver, record(2, 10)).await;
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
+    let server = start(exporting(&primary, "example.org")).await;
+    let _n2 = Speaker::start(&server, record(2, 10)).await;
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
     let leader = async || primary.get("_conclave._tcp.leader.example.org.", RecordType::SRV);
     until("the leader", async || leader().await.len() == 1).await;
     assert_eq!(leader().await, ["10 50 7400 n1.node.example.org."]);
@@ -184,43 +184,43 @@ async fn servers_and_addresses_are_written_under_the_sites_zone_and_taken_away_a
 
     let mut led = record(1, 11);
     led.leads.clear();
-    Voice::connect(&resolver, secret()).await.say(&led).await.unwrap();
+    Voice::connect(&server, secret()).await.say(&led).await.unwrap();
     until("nobody", async || leader().await.is_empty()).await;
     assert_eq!(primary.get("_conclave._tcp.example.org.", RecordType::SRV).len(), 2);
-    assert!(!count(&resolver, "conclave_dns_exports_total{outcome=\"failed\"}"));
-    resolver.stop().await;
+    assert!(!count(&server, "conclave_dns_exports_total{outcome=\"failed\"}"));
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zone_that_is_below_the_sites_keeps_its_names() {
     let primary = Primary::start(vec![Mood::Takes]).await;
-    let resolver = start(exporting(&primary, "internal")).await;
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
+    let server = start(exporting(&primary, "internal")).await;
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
     let servers = async || primary.get("_conclave._tcp.conclave.internal.", RecordType::SRV);
     until("the servers", async || servers().await == ["10 50 7400 n1.node.conclave.internal."]).await;
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_is_tried_again_and_a_forged_yes_is_none() {
     let moods = vec![Mood::Refuses, Mood::Forged, Mood::Takes];
     let primary = Primary::start(moods).await;
-    let resolver = start(exporting(&primary, "example.org")).await;
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
+    let server = start(exporting(&primary, "example.org")).await;
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
     until("the servers", async || !primary.get("_conclave._tcp.example.org.", RecordType::SRV).is_empty())
         .await;
-    until("success", async || count(&resolver, "conclave_dns_exports_total{outcome=\"written\"} 1")).await;
-    assert!(count(&resolver, "conclave_dns_exports_total{outcome=\"failed\"} 2"));
-    resolver.stop().await;
+    until("success", async || count(&server, "conclave_dns_exports_total{outcome=\"written\"} 1")).await;
+    assert!(count(&server, "conclave_dns_exports_total{outcome=\"failed\"} 2"));
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_hangs_is_no_obstacle_to_a_stop() {
     let primary = Primary::start(vec![Mood::Hangs]).await;
-    let resolver = start(exporting(&primary, "example.org")).await;
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
+    let server = start(exporting(&primary, "example.org")).await;
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
     within("an update", primary.hangs.cancelled()).await;
     let begun = std::time::Instant::now();
-    resolver.stop().await;
+    server.stop().await;
     assert!(begun.elapsed() < std::time::Duration::from_secs(1));
 }

@@ -12,28 +12,28 @@ use tonic::transport::Channel;
 
 use crate::nodes::{ask, config, start, within};
 
-async fn faults_of(resolver: &conclave_dns::Resolver) -> FaultServiceClient<Channel> {
-    let address = format!("http://{}", resolver.addresses().grpc);
+async fn faults_of(server: &conclave_dns::DnsServer) -> FaultServiceClient<Channel> {
+    let address = format!("http://{}", server.addresses().grpc);
     within("a connection", FaultServiceClient::connect(address)).await.unwrap()
 }
 
 #[tokio::test]
 async fn answers_are_late_for_as_long_as_they_are_to_be() {
     const LATE: Duration = Duration::from_millis(300);
-    let resolver = start(conclave_dns::Config { faults: Some(Faults::default()), ..config() }).await;
-    let mut faults = faults_of(&resolver).await;
+    let server = start(conclave_dns::Config { faults: Some(Faults::default()), ..config() }).await;
+    let mut faults = faults_of(&server).await;
     let late = ResolverFault { answer_delay_ms: 300, ..ResolverFault::default() };
     let request = SetFaultsRequest { resolver: Some(late), ..SetFaultsRequest::default() };
     faults.set_faults(request).await.unwrap();
     let begun = Instant::now();
-    ask(&resolver, "conclave.internal.", RecordType::SOA).await;
+    ask(&server, "conclave.internal.", RecordType::SOA).await;
     assert!(begun.elapsed() >= LATE);
     faults.set_faults(SetFaultsRequest::default()).await.unwrap();
     // However slow the machine: one of a few is quick.
     let quick = async {
         loop {
             let begun = Instant::now();
-            ask(&resolver, "conclave.internal.", RecordType::SOA).await;
+            ask(&server, "conclave.internal.", RecordType::SOA).await;
             if begun.elapsed() < LATE {
                 return;
             }
@@ -45,14 +45,14 @@ async fn answers_are_late_for_as_long_as_they_are_to_be() {
     assert_eq!(faults.set_faults(clock).await.unwrap_err().code(), Code::InvalidArgument);
     let cut = faults.cut_power(CutPowerRequest::default()).await;
     assert_eq!(cut.unwrap_err().code(), Code::InvalidArgument);
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test]
 async fn without_leave_a_resolver_cannot_be_broken() {
-    let resolver = start(config()).await;
-    let mut faults = faults_of(&resolver).await;
+    let server = start(config()).await;
+    let mut faults = faults_of(&server).await;
     let refused = faults.set_faults(SetFaultsRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
-    resolver.stop().await;
+    server.stop().await;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use conclave_dns::Resolver;
+use conclave_dns::DnsServer;
 use conclave_dns::limits::FORWARD_TIMEOUT;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -74,22 +74,22 @@ fn answer(question: Message, count: u8) -> Message {
     answer
 }
 
-async fn forwarding(servers: &[SocketAddr], network: &str) -> Resolver {
+async fn forwarding(servers: &[SocketAddr], network: &str) -> DnsServer {
     let mut config = config();
     config.forward_to = servers.to_vec();
     config.forward_for = vec![network.parse().unwrap()];
     start(config).await
 }
 
-async fn ask_outside(resolver: &Resolver) -> Message {
-    ask(resolver, "www.Example.org.", RecordType::A).await
+async fn ask_outside(server: &DnsServer) -> Message {
+    ask(server, "www.Example.org.", RecordType::A).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_outside_are_asked_about_for_those_who_may() {
     let upstream = Upstream::start(|question, _| vec![answer(question, 2)]).await;
-    let resolver = forwarding(&[upstream.address], "127.0.0.0/8").await;
-    let answer = ask_outside(&resolver).await;
+    let server = forwarding(&[upstream.address], "127.0.0.0/8").await;
+    let answer = ask_outside(&server).await;
     assert_eq!((answer.metadata.id, answer.metadata.response_code), (4_711, ResponseCode::NoError));
     assert!(answer.metadata.recursion_available && !answer.metadata.authoritative);
     assert_eq!(answer.answers.len(), 2);
@@ -102,27 +102,27 @@ async fn names_outside_are_asked_about_for_those_who_may() {
     // Who does not ask for recursion gets none.
     let mut plain = question("www.example.org.", RecordType::A, None);
     plain.metadata.recursion_desired = false;
-    assert_eq!(ask_with(&resolver, plain).await.metadata.response_code, ResponseCode::Refused);
+    assert_eq!(ask_with(&server, plain).await.metadata.response_code, ResponseCode::Refused);
     assert_eq!(upstream.asked(), 1);
 
     // The zone's own names are nobody else's business, also while there is nothing to say.
-    let own = ask(&resolver, "www.conclave.internal.", RecordType::A).await;
+    let own = ask(&server, "www.conclave.internal.", RecordType::A).await;
     assert_eq!(own.metadata.response_code, ResponseCode::ServFail);
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
-    let gone = async || ask(&resolver, "www.conclave.internal.", RecordType::A).await.metadata.response_code;
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let gone = async || ask(&server, "www.conclave.internal.", RecordType::A).await.metadata.response_code;
     until("the zone", async || gone().await == ResponseCode::NXDomain).await;
     assert_eq!(upstream.asked(), 1);
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everybody_else_is_refused() {
     let upstream = Upstream::start(|question, _| vec![answer(question, 2)]).await;
-    for resolver in [start(config()).await, forwarding(&[upstream.address], "10.0.0.0/8").await] {
-        let answer = ask_outside(&resolver).await;
+    for server in [start(config()).await, forwarding(&[upstream.address], "10.0.0.0/8").await] {
+        let answer = ask_outside(&server).await;
         assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
         assert!(!answer.metadata.recursion_available);
-        resolver.stop().await;
+        server.stop().await;
     }
     assert_eq!(upstream.asked(), 0);
 }
@@ -142,15 +142,15 @@ async fn only_an_answer_to_the_question_is_one_and_a_cut_one_is_asked_for_again(
         vec![other_id, other_question, question, cut]
     })
     .await;
-    let resolver = forwarding(&[upstream.address], "127.0.0.0/8").await;
-    let answer = ask_outside(&resolver).await;
+    let server = forwarding(&[upstream.address], "127.0.0.0/8").await;
+    let answer = ask_outside(&server).await;
     assert_eq!(
         (answer.metadata.response_code, answer.answers.len()),
         (ResponseCode::NoError, 40),
         "{answer}"
     );
     assert!(!answer.metadata.truncation);
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,15 +158,15 @@ async fn the_next_server_is_asked_when_one_is_silent_or_dead() {
     let silent = Upstream::start(|_, _| Vec::new()).await;
     let second = Upstream::start(|question, _| vec![answer(question, 1)]).await;
     let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let resolver = forwarding(&[dead, silent.address, second.address], "127.0.0.0/8").await;
+    let server = forwarding(&[dead, silent.address, second.address], "127.0.0.0/8").await;
     let begun = Instant::now();
-    assert_eq!(ask_outside(&resolver).await.answers.len(), 1);
+    assert_eq!(ask_outside(&server).await.answers.len(), 1);
     let took = begun.elapsed();
     assert!(took >= FORWARD_TIMEOUT, "the silent one had its time: {took:?}");
     assert_eq!(silent.asked(), 1);
-    let text = resolver.metrics().render();
+    let text = server.metrics().render();
     for outcome in ["answered", "timeout", "failed"] {
         assert!(text.contains(&format!("conclave_dns_forwards_total{{outcome=\"{outcome}\"}} 1")), "{text}");
     }
-    resolver.stop().await;
+    server.stop().await;
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use conclave_dns::config::{Config, NameServer};
-use conclave_dns::{Listeners, Resolver};
+use conclave_dns::{DnsServer, Listeners};
 use conclave_proto::admin::admin_service_server::{AdminService, AdminServiceServer};
 use conclave_proto::admin::{
     DrainRequest, DrainResponse, LayoutRequest, LayoutResponse, RebalanceRequest, RebalanceResponse,
@@ -61,9 +61,9 @@ pub(crate) fn config() -> Config {
     }
 }
 
-pub(crate) async fn start(config: Config) -> Resolver {
+pub(crate) async fn start(config: Config) -> DnsServer {
     let listeners = Listeners::bind(&config).await.unwrap();
-    Resolver::start(config, listeners).unwrap()
+    DnsServer::start(config, listeners).unwrap()
 }
 
 /// In time, or not at all.
@@ -87,14 +87,14 @@ pub(crate) fn record(id: u64, revision: u64) -> NodeRecord {
 }
 
 /// The answer to one question over UDP.
-pub(crate) async fn ask(resolver: &Resolver, name: &str, kind: RecordType) -> Message {
-    ask_with(resolver, question(name, kind, Some(1_232))).await
+pub(crate) async fn ask(server: &DnsServer, name: &str, kind: RecordType) -> Message {
+    ask_with(server, question(name, kind, Some(1_232))).await
 }
 
 /// Asks this, over UDP.
-pub(crate) async fn ask_with(resolver: &Resolver, question: Message) -> Message {
+pub(crate) async fn ask_with(server: &DnsServer, question: Message) -> Message {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(resolver.addresses().dns[0]).await.unwrap();
+    socket.connect(server.addresses().dns[0]).await.unwrap();
     socket.send(&question.to_vec().unwrap()).await.unwrap();
     let mut answer = vec![0; 65_535];
     let length = within("an answer", socket.recv(&mut answer)).await.unwrap();
@@ -102,8 +102,8 @@ pub(crate) async fn ask_with(resolver: &Resolver, question: Message) -> Message 
 }
 
 /// The nodes that an SRV name leads to, sorted.
-pub(crate) async fn servers(resolver: &Resolver, name: &str) -> Vec<String> {
-    let answer = ask(resolver, &format!("{name}.conclave.internal."), RecordType::SRV).await;
+pub(crate) async fn servers(server: &DnsServer, name: &str) -> Vec<String> {
+    let answer = ask(server, &format!("{name}.conclave.internal."), RecordType::SRV).await;
     let mut servers: Vec<_> = answer
         .answers
         .iter()
@@ -116,27 +116,27 @@ pub(crate) async fn servers(resolver: &Resolver, name: &str) -> Vec<String> {
     servers
 }
 
-pub(crate) async fn serial(resolver: &Resolver) -> Option<u32> {
-    let answer = ask(resolver, "conclave.internal.", RecordType::SOA).await;
+pub(crate) async fn serial(server: &DnsServer) -> Option<u32> {
+    let answer = ask(server, "conclave.internal.", RecordType::SOA).await;
     answer.answers.first().map(|record| match &record.data {
         RData::SOA(soa) => soa.serial,
         other => panic!("{other:?}"),
     })
 }
 
-pub(crate) async fn client(resolver: &Resolver) -> DnsServiceClient<Channel> {
-    let address = format!("http://{}", resolver.addresses().grpc);
+pub(crate) async fn client(server: &DnsServer) -> DnsServiceClient<Channel> {
+    let address = format!("http://{}", server.addresses().grpc);
     within("a connection", DnsServiceClient::connect(address)).await.unwrap()
 }
 
-pub(crate) async fn look_up(resolver: &Resolver, name: &str) -> Result<LookupResponse, Status> {
+pub(crate) async fn look_up(server: &DnsServer, name: &str) -> Result<LookupResponse, Status> {
     let request = LookupRequest { name: name.to_owned() };
-    within("an answer", client(resolver).await.lookup(request)).await.map(Response::into_inner)
+    within("an answer", client(server).await.lookup(request)).await.map(Response::into_inner)
 }
 
 /// The status and the body of a page.
-pub(crate) async fn page(resolver: &Resolver, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(resolver.addresses().http).await.unwrap();
+pub(crate) async fn page(server: &DnsServer, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(server.addresses().http).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -156,9 +156,9 @@ pub(crate) struct Voice {
 }
 
 impl Voice {
-    pub(crate) async fn connect(resolver: &Resolver, secret: Secret) -> Self {
+    pub(crate) async fn connect(server: &DnsServer, secret: Secret) -> Self {
         let (requests, stream) = mpsc::channel(1);
-        let mut client = client(resolver).await;
+        let mut client = client(server).await;
         let answers = client.register(ReceiverStream::new(stream));
         let mut answers = within("a stream", answers).await.unwrap().into_inner();
         let hello = within("the nonce", answers.message()).await.unwrap().unwrap();
@@ -191,8 +191,8 @@ pub(crate) struct Speaker(JoinHandle<()>);
 
 impl Speaker {
     /// Is registered when this returns.
-    pub(crate) async fn start(resolver: &Resolver, record: NodeRecord) -> Self {
-        let mut voice = Voice::connect(resolver, secret()).await;
+    pub(crate) async fn start(server: &DnsServer, record: NodeRecord) -> Self {
+        let mut voice = Voice::connect(server, secret()).await;
         let answer = voice.say(&record).await.unwrap();
         assert!(!answer.lapsed, "{answer:?}");
         Self(tokio::spawn(async move {

@@ -26,40 +26,40 @@ const HEALTHY: &str = "_conclave._tcp";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn before_the_first_node_there_is_no_answer_and_then_there_is() {
-    let resolver = start(config()).await;
-    let answer = ask(&resolver, "_conclave._tcp.conclave.internal.", RecordType::SRV).await;
+    let server = start(config()).await;
+    let answer = ask(&server, "_conclave._tcp.conclave.internal.", RecordType::SRV).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail, "NXDOMAIN would be remembered");
-    assert_eq!(look_up(&resolver, "").await.unwrap_err().code(), Code::Unavailable);
-    assert_eq!(page(&resolver, "/livez").await, (200, "ok\n".to_owned()));
-    let (status, body) = page(&resolver, "/readyz").await;
+    assert_eq!(look_up(&server, "").await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(page(&server, "/livez").await, (200, "ok\n".to_owned()));
+    let (status, body) = page(&server, "/readyz").await;
     assert_eq!((status, body.as_str()), (503, "[+] dns_served\n[-] view\nnot ok\n"));
 
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
-    until("an answer", async || servers(&resolver, HEALTHY).await == ["n1"]).await;
-    assert_eq!(servers(&resolver, "_conclave._tcp.leader").await, ["n1"]);
-    assert_eq!(page(&resolver, "/readyz").await.0, 200);
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    until("an answer", async || servers(&server, HEALTHY).await == ["n1"]).await;
+    assert_eq!(servers(&server, "_conclave._tcp.leader").await, ["n1"]);
+    assert_eq!(page(&server, "/readyz").await.0, 200);
 
-    let leader = look_up(&resolver, "leader").await.unwrap();
+    let leader = look_up(&server, "leader").await.unwrap();
     assert_eq!((leader.zone.as_str(), leader.stale), ("conclave.internal", false));
-    assert_eq!(Some(leader.serial), serial(&resolver).await);
+    assert_eq!(Some(leader.serial), serial(&server).await);
     let target = &leader.targets[0];
     assert_eq!((target.node.as_str(), target.node_id, target.port), ("n1", 1, 7400));
     assert_eq!(target.host, "n1.node.conclave.internal");
     assert_eq!(target.ips, ["10.0.0.1", "fd00::1"]);
-    let whole = look_up(&resolver, "_conclave._tcp.leader.conclave.internal").await.unwrap();
+    let whole = look_up(&server, "_conclave._tcp.leader.conclave.internal").await.unwrap();
     assert_eq!(whole.targets, leader.targets);
-    assert_eq!(look_up(&resolver, "nobody").await.unwrap_err().code(), Code::NotFound);
-    resolver.stop().await;
+    assert_eq!(look_up(&server, "nobody").await.unwrap_err().code(), Code::NotFound);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_node_leaves_within_its_lease_and_is_told_when_it_returns() {
-    let resolver = start(config()).await;
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
-    let _n2 = Speaker::start(&resolver, record(2, 10)).await;
-    let mut n3 = Voice::connect(&resolver, secret()).await;
+    let server = start(config()).await;
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n2 = Speaker::start(&server, record(2, 10)).await;
+    let mut n3 = Voice::connect(&server, secret()).await;
     assert_eq!((n3.hello.lease_ms, n3.hello.zone.as_str()), (2_000, "conclave.internal"));
-    let mut changes = client(&resolver).await.watch(LookupRequest::default()).await.unwrap().into_inner();
+    let mut changes = client(&server).await.watch(LookupRequest::default()).await.unwrap().into_inner();
     let mut next = async || within("a change", changes.message()).await.unwrap().unwrap().targets.len();
     // The second one may be shown a few milliseconds after the first.
     while next().await != 2 {}
@@ -73,56 +73,56 @@ async fn a_silent_node_leaves_within_its_lease_and_is_told_when_it_returns() {
     let gone = silent.elapsed();
     println!("a silent node left after {gone:?}");
     assert!(gone >= REGISTER_LEASE, "it has a lease: {gone:?}");
-    until("it has left", async || servers(&resolver, HEALTHY).await == ["n1", "n2"]).await;
-    assert_eq!(servers(&resolver, "_conclave-peer._tcp").await, ["n1", "n2", "n3"], "still a member");
+    until("it has left", async || servers(&server, HEALTHY).await == ["n1", "n2"]).await;
+    assert_eq!(servers(&server, "_conclave-peer._tcp").await, ["n1", "n2", "n3"], "still a member");
 
-    let before = serial(&resolver).await.unwrap();
+    let before = serial(&server).await.unwrap();
     let lapsed = RegisterResponse { known_revision: 10, lapsed: true, ..n3.hello.clone() };
     assert_eq!(n3.say(&record(3, 10)).await.unwrap(), RegisterResponse { nonce: Vec::new(), ..lapsed });
     assert!(!n3.say(&record(3, 11)).await.unwrap().lapsed);
     while next().await != 3 {}
-    assert!(serial(&resolver).await.unwrap().wrapping_sub(before) < 1 << 31, "forwards");
-    resolver.stop().await;
+    assert!(serial(&server).await.unwrap().wrapping_sub(before) < 1 << 31, "forwards");
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_those_who_know_the_secret_are_believed_and_nothing_twice() {
-    let resolver = start(config()).await;
-    let mut stranger = Voice::connect(&resolver, Secret::new(b"another secret altogether").unwrap()).await;
+    let server = start(config()).await;
+    let mut stranger = Voice::connect(&server, Secret::new(b"another secret altogether").unwrap()).await;
     let why = stranger.say(&record(1, 10)).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
     assert!(why.message().contains("the secrets differ"), "{why}");
 
     // What was recorded cannot be played again, neither in another stream nor in the same one.
-    let mut n1 = Voice::connect(&resolver, secret()).await;
+    let mut n1 = Voice::connect(&server, secret()).await;
     let recorded = n1.seal(&record(1, 10));
-    let mut other = Voice::connect(&resolver, secret()).await;
+    let mut other = Voice::connect(&server, secret()).await;
     assert_ne!(n1.hello.nonce, other.hello.nonce);
     let why = other.send(recorded.clone()).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
-    assert_eq!(look_up(&resolver, "").await.unwrap_err().code(), Code::Unavailable, "nothing was believed");
+    assert_eq!(look_up(&server, "").await.unwrap_err().code(), Code::Unavailable, "nothing was believed");
     n1.send(recorded.clone()).await.unwrap();
     let why = n1.send(recorded).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
     assert!(why.message().contains("message 1 came where message 2"), "{why}");
 
     // What is sealed and wrong is refused in a sentence; what is too long is not even read.
-    let mut n2 = Voice::connect(&resolver, secret()).await;
+    let mut n2 = Voice::connect(&server, secret()).await;
     let mut bad = record(2, 10);
     bad.name = "N 2".to_owned();
     let why = n2.say(&bad).await.unwrap_err();
     assert_eq!(why.code(), Code::InvalidArgument);
     assert!(why.message().contains("1 to 63 of a-z"), "{why}");
-    let mut n2 = Voice::connect(&resolver, secret()).await;
+    let mut n2 = Voice::connect(&server, secret()).await;
     bad.name = "n".repeat(20_000);
     assert!(n2.say(&bad).await.is_err());
     let mut foreign = record(3, 10);
     foreign.cluster_id = "f".repeat(32);
-    let why = Voice::connect(&resolver, secret()).await.say(&foreign).await.unwrap_err();
+    let why = Voice::connect(&server, secret()).await.say(&foreign).await.unwrap_err();
     assert!(why.message().contains("of the cluster"), "{why}");
-    assert_eq!(servers(&resolver, "_conclave-peer._tcp").await, ["n1"]);
+    assert_eq!(servers(&server, "_conclave-peer._tcp").await, ["n1"]);
 
-    let text = resolver.metrics().render();
+    let text = server.metrics().render();
     for line in [
         "conclave_dns_registrations_total{outcome=\"unsealed\"} 2",
         "conclave_dns_registrations_total{outcome=\"replayed\"} 1",
@@ -131,13 +131,13 @@ async fn only_those_who_know_the_secret_are_believed_and_nothing_twice() {
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_streams_of_nodes_are_bounded() {
-    let resolver = start(config()).await;
-    let mut client = client(&resolver).await;
+    let server = start(config()).await;
+    let mut client = client(&server).await;
     let mut register = async || {
         // Dropped, it ends the stream.
         let (hold, requests) = tokio::sync::mpsc::channel(1);
@@ -153,28 +153,28 @@ async fn the_streams_of_nodes_are_bounded() {
     assert!(why.message().contains("256 nodes' streams"), "{why}");
     open.pop();
     until("a place", async || register().await.is_ok()).await;
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_addresses_has_the_one_it_comes_from() {
-    let resolver = start(config()).await;
+    let server = start(config()).await;
     let mut bare = record(1, 10);
     bare.ips.clear();
-    Voice::connect(&resolver, secret()).await.say(&bare).await.unwrap();
-    let answer = ask(&resolver, "n1.node.conclave.internal.", RecordType::A).await;
+    Voice::connect(&server, secret()).await.say(&bare).await.unwrap();
+    let answer = ask(&server, "n1.node.conclave.internal.", RecordType::A).await;
     let RData::A(address) = &answer.answers[0].data else { panic!("{answer}") };
     assert_eq!(address.to_string(), "127.0.0.1");
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_resolvers_have_one_serial_for_the_same_nodes() {
     let (a, b) = (start(config()).await, start(config()).await);
     let mut voices = Vec::new();
-    for (resolver, order) in [(&a, [1, 2, 3]), (&b, [3, 1, 2])] {
+    for (server, order) in [(&a, [1, 2, 3]), (&b, [3, 1, 2])] {
         for id in order {
-            let mut voice = Voice::connect(resolver, secret()).await;
+            let mut voice = Voice::connect(server, secret()).await;
             voice.say(&record(id, 100 * id)).await.unwrap();
             voices.push(voice);
         }
@@ -189,14 +189,14 @@ async fn two_resolvers_have_one_serial_for_the_same_nodes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resolver_that_is_cut_off_keeps_the_last_good_set_and_says_so() {
-    let resolver = start(config()).await;
+    let server = start(config()).await;
     let mut voices = Vec::new();
     for id in 1..=3 {
-        let mut voice = Voice::connect(&resolver, secret()).await;
+        let mut voice = Voice::connect(&server, secret()).await;
         voice.say(&record(id, 10)).await.unwrap();
         voices.push(voice);
     }
-    let mut changes = client(&resolver).await.watch(LookupRequest::default()).await.unwrap().into_inner();
+    let mut changes = client(&server).await.watch(LookupRequest::default()).await.unwrap().into_inner();
     let mut sizes = Vec::new();
     let stale = loop {
         let change = within("staleness", changes.message()).await.unwrap().unwrap();
@@ -208,8 +208,8 @@ async fn a_resolver_that_is_cut_off_keeps_the_last_good_set_and_says_so() {
     // They come one after the other, if that is seen at all, and then stay.
     assert!(sizes.is_sorted(), "nobody was taken out in between: {sizes:?}");
     assert_eq!(stale.targets.len(), 3);
-    assert_eq!(servers(&resolver, HEALTHY).await, ["n1", "n2", "n3"]);
-    assert!(page(&resolver, "/metrics").await.1.contains("conclave_dns_stale 1"));
+    assert_eq!(servers(&server, HEALTHY).await, ["n1", "n2", "n3"]);
+    assert!(page(&server, "/metrics").await.1.contains("conclave_dns_stale 1"));
 
     assert!(voices[0].say(&record(1, 10)).await.unwrap().lapsed, "it was the first to fall silent");
     for (id, voice) in (1..).zip(&mut voices) {
@@ -223,7 +223,7 @@ async fn a_resolver_that_is_cut_off_keeps_the_last_good_set_and_says_so() {
     };
     assert_eq!(fresh.targets.len(), 3);
     assert!(fresh.serial.wrapping_sub(stale.serial) < 1 << 31, "forwards");
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,36 +236,35 @@ async fn nodes_tell_of_each_other_and_a_dead_teller_is_replaced() {
     mute.know(8, &[]);
     let mut config = config();
     config.nodes = vec![first.address.clone(), liar.address.clone(), mute.address.clone()];
-    let resolver = start(config).await;
+    let server = start(config).await;
 
     until("what the first node knows", async || {
-        servers(&resolver, "_conclave-peer._tcp").await == ["n1", "n3"]
+        servers(&server, "_conclave-peer._tcp").await == ["n1", "n3"]
     })
     .await;
-    assert_eq!(servers(&resolver, HEALTHY).await, ["n1"], "a node speaks for itself only");
+    assert_eq!(servers(&server, HEALTHY).await, ["n1"], "a node speaks for itself only");
 
     // Another one registers, so it can be asked, too.
     let n2 = conclave_proto::cluster::NodeRecord { client: second.address.clone(), ..record(2, 10) };
-    let _n2 = Speaker::start(&resolver, n2).await;
+    let _n2 = Speaker::start(&server, n2).await;
     second.know(2, &[record(3, 11), record(4, 10)]);
-    until("what the second one knows", async || servers(&resolver, "_conclave-peer._tcp").await.len() == 4)
+    until("what the second one knows", async || servers(&server, "_conclave-peer._tcp").await.len() == 4)
         .await;
-    until("two tellers", async || resolver.metrics().render().contains("conclave_dns_records_watched 2"))
-        .await;
+    until("two tellers", async || server.metrics().render().contains("conclave_dns_records_watched 2")).await;
 
     drop(first);
-    until("the first one's end", async || servers(&resolver, HEALTHY).await == ["n2"]).await;
+    until("the first one's end", async || servers(&server, HEALTHY).await == ["n2"]).await;
     second.know(2, &[record(5, 10)]);
-    until("news of the second", async || servers(&resolver, "_conclave-peer._tcp").await.len() == 5).await;
-    let members = servers(&resolver, "_conclave-peer._tcp").await;
+    until("news of the second", async || servers(&server, "_conclave-peer._tcp").await.len() == 5).await;
+    let members = servers(&server, "_conclave-peer._tcp").await;
     assert_eq!(members, ["n1", "n2", "n3", "n4", "n5"], "neither the liar nor the mute one");
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_rely_on_is_there() {
-    let resolver = start(config()).await;
-    let address = format!("http://{}", resolver.addresses().grpc);
+    let server = start(config()).await;
+    let address = format!("http://{}", server.addresses().grpc);
     let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel.clone());
     let mut status = async || {
@@ -273,7 +272,7 @@ async fn what_others_rely_on_is_there() {
         within("an answer", health.check(asked)).await.unwrap().into_inner().status()
     };
     assert_eq!(status().await, ServingStatus::NotServing);
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
     until("health", async || status().await == ServingStatus::Serving).await;
 
     let ask_list = ServerReflectionRequest {
@@ -286,8 +285,8 @@ async fn what_others_rely_on_is_there() {
     let listed = within("an answer", answers.message()).await.unwrap().unwrap();
     assert!(format!("{listed:?}").contains("conclave.dns.v1.DNSService"), "{listed:?}");
 
-    servers(&resolver, HEALTHY).await;
-    let (status, text) = page(&resolver, "/metrics").await;
+    servers(&server, HEALTHY).await;
+    let (status, text) = page(&server, "/metrics").await;
     assert_eq!(status, 200);
     for line in [
         "conclave_dns_queries_total{proto=\"udp\",rcode=\"NOERROR\",type=\"SRV\"} 1",
@@ -298,14 +297,14 @@ async fn what_others_rely_on_is_there() {
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
-    resolver.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_is_taken_is_named_and_a_stop_gives_them_back() {
-    let resolver = start(config()).await;
-    let _n1 = Speaker::start(&resolver, record(1, 10)).await;
-    let addresses = resolver.addresses().clone();
+    let server = start(config()).await;
+    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let addresses = server.addresses().clone();
     let mut same = config();
     same.listen.clone_from(&addresses.dns);
     let why = Listeners::bind(&same).await.unwrap_err();
@@ -315,7 +314,7 @@ async fn an_address_that_is_taken_is_named_and_a_stop_gives_them_back() {
     (same.listen, same.grpc_listen) = (config().listen, addresses.grpc);
     assert!(Listeners::bind(&same).await.unwrap_err().to_string().contains("registrations"));
 
-    resolver.stop().await;
+    server.stop().await;
     (same.listen, same.http_listen) = (addresses.dns, addresses.http);
     within("the ports", Listeners::bind(&same)).await.unwrap();
 }

@@ -116,14 +116,14 @@ pub struct Addresses {
 
 /// A running resolver.
 #[derive(Debug)]
-pub struct Resolver {
+pub struct DnsServer {
     addresses: Addresses,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-impl Resolver {
+impl DnsServer {
     /// Starts a resolver on sockets that are already bound. Must be called within a runtime.
     ///
     /// # Errors
@@ -255,9 +255,9 @@ async fn serve_grpc(
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     config.validate().map_err(RunError::Config)?;
     let listeners = Listeners::bind(&config).await?;
-    let resolver = Resolver::start(config, listeners)?;
-    tracing::info!(addresses = ?resolver.addresses(), "resolver started");
+    let server = DnsServer::start(config, listeners)?;
+    tracing::info!(addresses = ?server.addresses(), "resolver started");
     shutdown.await;
-    resolver.stop().await;
+    server.stop().await;
     Ok(())
 }
