@@ -13,7 +13,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_dns::handler::{CurrentZone, Handler, Parts, Sockets, host_name};
+use conclave_dns::handler::{CurrentZone, Handler, HandlerConfig, Sockets, host_name};
 use conclave_dns::metrics::Metrics;
 use conclave_dns::names::{NameServer, zone_name};
 use conclave_dns::zone::{NodeView, View, Zone};
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let zone = CurrentZone::default();
     zone.store(Some(Arc::new(made_up(nodes, 1)?)));
-    let handler = Handler::new(Parts {
+    let handler = Handler::new(HandlerConfig {
         name: zone_name(ZONE)?,
         zone: zone.clone(),
         identity: host_name(),

@@ -31,7 +31,7 @@ impl Transport {
 
 /// What a server says whatever its zone holds.
 #[derive(Debug)]
-pub(crate) struct Fixed {
+pub(crate) struct ServerInfo {
     /// The zone's name, as a zone looks names up.
     zone: Box<[u8]>,
     /// What this server is called, for NSID.
@@ -42,17 +42,17 @@ pub(crate) struct Fixed {
 
 /// Who asks, as far as it matters.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asker {
+pub(crate) struct Client {
     pub(crate) transport: Transport,
     pub(crate) may_transfer: bool,
 }
 
 /// What is to be done about a question.
 #[derive(Debug)]
-pub(crate) enum Verdict<'a> {
+pub(crate) enum Decision<'a> {
     Reply(Reply<'a>),
     /// The name is none of the zone's: somebody else may know.
-    Outside,
+    Forward,
     /// The whole zone is to be sent.
     Transfer(&'a Zone),
 }
@@ -72,7 +72,7 @@ const IN: u16 = 1;
 const CH: u16 = 3;
 const IDENTITY_BYTES_MAX: usize = 63;
 
-impl Fixed {
+impl ServerInfo {
     /// `identity` is told to whoever asks which server this is.
     pub(crate) fn new(zone: &Name, identity: &str) -> Self {
         let identity = identity[..identity.floor_char_boundary(IDENTITY_BYTES_MAX)].to_owned();
@@ -94,7 +94,7 @@ impl Reply<'static> {
 
 impl<'a> Reply<'a> {
     fn set(set: &'a RecordSet) -> Self {
-        let body = set.with_more.as_ref().unwrap_or(&set.alone);
+        let body = set.with_additional.as_ref().unwrap_or(&set.alone);
         Self { code: ResponseCode::NoError, authoritative: true, body: Some(body), smaller: Some(&set.alone) }
     }
 
@@ -112,25 +112,25 @@ impl<'a> Reply<'a> {
 /// What is to be done about a question. No zone is there before the first node was heard of.
 pub(crate) fn decide<'a>(
     zone: Option<&'a Zone>,
-    fixed: &'a Fixed,
+    info: &'a ServerInfo,
     question: &Question<'_>,
-    asker: Asker,
-) -> Verdict<'a> {
+    client: Client,
+) -> Decision<'a> {
     if question.edns.is_some_and(|edns| edns.version != 0) {
-        return Verdict::Reply(Reply::code(ResponseCode::BADVERS));
+        return Decision::Reply(Reply::code(ResponseCode::BADVERS));
     }
     match question.class {
         IN => {}
-        CH => return Verdict::Reply(chaos(fixed, question)),
-        _ => return Verdict::Reply(Reply::code(ResponseCode::Refused)),
+        CH => return Decision::Reply(chaos(info, question)),
+        _ => return Decision::Reply(Reply::code(ResponseCode::Refused)),
     }
     if matches!(question.kind, RecordType::AXFR | RecordType::IXFR) {
-        return transfer(zone, fixed, question, asker);
+        return transfer(zone, info, question, client);
     }
     match zone.and_then(|zone| Some((zone, zone.find(question.key())?))) {
-        Some((zone, entry)) => Verdict::Reply(at_name(zone, entry, question.kind)),
-        None if !is_below(question.key(), &fixed.zone) => Verdict::Outside,
-        None => Verdict::Reply(match zone {
+        Some((zone, entry)) => Decision::Reply(at_name(zone, entry, question.kind)),
+        None if !is_below(question.key(), &info.zone) => Decision::Forward,
+        None => Decision::Reply(match zone {
             Some(zone) => Reply::absent(ResponseCode::NXDomain, zone),
             // Not NXDOMAIN: that would be remembered.
             None => Reply::code(ResponseCode::ServFail),
@@ -145,9 +145,14 @@ fn at_name<'a>(zone: &'a Zone, entry: &'a Entry, kind: RecordType) -> Reply<'a> 
 
 /// The whole zone goes over a connection, and only to those who may have it (RFC 5936). Who asks for changes gets all of
 /// it, or only the SOA if nothing has changed or a datagram has to do (RFC 1995).
-fn transfer<'a>(zone: Option<&'a Zone>, fixed: &Fixed, question: &Question<'_>, asker: Asker) -> Verdict<'a> {
-    let code = |code| Verdict::Reply(Reply::code(code));
-    if !asker.may_transfer || !is_below(question.key(), &fixed.zone) {
+fn transfer<'a>(
+    zone: Option<&'a Zone>,
+    info: &ServerInfo,
+    question: &Question<'_>,
+    client: Client,
+) -> Decision<'a> {
+    let code = |code| Decision::Reply(Reply::code(code));
+    if !client.may_transfer || !is_below(question.key(), &info.zone) {
         return code(ResponseCode::Refused);
     }
     let Some(zone) = zone else { return code(ResponseCode::ServFail) };
@@ -158,19 +163,19 @@ fn transfer<'a>(zone: Option<&'a Zone>, fixed: &Fixed, question: &Question<'_>, 
     // Serials wrap around (RFC 1982): the half of them that lies behind ours is older.
     let current = changes
         && question.serial.is_some_and(|theirs| zone.serial().wrapping_sub(theirs).cast_signed() <= 0);
-    match (asker.transport, zone.soa()) {
-        (Transport::Udp, Some(soa)) if changes => Verdict::Reply(Reply::set(soa)),
-        (Transport::Tcp, Some(soa)) if current => Verdict::Reply(Reply::set(soa)),
-        (Transport::Tcp, _) => Verdict::Transfer(zone),
+    match (client.transport, zone.soa()) {
+        (Transport::Udp, Some(soa)) if changes => Decision::Reply(Reply::set(soa)),
+        (Transport::Tcp, Some(soa)) if current => Decision::Reply(Reply::set(soa)),
+        (Transport::Tcp, _) => Decision::Transfer(zone),
         (Transport::Udp, _) => code(ResponseCode::Refused),
     }
 }
 
 /// Questions about the server itself.
-fn chaos<'a>(fixed: &'a Fixed, question: &Question<'_>) -> Reply<'a> {
+fn chaos<'a>(info: &'a ServerInfo, question: &Question<'_>) -> Reply<'a> {
     let body = match question.key() {
-        b"\x02id\x06server\0" | b"\x08hostname\x04bind\0" => &fixed.identity_text,
-        b"\x07version\x04bind\0" | b"\x07version\x06server\0" => &fixed.version_text,
+        b"\x02id\x06server\0" | b"\x08hostname\x04bind\0" => &info.identity_text,
+        b"\x07version\x04bind\0" | b"\x07version\x06server\0" => &info.version_text,
         _ => return Reply::code(ResponseCode::Refused),
     };
     let is_text = matches!(question.kind, RecordType::TXT | RecordType::ANY);

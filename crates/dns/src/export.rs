@@ -35,7 +35,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why an update did not arrive.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum UpdateError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("no answer within {TIMEOUT:?}")]
@@ -47,7 +47,7 @@ enum Failure {
     #[error("the other side answers {}{}", .0, advice(.0))]
     Refused(ResponseCode),
     #[error("the answer is to another message")]
-    Foreign,
+    OtherMessage,
 }
 
 fn advice(code: &ResponseCode) -> &'static str {
@@ -72,7 +72,7 @@ pub(crate) async fn run(
         return;
     };
     let exporter = Exporter { server: export.server, target, key: Key::new(key_name, secret), metrics };
-    stop.run_until_cancelled(exporter.keep(&mut zones)).await;
+    stop.run_until_cancelled(exporter.run(&mut zones)).await;
 }
 
 #[derive(Debug)]
@@ -84,7 +84,7 @@ struct Exporter {
 }
 
 impl Exporter {
-    async fn keep(&self, zones: &mut watch::Receiver<Option<Arc<Zone>>>) {
+    async fn run(&self, zones: &mut watch::Receiver<Option<Arc<Zone>>>) {
         // A resolver that has just started has not heard of all yet. What is there is better.
         if zones.wait_for(Option::is_some).await.is_err() {
             return;
@@ -133,7 +133,7 @@ impl Exporter {
         }
     }
 
-    async fn write(&self, sets: &Sets) -> Result<(), Failure> {
+    async fn write(&self, sets: &Sets) -> Result<(), UpdateError> {
         for message in update::messages(&self.target, sets)? {
             timeout(TIMEOUT, self.send(message)).await??;
         }
@@ -141,7 +141,7 @@ impl Exporter {
     }
 
     /// Over TCP: it takes more than a datagram.
-    async fn send(&self, message: Message) -> Result<(), Failure> {
+    async fn send(&self, message: Message) -> Result<(), UpdateError> {
         let id = message.metadata.id;
         let (bytes, mac) = self.key.sign(message, unix_seconds())?;
         let length = u16::try_from(bytes.len()).map_err(|_| ProtoError::from("longer than 64 KiB"))?;
@@ -151,9 +151,9 @@ impl Exporter {
         stream.read_exact(&mut answer).await?;
         let answer = self.key.verify(&answer, &mac, unix_seconds())?;
         match answer.metadata.response_code {
-            _ if answer.metadata.id != id => Err(Failure::Foreign),
+            _ if answer.metadata.id != id => Err(UpdateError::OtherMessage),
             ResponseCode::NoError => Ok(()),
-            code => Err(Failure::Refused(code)),
+            code => Err(UpdateError::Refused(code)),
         }
     }
 }

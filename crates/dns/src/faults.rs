@@ -21,7 +21,7 @@ pub struct Faults {
 
 impl Faults {
     /// What it suffers from now on. Whether that is anything new.
-    pub fn suffer(&self, fault: ResolverFault) -> bool {
+    pub fn set(&self, fault: ResolverFault) -> bool {
         self.now.send_if_modified(|known| {
             let other = *known != fault;
             *known = fault;
@@ -36,7 +36,7 @@ impl Faults {
 }
 
 /// Waits as long as an answer is to be late, or until that is healed; not at all where nobody has leave.
-pub(crate) async fn be_late(faults: Option<&watch::Receiver<ResolverFault>>) {
+pub(crate) async fn delay_answer(faults: Option<&watch::Receiver<ResolverFault>>) {
     let Some(mut faults) = faults.cloned() else { return };
     let delay = faults.borrow_and_update().answer_delay_ms;
     if delay > 0 {
@@ -71,7 +71,7 @@ impl FaultService for FaultApi {
             ));
         }
         let fault = resolver.unwrap_or_default();
-        if self.faults.suffer(fault) {
+        if self.faults.set(fault) {
             tracing::warn!(?fault, "the answers are broken on purpose");
         }
         Ok(Response::new(SetFaultsResponse { node: self.name.clone(), repeated_calls: 0 }))

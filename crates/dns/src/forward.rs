@@ -28,7 +28,7 @@ pub struct Forwarder {
 
 /// Why there is no answer. The client is told SERVFAIL.
 #[derive(Debug, thiserror::Error)]
-pub enum Failed {
+pub enum ForwardError {
     /// Too many questions are under way.
     #[error("{FORWARDS_IN_FLIGHT_MAX} questions are under way already")]
     Busy,
@@ -39,7 +39,7 @@ pub enum Failed {
 
 /// Why one name server did not answer.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum UpstreamError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("no answer within {FORWARD_TIMEOUT:?}")]
@@ -49,7 +49,7 @@ enum Failure {
     #[error("the answer cannot be understood: {0}")]
     Decode(#[from] hickory_proto::serialize::binary::DecodeError),
     #[error("the answer is to another question")]
-    Foreign,
+    OtherQuestion,
 }
 
 impl Forwarder {
@@ -74,15 +74,15 @@ impl Forwarder {
     ///
     /// # Errors
     /// If there is none.
-    pub async fn ask(&self, query: &Query, dnssec_ok: bool) -> Result<Message, Failed> {
+    pub async fn forward(&self, query: &Query, dnssec_ok: bool) -> Result<Message, ForwardError> {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             self.metrics.forwards.with_label_values(&["busy"]).inc();
-            return Err(Failed::Busy);
+            return Err(ForwardError::Busy);
         };
         for server in &self.servers {
-            match timeout(FORWARD_TIMEOUT, ask_one(*server, query, dnssec_ok))
+            match timeout(FORWARD_TIMEOUT, query_upstream(*server, query, dnssec_ok))
                 .await
-                .map_err(Failure::from)
+                .map_err(UpstreamError::from)
                 .flatten()
             {
                 Ok(answer) => {
@@ -90,18 +90,23 @@ impl Forwarder {
                     return Ok(answer);
                 }
                 Err(error) => {
-                    let outcome = if matches!(error, Failure::Timeout(_)) { "timeout" } else { "failed" };
+                    let outcome =
+                        if matches!(error, UpstreamError::Timeout(_)) { "timeout" } else { "failed" };
                     self.metrics.forwards.with_label_values(&[outcome]).inc();
                     tracing::debug!(%server, %error, "a question passed on was not answered");
                 }
             }
         }
-        Err(Failed::Silent)
+        Err(ForwardError::Silent)
     }
 }
 
 /// Over UDP, and over TCP if the answer does not fit.
-async fn ask_one(server: SocketAddr, query: &Query, dnssec_ok: bool) -> Result<Message, Failure> {
+async fn query_upstream(
+    server: SocketAddr,
+    query: &Query,
+    dnssec_ok: bool,
+) -> Result<Message, UpstreamError> {
     let mut question = Message::new(rand::random(), MessageType::Query, OpCode::Query);
     question.metadata.recursion_desired = true;
     question.add_query(query.clone());
@@ -109,11 +114,11 @@ async fn ask_one(server: SocketAddr, query: &Query, dnssec_ok: bool) -> Result<M
     edns.set_max_payload(UDP_BYTES_MAX).set_dnssec_ok(dnssec_ok);
     question.set_edns(edns);
     let bytes = question.to_vec()?;
-    let answer = over_udp(server, &question, &bytes).await?;
-    if answer.metadata.truncation { over_tcp(server, &question, &bytes).await } else { Ok(answer) }
+    let answer = query_udp(server, &question, &bytes).await?;
+    if answer.metadata.truncation { query_tcp(server, &question, &bytes).await } else { Ok(answer) }
 }
 
-async fn over_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Message, Failure> {
+async fn query_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Message, UpstreamError> {
     let local: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     // A socket for each question: the system chooses a random port, and only the server's packets arrive.
     let socket = UdpSocket::bind(local).await?;
@@ -123,24 +128,24 @@ async fn over_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Resul
     loop {
         let length = socket.recv(&mut buffer).await?;
         // Whatever does not answer this question was made by somebody who had to guess, or comes too late.
-        if let Ok(answer) = answer_to(question, &buffer[..length]) {
+        if let Ok(answer) = matching_answer(question, &buffer[..length]) {
             return Ok(answer);
         }
     }
 }
 
-async fn over_tcp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Message, Failure> {
+async fn query_tcp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Message, UpstreamError> {
     let mut stream = TcpStream::connect(server).await?;
-    let length = u16::try_from(bytes.len()).map_err(|_| Failure::Foreign)?;
+    let length = u16::try_from(bytes.len()).map_err(|_| UpstreamError::OtherQuestion)?;
     stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
     let length = stream.read_u16().await?;
     let mut answer = vec![0; length.into()];
     stream.read_exact(&mut answer).await?;
-    answer_to(question, &answer)
+    matching_answer(question, &answer)
 }
 
 /// Only an answer to this very question is one.
-fn answer_to(question: &Message, bytes: &[u8]) -> Result<Message, Failure> {
+fn matching_answer(question: &Message, bytes: &[u8]) -> Result<Message, UpstreamError> {
     let answer = Message::from_vec(bytes)?;
     let asked = |message: &Message| {
         message.queries.first().map(|query| (query.name.to_lowercase(), query.query_type, query.query_class))
@@ -150,7 +155,7 @@ fn answer_to(question: &Message, bytes: &[u8]) -> Result<Message, Failure> {
         && answer.metadata.id == question.metadata.id
         && answer.queries.len() == 1
         && asked(&answer) == asked(question);
-    if ours { Ok(answer) } else { Err(Failure::Foreign) }
+    if ours { Ok(answer) } else { Err(UpstreamError::OtherQuestion) }
 }
 
 #[cfg(test)]
@@ -186,12 +191,15 @@ mod tests {
     #[tokio::test]
     async fn what_is_under_way_is_bounded_and_nobody_waits_for_the_rest() {
         let forwarder = forwarder(&["127.0.0.1:9"]);
-        let under_way =
+        let permits =
             forwarder.in_flight.try_acquire_many(FORWARDS_IN_FLIGHT_MAX.try_into().unwrap()).unwrap();
         let query = Query::query(Name::from_ascii("example.org.").unwrap(), RecordType::A);
-        assert!(matches!(forwarder.ask(&query, false).await, Err(Failed::Busy)));
-        drop(under_way);
-        assert!(matches!(forwarder.ask(&query, false).await, Err(Failed::Silent)), "nobody listens there");
+        assert!(matches!(forwarder.forward(&query, false).await, Err(ForwardError::Busy)));
+        drop(permits);
+        assert!(
+            matches!(forwarder.forward(&query, false).await, Err(ForwardError::Silent)),
+            "nobody listens there"
+        );
         assert_eq!(forwarder.in_flight.available_permits(), FORWARDS_IN_FLIGHT_MAX);
     }
 }

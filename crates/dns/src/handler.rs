@@ -3,7 +3,7 @@
 //! hickory is the codec and the framing of connections. The loops around them are ours: its server starts a task for each
 //! datagram, encodes each answer anew and takes any number of connections, and our answers are encoded already.
 
-mod outside;
+mod forwarded;
 mod sockets;
 
 use std::net::IpAddr;
@@ -19,12 +19,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::answer::question::read;
-use crate::answer::{Asker, Fixed, Reply, Transport, Verdict, decide, render};
+use crate::answer::{Client, Decision, Reply, ServerInfo, Transport, decide, render};
 use crate::faults;
 use crate::forward::Forwarder;
 use crate::metrics::Metrics;
 use crate::zone::Zone;
-use outside::{Outside, RECURSION_DESIRED};
+use forwarded::{ForwardedQuestion, RECURSION_DESIRED};
 pub use sockets::Sockets;
 
 /// The zone that is served now; none before the first node was heard of. Whoever has a newer one stores it.
@@ -33,7 +33,7 @@ pub type CurrentZone = Arc<ArcSwapOption<Zone>>;
 /// Answers questions.
 #[derive(Debug)]
 pub struct Handler {
-    fixed: Fixed,
+    info: ServerInfo,
     zone: CurrentZone,
     transfer_to: Vec<IpNet>,
     forwarder: Option<Forwarder>,
@@ -43,7 +43,7 @@ pub struct Handler {
 
 /// What a handler is made of.
 #[derive(Debug)]
-pub struct Parts {
+pub struct HandlerConfig {
     /// The zone's name.
     pub name: Name,
     /// What it holds.
@@ -62,7 +62,7 @@ pub struct Parts {
 
 /// What is to be done after a message.
 #[derive(Debug)]
-enum Next {
+enum HandlerOutcome {
     /// Nothing: it is not answered.
     Nothing,
     /// The answer is in the buffer.
@@ -70,15 +70,15 @@ enum Next {
     /// The answer is all of these.
     SendAll(Vec<Vec<u8>>),
     /// Somebody else has to be asked.
-    Ask(Outside),
+    Forward(ForwardedQuestion),
 }
 
 impl Handler {
     /// A handler that serves whatever is in the zone's place at the moment.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: HandlerConfig) -> Self {
         Self {
-            fixed: Fixed::new(&parts.name, &parts.identity),
+            info: ServerInfo::new(&parts.name, &parts.identity),
             zone: parts.zone,
             transfer_to: parts.transfer_to,
             forwarder: parts.forwarder,
@@ -88,50 +88,59 @@ impl Handler {
     }
 
     /// Waits as long as an answer is to be late on purpose. Questions behind it wait, too, as at a server that is overloaded.
-    async fn be_late(&self) {
-        faults::be_late(self.faults.as_ref()).await;
+    async fn delay_answer(&self) {
+        faults::delay_answer(self.faults.as_ref()).await;
     }
 
     /// Answers a message, into `out` if that is enough.
-    fn answer(&self, message: &[u8], client: IpAddr, transport: Transport, out: &mut Vec<u8>) -> Next {
+    fn answer(
+        &self,
+        message: &[u8],
+        client: IpAddr,
+        transport: Transport,
+        out: &mut Vec<u8>,
+    ) -> HandlerOutcome {
         let begun = Instant::now();
-        let Some((header, question)) = read(message) else { return Next::Nothing };
+        let Some((header, question)) = read(message) else { return HandlerOutcome::Nothing };
         let recursion = self.forwarder.as_ref().is_some_and(|forwarder| forwarder.serves(client));
-        let how = (&self.fixed, transport, recursion);
+        let how = (&self.info, transport, recursion);
         let kind = question.as_ref().map_or(RecordType::ZERO, |question| question.kind);
         let zone = self.zone.load();
-        let verdict = match &question {
-            _ if header.opcode() != 0 => Verdict::Reply(Reply::code(ResponseCode::NotImp)),
-            None => Verdict::Reply(Reply::code(ResponseCode::FormErr)),
+        let decision = match &question {
+            _ if header.opcode() != 0 => Decision::Reply(Reply::code(ResponseCode::NotImp)),
+            None => Decision::Reply(Reply::code(ResponseCode::FormErr)),
             Some(question) => {
-                let asker = Asker { transport, may_transfer: self.may_transfer(question.kind, client) };
-                decide(zone.as_deref(), &self.fixed, question, asker)
+                let client = Client { transport, may_transfer: self.may_transfer(question.kind, client) };
+                decide(zone.as_deref(), &self.info, question, client)
             }
         };
-        let reply = match verdict {
-            Verdict::Reply(reply) => reply,
+        let reply = match decision {
+            Decision::Reply(reply) => reply,
             // Who does not ask for recursion asks what this server itself knows: nothing.
-            Verdict::Outside if recursion && header.flags & RECURSION_DESIRED != 0 => {
-                match question.as_ref().and_then(|question| Outside::new(header, question, transport)) {
-                    Some(outside) => return Next::Ask(outside),
+            Decision::Forward if recursion && header.flags & RECURSION_DESIRED != 0 => {
+                match question
+                    .as_ref()
+                    .and_then(|question| ForwardedQuestion::new(header, question, transport))
+                {
+                    Some(forwarded) => return HandlerOutcome::Forward(forwarded),
                     None => Reply::code(ResponseCode::FormErr),
                 }
             }
-            Verdict::Outside => Reply::code(ResponseCode::Refused),
-            Verdict::Transfer(zone) => {
+            Decision::Forward => Reply::code(ResponseCode::Refused),
+            Decision::Transfer(zone) => {
                 let message = |body| {
                     let mut out = Vec::new();
                     render(&mut out, header, question.as_ref(), &Reply::only(body), how);
                     out
                 };
                 let messages = zone.transfer().iter().map(message).collect();
-                self.answered(kind, ResponseCode::NoError, transport, begun.elapsed(), false);
-                return Next::SendAll(messages);
+                self.count_answer(kind, ResponseCode::NoError, transport, begun.elapsed(), false);
+                return HandlerOutcome::SendAll(messages);
             }
         };
         let rendered = render(out, header, question.as_ref(), &reply, how);
-        self.answered(kind, reply.code, transport, begun.elapsed(), rendered.truncated);
-        Next::Send
+        self.count_answer(kind, reply.code, transport, begun.elapsed(), rendered.truncated);
+        HandlerOutcome::Send
     }
 
     fn may_transfer(&self, kind: RecordType, client: IpAddr) -> bool {
@@ -139,7 +148,7 @@ impl Handler {
             && self.transfer_to.iter().any(|net| net.contains(&client.to_canonical()))
     }
 
-    fn answered(
+    fn count_answer(
         &self,
         kind: RecordType,
         code: ResponseCode,
@@ -154,7 +163,7 @@ impl Handler {
     }
 }
 
-/// What this host calls itself, as an identity for [`Parts`].
+/// What this host calls itself, as an identity for [`HandlerConfig`].
 #[must_use]
 pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

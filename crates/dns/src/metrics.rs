@@ -38,15 +38,15 @@ pub struct Metrics {
     pub(crate) forwards: IntCounterVec,
     pub(crate) exports: IntCounterVec,
     pub(crate) export_serial: IntGauge,
-    since: Mutex<Since>,
+    timestamps: Mutex<Timestamps>,
 }
 
 /// What is as old as it is when somebody looks.
 #[derive(Clone, Copy, Debug, Default)]
-struct Since {
-    heard: Option<Instant>,
-    swapped: Option<Instant>,
-    stale: Option<Instant>,
+struct Timestamps {
+    record_received: Option<Instant>,
+    zone_published: Option<Instant>,
+    stale_since: Option<Instant>,
 }
 
 impl Metrics {
@@ -93,7 +93,7 @@ impl Metrics {
             ),
             exports: make.counters("conclave_dns_exports_total", "Updates of the site's own DNS.", outcome),
             export_serial: make.gauge("conclave_dns_export_serial", "Serial of the zone last exported."),
-            since: Mutex::default(),
+            timestamps: Mutex::default(),
             exposition: make.finish(),
         }
     }
@@ -131,12 +131,12 @@ impl Metrics {
     }
 
     /// A node spoke.
-    pub(crate) fn heard(&self, now: Instant) {
-        self.since(|since| since.heard = Some(now));
+    pub(crate) fn record_received(&self, now: Instant) {
+        self.with_timestamps(|timestamps| timestamps.record_received = Some(now));
     }
 
     /// A new zone is shown.
-    pub(crate) fn swapped(&self, table: &NodeTable, now: Instant) {
+    pub(crate) fn zone_published(&self, table: &NodeTable, now: Instant) {
         self.zone_swaps.inc();
         self.zone_serial.set(table.serial().into());
         let stale = table.stale();
@@ -145,24 +145,24 @@ impl Metrics {
             let count = table.nodes().filter(|node| node.state.name() == state).count();
             self.nodes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        self.since(|since| {
-            since.swapped = Some(now);
-            since.stale = stale.then_some(since.stale.unwrap_or(now));
+        self.with_timestamps(|timestamps| {
+            timestamps.zone_published = Some(now);
+            timestamps.stale_since = stale.then_some(timestamps.stale_since.unwrap_or(now));
         });
     }
 
-    fn since<T>(&self, with: impl FnOnce(&mut Since) -> T) -> T {
-        with(&mut self.since.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_timestamps<T>(&self, with: impl FnOnce(&mut Timestamps) -> T) -> T {
+        with(&mut self.timestamps.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// All metrics in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
-        let since = self.since(|since| *since);
+        let timestamps = self.with_timestamps(|timestamps| *timestamps);
         for (gauge, at) in [
-            (&self.view_age, since.heard),
-            (&self.zone_age, since.swapped),
-            (&self.stale_seconds, since.stale),
+            (&self.view_age, timestamps.record_received),
+            (&self.zone_age, timestamps.zone_published),
+            (&self.stale_seconds, timestamps.stale_since),
         ] {
             gauge.set(at.map_or(0.0, |at| at.elapsed().as_secs_f64()));
         }

@@ -21,7 +21,7 @@ use crate::zone::{View, Zone};
 /// The way to the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<RecordMessage>,
     zones: watch::Receiver<Option<Arc<Zone>>>,
     live: watch::Receiver<Live>,
 }
@@ -30,7 +30,7 @@ pub(crate) struct Registry {
 pub(crate) type Live = Arc<BTreeMap<u64, String>>;
 
 #[derive(Debug)]
-struct Message {
+struct RecordMessage {
     record: NodeRecord,
     source: RecordSource,
     answer: Option<oneshot::Sender<Result<MergeOutcome, RecordError>>>,
@@ -39,23 +39,30 @@ struct Message {
 /// The resolver ends.
 #[derive(Debug, thiserror::Error)]
 #[error("the resolver stops")]
-pub(crate) struct Stopped;
+pub(crate) struct RegistryStopped;
 
 impl Registry {
     /// A node says something of itself.
-    pub(crate) async fn hear(
+    pub(crate) async fn merge(
         &self,
         record: NodeRecord,
         source: RecordSource,
-    ) -> Result<Result<MergeOutcome, RecordError>, Stopped> {
+    ) -> Result<Result<MergeOutcome, RecordError>, RegistryStopped> {
         let (answer, heard) = oneshot::channel();
-        self.messages.send(Message { record, source, answer: Some(answer) }).await.map_err(|_| Stopped)?;
-        heard.await.map_err(|_| Stopped)
+        self.messages
+            .send(RecordMessage { record, source, answer: Some(answer) })
+            .await
+            .map_err(|_| RegistryStopped)?;
+        heard.await.map_err(|_| RegistryStopped)
     }
 
     /// Nobody waits for what becomes of it.
-    pub(crate) async fn tell(&self, record: NodeRecord, source: RecordSource) -> Result<(), Stopped> {
-        self.messages.send(Message { record, source, answer: None }).await.map_err(|_| Stopped)
+    pub(crate) async fn submit(
+        &self,
+        record: NodeRecord,
+        source: RecordSource,
+    ) -> Result<(), RegistryStopped> {
+        self.messages.send(RecordMessage { record, source, answer: None }).await.map_err(|_| RegistryStopped)
     }
 
     /// The zone now, and whenever it changes. None before the first record.
@@ -71,14 +78,14 @@ impl Registry {
 
 /// The task.
 #[derive(Debug)]
-pub(crate) struct Owner {
+pub(crate) struct RegistryTask {
     zone_name: Name,
     name_servers: Vec<NameServer>,
     table: NodeTable,
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<RecordMessage>,
     /// What `zone` was made from.
-    shown: Option<View>,
-    made: Instant,
+    published: Option<View>,
+    published_at: Instant,
     zone: Arc<ArcSwapOption<Zone>>,
     zones: watch::Sender<Option<Arc<Zone>>>,
     live: watch::Sender<Live>,
@@ -87,7 +94,7 @@ pub(crate) struct Owner {
     faults: Option<watch::Receiver<ResolverFault>>,
 }
 
-impl Owner {
+impl RegistryTask {
     /// With the way to it. Shows its zones in `zone`, too.
     pub(crate) fn new(
         zone_name: Name,
@@ -99,25 +106,25 @@ impl Owner {
         let (sender, messages) = mpsc::channel(RECORD_QUEUE_MAX);
         let (zones, live) = (watch::Sender::new(None), watch::Sender::new(Live::default()));
         let registry = Registry { messages: sender, zones: zones.subscribe(), live: live.subscribe() };
-        let owner = Self {
+        let task = Self {
             zone_name,
             name_servers,
             table: NodeTable::new(REGISTER_LEASE),
             messages,
-            shown: None,
-            made: Instant::now(),
+            published: None,
+            published_at: Instant::now(),
             zone,
             zones,
             live,
             metrics,
             faults,
         };
-        (owner, registry)
+        (task, registry)
     }
 
     /// Until the resolver stops.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        // When a change is to be shown that came too soon after the last one.
+        // When a change is to be published that came too soon after the last one.
         let mut due = None::<Instant>;
         let mut messages = Vec::new();
         loop {
@@ -128,12 +135,12 @@ impl Owner {
                 () = stop.cancelled() => return,
                 1.. = self.messages.recv_many(&mut messages, RECORD_QUEUE_MAX) => {
                     for message in messages.drain(..) {
-                        self.hear(message);
+                        self.merge(message);
                     }
                 }
-                () = until(due), if due.is_some() => {}
-                () = changed(self.faults.as_mut()) => {}
-                () = until(expiry), if expiry.is_some() => {}
+                () = sleep_until_some(due), if due.is_some() => {}
+                () = fault_changed(self.faults.as_mut()) => {}
+                () = sleep_until_some(expiry), if expiry.is_some() => {}
             }
             let now = Instant::now();
             self.table.expire(now);
@@ -143,12 +150,12 @@ impl Owner {
             }
             let view = self.table.view(&self.zone_name, &self.name_servers);
             due = match view {
-                Some(view) if self.shown.as_ref() != Some(&view) => {
-                    let at = self.made + ZONE_INTERVAL_MIN;
-                    if self.shown.is_some() && now < at {
+                Some(view) if self.published.as_ref() != Some(&view) => {
+                    let at = self.published_at + ZONE_INTERVAL_MIN;
+                    if self.published.is_some() && now < at {
                         Some(at)
                     } else {
-                        self.show(view, now);
+                        self.publish(view, now);
                         None
                     }
                 }
@@ -157,12 +164,12 @@ impl Owner {
         }
     }
 
-    fn hear(&mut self, message: Message) {
-        let Message { record, source, answer } = message;
+    fn merge(&mut self, message: RecordMessage) {
+        let RecordMessage { record, source, answer } = message;
         let now = Instant::now();
         let heard = self.table.merge(record, source, now);
         match (&heard, source) {
-            (Ok(_), RecordSource::Itself(_)) => self.metrics.heard(now),
+            (Ok(_), RecordSource::Itself(_)) => self.metrics.record_received(now),
             (Ok(_), RecordSource::Another) => {}
             (Err(why), RecordSource::Itself(_)) => tracing::warn!(%why, "a record is not believed"),
             // Once a second, for as long as others pass it on.
@@ -175,33 +182,33 @@ impl Owner {
     }
 
     /// A new zone for everybody.
-    fn show(&mut self, view: View, now: Instant) {
+    fn publish(&mut self, view: View, now: Instant) {
         let zone = Arc::new(Zone::build(&view));
         self.zone.store(Some(Arc::clone(&zone)));
         self.zones.send_replace(Some(zone));
         let live = view.nodes.iter().filter(|node| node.live);
         let live: BTreeMap<_, _> =
             live.map(|node| (node.record.node_id, node.record.client.clone())).collect();
-        self.live.send_if_modified(|shown| {
-            let changed = **shown != live;
-            *shown = Arc::new(live);
+        self.live.send_if_modified(|published| {
+            let changed = **published != live;
+            *published = Arc::new(live);
             changed
         });
-        if view.stale != self.shown.as_ref().is_some_and(|shown| shown.stale) {
+        if view.stale != self.published.as_ref().is_some_and(|published| published.stale) {
             if view.stale {
                 tracing::warn!("most nodes fell silent together: this resolver keeps the last good set");
             } else {
                 tracing::info!("most nodes are heard again");
             }
         }
-        self.metrics.swapped(&self.table, now);
-        self.made = now;
-        self.shown = Some(view);
+        self.metrics.zone_published(&self.table, now);
+        self.published_at = now;
+        self.published = Some(view);
     }
 }
 
 /// A fault began or ended; never without leave.
-async fn changed(faults: Option<&mut watch::Receiver<ResolverFault>>) {
+async fn fault_changed(faults: Option<&mut watch::Receiver<ResolverFault>>) {
     // The sender lives as long as the resolver.
     let known = match faults {
         Some(faults) => faults.changed().await.is_ok(),
@@ -212,7 +219,7 @@ async fn changed(faults: Option<&mut watch::Receiver<ResolverFault>>) {
     }
 }
 
-async fn until(instant: Option<Instant>) {
+async fn sleep_until_some(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
@@ -231,28 +238,29 @@ mod tests {
         let zone = Arc::new(ArcSwapOption::empty());
         let name = crate::names::zone_name("conclave.internal").unwrap();
         let metrics = Arc::new(Metrics::new("conclave.internal"));
-        let (owner, registry) = Owner::new(name, Vec::new(), Arc::clone(&zone), Arc::clone(&metrics), None);
+        let (task, registry) =
+            RegistryTask::new(name, Vec::new(), Arc::clone(&zone), Arc::clone(&metrics), None);
         let stop = CancellationToken::new();
-        let owner = tokio::spawn(owner.run(stop.clone()));
+        let task = tokio::spawn(task.run(stop.clone()));
         let mut zones = registry.zones();
 
         let begun = Instant::now();
         for revision in 1..=1_000 {
-            registry.hear(record(1, revision), RecordSource::Itself(None)).await.unwrap().unwrap();
+            registry.merge(record(1, revision), RecordSource::Itself(None)).await.unwrap().unwrap();
         }
         let last = 4 * 1_000 + 1;
-        let shown = |zone: &Option<Arc<Zone>>| zone.as_ref().is_some_and(|zone| zone.serial() == last);
-        tokio::time::timeout(Duration::from_secs(10), zones.wait_for(shown)).await.unwrap().unwrap();
+        let published = |zone: &Option<Arc<Zone>>| zone.as_ref().is_some_and(|zone| zone.serial() == last);
+        tokio::time::timeout(Duration::from_secs(10), zones.wait_for(published)).await.unwrap().unwrap();
         let most = begun.elapsed().as_millis() / ZONE_INTERVAL_MIN.as_millis() + 2;
         let text = metrics.render();
         let made = text.lines().find_map(|line| line.strip_prefix("conclave_dns_zone_swaps_total ")).unwrap();
         assert!(made.parse::<u128>().unwrap() <= most, "{made} zones, at most {most}");
-        assert!(shown(&zone.load_full()));
+        assert!(published(&zone.load_full()));
         assert_eq!(registry.live().borrow().get(&1).unwrap(), "n1:7400");
 
         stop.cancel();
-        owner.await.unwrap();
-        assert!(registry.hear(record(1, 2_000), RecordSource::Another).await.is_err(), "nobody is there");
+        task.await.unwrap();
+        assert!(registry.merge(record(1, 2_000), RecordSource::Another).await.is_err(), "nobody is there");
     }
 
     #[tokio::test]
@@ -261,25 +269,25 @@ mod tests {
         let name = crate::names::zone_name("conclave.internal").unwrap();
         let metrics = Arc::new(Metrics::new("conclave.internal"));
         let fault = watch::Sender::new(ResolverFault::default());
-        let (owner, registry) =
-            Owner::new(name, Vec::new(), Arc::clone(&zone), metrics, Some(fault.subscribe()));
+        let (task, registry) =
+            RegistryTask::new(name, Vec::new(), Arc::clone(&zone), metrics, Some(fault.subscribe()));
         let stop = CancellationToken::new();
-        let owner = tokio::spawn(owner.run(stop.clone()));
+        let task = tokio::spawn(task.run(stop.clone()));
         let mut zones = registry.zones();
-        registry.hear(record(1, 1), RecordSource::Itself(None)).await.unwrap().unwrap();
+        registry.merge(record(1, 1), RecordSource::Itself(None)).await.unwrap().unwrap();
         zones.wait_for(Option::is_some).await.unwrap();
         let before = zone.load_full().unwrap().serial();
 
         fault.send_replace(ResolverFault { stale: true, ..ResolverFault::default() });
         for revision in 2..=20 {
             // Two that were answered one after the other were both looked at.
-            registry.hear(record(1, revision), RecordSource::Itself(None)).await.unwrap().unwrap();
+            registry.merge(record(1, revision), RecordSource::Itself(None)).await.unwrap().unwrap();
         }
         assert_eq!(zone.load_full().unwrap().serial(), before);
         fault.send_replace(ResolverFault::default());
         let after = |zone: &Option<Arc<Zone>>| zone.as_ref().is_some_and(|zone| zone.serial() > before);
         tokio::time::timeout(Duration::from_secs(10), zones.wait_for(after)).await.unwrap().unwrap();
         stop.cancel();
-        owner.await.unwrap();
+        task.await.unwrap();
     }
 }

@@ -16,11 +16,11 @@ use crate::config::Config;
 use crate::export;
 use crate::faults::{FaultApi, Faults};
 use crate::forward::Forwarder;
-use crate::handler::{CurrentZone, Handler, Parts, Sockets, host_name};
+use crate::handler::{CurrentZone, Handler, HandlerConfig, Sockets, host_name};
 use crate::metrics::Metrics;
 use crate::names::zone_name;
-use crate::registry::{Owner, Registry};
-use crate::service::Service;
+use crate::registry::{Registry, RegistryTask};
+use crate::service::RegistryService;
 use crate::watch::Watcher;
 use crate::web;
 
@@ -148,12 +148,12 @@ impl DnsServer {
 
         let servers = config.name_servers;
         let faults = || config.faults.as_ref().map(Faults::watch);
-        let (owner, registry) =
-            Owner::new(zone_name.clone(), servers, Arc::clone(&zone), Arc::clone(&metrics), faults());
-        tasks.spawn(owner.run(stop.clone()));
+        let (registry_task, registry) =
+            RegistryTask::new(zone_name.clone(), servers, Arc::clone(&zone), Arc::clone(&metrics), faults());
+        tasks.spawn(registry_task.run(stop.clone()));
 
         let forwarder = Forwarder::new(config.forward_for, config.forward_to, Arc::clone(&metrics));
-        let handler = Handler::new(Parts {
+        let handler = Handler::new(HandlerConfig {
             name: zone_name.clone(),
             zone: Arc::clone(&zone),
             identity: host_name(),
@@ -183,7 +183,7 @@ impl DnsServer {
         if let Some(export) = config.export {
             tasks.spawn(export::run(export, registry.zones(), Arc::clone(&metrics), stop.clone()));
         }
-        let service = Service::new(
+        let service = RegistryService::new(
             config.zone,
             config.secret,
             registry.clone(),
@@ -223,17 +223,17 @@ impl DnsServer {
 
 async fn serve_grpc(
     socket: Socket,
-    service: Service,
+    service: RegistryService,
     faults: Option<FaultServiceServer<FaultApi>>,
     registry: Registry,
     stop: CancellationToken,
 ) {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_not_serving::<DnsServiceServer<Service>>().await;
+    health.set_not_serving::<DnsServiceServer<RegistryService>>().await;
     // As with `/readyz`: it has nothing to say before it has heard of a node.
     let ready = async {
         if registry.zones().wait_for(Option::is_some).await.is_ok() {
-            health.set_serving::<DnsServiceServer<Service>>().await;
+            health.set_serving::<DnsServiceServer<RegistryService>>().await;
         }
     };
     let server = grpc::server()

@@ -27,7 +27,7 @@ use crate::zone::{self, Zone};
 
 /// The service.
 #[derive(Debug)]
-pub(crate) struct Service {
+pub(crate) struct RegistryService {
     zone: String,
     secret: Secret,
     registry: Registry,
@@ -38,9 +38,9 @@ pub(crate) struct Service {
     watches: Arc<Semaphore>,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-impl Service {
+impl RegistryService {
     pub(crate) fn new(
         zone: String,
         secret: Secret,
@@ -60,9 +60,9 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl DnsService for Service {
-    type RegisterStream = Answers<RegisterResponse>;
-    type WatchStream = Answers<LookupResponse>;
+impl DnsService for RegistryService {
+    type RegisterStream = ResponseStream<RegisterResponse>;
+    type WatchStream = ResponseStream<LookupResponse>;
 
     async fn register(
         &self,
@@ -112,7 +112,7 @@ impl DnsService for Service {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = answers.closed() => {}
-                () = tell_changes(&mut zones, &zone_name, &name, &answers) => {}
+                () = send_changes(&mut zones, &zone_name, &name, &answers) => {}
             }
             drop(permit);
         });
@@ -121,13 +121,13 @@ impl DnsService for Service {
 }
 
 /// The answer now, and again whenever it changes. Changes that come while the asker is slow become one.
-async fn tell_changes(
+async fn send_changes(
     zones: &mut watch::Receiver<Option<Arc<Zone>>>,
     zone_name: &str,
     name: &str,
     answers: &mpsc::Sender<Result<LookupResponse, Status>>,
 ) {
-    let mut told = None;
+    let mut sent = None;
     loop {
         let zone = zones.borrow_and_update().clone();
         if let Some(zone) = zone {
@@ -135,11 +135,11 @@ async fn tell_changes(
             let targets = answer.as_ref().ok().map(|answer| (answer.targets.clone(), answer.stale));
             let ends = answer.is_err();
             // The serial alone is no change of the answer.
-            let changed = told.is_none() || told != targets;
+            let changed = sent.is_none() || sent != targets;
             if (changed && answers.send(answer).await.is_err()) || ends {
                 return;
             }
-            told = targets;
+            sent = targets;
         }
         if zones.changed().await.is_err() {
             return;
@@ -214,8 +214,8 @@ impl Registration {
                     )));
                 }
             };
-            let record = self.open(counter, &request)?;
-            let heard = self.registry.hear(record, RecordSource::Itself(Some(self.from))).await;
+            let record = self.verified_record(counter, &request)?;
+            let heard = self.registry.merge(record, RecordSource::Itself(Some(self.from))).await;
             let heard =
                 heard.map_err(|stopped| Status::unavailable(stopped.to_string()))?.map_err(|why| {
                     self.count("refused");
@@ -229,7 +229,7 @@ impl Registration {
     }
 
     /// What the message says, if it was sealed for this place in this stream.
-    fn open(&self, counter: u64, request: &RegisterRequest) -> Result<NodeRecord, Status> {
+    fn verified_record(&self, counter: u64, request: &RegisterRequest) -> Result<NodeRecord, Status> {
         if request.counter != counter {
             self.count("replayed");
             return Err(Status::unauthenticated(format!(

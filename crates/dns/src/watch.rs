@@ -39,14 +39,14 @@ pub(crate) struct Watcher {
 
 /// A node to ask: where, and who it is if that is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Asked {
+struct WatchTarget {
     address: String,
     id: Option<u64>,
 }
 
 /// Nodes that did not answer, and are left alone for a while.
 #[derive(Debug)]
-struct Resting {
+struct Backoff {
     failures: u32,
     until: Instant,
 }
@@ -56,28 +56,28 @@ impl Watcher {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut live = self.registry.live();
         let mut streams = JoinSet::new();
-        let mut asked: BTreeMap<Id, Asked> = BTreeMap::new();
-        let mut resting: BTreeMap<String, Resting> = BTreeMap::new();
+        let mut watched: BTreeMap<Id, WatchTarget> = BTreeMap::new();
+        let mut backoffs: BTreeMap<String, Backoff> = BTreeMap::new();
         loop {
             let known = self.candidates(&live.borrow_and_update());
-            resting.retain(|address, _| known.iter().any(|node| node.address == *address));
-            while asked.len() < RECORDS_WATCHED {
-                let Some(node) = choose(&known, &asked, &resting) else { break };
+            backoffs.retain(|address, _| known.iter().any(|node| node.address == *address));
+            while watched.len() < RECORDS_WATCHED {
+                let Some(node) = pick_target(&known, &watched, &backoffs) else { break };
                 let this = self.clone();
-                let listened = node.clone();
-                let task = streams.spawn(async move { this.listen(&listened).await });
-                asked.insert(task.id(), node);
+                let target = node.clone();
+                let task = streams.spawn(async move { this.stream(&target).await });
+                watched.insert(task.id(), node);
             }
-            self.metrics.records_watched.set(i64::try_from(asked.len()).unwrap_or(i64::MAX));
-            let wake = if asked.len() < RECORDS_WATCHED { next(&asked, &resting) } else { None };
+            self.metrics.records_watched.set(i64::try_from(watched.len()).unwrap_or(i64::MAX));
+            let wake = if watched.len() < RECORDS_WATCHED { next_retry(&watched, &backoffs) } else { None };
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = live.changed() => if changed.is_err() { return },
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 Some(ended) = streams.join_next_with_id() => {
                     let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, _)| *id);
-                    if let (Some(node), Ok((_, ended))) = (asked.remove(&id), ended) {
-                        rest(&mut resting, &node.address, ended);
+                    if let (Some(node), Ok((_, ended))) = (watched.remove(&id), ended) {
+                        back_off(&mut backoffs, &node.address, ended);
                     }
                 }
             }
@@ -85,25 +85,29 @@ impl Watcher {
     }
 
     /// Every node that can be asked: those that live, or before any does those of the configuration.
-    fn candidates(&self, live: &BTreeMap<u64, String>) -> BTreeSet<Asked> {
+    fn candidates(&self, live: &BTreeMap<u64, String>) -> BTreeSet<WatchTarget> {
         if live.is_empty() {
-            return self.seeds.iter().map(|address| Asked { address: address.clone(), id: None }).collect();
+            return self
+                .seeds
+                .iter()
+                .map(|address| WatchTarget { address: address.clone(), id: None })
+                .collect();
         }
-        live.iter().map(|(id, address)| Asked { address: address.clone(), id: Some(*id) }).collect()
+        live.iter().map(|(id, address)| WatchTarget { address: address.clone(), id: Some(*id) }).collect()
     }
 
     /// Passes on what one node says, until it says nothing more or something wrong. Whether it was any good, and why it
     /// ended.
-    async fn listen(self, node: &Asked) -> (bool, Status) {
+    async fn stream(self, node: &WatchTarget) -> (bool, Status) {
         let mut counter = 0;
-        let why = match self.listen_to(node, &mut counter).await {
+        let why = match self.read_stream(node, &mut counter).await {
             Ok(()) => Status::unavailable("it ended the stream"),
             Err(why) => why,
         };
         (counter > 1, why)
     }
 
-    async fn listen_to(&self, node: &Asked, counter: &mut u64) -> Result<(), Status> {
+    async fn read_stream(&self, node: &WatchTarget, counter: &mut u64) -> Result<(), Status> {
         let endpoint = self
             .net
             .endpoint(&node.address)
@@ -119,13 +123,13 @@ impl Watcher {
         let mut stream = timeout(SILENCE_MAX, request).await.map_err(silent)??.into_inner();
         while let Some(message) = timeout(SILENCE_MAX, stream.message()).await.map_err(silent)?? {
             *counter += 1;
-            let records = self.open(&nonce, *counter, &message).inspect_err(|_| self.count("refused"))?;
+            let records = self.verified(&nonce, *counter, &message).inspect_err(|_| self.count("refused"))?;
             self.count("believed");
             for record in records.records.into_iter().take(NODES_MAX) {
                 // A node's own word, though it only came because it was asked, is as good as a registration.
                 let itself = node.id.map_or(record.client == node.address, |id| record.node_id == id);
                 let source = if itself { RecordSource::Itself(None) } else { RecordSource::Another };
-                if self.registry.tell(record, source).await.is_err() {
+                if self.registry.submit(record, source).await.is_err() {
                     return Ok(());
                 }
             }
@@ -133,7 +137,7 @@ impl Watcher {
         Ok(())
     }
 
-    fn open(&self, nonce: &[u8], counter: u64, message: &RecordsResponse) -> Result<NodeRecords, Status> {
+    fn verified(&self, nonce: &[u8], counter: u64, message: &RecordsResponse) -> Result<NodeRecords, Status> {
         if message.mac.is_empty() {
             return Err(Status::unauthenticated(
                 "the node has no secret; start it with the resolver's secret file",
@@ -154,34 +158,34 @@ impl Watcher {
     }
 }
 
-/// Any node that is neither asked already nor resting.
-fn choose(
-    known: &BTreeSet<Asked>,
-    asked: &BTreeMap<Id, Asked>,
-    resting: &BTreeMap<String, Resting>,
-) -> Option<Asked> {
+/// Any node that is neither watched already nor resting.
+fn pick_target(
+    known: &BTreeSet<WatchTarget>,
+    watched: &BTreeMap<Id, WatchTarget>,
+    backoffs: &BTreeMap<String, Backoff>,
+) -> Option<WatchTarget> {
     let now = Instant::now();
     let free = known.iter().filter(|node| {
-        !asked.values().any(|other| other.address == node.address)
-            && resting.get(&node.address).is_none_or(|rest| rest.until <= now)
+        !watched.values().any(|other| other.address == node.address)
+            && backoffs.get(&node.address).is_none_or(|rest| rest.until <= now)
     });
     free.choose(&mut rand::rng()).cloned()
 }
 
-/// When a node has rested that is not asked. One that is asked again has rested before: nothing is to be waited for there.
-fn next(asked: &BTreeMap<Id, Asked>, resting: &BTreeMap<String, Resting>) -> Option<Instant> {
-    let is_asked = |address: &String| asked.values().any(|node| node.address == *address);
-    resting.iter().filter(|(address, _)| !is_asked(address)).map(|(_, rest)| rest.until).min()
+/// When a node has rested that is not watched. One that is watched again has rested before: nothing is to be waited for there.
+fn next_retry(watched: &BTreeMap<Id, WatchTarget>, backoffs: &BTreeMap<String, Backoff>) -> Option<Instant> {
+    let is_watched = |address: &String| watched.values().any(|node| node.address == *address);
+    backoffs.iter().filter(|(address, _)| !is_watched(address)).map(|(_, rest)| rest.until).min()
 }
 
 /// Leaves a node alone, the longer the more often it was of no use.
-fn rest(resting: &mut BTreeMap<String, Resting>, address: &str, (good, why): (bool, Status)) {
-    let before = resting.get(address).map_or(0, |rest| rest.failures);
+fn back_off(backoffs: &mut BTreeMap<String, Backoff>, address: &str, (good, why): (bool, Status)) {
+    let before = backoffs.get(address).map_or(0, |rest| rest.failures);
     let failures = if good { 0 } else { before + 1 };
     if before == 0 {
         tracing::info!(node = address, why = why.message(), "a node no longer tells of the others");
     }
-    resting.insert(address.to_owned(), Resting { failures, until: Instant::now() + retry::delay(failures) });
+    backoffs.insert(address.to_owned(), Backoff { failures, until: Instant::now() + retry::delay(failures) });
 }
 
 #[cfg(test)]
@@ -190,15 +194,15 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_waits_for_a_node_that_is_asked_again() {
-        let rested = Resting { failures: 1, until: Instant::now() };
+        let rested = Backoff { failures: 1, until: Instant::now() };
         let later = Instant::now() + Duration::from_secs(1);
-        let mut resting = BTreeMap::from([("n1:7400".to_owned(), rested)]);
+        let mut backoffs = BTreeMap::from([("n1:7400".to_owned(), rested)]);
         let task = tokio::spawn(std::future::ready(()));
-        let node = Asked { address: "n1:7400".to_owned(), id: Some(1) };
-        let asked = BTreeMap::from([(task.id(), node)]);
-        assert_eq!(next(&asked, &resting), None);
-        resting.insert("n2:7400".to_owned(), Resting { failures: 1, until: later });
-        assert_eq!(next(&asked, &resting), Some(later));
+        let node = WatchTarget { address: "n1:7400".to_owned(), id: Some(1) };
+        let watched = BTreeMap::from([(task.id(), node)]);
+        assert_eq!(next_retry(&watched, &backoffs), None);
+        backoffs.insert("n2:7400".to_owned(), Backoff { failures: 1, until: later });
+        assert_eq!(next_retry(&watched, &backoffs), Some(later));
         task.await.unwrap();
     }
 }

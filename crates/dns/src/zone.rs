@@ -53,7 +53,7 @@ pub(crate) struct RecordSet {
     records: Vec<Record>,
     pub(crate) alone: Body,
     /// With what the asker would ask for next. Only if there is any.
-    pub(crate) with_more: Option<Body>,
+    pub(crate) with_additional: Option<Body>,
 }
 
 impl Zone {
@@ -214,30 +214,33 @@ pub(crate) fn is_below(mut name: &[u8], parent: &[u8]) -> bool {
     name == parent
 }
 
-const ADDRESSES: &[RecordType] = &[RecordType::A, RecordType::AAAA];
-const INSTANCE: &[RecordType] = &[RecordType::SRV, RecordType::TXT];
+const ADDRESS_TYPES: &[RecordType] = &[RecordType::A, RecordType::AAAA];
+const INSTANCE_TYPES: &[RecordType] = &[RecordType::SRV, RecordType::TXT];
 
 type Names = BTreeMap<Name, BTreeMap<RecordType, Vec<Record>>>;
 
 /// Encodes a set, alone and with what the asker would ask for next.
 fn record_set(names: &Names, name: &Name, kind: RecordType, records: &[Record]) -> Option<RecordSet> {
-    let more = more(names, records);
+    let additional = additional_records(names, records);
     let alone = Body::answer(name, kind, records.iter(), [].iter())?;
-    let with_more =
-        if more.is_empty() { None } else { Body::answer(name, kind, records.iter(), more.iter().copied()) };
-    Some(RecordSet { kind, records: records.to_vec(), alone, with_more })
+    let with_additional = if additional.is_empty() {
+        None
+    } else {
+        Body::answer(name, kind, records.iter(), additional.iter().copied())
+    };
+    Some(RecordSet { kind, records: records.to_vec(), alone, with_additional })
 }
 
 /// The addresses of every target, and what is known of the instances of a service; each once.
-fn more<'a>(names: &'a Names, records: &[Record]) -> Vec<&'a Record> {
+fn additional_records<'a>(names: &'a Names, records: &[Record]) -> Vec<&'a Record> {
     let is_instance = |name: &Name| names.get(name).is_some_and(|sets| sets.contains_key(&RecordType::TXT));
-    let mut more = Vec::new();
+    let mut additional = Vec::new();
     let mut seen: Vec<&Name> = Vec::new();
     for record in records {
         let (name, kinds) = match &record.data {
-            RData::SRV(srv) => (&srv.target, ADDRESSES),
-            RData::NS(host) => (&host.0, ADDRESSES),
-            RData::PTR(instance) if is_instance(&instance.0) => (&instance.0, INSTANCE),
+            RData::SRV(srv) => (&srv.target, ADDRESS_TYPES),
+            RData::NS(host) => (&host.0, ADDRESS_TYPES),
+            RData::PTR(instance) if is_instance(&instance.0) => (&instance.0, INSTANCE_TYPES),
             _ => continue,
         };
         if seen.contains(&name) {
@@ -245,10 +248,10 @@ fn more<'a>(names: &'a Names, records: &[Record]) -> Vec<&'a Record> {
         }
         seen.push(name);
         if let Some(sets) = names.get(name) {
-            more.extend(kinds.iter().filter_map(|kind| sets.get(kind)).flatten());
+            additional.extend(kinds.iter().filter_map(|kind| sets.get(kind)).flatten());
         }
     }
-    more
+    additional
 }
 
 fn encoded_size(record: &Record) -> usize {

@@ -252,7 +252,7 @@ impl Cluster {
             machine.disk.suffer(Duration::from_millis(disk.sync_delay_ms.into()), disk.fail_sync, disk.full);
         }
         for resolver in &self.resolvers {
-            resolver.faults.suffer(desired_of_resolver(&inside, &resolver.name));
+            resolver.faults.set(desired_of_resolver(&inside, &resolver.name));
         }
     }
 

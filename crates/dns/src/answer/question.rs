@@ -29,14 +29,14 @@ pub(crate) struct Question<'a> {
     pub(crate) kind: RecordType,
     pub(crate) class: u16,
     pub(crate) edns: Option<Edns>,
-    /// The serial that the asker has, in a question for changes since then.
+    /// The serial that the client has, in a question for changes since then.
     pub(crate) serial: Option<u32>,
 }
 
 /// What came with EDNS (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edns {
-    /// The largest answer that the asker takes over UDP.
+    /// The largest answer that the client takes over UDP.
     pub(crate) size: u16,
     pub(crate) version: u8,
     pub(crate) dnssec_ok: bool,

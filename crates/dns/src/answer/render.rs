@@ -4,7 +4,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
 use super::question::{Edns, Header, Question};
-use super::{Fixed, Reply, Transport};
+use super::{Reply, ServerInfo, Transport};
 use crate::limits::DNS_DATAGRAM_BYTES_MAX;
 use crate::zone::{Body, HEADER_BYTES};
 
@@ -13,7 +13,7 @@ const AUTHORITATIVE: u16 = 0x0400;
 const TRUNCATED: u16 = 0x0200;
 const RECURSION_AVAILABLE: u16 = 0x0080;
 /// The operation, "recursion desired" and "checking disabled" are handed back.
-const HANDED_BACK: u16 = 0x7800 | 0x0100 | 0x0010;
+const ECHOED_FLAGS: u16 = 0x7800 | 0x0100 | 0x0010;
 /// What everybody takes without EDNS.
 const PLAIN_BYTES_MAX: u16 = 512;
 const OPT_BYTES: usize = 11;
@@ -26,23 +26,23 @@ pub(crate) struct Rendered {
     pub(crate) truncated: bool,
 }
 
-/// Bytes of an answer over UDP. Whatever the asker takes, no more than travels in one piece everywhere.
+/// Bytes of an answer over UDP. Whatever the client takes, no more than travels in one piece everywhere.
 pub(crate) fn udp_limit(edns: Option<&Edns>) -> u16 {
     edns.map_or(PLAIN_BYTES_MAX, |edns| edns.size.clamp(PLAIN_BYTES_MAX, DNS_DATAGRAM_BYTES_MAX))
 }
 
-/// Writes an answer to `out`, which is emptied before. `recursion` says that this asker's other questions are passed on.
+/// Writes an answer to `out`, which is emptied before. `recursion` says that this client's other questions are passed on.
 pub(crate) fn render(
     out: &mut Vec<u8>,
     header: Header,
     question: Option<&Question<'_>>,
     reply: &Reply<'_>,
-    (fixed, transport, recursion): (&Fixed, Transport, bool),
+    (info, transport, recursion): (&ServerInfo, Transport, bool),
 ) -> Rendered {
     out.clear();
     let edns = question.and_then(|question| question.edns.as_ref());
     let raw = question.map_or(&[][..], |question| question.raw);
-    let nsid = edns.is_some_and(|edns| edns.nsid).then_some(fixed.identity.as_bytes());
+    let nsid = edns.is_some_and(|edns| edns.nsid).then_some(info.identity.as_bytes());
     let opt_bytes = edns.map_or(0, |_| OPT_BYTES + nsid.map_or(0, |nsid| OPTION_BYTES + nsid.len()));
     let limit = match transport {
         Transport::Udp => udp_limit(edns),
@@ -56,7 +56,7 @@ pub(crate) fn render(
     let code = u16::from(reply.code);
     let flag = |set: bool, flag: u16| if set { flag } else { 0 };
     let flags = RESPONSE
-        | (header.flags & HANDED_BACK)
+        | (header.flags & ECHOED_FLAGS)
         | flag(reply.authoritative, AUTHORITATIVE)
         | flag(truncated, TRUNCATED)
         | flag(recursion, RECURSION_AVAILABLE)

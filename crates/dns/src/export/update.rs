@@ -19,8 +19,8 @@ pub(super) type Sets = BTreeMap<(Name, RecordType), Vec<Record>>;
 /// `target` already keeps its name.
 pub(super) fn sets(zone: &Zone, target: &Name) -> Sets {
     let mut sets = Sets::new();
-    let keep = target.zone_of(zone.name());
-    let moved = |name: &Name| if keep { Some(name.clone()) } else { moved(name, zone.name(), target) };
+    let in_target = target.zone_of(zone.name());
+    let moved = |name: &Name| if in_target { Some(name.clone()) } else { rebase(name, zone.name(), target) };
     let nodes = Name::from_ascii("node").and_then(|node| node.append_domain(zone.name()));
     let Ok(nodes) = nodes else { return sets };
     for record in zone.records() {
@@ -41,7 +41,7 @@ pub(super) fn sets(zone: &Zone, target: &Name) -> Sets {
 }
 
 /// The name with another zone's in place of its own.
-fn moved(name: &Name, from: &Name, to: &Name) -> Option<Name> {
+fn rebase(name: &Name, from: &Name, to: &Name) -> Option<Name> {
     let own = usize::from(name.num_labels().checked_sub(from.num_labels())?);
     Name::from_labels(name.iter().take(own)).ok()?.append_domain(to).ok()
 }

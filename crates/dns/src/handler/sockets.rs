@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Handler, Next};
+use super::{Handler, HandlerOutcome};
 use crate::answer::Transport;
 use crate::limits::{DNS_CONNECTION_IDLE, DNS_CONNECTIONS_MAX, DNS_REPLIES_WAITING_MAX};
 
@@ -74,11 +74,11 @@ impl Sockets {
 
     /// Answers until `stop`. Ends when everything that it started has ended.
     pub async fn serve(self, handler: Arc<Handler>, stop: CancellationToken) {
-        let asking = TaskTracker::new();
+        let forwards = TaskTracker::new();
         let mut tasks = JoinSet::new();
         for (socket, listener) in self.pairs {
             for _ in 0..self.readers {
-                let datagrams = datagrams(socket.clone(), handler.clone(), asking.clone(), stop.clone());
+                let datagrams = datagrams(socket.clone(), handler.clone(), forwards.clone(), stop.clone());
                 tasks.spawn(stop.clone().run_until_cancelled_owned(datagrams));
             }
             tasks.spawn(stop.clone().run_until_cancelled_owned(connections(listener, handler.clone())));
@@ -90,8 +90,8 @@ impl Sockets {
                 std::panic::resume_unwind(panic);
             }
         }
-        asking.close();
-        asking.wait().await;
+        forwards.close();
+        forwards.wait().await;
     }
 }
 
@@ -111,7 +111,7 @@ async fn pair(net: &Net, address: SocketAddr) -> io::Result<(Arc<Packets>, Socke
 async fn datagrams(
     socket: Arc<Packets>,
     handler: Arc<Handler>,
-    asking: TaskTracker,
+    forwards: TaskTracker,
     stop: CancellationToken,
 ) {
     let mut message = vec![0; DATAGRAM_BYTES_MAX];
@@ -126,22 +126,22 @@ async fn datagrams(
             }
         };
         let next = handler.answer(&message[..length], client.ip(), Transport::Udp, &mut out);
-        handler.be_late().await;
+        handler.delay_answer().await;
         match next {
-            Next::Nothing => {}
+            HandlerOutcome::Nothing => {}
             // An answer that cannot be sent is as good as one that got lost. One that has to wait holds up the
             // questions behind it, which is as it should be.
-            Next::Send => drop(socket.send_to(&out, client).await),
-            Next::SendAll(messages) => {
+            HandlerOutcome::Send => drop(socket.send_to(&out, client).await),
+            HandlerOutcome::SendAll(messages) => {
                 for message in messages {
                     drop(socket.send_to(&message, client).await);
                 }
             }
             // As many as may be under way; beyond that they fail at once.
-            Next::Ask(outside) => {
+            HandlerOutcome::Forward(forwarded) => {
                 let (socket, handler) = (socket.clone(), handler.clone());
-                let ask = async move { socket.send_to(&handler.ask(outside).await, client).await };
-                asking.spawn(stop.clone().run_until_cancelled_owned(ask));
+                let ask = async move { socket.send_to(&handler.forward(forwarded).await, client).await };
+                forwards.spawn(stop.clone().run_until_cancelled_owned(ask));
             }
         }
     }
@@ -179,14 +179,16 @@ async fn connection(stream: Wire, client: SocketAddr, handler: Arc<Handler>) {
     while let Some(Ok(message)) = messages.next().await {
         let mut out = Vec::new();
         let next = handler.answer(message.bytes(), client.ip(), Transport::Tcp, &mut out);
-        handler.be_late().await;
+        handler.delay_answer().await;
         let sent = match next {
-            Next::Nothing => return,
-            Next::Send => replies.send(SerialMessage::new(out, client)),
-            Next::SendAll(all) => {
+            HandlerOutcome::Nothing => return,
+            HandlerOutcome::Send => replies.send(SerialMessage::new(out, client)),
+            HandlerOutcome::SendAll(all) => {
                 all.into_iter().try_for_each(|out| replies.send(SerialMessage::new(out, client)))
             }
-            Next::Ask(outside) => replies.send(SerialMessage::new(handler.ask(outside).await, client)),
+            HandlerOutcome::Forward(forwarded) => {
+                replies.send(SerialMessage::new(handler.forward(forwarded).await, client))
+            }
         };
         if sent.is_err() {
             return;

@@ -8,7 +8,7 @@ use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::View;
-use super::members::{Member, Port, Set, Target};
+use super::members::{Member, Port, ServerSet, Target};
 use crate::names::is_label;
 
 /// Also how long an absence may be remembered: who asked during a failover must not stay blind.
@@ -28,7 +28,7 @@ pub(super) struct Content {
 
 impl Content {
     /// The zone that these members and sets make up.
-    pub(super) fn new(view: &View, members: &[Member<'_>], sets: &[Set]) -> Self {
+    pub(super) fn new(view: &View, members: &[Member<'_>], sets: &[ServerSet]) -> Self {
         let mut content = Self { zone: view.zone.clone(), names: BTreeMap::new() };
         content.apex(view);
         for set in sets {
@@ -37,11 +37,11 @@ impl Content {
         for member in members {
             content.node(member, view.stale);
         }
-        content.browse(members);
+        content.dns_sd(members);
         // They are there before there is anything below them.
         for parent in ["node", "shard"] {
-            if let Some(name) = content.below(parent) {
-                content.exists(name);
+            if let Some(name) = content.subname(parent) {
+                content.add_name(name);
             }
         }
         content
@@ -51,21 +51,21 @@ impl Content {
     fn apex(&mut self, view: &View) {
         let mut first = None;
         for server in view.name_servers.iter().filter(|server| is_label(&server.name)) {
-            let Some(host) = self.below(&server.name) else { continue };
+            let Some(host) = self.subname(&server.name) else { continue };
             self.add(view.zone.clone(), FIXED_TTL, RData::NS(NS(host.clone())));
             self.addresses(&host, FIXED_TTL, &server.ips);
             first.get_or_insert(host);
         }
         let first = first.unwrap_or_else(|| view.zone.clone());
-        let contact = self.below("hostmaster").unwrap_or_else(|| view.zone.clone());
+        let contact = self.subname("hostmaster").unwrap_or_else(|| view.zone.clone());
         let soa = SOA::new(first, contact, view.serial, 60, 10, 86_400, SOA_TTL);
         self.add(view.zone.clone(), SOA_TTL, RData::SOA(soa));
     }
 
     /// One set of servers. Its name is there even when nobody is in it.
-    fn set(&mut self, set: &Set) {
-        let Some(owner) = self.below(&set.labels) else { return };
-        self.exists(owner.clone());
+    fn set(&mut self, set: &ServerSet) {
+        let Some(owner) = self.subname(&set.labels) else { return };
+        self.add_name(owner.clone());
         for target in &set.targets {
             self.srv(&owner, set.ttl, target);
         }
@@ -73,15 +73,15 @@ impl Content {
 
     /// What is known of one node.
     fn node(&mut self, member: &Member<'_>, stale: bool) {
-        self.exists(member.host.clone());
+        self.add_name(member.host.clone());
         self.addresses(&member.host, NODE_TTL, &member.ips);
-        self.add(member.host.clone(), NODE_TTL, RData::TXT(TXT::new(text(member, stale))));
+        self.add(member.host.clone(), NODE_TTL, RData::TXT(TXT::new(txt_strings(member, stale))));
     }
 
     /// What DNS-SD (RFC 6763) asks for. Every member is listed: the list may be remembered for long.
-    fn browse(&mut self, members: &[Member<'_>]) {
+    fn dns_sd(&mut self, members: &[Member<'_>]) {
         let (Some(types), Some(service)) =
-            (self.below("_services._dns-sd._udp"), self.below("_conclave._tcp"))
+            (self.subname("_services._dns-sd._udp"), self.subname("_conclave._tcp"))
         else {
             return;
         };
@@ -94,14 +94,14 @@ impl Content {
             self.srv(&instance, NODE_TTL, &target);
             let about = vec![
                 format!("id={}", member.record.node_id),
-                cut(format!("version={}", member.record.version)),
+                truncate_txt(format!("version={}", member.record.version)),
             ];
             self.add(instance, NODE_TTL, RData::TXT(TXT::new(about)));
         }
     }
 
     fn srv(&mut self, owner: &Name, ttl: u32, target: &Target) {
-        let Some(host) = self.below(&format!("{}.node", target.node)) else { return };
+        let Some(host) = self.subname(&format!("{}.node", target.node)) else { return };
         let data = SRV::new(target.priority, target.weight, target.port, host);
         self.add(owner.clone(), ttl, RData::SRV(data));
     }
@@ -117,7 +117,7 @@ impl Content {
     }
 
     fn add(&mut self, owner: Name, ttl: u32, data: RData) {
-        self.exists(owner.clone());
+        self.add_name(owner.clone());
         let set = self.names.entry(owner.clone()).or_default().entry(data.record_type()).or_default();
         let record = Record::from_rdata(owner, ttl, data);
         if !set.contains(&record) {
@@ -126,7 +126,7 @@ impl Content {
     }
 
     /// The name is there, and so is every name between it and the zone's own (RFC 8020).
-    fn exists(&mut self, mut name: Name) {
+    fn add_name(&mut self, mut name: Name) {
         while self.zone.zone_of(&name) && !self.names.contains_key(&name) {
             let parent = name.base_name();
             self.names.insert(name, BTreeMap::new());
@@ -135,7 +135,7 @@ impl Content {
     }
 
     /// A name in the zone; none if it would be too long.
-    fn below(&self, labels: &str) -> Option<Name> {
+    fn subname(&self, labels: &str) -> Option<Name> {
         // As bytes: as text, labels are taken for words of some language.
         labels
             .rsplit('.')
@@ -144,7 +144,7 @@ impl Content {
     }
 }
 
-fn text(member: &Member<'_>, stale: bool) -> Vec<String> {
+fn txt_strings(member: &Member<'_>, stale: bool) -> Vec<String> {
     let record = member.record;
     let role = match record.role() {
         MemberRole::Unspecified => "none",
@@ -161,8 +161,8 @@ fn text(member: &Member<'_>, stale: bool) -> Vec<String> {
     };
     vec![
         format!("id={}", record.node_id),
-        cut(format!("cluster={}", record.cluster_id)),
-        cut(format!("version={}", record.version)),
+        truncate_txt(format!("cluster={}", record.cluster_id)),
+        truncate_txt(format!("version={}", record.version)),
         format!("role={role}"),
         format!("state={state}"),
         format!("weight={}", record.weight),
@@ -172,7 +172,7 @@ fn text(member: &Member<'_>, stale: bool) -> Vec<String> {
 }
 
 /// As much as one string of a TXT record holds.
-fn cut(mut text: String) -> String {
+fn truncate_txt(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(TXT_BYTES_MAX));
     text
 }

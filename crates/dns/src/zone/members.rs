@@ -50,7 +50,7 @@ pub(super) enum Port {
 
 /// A set of servers under a name of its own.
 #[derive(Debug)]
-pub(super) struct Set {
+pub(super) struct ServerSet {
     /// Before the zone's name, such as `_conclave._tcp.leader`.
     pub(super) labels: String,
     /// What `DNSService.Lookup` calls it.
@@ -95,43 +95,48 @@ pub(super) fn members(view: &View) -> Vec<Member<'_>> {
 }
 
 /// Every set that the members make up.
-pub(super) fn sets(members: &[Member<'_>]) -> Vec<Set> {
+pub(super) fn sets(members: &[Member<'_>]) -> Vec<ServerSet> {
     let leader = leader_of(members, 0);
-    let set = |labels: &str, short: &str, ttl, targets| Set {
+    let set = |labels: &str, short: &str, ttl, targets| ServerSet {
         labels: labels.into(),
         short: short.into(),
         ttl,
         targets,
     };
     let mut sets = vec![
-        set("_conclave._tcp", "", 2, healthy(members, leader)),
-        set("_conclave._tcp.leader", "leader", 1, only(leader)),
-        set("_conclave-peer._tcp", "peers", 10, all(members, Port::Peer)),
-        set("_conclave-metrics._tcp", "metrics", 10, all(members, Port::Http)),
+        set("_conclave._tcp", "", 2, client_targets(members, leader)),
+        set("_conclave._tcp.leader", "leader", 1, leader_target(leader)),
+        set("_conclave-peer._tcp", "peers", 10, member_targets(members, Port::Peer)),
+        set("_conclave-metrics._tcp", "metrics", 10, member_targets(members, Port::Http)),
     ];
     for shard in shards(members) {
         let labels = format!("_conclave._tcp.shard-{shard}.shard");
-        sets.push(Set { labels, short: format!("shard-{shard}"), ttl: 1, targets: of_shard(members, shard) });
+        sets.push(ServerSet {
+            labels,
+            short: format!("shard-{shard}"),
+            ttl: 1,
+            targets: shard_targets(members, shard),
+        });
     }
     sets
 }
 
 /// Whoever takes clients; at the end those that are leaving, and, if nobody takes any, those that are full: they know
 /// of others sooner than a resolver does.
-fn healthy(members: &[Member<'_>], leader: Option<&Member<'_>>) -> Vec<Target> {
-    let takes = |member: &Member<'_>| member.live && member.record.ready && !member.record.draining;
-    let nobody = !members.iter().any(|member| takes(member) && !member.record.full);
+fn client_targets(members: &[Member<'_>], leader: Option<&Member<'_>>) -> Vec<Target> {
+    let takes_clients = |member: &Member<'_>| member.live && member.record.ready && !member.record.draining;
+    let all_full = !members.iter().any(|member| takes_clients(member) && !member.record.full);
     let leader_id = leader.map(|leader| leader.record.node_id);
     let mut targets = Vec::new();
     for member in members {
         let role = member.record.role();
-        let priority = if takes(member) && !member.record.full {
+        let priority = if takes_clients(member) && !member.record.full {
             match role {
                 _ if leader_id == Some(member.record.node_id) => LEADER,
                 MemberRole::Voter => VOTER,
                 MemberRole::Unspecified | MemberRole::Learner | MemberRole::Witness => LEARNER,
             }
-        } else if (member.live && member.record.draining) || (takes(member) && nobody) {
+        } else if (member.live && member.record.draining) || (takes_clients(member) && all_full) {
             LAST
         } else {
             continue;
@@ -154,7 +159,7 @@ fn leader_of<'m, 'a>(members: &'m [Member<'a>], shard: u32) -> Option<&'m Member
 }
 
 /// Its leader, then those that vote in it, then those of them that are leaving.
-fn of_shard(members: &[Member<'_>], shard: u32) -> Vec<Target> {
+fn shard_targets(members: &[Member<'_>], shard: u32) -> Vec<Target> {
     let leader = leader_of(members, shard).map(|leader| leader.record.node_id);
     let rank = |member: &Member<'_>| {
         let record = member.record;
@@ -170,12 +175,12 @@ fn of_shard(members: &[Member<'_>], shard: u32) -> Vec<Target> {
     best_first(members.iter().filter_map(target).collect())
 }
 
-fn only(leader: Option<&Member<'_>>) -> Vec<Target> {
+fn leader_target(leader: Option<&Member<'_>>) -> Vec<Target> {
     leader.and_then(|leader| leader.target(Port::Client, LEADER, leader.weight())).into_iter().collect()
 }
 
 /// Every member, however it is.
-fn all(members: &[Member<'_>], port: Port) -> Vec<Target> {
+fn member_targets(members: &[Member<'_>], port: Port) -> Vec<Target> {
     members.iter().filter_map(|member| member.target(port, LEADER, 1)).collect()
 }
 

@@ -222,11 +222,11 @@ proptest! {
                 let mut known: Vec<_> = set.records.iter().filter_map(|record| match &record.data {
                     RData::SRV(srv) => zone.find(&key(&srv.target)),
                     _ => None,
-                }).flat_map(|entry| ADDRESSES.iter().filter_map(|kind| entry.set(*kind))).collect();
+                }).flat_map(|entry| ADDRESS_TYPES.iter().filter_map(|kind| entry.set(*kind))).collect();
                 known.sort_by_key(|set| std::ptr::from_ref(*set));
                 known.dedup_by_key(|set| std::ptr::from_ref(*set));
                 let addresses = known.iter().map(|set| set.records.len()).sum::<usize>();
-                let with = set.with_more.as_ref().map_or(0, |body| usize::from(body.additional));
+                let with = set.with_additional.as_ref().map_or(0, |body| usize::from(body.additional));
                 prop_assert_eq!(addresses, with);
             }
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_dns::handler::{CurrentZone, Handler, Parts, Sockets};
+use conclave_dns::handler::{CurrentZone, Handler, HandlerConfig, Sockets};
 use conclave_dns::metrics::Metrics;
 use conclave_dns::names::{NameServer, zone_name};
 use conclave_dns::zone::{NodeView, View, Zone};
@@ -40,7 +40,7 @@ impl Server {
     pub(crate) async fn start(zone: Option<Zone>, transfer_to: &[&str]) -> Self {
         let current = CurrentZone::default();
         current.store(zone.map(Arc::new));
-        let handler = Handler::new(Parts {
+        let handler = Handler::new(HandlerConfig {
             name: zone_name("conclave.internal").unwrap(),
             zone: current.clone(),
             identity: "resolver-1".to_owned(),

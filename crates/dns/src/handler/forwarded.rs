@@ -14,7 +14,7 @@ pub(super) const RECURSION_DESIRED: u16 = 0x0100;
 
 /// A question that somebody else has to answer.
 #[derive(Debug)]
-pub(super) struct Outside {
+pub(super) struct ForwardedQuestion {
     header: Header,
     query: Query,
     /// Whether it came with EDNS, and then whether it wants DNSSEC's records.
@@ -24,7 +24,7 @@ pub(super) struct Outside {
     begun: Instant,
 }
 
-impl Outside {
+impl ForwardedQuestion {
     pub(super) fn new(header: Header, question: &Question<'_>, transport: Transport) -> Option<Self> {
         let limit = match transport {
             Transport::Udp => udp_limit(question.edns.as_ref()),
@@ -43,19 +43,19 @@ impl Outside {
 
 impl Handler {
     /// Asks, and answers with what comes back. Empty if even an error cannot be encoded.
-    pub(super) async fn ask(&self, outside: Outside) -> Vec<u8> {
+    pub(super) async fn forward(&self, forwarded: ForwardedQuestion) -> Vec<u8> {
         let answer = match &self.forwarder {
-            Some(forwarder) => forwarder.ask(&outside.query, outside.edns == Some(true)).await.ok(),
+            Some(forwarder) => forwarder.forward(&forwarded.query, forwarded.edns == Some(true)).await.ok(),
             None => None,
         };
-        let kind = outside.query.query_type();
-        let (code, truncated, bytes) = outside.render(answer);
-        self.answered(kind, code, outside.transport, outside.begun.elapsed(), truncated);
+        let kind = forwarded.query.query_type();
+        let (code, truncated, bytes) = forwarded.render(answer);
+        self.count_answer(kind, code, forwarded.transport, forwarded.begun.elapsed(), truncated);
         bytes
     }
 }
 
-impl Outside {
+impl ForwardedQuestion {
     fn render(&self, answer: Option<Message>) -> (ResponseCode, bool, Vec<u8>) {
         let mut message = answer.unwrap_or_else(|| {
             let mut failed = Message::response(self.header.id, hickory_proto::op::OpCode::Query);
