@@ -1,38 +1,39 @@
-//! A server tells the local network that it is there: DNS-SD over multicast DNS (RFC 6762, RFC 6763).
+//! Announces a server in the local network: DNS-SD over multicast DNS (RFC 6762, RFC 6763).
 //!
-//! Multicast does not leave the network's segment, nor a container's bridge. It is for machines next to each other.
+//! Multicast does not leave the network's segment, nor a container's bridge: this is for machines in one network
+//! segment.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mdns_sd::{IfKind, ServiceDaemon, ServiceInfo};
 
-/// What servers announce.
+/// The service type that servers announce.
 const SERVICE: &str = "_conclave._tcp.local.";
-/// How long taking it back may take.
+/// Timeout for withdrawing an announcement.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What is announced.
+/// A server to announce.
 #[derive(Clone, Debug)]
 pub struct Announced {
-    /// The node's name. If two on the network have the same, one gets a number behind it.
+    /// The node's name. If two in the network have the same name, mDNS appends a number to one of them.
     pub name: String,
-    /// The cluster's name, by which clients know whether they want it.
+    /// The cluster's name, by which clients pick servers of their cluster.
     pub cluster: String,
     /// The node's id.
     pub node_id: u64,
-    /// Where it listens for clients. On an unspecified address it is announced with every address of the host, as they
-    /// come and go; on a loopback address to this machine only.
+    /// The address of the client API. An unspecified address announces every address of the host, also those that come
+    /// and go later; a loopback address is announced to this machine only.
     pub listen: SocketAddr,
 }
 
-/// It cannot be announced.
+/// Why a server cannot be announced.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot announce the server in the local network (mDNS): {0}")]
 pub struct AnnounceError(#[from] mdns_sd::Error);
 
-/// Announces until it is closed or dropped.
-#[must_use = "it is taken back when this is dropped"]
+/// An announcement, withdrawn when it is closed or dropped.
+#[must_use = "dropping an announcement withdraws it"]
 pub struct Announcement(Option<ServiceDaemon>);
 
 impl std::fmt::Debug for Announcement {
@@ -41,10 +42,10 @@ impl std::fmt::Debug for Announcement {
     }
 }
 
-/// Announces a server, from a thread of its own. That multicast does not work here is not noticed.
+/// Announces a server from a thread of its own. A network that does not carry multicast is not an error.
 ///
 /// # Errors
-/// If there cannot be such a thread, or the name is none.
+/// If the thread cannot be started, or the name is not a valid instance name.
 pub fn announce(announced: &Announced) -> Result<Announcement, AnnounceError> {
     let Announced { name, cluster, node_id, listen } = announced;
     let ip = listen.ip();
@@ -56,11 +57,11 @@ pub fn announce(announced: &Announced) -> Result<Announcement, AnnounceError> {
     let host = format!("{}.local.", host(name, cluster));
     let ips: &[IpAddr] = if ip.is_unspecified() { &[] } else { &[ip] };
     let mut service = ServiceInfo::new(SERVICE, name, &host, ips, listen.port(), &properties[..])?;
-    // Elsewhere than where it listens it would only mislead.
+    // Only on the interfaces where the server listens: elsewhere clients could not connect.
     let interfaces = match ip {
         IpAddr::V4(ip) if ip.is_loopback() => vec![IfKind::LoopbackV4],
         IpAddr::V6(ip) if ip.is_loopback() => vec![IfKind::LoopbackV6],
-        // An IPv4 address is all that it listens on; with IPv6 it is both on most systems.
+        // 0.0.0.0 accepts IPv4 only; [::] accepts both on most systems.
         IpAddr::V4(ip) if ip.is_unspecified() => vec![IfKind::IPv4],
         IpAddr::V6(ip) if ip.is_unspecified() => vec![IfKind::IPv4, IfKind::IPv6],
         _ => vec![IfKind::Addr(ip)],
@@ -76,24 +77,24 @@ pub fn announce(announced: &Announced) -> Result<Announcement, AnnounceError> {
 }
 
 impl Announcement {
-    /// Takes it back, and waits at most a second until that was said.
+    /// Withdraws the announcement, and waits at most a second until the network was told.
     pub async fn close(mut self) {
         if let Some(Ok(ended)) = self.0.take().map(|daemon| daemon.shutdown())
             && tokio::time::timeout(CLOSE_DEADLINE, ended.recv_async()).await.is_err()
         {
-            tracing::debug!("the announcement was not taken back in time");
+            tracing::debug!("mDNS announcement not withdrawn in time");
         }
     }
 }
 
 impl Drop for Announcement {
     fn drop(&mut self) {
-        // The thread takes it back and ends. It fails only where it has ended already.
+        // The thread withdraws the announcement and ends. This fails only if the thread has ended already.
         let _ = self.0.take().map(|daemon| daemon.shutdown());
     }
 }
 
-/// A host's label of its own, so that two nodes of one host do not share their addresses.
+/// A host label for each node, so that two nodes on one host do not share their addresses.
 fn host(name: &str, cluster: &str) -> String {
     let mut label: String = format!("conclave-{cluster}-{name}").to_ascii_lowercase();
     label.retain(|c| c.is_ascii_alphanumeric() || c == '-');
@@ -108,15 +109,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hosts_label_is_one() {
+    fn a_host_label_has_only_valid_characters_and_at_most_63_of_them() {
         assert_eq!(host("n1", "My Cluster_2"), "conclave-mycluster2-n1");
         assert_eq!(host(&"n".repeat(99), "c").len(), 63);
         assert_eq!(host("", ""), "conclave");
     }
 
-    /// Skips itself where the system does not pass multicast on between its own programs.
+    /// Skipped where the system does not carry multicast between its own programs.
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_announced_is_found_and_then_gone() {
+    async fn an_announced_server_is_found_and_disappears_after_close() {
         let name = format!("test-{}", std::process::id());
         let announced = Announced {
             name: name.clone(),
@@ -155,7 +156,7 @@ mod tests {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it is taken back");
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the announcement is withdrawn");
         browser.shutdown().unwrap();
     }
 }

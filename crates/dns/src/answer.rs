@@ -1,4 +1,4 @@
-//! From a question to its answer. Pure: the sockets are elsewhere.
+//! Decides the answer to a question. Pure: the sockets are in `handler`.
 
 pub(crate) mod question;
 mod render;
@@ -10,17 +10,17 @@ use crate::zone::{Body, Entry, RecordSet, Zone, is_below, key};
 use question::Question;
 pub(crate) use render::{render, udp_limit};
 
-/// How a question came.
+/// The transport of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
-    /// A datagram: the answer has to fit into one, too.
+    /// A datagram: the answer must fit into one, too.
     Udp,
     /// A connection.
     Tcp,
 }
 
 impl Transport {
-    /// For a metric's label.
+    /// The value of a metric's label.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -29,42 +29,42 @@ impl Transport {
     }
 }
 
-/// What a server says whatever its zone holds.
+/// Answers about the server itself, whatever its zone holds.
 #[derive(Debug)]
 pub(crate) struct ServerInfo {
-    /// The zone's name, as a zone looks names up.
+    /// The zone's name, as [`key`] makes it.
     zone: Box<[u8]>,
-    /// What this server is called, for NSID.
+    /// The identity of this server for NSID, at most [`IDENTITY_BYTES_MAX`] bytes.
     pub(crate) identity: String,
     identity_text: Body,
     version_text: Body,
 }
 
-/// Who asks, as far as it matters.
+/// The client's properties that decide about an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client {
     pub(crate) transport: Transport,
     pub(crate) may_transfer: bool,
 }
 
-/// What is to be done about a question.
+/// The decision about a question.
 #[derive(Debug)]
 pub(crate) enum Decision<'a> {
     Reply(Reply<'a>),
-    /// The name is none of the zone's: somebody else may know.
+    /// The name is outside the zone: forward the question, or refuse it.
     Forward,
-    /// The whole zone is to be sent.
+    /// Send the whole zone.
     Transfer(&'a Zone),
 }
 
-/// An answer, but for the question.
+/// An answer without its header and question.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reply<'a> {
     pub(crate) code: ResponseCode,
     pub(crate) authoritative: bool,
-    /// The best that there is to say.
+    /// The preferred content.
     pub(crate) body: Option<&'a Body>,
-    /// And what will do if that does not fit.
+    /// Smaller content for when `body` does not fit.
     pub(crate) smaller: Option<&'a Body>,
 }
 
@@ -73,7 +73,7 @@ const CH: u16 = 3;
 const IDENTITY_BYTES_MAX: usize = 63;
 
 impl ServerInfo {
-    /// `identity` is told to whoever asks which server this is.
+    /// Info of a server of this zone. Clients can query `identity` (NSID, `id.server`).
     pub(crate) fn new(zone: &Name, identity: &str) -> Self {
         let identity = identity[..identity.floor_char_boundary(IDENTITY_BYTES_MAX)].to_owned();
         Self {
@@ -86,7 +86,7 @@ impl ServerInfo {
 }
 
 impl Reply<'static> {
-    /// Nothing but a code.
+    /// Only a response code, without records.
     pub(crate) fn code(code: ResponseCode) -> Self {
         Self { code, authoritative: false, body: None, smaller: None }
     }
@@ -98,18 +98,18 @@ impl<'a> Reply<'a> {
         Self { code: ResponseCode::NoError, authoritative: true, body: Some(body), smaller: Some(&set.alone) }
     }
 
-    /// This, and nothing smaller.
+    /// A reply that is truncated if this body does not fit.
     pub(crate) fn only(body: &'a Body) -> Self {
         Self { code: ResponseCode::NoError, authoritative: true, body: Some(body), smaller: None }
     }
 
-    /// There is no such name, or nothing of that type.
+    /// A negative answer: no such name (NXDOMAIN), or no record of that type (NODATA).
     fn absent(code: ResponseCode, zone: &'a Zone) -> Self {
         Self { code, ..Self::only(zone.absence()) }
     }
 }
 
-/// What is to be done about a question. No zone is there before the first node was heard of.
+/// Decides the answer to a question. `zone` is `None` until the first node has registered.
 pub(crate) fn decide<'a>(
     zone: Option<&'a Zone>,
     info: &'a ServerInfo,
@@ -132,7 +132,7 @@ pub(crate) fn decide<'a>(
         None if !is_below(question.key(), &info.zone) => Decision::Forward,
         None => Decision::Reply(match zone {
             Some(zone) => Reply::absent(ResponseCode::NXDomain, zone),
-            // Not NXDOMAIN: that would be remembered.
+            // Not NXDOMAIN: resolvers would cache it.
             None => Reply::code(ResponseCode::ServFail),
         }),
     }
@@ -143,8 +143,8 @@ fn at_name<'a>(zone: &'a Zone, entry: &'a Entry, kind: RecordType) -> Reply<'a> 
     set.map_or_else(|| Reply::absent(ResponseCode::NoError, zone), Reply::set)
 }
 
-/// The whole zone goes over a connection, and only to those who may have it (RFC 5936). Who asks for changes gets all of
-/// it, or only the SOA if nothing has changed or a datagram has to do (RFC 1995).
+/// AXFR sends the whole zone, over TCP and to permitted clients only (RFC 5936). IXFR gets the whole zone too; only the
+/// SOA if nothing has changed, or if the question came over UDP (RFC 1995).
 fn transfer<'a>(
     zone: Option<&'a Zone>,
     info: &ServerInfo,
@@ -160,7 +160,7 @@ fn transfer<'a>(
         return code(ResponseCode::NotAuth);
     }
     let changes = question.kind == RecordType::IXFR;
-    // Serials wrap around (RFC 1982): the half of them that lies behind ours is older.
+    // Serials wrap around (RFC 1982): the client is current if its serial is not behind ours.
     let current = changes
         && question.serial.is_some_and(|theirs| zone.serial().wrapping_sub(theirs).cast_signed() <= 0);
     match (client.transport, zone.soa()) {
@@ -171,7 +171,7 @@ fn transfer<'a>(
     }
 }
 
-/// Questions about the server itself.
+/// Answers questions of class CH, which are about the server itself.
 fn chaos<'a>(info: &'a ServerInfo, question: &Question<'_>) -> Reply<'a> {
     let body = match question.key() {
         b"\x02id\x06server\0" | b"\x08hostname\x04bind\0" => &info.identity_text,
@@ -182,10 +182,10 @@ fn chaos<'a>(info: &'a ServerInfo, question: &Question<'_>) -> Reply<'a> {
     Reply { body: is_text.then_some(body), ..Reply::only(body) }
 }
 
-/// One TXT record of class CH about whatever was asked.
+/// One TXT record of class CH for the name in the question.
 fn chaos_text(text: &str) -> Body {
     let [.., length] = text.len().to_be_bytes();
-    // Its name is the question's, and it is not to be remembered.
+    // A pointer to the name in the question, and a TTL of 0: not to be cached.
     let mut bytes = vec![0xc0, 12, 0, 16, 0, 3, 0, 0, 0, 0, 0, length + 1, length];
     bytes.extend_from_slice(text.as_bytes());
     Body { bytes: bytes.into(), answers: 1, authority: 0, additional: 0 }

@@ -1,4 +1,4 @@
-//! What a resolver needs to know before it opens a port.
+//! The configuration of a name server, and its validation.
 
 use std::net::SocketAddr;
 
@@ -12,53 +12,53 @@ use crate::limits::{FORWARD_SERVERS_MAX, LISTEN_ADDRESSES_MAX};
 pub use crate::names::NameServer;
 use crate::names::{host_port, is_label, zone_name};
 
-/// A resolver's configuration.
+/// The configuration of one name server of a zone.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The zone, without the last dot: `conclave.internal`.
+    /// The zone's name without the last dot: `conclave.internal`.
     pub zone: String,
-    /// Where DNS is served, UDP and TCP. The default port is 7453.
+    /// Addresses of DNS, UDP and TCP. The default port is 7453.
     pub listen: Vec<SocketAddr>,
-    /// Where `DNSService` is served. The default port is 7454.
+    /// Address of `DNSService`, where nodes register. The default port is 7454.
     pub grpc_listen: SocketAddr,
-    /// Where health and metrics are. The default port is 7455.
+    /// Address of the HTTP pages for health and metrics. The default port is 7455.
     pub http_listen: SocketAddr,
-    /// Every resolver of the zone with its addresses, this one among them: the NS records, the same at each of them.
+    /// Every name server of the zone, including this one: the NS records. Must be the same at each of them.
     pub name_servers: Vec<NameServer>,
-    /// The cluster's secret.
+    /// The cluster's secret: the key of the MACs of nodes' messages.
     pub secret: Secret,
-    /// `host:port` of client APIs of nodes to ask for the cluster's records before any has registered.
+    /// `host:port` of nodes' client APIs, to fetch the cluster's records from before any node has registered.
     pub nodes: Vec<String>,
-    /// Who may transfer the zone (AXFR). Nobody, if empty.
+    /// Networks whose clients may transfer the zone (AXFR). None, if empty.
     pub transfer_to: Vec<IpNet>,
-    /// Who may ask for names outside the zone. Nobody, if empty.
+    /// Networks whose clients' questions outside the zone are forwarded. None, if empty.
     pub forward_for: Vec<IpNet>,
-    /// Who is asked about them.
+    /// The name servers that those questions are forwarded to, in order.
     pub forward_to: Vec<SocketAddr>,
     /// A site's own DNS that gets the zone's records by dynamic update.
     pub export: Option<Export>,
-    /// The leave to be broken on purpose by whoever reaches `grpc_listen`. Never where people rely on it.
+    /// Enables fault injection by anybody who reaches `grpc_listen`. For tests only.
     pub faults: Option<Faults>,
 }
 
-/// Where the zone is exported to (RFC 2136), and with which key (RFC 8945).
+/// The target of an export by dynamic update (RFC 2136), and its TSIG key (RFC 8945).
 #[derive(Clone, Debug)]
 pub struct Export {
-    /// The primary of the site's zone.
+    /// The primary name server of the site's zone.
     pub server: SocketAddr,
-    /// The zone there under which ours is written.
+    /// The site's zone, below which our records are written.
     pub zone: String,
     /// The key's name.
     pub key_name: String,
-    /// The key, HMAC-SHA-256, in base64.
+    /// The HMAC-SHA-256 key, in base64.
     pub key: Secret,
 }
 
 impl Config {
-    /// Everything that is wrong, each in a sentence that says what to do.
+    /// Checks the whole configuration.
     ///
     /// # Errors
-    /// The list, if it is not empty.
+    /// Every mistake, each in a sentence that says what to do.
     pub fn validate(&self) -> Result<(), Vec<String>> {
         let mut wrong = Vec::new();
         wrong.extend(zone_name(&self.zone).err());
@@ -92,7 +92,7 @@ impl Config {
         all.retain(|address| address.port() != 0);
         all.sort();
         for pair in all.windows(2).filter(|pair| pair[0] == pair[1]) {
-            wrong.push(format!("the address {} is to be listened on twice; choose another port", pair[0]));
+            wrong.push(format!("the address {} is listened on twice; choose another port", pair[0]));
         }
     }
 
@@ -175,7 +175,7 @@ impl Config {
         }
     }
 
-    /// Whether this resolver would get what is sent there.
+    /// Whether this name server itself receives what is sent to an address.
     fn is_me(&self, server: SocketAddr) -> bool {
         let mine = |ip| self.name_servers.iter().any(|server| server.ips.contains(&ip)) || ip.is_loopback();
         self.listen.iter().any(|listen| {
@@ -186,7 +186,7 @@ impl Config {
 }
 
 impl Export {
-    /// The key itself, which is written in base64.
+    /// The decoded key; `None` if it is not base64.
     pub(crate) fn key_bytes(&self) -> Option<Vec<u8>> {
         BASE64.decode(self.key.bytes()).ok()
     }
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_said_at_once() {
+    fn validation_reports_all_mistakes_at_once() {
         assert_eq!(config().validate(), Ok(()));
         let mut bad = config();
         bad.zone = "-.internal".to_owned();
@@ -260,13 +260,16 @@ mod tests {
     }
 
     #[test]
-    fn forwarding_takes_both_and_never_comes_back() {
+    fn forwarding_needs_servers_and_networks_and_never_targets_itself() {
         let mut bad = config();
         bad.forward_for.clear();
         assert!(bad.validate().unwrap_err()[0].contains("give both or neither"));
         let mut bad = config();
         bad.listen = vec!["0.0.0.0:53".parse().unwrap()];
-        assert!(bad.validate().unwrap_err()[0].contains("this resolver itself"), "127.0.0.11 is here, too");
+        assert!(
+            bad.validate().unwrap_err()[0].contains("this resolver itself"),
+            "a wildcard address listens on 127.0.0.11, too"
+        );
         bad.forward_to = vec!["10.9.9.9:53".parse().unwrap()];
         assert_eq!(bad.validate(), Ok(()));
         bad.listen.clear();

@@ -1,5 +1,5 @@
-//! The zone's records in a site's own DNS, by dynamic update (RFC 2136) signed with a key (RFC 8945): for clients that
-//! cannot be given another name server. Nothing is accepted that way, only sent.
+//! Exports the zone's records to a site's own DNS, by dynamic update (RFC 2136) signed with TSIG (RFC 8945): for
+//! clients that cannot use another name server. Updates are only sent, never accepted.
 
 mod tsig;
 mod update;
@@ -26,14 +26,14 @@ use crate::zone::Zone;
 use tsig::{Key, TsigError};
 use update::Sets;
 
-/// Everything is written again this often, in case that somebody else changed it.
+/// All records are written again this often, in case somebody else changed them.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// Between two updates while changes keep coming: the site's server writes each to its disk.
+/// Shortest time between two updates: the site's server writes each one to its disk.
 const INTERVAL_MIN: Duration = Duration::from_millis(500);
-/// One update, from connecting to the answer.
+/// Timeout of one message, from connecting to the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why an update did not arrive.
+/// Why an update failed.
 #[derive(Debug, thiserror::Error)]
 enum UpdateError {
     #[error(transparent)]
@@ -58,14 +58,14 @@ fn advice(code: &ResponseCode) -> &'static str {
     }
 }
 
-/// Keeps the site's zone as ours is, until the resolver stops.
+/// Keeps the site's zone equal to ours, until the name server stops.
 pub(crate) async fn run(
     export: Export,
     mut zones: watch::Receiver<Option<Arc<Zone>>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
-    // The configuration is checked already.
+    // Validation of the configuration has checked all three.
     let (Ok(target), Ok(key_name), Some(secret)) =
         (zone_name(&export.zone), zone_name(&export.key_name), export.key_bytes())
     else {
@@ -85,18 +85,18 @@ struct Exporter {
 
 impl Exporter {
     async fn run(&self, zones: &mut watch::Receiver<Option<Arc<Zone>>>) {
-        // A resolver that has just started has not heard of all yet. What is there is better.
+        // A name server that has just started does not know all nodes yet: the records that the site has are better.
         if zones.wait_for(Option::is_some).await.is_err() {
             return;
         }
         sleep(REGISTER_LEASE).await;
-        // What was there: a set that vanishes is taken away once.
+        // The record sets of the last update: a set that vanished since is deleted once.
         let mut written = Sets::new();
         let mut failures = 0;
         loop {
             let begun = Instant::now();
             let zone = zones.borrow_and_update().clone();
-            // Cut off, others know better.
+            // A name server that is cut off does not export: others know better.
             if let Some(zone) = zone.filter(|zone| !zone.stale()) {
                 let new = update::sets(&zone, &self.target);
                 let mut sets = new.clone();
@@ -106,7 +106,7 @@ impl Exporter {
                 match self.write(&sets).await {
                     Ok(()) => {
                         if failures > 0 {
-                            tracing::info!(server = %self.server, zone = %self.target, "the export works again");
+                            tracing::info!(server = %self.server, zone = %self.target, "export recovered");
                         }
                         written = new;
                         failures = 0;
@@ -114,12 +114,12 @@ impl Exporter {
                         self.metrics.exports.with_label_values(&["written"]).inc();
                     }
                     Err(error) => {
-                        // Perhaps half of it is there.
+                        // A part of the update may have been applied.
                         written = sets;
                         failures += 1;
                         self.metrics.exports.with_label_values(&["failed"]).inc();
                         if failures == 1 {
-                            tracing::warn!(server = %self.server, zone = %self.target, %error, "the export failed");
+                            tracing::warn!(server = %self.server, zone = %self.target, %error, "export failed");
                         }
                     }
                 }
@@ -140,7 +140,7 @@ impl Exporter {
         Ok(())
     }
 
-    /// Over TCP: it takes more than a datagram.
+    /// Sends one update over TCP, since it does not fit into a datagram.
     async fn send(&self, message: Message) -> Result<(), UpdateError> {
         let id = message.metadata.id;
         let (bytes, mac) = self.key.sign(message, unix_seconds())?;

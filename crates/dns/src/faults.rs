@@ -1,7 +1,7 @@
-//! Faults on purpose, in a resolver that was started with leave to be broken: answers that are stale, and answers that are late.
+//! Fault injection for tests, enabled by configuration only: stale answers and late answers.
 //!
-//! What a resolver cannot be made to do here: to name somebody who is not there. Whoever is named is checked by who connects
-//! (the cluster's id), so that would only be a resolver that is stale in another way.
+//! There is no fault that names a node that does not exist: whoever connects to a node checks the cluster's id, so that
+//! would only be another kind of staleness.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use conclave_proto::fault::{
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-/// The leave to break a resolver, and how it is broken.
+/// The permission to inject faults, and the current fault.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     now: Arc<watch::Sender<ResolverFault>>,
 }
 
 impl Faults {
-    /// What it suffers from now on. Whether that is anything new.
+    /// Sets the current fault. Returns whether it has changed.
     pub fn set(&self, fault: ResolverFault) -> bool {
         self.now.send_if_modified(|known| {
             let other = *known != fault;
@@ -29,13 +29,13 @@ impl Faults {
         })
     }
 
-    /// What it suffers, now and later.
+    /// The current fault and its changes.
     pub(crate) fn watch(&self) -> watch::Receiver<ResolverFault> {
         self.now.subscribe()
     }
 }
 
-/// Waits as long as an answer is to be late, or until that is healed; not at all where nobody has leave.
+/// Waits for the injected delay of answers, or until the fault is healed; not at all where fault injection is off.
 pub(crate) async fn delay_answer(faults: Option<&watch::Receiver<ResolverFault>>) {
     let Some(mut faults) = faults.cloned() else { return };
     let delay = faults.borrow_and_update().answer_delay_ms;
@@ -45,11 +45,11 @@ pub(crate) async fn delay_answer(faults: Option<&watch::Receiver<ResolverFault>>
     }
 }
 
-/// `FaultService` of one resolver.
+/// `FaultService` of one name server.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultApi {
     pub(crate) faults: Faults,
-    /// What this host calls itself.
+    /// The host's name, in answers.
     pub(crate) name: String,
 }
 
@@ -72,7 +72,7 @@ impl FaultService for FaultApi {
         }
         let fault = resolver.unwrap_or_default();
         if self.faults.set(fault) {
-            tracing::warn!(?fault, "the answers are broken on purpose");
+            tracing::warn!(?fault, "fault injected into answers");
         }
         Ok(Response::new(SetFaultsResponse { node: self.name.clone(), repeated_calls: 0 }))
     }

@@ -1,5 +1,5 @@
-//! Questions about names outside the zone, passed on to the site's own name servers: for clients in configured networks
-//! only, and for nobody unless configured.
+//! Forwards questions outside the zone to the site's own name servers: for clients in configured networks only, and off
+//! unless configured.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use crate::limits::{FORWARD_TIMEOUT, FORWARDS_IN_FLIGHT_MAX};
 use crate::metrics::Metrics;
 
-/// What a name server may send over UDP: no more than travels in one piece.
+/// Largest answer that a name server may send over UDP, bytes: fits into one packet on any link.
 const UDP_BYTES_MAX: u16 = 1_232;
 
-/// Passes questions on.
+/// Forwards questions.
 #[derive(Debug)]
 pub struct Forwarder {
     clients: Vec<IpNet>,
@@ -26,18 +26,18 @@ pub struct Forwarder {
     metrics: Arc<Metrics>,
 }
 
-/// Why there is no answer. The client is told SERVFAIL.
+/// Why a question has no answer. The client gets SERVFAIL.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// Too many questions are under way.
-    #[error("{FORWARDS_IN_FLIGHT_MAX} questions are under way already")]
+    /// Too many forwarded questions are in flight.
+    #[error("{FORWARDS_IN_FLIGHT_MAX} forwarded questions are in flight already")]
     Busy,
     /// None of the name servers answered.
     #[error("no name server answered")]
     Silent,
 }
 
-/// Why one name server did not answer.
+/// Why a name server gave no valid answer.
 #[derive(Debug, thiserror::Error)]
 enum UpstreamError {
     #[error(transparent)]
@@ -53,15 +53,15 @@ enum UpstreamError {
 }
 
 impl Forwarder {
-    /// Passes the questions of clients in these networks on to these servers, in this order. None if there are none.
+    /// Forwards questions of clients in these networks to these servers, in this order. `None` if either list is empty.
     #[must_use]
     pub fn new(clients: Vec<IpNet>, servers: Vec<SocketAddr>, metrics: Arc<Metrics>) -> Option<Self> {
         let in_flight = Semaphore::new(FORWARDS_IN_FLIGHT_MAX);
         (!clients.is_empty() && !servers.is_empty()).then_some(Self { clients, servers, in_flight, metrics })
     }
 
-    /// Whether this client's questions are passed on. Everybody else's are to be refused, also those of the servers that
-    /// are asked here: they would come back.
+    /// Whether this client's questions are forwarded. Questions of the servers that we forward to are not: they would
+    /// loop.
     #[must_use]
     pub fn serves(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
@@ -69,11 +69,11 @@ impl Forwarder {
         !comes_back && self.clients.iter().any(|net| net.contains(&client))
     }
 
-    /// The answer to a question: its code, its records and whether it is authenticated are the name server's, its id is
-    /// not the client's. Asks each server for at most [`FORWARD_TIMEOUT`].
+    /// Asks each server for at most [`FORWARD_TIMEOUT`] until one answers. Code, records and the AD flag are that
+    /// server's; the message id is not the client's.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no server answered, or too many questions are in flight.
     pub async fn forward(&self, query: &Query, dnssec_ok: bool) -> Result<Message, ForwardError> {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             self.metrics.forwards.with_label_values(&["busy"]).inc();
@@ -93,7 +93,7 @@ impl Forwarder {
                     let outcome =
                         if matches!(error, UpstreamError::Timeout(_)) { "timeout" } else { "failed" };
                     self.metrics.forwards.with_label_values(&[outcome]).inc();
-                    tracing::debug!(%server, %error, "a question passed on was not answered");
+                    tracing::debug!(%server, %error, "forwarded question not answered");
                 }
             }
         }
@@ -101,7 +101,7 @@ impl Forwarder {
     }
 }
 
-/// Over UDP, and over TCP if the answer does not fit.
+/// Asks one server over UDP, and over TCP if the answer is truncated.
 async fn query_upstream(
     server: SocketAddr,
     query: &Query,
@@ -120,14 +120,14 @@ async fn query_upstream(
 
 async fn query_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Message, UpstreamError> {
     let local: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
-    // A socket for each question: the system chooses a random port, and only the server's packets arrive.
+    // One socket for each question: its random port makes forging hard, and only packets of this server arrive.
     let socket = UdpSocket::bind(local).await?;
     socket.connect(server).await?;
     socket.send(bytes).await?;
     let mut buffer = [0; UDP_BYTES_MAX as usize];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        // Whatever does not answer this question was made by somebody who had to guess, or comes too late.
+        // A message that does not match the question is forged or late: keep waiting.
         if let Ok(answer) = matching_answer(question, &buffer[..length]) {
             return Ok(answer);
         }
@@ -144,7 +144,7 @@ async fn query_tcp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Resu
     matching_answer(question, &answer)
 }
 
-/// Only an answer to this very question is one.
+/// Decodes an answer and checks that it matches the question: id, name, type and class.
 fn matching_answer(question: &Message, bytes: &[u8]) -> Result<Message, UpstreamError> {
     let answer = Message::from_vec(bytes)?;
     let asked = |message: &Message| {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn it_serves_the_configured_networks_and_not_those_who_would_send_it_back() {
+    fn only_configured_networks_are_served_and_never_the_upstream_servers() {
         let forwarder = forwarder(&["10.0.0.53:53", "127.0.0.11:53"]);
         for (client, served) in [
             ("10.1.2.3", true),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_under_way_is_bounded_and_nobody_waits_for_the_rest() {
+    async fn questions_in_flight_are_bounded_and_more_fail_at_once() {
         let forwarder = forwarder(&["127.0.0.1:9"]);
         let permits =
             forwarder.in_flight.try_acquire_many(FORWARDS_IN_FLIGHT_MAX.try_into().unwrap()).unwrap();

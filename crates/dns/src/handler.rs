@@ -1,7 +1,7 @@
-//! DNS around the zone: sockets, metrics, and what needs more than the zone to be answered.
+//! Serves DNS: sockets, metrics, and answers that need more than the zone.
 //!
-//! hickory is the codec and the framing of connections. The loops around them are ours: its server starts a task for each
-//! datagram, encodes each answer anew and takes any number of connections, and our answers are encoded already.
+//! hickory is the codec and frames TCP messages. The loops are our own: hickory's server starts a task for each
+//! datagram, encodes each answer anew and accepts any number of connections, while our answers are encoded already.
 
 mod forwarded;
 mod sockets;
@@ -27,10 +27,10 @@ use crate::zone::Zone;
 use forwarded::{ForwardedQuestion, RECURSION_DESIRED};
 pub use sockets::Sockets;
 
-/// The zone that is served now; none before the first node was heard of. Whoever has a newer one stores it.
+/// The zone that is served now; `None` before the first node has registered. A newer zone is swapped in.
 pub type CurrentZone = Arc<ArcSwapOption<Zone>>;
 
-/// Answers questions.
+/// Answers DNS questions.
 #[derive(Debug)]
 pub struct Handler {
     info: ServerInfo,
@@ -41,40 +41,40 @@ pub struct Handler {
     faults: Option<watch::Receiver<ResolverFault>>,
 }
 
-/// What a handler is made of.
+/// The parts of a handler.
 #[derive(Debug)]
 pub struct HandlerConfig {
     /// The zone's name.
     pub name: Name,
-    /// What it holds.
+    /// The zone that is served.
     pub zone: CurrentZone,
-    /// What this server says it is called; see [`host_name`].
+    /// The identity of this server for NSID and `id.server`; see [`host_name`].
     pub identity: String,
-    /// Who may have the whole zone.
+    /// Networks whose clients may transfer the zone.
     pub transfer_to: Vec<IpNet>,
-    /// Who else knows of other names. Without it questions about them are refused.
+    /// Forwards questions outside the zone. Without it they are refused.
     pub forwarder: Option<Forwarder>,
-    /// Where questions are counted.
+    /// Counts questions and answers.
     pub metrics: Arc<Metrics>,
-    /// What the answers suffer on purpose, where that is allowed.
+    /// Injected faults, where fault injection is enabled.
     pub faults: Option<watch::Receiver<ResolverFault>>,
 }
 
-/// What is to be done after a message.
+/// What the socket loop does after a message.
 #[derive(Debug)]
 enum HandlerOutcome {
-    /// Nothing: it is not answered.
+    /// Nothing: the message gets no answer.
     Nothing,
-    /// The answer is in the buffer.
+    /// Send the answer in the buffer.
     Send,
-    /// The answer is all of these.
+    /// Send all of these messages.
     SendAll(Vec<Vec<u8>>),
-    /// Somebody else has to be asked.
+    /// Forward the question.
     Forward(ForwardedQuestion),
 }
 
 impl Handler {
-    /// A handler that serves whatever is in the zone's place at the moment.
+    /// A handler that always answers from the current zone.
     #[must_use]
     pub fn new(parts: HandlerConfig) -> Self {
         Self {
@@ -87,12 +87,12 @@ impl Handler {
         }
     }
 
-    /// Waits as long as an answer is to be late on purpose. Questions behind it wait, too, as at a server that is overloaded.
+    /// Waits for the injected delay of answers, if any. Questions behind it wait, too, as on an overloaded server.
     async fn delay_answer(&self) {
         faults::delay_answer(self.faults.as_ref()).await;
     }
 
-    /// Answers a message, into `out` if that is enough.
+    /// Decides about a message. An answer of one message is encoded into `out`.
     fn answer(
         &self,
         message: &[u8],
@@ -116,7 +116,7 @@ impl Handler {
         };
         let reply = match decision {
             Decision::Reply(reply) => reply,
-            // Who does not ask for recursion asks what this server itself knows: nothing.
+            // Without "recursion desired" the client asks for what this server itself knows of the name: nothing.
             Decision::Forward if recursion && header.flags & RECURSION_DESIRED != 0 => {
                 match question
                     .as_ref()
@@ -163,7 +163,7 @@ impl Handler {
     }
 }
 
-/// What this host calls itself, as an identity for [`HandlerConfig`].
+/// The host's name, as an identity for [`HandlerConfig`].
 #[must_use]
 pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

@@ -1,15 +1,16 @@
-//! The resolver: the cluster's zone as a pure function of what its nodes say of themselves, and DNS around it.
+//! The authoritative name server of a cluster's zone. The zone is a pure function of the records that nodes register.
 //!
 //! * `names`: labels, addresses and the name of the zone, below everything else. Pure.
-//! * `node_table`: which nodes there are and which of them are healthy: records, leases, the serial. Pure.
-//! * `zone`: the names and records that follow from it, with everything an answer needs worked out beforehand. Pure.
-//! * `answer`: a question to its answer. Pure; `handler` is the shell around it, with the sockets.
-//! * `service`: `DNSService`, where nodes register; `watch`: what nodes say of each other. `registry` is the one task that
-//!   owns the table and shows the zone that follows from it.
-//! * `forward`: names of others, `export`: the zone in a site's own DNS, both only where configured.
-//! * `announce`: how a server tells the local network that it is there.
+//! * `node_table`: the nodes, which of them are healthy, and the serial: merges records, expires leases. Pure.
+//! * `zone`: the names and records that follow from the node table, encoded beforehand. Pure.
+//! * `answer`: decides the answer to a question. Pure; `handler` is the shell around it, with the sockets.
+//! * `service`: `DNSService`, where nodes register. `watch`: streams in which nodes report all nodes they know.
+//! * `registry`: the only task that owns the node table; it publishes a zone after each change.
+//! * `forward`: questions outside the zone; `export`: the zone's records in a site's own DNS. Both only if configured.
+//! * `announce`: how a server announces itself in the local network (mDNS).
 //!
-//! It never votes, writes nothing and is never in the way of a node: losing every resolver costs nobody a message.
+//! The name server never votes, writes nothing to disk, and no node waits for it: a cluster without any name server
+//! loses no message.
 
 pub mod announce;
 mod answer;

@@ -1,47 +1,47 @@
-//! The bounds of a resolver. Those that nodes and clients share with it are in [`conclave_core::limits`].
+//! The bounds of a name server. Those that nodes or clients share with it are in [`conclave_core::limits`].
 
 use std::time::Duration;
 
 use conclave_core::limits::{NODES_MAX, REGISTER_INTERVAL};
 
-/// A record that is not renewed counts this long, on the resolver's monotonic clock.
+/// Lease of a registration: a node that does not renew it for this long, by this server's monotonic clock, lapses.
 pub const REGISTER_LEASE: Duration = Duration::from_secs(2);
-/// Nodes whose records a resolver watches, beside what is registered with it.
+/// Nodes whose streams of records a name server watches at the same time.
 pub const RECORDS_WATCHED: usize = 2;
-/// What a node calls its version, bytes.
+/// Version in a node's record, bytes.
 pub const NODE_VERSION_BYTES_MAX: usize = 64;
-/// A sealed record of one node, bytes.
+/// A registration message: one node's record with its MAC, bytes.
 pub const REGISTER_MESSAGE_BYTES_MAX: usize = 16 * 1024;
-/// A sealed list of all nodes' records, bytes.
+/// A message with all nodes' records and its MAC, bytes.
 pub const RECORDS_MESSAGE_BYTES_MAX: usize = NODES_MAX * REGISTER_MESSAGE_BYTES_MAX;
-/// Streams of nodes that one resolver holds open: old ones may linger when nodes connect anew.
+/// Open registration streams: more than nodes, since old streams may linger when nodes reconnect.
 pub const REGISTER_STREAMS_MAX: usize = 4 * NODES_MAX;
-/// A node's stream without a message for so long is closed.
+/// A registration stream without a message for this long is closed.
 pub const REGISTER_IDLE_MAX: Duration = Duration::from_secs(10);
-/// Records that wait for a resolver to look at them.
+/// Records that wait for the registry task.
 pub const RECORD_QUEUE_MAX: usize = 256;
-/// Streams that one resolver tells of changes.
+/// Open `Watch` streams.
 pub const LOOKUP_WATCHES_MAX: usize = 1_024;
-/// An answer over UDP, bytes: what travels in one piece on any link.
+/// Largest answer over UDP, bytes: fits into one packet on any link.
 pub const DNS_DATAGRAM_BYTES_MAX: u16 = 1_232;
-/// Connections that one address of a resolver serves; more wait to be accepted.
+/// Open TCP connections on each listen address; more wait to be accepted.
 pub const DNS_CONNECTIONS_MAX: usize = 256;
-/// A connection without a question for so long is closed.
+/// A TCP connection without a question for this long is closed.
 pub const DNS_CONNECTION_IDLE: Duration = Duration::from_secs(10);
-/// Messages that wait to be sent on one connection: those of one transfer.
+/// Messages that wait to be sent on one TCP connection: those of one zone transfer.
 pub const DNS_REPLIES_WAITING_MAX: usize = 1_024;
-/// Between two new zones at a resolver while changes keep coming.
+/// Shortest time between two published zones.
 pub const ZONE_INTERVAL_MIN: Duration = Duration::from_millis(5);
-/// Addresses that one resolver listens on.
+/// Listen addresses of one name server.
 pub const LISTEN_ADDRESSES_MAX: usize = 16;
-/// Questions about other names that a resolver has passed on and that are not answered yet.
+/// Forwarded questions in flight; more are answered with SERVFAIL.
 pub const FORWARDS_IN_FLIGHT_MAX: usize = 256;
-/// One name server to pass questions on to has so long to answer.
+/// Timeout for the answer of one name server to a forwarded question.
 pub const FORWARD_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Name servers to pass questions on to.
+/// Name servers that questions are forwarded to.
 pub const FORWARD_SERVERS_MAX: usize = 8;
 
 const _: () = assert!(
     REGISTER_LEASE.as_millis() == 4 * REGISTER_INTERVAL.as_millis(),
-    "a resolver that hears nobody sees all leases run out within a quarter of one"
+    "when all nodes fall silent at once, all leases end within a quarter of a lease"
 );

@@ -1,4 +1,4 @@
-//! Every metric of a resolver, in one place. Labels are few and bounded: never a name, never a client's address.
+//! Every metric of a name server. Labels are few and bounded: never a queried name, never a client's address.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::node_table::{NodeState, NodeTable};
 
-/// Answers from memory take microseconds, others a trip to another name server. Seconds.
+/// Buckets in seconds: answers from memory take microseconds, forwarded ones a round trip to another name server.
 const LATENCY: &[f64] = &[
     0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
 
-/// The metrics of one resolver.
+/// The metrics of one name server.
 #[derive(Debug)]
 pub struct Metrics {
     exposition: Exposition,
@@ -41,7 +41,7 @@ pub struct Metrics {
     timestamps: Mutex<Timestamps>,
 }
 
-/// What is as old as it is when somebody looks.
+/// Moments whose age is computed at each scrape.
 #[derive(Clone, Copy, Debug, Default)]
 struct Timestamps {
     record_received: Option<Instant>,
@@ -69,18 +69,26 @@ impl Metrics {
                 "From a question's arrival to its answer.",
                 LATENCY,
             ),
-            truncated: make.counter("conclave_dns_truncated_total", "Answers that did not fit and said so."),
+            truncated: make.counter("conclave_dns_truncated_total", "Truncated answers."),
             zone_serial: make.gauge("conclave_dns_zone_serial", "The zone's serial."),
-            zone_age: make.number("conclave_dns_zone_age_seconds", "Since the zone last changed."),
-            zone_swaps: make.counter("conclave_dns_zone_swaps_total", "Zones made."),
-            view_age: make.number("conclave_dns_view_age_seconds", "Since any node was last heard."),
-            stale: make.gauge("conclave_dns_stale", "1 while cut off and showing the last good set."),
+            zone_age: make.number("conclave_dns_zone_age_seconds", "Seconds since the zone last changed."),
+            zone_swaps: make.counter("conclave_dns_zone_swaps_total", "Zones published."),
+            view_age: make.number(
+                "conclave_dns_view_age_seconds",
+                "Seconds since any node last registered or renewed.",
+            ),
+            stale: make.gauge("conclave_dns_stale", "1 while cut off and serving the last known records."),
             stale_seconds: make
-                .number("conclave_dns_stale_seconds", "For how long the zone has been stale; 0 if not."),
-            nodes: make.gauges("conclave_dns_nodes", "Nodes known, by how they are.", &["state"]),
-            register_streams: make.gauge("conclave_dns_register_streams", "Nodes' open streams."),
-            registrations: make.counters("conclave_dns_registrations_total", "Nodes' messages.", outcome),
-            records_watched: make.gauge("conclave_dns_records_watched", "Nodes asked about all the others."),
+                .number("conclave_dns_stale_seconds", "Seconds since the zone became stale; 0 if it is not."),
+            nodes: make.gauges("conclave_dns_nodes", "Known nodes, by state of their lease.", &["state"]),
+            register_streams: make.gauge("conclave_dns_register_streams", "Open registration streams."),
+            registrations: make.counters(
+                "conclave_dns_registrations_total",
+                "Registration messages.",
+                outcome,
+            ),
+            records_watched: make
+                .gauge("conclave_dns_records_watched", "Nodes whose record streams are watched."),
             records_heard: make.counters(
                 "conclave_dns_records_heard_total",
                 "Lists of records from nodes.",
@@ -88,17 +96,21 @@ impl Metrics {
             ),
             forwards: make.counters(
                 "conclave_dns_forwards_total",
-                "Questions about other names, passed on.",
+                "Questions outside the zone, forwarded.",
                 outcome,
             ),
-            exports: make.counters("conclave_dns_exports_total", "Updates of the site's own DNS.", outcome),
+            exports: make.counters(
+                "conclave_dns_exports_total",
+                "Dynamic updates of the site's own DNS.",
+                outcome,
+            ),
             export_serial: make.gauge("conclave_dns_export_serial", "Serial of the zone last exported."),
             timestamps: Mutex::default(),
             exposition: make.finish(),
         }
     }
 
-    /// A question was answered. `proto` is `udp` or `tcp`.
+    /// Counts an answered question. `proto` is `udp` or `tcp`.
     pub(crate) fn answered(
         &self,
         asked: RecordType,
@@ -110,13 +122,13 @@ impl Metrics {
         self.query_duration.observe(took.as_secs_f64());
     }
 
-    /// Questions answered so far, by whatever protocol and however.
+    /// Questions answered so far, over all protocols and with any code.
     #[must_use]
     pub fn answers(&self) -> u64 {
         self.query_duration.get_sample_count()
     }
 
-    /// What nodes said of themselves to this resolver so far, and it believed.
+    /// Accepted registration messages so far.
     #[must_use]
     pub fn registrations(&self) -> u64 {
         ["believed", "lapsed"]
@@ -125,17 +137,17 @@ impl Metrics {
             .sum()
     }
 
-    /// An answer did not fit.
+    /// Counts a truncated answer.
     pub(crate) fn truncated(&self) {
         self.truncated.inc();
     }
 
-    /// A node spoke.
+    /// A node registered or renewed its lease.
     pub(crate) fn record_received(&self, now: Instant) {
         self.with_timestamps(|timestamps| timestamps.record_received = Some(now));
     }
 
-    /// A new zone is shown.
+    /// A new zone was published.
     pub(crate) fn zone_published(&self, table: &NodeTable, now: Instant) {
         self.zone_swaps.inc();
         self.zone_serial.set(table.serial().into());
@@ -170,7 +182,7 @@ impl Metrics {
     }
 }
 
-/// Anybody can ask for any of 65,536 types: those that mean something here have a label.
+/// A label for each type that matters here: clients may ask for any of 65,536.
 fn type_label(asked: RecordType) -> &'static str {
     match asked {
         RecordType::A => "A",
@@ -208,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_render_with_their_names_and_few_labels() {
+    fn unknown_types_and_codes_share_one_label() {
         let metrics = Metrics::new("conclave.internal");
         let took = Duration::from_micros(20);
         metrics.answered(RecordType::SRV, ResponseCode::NoError, "udp", took);

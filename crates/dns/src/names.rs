@@ -1,25 +1,25 @@
-//! Names as the configuration, the nodes' records and the zone all have them: labels, addresses, the zone's own name.
+//! Checked names: labels, addresses, the name of the zone, and the name servers of the NS records.
 
 use std::net::IpAddr;
 
 use hickory_proto::rr::Name;
 
-/// A zone's name may have this many bytes on the wire, so that every name below it fits into the 255 of a DNS name.
+/// Longest name of a zone on the wire, bytes: every name below it must fit into the 255 bytes of a DNS name.
 const ZONE_NAME_BYTES_MAX: usize = 128;
 
-/// One resolver, for the NS records.
+/// One name server of the zone, for the NS records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameServer {
-    /// Its label, such as `ns1`.
+    /// The label below the zone, such as `ns1`.
     pub name: String,
-    /// Its addresses.
+    /// The addresses for its A and AAAA records.
     pub ips: Vec<IpAddr>,
 }
 
-/// The name of a zone, such as `conclave.internal`: lower case and absolute.
+/// Parses the name of a zone, such as `conclave.internal`. The result is lower case and absolute.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// A sentence that names the mistake.
 pub fn zone_name(zone: &str) -> Result<Name, String> {
     let trimmed = zone.strip_suffix('.').unwrap_or(zone);
     for label in trimmed.split('.') {
@@ -38,7 +38,7 @@ pub fn zone_name(zone: &str) -> Result<Name, String> {
     Ok(name)
 }
 
-/// Whether it can be a host's label: 1 to 63 of `a-z 0-9 -`, with no `-` at its ends.
+/// Whether the text is a host label: 1 to 63 of `a-z 0-9 -`, without `-` at either end.
 pub(crate) fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
@@ -46,11 +46,11 @@ pub(crate) fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// Host and port of an address, if it is one.
+/// Splits `host:port`. `None` if the host is no host name or the port is 0.
 pub(crate) fn host_port(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
-    // Longer ones are no host's name, RFC 1035.
+    // A host name has at most 253 characters (RFC 1035).
     ((1..=253).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic()))
         .then_some((host, port))
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zone_names_are_checked() {
+    fn a_zone_name_is_normalized_or_rejected() {
         assert_eq!(zone_name("Conclave.Internal.").unwrap().to_ascii(), "conclave.internal.");
         for wrong in ["", ".", "a..b", "-a.b", "a b", "ä.internal", &"a.".repeat(80), &"a".repeat(64)] {
             assert!(zone_name(wrong).is_err(), "{wrong:?}");

@@ -1,11 +1,11 @@
-//! Which nodes there are, what they last said of themselves, and which of them are well. Pure: time comes from outside.
+//! The node table: every node with its last record, and whether its lease runs. Pure: the time is a parameter.
 //!
-//! Content and life are merged apart from each other, so that the order of arrival decides nothing. Of two records of a
-//! node the one with the higher revision counts, whoever brought it; a lease is renewed by the node's own word only.
+//! Records and leases are merged separately, so the order of arrival decides nothing. Of two records of one node the
+//! one with the higher revision wins, whoever sent it; only a node's own message renews its lease.
 //!
-//! A node's state at one revision only ever moves forward: awaited, live, kept, lapsed. Back to live it comes with a
-//! higher revision. The zone's serial counts these steps of all nodes, so it never goes backwards, and the same content
-//! has the same serial at every resolver.
+//! A node's state at one revision only moves forward: awaited, live, kept, lapsed. A node becomes live again only with
+//! a higher revision. The zone's serial counts these steps of all nodes, so it never goes backwards, and equal content
+//! has the same serial at every name server.
 
 mod check;
 #[cfg(test)]
@@ -25,76 +25,77 @@ use crate::zone::{NodeView, View};
 
 pub use check::RecordError;
 
-/// What is believed of the nodes.
+/// The nodes of one cluster.
 #[derive(Clone, Debug)]
 pub struct NodeTable {
     lease: Duration,
-    /// Of the first record that was believed.
+    /// The cluster's id, from the first accepted record.
     cluster: Option<String>,
     nodes: BTreeMap<u64, Node>,
-    /// When the nodes that were kept are given up: so many are heard again that they must really be gone.
+    /// When nodes in state `Kept` lapse: most nodes are heard again, so those that are not are really gone.
     give_up: Option<Instant>,
 }
 
-/// Who brought a record.
+/// The sender of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordSource {
-    /// The node itself, and the address it comes from if that is known.
+    /// The node that the record describes, and its address if known.
     Itself(Option<IpAddr>),
     /// Another node.
     Another,
 }
 
-/// What a node is told.
+/// The result of merging a record, which a node gets as its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MergeOutcome {
-    /// The highest revision of this node that is known.
+    /// The highest known revision of this node's record.
     pub known_revision: u64,
-    /// It only counts again with a higher revision than that.
+    /// The node only counts as live again with a higher revision than `known_revision`.
     pub lapsed: bool,
 }
 
-/// A node, as the table sees it.
+/// One row of the table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// What it last said of itself.
+    /// The record with the highest revision.
     pub record: NodeRecord,
-    /// Where it said so from, for records without addresses.
+    /// The address that the node registered from, for records without addresses.
     pub from: Option<IpAddr>,
-    /// How it is.
+    /// The state of its lease.
     pub state: NodeState,
 }
 
-/// How a node is, in the order in which it goes at one revision.
+/// The state of a node's lease, in the order of the steps at one revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
-    /// Others told of it; it has until then to say so itself.
+    /// Known from other nodes only; lapses at this time unless the node registers.
     Awaited(Instant),
-    /// It said so itself; until then, if it does not say so again.
+    /// Registered; the lease ends at this time unless the node renews it.
     Live(Instant),
-    /// It fell silent together with most others, so the silence is rather here: it counts as live.
+    /// The lease ended together with most others, so this name server is probably cut off: the node still counts as
+    /// live.
     Kept,
-    /// It fell silent.
+    /// The lease has ended.
     Lapsed,
 }
 
 impl NodeState {
-    /// Whether the node counts as one that answers.
+    /// Whether the node counts as live in the zone.
     #[must_use]
     pub fn is_live(self) -> bool {
         matches!(self, Self::Live(_) | Self::Kept)
     }
 
-    /// What [`Self::name`] can be.
+    /// Every value of [`Self::name`].
     pub const NAMES: [&str; 4] = ["awaited", "live", "kept", "lapsed"];
 
-    /// A short word for metrics.
+    /// The value of the metrics' label `state`.
     #[must_use]
     pub fn name(self) -> &'static str {
         Self::NAMES[self.step()]
     }
 
-    /// What the state adds to four times the revision.
+    /// The state's part of the serial, added to four times the revision.
     fn step(self) -> usize {
         match self {
             Self::Awaited(_) => 0,
@@ -106,16 +107,16 @@ impl NodeState {
 }
 
 impl NodeTable {
-    /// Knows nobody yet. A node's word counts for as long as `lease`.
+    /// An empty table. A registration counts for `lease`.
     #[must_use]
     pub fn new(lease: Duration) -> Self {
         Self { lease, cluster: None, nodes: BTreeMap::new(), give_up: None }
     }
 
-    /// A record came in.
+    /// Merges a record that arrived.
     ///
     /// # Errors
-    /// If it cannot be believed, in a sentence; then nothing has changed.
+    /// If the record is rejected, why; then the table is unchanged.
     pub fn merge(
         &mut self,
         record: NodeRecord,
@@ -151,7 +152,7 @@ impl NodeTable {
             state: NodeState::Awaited(until),
         });
         let newer = record.revision > node.record.revision;
-        // Whoever says two different things with one revision is asked for a higher one, as after a lapse.
+        // A node that sends two different records with one revision must send a higher one, as after a lapse.
         let conflicting = record.revision == node.record.revision && record != node.record;
         if newer {
             *node = Node { record, from: from.or(node.from), state: node.state };
@@ -159,7 +160,7 @@ impl NodeTable {
         node.state = match node.state {
             NodeState::Awaited(_) | NodeState::Live(_) if itself => NodeState::Live(until),
             NodeState::Kept | NodeState::Lapsed if itself && newer => NodeState::Live(until),
-            // It changed since, so it lives, or did so until lately: it has a lease's time to say so here.
+            // The record changed, so the node is alive or was until lately: it has one lease to register here.
             NodeState::Lapsed if newer => NodeState::Awaited(until),
             state => state,
         };
@@ -168,11 +169,11 @@ impl NodeTable {
         Ok(MergeOutcome { known_revision: node.record.revision, lapsed })
     }
 
-    /// Lets leases lapse that are not renewed.
+    /// Ends leases that were not renewed.
     ///
-    /// Whoever falls silent alone is gone. If more than half of those who were live fall silent together, the resolver is
-    /// rather cut off itself: then all of these are kept. Once no more than half are silent, those who were kept have a
-    /// lease's time to return.
+    /// A node that falls silent alone is gone: it lapses. If more than half of the live nodes fall silent together,
+    /// this name server is probably cut off itself: all of them are kept. Once at most half are silent, the kept nodes
+    /// have one lease to return.
     pub fn expire(&mut self, now: Instant) {
         let cut_off = self.cut_off(now);
         let due = |node: &Node| matches!(node.state, NodeState::Live(until) if until <= now);
@@ -196,8 +197,8 @@ impl NodeTable {
         }
     }
 
-    /// Whether more than half of those who count as live are silent. Whoever should have renewed its lease by now counts,
-    /// too: otherwise the first of many would be taken out before the others are seen to follow.
+    /// Whether more than half of the live nodes are silent. A node counts as silent as soon as a renewal is overdue:
+    /// otherwise the first of many would lapse before the others are seen to follow.
     fn cut_off(&self, now: Instant) -> bool {
         let margin = self.quiet_margin();
         let live = self.nodes.values().filter(|node| node.state.is_live()).count();
@@ -209,13 +210,14 @@ impl NodeTable {
         live >= 2 && silent.count() * 2 > live
     }
 
-    /// Whoever has no more left of its lease is silent. A lease is renewed four times while it lasts: when all fall silent
-    /// at once and the first lease runs out, the others have at most a quarter left, and nobody else has so little.
+    /// A node with less than this left of its lease is silent. A lease is renewed four times while it lasts: when all
+    /// nodes fall silent at once and the first lease ends, the others have at most a quarter of theirs left, while a
+    /// node that renews in time always has three quarters.
     fn quiet_margin(&self) -> Duration {
         self.lease * 3 / 8
     }
 
-    /// When [`Self::expire`] has something to do next.
+    /// The next time at which [`Self::expire`] may change something.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
         let leases = self.nodes.values().filter_map(|node| match node.state {
@@ -225,13 +227,13 @@ impl NodeTable {
         leases.chain(self.give_up).min()
     }
 
-    /// Whether the resolver is cut off and shows the last good set.
+    /// Whether this name server is cut off and serves the last known records.
     #[must_use]
     pub fn stale(&self) -> bool {
         self.nodes.values().any(|node| node.state == NodeState::Kept)
     }
 
-    /// The zone's serial number, to be compared by RFC 1982.
+    /// The zone's serial, compared by RFC 1982.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "serial numbers are modulo 2^32")]
     pub fn serial(&self) -> u32 {
@@ -240,12 +242,12 @@ impl NodeTable {
         steps.fold(0, u64::wrapping_add) as u32
     }
 
-    /// Every node that was ever heard of.
+    /// Every known node, also those that lapsed.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
     }
 
-    /// What the zone is made of. Nothing before the first record.
+    /// The zone's input. `None` before the first record.
     #[must_use]
     pub fn view(&self, zone: &Name, name_servers: &[NameServer]) -> Option<View> {
         if self.nodes.is_empty() {

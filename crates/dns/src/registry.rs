@@ -1,5 +1,5 @@
-//! The one task that owns the table: hears records, lets leases lapse, makes a new zone when something changed and
-//! shows it to everybody.
+//! The only task that owns the node table: it merges records, ends leases, and builds and publishes a zone after each
+//! change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::names::NameServer;
 use crate::node_table::{MergeOutcome, NodeTable, RecordError, RecordSource};
 use crate::zone::{View, Zone};
 
-/// The way to the table.
+/// A handle to the registry task.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     messages: mpsc::Sender<RecordMessage>,
@@ -26,7 +26,7 @@ pub(crate) struct Registry {
     live: watch::Receiver<Live>,
 }
 
-/// Where the clients' API of each live node is, by the node's id.
+/// The address of each live node's client API, by node id.
 pub(crate) type Live = Arc<BTreeMap<u64, String>>;
 
 #[derive(Debug)]
@@ -36,13 +36,13 @@ struct RecordMessage {
     answer: Option<oneshot::Sender<Result<MergeOutcome, RecordError>>>,
 }
 
-/// The resolver ends.
+/// The registry task has ended, because the name server stops.
 #[derive(Debug, thiserror::Error)]
 #[error("the resolver stops")]
 pub(crate) struct RegistryStopped;
 
 impl Registry {
-    /// A node says something of itself.
+    /// Merges a record and waits for the result.
     pub(crate) async fn merge(
         &self,
         record: NodeRecord,
@@ -56,7 +56,7 @@ impl Registry {
         heard.await.map_err(|_| RegistryStopped)
     }
 
-    /// Nobody waits for what becomes of it.
+    /// Queues a record without waiting for the result.
     pub(crate) async fn submit(
         &self,
         record: NodeRecord,
@@ -65,37 +65,37 @@ impl Registry {
         self.messages.send(RecordMessage { record, source, answer: None }).await.map_err(|_| RegistryStopped)
     }
 
-    /// The zone now, and whenever it changes. None before the first record.
+    /// The current zone and its changes. `None` before the first record.
     pub(crate) fn zones(&self) -> watch::Receiver<Option<Arc<Zone>>> {
         self.zones.clone()
     }
 
-    /// The live nodes now, and whenever they change.
+    /// The live nodes and their changes.
     pub(crate) fn live(&self) -> watch::Receiver<Live> {
         self.live.clone()
     }
 }
 
-/// The task.
+/// The registry task.
 #[derive(Debug)]
 pub(crate) struct RegistryTask {
     zone_name: Name,
     name_servers: Vec<NameServer>,
     table: NodeTable,
     messages: mpsc::Receiver<RecordMessage>,
-    /// What `zone` was made from.
+    /// The view that `zone` was built from.
     published: Option<View>,
     published_at: Instant,
     zone: Arc<ArcSwapOption<Zone>>,
     zones: watch::Sender<Option<Arc<Zone>>>,
     live: watch::Sender<Live>,
     metrics: Arc<Metrics>,
-    /// Where that is allowed: whether answers stay as they are on purpose.
+    /// Injected faults, where enabled; `stale` stops publishing.
     faults: Option<watch::Receiver<ResolverFault>>,
 }
 
 impl RegistryTask {
-    /// With the way to it. Shows its zones in `zone`, too.
+    /// The task and its handle. The task also stores its zones in `zone`.
     pub(crate) fn new(
         zone_name: Name,
         name_servers: Vec<NameServer>,
@@ -122,15 +122,15 @@ impl RegistryTask {
         (task, registry)
     }
 
-    /// Until the resolver stops.
+    /// Runs until the name server stops.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        // When a change is to be published that came too soon after the last one.
+        // When to publish a change that came within `ZONE_INTERVAL_MIN` of the last one.
         let mut due = None::<Instant>;
         let mut messages = Vec::new();
         loop {
             let expiry = self.table.next_expiry();
             tokio::select! {
-                // What was said in time counts, also when this task is late.
+                // Renewals that arrived in time are merged before leases end, also if this task was delayed.
                 biased;
                 () = stop.cancelled() => return,
                 1.. = self.messages.recv_many(&mut messages, RECORD_QUEUE_MAX) => {
@@ -171,17 +171,17 @@ impl RegistryTask {
         match (&heard, source) {
             (Ok(_), RecordSource::Itself(_)) => self.metrics.record_received(now),
             (Ok(_), RecordSource::Another) => {}
-            (Err(why), RecordSource::Itself(_)) => tracing::warn!(%why, "a record is not believed"),
-            // Once a second, for as long as others pass it on.
-            (Err(why), RecordSource::Another) => tracing::debug!(%why, "a record is not believed"),
+            (Err(why), RecordSource::Itself(_)) => tracing::warn!(%why, "node record rejected"),
+            // At debug level: other nodes repeat it every second.
+            (Err(why), RecordSource::Another) => tracing::debug!(%why, "node record rejected"),
         }
         if let Some(answer) = answer {
-            // Whoever asked may be gone.
+            // The sender may be gone.
             let _ = answer.send(heard);
         }
     }
 
-    /// A new zone for everybody.
+    /// Builds a zone and publishes it.
     fn publish(&mut self, view: View, now: Instant) {
         let zone = Arc::new(Zone::build(&view));
         self.zone.store(Some(Arc::clone(&zone)));
@@ -196,9 +196,9 @@ impl RegistryTask {
         });
         if view.stale != self.published.as_ref().is_some_and(|published| published.stale) {
             if view.stale {
-                tracing::warn!("most nodes fell silent together: this resolver keeps the last good set");
+                tracing::warn!("most leases expired at once; serving the last known records (stale)");
             } else {
-                tracing::info!("most nodes are heard again");
+                tracing::info!("most nodes registered again; records are no longer stale");
             }
         }
         self.metrics.zone_published(&self.table, now);
@@ -207,9 +207,9 @@ impl RegistryTask {
     }
 }
 
-/// A fault began or ended; never without leave.
+/// Waits for a fault to begin or end; for ever where fault injection is off.
 async fn fault_changed(faults: Option<&mut watch::Receiver<ResolverFault>>) {
-    // The sender lives as long as the resolver.
+    // The sender lives as long as the name server.
     let known = match faults {
         Some(faults) => faults.changed().await.is_ok(),
         None => false,
@@ -234,7 +234,7 @@ mod tests {
     use crate::node_table::tests::record;
 
     #[tokio::test]
-    async fn a_lone_change_is_shown_at_once_and_many_at_a_bounded_pace() {
+    async fn a_single_change_is_published_at_once_and_many_at_a_bounded_rate() {
         let zone = Arc::new(ArcSwapOption::empty());
         let name = crate::names::zone_name("conclave.internal").unwrap();
         let metrics = Arc::new(Metrics::new("conclave.internal"));
@@ -260,11 +260,11 @@ mod tests {
 
         stop.cancel();
         task.await.unwrap();
-        assert!(registry.merge(record(1, 2_000), RecordSource::Another).await.is_err(), "nobody is there");
+        assert!(registry.merge(record(1, 2_000), RecordSource::Another).await.is_err(), "the task has ended");
     }
 
     #[tokio::test]
-    async fn a_stale_resolver_hears_and_goes_on_saying_what_it_said() {
+    async fn an_injected_stale_fault_merges_records_but_publishes_nothing() {
         let zone = Arc::new(ArcSwapOption::empty());
         let name = crate::names::zone_name("conclave.internal").unwrap();
         let metrics = Arc::new(Metrics::new("conclave.internal"));
@@ -280,7 +280,7 @@ mod tests {
 
         fault.send_replace(ResolverFault { stale: true, ..ResolverFault::default() });
         for revision in 2..=20 {
-            // Two that were answered one after the other were both looked at.
+            // Each answer shows that the record was merged and the view looked at.
             registry.merge(record(1, revision), RecordSource::Itself(None)).await.unwrap().unwrap();
         }
         assert_eq!(zone.load_full().unwrap().serial(), before);

@@ -1,4 +1,4 @@
-//! One resolver: puts the parts together, and takes them apart.
+//! One name server: starts its parts, and stops them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,23 +24,23 @@ use crate::service::RegistryService;
 use crate::watch::Watcher;
 use crate::web;
 
-/// How long what is under way gets to end.
+/// Timeout for tasks to end after a stop.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Why a resolver did not start.
+/// Why a name server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The configuration is wrong.
     #[error("the configuration is wrong: {}", .0.join("; "))]
     Config(Vec<String>),
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     #[error("cannot listen on {address} for {purpose}: {source}; {}", advice(.source))]
     Listen {
-        /// What for.
+        /// The protocol that the address is for.
         purpose: &'static str,
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
 }
@@ -60,19 +60,19 @@ fn advice(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// The sockets of a resolver, bound before anything else is done.
+/// The sockets of a name server, bound before anything else starts.
 #[derive(Debug)]
 pub struct Listeners {
     dns: Sockets,
     grpc: Socket,
-    /// A simulated resolver has no page for health and metrics.
+    /// `None` in a simulation, which has no HTTP pages.
     http: Option<TcpListener>,
-    /// The network that they are on.
+    /// The network of the sockets, also used to connect to nodes.
     net: Net,
 }
 
 impl Listeners {
-    /// Binds every address of the configuration. A port 0 is any free one.
+    /// Binds every address of the configuration. Port 0 chooses a free port.
     ///
     /// # Errors
     /// [`RunError::Listen`], naming the address and what to do.
@@ -84,8 +84,7 @@ impl Listeners {
         Ok(Self { http: Some(http), ..others })
     }
 
-    /// The same on another network, over which the resolver then also connects to nodes. There is no page for health and
-    /// metrics.
+    /// As [`Listeners::bind`], on another network, which is also used to connect to nodes. There are no HTTP pages.
     ///
     /// # Errors
     /// As [`Listeners::bind`].
@@ -103,7 +102,7 @@ impl Listeners {
     }
 }
 
-/// Where a resolver listens, with the ports that were chosen.
+/// The addresses of a name server, with the chosen ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// DNS, UDP and TCP, in the order of the configuration.
@@ -114,7 +113,7 @@ pub struct Addresses {
     pub http: SocketAddr,
 }
 
-/// A running resolver.
+/// A running name server.
 #[derive(Debug)]
 pub struct DnsServer {
     addresses: Addresses,
@@ -124,7 +123,7 @@ pub struct DnsServer {
 }
 
 impl DnsServer {
-    /// Starts a resolver on sockets that are already bound. Must be called within a runtime.
+    /// Starts a name server on bound sockets. Must be called within a runtime.
     ///
     /// # Errors
     /// [`RunError::Config`], or if a socket has no address.
@@ -164,7 +163,7 @@ impl DnsServer {
         });
         if config.faults.is_some() {
             tracing::warn!(
-                "whoever reaches the port for registrations may break this resolver on purpose (--allow-faults)"
+                "fault injection enabled: any client of the registration port may inject faults (--allow-faults)"
             );
         }
         let fault_service =
@@ -199,24 +198,24 @@ impl DnsServer {
         Ok(Self { addresses, metrics, tasks, stop })
     }
 
-    /// Where it listens.
+    /// The addresses, with the chosen ports.
     #[must_use]
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// What it counts.
+    /// The metrics.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// Ends everything. What does not end within 2 s is left behind.
+    /// Stops all tasks. Those that do not end within 2 s are abandoned.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(CLOSE_DEADLINE, self.tasks.wait()).await.is_err() {
-            tracing::debug!("some connections did not end in time");
+            tracing::debug!("connections still open after the stop timeout");
         }
     }
 }
@@ -230,7 +229,7 @@ async fn serve_grpc(
 ) {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_not_serving::<DnsServiceServer<RegistryService>>().await;
-    // As with `/readyz`: it has nothing to say before it has heard of a node.
+    // As `/readyz`: serving begins with the first zone.
     let ready = async {
         if registry.zones().wait_for(Option::is_some).await.is_ok() {
             health.set_serving::<DnsServiceServer<RegistryService>>().await;
@@ -248,7 +247,7 @@ async fn serve_grpc(
     }
 }
 
-/// Runs a resolver until `shutdown`.
+/// Runs a name server until `shutdown`.
 ///
 /// # Errors
 /// See [`RunError`].

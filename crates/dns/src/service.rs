@@ -1,4 +1,4 @@
-//! `DNSService`: the registry over gRPC.
+//! `DNSService`: registration and lookups over gRPC.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use crate::node_table::RecordSource;
 use crate::registry::Registry;
 use crate::zone::{self, Zone};
 
-/// The service.
+/// The gRPC service.
 #[derive(Debug)]
 pub(crate) struct RegistryService {
     zone: String,
@@ -75,7 +75,7 @@ impl DnsService for RegistryService {
         })?;
         let from =
             request.remote_addr().ok_or_else(|| Status::internal("the connection has no address"))?.ip();
-        // One answer to each message, so at most one waits beside the one that is being sent.
+        // Each message gets one answer, so at most one waits beside the one in flight.
         let (answers, stream) = mpsc::channel(1);
         let registration = Registration {
             from,
@@ -97,7 +97,7 @@ impl DnsService for RegistryService {
     async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
         let zone = self.registry.zones().borrow().clone();
         let zone =
-            zone.ok_or_else(|| Status::unavailable("no node has been heard of yet; ask again in a second"))?;
+            zone.ok_or_else(|| Status::unavailable("no node has registered yet; ask again in a second"))?;
         look_up(&zone, &self.zone, &request.into_inner().name).map(Response::new)
     }
 
@@ -120,7 +120,7 @@ impl DnsService for RegistryService {
     }
 }
 
-/// The answer now, and again whenever it changes. Changes that come while the asker is slow become one.
+/// Sends the answer, and again whenever it changes. Changes that happen while the client reads slowly are merged.
 async fn send_changes(
     zones: &mut watch::Receiver<Option<Arc<Zone>>>,
     zone_name: &str,
@@ -134,7 +134,7 @@ async fn send_changes(
             let answer = look_up(&zone, zone_name, name);
             let targets = answer.as_ref().ok().map(|answer| (answer.targets.clone(), answer.stale));
             let ends = answer.is_err();
-            // The serial alone is no change of the answer.
+            // A new serial alone is not a change of the answer.
             let changed = sent.is_none() || sent != targets;
             if (changed && answers.send(answer).await.is_err()) || ends {
                 return;
@@ -151,7 +151,7 @@ fn look_up(zone: &Zone, zone_name: &str, name: &str) -> Result<LookupResponse, S
     let targets = zone.targets(name).ok_or_else(|| {
         let name: String = name.chars().take(80).collect();
         Status::not_found(format!(
-            "{name:?} is nobody: ask for \"\", \"leader\", \"shard-<n>\", \"peers\", \"metrics\" or a node's name"
+            "there is no {name:?}: ask for \"\", \"leader\", \"shard-<n>\", \"peers\", \"metrics\" or a node's name"
         ))
     })?;
     let target = |target: &zone::Target| Target {
@@ -171,7 +171,7 @@ fn look_up(zone: &Zone, zone_name: &str, name: &str) -> Result<LookupResponse, S
     })
 }
 
-/// One node's stream.
+/// One node's registration stream.
 struct Registration {
     from: IpAddr,
     nonce: [u8; NONCE_BYTES],
@@ -183,12 +183,12 @@ struct Registration {
 }
 
 impl Registration {
-    /// Until the node ends it, says something wrong, or nothing at all.
+    /// Serves the stream until the node ends it, sends something invalid, or falls silent.
     async fn run(self, requests: Streaming<RegisterRequest>) {
         self.metrics.register_streams.inc();
         if let Err(status) = self.serve(requests).await {
-            tracing::warn!(from = %self.from, why = status.message(), "a node's registration ends");
-            // It may be gone, or not read on.
+            tracing::warn!(from = %self.from, why = status.message(), "node registration ended");
+            // The node may be gone, or not read.
             let _ = timeout(REGISTER_LEASE, self.answers.send(Err(status))).await;
         }
         self.metrics.register_streams.dec();
@@ -202,15 +202,15 @@ impl Registration {
                 Ok(Ok(Some(request))) => request,
                 Ok(Ok(None)) => break,
                 Ok(Err(why)) => {
-                    // A connection that breaks is no news: the lease says what it means. If the message was too long, the
-                    // node learns it here.
+                    // A broken connection is not logged: the end of the lease is. If the message was too long, the node
+                    // learns it from this answer.
                     let _ = self.answers.try_send(Err(why));
                     break;
                 }
                 Err(_) => {
                     self.count("idle");
                     return Err(Status::deadline_exceeded(format!(
-                        "nothing was heard for {REGISTER_IDLE_MAX:?}"
+                        "no message within {REGISTER_IDLE_MAX:?}"
                     )));
                 }
             };
@@ -228,12 +228,12 @@ impl Registration {
         Ok(())
     }
 
-    /// What the message says, if it was sealed for this place in this stream.
+    /// The record of a message whose MAC is valid for this position in this stream.
     fn verified_record(&self, counter: u64, request: &RegisterRequest) -> Result<NodeRecord, Status> {
         if request.counter != counter {
             self.count("replayed");
             return Err(Status::unauthenticated(format!(
-                "message {} came where message {counter} of this stream is due",
+                "message {} arrived where message {counter} of this stream is due",
                 request.counter
             )));
         }
@@ -255,7 +255,7 @@ impl Registration {
         let answer = RegisterResponse { lease_ms, zone: self.zone.clone(), ..answer };
         match timeout(REGISTER_IDLE_MAX, self.answers.send(Ok(answer))).await {
             Ok(sent) => sent.map_err(|_| Status::cancelled("the node is gone")),
-            Err(_) => Err(Status::deadline_exceeded("the node does not read what it is answered")),
+            Err(_) => Err(Status::deadline_exceeded("the node does not read its answers")),
         }
     }
 

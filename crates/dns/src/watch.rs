@@ -1,4 +1,5 @@
-//! What nodes say of all nodes: a node that cannot reach the resolver, or is dead, is known through the others.
+//! Streams in which nodes report all nodes they know. So a node that is dead or cannot reach this name server is known
+//! through the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,13 +24,13 @@ use crate::node_table::RecordSource;
 use crate::registry::Registry;
 use crate::retry;
 
-/// Nodes repeat what they know once a second.
+/// A stream without a message for this long is closed. Nodes repeat their records once a second.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// Keeps asking [`RECORDS_WATCHED`] nodes about all of them.
+/// Keeps a stream of records open to [`RECORDS_WATCHED`] nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct Watcher {
-    /// Who is asked before any node is known.
+    /// Addresses to watch before any node is known.
     pub(crate) seeds: Vec<String>,
     pub(crate) secret: Secret,
     pub(crate) registry: Registry,
@@ -37,14 +38,14 @@ pub(crate) struct Watcher {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// A node to ask: where, and who it is if that is known.
+/// A node to watch: its address, and its id if known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct WatchTarget {
     address: String,
     id: Option<u64>,
 }
 
-/// Nodes that did not answer, and are left alone for a while.
+/// The pause before a node is watched again.
 #[derive(Debug)]
 struct Backoff {
     failures: u32,
@@ -52,7 +53,7 @@ struct Backoff {
 }
 
 impl Watcher {
-    /// Until the resolver stops.
+    /// Runs until the name server stops.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut live = self.registry.live();
         let mut streams = JoinSet::new();
@@ -84,7 +85,7 @@ impl Watcher {
         }
     }
 
-    /// Every node that can be asked: those that live, or before any does those of the configuration.
+    /// Every node that can be watched: the live ones, or those of the configuration if none is live.
     fn candidates(&self, live: &BTreeMap<u64, String>) -> BTreeSet<WatchTarget> {
         if live.is_empty() {
             return self
@@ -96,12 +97,12 @@ impl Watcher {
         live.iter().map(|(id, address)| WatchTarget { address: address.clone(), id: Some(*id) }).collect()
     }
 
-    /// Passes on what one node says, until it says nothing more or something wrong. Whether it was any good, and why it
-    /// ended.
+    /// Merges the records of one node's stream until it ends or sends something invalid. Returns whether it delivered
+    /// more than one message, and why it ended.
     async fn stream(self, node: &WatchTarget) -> (bool, Status) {
         let mut counter = 0;
         let why = match self.read_stream(node, &mut counter).await {
-            Ok(()) => Status::unavailable("it ended the stream"),
+            Ok(()) => Status::unavailable("the node ended the stream"),
             Err(why) => why,
         };
         (counter > 1, why)
@@ -118,7 +119,7 @@ impl Watcher {
         let mut client =
             AdminServiceClient::new(channel).max_decoding_message_size(RECORDS_MESSAGE_BYTES_MAX);
         let nonce: [u8; NONCE_BYTES] = rand::random();
-        let silent = |_| Status::deadline_exceeded(format!("nothing was heard for {SILENCE_MAX:?}"));
+        let silent = |_| Status::deadline_exceeded(format!("no message within {SILENCE_MAX:?}"));
         let request = client.records(RecordsRequest { nonce: nonce.to_vec() });
         let mut stream = timeout(SILENCE_MAX, request).await.map_err(silent)??.into_inner();
         while let Some(message) = timeout(SILENCE_MAX, stream.message()).await.map_err(silent)?? {
@@ -126,7 +127,7 @@ impl Watcher {
             let records = self.verified(&nonce, *counter, &message).inspect_err(|_| self.count("refused"))?;
             self.count("believed");
             for record in records.records.into_iter().take(NODES_MAX) {
-                // A node's own word, though it only came because it was asked, is as good as a registration.
+                // A node's record of itself counts as a registration, also in a stream that this server opened.
                 let itself = node.id.map_or(record.client == node.address, |id| record.node_id == id);
                 let source = if itself { RecordSource::Itself(None) } else { RecordSource::Another };
                 if self.registry.submit(record, source).await.is_err() {
@@ -158,7 +159,7 @@ impl Watcher {
     }
 }
 
-/// Any node that is neither watched already nor resting.
+/// A random node that is neither watched already nor in backoff.
 fn pick_target(
     known: &BTreeSet<WatchTarget>,
     watched: &BTreeMap<Id, WatchTarget>,
@@ -172,18 +173,18 @@ fn pick_target(
     free.choose(&mut rand::rng()).cloned()
 }
 
-/// When a node has rested that is not watched. One that is watched again has rested before: nothing is to be waited for there.
+/// When the next backoff of a node that is not watched ends. Backoffs of watched nodes have ended already.
 fn next_retry(watched: &BTreeMap<Id, WatchTarget>, backoffs: &BTreeMap<String, Backoff>) -> Option<Instant> {
     let is_watched = |address: &String| watched.values().any(|node| node.address == *address);
     backoffs.iter().filter(|(address, _)| !is_watched(address)).map(|(_, rest)| rest.until).min()
 }
 
-/// Leaves a node alone, the longer the more often it was of no use.
+/// Starts the backoff of a node, longer after each failure in a row.
 fn back_off(backoffs: &mut BTreeMap<String, Backoff>, address: &str, (good, why): (bool, Status)) {
     let before = backoffs.get(address).map_or(0, |rest| rest.failures);
     let failures = if good { 0 } else { before + 1 };
     if before == 0 {
-        tracing::info!(node = address, why = why.message(), "a node no longer tells of the others");
+        tracing::info!(node = address, why = why.message(), "membership stream from node lost");
     }
     backoffs.insert(address.to_owned(), Backoff { failures, until: Instant::now() + retry::delay(failures) });
 }
@@ -193,10 +194,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_waits_for_a_node_that_is_asked_again() {
-        let rested = Backoff { failures: 1, until: Instant::now() };
+    async fn the_backoff_of_a_watched_node_does_not_wake_the_loop() {
+        let ended = Backoff { failures: 1, until: Instant::now() };
         let later = Instant::now() + Duration::from_secs(1);
-        let mut backoffs = BTreeMap::from([("n1:7400".to_owned(), rested)]);
+        let mut backoffs = BTreeMap::from([("n1:7400".to_owned(), ended)]);
         let task = tokio::spawn(std::future::ready(()));
         let node = WatchTarget { address: "n1:7400".to_owned(), id: Some(1) };
         let watched = BTreeMap::from([(task.id(), node)]);

@@ -1,4 +1,4 @@
-//! What the resolver says of its health.
+//! The name server's health checks.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::zone::Zone;
 
-/// What the pages are made from.
+/// The state behind the HTTP pages.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     pub(crate) zone: Arc<ArcSwapOption<Zone>>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Cancelled when DNS is no longer served.
+    /// Cancelled when serving DNS has ended.
     pub(crate) dns_ended: CancellationToken,
 }
 
@@ -23,7 +23,7 @@ impl Page {
         Check { name: "dns_served", ok: !self.dns_ended.is_cancelled() }
     }
 
-    /// Whether it has anything to say: before the first node is heard of, every question is answered with SERVFAIL.
+    /// Whether there is a zone. Before the first node registers, every question is answered with SERVFAIL.
     fn view(&self) -> Check {
         Check { name: "view", ok: self.zone.load().is_some() }
     }

@@ -1,8 +1,7 @@
-//! The zone: names and records as a pure function of what is known of the nodes.
+//! The zone: names and records as a pure function of the node table.
 //!
-//! A zone is made once and asked often. Everything that an answer needs is worked out when it is made: every set of
-//! records is there encoded, once alone and once with the addresses of its targets, so that it is known beforehand what
-//! fits into which answer.
+//! A zone is built once and queried often, so everything that an answer needs is encoded when it is built: every record
+//! set once alone and once with the addresses of its targets. So it is known beforehand what fits into which answer.
 
 mod body;
 mod content;
@@ -22,10 +21,10 @@ pub use view::{NodeView, View};
 
 use content::Content;
 
-/// Bytes of records in one message of a transfer. Names can only be abbreviated within the first 16 KiB of a message.
+/// Bytes of records in one message of a transfer. Names can only be compressed within the first 16 KiB of a message.
 const TRANSFER_BYTES: usize = 12 * 1024;
 
-/// The zone as it is at one moment.
+/// One version of the zone.
 #[derive(Debug)]
 pub struct Zone {
     name: Name,
@@ -34,13 +33,13 @@ pub struct Zone {
     serial: u32,
     stale: bool,
     names: HashMap<Box<[u8]>, Entry>,
-    /// By what `Lookup` calls a set, and by the name that has its records.
+    /// Targets by the short name of `Lookup`, and by the full name that has the SRV records.
     targets: HashMap<String, Vec<Target>>,
     absence: Body,
     order: Vec<Box<[u8]>>,
 }
 
-/// A name of the zone. Without sets it only has others below it, or nobody is in its set right now.
+/// A name of the zone. It has no record sets if it only has names below it, or if its server set is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
     sets: Vec<RecordSet>,
@@ -52,12 +51,12 @@ pub(crate) struct RecordSet {
     kind: RecordType,
     records: Vec<Record>,
     pub(crate) alone: Body,
-    /// With what the asker would ask for next. Only if there is any.
+    /// With additional records (the addresses of the targets). `None` if there are none.
     pub(crate) with_additional: Option<Body>,
 }
 
 impl Zone {
-    /// The zone that follows from a view.
+    /// Builds the zone of a view.
     #[must_use]
     pub fn build(view: &View) -> Self {
         let members = members::members(view);
@@ -89,7 +88,7 @@ impl Zone {
             zone.targets.insert(name.clone(), targets(10, 1));
             zone.targets.insert(below(&format!("{name}._conclave._tcp")), targets(0, 0));
         }
-        // After the nodes: a node that calls itself `leader` does not take the leader's place.
+        // After the nodes: a node named `leader` must not replace the leader's set.
         for set in sets {
             zone.targets.insert(below(&set.labels), set.targets.clone());
             zone.targets.insert(set.short, set.targets);
@@ -97,60 +96,60 @@ impl Zone {
         zone
     }
 
-    /// Its name.
+    /// The zone's name.
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.name
     }
 
-    /// Its serial.
+    /// The zone's serial.
     #[must_use]
     pub fn serial(&self) -> u32 {
         self.serial
     }
 
-    /// It is the last good set of a resolver that is cut off.
+    /// Whether the records are the last known ones of a name server that is cut off.
     #[must_use]
     pub fn stale(&self) -> bool {
         self.stale
     }
 
-    /// The servers of a set, best first: `""` for every healthy node, `leader`, `shard-<n>`, `peers`, `metrics`, a node's
-    /// name, or a whole name of the zone that has `SRV` records. `None` if there is no such set, which is not the same as
-    /// one without anybody in it.
+    /// The targets of a server set, best first. The name is `""` for every healthy node, `leader`, `shard-<n>`,
+    /// `peers`, `metrics`, a node's name, or the full name of an `SRV` record set. `None` if there is no such set; a
+    /// set may be empty.
     #[must_use]
     pub fn targets(&self, name: &str) -> Option<&[Target]> {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         self.targets.get(&name).map(Vec::as_slice)
     }
 
-    /// Every record, in the order of the names. The SOA is one of the first name's.
+    /// Every record, in the order of the names. The first name is the zone's own, with the SOA.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         let entries = self.order.iter().filter_map(|key| self.names.get(key));
         entries.flat_map(|entry| &entry.sets).flat_map(|set| &set.records)
     }
 
-    /// What is at a name, which is given as [`key`] makes it.
+    /// The entry of a name, given as [`key`] makes it.
     pub(crate) fn find(&self, key: &[u8]) -> Option<&Entry> {
         self.names.get(key)
     }
 
-    /// Whether the name, given as [`key`] makes it, is the zone's own.
+    /// Whether the name, given as [`key`] makes it, is the zone's own name.
     pub(crate) fn is_apex(&self, key: &[u8]) -> bool {
         *self.key == *key
     }
 
-    /// What says for how long an absence may be remembered.
+    /// The SOA for negative answers, which bounds how long they may be cached.
     pub(crate) fn absence(&self) -> &Body {
         &self.absence
     }
 
-    /// The SOA record, as an answer.
+    /// The SOA record set.
     pub(crate) fn soa(&self) -> Option<&RecordSet> {
         self.set_at_apex(RecordType::SOA)
     }
 
-    /// The whole zone, between two copies of its SOA (RFC 5936), for as many messages as it takes.
+    /// The messages of a zone transfer: every record, between two copies of the SOA (RFC 5936).
     pub(crate) fn transfer(&self) -> Vec<Body> {
         let soa = self.soa().and_then(|soa| soa.records.first());
         let rest = self.records().filter(|record| record.record_type() != RecordType::SOA);
@@ -162,7 +161,7 @@ impl Zone {
             batch.clear();
         };
         for record in soa.into_iter().chain(rest).chain(soa) {
-            // At most: inside a message names are abbreviated.
+            // An upper bound: names are compressed in the message.
             let size = encoded_size(record);
             if bytes + size > TRANSFER_BYTES && !batch.is_empty() {
                 close(&mut batch);
@@ -186,17 +185,17 @@ impl Entry {
         self.sets.iter().find(|set| set.kind == kind)
     }
 
-    /// The smallest set: what whoever asks for anything at all gets (RFC 8482).
+    /// The smallest record set, which answers questions of type ANY (RFC 8482).
     pub(crate) fn smallest(&self) -> Option<&RecordSet> {
         self.sets.iter().min_by_key(|set| set.alone.bytes.len())
     }
 }
 
-/// A name as it is looked up: in lower case, as it stands in a message.
+/// The key of a name: its wire format in lower case.
 pub(crate) fn key(name: &Name) -> Box<[u8]> {
     let mut key = Vec::with_capacity(name.len() + 1);
     for label in name {
-        // A label has at most 63 bytes: its length is the last byte of the number.
+        // The length fits into one byte: a label has at most 63 bytes.
         let [.., length] = label.len().to_be_bytes();
         key.push(length);
         key.extend(label.iter().map(u8::to_ascii_lowercase));
@@ -205,7 +204,7 @@ pub(crate) fn key(name: &Name) -> Box<[u8]> {
     key.into()
 }
 
-/// Whether one name is another or below it. Both as [`key`] makes them.
+/// Whether a name is `parent` or below it. Both as [`key`] makes them.
 pub(crate) fn is_below(mut name: &[u8], parent: &[u8]) -> bool {
     while name.len() > parent.len() {
         let Some(rest) = name.get(1 + usize::from(name[0])..) else { return false };
@@ -219,7 +218,7 @@ const INSTANCE_TYPES: &[RecordType] = &[RecordType::SRV, RecordType::TXT];
 
 type Names = BTreeMap<Name, BTreeMap<RecordType, Vec<Record>>>;
 
-/// Encodes a set, alone and with what the asker would ask for next.
+/// Encodes a record set, alone and with its additional records.
 fn record_set(names: &Names, name: &Name, kind: RecordType, records: &[Record]) -> Option<RecordSet> {
     let additional = additional_records(names, records);
     let alone = Body::answer(name, kind, records.iter(), [].iter())?;
@@ -231,7 +230,7 @@ fn record_set(names: &Names, name: &Name, kind: RecordType, records: &[Record]) 
     Some(RecordSet { kind, records: records.to_vec(), alone, with_additional })
 }
 
-/// The addresses of every target, and what is known of the instances of a service; each once.
+/// The additional records of a record set: addresses of SRV and NS targets, SRV and TXT of DNS-SD instances; each once.
 fn additional_records<'a>(names: &'a Names, records: &[Record]) -> Vec<&'a Record> {
     let is_instance = |name: &Name| names.get(name).is_some_and(|sets| sets.contains_key(&RecordType::TXT));
     let mut additional = Vec::new();

@@ -1,12 +1,12 @@
-//! A question as it comes from the network.
+//! Parses a question from the network.
 //!
-//! Read without allocating, and no further than an answer needs it: this is done for whatever anybody sends.
+//! The parser allocates nothing and reads no further than an answer needs: it runs on every message that anybody sends.
 
 use hickory_proto::rr::RecordType;
 
 use crate::zone::HEADER_BYTES;
 
-/// A name's bytes at most (RFC 1035).
+/// Longest name on the wire, bytes (RFC 1035).
 const NAME_BYTES_MAX: usize = 255;
 const NSID: u16 = 3;
 const RESPONSE: u16 = 0x8000;
@@ -15,32 +15,32 @@ const RESPONSE: u16 = 0x8000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) id: u16,
-    /// As they stand in the message.
+    /// The flags word as it is in the message.
     pub(crate) flags: u16,
 }
 
 /// A message with one question.
 #[derive(Clone, Debug)]
 pub(crate) struct Question<'a> {
-    /// As it was sent: name, type and class.
+    /// Name, type and class as they were sent.
     pub(crate) raw: &'a [u8],
     name: [u8; NAME_BYTES_MAX],
     name_bytes: usize,
     pub(crate) kind: RecordType,
     pub(crate) class: u16,
     pub(crate) edns: Option<Edns>,
-    /// The serial that the client has, in a question for changes since then.
+    /// The serial that the client has, in an IXFR question.
     pub(crate) serial: Option<u32>,
 }
 
-/// What came with EDNS (RFC 6891).
+/// The EDNS options of a question (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edns {
-    /// The largest answer that the client takes over UDP.
+    /// The largest answer that the client accepts over UDP, bytes.
     pub(crate) size: u16,
     pub(crate) version: u8,
     pub(crate) dnssec_ok: bool,
-    /// It wants to know which server answers (RFC 5001).
+    /// The client wants the server's identity (RFC 5001).
     pub(crate) nsid: bool,
 }
 
@@ -51,14 +51,14 @@ impl Header {
 }
 
 impl Question<'_> {
-    /// The name as a zone looks it up.
+    /// The name as [`key`](crate::zone::key) makes it.
     pub(crate) fn key(&self) -> &[u8] {
         &self.name[..self.name_bytes]
     }
 }
 
-/// Reads a message: its header, and its question unless something is wrong with it. Nothing, if it is no question at all
-/// or an answer: those are not answered, or two servers could talk to each other for ever.
+/// Parses a message: its header, and its question unless the question is malformed. `None` for messages that get no
+/// answer: those shorter than a header, and responses, since otherwise two servers could answer each other for ever.
 pub(crate) fn read(message: &[u8]) -> Option<(Header, Option<Question<'_>>)> {
     let mut reader = Reader { message, at: 0 };
     let header = Header { id: reader.u16()?, flags: reader.u16()? };
@@ -71,18 +71,18 @@ struct Reader<'a> {
     at: usize,
 }
 
-/// The fixed part of a record whose name was passed over.
+/// A record without its name, which was skipped.
 struct Record<'a> {
     kind: u16,
     class: u16,
     ttl: u32,
     data: &'a [u8],
-    /// Its name is the root.
+    /// The record's name is the root.
     at_root: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// Everything after id and flags.
+    /// Parses everything after id and flags.
     fn question(&mut self) -> Option<Question<'a>> {
         let [questions, answers, authority, additional] =
             [self.u16()?, self.u16()?, self.u16()?, self.u16()?];
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
         for _ in 0..authority {
             let record = self.record()?;
             if record.kind == u16::from(RecordType::SOA) {
-                // Behind its two names it has five numbers, and the serial is the first.
+                // An SOA is two names and five numbers; the serial is the first number.
                 let serial = record.data.len().checked_sub(20).and_then(|at| record.data[at..].first_chunk());
                 question.serial = serial.copied().map(u32::from_be_bytes);
             }
@@ -119,7 +119,7 @@ impl<'a> Reader<'a> {
         (self.at == self.message.len()).then_some(question)
     }
 
-    /// Reads a name in lower case. In a question it stands in full: there is nothing before it to point to.
+    /// Reads a name in lower case. A name in a question is never compressed: there is nothing before it to point to.
     fn name(&mut self, name: &mut [u8; NAME_BYTES_MAX]) -> Option<usize> {
         let mut bytes = 0;
         loop {
@@ -128,7 +128,6 @@ impl<'a> Reader<'a> {
                 return None;
             }
             let label = self.take(length.into())?;
-            // The length is no letter, and never more than one: it can go through the same hands.
             *name.get_mut(bytes)? = length;
             bytes += 1;
             let room = name.get_mut(bytes..bytes + label.len())?;
@@ -179,7 +178,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// EDNS puts its own meaning into a record's fields.
+/// Reads an OPT record: EDNS gives class and TTL a meaning of its own.
 fn edns(record: &Record<'_>) -> Option<Edns> {
     let [_, version, flags, _] = record.ttl.to_be_bytes();
     let mut edns = Edns { size: record.class, version, dnssec_ok: flags & 0x80 != 0, nsid: false };
@@ -202,7 +201,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_the_library_writes_is_read_and_anything_else_does_no_harm(
+        fn questions_written_by_hickory_are_parsed_and_damaged_ones_never_panic(
             labels in proptest::collection::vec("[A-Za-z0-9_-]{1,20}", 0..6),
             kind in any::<u16>(),
             size in proptest::option::of(512_u16..),
@@ -234,7 +233,7 @@ mod tests {
         }
 
         #[test]
-        fn noise_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = read(&bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! An answer as it is sent.
+//! Encodes an answer.
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
@@ -12,26 +12,27 @@ const RESPONSE: u16 = 0x8000;
 const AUTHORITATIVE: u16 = 0x0400;
 const TRUNCATED: u16 = 0x0200;
 const RECURSION_AVAILABLE: u16 = 0x0080;
-/// The operation, "recursion desired" and "checking disabled" are handed back.
+/// Flags copied from the question: opcode, "recursion desired", "checking disabled".
 const ECHOED_FLAGS: u16 = 0x7800 | 0x0100 | 0x0010;
-/// What everybody takes without EDNS.
+/// Largest answer over UDP without EDNS, bytes.
 const PLAIN_BYTES_MAX: u16 = 512;
 const OPT_BYTES: usize = 11;
 const OPTION_BYTES: usize = 4;
 const NSID: u8 = 3;
 
-/// What became of an answer.
+/// The result of encoding an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rendered {
     pub(crate) truncated: bool,
 }
 
-/// Bytes of an answer over UDP. Whatever the client takes, no more than travels in one piece everywhere.
+/// Size limit of an answer over UDP, bytes: what the client accepts, but no more than [`DNS_DATAGRAM_BYTES_MAX`].
 pub(crate) fn udp_limit(edns: Option<&Edns>) -> u16 {
     edns.map_or(PLAIN_BYTES_MAX, |edns| edns.size.clamp(PLAIN_BYTES_MAX, DNS_DATAGRAM_BYTES_MAX))
 }
 
-/// Writes an answer to `out`, which is emptied before. `recursion` says that this client's other questions are passed on.
+/// Encodes an answer into `out`, which is cleared first. `recursion` is true if this client's questions outside the
+/// zone are forwarded.
 pub(crate) fn render(
     out: &mut Vec<u8>,
     header: Header,
@@ -81,7 +82,7 @@ pub(crate) fn render(
     Rendered { truncated }
 }
 
-/// What we say in EDNS: our own size and version, and back what was asked for.
+/// Writes the OPT record: our own size and version, the echoed DO bit, and the identity if it was asked for.
 fn opt(out: &mut Vec<u8>, edns: &Edns, code: ResponseCode, nsid: Option<&[u8]>) {
     out.push(0);
     out.extend_from_slice(&u16::from(RecordType::OPT).to_be_bytes());
@@ -91,7 +92,7 @@ fn opt(out: &mut Vec<u8>, edns: &Edns, code: ResponseCode, nsid: Option<&[u8]>) 
         out.extend_from_slice(&[0, 0]);
         return;
     };
-    // An identity has at most 63 bytes.
+    // The length fits into a byte: an identity has at most 63 bytes.
     let [.., length] = nsid.len().to_be_bytes();
     out.extend_from_slice(&[0, length + 4, 0, NSID, 0, length]);
     out.extend_from_slice(nsid);

@@ -1,4 +1,4 @@
-//! Messages between name servers that only those who know a key can make: RFC 8945 with HMAC-SHA-256. Pure.
+//! TSIG: MACs of messages between name servers, RFC 8945 with HMAC-SHA-256. Pure.
 
 use hickory_proto::op::{Header, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::tsig::{TSIG, TsigAlgorithm, TsigError as Code, make_tsig_record, message_tbs};
@@ -8,14 +8,14 @@ use hickory_proto::{ProtoError, serialize::binary::DecodeError};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-/// How far the clocks of the two sides may be apart, seconds.
+/// Largest difference between the clocks of the two sides, seconds.
 const FUDGE: u16 = 300;
 const MAC_BYTES: u16 = 32;
 
-/// A signature's hash.
+/// The MAC of a message.
 pub(super) type Mac = [u8; MAC_BYTES as usize];
 
-/// A key that both sides know.
+/// A key that both sides share.
 #[derive(Clone)]
 pub(crate) struct Key {
     name: Name,
@@ -28,7 +28,7 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// Why an answer is not believed, or what the other side says of the question.
+/// Why an answer is rejected, or the error that the other side reported.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TsigError {
     #[error("the answer cannot be understood: {0}")]
@@ -59,7 +59,8 @@ impl Key {
         Hmac::new_from_slice(&self.secret).expect("HMAC takes keys of every length")
     }
 
-    /// Signs a message. Returns it encoded, and its MAC, on which the answer's depends. `now` is in seconds since 1970.
+    /// Signs a message. Returns the encoded message and its MAC, which the answer's MAC covers. `now` is in seconds
+    /// since 1970.
     ///
     /// # Errors
     /// If the message is too long.
@@ -73,10 +74,11 @@ impl Key {
         Ok((message.to_vec()?, mac))
     }
 
-    /// The answer to a message with this MAC, if it is the other side's.
+    /// Decodes the answer to the message with this MAC, and checks the answer's own MAC. `now` is in seconds since
+    /// 1970.
     ///
     /// # Errors
-    /// If not, why.
+    /// Why the answer is rejected.
     pub(crate) fn verify(&self, answer: &[u8], request_mac: &Mac, now: u64) -> Result<Message, TsigError> {
         let message = Message::from_vec(answer)?;
         let (signed, signature) = split(answer)?;
@@ -85,7 +87,8 @@ impl Key {
         let RData::TSIG(tsig) = &signature.data else { return Err(unsigned()) };
         match tsig.error {
             None => {}
-            // Whoever does not know the key cannot sign what it says about that. It is only an excuse.
+            // These errors are not signed: a side without the right key cannot sign them. They only explain the
+            // failure.
             Some(Code::BadSig) => return Err(TsigError::OtherKey(self.name.clone())),
             Some(Code::BadKey) => return Err(TsigError::UnknownKey(self.name.clone())),
             Some(Code::BadTime) => return Err(TsigError::Clocks),
@@ -111,7 +114,7 @@ impl Key {
     }
 }
 
-/// What was signed of a message, and the signature, which is its last record.
+/// Splits a message into its signed part and the TSIG record, which is the last record.
 fn split(message: &[u8]) -> Result<(Vec<u8>, Option<Record>), TsigError> {
     let mut decoder = BinDecoder::new(message);
     let Header { mut metadata, mut counts } = Header::read(&mut decoder)?;
@@ -151,7 +154,7 @@ mod tests {
         Key::new(Name::from_ascii("Export.Key").unwrap(), secret.to_vec())
     }
 
-    /// What the other side answers to a message with this MAC.
+    /// The other side's answer to a message with this MAC.
     fn answer(key: &Key, request_mac: &[u8], error: Option<Code>, time: u64) -> Vec<u8> {
         let mut message = Message::new(7, MessageType::Response, OpCode::Update);
         message.add_query(Query::query(Name::from_ascii("example.org.").unwrap(), RecordType::SOA));
@@ -165,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_the_mac_that_others_compute() {
-        // The MAC is that of `kdig +bufsize=0 -y hmac-sha256:…`'s algorithm, worked out by hand from RFC 8945 4.3: header,
-        // question, key name, class, time to live, algorithm, time, fudge, error, length of the rest.
+    fn the_mac_of_a_message_is_the_one_that_rfc_8945_defines() {
+        // The MAC is that of `kdig +bufsize=0 -y hmac-sha256:…`'s algorithm, worked out by hand from RFC 8945 4.3:
+        // header, question, key name, class, time to live, algorithm, time, fudge, error, length of the rest.
         let mut message = Message::new(7, MessageType::Query, OpCode::Update);
         message.add_query(Query::query(Name::from_ascii("a.").unwrap(), RecordType::SOA));
         let (bytes, mac) = key(b"secret").sign(message, NOW).unwrap();
@@ -182,11 +185,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_other_sides_answer_to_this_message_is_one() {
+    fn only_an_answer_signed_with_the_key_for_this_message_is_accepted() {
         let ours = key(b"secret");
         let good = answer(&ours, &[1; 32], None, NOW);
         assert_eq!(ours.verify(&good, &[1; 32], NOW + 300).unwrap().metadata.id, 7);
-        // On the way the id may have changed.
+        // A forwarder may change the message id.
         let mut forwarded = good.clone();
         forwarded[1] = 8;
         assert!(ours.verify(&forwarded, &[1; 32], NOW).is_ok());

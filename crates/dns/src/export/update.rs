@@ -1,4 +1,4 @@
-//! What has to be said to a site's own name server, RFC 2136. Pure.
+//! Builds the messages of a dynamic update (RFC 2136). Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use crate::zone::Zone;
 
-/// Bytes of records in one message. All of it, with a signature, has to fit into 64 KiB.
+/// Bytes of records in one message. The message with its signature must fit into 64 KiB.
 const UPDATE_BYTES: usize = 32 * 1024;
 
-/// The sets of records to be there, by name and type. An empty set is to be taken away.
+/// The wanted record sets by name and type. An empty set is deleted.
 pub(super) type Sets = BTreeMap<(Name, RecordType), Vec<Record>>;
 
-/// What a zone looks like below `target`: the servers of every set and the addresses of every node. Whatever is below
-/// `target` already keeps its name.
+/// The record sets of a zone below `target`: the SRV records of every server set and the addresses of every node. If
+/// the zone is below `target` already, names stay as they are.
 pub(super) fn sets(zone: &Zone, target: &Name) -> Sets {
     let mut sets = Sets::new();
     let in_target = target.zone_of(zone.name());
@@ -30,7 +30,7 @@ pub(super) fn sets(zone: &Zone, target: &Name) -> Sets {
                 Some(target) => RData::SRV(SRV::new(srv.priority, srv.weight, srv.port, target)),
                 None => continue,
             },
-            // Not those of the name servers: the site has its own, perhaps of the same names.
+            // Not the addresses of our name servers: the site may have its own under the same names.
             RData::A(_) | RData::AAAA(_) if nodes.zone_of(&record.name) => record.data.clone(),
             _ => continue,
         };
@@ -40,13 +40,13 @@ pub(super) fn sets(zone: &Zone, target: &Name) -> Sets {
     sets
 }
 
-/// The name with another zone's in place of its own.
+/// Replaces the zone `from` at the end of a name by the zone `to`.
 fn rebase(name: &Name, from: &Name, to: &Name) -> Option<Name> {
     let own = usize::from(name.num_labels().checked_sub(from.num_labels())?);
     Name::from_labels(name.iter().take(own)).ok()?.append_domain(to).ok()
 }
 
-/// The messages that replace each of these sets as a whole.
+/// The messages that replace each of these record sets as a whole.
 pub(super) fn messages(target: &Name, sets: &Sets) -> Result<Vec<Message>, ProtoError> {
     use hickory_proto::serialize::binary::BinEncodable as _;
 

@@ -1,4 +1,4 @@
-//! Questions about names that are not in the zone, for those who may ask them.
+//! Questions outside the zone that are forwarded for permitted clients.
 
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::RecordType;
@@ -12,12 +12,12 @@ use crate::limits::DNS_DATAGRAM_BYTES_MAX;
 
 pub(super) const RECURSION_DESIRED: u16 = 0x0100;
 
-/// A question that somebody else has to answer.
+/// A question for another name server.
 #[derive(Debug)]
 pub(super) struct ForwardedQuestion {
     header: Header,
     query: Query,
-    /// Whether it came with EDNS, and then whether it wants DNSSEC's records.
+    /// `None` without EDNS; otherwise the DO bit (the client wants DNSSEC records).
     edns: Option<bool>,
     limit: usize,
     transport: Transport,
@@ -42,7 +42,7 @@ impl ForwardedQuestion {
 }
 
 impl Handler {
-    /// Asks, and answers with what comes back. Empty if even an error cannot be encoded.
+    /// Forwards the question and encodes the answer for the client. Empty if even an error cannot be encoded.
     pub(super) async fn forward(&self, forwarded: ForwardedQuestion) -> Vec<u8> {
         let answer = match &self.forwarder {
             Some(forwarder) => forwarder.forward(&forwarded.query, forwarded.edns == Some(true)).await.ok(),
@@ -66,7 +66,7 @@ impl ForwardedQuestion {
         message.metadata.authoritative = false;
         message.metadata.recursion_available = true;
         message.metadata.recursion_desired = self.header.flags & RECURSION_DESIRED != 0;
-        // The name with the letters that it was asked with: some check that.
+        // The name in the letter case of the question: some clients check that.
         message.queries = vec![self.query.clone()];
         message.edns = self.edns.map(|dnssec_ok| {
             let mut edns = Edns::new();

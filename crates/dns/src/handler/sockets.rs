@@ -1,4 +1,4 @@
-//! Datagrams and connections.
+//! The loops over UDP datagrams and TCP connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,18 +22,19 @@ use super::{Handler, HandlerOutcome};
 use crate::answer::Transport;
 use crate::limits::{DNS_CONNECTION_IDLE, DNS_CONNECTIONS_MAX, DNS_REPLIES_WAITING_MAX};
 
-/// A datagram with a question has hardly more than 300 bytes; what is longer is cut, and then malformed.
+/// Receive buffer for a datagram, bytes. A question has about 300 at most; a longer datagram is cut, and then
+/// malformed.
 const DATAGRAM_BYTES_MAX: usize = 4 * 1024;
-/// What is read from a connection at once.
+/// Read buffer of a connection, bytes.
 const READ_BYTES: usize = 4 * 1024;
-/// Tasks that take datagrams from one socket.
+/// Tasks that receive from one UDP socket.
 const READERS_MAX: usize = 4;
-/// With port 0 the system chooses a port for connections, which has to be free for datagrams, too.
+/// Attempts to find a port that is free for both TCP and UDP, if the configured port is 0.
 const PORT_ATTEMPTS: usize = 32;
-/// Between two tries when the system is out of something.
+/// Pause after a failed receive or accept, for example when the system is out of file descriptors.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// The open sockets of a server.
+/// The bound sockets of a name server.
 #[derive(Debug)]
 pub struct Sockets {
     pairs: Vec<(Arc<Packets>, Socket)>,
@@ -41,15 +42,15 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens each address for datagrams and for connections. Port 0 is any port, the same one for both.
+    /// Binds each address for UDP and TCP. Port 0 chooses a free port, the same one for both.
     ///
     /// # Errors
-    /// The address that cannot be had, and why not.
+    /// The address that cannot be bound, and why.
     pub async fn bind(addresses: &[SocketAddr]) -> Result<Self, (SocketAddr, io::Error)> {
         Self::bind_on(&Net::System, addresses).await
     }
 
-    /// The same on another network.
+    /// As [`Sockets::bind`], on another network.
     ///
     /// # Errors
     /// As [`Sockets::bind`].
@@ -60,19 +61,19 @@ impl Sockets {
         }
         let readers = match net {
             Net::System => std::thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX),
-            // Their datagrams have one reader, on every machine.
+            // Datagrams of another network have a single reader.
             Net::Other(_) => 1,
         };
         Ok(Self { pairs, readers })
     }
 
-    /// The addresses, with the ports that were chosen.
+    /// The bound addresses, with the chosen ports.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.pairs.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
     }
 
-    /// Answers until `stop`. Ends when everything that it started has ended.
+    /// Serves until `stop`. Returns when all tasks that it started have ended.
     pub async fn serve(self, handler: Arc<Handler>, stop: CancellationToken) {
         let forwards = TaskTracker::new();
         let mut tasks = JoinSet::new();
@@ -107,7 +108,7 @@ async fn pair(net: &Net, address: SocketAddr) -> io::Result<(Arc<Packets>, Socke
     }
 }
 
-/// Answers datagrams one after the other; what others have to be asked about goes on beside that.
+/// Answers datagrams one after the other; forwarded questions run in tasks of their own.
 async fn datagrams(
     socket: Arc<Packets>,
     handler: Arc<Handler>,
@@ -120,7 +121,7 @@ async fn datagrams(
         let (length, client) = match socket.recv_from(&mut message).await {
             Ok(received) => received,
             Err(error) => {
-                tracing::warn!(%error, "a datagram cannot be received");
+                tracing::warn!(%error, "datagram not received");
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
@@ -129,15 +130,15 @@ async fn datagrams(
         handler.delay_answer().await;
         match next {
             HandlerOutcome::Nothing => {}
-            // An answer that cannot be sent is as good as one that got lost. One that has to wait holds up the
-            // questions behind it, which is as it should be.
+            // An answer that cannot be sent counts as lost. If the send buffer is full, the questions behind it wait:
+            // that is the backpressure we want.
             HandlerOutcome::Send => drop(socket.send_to(&out, client).await),
             HandlerOutcome::SendAll(messages) => {
                 for message in messages {
                     drop(socket.send_to(&message, client).await);
                 }
             }
-            // As many as may be under way; beyond that they fail at once.
+            // The forwarder bounds the questions in flight; more fail at once.
             HandlerOutcome::Forward(forwarded) => {
                 let (socket, handler) = (socket.clone(), handler.clone());
                 let ask = async move { socket.send_to(&handler.forward(forwarded).await, client).await };
@@ -147,7 +148,7 @@ async fn datagrams(
     }
 }
 
-/// Takes connections, as many at a time as there may be.
+/// Accepts connections, at most [`DNS_CONNECTIONS_MAX`] at the same time.
 async fn connections(mut listener: Socket, handler: Arc<Handler>) {
     let mut open = JoinSet::new();
     loop {
@@ -157,7 +158,7 @@ async fn connections(mut listener: Socket, handler: Arc<Handler>) {
                     open.spawn(connection(stream, client, handler.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(RETRY).await;
                 }
             },
@@ -166,9 +167,9 @@ async fn connections(mut listener: Socket, handler: Arc<Handler>) {
     }
 }
 
-/// Answers the questions of one connection, in their order, until nothing more comes.
+/// Answers the questions of one connection in order, until it ends or is idle for [`DNS_CONNECTION_IDLE`].
 async fn connection(stream: Wire, client: SocketAddr, handler: Arc<Handler>) {
-    // Questions that came together are read together.
+    // Pipelined questions are read together.
     let stream = BufReader::with_capacity(READ_BYTES, stream);
     let (stream, mut replies) = tcp::TcpStream::from_stream_with_buffer_size(
         AsyncIoTokioAsStd(stream),

@@ -1,4 +1,4 @@
-//! Whether a record is one at all: what comes from outside is looked at once, here, and used without a second look.
+//! Validation of records. Records are checked once, here; everything behind this relies on it.
 
 use std::net::IpAddr;
 
@@ -8,15 +8,16 @@ use conclave_proto::cluster::{MemberRole, NodeRecord};
 use crate::limits::NODE_VERSION_BYTES_MAX;
 use crate::names::{host_port, is_label};
 
-/// Revisions are tenths of seconds since 1970: this one is due in the year 285,000. Leaves room to count on.
+/// Highest revision. Revisions are tenths of a second since 1970: this one is due in the year 225,000, and four times
+/// this fits into 64 bits.
 const REVISION_MAX: u64 = 1 << 46;
 
-/// Why a record is not believed, in a sentence.
+/// Why a record is rejected, in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct RecordError(pub(crate) String);
 
-/// Refuses what cannot become part of a zone.
+/// Rejects a record that cannot become part of a zone.
 pub(super) fn validate(record: &NodeRecord) -> Result<(), RecordError> {
     let name = &record.name;
     if !is_label(name) {
@@ -30,7 +31,7 @@ pub(super) fn validate(record: &NodeRecord) -> Result<(), RecordError> {
         return refuse(format!("the cluster's id {:?} is not 32 of 0-9 and a-f", shortened(cluster)));
     }
     if record.node_id == 0 {
-        return refuse(format!("the node {name:?} has the id 0, which is nobody's"));
+        return refuse(format!("the node {name:?} has the id 0; ids begin at 1"));
     }
     if !(1..=REVISION_MAX).contains(&record.revision) {
         return refuse(format!(
@@ -90,7 +91,7 @@ fn refuse<T>(why: String) -> Result<T, RecordError> {
     Err(RecordError(why))
 }
 
-/// Enough of it to know it again.
+/// The first 80 characters, enough to recognize the text.
 fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -287,7 +287,8 @@ proptest! {
         prop_assert_eq!(a.serial(), b.serial());
     }
 
-    /// Nodes that speak, change, fall silent, are told of by others and come back as the protocol says, over any history.
+    /// Nodes that speak, change, fall silent, are told of by others and come back as the protocol says, over any
+    /// history.
     #[test]
     fn the_serial_moves_with_the_content_and_never_goes_backwards(
         first in prop::array::uniform4(1..1_u64 << 40),

@@ -1,14 +1,14 @@
-//! What follows the question in an answer, encoded before anybody asks.
+//! The sections of an answer behind the question, encoded before any question arrives.
 
 use hickory_proto::op::Query;
 use hickory_proto::rr::{Name, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder, NameEncoding};
 
-/// Bytes of a DNS message's header.
+/// Size of a DNS message's header, bytes.
 pub(crate) const HEADER_BYTES: usize = 12;
 
-/// The three sections of an answer as they are sent. Names in it may point into the question, which stands right behind
-/// the header: an answer is the header, the question as it was asked, and this.
+/// The three encoded sections of an answer. An answer is the header, the question as it was sent, and a body. Names in
+/// the body may be compressed to pointers into the question, right behind the header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Body {
     pub(crate) bytes: Box<[u8]>,
@@ -18,7 +18,7 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Answers to a question about `name`. `None` if they do not fit into any message.
+    /// The body of an answer to a question for `name`. `None` if it does not fit into any message.
     pub(crate) fn answer<'a>(
         name: &Name,
         asked: RecordType,
@@ -35,7 +35,7 @@ impl Body {
         Some(Self { bytes: bytes[begin..].into(), answers: counts.0, authority: 0, additional: counts.1 })
     }
 
-    /// The record that says for how long an absence may be remembered. It points nowhere, so it fits any question.
+    /// The body of negative answers: the SOA. Its names are not compressed, so it fits behind any question.
     pub(crate) fn absence(soa: &Record) -> Option<Self> {
         let mut bytes = Vec::new();
         let mut encoder = BinEncoder::new(&mut bytes);

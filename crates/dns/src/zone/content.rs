@@ -11,15 +11,15 @@ use super::View;
 use super::members::{Member, Port, ServerSet, Target};
 use crate::names::is_label;
 
-/// Also how long an absence may be remembered: who asked during a failover must not stay blind.
+/// Also the TTL of negative answers: a client that asked during a failover must soon see the new leader.
 const SOA_TTL: u32 = 1;
-/// What changes only when the site does.
+/// TTL of records that change only with the configuration.
 const FIXED_TTL: u32 = 60;
 const NODE_TTL: u32 = 2;
-/// Of one string in a TXT record.
+/// Longest string of a TXT record, bytes.
 const TXT_BYTES_MAX: usize = 255;
 
-/// All records of a zone: each name with its sets, also the names that only have others below them.
+/// All records of a zone by name and type, with the names that only have others below them.
 #[derive(Debug)]
 pub(super) struct Content {
     zone: Name,
@@ -27,7 +27,7 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// The zone that these members and sets make up.
+    /// The records of these members and server sets.
     pub(super) fn new(view: &View, members: &[Member<'_>], sets: &[ServerSet]) -> Self {
         let mut content = Self { zone: view.zone.clone(), names: BTreeMap::new() };
         content.apex(view);
@@ -38,7 +38,7 @@ impl Content {
             content.node(member, view.stale);
         }
         content.dns_sd(members);
-        // They are there before there is anything below them.
+        // These names exist even when nothing is below them.
         for parent in ["node", "shard"] {
             if let Some(name) = content.subname(parent) {
                 content.add_name(name);
@@ -47,7 +47,7 @@ impl Content {
         content
     }
 
-    /// The SOA and NS records, with the addresses of the name servers.
+    /// Adds the SOA and NS records and the addresses of the name servers.
     fn apex(&mut self, view: &View) {
         let mut first = None;
         for server in view.name_servers.iter().filter(|server| is_label(&server.name)) {
@@ -62,7 +62,7 @@ impl Content {
         self.add(view.zone.clone(), SOA_TTL, RData::SOA(soa));
     }
 
-    /// One set of servers. Its name is there even when nobody is in it.
+    /// Adds the SRV records of a server set. Its name exists even when the set is empty.
     fn set(&mut self, set: &ServerSet) {
         let Some(owner) = self.subname(&set.labels) else { return };
         self.add_name(owner.clone());
@@ -71,14 +71,15 @@ impl Content {
         }
     }
 
-    /// What is known of one node.
+    /// Adds the addresses and the TXT record of a node.
     fn node(&mut self, member: &Member<'_>, stale: bool) {
         self.add_name(member.host.clone());
         self.addresses(&member.host, NODE_TTL, &member.ips);
         self.add(member.host.clone(), NODE_TTL, RData::TXT(TXT::new(txt_strings(member, stale))));
     }
 
-    /// What DNS-SD (RFC 6763) asks for. Every member is listed: the list may be remembered for long.
+    /// Adds the records of DNS-SD (RFC 6763). Every member is listed, also if it is not live: clients cache the list
+    /// for long.
     fn dns_sd(&mut self, members: &[Member<'_>]) {
         let (Some(types), Some(service)) =
             (self.subname("_services._dns-sd._udp"), self.subname("_conclave._tcp"))
@@ -88,7 +89,7 @@ impl Content {
         self.add(types, FIXED_TTL, RData::PTR(PTR(service.clone())));
         for member in members {
             let Ok(instance) = service.prepend_label(member.record.name.as_bytes()) else { continue };
-            // An instance is one host and one port: there is nothing to weigh, and both numbers are 0 by custom.
+            // An instance is one host and one port, so priority and weight are 0 by convention.
             let Some(target) = member.target(Port::Client, 0, 0) else { continue };
             self.add(service.clone(), FIXED_TTL, RData::PTR(PTR(instance.clone())));
             self.srv(&instance, NODE_TTL, &target);
@@ -125,7 +126,7 @@ impl Content {
         }
     }
 
-    /// The name is there, and so is every name between it and the zone's own (RFC 8020).
+    /// Adds a name and every name between it and the zone's own (RFC 8020).
     fn add_name(&mut self, mut name: Name) {
         while self.zone.zone_of(&name) && !self.names.contains_key(&name) {
             let parent = name.base_name();
@@ -134,9 +135,9 @@ impl Content {
         }
     }
 
-    /// A name in the zone; none if it would be too long.
+    /// A name below the zone; `None` if it would be too long.
     fn subname(&self, labels: &str) -> Option<Name> {
-        // As bytes: as text, labels are taken for words of some language.
+        // As bytes: as text, hickory would apply IDNA to the labels.
         labels
             .rsplit('.')
             .try_fold(self.zone.clone(), |name, label| name.prepend_label(label.as_bytes()))
@@ -171,7 +172,7 @@ fn txt_strings(member: &Member<'_>, stale: bool) -> Vec<String> {
     ]
 }
 
-/// As much as one string of a TXT record holds.
+/// Truncates a text to what one string of a TXT record holds.
 fn truncate_txt(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(TXT_BYTES_MAX));
     text

@@ -1,4 +1,4 @@
-//! Which members belong to which set, and how they rank in it.
+//! The members of each server set, and their priorities.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use hickory_proto::rr::Name;
 use super::View;
 use crate::names::is_label;
 
-/// One server in a set, as `SRV` has it.
+/// One server of a set, with the fields of an `SRV` record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The node's name.
@@ -20,17 +20,17 @@ pub struct Target {
     pub node_id: u64,
     /// The target of the `SRV` record, without the last dot.
     pub host: String,
-    /// The host's addresses, if known.
+    /// The host's addresses; empty if unknown.
     pub ips: Vec<IpAddr>,
-    /// Where it listens.
+    /// The port.
     pub port: u16,
-    /// Lower is better.
+    /// Lower is preferred.
     pub priority: u16,
-    /// The share among those of equal priority, 1 to 100.
+    /// The relative share among targets of equal priority, 1 to 100; 0 for DNS-SD instances.
     pub weight: u16,
 }
 
-/// A member with what follows from its record.
+/// A member with its host name and addresses.
 #[derive(Clone, Debug)]
 pub(super) struct Member<'a> {
     pub(super) record: &'a NodeRecord,
@@ -40,7 +40,7 @@ pub(super) struct Member<'a> {
     pub(super) ips: Vec<IpAddr>,
 }
 
-/// Which of a member's ports.
+/// The API of a member that a target leads to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Port {
     Client,
@@ -48,15 +48,15 @@ pub(super) enum Port {
     Http,
 }
 
-/// A set of servers under a name of its own.
+/// A set of servers under one SRV name.
 #[derive(Debug)]
 pub(super) struct ServerSet {
-    /// Before the zone's name, such as `_conclave._tcp.leader`.
+    /// The labels below the zone, such as `_conclave._tcp.leader`.
     pub(super) labels: String,
-    /// What `DNSService.Lookup` calls it.
+    /// The name in `DNSService.Lookup`.
     pub(super) short: String,
     pub(super) ttl: u32,
-    /// Best first.
+    /// Preferred first.
     pub(super) targets: Vec<Target>,
 }
 
@@ -65,8 +65,8 @@ const VOTER: u16 = 20;
 const LEARNER: u16 = 30;
 const LAST: u16 = 40;
 
-/// Every member that can be named, by name. Of two with one name (a node that came back with another id) the one that
-/// lives, or else the later one.
+/// Every member with a valid name, by name. Of two with the same name (a node that came back with another id), the live
+/// one or else the later one.
 pub(super) fn members(view: &View) -> Vec<Member<'_>> {
     let mut by_name = BTreeMap::new();
     let Ok(parent) = view.zone.prepend_label(b"node".as_slice()) else { return Vec::new() };
@@ -94,7 +94,7 @@ pub(super) fn members(view: &View) -> Vec<Member<'_>> {
     by_name.into_values().map(|(_, member)| member).take(NODES_MAX).collect()
 }
 
-/// Every set that the members make up.
+/// Every server set of these members.
 pub(super) fn sets(members: &[Member<'_>]) -> Vec<ServerSet> {
     let leader = leader_of(members, 0);
     let set = |labels: &str, short: &str, ttl, targets| ServerSet {
@@ -121,8 +121,8 @@ pub(super) fn sets(members: &[Member<'_>]) -> Vec<ServerSet> {
     sets
 }
 
-/// Whoever takes clients; at the end those that are leaving, and, if nobody takes any, those that are full: they know
-/// of others sooner than a resolver does.
+/// The nodes that take clients. Draining nodes come last, and full nodes are listed only if no other node takes
+/// clients: a full node knows free ones sooner than a name server does.
 fn client_targets(members: &[Member<'_>], leader: Option<&Member<'_>>) -> Vec<Target> {
     let takes_clients = |member: &Member<'_>| member.live && member.record.ready && !member.record.draining;
     let all_full = !members.iter().any(|member| takes_clients(member) && !member.record.full);
@@ -147,8 +147,7 @@ fn client_targets(members: &[Member<'_>], leader: Option<&Member<'_>>) -> Vec<Ta
     best_first(targets)
 }
 
-/// The member that leads a shard: who says so with the highest term, unless that one has fallen silent. Then nobody is
-/// known to lead.
+/// The leader of a shard: the member that claims it with the highest term. `None` if that member is not live.
 fn leader_of<'m, 'a>(members: &'m [Member<'a>], shard: u32) -> Option<&'m Member<'a>> {
     let claims = members.iter().flat_map(|member| {
         let leads = member.record.leads.iter().filter(|lead| lead.shard == shard);
@@ -158,7 +157,7 @@ fn leader_of<'m, 'a>(members: &'m [Member<'a>], shard: u32) -> Option<&'m Member
     live.then_some(member)
 }
 
-/// Its leader, then those that vote in it, then those of them that are leaving.
+/// The nodes of a shard: its leader, its other voters, then the draining voters.
 fn shard_targets(members: &[Member<'_>], shard: u32) -> Vec<Target> {
     let leader = leader_of(members, shard).map(|leader| leader.record.node_id);
     let rank = |member: &Member<'_>| {
@@ -179,12 +178,12 @@ fn leader_target(leader: Option<&Member<'_>>) -> Vec<Target> {
     leader.and_then(|leader| leader.target(Port::Client, LEADER, leader.weight())).into_iter().collect()
 }
 
-/// Every member, however it is.
+/// Every member, live or not.
 fn member_targets(members: &[Member<'_>], port: Port) -> Vec<Target> {
     members.iter().filter_map(|member| member.target(port, LEADER, 1)).collect()
 }
 
-/// Every shard that any record speaks of.
+/// Every shard that any record names.
 fn shards(members: &[Member<'_>]) -> BTreeSet<u32> {
     let named = members.iter().flat_map(|member| {
         let leads = member.record.leads.iter().map(|lead| lead.shard);
@@ -194,13 +193,13 @@ fn shards(members: &[Member<'_>]) -> BTreeSet<u32> {
 }
 
 fn best_first(mut targets: Vec<Target>) -> Vec<Target> {
-    // Stable: those that are equal stay in the order of their names.
+    // The sort is stable: equal targets stay in the order of their names.
     targets.sort_by_key(|target| (target.priority, Reverse(target.weight)));
     targets
 }
 
 impl Member<'_> {
-    /// As an `SRV` record has it; none if its record does not name a port.
+    /// The SRV target of this member; `None` if its record has no port for this API.
     pub(super) fn target(&self, port: Port, priority: u16, weight: u16) -> Option<Target> {
         let address = match port {
             Port::Client => &self.record.client,

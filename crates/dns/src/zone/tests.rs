@@ -42,7 +42,7 @@ fn named(expected: &[(&str, u16)]) -> Vec<(String, u16)> {
 }
 
 #[test]
-fn the_healthy_set_ranks_by_what_a_node_is_to_the_cluster() {
+fn client_targets_rank_leader_voters_learners_draining() {
     let mut nodes = three();
     nodes.push(node(4));
     nodes[3].record.set_role(MemberRole::Learner);
@@ -58,7 +58,7 @@ fn the_healthy_set_ranks_by_what_a_node_is_to_the_cluster() {
 }
 
 #[test]
-fn within_a_rank_the_heavier_comes_first_and_no_weight_is_nothing() {
+fn equal_priorities_sort_by_weight_and_weights_are_clamped() {
     let mut nodes = three();
     nodes[1].record.weight = 0;
     nodes[2].record.weight = 4_000_000_000;
@@ -69,7 +69,7 @@ fn within_a_rank_the_heavier_comes_first_and_no_weight_is_nothing() {
 }
 
 #[test]
-fn full_nodes_are_named_last_only_when_nobody_else_takes_clients() {
+fn full_nodes_are_listed_only_when_no_other_node_takes_clients() {
     let mut nodes = three();
     nodes[0].record.full = true;
     assert_eq!(ranks(nodes.clone(), ""), named(&[("n2", 20), ("n3", 20)]));
@@ -80,7 +80,7 @@ fn full_nodes_are_named_last_only_when_nobody_else_takes_clients() {
 }
 
 #[test]
-fn nobody_leads_when_the_last_who_did_has_fallen_silent() {
+fn there_is_no_leader_when_the_claim_with_the_highest_term_is_not_live() {
     let mut nodes = three();
     assert_eq!(ranks(nodes.clone(), "leader"), named(&[("n1", 10)]));
     nodes[0].live = false;
@@ -88,13 +88,13 @@ fn nobody_leads_when_the_last_who_did_has_fallen_silent() {
     assert_eq!(ranks(nodes.clone(), ""), named(&[("n2", 20), ("n3", 20)]));
     nodes[2].record.leads = vec![ShardLead { shard: 0, term: 8 }];
     assert_eq!(ranks(nodes.clone(), "leader"), named(&[("n3", 10)]));
-    // The old one comes back and has not yet heard that it no longer leads.
+    // The old leader comes back with its old term.
     nodes[0].live = true;
     assert_eq!(ranks(nodes, "leader"), named(&[("n3", 10)]));
 }
 
 #[test]
-fn a_shard_has_its_leader_first_and_then_who_votes_in_it() {
+fn a_shards_targets_are_its_leader_and_then_its_voters() {
     let mut nodes = three();
     nodes[2].record.votes_in = vec![0];
     assert_eq!(ranks(nodes.clone(), "shard-1"), named(&[("n2", 10), ("n1", 20)]));
@@ -106,7 +106,7 @@ fn a_shard_has_its_leader_first_and_then_who_votes_in_it() {
 }
 
 #[test]
-fn every_member_is_a_peer_and_a_target_of_metrics() {
+fn peers_and_metrics_list_every_member() {
     let mut nodes = three();
     nodes[2].live = false;
     nodes[1].record.ready = false;
@@ -131,7 +131,7 @@ fn sets_are_found_by_short_and_by_whole_names_in_any_case() {
 }
 
 #[test]
-fn of_two_nodes_with_one_name_the_living_one_has_it() {
+fn of_two_nodes_with_the_same_name_the_live_one_is_listed() {
     let mut nodes = vec![node(1), node(1)];
     nodes[1].record.node_id = 9;
     nodes[1].record.revision = 5_000;
@@ -194,7 +194,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_records_make_a_sound_zone(
+    fn any_records_make_a_consistent_zone(
         nodes in proptest::collection::vec(any_node(), 0..12),
         label in "[a-z]{1,20}",
         stale in any::<bool>(),
@@ -205,7 +205,7 @@ proptest! {
 
         let names: Vec<_> = zone.records().map(|record| record.name.clone()).collect();
         for record in zone.records() {
-            // Whatever exists lies in the zone, and so does every name between (RFC 8020).
+            // Every name lies in the zone, and so does every name between (RFC 8020).
             let mut name = record.name.clone();
             while name != view.zone {
                 prop_assert!(zone.find(&key(&name)).is_some(), "{} is missing below {}", name, record.name);
@@ -216,7 +216,7 @@ proptest! {
                 prop_assert!(srv.port != 0);
             }
         }
-        // Every target comes with all the addresses that are known of it.
+        // Every target comes with all of its addresses.
         for entry in zone.names.values() {
             for set in entry.sets.iter().filter(|set| set.kind == RecordType::SRV) {
                 let mut known: Vec<_> = set.records.iter().filter_map(|record| match &record.data {

@@ -1,30 +1,30 @@
-//! What the zone is made of.
+//! The input of a zone.
 
 use conclave_proto::cluster::NodeRecord;
 use hickory_proto::rr::Name;
 
 use crate::names::NameServer;
 
-/// Everything that the zone is a function of. Equal views make equal zones, whichever resolver makes them.
+/// The input of a zone. Equal views make equal zones, on every name server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
     /// The zone's name: lower case and absolute, as [`zone_name`](crate::names::zone_name) makes it.
     pub zone: Name,
-    /// The resolvers, for NS and SOA.
+    /// The name servers, for the NS and SOA records.
     pub name_servers: Vec<NameServer>,
     /// Every member, live or not, in any order.
     pub nodes: Vec<NodeView>,
-    /// The resolver is cut off and this is the last good set.
+    /// This name server is cut off, and these are the last known records.
     pub stale: bool,
     /// The zone's serial: the same for the same content.
     pub serial: u32,
 }
 
-/// A member as the resolver knows it.
+/// A member as this name server knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeView {
-    /// Its record, with `ips` filled in if anybody knows them.
+    /// The node's record. If it had no `ips`, they are those that the node registered from, if known.
     pub record: NodeRecord,
-    /// Its lease has not lapsed.
+    /// Whether the node counts as live.
     pub live: bool,
 }

@@ -104,7 +104,7 @@ async fn only_those_who_know_the_secret_are_believed_and_nothing_twice() {
     n1.send(recorded.clone()).await.unwrap();
     let why = n1.send(recorded).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
-    assert!(why.message().contains("message 1 came where message 2"), "{why}");
+    assert!(why.message().contains("message 1 arrived where message 2"), "{why}");
 
     // What is sealed and wrong is refused in a sentence; what is too long is not even read.
     let mut n2 = Voice::connect(&server, secret()).await;
