@@ -1,13 +1,12 @@
-//! Serves DNS for nodes that do not exist, for measuring and for trying clients out by hand:
+//! Serves a zone of invented nodes, for measurements and for trying clients by hand:
 //!
 //! ```text
 //! cargo run --release -p conclave-dns --example made_up_zone -- 127.0.0.1:5300 20 [zones a second]
 //! ```
 //!
-//! Until its standard input ends. With the third number the zone is replaced that often, which shows whether anybody
-//! notices.
+//! It runs until its standard input ends. The third number replaces the zone that often, to measure the effect.
 
-#![expect(clippy::print_stdout, reason = "a program that talks to whoever started it")]
+#![expect(clippy::print_stdout, reason = "the program prints its address")]
 
 use std::error::Error;
 use std::sync::Arc;

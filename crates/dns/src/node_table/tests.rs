@@ -26,7 +26,7 @@ pub(crate) fn record(id: u64, revision: u64) -> NodeRecord {
         draining: false,
         full: false,
         role: MemberRole::Voter.into(),
-        // So that another revision is another content.
+        // Differs with the revision, so that another revision has another content.
         weight: 1 + u32::try_from(revision % 100).unwrap(),
         leads: vec![ShardLead { shard: 0, term: revision }],
         votes_in: vec![0, 1],
@@ -53,7 +53,7 @@ fn behind(a: u32, b: u32) -> bool {
 }
 
 #[test]
-fn a_silent_node_leaves_after_its_lease_and_comes_back_with_a_higher_revision() {
+fn a_silent_node_lapses_and_returns_with_a_higher_revision() {
     let start = Instant::now();
     let mut table = live(3, start);
     for step in 1..=4 {
@@ -80,7 +80,7 @@ fn a_silent_node_leaves_after_its_lease_and_comes_back_with_a_higher_revision() 
 }
 
 #[test]
-fn a_dead_node_leaves_also_when_another_one_died_before() {
+fn nodes_that_die_one_after_the_other_all_lapse() {
     let start = Instant::now();
     let mut table = live(3, start);
     let mut now = start;
@@ -99,7 +99,7 @@ fn a_dead_node_leaves_also_when_another_one_died_before() {
 }
 
 #[test]
-fn when_most_fall_silent_together_the_last_good_set_is_kept_until_most_are_back() {
+fn when_most_leases_end_together_nodes_are_kept_until_most_return() {
     let start = Instant::now();
     let mut table = live(3, start);
     let cut_off = start + Duration::from_secs(10);
@@ -115,7 +115,7 @@ fn when_most_fall_silent_together_the_last_good_set_is_kept_until_most_are_back(
     assert!(!table.merge(record(1, 11), HERE, cut_off).unwrap().lapsed);
     table.expire(cut_off + LEASE / 4);
     assert_eq!(states(&table), ["live", "kept", "kept"]);
-    // Two are, and then the third has a lease's time.
+    // Two are enough, and then the third has one lease to return.
     table.merge(record(2, 11), HERE, cut_off + LEASE / 4).unwrap();
     table.expire(cut_off + LEASE / 4);
     assert_eq!(table.next_expiry(), Some(cut_off + LEASE));
@@ -131,7 +131,7 @@ fn when_most_fall_silent_together_the_last_good_set_is_kept_until_most_are_back(
 }
 
 #[test]
-fn a_node_known_from_others_only_is_not_live_and_keeps_its_revision_when_it_comes() {
+fn a_node_known_from_others_only_is_not_live_until_it_registers() {
     let start = Instant::now();
     let mut table = NodeTable::new(LEASE);
     assert_eq!(table.view(&Name::root(), &[]), None, "SERVFAIL before the first record");
@@ -143,10 +143,10 @@ fn a_node_known_from_others_only_is_not_live_and_keeps_its_revision_when_it_come
     table.merge(record(1, 10), HERE, start + LEASE / 2).unwrap();
     table.expire(start + LEASE);
     assert_eq!(states(&table), ["live", "live", "lapsed"]);
-    // Somebody heard of it since: it is waited for again.
+    // Another node reports a newer record: the node is awaited again.
     table.merge(record(3, 11), RecordSource::Another, start + LEASE).unwrap();
     assert_eq!(states(&table), ["live", "live", "awaited"]);
-    // What others say does not renew a lease.
+    // A record from another node does not renew a lease.
     table.merge(record(1, 12), RecordSource::Another, start + LEASE).unwrap();
     table.merge(record(2, 10), HERE, start + LEASE).unwrap();
     table.expire(start + LEASE + LEASE / 2);
@@ -154,7 +154,7 @@ fn a_node_known_from_others_only_is_not_live_and_keeps_its_revision_when_it_come
 }
 
 #[test]
-fn a_record_without_addresses_gets_the_one_it_came_from() {
+fn a_record_without_addresses_gets_the_sender_address() {
     let now = Instant::now();
     let mut table = NodeTable::new(LEASE);
     let bare = |revision| NodeRecord { ips: Vec::new(), ..record(1, revision) };
@@ -165,11 +165,11 @@ fn a_record_without_addresses_gets_the_one_it_came_from() {
     table.merge(bare(1), mapped, now).unwrap();
     assert_eq!(ips(&table), ["10.1.2.3"]);
     table.merge(bare(2), RecordSource::Another, now).unwrap();
-    assert_eq!(ips(&table), ["10.1.2.3"], "others do not know better");
+    assert_eq!(ips(&table), ["10.1.2.3"], "a record from another node keeps the address");
 }
 
 #[test]
-fn what_cannot_be_a_record_is_refused_in_a_sentence() {
+fn invalid_records_are_rejected_with_a_reason() {
     let now = Instant::now();
     let mut table = live(1, now);
     let before = table.clone();
@@ -209,7 +209,7 @@ fn what_cannot_be_a_record_is_refused_in_a_sentence() {
 }
 
 #[test]
-fn two_contents_with_one_revision_are_told_to_speak_again() {
+fn two_contents_with_one_revision_require_a_higher_revision() {
     let now = Instant::now();
     let mut table = live(1, now);
     let other = NodeRecord { full: true, ..record(1, 10) };
@@ -221,9 +221,9 @@ fn two_contents_with_one_revision_are_told_to_speak_again() {
 }
 
 proptest! {
-    /// Whoever knows the secret may still be wrong.
+    /// A node with the right secret may still send anything.
     #[test]
-    fn no_record_does_any_harm(noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+    fn damaged_records_never_panic(noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
         let mut bytes = record(1, 10).encode_to_vec();
         for (index, byte) in noise {
             let at = index.index(bytes.len());
@@ -242,9 +242,9 @@ proptest! {
         }
     }
 
-    /// However the nodes' renewals are spread, and whether all fall silent at once or only the first one.
+    /// Renewals are spread at random, and either all nodes fall silent at once or only the first one.
     #[test]
-    fn all_together_stay_and_one_alone_goes(
+    fn all_silent_nodes_are_kept_and_a_single_one_lapses(
         phases in prop::collection::vec(0..500_u64, 2..10),
         all in any::<bool>(),
     ) {
@@ -258,7 +258,7 @@ proptest! {
                     table.merge(record(id, 10), HERE, at(*phase, round)).unwrap();
                 }
             }
-            // As far as its owner would have done by now.
+            // Expire as often as the registry task would have by now.
             while let Some(due) = table.next_expiry().filter(|due| *due < at(0, round + 1)) {
                 table.expire(due);
             }
@@ -287,8 +287,7 @@ proptest! {
         prop_assert_eq!(a.serial(), b.serial());
     }
 
-    /// Nodes that speak, change, fall silent, are told of by others and come back as the protocol says, over any
-    /// history.
+    /// Nodes register, change, fall silent, are reported by others and return as the protocol requires, in any order.
     #[test]
     fn the_serial_moves_with_the_content_and_never_goes_backwards(
         first in prop::array::uniform4(1..1_u64 << 40),
@@ -297,7 +296,7 @@ proptest! {
         let mut now = Instant::now();
         let mut table = NodeTable::new(LEASE);
         let mut revisions = first;
-        // A node that is heard of for the first time moves the serial by its whole revision.
+        // The first record of a node moves the serial by its whole revision, so all register first.
         for (id, revision) in (1..).zip(first) {
             table.merge(record(id, revision), HERE, now).unwrap();
         }

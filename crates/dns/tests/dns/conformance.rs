@@ -1,4 +1,4 @@
-//! What is asked over real sockets, and what has to come back.
+//! Questions over real sockets, and the expected answers.
 
 use conclave_proto::cluster::ShardLead;
 use hickory_proto::op::{Message, MessageType, ResponseCode};
@@ -6,7 +6,7 @@ use hickory_proto::rr::{Record, RecordType};
 
 use crate::support::{Server, ZONE, five, node, question, zone};
 
-/// The records as text, without the zone's name, sorted.
+/// The records as sorted text, without the zone's name.
 fn texts(records: &[Record]) -> Vec<String> {
     let text = |record: &Record| record.to_string().replace(".conclave.internal.", "").replace(ZONE, "@");
     let mut texts: Vec<_> = records.iter().map(text).collect();
@@ -14,7 +14,7 @@ fn texts(records: &[Record]) -> Vec<String> {
     texts
 }
 
-/// Asks over both transports. Both have to say the same.
+/// Asks over UDP and TCP, which must answer the same.
 pub(crate) async fn ask(server: &Server, name: &str, kind: RecordType) -> Message {
     let bytes = question(name, kind, Some(1_232)).to_vec().unwrap();
     let (udp, tcp) = (server.udp(&bytes).await, server.tcp(&bytes).await);
@@ -118,7 +118,7 @@ const ROWS: &[Row] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_record_is_there_with_its_glue() {
+async fn every_record_is_served_with_its_additional_addresses() {
     let server = Server::start(Some(zone(42, five())), &[]).await;
     for row in ROWS {
         let answer = ask(&server, &format!("{}{ZONE}", row.name), row.kind).await;
@@ -132,7 +132,7 @@ async fn every_record_is_there_with_its_glue() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn members_text_and_instances_are_there() {
+async fn member_sets_txt_records_and_dns_sd_instances_are_served() {
     let server = Server::start(Some(zone(42, five())), &[]).await;
     for (set, port) in [("_conclave-peer", 7401), ("_conclave-metrics", 7480)] {
         let answer = ask(&server, &format!("{set}._tcp.{ZONE}"), RecordType::SRV).await;
@@ -159,18 +159,18 @@ async fn members_text_and_instances_are_there() {
     server.stop().await;
 }
 
-/// Each with a name below the zone, a type and what has to come back: nothing, with the SOA that says for how long.
+/// Each row is a name below the zone, a type and the expected code of a negative answer, which has the SOA for caching.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_there_is_told_from_what_has_only_nothing_to_say() {
+async fn missing_names_are_nxdomain_and_names_without_such_records_are_nodata() {
     use ResponseCode::{NXDomain, NoError};
     let mut nodes = five();
     nodes[3].record.ips.retain(|ip| !ip.contains(':'));
     nodes[4].record.leads = vec![ShardLead { shard: 0, term: 9 }];
     nodes[4].record.votes_in = vec![6];
     let rows = [
-        // The last who led has fallen silent: an election.
+        // The leader of the highest term is not live: an election.
         ("_conclave._tcp.leader.", RecordType::SRV, NoError),
-        // Known, and nobody of it is there.
+        // A known shard without live voters.
         ("_conclave._tcp.shard-6.shard.", RecordType::SRV, NoError),
         ("_conclave._tcp.shard-7.shard.", RecordType::SRV, NXDomain),
         ("shard-7.shard.", RecordType::A, NXDomain),
@@ -204,7 +204,7 @@ async fn what_is_not_there_is_told_from_what_has_only_nothing_to_say() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_that_are_always_there_are_there_without_any_node() {
+async fn fixed_names_exist_without_any_node() {
     let server = Server::start(Some(zone(42, Vec::new())), &[]).await;
     for name in ["_conclave._tcp", "_conclave._tcp.leader", "_conclave-peer._tcp", "_conclave-metrics._tcp"] {
         let answer = ask(&server, &format!("{name}.{ZONE}"), RecordType::SRV).await;
@@ -215,7 +215,7 @@ async fn names_that_are_always_there_are_there_without_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn before_the_first_node_was_heard_nothing_is_claimed() {
+async fn before_the_first_record_every_answer_is_servfail() {
     let server = Server::start(None, &["127.0.0.0/8"]).await;
     for (name, kind) in
         [(ZONE, RecordType::SOA), ("n1.node.conclave.internal.", RecordType::A), (ZONE, RecordType::AXFR)]
@@ -236,7 +236,7 @@ async fn before_the_first_node_was_heard_nothing_is_claimed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_of_others_are_refused() {
+async fn names_outside_the_zone_are_refused() {
     let server = Server::start(Some(zone(42, five())), &[]).await;
     for name in [".", "internal.", "example.org.", "xconclave.internal.", "conclave.internal.example.org."] {
         for kind in [RecordType::A, RecordType::ANY, RecordType::AXFR] {
@@ -249,7 +249,7 @@ async fn names_of_others_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_letters_of_the_question_come_back_as_they_were() {
+async fn an_answer_keeps_the_letter_case_of_the_question() {
     let server = Server::start(Some(zone(42, five())), &[]).await;
     let name = "_cOnClAvE._TcP.LeAdEr.CoNcLaVe.InTeRnAl.";
     let answer = ask(&server, name, RecordType::SRV).await;
@@ -259,7 +259,7 @@ async fn the_letters_of_the_question_come_back_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_for_anything_gets_one_set() {
+async fn a_question_of_type_any_gets_the_smallest_record_set() {
     let server = Server::start(Some(zone(42, five())), &[]).await;
     for (name, kind, records) in [("", RecordType::NS, 2), ("n1.node.", RecordType::A, 1)] {
         let answer = ask(&server, &format!("{name}{ZONE}"), RecordType::ANY).await;

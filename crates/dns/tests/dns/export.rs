@@ -1,4 +1,4 @@
-//! The zone's records in a site's own DNS: a primary that checks every signature by itself.
+//! Exports to a site's primary name server, which computes every TSIG signature by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -25,18 +25,18 @@ const ALGORITHM: &[u8] = b"\x0bhmac-sha256\x00";
 /// A signature: name, type, class, time to live, length, and what RFC 8945 4.2 lists.
 const SIGNATURE_BYTES: usize = 12 + 10 + 13 + 6 + 2 + 2 + 32 + 2 + 2 + 2;
 
-/// What the primary has, by name and type.
+/// The primary's records by name and type.
 type Records = BTreeMap<(String, RecordType), BTreeSet<String>>;
 
-/// What the primary does with the next updates.
+/// The primary's reaction to an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mood {
     Takes,
-    /// Says no, with a good signature.
+    /// Refuses, with a valid signature.
     Refuses,
-    /// Says yes, but anybody could have.
+    /// Accepts, with a forged signature.
     Forged,
-    /// Does not say anything.
+    /// Never answers.
     Hangs,
 }
 
@@ -49,7 +49,7 @@ struct Primary {
 }
 
 impl Primary {
-    /// Each update is met with the next mood; the last one stays.
+    /// Each update gets the next mood; the last one repeats.
     async fn start(mut moods: Vec<Mood>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -97,7 +97,7 @@ impl Drop for Primary {
     }
 }
 
-/// The MAC of an update, which must be right.
+/// Checks the MAC of an update, and returns it.
 fn verify(update: &[u8]) -> [u8; 32] {
     let (message, signature) = update.split_at(update.len() - SIGNATURE_BYTES);
     assert!(
@@ -114,7 +114,7 @@ fn verify(update: &[u8]) -> [u8; 32] {
     for part in [&message, KEY_NAME, b"\0\xff\0\0\0\0", ALGORITHM, time_and_fudge, &[0; 4]] {
         expected.update(part);
     }
-    expected.verify_slice(mac).expect("the signature is right");
+    expected.verify_slice(mac).expect("the signature is valid");
     mac.try_into().unwrap()
 }
 
@@ -138,7 +138,7 @@ fn sign(answer: &mut Vec<u8>, request_mac: &[u8], key: &[u8]) {
     answer[11] = 1;
 }
 
-/// As RFC 2136 3.4.2 says, as far as it is used.
+/// Applies an update (RFC 2136 3.4.2), as far as the exporter uses it.
 fn apply(records: &mut Records, updates: &[hickory_proto::rr::Record]) {
     for update in updates {
         let key = (update.name.to_ascii(), update.record_type());
@@ -166,7 +166,7 @@ fn count(server: &DnsServer, line: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_and_addresses_are_written_under_the_sites_zone_and_taken_away_again() {
+async fn srv_and_address_records_are_written_below_the_sites_zone_and_deleted_when_they_vanish() {
     let primary = Primary::start(vec![Mood::Takes]).await;
     let server = start(exporting(&primary, "example.org")).await;
     let _n2 = Speaker::start(&server, record(2, 10)).await;
@@ -180,19 +180,22 @@ async fn servers_and_addresses_are_written_under_the_sites_zone_and_taken_away_a
     let records = primary.records.lock().unwrap().clone();
     let kinds: BTreeSet<_> = records.keys().map(|(_, kind)| *kind).collect();
     assert_eq!(kinds, [RecordType::A, RecordType::AAAA, RecordType::SRV].into());
-    assert!(!records.keys().any(|(name, _)| name.starts_with("ns1")), "the site has its own: {records:?}");
+    assert!(
+        !records.keys().any(|(name, _)| name.starts_with("ns1")),
+        "name servers are not exported: {records:?}"
+    );
 
     let mut led = record(1, 11);
     led.leads.clear();
     Voice::connect(&server, secret()).await.say(&led).await.unwrap();
-    until("nobody", async || leader().await.is_empty()).await;
+    until("no leader", async || leader().await.is_empty()).await;
     assert_eq!(primary.get("_conclave._tcp.example.org.", RecordType::SRV).len(), 2);
     assert!(!count(&server, "conclave_dns_exports_total{outcome=\"failed\"}"));
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_that_is_below_the_sites_keeps_its_names() {
+async fn a_zone_below_the_sites_zone_keeps_its_names() {
     let primary = Primary::start(vec![Mood::Takes]).await;
     let server = start(exporting(&primary, "internal")).await;
     let _n1 = Speaker::start(&server, record(1, 10)).await;
@@ -202,7 +205,7 @@ async fn a_zone_that_is_below_the_sites_keeps_its_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_is_tried_again_and_a_forged_yes_is_none() {
+async fn a_failed_export_is_retried_and_a_forged_success_counts_as_a_failure() {
     let moods = vec![Mood::Refuses, Mood::Forged, Mood::Takes];
     let primary = Primary::start(moods).await;
     let server = start(exporting(&primary, "example.org")).await;
@@ -215,7 +218,7 @@ async fn what_fails_is_tried_again_and_a_forged_yes_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_hangs_is_no_obstacle_to_a_stop() {
+async fn a_stop_does_not_wait_for_a_primary_that_hangs() {
     let primary = Primary::start(vec![Mood::Hangs]).await;
     let server = start(exporting(&primary, "example.org")).await;
     let _n1 = Speaker::start(&server, record(1, 10)).await;

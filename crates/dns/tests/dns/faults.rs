@@ -29,7 +29,7 @@ async fn answers_are_late_for_as_long_as_they_are_to_be() {
     ask(&server, "conclave.internal.", RecordType::SOA).await;
     assert!(begun.elapsed() >= LATE);
     faults.set_faults(SetFaultsRequest::default()).await.unwrap();
-    // However slow the machine: one of a few is quick.
+    // On a slow machine an answer may be late by itself, but one of several is quick.
     let quick = async {
         loop {
             let begun = Instant::now();
@@ -49,7 +49,7 @@ async fn answers_are_late_for_as_long_as_they_are_to_be() {
 }
 
 #[tokio::test]
-async fn without_leave_a_resolver_cannot_be_broken() {
+async fn without_permission_faults_cannot_be_injected() {
     let server = start(config()).await;
     let mut faults = faults_of(&server).await;
     let refused = faults.set_faults(SetFaultsRequest::default()).await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Questions about names outside the zone: for nobody unless configured, and then for the configured networks only.
+//! Questions outside the zone: refused unless forwarding is configured, and then forwarded for configured networks
+//! only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::nodes::{Speaker, ask, ask_with, config, record, start, until};
 use crate::support::{question, read_framed, write_framed};
 
-/// A name server of the outside world.
+/// A name server that questions are forwarded to.
 #[derive(Debug)]
 struct Upstream {
     address: SocketAddr,
@@ -25,7 +26,7 @@ struct Upstream {
 }
 
 impl Upstream {
-    /// Answers each question with these messages: over UDP all of them, over TCP the last one.
+    /// Answers each question with all of these messages over UDP, and with the last one over TCP.
     async fn start(answers: impl Fn(Message, bool) -> Vec<Message> + Clone + Send + Sync + 'static) -> Self {
         let (listener, socket) = loop {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -86,7 +87,7 @@ async fn ask_outside(server: &DnsServer) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_outside_are_asked_about_for_those_who_may() {
+async fn questions_outside_the_zone_are_forwarded_for_permitted_clients() {
     let upstream = Upstream::start(|question, _| vec![answer(question, 2)]).await;
     let server = forwarding(&[upstream.address], "127.0.0.0/8").await;
     let answer = ask_outside(&server).await;
@@ -99,13 +100,13 @@ async fn names_outside_are_asked_about_for_those_who_may() {
     );
     assert_eq!(upstream.asked(), 1);
 
-    // Who does not ask for recursion gets none.
+    // A question without "recursion desired" is not forwarded.
     let mut plain = question("www.example.org.", RecordType::A, None);
     plain.metadata.recursion_desired = false;
     assert_eq!(ask_with(&server, plain).await.metadata.response_code, ResponseCode::Refused);
     assert_eq!(upstream.asked(), 1);
 
-    // The zone's own names are nobody else's business, also while there is nothing to say.
+    // Names of the zone are never forwarded, also while there is no zone yet.
     let own = ask(&server, "www.conclave.internal.", RecordType::A).await;
     assert_eq!(own.metadata.response_code, ResponseCode::ServFail);
     let _n1 = Speaker::start(&server, record(1, 10)).await;
@@ -116,7 +117,7 @@ async fn names_outside_are_asked_about_for_those_who_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everybody_else_is_refused() {
+async fn other_clients_are_refused() {
     let upstream = Upstream::start(|question, _| vec![answer(question, 2)]).await;
     for server in [start(config()).await, forwarding(&[upstream.address], "10.0.0.0/8").await] {
         let answer = ask_outside(&server).await;
@@ -128,7 +129,7 @@ async fn everybody_else_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_an_answer_to_the_question_is_one_and_a_cut_one_is_asked_for_again() {
+async fn answers_that_do_not_match_are_ignored_and_truncated_ones_are_repeated_over_tcp() {
     let upstream = Upstream::start(|question, over_tcp| {
         if over_tcp {
             return vec![answer(question, 40)];
@@ -154,7 +155,7 @@ async fn only_an_answer_to_the_question_is_one_and_a_cut_one_is_asked_for_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_server_is_asked_when_one_is_silent_or_dead() {
+async fn the_next_server_is_asked_when_one_is_silent_or_unreachable() {
     let silent = Upstream::start(|_, _| Vec::new()).await;
     let second = Upstream::start(|question, _| vec![answer(question, 1)]).await;
     let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

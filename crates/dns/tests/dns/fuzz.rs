@@ -1,6 +1,6 @@
-//! What nobody should send. Whatever comes, the server answers the next question.
+//! Malformed messages. Whatever is sent, the server answers the next question.
 //!
-//! `CONCLAVE_FUZZ_SECONDS` sets for how long; without it, it is a short while.
+//! `CONCLAVE_FUZZ_SECONDS` sets the duration; without it, 2 seconds.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use tokio::net::{TcpStream, UdpSocket};
 use crate::support::{Server, five, question, write_framed, zone};
 
 const SHORT: Duration = Duration::from_secs(2);
-/// So many datagrams between two questions whose answers are looked at.
+/// Datagrams between two questions whose answers are checked.
 const BATCH: usize = 200;
 
-/// Messages that once were hard for some server, or could be.
+/// Messages that made servers fail before, or that could.
 fn corpus() -> Vec<Vec<u8>> {
     let question = |name: &str, kind, size| question(name, kind, size).to_vec().unwrap();
     let srv = question("_conclave._tcp.conclave.internal.", RecordType::SRV, Some(1_232));
@@ -54,7 +54,7 @@ fn corpus() -> Vec<Vec<u8>> {
         patched(12, &[0xc0, 0, 0, 33, 0, 1]),
         patched(12, &[0xff, 0xff, 0, 33, 0, 1]),
         patched(12, &[0xc0]),
-        // Labels: reserved kinds, too long, without an end, the longest name, and one that is longer.
+        // Labels: reserved kinds, too long, unterminated; the longest name, and one that is longer.
         patched(12, &[0x40, 0, 0, 33, 0, 1]),
         patched(12, &[0x80, 0, 0, 33, 0, 1]),
         patched(12, &[63]),
@@ -74,7 +74,7 @@ fn limit() -> Duration {
     seconds.map_or(SHORT, Duration::from_secs)
 }
 
-/// Some message of the corpus, spoilt a little; or noise.
+/// A message of the corpus with a few random edits, or random bytes.
 fn spoilt() -> impl Strategy<Value = Vec<u8>> {
     let edits = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 0..6);
     let from_corpus = (prop::sample::select(corpus()), edits).prop_map(|(mut bytes, edits)| {
@@ -97,7 +97,7 @@ fn spoilt() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_is_sent_stops_the_server() {
+async fn malformed_messages_never_stop_the_server() {
     let server = Server::start(Some(zone(42, five())), &["127.0.0.0/8"]).await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(server.address).await.unwrap();
@@ -106,7 +106,7 @@ async fn nothing_that_is_sent_stops_the_server() {
     }
     still_answers(&server).await;
 
-    // New noise each time: which one it was, a failure prints.
+    // New random messages on each run; a failure prints the message.
     let mut runner = TestRunner::default();
     let strategy = spoilt();
     let begun = Instant::now();
@@ -120,9 +120,9 @@ async fn nothing_that_is_sent_stops_the_server() {
     server.stop().await;
 }
 
-/// Nobody waits for an answer, but those that come have to be ones.
+/// Sends without waiting for an answer, and checks that the answers that arrive are valid.
 async fn send(server: &Server, socket: &UdpSocket, message: &[u8], over_tcp: bool) {
-    // What is too long for a datagram, or comes while the buffers are full, is not sent.
+    // A message that is too long for a datagram, or that meets full buffers, is not sent.
     let _ = socket.send(message).await;
     let mut answer = [0; 2_048];
     while let Ok(length) = socket.try_recv(&mut answer) {

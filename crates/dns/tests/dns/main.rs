@@ -1,6 +1,6 @@
-//! The resolver over real sockets.
+//! The name server over real sockets.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod conformance;
 mod export;

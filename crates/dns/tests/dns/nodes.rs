@@ -1,4 +1,4 @@
-//! A whole resolver on loopback, and nodes that speak with it.
+//! A whole name server on loopback, and nodes that register with it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,16 +33,16 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::support::{node, question};
 
-/// Nothing on loopback takes so long unless it is broken.
+/// Timeout of every step: nothing on loopback takes this long.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// How often something is looked at until it is so.
+/// Pause between two checks of a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) fn secret() -> Secret {
     Secret::new(b"the secret of the tests").unwrap()
 }
 
-/// Everything on any port of loopback, nothing that is off unless configured.
+/// All sockets on free ports of loopback, every optional feature off.
 pub(crate) fn config() -> Config {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Config {
@@ -66,12 +66,12 @@ pub(crate) async fn start(config: Config) -> DnsServer {
     DnsServer::start(config, listeners).unwrap()
 }
 
-/// In time, or not at all.
+/// Awaits the future, and fails the test at [`DEADLINE`].
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("{what} did not come in time"))
 }
 
-/// Until it is so.
+/// Waits until the condition holds, and fails the test at [`DEADLINE`].
 pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     within(what, async {
         while !is_so().await {
@@ -81,7 +81,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     .await;
 }
 
-/// What a node that is well says of itself.
+/// The record of a healthy node.
 pub(crate) fn record(id: u64, revision: u64) -> NodeRecord {
     NodeRecord { revision, ..node(id).record }
 }
@@ -91,7 +91,7 @@ pub(crate) async fn ask(server: &DnsServer, name: &str, kind: RecordType) -> Mes
     ask_with(server, question(name, kind, Some(1_232))).await
 }
 
-/// Asks this, over UDP.
+/// The answer to this message over UDP.
 pub(crate) async fn ask_with(server: &DnsServer, question: Message) -> Message {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(server.addresses().dns[0]).await.unwrap();
@@ -101,7 +101,7 @@ pub(crate) async fn ask_with(server: &DnsServer, question: Message) -> Message {
     Message::from_vec(&answer[..length]).unwrap()
 }
 
-/// The nodes that an SRV name leads to, sorted.
+/// The nodes of an SRV name, sorted.
 pub(crate) async fn servers(server: &DnsServer, name: &str) -> Vec<String> {
     let answer = ask(server, &format!("{name}.conclave.internal."), RecordType::SRV).await;
     let mut servers: Vec<_> = answer
@@ -145,7 +145,7 @@ pub(crate) async fn page(server: &DnsServer, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// One stream of a node's registration.
+/// One registration stream.
 #[derive(Debug)]
 pub(crate) struct Voice {
     secret: Secret,
@@ -166,7 +166,7 @@ impl Voice {
         Self { secret, requests, answers, hello, counter: 0 }
     }
 
-    /// The next message with this record.
+    /// The next message, with this record and its MAC.
     pub(crate) fn seal(&mut self, record: &NodeRecord) -> RegisterRequest {
         self.counter += 1;
         let record = record.encode_to_vec();
@@ -185,12 +185,12 @@ impl Voice {
     }
 }
 
-/// A node that registers as nodes do, until it is dropped.
+/// A node that registers and renews until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Speaker(JoinHandle<()>);
 
 impl Speaker {
-    /// Is registered when this returns.
+    /// Returns when the node is registered.
     pub(crate) async fn start(server: &DnsServer, record: NodeRecord) -> Self {
         let mut voice = Voice::connect(server, secret()).await;
         let answer = voice.say(&record).await.unwrap();
@@ -213,7 +213,7 @@ impl Drop for Speaker {
     }
 }
 
-/// The part of a node that tells resolvers of all nodes.
+/// The part of a node that streams the records of all nodes.
 #[derive(Debug)]
 pub(crate) struct FakeNode {
     pub(crate) address: String,
@@ -233,7 +233,7 @@ impl FakeNode {
         Self { address, records, server }
     }
 
-    /// Its own record and those of others.
+    /// Sets the records that the node streams: its own and these.
     pub(crate) fn know(&self, id: u64, others: &[NodeRecord]) {
         let own = NodeRecord { client: self.address.clone(), ..record(id, 10) };
         let all = others.iter().cloned().chain([own]);
@@ -267,7 +267,7 @@ impl AdminService for Teller {
         let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(300))).map(drop);
         let (records, secret) = (self.records.clone(), self.secret.clone());
         let mut counter = 0;
-        // Aborting a server leaves its connections open: a dead node's stream has to end by itself.
+        // Aborting a server leaves its connections open, so the stream ends itself when the node is dropped.
         let told = changes.merge(ticks).map_while(move |()| {
             records.has_changed().ok()?;
             counter += 1;

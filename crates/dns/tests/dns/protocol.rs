@@ -1,4 +1,4 @@
-//! Sizes, options, and questions that are none.
+//! Sizes, EDNS options, and malformed questions.
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::support::{Server, ZONE, five, node, question, read_framed, write_framed, zone};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sizes_are_kept_to_and_what_does_not_fit_says_so() {
+async fn answers_respect_size_limits_and_are_truncated_beyond_them() {
     let server = Server::start(Some(zone(42, (1..=60).map(node).collect())), &[]).await;
     let name = format!("_conclave._tcp.{ZONE}");
     for (size, opt) in [(None, 0), (Some(512), 11), (Some(1_232), 11), (Some(65_535), 11), (Some(0), 11)] {
@@ -23,7 +23,7 @@ async fn sizes_are_kept_to_and_what_does_not_fit_says_so() {
         assert!(!answer.metadata.truncation);
         assert_eq!((answer.answers.len(), answer.additionals.len()), (60, 120), "{size:?}");
     }
-    // Without its addresses this fits, so it is not truncated: they can be asked for (RFC 2181).
+    // The answer fits without the addresses of its targets, so it is not truncated (RFC 2181).
     server.zone.store(Some(zone(43, (1..=20).map(node).collect()).into()));
     for (size, fits, glue) in [(None, false, 0), (Some(1_232), true, 0), (Some(4_096), true, 0)] {
         let bytes = question(&name, RecordType::SRV, size).to_vec().unwrap();
@@ -32,7 +32,7 @@ async fn sizes_are_kept_to_and_what_does_not_fit_says_so() {
         assert_eq!(answer.answers.len(), if fits { 20 } else { 0 }, "{size:?}");
         assert_eq!(answer.additionals.len(), glue, "{size:?}");
     }
-    // Five with all their addresses fit into what is taken without EDNS.
+    // Five nodes with all their addresses fit into 512 bytes.
     server.zone.store(Some(zone(44, (1..=5).map(node).collect()).into()));
     let bytes = question(&name, RecordType::SRV, None).to_vec().unwrap();
     let answer = server.udp(&bytes).await;
@@ -43,7 +43,7 @@ async fn sizes_are_kept_to_and_what_does_not_fit_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn versions_and_options_of_edns_are_answered() {
+async fn edns_version_and_nsid_are_answered() {
     let server = Server::start(Some(zone(42, five())), &[]).await;
     let mut message = question(ZONE, RecordType::SOA, Some(1_232));
     let edns = message.edns.as_mut().unwrap();
@@ -64,7 +64,7 @@ async fn versions_and_options_of_edns_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_says_what_it_is() {
+async fn identity_and_version_are_answered_in_class_ch() {
     let server = Server::start(None, &[]).await;
     let version = format!("conclave {}", conclave_core::version::VERSION);
     let rows = [
@@ -91,7 +91,7 @@ async fn a_server_says_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_question_is_told_so_or_not_answered() {
+async fn malformed_questions_get_an_error_and_responses_get_no_answer() {
     let server = Server::start(Some(zone(42, five())), &[]).await;
     for op_code in [OpCode::Status, OpCode::Notify, OpCode::Update] {
         let mut message = question(ZONE, RecordType::SOA, None);
@@ -129,7 +129,7 @@ async fn what_is_no_question_is_told_so_or_not_answered() {
             assert_eq!(answer.metadata.id, 4_711, "{what}");
         }
     }
-    // Answers, and less than a header: nothing comes back. On a connection that shows at once: it is closed.
+    // Responses and messages shorter than a header get no answer: the server closes the connection.
     for bytes in [changed(2, 0x80), bytes[..11].to_vec()] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         write_framed(&mut stream, &bytes).await;

@@ -1,4 +1,4 @@
-//! From a node's word to an answer: registrations, leases, what nodes say of each other.
+//! From a registration to an answer: leases, MACs, and records that nodes report of each other.
 
 use std::time::Instant;
 
@@ -25,10 +25,10 @@ use crate::nodes::{
 const HEALTHY: &str = "_conclave._tcp";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn before_the_first_node_there_is_no_answer_and_then_there_is() {
+async fn the_first_registration_makes_the_zone() {
     let server = start(config()).await;
     let answer = ask(&server, "_conclave._tcp.conclave.internal.", RecordType::SRV).await;
-    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail, "NXDOMAIN would be remembered");
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail, "NXDOMAIN would be cached");
     assert_eq!(look_up(&server, "").await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(page(&server, "/livez").await, (200, "ok\n".to_owned()));
     let (status, body) = page(&server, "/readyz").await;
@@ -53,7 +53,7 @@ async fn before_the_first_node_there_is_no_answer_and_then_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_node_leaves_within_its_lease_and_is_told_when_it_returns() {
+async fn a_silent_node_leaves_after_its_lease_and_needs_a_higher_revision_to_return() {
     let server = start(config()).await;
     let _n1 = Speaker::start(&server, record(1, 10)).await;
     let _n2 = Speaker::start(&server, record(2, 10)).await;
@@ -61,14 +61,14 @@ async fn a_silent_node_leaves_within_its_lease_and_is_told_when_it_returns() {
     assert_eq!((n3.hello.lease_ms, n3.hello.zone.as_str()), (2_000, "conclave.internal"));
     let mut changes = client(&server).await.watch(LookupRequest::default()).await.unwrap().into_inner();
     let mut next = async || within("a change", changes.message()).await.unwrap().unwrap().targets.len();
-    // The second one may be shown a few milliseconds after the first.
+    // The second node may be published a few milliseconds after the first.
     while next().await != 2 {}
 
     let silent = Instant::now();
     let answer = n3.say(&record(3, 10)).await.unwrap();
     assert_eq!((answer.known_revision, answer.lapsed), (10, false));
     while next().await != 3 {}
-    // If the machine stands still for so long that nobody speaks in time, all are kept until some do.
+    // If the machine stalls for longer than a lease, all nodes are kept until some renew.
     while next().await != 2 {}
     let gone = silent.elapsed();
     println!("a silent node left after {gone:?}");
@@ -86,27 +86,27 @@ async fn a_silent_node_leaves_within_its_lease_and_is_told_when_it_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_those_who_know_the_secret_are_believed_and_nothing_twice() {
+async fn messages_need_a_valid_mac_and_cannot_be_replayed() {
     let server = start(config()).await;
     let mut stranger = Voice::connect(&server, Secret::new(b"another secret altogether").unwrap()).await;
     let why = stranger.say(&record(1, 10)).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
     assert!(why.message().contains("the secrets differ"), "{why}");
 
-    // What was recorded cannot be played again, neither in another stream nor in the same one.
+    // A recorded message cannot be replayed, neither in another stream nor in the same one.
     let mut n1 = Voice::connect(&server, secret()).await;
     let recorded = n1.seal(&record(1, 10));
     let mut other = Voice::connect(&server, secret()).await;
     assert_ne!(n1.hello.nonce, other.hello.nonce);
     let why = other.send(recorded.clone()).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
-    assert_eq!(look_up(&server, "").await.unwrap_err().code(), Code::Unavailable, "nothing was believed");
+    assert_eq!(look_up(&server, "").await.unwrap_err().code(), Code::Unavailable, "no record was accepted");
     n1.send(recorded.clone()).await.unwrap();
     let why = n1.send(recorded).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
     assert!(why.message().contains("message 1 arrived where message 2"), "{why}");
 
-    // What is sealed and wrong is refused in a sentence; what is too long is not even read.
+    // A record with a valid MAC may still be invalid; a message that is too long is not decoded.
     let mut n2 = Voice::connect(&server, secret()).await;
     let mut bad = record(2, 10);
     bad.name = "N 2".to_owned();
@@ -135,11 +135,11 @@ async fn only_those_who_know_the_secret_are_believed_and_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_streams_of_nodes_are_bounded() {
+async fn registration_streams_are_bounded() {
     let server = start(config()).await;
     let mut client = client(&server).await;
     let mut register = async || {
-        // Dropped, it ends the stream.
+        // Dropping the sender ends the stream.
         let (hold, requests) = tokio::sync::mpsc::channel(1);
         let answers = within("an answer", client.register(ReceiverStream::new(requests))).await;
         answers.map(|answers| (hold, answers))
@@ -157,7 +157,7 @@ async fn the_streams_of_nodes_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_addresses_has_the_one_it_comes_from() {
+async fn a_record_without_addresses_gets_the_sender_address() {
     let server = start(config()).await;
     let mut bare = record(1, 10);
     bare.ips.clear();
@@ -169,7 +169,7 @@ async fn a_node_without_addresses_has_the_one_it_comes_from() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_resolvers_have_one_serial_for_the_same_nodes() {
+async fn two_name_servers_have_the_same_serial_for_the_same_records() {
     let (a, b) = (start(config()).await, start(config()).await);
     let mut voices = Vec::new();
     for (server, order) in [(&a, [1, 2, 3]), (&b, [3, 1, 2])] {
@@ -188,7 +188,7 @@ async fn two_resolvers_have_one_serial_for_the_same_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resolver_that_is_cut_off_keeps_the_last_good_set_and_says_so() {
+async fn a_name_server_that_is_cut_off_serves_the_last_known_records_as_stale() {
     let server = start(config()).await;
     let mut voices = Vec::new();
     for id in 1..=3 {
@@ -205,8 +205,8 @@ async fn a_resolver_that_is_cut_off_keeps_the_last_good_set_and_says_so() {
             break change;
         }
     };
-    // They come one after the other, if that is seen at all, and then stay.
-    assert!(sizes.is_sorted(), "nobody was taken out in between: {sizes:?}");
+    // Nodes are added one after the other (some steps may be merged), and none is removed.
+    assert!(sizes.is_sorted(), "no node was removed in between: {sizes:?}");
     assert_eq!(stale.targets.len(), 3);
     assert_eq!(servers(&server, HEALTHY).await, ["n1", "n2", "n3"]);
     assert!(page(&server, "/metrics").await.1.contains("conclave_dns_stale 1"));
@@ -227,7 +227,7 @@ async fn a_resolver_that_is_cut_off_keeps_the_last_good_set_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_tell_of_each_other_and_a_dead_teller_is_replaced() {
+async fn records_are_streamed_from_nodes_and_a_dead_node_is_replaced() {
     let (first, second) = (FakeNode::start(Some(secret())).await, FakeNode::start(Some(secret())).await);
     let liar = FakeNode::start(Some(Secret::new(b"another secret altogether").unwrap())).await;
     let mute = FakeNode::start(None).await;
@@ -242,9 +242,9 @@ async fn nodes_tell_of_each_other_and_a_dead_teller_is_replaced() {
         servers(&server, "_conclave-peer._tcp").await == ["n1", "n3"]
     })
     .await;
-    assert_eq!(servers(&server, HEALTHY).await, ["n1"], "a node speaks for itself only");
+    assert_eq!(servers(&server, HEALTHY).await, ["n1"], "a lease needs the node's own message");
 
-    // Another one registers, so it can be asked, too.
+    // A second node registers, so it can be watched, too.
     let n2 = conclave_proto::cluster::NodeRecord { client: second.address.clone(), ..record(2, 10) };
     let _n2 = Speaker::start(&server, n2).await;
     second.know(2, &[record(3, 11), record(4, 10)]);
@@ -257,12 +257,16 @@ async fn nodes_tell_of_each_other_and_a_dead_teller_is_replaced() {
     second.know(2, &[record(5, 10)]);
     until("news of the second", async || servers(&server, "_conclave-peer._tcp").await.len() == 5).await;
     let members = servers(&server, "_conclave-peer._tcp").await;
-    assert_eq!(members, ["n1", "n2", "n3", "n4", "n5"], "neither the liar nor the mute one");
+    assert_eq!(
+        members,
+        ["n1", "n2", "n3", "n4", "n5"],
+        "neither the node with the wrong secret nor the one without"
+    );
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_others_rely_on_is_there() {
+async fn health_reflection_and_metrics_are_served() {
     let server = start(config()).await;
     let address = format!("http://{}", server.addresses().grpc);
     let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect().await.unwrap();
@@ -301,7 +305,7 @@ async fn what_others_rely_on_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_taken_is_named_and_a_stop_gives_them_back() {
+async fn an_address_in_use_is_reported_and_a_stop_releases_all_addresses() {
     let server = start(config()).await;
     let _n1 = Speaker::start(&server, record(1, 10)).await;
     let addresses = server.addresses().clone();

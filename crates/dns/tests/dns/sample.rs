@@ -1,8 +1,8 @@
-//! A server's record, for the tests of the zone beside its code and for those of the whole resolver.
+//! A node's record, for the unit tests of the zone and the tests of the whole name server.
 
 use conclave_proto::cluster::{MemberRole, NodeRecord};
 
-/// What a server that is well and leads nothing says of itself.
+/// The record of a healthy node that leads no shard.
 pub(crate) fn record(id: u64) -> NodeRecord {
     NodeRecord {
         node_id: id,

@@ -1,4 +1,4 @@
-//! A DNS server on loopback, and asking it.
+//! A DNS server with a given zone on loopback, and questions to it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sample::record;
 
-/// Nothing on loopback takes so long unless it is broken.
+/// Timeout of every step: nothing on loopback takes this long.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// A datagram may get lost even there.
+/// A question is repeated after this time: a datagram may get lost even on loopback.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Whose zone it is, as names in messages end.
+/// The zone's name as in messages, with the last dot.
 pub(crate) const ZONE: &str = "conclave.internal.";
 
 /// A running server.
@@ -56,7 +56,7 @@ impl Server {
         Self { address, zone: current, stop, task }
     }
 
-    /// Stops, and shows whatever went wrong inside.
+    /// Stops the server, and fails the test if a task panicked.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         timeout(DEADLINE, self.task).await.expect("it stops in time").expect("nothing panicked");
@@ -101,7 +101,7 @@ pub(crate) async fn read_framed(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// A question as most resolvers ask it, with EDNS of `size`.
+/// A question as a resolver asks it: recursion desired, and EDNS with `size` if given.
 pub(crate) fn question(name: &str, kind: RecordType, size: Option<u16>) -> Message {
     let mut message = Message::new(4_711, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
@@ -114,7 +114,7 @@ pub(crate) fn question(name: &str, kind: RecordType, size: Option<u16>) -> Messa
     message
 }
 
-/// A node that is well; the first one leads the meta shard.
+/// A healthy node; the first one leads the meta shard.
 pub(crate) fn node(id: u64) -> NodeView {
     let leads = if id == 1 { vec![ShardLead { shard: 0, term: 7 }] } else { Vec::new() };
     NodeView { record: NodeRecord { leads, ..record(id) }, live: true }
@@ -133,7 +133,7 @@ pub(crate) fn zone(serial: u32, nodes: Vec<NodeView>) -> Zone {
     })
 }
 
-/// Four nodes: one leads, one is a learner, one is on its way out; and one more that has fallen silent.
+/// Four live nodes (n1 leads the meta shard, n2 a shard, n3 is a learner, n4 drains), and n5, which is not live.
 pub(crate) fn five() -> Vec<NodeView> {
     let mut nodes: Vec<_> = (1..=5).map(node).collect();
     nodes[2].record.set_role(MemberRole::Learner);

@@ -1,4 +1,4 @@
-//! The zone as a whole.
+//! Zone transfers, and replacing the zone under load.
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -27,7 +27,7 @@ async fn the_largest_zone_is_served_whole() {
     server.stop().await;
 }
 
-/// Every record of a transfer, which has to begin and end with the SOA.
+/// Every record of a transfer, which must begin and end with the SOA.
 async fn transfer(server: &Server, kind: RecordType, since: Option<u32>) -> Vec<Record> {
     let mut message = question(ZONE, kind, Some(1_232));
     if let Some(serial) = since {
@@ -48,7 +48,7 @@ async fn transfer(server: &Server, kind: RecordType, since: Option<u32>) -> Vec<
         records.extend(message.answers);
         let (first, last) = (&records[0], &records[records.len() - 1]);
         assert_eq!(first.record_type(), RecordType::SOA);
-        // Only the SOA: nothing has changed.
+        // An IXFR answer of one SOA: nothing has changed.
         if (records.len() > 1 || since.is_some()) && last.record_type() == RecordType::SOA {
             return records;
         }
@@ -56,7 +56,7 @@ async fn transfer(server: &Server, kind: RecordType, since: Option<u32>) -> Vec<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_zone_is_transferred_to_those_who_may_have_it() {
+async fn the_zone_is_transferred_to_permitted_networks_only() {
     let server = Server::start(Some(zone(42, five())), &["192.0.2.0/24", "127.0.0.0/8"]).await;
     let records = transfer(&server, RecordType::AXFR, None).await;
     for name in ["n1.node", "_conclave._tcp", "_conclave-peer._tcp", "_services._dns-sd._udp", "ns1"] {
@@ -65,7 +65,7 @@ async fn the_zone_is_transferred_to_those_who_may_have_it() {
     }
     let soas = records.iter().filter(|record| record.record_type() == RecordType::SOA).count();
     assert_eq!(soas, 2);
-    // Who asks for changes gets everything, unless there are none (RFC 1995); serials wrap around.
+    // IXFR gets the whole zone, or only the SOA if the client is current (RFC 1995). Serials wrap around.
     assert_eq!(transfer(&server, RecordType::IXFR, Some(41)).await.len(), records.len());
     assert_eq!(transfer(&server, RecordType::IXFR, Some(u32::MAX)).await.len(), records.len());
     assert_eq!(transfer(&server, RecordType::IXFR, Some(42)).await.len(), 1);
@@ -91,7 +91,7 @@ async fn the_zone_is_transferred_to_those_who_may_have_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn zones_are_swapped_under_load_without_a_gap() {
+async fn replacing_the_zone_under_load_loses_no_answer() {
     const SWAPS: u32 = 300;
     let server = Server::start(Some(zone(1, five())), &[]).await;
     let bytes = question(ZONE, RecordType::SOA, None).to_vec().unwrap();
