@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::nodes::{Speaker, Voice, config, record, secret, start, until, within};
+use crate::nodes::{RegisteredNode, RegistrationStream, config, record, secret, start, until, within};
 use crate::support::{read_framed, write_framed};
 
 const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -30,7 +30,7 @@ type Records = BTreeMap<(String, RecordType), BTreeSet<String>>;
 
 /// The primary's reaction to an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
+enum Reaction {
     Takes,
     /// Refuses, with a valid signature.
     Refuses,
@@ -49,36 +49,36 @@ struct Primary {
 }
 
 impl Primary {
-    /// Each update gets the next mood; the last one repeats.
-    async fn start(mut moods: Vec<Mood>) -> Self {
+    /// Each update gets the next reaction; the last one repeats.
+    async fn start(mut reactions: Vec<Reaction>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let records = Arc::new(Mutex::new(Records::new()));
         let (shared, hangs) = (Arc::clone(&records), CancellationToken::new());
         let (hanging, mut held) = (hangs.clone(), Vec::new());
-        moods.reverse();
+        reactions.reverse();
         let task = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let update = read_framed(&mut stream).await.unwrap();
                 let mac = verify(&update);
-                let mood = if moods.len() > 1 { moods.pop().unwrap() } else { moods[0] };
+                let reaction = if reactions.len() > 1 { reactions.pop().unwrap() } else { reactions[0] };
                 let mut answer = Message::from_vec(&update).unwrap();
                 let updates = std::mem::take(&mut answer.authorities);
                 answer.additionals.clear();
                 let mut answer = answer.into_response();
-                match mood {
-                    Mood::Takes => apply(&mut shared.lock().unwrap(), &updates),
-                    Mood::Refuses => answer.metadata.response_code = ResponseCode::Refused,
-                    Mood::Forged => {}
-                    Mood::Hangs => {
+                match reaction {
+                    Reaction::Takes => apply(&mut shared.lock().unwrap(), &updates),
+                    Reaction::Refuses => answer.metadata.response_code = ResponseCode::Refused,
+                    Reaction::Forged => {}
+                    Reaction::Hangs => {
                         held.push(stream);
                         hanging.cancel();
                         continue;
                     }
                 }
                 let mut answer = answer.to_vec().unwrap();
-                sign(&mut answer, &mac, if mood == Mood::Forged { b"guessed" } else { KEY });
+                sign(&mut answer, &mac, if reaction == Reaction::Forged { b"guessed" } else { KEY });
                 write_framed(&mut stream, &answer).await;
             }
         });
@@ -167,10 +167,10 @@ fn count(server: &DnsServer, line: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn srv_and_address_records_are_written_below_the_sites_zone_and_deleted_when_they_vanish() {
-    let primary = Primary::start(vec![Mood::Takes]).await;
+    let primary = Primary::start(vec![Reaction::Takes]).await;
     let server = start(exporting(&primary, "example.org")).await;
-    let _n2 = Speaker::start(&server, record(2, 10)).await;
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n2 = RegisteredNode::start(&server, record(2, 10)).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
     let leader = async || primary.get("_conclave._tcp.leader.example.org.", RecordType::SRV);
     until("the leader", async || leader().await.len() == 1).await;
     assert_eq!(leader().await, ["10 50 7400 n1.node.example.org."]);
@@ -187,7 +187,7 @@ async fn srv_and_address_records_are_written_below_the_sites_zone_and_deleted_wh
 
     let mut led = record(1, 11);
     led.leads.clear();
-    Voice::connect(&server, secret()).await.say(&led).await.unwrap();
+    RegistrationStream::connect(&server, secret()).await.register(&led).await.unwrap();
     until("no leader", async || leader().await.is_empty()).await;
     assert_eq!(primary.get("_conclave._tcp.example.org.", RecordType::SRV).len(), 2);
     assert!(!count(&server, "conclave_dns_exports_total{outcome=\"failed\"}"));
@@ -196,9 +196,9 @@ async fn srv_and_address_records_are_written_below_the_sites_zone_and_deleted_wh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zone_below_the_sites_zone_keeps_its_names() {
-    let primary = Primary::start(vec![Mood::Takes]).await;
+    let primary = Primary::start(vec![Reaction::Takes]).await;
     let server = start(exporting(&primary, "internal")).await;
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
     let servers = async || primary.get("_conclave._tcp.conclave.internal.", RecordType::SRV);
     until("the servers", async || servers().await == ["10 50 7400 n1.node.conclave.internal."]).await;
     server.stop().await;
@@ -206,10 +206,10 @@ async fn a_zone_below_the_sites_zone_keeps_its_names() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_export_is_retried_and_a_forged_success_counts_as_a_failure() {
-    let moods = vec![Mood::Refuses, Mood::Forged, Mood::Takes];
-    let primary = Primary::start(moods).await;
+    let reactions = vec![Reaction::Refuses, Reaction::Forged, Reaction::Takes];
+    let primary = Primary::start(reactions).await;
     let server = start(exporting(&primary, "example.org")).await;
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
     until("the servers", async || !primary.get("_conclave._tcp.example.org.", RecordType::SRV).is_empty())
         .await;
     until("success", async || count(&server, "conclave_dns_exports_total{outcome=\"written\"} 1")).await;
@@ -219,9 +219,9 @@ async fn a_failed_export_is_retried_and_a_forged_success_counts_as_a_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_a_primary_that_hangs() {
-    let primary = Primary::start(vec![Mood::Hangs]).await;
+    let primary = Primary::start(vec![Reaction::Hangs]).await;
     let server = start(exporting(&primary, "example.org")).await;
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
     within("an update", primary.hangs.cancelled()).await;
     let begun = std::time::Instant::now();
     server.stop().await;

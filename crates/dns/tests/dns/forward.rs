@@ -14,7 +14,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
-use crate::nodes::{Speaker, ask, ask_with, config, record, start, until};
+use crate::nodes::{RegisteredNode, ask, ask_with, config, record, start, until};
 use crate::support::{question, read_framed, write_framed};
 
 /// A name server that questions are forwarded to.
@@ -109,7 +109,7 @@ async fn questions_outside_the_zone_are_forwarded_for_permitted_clients() {
     // Names of the zone are never forwarded, also while there is no zone yet.
     let own = ask(&server, "www.conclave.internal.", RecordType::A).await;
     assert_eq!(own.metadata.response_code, ResponseCode::ServFail);
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
     let gone = async || ask(&server, "www.conclave.internal.", RecordType::A).await.metadata.response_code;
     until("the zone", async || gone().await == ResponseCode::NXDomain).await;
     assert_eq!(upstream.asked(), 1);

@@ -147,7 +147,7 @@ pub(crate) async fn page(server: &DnsServer, path: &str) -> (u16, String) {
 
 /// One registration stream.
 #[derive(Debug)]
-pub(crate) struct Voice {
+pub(crate) struct RegistrationStream {
     secret: Secret,
     requests: mpsc::Sender<RegisterRequest>,
     answers: Streaming<RegisterResponse>,
@@ -155,7 +155,7 @@ pub(crate) struct Voice {
     counter: u64,
 }
 
-impl Voice {
+impl RegistrationStream {
     pub(crate) async fn connect(server: &DnsServer, secret: Secret) -> Self {
         let (requests, stream) = mpsc::channel(1);
         let mut client = client(server).await;
@@ -167,7 +167,7 @@ impl Voice {
     }
 
     /// The next message, with this record and its MAC.
-    pub(crate) fn seal(&mut self, record: &NodeRecord) -> RegisterRequest {
+    pub(crate) fn next_message(&mut self, record: &NodeRecord) -> RegisterRequest {
         self.counter += 1;
         let record = record.encode_to_vec();
         let mac = self.secret.seal(REGISTER, &self.hello.nonce, self.counter, &record);
@@ -179,25 +179,25 @@ impl Voice {
         within("an answer", self.answers.message()).await.map(|answer| answer.expect("an answer"))
     }
 
-    pub(crate) async fn say(&mut self, record: &NodeRecord) -> Result<RegisterResponse, Status> {
-        let request = self.seal(record);
+    pub(crate) async fn register(&mut self, record: &NodeRecord) -> Result<RegisterResponse, Status> {
+        let request = self.next_message(record);
         self.send(request).await
     }
 }
 
 /// A node that registers and renews until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Speaker(JoinHandle<()>);
+pub(crate) struct RegisteredNode(JoinHandle<()>);
 
-impl Speaker {
+impl RegisteredNode {
     /// Returns when the node is registered.
     pub(crate) async fn start(server: &DnsServer, record: NodeRecord) -> Self {
-        let mut voice = Voice::connect(server, secret()).await;
-        let answer = voice.say(&record).await.unwrap();
+        let mut stream = RegistrationStream::connect(server, secret()).await;
+        let answer = stream.register(&record).await.unwrap();
         assert!(!answer.lapsed, "{answer:?}");
         Self(tokio::spawn(async move {
             let mut record = record;
-            while let Ok(answer) = voice.say(&record).await {
+            while let Ok(answer) = stream.register(&record).await {
                 if answer.lapsed {
                     record.revision = answer.known_revision + 1;
                 }
@@ -207,7 +207,7 @@ impl Speaker {
     }
 }
 
-impl Drop for Speaker {
+impl Drop for RegisteredNode {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -226,7 +226,7 @@ impl FakeNode {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let records = watch::Sender::new(BTreeMap::new());
-        let service = AdminServiceServer::new(Teller { secret, records: records.subscribe() });
+        let service = AdminServiceServer::new(RecordsService { secret, records: records.subscribe() });
         let serve =
             Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
         let server = tokio::spawn(async move { serve.await.unwrap() });
@@ -234,7 +234,7 @@ impl FakeNode {
     }
 
     /// Sets the records that the node streams: its own and these.
-    pub(crate) fn know(&self, id: u64, others: &[NodeRecord]) {
+    pub(crate) fn set_records(&self, id: u64, others: &[NodeRecord]) {
         let own = NodeRecord { client: self.address.clone(), ..record(id, 10) };
         let all = others.iter().cloned().chain([own]);
         self.records.send_replace(all.map(|record| (record.node_id, record)).collect());
@@ -248,13 +248,13 @@ impl Drop for FakeNode {
 }
 
 #[derive(Debug)]
-struct Teller {
+struct RecordsService {
     secret: Option<Secret>,
     records: watch::Receiver<BTreeMap<u64, NodeRecord>>,
 }
 
 #[tonic::async_trait]
-impl AdminService for Teller {
+impl AdminService for RecordsService {
     type RecordsStream = Pin<Box<dyn Stream<Item = Result<RecordsResponse, Status>> + Send>>;
 
     async fn records(

@@ -18,8 +18,8 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::nodes::{
-    FakeNode, Speaker, Voice, ask, client, config, look_up, page, record, secret, serial, servers, start,
-    until, within,
+    FakeNode, RegisteredNode, RegistrationStream, ask, client, config, look_up, page, record, secret, serial,
+    servers, start, until, within,
 };
 
 const HEALTHY: &str = "_conclave._tcp";
@@ -34,7 +34,7 @@ async fn the_first_registration_makes_the_zone() {
     let (status, body) = page(&server, "/readyz").await;
     assert_eq!((status, body.as_str()), (503, "[+] dns_served\n[-] view\nnot ok\n"));
 
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
     until("an answer", async || servers(&server, HEALTHY).await == ["n1"]).await;
     assert_eq!(servers(&server, "_conclave._tcp.leader").await, ["n1"]);
     assert_eq!(page(&server, "/readyz").await.0, 200);
@@ -55,9 +55,9 @@ async fn the_first_registration_makes_the_zone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_node_leaves_after_its_lease_and_needs_a_higher_revision_to_return() {
     let server = start(config()).await;
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
-    let _n2 = Speaker::start(&server, record(2, 10)).await;
-    let mut n3 = Voice::connect(&server, secret()).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
+    let _n2 = RegisteredNode::start(&server, record(2, 10)).await;
+    let mut n3 = RegistrationStream::connect(&server, secret()).await;
     assert_eq!((n3.hello.lease_ms, n3.hello.zone.as_str()), (2_000, "conclave.internal"));
     let mut changes = client(&server).await.watch(LookupRequest::default()).await.unwrap().into_inner();
     let mut next = async || within("a change", changes.message()).await.unwrap().unwrap().targets.len();
@@ -65,7 +65,7 @@ async fn a_silent_node_leaves_after_its_lease_and_needs_a_higher_revision_to_ret
     while next().await != 2 {}
 
     let silent = Instant::now();
-    let answer = n3.say(&record(3, 10)).await.unwrap();
+    let answer = n3.register(&record(3, 10)).await.unwrap();
     assert_eq!((answer.known_revision, answer.lapsed), (10, false));
     while next().await != 3 {}
     // If the machine stalls for longer than a lease, all nodes are kept until some renew.
@@ -78,8 +78,8 @@ async fn a_silent_node_leaves_after_its_lease_and_needs_a_higher_revision_to_ret
 
     let before = serial(&server).await.unwrap();
     let lapsed = RegisterResponse { known_revision: 10, lapsed: true, ..n3.hello.clone() };
-    assert_eq!(n3.say(&record(3, 10)).await.unwrap(), RegisterResponse { nonce: Vec::new(), ..lapsed });
-    assert!(!n3.say(&record(3, 11)).await.unwrap().lapsed);
+    assert_eq!(n3.register(&record(3, 10)).await.unwrap(), RegisterResponse { nonce: Vec::new(), ..lapsed });
+    assert!(!n3.register(&record(3, 11)).await.unwrap().lapsed);
     while next().await != 3 {}
     assert!(serial(&server).await.unwrap().wrapping_sub(before) < 1 << 31, "forwards");
     server.stop().await;
@@ -88,15 +88,16 @@ async fn a_silent_node_leaves_after_its_lease_and_needs_a_higher_revision_to_ret
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_need_a_valid_mac_and_cannot_be_replayed() {
     let server = start(config()).await;
-    let mut stranger = Voice::connect(&server, Secret::new(b"another secret altogether").unwrap()).await;
-    let why = stranger.say(&record(1, 10)).await.unwrap_err();
+    let mut stranger =
+        RegistrationStream::connect(&server, Secret::new(b"another secret altogether").unwrap()).await;
+    let why = stranger.register(&record(1, 10)).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
     assert!(why.message().contains("the secrets differ"), "{why}");
 
     // A recorded message cannot be replayed, neither in another stream nor in the same one.
-    let mut n1 = Voice::connect(&server, secret()).await;
-    let recorded = n1.seal(&record(1, 10));
-    let mut other = Voice::connect(&server, secret()).await;
+    let mut n1 = RegistrationStream::connect(&server, secret()).await;
+    let recorded = n1.next_message(&record(1, 10));
+    let mut other = RegistrationStream::connect(&server, secret()).await;
     assert_ne!(n1.hello.nonce, other.hello.nonce);
     let why = other.send(recorded.clone()).await.unwrap_err();
     assert_eq!(why.code(), Code::Unauthenticated);
@@ -107,18 +108,18 @@ async fn messages_need_a_valid_mac_and_cannot_be_replayed() {
     assert!(why.message().contains("message 1 arrived where message 2"), "{why}");
 
     // A record with a valid MAC may still be invalid; a message that is too long is not decoded.
-    let mut n2 = Voice::connect(&server, secret()).await;
+    let mut n2 = RegistrationStream::connect(&server, secret()).await;
     let mut bad = record(2, 10);
     bad.name = "N 2".to_owned();
-    let why = n2.say(&bad).await.unwrap_err();
+    let why = n2.register(&bad).await.unwrap_err();
     assert_eq!(why.code(), Code::InvalidArgument);
     assert!(why.message().contains("1 to 63 of a-z"), "{why}");
-    let mut n2 = Voice::connect(&server, secret()).await;
+    let mut n2 = RegistrationStream::connect(&server, secret()).await;
     bad.name = "n".repeat(20_000);
-    assert!(n2.say(&bad).await.is_err());
+    assert!(n2.register(&bad).await.is_err());
     let mut foreign = record(3, 10);
     foreign.cluster_id = "f".repeat(32);
-    let why = Voice::connect(&server, secret()).await.say(&foreign).await.unwrap_err();
+    let why = RegistrationStream::connect(&server, secret()).await.register(&foreign).await.unwrap_err();
     assert!(why.message().contains("of the cluster"), "{why}");
     assert_eq!(servers(&server, "_conclave-peer._tcp").await, ["n1"]);
 
@@ -161,7 +162,7 @@ async fn a_record_without_addresses_gets_the_sender_address() {
     let server = start(config()).await;
     let mut bare = record(1, 10);
     bare.ips.clear();
-    Voice::connect(&server, secret()).await.say(&bare).await.unwrap();
+    RegistrationStream::connect(&server, secret()).await.register(&bare).await.unwrap();
     let answer = ask(&server, "n1.node.conclave.internal.", RecordType::A).await;
     let RData::A(address) = &answer.answers[0].data else { panic!("{answer}") };
     assert_eq!(address.to_string(), "127.0.0.1");
@@ -171,17 +172,17 @@ async fn a_record_without_addresses_gets_the_sender_address() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_name_servers_have_the_same_serial_for_the_same_records() {
     let (a, b) = (start(config()).await, start(config()).await);
-    let mut voices = Vec::new();
+    let mut streams = Vec::new();
     for (server, order) in [(&a, [1, 2, 3]), (&b, [3, 1, 2])] {
         for id in order {
-            let mut voice = Voice::connect(server, secret()).await;
-            voice.say(&record(id, 100 * id)).await.unwrap();
-            voices.push(voice);
+            let mut stream = RegistrationStream::connect(server, secret()).await;
+            stream.register(&record(id, 100 * id)).await.unwrap();
+            streams.push(stream);
         }
     }
     until("the same serial", async || serial(&a).await == serial(&b).await).await;
     assert_eq!(servers(&a, HEALTHY).await, servers(&b, HEALTHY).await);
-    voices[0].say(&record(1, 101)).await.unwrap();
+    streams[0].register(&record(1, 101)).await.unwrap();
     until("another serial", async || serial(&a).await != serial(&b).await).await;
     a.stop().await;
     b.stop().await;
@@ -190,11 +191,11 @@ async fn two_name_servers_have_the_same_serial_for_the_same_records() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_server_that_is_cut_off_serves_the_last_known_records_as_stale() {
     let server = start(config()).await;
-    let mut voices = Vec::new();
+    let mut streams = Vec::new();
     for id in 1..=3 {
-        let mut voice = Voice::connect(&server, secret()).await;
-        voice.say(&record(id, 10)).await.unwrap();
-        voices.push(voice);
+        let mut stream = RegistrationStream::connect(&server, secret()).await;
+        stream.register(&record(id, 10)).await.unwrap();
+        streams.push(stream);
     }
     let mut changes = client(&server).await.watch(LookupRequest::default()).await.unwrap().into_inner();
     let mut sizes = Vec::new();
@@ -211,9 +212,9 @@ async fn a_name_server_that_is_cut_off_serves_the_last_known_records_as_stale() 
     assert_eq!(servers(&server, HEALTHY).await, ["n1", "n2", "n3"]);
     assert!(page(&server, "/metrics").await.1.contains("conclave_dns_stale 1"));
 
-    assert!(voices[0].say(&record(1, 10)).await.unwrap().lapsed, "it was the first to fall silent");
-    for (id, voice) in (1..).zip(&mut voices) {
-        assert!(!voice.say(&record(id, 11)).await.unwrap().lapsed);
+    assert!(streams[0].register(&record(1, 10)).await.unwrap().lapsed, "it was the first to fall silent");
+    for (id, stream) in (1..).zip(&mut streams) {
+        assert!(!stream.register(&record(id, 11)).await.unwrap().lapsed);
     }
     let fresh = loop {
         let change = within("freshness", changes.message()).await.unwrap().unwrap();
@@ -229,13 +230,13 @@ async fn a_name_server_that_is_cut_off_serves_the_last_known_records_as_stale() 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_streamed_from_nodes_and_a_dead_node_is_replaced() {
     let (first, second) = (FakeNode::start(Some(secret())).await, FakeNode::start(Some(secret())).await);
-    let liar = FakeNode::start(Some(Secret::new(b"another secret altogether").unwrap())).await;
-    let mute = FakeNode::start(None).await;
-    first.know(1, &[record(3, 10)]);
-    liar.know(7, &[]);
-    mute.know(8, &[]);
+    let wrong_secret = FakeNode::start(Some(Secret::new(b"another secret altogether").unwrap())).await;
+    let no_secret = FakeNode::start(None).await;
+    first.set_records(1, &[record(3, 10)]);
+    wrong_secret.set_records(7, &[]);
+    no_secret.set_records(8, &[]);
     let mut config = config();
-    config.nodes = vec![first.address.clone(), liar.address.clone(), mute.address.clone()];
+    config.nodes = vec![first.address.clone(), wrong_secret.address.clone(), no_secret.address.clone()];
     let server = start(config).await;
 
     until("what the first node knows", async || {
@@ -246,15 +247,15 @@ async fn records_are_streamed_from_nodes_and_a_dead_node_is_replaced() {
 
     // A second node registers, so it can be watched, too.
     let n2 = conclave_proto::cluster::NodeRecord { client: second.address.clone(), ..record(2, 10) };
-    let _n2 = Speaker::start(&server, n2).await;
-    second.know(2, &[record(3, 11), record(4, 10)]);
+    let _n2 = RegisteredNode::start(&server, n2).await;
+    second.set_records(2, &[record(3, 11), record(4, 10)]);
     until("what the second one knows", async || servers(&server, "_conclave-peer._tcp").await.len() == 4)
         .await;
     until("two tellers", async || server.metrics().render().contains("conclave_dns_records_watched 2")).await;
 
     drop(first);
     until("the first one's end", async || servers(&server, HEALTHY).await == ["n2"]).await;
-    second.know(2, &[record(5, 10)]);
+    second.set_records(2, &[record(5, 10)]);
     until("news of the second", async || servers(&server, "_conclave-peer._tcp").await.len() == 5).await;
     let members = servers(&server, "_conclave-peer._tcp").await;
     assert_eq!(
@@ -276,7 +277,7 @@ async fn health_reflection_and_metrics_are_served() {
         within("an answer", health.check(asked)).await.unwrap().into_inner().status()
     };
     assert_eq!(status().await, ServingStatus::NotServing);
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
     until("health", async || status().await == ServingStatus::Serving).await;
 
     let ask_list = ServerReflectionRequest {
@@ -307,7 +308,7 @@ async fn health_reflection_and_metrics_are_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_in_use_is_reported_and_a_stop_releases_all_addresses() {
     let server = start(config()).await;
-    let _n1 = Speaker::start(&server, record(1, 10)).await;
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
     let addresses = server.addresses().clone();
     let mut same = config();
     same.listen.clone_from(&addresses.dns);
