@@ -1,7 +1,7 @@
-//! The network of a process: the system's, or in a simulation whatever it has instead.
+//! The network of a process: the system's, or another one that is injected, such as a simulated one.
 //!
-//! Servers, resolvers and clients all listen and connect through [`Net`]. It is an enum, so that the plain case costs a
-//! branch for each read of a socket, and no allocation.
+//! Servers, name servers and clients listen and connect through [`Net`] only. [`Net`] is an enum, so that the system's
+//! network costs one branch for each read of a socket, and no allocation.
 
 mod stream;
 
@@ -21,27 +21,28 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use stream::{Socket, Wire};
 
-/// A network that is not the system's: a simulated one, or a tunnel. What it does not have fails.
+/// A network that replaces the system's, such as a simulation or a tunnel. Methods that it does not implement fail with
+/// [`io::ErrorKind::Unsupported`].
 pub trait Network: Debug + Send + Sync + 'static {
-    /// Connects to `host:port`. It is called again whenever a connection is lost.
+    /// Connects to `host:port`. A channel calls this again whenever its connection is lost.
     fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>>;
 
-    /// Listens there. What the stream ends with is an end of the listening.
+    /// Listens on an address. When the stream ends, so does listening.
     fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Incoming>> {
-        Box::pin(std::future::ready(Err(missing("listened", address))))
+        Box::pin(std::future::ready(Err(missing("listening", address))))
     }
 
-    /// Opens the address for datagrams. Port 0 is any port.
+    /// Binds an address for datagrams. Port 0 chooses a free port.
     fn datagrams(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Datagrams>>> {
-        Box::pin(std::future::ready(Err(missing("sent datagrams", address))))
+        Box::pin(std::future::ready(Err(missing("datagrams", address))))
     }
 }
 
 fn missing(what: &str, address: SocketAddr) -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, format!("on this network nothing can be {what} at {address}"))
+    io::Error::new(io::ErrorKind::Unsupported, format!("this network does not support {what} (at {address})"))
 }
 
-/// Connections that were made to a listener of a [`Network`], and who made them.
+/// The accepted connections of a [`Network`]'s listener, each with the address of the peer.
 pub type Incoming = BoxStream<'static, io::Result<(Box<dyn Connection>, SocketAddr)>>;
 
 /// A connection of a [`Network`].
@@ -49,37 +50,37 @@ pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static> Connection for T {}
 
-/// Datagrams of a [`Network`]. They have one reader.
+/// A datagram socket of a [`Network`]. Only one task may read from it.
 pub trait Datagrams: Send + Sync + 'static {
-    /// The next one, and who sent it.
+    /// Receives the next datagram: its length, and the address of the sender.
     fn poll_recv_from(
         &self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<(usize, SocketAddr)>>;
 
-    /// Sends one, which may get lost.
+    /// Sends a datagram, which may get lost.
     ///
     /// # Errors
-    /// If it cannot even be sent.
+    /// If the datagram cannot be sent at all.
     fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize>;
 }
 
-/// The network that a process is on.
+/// The network of a process.
 #[derive(Clone, Debug, Default)]
 pub enum Net {
     /// The system's: TCP and UDP.
     #[default]
     System,
-    /// Another one.
+    /// An injected network.
     Other(Arc<dyn Network>),
 }
 
 impl Net {
-    /// Listens there.
+    /// Listens on an address. Port 0 chooses a free port.
     ///
     /// # Errors
-    /// If that address cannot be had.
+    /// If the address cannot be bound.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<Socket> {
         Ok(match self {
             Self::System => Socket::Tcp(TcpListener::bind(address).await?),
@@ -87,10 +88,10 @@ impl Net {
         })
     }
 
-    /// Connects to `host:port`, without delays for small packets.
+    /// Connects to `host:port`, with TCP_NODELAY.
     ///
     /// # Errors
-    /// If there is no way, or nobody.
+    /// If the address cannot be resolved or reached, or refuses the connection.
     pub async fn connect(&self, address: &str) -> io::Result<Wire> {
         Ok(match self {
             Self::System => {
@@ -98,15 +99,15 @@ impl Net {
                 stream.set_nodelay(true)?;
                 Wire::Tcp(stream)
             }
-            // It is asked for by name, so whose address it is in the end is not known.
+            // The network resolves the name, so the address of the peer is not known here.
             Self::Other(network) => Wire::Other(network.connect(address.to_owned()).await?, None),
         })
     }
 
-    /// Opens the address for datagrams.
+    /// Binds an address for datagrams.
     ///
     /// # Errors
-    /// If that address cannot be had.
+    /// If the address cannot be bound.
     pub async fn datagrams(&self, address: SocketAddr) -> io::Result<Packets> {
         Ok(match self {
             Self::System => Packets::Udp(UdpSocket::bind(address).await?),
@@ -114,8 +115,8 @@ impl Net {
         })
     }
 
-    /// The gRPC endpoint at `host:port`, for [`Net::channel`] and [`Net::connected`]. Every endpoint of the cluster is made
-    /// here, so the scheme is written once.
+    /// The gRPC endpoint at `host:port`, for [`Net::channel`] and [`Net::connected`]. Every endpoint of the cluster is
+    /// made here, so the scheme is written once.
     ///
     /// # Errors
     /// If the address cannot be part of a URI.
@@ -127,7 +128,7 @@ impl Net {
         Endpoint::from_shared(format!("{scheme}://{address}"))
     }
 
-    /// A channel that connects at first use, and then again whenever the connection is lost.
+    /// A channel that connects at first use, and reconnects whenever the connection is lost.
     #[must_use]
     pub fn channel(&self, endpoint: &Endpoint, address: &str) -> Channel {
         match self {
@@ -138,10 +139,10 @@ impl Net {
         }
     }
 
-    /// A channel that is connected, and connects again whenever the connection is lost.
+    /// A channel that is connected already, and reconnects whenever the connection is lost.
     ///
     /// # Errors
-    /// If there is no way, or nobody.
+    /// If the address cannot be resolved or reached, or refuses the connection.
     pub async fn connected(
         &self,
         endpoint: &Endpoint,
@@ -156,7 +157,7 @@ impl Net {
     }
 }
 
-/// What connects a channel.
+/// The connector of a channel: connects to `address`, whatever the URI says.
 fn dial(
     network: &Arc<dyn Network>,
     address: &str,
@@ -168,11 +169,11 @@ fn dial(
     }
 }
 
-/// Where datagrams come and go.
+/// A bound datagram socket.
 pub enum Packets {
-    /// The system's.
+    /// A socket of the system.
     Udp(UdpSocket),
-    /// Those of another network.
+    /// A socket of an injected network.
     Other(Box<dyn Datagrams>),
 }
 
@@ -186,10 +187,11 @@ impl Debug for Packets {
 }
 
 impl Packets {
-    /// The next datagram, and who sent it. Only of the system's may several tasks wait.
+    /// Receives the next datagram: its length, and the address of the sender. Several tasks may wait at a system
+    /// socket, but only one at a socket of an injected network.
     ///
     /// # Errors
-    /// If the system says so; the next one may come all the same.
+    /// If receiving fails; a later call may succeed.
     pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         match self {
             Self::Udp(socket) => socket.recv_from(buffer).await,
@@ -200,7 +202,7 @@ impl Packets {
     /// Sends a datagram.
     ///
     /// # Errors
-    /// If it cannot be sent.
+    /// If the datagram cannot be sent.
     pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
         match self {
             Self::Udp(socket) => socket.send_to(datagram, to).await,
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tunnel_connects_and_says_what_it_does_not_have() {
+    async fn an_injected_network_connects_and_unimplemented_methods_are_unsupported() {
         let net = Net::Other(Arc::new(Tunnel));
         let mut said = String::new();
         net.connect("anybody:1").await.unwrap().read_to_string(&mut said).await.unwrap();
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_connected_and_who_sent_is_known() {
+    async fn accepted_connections_and_datagrams_carry_the_address_of_the_peer() {
         let (net, any) = (Net::System, "127.0.0.1:0".parse().unwrap());
         let mut socket = net.listen(any).await.unwrap();
         let address = socket.local_addr().unwrap().to_string();

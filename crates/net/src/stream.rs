@@ -1,4 +1,4 @@
-//! Connections, and where they come from.
+//! Listeners and connections.
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -13,11 +13,11 @@ use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 
 use crate::{Connection, Incoming};
 
-/// A socket that is listened on.
+/// A listening socket.
 pub enum Socket {
-    /// The system's.
+    /// A TCP listener of the system.
     Tcp(TcpListener),
-    /// Another network's, and the address that was asked for.
+    /// A listener of an injected network, and its address.
     Other(Incoming, SocketAddr),
 }
 
@@ -31,10 +31,10 @@ impl Debug for Socket {
 }
 
 impl Socket {
-    /// Where it listens, with the port that was chosen.
+    /// The bound address, with the chosen port.
     ///
     /// # Errors
-    /// If the system does not know.
+    /// If the system cannot tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
@@ -42,15 +42,16 @@ impl Socket {
         }
     }
 
-    /// The next connection, and who made it. Can be given up without losing one.
+    /// Accepts the next connection, with the address of the peer. Cancelling this future loses no connection.
     ///
     /// # Errors
-    /// If it was lost again already, or the system is out of something.
+    /// If the connection was lost again already, or the system is out of resources, such as file descriptors.
     pub async fn accept(&mut self) -> io::Result<(Wire, SocketAddr)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
-                // Without it, small answers would wait for each other's acknowledgement. What is broken already says so.
+                // Without TCP_NODELAY small answers wait for each other's acknowledgement. If this fails, the
+                // connection is broken, and the first read reports it.
                 drop(stream.set_nodelay(true));
                 Ok((Wire::Tcp(stream), from))
             }
@@ -62,7 +63,7 @@ impl Socket {
         }
     }
 
-    /// The connections that are made to it.
+    /// Turns the listener into a stream of accepted connections.
     pub fn incoming(self) -> impl Stream<Item = io::Result<Wire>> {
         match self {
             Self::Tcp(listener) => TcpIncoming::from(listener)
@@ -78,9 +79,9 @@ impl Socket {
 
 /// A connection.
 pub enum Wire {
-    /// The system's.
+    /// A TCP connection of the system.
     Tcp(TcpStream),
-    /// Another network's, and who made it if others did.
+    /// A connection of an injected network, and the address of the peer if the peer connected.
     Other(Box<dyn Connection>, Option<SocketAddr>),
 }
 
