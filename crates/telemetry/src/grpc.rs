@@ -1,4 +1,4 @@
-//! A public gRPC port.
+//! The setup of a public gRPC port.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::limits::STREAMS_PER_CONNECTION_MAX;
 
-/// A server with the limits of a port that anybody may speak to: streams for each connection, and 10 s (twice) for whoever
-/// is gone to be noticed.
+/// A server with the limits of a public port: a bound on streams for each connection, and keepalive pings every 10 s,
+/// with 10 s for the answer, so that connections of clients that are gone are closed.
 #[must_use]
 pub fn server() -> Server {
     Server::builder()
@@ -17,20 +17,20 @@ pub fn server() -> Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }
 
-/// Tells tools like grpcurl what can be called: all of conclave's services, and gRPC's own health service.
+/// The reflection service for tools such as grpcurl: describes all of conclave's services and the gRPC health service.
 #[must_use]
 pub fn reflection() -> ServerReflectionServer<impl ServerReflection> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(conclave_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
-        .expect("the descriptors come from the build, and a test reads them")
+        .expect("the descriptors come from the build, and a test parses them")
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_descriptors_can_be_read() {
+    fn the_descriptors_are_valid() {
         drop(super::reflection());
     }
 }

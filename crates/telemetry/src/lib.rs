@@ -1,9 +1,9 @@
-//! What every long-running process of conclave shows of itself, in the same way.
+//! Metrics, health pages and gRPC reflection, the same in every long-running process of conclave.
 //!
-//! * [`metrics`]: metrics that are registered as they are made, and the process' own.
+//! * [`metrics`]: a registry of metrics, with those of the process itself.
 //! * [`web`]: `/livez`, `/readyz`, `/startupz` and `/metrics` over HTTP.
-//! * [`grpc`]: a public gRPC port: its limits, and reflection.
-//! * [`process`]: what the kernel knows of this process.
+//! * [`grpc`]: the limits of a public gRPC port, and reflection.
+//! * [`process`]: processor time, memory and files of this process.
 
 pub mod grpc;
 mod limits;

@@ -1,4 +1,4 @@
 //! The bounds of a public gRPC port.
 
-/// HTTP/2 streams that one client connection may have open.
+/// Open HTTP/2 streams on one client connection.
 pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;

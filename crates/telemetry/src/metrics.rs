@@ -1,4 +1,4 @@
-//! Metrics that are registered as they are made, and Prometheus' text format of all of them.
+//! Registers metrics as they are created, and renders them in Prometheus' text format.
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -8,22 +8,22 @@ use prometheus::{
 
 use crate::process::ProcessMetrics;
 
-/// Registers metrics as they are made.
+/// Registers metrics as they are created.
 ///
 /// # Panics
-/// Every method that makes a metric panics on a name or label that is malformed, or is there already. Names are written in
-/// the code, so whatever test makes the metrics once shows it.
+/// Every method that creates a metric panics if its name or a label is malformed or already registered. Names are constants
+/// in the code, so any test that creates the metrics finds such a mistake.
 #[derive(Debug, Default)]
 pub struct Maker(Registry);
 
 impl Maker {
-    /// Without any metrics.
+    /// Starts without metrics.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Any metric.
+    /// Registers any metric.
     ///
     /// # Panics
     /// See [`Maker`].
@@ -33,19 +33,19 @@ impl Maker {
         metric
     }
 
-    /// A gauge of whole numbers.
+    /// An integer gauge.
     #[must_use]
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.put(IntGauge::new(name, help))
     }
 
-    /// A gauge of seconds, ratios and the like.
+    /// A floating-point gauge, for seconds and ratios.
     #[must_use]
     pub fn number(&self, name: &str, help: &str) -> Gauge {
         self.put(Gauge::new(name, help))
     }
 
-    /// Gauges of whole numbers, one for each set of labels.
+    /// Integer gauges, one for each set of label values.
     #[must_use]
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.put(IntGaugeVec::new(Opts::new(name, help), labels))
@@ -57,14 +57,14 @@ impl Maker {
         self.put(IntCounter::new(name, help))
     }
 
-    /// Counters, one for each set of labels. Each appears with its first event, which therefore shows no increase: where
-    /// the values are known beforehand, [`Maker::counters_of`] is better.
+    /// Counters, one for each set of label values. Each appears with its first event, so `rate` and `increase` miss
+    /// that event: where the values are known beforehand, use [`Maker::counters_of`].
     #[must_use]
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.put(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
-    /// Counters by one label, all of whose values are there from the start.
+    /// Counters with one label, whose values all start at 0.
     #[must_use]
     pub fn counters_of(&self, name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
         let counters = self.counters(name, help, &[label]);
@@ -72,19 +72,19 @@ impl Maker {
         counters
     }
 
-    /// A histogram with the upper ends of its buckets.
+    /// A histogram with these upper bounds of its buckets.
     #[must_use]
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         self.put(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
-    /// Histograms with the upper ends of their buckets, one for each set of labels.
+    /// Histograms with these upper bounds of their buckets, one for each set of label values.
     #[must_use]
     pub fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
         self.put(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
     }
 
-    /// All that was made, and the process' own metrics.
+    /// Finishes registration. Adds the metrics of the process itself.
     #[must_use]
     pub fn finish(self) -> Exposition {
         let process = ProcessMetrics::register(&self);
@@ -93,7 +93,7 @@ impl Maker {
     }
 }
 
-/// The metrics of a process, as Prometheus reads them.
+/// All metrics of a process, ready for scrapes.
 #[derive(Debug)]
 pub struct Exposition {
     registry: Registry,
@@ -102,7 +102,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// All metrics in Prometheus' text format, with the process' own as they are now.
+    /// All metrics in Prometheus' text format. Reads the process' own metrics first.
     #[must_use]
     pub fn render(&self) -> String {
         self.process.refresh();
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_rendered_with_the_process() {
+    fn registered_metrics_are_rendered_with_those_of_the_process() {
         let make = Maker::new();
         make.gauge("conclave_one", "One.").set(1);
         let outcomes = make.counters_of("conclave_two_total", "Two.", "outcome", &["ok", "failed"]);
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "unique")]
-    fn a_name_that_is_used_twice_is_noticed() {
+    fn registering_a_name_twice_panics() {
         let make = Maker::new();
         drop(make.gauge("conclave_one", "One."));
         drop(make.counter("conclave_one", "One more."));

@@ -1,7 +1,7 @@
 //! Metrics of the process itself, under the names that Prometheus' client libraries agreed on. Only Linux has them.
 //!
-//! The collector of the crate `prometheus` is not used: it counts processor time in whole seconds, which at a scrape every
-//! five seconds says nothing about a process that is nearly idle.
+//! The collector of the crate `prometheus` is not used: it counts processor time in whole seconds, which at a scrape
+//! every five seconds says nothing about a process that is nearly idle.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub fn cpu_time() -> Duration {
     Reading::take().map(|reading| reading.cpu).unwrap_or_default()
 }
 
-/// The process' metrics. Elsewhere than on Linux they stay 0.
+/// The metrics of this process. They stay 0 on systems other than Linux.
 #[derive(Debug)]
 pub(crate) struct ProcessMetrics {
     cpu: Counter,
@@ -108,16 +108,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_tells_everything_about_this_process() {
+    fn every_value_can_be_read() {
         let reading = Reading::take().unwrap();
         assert!(reading.resident_bytes > 0 && reading.virtual_bytes > reading.resident_bytes, "{reading:?}");
         assert!(reading.threads > 0 && reading.open_fds > Some(0), "{reading:?}");
-        // 2020-01-01: a sum of the boot time and an offset, not one of them alone.
+        // 2020-01-01: boot time plus offset, not the offset alone.
         assert!(reading.start_seconds > Some(1_577_836_800), "{reading:?}");
     }
 
     #[test]
-    fn processor_time_counts_in_parts_of_a_second_and_never_goes_back() {
+    fn processor_time_counts_fractions_of_a_second_and_never_goes_back() {
         let metrics = ProcessMetrics::register(&Maker::new());
         let mut before = cpu_time();
         while before.subsec_millis() == 0 {

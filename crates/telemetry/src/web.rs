@@ -1,7 +1,7 @@
 //! Health and metrics over HTTP.
 //!
-//! `/livez` says whether the process is worth keeping, `/startupz` whether its start is over, `/readyz` whether it should be
-//! asked for anything. Each answers 200 or 503, and says what is wrong, or everything with `?verbose`.
+//! `/livez` is about restarting the process, `/startupz` about its start, `/readyz` about sending requests to it. Each
+//! answers 200 or 503, and lists the checks if one fails or with `?verbose`.
 
 use std::fmt::Write as _;
 
@@ -13,32 +13,32 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// One thing that a probe looks at.
+/// One check of a probe, and its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What is shown of it.
+    /// The name in the answer.
     pub name: &'static str,
-    /// Whether it is well.
+    /// Whether the check passed.
     pub ok: bool,
 }
 
-/// What the pages are made from. Asked at each request, so nothing here may wait.
+/// The content of the pages. Called on each request, so no method may block.
 pub trait Page: Clone + Send + Sync + 'static {
-    /// What must be well for the process to be worth keeping. Must never depend on others: restarting what is healthy
-    /// because others are gone would only make things worse.
+    /// Checks of `/livez`: if one fails, the process should be restarted. They must never depend on other processes:
+    /// restarting a healthy process because others are gone would make a bad moment worse.
     fn alive(&self) -> Vec<Check>;
 
-    /// What must be well for the start to be over.
+    /// Checks of `/startupz`: they pass once the start is complete.
     fn started(&self) -> Vec<Check>;
 
-    /// What must be well for others to come here.
+    /// Checks of `/readyz`: if one fails, no requests should be sent here.
     fn ready(&self) -> Vec<Check>;
 
     /// All metrics in Prometheus' text format.
     fn metrics(&self) -> String;
 }
 
-/// Serves until `stop`.
+/// Serves the pages until `stop`.
 pub async fn serve<P: Page>(listener: TcpListener, page: P, stop: CancellationToken) {
     let served = axum::serve(listener, router(page)).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
@@ -46,7 +46,7 @@ pub async fn serve<P: Page>(listener: TcpListener, page: P, stop: CancellationTo
     }
 }
 
-/// The pages, for whoever serves more beside them.
+/// The routes of the pages, to be merged with others.
 pub fn router<P: Page>(page: P) -> Router {
     let alive = get(async |State(page): State<P>, query: RawQuery| answer(&page.alive(), &query));
     let started = get(async |State(page): State<P>, query: RawQuery| answer(&page.started(), &query));
@@ -62,7 +62,7 @@ pub fn router<P: Page>(page: P) -> Router {
         .with_state(page)
 }
 
-/// 200 or 503, and one line for each check if asked with `?verbose` or if something is wrong.
+/// Answers 200 or 503, with one line for each check if one failed or with `?verbose`.
 fn answer(checks: &[Check], RawQuery(query): &RawQuery) -> Response {
     let ok = checks.iter().all(|check| check.ok);
     let verbose = query.as_deref().is_some_and(|query| query.split('&').any(|part| part == "verbose"));
@@ -87,11 +87,11 @@ mod tests {
     use super::*;
 
     #[derive(Clone)]
-    struct Patient {
+    struct FakePage {
         view: bool,
     }
 
-    impl Page for Patient {
+    impl Page for FakePage {
         fn alive(&self) -> Vec<Check> {
             vec![Check { name: "serving", ok: true }]
         }
@@ -109,22 +109,25 @@ mod tests {
         }
     }
 
-    async fn ask(view: bool, path: &str) -> (StatusCode, String) {
+    async fn get_page(view: bool, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = router(Patient { view }).oneshot(request).await.unwrap();
+        let response = router(FakePage { view }).oneshot(request).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), 1_000).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
     #[tokio::test]
-    async fn each_probe_asks_for_its_own_and_says_what_is_wrong() {
-        let (ok, unwell) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(ask(false, "/livez").await, (ok, "ok\n".to_owned()));
-        assert_eq!(ask(false, "/startupz?a&verbose").await, (ok, "[+] serving\nok\n".to_owned()));
-        assert_eq!(ask(false, "/readyz").await, (unwell, "[+] serving\n[-] view\nnot ok\n".to_owned()));
-        assert_eq!(ask(true, "/readyz").await, (ok, "ok\n".to_owned()));
-        assert_eq!(ask(true, "/metrics").await, (ok, "conclave_one 1\n".to_owned()));
-        assert_eq!(ask(true, "/").await.0, StatusCode::NOT_FOUND);
+    async fn each_probe_runs_its_own_checks_and_lists_failures() {
+        let (ok, unavailable) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(get_page(false, "/livez").await, (ok, "ok\n".to_owned()));
+        assert_eq!(get_page(false, "/startupz?a&verbose").await, (ok, "[+] serving\nok\n".to_owned()));
+        assert_eq!(
+            get_page(false, "/readyz").await,
+            (unavailable, "[+] serving\n[-] view\nnot ok\n".to_owned())
+        );
+        assert_eq!(get_page(true, "/readyz").await, (ok, "ok\n".to_owned()));
+        assert_eq!(get_page(true, "/metrics").await, (ok, "conclave_one 1\n".to_owned()));
+        assert_eq!(get_page(true, "/").await.0, StatusCode::NOT_FOUND);
     }
 }
