@@ -197,8 +197,8 @@ impl NodeTable {
         }
     }
 
-    /// Whether more than half of the live nodes are silent. A node counts as silent as soon as a renewal is overdue:
-    /// otherwise the first of many would lapse before the others are seen to follow.
+    /// Whether more than half of the live nodes are silent. A node counts as silent once renewals are overdue, before its
+    /// lease ends: otherwise the first of many would lapse before the others are seen to follow.
     fn cut_off(&self, now: Instant) -> bool {
         let margin = self.quiet_margin();
         let live = self.nodes.values().filter(|node| node.state.is_live()).count();
