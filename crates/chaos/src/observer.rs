@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use conclave_client::Net;
 use conclave_client::api::{GetServerStatusRequest, NodeStatus, Role, ShardStatus};
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::backend::{Kind, Target};
 use crate::schedule::{Known, Server};
@@ -148,7 +149,7 @@ impl Observed {
     pub async fn look(&self, targets: &[Target]) {
         let servers = targets.iter().filter(|target| target.kind == Kind::Server);
         let asks = servers.filter_map(|target| {
-            let endpoint = Endpoint::from_shared(format!("http://{}", target.client)).ok()?;
+            let endpoint = Net::System.endpoint(&target.client).ok()?;
             let mut client = ChatServiceClient::new(endpoint.connect_lazy());
             Some(async move { (target.name.as_str(), ask(&mut client, &target.name).await) })
         });

@@ -13,7 +13,7 @@ use conclave_client::{CallError, ConnectError, Net};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::events::Observer;
 use crate::experiment::Workload;
@@ -92,8 +92,7 @@ impl std::fmt::Debug for Setup<'_> {
 #[must_use]
 pub fn over(net: Net) -> Dial {
     Arc::new(move |address| {
-        let endpoint =
-            Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
+        let endpoint = net.endpoint(address).map_err(|error| error.to_string())?;
         // One try of a connection: a cut-off server is asked again and again.
         let endpoint = endpoint.connect_timeout(Duration::from_secs(1));
         Ok(net.channel(&endpoint, address))

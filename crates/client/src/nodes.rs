@@ -17,7 +17,7 @@ use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use conclave_proto::chat::{self, ClusterView, GetServerStatusResponse, LeaderHint, Role};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::find::Found;
 use crate::limits::{
@@ -340,7 +340,7 @@ impl Nodes {
 }
 
 fn make_channel(address: &str, net: &Net) -> Result<Channel, tonic::Status> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+    let endpoint = net.endpoint(address).map_err(|error| {
         tonic::Status::invalid_argument(format!("{address:?} is not host:port ({error})"))
     })?;
     let endpoint = endpoint

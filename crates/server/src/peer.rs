@@ -149,7 +149,7 @@ fn client(channel: Channel, stamp: Stamp) -> PeerClient {
 
 /// Connects at first use, and then again whenever the connection is lost.
 fn channel(member: &Member, faults: Option<&Faults>, net: &Net) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = endpoint(member)?;
+    let endpoint = endpoint(member, net)?;
     let Some(faults) = faults else { return Ok(net.channel(&endpoint, &member.peer)) };
     let (net, address, rule) = (net.clone(), member.peer.clone(), faults.network.rule(&member.name));
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
@@ -158,8 +158,9 @@ fn channel(member: &Member, faults: Option<&Faults>, net: &Net) -> Result<Channe
     })))
 }
 
-fn endpoint(member: &Member) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{}", member.peer))?
+fn endpoint(member: &Member, net: &Net) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(net
+        .endpoint(&member.peer)?
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_millis(500))
         .initial_stream_window_size(8 * 1024 * 1024)

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use conclave_client::Net;
 use conclave_proto::fault::fault_service_client::FaultServiceClient;
 use conclave_proto::fault::{CutPowerRequest, DiskFault, PeerFault, ResolverFault, SetFaultsRequest};
 use tokio::time::Instant;
@@ -255,7 +256,7 @@ pub async fn cut_power(target: &Target, torn: bool, seed: u64) -> Result<bool, B
 }
 
 fn endpoint(target: &Target) -> Result<Endpoint, BackendError> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", target.client));
+    let endpoint = Net::System.endpoint(&target.client);
     let endpoint = endpoint.map_err(|error| BackendError::Failed {
         what: format!("reach {}", target.name),
         why: error.to_string(),

@@ -6,7 +6,6 @@ use conclave_client::Net;
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use crate::backend::{BackendError, Target};
 use crate::engine::RunError;
@@ -25,7 +24,7 @@ impl Watching {
         let watching =
             Self { observed: Arc::default(), tasks: JoinSet::new(), stop: CancellationToken::new() };
         servers.iter().try_fold(watching, |mut watching, server| {
-            let endpoint = Endpoint::from_shared(format!("http://{}", server.client));
+            let endpoint = net.endpoint(&server.client);
             let endpoint = endpoint.map_err(|error| BackendError::Failed {
                 what: format!("watch {}", server.name),
                 why: error.to_string(),

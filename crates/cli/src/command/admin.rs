@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use conclave_client::Net;
 use conclave_client::limits::CLIENT_CONNECT_TIMEOUT;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
 use conclave_proto::status::from_status;
 use serde::Serialize;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use crate::args::admin::{AdminArgs, AdminCommand};
@@ -109,7 +110,7 @@ async fn call_any_server<A>(
     let found = settings.search.found().await.map_err(|_| no_server(""))?;
     let mut last = String::new();
     for address in found.addresses() {
-        let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { continue };
+        let Ok(endpoint) = Net::System.endpoint(&address) else { continue };
         let channel = endpoint.connect_timeout(connect_timeout(settings)).connect_lazy();
         match tokio::time::timeout(settings.timeout, call(Admin::new(channel))).await {
             Ok(Ok(answer)) => return Ok(answer.into_inner()),

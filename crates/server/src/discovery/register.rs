@@ -13,7 +13,6 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 use crate::discovery::lookup::Lookup;
@@ -88,7 +87,7 @@ impl Stream {
         let addresses = lookup.addresses(DEADLINE).await?;
         let address = addresses[attempt % addresses.len()];
         let unreachable = |error: tonic::transport::Error| Status::unavailable(format!("{address}: {error}"));
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
+        let endpoint = net.endpoint(address).map_err(unreachable)?;
         let endpoint = endpoint.tcp_nodelay(true).connect_timeout(DEADLINE);
         let channel = net.channel(&endpoint, &address.to_string());
         let (requests, outgoing) = mpsc::channel(1);

@@ -4,13 +4,12 @@
 
 use std::time::Duration;
 
-use conclave_client::Client;
+use conclave_client::{Client, Net};
 use conclave_proto::chat::GetServerStatusResponse;
 use conclave_proto::dns::LookupRequest;
 use conclave_proto::dns::dns_service_client::DnsServiceClient;
 use futures::future::join_all;
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
 
 use super::plan::{Node, Plan, Resolver};
 use crate::http;
@@ -52,7 +51,7 @@ pub(super) async fn check(client: &Client, plan: &Plan) -> Result<GetServerStatu
 
 /// The number of healthy servers that the name server has, and the number of leaders.
 async fn named(resolver: &Resolver) -> Result<[usize; 2], tonic::Status> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", resolver.grpc));
+    let endpoint = Net::System.endpoint(resolver.grpc);
     let endpoint = endpoint.map_err(|error| tonic::Status::internal(error.to_string()))?;
     let mut dns = DnsServiceClient::new(endpoint.connect_lazy());
     let mut counts = [0; 2];
