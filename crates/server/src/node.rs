@@ -18,7 +18,9 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::cluster::placement::Placement;
+use crate::cluster::drain::Drain;
+use crate::cluster::heard::Heard;
+use crate::cluster::leadership::Leadership;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::local::NodeInfo;
@@ -86,7 +88,8 @@ pub struct Node {
     info: Arc<NodeInfo>,
     store: Store,
     metrics: Arc<Metrics>,
-    placement: Placement,
+    router: Router,
+    drain: Drain,
     tasks: TaskTracker,
     expelled: watch::Sender<Option<String>>,
 }
@@ -142,15 +145,20 @@ impl Node {
             clock: &clock,
         };
         let shards = Arc::new(groups.start(&admission, &tasks).await?);
-        let placement = Placement {
-            router: Router { shards, peers },
-            node: Arc::clone(&info),
-            heard: Arc::default(),
-            metrics: Arc::clone(&metrics),
-            planner: Arc::default(),
-        };
-        let node = Self { info, store, metrics, placement, tasks, expelled };
-        node.serve(&config, listeners, serve::Parts { admission, feed, clock, links, identity });
+        let router = Router { shards, peers };
+        let heard = Arc::new(Heard::default());
+        let leadership = Leadership::new(router.clone(), Arc::clone(&info), Arc::clone(&heard));
+        let drain = Drain::new(
+            router.clone(),
+            leadership.clone(),
+            Arc::clone(&info),
+            Arc::clone(&heard),
+            Arc::clone(&metrics),
+            tasks.clone(),
+        );
+        let node = Self { info, store, metrics, router, drain, tasks, expelled };
+        let parts = serve::Parts { admission, feed, clock, links, identity, heard, leadership };
+        node.serve(&config, listeners, parts);
         Ok(node)
     }
 
@@ -171,13 +179,13 @@ impl Node {
 
     /// Gives the node's work away: no longer ready, clients told where to go, leaderships handed over.
     pub async fn drain(&self) {
-        self.placement.drain().await;
+        self.drain.run().await;
     }
 
     /// Ends everything and writes what is not written yet.
     pub async fn stop(self) {
-        self.placement.close();
-        for replica in self.placement.router.shards.iter() {
+        self.drain.close();
+        for replica in self.router.shards.iter() {
             if let Err(error) = replica.raft.shutdown().await {
                 tracing::warn!(shard = replica.shard.0, %error, "a shard did not stop cleanly");
             }

@@ -9,19 +9,21 @@ use conclave_proto::admin::{
 };
 use conclave_proto::chat::GetServerStatusResponse;
 use futures::Stream;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use crate::api::gateway::Gateway;
 use crate::api::status::cluster_status;
+use crate::cluster::drain::Drain;
+use crate::cluster::placement::Placement;
 use crate::discovery::records::Records;
 
 /// The operators' API of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) gateway: Gateway,
+    pub(crate) placement: Placement,
+    pub(crate) drain: Drain,
     pub(crate) records: Records,
-    pub(crate) tasks: TaskTracker,
 }
 
 #[tonic::async_trait]
@@ -50,14 +52,14 @@ impl AdminService for Admin {
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         let node = request.into_inner().node;
-        Ok(Response::new(self.gateway.placement.drain_node(&node, &self.tasks).await?))
+        Ok(Response::new(self.drain.run_at(&node).await?))
     }
 
     async fn rebalance(
         &self,
         _request: Request<RebalanceRequest>,
     ) -> Result<Response<RebalanceResponse>, Status> {
-        Ok(Response::new(self.gateway.placement.rebalance().await?))
+        Ok(Response::new(self.placement.rebalance().await?))
     }
 
     type RecordsStream = Pin<Box<dyn Stream<Item = Result<RecordsResponse, Status>> + Send>>;

@@ -16,9 +16,9 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult
 use openraft::{Snapshot, SnapshotMeta};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::cluster::drain::Drain;
 use crate::cluster::placement::Placement;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
@@ -39,7 +39,7 @@ pub(crate) struct PeerService {
     pub(crate) stop: CancellationToken,
     pub(crate) node: Arc<NodeInfo>,
     pub(crate) placement: Placement,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) drain: Drain,
 }
 
 impl PeerService {
@@ -212,7 +212,7 @@ impl RaftService for PeerService {
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         self.admit(&request).await?;
-        Ok(Response::new(self.placement.drain_here(&self.tasks).await?))
+        Ok(Response::new(self.drain.run_here().await?))
     }
 
     async fn rebalance(

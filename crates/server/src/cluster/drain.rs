@@ -1,16 +1,22 @@
 //! Giving a node's work away: before it stops, or because an operator wants it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::NodeId;
 use conclave_core::limits::{DRAIN_BATCH, DRAIN_DEADLINE, DRAIN_PAUSE};
 use conclave_proto::admin::{DrainRequest, DrainResponse};
+use conclave_proto::chat::GoAway;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use crate::cluster::leadership;
-use crate::cluster::placement::Placement;
+use crate::cluster::heard::Heard;
+use crate::cluster::leadership::Leadership;
+use crate::cluster::placement::GO_AWAY_IN_MS;
+use crate::local::NodeInfo;
+use crate::metrics::Metrics;
+use crate::router::Router;
 
 /// How long leaderships get to move away.
 const GIVE_AWAY_DEADLINE: Duration = Duration::from_secs(3);
@@ -18,11 +24,33 @@ const GIVE_AWAY_DEADLINE: Duration = Duration::from_secs(3);
 const PEER_DEADLINE: Duration =
     GIVE_AWAY_DEADLINE.saturating_add(DRAIN_DEADLINE).saturating_add(Duration::from_secs(2));
 
-impl Placement {
+/// Gives away the work of this node, and asks others to give away theirs.
+#[derive(Clone, Debug)]
+pub(crate) struct Drain {
+    router: Router,
+    leadership: Leadership,
+    node: Arc<NodeInfo>,
+    heard: Arc<Heard>,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+}
+
+impl Drain {
+    pub(crate) fn new(
+        router: Router,
+        leadership: Leadership,
+        node: Arc<NodeInfo>,
+        heard: Arc<Heard>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { router, leadership, node, heard, metrics, tasks }
+    }
+
     /// Gives this node's work away: no longer ready, clients told where to go, leaderships handed over. It stays so. Doing
     /// it twice does no harm.
-    pub(crate) async fn drain(&self) -> DrainResponse {
-        let Self { router, node, metrics, .. } = self;
+    pub(crate) async fn run(&self) -> DrainResponse {
+        let Self { router, leadership, node, metrics, .. } = self;
         tracing::info!("drain");
         metrics.draining.set(1);
         node.sessions.close();
@@ -30,7 +58,7 @@ impl Placement {
         node.own.news.notify_one();
         let deadline = Instant::now() + GIVE_AWAY_DEADLINE;
         let hand_over = async {
-            if !leadership::give_away(self, deadline).await {
+            if !leadership.give_away(deadline).await {
                 tracing::warn!("some shards could not be given away; their replicas elect a new leader");
             }
             node.leaving.cancel();
@@ -58,6 +86,16 @@ impl Placement {
         node.leaving.cancel();
     }
 
+    /// What a client is told that should go because the node is leaving.
+    fn farewell(&self) -> GoAway {
+        GoAway {
+            in_ms: GO_AWAY_IN_MS,
+            addresses: self.heard.better(&self.router.peers),
+            reason: "the node is being stopped".to_owned(),
+            stay_away: true,
+        }
+    }
+
     /// Asks all clients to go: not all in the same moment, because they all come to other nodes then.
     async fn see_off(&self) {
         loop {
@@ -74,9 +112,9 @@ impl Placement {
     ///
     /// # Errors
     /// If the node ends before that.
-    pub(crate) async fn drain_here(&self, tasks: &TaskTracker) -> Result<DrainResponse, Status> {
-        let placement = self.clone();
-        let drained = tasks.spawn(async move { placement.drain().await }).await;
+    pub(crate) async fn run_here(&self) -> Result<DrainResponse, Status> {
+        let drain = self.clone();
+        let drained = self.tasks.spawn(async move { drain.run().await }).await;
         drained.map_err(|error| Status::internal(format!("draining failed: {error}")))
     }
 
@@ -84,11 +122,7 @@ impl Placement {
     ///
     /// # Errors
     /// If there is no such node, or if it does not answer.
-    pub(crate) async fn drain_node(
-        &self,
-        wanted: &str,
-        tasks: &TaskTracker,
-    ) -> Result<DrainResponse, Status> {
+    pub(crate) async fn run_at(&self, wanted: &str) -> Result<DrainResponse, Status> {
         let members = &self.router.shards.members;
         let named = members.iter().find(|(_, member)| member.name == wanted);
         let found = named.or_else(|| members.get_key_value(&NodeId(wanted.parse().ok()?)));
@@ -98,7 +132,7 @@ impl Placement {
             return Err(Status::not_found(why));
         };
         if *id == self.node.id {
-            return self.drain_here(tasks).await;
+            return self.run_here().await;
         }
         let peer = self.router.peers.get(*id).filter(|peer| peer.is_alive());
         let peer = peer.ok_or_else(|| Status::unavailable(format!("{} cannot be reached", member.name)))?;

@@ -19,15 +19,19 @@ const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 /// What the answers are made from.
 #[derive(Debug)]
 pub(crate) struct Health {
-    pub(crate) node: Arc<NodeInfo>,
-    pub(crate) shards: Arc<Shards>,
-    pub(crate) peers: Arc<Peers>,
-    pub(crate) store: Store,
+    node: Arc<NodeInfo>,
+    shards: Arc<Shards>,
+    peers: Arc<Peers>,
+    store: Store,
     /// When the meta shard's leader was last heard from.
-    pub(crate) led: Mutex<Option<Instant>>,
+    led: Mutex<Option<Instant>>,
 }
 
 impl Health {
+    pub(crate) fn new(node: Arc<NodeInfo>, shards: Arc<Shards>, peers: Arc<Peers>, store: Store) -> Self {
+        Self { node, shards, peers, store, led: Mutex::default() }
+    }
+
     pub(crate) fn storage(&self) -> Check {
         Check { name: "storage", ok: self.store.failed().borrow().is_none() }
     }

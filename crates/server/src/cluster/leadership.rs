@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::placement::Placement;
+use crate::cluster::heard::Heard;
+use crate::local::NodeInfo;
 use crate::router::Router;
 use crate::shard::{Replica, Shards};
 
@@ -100,56 +101,102 @@ async fn campaign(replica: &Replica) {
     }
 }
 
-/// Gives shards back to the nodes that should lead them, one at a time, until the node stops. A node that drains gives away
-/// whatever comes to it.
-pub(crate) async fn prefer(placement: Placement) {
-    let Placement { router: Router { shards, peers }, node, heard, .. } = &placement;
-    let mut alive_since: HashMap<NodeId, Instant> = HashMap::new();
-    let mut led_since: HashMap<ShardId, (u64, Instant)> = HashMap::new();
-    let mut ticks = tokio::time::interval(BALANCE_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = node.stop.cancelled() => return,
-        }
-        if node.is_draining() {
-            // Not while the first hand-over is under way.
-            if node.leaving.is_cancelled() {
-                give_away(&placement, Instant::now() + BALANCE_INTERVAL).await;
+/// Hands over what this node leads.
+#[derive(Clone, Debug)]
+pub(crate) struct Leadership {
+    router: Router,
+    node: Arc<NodeInfo>,
+    heard: Arc<Heard>,
+}
+
+impl Leadership {
+    pub(crate) fn new(router: Router, node: Arc<NodeInfo>, heard: Arc<Heard>) -> Self {
+        Self { router, node, heard }
+    }
+
+    /// Gives shards back to the nodes that should lead them, one at a time, until the node stops. A node that drains gives away
+    /// whatever comes to it.
+    pub(crate) async fn prefer(self) {
+        let Self { router: Router { shards, peers }, node, heard } = &self;
+        let mut alive_since: HashMap<NodeId, Instant> = HashMap::new();
+        let mut led_since: HashMap<ShardId, (u64, Instant)> = HashMap::new();
+        let mut ticks = tokio::time::interval(BALANCE_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = node.stop.cancelled() => return,
             }
-            continue;
-        }
-        for peer in peers.iter() {
-            if peer.is_alive() && !heard.is_draining(peer.id) {
-                alive_since.entry(peer.id).or_insert_with(Instant::now);
-            } else {
-                alive_since.remove(&peer.id);
+            if node.is_draining() {
+                // Not while the first hand-over is under way.
+                if node.leaving.is_cancelled() {
+                    self.give_away(Instant::now() + BALANCE_INTERVAL).await;
+                }
+                continue;
+            }
+            for peer in peers.iter() {
+                if peer.is_alive() && !heard.is_draining(peer.id) {
+                    alive_since.entry(peer.id).or_insert_with(Instant::now);
+                } else {
+                    alive_since.remove(&peer.id);
+                }
+            }
+            // On a busy machine leaders change by themselves; giving shards back at once would only add to that.
+            led_since.retain(|shard, (term, _)| {
+                shards.get(*shard).is_some_and(|replica| replica.leads() && replica.leader().term == *term)
+            });
+            for replica in shards.iter().filter(|replica| replica.leads()) {
+                led_since.entry(replica.shard).or_insert_with(|| (replica.leader().term, Instant::now()));
+            }
+            let steady =
+                |shard: ShardId| led_since.get(&shard).is_some_and(|(_, at)| at.elapsed() >= SETTLED);
+            let settled =
+                |node: NodeId| alive_since.get(&node).is_some_and(|since| since.elapsed() >= SETTLED);
+            let moved = shards.iter().filter(|replica| replica.leads()).find_map(|replica| {
+                let preferred = *shards.preferred(replica.shard).first()?;
+                let wanted = preferred != shards.me
+                    && settled(preferred)
+                    && steady(replica.shard)
+                    && caught_up(replica, preferred);
+                wanted.then_some((replica, preferred))
+            });
+            if let Some((replica, to)) = moved {
+                tracing::info!(shard = replica.shard.0, to = to.0, "give the shard to its preferred leader");
+                if let Err(error) = replica.raft.trigger().transfer_leader(to.0).await {
+                    tracing::warn!(shard = replica.shard.0, %error, "leadership transfer failed");
+                }
             }
         }
-        // On a busy machine leaders change by themselves; giving shards back at once would only add to that.
-        led_since.retain(|shard, (term, _)| {
-            shards.get(*shard).is_some_and(|replica| replica.leads() && replica.leader().term == *term)
+    }
+
+    /// Gives every leadership away, or as many as can be until the deadline. Returns whether all are gone.
+    pub(crate) async fn give_away(&self, deadline: Instant) -> bool {
+        let drains = self.router.shards.iter().map(|replica| async {
+            while replica.leads() && Instant::now() < deadline {
+                let known = replica.leader();
+                let Some(to) = self.successor(replica) else {
+                    return false;
+                };
+                tracing::info!(shard = replica.shard.0, to = to.0, "drain: give the shard away");
+                if replica.raft.trigger().transfer_leader(to.0).await.is_err() {
+                    return false;
+                }
+                replica.leader_change(known, TRANSFER_RETRY).await;
+            }
+            !replica.leads()
         });
-        for replica in shards.iter().filter(|replica| replica.leads()) {
-            led_since.entry(replica.shard).or_insert_with(|| (replica.leader().term, Instant::now()));
-        }
-        let steady = |shard: ShardId| led_since.get(&shard).is_some_and(|(_, at)| at.elapsed() >= SETTLED);
-        let settled = |node: NodeId| alive_since.get(&node).is_some_and(|since| since.elapsed() >= SETTLED);
-        let moved = shards.iter().filter(|replica| replica.leads()).find_map(|replica| {
-            let preferred = *shards.preferred(replica.shard).first()?;
-            let wanted = preferred != shards.me
-                && settled(preferred)
-                && steady(replica.shard)
-                && caught_up(replica, preferred);
-            wanted.then_some((replica, preferred))
-        });
-        if let Some((replica, to)) = moved {
-            tracing::info!(shard = replica.shard.0, to = to.0, "give the shard to its preferred leader");
-            if let Err(error) = replica.raft.trigger().transfer_leader(to.0).await {
-                tracing::warn!(shard = replica.shard.0, %error, "leadership transfer failed");
-            }
-        }
+        futures::future::join_all(drains).await.into_iter().all(|gone| gone)
+    }
+
+    /// The living replica that holds most of the log; of equals, the one that should lead. None that drains too.
+    fn successor(&self, replica: &Replica) -> Option<NodeId> {
+        let Self { router: Router { shards, peers }, heard, .. } = self;
+        let metrics = replica.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let living =
+            |node: &NodeId| peers.get(*node).is_some_and(|peer| peer.is_alive()) && !heard.is_draining(*node);
+        let candidates = shards.preferred(replica.shard).iter().copied().filter(living);
+        candidates.rev().max_by_key(|node| matched(&metrics, *node))
     }
 }
 
@@ -162,35 +209,4 @@ fn caught_up(replica: &Replica, node: NodeId) -> bool {
 
 fn matched(metrics: &openraft::RaftMetrics<conclave_store::TypeConfig>, node: NodeId) -> Option<u64> {
     metrics.replication.as_ref()?.get(&node.0)?.as_ref().map(|log_id| log_id.index)
-}
-
-/// Gives every leadership away, or as many as can be until the deadline. Returns whether all are gone.
-pub(crate) async fn give_away(placement: &Placement, deadline: Instant) -> bool {
-    let shards = &placement.router.shards;
-    let drains = shards.iter().map(|replica| async {
-        while replica.leads() && Instant::now() < deadline {
-            let known = replica.leader();
-            let Some(to) = successor(placement, replica) else {
-                return false;
-            };
-            tracing::info!(shard = replica.shard.0, to = to.0, "drain: give the shard away");
-            if replica.raft.trigger().transfer_leader(to.0).await.is_err() {
-                return false;
-            }
-            replica.leader_change(known, TRANSFER_RETRY).await;
-        }
-        !replica.leads()
-    });
-    futures::future::join_all(drains).await.into_iter().all(|gone| gone)
-}
-
-/// The living replica that holds most of the log; of equals, the one that should lead. None that drains too.
-fn successor(placement: &Placement, replica: &Replica) -> Option<NodeId> {
-    let Placement { router: Router { shards, peers }, heard, .. } = placement;
-    let metrics = replica.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let living =
-        |node: &NodeId| peers.get(*node).is_some_and(|peer| peer.is_alive()) && !heard.is_draining(*node);
-    let candidates = shards.preferred(replica.shard).iter().copied().filter(living);
-    candidates.rev().max_by_key(|node| matched(&metrics, *node))
 }

@@ -21,21 +21,25 @@ use crate::router::Router;
 use crate::seats::TurnedAway;
 
 /// How long clients get to go elsewhere, as they are told.
-const GO_AWAY_IN_MS: u32 = 2_000;
+pub(crate) const GO_AWAY_IN_MS: u32 = 2_000;
 /// How long another node gets to answer.
 const PEER_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Places the clients, on this node and, while it leads the meta shard, on all.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
-    pub(crate) router: Router,
-    pub(crate) node: Arc<NodeInfo>,
-    pub(crate) heard: Arc<Heard>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) planner: Arc<Mutex<Planner>>,
+    router: Router,
+    node: Arc<NodeInfo>,
+    heard: Arc<Heard>,
+    metrics: Arc<Metrics>,
+    planner: Arc<Mutex<Planner>>,
 }
 
 impl Placement {
+    pub(crate) fn new(router: Router, node: Arc<NodeInfo>, heard: Arc<Heard>, metrics: Arc<Metrics>) -> Self {
+        Self { router, node, heard, metrics, planner: Arc::default() }
+    }
+
     /// The answer to a client that is not let in.
     pub(crate) fn elsewhere(&self, why: TurnedAway) -> Failure {
         self.metrics.clients.turned_away.with_label_values(&[why.code()]).inc();
@@ -45,16 +49,6 @@ impl Placement {
             None => format!("{why}, and no other node can be reached from it; try again"),
         };
         Failure::Elsewhere { code: why.code(), message, addresses }
-    }
-
-    /// What a client is told that should go because the node is leaving.
-    pub(crate) fn farewell(&self) -> GoAway {
-        GoAway {
-            in_ms: GO_AWAY_IN_MS,
-            addresses: self.heard.better(&self.router.peers),
-            reason: "the node is being stopped".to_owned(),
-            stay_away: true,
-        }
     }
 
     /// Asks so many of this node's clients to continue on the targets, each of which gets the same part of them. How many

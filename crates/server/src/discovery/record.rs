@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::health::Health;
 use crate::discovery::lookup::Lookup;
+use crate::local::NodeInfo;
 use crate::local::load::weight;
 use crate::shard::{Replica, Shards};
 
@@ -27,11 +28,17 @@ const LOOKUP_RETRY: Duration = Duration::from_secs(2);
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Keeps the record true until the node stops.
-pub(crate) async fn keep(health: Arc<Health>, tasks: TaskTracker, stop: CancellationToken) {
-    let own = &health.node.own;
+pub(crate) async fn keep(
+    node: Arc<NodeInfo>,
+    shards: Arc<Shards>,
+    health: Arc<Health>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let own = &node.own;
     let (found, mut ips) = watch::channel(Vec::new());
-    tasks.spawn(find_ips(health.node.member.client.clone(), found, Arc::clone(&own.news), stop.clone()));
-    for replica in health.shards.iter() {
+    tasks.spawn(find_ips(node.member.client.clone(), found, Arc::clone(&own.news), stop.clone()));
+    for replica in shards.iter() {
         tasks.spawn(watch_role(Arc::clone(replica), Arc::clone(&own.news), stop.clone()));
     }
     let mut ticks = tokio::time::interval(REGISTER_INTERVAL);
@@ -42,16 +49,16 @@ pub(crate) async fn keep(health: Arc<Health>, tasks: TaskTracker, stop: Cancella
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        own.say(now(&health, &own.get(), ips.borrow_and_update().clone()));
+        own.say(now(&node, &shards, &health, ips.borrow_and_update().clone()));
     }
 }
 
 /// What the node is now.
-fn now(health: &Health, before: &NodeRecord, ips: Vec<String>) -> NodeRecord {
-    let node = &health.node;
+fn now(node: &NodeInfo, shards: &Shards, health: &Health, ips: Vec<String>) -> NodeRecord {
+    let before = node.own.get();
     let load = *node.load.borrow();
     let score = load.score(node.sessions.count(), node.sessions.max());
-    let (role, leads, votes_in) = roles(&health.shards);
+    let (role, leads, votes_in) = roles(shards);
     NodeRecord {
         ips,
         ready: health.is_ready(),
@@ -61,7 +68,7 @@ fn now(health: &Health, before: &NodeRecord, ips: Vec<String>) -> NodeRecord {
         weight: weight(before.weight, score),
         leads,
         votes_in,
-        ..before.clone()
+        ..NodeRecord::clone(&before)
     }
 }
 

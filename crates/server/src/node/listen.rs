@@ -81,11 +81,11 @@ pub(super) async fn serve_peers(socket: Socket, service: PeerService, stop: Canc
 
 pub(super) async fn serve_clients(
     socket: Socket,
+    gateway: Gateway,
     admin: Admin,
     faults: Option<FaultServiceServer<FaultApi>>,
     stop: CancellationToken,
 ) {
-    let gateway = admin.gateway.clone();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ChatServiceServer<Gateway>>().await;
     let draining = gateway.node.draining.clone();

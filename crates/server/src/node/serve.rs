@@ -15,8 +15,10 @@ use crate::api::web;
 use crate::bootstrap;
 use crate::clock::Clock;
 use crate::cluster::health::Health;
-use crate::cluster::leadership;
+use crate::cluster::heard::Heard;
+use crate::cluster::leadership::{self, Leadership};
 use crate::cluster::load_keep;
+use crate::cluster::placement::Placement;
 use crate::cluster::view;
 use crate::config::Config;
 use crate::discovery::record;
@@ -42,19 +44,23 @@ pub(super) struct Parts {
     pub(super) clock: Clock,
     pub(super) links: LinkQueues,
     pub(super) identity: Identity,
+    pub(super) heard: Arc<Heard>,
+    pub(super) leadership: Leadership,
 }
 
 impl Node {
     /// Starts everything that runs until the node stops.
     pub(super) fn serve(&self, config: &Config, listeners: Listeners, parts: Parts) {
-        let Self { info, store, metrics, placement, tasks, .. } = self;
-        let Parts { admission, feed, clock, links, identity } = parts;
-        let (shards, peers) = (&placement.router.shards, &placement.router.peers);
+        let Self { info, store, metrics, router, drain, tasks, .. } = self;
+        let Parts { admission, feed, clock, links, identity, heard, leadership } = parts;
+        let (shards, peers) = (&router.shards, &router.peers);
         let stop = &info.stop;
         let view = ClusterView { cluster_id: format!("{:032x}", info.cluster), ..ClusterView::default() };
         let (view_sender, views) = watch::channel(Arc::new(view));
+        let placement =
+            Placement::new(router.clone(), Arc::clone(info), Arc::clone(&heard), Arc::clone(metrics));
         let gateway = Gateway {
-            router: placement.router.clone(),
+            router: router.clone(),
             feed,
             store: store.clone(),
             metrics: Arc::clone(metrics),
@@ -71,23 +77,18 @@ impl Node {
             stop: stop.clone(),
             node: Arc::clone(info),
             placement: placement.clone(),
-            tasks: tasks.clone(),
+            drain: drain.clone(),
         };
-        let heard = &placement.heard;
-        let records = Records::new(Arc::clone(info), Arc::clone(heard), config.secret.clone());
-        let admin = Admin { gateway, records, tasks: tasks.clone() };
+        let records = Records::new(Arc::clone(info), Arc::clone(&heard), config.secret.clone());
+        let admin =
+            Admin { gateway: gateway.clone(), placement: placement.clone(), drain: drain.clone(), records };
         tasks.spawn(serve_peers(listeners.peer, peer_service, stop.clone()));
         let name = info.member.name.clone();
         let faults =
             config.faults.clone().map(|faults| FaultServiceServer::new(FaultApi { faults, clock, name }));
-        tasks.spawn(serve_clients(listeners.client, admin, faults, stop.clone()));
-        let health = Arc::new(Health {
-            node: Arc::clone(info),
-            shards: Arc::clone(shards),
-            peers: Arc::clone(peers),
-            store: store.clone(),
-            led: None.into(),
-        });
+        tasks.spawn(serve_clients(listeners.client, gateway, admin, faults, stop.clone()));
+        let health = Health::new(Arc::clone(info), Arc::clone(shards), Arc::clone(peers), store.clone());
+        let health = Arc::new(health);
         let page = web::Page {
             health: Arc::clone(&health),
             shards: Arc::clone(shards),
@@ -105,44 +106,46 @@ impl Node {
             }
         }
         tasks.spawn(leadership::replace_the_dead(Arc::clone(shards), deaths, stop.clone()));
-        tasks.spawn(leadership::prefer(placement.clone()));
+        tasks.spawn(leadership.prefer());
         for replica in shards.iter() {
             tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
         }
         let keeping = housekeeping::run(Arc::clone(shards), store.clone(), Arc::clone(metrics), stop.clone());
         tasks.spawn(keeping);
-        let settling = bootstrap::settle(
-            placement.router.clone(),
-            Arc::clone(info),
-            identity.directory,
-            self.expelled.clone(),
-        );
+        let settling =
+            bootstrap::settle(router.clone(), Arc::clone(info), identity.directory, self.expelled.clone());
         tasks.spawn(settling);
         tasks.spawn(view::keep(
             Arc::clone(info),
             Arc::clone(peers),
-            Arc::clone(heard),
+            heard,
             Arc::clone(&shards.meta().state),
             view_sender,
             stop.clone(),
         ));
-        tasks.spawn(placement.clone().keep());
+        tasks.spawn(placement.keep());
         self.say(config, health, &listeners.net);
     }
 
     /// Keeps what the node says of itself true, and says it.
     fn say(&self, config: &Config, health: Arc<Health>, net: &Net) {
-        let Self { info, metrics, tasks, .. } = self;
+        let Self { info, metrics, router, tasks, .. } = self;
         let stop = &info.stop;
         let loading = load_keep::keep(
             Arc::clone(info),
-            Arc::clone(&health.shards),
+            Arc::clone(&router.shards),
             Arc::clone(metrics),
             self.store.work(),
             stop.clone(),
         );
         tasks.spawn(loading);
-        tasks.spawn(record::keep(health, tasks.clone(), stop.clone()));
+        tasks.spawn(record::keep(
+            Arc::clone(info),
+            Arc::clone(&router.shards),
+            health,
+            tasks.clone(),
+            stop.clone(),
+        ));
         for (resolver, secret) in config.resolvers.iter().zip(std::iter::repeat(&config.secret).flatten()) {
             let keeping = register::keep(
                 net.clone(),
