@@ -122,7 +122,7 @@ impl Node {
         let events = StoreEvents { metrics: Arc::clone(&metrics), feed: Arc::clone(&feed) };
         let (identity, store) = groups::open_store(&config, &plan, options, events).await?;
 
-        let info = Arc::new(NodeInfo::new(&plan, &config, identity.cluster, clock.clone()));
+        let info = Arc::new(NodeInfo::new(&plan, &config, identity.cluster, clock.now_ms()));
         let expelled = watch::Sender::new(None);
         let admission = Admission {
             cluster: identity.cluster,

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
 use crate::cluster::health::Health;
 use crate::discovery::lookup::Lookup;
 use crate::local::NodeInfo;
@@ -32,6 +33,7 @@ pub(crate) async fn keep(
     node: Arc<NodeInfo>,
     shards: Arc<Shards>,
     health: Arc<Health>,
+    clock: Clock,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
@@ -49,7 +51,7 @@ pub(crate) async fn keep(
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        own.say(now(&node, &shards, &health, ips.borrow_and_update().clone()));
+        own.say(now(&node, &shards, &health, ips.borrow_and_update().clone()), clock.now_ms());
     }
 }
 

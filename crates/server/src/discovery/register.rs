@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::clock::Clock;
 use crate::discovery::lookup::Lookup;
 use crate::local::NodeInfo;
 use crate::local::own::Own;
@@ -35,6 +36,7 @@ pub(crate) async fn keep(
     node: Arc<NodeInfo>,
     secret: Secret,
     metrics: Arc<Metrics>,
+    clock: Clock,
     stop: CancellationToken,
 ) {
     let registered = metrics.clients.registered.with_label_values(&[&resolver]);
@@ -44,7 +46,7 @@ pub(crate) async fn keep(
     for attempt in 0.. {
         let said = async {
             let mut stream = Stream::open(&net, &mut lookup, attempt).await?;
-            let result = stream.talk(&node.own, &secret, &registered).await;
+            let result = stream.talk(&node.own, &secret, &clock, &registered).await;
             if registered.get() == 1 {
                 retry = RETRY_MIN;
             }
@@ -113,6 +115,7 @@ impl Stream {
         &mut self,
         own: &Own,
         secret: &Secret,
+        clock: &Clock,
         registered: &prometheus::IntGauge,
     ) -> Result<std::convert::Infallible, Status> {
         let mut records = own.subscribe();
@@ -137,7 +140,7 @@ impl Stream {
             let answer = self.answer().await?;
             registered.set(1);
             if answer.lapsed || answer.known_revision > record.revision {
-                own.raise(answer.known_revision);
+                own.raise(answer.known_revision, clock.now_ms());
             }
         }
     }

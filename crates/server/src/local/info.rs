@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
 use crate::config::{Config, Member};
 use crate::local::load::Load;
 use crate::local::own::{self, Own};
@@ -44,10 +43,10 @@ pub(crate) struct NodeInfo {
 }
 
 impl NodeInfo {
-    /// A node that is about to start.
-    pub(crate) fn new(plan: &Plan, config: &Config, cluster: u128, clock: Clock) -> Self {
+    /// A node that is about to start. `now_ms` is wall time.
+    pub(crate) fn new(plan: &Plan, config: &Config, cluster: u128, now_ms: i64) -> Self {
         let member = plan.members[&plan.me].clone();
-        let own = Own::new(own::first(plan.me.0, &member, cluster), clock);
+        let own = Own::new(own::first(plan.me.0, &member, cluster), now_ms);
         Self {
             id: plan.me,
             member,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use conclave_proto::cluster::{MemberRole, NodeRecord};
 use tokio::sync::{Notify, watch};
 
-use crate::clock::Clock;
 use crate::config::Member;
 
 /// A revision further ahead of this clock, in tenths of seconds, is not believed: somebody made it up.
@@ -17,16 +16,16 @@ pub(crate) struct Own {
     record: watch::Sender<Arc<NodeRecord>>,
     /// Something changed that the record may have to say.
     pub(crate) news: Arc<Notify>,
-    clock: Clock,
 }
 
 impl Own {
-    /// The record of a node that has only just begun to start.
-    pub(crate) fn new(record: NodeRecord, clock: Clock) -> Self {
+    /// The record of a node that has only just begun to start. `now_ms` is wall time, as in the other
+    /// calls.
+    pub(crate) fn new(record: NodeRecord, now_ms: i64) -> Self {
         // Above what this node said before it was started again, however soon that was.
-        let revision = tenths(&clock) + 1;
+        let revision = tenths(now_ms) + 1;
         let record = watch::Sender::new(Arc::new(NodeRecord { revision, ..record }));
-        Self { record, news: Arc::default(), clock }
+        Self { record, news: Arc::default() }
     }
 
     pub(crate) fn get(&self) -> Arc<NodeRecord> {
@@ -38,13 +37,13 @@ impl Own {
     }
 
     /// Says something new, if it is new.
-    pub(crate) fn say(&self, record: NodeRecord) {
+    pub(crate) fn say(&self, record: NodeRecord, now_ms: i64) {
         self.record.send_if_modified(|known| {
             let record = NodeRecord { revision: known.revision, ..record };
             if record == **known {
                 return false;
             }
-            let revision = next_revision(tenths(&self.clock), known.revision);
+            let revision = next_revision(tenths(now_ms), known.revision);
             tracing::debug!(
                 revision,
                 ready = record.ready,
@@ -57,8 +56,8 @@ impl Own {
     }
 
     /// Says the same again with a revision above `known`, if it is not above it yet.
-    pub(crate) fn raise(&self, known: u64) {
-        let now = tenths(&self.clock);
+    pub(crate) fn raise(&self, known: u64, now_ms: i64) {
+        let now = tenths(now_ms);
         if known > now.saturating_add(AHEAD_MAX) {
             tracing::warn!(
                 revision = known,
@@ -78,8 +77,8 @@ impl Own {
 }
 
 /// Tenths of seconds since 1970.
-fn tenths(clock: &Clock) -> u64 {
-    u64::try_from(clock.now_ms() / 100).unwrap_or(0)
+fn tenths(now_ms: i64) -> u64 {
+    u64::try_from(now_ms / 100).unwrap_or(0)
 }
 
 fn next_revision(now: u64, last: u64) -> u64 {
@@ -106,42 +105,42 @@ pub(crate) fn first(id: u64, member: &Member, cluster: u128) -> NodeRecord {
 mod tests {
     use super::*;
 
-    fn own(now_ms: i64) -> Own {
-        let clock = Clock::default();
-        clock.set_offset_ms(now_ms - clock.now_ms());
+    const NOW_MS: i64 = 1_000_000;
+
+    fn own() -> Own {
         let member =
             Member { name: "n1".into(), peer: "h:1".into(), client: "h:2".into(), http: "h:3".into() };
-        Own::new(first(7, &member, 0xab), clock)
+        Own::new(first(7, &member, 0xab), NOW_MS)
     }
 
     #[test]
     fn a_change_raises_the_revision_and_nothing_else_does() {
-        let own = own(1_000_000);
+        let own = own();
         let first = own.get();
-        assert!((10_001..10_100).contains(&first.revision), "{first:?}");
+        assert_eq!(first.revision, 10_001);
         let mut news = own.subscribe();
-        own.say(NodeRecord { revision: 99, ..NodeRecord::clone(&first) });
+        own.say(NodeRecord { revision: 99, ..NodeRecord::clone(&first) }, NOW_MS);
         assert!(!news.has_changed().unwrap());
-        own.say(NodeRecord { ready: true, ..NodeRecord::clone(&first) });
-        own.say(NodeRecord { ready: false, ..NodeRecord::clone(&first) });
+        own.say(NodeRecord { ready: true, ..NodeRecord::clone(&first) }, NOW_MS);
+        own.say(NodeRecord { ready: false, ..NodeRecord::clone(&first) }, NOW_MS);
         assert!(news.has_changed().unwrap());
         let third = news.borrow_and_update().clone();
-        assert!(third.revision >= first.revision + 2, "also within one tenth of a second");
+        assert_eq!(third.revision, first.revision + 2, "also within one tenth of a second");
         assert_eq!(NodeRecord { revision: first.revision, ..NodeRecord::clone(&third) }, *first);
     }
 
     #[test]
     fn what_a_resolver_knows_is_outbid_once() {
-        let own = own(1_000_000);
+        let own = own();
         let before = own.get();
-        own.raise(before.revision - 1);
+        own.raise(before.revision - 1, NOW_MS);
         assert_eq!(own.get(), before);
-        own.raise(before.revision + 500);
+        own.raise(before.revision + 500, NOW_MS);
         let raised = own.get();
         assert_eq!(raised.revision, before.revision + 501);
-        own.raise(before.revision + 500);
+        own.raise(before.revision + 500, NOW_MS);
         assert_eq!(own.get(), raised);
-        own.raise(u64::MAX);
+        own.raise(u64::MAX, NOW_MS);
         assert_eq!(own.get(), raised, "nobody can end the numbers");
     }
 }

@@ -84,8 +84,10 @@ impl Node {
             Admin { gateway: gateway.clone(), placement: placement.clone(), drain: drain.clone(), records };
         tasks.spawn(serve_peers(listeners.peer, peer_service, stop.clone()));
         let name = info.member.name.clone();
-        let faults =
-            config.faults.clone().map(|faults| FaultServiceServer::new(FaultApi { faults, clock, name }));
+        let faults = config
+            .faults
+            .clone()
+            .map(|faults| FaultServiceServer::new(FaultApi { faults, clock: clock.clone(), name }));
         tasks.spawn(serve_clients(listeners.client, gateway, admin, faults, stop.clone()));
         let health = Health::new(Arc::clone(info), Arc::clone(shards), Arc::clone(peers), store.clone());
         let health = Arc::new(health);
@@ -124,11 +126,11 @@ impl Node {
             stop.clone(),
         ));
         tasks.spawn(placement.keep());
-        self.say(config, health, &listeners.net);
+        self.say(config, health, &clock, &listeners.net);
     }
 
     /// Keeps what the node says of itself true, and says it.
-    fn say(&self, config: &Config, health: Arc<Health>, net: &Net) {
+    fn say(&self, config: &Config, health: Arc<Health>, clock: &Clock, net: &Net) {
         let Self { info, metrics, router, tasks, .. } = self;
         let stop = &info.stop;
         let loading = load_keep::keep(
@@ -143,6 +145,7 @@ impl Node {
             Arc::clone(info),
             Arc::clone(&router.shards),
             health,
+            clock.clone(),
             tasks.clone(),
             stop.clone(),
         ));
@@ -153,6 +156,7 @@ impl Node {
                 Arc::clone(info),
                 secret.clone(),
                 Arc::clone(metrics),
+                clock.clone(),
                 stop.clone(),
             );
             tasks.spawn(keeping);
