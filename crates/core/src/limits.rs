@@ -70,54 +70,15 @@ pub const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
 pub const NODE_IPS_MAX: usize = 8;
 /// Resolvers that a node registers with.
 pub const RESOLVERS_MAX: usize = 8;
-/// Streams of records that one node serves.
-pub const RECORDS_STREAMS_MAX: usize = 64;
-/// How busy a node is, is looked at this often.
-pub const LOAD_INTERVAL: Duration = Duration::from_secs(1);
-/// And taken over so many looks.
-pub const LOAD_SAMPLES: usize = 10;
-/// A node whose sends take this long, in the 99th percentile, is at its limit.
-pub const SEND_P99_MAX: Duration = Duration::from_secs(1);
-/// Better nodes that a client is told of when it is sent elsewhere.
-pub const BETTER_NODES_MAX: usize = 8;
-/// A node that drains asks so many clients to go at once,
-pub const DRAIN_BATCH: u32 = 64;
-/// and then waits this long before it asks the next ones.
-pub const DRAIN_PAUSE: Duration = Duration::from_millis(10);
-/// The spread of clients over the nodes is looked at this often.
-pub const PLACEMENT_INTERVAL: Duration = Duration::from_secs(1);
 /// And nobody is moved before the nodes have been the same ones for this long.
 pub const PLACEMENT_QUIET: Duration = Duration::from_secs(2);
 /// Between the node with most clients and the one with fewest: below this nobody is moved.
 pub const PLACEMENT_SPREAD_MIN: u64 = 8;
 /// Clients that may be moved in one round, even if that is more than a twentieth of all.
 pub const PLACEMENT_MOVES_MIN: u64 = 10;
-/// A client that was asked to go elsewhere and did not is left alone for this long.
-pub const MOVE_ASKED_AGAIN: Duration = Duration::from_secs(30);
-/// How many targets a node is given for the clients that it shall move.
-pub const MOVE_TARGETS_MAX: usize = 256;
 
 // ---- Queues and batches of a node -----------------------------------------------------------------
 
-/// Proposals waiting at one shard's leader, in commands.
-pub const PROPOSAL_QUEUE_MAX: usize = 8_192;
-/// Commands of one Raft entry.
-pub const ENTRY_COMMANDS_MAX: usize = 4_096;
-/// Bytes at which a Raft entry is closed. One command always fits.
-pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
-/// Raft entries that a leader has in flight in one shard. Small on purpose: what arrives meanwhile
-/// is collected into the next one.
-pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
-/// Bytes that a connection with faults on purpose takes at once.
-pub const FAULTY_CHUNK_BYTES: usize = 16 * 1024;
-/// Bytes on their way in such a connection; then whoever sends waits.
-pub const FAULTY_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Calls to one other node that wait to be repeated on purpose; as many may be under way.
-pub const ECHOES_MAX: usize = 256;
-/// Raft messages between nodes, bytes.
-pub const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Proposals forwarded to one peer and not yet answered, in batches.
-pub const FORWARD_QUEUE_MAX: usize = 4_096;
 /// Jobs waiting for the log writer.
 pub const LOG_QUEUE_MAX: usize = 4_096;
 /// Bytes waiting for the log writer; then appending waits.
@@ -164,18 +125,11 @@ pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 pub const STATE_FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 /// A checkpoint is made at least this often while there is something to sync.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
-/// A gateway keeps trying to get a request decided this long before it answers "unknown".
-pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// A snapshot of which the receiver takes nothing for this long is given up, and sent again later.
-pub const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
 /// Between two keepalive frames of a subscription.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// A drained node waits this long for its clients to leave.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
-const _: () = assert!(TEXT_BYTES_MAX < ENTRY_BYTES_MAX, "one command always fits an entry");
-const _: () = assert!(ENTRY_BYTES_MAX < LOG_COMMIT_BYTES_MAX, "one entry always fits a commit");
-const _: () = assert!(LOG_COMMIT_BYTES_MAX < PEER_MESSAGE_BYTES_MAX, "what is logged can be sent");
 const _: () = assert!(PAGE_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a page fits a client's message");
 const _: () = assert!(TEXT_BYTES_MAX < PAGE_BYTES_MAX, "a page holds at least one event");
 const _: () = assert!(SEND_BATCH_MAX <= SENDS_IN_FLIGHT_MAX, "one frame can always be taken");

@@ -25,6 +25,7 @@ mod discovery;
 pub mod faults;
 mod feed;
 mod housekeeping;
+mod limits;
 mod local;
 pub mod metrics;
 mod node;

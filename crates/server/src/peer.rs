@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::NodeId;
-use conclave_core::limits::{FORWARD_QUEUE_MAX, PEER_MESSAGE_BYTES_MAX};
 use conclave_net::Net;
 use conclave_proto::fault::PeerFault;
 use conclave_proto::raft::raft_service_client::RaftServiceClient;
@@ -29,6 +28,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::config::Member;
 use crate::faults::{Faults, network as network_faults};
+use crate::limits::{FORWARD_QUEUE_MAX, PEER_MESSAGE_BYTES_MAX};
 use crate::peer::admission::Stamp;
 use crate::peer::echo::{Call, Echo, Echoes, echo};
 use crate::peer::link::Forwarded;

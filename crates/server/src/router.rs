@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::REQUEST_DEADLINE;
 use conclave_core::planted::{Bug, planted};
 use conclave_core::record::DirectoryEntry;
 use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, UserId, level};
@@ -14,6 +13,7 @@ use conclave_proto::status::{Failure, NOT_YET, NOT_YET_RETRY};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::limits::REQUEST_DEADLINE;
 use crate::peer::Peers;
 use crate::peer::link::Forwarded;
 use crate::shard::{Answer, ProposeError, Replica, Shards};

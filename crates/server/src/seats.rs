@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use conclave_core::SessionId;
-use conclave_core::limits::MOVE_ASKED_AGAIN;
 use conclave_proto::chat::GoAway;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::feed::Subscriber;
+use crate::limits::MOVE_ASKED_AGAIN;
 
 /// The sessions of one node. Locked for moments, when streams come and go; never for an event.
 #[derive(Debug)]

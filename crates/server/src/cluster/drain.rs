@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::NodeId;
-use conclave_core::limits::{DRAIN_BATCH, DRAIN_DEADLINE, DRAIN_PAUSE};
+use conclave_core::limits::DRAIN_DEADLINE;
 use conclave_proto::admin::{DrainRequest, DrainResponse};
 use conclave_proto::chat::GoAway;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use tonic::Status;
 use crate::cluster::heard::Heard;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::placement::GO_AWAY_IN_MS;
+use crate::limits::{DRAIN_BATCH, DRAIN_PAUSE};
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::router::Router;

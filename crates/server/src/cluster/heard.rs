@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use conclave_core::NodeId;
-use conclave_core::limits::{BETTER_NODES_MAX, CLIENTS_MAX_DEFAULT};
+use conclave_core::limits::CLIENTS_MAX_DEFAULT;
 use conclave_core::placement::NodeLoad;
 use conclave_proto::chat::NodeStatus;
 use conclave_proto::cluster::NodeRecord;
 use tokio::sync::watch;
 
+use crate::limits::BETTER_NODES_MAX;
 use crate::local::load::permille;
 use crate::peer::Peers;
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::LOAD_INTERVAL;
 use conclave_store::Work;
 use conclave_telemetry::process;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::LOAD_INTERVAL;
 use crate::local::NodeInfo;
 use crate::local::load::{Load, Sample, Window};
 use crate::metrics::{ClientMetrics, Metrics};

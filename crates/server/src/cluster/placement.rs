@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use conclave_core::NodeId;
-use conclave_core::limits::{MOVE_TARGETS_MAX, PLACEMENT_INTERVAL};
 use conclave_core::placement::{Move, NodeLoad, Planner};
 use conclave_proto::admin::{self, RebalanceRequest};
 use conclave_proto::chat::{GoAway, NodeStatus};
@@ -14,6 +13,7 @@ use conclave_proto::status::Failure;
 use tonic::Status;
 
 use crate::cluster::heard::{Heard, load_of};
+use crate::limits::{MOVE_TARGETS_MAX, PLACEMENT_INTERVAL};
 use crate::local::NodeInfo;
 use crate::local::load::{Load, is_busy};
 use crate::metrics::Metrics;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use conclave_core::limits::RECORDS_STREAMS_MAX;
 use conclave_proto::admin::RecordsResponse;
 use conclave_proto::cluster::{NodeRecord, NodeRecords};
 use conclave_proto::seal::{NONCE_BYTES, RECORDS, Secret};
@@ -13,6 +12,7 @@ use tokio::time::Interval;
 use tonic::Status;
 
 use crate::cluster::heard::{Heard, Statuses};
+use crate::limits::RECORDS_STREAMS_MAX;
 use crate::local::NodeInfo;
 
 /// How often the records are said again.

@@ -12,13 +12,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_core::limits::{FAULTY_CHUNK_BYTES, FAULTY_QUEUE_BYTES_MAX};
 use conclave_net::Net;
 use conclave_proto::fault::PeerFault;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use crate::limits::{FAULTY_CHUNK_BYTES, FAULTY_QUEUE_BYTES_MAX};
 
 /// What a lost segment costs: the least retransmission timeout of common systems (RFC 6298 asks for a second, Linux
 /// uses 200 ms).

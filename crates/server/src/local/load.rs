@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use conclave_core::limits::{LOAD_SAMPLES, PROPOSAL_QUEUE_MAX, SEND_P99_MAX};
 use tokio::time::Instant;
 
+use crate::limits::{LOAD_SAMPLES, PROPOSAL_QUEUE_MAX, SEND_P99_MAX};
 use crate::metrics::recent_p99_us;
 
 /// From here on a node is busy, if others are less so.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use conclave_core::limits::PROPOSAL_QUEUE_MAX;
 use conclave_core::ring::Layout;
 use conclave_core::{NodeId, ShardId};
 use conclave_store::{Identity, Options, Raft, Store};
@@ -12,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{Config, Member, Timing};
+use crate::limits::PROPOSAL_QUEUE_MAX;
 use crate::metrics::{Metrics, StoreEvents};
 use crate::node::RunError;
 use crate::peer::Peers;

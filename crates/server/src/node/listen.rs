@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
+use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
 use conclave_net::{Net, Network, Socket};
 use conclave_proto::admin::admin_service_server::AdminServiceServer;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
@@ -19,6 +19,7 @@ use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
 use crate::config::Config;
 use crate::faults::FaultApi;
+use crate::limits::PEER_MESSAGE_BYTES_MAX;
 use crate::node::RunError;
 
 /// The sockets of a node, bound before anything else is touched.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use conclave_core::limits::ECHOES_MAX;
 use conclave_proto::fault::PeerFault;
 use conclave_proto::raft;
 use futures::stream::{self, FuturesUnordered, StreamExt as _};
@@ -16,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::limits::ECHOES_MAX;
 use crate::peer::PeerClient;
 
 /// Nobody waits for what a repeated call comes to; it is given up after so long.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::{ENTRY_BYTES_MAX, FORWARD_QUEUE_MAX, SEND_BATCH_MAX};
+use conclave_core::limits::SEND_BATCH_MAX;
 use conclave_core::{NodeId, Reply, ShardId};
 use conclave_net::Net;
 use conclave_proto::chat::{self, Certainty};
@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::limits::{ENTRY_BYTES_MAX, FORWARD_QUEUE_MAX};
 use crate::peer::Peer;
 use crate::peer::echo::Call;
 use crate::shard::{Answer, ProposeError, Shards};

@@ -9,7 +9,6 @@ mod early;
 
 use std::sync::Arc;
 
-use conclave_core::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use conclave_core::{NodeId, Reply, ShardId};
 use conclave_proto::command::{Encoded, encode_batch};
 use conclave_store::{Payload, Raft, TypeConfig};
@@ -21,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::metrics::{Metrics, label};
 
 /// What came of a batch of commands: one reply for each, or why there is none.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use conclave_core::limits::SNAPSHOT_STALL;
 use conclave_core::{RoomId, Seq};
 use conclave_proto::raft;
 use conclave_store::{LocalSnapshot, Snapshot, SnapshotData, StoreError, TypeConfig, Vote, Work, convert};
@@ -15,6 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::{Network, read_vote};
+use crate::limits::SNAPSHOT_STALL;
 
 /// Snapshot chunks read ahead of the connection.
 const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
