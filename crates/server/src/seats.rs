@@ -13,7 +13,7 @@ use crate::limits::MOVE_ASKED_AGAIN;
 
 /// The sessions of one node. Locked for moments, when streams come and go; never for an event.
 #[derive(Debug)]
-pub(crate) struct Sessions {
+pub(crate) struct Seats {
     max: u32,
     table: Mutex<Table>,
     /// Told when the node becomes full, or is no longer.
@@ -68,7 +68,7 @@ impl TurnedAway {
     }
 }
 
-impl Sessions {
+impl Seats {
     /// At most `max` sessions subscribe, with twice as many streams, and twice as many streams of sends.
     pub(crate) fn new(max: u32, news: Arc<Notify>) -> Self {
         Self { max, table: Mutex::default(), news, emptied: Notify::new() }
@@ -203,7 +203,7 @@ impl Table {
 /// A subscription's place.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    sessions: Arc<Sessions>,
+    sessions: Arc<Seats>,
     session: SessionId,
     subscriber: Arc<Subscriber>,
 }
@@ -224,7 +224,7 @@ impl Drop for Seat {
 
 /// The place of a stream of sends.
 #[derive(Debug)]
-pub(crate) struct SendSeat(Arc<Sessions>);
+pub(crate) struct SendSeat(Arc<Seats>);
 
 impl Drop for SendSeat {
     fn drop(&mut self) {
@@ -236,11 +236,11 @@ impl Drop for SendSeat {
 mod tests {
     use super::*;
 
-    fn sessions(max: u32) -> Arc<Sessions> {
-        Arc::new(Sessions::new(max, Arc::default()))
+    fn sessions(max: u32) -> Arc<Seats> {
+        Arc::new(Seats::new(max, Arc::default()))
     }
 
-    fn enter(sessions: &Arc<Sessions>, session: u64) -> Result<(Seat, Arc<Subscriber>), TurnedAway> {
+    fn enter(sessions: &Arc<Seats>, session: u64) -> Result<(Seat, Arc<Subscriber>), TurnedAway> {
         let subscriber = Arc::new(Subscriber::default());
         Ok((sessions.enter(SessionId(session), &subscriber)?, subscriber))
     }
@@ -281,7 +281,7 @@ mod tests {
     #[tokio::test]
     async fn full_is_full_until_there_is_some_room() {
         let news = Arc::new(Notify::new());
-        let sessions = Arc::new(Sessions::new(40, Arc::clone(&news)));
+        let sessions = Arc::new(Seats::new(40, Arc::clone(&news)));
         let mut seats: Vec<_> = (0..40).map(|session| enter(&sessions, session).unwrap()).collect();
         news.notified().await;
         for left in [39, 38] {

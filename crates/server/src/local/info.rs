@@ -12,7 +12,7 @@ use crate::config::{Config, Member};
 use crate::local::load::Load;
 use crate::local::own::{self, Own};
 use crate::plan::Plan;
-use crate::seats::Sessions;
+use crate::seats::Seats;
 
 /// Who this node is, and how it is.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct NodeInfo {
     pub(crate) epoch: u32,
     pub(crate) started: Instant,
     /// Its clients.
-    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) sessions: Arc<Seats>,
     /// How busy it was lately.
     pub(crate) load: watch::Sender<Load>,
     /// What it says of itself.
@@ -55,7 +55,7 @@ impl NodeInfo {
             feature_level: config.feature_level,
             epoch: 1,
             started: Instant::now(),
-            sessions: Arc::new(Sessions::new(config.max_clients, Arc::clone(&own.news))),
+            sessions: Arc::new(Seats::new(config.max_clients, Arc::clone(&own.news))),
             load: watch::Sender::default(),
             own,
             settled: AtomicBool::new(false),
