@@ -3,7 +3,7 @@
 //! * [`admission`]: both ends of every call name themselves; strangers and emptied directories are refused.
 //! * [`network`]: what openraft asks of the network, over gRPC; the other end of it is `api/peer.rs`.
 //! * [`probe`]: how long a follower takes.
-//! * [`echo`]: calls that are made twice on purpose.
+//! * [`mod@echo`]: calls that are made twice on purpose.
 //! * [`link`]: proposals for shards led elsewhere, and the first sign of a dead process.
 
 pub(crate) mod admission;
