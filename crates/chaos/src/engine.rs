@@ -2,10 +2,10 @@
 
 mod faults;
 mod judging;
+mod run;
 mod watching;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +19,15 @@ use crate::backend::{Backend, BackendError, Kind, Target};
 use crate::engine::faults::Faults;
 use crate::engine::judging::End;
 use crate::engine::watching::Watching;
-use crate::events::{Ending, Event, Observer};
+use crate::events::{Event, Observer};
 use crate::experiment::{Experiment, Steady};
 use crate::fault::{Fault, Means};
-use crate::journal::{Applied, Journal, JournalError};
+use crate::journal::{Applied, Journal};
 use crate::schedule::plan;
 use crate::verdict::Verdict;
-use crate::workload::{self, Connect, Running, Seen, Setup, WorkloadError};
+use crate::workload::{self, Connect, Running, Seen, Setup};
+
+pub use run::{Run, RunError};
 
 /// The cluster gets so long to become steady before anything is done to it.
 const STEADY_DEADLINE: Duration = Duration::from_secs(30);
@@ -39,46 +41,6 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) const AGAIN: Duration = Duration::from_millis(500);
 /// How often whoever watches is told how the clients fare.
 const PACE: Duration = Duration::from_secs(1);
-
-/// Why an experiment has no verdict. None of these says anything about the cluster's promises.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A fault could not be applied or healed.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// The journal cannot be used.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The clients could not work.
-    #[error(transparent)]
-    Workload(#[from] WorkloadError),
-    /// The backend cannot do what the experiment asks for.
-    #[error("{experiment} needs faults that {backend} cannot apply here ({missing}): {advice}")]
-    Means {
-        /// Which experiment.
-        experiment: String,
-        /// On what.
-        backend: &'static str,
-        /// What is missing.
-        missing: String,
-        /// What to do.
-        advice: &'static str,
-    },
-    /// The cluster was not well when it began.
-    #[error("the cluster is not in its steady state ({0}): nothing was done to it")]
-    NotSteady(String),
-    /// A file cannot be written or read.
-    #[error("{}: {why}", .path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
-    /// Somebody asked to stop.
-    #[error("stopped; everything is healed")]
-    Stopped,
-}
 
 /// A controller of one cluster.
 pub struct Engine {
@@ -94,19 +56,6 @@ pub struct Engine {
     pub stop: CancellationToken,
     /// Is told of everything.
     pub observer: Arc<dyn Observer>,
-}
-
-/// One run of an experiment.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// Names the run's rooms, so it must be another one for each run on a cluster: letters, digits and hyphens.
-    pub id: String,
-    /// What is done.
-    pub experiment: Experiment,
-    /// When, and to whom.
-    pub seed: u64,
-    /// Where its history goes: a directory that is there.
-    pub dir: PathBuf,
 }
 
 impl std::fmt::Debug for Engine {
@@ -215,8 +164,8 @@ impl Engine {
         });
         let verdict = self.prepare_and_run(run).await;
         self.observer.event(&Event::Ended(match &verdict {
-            Ok(verdict) => Ending::of(&run.id, verdict),
-            Err(error) => Ending::without_verdict(run, error),
+            Ok(verdict) => verdict.ending(&run.id),
+            Err(error) => run.ending_without_verdict(error),
         }));
         verdict
     }

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use conclave_check::Property;
 
-use crate::engine::{Run, RunError};
 use crate::fault::{Fault, Nodes};
 use crate::journal::Applied;
 use crate::time::show;
-use crate::verdict::{Sum, Verdict};
 
 /// Watches a controller. Called in the middle of its work: whoever watches takes note and returns.
 pub trait Observer: Send + Sync {
@@ -162,46 +160,6 @@ impl Outcome {
             Self::TooLittle => "too_little",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
-        }
-    }
-}
-
-impl From<Sum> for Outcome {
-    fn from(sum: Sum) -> Self {
-        match sum {
-            Sum::Passed => Self::Passed,
-            Sum::Violated => Self::Violated,
-            Sum::TooLittle => Self::TooLittle,
-        }
-    }
-}
-
-impl Ending {
-    /// How a run with a verdict ended.
-    #[must_use]
-    pub fn of(id: &str, verdict: &Verdict) -> Self {
-        let broken = verdict.report.findings.iter().filter(|finding| finding.violations > 0);
-        Self {
-            id: id.to_owned(),
-            experiment: verdict.experiment.name.clone(),
-            outcome: verdict.sum.into(),
-            why: verdict.wrong.iter().chain(&verdict.missing).cloned().collect(),
-            violations: broken.map(|finding| (finding.property, finding.violations)).collect(),
-            longest_gap: Some(verdict.longest_gap()),
-        }
-    }
-
-    /// How a run without one ended.
-    #[must_use]
-    pub fn without_verdict(run: &Run, error: &RunError) -> Self {
-        let stopped = matches!(error, RunError::Stopped);
-        Self {
-            id: run.id.clone(),
-            experiment: run.experiment.name.clone(),
-            outcome: if stopped { Outcome::Stopped } else { Outcome::Failed },
-            why: vec![error.to_string()],
-            violations: Vec::new(),
-            longest_gap: None,
         }
     }
 }

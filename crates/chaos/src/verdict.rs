@@ -6,6 +6,7 @@ use std::time::Duration;
 use conclave_check::{Outcome, Report};
 use serde::{Deserialize, Serialize};
 
+use crate::events::{self, Ending};
 use crate::experiment::{Experiment, Sometimes};
 use crate::fault::Fault;
 use crate::observer::Change;
@@ -60,6 +61,16 @@ pub enum Sum {
     Violated,
     /// Nothing was broken, but too little was tested.
     TooLittle,
+}
+
+impl From<Sum> for events::Outcome {
+    fn from(sum: Sum) -> Self {
+        match sum {
+            Sum::Passed => Self::Passed,
+            Sum::Violated => Self::Violated,
+            Sum::TooLittle => Self::TooLittle,
+        }
+    }
 }
 
 impl Sum {
@@ -171,6 +182,20 @@ impl Verdict {
     #[must_use]
     pub fn longest_gap(&self) -> Duration {
         longest_gap(&self.facts)
+    }
+
+    /// How the run with this verdict ended.
+    #[must_use]
+    pub fn ending(&self, run: &str) -> Ending {
+        let broken = self.report.findings.iter().filter(|finding| finding.violations > 0);
+        Ending {
+            id: run.to_owned(),
+            experiment: self.experiment.name.clone(),
+            outcome: self.sum.into(),
+            why: self.wrong.iter().chain(&self.missing).cloned().collect(),
+            violations: broken.map(|finding| (finding.property, finding.violations)).collect(),
+            longest_gap: Some(self.longest_gap()),
+        }
     }
 
     /// 0 passed, 1 violated, 2 tested too little. (3 is for runs without a verdict.)

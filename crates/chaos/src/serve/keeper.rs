@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{Kind as TargetKind, Target};
 use crate::connect;
 use crate::engine::{AGAIN, Engine, Run, RunError};
-use crate::events::{All, Ending, Event, Outcome};
+use crate::events::{All, Event, Outcome};
 use crate::experiment::{Experiment, Step};
 use crate::journal::Applied;
 use crate::metrics::Metrics;
@@ -261,8 +261,8 @@ impl Keeper {
         let run = Run { id: record.id.clone(), experiment: order.experiment, seed: order.seed, dir };
         let (verdict, stopped_by) = self.run_and_answer(&run).await;
         let ending = match &verdict {
-            Ok(verdict) => Ending::of(&run.id, verdict),
-            Err(error) => Ending::without_verdict(&run, error),
+            Ok(verdict) => verdict.ending(&run.id),
+            Err(error) => run.ending_without_verdict(error),
         };
         if let Ok(verdict) = verdict {
             let dir = run.dir.clone();
