@@ -3,7 +3,7 @@
 mod serve;
 
 use std::fs;
-use std::io::{BufReader, Write as _};
+use std::io::BufReader;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::{Args, Command, FaultArgs, RunArgs};
 use crate::controller::Controller;
+use crate::output::{complain, say};
 
 /// Does it. The exit code is the verdict's.
 ///
@@ -58,17 +59,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
             Ok(0)
         }
     }
-}
-
-/// On stdout.
-fn say(text: &str) {
-    // Whoever closed the pipe has read enough.
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// On stderr.
-pub(crate) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn unknown(name: &str) -> String {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::PlaceArgs;
-use crate::command::complain;
+use crate::output::complain;
 
 /// A controller that stops on signals, as long as it is kept.
 pub(crate) struct Controller {

@@ -3,6 +3,7 @@
 mod args;
 mod command;
 mod controller;
+mod output;
 
 use std::process::ExitCode;
 
@@ -16,13 +17,13 @@ async fn main() -> ExitCode {
     let args = args::Args::parse();
     #[cfg(debug_assertions)]
     if let Err(why) = plant() {
-        command::complain(&format!("conclave-chaos: {why}"));
+        output::complain(&format!("conclave-chaos: {why}"));
         return ExitCode::from(NO_VERDICT);
     }
     match command::run(args).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            command::complain(&format!("conclave-chaos: {error:#}"));
+            output::complain(&format!("conclave-chaos: {error:#}"));
             ExitCode::from(NO_VERDICT)
         }
     }
@@ -33,7 +34,7 @@ async fn main() -> ExitCode {
 fn plant() -> Result<(), conclave_client::planted::UnknownBug> {
     use conclave_client::planted::{VARIABLE, plant};
     if let Some(bug) = plant(std::env::var(VARIABLE).ok().as_deref())? {
-        command::complain(&format!(
+        output::complain(&format!(
             "!!! conclave-chaos makes a planted bug, chosen by {VARIABLE}: {} !!!",
             bug.name()
         ));

@@ -15,8 +15,8 @@ use conclave_chaos::serve::timetable::{Entry, OnViolation, Schedule};
 use tokio::net::TcpListener;
 
 use crate::args::ServeArgs;
-use crate::command::complain;
 use crate::controller::Controller;
+use crate::output::complain;
 
 /// Experiments of one's own.
 const EXPERIMENTS_MAX: usize = 100;
