@@ -51,10 +51,10 @@ mod record;
 mod report;
 
 pub use history::History;
-pub use property::Property;
+pub use property::{Finding, Property, Witness};
 pub use reader::{Records, Unreadable};
 pub use record::{Event, What};
-pub use report::{Finding, Outcome, Report, Witness};
+pub use report::{Outcome, Report};
 
 /// What a history must at least contain, and what it may.
 #[derive(Clone, Debug)]

@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use crate::Options;
 use crate::reader::Records;
-use crate::report::Finding;
 
 /// A promise, under the name that it has in `docs/guarantees.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -103,5 +102,41 @@ impl Property {
             Self::MinoritySilent => minority_silent::check(records, &mut finding),
         }
         finding
+    }
+}
+
+/// What came of one property.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// Which.
+    pub property: Property,
+    /// How many times the property could have been broken.
+    pub checked: u64,
+    /// How many times it was.
+    pub violations: u64,
+    /// The first violation.
+    pub witness: Option<Witness>,
+}
+
+/// A violation: a sentence, and the few lines of the history that it follows from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Witness {
+    /// What is wrong.
+    pub sentence: String,
+    /// The numbers of the lines.
+    pub lines: Vec<u64>,
+}
+
+impl Finding {
+    pub(crate) fn new(property: Property) -> Self {
+        Self { property, checked: 0, violations: 0, witness: None }
+    }
+
+    /// Notes a violation. Of several the one with the fewest lines is kept, of those the first.
+    pub(crate) fn violated(&mut self, lines: &[u64], sentence: impl FnOnce() -> String) {
+        self.violations += 1;
+        if self.witness.as_ref().is_none_or(|known| lines.len() < known.lines.len()) {
+            self.witness = Some(Witness { sentence: sentence(), lines: lines.to_vec() });
+        }
     }
 }

@@ -5,31 +5,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::Options;
-use crate::property::Property;
+use crate::property::{Finding, Property};
 use crate::reader::{Records, Set};
 use crate::record::{Record, Send};
-
-/// What came of one property.
-#[derive(Clone, Debug, Serialize)]
-pub struct Finding {
-    /// Which.
-    pub property: Property,
-    /// How many times the property could have been broken.
-    pub checked: u64,
-    /// How many times it was.
-    pub violations: u64,
-    /// The first violation.
-    pub witness: Option<Witness>,
-}
-
-/// A violation: a sentence, and the few lines of the history that it follows from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Witness {
-    /// What is wrong.
-    pub sentence: String,
-    /// The numbers of the lines.
-    pub lines: Vec<u64>,
-}
 
 /// The sum of the findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -62,20 +40,6 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Why too little was tested.
     pub too_little: Vec<String>,
-}
-
-impl Finding {
-    pub(crate) fn new(property: Property) -> Self {
-        Self { property, checked: 0, violations: 0, witness: None }
-    }
-
-    /// Notes a violation. Of several the one with the fewest lines is kept, of those the first.
-    pub(crate) fn violated(&mut self, lines: &[u64], sentence: impl FnOnce() -> String) {
-        self.violations += 1;
-        if self.witness.as_ref().is_none_or(|known| lines.len() < known.lines.len()) {
-            self.witness = Some(Witness { sentence: sentence(), lines: lines.to_vec() });
-        }
-    }
 }
 
 impl Report {

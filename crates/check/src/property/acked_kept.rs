@@ -3,9 +3,9 @@
 //!
 //! Only acks in rooms that are read at the end count as checked.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Send};
-use crate::report::Finding;
 
 /// A replica's final read of a room.
 struct Read {

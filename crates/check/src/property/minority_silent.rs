@@ -3,9 +3,9 @@
 //!
 //! Counted as checked: every such send, and every such read.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Send};
-use crate::report::Finding;
 
 /// In the order in which moments of the same instant count: a cut that begins or ends at the same
 /// time as something else says nothing about it.

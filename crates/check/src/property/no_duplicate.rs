@@ -1,9 +1,9 @@
 //! `no_duplicate`: a request has at most one effect, however often it was repeated: no two seqs of a
 //! room carry the same session's same request number, and no two acks of it name different ones.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::Send;
-use crate::report::Finding;
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
     let mut places: Map<Send, (u64, u64)> = Map::default();

@@ -4,9 +4,9 @@
 //!
 //! A gap that the stream announces (`truncated`) is none.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Stream};
-use crate::report::Finding;
 
 /// The last seq and the line that said so.
 type Last = (u64, u64);

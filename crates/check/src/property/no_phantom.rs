@@ -4,9 +4,9 @@
 //! A session may use a number again after a refusal that did not use it up, so a request number has
 //! a list of attempts.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records, Set};
 use crate::record::{Content, Record, Seen, Send, What};
-use crate::report::Finding;
 
 struct Attempt {
     content: Content,

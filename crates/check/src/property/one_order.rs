@@ -3,9 +3,9 @@
 //!
 //! Counted as checked: every event that somebody else had seen before, or acked.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{Record, Seen, Send};
-use crate::report::Finding;
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
     same_for_everybody(records, finding);

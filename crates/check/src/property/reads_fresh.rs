@@ -1,9 +1,9 @@
 //! `reads_fresh`: a linearizable read sees every message that was acked before the read began, and
 //! everything that an earlier linearizable read saw.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::Record;
-use crate::report::Finding;
 
 /// In the order in which moments of the same instant count: what happens at the same time overlaps,
 /// and then nothing is promised.

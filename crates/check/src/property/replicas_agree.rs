@@ -4,9 +4,9 @@
 //! Each replica's events are a chain: a hash of the chain before and of the event. Equal hashes at a
 //! seq mean that everything up to there is equal, so one comparison for each event is enough.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Seen};
-use crate::report::Finding;
 
 /// A replica's copy of a room, from where its final read begins.
 #[derive(Default)]

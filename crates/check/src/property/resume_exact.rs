@@ -1,9 +1,9 @@
 //! `resume_exact`: a subscriber that continues, on whatever node, continues exactly where it was: it
 //! asks for what follows the last event that it got, and the first event that it gets is the next.
 
+use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Stream};
-use crate::report::Finding;
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
     let mut positions: Map<(ReaderId, u64), (u64, u64)> = Map::default();

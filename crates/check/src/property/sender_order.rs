@@ -1,9 +1,9 @@
 //! `sender_order`: one session's requests keep their order in a room: ordered by seq, their numbers
 //! rise. Refused requests leave holes in the numbers; that is no violation.
 
+use crate::property::Finding;
 use crate::reader::{Records, Set};
 use crate::record::Send;
-use crate::report::Finding;
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
     let mut known: Set<(Send, u64)> = Set::default();
