@@ -11,8 +11,9 @@ use conclave_store::simulated::Remains;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, Death, Life, Machine, State, lock};
-use crate::resolver::{self, NameServer};
+use crate::cluster::{Cluster, Machine};
+use crate::life::{Death, Life, State, lock};
+use crate::name_server::{self, NameServer};
 
 /// A node that is healed is back by then.
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
@@ -148,7 +149,7 @@ impl Backend for Simulated {
     }
 
     fn zone(&self) -> Option<String> {
-        resolver::zone(&self.0.resolvers)
+        name_server::zone(&self.0.resolvers)
     }
 
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use conclave_chaos::backend::inside::{desired, desired_of_resolver};
@@ -16,11 +16,12 @@ use conclave_chaos::schedule::cuts;
 use conclave_proto::seal::Secret;
 use conclave_server::{Clock, Config, Faults, Listeners, Member, Node, RunError, StoreOptions};
 use conclave_store::Work;
-use conclave_store::simulated::{Remains, SimDisk};
+use conclave_store::simulated::SimDisk;
 use tokio::sync::Notify;
 
+use crate::life::{Death, Life, State, lock};
+use crate::name_server::NameServer;
 use crate::net::{Cuts, Host};
-use crate::resolver::NameServer;
 
 /// Ports of every node.
 const CLIENT: u16 = 7400;
@@ -30,95 +31,6 @@ const HTTP: u16 = 7402;
 const SECRET: &[u8] = b"the secret of the simulation";
 /// The first resolver is at this number.
 const RESOLVERS_AT: u8 = 50;
-/// A node that dies in the middle of a write does so within this.
-const DYING_MAX: Duration = Duration::from_millis(40);
-/// A host that ended by itself starts again after this, as `conclave up` would start it.
-const RESTART_AFTER: Duration = Duration::from_secs(1);
-
-/// How a node ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Death {
-    /// Its process is killed; the machine goes on.
-    Killed,
-    /// Its machine loses power: nobody is told, and what was not synced may be lost.
-    Unpowered(Remains),
-}
-
-/// How a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Life {
-    /// It runs, or begins to.
-    Up,
-    /// It is about to die: at the next write to its disk, or soon.
-    Dying(Death),
-    /// It is dead, and stays so until it is healed.
-    Dead(Death),
-    /// It ended by itself and starts again when this much time has passed since the beginning.
-    Ended(Duration),
-}
-
-/// What changes about one node.
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) life: Life,
-    /// It serves.
-    pub(crate) started: bool,
-    /// When it began to die, once the loop has seen that.
-    pub(crate) dying_since: Option<Duration>,
-    /// It is healed: it starts as soon as it is dead.
-    pub(crate) revive: bool,
-}
-
-/// What has to be done to a host between two ticks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// It ends here.
-    Dies,
-    /// It begins anew.
-    Starts,
-}
-
-impl State {
-    /// It is about to start for the first time.
-    pub(crate) fn up() -> Self {
-        Self { life: Life::Up, started: false, dying_since: None, revive: false }
-    }
-
-    /// Goes on to the next tick. `is_dead` says that nothing is left to wait for before it can die, which is done by `die`.
-    pub(crate) fn go_on(
-        &mut self,
-        now: Duration,
-        runs: bool,
-        is_dead: bool,
-        die: impl FnOnce(Death),
-    ) -> Option<Change> {
-        match self.life {
-            Life::Up if !runs => {
-                self.started = false;
-                self.life = Life::Ended(now);
-            }
-            Life::Ended(at) if now >= at + RESTART_AFTER => {
-                self.life = Life::Up;
-                return Some(Change::Starts);
-            }
-            Life::Dying(death) => {
-                let since = *self.dying_since.get_or_insert(now);
-                if is_dead || !runs || now >= since + DYING_MAX {
-                    die(death);
-                    (self.life, self.started, self.dying_since) = (Life::Dead(death), false, None);
-                    return Some(Change::Dies);
-                }
-            }
-            Life::Dead(_) if self.revive => {
-                (self.life, self.revive) = (Life::Up, false);
-                return Some(Change::Starts);
-            }
-            Life::Up | Life::Ended(_) | Life::Dead(_) => {}
-        }
-        None
-    }
-}
-
 /// One node.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -166,10 +78,6 @@ pub(crate) struct Links {
     pub(crate) cut: BTreeSet<(IpAddr, IpAddr)>,
     /// Between these (smaller first), everything arrives later.
     pub(crate) held: BTreeSet<(IpAddr, IpAddr)>,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn ip(number: u8) -> IpAddr {

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use crate::backend::Simulated;
-use crate::cluster::{Change, Cluster, Death, Links, Shape, live, lock};
+use crate::cluster::{Cluster, Links, Shape, live};
+use crate::life::{Change, Death, lock};
 use crate::net::Host;
 use crate::{resolver, world};
 

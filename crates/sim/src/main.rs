@@ -2,8 +2,8 @@
 //! stands still while they work. Everything random follows from the seed, so a seed is a history.
 //!
 //! * [`world`]: time and chance of the process. [`net`]: the network. The disk is `conclave_store::simulated`.
-//! * [`cluster`]: the nodes, and what is done to them. [`backend`]: as the chaos engine sees them. [`drive`]: the loop.
-//! * [`resolver`]: who tells clients where the nodes are.
+//! * [`life`]: how a host dies and starts. [`cluster`]: the nodes, and what is done to them. [`backend`]: as the chaos engine sees them. [`drive`]: the loop.
+//! * [`name_server`] and [`resolver`]: who tells clients where the nodes are.
 //! * [`mix`]: an experiment out of a seed. The experiments of `conclave-chaos` run here, too.
 //!
 //! One seed a process: nothing of one run can be left over in the next one. `cargo xtask sim` runs many.
@@ -11,7 +11,9 @@
 mod backend;
 mod cluster;
 mod drive;
+mod life;
 mod mix;
+mod name_server;
 mod net;
 mod resolver;
 mod summary;

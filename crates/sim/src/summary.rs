@@ -13,8 +13,8 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer};
 
-use crate::cluster::lock;
 use crate::drive::Outcome;
+use crate::life::lock;
 
 /// What nodes say that is worth counting, and panics of anything.
 #[derive(Clone, Debug, Default)]

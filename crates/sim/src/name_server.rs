@@ -1,0 +1,95 @@
+//! The resolvers of the simulation. They keep nothing, so all that can be done to one is to end it, to cut it off, to hold it
+//! up, and to make it say what is old or late.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
+
+use conclave_dns::config::NameServer as Named;
+use conclave_dns::{Config, Faults};
+use conclave_proto::seal::Secret;
+use conclave_server::Member;
+use tokio::sync::Notify;
+
+use crate::life::State;
+
+pub(crate) const ZONE: &str = "conclave.internal";
+const DNS: u16 = 7453;
+const REGISTER: u16 = 7454;
+const HTTP: u16 = 7455;
+
+/// What one resolver did, in all of its lives.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Served {
+    /// Questions that it answered.
+    pub(crate) answers: u64,
+    /// What nodes told it of themselves.
+    pub(crate) registrations: u64,
+}
+
+/// One resolver.
+#[derive(Debug)]
+pub(crate) struct NameServer {
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) faults: Faults,
+    pub(crate) stop: Notify,
+    pub(crate) state: Mutex<State>,
+    pub(crate) served: Mutex<Served>,
+    pub(crate) config: Config,
+}
+
+impl NameServer {
+    /// So many resolvers that have not started, of the cluster that begins with these nodes.
+    pub(crate) fn all(ips: &[IpAddr], nodes: &[Member], secret: &Secret) -> Vec<Self> {
+        let named = |(number, ip): (usize, &IpAddr)| Named { name: format!("ns{number}"), ips: vec![*ip] };
+        let name_servers: Vec<Named> = (1..).zip(ips).map(named).collect();
+        let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+        let server = |(named, ip): (&Named, &IpAddr)| {
+            let faults = Faults::default();
+            let config = Config {
+                zone: ZONE.to_owned(),
+                listen: vec![at(DNS)],
+                grpc_listen: at(REGISTER),
+                http_listen: at(HTTP),
+                name_servers: name_servers.clone(),
+                secret: secret.clone(),
+                nodes: nodes.iter().map(|node| node.client.clone()).collect(),
+                transfer_to: Vec::new(),
+                forward_for: Vec::new(),
+                forward_to: Vec::new(),
+                export: None,
+                faults: Some(faults.clone()),
+            };
+            Self {
+                name: named.name.clone(),
+                ip: *ip,
+                faults,
+                stop: Notify::new(),
+                state: Mutex::new(State::up()),
+                served: Mutex::default(),
+                config,
+            }
+        };
+        name_servers.iter().zip(ips).map(server).collect()
+    }
+
+    /// Where nodes register.
+    pub(crate) fn registry(ip: IpAddr) -> String {
+        SocketAddr::new(ip, REGISTER).to_string()
+    }
+
+    pub(crate) fn dns(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, DNS)
+    }
+}
+
+/// How clients find the cluster by name.
+pub(crate) fn zone(servers: &[NameServer]) -> Option<String> {
+    let mut zone = format!("conclave+srv://{ZONE}");
+    for (number, server) in servers.iter().enumerate() {
+        // Writing to a String cannot fail.
+        let _ = write!(zone, "{}{}", if number == 0 { "?ns=" } else { "," }, server.dns());
+    }
+    (!servers.is_empty()).then_some(zone)
+}
