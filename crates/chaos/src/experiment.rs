@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use conclave_core::limits::TEXT_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Grudge, Nodes};
@@ -22,8 +23,6 @@ const ROOMS_MAX: u32 = 1_000;
 const RATE_MAX: u32 = 100_000;
 /// What is late on purpose is late by at most so much.
 const DELAY_MAX: Duration = Duration::from_secs(60);
-/// A message is at most so long (`crates/core/src/limits.rs`).
-const TEXT_BYTES_MAX: u32 = 16 * 1024;
 
 /// What ships, by name.
 const LIBRARY: &[(&str, &str)] = &[
@@ -226,7 +225,7 @@ impl Experiment {
         if senders == 0 || rooms == 0 {
             wrong.push("has nobody who sends, or no room: give at least one of each".to_owned());
         }
-        if text_bytes > TEXT_BYTES_MAX {
+        if !usize::try_from(text_bytes).is_ok_and(|bytes| bytes <= TEXT_BYTES_MAX) {
             wrong.push(format!("sends messages of {text_bytes} bytes: conclave takes {TEXT_BYTES_MAX}"));
         }
         if senders.saturating_add(readers).saturating_add(visitors) > CLIENTS_MAX {

@@ -57,6 +57,17 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
+fn a_message_that_no_server_would_take_is_refused() {
+    let sends = |bytes: usize| {
+        Experiment::parse(&format!(
+            "{{name: x, proves: y, workload: {{text_bytes: {bytes}}}, method: [{{at: 5s, fault: kill}}]}}"
+        ))
+    };
+    assert!(sends(TEXT_BYTES_MAX).is_ok());
+    assert!(sends(TEXT_BYTES_MAX + 1).unwrap_err().to_string().contains("16384"));
+}
+
+#[test]
 fn everything_that_ships_is_right_and_says_what_it_proves() {
     for name in Experiment::names() {
         let experiment = Experiment::parse(Experiment::shipped(name).unwrap()).unwrap();
