@@ -13,6 +13,7 @@ pub mod inside;
 pub mod kubernetes;
 pub mod local;
 mod open;
+mod url;
 
 pub use open::{Choice, Opened, Settings, open};
 

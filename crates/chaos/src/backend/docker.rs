@@ -19,7 +19,7 @@ use self::containers::Containers;
 use self::endpoints::Places;
 use self::model::{Inspected, Listed, Own, Part, State};
 use crate::backend::inside::{self, InForce};
-use crate::backend::{Backend, BackendError, Kind, Target};
+use crate::backend::{Backend, BackendError, Kind, Target, url};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
@@ -229,7 +229,7 @@ async fn own(api: &Api) -> Result<Option<Own>, BackendError> {
 
 async fn list(api: &Api, labels: &[String]) -> Result<Vec<Listed>, BackendError> {
     let filters = serde_json::json!({ "label": labels }).to_string();
-    api.get(&format!("/containers/json?all=true&filters={}", model::percent_encoded(&filters))).await
+    api.get(&format!("/containers/json?all=true&filters={}", url::encoded(&filters))).await
 }
 
 impl Backend for Docker {

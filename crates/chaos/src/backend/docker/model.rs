@@ -339,13 +339,6 @@ pub(super) fn named(names: &[String], listed: Vec<Listed>) -> Vec<(String, Strin
     listed.into_iter().filter_map(one).collect()
 }
 
-/// For a query.
-pub(super) fn percent_encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    let one = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    text.bytes().map(one).collect()
-}
-
 /// By name in a network that is also ours, which is right whatever address it has next; else by address.
 fn host<'a>(name: &'a str, container: &'a Listed, own: Option<&Own>) -> &'a str {
     let networks = &container.network_settings.networks;

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::backend::BackendError;
 use crate::backend::kubernetes::config::{Config, Identity};
 use crate::backend::kubernetes::pod::{Pod, Pods};
+use crate::backend::url::encoded;
 
 /// An API server that does not answer for so long is asked again, or given up.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -82,7 +83,7 @@ impl Api {
     /// # Errors
     /// If they cannot be listed, or are too many.
     pub async fn pods(&self, selector: &str) -> Result<Vec<Pod>, BackendError> {
-        let query = format!("?limit={PODS_MAX}&labelSelector={}", encode(selector));
+        let query = format!("?limit={PODS_MAX}&labelSelector={}", encoded(selector));
         let found: Option<Pods> = self.call(Method::GET, "list", "", &query, Bytes::new()).await?;
         let found = found.ok_or_else(|| BackendError::Unknown(format!("namespace {}", self.namespace)))?;
         if !found.metadata.more.is_empty() {
@@ -127,9 +128,12 @@ impl Api {
             let of = if name.is_empty() { String::new() } else { format!(" {name}") };
             format!("{verb} pods{of} in namespace {}", self.namespace)
         };
-        let path = if name.is_empty() { String::new() } else { format!("/{}", encode(name)) };
-        let uri =
-            format!("{}/api/v1/namespaces/{}/pods{path}{query}", self.config.server, encode(&self.namespace));
+        let path = if name.is_empty() { String::new() } else { format!("/{}", encoded(name)) };
+        let uri = format!(
+            "{}/api/v1/namespaces/{}/pods{path}{query}",
+            self.config.server,
+            encoded(&self.namespace)
+        );
         let request = Request::builder().method(method).uri(uri).header(ACCEPT, "application/json");
         let request = request.header(CONTENT_TYPE, "application/json");
         let request = match self.token()? {
@@ -235,19 +239,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// For one part of a path or query.
-fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]
