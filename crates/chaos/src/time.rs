@@ -2,25 +2,21 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serializer, de};
 
-/// `250ms`, `10s`, `2m`, `1h`.
+/// Reads jiff's "friendly" format, such as `250ms`, `10s`, `2m`, `1h30m` or `1.5s`: whole milliseconds, not negative.
 ///
 /// # Errors
-/// A sentence that shows what is expected.
+/// A sentence that says what is expected.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration; write a whole number and ms, s, m or h, such as 250ms");
-    let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(end);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let millis = match unit {
-        "ms" => Some(number),
-        "s" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => None,
-    };
-    millis.map(Duration::from_millis).ok_or_else(wrong)
+    let wrong =
+        || format!("{text:?} is not a duration of whole milliseconds; write for example 250ms, 10s or 1h30m");
+    let read = text.parse::<SignedDuration>().ok().and_then(|read| Duration::try_from(read).ok());
+    let read = read.ok_or_else(wrong)?;
+    // What is shown, and written to a journal, has milliseconds: a finer duration would not be read back as it was.
+    let millis = u64::try_from(read.as_millis()).map_err(|_| wrong())?;
+    if Duration::from_millis(millis) == read { Ok(read) } else { Err(wrong()) }
 }
 
 /// As [`parse`] reads it.
@@ -76,8 +72,19 @@ mod tests {
         }
         assert_eq!(show(parse("1000ms").unwrap()), "1s");
         assert_eq!(show(parse("2h").unwrap()), "120m");
-        for bad in ["", "s", "10", "1.5s", "-1s", "10d", "99999999999999999999s"] {
+        for bad in ["", "s", "10", "-1s", "1s ago", "10d", "500us", "1.0005s", "99999999999999999999s"] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+        // The longest number of seconds that jiff reads is more than the milliseconds that fit in 64 bits.
+        assert!(parse("9223372036854775807s").is_err());
+    }
+
+    #[test]
+    fn units_may_be_combined_and_have_fractions() {
+        for (text, millis) in
+            [("1h30m", 5_400_000), ("1m 30s", 90_000), ("1.5s", 1_500), ("2 hours", 7_200_000)]
+        {
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
     }
 }
