@@ -7,10 +7,10 @@ use conclave_client::Client;
 
 use crate::workload::Connect;
 
-/// A client of the workload keeps trying this long; experiments that stop the cluster stop it for less.
+/// How long a client of the workload retries: longer than any shipped experiment takes the majority away.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Clients that begin at these servers, `host:port`.
+/// Makes clients that connect first to these servers, `host:port`.
 #[must_use]
 pub fn to(servers: Vec<String>) -> Connect {
     Arc::new(move |user: &str| {

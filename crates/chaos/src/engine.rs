@@ -29,32 +29,32 @@ use crate::workload::{self, Connect, Running, Seen, Setup};
 
 pub use run::{Run, RunError};
 
-/// The cluster gets so long to become steady before anything is done to it.
+/// How long the cluster gets to reach its steady state before the first fault.
 const STEADY_DEADLINE: Duration = Duration::from_secs(30);
-/// A cluster that has recovered gets so long to decide what is under way, and again to let readers read it.
+/// Timeout for in-flight sends after recovery; used again for the readers, and for the final read of each server.
 const END_PATIENCE: Duration = Duration::from_secs(60);
-/// And one that has not recovered, in all the time that it had.
+/// The same for a cluster that has not recovered: it has had the whole recovery time already.
 const END_PATIENCE_AFTER_ALL: Duration = Duration::from_secs(5);
-/// How often the steady state is looked at.
+/// Interval between two checks of the steady state, and of the cluster's health during recovery.
 const LOOK: Duration = Duration::from_millis(100);
-/// Faults inside servers are set again so often, for servers that were restarted.
+/// Interval at which active faults are applied again, for servers that were restarted since.
 pub(crate) const AGAIN: Duration = Duration::from_millis(500);
-/// How often whoever watches is told how the clients fare.
+/// Interval of [`Event::Pace`].
 const PACE: Duration = Duration::from_secs(1);
 
-/// A controller of one cluster.
+/// Applies faults to one cluster and runs experiments on it.
 pub struct Engine {
     /// Where faults are applied.
     pub backend: Box<dyn Backend>,
-    /// Makes clients.
+    /// Makes the client of a user.
     pub connect: Connect,
     /// The network on which servers are reached.
     pub net: Net,
-    /// What has been applied.
+    /// The faults that are in force, on disk.
     pub journal: Journal,
-    /// Asks to stop.
+    /// Cancelled when the current run or fault shall end.
     pub stop: CancellationToken,
-    /// Is told of everything.
+    /// Gets every event.
     pub observer: Arc<dyn Observer>,
 }
 
@@ -68,10 +68,10 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Heals whatever is open in the journal: of this controller, or of one that died.
+    /// Heals every fault that is open in the journal, those of an earlier controller among them. Returns how many there were.
     ///
     /// # Errors
-    /// The first that could not be healed; the others are.
+    /// The first fault that could not be healed. All faults are tried.
     pub async fn heal_all(&mut self) -> Result<usize, RunError> {
         let open = self.journal.open_faults();
         let mut failed = None;
@@ -83,10 +83,10 @@ impl Engine {
         failed.map_or(Ok(open.len()), Err)
     }
 
-    /// Heals one fault, and strikes it out.
+    /// Heals one fault and closes it in the journal.
     ///
     /// # Errors
-    /// If it cannot be healed; it stays in the journal.
+    /// If the fault cannot be healed. It stays open in the journal.
     pub async fn heal(&mut self, fault: &Applied) -> Result<(), RunError> {
         let healed = match self.backend.heal(fault).await {
             Ok(()) => self.journal.healed(fault.id).map_err(RunError::from),
@@ -99,10 +99,10 @@ impl Engine {
         healed
     }
 
-    /// Applies one fault now, and writes it down.
+    /// Writes one fault to the journal and applies it.
     ///
     /// # Errors
-    /// If it cannot be applied; then it is healed, as far as it was applied in part.
+    /// If the fault cannot be applied. What was applied in part is healed.
     pub async fn apply(&mut self, fault: Fault, nodes: Vec<String>) -> Result<Applied, RunError> {
         let all = names(&self.backend.targets().await?, Kind::Server);
         let applied = self.journal.apply(fault, nodes, all)?;
@@ -111,7 +111,7 @@ impl Engine {
             self.observer.event(&Event::NotApplied { fault, nodes, why: error.to_string() });
             match self.backend.heal(&applied).await {
                 Ok(()) => self.journal.healed(applied.id)?,
-                // It stays in the journal, to be healed later.
+                // The fault stays in the journal, to be healed later.
                 Err(why) => {
                     self.observer.event(&Event::NotHealed { fault: applied, why: why.to_string() });
                 }
@@ -122,11 +122,11 @@ impl Engine {
         Ok(applied)
     }
 
-    /// Keeps what was applied in force for so long, or until somebody asks to stop: servers that were started meanwhile suffer it,
-    /// too.
+    /// Keeps the applied faults in force for this long, or until [`Engine::stop`]: they are applied again to servers that were
+    /// restarted since.
     ///
     /// # Errors
-    /// If a server refuses it.
+    /// If a server refuses a fault.
     pub async fn keep(&self, lasts: Duration) -> Result<(), RunError> {
         let mut again = tokio::time::interval(AGAIN);
         let end = tokio::time::sleep(lasts);
@@ -142,15 +142,16 @@ impl Engine {
         }
     }
 
-    /// Sets what is in force once more, for servers that were started meanwhile.
+    /// Applies the active faults once more, to servers that were restarted since.
     ///
     /// # Errors
-    /// If a server refuses it. One that does not answer is frozen or dead, and is asked again the next time.
+    /// If a server refuses a fault. A server that does not answer is frozen or dead, and gets the faults the next time.
     pub(crate) async fn again(&self) -> Result<(), BackendError> {
         tokio::time::timeout(AGAIN, self.backend.again()).await.unwrap_or(Ok(()))
     }
 
-    /// Runs an experiment and judges what came of it. Whatever happens, everything is healed when this returns.
+    /// Runs an experiment and judges its history. Every fault is healed when this returns, also after an error; a fault that
+    /// cannot be healed is an error.
     ///
     /// # Errors
     /// If there is no verdict; see [`RunError`].
@@ -250,7 +251,7 @@ impl Engine {
         self.observer.event(&Event::Recovering);
         let recovered = or_stopped(&self.stop, self.recovered(experiment, &seen)).await??;
         self.observer.event(&Event::Recovered(recovered));
-        // What follows is no time without an ack: nothing is sent any more.
+        // Sending ends here, so the time from here on is not a time without an ack.
         drop(pace);
         let (at_us, acks) = (seen.now_us(), seen.samples());
         let patience = if recovered.is_some() { END_PATIENCE } else { END_PATIENCE_AFTER_ALL };
@@ -268,7 +269,7 @@ impl Engine {
         Ok(Verdict::new(experiment, *seed, self.backend.name(), report, facts))
     }
 
-    /// How many replicas each shard has; 0 if nobody says.
+    /// The number of replicas of each shard; 0 if no server tells it.
     async fn replicas(&self) -> usize {
         let Ok(observer) = (self.connect)("chaos").observe().await else { return 0 };
         let replicas = observer.status().await.map_or(0, |status| status.replicas);
@@ -276,14 +277,15 @@ impl Engine {
         usize::try_from(replicas).unwrap_or(0)
     }
 
-    /// How long it took until the cluster was as before; `None` if it did not get there in time.
+    /// How long the cluster took to recover: until it reports itself healthy and the steady state holds again. `None` if it did
+    /// not do so within the experiment's recovery time.
     async fn recovered(
         &self,
         experiment: &Experiment,
         seen: &Arc<Seen>,
     ) -> Result<Option<Duration>, RunError> {
         let began = Instant::now();
-        // Nobody answers: the cluster is not as before.
+        // No server answers: the cluster has not recovered.
         let Ok(observer) = (self.connect)("chaos").observe().await else { return Ok(None) };
         let healthy = async {
             loop {
@@ -304,7 +306,8 @@ impl Engine {
     }
 }
 
-/// What comes of it, unless somebody asks to stop. Nothing that applies or heals may be given up in its middle like this.
+/// The result of `work`, which is dropped if the run is stopped first. Never for work that applies or heals a fault: half of it
+/// would be done.
 async fn or_stopped<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Result<T, RunError> {
     tokio::select! {
         biased;
@@ -313,7 +316,7 @@ async fn or_stopped<T>(stop: &CancellationToken, work: impl Future<Output = T>) 
     }
 }
 
-/// Tells how the clients fare, until it is dropped.
+/// Reports acks and latencies of the clients every second, and changes of the steady state, until it is dropped.
 async fn pace(wanted: Steady, seen: Arc<Seen>, observer: Arc<dyn Observer>) {
     let mut every = tokio::time::interval(PACE);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -336,7 +339,7 @@ fn names(targets: &[Target], kind: Kind) -> Vec<String> {
     targets.iter().filter(|target| target.kind == kind).map(|target| target.name.clone()).collect()
 }
 
-/// Waits until sends are acked as often and as fast as they should be.
+/// Waits until the clients see the steady state.
 async fn steady(
     wanted: &Steady,
     seen: &Seen,

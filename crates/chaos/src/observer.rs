@@ -1,4 +1,5 @@
-//! Who leads what in which term, looked at all the time: what a report shows beside the clients' view.
+//! The servers' own view of the cluster, polled during a run: who leads which shard in which term. A report shows it beside
+//! the clients' view.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,36 +16,36 @@ use crate::backend::{Kind, Target};
 use crate::schedule::{Known, Server};
 use crate::workload::Seen;
 
-/// How often each server is asked.
+/// Interval between two polls of a server.
 const EVERY: Duration = Duration::from_millis(100);
-/// A server that does not answer so soon counts as silent.
+/// A server that does not answer within this time counts as silent.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// Changes that are kept.
+/// The most changes that are kept; later ones are dropped.
 const CHANGES_MAX: usize = 100_000;
 
-/// From then on a server was so.
+/// A server's state from this time on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// On the run's clock, microseconds.
     pub at_us: u64,
-    /// Which server.
+    /// The server's name.
     pub node: String,
-    /// How it was.
+    /// The state.
     pub state: State,
 }
 
-/// How a server is, as it says itself.
+/// A server's state, by its own report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct State {
-    /// It answered.
+    /// Whether the server answered.
     pub answers: bool,
-    /// Shards that it leads, with their terms.
+    /// The shards that the server leads, with their terms.
     pub leads: BTreeMap<u32, u64>,
-    /// The highest term that it knows of the meta shard.
+    /// The server's term of the meta shard.
     pub meta_term: u64,
 }
 
-/// What has been seen so far.
+/// Everything observed so far.
 #[derive(Debug, Default)]
 pub struct Observed {
     table: Mutex<Table>,
@@ -54,26 +55,26 @@ pub struct Observed {
 struct Table {
     now: BTreeMap<String, State>,
     changes: Vec<Change>,
-    /// Servers that were silent and answered again.
+    /// How often a silent server answered again.
     returned: u64,
-    /// Shards that had another leader than before.
+    /// How often a shard's leader changed.
     leader_changes: u64,
+    /// By shard: the highest term seen, and its leader.
     leaders: BTreeMap<u32, (u64, String)>,
-    /// Where each server's logs ended, by shard.
+    /// By server and shard: the log's last index at the previous poll.
     ends: BTreeMap<String, BTreeMap<u32, u64>>,
-    /// Logs of which a server had got rid further than they had gone when it was looked at before: what is in between came as
-    /// a snapshot.
+    /// Snapshots that servers received: how often a log had been purged beyond its last index of the previous poll.
     snapshots: u64,
 }
 
-/// Where a shard's log begins (behind this) and ends.
+/// The range of a shard's log: the last purged index, and the last index.
 #[derive(Clone, Copy, Debug)]
 struct Reach {
     purged: u64,
     last: u64,
 }
 
-/// By shard.
+/// The logs of a server, by shard.
 type Logs = BTreeMap<u32, Reach>;
 
 impl Observed {
@@ -109,13 +110,13 @@ impl Observed {
         }
     }
 
-    /// How many snapshots servers got from others.
+    /// How many snapshots servers received.
     #[must_use]
     pub fn snapshots(&self) -> u64 {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).snapshots
     }
 
-    /// The servers as they are now; `hurt` are those whom others have lost by what is being done.
+    /// The servers as they are now. `hurt` are the names of those that an active fault takes away from the others.
     pub fn known(&self, servers: &[String], resolvers: Vec<String>, hurt: &[String]) -> Known {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let server = |name: &String| {
@@ -136,7 +137,7 @@ impl Observed {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).changes.clone()
     }
 
-    /// How often a shard had another leader than before, and how often a silent server answered again.
+    /// How often a shard's leader changed, and how often a silent server answered again.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,7 +146,7 @@ impl Observed {
 }
 
 impl Observed {
-    /// Asks every server once.
+    /// Polls every server once.
     pub async fn look(&self, targets: &[Target]) {
         let servers = targets.iter().filter(|target| target.kind == Kind::Server);
         let asks = servers.filter_map(|target| {
@@ -167,7 +168,7 @@ async fn ask(client: &mut ChatServiceClient<Channel>, name: &str) -> (State, Log
     own.map(|node| (state(node), logs(node))).unwrap_or_default()
 }
 
-/// Asks one server until told to stop.
+/// Polls one server until `stop`.
 pub async fn watch(
     mut client: ChatServiceClient<Channel>,
     name: String,
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_noted_once() {
+    fn an_unchanged_state_is_recorded_once() {
         let observed = Observed::default();
         observed.saw(1, "a", leading(0, 1));
         observed.saw(2, "a", leading(0, 1));
@@ -226,15 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_begins_behind_its_old_end_came_with_a_snapshot() {
+    fn a_log_purged_beyond_its_previous_end_counts_as_a_snapshot() {
         let observed = Observed::default();
         let look = |purged, last| observed.reaches("a", &[(1, Reach { purged, last })].into());
         look(40, 90);
         look(80, 130);
         look(130, 130);
-        assert_eq!(observed.snapshots(), 0, "it has cut its own log");
+        assert_eq!(observed.snapshots(), 0, "the server purged its own log");
         observed.reaches("b", &[(1, Reach { purged: 500, last: 510 })].into());
-        assert_eq!(observed.snapshots(), 0, "nobody knows how far it had come");
+        assert_eq!(observed.snapshots(), 0, "there is no earlier poll to compare with");
         look(500, 500);
         assert_eq!(observed.snapshots(), 1);
     }

@@ -1,4 +1,4 @@
-//! What uses the cluster while it is being broken: clients that send, follow and read, and record everything.
+//! The workload: clients that send, follow and read during a run, and record everything in the history.
 
 mod clients;
 mod direct;
@@ -21,17 +21,17 @@ use crate::time::show;
 
 pub use seen::{Sample, Seen};
 
-/// Probers of each server, at most.
+/// The most probers of one server.
 const PROBERS: usize = 4;
 
-/// Something that the workload could not do, and that is no finding about the cluster's promises.
+/// What the workload could not do. It says nothing about the cluster's promises.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkloadError {
     /// A client could not connect.
     #[error("a client cannot connect: {0}")]
     Connect(#[from] ConnectError),
-    /// A call failed that has to work on a cluster that is well.
-    #[error("the cluster does not do what one that is well does: {0}")]
+    /// A call failed that works on a healthy cluster.
+    #[error("a call failed before any fault was applied: {0}")]
     Call(#[from] CallError),
     /// A client did not finish.
     #[error("{0}")]
@@ -41,9 +41,9 @@ pub enum WorkloadError {
 /// A server of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Its name.
+    /// The server's name.
     pub name: String,
-    /// `host:port` of its client API.
+    /// `host:port` of the client API.
     pub client: String,
 }
 
@@ -54,28 +54,28 @@ struct Room {
     id: u64,
 }
 
-/// Where the cluster is: makes a client of a user.
+/// Makes the client of a user.
 pub type Connect = Arc<dyn Fn(&str) -> conclave_client::Builder + Send + Sync>;
-/// Reaches one server and no other, at `host:port` of its client API.
+/// Makes a channel to one server only, at `host:port` of its client API.
 pub type Dial = Arc<dyn Fn(&str) -> Result<Channel, String> + Send + Sync>;
 
-/// What a workload needs.
+/// The parameters of a workload.
 pub struct Setup<'a> {
-    /// What it does.
+    /// The experiment's workload.
     pub workload: &'a Workload,
-    /// Names its rooms.
+    /// The run's id, which is part of the rooms' names.
     pub run: &'a str,
-    /// The servers, each of which gets clients of its own.
+    /// The servers; each gets clients that are pinned to it.
     pub servers: &'a [Server],
     /// Makes ordinary clients.
     pub connect: &'a Connect,
-    /// Reaches one server.
+    /// Makes the channels of pinned clients.
     pub dial: &'a Dial,
-    /// `conclave+srv://ZONE?ns=IP:PORT` where there is a resolver: who comes anew asks it.
+    /// `conclave+srv://ZONE?ns=IP:PORT` where there is a name server; visitors find the cluster by it.
     pub zone: Option<&'a str>,
-    /// What is recorded.
+    /// Where everything is recorded.
     pub history: History,
-    /// Who hears of every send.
+    /// Is notified of every send.
     pub observer: Arc<dyn Observer>,
 }
 
@@ -93,13 +93,13 @@ impl std::fmt::Debug for Setup<'_> {
 pub fn over(net: Net) -> Dial {
     Arc::new(move |address| {
         let endpoint = net.endpoint(address).map_err(|error| error.to_string())?;
-        // One try of a connection: a cut-off server is asked again and again.
+        // For one try: the pinned clients connect to a cut-off server again and again.
         let endpoint = endpoint.connect_timeout(Duration::from_secs(1));
         Ok(net.channel(&endpoint, address))
     })
 }
 
-/// A workload that runs.
+/// A running workload.
 #[derive(Debug)]
 pub struct Running {
     pub(crate) seen: Arc<Seen>,
@@ -107,17 +107,17 @@ pub struct Running {
     rooms: Vec<Room>,
     /// Ends the senders.
     stop_sending: CancellationToken,
-    /// Ends the readers, when they have read everything.
+    /// Ends the readers once they have read up to the end of their rooms.
     stop_reading: CancellationToken,
     senders: JoinSet<Result<(), String>>,
     readers: JoinSet<Result<(), String>>,
 }
 
 impl Running {
-    /// Makes rooms and clients, and begins.
+    /// Creates the rooms and the clients, and starts them.
     ///
     /// # Errors
-    /// If the cluster does not serve them.
+    /// If the cluster does not serve a client.
     pub async fn start(setup: Setup<'_>) -> Result<Self, WorkloadError> {
         let Setup { workload, run, connect, .. } = setup;
         let creator = connect("chaos").connect().await?;
@@ -188,14 +188,14 @@ impl Running {
         Ok(())
     }
 
-    /// Those who speak with one server and no other.
+    /// Starts the clients that are pinned to one server.
     async fn start_direct(&mut self, setup: &Setup<'_>, server: &Server) -> Result<(), WorkloadError> {
         let (rooms, history) = (self.rooms.clone(), self.history.clone());
         let open = |role: &str| {
             let user = format!("chaos-{role}");
             async move { direct::Direct::open(server, &user, setup.dial).await }
         };
-        // A read of a shard that nobody leads waits, and must not keep the prober from the one that a lone leader would answer.
+        // A read of a shard without a leader waits. It must not keep the prober from a shard whose isolated leader would answer.
         for rooms in rooms.chunks(rooms.len().div_ceil(PROBERS)) {
             let (rooms, history) = (rooms.to_vec(), history.clone());
             let prober = direct::Prober { direct: open("prober").await?, rooms, history };
@@ -207,7 +207,7 @@ impl Running {
             history: history.clone(),
         };
         self.senders.spawn(follower.run(self.stop_sending.clone()));
-        // One for each room, so that one that is not answered does not keep the others from being asked.
+        // One sender for each room, so that an unanswered send does not hold up the other rooms.
         for room in rooms {
             let (history, seen) = (history.clone(), Arc::clone(&self.seen));
             let sender = direct::Sender { direct: open("direct").await?, room, history, seen };
@@ -216,26 +216,26 @@ impl Running {
         Ok(())
     }
 
-    /// Ends the workload: what is under way is decided, the readers read to the end, and every replica is read. What was not
-    /// done within `patience` (for each of the three) is left undone, and returned in plain words: it is for the cluster, which
-    /// has been healed, to explain.
+    /// Ends the workload in three steps: in-flight sends get their answers, the readers read to the end, and every server is read
+    /// in full. Each step has the timeout `patience`. Returns what was not finished, one sentence each: with all faults healed,
+    /// that is a failure of the cluster.
     pub async fn finish(mut self, servers: &[Server], dial: &Dial, patience: Duration) -> Vec<String> {
         let mut undone = Vec::new();
         self.stop_sending.cancel();
-        drain(&mut self.senders, patience, "a sender's last message was not decided", &mut undone).await;
+        drain(&mut self.senders, patience, "a sender's last message stayed in doubt", &mut undone).await;
         self.stop_reading.cancel();
         drain(&mut self.readers, patience, "a reader did not reach the end of its room", &mut undone).await;
         for server in servers {
             let read = tokio::time::timeout(patience, self.final_read(server, dial)).await;
             let late = || Err(WorkloadError::Stuck(format!("no answer within {}", show(patience))));
             if let Err(error) = read.unwrap_or_else(|_| late()) {
-                undone.push(format!("{} could not be read in the end: {error}", server.name));
+                undone.push(format!("the final read of {} failed: {error}", server.name));
             }
         }
         undone
     }
 
-    /// Reads every room at one server, and nowhere else.
+    /// Reads every room from one server only.
     async fn final_read(&self, server: &Server, dial: &Dial) -> Result<(), WorkloadError> {
         let direct = direct::Direct::open(server, "chaos-final", dial).await?;
         let (rooms, history) = (self.rooms.clone(), self.history.clone());
@@ -244,7 +244,7 @@ impl Running {
     }
 }
 
-/// Waits for these clients, at most so long, and notes what they did not do.
+/// Waits for these clients, at most `patience`, and adds to `undone` what they did not finish.
 async fn drain(
     tasks: &mut JoinSet<Result<(), String>>,
     patience: Duration,

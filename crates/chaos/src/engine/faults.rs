@@ -1,4 +1,4 @@
-//! The middle of a run: what is planned is done to the cluster, and undone.
+//! Applies and heals the planned faults of a run, and records which servers are cut off.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,32 +18,32 @@ use crate::sides::{all_cuts, cut_off};
 use crate::verdict::Band;
 use crate::workload::Seen;
 
-/// What meets fewer than it is meant for, only because a server is silent to which nothing is being done, waits so long.
+/// How long a fault waits for enough healthy targets, when servers are silent although no fault takes them away.
 const WAIT: Duration = Duration::from_secs(5);
-/// Between two looks meanwhile.
+/// Interval between two tries while a fault waits.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The middle of a run.
+/// The part of a run in which faults are applied and healed.
 pub(super) struct Faults<'a> {
     pub(super) engine: &'a mut Engine,
     pub(super) seen: &'a Arc<Seen>,
     pub(super) observed: &'a Observed,
     pub(super) targets: &'a [Target],
-    /// Where it is written down who is cut off.
+    /// The run's history, which also says which servers are cut off.
     pub(super) history: History,
-    /// How many replicas a shard has.
+    /// Replicas of each shard; 0 if unknown.
     pub(super) replicas: usize,
-    /// Of whom the history says at the moment that they are cut off with a minority.
+    /// The servers that the history shows as cut off with a minority at this moment.
     pub(super) cut_off: BTreeSet<String>,
-    /// What is in force, until when, and where its band is.
+    /// The active faults: when each is healed, and the index of its band.
     pub(super) healing: Vec<(Instant, Applied, usize)>,
     pub(super) bands: Vec<Band>,
-    /// What [`Observed::counts`] said when the first one began.
+    /// [`Observed::counts`] from just before the first fault; `None` until then.
     pub(super) before: Option<(u64, u64)>,
 }
 
 impl Faults<'_> {
-    /// Does what is planned, each thing at its time.
+    /// Applies and heals the planned faults, each at its time, and returns at the end of the workload.
     pub(super) async fn all(&mut self, planned: &[Planned], lasts: Duration) -> Result<(), RunError> {
         let began = Instant::now();
         let end = began + lasts;
@@ -56,7 +56,7 @@ impl Faults<'_> {
             let apply_at = next.peek().map(|planned| look_at.unwrap_or(began + planned.at));
             let wake = [heal_at, apply_at, Some(end)].into_iter().flatten().min().unwrap_or(end);
             tokio::select! {
-                // What is due comes before what is only repeated.
+                // Due faults go before the repetition of active ones.
                 biased;
                 () = self.engine.stop.cancelled() => return Err(RunError::Stopped),
                 () = tokio::time::sleep_until(wake) => {}
@@ -89,10 +89,11 @@ impl Faults<'_> {
         self.engine.observer.event(&Event::LeftOut { fault, nodes });
     }
 
-    /// Whether it was done, or is left out. If it `may_wait` it may be neither: it is to be tried again soon.
+    /// Applies a planned fault, or skips it for lack of targets, and returns true. Returns false if the fault `may_wait` and has
+    /// too few targets now: then it has to be tried again.
     async fn apply(&mut self, planned: &Planned, may_wait: bool) -> Result<bool, RunError> {
         let servers = names(self.targets, Kind::Server);
-        // Somebody whose disk or clock is bad is still there, and may lose its power besides.
+        // A server with a slow disk or a wrong clock still counts as present, and can be hit by a second fault.
         let away = self.healing.iter().filter(|(_, applied, _)| applied.fault.takes_away());
         let hurt: Vec<String> = away.flat_map(|(_, applied, _)| applied.nodes.iter().cloned()).collect();
         let known = self.observed.known(&servers, names(self.targets, Kind::Resolver), &hurt);
@@ -106,7 +107,7 @@ impl Faults<'_> {
         }
         let leads = known.servers.iter().any(|server| server.leads > 0 && chosen.contains(&server.name));
         if planned.fault.stops_process() {
-            // A server that starts again speaks with everybody until it is told anew whom it does not reach.
+            // A restarted server reaches every other one until its cuts are applied again.
             self.retract_cuts(&BTreeSet::new());
         }
         if self.before.is_none() {
@@ -121,8 +122,8 @@ impl Faults<'_> {
         Ok(true)
     }
 
-    /// Who is cut off with a minority for sure, by what is being done: nobody while processes stop and start, in whose absence the
-    /// rest may be in force or not.
+    /// The servers that the active faults certainly cut off with a minority. None while a process-stopping fault is active: a
+    /// server that restarts has no cuts until they are applied again.
     fn surely_cut_off(&self) -> BTreeSet<String> {
         let open = || self.healing.iter().map(|(_, applied, _)| applied);
         if open().any(|applied| applied.fault.stops_process()) {
@@ -131,7 +132,7 @@ impl Faults<'_> {
         cut_off(&all_cuts(open()), &names(self.targets, Kind::Server), self.replicas)
     }
 
-    /// Writes down who is cut off, once every server has confirmed that it is so.
+    /// Records in the history which servers are cut off, once every server has confirmed the cuts.
     async fn claim_cuts(&mut self) -> Result<(), RunError> {
         let off = self.surely_cut_off();
         if off.is_subset(&self.cut_off) {
@@ -147,7 +148,7 @@ impl Faults<'_> {
         Ok(())
     }
 
-    /// Writes down who is not, before it becomes true.
+    /// Records that servers outside of `still` are no longer cut off, before they are reconnected.
     fn retract_cuts(&mut self, still: &BTreeSet<String>) {
         for node in self.cut_off.difference(still) {
             self.history.healed(node);
@@ -174,8 +175,8 @@ impl Faults<'_> {
     }
 }
 
-/// Whether a fault would meet more of those whom it is meant for a little later: nothing that is being done is in its way, and
-/// it met nobody, or not all where all are meant. A busy machine, or an election, is all that it takes.
+/// Whether a fault would find more targets a little later: no active fault takes servers away, and it has no target now, or not
+/// all servers where all are meant. A busy machine or an election is enough for that.
 fn is_worth_waiting(nodes: &Nodes, chosen: &[String], known: &Known, hurt: &[String]) -> bool {
     hurt.is_empty() && (chosen.is_empty() || (*nodes == Nodes::All && chosen.len() < known.servers.len()))
 }
@@ -186,7 +187,7 @@ mod tests {
     use crate::schedule::Server;
 
     #[test]
-    fn a_silent_moment_of_the_machine_leaves_no_fault_out() {
+    fn a_fault_waits_for_servers_that_are_silent_without_a_fault() {
         let server = |name: &str, well| Server { name: name.to_owned(), well, ..Server::default() };
         let known = |well: [bool; 2]| Known {
             servers: vec![server("a", well[0]), server("b", well[1])],
@@ -199,7 +200,7 @@ mod tests {
         assert!(waits(&Nodes::One, &none, &[]) && waits(&Nodes::All, &none, &[]));
         assert!(waits(&Nodes::All, &one, &[]) && !waits(&Nodes::One, &one, &[]));
         assert!(!waits(&Nodes::All, &all, &[]));
-        // Who is missing because of another fault comes back when that is healed, which may be after the end.
+        // A server taken away by another fault comes back when that is healed, which may be after the end of the run.
         assert!(!waits(&Nodes::All, &one, &["b".to_owned()]));
         assert!(!waits(&Nodes::Minority, &none, &["a".to_owned(), "b".to_owned()]));
     }

@@ -1,4 +1,4 @@
-//! The end of a run: what the history says, and what was seen beside it.
+//! The end of a run: the judge's report on the history, and the facts observed beside the history.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,24 +16,24 @@ use crate::sides::{self, Side, cut_by};
 use crate::verdict::{Band, Facts};
 use crate::workload::{Sample, Seen};
 
-/// Nobody notices a lost leader sooner.
+/// The shortest time in which a client can notice a lost leader, microseconds.
 const UNNOTICED_US: u64 = 5_000;
-/// Properties of which a run with few moves may have nothing to say.
+/// Properties that a run in which few subscribers move need not test.
 const OPTIONAL: [Property; 1] = [Property::ResumeExact];
 
-/// What the clients came to.
+/// What the clients report when they have ended.
 pub(super) struct End {
-    /// When they ended, on the run's clock, microseconds.
+    /// When sending ended, on the run's clock, microseconds.
     pub(super) at_us: u64,
-    /// What they had been acked: samples, and the times without any.
+    /// Samples of the acks, and the gaps between acks (from, to), microseconds.
     pub(super) acks: (Vec<Sample>, Vec<(u64, u64)>),
-    /// How long the cluster took to recover.
+    /// How long the cluster took to recover; `None` if it did not in time.
     pub(super) recovered: Option<Duration>,
-    /// What clients could not finish.
+    /// What clients could not finish, in sentences.
     pub(super) undone: Vec<String>,
 }
 
-/// Judges a history that is complete.
+/// Judges a complete history.
 pub(super) fn judge(history: &Path) -> Result<Report, RunError> {
     let failed = |why: String| RunError::File { path: history.to_owned(), why };
     let file = File::open(history).map_err(|error| failed(error.to_string()))?;
@@ -42,7 +42,7 @@ pub(super) fn judge(history: &Path) -> Result<Report, RunError> {
     Ok(conclave_check::check(&records, &Options { required, ..Options::default() }))
 }
 
-/// What was seen, and what happened at least once.
+/// Gathers the facts of a run. `before` are the counts from just before the first fault, `all` the names of all servers.
 pub(super) fn facts(
     seen: &Seen,
     end: End,
@@ -52,11 +52,11 @@ pub(super) fn facts(
     all: &[String],
 ) -> Facts {
     let End { at_us: end_us, acks: (samples, gaps), recovered, undone } = end;
-    // What happened before anything was done to the cluster says nothing.
+    // Changes before the first fault do not count.
     let (changes, returns) = observed.counts();
     let (leader_changes, returned) =
         before.map_or((0, 0), |(before, then)| (changes - before, returns - then));
-    // A send that was under way, or went to the leader before anybody could know.
+    // Whether a send was in flight then, or was sent so soon after that its client could not know yet.
     let across = |at_us: u64| {
         let begun = |ack: &Sample| ack.at_us.saturating_sub(ack.latency_us);
         samples.iter().any(|ack| ack.at_us > at_us && begun(ack) < at_us + UNNOTICED_US)
@@ -79,13 +79,13 @@ pub(super) fn facts(
     Facts { bands, samples, gaps, changes: observed.changes(), sometimes, undone, recovered, sides: fared }
 }
 
-/// Whether somebody who came while something was being done got in, spoke, and left.
+/// Whether a client that arrived during a fault connected, sent and left.
 fn newcomers(bands: &[Band], visits: &[(u64, u64)]) -> bool {
     let during = |came: u64, band: &Band| band.from_us < came && band.to_us.is_none_or(|to| came < to);
     visits.iter().any(|(came, _)| bands.iter().any(|band| during(*came, band)))
 }
 
-/// How the sides of each partition fared.
+/// The acks and the longest gap of each side of each partition.
 fn fared(bands: &[Band], all: &[String], acks: &BTreeMap<String, Vec<u64>>, end_us: u64) -> Vec<Side> {
     let mut fared = Vec::new();
     for (number, band) in bands.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! A run of an experiment, and why it may have no verdict.
+//! One run of an experiment, and why a run may have no verdict.
 
 use std::path::PathBuf;
 
@@ -11,18 +11,18 @@ use crate::workload::WorkloadError;
 /// One run of an experiment.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Names the run's rooms, so it must be another one for each run on a cluster: letters, digits and hyphens.
+    /// Part of the names of the run's rooms, so unique among all runs on a cluster. Letters, digits and hyphens.
     pub id: String,
-    /// What is done.
+    /// The experiment.
     pub experiment: Experiment,
-    /// When, and to whom.
+    /// Decides the times and targets of the faults.
     pub seed: u64,
-    /// Where its history goes: a directory that is there.
+    /// The existing directory in which the history is written.
     pub dir: PathBuf,
 }
 
 impl Run {
-    /// How the run ended without a verdict.
+    /// How a run ended that has no verdict.
     #[must_use]
     pub fn ending_without_verdict(&self, error: &RunError) -> Ending {
         let stopped = matches!(error, RunError::Stopped);
@@ -37,7 +37,7 @@ impl Run {
     }
 }
 
-/// Why an experiment has no verdict. None of these says anything about the cluster's promises.
+/// Why a run has no verdict. None of these reasons says anything about the cluster's promises.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A fault could not be applied or healed.
@@ -46,33 +46,33 @@ pub enum RunError {
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The clients could not work.
+    /// The clients of the workload could not start.
     #[error(transparent)]
     Workload(#[from] WorkloadError),
-    /// The backend cannot do what the experiment asks for.
+    /// The backend cannot apply the faults of the experiment.
     #[error("{experiment} needs faults that {backend} cannot apply here ({missing}): {advice}")]
     Means {
-        /// Which experiment.
+        /// The experiment's name.
         experiment: String,
-        /// On what.
+        /// The backend's name.
         backend: &'static str,
-        /// What is missing.
+        /// The means that the backend lacks, separated by commas.
         missing: String,
-        /// What to do.
+        /// What the user can do about it.
         advice: &'static str,
     },
-    /// The cluster was not well when it began.
-    #[error("the cluster is not in its steady state ({0}): nothing was done to it")]
+    /// The cluster was not healthy when the run began.
+    #[error("the cluster did not reach its steady state ({0}): no fault was applied")]
     NotSteady(String),
     /// A file cannot be written or read.
     #[error("{}: {why}", .path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system or of the parser.
         why: String,
     },
-    /// Somebody asked to stop.
+    /// A signal or a call stopped the run.
     #[error("stopped; everything is healed")]
     Stopped,
 }

@@ -1,4 +1,4 @@
-//! Asks the servers all the time who leads what.
+//! Polls every server's status for as long as a run lasts.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::engine::RunError;
 use crate::observer::{self, Observed};
 use crate::workload::Seen;
 
-/// Looks at every server until the run is over.
+/// The tasks that poll the servers, one per server.
 pub(super) struct Watching {
     pub(super) observed: Arc<Observed>,
     tasks: JoinSet<()>,

@@ -1,4 +1,4 @@
-//! The clients of a workload.
+//! Senders and readers that use the client library.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,19 +14,20 @@ use tokio_util::sync::CancellationToken;
 use crate::events::Sent;
 use crate::workload::{Room, Seen};
 
-/// Sends that one sender has under way.
+/// The most sends that one sender has in flight.
 const IN_FLIGHT: usize = 16;
-/// Of so many requests one joins, one leaves, and one says what the room is for.
+/// Of this many requests, one joins, one leaves, and one sets the topic.
 const OTHERS_EVERY: u64 = 24;
 
-/// Sends to one room: at a fixed rate, or as fast as acks come.
+/// Sends to one room, at a fixed rate or as fast as acks come.
 pub(super) struct Sender {
     pub(super) client: Client,
     pub(super) room: Room,
+    /// Time between two sends; `None` is as fast as acks come.
     pub(super) pace: Option<Duration>,
-    /// Shifts the beginning, so that senders do not all send at once.
+    /// The sender's number; it shifts the first send, so that senders do not all send at once.
     pub(super) phase: u32,
-    /// A message is at least so long.
+    /// The shortest message, bytes.
     pub(super) text_bytes: usize,
     pub(super) history: History,
     pub(super) seen: Arc<Seen>,
@@ -50,9 +51,9 @@ impl Sender {
                     self.history.invoke_other(session, self.room.id, no, what, body);
                     match self.client.submit(&self.room.name, content).await {
                         Ok(ticket) => undecided.push(self.settle(ticket, session, no, due)),
-                        Err(error) => return Err(format!("a send was not taken: {error}")),
+                        Err(error) => return Err(format!("the client library did not accept a send: {error}")),
                     }
-                    // What is late is measured from when it was due: a stop of the cluster is not forgotten.
+                    // Latency counts from when the send was due, so that an outage shows in every send that it delayed.
                     due = self.pace.map_or_else(Instant::now, |pace| due + pace);
                 }
             }
@@ -63,7 +64,7 @@ impl Sender {
         Ok(())
     }
 
-    /// What this sender's request is: mostly a message, of the length that is asked for.
+    /// The content of the request `no`: mostly a message of the required length.
     fn content(&self, session: u64, no: u64) -> Content {
         match no % OTHERS_EVERY {
             7 => Content::Join,
@@ -112,7 +113,7 @@ impl Reader {
         let mut at: Option<String> = None;
         while end.is_none_or(|end| last < end) {
             let incoming = tokio::select! {
-                incoming = events.next() => incoming.map_err(|error| format!("{} cannot go on: {error}", self.name))?,
+                incoming = events.next() => incoming.map_err(|error| format!("{} cannot continue: {error}", self.name))?,
                 () = stop.cancelled(), if end.is_none() => {
                     let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest(&self.room.name, 1) };
                     let page = self.client.history(query).await;
@@ -141,7 +142,7 @@ impl Reader {
     }
 }
 
-/// What a request asks for, as the judge sees it.
+/// The content of a request as the history records it.
 pub(super) fn recorded(content: &Content) -> (What, &str) {
     match content {
         Content::Text(text) => (What::Message, text),
@@ -153,14 +154,14 @@ pub(super) fn recorded(content: &Content) -> (What, &str) {
     }
 }
 
-/// An event as the judge sees it.
+/// An event as the history records it.
 pub(super) fn event(event: &conclave_client::api::Event) -> Event<'_> {
     let (what, body) = match &event.kind {
         Some(Kind::Message(message)) => (What::Message, message.text.as_str()),
         Some(Kind::TopicChanged(changed)) => (What::Topic, changed.topic.as_str()),
         Some(Kind::Joined(_)) => (What::Joined, ""),
         Some(Kind::Left(_)) => (What::Left, ""),
-        // No client of the workload asked for a pin, or for an event without a kind.
+        // None of these was requested by a client.
         Some(Kind::Created(_) | Kind::Pinned(_)) | None => (What::Created, ""),
     };
     Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }

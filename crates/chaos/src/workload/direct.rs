@@ -1,7 +1,7 @@
-//! Clients that speak with one server and no other, whatever it is cut off from. What a leader without followers says to those
-//! who still reach it is what a partition is about: the ordinary clients would have gone elsewhere.
+//! Clients that are pinned to one server, also while it is cut off. They test what an isolated leader answers to clients that
+//! still reach it; ordinary clients would move to another server.
 //!
-//! They use the API as it is, without the client library, whose art is to go elsewhere.
+//! They use the gRPC API directly, because the client library moves to another server by itself.
 
 mod follower;
 mod prober;
@@ -26,15 +26,16 @@ pub(super) use follower::Follower;
 pub(super) use prober::Prober;
 pub(super) use sender::Sender;
 
-/// One try of one call. A frozen server answers nothing for longer.
+/// Timeout of one call.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A session is opened before anything is broken, on a machine that may be busy: one try, and all of them.
+/// Timeout of one try to open a session. Sessions are opened before the first fault, on a machine that may be busy.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout over all tries to open a session.
 const OPEN_DEADLINE: Duration = Duration::from_secs(40);
-/// Between two tries.
+/// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One server, and a session there.
+/// A session at one server.
 #[derive(Clone, Debug)]
 pub(super) struct Direct {
     pub(super) node: String,
@@ -48,15 +49,15 @@ pub(super) struct Direct {
 enum Failed {
     /// No answer in time.
     Silent,
-    /// The answer was a failure.
+    /// The server answered with a failure.
     Said(Failure),
 }
 
 impl Direct {
-    /// Opens a session at the server, which has to be well.
+    /// Opens a session at a healthy server.
     ///
     /// # Errors
-    /// If it does not answer, or refuses.
+    /// If the server does not answer, or refuses.
     pub(super) async fn open(server: &Server, user: &str, dial: &Dial) -> Result<Self, WorkloadError> {
         let failed =
             |why: String| WorkloadError::Stuck(format!("{} does not serve {user}: {why}", server.name));
@@ -65,13 +66,13 @@ impl Direct {
         let question = OpenSessionRequest { user: user.to_owned(), client: "conclave-chaos".to_owned() };
         let mut last = "no answer".to_owned();
         let deadline = Instant::now() + OPEN_DEADLINE;
-        // A node that was just started hands sessions out once it hears from a leader.
+        // A node that has just started opens sessions once it hears from a leader.
         while Instant::now() < deadline {
             match tokio::time::timeout(OPEN_PATIENCE, chat.open_session(question.clone())).await {
                 Ok(Ok(answer)) => {
                     let answer = answer.into_inner();
                     let token = format!("Bearer {}", answer.token).parse();
-                    let token = token.map_err(|_| failed("its token is no text".to_owned()))?;
+                    let token = token.map_err(|_| failed("its token is not ASCII".to_owned()))?;
                     return Ok(Self { node: server.name.clone(), session: answer.session_id, token, chat });
                 }
                 Ok(Err(status)) => last = status.message().to_owned(),
@@ -82,7 +83,7 @@ impl Direct {
         Err(failed(last))
     }
 
-    /// One call, once.
+    /// Makes one call, without a retry.
     async fn call<'a, Q, A>(
         &'a mut self,
         question: Q,
@@ -101,7 +102,7 @@ impl Direct {
     }
 }
 
-/// Waits, unless told to stop. Whether to go on.
+/// Waits this long, or until `stop`. Returns whether to continue.
 async fn pause(stop: &CancellationToken, time: Duration) -> bool {
     tokio::select! {
         () = stop.cancelled() => false,

@@ -1,4 +1,4 @@
-//! What the clients of a workload saw, as a report and the steady state need it.
+//! The clients' view of a run: acks, gaps and visits, as the report and the steady state need them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU64;
@@ -9,30 +9,31 @@ use tokio::time::Instant;
 
 use crate::events::{Observer, Sent};
 
-/// Acks that a report draws; of more, every second one is left out, again and again.
+/// The most acks that a report draws. At this number, every second sample is dropped, and from then on only every second
+/// ack is kept.
 const SAMPLES_MAX: usize = 200_000;
 
 /// One ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Sample {
-    /// When it came, on the run's clock, microseconds.
+    /// When the ack came, on the run's clock, microseconds.
     pub at_us: u64,
-    /// How long after the send was due.
+    /// Time from when the send was due to its ack, microseconds.
     pub latency_us: u64,
 }
 
-/// What the clients saw, shared by all of them. Locked for moments.
+/// The clients' view of a run, shared by all clients.
 pub struct Seen {
     began: Instant,
     acks: Mutex<Acks>,
     observer: Arc<dyn Observer>,
-    /// Acks of requests that had been decided before.
+    /// Acks of repeated requests that had been committed before.
     pub(crate) duplicates: AtomicU64,
-    /// Subscriptions that went on at another node.
+    /// How often a subscription moved to another node.
     pub(crate) moves: AtomicU64,
-    /// When clients came anew, and when they had joined, spoken and left; microseconds.
+    /// Completed visits: arrival and end, microseconds.
     visits: Mutex<Vec<(u64, u64)>>,
-    /// When each server acked somebody who speaks with it alone, by its name, microseconds.
+    /// By server: when it acked clients that are pinned to it, microseconds.
     sides: Mutex<BTreeMap<String, Vec<u64>>>,
 }
 
@@ -45,15 +46,15 @@ impl std::fmt::Debug for Seen {
 #[derive(Debug, Default)]
 struct Acks {
     samples: Vec<Sample>,
-    /// One of so many is kept.
+    /// One of this many acks becomes a sample.
     every: u64,
     count: u64,
     last_us: u64,
-    /// The longest time between two acks since something was done first: from, to.
+    /// The longest gap since the first fault: from, to.
     longest: (u64, u64),
-    /// The long times without an ack: from, to.
+    /// Gaps of at least [`GAP_MIN_US`]: from, to.
     gaps: Vec<(u64, u64)>,
-    /// Of the last seconds, all.
+    /// All acks of the last [`RECENT_US`].
     recent: VecDeque<Sample>,
 }
 
@@ -90,13 +91,13 @@ impl Acks {
         self.count += 1;
     }
 
-    /// The times without an ack that a report shows, until now.
+    /// The gaps that a report shows, up to now.
     fn gaps(&self, now_us: u64) -> Vec<(u64, u64)> {
         let mut gaps = self.gaps.clone();
         if now_us.saturating_sub(self.last_us) >= GAP_MIN_US {
             gaps.push((self.last_us, now_us));
         }
-        // However short: an experiment may demand less than what is worth a line.
+        // However short the longest gap is: an experiment may demand an even shorter one.
         if (1..GAP_MIN_US).contains(&self.longest_us()) {
             gaps.push(self.longest);
         }
@@ -104,13 +105,13 @@ impl Acks {
     }
 }
 
-/// Gaps that are kept: those of a hundred milliseconds and more.
+/// The shortest gap that is kept, microseconds.
 const GAP_MIN_US: u64 = 100_000;
-/// Gaps that are kept at most; a run of a day that stops every second has fewer.
+/// The most gaps that are kept: more than a run of a day with an outage every second has.
 const GAPS_MAX: usize = 100_000;
-/// An ack of one server is kept if the one before it is so much older: nearer than that, how long a side was silent is not known.
+/// Minimum spacing of the recorded acks of one server, microseconds. Shorter gaps of a side are not measured.
 const SIDE_EVERY_US: u64 = 20_000;
-/// What counts as recent.
+/// The time over which the recent rate and latency are computed, microseconds.
 const RECENT_US: u64 = 3_000_000;
 
 impl Seen {
@@ -132,11 +133,12 @@ impl Seen {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// A send that was due then is not acked, and is not going to be.
+    /// A send that was due at `due` ended without an ack.
     pub(super) fn given_up(&self, outcome: Sent, due: Instant) {
         self.observer.sent(outcome, due.elapsed());
     }
 
+    /// A send that was due at `due` was acked.
     pub(super) fn acked(&self, due: Instant) {
         self.observer.sent(Sent::Ok, due.elapsed());
         let at_us = self.now_us();
@@ -144,18 +146,18 @@ impl Seen {
         self.acks.lock().unwrap_or_else(PoisonError::into_inner).add(Sample { at_us, latency_us });
     }
 
-    /// A server acked somebody who speaks with it alone.
+    /// A server acked a client that is pinned to it.
     pub(super) fn acked_at(&self, node: &str) {
         let now = self.now_us();
         let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
         let acks = sides.entry(node.to_owned()).or_default();
-        // Of a day, the longest that an experiment takes, these are four million: what is kept has a bound.
+        // The spacing is the bound: a run of a day, the longest, keeps about four million.
         if acks.last().is_none_or(|last| now >= last + SIDE_EVERY_US) {
             acks.push(now);
         }
     }
 
-    /// Somebody who came then has joined, spoken and left.
+    /// A visitor that arrived at `came_us` has joined, sent and left.
     pub(super) fn visited(&self, came_us: u64) {
         let now = self.now_us();
         let mut visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,25 +166,25 @@ impl Seen {
         }
     }
 
-    /// When clients came anew, and when they had joined, spoken and left; microseconds.
+    /// Completed visits: arrival and end, microseconds.
     #[must_use]
     pub fn visits(&self) -> Vec<(u64, u64)> {
         self.visits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// When each server acked those who speak with it alone, in order.
+    /// By server: the sorted times of its acks to pinned clients, microseconds.
     #[must_use]
     pub fn sides(&self) -> BTreeMap<String, Vec<u64>> {
         self.sides.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Acks so far.
+    /// The number of acks so far.
     #[must_use]
     pub fn acked_count(&self) -> u64 {
         self.acks.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 
-    /// The longest time without an ack so far, the present one among them.
+    /// The longest gap so far, including the current one, microseconds.
     #[must_use]
     pub fn longest_gap_us(&self) -> u64 {
         let now = self.now_us();
@@ -190,7 +192,7 @@ impl Seen {
         if acks.count == 0 { 0 } else { acks.longest_us().max(now.saturating_sub(acks.last_us)) }
     }
 
-    /// Something is done to the cluster for the first time: the longest time without an ack is looked for from now on.
+    /// The first fault is about to be applied: earlier gaps no longer count for the longest one.
     pub(crate) fn begins(&self) {
         self.acks.lock().unwrap_or_else(PoisonError::into_inner).longest = (0, 0);
     }
@@ -210,7 +212,7 @@ impl Seen {
         (rate, Duration::from_micros(p99.copied().unwrap_or(0)))
     }
 
-    /// What a report draws: acks, and the times of a hundred milliseconds and more without any, the longest in any case.
+    /// What a report draws: samples of acks, and the gaps of at least 100 ms, plus the longest gap however short.
     #[must_use]
     pub fn samples(&self) -> (Vec<Sample>, Vec<(u64, u64)>) {
         let acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_time_without_an_ack_is_known_however_short() {
+    fn the_longest_gap_after_the_first_fault_is_reported_however_short() {
         let mut acks = Acks { every: 1, ..Acks::default() };
         for at_us in [2_000, 5_000, 45_000, 50_000] {
             acks.add(Sample { at_us, latency_us: 1_000 });
@@ -232,7 +234,7 @@ mod tests {
         acks.add(Sample { at_us: 250_000, latency_us: 1_000 });
         assert_eq!(acks.gaps(260_000), [(50_000, 250_000)]);
         assert_eq!(acks.gaps(400_000), [(50_000, 250_000), (250_000, 400_000)]);
-        // What was before anything was done does not hide what came of it.
+        // A longer gap before the first fault must not hide the longest one after it.
         acks.longest = (0, 0);
         for at_us in [260_000, 300_000, 310_000] {
             acks.add(Sample { at_us, latency_us: 1_000 });

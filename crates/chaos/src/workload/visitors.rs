@@ -1,4 +1,4 @@
-//! Clients that come, and go again: each with a session of its own, found by name where there is a resolver.
+//! Short-lived clients: each visit has a new session, and finds the cluster by name where there is a name server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::workload::{Connect, Room, Seen, clients};
 
-/// Between two visits.
+/// Pause between two visits.
 const EVERY: Duration = Duration::from_millis(400);
-/// Who cannot get in for so long tries again from the beginning, as a person would.
+/// Timeout of one try to connect; then the visitor starts over, as a person would.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Comes again and again, every time as somebody new: opens a session, joins, says something, leaves.
+/// Visits repeatedly, each time with a new session: joins, sends a message, leaves.
 pub(super) struct Visitor {
     pub(super) number: u32,
     pub(super) connect: Connect,
@@ -32,7 +32,7 @@ impl Visitor {
                 () = stop.cancelled() => break,
                 client = self.arrive() => client,
             };
-            // Nobody lets anybody in while there is no majority, and a resolver that is down tells nobody the way.
+            // Without a majority no session can be opened, and without a name server no node is found.
             if let Some(client) = client {
                 self.visit(&client, room, visit).await?;
                 client.close().await;
@@ -62,7 +62,8 @@ impl Visitor {
             let (what, body) = clients::recorded(&content);
             self.history.invoke_other(session, room.id, no, what, body);
             let taken = client.submit(&room.name, content).await;
-            let ticket = taken.map_err(|error| format!("a visitor's request was not taken: {error}"))?;
+            let ticket = taken
+                .map_err(|error| format!("the client library did not accept a visitor's request: {error}"))?;
             match ticket.wait().await {
                 Ok(ack) => self.history.ok(session, room.id, no, ack.seq),
                 Err(SendError::Refused { code, .. }) => self.history.refused(session, room.id, no, &code),

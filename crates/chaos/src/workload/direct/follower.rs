@@ -1,4 +1,4 @@
-//! Follows every room at one server, and begins anew on purpose.
+//! Follows every room at one server, and resumes often.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,23 +16,23 @@ use tonic::Streaming;
 use super::{Direct, PAUSE, pause};
 use crate::workload::{Room, clients};
 
-/// A stream is ended after so long at most, to begin anew where it stood.
+/// The longest that one stream is followed; then the follower resumes on a new stream.
 const STREAM_MAX: Duration = Duration::from_millis(2_500);
 
-/// Follows every room at one server. Its streams end after a second or two, on purpose, and the next one begins where it stood: by
-/// the seqs that it has seen, and every other time by the token that came with the last of them.
+/// Follows every room at one server. It ends each stream after a second or two and resumes on a new one, alternately by the last
+/// seqs and by the resume token, to test resuming.
 pub(in crate::workload) struct Follower {
     pub(in crate::workload) direct: Direct,
     pub(in crate::workload) rooms: Vec<Room>,
     pub(in crate::workload) history: History,
 }
 
-/// Where it stands.
+/// The follower's position.
 #[derive(Debug, Default)]
 struct Place {
-    /// By room.
+    /// The last seq by room id.
     seqs: BTreeMap<u64, u64>,
-    /// That of the last frame; says the same.
+    /// The resume token of the last frame, for the same position.
     token: Bytes,
 }
 
@@ -62,14 +62,14 @@ impl Follower {
             start: Some(Start::AfterSeq(place.seqs.get(&room.id).copied().unwrap_or(0))),
         };
         let question = JoinChatRequest {
-            // What the token names it continues; for the others it is the beginning.
+            // For rooms that are in the token, the token decides; `start` is for the others.
             rooms: self.rooms.iter().map(wanted).collect(),
             resume_token: if by_token { place.token.clone() } else { Bytes::new() },
         };
         self.direct.call(question, |chat, request| Box::pin(chat.join_chat(request))).await.ok()
     }
 
-    /// Until the stream ends, or nothing comes any more.
+    /// Records the events of one stream until it ends or is as old as [`STREAM_MAX`].
     async fn follow(&self, mut stream: Streaming<EncodedFrame>, number: u64, place: &mut Place) {
         let (node, reader) = (&self.direct.node, format!("follower of {}", self.direct.node));
         for room in &self.rooms {

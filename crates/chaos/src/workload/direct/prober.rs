@@ -12,15 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::{Direct, Failed, pause};
 use crate::workload::{Room, clients};
 
-/// Between two reads.
+/// Pause between two reads.
 const EVERY: Duration = Duration::from_millis(40);
-/// One of so many reads is local.
+/// One of this many reads is local.
 const LOCAL_EVERY: u64 = 5;
-/// A page of events.
+/// The most events of one page.
 const PAGE: u32 = 500;
 
-/// Reads the ends of the rooms again and again from one server, linearizably; and now and then, from its own state, what it has
-/// after what it was read up to.
+/// Reads the last event of each room from one server repeatedly, linearizably. Every [`LOCAL_EVERY`]th read is local, and gets the
+/// events after those of the previous local read.
 pub(in crate::workload) struct Prober {
     pub(in crate::workload) direct: Direct,
     pub(in crate::workload) rooms: Vec<Room>,
@@ -49,7 +49,7 @@ impl Prober {
                 }
             } else {
                 let begun = self.history.now();
-                // Without a quorum there is no answer, which is no answer that is wrong.
+                // Without a quorum the server does not answer, which is right.
                 if let Ok(page) = self.read(room, 1, Consistency::Linearizable, None).await {
                     self.history.read(begun, room.id, page.last_seq, &node);
                 }
@@ -58,7 +58,8 @@ impl Prober {
         Ok(())
     }
 
-    /// Everything that this server has of each room, seen linearizably: what is read in the end. Whoever asks gives up in time.
+    /// Reads every room from the beginning, linearizably: the final read of this server. Retries without end; the caller sets
+    /// the timeout.
     pub(in crate::workload) async fn read_all(mut self) {
         for room in self.rooms.clone() {
             let mut events: Vec<Event> = Vec::new();

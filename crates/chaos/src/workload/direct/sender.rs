@@ -1,4 +1,4 @@
-//! Sends to one server, and asks it again what it has answered already.
+//! Sends to one server, and repeats requests that are answered already.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::{Direct, Failed, PAUSE, pause};
 use crate::workload::{Room, Seen};
 
-/// Between two sends.
+/// Pause between two sends.
 const EVERY: Duration = Duration::from_millis(100);
-/// Every so many sends an old one is repeated.
+/// One of this many sends repeats an earlier request.
 const REPEAT_EVERY: u64 = 4;
-/// Requests that this client pretends to have no answer to, so that the cluster keeps them.
+/// The number of latest requests whose answers the client claims not to have, so that the cluster keeps these answers.
 const UNSETTLED: u64 = 64;
 
-/// Sends to one server, one request at a time, and repeats some that are answered already: they must get the first answer again,
-/// also from a leader that has its state from a snapshot.
+/// Sends to one server, one request at a time, and repeats earlier requests. A repeat must get the first answer again, also from
+/// a leader that has installed a snapshot.
 pub(in crate::workload) struct Sender {
     pub(in crate::workload) direct: Direct,
     pub(in crate::workload) room: Room,
@@ -28,11 +28,11 @@ pub(in crate::workload) struct Sender {
     pub(in crate::workload) seen: Arc<Seen>,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 enum Answer {
     Acked(SendMessageResponse),
     Refused(String),
-    /// The workload ends, and nobody knows.
+    /// In doubt: the workload ended first.
     Unknown,
 }
 
@@ -55,7 +55,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends one request until it is certain. Whether to go on.
+    /// Sends one request until it has an answer. `again` says that it is a repeat. Returns whether to continue.
     async fn once(
         &mut self,
         room: &Room,
@@ -77,7 +77,7 @@ impl Sender {
                 }
                 Ok(true)
             }
-            // It was taken before, so that it is turned away now is nothing that a client can be told.
+            // The request was acked before, or is the next number: a refusal is wrong.
             Answer::Refused(code) if again || code == "request_out_of_order" => Err(format!(
                 "{node} answered request {no} of session {session} in {}, which is {}, with {code}",
                 room.name,
@@ -116,7 +116,7 @@ impl Sender {
             match self.direct.call(question, |chat, request| Box::pin(chat.send_message(request))).await {
                 Ok(ack) => return Answer::Acked(ack),
                 Err(Failed::Said(failure)) if failure.certainty() == Certainty::Refused => {
-                    // A node may not have heard of the session yet.
+                    // The node may not know the session yet.
                     refused += 1;
                     if failure.code != "session_unknown" || refused > 100 {
                         return Answer::Refused(failure.code);
@@ -124,7 +124,7 @@ impl Sender {
                 }
                 Err(Failed::Said(_) | Failed::Silent) => {}
             }
-            // A repeat is given up at the end; a first send is not: whoever sent it waits for its tick.
+            // At the end of the workload a repeat is given up. A first send is not: it must get its ack.
             if again && stop.is_cancelled() {
                 return Answer::Unknown;
             }
