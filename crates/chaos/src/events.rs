@@ -1,4 +1,4 @@
-//! What a controller tells whoever watches it: a person at a terminal, metrics, an API.
+//! The events of a controller, for a terminal, metrics and the API.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,33 +10,33 @@ use crate::fault::{Fault, Nodes};
 use crate::journal::Applied;
 use crate::time::show;
 
-/// Watches a controller. Called in the middle of its work: whoever watches takes note and returns.
+/// Gets the events of a controller. The engine calls it synchronously, so an implementation must return at once.
 pub trait Observer: Send + Sync {
-    /// Something happened.
+    /// An event happened.
     fn event(&self, event: &Event);
 
-    /// A send of the workload was decided, or given up, so long after it was due. Many times a second.
+    /// A send of the workload ended, `took` after it was due. Called many times a second.
     fn sent(&self, outcome: Sent, took: Duration) {
         let _ = (outcome, took);
     }
 }
 
-/// What came of a send.
+/// The outcome of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// Acked.
     Ok,
-    /// Refused for good.
+    /// Refused, finally.
     Refused,
-    /// Nobody knows.
+    /// In doubt: the client gave up without an answer.
     Unknown,
 }
 
 impl Sent {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 3] = [Self::Ok, Self::Refused, Self::Unknown];
 
-    /// Its name in metrics.
+    /// The value of the metric's label.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -47,33 +47,33 @@ impl Sent {
     }
 }
 
-/// Something that happened to a cluster, or to a run.
+/// Something that happened to the cluster or to a run.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A run began.
     Began {
-        /// The run.
+        /// The run's id.
         id: String,
-        /// Which experiment.
+        /// The experiment's name.
         experiment: String,
-        /// Its seed.
+        /// The seed of the run.
         seed: u64,
-        /// How long its workload is.
+        /// Duration of the workload.
         lasts: Duration,
-        /// On what.
+        /// The backend's name.
         backend: &'static str,
     },
-    /// The clients are at work, and the cluster gets time to become steady.
+    /// The clients work, and the engine waits for the steady state.
     Settling,
-    /// The steady state holds (again), so long after the workload began.
+    /// The steady state holds (again); the time is since the workload began.
     Steady(Duration),
-    /// The steady state does not hold any more, so long after the workload began.
+    /// The steady state no longer holds; the time is since the workload began.
     Unsteady(Duration),
-    /// How the clients fare; once a second.
+    /// Rate and latency of the clients' acks, once a second.
     Pace {
-        /// Acks a second, lately.
+        /// Acks a second, over the last seconds.
         rate: f64,
-        /// The slowest send of a hundred, lately.
+        /// The 99th percentile of the latency, over the last seconds.
         p99: Duration,
         /// The longest time without an ack so far.
         longest_gap: Duration,
@@ -82,34 +82,34 @@ pub enum Event {
     Applied(Applied),
     /// A fault could not be applied.
     NotApplied {
-        /// What.
+        /// The fault.
         fault: Fault,
-        /// To whom.
+        /// Its targets.
         nodes: Vec<String>,
-        /// Why.
+        /// The error.
         why: String,
     },
-    /// A fault of the plan was left out: there is nobody to do it to.
+    /// A planned fault was skipped: no node matched.
     LeftOut {
-        /// What.
+        /// The fault.
         fault: Fault,
-        /// To whom, in words.
+        /// The nodes that it asked for.
         nodes: Nodes,
     },
     /// A fault is healed.
     Healed(Applied),
-    /// A fault is still in force, or may be.
+    /// A fault could not be healed and may still be in force.
     NotHealed {
-        /// Which.
+        /// The fault.
         fault: Applied,
-        /// Why.
+        /// The error.
         why: String,
     },
-    /// Everything is healed, and the cluster gets time to recover.
+    /// All faults are healed, and the engine waits for the cluster to recover.
     Recovering,
-    /// The cluster is as before, so long after everything was healed; or it was not in time.
+    /// The cluster has recovered, this long after all faults were healed; `None` if it did not in time.
     Recovered(Option<Duration>),
-    /// The history is judged.
+    /// The judge reads the history.
     Judging,
     /// A run ended.
     Ended(Ending),
@@ -118,21 +118,21 @@ pub enum Event {
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// The run.
+    /// The run's id.
     pub id: String,
-    /// Which experiment.
+    /// The experiment's name.
     pub experiment: String,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Everything that is wrong or missing, or why there is no verdict; in plain words.
+    /// Everything that is wrong or missing, or why there is no verdict; one sentence each.
     pub why: Vec<String>,
-    /// How often each promise was broken; only those that were.
+    /// How often each broken promise was broken.
     pub violations: Vec<(Property, u64)>,
-    /// The longest time without an ack from the first fault on; `None` without a verdict.
+    /// The longest time without an ack from the first fault on; `None` if there is no verdict.
     pub longest_gap: Option<Duration>,
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every promise held.
@@ -141,17 +141,17 @@ pub enum Outcome {
     Violated,
     /// Nothing was broken, but too little was tested.
     TooLittle,
-    /// There is no verdict: something else went wrong.
+    /// No verdict: the run could not be carried out.
     Failed,
-    /// Somebody stopped it.
+    /// A signal or a call stopped the run.
     Stopped,
 }
 
 impl Outcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 5] = [Self::Passed, Self::Violated, Self::TooLittle, Self::Failed, Self::Stopped];
 
-    /// Its name in metrics and in the API.
+    /// The name in metrics and in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -164,7 +164,7 @@ impl Outcome {
     }
 }
 
-/// One line for a person. What comes every second has none: see [`Event::is_line`].
+/// One line for people.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = |time: &Duration| format!("{:.1} s", time.as_secs_f64());
@@ -173,8 +173,8 @@ impl fmt::Display for Event {
                 write!(f, "{experiment} for {}, seed {seed}, on {backend}", show(*lasts))
             }
             Self::Settling => f.write_str("waiting for the steady state"),
-            Self::Steady(at) => write!(f, "steady {} into the workload", seconds(at)),
-            Self::Unsteady(at) => write!(f, "not steady {} into the workload", seconds(at)),
+            Self::Steady(at) => write!(f, "steady state reached {} into the workload", seconds(at)),
+            Self::Unsteady(at) => write!(f, "steady state lost {} into the workload", seconds(at)),
             Self::Pace { rate, p99, longest_gap } => write!(
                 f,
                 "{rate:.0} acks a second, p99 {} ms, longest time without an ack {} ms",
@@ -185,13 +185,13 @@ impl fmt::Display for Event {
             Self::NotApplied { fault, nodes, why } => {
                 write!(f, "{fault}: not applied to {}: {why}", nodes.join(", "))
             }
-            Self::LeftOut { fault, nodes } => write!(f, "{fault}: no {nodes} to do it to; left out"),
+            Self::LeftOut { fault, nodes } => write!(f, "{fault}: skipped, no node matches {nodes}"),
             Self::Healed(applied) => write!(f, "{}: healed", applied.fault),
             Self::NotHealed { fault, why } => write!(f, "{}: NOT HEALED: {why}", fault.fault),
-            Self::Recovering => f.write_str("everything is healed; waiting for the cluster to recover"),
-            Self::Recovered(Some(after)) => write!(f, "as before after {}", seconds(after)),
-            Self::Recovered(None) => f.write_str("not as before in time"),
-            Self::Judging => f.write_str("judging"),
+            Self::Recovering => f.write_str("all faults are healed; waiting for the cluster to recover"),
+            Self::Recovered(Some(after)) => write!(f, "recovered after {}", seconds(after)),
+            Self::Recovered(None) => f.write_str("not recovered in time"),
+            Self::Judging => f.write_str("judging the history"),
             Self::Ended(Ending { experiment, outcome, why, .. }) => {
                 write!(f, "{experiment}: {}", outcome.name())?;
                 why.iter().try_for_each(|why| write!(f, "; {why}"))
@@ -201,7 +201,7 @@ impl fmt::Display for Event {
 }
 
 impl Event {
-    /// What it is, in one word.
+    /// The event's name in the API and in logs.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -222,14 +222,14 @@ impl Event {
         }
     }
 
-    /// Worth a line of its own.
+    /// Whether the event is printed and logged: all but those of every second.
     #[must_use]
     pub fn is_line(&self) -> bool {
         !matches!(self, Self::Pace { .. })
     }
 }
 
-/// Watches nothing.
+/// Ignores every event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nobody;
 
@@ -237,7 +237,7 @@ impl Observer for Nobody {
     fn event(&self, _event: &Event) {}
 }
 
-/// Several that watch, told in order.
+/// Passes every event to several observers, in order.
 #[derive(Clone, Default)]
 pub struct All(pub Vec<Arc<dyn Observer>>);
 

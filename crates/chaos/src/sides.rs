@@ -1,7 +1,7 @@
-//! Who can speak with whom while bytes are held back, and how each side fared. Pure.
+//! The sides of a partition, and what each side acked. Pure.
 //!
-//! An answer needs a way there and a way back, over whatever nodes. So the sides of a partition are the largest sets of nodes of
-//! which each reaches each other one along directed ways: the strongly connected components of what is not cut.
+//! An answer needs a path to a node and a path back, possibly through other nodes. So the sides of a partition are the strongly
+//! connected components of the directed graph of connections that are not cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::fault::{Fault, Grudge};
 use crate::journal::Applied;
 use crate::schedule::{Cut, cuts};
 
-/// The directed pairs of nodes between which this fault lets nothing through.
+/// The directed pairs of nodes that this fault cuts.
 #[must_use]
 pub fn cut_by(fault: &Fault, nodes: &[String], all: &[String]) -> BTreeSet<Cut> {
     match fault {
@@ -21,13 +21,13 @@ pub fn cut_by(fault: &Fault, nodes: &[String], all: &[String]) -> BTreeSet<Cut> 
     }
 }
 
-/// What all of these together cut.
+/// The directed pairs of nodes that these faults cut together.
 #[must_use]
 pub fn all_cuts<'a>(open: impl IntoIterator<Item = &'a Applied>) -> BTreeSet<Cut> {
     open.into_iter().flat_map(|applied| cut_by(&applied.fault, &applied.nodes, &applied.all)).collect()
 }
 
-/// The sides, each sorted, in the order of their first nodes. One if nothing is cut.
+/// The sides, each sorted, in the order of their first nodes. One side if nothing is cut.
 #[must_use]
 pub fn sides(cut: &BTreeSet<Cut>, all: &[String]) -> Vec<Vec<String>> {
     let reach: BTreeMap<&String, BTreeSet<&String>> =
@@ -40,7 +40,7 @@ pub fn sides(cut: &BTreeSet<Cut>, all: &[String]) -> Vec<Vec<String>> {
     sides.into_iter().collect()
 }
 
-/// Whom a node's words reach, if the others pass them on.
+/// The nodes that a message from this node can reach, if the others forward it.
 fn reached<'a>(from: &'a String, cut: &BTreeSet<Cut>, all: &'a [String]) -> BTreeSet<&'a String> {
     let mut reached = BTreeSet::from([from]);
     let mut ahead = vec![from];
@@ -54,8 +54,8 @@ fn reached<'a>(from: &'a String, cut: &BTreeSet<Cut>, all: &'a [String]) -> BTre
     reached
 }
 
-/// Nodes that cannot get a majority of any shard's replicas to answer, whoever leads: those whose side is smaller than a majority
-/// of `replicas`. Nobody, if it is not known how many replicas a shard has.
+/// Nodes that cannot reach a majority of any shard's replicas, whoever leads: those whose side is smaller than a majority of
+/// `replicas`. None if `replicas` is 0, that is, unknown.
 #[must_use]
 pub fn cut_off(cut: &BTreeSet<Cut>, all: &[String], replicas: usize) -> BTreeSet<String> {
     if cut.is_empty() || replicas == 0 {
@@ -65,22 +65,22 @@ pub fn cut_off(cut: &BTreeSet<Cut>, all: &[String], replicas: usize) -> BTreeSet
     small.flatten().collect()
 }
 
-/// How one side of a partition fared: what it acked to those who spoke with its nodes alone.
+/// What one side of a partition acked to the clients that are pinned to its nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Side {
-    /// While this band was in force.
+    /// The index of the band in [`crate::verdict::Facts::bands`].
     pub band: usize,
-    /// Its nodes.
+    /// The nodes of the side.
     pub nodes: Vec<String>,
-    /// It had a majority of the nodes.
+    /// Whether the side had a majority of the nodes.
     pub majority: bool,
-    /// Acks.
+    /// The number of acks.
     pub acked: u64,
-    /// The longest time without one, microseconds.
+    /// The longest time without an ack, microseconds.
     pub longest_gap_us: u64,
 }
 
-/// How a side fared from one time to another, by when each node acked (sorted).
+/// The acks and the longest gap of a side between two times; `acks` has the sorted times of each node's acks.
 #[must_use]
 pub fn fared(
     band: usize,
@@ -121,12 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_be_answered_is_cut_off() {
+    fn a_node_that_cannot_reach_a_majority_and_back_is_cut_off() {
         let three = ["a", "b", "c"];
         assert_eq!(off(Grudge::Both, &["a"], &three), ["a"]);
-        // Who is not heard is not answered either.
+        // A node that nobody hears gets no answers either.
         assert_eq!(off(Grudge::OneWay, &["b"], &three), ["b"]);
-        // Whoever is in the middle passes on; and on the ring everybody reaches everybody.
+        // The node in the middle forwards, and on the ring every node reaches every other one.
         assert_eq!(off(Grudge::Bridge, &["a"], &three), names(&[]));
         assert_eq!(off(Grudge::MajoritiesRing, &["a"], &three), names(&[]));
         assert_eq!(off(Grudge::Both, &["a", "b"], &["a", "b", "c", "d", "e"]), ["a", "b"]);
@@ -138,13 +138,13 @@ mod tests {
     fn a_small_side_may_have_a_shards_majority_if_shards_have_few_replicas() {
         let all = names(&["a", "b", "c", "d", "e"]);
         let cut = cut_by(&Fault::Isolate, &all[..2], &all);
-        assert_eq!(cut_off(&cut, &all, 3).len(), 0, "two of three replicas may be there");
+        assert_eq!(cut_off(&cut, &all, 3).len(), 0, "two of a shard's three replicas may be on this side");
         assert_eq!(cut_off(&cut, &all, 5).len(), 2);
-        assert_eq!(cut_off(&cut, &all, 0).len(), 0, "nothing is known");
+        assert_eq!(cut_off(&cut, &all, 0).len(), 0, "the number of replicas is unknown");
     }
 
     #[test]
-    fn a_sides_longest_gap_has_its_ends() {
+    fn the_longest_gap_counts_the_time_before_the_first_and_after_the_last_ack() {
         let acks = BTreeMap::from([("a".to_owned(), vec![5, 100, 120, 900]), ("b".to_owned(), vec![300])]);
         let side = fared(0, &names(&["a", "b"]), true, &acks, (90, 500));
         assert_eq!((side.acked, side.longest_gap_us), (3, 200));
@@ -154,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everybody_is_on_one_side(cut in proptest::collection::btree_set((0_u8..5, 0_u8..5), 0..20)) {
+        fn every_node_is_on_exactly_one_side(cut in proptest::collection::btree_set((0_u8..5, 0_u8..5), 0..20)) {
             let all: Vec<String> = (0..5).map(|n| format!("n{n}")).collect();
             let cut = cut.into_iter().map(|(a, b)| (format!("n{a}"), format!("n{b}"))).collect();
             let mut members: Vec<String> = sides(&cut, &all).into_iter().flatten().collect();

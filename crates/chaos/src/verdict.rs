@@ -1,4 +1,4 @@
-//! What came of a run.
+//! The verdict on a run: the judge's report, and the experiment's expectations.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,47 +17,47 @@ use crate::workload::Sample;
 /// A fault and when it was in force, on the run's clock.
 #[derive(Clone, Debug, Serialize)]
 pub struct Band {
-    /// What.
+    /// The fault.
     #[serde(flatten)]
     pub fault: Fault,
-    /// To whom.
+    /// Its targets.
     pub nodes: Vec<String>,
-    /// One of them led some shard.
+    /// Whether one of the targets led a shard.
     pub leads: bool,
-    /// From when, microseconds.
+    /// When it was applied, microseconds.
     pub from_us: u64,
-    /// Until when; to the end of the run if it is not known.
+    /// When it was healed, microseconds; `None` means the end of the run.
     pub to_us: Option<u64>,
 }
 
-/// What was seen in a run, beside the history.
+/// What was observed in a run, beside the history.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Facts {
-    /// What was done.
+    /// The faults.
     pub bands: Vec<Band>,
-    /// Acks.
+    /// Acks; every second one is left out, repeatedly, of a run with very many.
     pub samples: Vec<Sample>,
-    /// Times without an ack: from, to.
+    /// Times without an ack: from, to; microseconds.
     pub gaps: Vec<(u64, u64)>,
-    /// How the servers were.
+    /// Changes of the servers' states.
     pub changes: Vec<Change>,
-    /// What happened at least once.
+    /// Which of the conditions that may be demanded happened at least once.
     pub sometimes: BTreeSet<Sometimes>,
-    /// What clients could not do in the end although everything was healed, in plain words.
+    /// What clients could not finish although all faults were healed; one sentence each.
     pub undone: Vec<String>,
-    /// How each side of each partition fared.
+    /// Acks and gaps of each side of each partition.
     pub sides: Vec<Side>,
-    /// How long the cluster took to be as before, if it was in time.
+    /// How long the cluster took to recover; `None` if it did not in time.
     pub recovered: Option<Duration>,
 }
 
-/// The sum of a run: its exit code.
+/// A verdict in one word. It decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sum {
-    /// Every promise held, and the run tested what it was meant to test.
+    /// Every promise held, and the run tested everything that it was meant to test.
     Passed,
-    /// A promise was broken.
+    /// A promise or an expectation was broken.
     Violated,
     /// Nothing was broken, but too little was tested.
     TooLittle,
@@ -90,26 +90,26 @@ impl Sum {
 pub struct Verdict {
     /// The experiment.
     pub experiment: Experiment,
-    /// The seed that gives this schedule again.
+    /// The seed; it reproduces the schedule of faults.
     pub seed: u64,
-    /// On what it ran.
+    /// The backend's name.
     pub backend: &'static str,
-    /// This program's version.
+    /// The version of conclave-chaos.
     pub version: &'static str,
-    /// The sum.
+    /// The verdict in one word.
     pub sum: Sum,
-    /// Everything that is wrong, in plain words.
+    /// Everything that is wrong; one sentence each.
     pub wrong: Vec<String>,
-    /// Everything that was missing, in plain words.
+    /// Everything that should have been tested and was not; one sentence each.
     pub missing: Vec<String>,
     /// The judge's report.
     pub report: Report,
-    /// What was seen.
+    /// What was observed beside the history.
     pub facts: Facts,
 }
 
 impl Verdict {
-    /// Puts together what the judge and the expectations say.
+    /// The verdict that follows from the judge's report and the experiment's expectations.
     #[must_use]
     pub fn new(
         experiment: &Experiment,
@@ -122,7 +122,10 @@ impl Verdict {
         let mut missing = report.too_little.clone();
         for finding in report.findings.iter().filter(|finding| finding.violations > 0) {
             let witness = finding.witness.as_ref().map_or("", |witness| witness.sentence.as_str());
-            wrong.push(format!("{:?}: {} times, such as: {witness}", finding.property, finding.violations));
+            wrong.push(format!(
+                "{:?} violated {} times; for example: {witness}",
+                finding.property, finding.violations
+            ));
         }
         let longest = longest_gap(&facts);
         if let Some(most) = experiment.expect.longest_gap
@@ -139,7 +142,7 @@ impl Verdict {
         {
             let least = show(least.0);
             wrong.push(format!(
-                "sends were acked all the time (the longest pause was {} ms) although there was no majority for {least}",
+                "the longest time without an ack was {} ms; without a majority it must be at least {least}",
                 longest.as_millis()
             ));
         }
@@ -147,7 +150,7 @@ impl Verdict {
             let most_us = u64::try_from(most.0.as_micros()).unwrap_or(u64::MAX);
             for side in facts.sides.iter().filter(|side| side.majority && side.longest_gap_us > most_us) {
                 wrong.push(format!(
-                    "{}, a majority, acked nothing for {} ms of a partition to those who spoke with them alone, which may be at most {}",
+                    "{}, the majority side of a partition, acked nothing for {} ms to the clients pinned to them, which may be at most {}",
                     side.nodes.join(" and "),
                     side.longest_gap_us / 1_000,
                     show(most.0)
@@ -156,16 +159,16 @@ impl Verdict {
         }
         if facts.recovered.is_none() {
             wrong.push(format!(
-                "the cluster was not as before {} after everything was healed",
+                "the cluster had not recovered {} after all faults were healed",
                 show(experiment.recover)
             ));
         }
         wrong.extend(facts.undone.iter().cloned());
         for what in experiment.expect.sometimes.iter().filter(|what| !facts.sometimes.contains(what)) {
-            missing.push(format!("it never happened: {what:?}"));
+            missing.push(format!("never happened: {what:?}"));
         }
         if facts.bands.is_empty() {
-            missing.push("nothing was done to the cluster".to_owned());
+            missing.push("no fault was applied".to_owned());
         }
         let sum = if !wrong.is_empty() || report.outcome == Outcome::Violated {
             Sum::Violated
@@ -178,7 +181,7 @@ impl Verdict {
         Self { experiment, seed, backend, version, sum, wrong, missing, report, facts }
     }
 
-    /// The longest time without an ack that touches a time from the first fault on.
+    /// The longest time without an ack that ends after the first fault began.
     #[must_use]
     pub fn longest_gap(&self) -> Duration {
         longest_gap(&self.facts)
@@ -209,7 +212,7 @@ fn longest_gap(facts: &Facts) -> Duration {
     longest(facts.bands.iter().map(|band| band.from_us), &facts.gaps)
 }
 
-/// The longest of these times that touches a time from the first beginning on.
+/// The longest of the gaps (from, to) that end at or after the earliest of the beginnings, microseconds.
 pub(crate) fn longest(beginnings: impl Iterator<Item = u64>, gaps: &[(u64, u64)]) -> Duration {
     let first = beginnings.min().unwrap_or(0);
     let gaps = gaps.iter().filter(|(_, to)| *to >= first);
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_fail_is_one() {
+    fn every_broken_expectation_has_its_exit_code() {
         let good = "{longest_gap: 450ms, sometimes: [leader-changed]}";
         assert_eq!(verdict(good, false, facts()).exit_code(), 0);
         assert_eq!(verdict(good, true, facts()).exit_code(), 1);
@@ -268,7 +271,7 @@ mod tests {
         assert_eq!(verdict("{shortest_outage: 2s}", false, facts()).exit_code(), 1);
         assert_eq!(verdict("{sometimes: [retry-suppressed]}", false, facts()).exit_code(), 2);
         assert_eq!(verdict(good, false, Facts { recovered: None, ..facts() }).exit_code(), 1);
-        let undone = vec!["a sender's last message was not decided".to_owned()];
+        let undone = vec!["a sender's last message stayed in doubt".to_owned()];
         assert_eq!(verdict(good, false, Facts { undone, ..facts() }).exit_code(), 1);
         let idle = Facts { bands: Vec::new(), ..facts() };
         assert_eq!(verdict("{}", false, idle).exit_code(), 2);
