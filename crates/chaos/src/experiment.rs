@@ -1,6 +1,6 @@
-//! Experiments: a steady state, what is done to the cluster, and what must hold afterwards.
+//! Experiments: the steady state, the faults, and what must hold afterwards.
 //!
-//! An experiment is a YAML file; `experiments/` has those that ship. Everything random in it follows from its seed.
+//! An experiment is a YAML file; `experiments/` has the shipped ones. All randomness of a run follows from its seed.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Fault, Grudge, Nodes};
 use crate::time::Span;
 
-/// Steps of one experiment.
+/// The most steps of one experiment.
 const STEPS_MAX: usize = 64;
-/// The longest that an experiment may use its cluster.
+/// The longest workload, and the longest recovery time.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
-/// Clients of one experiment.
+/// The most clients of one experiment.
 const CLIENTS_MAX: u32 = 1_000;
-/// Rooms of one experiment: each of them has a checker's state, and every replica of each is read in the end.
+/// The most rooms of one experiment: the judge keeps state for each room, and the final read covers every replica of each.
 const ROOMS_MAX: u32 = 1_000;
-/// Sends a second.
+/// The highest rate, in sends a second.
 const RATE_MAX: u32 = 100_000;
-/// What is late on purpose is late by at most so much.
+/// The longest delay that a fault may add.
 const DELAY_MAX: Duration = Duration::from_secs(60);
 
-/// What ships, by name.
+/// The shipped experiments: names and texts.
 const LIBRARY: &[(&str, &str)] = &[
     ("smoke", include_str!("../experiments/smoke.yaml")),
     ("kill-leader", include_str!("../experiments/kill-leader.yaml")),
@@ -56,151 +56,151 @@ const LIBRARY: &[(&str, &str)] = &[
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
-    /// Its name.
+    /// The experiment's name.
     pub name: String,
-    /// The sentence that a green run supports.
+    /// The claim that a passed run supports, as a sentence.
     pub proves: String,
-    /// Where its randomness comes from; drawn and shown if it is not given.
+    /// The seed of all randomness; drawn, and printed, if absent.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// What uses the cluster meanwhile.
+    /// The clients that use the cluster during the run.
     #[serde(default)]
     pub workload: Workload,
-    /// What must hold before anything is broken, and again afterwards.
+    /// What must hold before the first fault, and again after recovery.
     #[serde(default)]
     pub steady: Steady,
-    /// What is done, and when.
+    /// The steps: which fault when.
     pub method: Vec<Step>,
-    /// How long the cluster gets to recover when everything is healed.
+    /// How long the cluster may take to recover after all faults are healed.
     #[serde(with = "crate::time", default = "recover_default")]
     pub recover: Duration,
-    /// What must hold in the end, beside the guarantees.
+    /// What must hold for the run to pass, beside the guarantees.
     #[serde(default)]
     pub expect: Expect,
 }
 
-/// What uses the cluster.
+/// The clients of an experiment, and for how long they work.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Workload {
-    /// Clients that send.
+    /// The number of clients that send.
     pub senders: u32,
-    /// Clients that each follow a room, and move between nodes.
+    /// The number of clients that each follow one room and may move between nodes.
     pub readers: u32,
-    /// Rooms.
+    /// The number of rooms.
     pub rooms: u32,
-    /// Clients that come anew again and again, join, speak, and leave.
+    /// The number of clients that repeatedly open a new session, join, send and leave.
     pub visitors: u32,
-    /// Sends a second, of all senders together; 0 is as fast as acks come.
+    /// Sends a second of all senders together; 0 is as fast as acks come.
     pub rate: u32,
-    /// How long a sender's message is at least.
+    /// The shortest message of a sender, bytes.
     pub text_bytes: u32,
-    /// How long.
+    /// How long the clients work.
     #[serde(with = "crate::time")]
     pub duration: Duration,
 }
 
-/// What must hold before and after.
+/// The steady state, as the clients see it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Steady {
-    /// Acked sends a second.
+    /// At least this many acked sends a second.
     pub acked_per_second: u32,
-    /// The slowest send of a hundred.
+    /// At most this 99th percentile of the latency.
     #[serde(with = "crate::time")]
     pub p99: Duration,
 }
 
 impl Steady {
-    /// Whether clients that get so many acks a second, the slowest of a hundred so late, see a cluster that is well.
+    /// Whether this many acks a second with this 99th percentile of the latency count as the steady state.
     #[must_use]
     pub fn holds(&self, rate: f64, p99: Duration) -> bool {
         rate >= f64::from(self.acked_per_second) && p99 <= self.p99
     }
 }
 
-/// What must hold in the end.
+/// What must hold for a run to pass, beside the guarantees.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
-    /// No longer time without an ack of anybody, from the first fault on.
+    /// Maximum write unavailability after the first fault: the longest time without an ack to any client.
     pub longest_gap: Option<Span>,
-    /// There must be a time without an ack at least so long: the fault was meant to stop the cluster, and acks in it would be false.
+    /// Minimum write unavailability: the fault takes the majority away, so acks during it would be wrong.
     pub shortest_outage: Option<Span>,
-    /// Of a partition, no longer time in which the side with a majority acked nothing to those who speak with its nodes alone.
+    /// Maximum write unavailability on the majority side of a partition, as seen by the clients pinned to it.
     pub majority_gap: Option<Span>,
-    /// What must have happened at least once, or the run tested nothing.
+    /// What must have happened at least once; otherwise the run tested too little.
     pub sometimes: Vec<Sometimes>,
 }
 
-/// What may happen in a run.
+/// Conditions that an experiment can demand to have happened at least once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sometimes {
-    /// Some shard got another leader.
+    /// A shard's leader changed.
     LeaderChanged,
-    /// A leader was killed or cut off while sends to it were without an answer.
+    /// A leader was killed or cut off while sends to it were in flight.
     LeaderLostWithSendsInFlight,
-    /// A send was made again under the same number and had been decided before.
+    /// A repeated request was recognised as committed before.
     RetrySuppressed,
-    /// A subscriber went on at another node.
+    /// A subscriber resumed at another node.
     ResumedElsewhere,
-    /// A node came back and had to catch up.
+    /// A node came back and caught up.
     NodeCaughtUp,
-    /// A node got a snapshot.
+    /// A node installed a snapshot.
     SnapshotInstalled,
-    /// Sends waited for a majority.
+    /// No send was acked for at least a second.
     SendsWaited,
-    /// Somebody who came while something was being done to the cluster got in, spoke and left.
+    /// A client that arrived during a fault connected, sent and left.
     NewcomerServed,
 }
 
-/// One thing that is done.
+/// One step of an experiment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "written::Step")]
 pub struct Step {
-    /// When.
+    /// When the fault is applied.
     pub when: When,
-    /// What.
+    /// The fault.
     pub fault: Fault,
-    /// To whom.
+    /// Its targets.
     pub nodes: Nodes,
-    /// For how long.
+    /// How long it is in force.
     #[serde(with = "crate::time")]
     pub lasts: Duration,
 }
 
-/// When a step is done, from the beginning of the workload.
+/// When a step's fault is applied, from the beginning of the workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum When {
     /// Once.
     At(Span),
-    /// Again and again: this long between two beginnings, give or take a half, within this time.
+    /// Repeatedly within the range: about this long between two beginnings, give or take a half.
     Every(Span, Range<Span>),
 }
 
 /// An experiment that cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// It is no experiment.
-    #[error("this is no experiment: {0}")]
+    /// The text cannot be parsed as an experiment.
+    #[error("this is not an experiment: {0}")]
     Unreadable(String),
-    /// It makes no sense.
+    /// The experiment can be parsed and is not consistent.
     #[error("the experiment {name} {}", .wrong.join("; "))]
     Wrong {
-        /// Which.
+        /// The experiment's name.
         name: String,
-        /// Everything that is wrong.
+        /// Everything that is wrong, each a predicate of the experiment.
         wrong: Vec<String>,
     },
 }
 
 impl Experiment {
-    /// Reads an experiment.
+    /// Parses and checks an experiment.
     ///
     /// # Errors
-    /// What is wrong with it, all at once.
+    /// Everything that is wrong with it at once.
     pub fn parse(text: &str) -> Result<Self, Unusable> {
         let experiment: Self =
             serde_saphyr::from_str(text).map_err(|error| Unusable::Unreadable(error.to_string()))?;
@@ -208,13 +208,13 @@ impl Experiment {
         if wrong.is_empty() { Ok(experiment) } else { Err(Unusable::Wrong { name: experiment.name, wrong }) }
     }
 
-    /// One of those that ship.
+    /// The text of a shipped experiment.
     #[must_use]
     pub fn shipped(name: &str) -> Option<&'static str> {
         LIBRARY.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
     }
 
-    /// The names of those that ship.
+    /// The names of the shipped experiments.
     pub fn names() -> impl Iterator<Item = &'static str> {
         LIBRARY.iter().map(|(name, _)| *name)
     }
@@ -223,16 +223,20 @@ impl Experiment {
         let mut wrong = Vec::new();
         let Workload { senders, readers, rooms, visitors, text_bytes, duration, rate } = self.workload;
         if senders == 0 || rooms == 0 {
-            wrong.push("has nobody who sends, or no room: give at least one of each".to_owned());
+            wrong.push("needs at least one sender and one room".to_owned());
         }
         if !usize::try_from(text_bytes).is_ok_and(|bytes| bytes <= TEXT_BYTES_MAX) {
-            wrong.push(format!("sends messages of {text_bytes} bytes: conclave takes {TEXT_BYTES_MAX}"));
+            wrong.push(format!(
+                "sends messages of {text_bytes} bytes, which must be at most {TEXT_BYTES_MAX}"
+            ));
         }
         if senders.saturating_add(readers).saturating_add(visitors) > CLIENTS_MAX {
-            wrong.push(format!("has more than {CLIENTS_MAX} clients"));
+            wrong.push(format!(
+                "has too many clients: senders, readers and visitors together must be at most {CLIENTS_MAX}"
+            ));
         }
         if duration > DURATION_MAX || self.recover > DURATION_MAX {
-            wrong.push("takes longer than a day".to_owned());
+            wrong.push("takes longer than a day: shorten `duration` or `recover`".to_owned());
         }
         if rooms > ROOMS_MAX {
             wrong.push(format!("has {rooms} rooms, which must be at most {ROOMS_MAX}"));
@@ -249,7 +253,7 @@ impl Experiment {
                 When::Every(every, range) => {
                     if every.0.is_zero() || range.start >= range.end {
                         wrong.push(format!(
-                            "step {number} is never done: `every` and `between` leave no time"
+                            "step {number} is never done: `every` must not be 0, and `between` must end after it begins"
                         ));
                     }
                     range.end.0
@@ -257,7 +261,7 @@ impl Experiment {
             };
             if last + step.lasts > duration {
                 wrong.push(format!(
-                    "step {number} would end after the workload: make `duration` longer or begin earlier"
+                    "step {number} would end after the workload: make `duration` longer, or start the step earlier"
                 ));
             }
             let of_resolvers = step.nodes == Nodes::Resolver;
@@ -266,17 +270,17 @@ impl Experiment {
                 || !of_resolvers && !named && step.fault.is_of_resolvers()
             {
                 wrong.push(format!(
-                    "step {number} does to {} what cannot be done to them",
+                    "step {number} has a fault that {} cannot have",
                     if of_resolvers { "resolvers" } else { "servers" }
                 ));
             }
             if step.fault.longest_delay() > DELAY_MAX {
-                wrong.push(format!("step {number} delays something by more than {} s", DELAY_MAX.as_secs()));
+                wrong.push(format!("step {number} has a delay of more than {} s", DELAY_MAX.as_secs()));
             }
             if let Fault::Loss { percent } = step.fault
                 && percent > 90
             {
-                wrong.push(format!("step {number} loses more than 90 %: use isolate"));
+                wrong.push(format!("step {number} loses more than 90 %: use `isolate`"));
             }
         }
         wrong
@@ -307,7 +311,7 @@ fn recover_default() -> Duration {
     Duration::from_secs(15)
 }
 
-/// A step as it is written: one flat list of words, of which each fault takes its own.
+/// A step as it is written in YAML: one flat map, from which each fault takes its own keys.
 mod written {
     use super::{Deserialize, Fault, Grudge, Nodes, Span, When};
 
@@ -350,7 +354,7 @@ mod written {
     }
 
     impl Step {
-        /// Takes what the fault needs.
+        /// The fault, whose keys are taken out of the map.
         fn fault(&mut self) -> Result<Fault, String> {
             fn need<T>(fault: &str, name: &str, value: Option<T>) -> Result<T, String> {
                 value.ok_or_else(|| format!("{fault} needs `{name}`"))
@@ -388,7 +392,7 @@ mod written {
                 }
                 "clock-skew" => match need(name, "percent", self.percent.take())? {
                     percent @ -90..=1_000 => Fault::ClockSkew { percent },
-                    other => return Err(format!("a clock gains -90 to 1000 %, not {other}")),
+                    other => return Err(format!("{name} takes -90 to 1000 `percent`, not {other}")),
                 },
                 "resolver-stale" => Fault::ResolverStale,
                 "resolver-slow" => Fault::ResolverSlow { delay: need(name, "delay", self.delay.take())?.0 },
@@ -396,6 +400,7 @@ mod written {
             })
         }
 
+        /// A key that the fault has not taken.
         fn unused(&self) -> Option<&'static str> {
             [
                 ("grudge", self.grudge.is_some()),

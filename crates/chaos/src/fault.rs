@@ -1,172 +1,172 @@
-//! What can be done to a cluster, and to whom.
+//! The faults that can be applied to a cluster, and how targets are named.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A fault, with everything that it takes to apply it and to heal it again.
+/// A fault with all parameters that are needed to apply it and to heal it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "kebab-case")]
 pub enum Fault {
-    /// `kill -9`; healed by starting it again.
+    /// SIGKILL; healed by starting the process again.
     Kill,
-    /// SIGTERM and a start: what an operator does.
+    /// SIGTERM and a start, as an operator restarts a server.
     Restart,
-    /// Frozen: it keeps its connections and does nothing.
+    /// The process is frozen: its connections stay open, and it does nothing.
     Pause,
-    /// Bytes between the node and the others vanish, both ways.
+    /// No bytes pass between the node and the others, in both directions.
     Isolate,
-    /// Bytes between some pairs of nodes vanish.
+    /// No bytes pass between some pairs of nodes.
     Partition {
         /// Which pairs.
         grudge: Grudge,
     },
-    /// What the node sends to the others arrives later.
+    /// Everything that the node sends to the others arrives later.
     Delay {
-        /// By how much.
+        /// The delay.
         #[serde(with = "crate::time")]
         delay: Duration,
-        /// And how much more at most, at random.
+        /// The largest additional, random delay.
         #[serde(with = "crate::time", default)]
         jitter: Duration,
     },
-    /// A share of what the node sends has to be sent again: it arrives a retransmission timeout (200 ms) later, and everything
-    /// behind it waits, as TCP does it.
+    /// A share of the bytes that the node sends is lost and retransmitted: it arrives a retransmission timeout (200 ms) later, and
+    /// everything behind it waits, as with TCP.
     Loss {
-        /// Of a hundred.
+        /// The share, in percent.
         percent: u8,
     },
-    /// The node sends at most so much.
+    /// The node's sending rate is limited.
     Bandwidth {
         /// Bytes a second to each other node.
         bytes_per_second: u64,
     },
     /// Each sync of the disk takes longer.
     SlowDisk {
-        /// By how much.
+        /// The additional time of a sync.
         #[serde(with = "crate::time")]
         delay: Duration,
     },
     /// The next sync of the disk fails.
     FailSync,
-    /// Writing fails as if the disk were full.
+    /// Writes fail as if the disk were full.
     FullDisk,
-    /// The process dies, and everything that it had not synced is lost.
+    /// The process dies, and every write that was not synced is lost.
     PowerCut {
-        /// Some of what was not synced is written nevertheless, the last of it in part.
+        /// Some of the unsynced writes reach the disk, the last one in part.
         #[serde(default)]
         torn: bool,
     },
     /// The node's wall clock jumps.
     ClockStep {
-        /// Forward, in milliseconds; negative is back.
+        /// Milliseconds forward; negative is backward.
         offset_ms: i64,
     },
-    /// The node's wall clock runs too fast, or too slow.
+    /// The node's wall clock runs too fast or too slow.
     ClockSkew {
-        /// What it gains, of a hundred; negative is what it loses.
+        /// How much faster, in percent; negative is slower.
         percent: i64,
     },
-    /// A share of the votes, appends and proposals that the node sends to the others arrives twice, the second time after what
-    /// followed it.
+    /// A share of the votes, appends and proposals that the node sends to the others arrives twice, the second time after later
+    /// messages.
     Duplicate {
-        /// Of a hundred.
+        /// The share, in percent.
         percent: u8,
-        /// How much later at most.
+        /// The longest delay of the second copy.
         #[serde(with = "crate::time")]
         delay: Duration,
     },
-    /// The resolver goes on answering what it answers now, whatever servers say.
+    /// The name server keeps its current answers and ignores new records of servers.
     ResolverStale,
-    /// Each answer of the resolver takes so much longer, and the next one begins after it.
+    /// Each answer of the name server takes longer, and the next question waits for it.
     ResolverSlow {
-        /// By how much.
+        /// The additional time of an answer.
         #[serde(with = "crate::time")]
         delay: Duration,
     },
 }
 
-/// Which pairs of nodes do not hear each other.
+/// Which pairs of nodes a partition cuts. The term is Jepsen's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grudge {
     /// The chosen nodes and the others, both ways.
     Both,
-    /// The others do not hear the chosen ones, who hear them.
+    /// The others do not hear the chosen nodes; the chosen nodes hear the others.
     OneWay,
-    /// Each node hears a majority, and no two of them the same one (after Jepsen's `majorities-ring`).
+    /// Each node hears a majority, and no two nodes the same majority (Jepsen's `majorities-ring`).
     MajoritiesRing,
-    /// Two halves that do not hear each other, and the chosen node, which hears and is heard by all.
+    /// Two halves that do not hear each other, and the chosen node, which is connected with both.
     Bridge,
 }
 
-/// Who.
+/// Which nodes a fault is applied to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Nodes {
-    /// Any one.
+    /// Any one server.
     One,
-    /// The one that leads the most shards; of several the meta shard's leader.
+    /// The server that leads the most shards; among equals the meta shard's leader.
     Leader,
-    /// One that does not lead the meta shard.
+    /// A server that does not lead the meta shard.
     Follower,
-    /// As many as the cluster survives.
+    /// As many servers as the cluster can lose.
     Minority,
-    /// One more than the cluster survives.
+    /// One server more than the cluster can lose.
     Majority,
-    /// Every one.
+    /// Every server.
     All,
-    /// The resolver, or one of them.
+    /// One of the name servers.
     Resolver,
-    /// This one; `#2` is the second server in the order of their names, whatever they are called.
+    /// The node of this name; `#2` is the second server in the order of names.
     #[serde(untagged)]
     Named(String),
 }
 
-/// What a backend needs to be able to do for a fault.
+/// An ability of a backend that a fault needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Means {
-    /// Stopping and starting processes, containers or pods.
+    /// To stop and start processes, containers or pods.
     Process,
-    /// Stopping a process for a while and letting it go on.
+    /// To freeze a process and let it continue.
     Freeze,
-    /// Cutting a node off from all others. Less than [`Means::Network`]: a container's network can be pulled.
+    /// To cut a node off from all others. Weaker than [`Means::Network`]: a container can be disconnected from its networks.
     Isolation,
-    /// Getting between the bytes of two nodes.
+    /// To hold back or delay bytes between two nodes.
     Network,
-    /// Getting between a node and its files.
+    /// To delay or fail a node's disk operations.
     Disk,
-    /// Getting between a node and its clock.
+    /// To change a node's wall clock.
     Clock,
-    /// Getting into a resolver.
+    /// To change a name server's answers.
     Resolver,
 }
 
 impl Means {
-    /// What servers that allow faults do to themselves.
+    /// The faults that a server with `--allow-faults` can inject into itself.
     pub const INSIDE: [Self; 4] = [Self::Isolation, Self::Network, Self::Disk, Self::Clock];
 
-    /// What to do where it is missing.
+    /// What the user can do where the ability is missing.
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Process => "name targets that can be stopped and started",
+            Self::Process => "choose targets that can be stopped and started",
             Self::Freeze => {
-                "Kubernetes cannot freeze pods; run it on containers or on the processes of conclave up"
+                "Kubernetes cannot freeze pods; run the experiment on containers or on the processes of conclave up"
             }
             Self::Isolation | Self::Network | Self::Disk | Self::Clock => {
                 "start the servers with --allow-faults (conclave up --allow-faults), or with CONCLAVE_ALLOW_FAULTS=true"
             }
             Self::Resolver => {
-                "answers are broken at the resolver of conclave up --allow-faults only; run it on local processes"
+                "only the name server of conclave up --allow-faults can give wrong answers; run the experiment on local processes"
             }
         }
     }
 }
 
 impl Fault {
-    /// What a backend needs for it.
+    /// The ability that a backend needs for this fault.
     #[must_use]
     pub fn means(&self) -> Means {
         match self {
@@ -184,7 +184,7 @@ impl Fault {
         }
     }
 
-    /// The longest that something is late by it.
+    /// The longest delay that this fault adds; zero if it adds none.
     #[must_use]
     pub fn longest_delay(&self) -> Duration {
         match self {
@@ -194,25 +194,25 @@ impl Fault {
         }
     }
 
-    /// Whether others lose a server by it.
+    /// Whether the other servers lose contact with the target.
     #[must_use]
     pub fn takes_away(&self) -> bool {
         self.stops_process() || matches!(self, Self::Isolate | Self::Partition { .. })
     }
 
-    /// Whether it is done to resolvers only, and to nobody else.
+    /// Whether only name servers can have this fault.
     #[must_use]
     pub fn is_of_resolvers(&self) -> bool {
         matches!(self, Self::ResolverStale | Self::ResolverSlow { .. })
     }
 
-    /// Whether it makes sense for a resolver, which has no disk, no peers and no clock that matters.
+    /// Whether name servers can have this fault: they have no disk, no peers and no clock that matters.
     #[must_use]
     pub fn suits_resolvers(&self) -> bool {
         self.is_of_resolvers() || matches!(self, Self::Kill | Self::Restart | Self::Pause | Self::Isolate)
     }
 
-    /// Whether a server's process ends or stands still, and with it whatever is done inside of it.
+    /// Whether the target's process ends or freezes, which also ends the faults that are active inside of it.
     #[must_use]
     pub fn stops_process(&self) -> bool {
         match self {
@@ -236,7 +236,7 @@ impl Fault {
         }
     }
 
-    /// Its name in experiments, metrics and reports.
+    /// The name in experiments, metrics and reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -305,7 +305,7 @@ impl fmt::Display for Fault {
 mod tests {
     use super::*;
 
-    /// One of each.
+    /// One fault of each kind.
     fn all() -> Vec<Fault> {
         let delay = Duration::from_millis(1);
         vec![
@@ -333,17 +333,17 @@ mod tests {
         all().iter().filter(|fault| which(fault)).map(Fault::name).collect()
     }
 
-    /// While a server is away, nothing else is done to more than the cluster survives: so whatever counts as away without
-    /// need keeps the faults beside it from being done at all.
+    /// While servers are away, `minority` chooses fewer targets, so that the cluster survives. A fault that wrongly counts as
+    /// taking a server away keeps other faults from being applied at all.
     #[test]
-    fn only_what_others_lose_counts_as_away() {
+    fn only_stopped_and_cut_off_servers_count_as_away() {
         let away =
             ["kill", "restart", "pause", "isolate", "partition", "fail-sync", "full-disk", "power-cut"];
         assert_eq!(names(Fault::takes_away), away);
     }
 
     #[test]
-    fn resolvers_suffer_only_what_they_can() {
+    fn name_servers_have_only_faults_that_suit_them() {
         let suits = ["kill", "restart", "pause", "isolate", "resolver-stale", "resolver-slow"];
         assert_eq!(names(Fault::suits_resolvers), suits);
     }

@@ -1,7 +1,7 @@
-//! What has been done to a cluster and not yet undone, on disk.
+//! The faults that are in force, on disk.
 //!
-//! A fault is written down, and synced, before it is applied, and struck out after it was healed. So whatever happens to
-//! the controller, the next one knows what to heal. One controller works on a journal at a time.
+//! What must stay true: a fault is in the journal, synced, before it is applied, and is closed only after it was healed. So
+//! after a crash of the controller, the next one knows what to heal. A lock keeps a second controller out.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -15,14 +15,14 @@ use crate::fault::Fault;
 /// A fault that is, or may be, in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// Its number, from 1, in this journal.
+    /// The number of the fault in this journal, from 1.
     pub id: u64,
-    /// What.
+    /// The fault.
     #[serde(flatten)]
     pub fault: Fault,
-    /// To whom.
+    /// Its targets.
     pub nodes: Vec<String>,
-    /// Every server when it was applied: what a partition is about.
+    /// The names of all servers when it was applied: a partition needs them to know both sides.
     pub all: Vec<String>,
 }
 
@@ -37,26 +37,26 @@ enum Line {
 /// A journal that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// Another controller is at work.
+    /// Another controller has the journal locked.
     #[error("another controller is at work on this cluster ({}); stop it first", .0.display())]
     Locked(PathBuf),
     /// The file cannot be used.
     #[error("the journal {} cannot be used: {source}", .path.display())]
     Io {
-        /// Which file.
+        /// The journal.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A line that is not the last one cannot be read.
+    /// A line before the last one cannot be parsed.
     #[error(
-        "the journal {} is damaged in line {line}: heal the cluster by hand (restart what was stopped) and remove the file",
+        "the journal {} is damaged in line {line}: it no longer tells which faults are in force; heal the cluster by hand (start what was stopped, restart every server), then remove the file",
         .path.display()
     )]
     Damaged {
-        /// Which file.
+        /// The journal.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The line, from 1.
         line: usize,
     },
 }
@@ -68,12 +68,13 @@ pub struct Journal {
     file: File,
     open: BTreeMap<u64, Applied>,
     next: u64,
-    /// Bytes of whole lines.
+    /// The length of all complete lines, bytes.
     whole: u64,
 }
 
 impl Journal {
-    /// Opens the journal, made if it is not there. What an earlier controller left is in [`Journal::open_faults`].
+    /// Opens the journal, and creates it if it does not exist. The faults of an earlier controller are in
+    /// [`Journal::open_faults`].
     ///
     /// # Errors
     /// See [`JournalError`].
@@ -98,23 +99,23 @@ impl Journal {
                 Ok(Line::Healed(id)) => {
                     open.remove(&id);
                 }
-                // Cut by a crash while it was written: the fault was not applied yet.
+                // An incomplete last line: the controller crashed while it wrote it, so the fault was not applied yet.
                 Err(_) if !line.ends_with('\n') => break,
                 Err(_) => return Err(JournalError::Damaged { path: path.to_owned(), line: number }),
             }
             whole += line.len() as u64;
         }
-        // Nothing to heal: begin anew, so that the file stays small.
+        // No open fault: start over, so that the file stays small.
         let keep = if open.is_empty() { 0 } else { whole };
         let journal = Self { path: path.to_owned(), file, open, next, whole: keep };
         journal.file.set_len(keep).and_then(|()| journal.file.sync_all()).map_err(failed)?;
         Ok(journal)
     }
 
-    /// Writes a fault down. Only then may it be applied.
+    /// Writes a fault and syncs. Only then may the fault be applied.
     ///
     /// # Errors
-    /// If it cannot be written or synced.
+    /// If the fault cannot be written or synced.
     pub fn apply(
         &mut self,
         fault: Fault,
@@ -128,16 +129,16 @@ impl Journal {
         Ok(applied)
     }
 
-    /// Strikes a fault out. Only after it was healed.
+    /// Closes a fault. Only after it was healed.
     ///
     /// # Errors
-    /// If it cannot be written or synced.
+    /// If the line cannot be written or synced.
     pub fn healed(&mut self, id: u64) -> Result<(), JournalError> {
         self.write(&Line::Healed(id))?;
         self.open.remove(&id);
         if self.open.is_empty() {
-            // Nothing to heal: begin anew, so that the file of a controller that stays does not grow. Whatever a crash leaves of
-            // it is struck out already.
+            // No open fault: start over, so that the file of a long-running controller does not grow. If a crash undoes the
+            // truncation, every fault in the file is closed already.
             let failed = |source| JournalError::Io { path: self.path.clone(), source };
             self.file.set_len(0).map_err(failed)?;
             self.whole = 0;
@@ -145,7 +146,7 @@ impl Journal {
         Ok(())
     }
 
-    /// What is to be healed, the oldest first.
+    /// The faults that are not healed, the oldest first.
     #[must_use]
     pub fn open_faults(&self) -> Vec<Applied> {
         self.open.values().cloned().collect()
@@ -155,8 +156,8 @@ impl Journal {
         let mut text = serde_json::to_string(line)
             .map_err(|error| JournalError::Io { path: self.path.clone(), source: error.into() })?;
         text.push('\n');
-        // What a failed write left (the disk was full) must not stand before the next line. Behind the last one it does no harm:
-        // it is cut off when the journal is opened the next time.
+        // Removes the rest of a write that failed, for example on a full disk: it must not stand before the next line. As the last
+        // line it would do no harm, since opening the journal cuts it off.
         let written = self.file.set_len(self.whole);
         let written = written.and_then(|()| self.file.write_all(text.as_bytes()));
         let written = written.and_then(|()| self.file.sync_data());
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_healed_is_there_for_the_next_controller() {
+    fn open_faults_are_there_for_the_next_controller() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let mut journal = Journal::open(&path).unwrap();
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failed_write_left_is_not_in_the_way() {
+    fn the_rest_of_a_failed_write_is_removed_before_the_next_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let mut journal = Journal::open(&path).unwrap();
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_cut_by_a_crash_was_not_applied_and_other_damage_is_said() {
+    fn an_incomplete_last_line_is_ignored_and_other_damage_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let mut journal = Journal::open(&path).unwrap();

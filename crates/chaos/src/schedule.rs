@@ -1,5 +1,5 @@
-//! From an experiment and a seed to what is done when, and to whom. Pure: the same seed gives the same schedule, and the
-//! same cluster the same choices.
+//! Turns an experiment and a seed into a schedule of faults, and chooses their targets. Pure: the same seed gives the same
+//! schedule, and for the same state of the cluster the same targets.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,21 +7,21 @@ use std::time::Duration;
 use crate::experiment::{Experiment, When};
 use crate::fault::{Fault, Grudge, Nodes};
 
-/// Faults of one run.
+/// The most faults of one run.
 const FAULTS_MAX: usize = 10_000;
 
-/// A fault that is going to happen.
+/// A planned fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// From the beginning of the workload.
+    /// When, from the beginning of the workload.
     pub at: Duration,
-    /// How long.
+    /// How long it is in force.
     pub lasts: Duration,
-    /// What.
+    /// The fault.
     pub fault: Fault,
-    /// To whom, in words.
+    /// Which nodes it asks for.
     pub nodes: Nodes,
-    /// Decides between nodes that fit equally.
+    /// A random number that decides between nodes that match equally.
     pub draw: u64,
 }
 
@@ -30,13 +30,13 @@ pub struct Planned {
 pub struct Draws(u64);
 
 impl Draws {
-    /// The numbers of a seed.
+    /// The sequence of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next one.
+    /// The next number.
     pub fn next_draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -45,13 +45,13 @@ impl Draws {
         z ^ (z >> 31)
     }
 
-    /// One of `0..below`; 0 if there is none.
+    /// A number of `0..below`; 0 if `below` is 0.
     pub fn below(&mut self, below: u64) -> u64 {
         if below == 0 { 0 } else { self.next_draw() % below }
     }
 }
 
-/// Everything that is going to be done, by time.
+/// The schedule of an experiment, in the order of time.
 #[must_use]
 pub fn plan(experiment: &Experiment, seed: u64) -> Vec<Planned> {
     let mut draws = Draws::new(seed);
@@ -84,12 +84,12 @@ pub fn plan(experiment: &Experiment, seed: u64) -> Vec<Planned> {
     planned
 }
 
-/// What is known of the cluster when a fault is due.
+/// The state of the cluster when a fault is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// Every server, by name.
     pub servers: Vec<Server>,
-    /// Every resolver's name.
+    /// The names of all resolvers.
     pub resolvers: Vec<String>,
 }
 
@@ -98,15 +98,15 @@ pub struct Known {
 pub struct Server {
     /// Its name.
     pub name: String,
-    /// It answers, and nothing is being done to it that takes it away from the others.
+    /// The server answers, and no active fault takes it away from the others.
     pub well: bool,
-    /// Shards that it leads.
+    /// How many shards the server leads.
     pub leads: u32,
-    /// It leads the meta shard.
+    /// Whether the server leads the meta shard.
     pub leads_meta: bool,
 }
 
-/// Who it is done to: names, sorted. Empty if nobody fits, and then the fault is left out and said to be.
+/// The targets of a fault: sorted names. Empty if no node matches; the caller then skips the fault and reports that.
 #[must_use]
 pub fn choose(nodes: &Nodes, draw: u64, known: &Known) -> Vec<String> {
     let mut draws = Draws::new(draw);
@@ -145,7 +145,7 @@ pub fn choose(nodes: &Nodes, draw: u64, known: &Known) -> Vec<String> {
     }
 }
 
-/// So many of them, at random.
+/// `count` of these servers, at random.
 fn pick<'a>(mut from: Vec<&'a Server>, count: usize, draws: &mut Draws) -> Vec<&'a Server> {
     let count = count.min(from.len());
     for at in 0..count {
@@ -156,10 +156,10 @@ fn pick<'a>(mut from: Vec<&'a Server>, count: usize, draws: &mut Draws) -> Vec<&
     from
 }
 
-/// Which way bytes vanish: from the first to the second.
+/// A directed pair of nodes: bytes from the first to the second are held back.
 pub type Cut = (String, String);
 
-/// The directed pairs that a network fault cuts. `all` are the names of all servers.
+/// The directed pairs that a network fault cuts. `chosen` are its targets, `all` the names of all servers.
 #[must_use]
 pub fn cuts(grudge: Grudge, chosen: &[String], all: &[String]) -> BTreeSet<Cut> {
     let pair = |from: &String, to: &String| (from.clone(), to.clone());
@@ -173,7 +173,7 @@ pub fn cuts(grudge: Grudge, chosen: &[String], all: &[String]) -> BTreeSet<Cut> 
             pairs.filter(|(a, b)| is_chosen(a) && !is_chosen(b)).map(|(a, b)| pair(a, b)).collect()
         }
         Grudge::MajoritiesRing => {
-            // Each node hears the next ones on the ring, as many as make a majority with itself.
+            // Each node hears the next nodes on the ring, as many as make a majority together with it.
             let at = |name: &String| all.iter().position(|known| known == name).unwrap_or(0);
             let ahead = |from: &String, to: &String| (at(from) + all.len() - at(to)) % all.len();
             pairs.filter(|(from, to)| ahead(from, to) > all.len() / 2).map(|(a, b)| pair(a, b)).collect()
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn words_become_nodes() {
+    fn each_word_chooses_the_nodes_that_it_names() {
         let third = Nodes::Named("#3".to_owned());
         assert_eq!(choose(&third, 1, &known()), ["c"]);
         for none in ["#0", "#9", "#", "#x"] {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minority_stays_one_when_some_are_hurt_already() {
+    fn a_minority_counts_the_servers_that_are_away_already() {
         let mut hurt = known();
         hurt.servers[0].well = false;
         assert!(choose(&Nodes::Minority, 1, &hurt).is_empty());
@@ -251,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn cuts_are_what_their_names_say() {
+    fn each_kind_of_partition_cuts_its_pairs() {
         let three = names(&["a", "b", "c"]);
         let five = names(&["a", "b", "c", "d", "e"]);
         assert_eq!(cuts(Grudge::Both, &three[..1], &three).len(), 4);
         let one_way = cuts(Grudge::OneWay, &three[..1], &three);
         assert!(one_way.iter().all(|(from, _)| from == "a"));
         assert_eq!(one_way.len(), 2);
-        // Two halves of two, and one who hears all.
+        // Two halves of two nodes, and one node that hears all.
         assert_eq!(cuts(Grudge::Bridge, &five[..1], &five).len(), 8);
         for all in [&three, &five] {
             let ring = cuts(Grudge::MajoritiesRing, &[], all);
@@ -273,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_is_chosen_twice_or_out_of_nothing(draw: u64, count in 0_usize..9, hurt in 0_usize..9) {
+        fn only_healthy_servers_are_chosen_and_each_once(draw: u64, count in 0_usize..9, hurt in 0_usize..9) {
             let servers: Vec<_> = (0..count).map(|i| server(&format!("n{i}"), 0, i >= hurt)).collect();
             let known = Known { servers, resolvers: Vec::new() };
             for nodes in [Nodes::One, Nodes::Minority, Nodes::Majority, Nodes::Follower, Nodes::Leader, Nodes::All] {

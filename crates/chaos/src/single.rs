@@ -1,4 +1,4 @@
-//! One fault that somebody asks for, outside of any experiment.
+//! A single fault, outside of any experiment.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::observer::Observed;
 use crate::schedule::choose;
 use crate::time::show;
 
-/// The longest that one fault may be asked for.
+/// The longest that a single fault may be in force.
 pub const LASTS_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// Who should be there, and is not, is looked for so long: there may be an election.
+/// How long a fault waits for a target: an election may be in progress.
 const WAIT: Duration = Duration::from_secs(5);
-/// Between two looks.
+/// Interval between two polls of the servers.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A fault as words: its name, to whom, for how long, and what it needs, such as `delay` and `20ms`. It is read as an
-/// experiment with one step, so that there is one way to write a fault.
+/// Parses a fault: its name, its targets, how long it lasts, and its parameters, such as `delay` and `20ms`. It is parsed as an
+/// experiment with one step, so that there is one grammar for faults.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Everything that is wrong with it.
 pub fn step(
     fault: &str,
     nodes: &str,
@@ -32,23 +32,23 @@ pub fn step(
     with: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Step, String> {
     if lasts > LASTS_MAX {
-        return Err("a fault may be asked for a day at most".to_owned());
+        return Err("a fault may last a day at most".to_owned());
     }
     let mut step: Map<String, Value> = with.into_iter().map(|(name, value)| (name, plain(value))).collect();
     for (name, value) in [("at", "0s"), ("fault", fault), ("nodes", nodes), ("for", &show(lasts))] {
         if step.insert(name.to_owned(), value.into()).is_some() {
-            return Err(format!("`{name}` is not among what a fault needs"));
+            return Err(format!("`{name}` is not a parameter of a fault"));
         }
     }
     let workload = json!({ "duration": show(LASTS_MAX) });
-    // JSON is YAML, and what is quoted stays one value.
+    // JSON is YAML, and a quoted string cannot become more than one value.
     let text =
         json!({ "name": "now", "proves": "nothing", "workload": workload, "method": [step] }).to_string();
     let experiment = Experiment::parse(&text).map_err(|error| error.to_string())?;
     experiment.method.into_iter().next().ok_or_else(|| "there is no fault".to_owned())
 }
 
-/// Numbers and truth values as such, everything else as text.
+/// Integers and booleans as such, everything else as text.
 fn plain(value: String) -> Value {
     if let Ok(number) = value.parse::<i64>() {
         return number.into();
@@ -60,10 +60,10 @@ fn plain(value: String) -> Value {
     }
 }
 
-/// Who it is done to, of those that are there now. `draw` decides between nodes that fit equally.
+/// Chooses the targets among the nodes that are there now. `draw` decides between nodes that match equally.
 ///
 /// # Errors
-/// If there is nobody, or the backend does not say who is there.
+/// If no node matches, or the backend cannot list its targets.
 pub async fn nodes(backend: &dyn Backend, step: &Step, draw: u64) -> Result<Vec<String>, BackendError> {
     let targets = backend.targets().await?;
     let names = |kind: Kind| {
@@ -79,10 +79,10 @@ pub async fn nodes(backend: &dyn Backend, step: &Step, draw: u64) -> Result<Vec<
         if !chosen.is_empty() {
             return Ok(chosen);
         }
-        // Names and resolvers are there or not, whether they answer or not.
+        // Named nodes and name servers are chosen whether they answer or not, so waiting does not help.
         let may_come = !matches!(step.nodes, Nodes::Named(_) | Nodes::Resolver);
         if !may_come || Instant::now() > deadline {
-            return Err(BackendError::Unknown(format!("{} to do it to", step.nodes)));
+            return Err(BackendError::Unknown(format!("{} to apply it to", step.nodes)));
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn words_become_a_fault_and_nothing_else() {
+    fn parameters_become_one_fault_and_cannot_add_yaml() {
         let delay = read("delay", "leader", &[("delay", "20ms"), ("jitter", "5ms")]).unwrap();
         let millis = Duration::from_millis;
         assert_eq!(delay.fault, Fault::Delay { delay: millis(20), jitter: millis(5) });
@@ -109,7 +109,7 @@ mod tests {
             read("power-cut", "n1", &[("torn", "true")]).unwrap().fault,
             Fault::PowerCut { torn: true }
         );
-        // A name is a name, whatever is in it.
+        // A name with YAML in it stays a name.
         let odd = "x}], expect: {";
         assert_eq!(read("kill", odd, &[]).unwrap().nodes, Nodes::Named(odd.to_owned()));
         for (fault, with, said) in [

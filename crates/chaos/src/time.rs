@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if Duration::from_millis(millis) == read { Ok(read) } else { Err(wrong()) }
 }
 
-/// As [`parse`] reads it.
+/// A duration in the largest unit that divides it, such that [`parse`] gives it back.
 #[must_use]
 pub fn show(duration: Duration) -> String {
     let millis = duration.as_millis();
@@ -32,9 +32,9 @@ pub fn show(duration: Duration) -> String {
     }
 }
 
-/// Milliseconds since 1970, for people: it orders and decides nothing.
+/// Wall time in milliseconds since 1970. For people only: it orders and decides nothing.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "the one place where wall time enters")]
+#[expect(clippy::disallowed_methods, reason = "the one place where this crate reads wall time")]
 pub fn wall_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -56,7 +56,7 @@ pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::
     to.serialize_str(&show(*duration))
 }
 
-/// A duration in a place where serde needs a type.
+/// A duration where serde needs a type instead of a `with` attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Span(#[serde(with = "crate::time")] pub Duration);
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_is_what_was_read() {
+    fn a_duration_is_shown_as_it_was_read() {
         for text in ["250ms", "10s", "2m", "90s", "0s"] {
             assert_eq!(show(parse(text).unwrap()), text);
         }

@@ -9,7 +9,7 @@ fn why(method: &str) -> String {
 }
 
 #[test]
-fn steps_are_read_with_what_they_need() {
+fn a_step_is_parsed_with_the_keys_of_its_fault() {
     let read = with(
         "  - {at: 5s, fault: kill, nodes: leader, for: 3s}
   - {every: 4s, between: [6s, 20s], fault: delay, delay: 50ms, jitter: 10ms, nodes: node2}
@@ -33,7 +33,7 @@ fn steps_are_read_with_what_they_need() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn every_mistake_is_reported() {
     for (method, part) in [
         ("  - {at: 5s, fault: explode}", "no fault called"),
         ("  - {at: 5s, fault: delay}", "delay needs `delay`"),
@@ -41,11 +41,11 @@ fn what_is_wrong_is_said() {
         ("  - {fault: kill}", "either `at`"),
         ("  - {at: 29s, fault: kill, for: 5s}", "after the workload"),
         ("  - {every: 1s, between: [9s, 8s], fault: kill, for: 1s}", "never done"),
-        ("  - {at: 1s, fault: loss, percent: 95}", "use isolate"),
+        ("  - {at: 1s, fault: loss, percent: 95}", "use `isolate`"),
         ("  - {at: 1s, fault: loss, percent: 300}", "1 to 100"),
         ("  - {at: 1s, fault: duplicate, percent: 0, delay: 1s}", "1 to 100"),
         ("  - {at: 1s, fault: duplicate, percent: 5}", "needs `delay`"),
-        ("  - {at: 1s, fault: clock-skew, percent: -95}", "gains"),
+        ("  - {at: 1s, fault: clock-skew, percent: -95}", "-90 to 1000"),
         ("  - {at: 1s, fault: resolver-slow}", "needs `delay`"),
         ("  - {at: soon, fault: kill}", "250ms"),
         ("  - {at: 1s, fault: kill, colour: red}", "colour"),
@@ -57,7 +57,7 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
-fn a_message_that_no_server_would_take_is_refused() {
+fn a_message_longer_than_servers_accept_is_refused() {
     let sends = |bytes: usize| {
         Experiment::parse(&format!(
             "{{name: x, proves: y, workload: {{text_bytes: {bytes}}}, method: [{{at: 5s, fault: kill}}]}}"
@@ -68,7 +68,7 @@ fn a_message_that_no_server_would_take_is_refused() {
 }
 
 #[test]
-fn everything_that_ships_is_right_and_says_what_it_proves() {
+fn every_shipped_experiment_is_valid_and_names_its_claim() {
     for name in Experiment::names() {
         let experiment = Experiment::parse(Experiment::shipped(name).unwrap()).unwrap();
         assert_eq!(experiment.name, name);
