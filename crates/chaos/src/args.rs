@@ -11,15 +11,15 @@ use conclave_chaos::serve::timetable::OnViolation;
 use conclave_chaos::time;
 
 const AFTER_HELP: &str = "\
-Only what allows it is broken. The processes of `conclave up` on this machine may be killed and frozen by whoever started
-them; faults of network, disk and clock happen inside the servers, which must have been started with --allow-faults
-(`conclave up --allow-faults`). Every fault is written down before it is applied, and healed at the end, on Ctrl-C, and by the
-next run if this one is killed.
+Faults are applied only where they are allowed. The processes of `conclave up` on this machine can be killed and frozen by
+the user who started them; faults of network, disk and clock happen inside the servers, which must have been started with
+--allow-faults (`conclave up --allow-faults`). Every fault is written to a journal before it is applied, and is healed at the
+end, on Ctrl-C, and by the next run if this one is killed.
 
 Examples:
   conclave up --allow-faults                    in another terminal
   conclave-chaos list
-  conclave-chaos run smoke                      a verdict and a page in a minute and a half
+  conclave-chaos run smoke                      a verdict and an HTML report in 90 seconds
   conclave-chaos run my-experiment.yaml --seed 7
   conclave-chaos fault pause --nodes leader --for 5s
   conclave-chaos heal
@@ -28,7 +28,7 @@ Examples:
 Exit codes:
   0 every promise held   1 a promise was broken   2 too little was tested   3 no verdict";
 
-/// Breaks a conclave cluster on purpose, keeps using it, and judges what came of it.
+/// Injects faults into a conclave cluster under load, and judges whether it kept its promises.
 #[derive(Debug, Parser)]
 #[command(name = "conclave-chaos", version = conclave_client::VERSION, after_help = AFTER_HELP, max_term_width = 110)]
 pub(crate) struct Args {
@@ -38,16 +38,16 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// Where the cluster is.
+/// The options that name the cluster.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PlaceArgs {
     /// What the cluster runs on
     #[arg(long, value_enum, env = "CONCLAVE_CHAOS_BACKEND", default_value_t = Choice::Local, global = true)]
     backend: Choice,
-    /// The directory of the `conclave up` whose cluster is broken [default: where `conclave up` keeps it]
+    /// The directory of `conclave up`, with --backend local [default: the one that `conclave up` uses by default]
     #[arg(long, value_name = "DIR", env = "CONCLAVE_UP_DIR", global = true)]
     dir: Option<PathBuf>,
-    /// Where it is kept what has to be healed, of a cluster that is not `conclave up`'s
+    /// The directory for the journal of active faults, with --backend docker or kubernetes
     #[arg(
         long,
         value_name = "DIR",
@@ -56,7 +56,7 @@ pub(crate) struct PlaceArgs {
         global = true
     )]
     state_dir: PathBuf,
-    /// The composition whose cluster is broken, with --backend docker [default: that of the container in which this runs, or
+    /// The Compose project of the cluster, with --backend docker [default: the project of the container in which this runs, or
     /// the only one]
     #[arg(long, value_name = "NAME", env = "CONCLAVE_CHAOS_PROJECT", global = true)]
     project: Option<String>,
@@ -64,17 +64,17 @@ pub(crate) struct PlaceArgs {
     kubernetes: KubernetesArgs,
 }
 
-/// Where the pods are.
+/// The options that name the pods.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "On Kubernetes")]
 struct KubernetesArgs {
-    /// Says how the API is reached [default: $KUBECONFIG, this pod's service account, or ~/.kube/config]
+    /// The kubeconfig for the API [default: $KUBECONFIG, this pod's service account, or ~/.kube/config]
     #[arg(long, value_name = "FILE", global = true)]
     kubeconfig: Option<PathBuf>,
-    /// The namespace of the cluster [default: this pod's, or the kubeconfig's]
+    /// The namespace of the cluster [default: the namespace of this pod, or of the kubeconfig]
     #[arg(long, env = "CONCLAVE_CHAOS_NAMESPACE", global = true)]
     namespace: Option<String>,
-    /// The labels of the cluster's pods [default: app.kubernetes.io/name=conclave]
+    /// The label selector of the cluster's pods [default: app.kubernetes.io/name=conclave]
     #[arg(long, value_name = "LABELS", env = "CONCLAVE_CHAOS_SELECTOR", global = true)]
     selector: Option<String>,
 }
@@ -96,37 +96,37 @@ impl From<&PlaceArgs> for Settings {
     }
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run an experiment: a name from `list`, or a YAML file
     Run(RunArgs),
-    /// Show the experiments that ship
+    /// List the shipped experiments
     List,
-    /// Show an experiment that ships, to begin one's own with
+    /// Print a shipped experiment, as a start for your own
     Show {
-        /// Its name
+        /// The experiment's name
         name: String,
     },
-    /// Apply one fault now, and heal it after a while
+    /// Apply one fault now, and heal it after a time
     Fault(FaultArgs),
-    /// Stay: run experiments by schedule and when asked to, over gRPC and HTTP, and show metrics
+    /// Keep running: run experiments on a schedule and on request over gRPC and HTTP, and serve metrics
     Serve(ServeArgs),
-    /// Heal whatever is still in force
+    /// Heal all faults that are still in force
     Heal {
-        /// Everything; there is no other way, so it need not be said
+        /// Accepted and ignored: all faults are healed in any case
         #[arg(long)]
         all: bool,
     },
-    /// Tell again what came of a run, or of every run in a directory
+    /// Print the verdict of a finished run, or of every run in a directory
     Report {
-        /// The run's directory, or that of many
+        /// The directory of a run, or of several runs
         #[arg(default_value = "chaos-reports")]
         dir: PathBuf,
     },
     /// Judge a recorded history
     Check {
-        /// The file
+        /// The history, JSON lines
         history: PathBuf,
     },
 }
@@ -134,18 +134,18 @@ pub(crate) enum Command {
 /// `run`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
-    /// A name from `list`, or a file
+    /// A name from `list`, or a YAML file
     pub(crate) experiment: String,
-    /// Where the randomness begins [default: drawn, and shown]
+    /// Seed of the times and targets of the faults [default: random, and printed]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Where history, report.json and report.html go [default: chaos-reports/NAME-SEED]
+    /// The directory for history.jsonl, report.json and report.html [default: chaos-reports/NAME-SEED]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Show metrics there, over HTTP, as long as this goes on
+    /// Serve metrics over HTTP at this address, until this command ends
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// Say only the verdict
+    /// Print only the verdict
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
@@ -160,13 +160,13 @@ pub(crate) struct FaultArgs {
     /// one, leader, follower, minority, majority, all, resolver, or a name
     #[arg(long, default_value = "one")]
     pub(crate) nodes: String,
-    /// How long
+    /// How long the fault is in force
     #[arg(long = "for", value_name = "TIME", default_value = "5s", value_parser = time::parse)]
     pub(crate) lasts: Duration,
-    /// What the fault needs, as in an experiment: `--with delay=50ms`
+    /// A parameter of the fault, as in an experiment: `--with delay=50ms`
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) with: Vec<String>,
-    /// Show metrics there, over HTTP, as long as this goes on
+    /// Serve metrics over HTTP at this address, until this command ends
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
 }
@@ -174,46 +174,46 @@ pub(crate) struct FaultArgs {
 /// `serve`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ServeArgs {
-    /// Where the gRPC API is
+    /// Address of the gRPC API
     #[arg(long, value_name = "IP:PORT", env = "CONCLAVE_CHAOS_LISTEN", default_value = "127.0.0.1:9465")]
     pub(crate) listen: SocketAddr,
-    /// Where metrics, health and the HTTP API are
+    /// Address of metrics, health and the HTTP API
     #[arg(long, value_name = "IP:PORT", env = "CONCLAVE_CHAOS_METRICS", default_value = "127.0.0.1:9464")]
     pub(crate) metrics: SocketAddr,
-    /// The file with the token that calls need which change something; without it, only loopback may be listened at
+    /// The file with the token that every changing call must send; without it, both addresses must be loopback
     #[arg(long, value_name = "FILE", env = "CONCLAVE_CHAOS_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// What to run by itself: a YAML file, such as `{on_violation: stop, runs: [{experiment: smoke, every: 1h, jitter: 10m}]}`
+    /// The schedule: a YAML file, such as `{on_violation: stop, runs: [{experiment: smoke, every: 1h, jitter: 10m}]}`
     #[arg(long, value_name = "FILE", env = "CONCLAVE_CHAOS_SCHEDULE", conflicts_with_all = ["experiment", "every"])]
     pub(crate) schedule: Option<PathBuf>,
-    /// Run this experiment by itself ...
+    /// Run this experiment on a schedule ...
     #[arg(long, value_name = "NAME", requires = "every")]
     pub(crate) experiment: Option<String>,
-    /// ... each time so long after the last beginning, at least a minute ...
+    /// ... at this interval from start to start, at least a minute ...
     #[arg(long, value_name = "TIME", value_parser = time::parse, requires = "experiment")]
     pub(crate) every: Option<Duration>,
-    /// ... and up to so much later, at random
+    /// ... each time up to this much later, at random
     #[arg(long, value_name = "TIME", value_parser = time::parse, requires = "every")]
     pub(crate) jitter: Option<Duration>,
-    /// What becomes of the schedule when a run breaks a promise [default: stop, or as the file says]
+    /// Whether the schedule continues after a run broke a promise [default: stop, or as the file says]
     #[arg(long)]
     pub(crate) on_violation: Option<OnViolation>,
-    /// Where the schedule's randomness begins [default: drawn, and shown]
+    /// Seed of the jitter and of the runs' seeds [default: random, and printed]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// A directory with experiments of one's own, `*.yaml`, beside those that ship
+    /// A directory with your own experiments, `*.yaml`, beside the shipped ones
     #[arg(long, value_name = "DIR", env = "CONCLAVE_CHAOS_EXPERIMENTS")]
     pub(crate) experiments: Option<PathBuf>,
-    /// Where runs are kept, with history and report [default: chaos-runs, beside the journal]
+    /// The directory for the runs, with history and report [default: chaos-runs, beside the journal]
     #[arg(long, value_name = "DIR", env = "CONCLAVE_CHAOS_RUNS")]
     pub(crate) runs: Option<PathBuf>,
-    /// How many runs are kept
+    /// How many runs are kept; older ones are deleted
     #[arg(long, value_name = "COUNT", default_value = "50", value_parser = keep)]
     pub(crate) keep: usize,
 }
 
-/// Runs to keep.
+/// Parses the number of runs to keep.
 fn keep(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|count| (1..=10_000).contains(count));
-    count.ok_or_else(|| format!("{text:?} is no number from 1 to 10000"))
+    count.ok_or_else(|| format!("{text:?} is not a number from 1 to 10000"))
 }

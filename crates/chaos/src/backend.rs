@@ -1,4 +1,4 @@
-//! Where faults are applied: local processes, containers, and inside the servers themselves.
+//! Backends apply and heal faults: on local processes, containers or pods, and inside the servers themselves.
 
 use std::collections::BTreeSet;
 
@@ -17,88 +17,88 @@ mod url;
 
 pub use open::{Choice, Opened, Settings, open};
 
-/// One thing that can be broken.
+/// A node that faults can be applied to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Its name.
+    /// The node's name.
     pub name: String,
-    /// A server, or a resolver.
+    /// Server or name server.
     pub kind: Kind,
-    /// `host:port` of its client API, for a server.
+    /// `host:port` of a server's client API, or where a name server takes faults; may be empty for a name server.
     pub client: String,
 }
 
-/// What a target is.
+/// The kind of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A node of the cluster.
     Server,
-    /// A resolver of its zone.
+    /// A name server of the cluster's zone.
     Resolver,
 }
 
 /// Why a fault could not be applied or healed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// The target does not allow it.
+    /// The target does not allow faults.
     #[error("{target} does not allow faults: {advice}")]
     NotAllowed {
-        /// Who.
+        /// The target.
         target: String,
-        /// What to do.
+        /// What the user can do.
         advice: String,
     },
-    /// This backend cannot do it.
-    #[error("{fault} cannot be done to {what}: {advice}")]
+    /// The backend cannot apply this fault to this target.
+    #[error("{fault} cannot be applied to {what}: {advice}")]
     Unable {
-        /// What.
+        /// The fault.
         fault: String,
-        /// To what.
+        /// The kind of target.
         what: &'static str,
-        /// What to do.
+        /// What the user can do.
         advice: &'static str,
     },
-    /// There is no such target any more.
+    /// There is no such target, or no more.
     #[error("there is no {0}")]
     Unknown(String),
-    /// It was tried and failed.
+    /// An operation failed.
     #[error("{what}: {why}")]
     Failed {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Why it failed.
+        /// The reason.
         why: String,
     },
 }
 
-/// A place where faults are applied. Applying and healing can be repeated: what is done already is no error.
+/// Applies and heals faults. Both are idempotent: a fault that is applied, or healed, already is no error.
 pub trait Backend: std::fmt::Debug + Send + Sync {
-    /// What it runs on, for reports.
+    /// The name, for reports.
     fn name(&self) -> &'static str;
 
-    /// What it can do to its targets as they are now.
+    /// The faults that can be applied to the targets as they are now.
     fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>>;
 
-    /// Everything that it may break.
+    /// The nodes that faults may be applied to.
     fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>>;
 
-    /// Applies a fault that is in the journal.
+    /// Applies a fault. The caller has written it to the journal.
     fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>>;
 
-    /// Heals a fault, whether it had been applied, in part, or not at all.
+    /// Heals a fault, whether it was applied in full, in part, or not at all.
     fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>>;
 
-    /// Applies what is open once more, to targets that were restarted meanwhile.
+    /// Applies the active faults once more, to targets that were restarted since.
     fn again(&self) -> BoxFuture<'_, Result<(), BackendError>>;
 
-    /// Whether everything that holds bytes back is known to be in force at this moment, everywhere. Where a backend cannot know,
-    /// nothing is claimed about who was cut off.
+    /// Whether all cuts between nodes are known to be in force at this moment. Where a backend answers no, the history claims
+    /// nothing about which nodes were cut off.
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
         Box::pin(std::future::ready(Ok(false)))
     }
 
-    /// `conclave+srv://ZONE?ns=IP:PORT`, where there is a resolver to be asked.
+    /// `conclave+srv://ZONE?ns=IP:PORT`, where there is a name server.
     fn zone(&self) -> Option<String> {
         None
     }

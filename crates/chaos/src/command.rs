@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands.
 
 mod serve;
 
@@ -26,7 +26,7 @@ use crate::args::{Args, Command, FaultArgs, RunArgs};
 use crate::controller::Controller;
 use crate::output::{complain, say};
 
-/// Does it. The exit code is the verdict's.
+/// Runs a command and returns its exit code, which is the verdict's.
 ///
 /// # Errors
 /// If there is no verdict.
@@ -66,7 +66,7 @@ fn unknown(name: &str) -> String {
     format!("there is no experiment {name:?}; there are: {}", names.join(", "))
 }
 
-/// Tells on stderr where a run is.
+/// Prints the events of a run on stderr.
 struct Lines {
     began: std::time::Instant,
     quiet: bool,
@@ -74,14 +74,14 @@ struct Lines {
 
 impl Observer for Lines {
     fn event(&self, event: &Event) {
-        // The verdict, or why there is none, is said at the end.
+        // The end is printed by the command itself, with the verdict.
         if !self.quiet && event.is_line() && !matches!(event, Event::Ended(_)) {
             complain(&format!("{:>6.1} s  {event}", self.began.elapsed().as_secs_f64()));
         }
     }
 }
 
-/// Shows metrics, if that is wanted, as long as what is returned is kept.
+/// Serves metrics at the address, if there is one, for as long as the returned handle lives.
 async fn show(
     address: Option<SocketAddr>,
     metrics: &Arc<Metrics>,
@@ -90,12 +90,12 @@ async fn show(
     let listener = serve::listen(address).await?;
     let ended = CancellationToken::new();
     let pages = Pages { desk: None, metrics: Arc::clone(metrics), ended: ended.clone() };
-    // Nothing is taken there, so nobody has to be known.
+    // Without a desk there are no calls to guard.
     let guard = Arc::new(Guard::new(None, &[]).map_err(anyhow::Error::msg)?);
     Ok(Some(AbortOnDropHandle::new(tokio::spawn(http::serve(listener, pages, guard, ended)))))
 }
 
-/// What a controller that stays has to say goes to stderr.
+/// Sends the log to stderr.
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -152,7 +152,7 @@ async fn one(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8>
     Ok(0)
 }
 
-/// What came of the run that left this directory; or, a line each, of those that left the directories in it.
+/// Prints the verdict of the run in this directory; or one line for each run in its subdirectories.
 fn reports(dir: &Path) -> anyhow::Result<u8> {
     if dir.join("report.json").exists() {
         let told = Told::read(dir)?;
@@ -173,7 +173,7 @@ fn reports(dir: &Path) -> anyhow::Result<u8> {
         say(&format!("{}  ({})", told.line(), run.display()));
         sums.push(told.sum);
     }
-    // A broken promise is worse than too little.
+    // The worst verdict decides the exit code.
     let worst = [Sum::Violated, Sum::TooLittle].into_iter().find(|sum| sums.contains(sum));
     Ok(worst.unwrap_or(Sum::Passed).exit_code())
 }

@@ -1,4 +1,4 @@
-//! A controller of the cluster that the command line names.
+//! The controller of the cluster that the command line names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::args::PlaceArgs;
 use crate::output::complain;
 
-/// A controller that stops on signals, as long as it is kept.
+/// An engine that stops on SIGINT and SIGTERM, for as long as this value lives.
 pub(crate) struct Controller {
     pub(crate) engine: Engine,
-    /// Where its journal is, and everything else that it keeps.
+    /// The directory of the journal, where `serve` also keeps its runs.
     pub(crate) state_dir: PathBuf,
     _signals: AbortOnDropHandle<()>,
 }
 
 impl Controller {
-    /// For faults: its clients begin at the servers that are there now.
+    /// For runs and faults: the clients connect first to the servers that are there now.
     ///
     /// # Errors
-    /// If there is no cluster, or another controller is at work on it.
+    /// If there is no cluster, or another controller works on it.
     pub(crate) async fn open(place: &PlaceArgs) -> anyhow::Result<Self> {
         let opened = backend::open(&Settings::from(place)).await?;
         let targets = opened.backend.targets().await?;
@@ -36,7 +36,7 @@ impl Controller {
         Self::with(opened, servers.map(|server| server.client).collect())
     }
 
-    /// Only to heal, or to find its servers whenever it needs them: the cluster need not be in order.
+    /// For healing and for `serve`, which look up servers when they need them: the cluster may be down.
     ///
     /// # Errors
     /// As [`Controller::open`].
@@ -59,7 +59,7 @@ impl Controller {
     }
 }
 
-/// The first signal heals and stops.
+/// Cancels `stop` on the first signal, so that the engine heals and ends.
 fn listen_for_signals(stop: CancellationToken) -> anyhow::Result<AbortOnDropHandle<()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for signals")?;
@@ -69,7 +69,7 @@ fn listen_for_signals(stop: CancellationToken) -> anyhow::Result<AbortOnDropHand
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        complain("stopping: healing first");
+        complain("signal received: healing all faults, then stopping");
         stop.cancel();
     })))
 }

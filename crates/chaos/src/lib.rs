@@ -1,9 +1,9 @@
-//! Breaks a cluster on purpose, keeps using it, and judges what came of it.
+//! Injects faults into a cluster under load, and judges whether the cluster kept its promises.
 //!
-//! * [`experiment`]: what is done, and what must hold. [`schedule`]: when, and to whom; pure.
-//! * [`engine`]: does it. [`events`]: what it tells.
-//! * [`serve`]: a controller that stays, with an API and [`metrics`]. [`single`]: one fault, outside of any experiment.
-//! * [`fault`]: the vocabulary. [`backend`]: who applies it. [`journal`]: what has to be healed, on disk.
+//! * [`experiment`]: the steps, and what must hold. [`schedule`]: the times and targets of the faults; pure.
+//! * [`engine`]: runs an experiment with a [`workload`]. [`events`]: what it reports. [`verdict`] and [`report`]: the result.
+//! * [`serve`]: a long-running controller with an API and [`metrics`]. [`single`]: one fault, outside of any experiment.
+//! * [`fault`]: the kinds of faults. [`backend`]: applies and heals them. [`journal`]: the active faults, on disk.
 
 pub mod backend;
 pub mod connect;

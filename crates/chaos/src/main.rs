@@ -1,4 +1,4 @@
-//! `conclave-chaos`: breaks a cluster on purpose and judges what came of it.
+//! `conclave-chaos`: injects faults into a cluster under load, and judges whether it kept its promises.
 
 mod args;
 mod command;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// No verdict: something that is not the cluster's promise went wrong.
+/// The exit code of a run without a verdict: the run failed, which says nothing about the cluster's promises.
 const NO_VERDICT: u8 = 3;
 
 #[tokio::main]

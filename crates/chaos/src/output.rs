@@ -2,13 +2,13 @@
 
 use std::io::Write as _;
 
-/// On stdout.
+/// Prints a line on stdout.
 pub(crate) fn say(text: &str) {
-    // Whoever closed the pipe has read enough.
+    // A closed pipe is no error: the reader wants no more.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// On stderr.
+/// Prints a line on stderr.
 pub(crate) fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -9,7 +9,7 @@ use crate::backend::kubernetes::{Kubernetes, Place};
 use crate::backend::local::Local;
 use crate::backend::{Backend, BackendError};
 
-/// The file with what has been done and not yet undone.
+/// The journal's file name for local processes.
 const JOURNAL: &str = "chaos.journal";
 
 /// What the cluster runs on.
@@ -17,41 +17,41 @@ const JOURNAL: &str = "chaos.journal";
 pub enum Choice {
     /// The processes of `conclave up` on this machine
     Local,
-    /// The containers of a composition (Docker Compose) on this machine's engine
+    /// The containers of a Docker Compose project on this machine's engine
     Docker,
     /// The pods of a cluster in one namespace of Kubernetes
     Kubernetes,
 }
 
-/// Where the cluster is, and where a controller keeps what it has to remember.
+/// Where the cluster is, and where the controller keeps its journal.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What the cluster runs on.
     pub backend: Choice,
-    /// The directory of `conclave up`; `None` is the one that it takes by itself.
+    /// The directory of `conclave up`; `None` is its default.
     pub up_dir: Option<PathBuf>,
-    /// Where the journal of a cluster that has no directory on this machine is. Made if it is not there.
+    /// The directory of the journal, for Docker and Kubernetes. Created if it does not exist.
     pub state_dir: PathBuf,
-    /// The name of the composition; `None` is the one that this runs in, or the only one.
+    /// The Compose project; `None` is the one that this program runs in, or the only one.
     pub project: Option<String>,
-    /// Where the pods are, if it runs on Kubernetes.
+    /// Where the pods are, for Kubernetes.
     pub kubernetes: Place,
 }
 
-/// A backend, and where its journal belongs. Two controllers of one cluster that find the same journal keep out of each
-/// other's way.
+/// A backend and its journal. All controllers of one cluster on a machine use the same journal, whose lock keeps all but one
+/// out.
 #[derive(Debug)]
 pub struct Opened {
-    /// Where faults are applied.
+    /// The backend.
     pub backend: Box<dyn Backend>,
-    /// The file of its journal. Its directory is there.
+    /// The journal's file, in an existing directory.
     pub journal: PathBuf,
 }
 
-/// Opens it.
+/// Opens the backend.
 ///
 /// # Errors
-/// If there is no cluster there.
+/// If no cluster is found.
 pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
     match settings.backend {
         Choice::Local => {
@@ -77,7 +77,7 @@ pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
 
 fn make(dir: &Path) -> Result<(), BackendError> {
     std::fs::create_dir_all(dir).map_err(|error| BackendError::Failed {
-        what: format!("make the directory {} for what has to be healed", dir.display()),
-        why: format!("{error}; name another one by --state-dir"),
+        what: format!("make the directory {} for the journal", dir.display()),
+        why: format!("{error}; choose another directory with --state-dir"),
     })
 }

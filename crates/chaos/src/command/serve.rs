@@ -1,4 +1,4 @@
-//! `serve`: a controller that stays.
+//! `serve`: a long-running controller.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,13 +18,13 @@ use crate::args::ServeArgs;
 use crate::controller::Controller;
 use crate::output::complain;
 
-/// Experiments of one's own.
+/// The most experiments in the user's directory.
 const EXPERIMENTS_MAX: usize = 100;
 
 /// Serves until a signal.
 ///
 /// # Errors
-/// If something that it was given is wrong, or something could not be healed in the end.
+/// If an argument or a file is wrong, or a fault could not be healed at the end.
 pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::Result<u8> {
     let guard =
         Guard::open(args.token_file.as_deref(), &[args.listen, args.metrics]).map_err(anyhow::Error::msg)?;
@@ -50,7 +50,7 @@ pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::R
         }
     ));
     serve::run(keeper, desk, metrics, Arc::new(guard), grpc, http).await?;
-    complain("everything is healed");
+    complain("stopped; all faults are healed");
     Ok(0)
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Those that ship, and those of a directory.
+/// The shipped experiments and those of the directory, by name.
 fn experiments(dir: Option<&Path>) -> anyhow::Result<BTreeMap<String, Experiment>> {
     let shipped = Experiment::names().filter_map(Experiment::shipped).map(Experiment::parse);
     let mut known: BTreeMap<String, Experiment> = shipped
@@ -73,14 +73,14 @@ fn experiments(dir: Option<&Path>) -> anyhow::Result<BTreeMap<String, Experiment
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
     paths.sort();
     if paths.len() > EXPERIMENTS_MAX {
-        bail!("{} has {} experiments, which may be {EXPERIMENTS_MAX}", dir.display(), paths.len());
+        bail!("{} has {} experiments, which must be at most {EXPERIMENTS_MAX}", dir.display(), paths.len());
     }
     for path in paths {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let experiment = Experiment::parse(&text).with_context(|| path.display().to_string())?;
         let name = experiment.name.clone();
         if known.insert(name.clone(), experiment).is_some() {
-            bail!("{}: there is an experiment called {name} already; give it another name", path.display());
+            bail!("{}: there is already an experiment called {name}; choose another name", path.display());
         }
     }
     Ok(known)
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn experiments_of_ones_own_are_read_with_those_that_ship() {
+    fn a_users_experiments_are_read_beside_the_shipped_ones() {
         let dir = tempfile::tempdir().unwrap();
         let put = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
         put("mine.yaml", "{name: mine, proves: y, method: [{at: 5s, fault: kill}]}");
