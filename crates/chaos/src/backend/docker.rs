@@ -1,7 +1,7 @@
-//! The containers of a composition.
+//! The containers of a Compose project.
 //!
-//! They are found by their labels, and each has to allow it by one of its own. Processes are killed, stopped and frozen, and
-//! networks pulled, through the engine; the rest happens inside the servers, if they allow it.
+//! Containers are found by their labels, and one label of each has to allow faults. The Docker engine kills, stops, freezes and
+//! disconnects containers; all other faults happen inside the servers, if these allow it.
 
 mod api;
 mod containers;
@@ -23,28 +23,28 @@ use crate::backend::{Backend, BackendError, Kind, Target, url};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
-/// The cluster of one composition.
+/// The cluster of one Compose project.
 #[derive(Debug)]
 pub struct Docker {
     project: String,
     own: Option<Own>,
     containers: Containers,
-    /// What is in force that a container forgets when it is started again.
+    /// Active faults inside servers, which a restarted server forgets.
     inside: InForce,
-    /// Those whose networks are pulled.
+    /// Active `isolate` faults, whose containers are disconnected.
     pulled: InForce,
     /// How clients find the cluster by name.
     zone: Option<String>,
-    /// Servers were told to suffer something, which one that was frozen or cut off then may not have heard the end of.
+    /// Whether servers may have faults inside: a server that was frozen or cut off may have missed that a fault ended.
     told: AtomicBool,
 }
 
 impl Docker {
-    /// The cluster of a composition on the engine of this machine: the one with this name, that of the container in which this
-    /// runs, or the only one. What has to be remembered goes into the directory.
+    /// Opens the cluster of a Compose project on this machine's engine: the named project, the project of the container in which
+    /// this program runs, or the only one. `state_dir` gets the file of disconnected containers.
     ///
     /// # Errors
-    /// If the engine cannot be reached, or it cannot be said which composition.
+    /// If the engine cannot be reached, or the project is ambiguous.
     pub async fn open(named: Option<&str>, state_dir: &Path) -> Result<Self, BackendError> {
         let docker_host = std::env::var("DOCKER_HOST").ok();
         let api = Api::connect(api::socket(docker_host.as_deref())?).await?;
@@ -61,18 +61,18 @@ impl Docker {
             zone: None,
             told: AtomicBool::new(false),
         };
-        // Whoever comes to heal need not find the cluster in order.
+        // Opening must work for healing, too, when the cluster is incomplete.
         docker.zone = docker.find_zone().await.unwrap_or_default();
         Ok(docker)
     }
 
-    /// The file of its journal in the directory.
+    /// The journal's file in this directory.
     #[must_use]
     pub fn journal(&self, state_dir: &Path) -> PathBuf {
         state_dir.join(format!("docker-{}.journal", self.project))
     }
 
-    /// Where the resolvers are asked, and about what.
+    /// The address by which clients find the cluster through its name servers.
     async fn find_zone(&self) -> Result<Option<String>, BackendError> {
         let parts = self.parts().await?;
         let Some(resolver) = parts.iter().find(|part| part.target.kind == Kind::Resolver) else {
@@ -93,7 +93,7 @@ impl Docker {
         Ok(targets.filter(|target| target.kind == Kind::Server).collect())
     }
 
-    /// The containers of a fault, as they are. For applying: each of them is there, and allows it.
+    /// Names and ids of a fault's containers, for applying: every container must exist and allow faults.
     async fn of(&self, fault: &Applied) -> Result<Vec<(String, String)>, BackendError> {
         let parts = self.parts().await?;
         let find = |name: &String| {
@@ -104,13 +104,13 @@ impl Docker {
         fault.nodes.iter().map(find).collect()
     }
 
-    /// The containers of a fault that are still there. For healing: who was broken is put right, whatever its labels are.
+    /// Names and ids of a fault's containers that still exist, for healing: also those whose labels no longer allow faults.
     async fn left_of(&self, fault: &Applied) -> Result<Vec<(String, String)>, BackendError> {
         let listed = list(&self.containers.api, &[format!("{}={}", model::PROJECT, self.project)]).await?;
         Ok(model::named(&fault.nodes, listed))
     }
 
-    /// Tells the servers what they suffer.
+    /// Sends the servers their active faults. Returns the names of those that did not confirm.
     async fn tell(&self) -> Result<Vec<String>, BackendError> {
         self.told.store(true, Ordering::Relaxed);
         self.inside.tell(&self.servers().await?).await
@@ -173,18 +173,18 @@ impl Docker {
             }
             _ => {
                 self.told.store(true, Ordering::Relaxed);
-                // A server whose disk fails has stopped.
+                // A server with a failing disk has stopped.
                 self.start_all(&left).await
             }
         }?;
         if self.told.load(Ordering::Relaxed) { self.heal_inside(fault).await } else { Ok(()) }
     }
 
-    /// Tells the servers what they still suffer. One that does not run has forgotten it, and one that is frozen or cut off is told
-    /// when that is healed.
+    /// Sends the servers the faults that remain. A stopped server has forgotten its faults; a frozen or cut-off one gets them when
+    /// that fault is healed.
     async fn heal_inside(&self, fault: &Applied) -> Result<(), BackendError> {
         let servers = match self.servers().await {
-            // Whoever does not allow faults suffers none.
+            // A server that does not allow faults has none.
             Err(BackendError::NotAllowed { .. }) => return Ok(()),
             servers => servers?,
         };
@@ -202,7 +202,7 @@ impl Docker {
         try_join_all(containers.iter().map(|(name, id)| self.containers.start(name, id))).await.map(drop)
     }
 
-    /// Containers that were started meanwhile are cut off again, and servers told again what they suffer.
+    /// Disconnects restarted containers again, and sends the servers their active faults again.
     async fn repeat(&self) -> Result<(), BackendError> {
         for fault in self.pulled.all() {
             let left = self.left_of(&fault).await?;
@@ -216,7 +216,7 @@ fn names(targets: &[Target]) -> Vec<String> {
     targets.iter().map(|target| target.name.clone()).collect()
 }
 
-/// The container in which this runs, if it does.
+/// The container in which this program runs, if it runs in one.
 async fn own(api: &Api) -> Result<Option<Own>, BackendError> {
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let hostname = hostname.trim_end();

@@ -1,7 +1,7 @@
-//! Faults inside the servers, over their `FaultService`.
+//! Faults inside servers and name servers, over their `FaultService`.
 //!
-//! What each server should suffer follows from the faults that are open, and is set as a whole: setting it again changes
-//! nothing, and a server that was restarted meanwhile gets it again.
+//! The complete set of faults of each server is computed from the open faults and sent as a whole. So sending is idempotent, and
+//! a restarted server gets its faults again.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,23 +19,23 @@ use crate::fault::Fault;
 use crate::journal::Applied;
 use crate::sides::cut_by;
 
-/// A server that does not answer for so long is dead or frozen, and suffers enough.
+/// Timeout of a call. A server that does not answer within it is taken for dead or frozen.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Whoever is to hear that a fault is over gets so long: it may be starting.
+/// Timeout for a server to confirm that a fault ended: it may be starting.
 const HEAL_DEADLINE: Duration = Duration::from_secs(15);
-/// Between two tries.
+/// Pause between two tries.
 const LOOK: Duration = Duration::from_millis(100);
-/// Parts of a million in one of a hundred.
+/// Parts per million in one percent.
 const PPM_IN_PERCENT: i64 = 10_000;
 
-/// What every server should suffer, by name. Pure.
+/// The faults of every server, by name. Pure.
 #[must_use]
 pub fn desired(open: &[Applied], servers: &[String]) -> BTreeMap<String, SetFaultsRequest> {
     let mut wanted: BTreeMap<String, Suffering> =
         servers.iter().map(|name| (name.clone(), Suffering::default())).collect();
     for applied in open {
         for (from, to) in cut_by(&applied.fault, &applied.nodes, &applied.all) {
-            // Each connection is cut by whoever made it, so both of them have to know.
+            // The server that opened a connection cuts it, so both ends must know of the cut.
             if let Some(server) = wanted.get_mut(&from) {
                 server.peer(&to).lose_to = true;
             }
@@ -51,7 +51,7 @@ pub fn desired(open: &[Applied], servers: &[String]) -> BTreeMap<String, SetFaul
     wanted.into_iter().map(|(name, server)| (name, server.into())).collect()
 }
 
-/// What a resolver should suffer. Pure.
+/// The faults of a name server. Pure.
 #[must_use]
 pub fn desired_of_resolver(open: &[Applied], name: &str) -> ResolverFault {
     let mut suffering = Suffering::default();
@@ -61,7 +61,7 @@ pub fn desired_of_resolver(open: &[Applied], name: &str) -> ResolverFault {
     suffering.resolver.unwrap_or_default()
 }
 
-/// What one server should suffer.
+/// The faults of one server.
 #[derive(Debug, Default)]
 struct Suffering {
     peers: BTreeMap<String, PeerFault>,
@@ -78,7 +78,7 @@ impl Suffering {
             .or_insert_with(|| PeerFault { peer: name.to_owned(), ..PeerFault::default() })
     }
 
-    /// Of two faults of one kind the worse one counts.
+    /// Adds a fault. Of two faults of one kind, the worse one counts.
     fn add(&mut self, fault: &Fault, me: &str, servers: &[String]) {
         let millis = |time: &Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         for peer in servers.iter().filter(|name| *name != me) {
@@ -135,42 +135,42 @@ impl From<Suffering> for SetFaultsRequest {
     }
 }
 
-/// What is in force inside the servers and resolvers of one backend.
+/// The active faults inside the servers and name servers of one backend.
 #[derive(Debug, Default)]
 pub struct InForce(Mutex<Vec<Applied>>);
 
 impl InForce {
-    /// The fault is in force from now on; whoever suffers it is told by [`InForce::tell`].
+    /// Adds an active fault, to be sent by [`InForce::tell`].
     pub fn add(&self, fault: &Applied) {
         self.lock().push(fault.clone());
     }
 
-    /// The fault is over.
+    /// Removes a fault.
     pub fn remove(&self, fault: &Applied) {
         self.lock().retain(|known| known.id != fault.id);
     }
 
-    /// All of them, the oldest first.
+    /// All active faults, the oldest first.
     #[must_use]
     pub fn all(&self) -> Vec<Applied> {
         self.lock().clone()
     }
 
-    /// Tells these targets what they suffer, and says who has not confirmed it: if that is nobody, it is known to be in force.
-    /// Whoever does not answer suffers enough for now; that it is over has to be told to whoever lives, see
-    /// [`InForce::heal`].
+    /// Sends these targets their faults. Returns the names of the targets that did not confirm; if there are none, all faults
+    /// are in force. A target that does not answer is no error here; healing needs its answer, see [`InForce::heal`].
     ///
     /// # Errors
-    /// If a target does not allow it, or refuses it.
+    /// If a target does not allow faults, or refuses one.
     pub async fn tell(&self, targets: &[Target]) -> Result<Vec<String>, BackendError> {
         tell(&self.all(), targets).await
     }
 
-    /// The fault is over, which is told to everybody. `excused` says of whoever does not answer that it has forgotten what it
-    /// suffered (its process is gone), or will be told when it can hear again (it is frozen on purpose).
+    /// Removes a fault and sends the remaining faults to all targets. `excused` says of a silent target that it need not answer:
+    /// its process is gone and has forgotten its faults, or it is frozen by another fault and gets them when that is healed.
     ///
     /// # Errors
-    /// If somebody neither answers nor is excused: it may still suffer. Whoever does not allow faults suffers none.
+    /// If a target neither answers nor is excused: the fault may still be active there. A target that does not allow faults has
+    /// none, which is no error.
     pub async fn heal(
         &self,
         fault: &Applied,
@@ -188,8 +188,8 @@ impl InForce {
             let Some(name) = silent.into_iter().find(|name| !excused(name)) else { return Ok(()) };
             if Instant::now() > deadline {
                 return Err(BackendError::Failed {
-                    what: format!("tell {name} that a fault is over"),
-                    why: format!("it does not answer within {} s", HEAL_DEADLINE.as_secs()),
+                    what: format!("end a fault at {name}"),
+                    why: format!("no answer within {} s", HEAL_DEADLINE.as_secs()),
                 });
             }
             tokio::time::sleep(LOOK).await;
@@ -201,10 +201,10 @@ impl InForce {
     }
 }
 
-/// As [`InForce::tell`], of these faults.
+/// Sends these faults to these targets, as [`InForce::tell`] does.
 ///
 /// # Errors
-/// If a target does not allow it, or refuses it.
+/// If a target does not allow faults, or refuses one.
 pub async fn tell(open: &[Applied], targets: &[Target]) -> Result<Vec<String>, BackendError> {
     let names: Vec<String> = targets
         .iter()
@@ -224,7 +224,7 @@ pub async fn tell(open: &[Applied], targets: &[Target]) -> Result<Vec<String>, B
             match tokio::time::timeout(DEADLINE, client.set_faults(request)).await {
                 Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
                 Ok(Err(status)) if status.code() == Code::InvalidArgument => Err(BackendError::Failed {
-                    what: format!("break {}", target.name),
+                    what: format!("set the faults of {}", target.name),
                     why: status.message().to_owned(),
                 }),
                 Ok(Ok(_)) => Ok(None),
@@ -232,15 +232,16 @@ pub async fn tell(open: &[Applied], targets: &[Target]) -> Result<Vec<String>, B
             }
         }
     });
-    // All of them are told, whatever one of them says.
+    // Every target gets its faults, even if one of them refuses.
     let said = futures::future::join_all(calls).await;
     said.into_iter().filter_map(Result::transpose).collect()
 }
 
-/// Cuts a server's power; whether it was reached. One that is not has no power already, or will never know.
+/// Simulates a power cut at a server: it ends at once and loses unsynced writes. Returns whether the server was reached; one that
+/// was not is down already.
 ///
 /// # Errors
-/// If the server does not allow it, or refuses it.
+/// If the server does not allow faults, or refuses.
 pub async fn cut_power(target: &Target, torn: bool, seed: u64) -> Result<bool, BackendError> {
     let Ok(channel) = endpoint(target)?.connect().await else { return Ok(false) };
     let mut client = FaultServiceClient::new(channel);
@@ -250,7 +251,7 @@ pub async fn cut_power(target: &Target, torn: bool, seed: u64) -> Result<bool, B
             what: format!("cut the power of {}", target.name),
             why: status.message().to_owned(),
         }),
-        // It cannot answer any more.
+        // A server that has lost its power cannot answer.
         Ok(Ok(_) | Err(_)) | Err(_) => Ok(true),
     }
 }
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_is_told_to_both_ends() {
+    fn both_ends_of_a_cut_get_it() {
         let one_way = applied(Fault::Partition { grudge: Grudge::OneWay }, &["a"]);
         let wanted = desired(&[one_way], &names(&["a", "b", "c"]));
         let peers = |name: &str| wanted[name].peers.clone();
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_calls_and_resolvers_each_get_their_own() {
+    fn clock_repeat_and_name_server_faults_go_to_their_targets_only() {
         let open = [
             applied(Fault::ClockSkew { percent: -5 }, &["a"]),
             applied(Fault::Duplicate { percent: 20, delay: Duration::from_millis(300) }, &["b"]),
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worse_of_two_counts_and_nothing_open_is_nothing_wrong() {
+    fn the_worse_of_two_faults_counts_and_other_servers_have_none() {
         let slow = |millis| Fault::SlowDisk { delay: Duration::from_millis(millis) };
         let open =
             [applied(slow(20), &["a"]), applied(slow(5), &["a"]), applied(Fault::FullDisk, &["b", "gone"])];

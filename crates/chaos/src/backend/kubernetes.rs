@@ -1,9 +1,9 @@
-//! The pods of a cluster in one namespace of Kubernetes, if all of them have the label with which they allow it: a leader or a
-//! majority cannot be chosen among some of them.
+//! The pods of a cluster in one Kubernetes namespace. All pods must have the label that allows faults: a leader or a majority
+//! cannot be chosen among some of the servers.
 //!
-//! The API can do one thing to a pod: delete it, and its `StatefulSet` makes it anew. With no grace even that sends SIGTERM first, so that a
-//! server would hand its work over before it is killed. A server with `--allow-faults` is told to die at once before its pod is
-//! deleted: that is `kill -9`. Everything else happens inside the servers; nothing of it needs privileges on a node.
+//! The only operation on a pod is to delete it; its `StatefulSet` then creates another one. Deleting sends SIGTERM first, even
+//! without grace, so a server could hand over its leaderships. To get the effect of SIGKILL, a server with `--allow-faults` is
+//! first asked to die at once. All other faults happen inside the servers. Nothing needs privileges on a Kubernetes node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -26,11 +26,11 @@ pub mod api;
 pub mod config;
 pub mod pod;
 
-/// A pod has so long to be scheduled, started and ready again. Its volume may have to follow it to another node.
+/// Timeout for a pod to be scheduled, started and ready again. Its volume may have to move to another node.
 const BACK_DEADLINE: Duration = Duration::from_secs(120);
-/// How often a pod that is waited for is looked at.
+/// Interval between two looks at a pod that is waited for.
 const LOOK: Duration = Duration::from_millis(250);
-/// A server that is ready takes connections within this.
+/// Timeout for connecting to a server that is ready.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// The label that the manifests give to the pods of a cluster.
@@ -52,17 +52,17 @@ pub struct Place {
 pub struct Kubernetes {
     api: Api,
     selector: String,
-    /// Everyone who was ever seen: one that was just deleted is away, and not gone.
+    /// Every target that was ever listed: a pod that was just deleted comes back under its name.
     seen: Mutex<BTreeMap<String, Target>>,
-    /// What is done inside the servers.
+    /// Active faults inside servers.
     inside: InForce,
 }
 
 impl Kubernetes {
-    /// The cluster in this place.
+    /// Opens the cluster in this place.
     ///
     /// # Errors
-    /// If the API cannot be reached, does not allow it, or has no pods that may be broken.
+    /// If the API cannot be reached or refuses, or no pod allows faults.
     pub async fn open(place: &Place) -> Result<Self, BackendError> {
         let config = Config::find(place.kubeconfig.as_deref()).map_err(|error| BackendError::Failed {
             what: "find the Kubernetes API".to_owned(),
@@ -86,13 +86,13 @@ impl Kubernetes {
         Ok(kubernetes)
     }
 
-    /// What tells it from other clusters, in letters that a file's name may have.
+    /// A name of the cluster, unique in this API, in characters that a file name may have.
     #[must_use]
     pub fn name_of_cluster(&self) -> String {
         name_of_cluster(self.api.namespace(), &self.selector)
     }
 
-    /// Everyone who is there, or was.
+    /// Lists the pods and returns every target that was ever listed.
     async fn look(&self) -> Result<Vec<Target>, BackendError> {
         let pods = self.api.pods(&self.selector).await?;
         if let Some(pod) = pods.iter().find(|pod| pod.target().is_some() && !pod.is_allowed()) {
@@ -113,7 +113,7 @@ impl Kubernetes {
         seen.values().filter(|target| target.kind == Kind::Server).cloned().collect()
     }
 
-    /// The pod, if it may be broken; `None` while there is none, since the last one was deleted.
+    /// The pod, if it allows faults; `None` while the pod is deleted and not created again.
     async fn allowed(&self, name: &str) -> Result<Option<Pod>, BackendError> {
         let Some(pod) = self.api.pod(name).await? else {
             self.seen(name)?;
@@ -122,7 +122,7 @@ impl Kubernetes {
         if pod.is_allowed() { Ok(Some(pod)) } else { Err(not_allowed(&pod)) }
     }
 
-    /// Deletes the pod, and ends its process before if it is to die at once.
+    /// Deletes the pod. With a `death`, first ends the server's process at once.
     async fn delete(&self, name: &str, death: Option<Death>) -> Result<(), BackendError> {
         let Some(pod) = self.allowed(name).await? else { return Ok(()) };
         let Some(Death { torn, seed, must }) = death else { return self.api.delete(&pod, Grace::Its).await };
@@ -133,11 +133,12 @@ impl Kubernetes {
             if must && !reached {
                 return Err(BackendError::Failed {
                     what: format!("cut the power of {name}"),
-                    why: "it is not reached, and deleting its pod would let it end in order".to_owned(),
+                    why: "the server cannot be reached, and deleting its pod would let it shut down in order"
+                        .to_owned(),
                 });
             }
         }
-        // A container that dies again and again in its pod is started ever later; a new pod is started at once.
+        // Kubernetes restarts a container ever later the more often it dies; it starts a new pod at once.
         self.api.delete(&pod, Grace::None).await
     }
 
@@ -151,7 +152,7 @@ impl Kubernetes {
                     None => true,
                 },
                 Ok(_) => false,
-                // The API server may be away for a moment.
+                // The API server may be unavailable for a moment.
                 Err(error @ BackendError::Failed { .. }) if Instant::now() > deadline => return Err(error),
                 Err(BackendError::Failed { .. }) => false,
                 Err(error) => return Err(error),
@@ -173,7 +174,7 @@ impl Kubernetes {
         }
     }
 
-    /// Tells the servers what they suffer.
+    /// Sends the servers their active faults. Returns the names of those that did not confirm.
     async fn tell(&self) -> Result<Vec<String>, BackendError> {
         self.inside.tell(&self.servers()).await
     }
@@ -197,9 +198,9 @@ impl Kubernetes {
             Fault::Kill | Fault::Restart | Fault::PowerCut { .. } => {
                 try_join_all(fault.nodes.iter().map(|name| self.back(name))).await.map(drop)
             }
-            // It was never applied.
+            // `apply` refuses it.
             Fault::Pause => Ok(()),
-            // A server of which there is no pod that runs has forgotten it.
+            // A server without a running pod has forgotten its faults.
             _ => {
                 let servers = self.servers();
                 let pods = self.api.pods(&self.selector).await?;
@@ -215,7 +216,7 @@ impl Kubernetes {
 struct Death {
     torn: bool,
     seed: u64,
-    /// What is not synced must be lost: that is the point.
+    /// Whether the process has to die at once: a power cut is meaningless if the server can sync first.
     must: bool,
 }
 
@@ -224,7 +225,7 @@ fn not_allowed(pod: &Pod) -> BackendError {
     BackendError::NotAllowed {
         target: format!("pod {}", pod.metadata.name),
         advice: format!(
-            "nothing is done to any of its cluster until its template has the label {label}={value}"
+            "no fault is applied to any pod of the cluster until the pod's template has the label {label}={value}"
         ),
     }
 }
@@ -247,7 +248,7 @@ fn name_of_cluster(namespace: &str, selector: &str) -> String {
     if selector == OURS { plain(namespace) } else { format!("{}-{}", plain(namespace), plain(selector)) }
 }
 
-/// Resolvers have no address here: that they are ready is enough.
+/// Whether a server accepts connections. Name servers have no address here: readiness is enough.
 async fn takes_connections(target: &Target) -> bool {
     let connect = timeout(CONNECT, TcpStream::connect(&target.client));
     target.kind == Kind::Resolver || matches!(connect.await, Ok(Ok(_)))
@@ -287,7 +288,7 @@ impl Backend for Kubernetes {
     }
 }
 
-/// What can be done to these pods: what happens inside needs the leave of every server.
+/// The means for these pods: faults inside need permission of every server.
 fn means(pods: &[Pod]) -> BTreeSet<Means> {
     let server = |pod: &&Pod| pod.target().is_some_and(|target| target.kind == Kind::Server);
     let mut servers = pods.iter().filter(server).peekable();
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_takes_the_place_of_ours() {
+    fn a_given_selector_replaces_the_default() {
         assert_eq!(selector(None), OURS);
         assert_eq!(selector(Some("  ")), OURS);
         assert_eq!(selector(Some(" app=x,env in (a,b)")), "app=x,env in (a,b)");
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_inside_needs_the_leave_of_every_server() {
+    fn faults_inside_need_the_permission_of_every_server() {
         let process = BTreeSet::from([Means::Process]);
         let all: BTreeSet<Means> = Means::INSIDE.into_iter().chain([Means::Process]).collect();
         assert_eq!(means(&pods(&[("server", "--allow-faults"), ("dns", "dns")])), all);

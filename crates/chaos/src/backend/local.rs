@@ -1,7 +1,7 @@
 //! The processes of `conclave up`.
 //!
-//! `up` keeps a list of its children in its directory (`processes.json`) and starts again what dies. Signals need no leave
-//! beyond the operating system's; what is done inside a server needs `conclave up --allow-faults`.
+//! `up` keeps a list of its children in its directory (`processes.json`) and restarts children that die. Signals need only the
+//! operating system's permission; faults inside a server need `conclave up --allow-faults`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,22 +19,22 @@ use crate::backend::{Backend, BackendError, Kind, Target};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
-/// The list of children.
+/// The file with the list of children.
 pub const PROCESSES: &str = "processes.json";
-/// The file that `up` holds locked, beside it.
+/// The file that a running `up` holds locked, in the same directory.
 const LOCK: &str = "up.lock";
-/// `up` starts a dead child again after three seconds.
+/// Timeout for a child to run again; `up` restarts a dead child after three seconds.
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
-/// How often the list is looked at while somebody is waited for.
+/// Interval between two reads of the list while a child is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What `up` writes.
+/// The list as `up` writes it.
 #[derive(Clone, Debug, Deserialize)]
 struct Processes {
-    /// Servers allow faults inside.
+    /// Whether fault injection is enabled in the servers.
     #[serde(default)]
     allow_faults: bool,
-    /// Dead children are started again.
+    /// Whether `up` restarts dead children.
     restarts: bool,
     children: Vec<Child>,
 }
@@ -43,12 +43,12 @@ struct Processes {
 struct Child {
     name: String,
     kind: Kind,
-    /// Absent while it is dead.
+    /// Absent while the child is dead.
     pid: Option<i32>,
-    /// Of a server.
+    /// `host:port` of a server's client API, or where a name server takes faults.
     #[serde(default)]
     client: String,
-    /// Of a resolver: how clients find the cluster by name.
+    /// Of a name server: the address by which clients find the cluster.
     #[serde(default)]
     zone: Option<String>,
 }
@@ -57,31 +57,31 @@ struct Child {
 #[derive(Debug)]
 pub struct Local {
     path: PathBuf,
-    /// What is done inside the servers.
+    /// Active faults inside servers.
     inside: InForce,
 }
 
 impl Local {
-    /// The cluster that `conclave up` keeps in this directory.
+    /// Opens the cluster that `conclave up` runs in this directory.
     ///
     /// # Errors
-    /// If none is running there.
+    /// If the list of processes cannot be read.
     pub fn open(dir: &Path) -> Result<Self, BackendError> {
         let local = Self { path: dir.join(PROCESSES), inside: InForce::default() };
         local.read().map(|_| local)
     }
 
-    /// Where `conclave up` keeps its cluster unless it is told otherwise.
+    /// The default directory of `conclave up`.
     ///
     /// # Errors
-    /// If that cannot be known.
+    /// If the environment does not name a home directory.
     pub fn default_dir() -> Result<PathBuf, BackendError> {
         let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         let data =
             data.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
         let data = data.ok_or_else(|| BackendError::Failed {
             what: "find the directory of conclave up".to_owned(),
-            why: "neither XDG_DATA_HOME nor HOME is set; give --dir".to_owned(),
+            why: "neither XDG_DATA_HOME nor HOME is set; use --dir".to_owned(),
         })?;
         Ok(data.join("conclave/up"))
     }
@@ -93,14 +93,14 @@ impl Local {
         };
         let text = fs::read_to_string(&self.path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
-                failed("there is no such file; start `conclave up`, or give its --dir".to_owned())
+                failed("the file does not exist; start `conclave up`, or use its --dir".to_owned())
             }
             _ => failed(error.to_string()),
         })?;
         serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
     }
 
-    /// Whether the `up` that wrote the list still runs: it holds a lock as long as it does.
+    /// Whether the `up` that wrote the list still runs, by its lock.
     fn is_up(&self) -> bool {
         let lock = fs::File::open(self.path.with_file_name(LOCK));
         lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
@@ -111,17 +111,17 @@ impl Local {
         found.ok_or_else(|| BackendError::Unknown(name.to_owned()))
     }
 
-    /// Signals the child, if it lives.
+    /// Sends the child a signal, if it is alive.
     fn signal(&self, name: &str, signal: Signal) -> Result<(), BackendError> {
         let pid = match self.child(name) {
             Ok(child) => child.pid.and_then(Pid::from_raw),
-            // What is not there any more needs no healing.
+            // A child that no longer exists needs no healing.
             Err(BackendError::Unknown(_)) if signal == Signal::CONT => None,
             Err(error) => return Err(error),
         };
         let Some(pid) = pid else { return Ok(()) };
         if !self.is_up() {
-            // The list is of a `conclave up` that has ended: the number may be another process's by now.
+            // The list was left by a `conclave up` that has ended: another process may have the pid by now.
             return Err(BackendError::Failed {
                 what: format!("signal {name}"),
                 why: format!("no conclave up runs in {}", self.path.parent().unwrap_or(&self.path).display()),
@@ -146,14 +146,14 @@ impl Local {
                 return Ok(());
             }
             if Instant::now() > deadline || !self.read()?.restarts {
-                let why = "conclave up has not started it again (was it started with --no-restart?)";
+                let why = "conclave up has not restarted it (was it started with --no-restart?)";
                 return Err(BackendError::Failed { what: format!("wait for {name}"), why: why.to_owned() });
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// Tells the children what they suffer.
+    /// Sends the children their active faults. Returns the names of those that did not confirm.
     async fn tell(&self) -> Result<Vec<String>, BackendError> {
         self.inside.tell(&self.list()?).await
     }
@@ -174,7 +174,7 @@ impl Local {
             Fault::Pause => self.each(fault, Signal::STOP),
             Fault::PowerCut { torn } => {
                 let targets = self.list()?;
-                // All at the same moment: whoever is left for a second may write what the others lose.
+                // All at the same moment: a server that lives a second longer could sync what the others lose.
                 let hit = targets.iter().filter(|target| fault.nodes.contains(&target.name));
                 let cuts = hit.map(|target| inside::cut_power(target, *torn, fault.id));
                 try_join_all(cuts).await.map(drop)
@@ -192,7 +192,7 @@ impl Local {
                     return Err(BackendError::Unable {
                         fault: fault.fault.to_string(),
                         what: "a resolver of conclave up",
-                        advice: "its sockets cannot be cut there; kill or pause it instead",
+                        advice: "its connections cannot be cut; use kill or pause instead",
                     });
                 }
                 self.inside.add(fault);
@@ -211,7 +211,7 @@ impl Local {
             }
             Fault::Pause => {
                 self.each(fault, Signal::CONT)?;
-                // It may not have heard what came to an end meanwhile.
+                // The server may have missed that other faults ended while it was frozen.
                 if self.read()?.allow_faults { self.heal_inside(fault).await } else { Ok(()) }
             }
             _ => self.heal_inside(fault).await,
@@ -233,10 +233,10 @@ impl Local {
     }
 }
 
-/// How a process is, in the letter that the kernel has for it (`T` is stopped); `None` if there is none.
+/// The kernel's letter for the state of a process (`T` is stopped); `None` if there is no such process.
 fn state(pid: i32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Behind the name, which is in parentheses and may have some itself.
+    // The state follows the name, which is in parentheses and may contain parentheses itself.
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
@@ -293,7 +293,7 @@ mod tests {
 
     use super::*;
 
-    /// A process that `up` might have started, and the directory that names it.
+    /// A process in place of a child of `up`, and the directory with its list.
     struct Started {
         dir: TempDir,
         process: Running,
@@ -312,7 +312,7 @@ mod tests {
             Self { dir, process }
         }
 
-        /// What a running `up` holds.
+        /// Takes the lock that a running `up` holds.
         fn lock(&self) -> fs::File {
             let lock = fs::File::create(self.dir.path().join(LOCK)).unwrap();
             lock.lock().unwrap();
@@ -327,7 +327,7 @@ mod tests {
         }
     }
 
-    /// Stands for what that process would answer: nothing while it is stopped.
+    /// A `FaultService` that answers for the process, and fails while the process is stopped.
     #[derive(Clone)]
     struct Inside {
         pid: i32,
@@ -357,15 +357,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_list_of_an_up_that_has_ended_is_nobodys() {
+    async fn a_child_of_an_up_that_has_ended_gets_no_signal() {
         let mut started = Started::new("127.0.0.1:1");
         let local = Local::open(started.dir.path()).unwrap();
         let kill = applied(1, Fault::Kill);
-        // The lock's file stays behind, and nobody holds it.
+        // The lock's file exists, and is not locked.
         fs::write(started.dir.path().join(LOCK), "").unwrap();
         let refused = local.apply(&kill).await.unwrap_err().to_string();
         assert!(refused.contains("no conclave up runs in"), "{refused}");
-        assert_eq!(started.process.try_wait().unwrap(), None, "it was killed nevertheless");
+        assert_eq!(started.process.try_wait().unwrap(), None, "the process was killed");
 
         let _lock = started.lock();
         local.apply(&kill).await.unwrap();
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_to_an_end_while_a_server_was_frozen_it_is_told_afterwards() {
+    async fn a_thawed_server_learns_of_faults_that_ended_while_it_was_frozen() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let started = Started::new(&listener.local_addr().unwrap().to_string());
         let _lock = started.lock();
@@ -392,11 +392,11 @@ mod tests {
             local.apply(&pause).await.unwrap();
             let deadline = Instant::now() + Duration::from_secs(10);
             while state(pid) != Some('T') {
-                assert!(Instant::now() < deadline, "it is not stopped");
+                assert!(Instant::now() < deadline, "the process is not stopped");
                 tokio::task::yield_now().await;
             }
             local.heal(&late).await.unwrap();
-            assert_eq!(offset(), 7, "it hears nothing now");
+            assert_eq!(offset(), 7, "a frozen server keeps its faults");
             local.heal(&pause).await.unwrap();
             assert_eq!(offset(), 0);
         };

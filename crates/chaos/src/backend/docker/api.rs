@@ -1,6 +1,6 @@
-//! The engine's HTTP interface, over its socket.
+//! A client for the Docker engine's HTTP API, over its Unix socket.
 //!
-//! A dozen calls, each on a connection of its own: an engine is asked a few times a second at most.
+//! Each call uses a new connection: there are a few calls a second at most.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,30 +20,30 @@ use crate::backend::docker::model::{self, Complaint, Version};
 
 /// Where the engine listens unless `DOCKER_HOST` says otherwise.
 const SOCKET: &str = "/var/run/docker.sock";
-/// The engine answers within this time, also on a machine that is busy, but for what waits for a container.
+/// Timeout of a call, long enough for a busy machine. Calls that wait for a container add that wait.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// The longest answer: a few KiB for each container.
+/// The longest answer, bytes. An answer has a few KiB for each container.
 const ANSWER_MAX: usize = 16 << 20;
 
-/// The engine.
+/// A connection to the engine.
 #[derive(Debug)]
 pub(super) struct Api {
     socket: PathBuf,
-    /// `/v1.41`, once agreed upon.
+    /// The negotiated version as a path, such as `/v1.41`; empty before.
     prefix: String,
 }
 
-/// What the engine said to a request that it understood.
+/// The engine's answer to a request.
 #[derive(Debug)]
 pub(super) struct Answer {
     status: StatusCode,
     body: Bytes,
-    /// What was asked, for messages.
+    /// The request, for error texts.
     asked: String,
 }
 
 impl Answer {
-    /// Done, or nothing to do.
+    /// Whether the request succeeded, or there was nothing to do.
     pub(super) fn is_ok(&self) -> bool {
         self.status.is_success() || self.status == StatusCode::NOT_MODIFIED
     }
@@ -52,7 +52,7 @@ impl Answer {
         self.status == StatusCode::NOT_FOUND
     }
 
-    /// The refusal as an error.
+    /// The answer as an error.
     pub(super) fn refusal(&self) -> BackendError {
         let said = serde_json::from_slice::<Complaint>(&self.body).map(|said| said.message);
         let why = said.unwrap_or_else(|_| String::from_utf8_lossy(&self.body).trim().to_owned());
@@ -75,7 +75,7 @@ fn failed(what: &str, why: String) -> BackendError {
 /// The path of the socket that `DOCKER_HOST` names.
 ///
 /// # Errors
-/// If it names something else.
+/// If `DOCKER_HOST` is not a Unix socket.
 pub(super) fn socket(docker_host: Option<&str>) -> Result<PathBuf, BackendError> {
     let Some(host) = docker_host.filter(|host| !host.is_empty()) else { return Ok(PathBuf::from(SOCKET)) };
     match host.strip_prefix("unix://").map(Path::new) {
@@ -83,17 +83,17 @@ pub(super) fn socket(docker_host: Option<&str>) -> Result<PathBuf, BackendError>
         _ => Err(failed(
             "find the Docker engine",
             format!(
-                "DOCKER_HOST is {host:?}, which must be unix:///PATH: run the controller where the engine runs"
+                "DOCKER_HOST is {host:?} and must be unix:///PATH: run the controller on the machine of the engine"
             ),
         )),
     }
 }
 
 impl Api {
-    /// Agrees with the engine upon a version.
+    /// Negotiates a version with the engine.
     ///
     /// # Errors
-    /// If nobody answers, or there is no version that both know.
+    /// If the engine does not answer, or shares no version with this client.
     pub(super) async fn connect(socket: PathBuf) -> Result<Self, BackendError> {
         let mut api = Self { socket, prefix: String::new() };
         let version: Version = api.get("/version").await?;
@@ -106,7 +106,7 @@ impl Api {
         self.call(Method::GET, path, Bytes::new(), DEADLINE).await?.read()
     }
 
-    /// What may not be there.
+    /// Gets an object; `None` if it does not exist.
     pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, BackendError> {
         let answer = self.call(Method::GET, path, Bytes::new(), DEADLINE).await?;
         if answer.is_absent() { Ok(None) } else { answer.read().map(Some) }
@@ -116,7 +116,7 @@ impl Api {
         self.call(Method::POST, path, Bytes::new(), DEADLINE).await
     }
 
-    /// For what waits until a container has done something, at most so long.
+    /// Posts a request that the engine answers only after a container has acted, within `longest`.
     pub(super) async fn post_and_wait(&self, path: &str, longest: Duration) -> Result<Answer, BackendError> {
         self.call(Method::POST, path, Bytes::new(), longest + DEADLINE).await
     }
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_socket_of_this_machine() {
+    fn docker_host_must_be_a_unix_socket() {
         assert_eq!(socket(None).unwrap(), Path::new(SOCKET));
         assert_eq!(socket(Some("")).unwrap(), Path::new(SOCKET));
         assert_eq!(

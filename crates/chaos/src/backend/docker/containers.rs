@@ -1,5 +1,5 @@
-//! What is done to one container, through the engine. Each can be done again: what is so already is no error, and a container that
-//! is gone needs nothing.
+//! Operations on one container. Each is idempotent: a container that is in the wanted state already, or no longer exists, is no
+//! error.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,16 +14,16 @@ use crate::backend::docker::api::{Answer, Api};
 use crate::backend::docker::endpoints::{Place, Places};
 use crate::backend::docker::model::{Inspected, Ipam, State};
 
-/// A server that is asked to stop is given so long; as in compose.yaml.
+/// How long the engine waits for a server to stop before it kills it; as `stop_grace_period` in compose.yaml.
 const GRACE: Duration = Duration::from_secs(30);
-/// A container that should run does so within this time, also on a machine that is busy.
+/// Timeout for a container to run again, long enough for a busy machine.
 const BACK_DEADLINE: Duration = Duration::from_secs(60);
-/// The engine is left so long to start by itself what died by itself.
+/// How long the engine may take to restart a container by its own restart policy.
 const RESTART_PATIENCE: Duration = Duration::from_secs(3);
-/// How often a container is looked at while it is waited for.
+/// Interval between two inspections while a container is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A restart that is under way.
+/// A restart in progress.
 type Restart = AbortOnDropHandle<Result<(), BackendError>>;
 
 /// The containers of an engine.
@@ -31,7 +31,7 @@ type Restart = AbortOnDropHandle<Result<(), BackendError>>;
 pub(super) struct Containers {
     pub(super) api: Arc<Api>,
     places: Places,
-    /// By the number of their fault.
+    /// By the fault's number in the journal.
     restarts: Mutex<BTreeMap<u64, Vec<Restart>>>,
 }
 
@@ -68,7 +68,7 @@ impl Containers {
         self.api.find(&format!("/containers/{id}/json")).await
     }
 
-    /// Does something to a container after which it is as wanted; that it was so already is no error.
+    /// Posts an action. If the engine refuses it, the container's state must be as `wanted` already.
     pub(super) async fn make(
         &self,
         id: &str,
@@ -85,13 +85,13 @@ impl Containers {
         }
     }
 
-    /// Starts what does not run, and waits until it does.
+    /// Starts a container unless it runs, and waits until it runs.
     pub(super) async fn start(&self, name: &str, id: &str) -> Result<(), BackendError> {
         let began = Instant::now();
         let mut waits_since = None;
         loop {
             let Some(container) = self.inspect(id).await? else { return Ok(()) };
-            // Frozen is another fault's doing.
+            // Another fault has frozen the container.
             if container.state.is_up() || container.state.is_paused() {
                 return Ok(());
             }
@@ -100,7 +100,7 @@ impl Containers {
                 return Err(BackendError::Failed { what: format!("start the container of {name}"), why });
             }
             if container.state.is_restarting() {
-                // The engine is about to start it, and waits longer each time: not that long.
+                // The engine will restart the container, but doubles its delay each time: do not wait that long.
                 if waits_since.get_or_insert_with(Instant::now).elapsed() > RESTART_PATIENCE {
                     let path = format!("/containers/{id}/restart?t=0");
                     let answer = self.api.post_and_wait(&path, BACK_DEADLINE).await?;
@@ -116,7 +116,7 @@ impl Containers {
         }
     }
 
-    /// Asks to stop and starts again, without waiting for it: the engine does both even if nobody waits.
+    /// Restarts a container in the background. The engine completes the restart even if the controller ends.
     pub(super) fn restart(&self, fault: u64, id: &str) {
         let api = Arc::clone(&self.api);
         let path = format!("/containers/{id}/restart?t={}", GRACE.as_secs());
@@ -128,6 +128,7 @@ impl Containers {
         restarts.entry(fault).or_default().push(AbortOnDropHandle::new(task));
     }
 
+    /// Waits for the restarts of a fault.
     pub(super) async fn restarted(&self, fault: u64) -> Result<(), BackendError> {
         let tasks = self.restarts.lock().unwrap_or_else(PoisonError::into_inner).remove(&fault);
         for task in tasks.unwrap_or_default() {
@@ -139,7 +140,7 @@ impl Containers {
         Ok(())
     }
 
-    /// Takes a container out of all its networks, and remembers where it was.
+    /// Disconnects a container from all its networks, after it has written its addresses and names to disk.
     pub(super) async fn pull(&self, name: &str, id: &str) -> Result<(), BackendError> {
         let Some(container) = self.inspect(id).await? else { return Ok(()) };
         self.places.keep(name, Place::of(&container))?;
@@ -160,7 +161,7 @@ impl Containers {
         if still { Err(answer.refusal()) } else { Ok(()) }
     }
 
-    /// Puts a container back where it was.
+    /// Connects a container to its networks again, with its former addresses and names.
     pub(super) async fn plug(&self, name: &str, id: &str) -> Result<(), BackendError> {
         let places = self.places.read()?.remove(name).unwrap_or_default();
         for place in &places {
@@ -169,12 +170,12 @@ impl Containers {
                 continue;
             }
             if container.network_settings.networks.contains_key(&place.network) {
-                // Started meanwhile, the engine put it somewhere in the network that it was made for.
+                // The container was restarted, and the engine has connected it with another address or other names.
                 self.disconnect(&place.network, id).await?;
             }
             let mut answer = self.connect(place, id, true).await?;
             if !answer.is_ok() && !place.address.is_empty() {
-                // Somebody else has its address: names are enough to be found by.
+                // Another container has the address by now: the names are enough to be found.
                 answer = self.connect(place, id, false).await?;
             }
             if !answer.is_ok() && !answer.is_absent() {

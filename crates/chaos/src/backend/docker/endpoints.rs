@@ -1,5 +1,5 @@
-//! Where the containers were that are cut off now, on disk: an engine forgets the address and the names of a container that
-//! leaves a network, and whoever puts it back has to know them, also after a crash of the controller.
+//! The network addresses and names of disconnected containers, on disk. The engine forgets them when a container leaves a
+//! network, and they are needed to connect it again, also after a crash of the controller.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,24 +11,24 @@ use serde::{Deserialize, Serialize};
 use crate::backend::BackendError;
 use crate::backend::docker::model::{Endpoint, Inspected};
 
-/// A container's place in a network.
+/// A container's endpoint in a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) network: String,
-    /// Empty where it had none.
+    /// Empty if the container had no address.
     pub(super) address: String,
     pub(super) aliases: Vec<String>,
 }
 
 impl Place {
-    /// Where a container is now.
+    /// The endpoints that a container has now.
     pub(super) fn of(container: &Inspected) -> Vec<Self> {
         let networks = container.network_settings.networks.iter();
         networks.map(|(network, endpoint)| Self::at(network, endpoint, &container.id)).collect()
     }
 
     fn at(network: &str, endpoint: &Endpoint, id: &str) -> Self {
-        // The engine adds the container's number itself.
+        // The engine adds the container's short id as an alias by itself.
         let given = |alias: &&String| !id.starts_with(alias.as_str());
         Self {
             network: network.to_owned(),
@@ -37,7 +37,7 @@ impl Place {
         }
     }
 
-    /// Whether a container is there as it was.
+    /// Whether a container has this endpoint now, with all its aliases.
     pub(super) fn is_taken_by(&self, container: &Inspected) -> bool {
         let now = container.network_settings.networks.get(&self.network);
         now.map(|endpoint| Self::at(&self.network, endpoint, &container.id)).is_some_and(|now| {
@@ -46,7 +46,7 @@ impl Place {
     }
 }
 
-/// The file, by the name of the part of the cluster.
+/// The file of endpoints, by service name.
 #[derive(Debug)]
 pub(super) struct Places {
     path: PathBuf,
@@ -57,10 +57,10 @@ impl Places {
         Self { path }
     }
 
-    /// All that are written down.
+    /// All endpoints in the file.
     ///
     /// # Errors
-    /// If the file is there and cannot be read.
+    /// If the file exists and cannot be read.
     pub(super) fn read(&self) -> Result<BTreeMap<String, Vec<Place>>, BackendError> {
         match fs::read(&self.path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| self.failed(&error.into())),
@@ -69,10 +69,11 @@ impl Places {
         }
     }
 
-    /// Writes down where a part is, and syncs, unless it is written down already: what was first is what was right.
+    /// Writes a container's endpoints and syncs, unless the file has some for it already: only the first ones are those from
+    /// before the fault.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub(super) fn keep(&self, name: &str, places: Vec<Place>) -> Result<(), BackendError> {
         let mut all = self.read()?;
         if places.is_empty() || all.contains_key(name) {
@@ -82,10 +83,10 @@ impl Places {
         self.write(&all)
     }
 
-    /// Strikes a part out that is back.
+    /// Removes the endpoints of a container that is connected again.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub(super) fn forget(&self, name: &str) -> Result<(), BackendError> {
         let mut all = self.read()?;
         if all.remove(name).is_none() { Ok(()) } else { self.write(&all) }
@@ -104,7 +105,7 @@ impl Places {
     }
 
     fn failed(&self, error: &io::Error) -> BackendError {
-        let what = format!("remember in {} where containers were", self.path.display());
+        let what = format!("keep the endpoints of disconnected containers in {}", self.path.display());
         BackendError::Failed { what, why: error.to_string() }
     }
 }
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_the_address_and_the_given_names() {
+    fn an_endpoint_is_the_address_and_the_configured_aliases() {
         let there = r#"{"mesh": {"IPAddress": "10.0.0.5", "IPAMConfig": {"IPv4Address": "10.0.0.5"},
             "Aliases": ["0123456789ab", "n1", "front"]}}"#;
         let places = Place::of(&inspected(there));
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_place_is_the_one_to_go_back_to() {
+    fn the_first_endpoints_of_a_container_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let places = Places::new(dir.path().join("places.json"));
         let place = |address: &str| Place {

@@ -1,4 +1,4 @@
-//! What the engine says, and what follows from it. Pure.
+//! The engine's answers, and what this backend concludes from them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,26 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendError, Kind, Target};
 
-/// Of whoever may be broken; its value is [`ALLOWED`].
+/// The label of a container that allows faults; its value is [`ALLOWED`].
 pub(super) const ALLOW: &str = "org.conclave.chaos";
-/// The one value of [`ALLOW`] that allows.
+/// The value of [`ALLOW`] that allows faults.
 pub(super) const ALLOWED: &str = "allowed";
-/// `server` or `resolver`. A container without it is no part of the cluster.
+/// The label with `server` or `resolver`. A container without it is not part of the cluster.
 pub(super) const KIND: &str = "org.conclave.chaos.kind";
-/// The port of a server's client API, or of a resolver, if it is not the usual one.
+/// The label with the port of a server's client API, or of a name server, if it is not the default.
 pub(super) const PORT: &str = "org.conclave.chaos.port";
-/// Compose's: which composition.
+/// Compose's label with the project's name.
 pub(super) const PROJECT: &str = "com.docker.compose.project";
-/// Compose's: which service of it, and so the name of the node.
+/// Compose's label with the service's name, which is the node's name.
 pub(super) const SERVICE: &str = "com.docker.compose.service";
-/// Compose's: whether it was made by `run`.
+/// Compose's label of containers that `docker compose run` has created.
 const ONE_OFF: &str = "com.docker.compose.oneoff";
-/// Where a server's client API is.
+/// The default port of a server's client API.
 const CLIENT_PORT: u16 = 7400;
-/// Where a resolver is asked.
+/// The default port of a name server.
 const DNS_PORT: u16 = 53;
 
-/// The newest version of the interface that was looked at, and the oldest that has all that is used.
+/// The newest version of the engine's API that this client was checked against, and the oldest with all calls that it makes.
 const NEWEST: (u32, u32) = (1, 51);
 const OLDEST: (u32, u32) = (1, 40);
 
@@ -44,7 +44,7 @@ pub(super) struct Complaint {
     pub(super) message: String,
 }
 
-/// One of `GET /containers/json`
+/// One element of `GET /containers/json`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Listed {
@@ -72,14 +72,14 @@ pub(super) struct NetworkSettings {
     pub(super) networks: BTreeMap<String, Endpoint>,
 }
 
-/// A container in a network.
+/// A container's endpoint in a network.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Endpoint {
     /// Empty while the container does not run.
     #[serde(rename = "IPAddress", default)]
     pub(super) ip_address: String,
-    /// What was asked for.
+    /// The address that was asked for.
     #[serde(rename = "IPAMConfig", default)]
     ipam_config: Option<Ipam>,
     #[serde(default)]
@@ -101,7 +101,7 @@ impl Ipam {
 }
 
 impl Endpoint {
-    /// Its address, or the one that it will have when it runs.
+    /// The current address, or the one that the container will have when it runs.
     pub(super) fn address(&self) -> Option<&str> {
         let wanted = self.ipam_config.as_ref().map(|wanted| wanted.ipv4_address.as_str());
         [Some(self.ip_address.as_str()), wanted].into_iter().flatten().find(|address| !address.is_empty())
@@ -120,13 +120,13 @@ pub(super) struct Inspected {
 }
 
 impl Inspected {
-    /// In any network.
+    /// Whether the container is connected to any network.
     pub(super) fn is_connected(&self) -> bool {
         !self.network_settings.networks.is_empty()
     }
 }
 
-/// How a container is.
+/// The state of a container.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct State {
@@ -134,13 +134,13 @@ pub(super) struct State {
     running: bool,
     #[serde(default)]
     paused: bool,
-    /// It died, and the engine waits before it starts it again.
+    /// The container has died, and the engine waits before it restarts it.
     #[serde(default)]
     restarting: bool,
 }
 
 impl State {
-    /// Runs, and is not frozen.
+    /// Whether the container runs and is not frozen.
     pub(super) fn is_up(&self) -> bool {
         self.running && !self.paused && !self.restarting
     }
@@ -153,13 +153,13 @@ impl State {
         self.restarting
     }
 
-    /// There is no process of it.
+    /// Whether the container has no process.
     pub(super) fn is_down(&self) -> bool {
         !self.running || self.restarting
     }
 }
 
-/// What a container was made with.
+/// The configuration of a container.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Config {
@@ -172,13 +172,13 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// The zone of the resolver in it, if it is not the usual one.
+    /// The zone of a name server's container, if it is not the default.
     pub(super) fn zone(&self) -> Option<&str> {
         let zone = |variable: &'_ String| variable.starts_with("CONCLAVE_ZONE=");
         self.env.iter().flatten().find(|variable| zone(variable))?.split_once('=').map(|(_, zone)| zone)
     }
 
-    /// Whether the server in it lets itself be broken from inside.
+    /// Whether the server in the container was started with fault injection enabled.
     pub(super) fn allows_faults(&self) -> bool {
         let said = |variable: &String| {
             let value = variable.strip_prefix("CONCLAVE_ALLOW_FAULTS=");
@@ -188,7 +188,7 @@ impl Config {
     }
 }
 
-/// The container in which this process runs, as far as it matters.
+/// The container in which this program runs: its networks and its project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Own {
     /// Names of its networks.
@@ -205,12 +205,12 @@ impl From<Inspected> for Own {
     }
 }
 
-/// Whether a host's name is what an engine calls a container that was not named otherwise.
+/// Whether a host name is a container's short id, which the engine gives to containers by default.
 pub(super) fn is_container_id(hostname: &str) -> bool {
     hostname.len() == 12 && hostname.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The version to speak.
+/// The version of the API to use.
 ///
 /// # Errors
 /// If the engine is too old or too new.
@@ -219,21 +219,27 @@ pub(super) fn agree(engine: &Version) -> Result<String, String> {
         let (major, minor) = text.split_once('.')?;
         Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
     };
-    let newest = parse(&engine.api_version)
-        .ok_or_else(|| format!("it says that it speaks version {:?}, which is none", engine.api_version))?;
+    let newest = parse(&engine.api_version).ok_or_else(|| {
+        format!("the engine names its API version {:?}, which cannot be read", engine.api_version)
+    })?;
     let oldest = parse(&engine.min_api_version).unwrap_or_default();
     let agreed = newest.min(NEWEST);
     if agreed < OLDEST {
-        return Err(format!("it speaks {}, and 1.40 is needed (Docker 19.03)", engine.api_version));
+        return Err(format!(
+            "the engine has API version {}; at least 1.40 is needed (Docker 19.03)",
+            engine.api_version
+        ));
     }
     if agreed < oldest {
-        return Err(format!("it speaks {} and newer, this controller up to 1.51", engine.min_api_version));
+        return Err(format!(
+            "the engine needs API version {} or newer; this controller has up to 1.51",
+            engine.min_api_version
+        ));
     }
     Ok(format!("{}.{}", agreed.0, agreed.1))
 }
 
-/// The composition whose cluster is broken: the one that was named, that of the container in which this runs, or the only
-/// one that there is.
+/// The Compose project of the cluster: the named one, that of the container in which this program runs, or the only one.
 ///
 /// # Errors
 /// If there is none, or several.
@@ -251,31 +257,31 @@ pub(super) fn project(
     match (all.next(), all.next()) {
         (Some(only), None) => Ok((*only).clone()),
         (None, _) => Err(failed(format!(
-            "no container of a composition has the label {KIND}; start it with docker compose up -d"
+            "no container of a Compose project has the label {KIND}; start the cluster with docker compose up -d"
         ))),
         (Some(_), Some(_)) => {
             let names: Vec<&str> = projects.iter().map(|name| name.as_str()).collect();
             Err(failed(format!(
-                "there are several compositions; say which by --project: {}",
+                "there are several Compose projects; choose one with --project: {}",
                 names.join(", ")
             )))
         }
     }
 }
 
-/// A part of the cluster.
+/// A container of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) id: String,
     pub(super) target: Target,
-    /// Where it is asked, for a resolver.
+    /// `IP:PORT` of a name server's DNS, if it has an address.
     pub(super) asked_at: Option<String>,
 }
 
-/// The parts of the cluster, by name.
+/// The containers of the cluster, by name.
 ///
 /// # Errors
-/// If one does not allow to be broken, or it cannot be said what it is.
+/// If one does not allow faults, or its labels are wrong.
 pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Result<Vec<Part>, BackendError> {
     let mut parts: BTreeMap<&str, Part> = BTreeMap::new();
     for container in listed {
@@ -284,13 +290,13 @@ pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Resu
             continue;
         }
         let name = label(SERVICE).unwrap_or(&container.id);
-        let failed = |why: String| BackendError::Failed { what: format!("see what {name} is"), why };
+        let failed = |why: String| BackendError::Failed { what: format!("read the labels of {name}"), why };
         let kind = match label(KIND) {
             Some("server") => Kind::Server,
             Some("resolver") => Kind::Resolver,
             other => {
                 return Err(failed(format!(
-                    "its label {KIND} is {:?}, and must be server or resolver",
+                    "the label {KIND} is {:?} and must be server or resolver",
                     other.unwrap_or_default()
                 )));
             }
@@ -298,12 +304,12 @@ pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Resu
         if label(ALLOW) != Some(ALLOWED) {
             return Err(BackendError::NotAllowed {
                 target: format!("the container of {name} ({})", container.id.get(..12).unwrap_or_default()),
-                advice: format!("give it the label {ALLOW}={ALLOWED}, if nobody's messages are in there"),
+                advice: format!("give it the label {ALLOW}={ALLOWED}, unless it has people's messages"),
             });
         }
         let usual = if kind == Kind::Server { CLIENT_PORT } else { DNS_PORT };
         let port = label(PORT).map_or(Ok(usual), str::parse);
-        let port = port.map_err(|_| failed(format!("its label {PORT} is no port")))?;
+        let port = port.map_err(|_| failed(format!("the label {PORT} is not a port")))?;
         let address = container.network_settings.networks.values().find_map(Endpoint::address);
         let (client, asked_at) = match kind {
             Kind::Server => (format!("{}:{port}", host(name, container, own)), None),
@@ -311,25 +317,27 @@ pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Resu
         };
         let target = Target { name: name.to_owned(), kind, client };
         if parts.insert(name, Part { id: container.id.clone(), target, asked_at }).is_some() {
-            return Err(failed("two containers are called so: a server cannot be scaled".to_owned()));
+            return Err(failed("two containers have this name: a server must not be scaled".to_owned()));
         }
     }
     if parts.is_empty() {
         return Err(BackendError::Failed {
-            what: format!("find the containers of the composition {project}"),
-            why: format!("none has the label {KIND}; start it with docker compose up -d, or give --project"),
+            what: format!("find the containers of the Compose project {project}"),
+            why: format!(
+                "none has the label {KIND}; start the cluster with docker compose up -d, or choose another one with --project"
+            ),
         });
     }
     Ok(parts.into_values().collect())
 }
 
-/// How clients find the cluster by name; `None` where no resolver has an address.
+/// The address by which clients find the cluster; `None` if no name server has an IP address.
 pub(super) fn zone(zone: &str, parts: &[Part]) -> Option<String> {
     let asked: Vec<&str> = parts.iter().filter_map(|part| part.asked_at.as_deref()).collect();
     (!asked.is_empty()).then(|| format!("conclave+srv://{zone}?ns={}", asked.join(",")))
 }
 
-/// The containers of these names that are there, with their names.
+/// Names and ids of the listed containers with these names.
 pub(super) fn named(names: &[String], listed: Vec<Listed>) -> Vec<(String, String)> {
     let one = |container: Listed| {
         let is_one_off = container.labels.get(ONE_OFF).is_some_and(|value| value == "True");
@@ -339,7 +347,7 @@ pub(super) fn named(names: &[String], listed: Vec<Listed>) -> Vec<(String, Strin
     listed.into_iter().filter_map(one).collect()
 }
 
-/// By name in a network that is also ours, which is right whatever address it has next; else by address.
+/// The host of a server: its name in a shared network, which stays right when the address changes; otherwise its address.
 fn host<'a>(name: &'a str, container: &'a Listed, own: Option<&Own>) -> &'a str {
     let networks = &container.network_settings.networks;
     let shares = |network: &String| own.is_some_and(|own| own.networks.contains(network));

@@ -1,4 +1,4 @@
-//! The few calls to the API server that breaking pods takes: list, get and delete, over plain HTTPS.
+//! A client for the three calls to the API server that this backend makes: list, get and delete pods.
 
 use std::fs;
 use std::time::Duration;
@@ -22,14 +22,14 @@ use crate::backend::kubernetes::config::{Config, Identity};
 use crate::backend::kubernetes::pod::{Pod, Pods};
 use crate::backend::url::encoded;
 
-/// An API server that does not answer for so long is asked again, or given up.
+/// Timeout of a call.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The most bytes of an answer.
+/// The longest answer, bytes.
 const ANSWER_MAX: usize = 8 << 20;
-/// The most pods of a cluster of ours.
+/// The most pods of a cluster.
 const PODS_MAX: usize = 500;
 
-/// The API server, and one namespace of it.
+/// A client of the API server, for one namespace.
 #[derive(Debug)]
 pub struct Api {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -37,16 +37,16 @@ pub struct Api {
     namespace: String,
 }
 
-/// How long a pod is given to stop.
+/// The grace period of a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grace {
-    /// As long as it says itself.
+    /// The pod's own grace period.
     Its,
-    /// None, and nobody waits for its node to say that it is gone.
+    /// No grace period; the API does not wait for the node to confirm.
     None,
 }
 
-/// What the API server says when it does not do what it was asked.
+/// The body of a failed call.
 #[derive(Debug, Default, Deserialize)]
 struct Refusal {
     #[serde(default)]
@@ -54,10 +54,10 @@ struct Refusal {
 }
 
 impl Api {
-    /// Prepares to ask. Nothing is connected yet.
+    /// Prepares a client; the first call connects.
     ///
     /// # Errors
-    /// If certificates or keys are none.
+    /// If a certificate or key cannot be used.
     pub fn new(config: Config, namespace: Option<String>) -> Result<Self, BackendError> {
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls(&config)?).https_or_http();
         let connector = match &config.server_name {
@@ -72,7 +72,7 @@ impl Api {
         Ok(Self { client, config, namespace })
     }
 
-    /// The namespace that is asked about.
+    /// The namespace of all calls.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -81,7 +81,7 @@ impl Api {
     /// The pods with these labels.
     ///
     /// # Errors
-    /// If they cannot be listed, or are too many.
+    /// If the pods cannot be listed, or are too many.
     pub async fn pods(&self, selector: &str) -> Result<Vec<Pod>, BackendError> {
         let query = format!("?limit={PODS_MAX}&labelSelector={}", encoded(selector));
         let found: Option<Pods> = self.call(Method::GET, "list", "", &query, Bytes::new()).await?;
@@ -98,15 +98,15 @@ impl Api {
     /// A pod; `None` if there is none of that name.
     ///
     /// # Errors
-    /// If it cannot be asked for.
+    /// If the call fails.
     pub async fn pod(&self, name: &str) -> Result<Option<Pod>, BackendError> {
         self.call(Method::GET, "get", name, "", Bytes::new()).await
     }
 
-    /// Deletes this pod, and not the one that takes its place. One that is gone is no error.
+    /// Deletes this pod, and not another one of the same name. A pod that no longer exists is no error.
     ///
     /// # Errors
-    /// If it may not be deleted.
+    /// If the API server refuses, or the call fails.
     pub async fn delete(&self, pod: &Pod, grace: Grace) -> Result<(), BackendError> {
         let body = delete_options(&pod.metadata.uid, grace);
         let gone: Option<serde_json::Value> =
@@ -115,7 +115,7 @@ impl Api {
         Ok(())
     }
 
-    /// `None` if it is not there, or not that one any more.
+    /// Makes a call. `None` if the object does not exist, or is another one of the same name.
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -151,13 +151,13 @@ impl Api {
         };
         let (status, body) = tokio::time::timeout(DEADLINE, answer)
             .await
-            .map_err(|_| failed(&self.config, &"it does not answer"))??;
+            .map_err(|_| failed(&self.config, &format!("no answer within {} s", DEADLINE.as_secs())))??;
         let said = || serde_json::from_slice::<Refusal>(&body).unwrap_or_default().message;
         match status {
             status if status.is_success() => serde_json::from_slice(&body)
                 .map(Some)
-                .map_err(|error| failed(&self.config, &format!("its answer is not understood: {error}"))),
-            // Another pod has its name: the one that was meant is gone.
+                .map_err(|error| failed(&self.config, &format!("the answer cannot be read: {error}"))),
+            // Conflict: another pod has the name by now, so this pod is gone.
             StatusCode::NOT_FOUND | StatusCode::CONFLICT => Ok(None),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(BackendError::NotAllowed {
                 target: format!("namespace {}", self.namespace),
@@ -171,7 +171,7 @@ impl Api {
         }
     }
 
-    /// Read anew each time: it is replaced before it expires.
+    /// The bearer token. A token file is read for every call, because Kubernetes replaces the token before it expires.
     fn token(&self) -> Result<Option<String>, BackendError> {
         match &self.config.identity {
             Identity::Token(token) => Ok(Some(token.clone())),
@@ -187,7 +187,7 @@ impl Api {
     }
 }
 
-/// A pod with this uid only.
+/// The body of a deletion, which applies only to the pod with this uid.
 fn delete_options(uid: &str, grace: Grace) -> String {
     let mut options = serde_json::json!({
         "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid},
@@ -201,11 +201,14 @@ fn delete_options(uid: &str, grace: Grace) -> String {
 fn tls(config: &Config) -> Result<ClientConfig, BackendError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(config.authority.as_deref().unwrap_or_default()) {
-        let certificate = certificate.map_err(|error| failed(config, &format!("its authority: {error}")))?;
-        roots.add(certificate).map_err(|error| failed(config, &format!("its authority: {error}")))?;
+        let certificate =
+            certificate.map_err(|error| failed(config, &format!("the certificate authority: {error}")))?;
+        roots
+            .add(certificate)
+            .map_err(|error| failed(config, &format!("the certificate authority: {error}")))?;
     }
     if roots.is_empty() && config.server.starts_with("https:") {
-        return Err(failed(config, &"its authority has no certificate in it"));
+        return Err(failed(config, &"the certificate authority has no certificate"));
     }
     let provider = rustls::crypto::ring::default_provider();
     let builder = ClientConfig::builder_with_provider(provider.into());
@@ -230,7 +233,7 @@ fn failed(config: &Config, why: &dyn std::fmt::Display) -> BackendError {
     }
 }
 
-/// With what is behind it: the outermost says only that it did not work.
+/// The error and its causes: the outermost error alone does not tell why.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,7 +1,7 @@
-//! How the API server is reached: from inside the cluster by the pod's service account, from outside by a kubeconfig.
+//! How to reach the API server: in a pod by its service account, elsewhere by a kubeconfig.
 //!
-//! Of a kubeconfig that is understood which says itself who one is: a token, a file with one, or a client certificate.
-//! Programs that fetch credentials (`exec`, `auth-provider`) are not run; for these there is `kubectl proxy`.
+//! Supported credentials of a kubeconfig are a token, a token file, and a client certificate. Programs that fetch credentials
+//! (`exec`, `auth-provider`) are not run; use `kubectl proxy` for these.
 
 use std::env;
 use std::fs;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 /// Where Kubernetes puts a pod's service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// A configuration file is not larger.
+/// The largest file that is read, bytes.
 const FILE_MAX: u64 = 4 << 20;
 
 /// How to reach the API server, and as whom.
@@ -22,33 +22,33 @@ pub struct Config {
     pub server: String,
     /// The name in the server's certificate, if it is not the one in `server`.
     pub server_name: Option<String>,
-    /// Who may have signed the server's certificate, PEM. Needed for https.
+    /// The certificate authority of the server's certificate, PEM. Required for https.
     pub authority: Option<Vec<u8>>,
-    /// As whom.
+    /// The credentials.
     pub identity: Identity,
-    /// The namespace that is meant if none is named.
+    /// The default namespace.
     pub namespace: String,
 }
 
-/// As whom the API server is asked.
+/// The credentials for the API server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// As nobody, or as whoever runs `kubectl proxy`.
+    /// None: anonymous, or those of `kubectl proxy`.
     Nobody,
-    /// With this token.
+    /// A bearer token.
     Token(String),
-    /// With the token in this file, which is replaced before it expires.
+    /// A file with a bearer token, which is replaced before it expires.
     TokenFile(PathBuf),
-    /// With a client certificate and its key, PEM.
+    /// A client certificate and its key, PEM.
     Certificate {
-        /// The certificate and those between it and the authority.
+        /// The certificate and the intermediate certificates.
         chain: Vec<u8>,
-        /// Its key.
+        /// The private key.
         key: Vec<u8>,
     },
 }
 
-/// Secrets are not shown.
+/// Without the secrets.
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -60,48 +60,49 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-/// Why the API server cannot be reached. Each says what to do.
+/// Why the configuration of the API server cannot be found or used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    /// There is nothing that says where it is.
+    /// There is no configuration.
     #[error(
-        "nothing says where the Kubernetes API is: run this in a pod with a service account, or give --kubeconfig FILE"
+        "no configuration for the Kubernetes API was found: run this in a pod with a service account, or use --kubeconfig FILE"
     )]
     Nowhere,
     /// A file cannot be read.
     #[error("{}: {why}", .path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// A kubeconfig is not one.
+    /// A kubeconfig cannot be parsed.
     #[error("the kubeconfig cannot be read: {0}")]
     Unreadable(String),
-    /// A kubeconfig names something that it does not have.
+    /// A kubeconfig refers to an entry that it does not contain.
     #[error("the kubeconfig names the {kind} {name:?}, which it does not have")]
     Missing {
-        /// A context, cluster or user.
+        /// The kind of entry: context, cluster or user.
         kind: &'static str,
-        /// Its name.
+        /// The entry's name.
         name: String,
     },
-    /// A kubeconfig has something that is not understood.
+    /// A kubeconfig uses a feature that is not supported.
     #[error(
-        "the kubeconfig's {what} is not supported: run `kubectl proxy`, and give a kubeconfig with server: http://127.0.0.1:8001"
+        "the kubeconfig's {what} is not supported: run `kubectl proxy`, and use a kubeconfig with server: http://127.0.0.1:8001"
     )]
     Unsupported {
-        /// What.
+        /// The feature.
         what: &'static str,
     },
-    /// `certificate-authority-data` and the like.
+    /// A field such as `certificate-authority-data` is not base64.
     #[error("the kubeconfig's {0} is not base64")]
     Base64(&'static str),
 }
 
 impl Config {
-    /// Finds it: the given kubeconfig, that of `$KUBECONFIG`, the pod's service account, or `~/.kube/config`, in this order.
+    /// Finds the configuration: the given kubeconfig, that of `$KUBECONFIG`, the pod's service account, or `~/.kube/config`, in
+    /// this order.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -128,10 +129,10 @@ impl Config {
         }
     }
 
-    /// The service account of a pod, whose files are in `account`.
+    /// The configuration of a pod's service account, whose files are in `account`.
     ///
     /// # Errors
-    /// If one of them cannot be read.
+    /// If a file cannot be read.
     pub fn of_pod(host: &str, port: &str, account: &Path) -> Result<Self, ConfigError> {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let namespace = String::from_utf8_lossy(&read(&account.join("namespace"))?).trim().to_owned();
@@ -144,7 +145,7 @@ impl Config {
         })
     }
 
-    /// A kubeconfig's current context.
+    /// Reads the current context of a kubeconfig.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -154,7 +155,7 @@ impl Config {
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 
-    /// A kubeconfig's current context. Paths in it are relative to `dir`.
+    /// Parses the current context of a kubeconfig. Its paths are relative to `dir`.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -197,7 +198,7 @@ impl Config {
     }
 }
 
-/// What is given in the file itself, or in another one.
+/// The bytes of a field: from its base64 data, or from the file that it names.
 fn either(
     what: &'static str,
     data: Option<&str>,
@@ -218,7 +219,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let failed = |why: String| ConfigError::File { path: path.to_owned(), why };
     let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if size > FILE_MAX {
-        return Err(failed(format!("{size} bytes are too many")));
+        return Err(failed(format!("the file has {size} bytes, which must be at most {FILE_MAX}")));
     }
     fs::read(path).map_err(|error| failed(error.to_string()))
 }
@@ -290,7 +291,7 @@ struct User {
     auth_provider: Option<Program>,
 }
 
-/// Only whether it is there counts.
+/// Any content: only the presence of the field matters.
 #[derive(Debug, Deserialize)]
 struct Program {}
 

@@ -1,4 +1,4 @@
-//! What a pod is to this backend: a target or none, ready or not, with leave to be broken or without. Pure.
+//! What this backend reads from a pod: whether it is a target, is ready, and allows faults. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,32 +6,32 @@ use serde::Deserialize;
 
 use crate::backend::{Kind, Target};
 
-/// The label with which a pod allows that it is broken, and its only value.
+/// The label, and its value, with which a pod allows faults.
 pub const ALLOWED: (&str, &str) = ("conclave.chaos", "allowed");
-/// The label that says whether it is a server or a resolver.
+/// The label with the component: `server` or `dns`.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
-/// The port of a server's client API, if the pod does not name one.
+/// The port of a server's client API, unless the pod names another one.
 const CLIENT_PORT: u16 = 7400;
 
-/// A list of pods, as the API gives it.
+/// The API's list of pods.
 #[derive(Debug, Deserialize)]
 pub struct Pods {
-    /// About the list.
+    /// The list's metadata.
     #[serde(default)]
     pub metadata: ListMetadata,
     /// The pods.
     pub items: Vec<Pod>,
 }
 
-/// About a list.
+/// Metadata of a list.
 #[derive(Debug, Default, Deserialize)]
 pub struct ListMetadata {
-    /// Not empty if there are more.
+    /// Not empty if the list is incomplete.
     #[serde(default, rename = "continue")]
     pub more: String,
 }
 
-/// What matters here of a pod.
+/// The parts of a pod that this backend reads.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Pod {
     /// Name and labels.
@@ -45,11 +45,11 @@ pub struct Pod {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
-    /// Its name, which the pod that takes its place has too.
+    /// The pod's name. In a `StatefulSet`, its replacement has the same name.
     pub name: String,
-    /// Its namespace.
+    /// The pod's namespace.
     pub namespace: String,
-    /// This one, and not the one that takes its place.
+    /// The unique id, which a replacement does not have.
     pub uid: String,
     #[serde(default)]
     labels: BTreeMap<String, String>,
@@ -108,26 +108,26 @@ struct Condition {
 }
 
 impl Pod {
-    /// It may be broken.
+    /// Whether the pod allows faults.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.metadata.labels.get(ALLOWED.0).is_some_and(|value| value == ALLOWED.1)
     }
 
-    /// It is there to stay, and its probe says that it is ready.
+    /// Whether the pod is ready and not being deleted.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let ready = |condition: &Condition| condition.kind == "Ready" && condition.status == "True";
         self.metadata.deletion_timestamp.is_none() && self.status.conditions.iter().any(ready)
     }
 
-    /// Its containers may be running.
+    /// Whether the pod's phase is running.
     #[must_use]
     pub fn runs(&self) -> bool {
         self.status.phase == "Running"
     }
 
-    /// Its server was started with leave to be broken from inside.
+    /// Whether the server was started with fault injection enabled.
     #[must_use]
     pub fn allows_faults_inside(&self) -> bool {
         self.spec.containers.iter().any(|container| {
@@ -136,9 +136,9 @@ impl Pod {
         })
     }
 
-    /// What it is as a target, whether it may be broken or not; `None` if it is neither server nor resolver.
+    /// The pod as a target, whether it allows faults or not; `None` if it is neither server nor name server.
     ///
-    /// A pod of a `StatefulSet` has a name of its own, which stays when the pod is replaced. Others are known by their address.
+    /// A pod of a `StatefulSet` is reached by its stable host name, any other pod by its address.
     #[must_use]
     pub fn target(&self) -> Option<Target> {
         let kind = match self.metadata.labels.get(COMPONENT)?.as_str() {
@@ -152,7 +152,7 @@ impl Pod {
             }
             (.., Some(address)) if address.contains(':') => format!("[{address}]"),
             (.., Some(address)) => address.clone(),
-            // Without either it has not been started yet.
+            // A pod without an address has not been started yet.
             (.., None) => return None,
         };
         let ports = self.spec.containers.iter().flat_map(|container| &container.ports);
@@ -167,7 +167,7 @@ impl Pod {
 mod tests {
     use super::*;
 
-    /// As the API server gives it, with what matters here.
+    /// A pod as the API server returns it, with the parts that are read.
     fn pod(change: impl FnOnce(&mut serde_json::Value)) -> Pod {
         let mut pod = serde_json::json!({
             "metadata": {"name": "conclave-1", "namespace": "talk", "uid": "u1", "labels": {
@@ -184,16 +184,16 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_known_by_the_name_that_stays() {
+    fn a_server_of_a_stateful_set_is_reached_by_its_stable_name() {
         let target = pod(|_| {}).target().unwrap();
         assert_eq!((target.name.as_str(), target.kind), ("conclave-1", Kind::Server));
         assert_eq!(target.client, "conclave-1.conclave-peers.talk.svc:7500");
-        // Also while it is being started.
+        // Also while the pod starts.
         assert!(pod(|pod| pod["status"] = serde_json::json!({})).target().is_some());
     }
 
     #[test]
-    fn without_a_name_of_its_own_it_is_known_by_its_address() {
+    fn a_pod_without_a_stable_name_is_reached_by_its_address() {
         let nameless = |address: &str| {
             pod(|pod| {
                 pod["spec"] = serde_json::json!({"containers": [{"name": "server"}]});
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_say_what_it_is_and_whether_it_may_be_broken() {
+    fn labels_decide_kind_and_permission() {
         let labelled = |label: &str, value: &str| pod(|pod| pod["metadata"]["labels"][label] = value.into());
         assert!(pod(|_| {}).is_allowed());
         assert!(!labelled("conclave.chaos", "no").is_allowed());
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_being_deleted_is_not_ready() {
+    fn a_pod_that_is_being_deleted_is_not_ready() {
         assert!(pod(|_| {}).is_ready());
         assert!(!pod(|pod| pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into()).is_ready());
         assert!(!pod(|pod| pod["status"]["conditions"][1]["status"] = "False".into()).is_ready());
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn leave_for_faults_inside_is_an_argument_or_a_variable() {
+    fn fault_injection_is_enabled_by_argument_or_environment() {
         assert!(!pod(|_| {}).allows_faults_inside());
         let container = |key: &str, value: serde_json::Value| {
             pod(|pod| pod["spec"]["containers"][0][key] = value).allows_faults_inside()

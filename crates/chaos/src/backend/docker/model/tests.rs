@@ -33,7 +33,7 @@ fn targets(containers: &[String], own: Option<&Own>) -> Result<Vec<(String, Kind
 }
 
 #[test]
-fn labels_say_who_is_part_of_the_cluster_and_what() {
+fn labels_decide_membership_and_kind() {
     let resolver = r#", "org.conclave.chaos": "allowed", "org.conclave.chaos.kind": "resolver""#;
     let odd = r#", "org.conclave.chaos": "allowed", "org.conclave.chaos.kind": "server", "org.conclave.chaos.port": "7500""#;
     let containers = [
@@ -57,7 +57,7 @@ fn labels_say_who_is_part_of_the_cluster_and_what() {
 }
 
 #[test]
-fn in_their_network_servers_go_by_their_names_and_elsewhere_by_address() {
+fn a_server_is_reached_by_name_in_a_shared_network_and_else_by_address() {
     let own = |network: &str| Own { networks: [network.to_owned()].into(), project: None };
     let asked = r#"{"IPAMConfig": {"IPv4Address": "10.0.0.3"}, "IPAddress": ""}"#;
     let down = server("n3", "").replace(r#"{"IPAMConfig": null, "IPAddress": ""}"#, asked);
@@ -67,14 +67,14 @@ fn in_their_network_servers_go_by_their_names_and_elsewhere_by_address() {
         let all = targets(&containers, own).unwrap().into_iter();
         all.map(|(_, _, client)| client.trim_end_matches(":7400").to_owned()).collect::<Vec<_>>()
     };
-    // Nobody can reach what has no address, but it has to be said of whom that is so.
+    // A container without an address cannot be reached, but its name must appear in the error.
     assert_eq!(clients(None), ["10.0.0.1", "n2", "10.0.0.3", "n4"]);
     assert_eq!(clients(Some(&own("elsewhere"))), ["10.0.0.1", "n2", "10.0.0.3", "n4"]);
     assert_eq!(clients(Some(&own("mesh"))), ["n1", "n2", "n3", "n4"]);
 }
 
 #[test]
-fn who_does_not_allow_it_is_refused_by_name() {
+fn a_container_that_does_not_allow_faults_is_named_in_the_refusal() {
     for (label, value) in [("org.conclave.chaos", "no"), ("org.conclave.chaos.other", "allowed")] {
         let labels = format!(r#", "org.conclave.chaos.kind": "server", "{label}": "{value}""#);
         let said =
@@ -84,7 +84,7 @@ fn who_does_not_allow_it_is_refused_by_name() {
 }
 
 #[test]
-fn what_cannot_be_said_is_said() {
+fn wrong_labels_are_reported() {
     let bad =
         |from: &str, to: &str| targets(&[server("n1", "10.0.0.1").replace(from, to)], None).unwrap_err();
     let kind = bad(r#"kind": "server""#, r#"kind": "cook""#);
@@ -98,7 +98,7 @@ fn what_cannot_be_said_is_said() {
 }
 
 #[test]
-fn the_composition_is_the_named_one_or_ours_or_the_only_one() {
+fn the_project_is_the_named_one_or_ours_or_the_only_one() {
     let one = all(&[server("n1", ""), server("n2", "")]);
     let two = all(&[server("n1", ""), server("n1", "").replace("\"chat\"", "\"another\"")]);
     let own = Own { project: Some("mine".to_owned()), ..Own::default() };
@@ -116,7 +116,7 @@ fn the_composition_is_the_named_one_or_ours_or_the_only_one() {
 }
 
 #[test]
-fn a_version_that_both_know() {
+fn the_newest_version_that_both_sides_have_is_used() {
     let agreed = |newest: &str, oldest: &str| {
         let text = format!(r#"{{"ApiVersion": "{newest}", "MinAPIVersion": "{oldest}"}}"#);
         agree(&serde_json::from_str(&text).unwrap())
@@ -130,7 +130,7 @@ fn a_version_that_both_know() {
 }
 
 #[test]
-fn states_are_told_apart() {
+fn container_states_are_distinguished() {
     let state = |text: &str| serde_json::from_str::<State>(text).unwrap();
     let running =
         state(r#"{"Status": "running", "Running": true, "Paused": false, "Restarting": false, "Pid": 7}"#);
@@ -145,7 +145,7 @@ fn states_are_told_apart() {
 }
 
 #[test]
-fn a_server_says_how_it_was_started_whether_it_lets_itself_be_broken() {
+fn fault_injection_is_enabled_by_argument_or_environment() {
     let allows = |text: &str| serde_json::from_str::<Config>(text).unwrap().allows_faults();
     assert!(allows(r#"{"Env": ["A=b", "CONCLAVE_ALLOW_FAULTS=true"], "Cmd": ["server"]}"#));
     assert!(allows(r#"{"Env": null, "Cmd": ["server", "--allow-faults"]}"#));
@@ -161,7 +161,7 @@ fn a_container_id_is_twelve_lowercase_hex_digits() {
 }
 
 #[test]
-fn the_zone_is_asked_of_the_resolvers_that_have_an_address() {
+fn the_zone_address_lists_the_name_servers_that_have_an_address() {
     let resolver = |name: &str, port: &str, address: &str| {
         let labels =
             format!(r#", "org.conclave.chaos": "allowed", "org.conclave.chaos.kind": "resolver"{port}"#);

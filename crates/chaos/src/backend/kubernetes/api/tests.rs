@@ -4,7 +4,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 
-/// An API server that gives every question the same answer, and the last question that it was asked.
+/// An API server that gives every request the same answer, and the last request that it got.
 struct Server {
     api: Api,
     asked: tokio::sync::watch::Receiver<String>,
@@ -26,7 +26,7 @@ async fn server(status: &'static str, body: &'static str) -> Server {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut question = vec![0; 4096];
             let mut read = 0;
-            // To the end of the head, and of the body that it announces: those here are small.
+            // Reads the head, and a body of the announced length.
             while let Ok(more @ 1..) = stream.read(&mut question[read..]).await {
                 read += more;
                 let text = String::from_utf8_lossy(&question[..read]).into_owned();
@@ -78,7 +78,7 @@ async fn a_pod_is_deleted_by_its_uid() {
 }
 
 #[tokio::test]
-async fn who_is_gone_is_no_error_and_who_may_not_is_told_so() {
+async fn a_missing_pod_is_no_error_and_a_refusal_names_the_missing_right() {
     assert!(server("404 Not Found", "{}").await.api.pod("conclave-0").await.unwrap().is_none());
     let pod = serde_json::from_str(POD).unwrap();
     server("409 Conflict", "{}").await.api.delete(&pod, Grace::None).await.unwrap();
@@ -89,11 +89,11 @@ async fn who_is_gone_is_no_error_and_who_may_not_is_told_so() {
     let broken = server("500 Internal Server Error", "<html>").await.api.pod("conclave-0").await.unwrap_err();
     assert!(broken.to_string().contains("get pods conclave-0 in namespace talk"), "{broken}");
     let odd = server("200 OK", "[]").await.api.pod("conclave-0").await.unwrap_err();
-    assert!(odd.to_string().contains("not understood"), "{odd}");
+    assert!(odd.to_string().contains("cannot be read"), "{odd}");
 }
 
 #[tokio::test]
-async fn more_pods_than_a_cluster_has_are_refused() {
+async fn an_incomplete_list_of_pods_is_an_error() {
     let many = server("200 OK", r#"{"metadata": {"continue": "x"}, "items": []}"#).await;
     assert!(many.api.pods("a=b").await.unwrap_err().to_string().contains("more than 500"));
 }

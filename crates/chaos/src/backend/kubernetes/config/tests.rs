@@ -16,7 +16,7 @@ fn parse(rest: &str) -> Result<Config, ConfigError> {
 }
 
 #[test]
-fn a_token_and_an_authority_in_the_file() {
+fn token_and_authority_are_read_from_the_kubeconfig() {
     let config = parse(
         "  - {name: near, cluster: {server: 'https://near:6443/', certificate-authority-data: Q0E=}}\n\
          users: [{name: me, user: {token: abc}}]",
@@ -30,7 +30,7 @@ fn a_token_and_an_authority_in_the_file() {
 }
 
 #[test]
-fn a_client_certificate() {
+fn a_client_certificate_is_read_from_the_kubeconfig() {
     let config = parse(
         "  - {name: near, cluster: {server: 'https://near', certificate-authority-data: Q0E=}}\n\
          users: [{name: me, user: {client-certificate-data: Q0g=, client-key-data: S0U=}}]",
@@ -40,7 +40,7 @@ fn a_client_certificate() {
 }
 
 #[test]
-fn files_are_beside_the_kubeconfig() {
+fn paths_are_relative_to_the_kubeconfig() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("ca.pem"), "CA").unwrap();
     let text = format!(
@@ -55,7 +55,7 @@ fn files_are_beside_the_kubeconfig() {
 }
 
 #[test]
-fn what_is_not_understood_is_named() {
+fn unsupported_and_missing_entries_are_named() {
     let near = "  - {name: near, cluster: {server: 'https://near', certificate-authority-data: Q0E=}}\n";
     let error = |rest: &str| parse(rest).unwrap_err().to_string();
     assert!(error("").contains("cluster \"near\""), "{}", error(""));
@@ -74,14 +74,14 @@ fn what_is_not_understood_is_named() {
 }
 
 #[test]
-fn a_proxy_needs_neither() {
+fn a_proxy_needs_no_authority_and_no_credentials() {
     let config = parse("  - {name: near, cluster: {server: 'http://127.0.0.1:8001'}}\nusers: [{name: me}]");
     let config = config.unwrap();
     assert_eq!((config.authority, config.identity), (None, Identity::Nobody));
 }
 
 #[test]
-fn a_pod_has_its_service_account() {
+fn in_a_pod_the_service_account_is_used() {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [("namespace", "conclave\n"), ("ca.crt", "CA"), ("token", "abc")] {
         fs::write(dir.path().join(name), text).unwrap();
