@@ -1,8 +1,8 @@
-//! A controller that stays: runs experiments when it is asked to and by schedule, one at a time, and applies single faults.
+//! A long-running controller: runs experiments on request and on a schedule, one at a time, and applies single faults.
 //!
-//! * [`keeper`]: owns the engine, and does one thing after the other. [`desk`]: what can be asked of it, from anywhere.
-//! * [`timetable`]: what is run by schedule, and when; pure. [`runs`]: what came of runs, kept on disk.
-//! * [`grpc`] and [`http`]: the two ways to ask; both only translate. [`guard`]: who may change something.
+//! * [`keeper`]: owns the engine and works through requests one at a time. [`desk`]: the requests, for both APIs.
+//! * [`timetable`]: the times of scheduled runs; pure. [`runs`]: the records of runs, on disk.
+//! * [`grpc`] and [`http`]: the two APIs, which only translate to the desk. [`guard`]: authorises changing calls.
 
 pub mod desk;
 pub mod grpc;
@@ -26,13 +26,13 @@ use crate::serve::guard::Guard;
 use crate::serve::http::Pages;
 use crate::serve::keeper::Keeper;
 
-/// Calls that are under way when everything is healed get so long.
+/// How long calls in flight may take after the keeper has ended.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Keeps, and answers, until the keeper's engine is told to stop. Then everything is healed, and nobody is answered any more.
+/// Runs the keeper and both APIs until the engine's `stop`. All faults are healed before the APIs end.
 ///
 /// # Errors
-/// If something could not be healed in the end.
+/// If a fault could not be healed at the end.
 pub async fn run(
     keeper: Keeper,
     desk: Desk,
@@ -49,7 +49,7 @@ pub async fn run(
     let kept = keeper.keep().await;
     ended.cancel();
     let all = async { while serving.join_next().await.is_some() {} };
-    // What is still under way then is cut off.
+    // Calls that take longer are aborted.
     let _ = tokio::time::timeout(GRACE, all).await;
     kept
 }

@@ -1,4 +1,4 @@
-//! What can be asked of a controller, from anywhere: both APIs only translate to this.
+//! The requests to a controller. Both APIs only translate to these.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,40 +17,40 @@ use crate::serve::runs::{Cause, Record};
 use crate::single;
 use crate::time::wall_ms;
 
-/// Calls that may wait for the keeper.
+/// The most requests that wait for the keeper.
 pub(super) const ASKS_MAX: usize = 16;
-/// Events that whoever watches may be behind.
+/// How many events a watcher may be behind before it loses some.
 const TOLD_MAX: usize = 256;
-/// How many may watch.
+/// The most watchers.
 const WATCHERS_MAX: usize = 32;
 
-/// Why a call is not done.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What kind of reason.
+    /// The kind of reason.
     pub kind: Kind,
-    /// The reason, and what to do.
+    /// The reason, and what the caller can do.
     pub why: String,
 }
 
-/// Kinds of reasons.
+/// The kinds of reasons, which both APIs map to status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// What is asked for makes no sense.
+    /// The request is invalid.
     Wrong,
-    /// There is no such thing.
+    /// The named object does not exist.
     Missing,
-    /// Something else has to end first.
+    /// A run or a fault has to end first.
     Busy,
-    /// Too many ask at once.
+    /// Too many requests or watchers.
     Full,
-    /// The caller does not say who it is.
+    /// The token is missing or wrong.
     NotKnown,
-    /// The caller may not.
+    /// The caller has no permission.
     NotAllowed,
-    /// The controller is ending.
+    /// The controller is shutting down.
     Ending,
-    /// It was tried, and failed.
+    /// The operation failed.
     Failed,
 }
 
@@ -66,13 +66,13 @@ impl Refusal {
     }
 
     fn ending() -> Self {
-        Self::new(Kind::Ending, "the controller is ending")
+        Self::new(Kind::Ending, "the controller is shutting down")
     }
 }
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// What the keeper is asked to do.
+/// A request to the keeper, with the channel for its answer.
 #[derive(Debug)]
 pub(super) enum Ask {
     Start(Order, Answer<Record>),
@@ -82,7 +82,7 @@ pub(super) enum Ask {
     Targets(Answer<Vec<Target>>),
 }
 
-/// A run that is wanted.
+/// A run to be started.
 #[derive(Clone, Debug)]
 pub(super) struct Order {
     pub(super) experiment: Experiment,
@@ -90,31 +90,31 @@ pub(super) struct Order {
     pub(super) cause: Cause,
 }
 
-/// Something that happened, as watchers are told.
+/// An event as watchers get it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Told {
     /// Wall time, milliseconds since 1970.
     pub at_ms: i64,
-    /// The run that it belongs to, if any.
+    /// The id of the run in which it happened, if any.
     pub run: Option<String>,
-    /// What it is, in one word.
+    /// The event's kind, see [`Event::kind`].
     pub kind: &'static str,
-    /// In plain words.
+    /// The event as a line of text.
     pub text: String,
 }
 
-/// How the controller is. Locked for moments.
+/// The controller's state: what is running and in force.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) current: Option<Record>,
-    /// The newest first.
+    /// Finished runs, the newest first.
     pub(super) runs: VecDeque<Record>,
     pub(super) faults: BTreeMap<u64, Applied>,
-    /// Why nothing is run by schedule any more.
+    /// Why the schedule has been halted; `None` if it has not.
     pub(super) halted: Option<String>,
 }
 
-/// What the keeper and all desks know.
+/// The data that the keeper shares with all desks.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) experiments: BTreeMap<String, Experiment>,
@@ -146,7 +146,7 @@ impl Shared {
         if event.is_line() {
             tracing::info!(run = told.run.as_deref().unwrap_or("none"), kind = told.kind, "{}", told.text);
         }
-        // Nobody may be watching.
+        // An error means that there are no watchers.
         let _ = self.told.send(told);
     }
 }
@@ -166,7 +166,7 @@ impl Observer for Shared {
                     current.phase = event.to_string();
                 }
             }
-            // Told by the keeper, when the report is written.
+            // The keeper sends this event itself, once the report is written.
             Event::Ended(_) => return,
             _ => {}
         }
@@ -176,7 +176,7 @@ impl Observer for Shared {
     }
 }
 
-/// The controller, for whoever asks.
+/// A handle for requests to the controller.
 #[derive(Clone, Debug)]
 pub struct Desk {
     pub(super) asks: mpsc::Sender<Ask>,
@@ -184,52 +184,52 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// What can be run.
+    /// The experiments that can be run.
     pub fn experiments(&self) -> impl Iterator<Item = &Experiment> {
         self.shared.experiments.values()
     }
 
-    /// What the cluster runs on.
+    /// The backend's name.
     #[must_use]
     pub fn backend(&self) -> &'static str {
         self.shared.backend
     }
 
-    /// What may be broken: as of now, or as of the beginning of the run that is on.
+    /// The nodes that faults may be applied to: those of now, or during a run those of its beginning.
     ///
     /// # Errors
-    /// If the backend does not say.
+    /// If the backend cannot list them.
     pub async fn targets(&self) -> Result<Vec<Target>, Refusal> {
         self.ask(Ask::Targets).await
     }
 
-    /// What is in force.
+    /// The faults that are in force, or may be.
     #[must_use]
     pub fn faults(&self) -> Vec<Applied> {
         self.shared.state().faults.values().cloned().collect()
     }
 
-    /// The run that is on, and those that are kept, the newest first; and why nothing is run by schedule any more, if so.
+    /// The current run and the kept ones, the newest first; and why the schedule has been halted, if it has.
     #[must_use]
     pub fn runs(&self) -> (Vec<Record>, Option<String>) {
         let state = self.shared.state();
         (state.current.iter().chain(&state.runs).cloned().collect(), state.halted.clone())
     }
 
-    /// One of them; `current` is the one that is on.
+    /// One run by its id, or the current run for the id `current`.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If there is no such run.
     pub fn run(&self, id: &str) -> Result<Record, Refusal> {
         let state = self.shared.state();
         let current = state.current.as_ref().filter(|current| id == "current" || current.id == id);
         let found = current.or_else(|| state.runs.iter().find(|run| run.id == id)).cloned();
         found.ok_or_else(|| {
-            Refusal::new(Kind::Missing, format!("there is no run {id:?}, or it is not kept any more"))
+            Refusal::new(Kind::Missing, format!("there is no run {id:?}, or it has been deleted"))
         })
     }
 
-    /// Where a run's files are.
+    /// The directory of a run.
     ///
     /// # Errors
     /// As [`Desk::run`].
@@ -237,10 +237,10 @@ impl Desk {
         Ok(self.shared.runs_dir.join(self.run(id)?.id))
     }
 
-    /// Begins a run.
+    /// Starts a run.
     ///
     /// # Errors
-    /// If there is no such experiment, or something else has to end first.
+    /// If there is no such experiment, or a run or a fault has to end first.
     pub async fn start(&self, experiment: &str, seed: Option<u64>) -> Result<Record, Refusal> {
         let Some(found) = self.shared.experiments.get(experiment) else {
             let names: Vec<&str> = self.shared.experiments.keys().map(String::as_str).collect();
@@ -252,18 +252,18 @@ impl Desk {
         self.ask(|answer| Ask::Start(order, answer)).await
     }
 
-    /// Stops the run that is on. Returns when everything is healed.
+    /// Stops the current run. Returns when all its faults are healed.
     ///
     /// # Errors
-    /// If none is.
+    /// If there is no current run.
     pub async fn stop_run(&self) -> Result<Record, Refusal> {
         self.ask(Ask::Stop).await
     }
 
-    /// Applies one fault, to be healed after a while. Words as in [`single::step`].
+    /// Applies one fault, which is healed after `lasts`. Parameters as in [`single::step`].
     ///
     /// # Errors
-    /// If it makes no sense, cannot be applied, or a run is on.
+    /// If the fault is invalid or cannot be applied, or during a run.
     pub async fn apply(
         &self,
         fault: &str,
@@ -275,21 +275,21 @@ impl Desk {
         self.ask(|answer| Ask::Apply(step, answer)).await
     }
 
-    /// Heals everything that was asked for, now.
+    /// Heals all faults now.
     ///
     /// # Errors
-    /// If something cannot be healed, or a run is on.
+    /// If a fault cannot be healed, or during a run.
     pub async fn heal(&self) -> Result<usize, Refusal> {
         self.ask(Ask::Heal).await
     }
 
-    /// What happens from now on.
+    /// Subscribes to all events from now on.
     ///
     /// # Errors
-    /// If too many watch already.
+    /// If there are too many watchers.
     pub fn watch(&self) -> Result<Watch, Refusal> {
         let permit = Arc::clone(&self.shared.watchers).try_acquire_owned().map_err(|_| {
-            Refusal::new(Kind::Full, format!("{WATCHERS_MAX} watch already, which is the most"))
+            Refusal::new(Kind::Full, format!("there are {WATCHERS_MAX} watchers already, which is the most"))
         })?;
         Ok(Watch { told: self.shared.told.subscribe(), _permit: permit })
     }
@@ -297,16 +297,17 @@ impl Desk {
     async fn ask<T>(&self, ask: impl FnOnce(Answer<T>) -> Ask) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(ask(answer)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Refusal::new(Kind::Full, format!("{ASKS_MAX} calls wait already, which is the most"))
-            }
+            mpsc::error::TrySendError::Full(_) => Refusal::new(
+                Kind::Full,
+                format!("{ASKS_MAX} calls are waiting already, which is the most; try again later"),
+            ),
             mpsc::error::TrySendError::Closed(_) => Refusal::ending(),
         })?;
         answered.await.unwrap_or_else(|_| Err(Refusal::ending()))
     }
 }
 
-/// Events, as they come.
+/// A subscription to events.
 #[derive(Debug)]
 pub struct Watch {
     told: broadcast::Receiver<Told>,
@@ -314,7 +315,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The next one, and how many before it were left out because they were not read in time. `None` at the end.
+    /// The next event, and how many before it were lost because this watcher was too slow. `None` when the controller ends.
     pub async fn next(&mut self) -> Option<(Told, u64)> {
         let mut left_out = 0;
         loop {

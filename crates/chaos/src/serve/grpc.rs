@@ -18,7 +18,7 @@ use crate::serve::desk::{Desk, Kind, Refusal, Told, Watch};
 use crate::serve::guard::Guard;
 use crate::serve::runs::{Cause, Record, State};
 
-/// The largest message that is read.
+/// The largest request, bytes.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// The service.
@@ -40,7 +40,7 @@ pub async fn serve(listener: TcpListener, desk: Desk, guard: Arc<Guard>, stop: C
         .add_service(ChaosServiceServer::new(api).max_decoding_message_size(MESSAGE_BYTES_MAX));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
-        tracing::error!(%error, "serving the API failed");
+        tracing::error!(%error, "gRPC server failed");
     }
 }
 
@@ -61,7 +61,7 @@ impl From<Refusal> for Status {
 }
 
 impl Api {
-    /// The request, if it may change something.
+    /// The request, if its caller is authorised to change something.
     fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
         let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
         self.guard.admit(header("authorization"), header("origin"))?;

@@ -1,20 +1,19 @@
-//! Who may change something.
+//! Authorises the calls that change something.
 //!
-//! Whoever reaches a controller that has a token must know it. Without one the controller listens on loopback only, and
-//! takes nothing from pages in a browser: these say where they are from with everything that changes something, and a person
-//! who looks at some page has not asked for anything to be broken.
+//! With a token, every such call must send it. Without a token, the controller listens on loopback only, and refuses changing
+//! calls from web pages: a browser sends an `Origin` header with these, and any page that a user visits could make them.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::serve::desk::{Kind, Refusal};
 
-/// The shortest token that is one.
+/// The shortest token, bytes.
 const TOKEN_BYTES_MIN: usize = 16;
-/// The longest.
+/// The longest token, bytes.
 const TOKEN_BYTES_MAX: usize = 1_024;
 
-/// The token, if there is one.
+/// The controller's token, or none.
 #[derive(Clone)]
 pub struct Guard {
     token: Option<String>,
@@ -27,10 +26,10 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// For a controller that listens there. The token is the first line of the file.
+    /// The guard of a controller that listens at these addresses. The token is the first line of the file.
     ///
     /// # Errors
-    /// If the file has no token, or there is none where one is needed.
+    /// If the file has no token, or there is no file and a token is needed.
     pub fn open(token_file: Option<&Path>, listens: &[SocketAddr]) -> Result<Self, String> {
         let Some(path) = token_file else { return Self::new(None, listens) };
         let text = std::fs::read_to_string(path)
@@ -38,7 +37,7 @@ impl Guard {
         let token = text.lines().next().unwrap_or_default().trim();
         if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len()) || !token.is_ascii() {
             return Err(format!(
-                "{} has no token: its first line must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} plain letters, such as those of \
+                "{} has no token: its first line must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} ASCII characters, such as those of \
                  `openssl rand -hex 32`",
                 path.display()
             ));
@@ -46,28 +45,28 @@ impl Guard {
         Self::new(Some(token.to_owned()), listens)
     }
 
-    /// With this token, or none.
+    /// The guard with this token, or none.
     ///
     /// # Errors
-    /// If there is none and the controller listens on more than loopback.
+    /// If there is no token and the controller listens on more than loopback.
     pub fn new(token: Option<String>, listens: &[SocketAddr]) -> Result<Self, String> {
         match listens.iter().find(|address| !address.ip().is_loopback()) {
             Some(address) if token.is_none() => Err(format!(
-                "whoever reaches {address} could break the cluster: give a --token-file, or listen on 127.0.0.1"
+                "without a token anyone who reaches {address} could break the cluster: use --token-file, or listen on 127.0.0.1"
             )),
             _ => Ok(Self { token }),
         }
     }
 
-    /// Whether a call that changes something is taken.
+    /// Authorises a call that changes something, by its headers.
     ///
     /// # Errors
-    /// Why it is not.
+    /// If the token is missing or wrong, or a web page made the call to a controller without a token.
     pub fn admit(&self, authorization: Option<&str>, origin: Option<&str>) -> Result<(), Refusal> {
         let refused = |kind, why: &str| Err(Refusal { kind, why: why.to_owned() });
         match &self.token {
             None if origin.is_some() => {
-                refused(Kind::NotAllowed, "this controller takes nothing from pages in a browser")
+                refused(Kind::NotAllowed, "a controller without a token refuses changes from web pages")
             }
             None => Ok(()),
             Some(token) => {
@@ -77,7 +76,7 @@ impl Guard {
                 } else {
                     refused(
                         Kind::NotKnown,
-                        "this needs the controller's token: send `authorization: Bearer TOKEN` with what is in its --token-file",
+                        "this call needs the controller's token: send `authorization: Bearer TOKEN` with the token in its --token-file",
                     )
                 }
             }
@@ -85,7 +84,7 @@ impl Guard {
     }
 }
 
-/// Takes as long for a token that is nearly right as for any other of the same length.
+/// Compares in constant time for tokens of the same length.
 fn same(given: &str, token: &str) -> bool {
     given.len() == token.len()
         && given.bytes().zip(token.bytes()).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_demanded_and_browsers_are_not_taken_at_their_word() {
+    fn a_wrong_token_and_a_web_page_without_a_token_are_refused() {
         let open = Guard::new(None, &loopback()).unwrap();
         assert!(open.admit(None, None).is_ok());
         assert_eq!(open.admit(None, Some("http://localhost:9464")).unwrap_err().kind, Kind::NotAllowed);
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_token_is_none() {
+    fn a_file_without_a_token_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         assert!(Guard::open(Some(&path), &loopback()).unwrap_err().contains("cannot be read"));

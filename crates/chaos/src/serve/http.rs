@@ -1,4 +1,4 @@
-//! The desk over HTTP, in JSON, beside metrics and health.
+//! The desk over HTTP in JSON, beside metrics and health.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,19 +23,19 @@ use crate::serve::desk::{Desk, Kind, Refusal};
 use crate::serve::guard::Guard;
 use crate::time::{self, Span};
 
-/// The largest body that is read.
+/// The largest request body, bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// How long a fault is in force if nothing else is said.
+/// How long a fault is in force by default.
 const LASTS: Duration = Duration::from_secs(5);
 
-/// What the pages are made from.
+/// The state behind the pages.
 #[derive(Clone, Debug)]
 pub struct Pages {
-    /// The controller; there is none where a single run only shows its metrics.
+    /// The controller's desk; `None` for a single run, which only serves metrics.
     pub desk: Option<Desk>,
-    /// Its metrics.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Cancelled when the controller works no more.
+    /// Cancelled when the controller has ended.
     pub ended: CancellationToken,
 }
 
@@ -63,7 +63,7 @@ pub async fn serve(listener: TcpListener, pages: Pages, guard: Arc<Guard>, stop:
     let app = conclave_telemetry::web::router(pages).merge(api.unwrap_or_default());
     let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
-        tracing::error!(%error, "serving metrics failed");
+        tracing::error!(%error, "HTTP server failed");
     }
 }
 
@@ -172,25 +172,25 @@ async fn heal(State(asked): State<Asked>, headers: HeaderMap) -> Answer {
     Ok(answer(&json!({ "healed": asked.desk.heal().await? })))
 }
 
-/// What a run left behind. Only these names: nothing of a path comes from whoever asks.
+/// A file of a run. The names are fixed, so no part of the path comes from the request.
 async fn file(State(asked): State<Asked>, Path((id, name)): Path<(String, String)>) -> Answer {
     let (name, kind) = match name.as_str() {
         "report.html" => ("report.html", "text/html; charset=utf-8"),
         "report.json" => ("report.json", "application/json"),
         "history.jsonl" => ("history.jsonl", "application/jsonl"),
         other => {
-            let why = format!("a run leaves report.html, report.json and history.jsonl, and no {other:?}");
+            let why = format!("a run has report.html, report.json and history.jsonl, but no {other:?}");
             return Err(Refusal { kind: Kind::Missing, why });
         }
     };
     let path = asked.desk.run_dir(&id)?.join(name);
     match tokio::fs::File::open(&path).await {
-        // A history may be longer than what fits into memory.
+        // Streamed: a history may be larger than memory.
         Ok(file) => {
             Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(ReaderStream::new(file))).into_response())
         }
         Err(_) => {
-            let why = format!("run {id} has no {name} (yet): only a run with a verdict has a report");
+            let why = format!("run {id} has no {name}: a report exists only once the run has a verdict");
             Err(Refusal { kind: Kind::Missing, why })
         }
     }
@@ -204,10 +204,8 @@ impl Asked {
 }
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal {
-        kind: Kind::Wrong,
-        why: format!("the body is not what is expected: {error}"),
-    })
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal { kind: Kind::Wrong, why: format!("the body is invalid: {error}") })
 }
 
 fn answer<T: Serialize>(value: &T) -> Response {

@@ -1,7 +1,7 @@
-//! Owns the engine: does one thing after the other, and heals whatever happens.
+//! Owns the engine: works through requests and scheduled runs one at a time, and heals every fault.
 //!
-//! What must stay true: a fault that is in the journal has a time in `until`, at which it is healed, and again and again until
-//! it is; nothing runs while one is in force. When the keeper ends, everything is healed, or it says what is not.
+//! What must stay true: every fault in the journal has a time in `until` at which it is healed, and healing is retried until it
+//! succeeds; no run starts while a fault is in force. When the keeper ends, all faults are healed, or it returns an error.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,23 +26,23 @@ use crate::serve::timetable::{OnViolation, Schedule, Timetable};
 use crate::single;
 use crate::time::wall_ms;
 
-/// What could not be healed is tried again so much later.
+/// Pause before healing is retried.
 const RETRY: Duration = Duration::from_secs(5);
-/// A keeper that ends tries so often to heal.
+/// How often a keeper that ends tries to heal all faults.
 const LAST_TRIES: usize = 3;
 
-/// What a controller that stays has to know.
+/// The settings of a long-running controller.
 #[derive(Debug)]
 pub struct Settings {
-    /// What may be run, by name.
+    /// The experiments that may be run, by name.
     pub experiments: BTreeMap<String, Experiment>,
-    /// What is run by itself.
+    /// The schedule.
     pub schedule: Schedule,
-    /// Where the schedule's randomness begins.
+    /// The seed of the schedule.
     pub seed: u64,
-    /// Where runs are kept.
+    /// The directory of the runs.
     pub runs: PathBuf,
-    /// How many.
+    /// How many runs are kept.
     pub keep: usize,
 }
 
@@ -58,7 +58,7 @@ pub struct Keeper {
     began: Instant,
     /// Ends the keeper.
     stop: CancellationToken,
-    /// When what is in force is healed.
+    /// When each open fault is healed, by its number in the journal.
     until: BTreeMap<u64, Instant>,
 }
 
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    /// A keeper and the desk at which it can be asked; `engine.stop` ends it. Blocks for a moment.
+    /// A keeper, and the desk that takes its requests; `engine.stop` ends it. Blocks while it reads the directory of the runs.
     ///
     /// # Errors
     /// If the directory of the runs cannot be used.
@@ -102,20 +102,20 @@ impl Keeper {
             on_violation: schedule.on_violation,
             began,
             stop: engine.stop.clone(),
-            // What an earlier controller left is healed first of all.
+            // Faults of an earlier controller are healed first.
             until: open.iter().map(|fault| (fault.id, began)).collect(),
             engine,
         };
         Ok((keeper, desk, metrics))
     }
 
-    /// Works until it is told to stop.
+    /// Works until the engine's `stop`.
     ///
     /// # Errors
-    /// If something could not be healed in the end; the next controller tries again.
+    /// If a fault could not be healed at the end. The next controller tries again.
     pub async fn keep(mut self) -> Result<(), RunError> {
         if !self.until.is_empty() {
-            tracing::warn!(faults = self.until.len(), "healing what an earlier controller left behind");
+            tracing::warn!(faults = self.until.len(), "healing faults of an earlier controller");
         }
         while let Some((order, answer)) = self.idle().await {
             self.run(order, answer).await;
@@ -130,7 +130,7 @@ impl Keeper {
         healed.map(drop)
     }
 
-    /// Heals, answers and waits, until something is to be run.
+    /// Heals due faults and answers requests, until a run is due. `None` when the keeper shall end.
     async fn idle(&mut self) -> Option<(Order, Option<Answer<Record>>)> {
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -162,24 +162,25 @@ impl Keeper {
                 }
                 _ = again.tick(), if !self.until.is_empty() => {
                     if let Err(error) = self.engine.again().await {
-                        tracing::warn!(%error, "what is in force cannot be set again");
+                        tracing::warn!(%error, "failed to re-apply active faults");
                     }
                 }
             }
         }
     }
 
-    /// What is due by schedule, unless something is in its way.
+    /// The scheduled run that is due, unless an active fault prevents it.
     fn scheduled(&mut self) -> Option<Order> {
         let (name, seed) = self.timetable.take(self.began.elapsed())?;
         if let Some(refusal) = self.in_the_way() {
-            tracing::warn!(experiment = name, "left out: {refusal}");
+            tracing::warn!(experiment = name, reason = %refusal, "scheduled run skipped");
             return None;
         }
         let experiment = self.shared.experiments.get(&name)?.clone();
         Some(Order { experiment, seed, cause: Cause::Schedule })
     }
 
+    /// The refusal if a fault is in force.
     fn in_the_way(&self) -> Option<Refusal> {
         let state = self.shared.state();
         let fault = state.faults.values().next()?;
@@ -197,7 +198,7 @@ impl Keeper {
             .await
             .map_err(|error| failed(&error))?;
         let applied = self.engine.apply(step.fault, nodes).await;
-        // Also what was applied in part and could not be healed.
+        // Includes a fault that was applied in part and could not be healed.
         for fault in self.engine.journal.open_faults() {
             self.until.entry(fault.id).or_insert_with(Instant::now);
         }
@@ -228,7 +229,7 @@ impl Keeper {
         healed.map_err(|error| Refusal::new(Kind::Failed, error.to_string()))
     }
 
-    /// Runs it, and keeps what came of it.
+    /// Runs an experiment and keeps its record.
     async fn run(&mut self, order: Order, answer: Option<Answer<Record>>) {
         let mut record = Record {
             id: format!("{:016x}", rand::random::<u64>()),
@@ -246,7 +247,7 @@ impl Keeper {
         let dir = match self.runs.begin(&record) {
             Ok(dir) => dir,
             Err(error) => {
-                tracing::error!(%error, "a run cannot be kept, and is not begun");
+                tracing::error!(%error, "run not started: its directory cannot be made");
                 if let Some(answer) = answer {
                     let why = format!("the run's directory cannot be made: {error}");
                     drop(answer.send(Err(Refusal::new(Kind::Failed, why))));
@@ -269,15 +270,15 @@ impl Keeper {
             let written = tokio::task::spawn_blocking(move || report::write(&verdict, &dir)).await;
             match written {
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::error!(%error, "a run's report cannot be written"),
-                Err(error) => tracing::error!(%error, "a run's report was not written"),
+                Ok(Err(error)) => tracing::error!(%error, "failed to write a run's report"),
+                Err(error) => tracing::error!(%error, "writing a run's report was aborted"),
             }
         }
         record.end(&ending, wall_ms());
         if let Err(error) = self.runs.end(record.clone()) {
-            tracing::error!(%error, "what came of a run cannot be kept");
+            tracing::error!(%error, "failed to write a run's record");
         }
-        // What could not be healed at the end of the run.
+        // Faults that could not be healed at the end of the run are due now.
         let now = Instant::now();
         self.until = self.engine.journal.open_faults().iter().map(|fault| (fault.id, now)).collect();
         let mut state = self.shared.state();
@@ -294,7 +295,7 @@ impl Keeper {
         }
     }
 
-    /// Runs it, and answers meanwhile. Also gives whoever asked to stop it.
+    /// Runs an experiment and answers requests meanwhile. Also returns the answers that are owed to those who stopped the run.
     async fn run_and_answer(
         &mut self,
         run: &Run,
@@ -302,13 +303,16 @@ impl Keeper {
         let stop = self.stop.child_token();
         let Self { engine, asks, .. } = self;
         engine.stop = stop.clone();
-        // Servers may have other addresses than when the controller began. If nobody can say, the run says so itself.
+        // Servers may have other addresses than at the controller's start. If listing them fails, the run fails with that error.
         let targets = engine.backend.targets().await.unwrap_or_default();
         let servers = targets.iter().filter(|target| target.kind == TargetKind::Server);
         engine.connect = connect::to(servers.map(|server| server.client.clone()).collect());
         let busy = || {
             let name = &run.experiment.name;
-            Refusal::new(Kind::Busy, format!("run {} of {name} is on: wait for it, or stop it", run.id))
+            Refusal::new(
+                Kind::Busy,
+                format!("run {} of {name} is in progress: wait for its end, or stop it", run.id),
+            )
         };
         let mut stopped_by: Vec<Answer<Record>> = Vec::new();
         let mut running = Box::pin(engine.run(run));

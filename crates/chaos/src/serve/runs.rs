@@ -1,4 +1,4 @@
-//! What came of runs, kept on disk: one directory for each, of which only so many are kept.
+//! The records of runs on disk: one directory for each run; the oldest are deleted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -9,51 +9,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::{Ending, Outcome};
 
-/// The file with a run's record. A directory without it is not one of ours, and is never removed.
+/// The file with a run's record. A directory without it is not a run's, and is never deleted.
 const RECORD: &str = "run.json";
 
-/// One run.
+/// The record of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its name: letters and digits.
+    /// The run's id: letters and digits.
     pub id: String,
-    /// Which experiment.
+    /// The experiment's name.
     pub experiment: String,
-    /// With which seed.
+    /// The seed.
     pub seed: u64,
-    /// Who asked for it.
+    /// What started the run.
     pub cause: Cause,
-    /// How it is.
+    /// The state.
     pub state: State,
-    /// Wall time, milliseconds since 1970.
+    /// The beginning: wall time, milliseconds since 1970.
     pub began_ms: i64,
-    /// The same; `None` while it runs.
+    /// The end: wall time, milliseconds since 1970; `None` while the run is in progress.
     pub ended_ms: Option<i64>,
-    /// Where it is while it runs, in plain words.
+    /// What the run does now, as a line of text; empty when it has ended.
     pub phase: String,
-    /// Everything that is wrong or missing, or why there is no verdict.
+    /// Everything that is wrong or missing, or why there is no verdict; one sentence each.
     pub why: Vec<String>,
-    /// The longest time without an ack from the first fault on, of a run with a verdict.
+    /// The longest time without an ack from the first fault on; `None` if there is no verdict.
     pub longest_gap_ms: Option<u64>,
-    /// How often which promise was broken.
+    /// How often each broken promise was broken, by property.
     pub violations: BTreeMap<String, u64>,
 }
 
-/// Who asked for a run.
+/// What started a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// Somebody.
+    /// A call of the API.
     Call,
     /// The schedule.
     Schedule,
 }
 
-/// How a run is.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It is on.
+    /// In progress.
     Running,
     /// Every promise held.
     Passed,
@@ -61,9 +61,9 @@ pub enum State {
     Violated,
     /// Nothing was broken, but too little was tested.
     TooLittle,
-    /// There is no verdict.
+    /// No verdict: the run could not be carried out.
     Failed,
-    /// Somebody stopped it.
+    /// A signal or a call stopped the run.
     Stopped,
 }
 
@@ -80,7 +80,7 @@ impl From<Outcome> for State {
 }
 
 impl Record {
-    /// Notes how the run ended.
+    /// Records how the run ended.
     pub fn end(&mut self, ending: &Ending, at_ms: i64) {
         self.state = ending.outcome.into();
         self.ended_ms = Some(at_ms);
@@ -93,21 +93,22 @@ impl Record {
     }
 }
 
-/// The runs that are kept.
+/// The finished runs that are kept.
 #[derive(Debug)]
 pub struct Runs {
     dir: PathBuf,
+    /// The most runs that are kept.
     keep: usize,
     /// The newest first.
     kept: VecDeque<Record>,
 }
 
 impl Runs {
-    /// Those that an earlier controller left in the directory, which is made if it is not there. A run that was on then has
-    /// no verdict. Blocks.
+    /// Reads the runs in the directory, and creates it if it does not exist. A run that was in progress when its controller ended
+    /// becomes a failed run. Blocks.
     ///
     /// # Errors
-    /// If the directory cannot be made, read or written.
+    /// If the directory cannot be created, read or written.
     pub fn open(dir: &Path, keep: usize) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let mut kept = Vec::new();
@@ -115,10 +116,10 @@ impl Runs {
             let path = entry?.path();
             let Ok(text) = fs::read_to_string(path.join(RECORD)) else { continue };
             let Ok(mut record) = serde_json::from_str::<Record>(&text) else {
-                tracing::warn!(path = %path.display(), "the record of a run cannot be read; it is left alone");
+                tracing::warn!(path = %path.display(), "unreadable record of a run ignored");
                 continue;
             };
-            // A name that is not its directory's would lead elsewhere.
+            // The id is used as a path: one that is not the directory's name could lead elsewhere.
             if path.file_name().is_none_or(|name| name != record.id.as_str()) {
                 continue;
             }
@@ -126,7 +127,7 @@ impl Runs {
                 record.state = State::Failed;
                 record.ended_ms = Some(record.began_ms);
                 record.phase.clear();
-                record.why = vec!["the controller ended in it".to_owned()];
+                record.why = vec!["the controller ended during the run".to_owned()];
                 write(&path, &record)?;
             }
             kept.push(record);
@@ -137,22 +138,22 @@ impl Runs {
         Ok(runs)
     }
 
-    /// Where a run's files are.
+    /// The directory of a run.
     #[must_use]
     pub fn dir_of(&self, id: &str) -> PathBuf {
         self.dir.join(id)
     }
 
-    /// The newest first.
+    /// The finished runs, the newest first.
     #[must_use]
     pub fn kept(&self) -> &VecDeque<Record> {
         &self.kept
     }
 
-    /// Makes the run's directory. Blocks.
+    /// Creates a run's directory with its record. Blocks.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If the directory or the record cannot be written.
     pub fn begin(&self, record: &Record) -> io::Result<PathBuf> {
         let dir = self.dir_of(&record.id);
         fs::create_dir(&dir)?;
@@ -160,10 +161,10 @@ impl Runs {
         Ok(dir)
     }
 
-    /// Keeps what came of a run, and removes what is too old. Blocks.
+    /// Writes the record of a finished run, and deletes the oldest runs beyond the limit. Blocks.
     ///
     /// # Errors
-    /// If it cannot be written or removed.
+    /// If a file cannot be written or deleted.
     pub fn end(&mut self, record: Record) -> io::Result<()> {
         let written = write(&self.dir_of(&record.id), &record);
         self.kept.push_front(record);
@@ -180,7 +181,7 @@ impl Runs {
     }
 }
 
-/// All of it or nothing.
+/// Replaces the record atomically.
 fn write(dir: &Path, record: &Record) -> io::Result<()> {
     let text = serde_json::to_string_pretty(record)?;
     let new = dir.join("run.json.new");
@@ -213,7 +214,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn so_many_are_kept_and_nothing_else_is_touched() {
+    fn the_newest_runs_are_kept_and_other_directories_are_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         let other = dir.path().join("mine");
         fs::create_dir(&other).unwrap();
@@ -236,7 +237,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_run_that_was_on_has_no_verdict_afterwards() {
+    fn a_run_that_its_controller_did_not_finish_has_failed() {
         let dir = tempfile::tempdir().unwrap();
         let runs = Runs::open(dir.path(), 5).unwrap();
         runs.begin(&record("a", 7)).unwrap();
@@ -245,7 +246,7 @@ pub(super) mod tests {
             let runs = Runs::open(dir.path(), 5).unwrap();
             let found = &runs.kept()[0];
             assert_eq!((found.state, found.ended_ms), (State::Failed, Some(7)));
-            assert_eq!(found.why, ["the controller ended in it"]);
+            assert_eq!(found.why, ["the controller ended during the run"]);
         }
     }
 

@@ -1,6 +1,6 @@
-//! What is run by schedule, and when. Pure: a seed and a time give the same runs.
+//! The times of scheduled runs. Pure: the same seed and the same times give the same runs.
 //!
-//! Runs that fall into another run are not made up for: the next one is at its own time.
+//! A run that is missed, because another one was in progress, is not made up for: the entry's next run is at its regular time.
 
 use std::time::Duration;
 
@@ -9,68 +9,68 @@ use serde::Deserialize;
 use crate::schedule::Draws;
 use crate::time::show;
 
-/// Entries of one schedule.
+/// The most entries of one schedule.
 const ENTRIES_MAX: usize = 100;
-/// The shortest time between two runs of an entry.
+/// The shortest interval of an entry.
 const EVERY_MIN: Duration = Duration::from_secs(60);
-/// The longest.
+/// The longest interval of an entry.
 const EVERY_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 
-/// What is run again and again.
+/// A schedule of repeated runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// What becomes of the schedule when a run breaks a promise.
+    /// Whether the schedule continues after a run broke a promise.
     #[serde(default)]
     pub on_violation: OnViolation,
-    /// What is run.
+    /// The entries.
     pub runs: Vec<Entry>,
 }
 
-/// What becomes of a schedule when a run breaks a promise.
+/// Whether a schedule continues after a run broke a promise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum OnViolation {
-    /// Nothing more is run by schedule, so that the cluster stays as it is found.
+    /// The schedule is halted, so that the cluster stays as the run left it.
     #[default]
     Stop,
-    /// It goes on.
+    /// The schedule continues.
     Continue,
 }
 
-/// One experiment that is run again and again.
+/// One experiment that is run repeatedly.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Its name.
+    /// The experiment's name.
     pub experiment: String,
-    /// From one beginning to the next; the first one is so long after the controller's start.
+    /// The interval from start to start. The first run is one interval after the controller's start.
     #[serde(with = "crate::time")]
     pub every: Duration,
-    /// Each beginning is later by up to so much, at random.
+    /// The largest random delay of each start.
     #[serde(with = "crate::time", default)]
     pub jitter: Duration,
 }
 
 impl Schedule {
-    /// Reads a schedule. `known` says which experiments there are.
+    /// Parses and checks a schedule. `known` tells whether an experiment exists.
     ///
     /// # Errors
-    /// What is wrong with it, all at once.
+    /// Everything that is wrong with it at once.
     pub fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Self, String> {
         let schedule: Self =
-            serde_saphyr::from_str(text).map_err(|error| format!("this is no schedule: {error}"))?;
+            serde_saphyr::from_str(text).map_err(|error| format!("this is not a schedule: {error}"))?;
         schedule.check(known).map(|()| schedule)
     }
 
-    /// Whether it can be kept.
+    /// Checks a schedule.
     ///
     /// # Errors
-    /// What is wrong with it, all at once.
+    /// Everything that is wrong with it at once.
     pub fn check(&self, known: impl Fn(&str) -> bool) -> Result<(), String> {
         let mut wrong = Vec::new();
         if self.runs.len() > ENTRIES_MAX {
-            wrong.push(format!("it has {} entries, which may be {ENTRIES_MAX}", self.runs.len()));
+            wrong.push(format!("it has {} entries, which must be at most {ENTRIES_MAX}", self.runs.len()));
         }
         for (number, entry) in (1..).zip(&self.runs) {
             if !known(&entry.experiment) {
@@ -83,15 +83,11 @@ impl Schedule {
                 wrong.push(format!("entry {number}: `jitter` must be shorter than `every`"));
             }
         }
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("the schedule cannot be kept: {}", wrong.join("; ")))
-        }
+        if wrong.is_empty() { Ok(()) } else { Err(format!("the schedule is invalid: {}", wrong.join("; "))) }
     }
 }
 
-/// A schedule at work. Times are from the controller's start.
+/// A running schedule. Times are since the controller's start.
 #[derive(Debug)]
 pub struct Timetable {
     entries: Vec<(Entry, Due)>,
@@ -100,14 +96,14 @@ pub struct Timetable {
 
 #[derive(Debug)]
 struct Due {
-    /// The next beginning, without its jitter.
+    /// The next start without its jitter.
     slot: Duration,
-    /// With it.
+    /// The next start with its jitter.
     at: Duration,
 }
 
 impl Timetable {
-    /// The times of a schedule. `seed` decides about jitter, and is where the runs' seeds come from.
+    /// The times of a schedule. The jitter and the seeds of the runs follow from `seed`.
     #[must_use]
     pub fn new(schedule: &Schedule, seed: u64) -> Self {
         let mut draws = Draws::new(seed);
@@ -119,13 +115,13 @@ impl Timetable {
         Self { entries, draws }
     }
 
-    /// When the next run begins.
+    /// When the next run is due.
     #[must_use]
     pub fn next(&self) -> Option<Duration> {
         self.entries.iter().map(|(_, due)| due.at).min()
     }
 
-    /// The run that is due, with its seed. Its next time is after now.
+    /// Takes the run that is due: the experiment's name and a seed. The entry's next run is then later than `now`.
     pub fn take(&mut self, now: Duration) -> Option<(String, u64)> {
         let ready = self.entries.iter_mut().filter(|(_, due)| due.at <= now);
         let (entry, due) = ready.min_by_key(|(_, due)| due.at)?;
@@ -154,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_is_read_and_what_is_wrong_is_said_at_once() {
+    fn a_schedule_is_parsed_and_all_mistakes_are_reported_at_once() {
         let read = schedule("{runs: [{experiment: smoke, every: 1h, jitter: 10m}]}").unwrap();
         assert_eq!(read.on_violation, OnViolation::Stop);
         assert_eq!((read.runs[0].every, read.runs[0].jitter), (60 * MINUTE, 10 * MINUTE));
@@ -172,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn each_entry_has_its_times_and_what_was_missed_is_not_made_up_for() {
+    fn each_entry_has_its_own_times_and_missed_runs_are_not_made_up_for() {
         let text =
             "{runs: [{experiment: smoke, every: 10m}, {experiment: kill-leader, every: 25m, jitter: 5m}]}";
         let schedule = schedule(text).unwrap();
