@@ -1,5 +1,5 @@
-//! Every metric of a controller, in one place. Labels are few and bounded: faults, the cluster's nodes, experiments that ship
-//! or were given at the start, outcomes, properties.
+//! Every metric of a controller. Labels are few and bounded: faults, the cluster's nodes, the known experiments, outcomes,
+//! properties.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,19 +14,19 @@ use crate::experiment::Experiment;
 use crate::fault::Fault;
 use crate::journal::Applied;
 
-/// What a client waits for an ack, seconds: a stop of the cluster shows as such.
+/// Buckets for the time from when a send was due to its ack, seconds; long enough to show an outage.
 const SEND: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// Until a cluster is as before, seconds.
+/// Buckets for the recovery time, seconds.
 const RECOVERY: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0];
-/// What can come of applying or healing a fault.
+/// The outcomes of applying and healing a fault.
 const OUTCOMES: [&str; 4] = ["applied", "not_applied", "healed", "not_healed"];
 
 /// The metrics of one controller.
 #[derive(Debug)]
 pub struct Metrics {
     exposition: Exposition,
-    /// What is in force, or may be, by number: two faults of one name may be in force at one node.
+    /// The faults that are in force, or may be, by number: two faults of one name may be in force at one node.
     open: Mutex<BTreeMap<u64, Applied>>,
     fault_active: IntGaugeVec,
     faults: IntCounterVec,
@@ -43,7 +43,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All metrics, at zero: what appears only with its first event shows no increase. `experiments` are all that may be run.
+    /// All metrics, at zero: a series that appears only with its first event would show no increase. `experiments` are all that may
+    /// be run.
     #[must_use]
     pub fn new<'a>(experiments: impl IntoIterator<Item = &'a Experiment>) -> Self {
         let make = Maker::new();
@@ -55,11 +56,8 @@ impl Metrics {
             "1 while a fault is in force at a node, or may be.",
             &["fault", "node"],
         );
-        let faults = make.counters(
-            "conclave_chaos_faults_total",
-            "Faults, by what became of them.",
-            &["fault", "outcome"],
-        );
+        let faults =
+            make.counters("conclave_chaos_faults_total", "Faults, by outcome.", &["fault", "outcome"]);
         let runs = make.counters(
             "conclave_chaos_runs_total",
             "Runs that ended, by their verdict.",
@@ -86,26 +84,28 @@ impl Metrics {
             runs,
             run_active,
             steady: make.gauge("conclave_chaos_steady", "1 while a run's clients see the steady state."),
-            acked_rate: make
-                .number("conclave_chaos_acked_rate", "Acks a second that a run's clients get, lately."),
+            acked_rate: make.number(
+                "conclave_chaos_acked_rate",
+                "Acks a second that a run's clients get, over the last 3 seconds.",
+            ),
             sends: make.counters_of(
                 "conclave_chaos_sends_total",
-                "Sends of the runs' clients, by what came of them.",
+                "Sends of the runs' clients, by outcome.",
                 "outcome",
                 &Sent::ALL.map(Sent::name),
             ),
             send_seconds: make.histogram(
                 "conclave_chaos_send_seconds",
-                "From when a send of a run's client was due to its ack.",
+                "Time from when a send of a run's client was due to its ack.",
                 SEND,
             ),
             longest_gap: make.number(
                 "conclave_chaos_longest_gap_seconds",
-                "The longest time without an ack in the run that is on, or was the last.",
+                "The longest time without an ack in the current or last run.",
             ),
             recovery: make.histogram(
                 "conclave_chaos_recovery_seconds",
-                "From when everything was healed until the cluster was as before.",
+                "Time from when all faults were healed until the cluster had recovered.",
                 RECOVERY,
             ),
             violations: make.counters_of(
@@ -114,21 +114,19 @@ impl Metrics {
                 "property",
                 &properties,
             ),
-            schedule_halted: make.gauge(
-                "conclave_chaos_schedule_halted",
-                "1 since a broken promise ended what was run by schedule.",
-            ),
+            schedule_halted: make
+                .gauge("conclave_chaos_schedule_halted", "1 since a broken promise halted the schedule."),
             open: Mutex::default(),
             exposition: make.finish(),
         }
     }
 
-    /// Faults of an earlier controller may be in force.
+    /// Counts the open faults of an earlier controller as active.
     pub fn found(&self, open: &[Applied]) {
         open.iter().for_each(|fault| self.active(fault, true));
     }
 
-    /// Nothing is run by schedule any more, or it is again.
+    /// Whether the schedule is halted.
     pub fn halted(&self, is_halted: bool) {
         self.schedule_halted.set(is_halted.into());
     }
@@ -139,7 +137,7 @@ impl Metrics {
         self.exposition.render()
     }
 
-    /// Whether a fault is in force.
+    /// Sets whether a fault is active.
     fn active(&self, fault: &Applied, is_active: bool) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if is_active {
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_counted_with_its_verdict_and_what_it_broke() {
+    fn a_run_is_counted_by_verdict_and_its_violations_by_property() {
         let metrics = metrics();
         let shows = |line: &str| assert!(metrics.render().contains(line), "{line}\n{}", metrics.render());
         shows("conclave_chaos_runs_total{experiment=\"smoke\",verdict=\"violated\"} 0");

@@ -1,4 +1,4 @@
-//! The two files that a run leaves: `report.json` for programs, and one page without anything outside of it for people.
+//! The two reports of a run: `report.json` for programs, and `report.html`, a page without external resources, for people.
 
 mod chart;
 mod timeline;
@@ -14,15 +14,15 @@ use crate::verdict::{Facts, Sum, Verdict};
 
 pub use told::Told;
 
-/// Lines of the history that are shown before and after each of a witness's.
+/// How many lines of the history are shown before and after each line of a witness.
 const CONTEXT: u64 = 3;
-/// Lines that are shown of one witness.
+/// The most lines that are shown for one witness.
 const LINES_MAX: usize = 40;
 
-/// Writes both files and says where the page is.
+/// Writes both reports and returns the page's path.
 ///
 /// # Errors
-/// If they cannot be written.
+/// If a file cannot be written.
 pub fn write(verdict: &Verdict, dir: &Path) -> Result<PathBuf, RunError> {
     let put = |name: &str, text: &str| {
         let path = dir.join(name);
@@ -53,16 +53,16 @@ fn page(verdict: &Verdict, history: &Path) -> String {
     let mut add = |part: &str| html.push_str(part);
     add("<table>");
     let recovered =
-        facts.recovered.map_or_else(|| "no".to_owned(), |time| format!("after {} ms", time.as_millis()));
+        facts.recovered.map_or_else(|| "not in time".to_owned(), |time| format!("{} ms", time.as_millis()));
     for (what, value) in [
         ("sends acked", verdict.report.acked.to_string()),
         ("refused, unknown", format!("{}, {}", verdict.report.refused, verdict.report.unknown)),
         ("events delivered", verdict.report.observed.to_string()),
         ("faults", facts.bands.len().to_string()),
         ("longest time without an ack", format!("{} ms", verdict.longest_gap().as_millis())),
-        ("as before when healed", recovered),
+        ("recovered after healing", recovered),
         ("seed", verdict.seed.to_string()),
-        ("on", format!("{}, conclave-chaos {}", verdict.backend, verdict.version)),
+        ("backend", format!("{}, conclave-chaos {}", verdict.backend, verdict.version)),
     ] {
         add(&format!("<tr><th>{what}<td>{}", escape(&value)));
     }
@@ -73,15 +73,15 @@ fn page(verdict: &Verdict, history: &Path) -> String {
             add(&format!("<h2>{title}</h2><ul>{items}</ul>"));
         }
     }
-    add("<h2>Each ack, and what was done to the cluster</h2>");
+    add("<h2>Latency of each ack, and faults</h2>");
     add(&chart::acks(facts));
     add("<h2>Acks a second</h2>");
     add(&chart::rate(facts));
-    add("<h2>Who led how many shards</h2>");
+    add("<h2>Shards led by each server</h2>");
     add(&chart::leaders(facts));
-    add("<h2>How long failovers took: times without an ack</h2>");
+    add("<h2>Times without an ack, by length</h2>");
     add(&chart::gaps(facts));
-    add("<h2>Promises</h2><table><tr><th>promise<th>could have been broken<th>was");
+    add("<h2>Promises</h2><table><tr><th>promise<th>checked<th>violated");
     for finding in &verdict.report.findings {
         let name = serde_json::to_value(finding.property).ok();
         let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
@@ -99,7 +99,7 @@ fn page(verdict: &Verdict, history: &Path) -> String {
         }
     }
     add(&sides(facts));
-    add("<h2>Faults</h2><table><tr><th>from<th>to<th>what<th>to whom");
+    add("<h2>Faults</h2><table><tr><th>from<th>to<th>fault<th>targets");
     for band in &facts.bands {
         let to = band.to_us.map_or_else(|| "the end".to_owned(), seconds);
         let (what, whom) = (escape(&band.fault.to_string()), escape(&band.nodes.join(", ")));
@@ -110,7 +110,7 @@ fn page(verdict: &Verdict, history: &Path) -> String {
     html
 }
 
-/// How each side of each partition fared; nothing if there was none.
+/// The table of the sides of each partition; empty if there was no partition.
 fn sides(facts: &Facts) -> String {
     if facts.sides.is_empty() {
         return String::new();
@@ -124,12 +124,12 @@ fn sides(facts: &Facts) -> String {
     };
     let rows: String = facts.sides.iter().map(row).collect();
     format!(
-        "<h2>Each side of each partition</h2><p>By those who speak with one server alone.</p>\
-         <table><tr><th>from<th>servers<th>of all<th>acked<th>longest time without{rows}</table>"
+        "<h2>Each side of each partition</h2><p>As seen by the clients that are pinned to one server.</p>\
+         <table><tr><th>from<th>servers<th>side<th>acks<th>longest time without an ack{rows}</table>"
     )
 }
 
-/// The lines of a witness, with those around them.
+/// The lines of a witness and those around them, as HTML.
 fn around(history: &Path, lines: &[u64]) -> String {
     let Ok(file) = fs::File::open(history) else { return String::new() };
     let wanted = |number: u64| lines.iter().any(|line| line.abs_diff(number) <= CONTEXT);
@@ -167,7 +167,7 @@ mod tests {
     use crate::workload::Sample;
 
     #[test]
-    fn a_page_shows_what_happened_and_nothing_as_markup() {
+    fn a_page_shows_the_facts_and_escapes_all_text() {
         let history = conclave_check::History::in_memory();
         history.invoke(5, 1, 1, "hello");
         let report = history.check(&conclave_check::Options::default()).unwrap();
@@ -197,7 +197,7 @@ mod tests {
             serde_json::from_str(&fs::read_to_string(dir.path().join("report.json")).unwrap()).unwrap();
         assert_eq!(json["seed"], 7);
         assert_eq!(json["sum"], "too_little");
-        // What is told of it later is what was told at its end.
+        // The verdict read from the file is the one that was written.
         let told = Told::read(dir.path()).unwrap();
         assert_eq!(told, Told::from(&verdict));
         let said = told.to_string();
@@ -205,10 +205,10 @@ mod tests {
             assert!(said.contains(part), "{part}: {said}");
         }
         fs::write(dir.path().join("report.json"), "{}").unwrap();
-        assert!(Told::read(dir.path()).unwrap_err().to_string().contains("no run's report"));
+        assert!(Told::read(dir.path()).unwrap_err().to_string().contains("not a run's report"));
     }
 
-    /// A history in which a subscriber was passed something else than what was acked.
+    /// A history in which one replica lacks an acked message.
     fn damaged(dir: &Path) -> conclave_check::Report {
         use conclave_check::Event;
         let history = conclave_check::History::in_memory();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_promise_is_shown_with_its_lines_and_what_the_clients_did_then() {
+    fn a_broken_promise_is_shown_with_its_lines_and_a_timeline_of_the_clients() {
         let dir = tempfile::tempdir().unwrap();
         let report = damaged(dir.path());
         let text = "{name: x, proves: y, method: [{at: 5s, fault: isolate}]}";
@@ -261,7 +261,7 @@ mod tests {
             escape(&witness.sentence).as_str(),
             &format!("<b>{:>8}  {{&quot;kind&quot;:&quot;ok&quot;", witness.lines[0]),
             "&lt;lost&gt;",
-            // Who did what then: the request of the witness is marked.
+            // The timeline marks the request of the witness.
             ">session 6</text>",
             "stroke='#000'><title>request 1 acked as 3",
             "linearizable read: ends at 2",

@@ -1,16 +1,16 @@
-//! Pictures of a run, as SVG.
+//! Charts of a run, as SVG.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::verdict::Facts;
 
-/// The picture's size, and where its axes are.
+/// The width of a chart, and the left margin for labels.
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 64.0;
-/// Points that are drawn of the acks.
+/// The most points of the ack chart, before slow acks are added.
 const POINTS_MAX: usize = 6_000;
-/// What each server is drawn in.
+/// The colours of the servers.
 const COLOURS: [&str; 7] = ["#0969da", "#bf3989", "#1a7f37", "#9a6700", "#8250df", "#bc4c00", "#57606a"];
 
 #[expect(clippy::cast_precision_loss, reason = "pictures need no more than 52 bits")]
@@ -18,7 +18,7 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// A picture over the time of the run.
+/// A chart over the time of the run.
 struct Picture {
     body: String,
     height: f64,
@@ -26,7 +26,7 @@ struct Picture {
 }
 
 impl Picture {
-    /// With the faults as bands and seconds below.
+    /// An empty chart with the faults as bands and a time axis.
     fn new(facts: &Facts, height: f64) -> Self {
         let last = |times: &mut dyn Iterator<Item = u64>| times.max().unwrap_or(0);
         let end_us = last(&mut facts.samples.iter().map(|sample| sample.at_us))
@@ -62,7 +62,7 @@ impl Picture {
         LEFT + (WIDTH - LEFT) * float(at_us.min(self.end_us)) / float(self.end_us)
     }
 
-    /// A line across, with its value.
+    /// A horizontal line with its label.
     fn level(&mut self, y: f64, label: &str) {
         let text = y + 4.0;
         self.add(format_args!(
@@ -78,7 +78,7 @@ impl Picture {
     }
 }
 
-/// Every ack by its latency, on a logarithmic scale from 0.1 ms to 100 s.
+/// The latency of each ack, on a logarithmic scale from 0.1 ms to 100 s.
 pub(super) fn acks(facts: &Facts) -> String {
     let height = 240.0;
     let y = |latency_us: u64| {
@@ -95,7 +95,7 @@ pub(super) fn acks(facts: &Facts) -> String {
     ] {
         picture.level(y(us), label);
     }
-    // Slow ones are what one looks for: they are all drawn.
+    // Slow acks are the interesting ones: none of them is thinned out.
     let every = facts.samples.len().div_ceil(POINTS_MAX).max(1);
     let drawn = (0..).zip(&facts.samples).filter(|(n, sample)| n % every == 0 || sample.latency_us > 100_000);
     for (_, sample) in drawn.take(2 * POINTS_MAX) {
@@ -116,7 +116,7 @@ pub(super) fn rate(facts: &Facts) -> String {
     let mut picture = Picture::new(facts, height);
     let most = slots.values().copied().max().unwrap_or(1);
     picture.level(height, "0");
-    // Where acks were left out of the samples, the shape is right and the scale is not: it is relative.
+    // The scale is relative, because the samples of a run with very many acks are thinned out.
     picture.level(0.0, "most");
     let points: String = (0..=picture.end_us / SLOT_US)
         .map(|slot| {
@@ -168,7 +168,7 @@ pub(super) fn leaders(facts: &Facts) -> String {
     picture.done()
 }
 
-/// How many pauses were how long.
+/// The number of gaps by length.
 pub(super) fn gaps(facts: &Facts) -> String {
     let first = facts.bands.iter().map(|band| band.from_us).min().unwrap_or(0);
     let bounds =
@@ -179,5 +179,5 @@ pub(super) fn gaps(facts: &Facts) -> String {
         let label = if to == u64::MAX { format!("{from} ms and more") } else { format!("{from} to {to} ms") };
         format!("<tr><td>{label}<td>{count}<td>{}", "▇".repeat(count.min(60)))
     });
-    format!("<p>Shorter ones than 100 ms are not counted.</p><table>{}</table>", rows.collect::<String>())
+    format!("<p>Gaps shorter than 100 ms are not counted.</p><table>{}</table>", rows.collect::<String>())
 }

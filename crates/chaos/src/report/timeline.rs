@@ -1,4 +1,4 @@
-//! What the clients of a room did and saw around the lines of a witness.
+//! A timeline of what the clients of a room did and saw around the lines of a witness, as SVG.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -8,19 +8,19 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-/// What is shown before the first line of a witness and after the last one, nanoseconds.
+/// The time that is shown before the first line of a witness and after the last one, nanoseconds.
 const MARGIN_NS: u64 = 400_000_000;
-/// Witnesses whose lines are further apart than this are shown around their first line only, nanoseconds.
+/// A witness whose lines are further apart than this is shown around its first line only, nanoseconds.
 const SPAN_NS_MAX: u64 = 5_000_000_000;
-/// Clients that are drawn.
+/// The most clients that are drawn.
 const ROWS_MAX: usize = 16;
-/// Marks that are drawn.
+/// The most marks that are drawn.
 const MARKS_MAX: usize = 4_000;
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 150.0;
 const ROW: f64 = 18.0;
 
-/// What a picture needs of a line.
+/// The fields of a history line that the timeline needs.
 #[derive(Debug, Default, Deserialize)]
 struct Line {
     kind: String,
@@ -36,7 +36,7 @@ struct Line {
 }
 
 impl Line {
-    /// Whose line it is, in the picture.
+    /// The label of the row in which the line is drawn.
     fn row(&self) -> Option<String> {
         match self.kind.as_str() {
             "invoke" | "ok" | "refused" | "unknown" => Some(format!("session {}", self.session?)),
@@ -48,7 +48,7 @@ impl Line {
     }
 }
 
-/// Something drawn: from, to, how, and what is said of it.
+/// A bar in the timeline.
 struct Mark {
     row: String,
     from: u64,
@@ -58,21 +58,21 @@ struct Mark {
     is_witness: bool,
 }
 
-/// The picture; nothing if the witness's lines have no times, or the history cannot be read.
+/// The timeline; empty if the witness's lines have no times, or the history cannot be read.
 pub(super) fn around(history: &Path, witness: &[u64]) -> String {
     let Some((from, to, rooms)) = window(history, witness) else { return String::new() };
     let marks = marks(history, witness, (from, to), &rooms);
     if marks.is_empty() { String::new() } else { draw(&marks, from, to) }
 }
 
-/// The lines of a history with their numbers. What cannot be read ends them: the judge has read it already.
+/// The lines of a history with their numbers, up to the first that cannot be read: the judge has read all of them before.
 fn lines(history: &Path) -> impl Iterator<Item = (u64, Line)> {
     let file = File::open(history).ok().map(BufReader::new);
     let text = file.into_iter().flat_map(|file| file.lines().map_while(Result::ok));
     (1..).zip(text).filter_map(|(number, text)| Some((number, serde_json::from_str(&text).ok()?)))
 }
 
-/// When, and in which rooms.
+/// The time that is shown, and the rooms of the witness.
 fn window(history: &Path, witness: &[u64]) -> Option<(u64, u64, BTreeSet<u64>)> {
     let mut times = Vec::new();
     let mut rooms = BTreeSet::new();
@@ -87,7 +87,7 @@ fn window(history: &Path, witness: &[u64]) -> Option<(u64, u64, BTreeSet<u64>)> 
 
 fn marks(history: &Path, witness: &[u64], (from, to): (u64, u64), rooms: &BTreeSet<u64>) -> Vec<Mark> {
     let mut marks = Vec::new();
-    // Sends and cuts that have begun and not ended, by what ends them.
+    // Sends and cuts that have not ended, by row and request number.
     let mut open: BTreeMap<(String, u64), Mark> = BTreeMap::new();
     for (number, line) in lines(history) {
         let elsewhere = line.room.is_some_and(|room| !rooms.contains(&room));
@@ -148,7 +148,7 @@ fn marks(history: &Path, witness: &[u64], (from, to): (u64, u64), rooms: &BTreeS
 #[expect(clippy::cast_precision_loss, reason = "pictures need no more than 52 bits")]
 fn draw(marks: &[Mark], from: u64, to: u64) -> String {
     let x = |at: u64| LEFT + (WIDTH - LEFT) * (at.clamp(from, to) - from) as f64 / (to - from).max(1) as f64;
-    // Those of the witness first, and then as many as there is room for.
+    // The rows of the witness come first, then as many others as fit.
     let mut rows: Vec<&str> = Vec::new();
     for mark in marks.iter().filter(|mark| mark.is_witness).chain(marks) {
         if !rows.contains(&mark.row.as_str()) && rows.len() < ROWS_MAX {

@@ -1,4 +1,4 @@
-//! A verdict in a few lines, for a terminal: of a run that has just ended, or of one that left its `report.json`.
+//! A verdict in a few lines for a terminal, from a run that has just ended or from a `report.json`.
 
 use std::fmt;
 use std::fs;
@@ -10,12 +10,12 @@ use serde::Deserialize;
 use crate::engine::RunError;
 use crate::verdict::{Sum, Verdict, longest};
 
-/// What is told of a verdict.
+/// The parts of a verdict that the terminal shows.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Told {
     /// The verdict in one word.
     pub sum: Sum,
-    /// Where the run's randomness began.
+    /// The seed of the run.
     pub seed: u64,
     backend: String,
     experiment: Experiment,
@@ -51,15 +51,15 @@ struct Band {
 }
 
 impl Told {
-    /// Reads what a run left in its directory.
+    /// Reads the `report.json` in a run's directory.
     ///
     /// # Errors
-    /// If there is no `report.json`, or it is none of a run's.
+    /// If the file does not exist, or is not a run's report.
     pub fn read(dir: &Path) -> Result<Self, RunError> {
         let path = dir.join("report.json");
         let failed = |why: String| RunError::File { path: path.clone(), why };
         let text = fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-        serde_json::from_str(&text).map_err(|error| failed(format!("this is no run's report: {error}")))
+        serde_json::from_str(&text).map_err(|error| failed(format!("this is not a run's report: {error}")))
     }
 
     /// The verdict, the experiment and the seed in one line.

@@ -1,4 +1,4 @@
-//! A controller that serves, and calls to it.
+//! A running controller, and calls to it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,10 +26,10 @@ use crate::cluster::Here;
 
 /// Long enough for a busy machine; nothing waits this long unless it is broken.
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Between two looks at a condition.
+/// Interval between two checks of a condition.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Experiments that a busy machine can stand. What `strict` expects, no cluster does.
+/// Experiments that pass on a busy machine, and `strict`, which no cluster passes.
 const EXPERIMENTS: [&str; 3] = [
     "{name: short, proves: A slow disk costs nobody a message., workload: {senders: 2, readers: 2, rooms: 1, rate: 40, duration: 4s},
       steady: {acked_per_second: 1, p99: 60s}, method: [{at: 1s, fault: slow-disk, delay: 2ms, nodes: one, for: 1s}], recover: 60s}",
@@ -81,17 +81,17 @@ impl Serving {
         let guard = Arc::new(Guard::new(token.map(str::to_owned), &addresses).unwrap());
         let (keeper, desk, metrics) = Keeper::new(engine, settings).unwrap();
         let serving = serve::run(keeper, desk, metrics, guard, grpc, http);
-        let task = tokio::spawn(async move { serving.await.expect("everything is healed in the end") });
+        let task = tokio::spawn(async move { serving.await.expect("all faults are healed at the end") });
         Self { grpc: addresses[0], http: addresses[1], stop, task }
     }
 
-    /// As SIGTERM does it.
+    /// Ends the controller as SIGTERM does.
     pub(crate) async fn end(self) {
         self.stop.cancel();
         tokio::time::timeout(DEADLINE, self.task).await.expect("it ends").expect("without a panic");
     }
 
-    /// As SIGKILL does it.
+    /// Ends the controller as SIGKILL does.
     pub(crate) async fn die(self) {
         self.task.abort();
         let ended = tokio::time::timeout(DEADLINE, self.task).await.expect("it ends");
@@ -121,7 +121,7 @@ impl Serving {
             let mut stream = TcpStream::connect(self.http).await.unwrap();
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = Vec::new();
-            // What is not taken in whole is answered, and the connection broken off.
+            // A body that is too large is answered before it is read, and the connection is closed.
             let read = stream.read_to_end(&mut answer).await;
             assert!(read.is_ok() || !answer.is_empty(), "{read:?}");
             String::from_utf8(answer).unwrap()
@@ -143,7 +143,7 @@ async fn bind() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-/// What died a moment ago may still hold it.
+/// Opens the journal, which a controller that has just died may still hold locked.
 async fn wait_for_journal(path: &Path) -> Journal {
     let began = Instant::now();
     loop {

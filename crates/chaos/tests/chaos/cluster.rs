@@ -1,4 +1,4 @@
-//! A cluster in this process, and a backend that breaks it from inside.
+//! A cluster in this process, and a backend that injects faults inside its servers.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -18,10 +18,10 @@ use tokio::task::JoinSet;
 
 use crate::calls::wait_for;
 
-/// Clusters one at a time: a machine with two cores runs three servers well and six badly.
+/// One cluster at a time: six servers are too many for a machine with two cores.
 static ONE_CLUSTER: Mutex<()> = Mutex::const_new(());
 
-/// Three nodes, which end with this.
+/// Three nodes, which end when this is dropped.
 pub(crate) struct Cluster {
     _only: MutexGuard<'static, ()>,
     _dir: TempDir,
@@ -33,7 +33,7 @@ impl Cluster {
     pub(crate) async fn start() -> Self {
         let only = ONE_CLUSTER.lock().await;
         let dir = tempfile::tempdir().unwrap();
-        // Below those that the system gives to whoever connects (from 32768 on Linux).
+        // Below the ephemeral ports (from 32768 on Linux).
         let first = 12_000 + u16::try_from(std::process::id() % 1_900).unwrap() * 10;
         let mut free = (first..first + 1_000).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
         let mut address = || format!("127.0.0.1:{}", free.next().unwrap());
@@ -81,12 +81,12 @@ impl Cluster {
     }
 }
 
-/// A backend without anybody to break.
+/// A backend without targets.
 pub(crate) fn nobody() -> Here {
     Here { targets: Vec::new(), inside: Arc::default() }
 }
 
-/// Breaks servers of this process from inside. What is in force outlives the controller, as it does in servers.
+/// Injects faults inside servers of this process. Active faults outlive the controller, as they do in real servers.
 #[derive(Clone, Debug)]
 pub(crate) struct Here {
     targets: Vec<Target>,
@@ -94,7 +94,7 @@ pub(crate) struct Here {
 }
 
 impl Here {
-    /// How many faults the servers suffer.
+    /// The number of active faults.
     pub(crate) fn in_force(&self) -> usize {
         self.inside.all().len()
     }

@@ -1,4 +1,4 @@
-//! A controller that stays, over a real cluster in this process: asked over gRPC and HTTP.
+//! A long-running controller of a real cluster in this process, called over gRPC and HTTP.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics fails, which is the point")]
 
@@ -22,7 +22,7 @@ use crate::cluster::Cluster;
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_is_asked_for_and_its_verdict_comes_back() {
+async fn a_requested_run_returns_its_verdict() {
     let (cluster, dir) = (Cluster::start().await, tempfile::tempdir().unwrap());
     let serving = Serving::start(cluster.backend(), dir.path(), None).await;
     let mut api = serving.api().await;
@@ -40,7 +40,7 @@ async fn a_run_is_asked_for_and_its_verdict_comes_back() {
     let id = begun["id"].as_str().unwrap().to_owned();
     assert_eq!((begun["state"].as_str(), begun["seed"].as_u64()), (Some("running"), Some(7)));
 
-    // One at a time, and whoever comes second is told by whom the controller is kept busy.
+    // One run at a time: a second request is refused with the id of the current run.
     let (status, refused) = serving.http("POST", "/runs", &[], "{\"experiment\": \"short\"}").await;
     assert!(status == 409 && refused.contains(&id) && refused.contains("short"), "{status} {refused}");
     let start = StartRunRequest { experiment: "long".to_owned(), seed: None };
@@ -78,7 +78,7 @@ async fn a_run_is_asked_for_and_its_verdict_comes_back() {
         metrics.lines().find_map(|line| line.strip_prefix("conclave_chaos_sends_total{outcome=\"ok\"} "));
     assert!(acked.unwrap().parse::<u64>().unwrap() > 10, "{metrics}");
 
-    // A run that is kept is there for the next controller.
+    // The next controller finds the kept run.
     drop(api);
     drop(events);
     serving.end().await;
@@ -128,7 +128,7 @@ async fn faults_are_healed_in_time_on_request_at_the_end_and_by_the_next_control
     })
     .await;
 
-    // A run that is stopped in its middle.
+    // A run that is stopped before its end.
     let (status, begun) = serving.http("POST", "/runs", &[], "{\"experiment\": \"long\"}").await;
     assert_eq!(status, 201, "{begun}");
     wait_for("the run's fault", async || backend.in_force() == 1).await;
@@ -136,13 +136,13 @@ async fn faults_are_healed_in_time_on_request_at_the_end_and_by_the_next_control
     assert_eq!((stopped.state(), backend.in_force()), (State::Stopped, 0));
     assert_eq!(serving.http("DELETE", "/runs/current", &[], "").await.0, 404);
 
-    // A controller that is told to end heals.
+    // A controller that is stopped heals.
     assert_eq!(serving.http("POST", "/faults", &[], &slow("10m")).await.0, 200);
     drop(api);
     serving.end().await;
     assert_eq!(backend.in_force(), 0);
 
-    // One that dies leaves it to the next one.
+    // A controller that dies leaves healing to the next one.
     let serving = Serving::start(backend.clone(), dir.path(), None).await;
     assert_eq!(serving.http("POST", "/faults", &[], &slow("10m")).await.0, 200);
     serving.die().await;
@@ -171,13 +171,13 @@ async fn a_schedule_runs_until_a_promise_is_broken() {
     })
     .await;
     let listed = api.list_runs(ListRunsRequest {}).await.unwrap().into_inner();
-    // On a busy machine runs may have ended without a verdict before, which halts nothing.
+    // On a busy machine, earlier runs may have ended without a verdict, which does not halt the schedule.
     let run = listed.runs.first().unwrap();
     assert_eq!((run.state(), run.cause()), (State::Violated, Cause::Schedule));
     assert!(listed.runs[1..].iter().all(|run| run.state() == State::Failed), "{listed:?}");
     assert!(run.why.iter().any(|why| why.contains("may be at most 1ms")), "{run:?}");
     assert!(listed.schedule_halted.contains(&run.id), "{listed:?}");
-    // Whoever asks is still served, and nothing else was due meanwhile.
+    // Calls are still served, and no other scheduled run was due meanwhile.
     let start = StartRunRequest { experiment: "short".to_owned(), seed: None };
     let asked = api.start_run(start).await.unwrap().into_inner().run.unwrap();
     wait_for("the run that was asked for", async || {
@@ -192,7 +192,7 @@ async fn a_schedule_runs_until_a_promise_is_broken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_changes_something_must_be_known() {
+async fn a_call_that_changes_something_needs_the_token() {
     let dir = tempfile::tempdir().unwrap();
     let backend = cluster::nobody();
     let serving = Serving::start(backend.clone(), dir.path(), Some(TOKEN)).await;
@@ -221,7 +221,7 @@ async fn who_changes_something_must_be_known() {
     let mut known = Request::new(HealRequest {});
     known.metadata_mut().insert("authorization", bearer.parse().unwrap());
     assert_eq!(api.heal(known).await.unwrap().into_inner().healed, 0);
-    // Looking needs no token.
+    // Reading needs no token.
     assert_eq!(serving.http("GET", "/runs", &[], "").await.0, 200);
     assert_eq!(serving.http("GET", "/readyz", &[], "").await.0, 200);
     drop(api);
@@ -234,17 +234,17 @@ async fn who_changes_something_must_be_known() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_run_is_said_and_kept() {
+async fn a_run_that_cannot_start_is_refused_or_recorded_as_failed() {
     let dir = tempfile::tempdir().unwrap();
     let serving = Serving::start(cluster::nobody(), dir.path(), None).await;
     let (status, refused) = serving.http("POST", "/runs", &[], "{\"experiment\": \"none\"}").await;
     assert!(status == 404 && refused.contains("short"), "{status} {refused}");
     let (status, refused) = serving.http("POST", "/runs", &[], "{\"experiment\": \"short\", \"x\": 1}").await;
     assert!(status == 400 && refused.contains('x'), "{status} {refused}");
-    // Longer than any body that is one.
+    // Larger than the largest body.
     let long = format!("{{\"experiment\": \"{}\"}}", "x".repeat(20_000));
     assert_eq!(serving.http("POST", "/runs", &[], &long).await.0, 413);
-    // Nobody is there whom it could be done to.
+    // There is no target.
     let (status, _) = serving.http("POST", "/runs", &[], "{\"experiment\": \"short\"}").await;
     assert_eq!(status, 201);
     wait_for("the run to end", async || {
