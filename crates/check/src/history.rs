@@ -1,9 +1,8 @@
-//! The recorder.
+//! The recorder of a history.
 //!
 //! What must stay true: a line's time is taken under the lock that orders the lines, so the order of
-//! the file is the order of time. Call [`History::invoke`] before the send leaves and
-//! [`History::ok`] after its answer has come, never the other way round, or the checker sees
-//! violations that are none.
+//! the file is the order of time. Call [`History::invoke`] before the request is sent and
+//! [`History::ok`] after its answer has come; otherwise the checker reports false violations.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,15 +16,14 @@ use crate::reader::{Raw, digest};
 use crate::record::{Event, What};
 use crate::{Options, Records, Report, Unreadable, check};
 
-/// Bytes of lines in memory before they are written out.
+/// Size of the write buffer, bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// Bodies up to this many bytes stand in the history as they are.
+/// Longer bodies are shortened, bytes.
 const BODY_BYTES_MAX: usize = 64;
 
-/// Records a history as JSON lines. Cheap to clone; every clone writes to the same place.
+/// Records a history as JSON lines. Cheap to clone; every clone writes to the same history.
 ///
-/// Errors while writing are kept and reported by [`History::finish`]: what records must not disturb
-/// what it records.
+/// A write error is kept and reported by [`History::finish`]: recording must not disturb the clients.
 #[derive(Clone)]
 pub struct History {
     shared: Arc<Mutex<Shared>>,
@@ -52,7 +50,7 @@ impl History {
     /// Records into a new file.
     ///
     /// # Errors
-    /// If the file cannot be made.
+    /// If the file cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
         Ok(Self::to_writer(File::create(path)?))
     }
@@ -62,7 +60,7 @@ impl History {
         Self::new(Out::Writer(BufWriter::with_capacity(BUFFER_BYTES, Box::new(writer))))
     }
 
-    /// Records into memory, for tests that judge in the same process.
+    /// Records in memory, for tests that judge in the same process.
     #[must_use]
     pub fn in_memory() -> Self {
         Self::new(Out::Memory(Vec::new()))
@@ -72,35 +70,35 @@ impl History {
         Self { shared: Arc::new(Mutex::new(Shared { out, began: Instant::now(), error: None })) }
     }
 
-    /// Nanoseconds since the recorder was made; the beginning of a [`History::read`].
+    /// Nanoseconds since the recorder was created; passed to [`History::read`] as the beginning of a read.
     #[must_use]
     pub fn now(&self) -> u64 {
         since(self.lock().began)
     }
 
-    /// A client sends a message for the first time. Before it leaves.
+    /// A client sends a message for the first time. Call it before sending.
     pub fn invoke(&self, session: u64, room: u64, no: u64, text: &str) {
         self.invoke_other(session, room, no, What::Message, text);
     }
 
-    /// A client that speaks with this node only sends a message for the first time. Before it leaves.
+    /// A client that is pinned to this node sends a message for the first time. Call it before sending.
     pub fn invoke_at(&self, node: &str, session: u64, room: u64, no: u64, text: &str) {
         let body = Some(shortened(text));
         let (what, node) = (Some(What::Message.word().into()), Some(node.into()));
         self.write(Raw { kind: "invoke".into(), what, body, node, ..request(session, room, no) });
     }
 
-    /// From now on this node is cut off together with fewer than half of the nodes. Say so once the cut is in force.
+    /// This node is cut off with a minority of the nodes from now on. Call it once the cut is in force.
     pub fn cut(&self, node: &str) {
         self.write(Raw { kind: "cut".into(), node: Some(node.into()), ..Raw::default() });
     }
 
-    /// The cut is about to end. Before it does.
+    /// The cut is about to end. Call it before the cut ends.
     pub fn healed(&self, node: &str) {
         self.write(Raw { kind: "healed".into(), node: Some(node.into()), ..Raw::default() });
     }
 
-    /// A client asks for something else than a message for the first time. Before it leaves.
+    /// A client sends a request of any kind for the first time. Call it before sending.
     pub fn invoke_other(&self, session: u64, room: u64, no: u64, what: What, body: &str) {
         let body = Some(shortened(body));
         let what = Some(what.word().into());
@@ -112,17 +110,17 @@ impl History {
         self.write(Raw { kind: "ok".into(), seq: Some(seq), ..request(session, room, no) });
     }
 
-    /// A request was refused, for good.
+    /// A request was refused, finally.
     pub fn refused(&self, session: u64, room: u64, no: u64, code: &str) {
         self.write(Raw { kind: "refused".into(), code: Some(code.into()), ..request(session, room, no) });
     }
 
-    /// The client gave up on a request, which may or may not have had an effect.
+    /// The client gave up on a request, which is in doubt from now on.
     pub fn unknown(&self, session: u64, room: u64, no: u64) {
         self.write(Raw { kind: "unknown".into(), ..request(session, room, no) });
     }
 
-    /// A subscriber got an event, on this of its streams.
+    /// A subscriber got an event on the stream with this number.
     pub fn observed(&self, subscriber: &str, stream: u64, room: u64, event: &Event<'_>) {
         self.write(Raw {
             kind: "observed".into(),
@@ -132,8 +130,8 @@ impl History {
         });
     }
 
-    /// A subscriber begins a stream at a node, after that seq. Say so for each room of the stream,
-    /// before its first event.
+    /// A subscriber begins a stream at a node after the seq `after`. Call it for each room of the
+    /// stream, before the room's first event.
     pub fn resumed(&self, subscriber: &str, stream: u64, room: u64, after: u64, node: &str) {
         self.write(Raw {
             kind: "resumed".into(),
@@ -143,18 +141,18 @@ impl History {
         });
     }
 
-    /// A stream says that it has delivered everything up to `seq`.
+    /// A stream claims to have delivered all events up to `seq`.
     pub fn caught_up(&self, subscriber: &str, stream: u64, room: u64, seq: u64) {
         self.write(Raw { kind: "caught_up".into(), seq: Some(seq), ..on(subscriber, stream, room) });
     }
 
-    /// A stream says that the room begins at `seq` now.
+    /// A stream announces that the room begins at `seq` now.
     pub fn truncated(&self, subscriber: &str, stream: u64, room: u64, seq: u64) {
         self.write(Raw { kind: "truncated".into(), seq: Some(seq), ..on(subscriber, stream, room) });
     }
 
-    /// What a replica has of a room at the end, when the cluster has healed: everything after
-    /// `after`, which is 0 unless the room is older than the history.
+    /// The events of a room at one replica, read at the end, when the cluster has recovered: all events
+    /// after the seq `after`, which is 0 unless the room is older than the history.
     pub fn final_read<'a>(
         &self,
         replica: &str,
@@ -176,7 +174,8 @@ impl History {
         }
     }
 
-    /// A linearizable read, begun at [`History::now`], saw the room's end at `last`.
+    /// A linearizable read that began at `begun` (see [`History::now`]) returned `last` as the room's
+    /// last seq.
     pub fn read(&self, begun: u64, room: u64, last: u64, node: &str) {
         self.write(Raw {
             kind: "read".into(),
@@ -188,10 +187,10 @@ impl History {
         });
     }
 
-    /// Writes out what is in the buffer.
+    /// Flushes the buffer.
     ///
     /// # Errors
-    /// The first error that there was, now or before. Then the history has holes and proves nothing.
+    /// The first write error, of now or before. The history is then incomplete and proves nothing.
     pub fn finish(&self) -> io::Result<()> {
         let mut shared = self.lock();
         if let Some(error) = shared.error.take() {
@@ -211,13 +210,14 @@ impl History {
         let shared = self.lock();
         match &shared.out {
             Out::Memory(lines) => Ok(check(&Records::read(lines.as_slice())?, options)),
-            Out::Writer(_) => {
-                Err(Unreadable { line: 0, why: "the history is in a file; read that".to_owned() })
-            }
+            Out::Writer(_) => Err(Unreadable {
+                line: 0,
+                why: "the history is in a file: read it with Records::read".to_owned(),
+            }),
         }
     }
 
-    /// The lines of a history in memory; nothing for others. To keep them when a test fails.
+    /// The lines of a history in memory, to be kept when a test fails; empty for a history in a file.
     #[must_use]
     pub fn lines(&self) -> Vec<u8> {
         match &self.lock().out {
@@ -240,7 +240,7 @@ impl History {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        // A panic elsewhere leaves at most a cut line, which the reader reports.
+        // A panic elsewhere leaves at most an incomplete line, which the reader reports.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

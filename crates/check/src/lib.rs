@@ -1,7 +1,6 @@
 //! Judges whether conclave kept its promises, from a history that clients recorded.
 //!
-//! This crate shares no code with the product on purpose: it must not inherit the mistakes of what
-//! it judges. Every guarantee of `docs/guarantees.md` is one file under `property/`, of the same
+//! This crate shares no code with the product, so that it cannot inherit the product's mistakes. Every guarantee of `docs/guarantees.md` is one file under `property/`, of the same
 //! name.
 //!
 //! A test, a bench or a chaos run records with [`History`], one JSON object for each line, and hands
@@ -30,19 +29,19 @@
 //!
 //! | `kind` | Fields | Meaning |
 //! |---|---|---|
-//! | `invoke` | `at session room no what body node?` | a client sends a request for the first time; `node` if it may use no other |
+//! | `invoke` | `at session room no what body node?` | a client sends a request for the first time; `node` if the client is pinned to one |
 //! | `ok` | `at session room no seq` | it was acked; `seq` 0 where the answer names no event |
-//! | `refused` | `at session room no code` | it was refused, for good |
-//! | `unknown` | `at session room no` | the client gave up; it may or may not have had an effect |
+//! | `refused` | `at session room no code` | it was refused, finally |
+//! | `unknown` | `at session room no` | the client gave up; the request may or may not have had an effect |
 //! | `observed` | `at reader stream room seq session no what body` | a subscriber got an event |
-//! | `resumed` | `at reader stream room after node` | a subscriber begins a stream after that seq |
-//! | `caught_up` | `at reader stream room seq` | the stream says that it has delivered all up to there |
-//! | `truncated` | `at reader stream room seq` | the stream says that the room begins there now |
-//! | `final_read` | `at reader room after last` | a replica is read at the end; its events follow |
+//! | `resumed` | `at reader stream room after node` | a subscriber begins a stream after the seq `after` |
+//! | `caught_up` | `at reader stream room seq` | the stream claims to have delivered all events up to `seq` |
+//! | `truncated` | `at reader stream room seq` | the stream announces that the room begins at `seq` now |
+//! | `final_read` | `at reader room after last` | a replica is read at the end of the run; its events follow |
 //! | `final` | `reader room seq session no what body` | one of those events |
-//! | `read` | `begun at room last node` | a linearizable read that ended at `at` saw the room's end at `last` |
-//! | `cut` | `at node` | from here on the node is cut off with a minority |
-//! | `healed` | `at node` | until here at least |
+//! | `read` | `begun at room last node` | a linearizable read from `begun` to `at` returned `last` as the room's last seq |
+//! | `cut` | `at node` | from `at` on, the node is cut off with a minority |
+//! | `healed` | `at node` | the node was cut off until `at` at least |
 
 mod history;
 mod property;
@@ -56,15 +55,15 @@ pub use reader::{Records, Unreadable};
 pub use record::{Event, What};
 pub use report::{Outcome, Report};
 
-/// What a history must at least contain, and what it may.
+/// What a history must contain at least, and what it may contain.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Other clients, whose sends are not recorded, use the same rooms: what a session sent that the
-    /// history does not know is no phantom.
+    /// Other clients, whose sends are not recorded, use the same rooms: an event of a session that the
+    /// history does not know is not a phantom.
     pub others: bool,
-    /// Properties that must have been tested. The others may be.
+    /// Properties that must have been tested for a history to pass.
     pub required: Vec<Property>,
-    /// Fewer acked sends than this are too little.
+    /// The fewest acked sends for a history to pass.
     pub acked_min: u64,
 }
 
@@ -81,7 +80,7 @@ impl Default for Options {
     }
 }
 
-/// Judges a history. Takes time in proportion to its length (times a logarithm, for sorting).
+/// Judges a history, in time O(n log n) of its length.
 #[must_use]
 pub fn check(records: &Records, options: &Options) -> Report {
     let findings = Property::every().map(|property| property.check(records, options)).collect();

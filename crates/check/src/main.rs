@@ -1,4 +1,4 @@
-//! `conclave-check FILE`: reads a recorded history and says whether conclave kept its promises.
+//! `conclave-check FILE`: reads a recorded history and reports whether conclave kept its promises.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -10,15 +10,15 @@ use conclave_check::{Options, Outcome, Property, Records, Report, check};
 const USAGE: &str = "\
 Usage: conclave-check [OPTIONS] FILE
 
-Judges a history of JSON lines, as the tests record them; the lines are described in this crate's documentation.
+Judges a history of JSON lines, as tests and conclave-chaos record it. The documentation of this crate describes the lines.
 FILE may be - for standard input.
 
 Options:
   --json            print the verdict as one JSON object
-  --others          other clients, not recorded, use the same rooms
-  --require LIST    properties that must have been tested: names with commas, or `all` for those that need no
-                    partition (default: all but resume_exact, reads_fresh and replicas_agree)
-  --min-acked N     fewer acked sends are too little (default 1)
+  --others          other clients, which are not recorded, use the same rooms
+  --require LIST    properties that must have been tested: names separated by commas, or `all` for those that need
+                    no partition (default: all but resume_exact, reads_fresh and replicas_agree)
+  --min-acked N     the fewest acked sends (default 1)
   -h, --help        print this
 
 Exit codes: 0 passed, 1 a property is broken, 2 tested too little, 3 the history cannot be read";
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn say(out: &mut impl Write, text: &str, code: ExitCode) -> ExitCode {
-    // Whoever closed the pipe does not want to read on; the exit code still says it.
+    // A closed pipe is no error: the exit code still tells the outcome.
     let _ = writeln!(out, "{text}");
     code
 }
@@ -78,11 +78,11 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Option<Arguments
                     number.parse().map_err(|_| format!("--min-acked needs a number, not {number:?}"))?;
             }
             flag if flag.len() > 1 && flag.starts_with('-') => return Err(format!("unknown option {flag}")),
-            _ if file.is_some() => return Err("one FILE at a time".to_owned()),
+            _ if file.is_some() => return Err("give one FILE only".to_owned()),
             _ => file = Some(PathBuf::from(word)),
         }
     }
-    let file = file.ok_or_else(|| "which FILE?".to_owned())?;
+    let file = file.ok_or_else(|| "FILE is missing".to_owned())?;
     Ok(Some(Arguments { file, json, options }))
 }
 
@@ -90,7 +90,7 @@ fn properties(list: &str) -> Result<Vec<Property>, String> {
     if list == "all" {
         return Ok(Property::ALL.to_vec());
     }
-    let named = |name| Property::named(name).ok_or_else(|| format!("no property is called {name:?}"));
+    let named = |name| Property::named(name).ok_or_else(|| format!("there is no property {name:?}"));
     list.split(',').filter(|name| !name.is_empty()).map(named).collect()
 }
 
@@ -102,7 +102,7 @@ fn read(file: &Path) -> Result<Records, String> {
     Records::read(BufReader::with_capacity(1 << 20, open)).map_err(|why| why.to_string())
 }
 
-/// The lines of the witnesses, from the file.
+/// The lines of the witnesses, quoted from the file.
 fn quoted(report: &Report, file: &Path) -> String {
     let witnesses = report.findings.iter().filter_map(|finding| finding.witness.as_ref());
     let mut wanted: Vec<u64> = witnesses.flat_map(|witness| witness.lines.iter().copied()).collect();

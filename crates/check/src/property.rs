@@ -1,5 +1,5 @@
-//! The promises, one file each. A property is a pure function of the history; none of them looks at
-//! another's result.
+//! The promises, one file each. A property is a pure function of the history, independent of the
+//! other properties.
 
 mod acked_kept;
 mod minority_silent;
@@ -21,30 +21,30 @@ use crate::reader::Records;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Property {
-    /// What was acked is there, at every replica, at the seq that the ack named.
+    /// Every acked event is at every replica, at the seq that the ack named.
     AckedKept,
     /// A request has at most one effect.
     NoDuplicate,
     /// Every reader sees the same event at the same seq, and that order agrees with time.
     OneOrder,
-    /// Nobody is passed a seq and then one beyond the next.
+    /// No reader misses an event between two that it gets.
     NoGap,
     /// One session's requests keep their order in a room.
     SenderOrder,
-    /// A subscriber continues at exactly the next event.
+    /// A subscriber resumes at exactly the next event.
     ResumeExact,
-    /// Nothing appears that nobody sent, or that was refused.
+    /// No event appears that was not sent, or that was refused.
     NoPhantom,
-    /// A linearizable read sees everything acked before it.
+    /// A linearizable read sees every event that was acked before it began.
     ReadsFresh,
-    /// What replicas have of a room, from its first event on, is the same.
+    /// All replicas have the same events of a room, from the first one on.
     ReplicasAgree,
-    /// Who is cut off with a minority acks nothing and answers no linearizable read.
+    /// A node that is cut off with a minority acks nothing and answers no linearizable read.
     MinoritySilent,
 }
 
 impl Property {
-    /// Those that every run of a cluster puts to the test.
+    /// The properties that every run of a cluster tests.
     pub const ALL: [Self; 9] = [
         Self::AckedKept,
         Self::NoDuplicate,
@@ -56,15 +56,15 @@ impl Property {
         Self::ReadsFresh,
         Self::ReplicasAgree,
     ];
-    /// Those that only a run with the right faults puts to the test.
+    /// The properties that only a run with the right faults tests.
     pub const WITH_FAULTS: [Self; 1] = [Self::MinoritySilent];
 
-    /// All of them.
+    /// All properties.
     pub fn every() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().chain(Self::WITH_FAULTS)
     }
 
-    /// The stable name.
+    /// The name, which is stable.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -105,25 +105,25 @@ impl Property {
     }
 }
 
-/// What came of one property.
+/// The result of one property.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// Which.
+    /// The property.
     pub property: Property,
     /// How many times the property could have been broken.
     pub checked: u64,
-    /// How many times it was.
+    /// How many times the property was broken.
     pub violations: u64,
-    /// The first violation.
+    /// The violation with the fewest lines, and among equals the first.
     pub witness: Option<Witness>,
 }
 
 /// A violation: a sentence, and the few lines of the history that it follows from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Witness {
-    /// What is wrong.
+    /// What is wrong, as a sentence.
     pub sentence: String,
-    /// The numbers of the lines.
+    /// The numbers of the lines, from 1.
     pub lines: Vec<u64>,
 }
 
@@ -132,7 +132,7 @@ impl Finding {
         Self { property, checked: 0, violations: 0, witness: None }
     }
 
-    /// Notes a violation. Of several the one with the fewest lines is kept, of those the first.
+    /// Counts a violation, and keeps it as the witness if it has fewer lines than the one so far.
     pub(crate) fn violated(&mut self, lines: &[u64], sentence: impl FnOnce() -> String) {
         self.violations += 1;
         if self.witness.as_ref().is_none_or(|known| lines.len() < known.lines.len()) {

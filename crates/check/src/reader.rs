@@ -1,7 +1,7 @@
 //! Reads a history's lines.
 //!
-//! What must stay true: a line that is not understood is an error. A checker that skips what it does
-//! not know approves what it has not seen.
+//! What must stay true: a line that cannot be parsed is an error. A checker that skips unknown lines
+//! approves events that it has not seen.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::{Content, ReaderId, Record, Seen, Send, Stream, What};
 
-/// A map of numbers. The keys come from our own recorder, so a simple hash is enough, and it makes
-/// the whole check twice as fast.
+/// A map with numbers as keys. The keys come from our own recorder, so a simple hash is enough; it
+/// halves the time of the whole check.
 pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mixer>>;
 /// See [`Map`].
 pub(crate) type Set<K> = std::collections::HashSet<K, BuildHasherDefault<Mixer>>;
@@ -22,7 +22,7 @@ pub(crate) type Set<K> = std::collections::HashSet<K, BuildHasherDefault<Mixer>>
 /// A history that has been read.
 #[derive(Debug, Default)]
 pub struct Records {
-    /// With the number of its line, from 1.
+    /// Each record with the number of its line, from 1.
     pub(crate) lines: Vec<(u64, Record)>,
     readers: Vec<String>,
     ids: HashMap<String, ReaderId>,
@@ -31,9 +31,9 @@ pub struct Records {
 /// Why a history cannot be read.
 #[derive(Debug)]
 pub struct Unreadable {
-    /// Which line, from 1.
+    /// The line, from 1.
     pub line: u64,
-    /// What is wrong with it.
+    /// What is wrong with the line.
     pub why: String,
 }
 
@@ -45,8 +45,8 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// A line as it is written. One flat struct with optional fields, because that is several times
-/// faster to read than a tagged enum.
+/// A line as it is written. One flat struct with optional fields is several times faster to parse
+/// than a tagged enum.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Raw<'a> {
@@ -86,7 +86,7 @@ impl Records {
     /// Reads JSON lines.
     ///
     /// # Errors
-    /// For the first line that cannot be read or understood. Empty lines are skipped.
+    /// For the first line that cannot be read or parsed. Empty lines are skipped.
     pub fn read(mut input: impl BufRead) -> Result<Self, Unreadable> {
         let mut records = Self::default();
         let mut text = Vec::new();
@@ -160,7 +160,7 @@ impl Records {
                 last: need(raw.last, "last")?,
                 node: self.node(raw)?,
             },
-            other => return Err(format!("no kind of line is called {other:?}")),
+            other => return Err(format!("unknown kind of line {other:?}")),
         })
     }
 
@@ -194,17 +194,17 @@ impl Records {
 fn content(raw: &Raw<'_>) -> Result<Content, String> {
     let Some(word) = &raw.what else { return Err(format!("a line of kind {:?} needs \"what\"", raw.kind)) };
     let what = What::ALL.into_iter().find(|what| what.word() == word.as_ref());
-    let what = what.ok_or_else(|| format!("no kind of event is called {word:?}"))?;
+    let what = what.ok_or_else(|| format!("unknown kind of event {word:?}"))?;
     Ok(Content { what, body: digest(raw.body.as_deref().unwrap_or("")) })
 }
 
-/// FNV-1a.
+/// The FNV-1a hash of a text.
 pub(crate) fn digest(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Mixes the numbers of a key, each by a multiplication and a turn.
+/// Hashes the numbers of a key, each by a multiplication and a rotation.
 #[derive(Debug, Default)]
 pub(crate) struct Mixer(u64);
 

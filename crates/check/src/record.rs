@@ -1,17 +1,17 @@
-//! What a history consists of, once read: numbers only, so that a million operations fit in memory.
+//! The records of a history in memory: numbers only, so that a million operations fit.
 
-/// What kind of event.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// The room began.
+    /// The room was created.
     Created,
-    /// Somebody said something.
+    /// A message.
     Message,
-    /// Somebody said what the room is for.
+    /// The topic was changed.
     Topic,
-    /// Somebody became a member.
+    /// A user joined the room.
     Joined,
-    /// Somebody stopped being one.
+    /// A user left the room.
     Left,
 }
 
@@ -29,16 +29,16 @@ impl What {
     }
 }
 
-/// An event as somebody saw it; what a recorder is given.
+/// An event as a client saw it, to be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// Its place in the room.
+    /// The seq in the room.
     pub seq: u64,
     /// The session that sent it; 0 for none.
     pub session: u64,
-    /// As which of its requests; 0 for none.
+    /// The request number in that session; 0 for none.
     pub no: u64,
-    /// What kind.
+    /// The kind.
     pub what: What,
     /// The text or the topic.
     pub body: &'a str,
@@ -51,7 +51,7 @@ impl<'a> Event<'a> {
         Self { seq, session, no, what: What::Message, body: text }
     }
 
-    /// A room's beginning.
+    /// The creation of a room.
     #[must_use]
     pub fn created(seq: u64) -> Self {
         Self { seq, session: 0, no: 0, what: What::Created, body: "" }
@@ -66,15 +66,15 @@ pub(crate) struct Send {
     pub(crate) no: u64,
 }
 
-/// What a request asked for, or an event says.
+/// The content of a request or of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) what: What,
-    /// Digest of the body.
+    /// Hash of the body.
     pub(crate) body: u64,
 }
 
-/// An event as it was seen, without its text.
+/// An event as a client saw it, without its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) send: Send,
@@ -82,11 +82,11 @@ pub(crate) struct Seen {
     pub(crate) content: Content,
 }
 
-/// A subscriber, a replica or a node, by name.
+/// Stands for the name of a subscriber, a replica or a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ReaderId(pub(crate) u32);
 
-/// A stream of a subscriber, in one room.
+/// One stream of a subscriber, in one room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Stream {
     pub(crate) reader: ReaderId,
@@ -94,10 +94,10 @@ pub(crate) struct Stream {
     pub(crate) room: u64,
 }
 
-/// One line.
+/// One line of a history. The crate documentation describes the kinds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Record {
-    /// With a node: the only one that this client may use.
+    /// `node` is the only node that the client may use, if it is pinned to one.
     Invoke {
         at: u64,
         send: Send,
@@ -160,7 +160,7 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    /// The event that somebody saw, and who, if this is about one.
+    /// The reader and the event, if this is the record of a seen event.
     pub(crate) fn seen(&self) -> Option<(ReaderId, Seen)> {
         match *self {
             Self::Observed { stream, seen, .. } => Some((stream.reader, seen)),
@@ -169,7 +169,7 @@ impl Record {
         }
     }
 
-    /// The place that a request is said to have got, by whoever says so.
+    /// The seq of a request, by an ack or by a seen event.
     pub(crate) fn place(&self) -> Option<(Send, u64)> {
         match *self {
             Self::Acked { send, seq, .. } if seq > 0 => Some((send, seq)),

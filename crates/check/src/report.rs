@@ -1,4 +1,5 @@
-//! The verdict: for each property whether it held, on how much, and if not the smallest witness.
+//! The verdict on a history: for each property whether it held, how often it was checked, and the
+//! smallest witness of a violation.
 
 use std::fmt;
 
@@ -9,7 +10,7 @@ use crate::property::{Finding, Property};
 use crate::reader::{Records, Set};
 use crate::record::{Record, Send};
 
-/// The sum of the findings.
+/// The verdict in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -24,21 +25,21 @@ pub enum Outcome {
 /// The verdict on a history.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The sum.
+    /// The verdict in one word.
     pub outcome: Outcome,
     /// Sends that were acked.
     pub acked: u64,
     /// Sends that were refused.
     pub refused: u64,
-    /// Sends whose fate the client does not know.
+    /// Sends that are in doubt.
     pub unknown: u64,
     /// Events that subscribers got.
     pub observed: u64,
-    /// The longest time in which somebody waited for an answer and nobody got an ack, in nanoseconds.
+    /// The longest time in which a client waited for an ack and no client got one, in nanoseconds.
     pub longest_gap: u64,
     /// One for each property.
     pub findings: Vec<Finding>,
-    /// Why too little was tested.
+    /// Why too little was tested; one sentence each.
     pub too_little: Vec<String>,
 }
 
@@ -51,10 +52,10 @@ impl Report {
         let acked = count(|record| matches!(record, Record::Acked { .. }));
         let mut too_little: Vec<String> = (findings.iter())
             .filter(|finding| finding.checked == 0 && options.required.contains(&finding.property))
-            .map(|finding| format!("{} was never put to the test", finding.property.name()))
+            .map(|finding| format!("{} was never tested", finding.property.name()))
             .collect();
         if acked < options.acked_min {
-            too_little.push(format!("{acked} acked sends; at least {} are wanted", options.acked_min));
+            too_little.push(format!("{acked} acked sends; at least {} are required", options.acked_min));
         }
         let outcome = if findings.iter().any(|finding| finding.violations > 0) {
             Outcome::Violated
@@ -88,7 +89,7 @@ impl Report {
     }
 }
 
-/// The lines are in the order of time.
+/// See [`Report::longest_gap`]. The lines are in the order of time.
 fn longest_gap(records: &Records) -> u64 {
     let mut waiting: Set<Send> = Set::default();
     let (mut since, mut longest) = (0, 0);
@@ -102,7 +103,7 @@ fn longest_gap(records: &Records) -> u64 {
             }
             Record::Acked { at, send, .. } => {
                 let gap = at.saturating_sub(since);
-                // An ack that nobody waits for is another one of the same request.
+                // An ack without a waiting client is a repeated ack.
                 if waiting.remove(&send) {
                     (since, longest) = (at, longest.max(gap));
                 }

@@ -1,5 +1,5 @@
-//! `acked_kept`: what was acked is there at the end, at every replica that is read, at the seq that
-//! the ack named; and nobody ever sees anything else at that seq.
+//! `acked_kept`: at the end, every acked event is at every replica that is read, at the seq that the
+//! ack named; and no reader ever sees another event at that seq.
 //!
 //! Only acks in rooms that are read at the end count as checked.
 
@@ -51,7 +51,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
             });
         }
     }
-    // As a rule they are sorted already.
+    // They are usually sorted already.
     kept.values_mut().for_each(|seqs| seqs.sort_unstable());
     let mut in_order: Vec<_> = acks.iter().collect();
     in_order.sort_unstable_by_key(|(_, (_, line))| *line);

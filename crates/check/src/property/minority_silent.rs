@@ -1,5 +1,5 @@
-//! `minority_silent`: a node that is cut off with fewer than half of the others acks nothing that was sent
-//! to it alone while it was cut off, and answers no linearizable read.
+//! `minority_silent`: a node that is cut off with a minority acks no request that a client pinned to it sent
+//! during the cut, and answers no linearizable read that began during the cut.
 //!
 //! Counted as checked: every such send, and every such read.
 
@@ -7,8 +7,8 @@ use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Send};
 
-/// In the order in which moments of the same instant count: a cut that begins or ends at the same
-/// time as something else says nothing about it.
+/// Moments, in the order in which those of the same instant count: a request at the same instant as
+/// the beginning or the end of a cut counts as outside of the cut.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Moment {
     Healed(ReaderId),
@@ -20,7 +20,7 @@ enum Moment {
 }
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
-    // By time, then what happened, with its line.
+    // Time, moment, and line number; sorted by time.
     let mut moments: Vec<(u64, Moment, u64)> = Vec::new();
     let mut reads = 0;
     for (line, record) in &records.lines {
@@ -40,7 +40,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
         }
     }
     moments.sort_unstable();
-    // Since which line each node is cut off; and what has begun there since.
+    // By node: the line of its current cut; and the requests and reads that began during that cut.
     let mut cut: Map<ReaderId, u64> = Map::default();
     let mut sent: Map<Send, (ReaderId, u64)> = Map::default();
     let mut begun: Map<usize, (ReaderId, u64)> = Map::default();
@@ -68,7 +68,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
                     finding.violated(&[since, line], || {
                         let Send { session, room, no } = send;
                         let node = records.name(node);
-                        format!("{node} was cut off, and session {session}'s request {no} in room {room}, sent to it alone, was acked")
+                        format!("{node} was cut off and acked session {session}'s request {no} in room {room}, which was sent to no other node")
                     });
                 }
             }

@@ -1,14 +1,14 @@
-//! `no_gap`: seqs are dense. A stream passes on every event of a room from its first one on, in
-//! order and once; what it says to have delivered it has delivered; and a replica's room, read at the
-//! end, is dense from its beginning.
+//! `no_gap`: seqs are dense. A stream delivers every event of a room from the stream's first event on,
+//! in order and once; it has delivered all events that it claims to have delivered; and a replica's
+//! room, read at the end, is dense from its beginning.
 //!
-//! A gap that the stream announces (`truncated`) is none.
+//! A gap that the stream announces (`truncated`) is not a violation.
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Stream};
 
-/// The last seq and the line that said so.
+/// The last seq and its line.
 type Last = (u64, u64);
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
@@ -33,7 +33,10 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
                 if last < seq {
                     finding.violated(&[at, *line], || {
                         let who = records.name(stream.reader);
-                        format!("{who} was told that it has {}:{seq}, but got only up to {last}", stream.room)
+                        format!(
+                            "{who} was told that it has all up to {}:{seq}, and got events only up to {last}",
+                            stream.room
+                        )
                     });
                 }
             }
@@ -54,7 +57,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
     for ((reader, room), ((seq, line), last)) in ends {
         finding.violated(&[*line], || {
             format!(
-                "{} says that room {room} ends at {last}, and its events end at {seq}",
+                "{} claims that room {room} ends at {last}, and its events end at {seq}",
                 records.name(*reader)
             )
         });
@@ -65,7 +68,7 @@ fn follows(records: &Records, finding: &mut Finding, reader: ReaderId, room: u64
     finding.checked += 1;
     if Some(next.0) != last.0.checked_add(1) {
         finding.violated(&[last.1, next.1], || {
-            format!("{} was passed {room}:{} after {room}:{}", records.name(reader), next.0, last.0)
+            format!("{} got {room}:{} after {room}:{}", records.name(reader), next.0, last.0)
         });
     }
 }

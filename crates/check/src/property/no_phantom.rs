@@ -1,5 +1,5 @@
-//! `no_phantom`: nothing appears that nobody sent: every event is what some session asked for under
-//! that request number, and does not appear before it was asked for. What was refused never appears.
+//! `no_phantom`: no event appears that was not sent: every event has the content that its session sent
+//! under its request number, and does not appear before it was sent. A refused request never appears.
 //!
 //! A session may use a number again after a refusal that did not use it up, so a request number has
 //! a list of attempts.
@@ -12,7 +12,7 @@ struct Attempt {
     content: Content,
     at: u64,
     line: u64,
-    /// The line that says so.
+    /// The line of the refusal.
     refused: Option<u64>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn check(records: &Records, others: bool, finding: &mut Finding) {
             Record::Acked { send, .. } if !attempts.contains_key(&send) => {
                 finding.violated(&[*line], || {
                     let Send { session, room, no } = send;
-                    format!("session {session}'s request {no} in room {room} was acked, and never sent")
+                    format!("session {session}'s request {no} in room {room} was acked and never sent")
                 });
             }
             _ => {}
@@ -58,14 +58,15 @@ fn judge(finding: &mut Finding, line: u64, seen: &Seen, observed: Option<u64>, a
     let Send { session, room, no } = seen.send;
     let seq = seen.seq;
     if no == 0 {
-        // Rooms begin, and joining needs no number; everything else does.
+        // The creation of a room and joining need no request number; all other events do.
         if !matches!(seen.content.what, What::Created | What::Joined) {
-            finding.violated(&[line], || format!("{room}:{seq} has no request number, and needs one"));
+            finding.violated(&[line], || format!("{room}:{seq} has no request number, which it needs"));
         }
         return;
     }
     let Some(first) = attempts.first() else {
-        finding.violated(&[line], || format!("nobody sent {room}:{seq} (session {session}'s request {no})"));
+        finding
+            .violated(&[line], || format!("{room}:{seq} (session {session}'s request {no}) was never sent"));
         return;
     };
     let same = || attempts.iter().filter(|attempt| attempt.content == seen.content);
@@ -75,7 +76,7 @@ fn judge(finding: &mut Finding, line: u64, seen: &Seen, observed: Option<u64>, a
         }
     } else if let Some(refused) = same().find_map(|attempt| attempt.refused) {
         finding.violated(&[refused, line], || {
-            format!("{room}:{seq} was refused (session {session}'s request {no}), and appears")
+            format!("{room}:{seq} appears although it was refused (session {session}'s request {no})")
         });
     } else {
         finding.violated(&[first.line, line], || {

@@ -1,7 +1,7 @@
-//! `one_order`: every reader sees the same event at the same seq; and that order agrees with time: a
-//! send that was acked before another one was begun comes before it.
+//! `one_order`: every reader sees the same event at the same seq; and the order agrees with time: a
+//! send that was acked before another one began has a smaller seq.
 //!
-//! Counted as checked: every event that somebody else had seen before, or acked.
+//! Counted as checked: every event at a seq that was seen before, and every ack.
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
@@ -24,7 +24,7 @@ fn same_for_everybody(records: &Records, finding: &mut Finding) {
         if first != seen {
             finding.violated(&[at, *line], || {
                 format!(
-                    "{} saw another event at {room}:{} than was seen before",
+                    "{} saw another event at {room}:{} than an earlier reader",
                     records.name(reader),
                     seen.seq
                 )
@@ -38,13 +38,13 @@ fn same_for_everybody(records: &Records, finding: &mut Finding) {
 struct Interval {
     begun: u64,
     invoked: u64,
-    /// The greatest seq that was acked in the room before, and the line that says so.
+    /// The greatest seq that was acked in the room before the invocation, and the line of that ack.
     floor: Option<(u64, u64)>,
 }
 
 fn agrees_with_time(records: &Records, finding: &mut Finding) {
     let mut intervals: Map<Send, Interval> = Map::default();
-    // At the same instant a beginning comes first: then the two sends overlap and may have any order.
+    // At the same instant, invocations sort before acks: the two sends then overlap and may have any order.
     let mut moments: Vec<(u64, bool, u64, Send, u64)> = Vec::new();
     for (line, record) in &records.lines {
         match *record {
@@ -74,7 +74,7 @@ fn agrees_with_time(records: &Records, finding: &mut Finding) {
         {
             finding.violated(&[acked, interval.invoked, line], || {
                 let room = send.room;
-                format!("{room}:{seq} was begun when {room}:{floor} had been acked, and yet comes before it")
+                format!("{room}:{seq} was sent after {room}:{floor} had been acked, and comes before it")
             });
         }
         if seq > highest.0 {

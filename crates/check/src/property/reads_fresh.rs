@@ -1,12 +1,12 @@
-//! `reads_fresh`: a linearizable read sees every message that was acked before the read began, and
-//! everything that an earlier linearizable read saw.
+//! `reads_fresh`: a linearizable read sees every event that was acked before the read began, and every
+//! event that an earlier linearizable read saw.
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::Record;
 
-/// In the order in which moments of the same instant count: what happens at the same time overlaps,
-/// and then nothing is promised.
+/// Moments, in the order in which those of the same instant count: a read and an ack at the same
+/// instant overlap, and nothing is promised then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Moment {
     ReadBegins { read: usize },
@@ -43,7 +43,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
                 if *last < known.0 {
                     finding.violated(&[known.1, *line], || {
                         format!(
-                            "a linearizable read of room {room} ended at {last} when {} was known",
+                            "a linearizable read of room {room} ended at {last} although {} was acked or read before",
                             known.0
                         )
                     });

@@ -1,8 +1,8 @@
-//! `replicas_agree`: what two replicas have of a room is the same from its first event to the last that
-//! both have.
+//! `replicas_agree`: two replicas have the same events of a room, from the first to the last that both
+//! have.
 //!
-//! Each replica's events are a chain: a hash of the chain before and of the event. Equal hashes at a
-//! seq mean that everything up to there is equal, so one comparison for each event is enough.
+//! The events of a replica form a hash chain: each hash covers the previous hash and the event. Equal
+//! hashes at a seq mean that all events up to it are equal, so one comparison per event is enough.
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
@@ -14,13 +14,13 @@ struct Copy {
     from: u64,
     seq: u64,
     chain: u64,
-    /// Differs already: only the first difference is told.
+    /// Whether a difference was reported already; only the first one is.
     apart: bool,
 }
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
     let mut copies: Map<(ReaderId, u64), Copy> = Map::default();
-    // The chain at each seq of the first replica that has it, by room and where the read begins.
+    // By room, beginning of the read, and seq: the chain of the first replica that has the seq.
     let mut chains: Map<(u64, u64, u64), (u64, ReaderId, u64)> = Map::default();
     for (line, record) in &records.lines {
         match *record {

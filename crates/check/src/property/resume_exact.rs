@@ -1,5 +1,5 @@
-//! `resume_exact`: a subscriber that continues, on whatever node, continues exactly where it was: it
-//! asks for what follows the last event that it got, and the first event that it gets is the next.
+//! `resume_exact`: a subscriber that resumes, on any node, resumes exactly where it was: it asks for
+//! the events after the last one that it got, and the first event that it gets is the next one.
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
@@ -17,7 +17,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
                 {
                     finding.violated(&[at, *line], || {
                         let (name, room) = (records.name(stream.reader), stream.room);
-                        format!("{name} had got {room}:{last} and continued after {room}:{after}")
+                        format!("{name} had got {room}:{last} and resumed after {room}:{after}")
                     });
                 }
                 expected.insert(stream, (after, *line));
@@ -33,7 +33,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
                 if Some(seen.seq) != after.checked_add(1) {
                     finding.violated(&[at, *line], || {
                         let (name, room) = (records.name(stream.reader), stream.room);
-                        format!("{name} continued after {room}:{after} and was passed {room}:{}", seen.seq)
+                        format!("{name} resumed after {room}:{after} and got {room}:{}", seen.seq)
                     });
                 }
             }

@@ -1,5 +1,5 @@
 //! `sender_order`: one session's requests keep their order in a room: ordered by seq, their numbers
-//! rise. Refused requests leave holes in the numbers; that is no violation.
+//! rise. Refused requests leave gaps in the numbers, which are no violation.
 
 use crate::property::Finding;
 use crate::reader::{Records, Set};
@@ -28,7 +28,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
         finding.checked += 1;
         if next_seq > seq && next_no < no {
             finding.violated(&[line, next_line], || {
-                format!("session {session}'s request {no} is {room}:{seq}, and its request {next_no} only {room}:{next_seq}")
+                format!("session {session}'s request {no} is {room}:{seq}, before its request {next_no} at {room}:{next_seq}")
             });
         }
     }

@@ -1,4 +1,4 @@
-//! The kinds of damage, each with the property that must object.
+//! The kinds of damage, each with the property that must be violated.
 
 use conclave_check::Property;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ pub(crate) const ALL: &[Damage] = &[
         }
     }),
     damage("what was acked before is ordered after", Property::OneOrder, |lines, _| {
-        // A send that ends before the first one begins, with a greater seq than that one got.
+        // A send that ends before the first one begins, with a greater seq.
         let first = lines.iter().position(|line| is(line, "invoke")).unwrap();
         let request = json!({"session": 99, "room": lines[first]["room"], "no": 1, "at": 0});
         lines.insert(0, with(request.clone(), "kind", json!("ok")));
@@ -229,7 +229,7 @@ fn same(line: &Value, other: &Value, fields: &[&str]) -> bool {
     fields.iter().all(|field| line[field] == other[field])
 }
 
-/// One of the lines that fit.
+/// One of the lines that match, chosen by the seed.
 fn pick(lines: &[Value], seed: u64, fits: impl Fn(&Value) -> bool) -> usize {
     let fitting: Vec<usize> = (0..lines.len()).filter(|at| fits(&lines[*at])).collect();
     assert!(!fitting.is_empty(), "the history is too short");
@@ -272,7 +272,7 @@ fn pick_resumed(lines: &[Value], seed: u64) -> usize {
     first[Dice::new(seed ^ 0x5eed).below(first.len())]
 }
 
-/// The event happens, once more or for the first time: at the end of its room, for everybody.
+/// Adds the event at the end of its room, for every reader and replica.
 fn append_everywhere(lines: &mut Vec<Value>, event: &Value) {
     let end = lines.iter().filter(|line| is(line, "final_read") && line["room"] == event["room"]);
     let seq = end.filter_map(|line| line["last"].as_u64()).max().unwrap() + 1;

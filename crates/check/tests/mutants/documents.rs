@@ -1,5 +1,5 @@
 //! A guarantee has three things under one name: a row in `docs/guarantees.md`, a property, and tests.
-//! Here they are tied together, so that none of them goes away unnoticed.
+//! These tests fail if one of them is missing.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ fn page() -> String {
     std::fs::read_to_string(root().join("docs/guarantees.md")).unwrap()
 }
 
-/// What stands between backticks.
+/// The words between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -33,12 +33,12 @@ fn every_guarantee_has_its_rows_and_its_property() {
     }
     let named = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     for (name, _) in named {
-        assert!(Property::named(name).is_some(), "{name} is no property");
+        assert!(Property::named(name).is_some(), "{name} is not a property");
     }
 }
 
 #[test]
-fn what_the_page_names_is_there() {
+fn every_test_and_file_named_in_guarantees_exists() {
     let sources = sources(&root().join("crates"));
     let page = page();
     let (_, tables) = page.split_once("| Guarantee | In words").unwrap();

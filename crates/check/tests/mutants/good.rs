@@ -1,11 +1,11 @@
-//! Makes good histories: a model of a cluster that does everything right, and of clients that
-//! pipeline, give up, are refused, come back on another node, and read.
+//! Makes good histories: a model of a correct cluster, and of clients that pipeline, give up, are
+//! refused, resume on another node, and read.
 
 use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-/// How large, and how many of what.
+/// The size of a history.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) sessions: u64,
@@ -46,11 +46,11 @@ struct Client {
     session: u64,
     room: u64,
     next: u64,
-    /// Not yet decided, in order.
+    /// Sent and not yet committed, in order.
     pending: VecDeque<Sent>,
-    /// Decided and not yet answered.
+    /// Committed and not yet answered.
     answers: Vec<(u64, Option<u64>)>,
-    /// Gave up on something undecided: a request that follows could not be decided either.
+    /// Whether the session gave up on an uncommitted request: no later request can be committed then.
     stopped: bool,
 }
 
@@ -69,7 +69,7 @@ struct Model {
     rooms: Vec<Vec<Value>>,
     clients: Vec<Client>,
     subscribers: Vec<Subscriber>,
-    /// `n3` is cut off, and this is what was sent to it last.
+    /// The last request sent to `n3`, while `n3` is cut off.
     cut: Option<u64>,
 }
 
@@ -164,7 +164,7 @@ impl Model {
             client.pending.clear();
             self.log(json!({"kind": "unknown", "session": session, "room": room, "no": sent.no}));
         } else if let Some((no, seq)) = client.answers.pop() {
-            // Of several answers the last one first: the order of answers is no order of events.
+            // Answers come last one first: their order need not be the order of events.
             let line = match seq {
                 Some(_) if gives_up => json!({"kind": "unknown"}),
                 Some(seq) => json!({"kind": "ok", "seq": seq}),
@@ -226,7 +226,7 @@ impl Model {
         }
     }
 
-    /// While `n3` is cut off, somebody sends to it and is not answered.
+    /// Cuts `n3` off and sends it a request without an answer, or ends the cut.
     fn cut_or_heal(&mut self) {
         let (session, room) = (900, 1);
         if let Some(no) = self.cut.take() {

@@ -9,7 +9,7 @@ use conclave_check::{Options, Property, Records, check};
 const ROOMS: u64 = 16;
 const SESSIONS: u64 = 64;
 
-/// Makes the lines as they are read: all of them would fill half a gigabyte.
+/// Generates the lines while they are read: all of them would take half a gigabyte.
 struct Lines<F> {
     make: F,
     text: String,
@@ -33,7 +33,7 @@ impl<F: FnMut(u64, &mut String)> Read for Lines<F> {
     }
 }
 
-/// One send for each step, seen by a subscriber; then what two replicas have of each room.
+/// One send per step, seen by a subscriber; then the final reads of two replicas.
 fn make(operations: u64, step: u64, text: &mut String) {
     let at = step * 10;
     if step < operations {
@@ -99,18 +99,18 @@ fn a_million_operations_take_seconds() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
-/// What this thread has used of a processor, nanoseconds: others may use the machine, too.
+/// The processor time of this thread, nanoseconds: unlike wall time, it is not affected by other processes.
 fn used() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let used = stat.split_whitespace().next().and_then(|used| used.parse().ok());
     used.unwrap_or_else(|| {
-        // Not Linux: the clock has to do.
+        // Elsewhere than on Linux, wall time has to do.
         static BEGUN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         u64::try_from(BEGUN.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
     })
 }
 
-/// What it takes to read and to judge so many operations: the better of two.
+/// The processor time to read and judge this many operations: the better of two tries.
 fn cost(operations: u64) -> u64 {
     let once = |_| {
         let before = used();
@@ -121,8 +121,8 @@ fn cost(operations: u64) -> u64 {
     (0..2).map(once).min().unwrap()
 }
 
-/// The million above is for a machine with time; this is for every run. Four times as long a history may take four times as long,
-/// and something for sorting; what is quadratic takes sixteen times as long.
+/// The test above takes long; this one runs always. A history four times as long may take four times as long, and a little more
+/// for sorting. A quadratic check would take sixteen times as long.
 #[test]
 fn the_time_grows_as_the_history_does() {
     let (small, large) = (cost(8_000), cost(32_000));

@@ -1,5 +1,5 @@
-//! Shows that the checker objects: a good history passes, and a history that is damaged in some way
-//! is objected to by the property that this damages.
+//! Tests the checker itself: a good history passes, and each kind of damage to a history violates the
+//! property that it is meant to violate.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
@@ -35,9 +35,9 @@ proptest! {
     // Each case judges some two dozen histories.
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Every kind of damage, at a place that the seed chooses.
+    /// Applies every kind of damage at a position that the seed chooses.
     #[test]
-    fn a_damaged_history_does_not(seed in any::<u64>()) {
+    fn a_damaged_history_violates_the_damaged_property(seed in any::<u64>()) {
         let lines = good::history(seed, &Shape::default());
         prop_assert!(judge(&lines).passed(), "{}", judge(&lines));
         for damage in damage::ALL {
@@ -72,17 +72,17 @@ fn every_property_has_a_mutant() {
 }
 
 #[test]
-fn the_longest_gap_is_one_in_which_somebody_waited() {
+fn the_longest_gap_counts_only_while_a_client_waits() {
     let line = |kind: &str, at: u64, no: u64| json!({"kind": kind, "at": at, "session": 1, "room": 1, "no": no, "what": "message", "body": "x", "seq": no});
     let gap = |lines: &[(&str, u64, u64)]| {
         judge(&lines.iter().map(|(kind, at, no)| line(kind, *at, *no)).collect::<Vec<_>>()).longest_gap
     };
     assert_eq!(gap(&[]), 0);
-    // Nobody waits from 20 to 100.
+    // No client waits from 20 to 100.
     assert_eq!(gap(&[("invoke", 10, 1), ("ok", 20, 1), ("invoke", 100, 2), ("ok", 130, 2)]), 30);
-    // Others are acked while the first one waits.
+    // Other sends are acked while the first one waits.
     assert_eq!(gap(&[("invoke", 10, 1), ("invoke", 15, 2), ("ok", 40, 2), ("ok", 60, 1)]), 30);
-    // What is given up or refused is waited for no longer.
+    // A client no longer waits for a send that it gave up or that was refused.
     assert_eq!(gap(&[("invoke", 10, 1), ("unknown", 20, 1), ("invoke", 90, 2), ("refused", 95, 2)]), 0);
     assert_eq!(gap(&[("invoke", 10, 1), ("unknown", 20, 1), ("invoke", 90, 2), ("ok", 95, 2)]), 5);
 }
@@ -93,7 +93,7 @@ fn an_empty_history_proves_nothing() {
 }
 
 #[test]
-fn what_others_sent_is_no_phantom_if_they_are_announced() {
+fn events_of_unrecorded_clients_are_no_phantoms_with_others() {
     let mut lines = good::history(3, &Shape::default());
     lines.retain(|line| {
         line["session"] != 4 || ["observed", "final"].iter().any(|kind| line["kind"] == *kind)

@@ -1,4 +1,4 @@
-//! The program: exit codes, and what it says. And the recorder, whose output it reads.
+//! The program's exit codes and output, and the recorder whose output it reads.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -18,7 +18,7 @@ fn good_text() -> String {
 }
 
 #[test]
-fn exit_codes() {
+fn each_outcome_has_its_exit_code() {
     let good = good_text();
     assert_eq!(run("good", &good, &["--require", "all"]).status.code(), Some(0));
     let last = good.lines().last().unwrap();
@@ -45,7 +45,7 @@ fn exit_codes() {
 }
 
 #[test]
-fn the_verdict_as_json() {
+fn the_verdict_can_be_printed_as_json() {
     let output = run("json", &good_text(), &["--json"]);
     let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(verdict["outcome"], "passed");
@@ -72,7 +72,7 @@ fn what_is_recorded_can_be_judged() {
     }
 }
 
-/// Four clients at once, each in its own thread.
+/// Records four concurrent clients, each in its own thread.
 fn record(history: &History, long: &str) {
     let seq = std::sync::Mutex::new(1);
     let said = std::sync::Mutex::new(vec![(0, 0, String::new())]);
