@@ -1,4 +1,4 @@
-//! Makes this program's own functions visible to libraries that look them up by name (see `src/world.rs`).
+//! Exports this program's functions to libraries that look them up by name (see `src/world.rs`).
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

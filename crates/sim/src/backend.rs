@@ -15,10 +15,10 @@ use crate::cluster::{Cluster, Machine};
 use crate::life::{Death, Life, State, lock};
 use crate::name_server::{self, NameServer};
 
-/// A node that is healed is back by then.
+/// Timeout for a healed node to serve again.
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
-/// Writing operations until a node that is to die does; it may die while it commits.
+/// A killed node dies within this many disk writes, so that it may die during a commit.
 const OPERATIONS_MAX: u64 = 12;
 
 /// The simulated cluster.
@@ -80,7 +80,7 @@ impl Simulated {
             }
             Fault::SlowDisk { .. } | Fault::FailSync | Fault::FullDisk => done.disk_faults += affected,
             Fault::ClockStep { .. } | Fault::ClockSkew { .. } => done.clock_steps += affected,
-            // Counted above.
+            // Counted at the beginning.
             Fault::ResolverStale | Fault::ResolverSlow { .. } => {}
         }
         drop(done);
@@ -99,7 +99,7 @@ impl Simulated {
             let state = lock(state);
             state.started && state.life == Life::Up
         };
-        // Its disk may still be failing on purpose; whether it comes back in the end is for the verdict.
+        // The node's disk may still have a fault. Whether the node comes back at the end is for the verdict.
         while matches!(fault.fault, Fault::Kill | Fault::Restart | Fault::PowerCut { .. })
             && !self.states(fault).all(is_back)
             && Instant::now() < deadline

@@ -1,7 +1,7 @@
-//! The nodes of the simulation, and what is done to them.
+//! The simulated nodes and name servers, and the faults that are in force.
 //!
-//! Two sides share what is here: the [`crate::backend`], which is told by the engine what to break, and the loop in
-//! [`crate::drive`], which alone can crash and start hosts, between two ticks.
+//! The [`crate::backend`] and the loop in [`crate::drive`] share this state: the backend applies the engine's faults to it, and
+//! the loop, which alone can crash and start hosts, acts on it between two ticks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,13 +23,13 @@ use crate::life::{Death, Life, State, lock};
 use crate::name_server::NameServer;
 use crate::net::{Cuts, Host};
 
-/// Ports of every node.
+/// The ports of every node.
 const CLIENT: u16 = 7400;
 const PEER: u16 = 7401;
 const HTTP: u16 = 7402;
-/// Between nodes and resolvers.
+/// The secret that nodes and name servers share.
 const SECRET: &[u8] = b"the secret of the simulation";
-/// The first resolver is at this number.
+/// The host number of the first name server.
 const RESOLVERS_AT: u8 = 50;
 /// One node.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(crate) struct Machine {
     pub(crate) state: Mutex<State>,
 }
 
-/// What was done, summed up.
+/// How many faults were applied, by kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Done {
     pub(crate) kills: u64,
@@ -64,19 +64,19 @@ pub(crate) struct Cluster {
     pub(crate) resolvers: Vec<NameServer>,
     pub(crate) clients: IpAddr,
     pub(crate) cuts: Cuts,
-    /// What is in force.
+    /// The faults that are in force.
     pub(crate) open: Mutex<Vec<Applied>>,
     pub(crate) done: Mutex<Done>,
-    /// What went wrong that no history shows.
+    /// Failures that the history does not show.
     pub(crate) findings: Mutex<Vec<String>>,
 }
 
-/// What the links between two hosts should do.
+/// The wanted state of the links between hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Links {
-    /// From the first to the second nothing arrives, ever.
+    /// Directed pairs whose bytes are lost.
     pub(crate) cut: BTreeSet<(IpAddr, IpAddr)>,
-    /// Between these (smaller first), everything arrives later.
+    /// Pairs (smaller address first) whose bytes are delayed until released.
     pub(crate) held: BTreeSet<(IpAddr, IpAddr)>,
 }
 
@@ -85,7 +85,7 @@ fn ip(number: u8) -> IpAddr {
 }
 
 impl Cluster {
-    /// Nodes that have not started; what they keep on a real disk (their identity) is in this directory.
+    /// A cluster of nodes that have not started. Their identity files, which are on a real disk, are in `dir`.
     pub(crate) fn new(nodes: u8, seed: u64, shape: &Shape, dir: &Path) -> anyhow::Result<Self> {
         let secret = Secret::new(SECRET)?;
         let at = |number: u8, port| SocketAddr::new(ip(number), port).to_string();
@@ -137,16 +137,17 @@ impl Cluster {
         self.resolvers.iter().find(|resolver| resolver.name == name)
     }
 
+    /// Records a failure that the history does not show.
     pub(crate) fn find(&self, finding: String) {
-        tracing::warn!(finding, "found");
+        tracing::warn!(finding, "finding recorded");
         lock(&self.findings).push(finding);
     }
 
-    /// Makes disks, clocks and delays what the open faults say.
+    /// Applies the open faults to disks, clocks, delays and name servers.
     pub(crate) fn suffer(&self) {
         let open = lock(&self.open).clone();
         let names: Vec<String> = self.machines.iter().map(|machine| machine.config.name.clone()).collect();
-        // What cuts is done by the links themselves.
+        // Cuts are applied to the links instead, see `links`.
         let inside: Vec<Applied> = open
             .into_iter()
             .filter(|applied| !matches!(applied.fault, Fault::Isolate | Fault::Partition { .. }))
@@ -164,7 +165,7 @@ impl Cluster {
         }
     }
 
-    /// What the links should do now.
+    /// The wanted state of the links, by the open faults.
     pub(crate) fn links(&self) -> Links {
         let mut links = Links::default();
         let address = |name: &String| {
@@ -180,7 +181,7 @@ impl Cluster {
                 Fault::Partition { grudge } => Some(grudge),
                 _ => None,
             };
-            // A resolver is none of the nodes, and can be cut off from all of them.
+            // A name server is not in `all`, but can be cut off from all nodes.
             let mut hosts = applied.all.clone();
             hosts.extend(applied.nodes.iter().filter(|name| !applied.all.contains(name)).cloned());
             for (from, to) in grudge.map(|grudge| cuts(grudge, &applied.nodes, &hosts)).into_iter().flatten()
@@ -207,7 +208,7 @@ impl Cluster {
         links
     }
 
-    /// Whether a node's disk is made to fail, so that the node may, too.
+    /// Whether an open fault makes the node's disk fail, so that the node may stop.
     fn may_fail(&self, machine: &Machine) -> bool {
         let name = &machine.config.name;
         machine.disk.is_dead()
@@ -221,7 +222,7 @@ pub(crate) fn pair(a: IpAddr, b: IpAddr) -> (IpAddr, IpAddr) {
     (a.min(b), a.max(b))
 }
 
-/// How a cluster is made.
+/// The parameters of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) shards: u32,
@@ -229,7 +230,7 @@ pub(crate) struct Shape {
     pub(crate) resolvers: u8,
 }
 
-/// One life of a node, as the process of a server would live it.
+/// Runs a node from its start to its end, as a server's process would.
 pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
     let machine = &cluster.machines[number];
     let name = &machine.config.name;
@@ -248,7 +249,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
         Ok(node) => node,
         Err(error) => {
             if !cluster.may_fail(machine) {
-                cluster.find(format!("{name} does not start: {error}"));
+                cluster.find(format!("{name} failed to start: {error}"));
             }
             return;
         }
@@ -258,7 +259,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
         error = node.failed() => {
             let excused = matches!(error, RunError::Storage(_)) && cluster.may_fail(machine);
             if !excused {
-                cluster.find(format!("{name} stops: {error}"));
+                cluster.find(format!("{name} stopped: {error}"));
             }
         }
         () = machine.stop.notified() => Box::pin(node.drain()).await,

@@ -1,4 +1,4 @@
-//! The loop of the simulation: one tick after the other, and between two of them what happens to hosts from outside.
+//! The main loop of the simulation: it runs one tick after the other, and between two ticks crashes, starts and cuts off hosts.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -20,14 +20,14 @@ use crate::life::{Change, Death, lock};
 use crate::net::Host;
 use crate::{resolver, world};
 
-/// Everything on one host happens within a tick before anything of it is seen on another one.
+/// The length of a tick. A host sees the effects of another host only in the next tick.
 const TICK: Duration = Duration::from_millis(1);
-/// A client of the workload keeps trying this long.
+/// How long a client of the workload retries.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// No run is longer, on its own clock.
+/// The longest run, in simulated time.
 const LIMIT: Duration = Duration::from_secs(3_600);
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) verdict: Result<Verdict, RunError>,
@@ -35,7 +35,7 @@ pub(crate) struct Outcome {
     pub(crate) cluster: Arc<Cluster>,
 }
 
-/// Says what happens.
+/// Logs the events of a run.
 struct Narrator;
 
 impl Observer for Narrator {
@@ -105,8 +105,8 @@ pub(crate) fn run(
     };
     let elapsed = sim.elapsed();
     ended?;
-    let verdict = lock(&verdict).take().ok_or_else(|| anyhow!("the engine has ended without a word"))?;
-    // The hosts end here, as if they were killed: what they do while they are dropped must not be a finding.
+    let verdict = lock(&verdict).take().ok_or_else(|| anyhow!("the engine ended without a result"))?;
+    // Dropping the simulation kills the hosts: errors that this causes must not become findings, so their disks die first.
     cluster.machines.iter().for_each(|machine| machine.disk.kill());
     drop(sim);
     Ok(Outcome { verdict, elapsed, cluster })
@@ -150,7 +150,7 @@ async fn judge(
     Ok(())
 }
 
-/// Lets nodes die and start, and links break and heal.
+/// Crashes and starts hosts, and updates links, between two ticks.
 fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
     let now = sim.elapsed();
     let (mut dying, mut starting) = (Vec::new(), Vec::new());
@@ -168,14 +168,14 @@ fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
     }
     for resolver in &cluster.resolvers {
         let runs = sim.is_host_running(resolver.ip);
-        // It keeps nothing, so it dies as well now as later.
+        // A name server has no disk, so it need not wait for a write to die in.
         match lock(&resolver.state).go_on(now, runs, true, |_| {}) {
             Some(Change::Dies) => dying.push(resolver.ip),
             Some(Change::Starts) => starting.push(resolver.ip),
             None => {}
         }
     }
-    // Before: a machine without power sends nothing any more, not even that its connections end.
+    // Links first: a machine without power must not even send that its connections end.
     relink(sim, cluster, links);
     for ip in dying {
         sim.crash(ip);

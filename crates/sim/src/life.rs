@@ -1,65 +1,66 @@
-//! How a host is, and what it takes for it to die and to start.
+//! The life cycle of a simulated host: running, dying, dead, restarting.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use conclave_store::simulated::Remains;
 
-/// A node that dies in the middle of a write does so within this.
+/// A dying node waits this long at most for a write to die in.
 const DYING_MAX: Duration = Duration::from_millis(40);
-/// A host that ended by itself starts again after this, as `conclave up` would start it.
+/// A host that ended by itself is restarted after this time, as `conclave up` would do.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// How a node ends.
+/// How a host dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Death {
-    /// Its process is killed; the machine goes on.
+    /// The process is killed; the machine keeps running.
     Killed,
-    /// Its machine loses power: nobody is told, and what was not synced may be lost.
+    /// The machine loses power: connections are not closed, and unsynced writes may be lost.
     Unpowered(Remains),
 }
 
-/// How a node is.
+/// The phase of a host's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
-    /// It runs, or begins to.
+    /// Running or starting.
     Up,
-    /// It is about to die: at the next write to its disk, or soon.
+    /// About to die: at one of the next writes to its disk, or after [`DYING_MAX`].
     Dying(Death),
-    /// It is dead, and stays so until it is healed.
+    /// Dead until the fault is healed.
     Dead(Death),
-    /// It ended by itself and starts again when this much time has passed since the beginning.
+    /// Ended by itself at this time since the beginning; it restarts after [`RESTART_AFTER`].
     Ended(Duration),
 }
 
-/// What changes about one node.
+/// The state of one host.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) life: Life,
-    /// It serves.
+    /// Whether the node or name server has started and serves.
     pub(crate) started: bool,
-    /// When it began to die, once the loop has seen that.
+    /// When the loop first saw the host dying.
     pub(crate) dying_since: Option<Duration>,
-    /// It is healed: it starts as soon as it is dead.
+    /// Whether the fault is healed: the host restarts as soon as it is dead.
     pub(crate) revive: bool,
 }
 
-/// What has to be done to a host between two ticks.
+/// A change of a host that the loop makes between two ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It ends here.
+    /// The host crashes.
     Dies,
-    /// It begins anew.
+    /// The host starts.
     Starts,
 }
 
 impl State {
-    /// It is about to start for the first time.
+    /// The state of a host that is about to start for the first time.
     pub(crate) fn up() -> Self {
         Self { life: Life::Up, started: false, dying_since: None, revive: false }
     }
 
-    /// Goes on to the next tick. `is_dead` says that nothing is left to wait for before it can die, which is done by `die`.
+    /// Advances the state to the next tick. `runs` tells whether the host runs, `is_dead` whether a dying host need not wait for a
+    /// write. `die` is called when the host dies.
     pub(crate) fn go_on(
         &mut self,
         now: Duration,

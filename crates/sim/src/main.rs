@@ -1,12 +1,13 @@
-//! A whole conclave cluster in one process: three nodes, their disks, their network and their clients, on a clock that
-//! stands still while they work. Everything random follows from the seed, so a seed is a history.
+//! A whole conclave cluster in one process: three nodes, their disks, their network and their clients, on a simulated clock.
+//! All randomness follows from the seed, so a seed determines the history.
 //!
-//! * [`world`]: time and chance of the process. [`net`]: the network. The disk is `conclave_store::simulated`.
-//! * [`life`]: how a host dies and starts. [`cluster`]: the nodes, and what is done to them. [`backend`]: as the chaos engine sees them. [`drive`]: the loop.
-//! * [`name_server`] and [`resolver`]: who tells clients where the nodes are.
-//! * [`mix`]: an experiment out of a seed. The experiments of `conclave-chaos` run here, too.
+//! * [`world`]: time and randomness of the process. [`net`]: the network. The disk is `conclave_store::simulated`.
+//! * [`life`]: how a host dies and starts. [`cluster`]: the hosts and the faults that are in force.
+//! * [`backend`]: the cluster as the chaos engine sees it. [`drive`]: the main loop.
+//! * [`name_server`] and [`resolver`]: the authoritative name servers of the cluster.
+//! * [`mix`]: an experiment generated from the seed. The experiments of `conclave-chaos` run here, too.
 //!
-//! One seed a process: nothing of one run can be left over in the next one. `cargo xtask sim` runs many.
+//! One process runs one seed, so that no state of a run is left for the next one. `cargo xtask sim` runs many seeds.
 
 mod backend;
 mod cluster;
@@ -34,23 +35,23 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::cluster::Shape;
 use crate::summary::Summary;
 
-/// Runs one seed of the simulation and judges what came of it.
+/// Runs one seed of the simulation and judges its history.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// Everything random follows from it.
+    /// The seed of all randomness.
     #[arg(long)]
     seed: u64,
-    /// One of those that ship with conclave-chaos, a file, or `mix`: one that follows from the seed.
+    /// A shipped experiment of conclave-chaos, a YAML file, or `mix`: an experiment generated from the seed.
     #[arg(long, default_value = mix::NAME)]
     experiment: String,
-    /// Where the history goes; kept. Without it, a directory that is removed unless something was found.
+    /// The directory for the history, which is kept. Default: a temporary directory, which is deleted if the run passes.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// A control: syncs are answered and not done. Something must be found.
+    /// A control: disks acknowledge syncs without doing them. The run must not pass.
     #[arg(long)]
     lying_disk: bool,
-    /// Bytes of log that nodes keep for those that lag; follows from the seed if it is not given.
+    /// Bytes of log that nodes keep for lagging followers. Default: chosen by the seed.
     #[arg(long)]
     log_tail_bytes: Option<u64>,
 }
@@ -65,10 +66,10 @@ fn main() -> ExitCode {
     let printed = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry()
         .with(tracing_subscriber::Layer::with_filter(printed, filter))
-        // Whatever it does not hear costs next to nothing.
+        // The filter makes all other events nearly free.
         .with(tracing_subscriber::Layer::with_filter(counted.clone(), summary::Counted::hears()))
         .init();
-    // A task that panics must not go unnoticed.
+    // A panic of any task is a finding.
     let panics = counted.clone();
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -78,7 +79,7 @@ fn main() -> ExitCode {
     match simulate(&args, &counted, began) {
         Ok(summary) => {
             let line = serde_json::to_string(&summary).unwrap_or_else(|error| error.to_string());
-            // Whoever closed the pipe has read enough.
+            // A closed pipe is no error: the reader wants no more.
             let _ = writeln!(std::io::stdout(), "{line}");
             ExitCode::from(summary.exit_code())
         }
@@ -103,7 +104,7 @@ fn simulate(args: &Args, counted: &summary::Counted, began: u64) -> anyhow::Resu
     let shape = Shape {
         shards: 1 + u32::try_from(draws.below(3)).unwrap_or(0),
         log_tail_bytes: args.log_tail_bytes.unwrap_or(tail),
-        // What the experiments prove, they prove of a resolver that nobody stands in for.
+        // The experiments make claims about a single name server, which no second one backs up.
         resolvers: if args.experiment == mix::NAME {
             1 + u8::try_from(draws.below(2)).unwrap_or(0)
         } else {
@@ -115,7 +116,7 @@ fn simulate(args: &Args, counted: &summary::Counted, began: u64) -> anyhow::Resu
         None => std::env::temp_dir().join(format!("conclave-sim-{}-{}", args.seed, std::process::id())),
     };
     if dir.exists() && fs::read_dir(&dir)?.next().is_some() {
-        bail!("{} is not empty; remove it, or give another --dir", dir.display());
+        bail!("{} is not empty; delete it, or choose another --dir", dir.display());
     }
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     let outcome = drive::run(experiment, args.seed, &shape, args.lying_disk, &dir)?;

@@ -1,4 +1,4 @@
-//! An experiment out of a seed: a little of everything that can be done to a cluster, several things at a time.
+//! An experiment generated from a seed: all kinds of faults, several at a time.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use conclave_chaos::fault::{Fault, Grudge, Nodes};
 use conclave_chaos::schedule::Draws;
 use conclave_chaos::time::Span;
 
-/// The name of it.
+/// The experiment's name.
 pub(crate) const NAME: &str = "mix";
-/// How long faults begin.
+/// No fault begins later than this, milliseconds.
 const FAULTS_UNTIL_MS: u64 = 24_000;
-/// How long clients work.
+/// The duration of the workload.
 const DURATION: Duration = Duration::from_secs(30);
 
 /// The experiment of a seed.
 pub(crate) fn experiment(seed: u64) -> Experiment {
-    // Other numbers than those that choose the nodes.
+    // Another sequence than the one that chooses the targets.
     let mut draws = Draws::new(!seed);
     let mut method = Vec::new();
     let mut at_ms = 1_000 + draws.below(2_000);
-    // Some seeds are busy and some leave time between two faults.
+    // Some seeds have many faults, and some leave time between two faults.
     let between = [300, 1_500, 4_000][usize::try_from(draws.below(3)).unwrap_or(0)];
     while at_ms < FAULTS_UNTIL_MS {
         let (fault, nodes) = draw_fault(&mut draws);
-        // Some are away for so long that the others have cut their logs.
+        // Some faults last so long that the other nodes purge their logs meanwhile.
         let at_most = if draws.below(5) == 0 { 14_000 } else { 4_000 };
         let lasts = Duration::from_millis(200 + draws.below(at_most));
         let lasts = lasts.min(DURATION.saturating_sub(Duration::from_millis(at_ms)));
@@ -53,7 +53,7 @@ pub(crate) fn experiment(seed: u64) -> Experiment {
     }
 }
 
-/// What happens to resolvers meanwhile, by numbers of its own: what happens to the nodes stays what it was.
+/// Faults of the name servers, from a separate sequence, so that adding them did not change the faults of the nodes.
 fn resolver_steps(seed: u64) -> Vec<Step> {
     let mut draws = Draws::new(seed.rotate_left(16));
     let mut steps = Vec::new();
@@ -108,7 +108,7 @@ fn draw_fault(draws: &mut Draws) -> (Fault, Nodes) {
             Fault::ClockStep { offset_ms: step - 3_600_000 }
         }
     };
-    // What everybody suffers at once shows what a restart of all of them loses.
+    // A fault of all nodes at once shows what a restart of the whole cluster loses.
     let everybody =
         matches!(fault, Fault::Kill | Fault::PowerCut { .. } | Fault::Restart) && draws.below(5) == 0;
     (fault, if everybody { Nodes::All } else { nodes })

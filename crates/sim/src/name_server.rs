@@ -1,5 +1,5 @@
-//! The resolvers of the simulation. They keep nothing, so all that can be done to one is to end it, to cut it off, to hold it
-//! up, and to make it say what is old or late.
+//! The simulated name servers. They have no disk, so the faults are to stop, isolate or pause one, and to make its answers stale
+//! or slow.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,16 +18,16 @@ const DNS: u16 = 7453;
 const REGISTER: u16 = 7454;
 const HTTP: u16 = 7455;
 
-/// What one resolver did, in all of its lives.
+/// What one name server did, over all its restarts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Served {
-    /// Questions that it answered.
+    /// Questions answered.
     pub(crate) answers: u64,
-    /// What nodes told it of themselves.
+    /// Records received from nodes.
     pub(crate) registrations: u64,
 }
 
-/// One resolver.
+/// One name server.
 #[derive(Debug)]
 pub(crate) struct NameServer {
     pub(crate) name: String,
@@ -40,7 +40,7 @@ pub(crate) struct NameServer {
 }
 
 impl NameServer {
-    /// So many resolvers that have not started, of the cluster that begins with these nodes.
+    /// Name servers at these addresses that have not started, of a cluster with these nodes.
     pub(crate) fn all(ips: &[IpAddr], nodes: &[Member], secret: &Secret) -> Vec<Self> {
         let named = |(number, ip): (usize, &IpAddr)| Named { name: format!("ns{number}"), ips: vec![*ip] };
         let name_servers: Vec<Named> = (1..).zip(ips).map(named).collect();
@@ -74,7 +74,7 @@ impl NameServer {
         name_servers.iter().zip(ips).map(server).collect()
     }
 
-    /// Where nodes register.
+    /// The address at which nodes register.
     pub(crate) fn registry(ip: IpAddr) -> String {
         SocketAddr::new(ip, REGISTER).to_string()
     }
@@ -84,7 +84,7 @@ impl NameServer {
     }
 }
 
-/// How clients find the cluster by name.
+/// The address by which clients find the cluster; `None` without name servers.
 pub(crate) fn zone(servers: &[NameServer]) -> Option<String> {
     let mut zone = format!("conclave+srv://{ZONE}");
     for (number, server) in servers.iter().enumerate() {

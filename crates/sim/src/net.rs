@@ -1,4 +1,4 @@
-//! The network of the simulation, as nodes and clients see it.
+//! The simulated network, as nodes and clients see it.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt as _};
 use turmoil::net::{TcpListener, TcpStream, UdpSocket};
 
-/// Which way nothing gets through: from the first to the second. Shared by all hosts.
+/// The directed pairs of hosts that are cut, from the first to the second. Shared by all hosts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cuts(Arc<Mutex<BTreeSet<(IpAddr, IpAddr)>>>);
 
@@ -22,7 +22,7 @@ impl Cuts {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cuts;
     }
 
-    /// Whether exactly this is cut.
+    /// Whether exactly these pairs are cut.
     pub(crate) fn are(&self, cuts: &BTreeSet<(IpAddr, IpAddr)>) -> bool {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) == *cuts
     }
@@ -45,7 +45,7 @@ impl Host {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
         match TcpStream::connect(address).await {
             Ok(stream) => Ok(Box::new(stream)),
-            // The simulated network refuses what it loses. A real one says nothing, and whoever connects gives up.
+            // turmoil refuses connections over a cut link. On a real network they time out.
             Err(_) if self.cuts.between(self.me, address.ip()) => std::future::pending().await,
             Err(error) => Err(error),
         }
@@ -91,7 +91,7 @@ impl Datagrams for Udp {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 received => return Poll::Ready(received),
             }
-            // Asked anew each time: the socket remembers its one reader, also when the question is dropped.
+            // A new future for each poll: the socket keeps its reader's waker, even after this future is dropped.
             ready!(pin!(self.0.readable()).poll(cx))?;
         }
     }

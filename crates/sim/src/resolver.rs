@@ -1,4 +1,4 @@
-//! What a resolver of the simulation does in its life, and whether it knows every node in the end.
+//! Runs the simulated name servers, and checks at the end that each names every node.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::life::lock;
 use crate::name_server::{NameServer, Served, ZONE};
 use crate::net::Host;
 
-/// A resolver that is well has heard of everybody by then.
+/// Timeout for a name server to name every node again after all faults are healed.
 const KNOWN_DEADLINE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(200);
 
-/// One life of a resolver.
+/// Runs a name server from its start to its end.
 pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
     let server = &cluster.resolvers[number];
     let host = Host { me: server.ip, cuts: cluster.cuts.clone() };
@@ -28,7 +28,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
     };
     let resolver = match started.await {
         Ok(resolver) => resolver,
-        Err(error) => return cluster.find(format!("{} does not start: {error}", server.name)),
+        Err(error) => return cluster.find(format!("{} failed to start: {error}", server.name)),
     };
     let _counting = Counting { served: &server.served, metrics: Arc::clone(resolver.metrics()) };
     lock(&server.state).started = true;
@@ -36,7 +36,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
     resolver.stop().await;
 }
 
-/// A resolver's numbers end with it, also when it is killed: what it did is added up when this is dropped.
+/// Adds the name server's counters to the totals when dropped, which also happens when its host is killed.
 struct Counting<'a> {
     served: &'a Mutex<Served>,
     metrics: Arc<Metrics>,
@@ -50,7 +50,7 @@ impl Drop for Counting<'_> {
     }
 }
 
-/// Whether each resolver names every node again, now that nothing is done to anybody any more. A finding if one does not.
+/// Checks that each name server names every node again, after all faults are healed. Records a finding for each that does not.
 pub(crate) async fn know_everybody(cluster: &Cluster, net: &Net) {
     let deadline = Instant::now() + KNOWN_DEADLINE;
     for server in &cluster.resolvers {
@@ -63,7 +63,7 @@ pub(crate) async fn know_everybody(cluster: &Cluster, net: &Net) {
             tokio::time::sleep(LOOK).await;
         }
         if !last.is_empty() {
-            cluster.find(format!("{} does not name everybody in the end: {last}", server.name));
+            cluster.find(format!("{} does not name every node at the end: {last}", server.name));
         }
     }
 }
@@ -75,5 +75,5 @@ async fn knows_everybody(cluster: &Cluster, net: &Net, server: &NameServer) -> R
     let named = |name: &String| found.iter().any(|candidate| candidate.name == *name);
     let missing: Vec<_> =
         cluster.machines.iter().map(|machine| &machine.config.name).filter(|name| !named(name)).collect();
-    if missing.is_empty() { Ok(()) } else { Err(format!("it does not name {missing:?}")) }
+    if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} are missing")) }
 }

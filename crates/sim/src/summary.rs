@@ -1,4 +1,4 @@
-//! One line about a run.
+//! The summary of a run, printed as one line of JSON.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use tracing_subscriber::layer::{Context, Layer};
 use crate::drive::Outcome;
 use crate::life::lock;
 
-/// What nodes say that is worth counting, and panics of anything.
+/// Counts log events of nodes, and collects panics.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counted(Arc<Counts>);
 
@@ -27,7 +27,7 @@ struct Counts {
 }
 
 impl Counted {
-    /// What has to be told to it.
+    /// The filter for the log events that are counted.
     pub(crate) fn hears() -> Targets {
         Targets::new().with_target("conclave_server", LevelFilter::INFO)
     }
@@ -51,7 +51,7 @@ impl<S: tracing::Subscriber> Layer<S> for Counted {
     }
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Word {
@@ -61,19 +61,19 @@ pub(crate) enum Word {
     Violated,
     /// Nothing was broken, but too little was tested.
     TooLittle,
-    /// There is no verdict.
+    /// No verdict.
     Failed,
 }
 
-/// One line about a run.
+/// The summary of a run. `cargo xtask sim` reads it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     pub(crate) seed: u64,
     pub(crate) experiment: String,
     pub(crate) outcome: Word,
-    /// What is wrong, or why there is no verdict.
+    /// Everything that is wrong, or why there is no verdict; one sentence each.
     pub(crate) why: Vec<String>,
-    /// SHA-256 of the history.
+    /// SHA-256 of the history, hexadecimal.
     pub(crate) history: String,
     pub(crate) virtual_ms: u64,
     pub(crate) took_ms: u64,
@@ -90,16 +90,16 @@ pub(crate) struct Summary {
     pub(crate) disk_faults: u64,
     pub(crate) clock_steps: u64,
     pub(crate) resolver_faults: u64,
-    /// Messages of nodes to resolvers, about themselves.
+    /// Records that name servers received from nodes.
     pub(crate) registrations: u64,
-    /// Questions that resolvers answered.
+    /// Questions that name servers answered.
     pub(crate) names_answered: u64,
     pub(crate) syncs: u64,
     pub(crate) snapshots: u64,
     pub(crate) elections: u64,
-    /// A request was sent again that had been decided.
+    /// Whether a repeated request was recognised as committed before.
     pub(crate) retry_suppressed: bool,
-    /// Kept, because there is something to see.
+    /// The run's directory, if it was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dir: Option<PathBuf>,
 }
@@ -114,7 +114,7 @@ impl Summary {
     ) -> Self {
         let Outcome { verdict, elapsed, cluster } = outcome;
         let mut why = lock(&cluster.findings).clone();
-        why.extend(lock(&counted.0.panics).iter().map(|panic| format!("something panicked: {panic}")));
+        why.extend(lock(&counted.0.panics).iter().map(|panic| format!("a task panicked: {panic}")));
         let broken = !why.is_empty();
         let word = match verdict {
             Ok(verdict) => {
