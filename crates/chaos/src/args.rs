@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use conclave_chaos::backend::kubernetes::Place;
+use conclave_chaos::backend::kubernetes::PodLocation;
 use conclave_chaos::backend::{Choice, Settings};
 use conclave_chaos::serve::timetable::OnViolation;
 use conclave_chaos::time;
@@ -81,7 +81,7 @@ struct KubernetesArgs {
 
 impl From<&PlaceArgs> for Settings {
     fn from(args: &PlaceArgs) -> Self {
-        let kubernetes = Place {
+        let kubernetes = PodLocation {
             kubeconfig: args.kubernetes.kubeconfig.clone(),
             namespace: args.kubernetes.namespace.clone(),
             selector: args.kubernetes.selector.clone(),

@@ -13,7 +13,7 @@ use conclave_chaos::engine::Run;
 use conclave_chaos::events::{All, Event, Observer};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::metrics::Metrics;
-use conclave_chaos::report::Told;
+use conclave_chaos::report::VerdictSummary;
 use conclave_chaos::serve::guard::Guard;
 use conclave_chaos::serve::http::{self, Pages};
 use conclave_chaos::verdict::Sum;
@@ -125,7 +125,7 @@ async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Resul
     let verdict = engine.run(&run).await?;
     let out = run.dir;
     let page = report::write(&verdict, &out)?;
-    say(Told::from(&verdict).to_string().trim_end());
+    say(VerdictSummary::from(&verdict).to_string().trim_end());
     say(&format!("  report: {}", page.display()));
     Ok(verdict.exit_code())
 }
@@ -155,7 +155,7 @@ async fn one(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8>
 /// Prints the verdict of the run in this directory; or one line for each run in its subdirectories.
 fn reports(dir: &Path) -> anyhow::Result<u8> {
     if dir.join("report.json").exists() {
-        let told = Told::read(dir)?;
+        let told = VerdictSummary::read(dir)?;
         say(told.to_string().trim_end());
         say(&format!("  report: {}", dir.join("report.html").display()));
         return Ok(told.sum.exit_code());
@@ -169,7 +169,7 @@ fn reports(dir: &Path) -> anyhow::Result<u8> {
     }
     let mut sums = Vec::with_capacity(runs.len());
     for run in runs {
-        let told = Told::read(&run)?;
+        let told = VerdictSummary::read(&run)?;
         say(&format!("{}  ({})", told.line(), run.display()));
         sums.push(told.sum);
     }

@@ -25,7 +25,7 @@ use crate::fault::{Fault, Means};
 use crate::journal::{Applied, Journal};
 use crate::schedule::plan;
 use crate::verdict::Verdict;
-use crate::workload::{self, Connect, Running, Seen, Setup};
+use crate::workload::{self, ClientView, Connect, Running, Setup};
 
 pub use run::{Run, RunError};
 
@@ -282,7 +282,7 @@ impl Engine {
     async fn recovered(
         &self,
         experiment: &Experiment,
-        seen: &Arc<Seen>,
+        seen: &Arc<ClientView>,
     ) -> Result<Option<Duration>, RunError> {
         let began = Instant::now();
         // No server answers: the cluster has not recovered.
@@ -317,7 +317,7 @@ async fn or_stopped<T>(stop: &CancellationToken, work: impl Future<Output = T>) 
 }
 
 /// Reports acks and latencies of the clients every second, and changes of the steady state, until it is dropped.
-async fn pace(wanted: Steady, seen: Arc<Seen>, observer: Arc<dyn Observer>) {
+async fn pace(wanted: Steady, seen: Arc<ClientView>, observer: Arc<dyn Observer>) {
     let mut every = tokio::time::interval(PACE);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut was_steady = false;
@@ -342,7 +342,7 @@ fn names(targets: &[Target], kind: Kind) -> Vec<String> {
 /// Waits until the clients see the steady state.
 async fn steady(
     wanted: &Steady,
-    seen: &Seen,
+    seen: &ClientView,
     deadline: Duration,
     stop: &CancellationToken,
 ) -> Result<(), RunError> {

@@ -1,8 +1,8 @@
 //! The two reports of a run: `report.json` for programs, and `report.html`, a page without external resources, for people.
 
 mod chart;
+mod summary;
 mod timeline;
-mod told;
 
 use std::fs;
 use std::io::BufRead as _;
@@ -12,7 +12,7 @@ use crate::engine::RunError;
 use crate::sides::Side;
 use crate::verdict::{Facts, Sum, Verdict};
 
-pub use told::Told;
+pub use summary::VerdictSummary;
 
 /// How many lines of the history are shown before and after each line of a witness.
 const CONTEXT: u64 = 3;
@@ -198,14 +198,14 @@ mod tests {
         assert_eq!(json["seed"], 7);
         assert_eq!(json["sum"], "too_little");
         // The verdict read from the file is the one that was written.
-        let told = Told::read(dir.path()).unwrap();
-        assert_eq!(told, Told::from(&verdict));
+        let told = VerdictSummary::read(dir.path()).unwrap();
+        assert_eq!(told, VerdictSummary::from(&verdict));
         let said = told.to_string();
         for part in ["TESTED TOO LITTLE: ", "700 ms; seed 7", "1 faults on a test"] {
             assert!(said.contains(part), "{part}: {said}");
         }
         fs::write(dir.path().join("report.json"), "{}").unwrap();
-        assert!(Told::read(dir.path()).unwrap_err().to_string().contains("not a run's report"));
+        assert!(VerdictSummary::read(dir.path()).unwrap_err().to_string().contains("not a run's report"));
     }
 
     /// A history in which one replica lacks an acked message.

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::backend::{Backend, BackendError, Kind};
 use crate::experiment::{Experiment, Step};
 use crate::fault::Nodes;
-use crate::observer::Observed;
 use crate::schedule::choose;
+use crate::server_states::Observed;
 use crate::time::show;
 
 /// The longest that a single fault may be in force.

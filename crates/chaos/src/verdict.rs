@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::events::{self, Ending};
 use crate::experiment::{Experiment, Sometimes};
 use crate::fault::Fault;
-use crate::observer::Change;
+use crate::server_states::ServerStateChange;
 use crate::sides::Side;
 use crate::time::show;
 use crate::workload::Sample;
@@ -40,7 +40,7 @@ pub struct Facts {
     /// Times without an ack: from, to; microseconds.
     pub gaps: Vec<(u64, u64)>,
     /// Changes of the servers' states.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ServerStateChange>,
     /// Which of the conditions that may be demanded happened at least once.
     pub sometimes: BTreeSet<Sometimes>,
     /// What clients could not finish although all faults were healed; one sentence each.

@@ -1,8 +1,8 @@
 //! The workload: clients that send, follow and read during a run, and record everything in the history.
 
+mod client_view;
 mod clients;
 mod direct;
-mod seen;
 mod visitors;
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::events::Observer;
 use crate::experiment::Workload;
 use crate::time::show;
 
-pub use seen::{Sample, Seen};
+pub use client_view::{ClientView, Sample};
 
 /// The most probers of one server.
 const PROBERS: usize = 4;
@@ -102,7 +102,7 @@ pub fn over(net: Net) -> Dial {
 /// A running workload.
 #[derive(Debug)]
 pub struct Running {
-    pub(crate) seen: Arc<Seen>,
+    pub(crate) seen: Arc<ClientView>,
     history: History,
     rooms: Vec<Room>,
     /// Ends the senders.
@@ -129,7 +129,7 @@ impl Running {
         }
         creator.close().await;
         let mut running = Self {
-            seen: Arc::new(Seen::new(Arc::clone(&setup.observer))),
+            seen: Arc::new(ClientView::new(Arc::clone(&setup.observer))),
             history: setup.history.clone(),
             rooms,
             stop_sending: CancellationToken::new(),

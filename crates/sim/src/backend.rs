@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Machine};
-use crate::life::{Death, Life, State, lock};
+use crate::life::{Death, HostState, Life, lock};
 use crate::name_server::{self, NameServer};
 
 /// Timeout for a healed node to serve again.
@@ -34,7 +34,7 @@ impl Simulated {
         fault.nodes.iter().filter_map(|name| self.0.resolver(name))
     }
 
-    fn states<'a>(&'a self, fault: &'a Applied) -> impl Iterator<Item = &'a Mutex<State>> {
+    fn states<'a>(&'a self, fault: &'a Applied) -> impl Iterator<Item = &'a Mutex<HostState>> {
         let machines = self.machines(fault).map(|machine| &machine.state);
         machines.chain(self.resolvers(fault).map(|resolver| &resolver.state))
     }
@@ -95,7 +95,7 @@ impl Simulated {
             self.states(fault).for_each(|state| lock(state).revive = true);
         }
         let deadline = Instant::now() + BACK_DEADLINE;
-        let is_back = |state: &Mutex<State>| {
+        let is_back = |state: &Mutex<HostState>| {
             let state = lock(state);
             state.started && state.life == Life::Up
         };

@@ -19,7 +19,7 @@ use conclave_store::Work;
 use conclave_store::simulated::SimDisk;
 use tokio::sync::Notify;
 
-use crate::life::{Death, Life, State, lock};
+use crate::life::{Death, HostState, Life, lock};
 use crate::name_server::NameServer;
 use crate::net::{Cuts, Host};
 
@@ -40,7 +40,7 @@ pub(crate) struct Machine {
     pub(crate) clock: Clock,
     pub(crate) faults: Faults,
     pub(crate) stop: Notify,
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mutex<HostState>,
 }
 
 /// How many faults were applied, by kind.
@@ -115,7 +115,7 @@ impl Cluster {
                 clock: Clock::default(),
                 faults,
                 stop: Notify::new(),
-                state: Mutex::new(State::up()),
+                state: Mutex::new(HostState::up()),
             }
         };
         Ok(Self {

@@ -16,7 +16,7 @@ use turmoil::Sim;
 
 use crate::backend::Simulated;
 use crate::cluster::{Cluster, Links, Shape, live};
-use crate::life::{Change, Death, lock};
+use crate::life::{Death, HostChange, lock};
 use crate::net::Host;
 use crate::{resolver, world};
 
@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(3_600);
 
 /// The result of a run.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct RunResult {
     pub(crate) verdict: Result<Verdict, RunError>,
     pub(crate) elapsed: Duration,
     pub(crate) cluster: Arc<Cluster>,
@@ -53,7 +53,7 @@ pub(crate) fn run(
     shape: &Shape,
     lie: bool,
     dir: &Path,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<RunResult> {
     world::seed(seed);
     let cluster = Arc::new(Cluster::new(3, seed, shape, dir)?);
     if lie {
@@ -109,7 +109,7 @@ pub(crate) fn run(
     // Dropping the simulation kills the hosts: errors that this causes must not become findings, so their disks die first.
     cluster.machines.iter().for_each(|machine| machine.disk.kill());
     drop(sim);
-    Ok(Outcome { verdict, elapsed, cluster })
+    Ok(RunResult { verdict, elapsed, cluster })
 }
 
 fn engine(cluster: &Arc<Cluster>, dir: &Path) -> anyhow::Result<Engine> {
@@ -161,8 +161,8 @@ fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
             Death::Unpowered(remains) => machine.disk.lose_power(remains),
         };
         match lock(&machine.state).go_on(now, runs, machine.disk.is_dead(), die) {
-            Some(Change::Dies) => dying.push(machine.ip),
-            Some(Change::Starts) => starting.push(machine.ip),
+            Some(HostChange::Dies) => dying.push(machine.ip),
+            Some(HostChange::Starts) => starting.push(machine.ip),
             None => {}
         }
     }
@@ -170,8 +170,8 @@ fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
         let runs = sim.is_host_running(resolver.ip);
         // A name server has no disk, so it need not wait for a write to die in.
         match lock(&resolver.state).go_on(now, runs, true, |_| {}) {
-            Some(Change::Dies) => dying.push(resolver.ip),
-            Some(Change::Starts) => starting.push(resolver.ip),
+            Some(HostChange::Dies) => dying.push(resolver.ip),
+            Some(HostChange::Starts) => starting.push(resolver.ip),
             None => {}
         }
     }

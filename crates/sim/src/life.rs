@@ -34,7 +34,7 @@ pub(crate) enum Life {
 
 /// The state of one host.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct HostState {
     pub(crate) life: Life,
     /// Whether the node or name server has started and serves.
     pub(crate) started: bool,
@@ -46,14 +46,14 @@ pub(crate) struct State {
 
 /// A change of a host that the loop makes between two ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum HostChange {
     /// The host crashes.
     Dies,
     /// The host starts.
     Starts,
 }
 
-impl State {
+impl HostState {
     /// The state of a host that is about to start for the first time.
     pub(crate) fn up() -> Self {
         Self { life: Life::Up, started: false, dying_since: None, revive: false }
@@ -67,7 +67,7 @@ impl State {
         runs: bool,
         is_dead: bool,
         die: impl FnOnce(Death),
-    ) -> Option<Change> {
+    ) -> Option<HostChange> {
         match self.life {
             Life::Up if !runs => {
                 self.started = false;
@@ -75,19 +75,19 @@ impl State {
             }
             Life::Ended(at) if now >= at + RESTART_AFTER => {
                 self.life = Life::Up;
-                return Some(Change::Starts);
+                return Some(HostChange::Starts);
             }
             Life::Dying(death) => {
                 let since = *self.dying_since.get_or_insert(now);
                 if is_dead || !runs || now >= since + DYING_MAX {
                     die(death);
                     (self.life, self.started, self.dying_since) = (Life::Dead(death), false, None);
-                    return Some(Change::Dies);
+                    return Some(HostChange::Dies);
                 }
             }
             Life::Dead(_) if self.revive => {
                 (self.life, self.revive) = (Life::Up, false);
-                return Some(Change::Starts);
+                return Some(HostChange::Starts);
             }
             Life::Up | Life::Ended(_) | Life::Dead(_) => {}
         }

@@ -11,7 +11,7 @@ use conclave_proto::seal::Secret;
 use conclave_server::Member;
 use tokio::sync::Notify;
 
-use crate::life::State;
+use crate::life::HostState;
 
 pub(crate) const ZONE: &str = "conclave.internal";
 const DNS: u16 = 7453;
@@ -34,7 +34,7 @@ pub(crate) struct NameServer {
     pub(crate) ip: IpAddr,
     pub(crate) faults: Faults,
     pub(crate) stop: Notify,
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mutex<HostState>,
     pub(crate) served: Mutex<Served>,
     pub(crate) config: Config,
 }
@@ -66,7 +66,7 @@ impl NameServer {
                 ip: *ip,
                 faults,
                 stop: Notify::new(),
-                state: Mutex::new(State::up()),
+                state: Mutex::new(HostState::up()),
                 served: Mutex::default(),
                 config,
             }

@@ -13,7 +13,7 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer};
 
-use crate::drive::Outcome;
+use crate::drive::RunResult;
 use crate::life::lock;
 
 /// Counts log events of nodes, and collects panics.
@@ -54,7 +54,7 @@ impl<S: tracing::Subscriber> Layer<S> for Counted {
 /// The outcome of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Word {
+pub(crate) enum RunOutcome {
     /// Every promise held.
     Passed,
     /// A promise was broken.
@@ -70,7 +70,7 @@ pub(crate) enum Word {
 pub(crate) struct Summary {
     pub(crate) seed: u64,
     pub(crate) experiment: String,
-    pub(crate) outcome: Word,
+    pub(crate) outcome: RunOutcome,
     /// Everything that is wrong, or why there is no verdict; one sentence each.
     pub(crate) why: Vec<String>,
     /// SHA-256 of the history, hexadecimal.
@@ -108,11 +108,11 @@ impl Summary {
     pub(crate) fn new(
         seed: u64,
         experiment: &str,
-        outcome: &Outcome,
+        outcome: &RunResult,
         counted: &Counted,
         history: &[u8],
     ) -> Self {
-        let Outcome { verdict, elapsed, cluster } = outcome;
+        let RunResult { verdict, elapsed, cluster } = outcome;
         let mut why = lock(&cluster.findings).clone();
         why.extend(lock(&counted.0.panics).iter().map(|panic| format!("a task panicked: {panic}")));
         let broken = !why.is_empty();
@@ -120,18 +120,18 @@ impl Summary {
             Ok(verdict) => {
                 why.extend(verdict.wrong.iter().cloned());
                 match verdict.sum {
-                    Sum::Violated => Word::Violated,
-                    _ if broken => Word::Violated,
+                    Sum::Violated => RunOutcome::Violated,
+                    _ if broken => RunOutcome::Violated,
                     Sum::TooLittle => {
                         why.extend(verdict.missing.iter().cloned());
-                        Word::TooLittle
+                        RunOutcome::TooLittle
                     }
-                    Sum::Passed => Word::Passed,
+                    Sum::Passed => RunOutcome::Passed,
                 }
             }
             Err(error) => {
                 why.push(error.to_string());
-                if broken { Word::Violated } else { Word::Failed }
+                if broken { RunOutcome::Violated } else { RunOutcome::Failed }
             }
         };
         let done = *lock(&cluster.done);
@@ -186,10 +186,10 @@ impl Summary {
     /// 0 passed, 1 violated, 2 tested too little, 3 no verdict.
     pub(crate) fn exit_code(&self) -> u8 {
         match self.outcome {
-            Word::Passed => 0,
-            Word::Violated => 1,
-            Word::TooLittle => 2,
-            Word::Failed => 3,
+            RunOutcome::Passed => 0,
+            RunOutcome::Violated => 1,
+            RunOutcome::TooLittle => 2,
+            RunOutcome::Failed => 3,
         }
     }
 }

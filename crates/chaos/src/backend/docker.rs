@@ -16,8 +16,8 @@ use futures::future::{BoxFuture, try_join_all};
 
 use self::api::Api;
 use self::containers::Containers;
-use self::endpoints::Places;
-use self::model::{Inspected, Listed, Own, Part, State};
+use self::endpoints::EndpointFile;
+use self::model::{ContainerState, Inspected, Listed, Own, Part};
 use crate::backend::inside::{self, InForce};
 use crate::backend::{Backend, BackendError, Kind, Target, url};
 use crate::fault::{Fault, Means};
@@ -51,7 +51,7 @@ impl Docker {
         let own = own(&api).await?;
         let anywhere = list(&api, &[model::KIND.to_owned()]).await?;
         let project = model::project(named, own.as_ref(), &anywhere)?;
-        let places = Places::new(state_dir.join(format!("docker-{project}.places")));
+        let places = EndpointFile::new(state_dir.join(format!("docker-{project}.places")));
         let mut docker = Self {
             project,
             own,
@@ -120,8 +120,9 @@ impl Docker {
         let chosen = self.of(fault).await?;
         match &fault.fault {
             Fault::Kill => {
-                let kills =
-                    chosen.iter().map(|(_, id)| self.containers.make(id, "kill?signal=KILL", State::is_down));
+                let kills = chosen
+                    .iter()
+                    .map(|(_, id)| self.containers.make(id, "kill?signal=KILL", ContainerState::is_down));
                 try_join_all(kills).await.map(drop)
             }
             Fault::Restart => {
@@ -129,7 +130,7 @@ impl Docker {
                 Ok(())
             }
             Fault::Pause => {
-                let frozen = |state: &State| state.is_paused() || state.is_down();
+                let frozen = |state: &ContainerState| state.is_paused() || state.is_down();
                 try_join_all(chosen.iter().map(|(_, id)| self.containers.make(id, "pause", frozen)))
                     .await
                     .map(drop)
@@ -161,7 +162,7 @@ impl Docker {
                 self.start_all(&left).await
             }
             Fault::Pause => {
-                let runs = |state: &State| !state.is_paused();
+                let runs = |state: &ContainerState| !state.is_paused();
                 self.told.store(true, Ordering::Relaxed);
                 try_join_all(left.iter().map(|(_, id)| self.containers.make(id, "unpause", runs)))
                     .await

@@ -38,7 +38,7 @@ pub const OURS: &str = "app.kubernetes.io/name=conclave";
 
 /// Where the pods are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct PodLocation {
     /// The kubeconfig; `None` looks for one, as [`Config::find`] says.
     pub kubeconfig: Option<PathBuf>,
     /// The namespace; `None` is the kubeconfig's, or the pod's own.
@@ -63,7 +63,7 @@ impl Kubernetes {
     ///
     /// # Errors
     /// If the API cannot be reached or refuses, or no pod allows faults.
-    pub async fn open(place: &Place) -> Result<Self, BackendError> {
+    pub async fn open(place: &PodLocation) -> Result<Self, BackendError> {
         let config = Config::find(place.kubeconfig.as_deref()).map_err(|error| BackendError::Failed {
             what: "find the Kubernetes API".to_owned(),
             why: error.to_string(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use crate::backend::docker::Docker;
-use crate::backend::kubernetes::{Kubernetes, Place};
+use crate::backend::kubernetes::{Kubernetes, PodLocation};
 use crate::backend::local::Local;
 use crate::backend::{Backend, BackendError};
 
@@ -35,7 +35,7 @@ pub struct Settings {
     /// The Compose project; `None` is the one that this program runs in, or the only one.
     pub project: Option<String>,
     /// Where the pods are, for Kubernetes.
-    pub kubernetes: Place,
+    pub kubernetes: PodLocation,
 }
 
 /// A backend and its journal. All controllers of one cluster on a machine use the same journal, whose lock keeps all but one

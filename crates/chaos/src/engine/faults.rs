@@ -12,11 +12,11 @@ use crate::engine::{AGAIN, Engine, RunError, names};
 use crate::events::Event;
 use crate::fault::Nodes;
 use crate::journal::Applied;
-use crate::observer::Observed;
 use crate::schedule::{Known, Planned, choose};
+use crate::server_states::Observed;
 use crate::sides::{all_cuts, cut_off};
 use crate::verdict::Band;
-use crate::workload::Seen;
+use crate::workload::ClientView;
 
 /// How long a fault waits for enough healthy targets, when servers are silent although no fault takes them away.
 const WAIT: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The part of a run in which faults are applied and healed.
 pub(super) struct Faults<'a> {
     pub(super) engine: &'a mut Engine,
-    pub(super) seen: &'a Arc<Seen>,
+    pub(super) seen: &'a Arc<ClientView>,
     pub(super) observed: &'a Observed,
     pub(super) targets: &'a [Target],
     /// The run's history, which also says which servers are cut off.

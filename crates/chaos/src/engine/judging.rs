@@ -11,10 +11,10 @@ use conclave_check::{Options, Property, Records, Report};
 
 use crate::engine::RunError;
 use crate::experiment::Sometimes;
-use crate::observer::Observed;
+use crate::server_states::Observed;
 use crate::sides::{self, Side, cut_by};
 use crate::verdict::{Band, Facts};
-use crate::workload::{Sample, Seen};
+use crate::workload::{ClientView, Sample};
 
 /// The shortest time in which a client can notice a lost leader, microseconds.
 const UNNOTICED_US: u64 = 5_000;
@@ -44,7 +44,7 @@ pub(super) fn judge(history: &Path) -> Result<Report, RunError> {
 
 /// Gathers the facts of a run. `before` are the counts from just before the first fault, `all` the names of all servers.
 pub(super) fn facts(
-    seen: &Seen,
+    seen: &ClientView,
     end: End,
     observed: &Observed,
     before: Option<(u64, u64)>,

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::{BackendError, Target};
 use crate::engine::RunError;
-use crate::observer::{self, Observed};
-use crate::workload::Seen;
+use crate::server_states::{self, Observed};
+use crate::workload::ClientView;
 
 /// The tasks that poll the servers, one per server.
 pub(super) struct Watching {
@@ -20,7 +20,7 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    pub(super) fn start(servers: &[Target], seen: &Arc<Seen>, net: &Net) -> Result<Self, RunError> {
+    pub(super) fn start(servers: &[Target], seen: &Arc<ClientView>, net: &Net) -> Result<Self, RunError> {
         let watching =
             Self { observed: Arc::default(), tasks: JoinSet::new(), stop: CancellationToken::new() };
         servers.iter().try_fold(watching, |mut watching, server| {
@@ -31,7 +31,8 @@ impl Watching {
             })?;
             let client = ChatServiceClient::new(net.channel(&endpoint, &server.client));
             let (observed, seen) = (Arc::clone(&watching.observed), Arc::clone(seen));
-            let watch = observer::watch(client, server.name.clone(), observed, seen, watching.stop.clone());
+            let watch =
+                server_states::watch(client, server.name.clone(), observed, seen, watching.stop.clone());
             watching.tasks.spawn(watch);
             Ok(watching)
         })

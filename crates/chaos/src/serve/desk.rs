@@ -28,14 +28,14 @@ const WATCHERS_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The kind of reason.
-    pub kind: Kind,
+    pub kind: RefusalKind,
     /// The reason, and what the caller can do.
     pub why: String,
 }
 
 /// The kinds of reasons, which both APIs map to status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RefusalKind {
     /// The request is invalid.
     Wrong,
     /// The named object does not exist.
@@ -61,25 +61,25 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(kind: Kind, why: impl Into<String>) -> Self {
+    pub(super) fn new(kind: RefusalKind, why: impl Into<String>) -> Self {
         Self { kind, why: why.into() }
     }
 
     fn ending() -> Self {
-        Self::new(Kind::Ending, "the controller is shutting down")
+        Self::new(RefusalKind::Ending, "the controller is shutting down")
     }
 }
 
-pub(super) type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// A request to the keeper, with the channel for its answer.
 #[derive(Debug)]
-pub(super) enum Ask {
-    Start(Order, Answer<Record>),
-    Stop(Answer<Record>),
-    Apply(Step, Answer<Applied>),
-    Heal(Answer<usize>),
-    Targets(Answer<Vec<Target>>),
+pub(super) enum KeeperRequest {
+    Start(Order, Reply<Record>),
+    Stop(Reply<Record>),
+    Apply(Step, Reply<Applied>),
+    Heal(Reply<usize>),
+    Targets(Reply<Vec<Target>>),
 }
 
 /// A run to be started.
@@ -92,7 +92,7 @@ pub(super) struct Order {
 
 /// An event as watchers get it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Told {
+pub struct EventRecord {
     /// Wall time, milliseconds since 1970.
     pub at_ms: i64,
     /// The id of the run in which it happened, if any.
@@ -105,7 +105,7 @@ pub struct Told {
 
 /// The controller's state: what is running and in force.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct ControllerState {
     pub(super) current: Option<Record>,
     /// Finished runs, the newest first.
     pub(super) runs: VecDeque<Record>,
@@ -116,33 +116,33 @@ pub(super) struct State {
 
 /// The data that the keeper shares with all desks.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedState {
     pub(super) experiments: BTreeMap<String, Experiment>,
     pub(super) backend: &'static str,
     pub(super) runs_dir: PathBuf,
-    state: Mutex<State>,
-    told: broadcast::Sender<Told>,
+    state: Mutex<ControllerState>,
+    told: broadcast::Sender<EventRecord>,
     watchers: Arc<Semaphore>,
 }
 
-impl Shared {
+impl SharedState {
     pub(super) fn new(
         experiments: BTreeMap<String, Experiment>,
         backend: &'static str,
         runs_dir: PathBuf,
-        state: State,
+        state: ControllerState,
     ) -> Self {
         let (told, _) = broadcast::channel(TOLD_MAX);
         let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
         Self { experiments, backend, runs_dir, state: Mutex::new(state), told, watchers }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, ControllerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tell(&self, run: Option<String>, event: &Event) {
-        let told = Told { at_ms: wall_ms(), run, kind: event.kind(), text: event.to_string() };
+        let told = EventRecord { at_ms: wall_ms(), run, kind: event.kind(), text: event.to_string() };
         if event.is_line() {
             tracing::info!(run = told.run.as_deref().unwrap_or("none"), kind = told.kind, "{}", told.text);
         }
@@ -151,7 +151,7 @@ impl Shared {
     }
 }
 
-impl Observer for Shared {
+impl Observer for SharedState {
     fn event(&self, event: &Event) {
         let mut state = self.state();
         match event {
@@ -179,8 +179,8 @@ impl Observer for Shared {
 /// A handle for requests to the controller.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    pub(super) asks: mpsc::Sender<Ask>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) asks: mpsc::Sender<KeeperRequest>,
+    pub(super) shared: Arc<SharedState>,
 }
 
 impl Desk {
@@ -200,7 +200,7 @@ impl Desk {
     /// # Errors
     /// If the backend cannot list them.
     pub async fn targets(&self) -> Result<Vec<Target>, Refusal> {
-        self.ask(Ask::Targets).await
+        self.ask(KeeperRequest::Targets).await
     }
 
     /// The faults that are in force, or may be.
@@ -225,7 +225,7 @@ impl Desk {
         let current = state.current.as_ref().filter(|current| id == "current" || current.id == id);
         let found = current.or_else(|| state.runs.iter().find(|run| run.id == id)).cloned();
         found.ok_or_else(|| {
-            Refusal::new(Kind::Missing, format!("there is no run {id:?}, or it has been deleted"))
+            Refusal::new(RefusalKind::Missing, format!("there is no run {id:?}, or it has been deleted"))
         })
     }
 
@@ -245,11 +245,11 @@ impl Desk {
         let Some(found) = self.shared.experiments.get(experiment) else {
             let names: Vec<&str> = self.shared.experiments.keys().map(String::as_str).collect();
             let why = format!("there is no experiment {experiment:?}; there are: {}", names.join(", "));
-            return Err(Refusal::new(Kind::Missing, why));
+            return Err(Refusal::new(RefusalKind::Missing, why));
         };
         let seed = seed.or(found.seed).unwrap_or_else(|| u64::from(rand::random::<u32>()));
         let order = Order { experiment: found.clone(), seed, cause: Cause::Call };
-        self.ask(|answer| Ask::Start(order, answer)).await
+        self.ask(|answer| KeeperRequest::Start(order, answer)).await
     }
 
     /// Stops the current run. Returns when all its faults are healed.
@@ -257,7 +257,7 @@ impl Desk {
     /// # Errors
     /// If there is no current run.
     pub async fn stop_run(&self) -> Result<Record, Refusal> {
-        self.ask(Ask::Stop).await
+        self.ask(KeeperRequest::Stop).await
     }
 
     /// Applies one fault, which is healed after `lasts`. Parameters as in [`single::step`].
@@ -271,8 +271,9 @@ impl Desk {
         lasts: Duration,
         with: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Applied, Refusal> {
-        let step = single::step(fault, nodes, lasts, with).map_err(|why| Refusal::new(Kind::Wrong, why))?;
-        self.ask(|answer| Ask::Apply(step, answer)).await
+        let step =
+            single::step(fault, nodes, lasts, with).map_err(|why| Refusal::new(RefusalKind::Wrong, why))?;
+        self.ask(|answer| KeeperRequest::Apply(step, answer)).await
     }
 
     /// Heals all faults now.
@@ -280,7 +281,7 @@ impl Desk {
     /// # Errors
     /// If a fault cannot be healed, or during a run.
     pub async fn heal(&self) -> Result<usize, Refusal> {
-        self.ask(Ask::Heal).await
+        self.ask(KeeperRequest::Heal).await
     }
 
     /// Subscribes to all events from now on.
@@ -289,16 +290,19 @@ impl Desk {
     /// If there are too many watchers.
     pub fn watch(&self) -> Result<Watch, Refusal> {
         let permit = Arc::clone(&self.shared.watchers).try_acquire_owned().map_err(|_| {
-            Refusal::new(Kind::Full, format!("there are {WATCHERS_MAX} watchers already, which is the most"))
+            Refusal::new(
+                RefusalKind::Full,
+                format!("there are {WATCHERS_MAX} watchers already, which is the most"),
+            )
         })?;
         Ok(Watch { told: self.shared.told.subscribe(), _permit: permit })
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(Answer<T>) -> Ask) -> Result<T, Refusal> {
+    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> KeeperRequest) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(ask(answer)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::new(
-                Kind::Full,
+                RefusalKind::Full,
                 format!("{ASKS_MAX} calls are waiting already, which is the most; try again later"),
             ),
             mpsc::error::TrySendError::Closed(_) => Refusal::ending(),
@@ -310,13 +314,13 @@ impl Desk {
 /// A subscription to events.
 #[derive(Debug)]
 pub struct Watch {
-    told: broadcast::Receiver<Told>,
+    told: broadcast::Receiver<EventRecord>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Watch {
     /// The next event, and how many before it were lost because this watcher was too slow. `None` when the controller ends.
-    pub async fn next(&mut self) -> Option<(Told, u64)> {
+    pub async fn next(&mut self) -> Option<(EventRecord, u64)> {
         let mut left_out = 0;
         loop {
             match self.told.recv().await {

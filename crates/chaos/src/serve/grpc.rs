@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status};
 
 use crate::backend::{Kind as TargetKind, Target};
 use crate::journal::Applied;
-use crate::serve::desk::{Desk, Kind, Refusal, Told, Watch};
+use crate::serve::desk::{Desk, EventRecord, Refusal, RefusalKind, Watch};
 use crate::serve::guard::Guard;
-use crate::serve::runs::{Cause, Record, State};
+use crate::serve::runs::{Cause, Record, RunState};
 
 /// The largest request, bytes.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -48,14 +48,14 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let Refusal { kind, why } = refusal;
         match kind {
-            Kind::Wrong => Self::invalid_argument(why),
-            Kind::Missing => Self::not_found(why),
-            Kind::Busy => Self::failed_precondition(why),
-            Kind::Full => Self::resource_exhausted(why),
-            Kind::NotKnown => Self::unauthenticated(why),
-            Kind::NotAllowed => Self::permission_denied(why),
-            Kind::Ending => Self::unavailable(why),
-            Kind::Failed => Self::aborted(why),
+            RefusalKind::Wrong => Self::invalid_argument(why),
+            RefusalKind::Missing => Self::not_found(why),
+            RefusalKind::Busy => Self::failed_precondition(why),
+            RefusalKind::Full => Self::resource_exhausted(why),
+            RefusalKind::NotKnown => Self::unauthenticated(why),
+            RefusalKind::NotAllowed => Self::permission_denied(why),
+            RefusalKind::Ending => Self::unavailable(why),
+            RefusalKind::Failed => Self::aborted(why),
         }
     }
 }
@@ -194,12 +194,12 @@ fn run(record: Record) -> api::Run {
         Cause::Schedule => api::run::Cause::Schedule,
     };
     let state = match record.state {
-        State::Running => api::run::State::Running,
-        State::Passed => api::run::State::Passed,
-        State::Violated => api::run::State::Violated,
-        State::TooLittle => api::run::State::TooLittle,
-        State::Failed => api::run::State::Failed,
-        State::Stopped => api::run::State::Stopped,
+        RunState::Running => api::run::State::Running,
+        RunState::Passed => api::run::State::Passed,
+        RunState::Violated => api::run::State::Violated,
+        RunState::TooLittle => api::run::State::TooLittle,
+        RunState::Failed => api::run::State::Failed,
+        RunState::Stopped => api::run::State::Stopped,
     };
     api::Run {
         id: record.id,
@@ -216,7 +216,7 @@ fn run(record: Record) -> api::Run {
     }
 }
 
-fn event(told: Told, left_out: u64) -> api::WatchEventsResponse {
-    let Told { at_ms, run, kind, text } = told;
+fn event(told: EventRecord, left_out: u64) -> api::WatchEventsResponse {
+    let EventRecord { at_ms, run, kind, text } = told;
     api::WatchEventsResponse { at_ms, run: run.unwrap_or_default(), kind: kind.to_owned(), text, left_out }
 }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::serve::desk::{Kind, Refusal};
+use crate::serve::desk::{Refusal, RefusalKind};
 
 /// The shortest token, bytes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -65,9 +65,10 @@ impl Guard {
     pub fn admit(&self, authorization: Option<&str>, origin: Option<&str>) -> Result<(), Refusal> {
         let refused = |kind, why: &str| Err(Refusal { kind, why: why.to_owned() });
         match &self.token {
-            None if origin.is_some() => {
-                refused(Kind::NotAllowed, "a controller without a token refuses changes from web pages")
-            }
+            None if origin.is_some() => refused(
+                RefusalKind::NotAllowed,
+                "a controller without a token refuses changes from web pages",
+            ),
             None => Ok(()),
             Some(token) => {
                 let given = authorization.and_then(|value| value.strip_prefix("Bearer "));
@@ -75,7 +76,7 @@ impl Guard {
                     Ok(())
                 } else {
                     refused(
-                        Kind::NotKnown,
+                        RefusalKind::NotKnown,
                         "this call needs the controller's token: send `authorization: Bearer TOKEN` with the token in its --token-file",
                     )
                 }
@@ -113,11 +114,14 @@ mod tests {
     fn a_wrong_token_and_a_web_page_without_a_token_are_refused() {
         let open = Guard::new(None, &loopback()).unwrap();
         assert!(open.admit(None, None).is_ok());
-        assert_eq!(open.admit(None, Some("http://localhost:9464")).unwrap_err().kind, Kind::NotAllowed);
+        assert_eq!(
+            open.admit(None, Some("http://localhost:9464")).unwrap_err().kind,
+            RefusalKind::NotAllowed
+        );
         let guarded = Guard::new(Some(TOKEN.to_owned()), &loopback()).unwrap();
         assert!(guarded.admit(Some("Bearer 0123456789abcdef"), Some("http://a")).is_ok());
         for wrong in [None, Some("0123456789abcdef"), Some("Bearer 0123456789abcdeF"), Some("Bearer ")] {
-            assert_eq!(guarded.admit(wrong, None).unwrap_err().kind, Kind::NotKnown);
+            assert_eq!(guarded.admit(wrong, None).unwrap_err().kind, RefusalKind::NotKnown);
         }
         assert!(!format!("{guarded:?}").contains(TOKEN));
     }

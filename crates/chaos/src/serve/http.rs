@@ -19,7 +19,7 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::serve::desk::{Desk, Kind, Refusal};
+use crate::serve::desk::{Desk, Refusal, RefusalKind};
 use crate::serve::guard::Guard;
 use crate::time::{self, Span};
 
@@ -59,7 +59,7 @@ impl Page for Pages {
 
 /// Serves metrics and health, and the API if there is a desk, until `stop`.
 pub async fn serve(listener: TcpListener, pages: Pages, guard: Arc<Guard>, stop: CancellationToken) {
-    let api = pages.desk.clone().map(|desk| api(Asked { desk, guard }));
+    let api = pages.desk.clone().map(|desk| api(ApiState { desk, guard }));
     let app = conclave_telemetry::web::router(pages).merge(api.unwrap_or_default());
     let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
@@ -68,14 +68,14 @@ pub async fn serve(listener: TcpListener, pages: Pages, guard: Arc<Guard>, stop:
 }
 
 #[derive(Clone)]
-struct Asked {
+struct ApiState {
     desk: Desk,
     guard: Arc<Guard>,
 }
 
-type Answer = Result<Response, Refusal>;
+type ApiResult = Result<Response, Refusal>;
 
-fn api(asked: Asked) -> Router {
+fn api(state: ApiState) -> Router {
     Router::new()
         .route("/experiments", get(experiments))
         .route("/targets", get(targets))
@@ -86,11 +86,11 @@ fn api(asked: Asked) -> Router {
         .route("/runs/{id}/{file}", get(file))
         .route("/heal", post(heal))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(asked)
+        .with_state(state)
 }
 
-async fn experiments(State(asked): State<Asked>) -> Response {
-    let experiments = asked.desk.experiments().map(|experiment| {
+async fn experiments(State(state): State<ApiState>) -> Response {
+    let experiments = state.desk.experiments().map(|experiment| {
         json!({
             "name": experiment.name,
             "proves": experiment.proves,
@@ -100,16 +100,16 @@ async fn experiments(State(asked): State<Asked>) -> Response {
     answer(&experiments.collect::<Value>())
 }
 
-async fn targets(State(asked): State<Asked>) -> Answer {
-    let targets = asked.desk.targets().await?.into_iter();
+async fn targets(State(state): State<ApiState>) -> ApiResult {
+    let targets = state.desk.targets().await?.into_iter();
     let targets: Value = targets
         .map(|target| json!({ "name": target.name, "kind": format!("{:?}", target.kind).to_lowercase(), "client": target.client }))
         .collect();
-    Ok(answer(&json!({ "backend": asked.desk.backend(), "targets": targets })))
+    Ok(answer(&json!({ "backend": state.desk.backend(), "targets": targets })))
 }
 
-async fn faults(State(asked): State<Asked>) -> Response {
-    answer(&asked.desk.faults())
+async fn faults(State(state): State<ApiState>) -> Response {
+    answer(&state.desk.faults())
 }
 
 #[derive(Deserialize)]
@@ -128,24 +128,24 @@ fn one() -> String {
     "one".to_owned()
 }
 
-async fn apply(State(asked): State<Asked>, headers: HeaderMap, body: Bytes) -> Answer {
-    asked.admit(&headers)?;
+async fn apply(State(state): State<ApiState>, headers: HeaderMap, body: Bytes) -> ApiResult {
+    state.admit(&headers)?;
     let Apply { fault, nodes, lasts, with } = read(&body)?;
     let lasts = lasts.map_or(LASTS, |lasts| lasts.0);
-    Ok(answer(&asked.desk.apply(&fault, &nodes, lasts, with).await?))
+    Ok(answer(&state.desk.apply(&fault, &nodes, lasts, with).await?))
 }
 
-async fn runs(State(asked): State<Asked>) -> Response {
-    let (runs, halted) = asked.desk.runs();
+async fn runs(State(state): State<ApiState>) -> Response {
+    let (runs, halted) = state.desk.runs();
     answer(&json!({ "runs": runs, "schedule_halted": halted }))
 }
 
-async fn current(State(asked): State<Asked>) -> Answer {
-    Ok(answer(&asked.desk.run("current")?))
+async fn current(State(state): State<ApiState>) -> ApiResult {
+    Ok(answer(&state.desk.run("current")?))
 }
 
-async fn run(State(asked): State<Asked>, Path(id): Path<String>) -> Answer {
-    Ok(answer(&asked.desk.run(&id)?))
+async fn run(State(state): State<ApiState>, Path(id): Path<String>) -> ApiResult {
+    Ok(answer(&state.desk.run(&id)?))
 }
 
 #[derive(Deserialize)]
@@ -155,35 +155,35 @@ struct Start {
     seed: Option<u64>,
 }
 
-async fn start(State(asked): State<Asked>, headers: HeaderMap, body: Bytes) -> Answer {
-    asked.admit(&headers)?;
+async fn start(State(state): State<ApiState>, headers: HeaderMap, body: Bytes) -> ApiResult {
+    state.admit(&headers)?;
     let Start { experiment, seed } = read(&body)?;
-    let record = asked.desk.start(&experiment, seed).await?;
+    let record = state.desk.start(&experiment, seed).await?;
     Ok((StatusCode::CREATED, answer(&record)).into_response())
 }
 
-async fn stop_run(State(asked): State<Asked>, headers: HeaderMap) -> Answer {
-    asked.admit(&headers)?;
-    Ok(answer(&asked.desk.stop_run().await?))
+async fn stop_run(State(state): State<ApiState>, headers: HeaderMap) -> ApiResult {
+    state.admit(&headers)?;
+    Ok(answer(&state.desk.stop_run().await?))
 }
 
-async fn heal(State(asked): State<Asked>, headers: HeaderMap) -> Answer {
-    asked.admit(&headers)?;
-    Ok(answer(&json!({ "healed": asked.desk.heal().await? })))
+async fn heal(State(state): State<ApiState>, headers: HeaderMap) -> ApiResult {
+    state.admit(&headers)?;
+    Ok(answer(&json!({ "healed": state.desk.heal().await? })))
 }
 
 /// A file of a run. The names are fixed, so no part of the path comes from the request.
-async fn file(State(asked): State<Asked>, Path((id, name)): Path<(String, String)>) -> Answer {
+async fn file(State(state): State<ApiState>, Path((id, name)): Path<(String, String)>) -> ApiResult {
     let (name, kind) = match name.as_str() {
         "report.html" => ("report.html", "text/html; charset=utf-8"),
         "report.json" => ("report.json", "application/json"),
         "history.jsonl" => ("history.jsonl", "application/jsonl"),
         other => {
             let why = format!("a run has report.html, report.json and history.jsonl, but no {other:?}");
-            return Err(Refusal { kind: Kind::Missing, why });
+            return Err(Refusal { kind: RefusalKind::Missing, why });
         }
     };
-    let path = asked.desk.run_dir(&id)?.join(name);
+    let path = state.desk.run_dir(&id)?.join(name);
     match tokio::fs::File::open(&path).await {
         // Streamed: a history may be larger than memory.
         Ok(file) => {
@@ -191,12 +191,12 @@ async fn file(State(asked): State<Asked>, Path((id, name)): Path<(String, String
         }
         Err(_) => {
             let why = format!("run {id} has no {name}: a report exists only once the run has a verdict");
-            Err(Refusal { kind: Kind::Missing, why })
+            Err(Refusal { kind: RefusalKind::Missing, why })
         }
     }
 }
 
-impl Asked {
+impl ApiState {
     fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         self.guard.admit(text(header::AUTHORIZATION), text(header::ORIGIN))
@@ -205,7 +205,7 @@ impl Asked {
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     serde_json::from_slice(body)
-        .map_err(|error| Refusal { kind: Kind::Wrong, why: format!("the body is invalid: {error}") })
+        .map_err(|error| Refusal { kind: RefusalKind::Wrong, why: format!("the body is invalid: {error}") })
 }
 
 fn answer<T: Serialize>(value: &T) -> Response {
@@ -218,14 +218,14 @@ fn answer<T: Serialize>(value: &T) -> Response {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match self.kind {
-            Kind::Wrong => StatusCode::BAD_REQUEST,
-            Kind::Missing => StatusCode::NOT_FOUND,
-            Kind::Busy => StatusCode::CONFLICT,
-            Kind::Full => StatusCode::TOO_MANY_REQUESTS,
-            Kind::NotKnown => StatusCode::UNAUTHORIZED,
-            Kind::NotAllowed => StatusCode::FORBIDDEN,
-            Kind::Ending => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::Failed => StatusCode::BAD_GATEWAY,
+            RefusalKind::Wrong => StatusCode::BAD_REQUEST,
+            RefusalKind::Missing => StatusCode::NOT_FOUND,
+            RefusalKind::Busy => StatusCode::CONFLICT,
+            RefusalKind::Full => StatusCode::TOO_MANY_REQUESTS,
+            RefusalKind::NotKnown => StatusCode::UNAUTHORIZED,
+            RefusalKind::NotAllowed => StatusCode::FORBIDDEN,
+            RefusalKind::Ending => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalKind::Failed => StatusCode::BAD_GATEWAY,
         };
         (status, answer(&json!({ "error": self.why }))).into_response()
     }

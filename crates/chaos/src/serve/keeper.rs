@@ -20,8 +20,10 @@ use crate::experiment::{Experiment, Step};
 use crate::journal::Applied;
 use crate::metrics::Metrics;
 use crate::report;
-use crate::serve::desk::{ASKS_MAX, Answer, Ask, Desk, Kind, Order, Refusal, Shared, State};
-use crate::serve::runs::{Cause, Record, Runs, State as RunState};
+use crate::serve::desk::{
+    ASKS_MAX, ControllerState, Desk, KeeperRequest, Order, Refusal, RefusalKind, Reply, SharedState,
+};
+use crate::serve::runs::{Cause, Record, RunState, Runs};
 use crate::serve::timetable::{OnViolation, Schedule, Timetable};
 use crate::single;
 use crate::time::wall_ms;
@@ -49,8 +51,8 @@ pub struct Settings {
 /// The keeper of one engine.
 pub struct Keeper {
     engine: Engine,
-    asks: mpsc::Receiver<Ask>,
-    shared: Arc<Shared>,
+    asks: mpsc::Receiver<KeeperRequest>,
+    shared: Arc<SharedState>,
     metrics: Arc<Metrics>,
     runs: Runs,
     timetable: Timetable,
@@ -83,12 +85,12 @@ impl Keeper {
         let metrics = Arc::new(Metrics::new(experiments.values()));
         let open = engine.journal.open_faults();
         metrics.found(&open);
-        let state = State {
+        let state = ControllerState {
             runs: runs.kept().clone(),
             faults: open.iter().map(|fault| (fault.id, fault.clone())).collect(),
-            ..State::default()
+            ..ControllerState::default()
         };
-        let shared = Arc::new(Shared::new(experiments, engine.backend.name(), dir, state));
+        let shared = Arc::new(SharedState::new(experiments, engine.backend.name(), dir, state));
         engine.observer = Arc::new(All(vec![Arc::clone(&metrics) as _, Arc::clone(&shared) as _]));
         let (sender, asks) = mpsc::channel(ASKS_MAX);
         let desk = Desk { asks: sender, shared: Arc::clone(&shared) };
@@ -131,7 +133,7 @@ impl Keeper {
     }
 
     /// Heals due faults and answers requests, until a run is due. `None` when the keeper shall end.
-    async fn idle(&mut self) -> Option<(Order, Option<Answer<Record>>)> {
+    async fn idle(&mut self) -> Option<(Order, Option<Reply<Record>>)> {
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let never = self.began + Duration::from_secs(10 * 365 * 24 * 3_600);
@@ -144,16 +146,16 @@ impl Keeper {
                 () = self.stop.cancelled() => return None,
                 () = sleep_until(heal_at.unwrap_or(never)), if heal_at.is_some() => self.heal_due().await,
                 ask = self.asks.recv() => match ask? {
-                    Ask::Start(order, answer) => match self.in_the_way() {
+                    KeeperRequest::Start(order, answer) => match self.in_the_way() {
                         None => return Some((order, Some(answer))),
                         Some(refusal) => drop(answer.send(Err(refusal))),
                     },
-                    Ask::Stop(answer) => {
-                        drop(answer.send(Err(Refusal::new(Kind::Missing, "there is no run to stop"))));
+                    KeeperRequest::Stop(answer) => {
+                        drop(answer.send(Err(Refusal::new(RefusalKind::Missing, "there is no run to stop"))));
                     }
-                    Ask::Apply(step, answer) => drop(answer.send(self.apply(step).await)),
-                    Ask::Heal(answer) => drop(answer.send(self.heal_now().await)),
-                    Ask::Targets(answer) => drop(answer.send(self.targets().await)),
+                    KeeperRequest::Apply(step, answer) => drop(answer.send(self.apply(step).await)),
+                    KeeperRequest::Heal(answer) => drop(answer.send(self.heal_now().await)),
+                    KeeperRequest::Targets(answer) => drop(answer.send(self.targets().await)),
                 },
                 () = sleep_until(run_at.unwrap_or(never)), if run_at.is_some() => {
                     if let Some(order) = self.scheduled() {
@@ -185,15 +187,19 @@ impl Keeper {
         let state = self.shared.state();
         let fault = state.faults.values().next()?;
         let why = format!("{} is in force at {}: heal it first", fault.fault, fault.nodes.join(", "));
-        Some(Refusal::new(Kind::Busy, why))
+        Some(Refusal::new(RefusalKind::Busy, why))
     }
 
     async fn targets(&mut self) -> Result<Vec<Target>, Refusal> {
-        self.engine.backend.targets().await.map_err(|error| Refusal::new(Kind::Failed, error.to_string()))
+        self.engine
+            .backend
+            .targets()
+            .await
+            .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
     }
 
     async fn apply(&mut self, step: Step) -> Result<Applied, Refusal> {
-        let failed = |error: &dyn std::fmt::Display| Refusal::new(Kind::Failed, error.to_string());
+        let failed = |error: &dyn std::fmt::Display| Refusal::new(RefusalKind::Failed, error.to_string());
         let nodes = single::nodes(self.engine.backend.as_ref(), &step, rand::random())
             .await
             .map_err(|error| failed(&error))?;
@@ -226,11 +232,11 @@ impl Keeper {
         let retry = Instant::now() + RETRY;
         let open = self.engine.journal.open_faults();
         self.until = open.iter().map(|fault| (fault.id, retry)).collect();
-        healed.map_err(|error| Refusal::new(Kind::Failed, error.to_string()))
+        healed.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
     }
 
     /// Runs an experiment and keeps its record.
-    async fn run(&mut self, order: Order, answer: Option<Answer<Record>>) {
+    async fn run(&mut self, order: Order, answer: Option<Reply<Record>>) {
         let mut record = Record {
             id: format!("{:016x}", rand::random::<u64>()),
             experiment: order.experiment.name.clone(),
@@ -250,7 +256,7 @@ impl Keeper {
                 tracing::error!(%error, "run not started: its directory cannot be made");
                 if let Some(answer) = answer {
                     let why = format!("the run's directory cannot be made: {error}");
-                    drop(answer.send(Err(Refusal::new(Kind::Failed, why))));
+                    drop(answer.send(Err(Refusal::new(RefusalKind::Failed, why))));
                 }
                 return;
             }
@@ -299,7 +305,7 @@ impl Keeper {
     async fn run_and_answer(
         &mut self,
         run: &Run,
-    ) -> (Result<crate::verdict::Verdict, RunError>, Vec<Answer<Record>>) {
+    ) -> (Result<crate::verdict::Verdict, RunError>, Vec<Reply<Record>>) {
         let stop = self.stop.child_token();
         let Self { engine, asks, .. } = self;
         engine.stop = stop.clone();
@@ -310,25 +316,25 @@ impl Keeper {
         let busy = || {
             let name = &run.experiment.name;
             Refusal::new(
-                Kind::Busy,
+                RefusalKind::Busy,
                 format!("run {} of {name} is in progress: wait for its end, or stop it", run.id),
             )
         };
-        let mut stopped_by: Vec<Answer<Record>> = Vec::new();
+        let mut stopped_by: Vec<Reply<Record>> = Vec::new();
         let mut running = Box::pin(engine.run(run));
         let verdict = loop {
             tokio::select! {
                 biased;
                 verdict = &mut running => break verdict,
                 Some(ask) = asks.recv() => match ask {
-                    Ask::Stop(answer) if stopped_by.len() < ASKS_MAX => {
+                    KeeperRequest::Stop(answer) if stopped_by.len() < ASKS_MAX => {
                         stop.cancel();
                         stopped_by.push(answer);
                     }
-                    Ask::Start(_, answer) | Ask::Stop(answer) => drop(answer.send(Err(busy()))),
-                    Ask::Apply(_, answer) => drop(answer.send(Err(busy()))),
-                    Ask::Heal(answer) => drop(answer.send(Err(busy()))),
-                    Ask::Targets(answer) => drop(answer.send(Ok(targets.clone()))),
+                    KeeperRequest::Start(_, answer) | KeeperRequest::Stop(answer) => drop(answer.send(Err(busy()))),
+                    KeeperRequest::Apply(_, answer) => drop(answer.send(Err(busy()))),
+                    KeeperRequest::Heal(answer) => drop(answer.send(Err(busy()))),
+                    KeeperRequest::Targets(answer) => drop(answer.send(Ok(targets.clone()))),
                 },
             }
         };

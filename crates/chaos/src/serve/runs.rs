@@ -24,7 +24,7 @@ pub struct Record {
     /// What started the run.
     pub cause: Cause,
     /// The state.
-    pub state: State,
+    pub state: RunState,
     /// The beginning: wall time, milliseconds since 1970.
     pub began_ms: i64,
     /// The end: wall time, milliseconds since 1970; `None` while the run is in progress.
@@ -52,7 +52,7 @@ pub enum Cause {
 /// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum RunState {
     /// In progress.
     Running,
     /// Every promise held.
@@ -67,7 +67,7 @@ pub enum State {
     Stopped,
 }
 
-impl From<Outcome> for State {
+impl From<Outcome> for RunState {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Passed => Self::Passed,
@@ -123,8 +123,8 @@ impl Runs {
             if path.file_name().is_none_or(|name| name != record.id.as_str()) {
                 continue;
             }
-            if record.state == State::Running {
-                record.state = State::Failed;
+            if record.state == RunState::Running {
+                record.state = RunState::Failed;
                 record.ended_ms = Some(record.began_ms);
                 record.phase.clear();
                 record.why = vec!["the controller ended during the run".to_owned()];
@@ -199,7 +199,7 @@ pub(super) mod tests {
             experiment: "smoke".to_owned(),
             seed: 1,
             cause: Cause::Call,
-            state: State::Running,
+            state: RunState::Running,
             began_ms,
             ended_ms: None,
             phase: "judging".to_owned(),
@@ -224,7 +224,7 @@ pub(super) mod tests {
             let mut record = record(id, began);
             let path = runs.begin(&record).unwrap();
             fs::write(path.join("report.html"), "x").unwrap();
-            record.state = State::Passed;
+            record.state = RunState::Passed;
             record.ended_ms = Some(began + 1);
             runs.end(record).unwrap();
         }
@@ -245,7 +245,7 @@ pub(super) mod tests {
         for _ in 0..2 {
             let runs = Runs::open(dir.path(), 5).unwrap();
             let found = &runs.kept()[0];
-            assert_eq!((found.state, found.ended_ms), (State::Failed, Some(7)));
+            assert_eq!((found.state, found.ended_ms), (RunState::Failed, Some(7)));
             assert_eq!(found.why, ["the controller ended during the run"]);
         }
     }

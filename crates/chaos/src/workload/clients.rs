@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Sent;
-use crate::workload::{Room, Seen};
+use crate::workload::{ClientView, Room};
 
 /// The most sends that one sender has in flight.
 const IN_FLIGHT: usize = 16;
@@ -30,7 +30,7 @@ pub(super) struct Sender {
     /// The shortest message, bytes.
     pub(super) text_bytes: usize,
     pub(super) history: History,
-    pub(super) seen: Arc<Seen>,
+    pub(super) seen: Arc<ClientView>,
 }
 
 impl Sender {
@@ -102,7 +102,7 @@ pub(super) struct Reader {
     pub(super) name: String,
     pub(super) room: Room,
     pub(super) history: History,
-    pub(super) seen: Arc<Seen>,
+    pub(super) seen: Arc<ClientView>,
 }
 
 impl Reader {

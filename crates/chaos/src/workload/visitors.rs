@@ -7,7 +7,7 @@ use conclave_check::History;
 use conclave_client::{Client, Content, SendError};
 use tokio_util::sync::CancellationToken;
 
-use crate::workload::{Connect, Room, Seen, clients};
+use crate::workload::{ClientView, Connect, Room, clients};
 
 /// Pause between two visits.
 const EVERY: Duration = Duration::from_millis(400);
@@ -21,7 +21,7 @@ pub(super) struct Visitor {
     pub(super) zone: Option<String>,
     pub(super) rooms: Vec<Room>,
     pub(super) history: History,
-    pub(super) seen: Arc<Seen>,
+    pub(super) seen: Arc<ClientView>,
 }
 
 impl Visitor {

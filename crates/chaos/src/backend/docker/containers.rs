@@ -11,8 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::backend::BackendError;
 use crate::backend::docker::api::{Answer, Api};
-use crate::backend::docker::endpoints::{Place, Places};
-use crate::backend::docker::model::{Inspected, Ipam, State};
+use crate::backend::docker::endpoints::{EndpointFile, SavedEndpoint};
+use crate::backend::docker::model::{ContainerState, Inspected, Ipam};
 
 /// How long the engine waits for a server to stop before it kills it; as `stop_grace_period` in compose.yaml.
 const GRACE: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ type Restart = AbortOnDropHandle<Result<(), BackendError>>;
 #[derive(Debug)]
 pub(super) struct Containers {
     pub(super) api: Arc<Api>,
-    places: Places,
+    places: EndpointFile,
     /// By the fault's number in the journal.
     restarts: Mutex<BTreeMap<u64, Vec<Restart>>>,
 }
@@ -60,7 +60,7 @@ struct EndpointConfig<'a> {
 }
 
 impl Containers {
-    pub(super) fn new(api: Api, places: Places) -> Self {
+    pub(super) fn new(api: Api, places: EndpointFile) -> Self {
         Self { api: api.into(), places, restarts: Mutex::default() }
     }
 
@@ -73,7 +73,7 @@ impl Containers {
         &self,
         id: &str,
         what: &str,
-        wanted: impl Fn(&State) -> bool + Send,
+        wanted: impl Fn(&ContainerState) -> bool + Send,
     ) -> Result<(), BackendError> {
         let answer = self.api.post(&format!("/containers/{id}/{what}")).await?;
         if answer.is_ok() || answer.is_absent() {
@@ -143,7 +143,7 @@ impl Containers {
     /// Disconnects a container from all its networks, after it has written its addresses and names to disk.
     pub(super) async fn pull(&self, name: &str, id: &str) -> Result<(), BackendError> {
         let Some(container) = self.inspect(id).await? else { return Ok(()) };
-        self.places.keep(name, Place::of(&container))?;
+        self.places.keep(name, SavedEndpoint::of(&container))?;
         for network in container.network_settings.networks.keys() {
             self.disconnect(network, id).await?;
         }
@@ -185,7 +185,12 @@ impl Containers {
         self.places.forget(name)
     }
 
-    async fn connect(&self, place: &Place, id: &str, with_address: bool) -> Result<Answer, BackendError> {
+    async fn connect(
+        &self,
+        place: &SavedEndpoint,
+        id: &str,
+        with_address: bool,
+    ) -> Result<Answer, BackendError> {
         let ipam_config = (with_address && !place.address.is_empty()).then(|| Ipam::at(&place.address));
         let endpoint_config = EndpointConfig { ipam_config, aliases: &place.aliases };
         let path = format!("/networks/{}/connect", place.network);

@@ -13,14 +13,14 @@ use crate::backend::docker::model::{Endpoint, Inspected};
 
 /// A container's endpoint in a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct SavedEndpoint {
     pub(super) network: String,
     /// Empty if the container had no address.
     pub(super) address: String,
     pub(super) aliases: Vec<String>,
 }
 
-impl Place {
+impl SavedEndpoint {
     /// The endpoints that a container has now.
     pub(super) fn of(container: &Inspected) -> Vec<Self> {
         let networks = container.network_settings.networks.iter();
@@ -48,11 +48,11 @@ impl Place {
 
 /// The file of endpoints, by service name.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct EndpointFile {
     path: PathBuf,
 }
 
-impl Places {
+impl EndpointFile {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path }
     }
@@ -61,7 +61,7 @@ impl Places {
     ///
     /// # Errors
     /// If the file exists and cannot be read.
-    pub(super) fn read(&self) -> Result<BTreeMap<String, Vec<Place>>, BackendError> {
+    pub(super) fn read(&self) -> Result<BTreeMap<String, Vec<SavedEndpoint>>, BackendError> {
         match fs::read(&self.path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| self.failed(&error.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
@@ -74,7 +74,7 @@ impl Places {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub(super) fn keep(&self, name: &str, places: Vec<Place>) -> Result<(), BackendError> {
+    pub(super) fn keep(&self, name: &str, places: Vec<SavedEndpoint>) -> Result<(), BackendError> {
         let mut all = self.read()?;
         if places.is_empty() || all.contains_key(name) {
             return Ok(());
@@ -92,7 +92,7 @@ impl Places {
         if all.remove(name).is_none() { Ok(()) } else { self.write(&all) }
     }
 
-    fn write(&self, all: &BTreeMap<String, Vec<Place>>) -> Result<(), BackendError> {
+    fn write(&self, all: &BTreeMap<String, Vec<SavedEndpoint>>) -> Result<(), BackendError> {
         let new = self.path.with_extension("new");
         let written = || {
             let mut file = File::create(&new)?;
@@ -126,9 +126,9 @@ mod tests {
     fn an_endpoint_is_the_address_and_the_configured_aliases() {
         let there = r#"{"mesh": {"IPAddress": "10.0.0.5", "IPAMConfig": {"IPv4Address": "10.0.0.5"},
             "Aliases": ["0123456789ab", "n1", "front"]}}"#;
-        let places = Place::of(&inspected(there));
+        let places = SavedEndpoint::of(&inspected(there));
         let aliases = vec!["n1".to_owned(), "front".to_owned()];
-        let expected = Place { network: "mesh".to_owned(), address: "10.0.0.5".to_owned(), aliases };
+        let expected = SavedEndpoint { network: "mesh".to_owned(), address: "10.0.0.5".to_owned(), aliases };
         assert_eq!(places, std::slice::from_ref(&expected));
         assert!(expected.is_taken_by(&inspected(there)));
         for elsewhere in [
@@ -144,8 +144,8 @@ mod tests {
     #[test]
     fn the_first_endpoints_of_a_container_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places::new(dir.path().join("places.json"));
-        let place = |address: &str| Place {
+        let places = EndpointFile::new(dir.path().join("places.json"));
+        let place = |address: &str| SavedEndpoint {
             network: "mesh".to_owned(),
             address: address.to_owned(),
             aliases: vec!["n1".to_owned()],
@@ -154,7 +154,7 @@ mod tests {
         places.keep("n1", vec![place("10.0.0.5")]).unwrap();
         places.keep("n1", vec![place("10.0.0.9")]).unwrap();
         places.keep("n2", Vec::new()).unwrap();
-        let again = Places::new(dir.path().join("places.json"));
+        let again = EndpointFile::new(dir.path().join("places.json"));
         assert_eq!(again.read().unwrap(), BTreeMap::from([("n1".to_owned(), vec![place("10.0.0.5")])]));
         again.forget("n1").unwrap();
         again.forget("n1").unwrap();

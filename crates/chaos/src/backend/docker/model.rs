@@ -113,7 +113,7 @@ impl Endpoint {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Inspected {
     pub(super) id: String,
-    pub(super) state: State,
+    pub(super) state: ContainerState,
     pub(super) config: Config,
     #[serde(default)]
     pub(super) network_settings: NetworkSettings,
@@ -129,7 +129,7 @@ impl Inspected {
 /// The state of a container.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct State {
+pub(super) struct ContainerState {
     #[serde(default)]
     running: bool,
     #[serde(default)]
@@ -139,7 +139,7 @@ pub(super) struct State {
     restarting: bool,
 }
 
-impl State {
+impl ContainerState {
     /// Whether the container runs and is not frozen.
     pub(super) fn is_up(&self) -> bool {
         self.running && !self.paused && !self.restarting

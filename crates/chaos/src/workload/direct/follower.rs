@@ -29,7 +29,7 @@ pub(in crate::workload) struct Follower {
 
 /// The follower's position.
 #[derive(Debug, Default)]
-struct Place {
+struct Position {
     /// The last seq by room id.
     seqs: BTreeMap<u64, u64>,
     /// The resume token of the last frame, for the same position.
@@ -38,42 +38,42 @@ struct Place {
 
 impl Follower {
     pub(in crate::workload) async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
-        let mut place = Place::default();
+        let mut position = Position::default();
         let mut number = 0_u64;
         while pause(&stop, PAUSE).await {
-            let by_token = number.is_multiple_of(2) && !place.token.is_empty();
-            let opened = self.open(&place, by_token).await;
+            let by_token = number.is_multiple_of(2) && !position.token.is_empty();
+            let opened = self.open(&position, by_token).await;
             let Some(stream) = opened else { continue };
             number += 1;
             let rest = tokio::time::sleep(STREAM_MAX.mul_f64(rand::random_range(0.2..1.0)));
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = rest => {}
-                () = self.follow(stream, number, &mut place) => {}
+                () = self.follow(stream, number, &mut position) => {}
             }
         }
         Ok(())
     }
 
-    async fn open(&mut self, place: &Place, by_token: bool) -> Option<Streaming<EncodedFrame>> {
+    async fn open(&mut self, position: &Position, by_token: bool) -> Option<Streaming<EncodedFrame>> {
         let wanted = |room: &Room| RoomSubscription {
             room: Some(RoomRef { name: room.name.clone(), id: room.id }),
             join: false,
-            start: Some(Start::AfterSeq(place.seqs.get(&room.id).copied().unwrap_or(0))),
+            start: Some(Start::AfterSeq(position.seqs.get(&room.id).copied().unwrap_or(0))),
         };
         let question = JoinChatRequest {
             // For rooms that are in the token, the token decides; `start` is for the others.
             rooms: self.rooms.iter().map(wanted).collect(),
-            resume_token: if by_token { place.token.clone() } else { Bytes::new() },
+            resume_token: if by_token { position.token.clone() } else { Bytes::new() },
         };
         self.direct.call(question, |chat, request| Box::pin(chat.join_chat(request))).await.ok()
     }
 
     /// Records the events of one stream until it ends or is as old as [`STREAM_MAX`].
-    async fn follow(&self, mut stream: Streaming<EncodedFrame>, number: u64, place: &mut Place) {
+    async fn follow(&self, mut stream: Streaming<EncodedFrame>, number: u64, position: &mut Position) {
         let (node, reader) = (&self.direct.node, format!("follower of {}", self.direct.node));
         for room in &self.rooms {
-            let after = place.seqs.get(&room.id).copied().unwrap_or(0);
+            let after = position.seqs.get(&room.id).copied().unwrap_or(0);
             self.history.resumed(&reader, number, room.id, after, node);
         }
         let began = Instant::now();
@@ -83,19 +83,19 @@ impl Follower {
                 Some(Frame::Events(batch)) => {
                     for event in &batch.events {
                         self.history.observed(&reader, number, event.room_id, &clients::event(event));
-                        place.seqs.insert(event.room_id, event.seq);
+                        position.seqs.insert(event.room_id, event.seq);
                     }
-                    place.token = batch.resume_token;
+                    position.token = batch.resume_token;
                 }
                 Some(Frame::CaughtUp(reached)) => {
                     for room in &reached.rooms {
                         self.history.caught_up(&reader, number, room.room_id, room.seq);
                     }
-                    place.token = reached.resume_token;
+                    position.token = reached.resume_token;
                 }
                 Some(Frame::Truncated(gone)) => {
                     self.history.truncated(&reader, number, gone.room_id, gone.first_seq);
-                    place.seqs.insert(gone.room_id, gone.first_seq.saturating_sub(1));
+                    position.seqs.insert(gone.room_id, gone.first_seq.saturating_sub(1));
                 }
                 Some(Frame::GoAway(_)) => return,
                 _ => {}

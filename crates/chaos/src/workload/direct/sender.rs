@@ -10,7 +10,7 @@ use conclave_client::api::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Direct, Failed, PAUSE, pause};
-use crate::workload::{Room, Seen};
+use crate::workload::{ClientView, Room};
 
 /// Pause between two sends.
 const EVERY: Duration = Duration::from_millis(100);
@@ -25,11 +25,11 @@ pub(in crate::workload) struct Sender {
     pub(in crate::workload) direct: Direct,
     pub(in crate::workload) room: Room,
     pub(in crate::workload) history: History,
-    pub(in crate::workload) seen: Arc<Seen>,
+    pub(in crate::workload) seen: Arc<ClientView>,
 }
 
 /// The outcome of a request.
-enum Answer {
+enum SendOutcome {
     Acked(SendMessageResponse),
     Refused(String),
     /// In doubt: the workload ended first.
@@ -69,8 +69,8 @@ impl Sender {
             self.history.invoke_at(&node, session, room.id, no, &text);
         }
         match self.until_certain(room, no, &text, again, stop).await {
-            Answer::Acked(ack) if ack.answer_forgotten => Ok(true),
-            Answer::Acked(ack) => {
+            SendOutcome::Acked(ack) if ack.answer_forgotten => Ok(true),
+            SendOutcome::Acked(ack) => {
                 self.history.ok(session, room.id, no, ack.seq);
                 if !again {
                     self.seen.acked_at(&node);
@@ -78,16 +78,16 @@ impl Sender {
                 Ok(true)
             }
             // The request was acked before, or is the next number: a refusal is wrong.
-            Answer::Refused(code) if again || code == "request_out_of_order" => Err(format!(
+            SendOutcome::Refused(code) if again || code == "request_out_of_order" => Err(format!(
                 "{node} answered request {no} of session {session} in {}, which is {}, with {code}",
                 room.name,
                 if again { "a repeat of one that had been acked" } else { "the next one" }
             )),
-            Answer::Refused(code) => {
+            SendOutcome::Refused(code) => {
                 self.history.refused(session, room.id, no, &code);
                 Ok(true)
             }
-            Answer::Unknown => {
+            SendOutcome::Unknown => {
                 if !again {
                     self.history.unknown(session, room.id, no);
                 }
@@ -103,7 +103,7 @@ impl Sender {
         text: &str,
         again: bool,
         stop: &CancellationToken,
-    ) -> Answer {
+    ) -> SendOutcome {
         let question = SendMessageRequest {
             room: Some(RoomRef { name: room.name.clone(), id: room.id }),
             request_no: no,
@@ -114,19 +114,19 @@ impl Sender {
         loop {
             let question = question.clone();
             match self.direct.call(question, |chat, request| Box::pin(chat.send_message(request))).await {
-                Ok(ack) => return Answer::Acked(ack),
+                Ok(ack) => return SendOutcome::Acked(ack),
                 Err(Failed::Said(failure)) if failure.certainty() == Certainty::Refused => {
                     // The node may not know the session yet.
                     refused += 1;
                     if failure.code != "session_unknown" || refused > 100 {
-                        return Answer::Refused(failure.code);
+                        return SendOutcome::Refused(failure.code);
                     }
                 }
                 Err(Failed::Said(_) | Failed::Silent) => {}
             }
             // At the end of the workload a repeat is given up. A first send is not: it must get its ack.
             if again && stop.is_cancelled() {
-                return Answer::Unknown;
+                return SendOutcome::Unknown;
             }
             tokio::time::sleep(PAUSE).await;
         }

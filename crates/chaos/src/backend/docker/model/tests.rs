@@ -131,7 +131,7 @@ fn the_newest_version_that_both_sides_have_is_used() {
 
 #[test]
 fn container_states_are_distinguished() {
-    let state = |text: &str| serde_json::from_str::<State>(text).unwrap();
+    let state = |text: &str| serde_json::from_str::<ContainerState>(text).unwrap();
     let running =
         state(r#"{"Status": "running", "Running": true, "Paused": false, "Restarting": false, "Pid": 7}"#);
     assert!(running.is_up() && !running.is_down());

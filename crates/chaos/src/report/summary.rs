@@ -12,7 +12,7 @@ use crate::verdict::{Sum, Verdict, longest};
 
 /// The parts of a verdict that the terminal shows.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Told {
+pub struct VerdictSummary {
     /// The verdict in one word.
     pub sum: Sum,
     /// The seed of the run.
@@ -50,7 +50,7 @@ struct Band {
     from_us: u64,
 }
 
-impl Told {
+impl VerdictSummary {
     /// Reads the `report.json` in a run's directory.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Told {
     }
 }
 
-impl From<&Verdict> for Told {
+impl From<&Verdict> for VerdictSummary {
     fn from(verdict: &Verdict) -> Self {
         let report = &verdict.report;
         Self {
@@ -108,7 +108,7 @@ impl From<&Verdict> for Told {
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for VerdictSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.word(), self.experiment.name)?;
         if self.sum == Sum::Passed {

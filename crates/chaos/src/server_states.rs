@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use crate::backend::{Kind, Target};
 use crate::schedule::{Known, Server};
-use crate::workload::Seen;
+use crate::workload::ClientView;
 
 /// Interval between two polls of a server.
 const EVERY: Duration = Duration::from_millis(100);
@@ -25,18 +25,18 @@ const CHANGES_MAX: usize = 100_000;
 
 /// A server's state from this time on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub struct ServerStateChange {
     /// On the run's clock, microseconds.
     pub at_us: u64,
     /// The server's name.
     pub node: String,
     /// The state.
-    pub state: State,
+    pub state: ServerState,
 }
 
 /// A server's state, by its own report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct State {
+pub struct ServerState {
     /// Whether the server answered.
     pub answers: bool,
     /// The shards that the server leads, with their terms.
@@ -53,8 +53,8 @@ pub struct Observed {
 
 #[derive(Debug, Default)]
 struct Table {
-    now: BTreeMap<String, State>,
-    changes: Vec<Change>,
+    now: BTreeMap<String, ServerState>,
+    changes: Vec<ServerStateChange>,
     /// How often a silent server answered again.
     returned: u64,
     /// How often a shard's leader changed.
@@ -78,7 +78,7 @@ struct Reach {
 type Logs = BTreeMap<u32, Reach>;
 
 impl Observed {
-    fn saw(&self, at_us: u64, node: &str, state: State) {
+    fn saw(&self, at_us: u64, node: &str, state: ServerState) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let table = &mut *table;
         for (&shard, &term) in &state.leads {
@@ -96,7 +96,7 @@ impl Observed {
         table.returned += u64::from(state.answers && before.is_some_and(|before| !before.answers));
         table.now.insert(node.to_owned(), state.clone());
         if table.changes.len() < CHANGES_MAX {
-            table.changes.push(Change { at_us, node: node.to_owned(), state });
+            table.changes.push(ServerStateChange { at_us, node: node.to_owned(), state });
         }
     }
 
@@ -133,7 +133,7 @@ impl Observed {
 
     /// Every change so far.
     #[must_use]
-    pub fn changes(&self) -> Vec<Change> {
+    pub fn changes(&self) -> Vec<ServerStateChange> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).changes.clone()
     }
 
@@ -160,7 +160,7 @@ impl Observed {
     }
 }
 
-async fn ask(client: &mut ChatServiceClient<Channel>, name: &str) -> (State, Logs) {
+async fn ask(client: &mut ChatServiceClient<Channel>, name: &str) -> (ServerState, Logs) {
     let asked = client.get_server_status(GetServerStatusRequest { local_only: true });
     let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await else { return Default::default() };
     let nodes = answer.into_inner().nodes;
@@ -173,7 +173,7 @@ pub async fn watch(
     mut client: ChatServiceClient<Channel>,
     name: String,
     observed: Arc<Observed>,
-    seen: Arc<Seen>,
+    seen: Arc<ClientView>,
     stop: CancellationToken,
 ) {
     let mut every = tokio::time::interval(EVERY);
@@ -189,9 +189,9 @@ pub async fn watch(
     }
 }
 
-fn state(node: &NodeStatus) -> State {
+fn state(node: &NodeStatus) -> ServerState {
     let leads = node.shards.iter().filter(|shard| shard.role() == Role::Leader && shard.leader_id != 0);
-    State {
+    ServerState {
         answers: true,
         leads: leads.map(|shard| (shard.shard, shard.term)).collect(),
         meta_term: node.shards.iter().find(|shard| shard.shard == 0).map_or(0, |shard| shard.term),
@@ -207,8 +207,8 @@ fn logs(node: &NodeStatus) -> Logs {
 mod tests {
     use super::*;
 
-    fn leading(shard: u32, term: u64) -> State {
-        State { answers: true, leads: [(shard, term)].into(), meta_term: term }
+    fn leading(shard: u32, term: u64) -> ServerState {
+        ServerState { answers: true, leads: [(shard, term)].into(), meta_term: term }
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
         observed.saw(1, "a", leading(0, 1));
         observed.saw(2, "a", leading(0, 1));
         observed.saw(3, "b", leading(0, 2));
-        observed.saw(4, "a", State::default());
+        observed.saw(4, "a", ServerState::default());
         observed.saw(5, "a", leading(3, 4));
         assert_eq!(observed.changes().len(), 4);
         assert_eq!(observed.counts(), (1, 1));

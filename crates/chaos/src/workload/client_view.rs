@@ -23,7 +23,7 @@ pub struct Sample {
 }
 
 /// The clients' view of a run, shared by all clients.
-pub struct Seen {
+pub struct ClientView {
     began: Instant,
     acks: Mutex<Acks>,
     observer: Arc<dyn Observer>,
@@ -37,9 +37,9 @@ pub struct Seen {
     sides: Mutex<BTreeMap<String, Vec<u64>>>,
 }
 
-impl std::fmt::Debug for Seen {
+impl std::fmt::Debug for ClientView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seen").field("acked", &self.acked_count()).finish_non_exhaustive()
+        f.debug_struct("ClientView").field("acked", &self.acked_count()).finish_non_exhaustive()
     }
 }
 
@@ -114,7 +114,7 @@ const SIDE_EVERY_US: u64 = 20_000;
 /// The time over which the recent rate and latency are computed, microseconds.
 const RECENT_US: u64 = 3_000_000;
 
-impl Seen {
+impl ClientView {
     pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
         Self {
             began: Instant::now(),
