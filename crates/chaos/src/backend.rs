@@ -90,7 +90,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// Applies the active faults once more, to targets that were restarted since.
-    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>>;
+    fn reapply(&self) -> BoxFuture<'_, Result<(), BackendError>>;
 
     /// Whether all cuts between nodes are known to be in force at this moment. Where a backend answers no, the history claims
     /// nothing about which nodes were cut off.

@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::{Args, Command, FaultArgs, RunArgs};
 use crate::controller::Controller;
-use crate::output::{complain, say};
+use crate::output::{print_error, print_line};
 
 /// Runs a command and returns its exit code, which is the verdict's.
 ///
@@ -35,33 +35,33 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
         Command::List => {
             for name in Experiment::names() {
                 let text = Experiment::shipped(name).unwrap_or_default();
-                say(&format!("{name:<18} {}", Experiment::parse(text)?.proves));
+                print_line(&format!("{name:<18} {}", Experiment::parse(text)?.proves));
             }
             Ok(0)
         }
         Command::Show { name } => {
-            let Some(text) = Experiment::shipped(&name) else { bail!("{}", unknown(&name)) };
-            say(text.trim_end());
+            let Some(text) = Experiment::shipped(&name) else { bail!("{}", no_such_experiment(&name)) };
+            print_line(text.trim_end());
             Ok(0)
         }
-        Command::Report { dir } => reports(&dir),
+        Command::Report { dir } => print_reports(&dir),
         Command::Check { history } => check(&history),
-        Command::Run(run) => experiment(Controller::open(&args.place).await?, &run).await,
-        Command::Fault(fault) => one(Controller::open(&args.place).await?, &fault).await,
+        Command::Run(run) => run_experiment(Controller::open(&args.place).await?, &run).await,
+        Command::Fault(fault) => apply_fault(Controller::open(&args.place).await?, &fault).await,
         Command::Serve(serve) => {
-            log();
+            init_logging();
             serve::serve(Controller::healer(&args.place).await?, &serve).await
         }
         Command::Heal { all: _ } => {
             let mut controller = Controller::healer(&args.place).await?;
             let healed = controller.engine.heal_all().await?;
-            say(&format!("healed {healed} faults"));
+            print_line(&format!("healed {healed} faults"));
             Ok(0)
         }
     }
 }
 
-fn unknown(name: &str) -> String {
+fn no_such_experiment(name: &str) -> String {
     let names: Vec<&str> = Experiment::names().collect();
     format!("there is no experiment {name:?}; there are: {}", names.join(", "))
 }
@@ -76,13 +76,13 @@ impl Observer for Lines {
     fn event(&self, event: &Event) {
         // The end is printed by the command itself, with the verdict.
         if !self.quiet && event.is_line() && !matches!(event, Event::Ended(_)) {
-            complain(&format!("{:>6.1} s  {event}", self.began.elapsed().as_secs_f64()));
+            print_error(&format!("{:>6.1} s  {event}", self.began.elapsed().as_secs_f64()));
         }
     }
 }
 
 /// Serves metrics at the address, if there is one, for as long as the returned handle lives.
-async fn show(
+async fn serve_metrics(
     address: Option<SocketAddr>,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Option<AbortOnDropHandle<()>>> {
@@ -96,17 +96,17 @@ async fn show(
 }
 
 /// Sends the log to stderr.
-fn log() {
+fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
-async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Result<u8> {
+async fn run_experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Result<u8> {
     let engine = &mut controller.engine;
     let text = match Experiment::shipped(&args.experiment) {
         Some(text) => text.to_owned(),
-        None => fs::read_to_string(&args.experiment).with_context(|| unknown(&args.experiment))?,
+        None => fs::read_to_string(&args.experiment).with_context(|| no_such_experiment(&args.experiment))?,
     };
     let experiment = Experiment::parse(&text)?;
     let seed = args.seed.or(experiment.seed).unwrap_or_else(|| u64::from(rand::random::<u32>()));
@@ -119,18 +119,18 @@ async fn experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Resul
     let quiet = args.quiet;
     let run = Run { id: format!("{:08x}", rand::random::<u32>()), experiment, seed, dir: out };
     let metrics = Arc::new(Metrics::new([&run.experiment]));
-    metrics.found(&engine.journal.open_faults());
-    let _showing = show(args.metrics, &metrics).await?;
+    metrics.add_open_faults(&engine.journal.open_faults());
+    let _showing = serve_metrics(args.metrics, &metrics).await?;
     engine.observer = Arc::new(All(vec![Arc::new(Lines { began, quiet }), metrics]));
     let verdict = engine.run(&run).await?;
     let out = run.dir;
     let page = report::write(&verdict, &out)?;
-    say(VerdictSummary::from(&verdict).to_string().trim_end());
-    say(&format!("  report: {}", page.display()));
+    print_line(VerdictSummary::from(&verdict).to_string().trim_end());
+    print_line(&format!("  report: {}", page.display()));
     Ok(verdict.exit_code())
 }
 
-async fn one(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8> {
+async fn apply_fault(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8> {
     let engine = &mut controller.engine;
     let pair = |pair: &String| {
         let (name, value) = pair.split_once('=').with_context(|| format!("{pair:?} is not NAME=VALUE"))?;
@@ -139,25 +139,25 @@ async fn one(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8>
     let with: Vec<(String, String)> = args.with.iter().map(pair).collect::<anyhow::Result<_>>()?;
     let step = single::step(&args.fault, &args.nodes, args.lasts, with).map_err(anyhow::Error::msg)?;
     let metrics = Arc::new(Metrics::new([]));
-    metrics.found(&engine.journal.open_faults());
-    let _showing = show(args.metrics, &metrics).await?;
+    metrics.add_open_faults(&engine.journal.open_faults());
+    let _showing = serve_metrics(args.metrics, &metrics).await?;
     engine.observer = metrics;
-    let chosen = single::nodes(engine.backend.as_ref(), &step, rand::random()).await?;
-    say(&format!("{}: {} for {}", step.fault, chosen.join(", "), time::show(args.lasts)));
+    let chosen = single::choose_targets(engine.backend.as_ref(), &step, rand::random()).await?;
+    print_line(&format!("{}: {} for {}", step.fault, chosen.join(", "), time::show(args.lasts)));
     engine.apply(step.fault.clone(), chosen).await?;
-    let kept = engine.keep(args.lasts).await;
+    let held = engine.hold(args.lasts).await;
     engine.heal_all().await?;
-    kept?;
-    say("healed");
+    held?;
+    print_line("healed");
     Ok(0)
 }
 
 /// Prints the verdict of the run in this directory; or one line for each run in its subdirectories.
-fn reports(dir: &Path) -> anyhow::Result<u8> {
+fn print_reports(dir: &Path) -> anyhow::Result<u8> {
     if dir.join("report.json").exists() {
         let told = VerdictSummary::read(dir)?;
-        say(told.to_string().trim_end());
-        say(&format!("  report: {}", dir.join("report.html").display()));
+        print_line(told.to_string().trim_end());
+        print_line(&format!("  report: {}", dir.join("report.html").display()));
         return Ok(told.sum.exit_code());
     }
     let entries = fs::read_dir(dir).with_context(|| format!("there is no run in {}", dir.display()))?;
@@ -170,7 +170,7 @@ fn reports(dir: &Path) -> anyhow::Result<u8> {
     let mut sums = Vec::with_capacity(runs.len());
     for run in runs {
         let told = VerdictSummary::read(&run)?;
-        say(&format!("{}  ({})", told.line(), run.display()));
+        print_line(&format!("{}  ({})", told.line(), run.display()));
         sums.push(told.sum);
     }
     // The worst verdict decides the exit code.
@@ -181,7 +181,7 @@ fn reports(dir: &Path) -> anyhow::Result<u8> {
 fn check(path: &Path) -> anyhow::Result<u8> {
     let file = fs::File::open(path).with_context(|| path.display().to_string())?;
     let report = conclave_check::check(&Records::read(BufReader::new(file))?, &Options::default());
-    say(&report.to_string());
+    print_line(&report.to_string());
     Ok(match report.outcome {
         Outcome::Passed => 0,
         Outcome::Violated => 1,

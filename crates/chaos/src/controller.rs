@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::PlaceArgs;
-use crate::output::complain;
+use crate::output::print_error;
 
 /// An engine that stops on SIGINT and SIGTERM, for as long as this value lives.
 pub(crate) struct Controller {
@@ -69,7 +69,7 @@ fn listen_for_signals(stop: CancellationToken) -> anyhow::Result<AbortOnDropHand
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        complain("signal received: healing all faults, then stopping");
+        print_error("signal received: healing all faults, then stopping");
         stop.cancel();
     })))
 }

@@ -36,9 +36,9 @@ const END_PATIENCE: Duration = Duration::from_secs(60);
 /// The same for a cluster that has not recovered: it has had the whole recovery time already.
 const END_PATIENCE_AFTER_ALL: Duration = Duration::from_secs(5);
 /// Interval between two checks of the steady state, and of the cluster's health during recovery.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval at which active faults are applied again, for servers that were restarted since.
-pub(crate) const AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const REAPPLY_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of [`Event::Pace`].
 const PACE: Duration = Duration::from_secs(1);
 
@@ -127,8 +127,8 @@ impl Engine {
     ///
     /// # Errors
     /// If a server refuses a fault.
-    pub async fn keep(&self, lasts: Duration) -> Result<(), RunError> {
-        let mut again = tokio::time::interval(AGAIN);
+    pub async fn hold(&self, lasts: Duration) -> Result<(), RunError> {
+        let mut again = tokio::time::interval(REAPPLY_INTERVAL);
         let end = tokio::time::sleep(lasts);
         tokio::pin!(end);
         loop {
@@ -138,7 +138,7 @@ impl Engine {
                 () = &mut end => return Ok(()),
                 _ = again.tick() => {}
             }
-            self.again().await?;
+            self.reapply().await?;
         }
     }
 
@@ -146,8 +146,8 @@ impl Engine {
     ///
     /// # Errors
     /// If a server refuses a fault. A server that does not answer is frozen or dead, and gets the faults the next time.
-    pub(crate) async fn again(&self) -> Result<(), BackendError> {
-        tokio::time::timeout(AGAIN, self.backend.again()).await.unwrap_or(Ok(()))
+    pub(crate) async fn reapply(&self) -> Result<(), BackendError> {
+        tokio::time::timeout(REAPPLY_INTERVAL, self.backend.reapply()).await.unwrap_or(Ok(()))
     }
 
     /// Runs an experiment and judges its history. Every fault is healed when this returns, also after an error; a fault that
@@ -174,7 +174,7 @@ impl Engine {
     async fn prepare_and_run(&mut self, run: &Run) -> Result<Verdict, RunError> {
         self.check_means(&run.experiment).await?;
         self.heal_all().await?;
-        let ran = Box::pin(self.run_it(run)).await;
+        let ran = Box::pin(self.execute(run)).await;
         let healed = self.heal_all().await;
         let verdict = ran?;
         healed?;
@@ -199,7 +199,7 @@ impl Engine {
         })
     }
 
-    async fn run_it(&mut self, run: &Run) -> Result<Verdict, RunError> {
+    async fn execute(&mut self, run: &Run) -> Result<Verdict, RunError> {
         let Run { experiment, seed, .. } = run;
         let targets = self.backend.targets().await?;
         let servers: Vec<Target> =
@@ -226,11 +226,11 @@ impl Engine {
         let running = or_stopped(&self.stop, starting).await??;
         let seen = Arc::clone(&running.seen);
         let watching = Watching::start(&servers, &seen, &self.net)?;
-        let pace = pace(experiment.steady.clone(), Arc::clone(&seen), Arc::clone(&self.observer));
+        let pace = report_pace(experiment.steady.clone(), Arc::clone(&seen), Arc::clone(&self.observer));
         let pace = AbortOnDropHandle::new(tokio::spawn(pace));
 
         self.observer.event(&Event::Settling);
-        steady(&experiment.steady, &seen, STEADY_DEADLINE, &self.stop).await?;
+        wait_until_steady(&experiment.steady, &seen, STEADY_DEADLINE, &self.stop).await?;
         let mut faults = Faults {
             engine: self,
             seen: &seen,
@@ -243,13 +243,13 @@ impl Engine {
             bands: Vec::new(),
             before: None,
         };
-        let done = faults.all(&plan(experiment, *seed), workload.duration).await;
+        let done = faults.run(&plan(experiment, *seed), workload.duration).await;
         faults.heal_the_rest().await?;
         done?;
         let (bands, before) = (std::mem::take(&mut faults.bands), faults.before);
 
         self.observer.event(&Event::Recovering);
-        let recovered = or_stopped(&self.stop, self.recovered(experiment, &seen)).await??;
+        let recovered = or_stopped(&self.stop, self.wait_for_recovery(experiment, &seen)).await??;
         self.observer.event(&Event::Recovered(recovered));
         // Sending ends here, so the time from here on is not a time without an ack.
         drop(pace);
@@ -279,7 +279,7 @@ impl Engine {
 
     /// How long the cluster took to recover: until it reports itself healthy and the steady state holds again. `None` if it did
     /// not do so within the experiment's recovery time.
-    async fn recovered(
+    async fn wait_for_recovery(
         &self,
         experiment: &Experiment,
         seen: &Arc<ClientView>,
@@ -292,13 +292,13 @@ impl Engine {
                 if observer.status().await.is_ok_and(|status| status.healthy) {
                     return;
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         let is_healthy = tokio::time::timeout(experiment.recover, healthy).await.is_ok();
         observer.close().await;
         let rest = experiment.recover.saturating_sub(began.elapsed());
-        match steady(&experiment.steady, seen, rest, &self.stop).await {
+        match wait_until_steady(&experiment.steady, seen, rest, &self.stop).await {
             Ok(()) if is_healthy => Ok(Some(began.elapsed())),
             Ok(()) | Err(RunError::NotSteady(_)) => Ok(None),
             Err(error) => Err(error),
@@ -317,7 +317,7 @@ async fn or_stopped<T>(stop: &CancellationToken, work: impl Future<Output = T>) 
 }
 
 /// Reports acks and latencies of the clients every second, and changes of the steady state, until it is dropped.
-async fn pace(wanted: Steady, seen: Arc<ClientView>, observer: Arc<dyn Observer>) {
+async fn report_pace(wanted: Steady, seen: Arc<ClientView>, observer: Arc<dyn Observer>) {
     let mut every = tokio::time::interval(PACE);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut was_steady = false;
@@ -340,7 +340,7 @@ fn names(targets: &[Target], kind: Kind) -> Vec<String> {
 }
 
 /// Waits until the clients see the steady state.
-async fn steady(
+async fn wait_until_steady(
     wanted: &Steady,
     seen: &ClientView,
     deadline: Duration,
@@ -360,7 +360,7 @@ async fn steady(
         }
         tokio::select! {
             () = stop.cancelled() => return Err(RunError::Stopped),
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
     }
 }

@@ -17,13 +17,13 @@ async fn main() -> ExitCode {
     let args = args::Args::parse();
     #[cfg(debug_assertions)]
     if let Err(why) = plant() {
-        output::complain(&format!("conclave-chaos: {why}"));
+        output::print_error(&format!("conclave-chaos: {why}"));
         return ExitCode::from(NO_VERDICT);
     }
     match command::run(args).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            output::complain(&format!("conclave-chaos: {error:#}"));
+            output::print_error(&format!("conclave-chaos: {error:#}"));
             ExitCode::from(NO_VERDICT)
         }
     }
@@ -34,7 +34,7 @@ async fn main() -> ExitCode {
 fn plant() -> Result<(), conclave_client::planted::UnknownBug> {
     use conclave_client::planted::{VARIABLE, plant};
     if let Some(bug) = plant(std::env::var(VARIABLE).ok().as_deref())? {
-        output::complain(&format!(
+        output::print_error(&format!(
             "!!! conclave-chaos makes a planted bug, chosen by {VARIABLE}: {} !!!",
             bug.name()
         ));

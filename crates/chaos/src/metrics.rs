@@ -122,12 +122,12 @@ impl Metrics {
     }
 
     /// Counts the open faults of an earlier controller as active.
-    pub fn found(&self, open: &[Applied]) {
-        open.iter().for_each(|fault| self.active(fault, true));
+    pub fn add_open_faults(&self, open: &[Applied]) {
+        open.iter().for_each(|fault| self.set_active(fault, true));
     }
 
     /// Whether the schedule is halted.
-    pub fn halted(&self, is_halted: bool) {
+    pub fn set_halted(&self, is_halted: bool) {
         self.schedule_halted.set(is_halted.into());
     }
 
@@ -138,7 +138,7 @@ impl Metrics {
     }
 
     /// Sets whether a fault is active.
-    fn active(&self, fault: &Applied, is_active: bool) {
+    fn set_active(&self, fault: &Applied, is_active: bool) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if is_active {
             open.insert(fault.id, fault.clone());
@@ -185,16 +185,16 @@ impl Observer for Metrics {
             }
             Event::Applied(fault) => {
                 self.count(&fault.fault, "applied");
-                self.active(fault, true);
+                self.set_active(fault, true);
             }
             Event::NotApplied { fault, .. } => self.count(fault, "not_applied"),
             Event::Healed(fault) => {
                 self.count(&fault.fault, "healed");
-                self.active(fault, false);
+                self.set_active(fault, false);
             }
             Event::NotHealed { fault, .. } => {
                 self.count(&fault.fault, "not_healed");
-                self.active(fault, true);
+                self.set_active(fault, true);
             }
             Event::Recovered(Some(after)) => self.recovery.observe(after.as_secs_f64()),
             Event::Ended(ending) => self.ended(ending),
@@ -240,7 +240,7 @@ mod tests {
         shows("conclave_chaos_fault_active{fault=\"pause\",node=\"n1\"} 1");
         metrics.event(&Event::Healed(pause(1)));
         shows("conclave_chaos_fault_active{fault=\"pause\",node=\"n1\"} 0");
-        metrics.found(&[pause(1), pause(2)]);
+        metrics.add_open_faults(&[pause(1), pause(2)]);
         shows("conclave_chaos_fault_active{fault=\"pause\",node=\"n1\"} 1");
         metrics.event(&Event::Healed(pause(1)));
         shows("conclave_chaos_fault_active{fault=\"pause\",node=\"n1\"} 1");

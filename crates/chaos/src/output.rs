@@ -3,12 +3,12 @@
 use std::io::Write as _;
 
 /// Prints a line on stdout.
-pub(crate) fn say(text: &str) {
+pub(crate) fn print_line(text: &str) {
     // A closed pipe is no error: the reader wants no more.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Prints a line on stderr.
-pub(crate) fn complain(text: &str) {
+pub(crate) fn print_error(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -46,7 +46,7 @@ pub async fn run(
     let pages = Pages { desk: Some(desk.clone()), metrics, ended: ended.clone() };
     serving.spawn(http::serve(http, pages, Arc::clone(&guard), ended.clone()));
     serving.spawn(grpc::serve(grpc, desk, guard, ended.clone()));
-    let kept = keeper.keep().await;
+    let kept = keeper.run().await;
     ended.cancel();
     let all = async { while serving.join_next().await.is_some() {} };
     // Calls that take longer are aborted.

@@ -78,7 +78,7 @@ struct Reach {
 type Logs = BTreeMap<u32, Reach>;
 
 impl Observed {
-    fn saw(&self, at_us: u64, node: &str, state: ServerState) {
+    fn record_state(&self, at_us: u64, node: &str, state: ServerState) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let table = &mut *table;
         for (&shard, &term) in &state.leads {
@@ -100,7 +100,7 @@ impl Observed {
         }
     }
 
-    fn reaches(&self, node: &str, logs: &Logs) {
+    fn record_logs(&self, node: &str, logs: &Logs) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let table = &mut *table;
         let ends = table.ends.entry(node.to_owned()).or_default();
@@ -147,20 +147,20 @@ impl Observed {
 
 impl Observed {
     /// Polls every server once.
-    pub async fn look(&self, targets: &[Target]) {
+    pub async fn poll(&self, targets: &[Target]) {
         let servers = targets.iter().filter(|target| target.kind == Kind::Server);
         let asks = servers.filter_map(|target| {
             let endpoint = Net::System.endpoint(&target.client).ok()?;
             let mut client = ChatServiceClient::new(endpoint.connect_lazy());
-            Some(async move { (target.name.as_str(), ask(&mut client, &target.name).await) })
+            Some(async move { (target.name.as_str(), poll_server(&mut client, &target.name).await) })
         });
         for (name, (state, _)) in futures::future::join_all(asks).await {
-            self.saw(0, name, state);
+            self.record_state(0, name, state);
         }
     }
 }
 
-async fn ask(client: &mut ChatServiceClient<Channel>, name: &str) -> (ServerState, Logs) {
+async fn poll_server(client: &mut ChatServiceClient<Channel>, name: &str) -> (ServerState, Logs) {
     let asked = client.get_server_status(GetServerStatusRequest { local_only: true });
     let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await else { return Default::default() };
     let nodes = answer.into_inner().nodes;
@@ -183,9 +183,9 @@ pub async fn watch(
             () = stop.cancelled() => break,
             _ = every.tick() => {}
         }
-        let (state, logs) = ask(&mut client, &name).await;
-        observed.reaches(&name, &logs);
-        observed.saw(seen.now_us(), &name, state);
+        let (state, logs) = poll_server(&mut client, &name).await;
+        observed.record_logs(&name, &logs);
+        observed.record_state(seen.now_us(), &name, state);
     }
 }
 
@@ -214,11 +214,11 @@ mod tests {
     #[test]
     fn an_unchanged_state_is_recorded_once() {
         let observed = Observed::default();
-        observed.saw(1, "a", leading(0, 1));
-        observed.saw(2, "a", leading(0, 1));
-        observed.saw(3, "b", leading(0, 2));
-        observed.saw(4, "a", ServerState::default());
-        observed.saw(5, "a", leading(3, 4));
+        observed.record_state(1, "a", leading(0, 1));
+        observed.record_state(2, "a", leading(0, 1));
+        observed.record_state(3, "b", leading(0, 2));
+        observed.record_state(4, "a", ServerState::default());
+        observed.record_state(5, "a", leading(3, 4));
         assert_eq!(observed.changes().len(), 4);
         assert_eq!(observed.counts(), (1, 1));
         let known = observed.known(&["a".to_owned(), "b".to_owned()], Vec::new(), &["b".to_owned()]);
@@ -229,12 +229,12 @@ mod tests {
     #[test]
     fn a_log_purged_beyond_its_previous_end_counts_as_a_snapshot() {
         let observed = Observed::default();
-        let look = |purged, last| observed.reaches("a", &[(1, Reach { purged, last })].into());
+        let look = |purged, last| observed.record_logs("a", &[(1, Reach { purged, last })].into());
         look(40, 90);
         look(80, 130);
         look(130, 130);
         assert_eq!(observed.snapshots(), 0, "the server purged its own log");
-        observed.reaches("b", &[(1, Reach { purged: 500, last: 510 })].into());
+        observed.record_logs("b", &[(1, Reach { purged: 500, last: 510 })].into());
         assert_eq!(observed.snapshots(), 0, "there is no earlier poll to compare with");
         look(500, 500);
         assert_eq!(observed.snapshots(), 1);

@@ -82,7 +82,7 @@ pub struct Side {
 
 /// The acks and the longest gap of a side between two times; `acks` has the sorted times of each node's acks.
 #[must_use]
-pub fn fared(
+pub fn measure(
     band: usize,
     nodes: &[String],
     majority: bool,
@@ -146,9 +146,9 @@ mod tests {
     #[test]
     fn the_longest_gap_counts_the_time_before_the_first_and_after_the_last_ack() {
         let acks = BTreeMap::from([("a".to_owned(), vec![5, 100, 120, 900]), ("b".to_owned(), vec![300])]);
-        let side = fared(0, &names(&["a", "b"]), true, &acks, (90, 500));
+        let side = measure(0, &names(&["a", "b"]), true, &acks, (90, 500));
         assert_eq!((side.acked, side.longest_gap_us), (3, 200));
-        let silent = fared(0, &names(&["c"]), false, &acks, (90, 500));
+        let silent = measure(0, &names(&["c"]), false, &acks, (90, 500));
         assert_eq!((silent.acked, silent.longest_gap_us), (0, 410));
     }
 

@@ -18,7 +18,7 @@ pub const LASTS_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// How long a fault waits for a target: an election may be in progress.
 const WAIT: Duration = Duration::from_secs(5);
 /// Interval between two polls of the servers.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Parses a fault: its name, its targets, how long it lasts, and its parameters, such as `delay` and `20ms`. It is parsed as an
 /// experiment with one step, so that there is one grammar for faults.
@@ -64,7 +64,11 @@ fn plain(value: String) -> Value {
 ///
 /// # Errors
 /// If no node matches, or the backend cannot list its targets.
-pub async fn nodes(backend: &dyn Backend, step: &Step, draw: u64) -> Result<Vec<String>, BackendError> {
+pub async fn choose_targets(
+    backend: &dyn Backend,
+    step: &Step,
+    draw: u64,
+) -> Result<Vec<String>, BackendError> {
     let targets = backend.targets().await?;
     let names = |kind: Kind| {
         let of_kind = targets.iter().filter(|target| target.kind == kind);
@@ -74,7 +78,7 @@ pub async fn nodes(backend: &dyn Backend, step: &Step, draw: u64) -> Result<Vec<
     let deadline = Instant::now() + WAIT;
     loop {
         let observed = Observed::default();
-        observed.look(&targets).await;
+        observed.poll(&targets).await;
         let chosen = choose(&step.nodes, draw, &observed.known(&servers, resolvers.clone(), &[]));
         if !chosen.is_empty() {
             return Ok(chosen);
@@ -84,7 +88,7 @@ pub async fn nodes(backend: &dyn Backend, step: &Step, draw: u64) -> Result<Vec<
         if !may_come || Instant::now() > deadline {
             return Err(BackendError::Unknown(format!("{} to apply it to", step.nodes)));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -222,9 +222,11 @@ impl Running {
     pub async fn finish(mut self, servers: &[Server], dial: &Dial, patience: Duration) -> Vec<String> {
         let mut undone = Vec::new();
         self.stop_sending.cancel();
-        drain(&mut self.senders, patience, "a sender's last message stayed in doubt", &mut undone).await;
+        join_within(&mut self.senders, patience, "a sender's last message stayed in doubt", &mut undone)
+            .await;
         self.stop_reading.cancel();
-        drain(&mut self.readers, patience, "a reader did not reach the end of its room", &mut undone).await;
+        join_within(&mut self.readers, patience, "a reader did not reach the end of its room", &mut undone)
+            .await;
         for server in servers {
             let read = tokio::time::timeout(patience, self.final_read(server, dial)).await;
             let late = || Err(WorkloadError::Stuck(format!("no answer within {}", show(patience))));
@@ -245,7 +247,7 @@ impl Running {
 }
 
 /// Waits for these clients, at most `patience`, and adds to `undone` what they did not finish.
-async fn drain(
+async fn join_within(
     tasks: &mut JoinSet<Result<(), String>>,
     patience: Duration,
     late: &str,

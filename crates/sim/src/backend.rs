@@ -17,7 +17,7 @@ use crate::name_server::{self, NameServer};
 
 /// Timeout for a healed node to serve again.
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A killed node dies within this many disk writes, so that it may die during a commit.
 const OPERATIONS_MAX: u64 = 12;
 
@@ -55,7 +55,7 @@ impl Simulated {
         }
     }
 
-    fn do_it(&self, fault: &Applied) {
+    fn apply_fault(&self, fault: &Applied) {
         let affected = self.machines(fault).count() as u64;
         let mut done = lock(&self.0.done);
         done.resolver_faults += self.resolvers(fault).count() as u64;
@@ -85,12 +85,12 @@ impl Simulated {
         }
         drop(done);
         lock(&self.0.open).push(fault.clone());
-        self.0.suffer();
+        self.0.apply_open_faults();
     }
 
-    async fn undo(&self, fault: &Applied) -> Result<(), BackendError> {
+    async fn heal_fault(&self, fault: &Applied) -> Result<(), BackendError> {
         lock(&self.0.open).retain(|known| known.id != fault.id);
-        self.0.suffer();
+        self.0.apply_open_faults();
         if matches!(fault.fault, Fault::Kill | Fault::PowerCut { .. }) {
             self.states(fault).for_each(|state| lock(state).revive = true);
         }
@@ -104,7 +104,7 @@ impl Simulated {
             && !self.states(fault).all(is_back)
             && Instant::now() < deadline
         {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
@@ -139,20 +139,20 @@ impl Backend for Simulated {
 
     fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
-            self.do_it(fault);
+            self.apply_fault(fault);
             Ok(())
         })
     }
 
     fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
-        Box::pin(self.undo(fault))
+        Box::pin(self.heal_fault(fault))
     }
 
     fn zone(&self) -> Option<String> {
         name_server::zone(&self.0.resolvers)
     }
 
-    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
+    fn reapply(&self) -> BoxFuture<'_, Result<(), BackendError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 

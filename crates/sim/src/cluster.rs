@@ -138,13 +138,13 @@ impl Cluster {
     }
 
     /// Records a failure that the history does not show.
-    pub(crate) fn find(&self, finding: String) {
+    pub(crate) fn record_finding(&self, finding: String) {
         tracing::warn!(finding, "finding recorded");
         lock(&self.findings).push(finding);
     }
 
     /// Applies the open faults to disks, clocks, delays and name servers.
-    pub(crate) fn suffer(&self) {
+    pub(crate) fn apply_open_faults(&self) {
         let open = lock(&self.open).clone();
         let names: Vec<String> = self.machines.iter().map(|machine| machine.config.name.clone()).collect();
         // Cuts are applied to the links instead, see `links`.
@@ -231,7 +231,7 @@ pub(crate) struct Shape {
 }
 
 /// Runs a node from its start to its end, as a server's process would.
-pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
+pub(crate) async fn run_node(cluster: Arc<Cluster>, number: usize) {
     let machine = &cluster.machines[number];
     let name = &machine.config.name;
     let options = StoreOptions {
@@ -249,7 +249,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
         Ok(node) => node,
         Err(error) => {
             if !cluster.may_fail(machine) {
-                cluster.find(format!("{name} failed to start: {error}"));
+                cluster.record_finding(format!("{name} failed to start: {error}"));
             }
             return;
         }
@@ -259,7 +259,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
         error = node.failed() => {
             let excused = matches!(error, RunError::Storage(_)) && cluster.may_fail(machine);
             if !excused {
-                cluster.find(format!("{name} stopped: {error}"));
+                cluster.record_finding(format!("{name} stopped: {error}"));
             }
         }
         () = machine.stop.notified() => Box::pin(node.drain()).await,

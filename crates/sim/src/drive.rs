@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use crate::backend::Simulated;
-use crate::cluster::{Cluster, Links, Shape, live};
+use crate::cluster::{Cluster, Links, Shape, run_node};
 use crate::life::{Death, HostChange, lock};
 use crate::net::Host;
 use crate::{resolver, world};
@@ -72,7 +72,7 @@ pub(crate) fn run(
     for (number, machine) in cluster.machines.iter().enumerate() {
         let cluster = Arc::clone(&cluster);
         sim.host(machine.ip, move || {
-            let life = live(Arc::clone(&cluster), number);
+            let life = run_node(Arc::clone(&cluster), number);
             async move {
                 life.await;
                 Ok(())
@@ -82,7 +82,7 @@ pub(crate) fn run(
     for (number, server) in cluster.resolvers.iter().enumerate() {
         let cluster = Arc::clone(&cluster);
         sim.host(server.ip, move || {
-            let life = resolver::live(Arc::clone(&cluster), number);
+            let life = resolver::run_name_server(Arc::clone(&cluster), number);
             async move {
                 life.await;
                 Ok(())
@@ -144,7 +144,7 @@ async fn judge(
 ) -> turmoil::Result {
     let judged = Box::pin(engine.run(&run)).await;
     if judged.is_ok() {
-        Box::pin(resolver::know_everybody(&cluster, &engine.net)).await;
+        Box::pin(resolver::check_all_nodes_named(&cluster, &engine.net)).await;
     }
     *lock(&verdict) = Some(judged);
     Ok(())
@@ -160,7 +160,7 @@ fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
             Death::Killed => machine.disk.kill(),
             Death::Unpowered(remains) => machine.disk.lose_power(remains),
         };
-        match lock(&machine.state).go_on(now, runs, machine.disk.is_dead(), die) {
+        match lock(&machine.state).advance(now, runs, machine.disk.is_dead(), die) {
             Some(HostChange::Dies) => dying.push(machine.ip),
             Some(HostChange::Starts) => starting.push(machine.ip),
             None => {}
@@ -169,7 +169,7 @@ fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
     for resolver in &cluster.resolvers {
         let runs = sim.is_host_running(resolver.ip);
         // A name server has no disk, so it need not wait for a write to die in.
-        match lock(&resolver.state).go_on(now, runs, true, |_| {}) {
+        match lock(&resolver.state).advance(now, runs, true, |_| {}) {
             Some(HostChange::Dies) => dying.push(resolver.ip),
             Some(HostChange::Starts) => starting.push(resolver.ip),
             None => {}

@@ -61,7 +61,7 @@ impl HostState {
 
     /// Advances the state to the next tick. `runs` tells whether the host runs, `is_dead` whether a dying host need not wait for a
     /// write. `die` is called when the host dies.
-    pub(crate) fn go_on(
+    pub(crate) fn advance(
         &mut self,
         now: Duration,
         runs: bool,

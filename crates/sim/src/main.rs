@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     tracing_subscriber::registry()
         .with(tracing_subscriber::Layer::with_filter(printed, filter))
         // The filter makes all other events nearly free.
-        .with(tracing_subscriber::Layer::with_filter(counted.clone(), summary::Counted::hears()))
+        .with(tracing_subscriber::Layer::with_filter(counted.clone(), summary::Counted::filter()))
         .init();
     // A panic of any task is a finding.
     let panics = counted.clone();

@@ -16,10 +16,10 @@ use crate::net::Host;
 
 /// Timeout for a name server to name every node again after all faults are healed.
 const KNOWN_DEADLINE: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs a name server from its start to its end.
-pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
+pub(crate) async fn run_name_server(cluster: Arc<Cluster>, number: usize) {
     let server = &cluster.resolvers[number];
     let host = Host { me: server.ip, cuts: cluster.cuts.clone() };
     let started = async {
@@ -28,7 +28,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, number: usize) {
     };
     let resolver = match started.await {
         Ok(resolver) => resolver,
-        Err(error) => return cluster.find(format!("{} failed to start: {error}", server.name)),
+        Err(error) => return cluster.record_finding(format!("{} failed to start: {error}", server.name)),
     };
     let _counting = Counting { served: &server.served, metrics: Arc::clone(resolver.metrics()) };
     lock(&server.state).started = true;
@@ -51,24 +51,24 @@ impl Drop for Counting<'_> {
 }
 
 /// Checks that each name server names every node again, after all faults are healed. Records a finding for each that does not.
-pub(crate) async fn know_everybody(cluster: &Cluster, net: &Net) {
+pub(crate) async fn check_all_nodes_named(cluster: &Cluster, net: &Net) {
     let deadline = Instant::now() + KNOWN_DEADLINE;
     for server in &cluster.resolvers {
         let mut last = String::new();
-        while let Err(why) = knows_everybody(cluster, net, server).await {
+        while let Err(why) = names_all_nodes(cluster, net, server).await {
             if Instant::now() >= deadline {
                 last = why;
                 break;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         if !last.is_empty() {
-            cluster.find(format!("{} does not name every node at the end: {last}", server.name));
+            cluster.record_finding(format!("{} does not name every node at the end: {last}", server.name));
         }
     }
 }
 
-async fn knows_everybody(cluster: &Cluster, net: &Net, server: &NameServer) -> Result<(), String> {
+async fn names_all_nodes(cluster: &Cluster, net: &Net, server: &NameServer) -> Result<(), String> {
     let asked = srv::ask(net, &[server.dns()], &srv::clients(ZONE)).await;
     let mut found = asked.map_err(|notes| notes.join("; "))?.candidates;
     found.retain(|candidate| candidate.priority < PRIORITY_LAST);

@@ -28,7 +28,7 @@ struct Counts {
 
 impl Counted {
     /// The filter for the log events that are counted.
-    pub(crate) fn hears() -> Targets {
+    pub(crate) fn filter() -> Targets {
         Targets::new().with_target("conclave_server", LevelFilter::INFO)
     }
 

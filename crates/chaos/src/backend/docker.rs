@@ -94,7 +94,7 @@ impl Docker {
     }
 
     /// Names and ids of a fault's containers, for applying: every container must exist and allow faults.
-    async fn of(&self, fault: &Applied) -> Result<Vec<(String, String)>, BackendError> {
+    async fn containers_of(&self, fault: &Applied) -> Result<Vec<(String, String)>, BackendError> {
         let parts = self.parts().await?;
         let find = |name: &String| {
             let part = parts.iter().find(|part| part.target.name == *name);
@@ -105,24 +105,24 @@ impl Docker {
     }
 
     /// Names and ids of a fault's containers that still exist, for healing: also those whose labels no longer allow faults.
-    async fn left_of(&self, fault: &Applied) -> Result<Vec<(String, String)>, BackendError> {
+    async fn existing_containers_of(&self, fault: &Applied) -> Result<Vec<(String, String)>, BackendError> {
         let listed = list(&self.containers.api, &[format!("{}={}", model::PROJECT, self.project)]).await?;
         Ok(model::named(&fault.nodes, listed))
     }
 
     /// Sends the servers their active faults. Returns the names of those that did not confirm.
-    async fn tell(&self) -> Result<Vec<String>, BackendError> {
+    async fn send_faults(&self) -> Result<Vec<String>, BackendError> {
         self.told.store(true, Ordering::Relaxed);
-        self.inside.tell(&self.servers().await?).await
+        self.inside.send_faults(&self.servers().await?).await
     }
 
     async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {
-        let chosen = self.of(fault).await?;
+        let chosen = self.containers_of(fault).await?;
         match &fault.fault {
             Fault::Kill => {
-                let kills = chosen
-                    .iter()
-                    .map(|(_, id)| self.containers.make(id, "kill?signal=KILL", ContainerState::is_down));
+                let kills = chosen.iter().map(|(_, id)| {
+                    self.containers.post_action(id, "kill?signal=KILL", ContainerState::is_down)
+                });
                 try_join_all(kills).await.map(drop)
             }
             Fault::Restart => {
@@ -131,13 +131,15 @@ impl Docker {
             }
             Fault::Pause => {
                 let frozen = |state: &ContainerState| state.is_paused() || state.is_down();
-                try_join_all(chosen.iter().map(|(_, id)| self.containers.make(id, "pause", frozen)))
+                try_join_all(chosen.iter().map(|(_, id)| self.containers.post_action(id, "pause", frozen)))
                     .await
                     .map(drop)
             }
             Fault::Isolate => {
                 self.pulled.add(fault);
-                try_join_all(chosen.iter().map(|(name, id)| self.containers.pull(name, id))).await.map(drop)
+                try_join_all(chosen.iter().map(|(name, id)| self.containers.disconnect_all(name, id)))
+                    .await
+                    .map(drop)
             }
             Fault::PowerCut { torn } => {
                 let servers = self.servers().await?;
@@ -146,31 +148,33 @@ impl Docker {
             }
             _ => {
                 self.inside.add(fault);
-                self.tell().await.map(drop)
+                self.send_faults().await.map(drop)
             }
         }
     }
 
-    async fn heal_it(&self, fault: &Applied) -> Result<(), BackendError> {
+    async fn heal_fault(&self, fault: &Applied) -> Result<(), BackendError> {
         self.pulled.remove(fault);
         self.inside.remove(fault);
-        let left = self.left_of(fault).await?;
+        let left = self.existing_containers_of(fault).await?;
         match &fault.fault {
             Fault::Kill | Fault::PowerCut { .. } => self.start_all(&left).await,
             Fault::Restart => {
-                self.containers.restarted(fault.id).await?;
+                self.containers.wait_for_restarts(fault.id).await?;
                 self.start_all(&left).await
             }
             Fault::Pause => {
                 let runs = |state: &ContainerState| !state.is_paused();
                 self.told.store(true, Ordering::Relaxed);
-                try_join_all(left.iter().map(|(_, id)| self.containers.make(id, "unpause", runs)))
+                try_join_all(left.iter().map(|(_, id)| self.containers.post_action(id, "unpause", runs)))
                     .await
                     .map(drop)
             }
             Fault::Isolate => {
                 self.told.store(true, Ordering::Relaxed);
-                try_join_all(left.iter().map(|(name, id)| self.containers.plug(name, id))).await.map(drop)
+                try_join_all(left.iter().map(|(name, id)| self.containers.reconnect(name, id)))
+                    .await
+                    .map(drop)
             }
             _ => {
                 self.told.store(true, Ordering::Relaxed);
@@ -190,7 +194,9 @@ impl Docker {
             servers => servers?,
         };
         let mut away = BTreeSet::new();
-        for (name, id) in self.left_of(&Applied { nodes: names(&servers), ..fault.clone() }).await? {
+        for (name, id) in
+            self.existing_containers_of(&Applied { nodes: names(&servers), ..fault.clone() }).await?
+        {
             let now = self.containers.inspect(&id).await?;
             if now.is_none_or(|now| now.state.is_paused() || now.state.is_down() || !now.is_connected()) {
                 away.insert(name);
@@ -204,12 +210,12 @@ impl Docker {
     }
 
     /// Disconnects restarted containers again, and sends the servers their active faults again.
-    async fn repeat(&self) -> Result<(), BackendError> {
+    async fn reapply_all(&self) -> Result<(), BackendError> {
         for fault in self.pulled.all() {
-            let left = self.left_of(&fault).await?;
-            try_join_all(left.iter().map(|(name, id)| self.containers.pull(name, id))).await?;
+            let left = self.existing_containers_of(&fault).await?;
+            try_join_all(left.iter().map(|(name, id)| self.containers.disconnect_all(name, id))).await?;
         }
-        if self.inside.all().is_empty() { Ok(()) } else { self.tell().await.map(drop) }
+        if self.inside.all().is_empty() { Ok(()) } else { self.send_faults().await.map(drop) }
     }
 }
 
@@ -258,23 +264,23 @@ impl Backend for Docker {
     }
 
     fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
-        Box::pin(self.heal_it(fault))
+        Box::pin(self.heal_fault(fault))
     }
 
-    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
-        Box::pin(self.repeat())
+    fn reapply(&self) -> BoxFuture<'_, Result<(), BackendError>> {
+        Box::pin(self.reapply_all())
     }
 
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
         Box::pin(async {
             for fault in self.pulled.all() {
-                for (_, id) in self.left_of(&fault).await? {
+                for (_, id) in self.existing_containers_of(&fault).await? {
                     if self.containers.inspect(&id).await?.is_none_or(|now| now.is_connected()) {
                         return Ok(false);
                     }
                 }
             }
-            Ok(self.inside.all().is_empty() || self.tell().await?.is_empty())
+            Ok(self.inside.all().is_empty() || self.send_faults().await?.is_empty())
         })
     }
 

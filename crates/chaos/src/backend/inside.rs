@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// Timeout for a server to confirm that a fault ended: it may be starting.
 const HEAL_DEADLINE: Duration = Duration::from_secs(15);
 /// Pause between two tries.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Parts per million in one percent.
 const PPM_IN_PERCENT: i64 = 10_000;
 
@@ -140,7 +140,7 @@ impl From<Suffering> for SetFaultsRequest {
 pub struct InForce(Mutex<Vec<Applied>>);
 
 impl InForce {
-    /// Adds an active fault, to be sent by [`InForce::tell`].
+    /// Adds an active fault, to be sent by [`InForce::send_faults`].
     pub fn add(&self, fault: &Applied) {
         self.lock().push(fault.clone());
     }
@@ -161,8 +161,8 @@ impl InForce {
     ///
     /// # Errors
     /// If a target does not allow faults, or refuses one.
-    pub async fn tell(&self, targets: &[Target]) -> Result<Vec<String>, BackendError> {
-        tell(&self.all(), targets).await
+    pub async fn send_faults(&self, targets: &[Target]) -> Result<Vec<String>, BackendError> {
+        send_faults(&self.all(), targets).await
     }
 
     /// Removes a fault and sends the remaining faults to all targets. `excused` says of a silent target that it need not answer:
@@ -180,7 +180,7 @@ impl InForce {
         self.remove(fault);
         let deadline = Instant::now() + HEAL_DEADLINE;
         loop {
-            let silent = match self.tell(targets).await {
+            let silent = match self.send_faults(targets).await {
                 Ok(silent) => silent,
                 Err(BackendError::NotAllowed { .. }) => return Ok(()),
                 Err(other) => return Err(other),
@@ -192,7 +192,7 @@ impl InForce {
                     why: format!("no answer within {} s", HEAL_DEADLINE.as_secs()),
                 });
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -201,11 +201,11 @@ impl InForce {
     }
 }
 
-/// Sends these faults to these targets, as [`InForce::tell`] does.
+/// Sends these faults to these targets, as [`InForce::send_faults`] does.
 ///
 /// # Errors
 /// If a target does not allow faults, or refuses one.
-pub async fn tell(open: &[Applied], targets: &[Target]) -> Result<Vec<String>, BackendError> {
+pub async fn send_faults(open: &[Applied], targets: &[Target]) -> Result<Vec<String>, BackendError> {
     let names: Vec<String> = targets
         .iter()
         .filter(|target| target.kind == Kind::Server)

@@ -29,7 +29,7 @@ pub mod pod;
 /// Timeout for a pod to be scheduled, started and ready again. Its volume may have to move to another node.
 const BACK_DEADLINE: Duration = Duration::from_secs(120);
 /// Interval between two looks at a pod that is waited for.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Timeout for connecting to a server that is ready.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -74,7 +74,7 @@ impl Kubernetes {
             seen: Mutex::default(),
             inside: InForce::default(),
         };
-        if kubernetes.look().await?.is_empty() {
+        if kubernetes.list().await?.is_empty() {
             return Err(BackendError::Failed {
                 what: format!("find pods in namespace {}", kubernetes.api.namespace()),
                 why: format!(
@@ -93,7 +93,7 @@ impl Kubernetes {
     }
 
     /// Lists the pods and returns every target that was ever listed.
-    async fn look(&self) -> Result<Vec<Target>, BackendError> {
+    async fn list(&self) -> Result<Vec<Target>, BackendError> {
         let pods = self.api.pods(&self.selector).await?;
         if let Some(pod) = pods.iter().find(|pod| pod.target().is_some() && !pod.is_allowed()) {
             return Err(not_allowed(pod));
@@ -103,7 +103,7 @@ impl Kubernetes {
         Ok(seen.values().cloned().collect())
     }
 
-    fn seen(&self, name: &str) -> Result<Target, BackendError> {
+    fn known_target(&self, name: &str) -> Result<Target, BackendError> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(name).cloned().ok_or_else(|| BackendError::Unknown(name.to_owned()))
     }
@@ -116,7 +116,7 @@ impl Kubernetes {
     /// The pod, if it allows faults; `None` while the pod is deleted and not created again.
     async fn allowed(&self, name: &str) -> Result<Option<Pod>, BackendError> {
         let Some(pod) = self.api.pod(name).await? else {
-            self.seen(name)?;
+            self.known_target(name)?;
             return Ok(None);
         };
         if pod.is_allowed() { Ok(Some(pod)) } else { Err(not_allowed(&pod)) }
@@ -143,7 +143,7 @@ impl Kubernetes {
     }
 
     /// Waits until a pod of that name is ready and takes connections.
-    async fn back(&self, name: &str) -> Result<(), BackendError> {
+    async fn wait_until_ready(&self, name: &str) -> Result<(), BackendError> {
         let deadline = Instant::now() + BACK_DEADLINE;
         loop {
             let is_back = match self.api.pod(name).await {
@@ -170,13 +170,13 @@ impl Kubernetes {
                     ),
                 });
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Sends the servers their active faults. Returns the names of those that did not confirm.
-    async fn tell(&self) -> Result<Vec<String>, BackendError> {
-        self.inside.tell(&self.servers()).await
+    async fn send_faults(&self) -> Result<Vec<String>, BackendError> {
+        self.inside.send_faults(&self.servers()).await
     }
 
     async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {
@@ -187,16 +187,16 @@ impl Kubernetes {
             Fault::Restart => None,
             _ => {
                 self.inside.add(fault);
-                return self.tell().await.map(drop);
+                return self.send_faults().await.map(drop);
             }
         };
         try_join_all(fault.nodes.iter().map(|name| self.delete(name, death))).await.map(drop)
     }
 
-    async fn heal_it(&self, fault: &Applied) -> Result<(), BackendError> {
+    async fn heal_fault(&self, fault: &Applied) -> Result<(), BackendError> {
         match &fault.fault {
             Fault::Kill | Fault::Restart | Fault::PowerCut { .. } => {
-                try_join_all(fault.nodes.iter().map(|name| self.back(name))).await.map(drop)
+                try_join_all(fault.nodes.iter().map(|name| self.wait_until_ready(name))).await.map(drop)
             }
             // `apply` refuses it.
             Fault::Pause => Ok(()),
@@ -267,7 +267,7 @@ impl Backend for Kubernetes {
     }
 
     fn targets(&self) -> BoxFuture<'_, Result<Vec<Target>, BackendError>> {
-        Box::pin(self.look())
+        Box::pin(self.list())
     }
 
     fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
@@ -275,16 +275,16 @@ impl Backend for Kubernetes {
     }
 
     fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
-        Box::pin(self.heal_it(fault))
+        Box::pin(self.heal_fault(fault))
     }
 
-    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
+    fn reapply(&self) -> BoxFuture<'_, Result<(), BackendError>> {
         let nothing = self.inside.all().is_empty();
-        Box::pin(async move { if nothing { Ok(()) } else { self.tell().await.map(drop) } })
+        Box::pin(async move { if nothing { Ok(()) } else { self.send_faults().await.map(drop) } })
     }
 
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
-        Box::pin(async { Ok(self.tell().await?.is_empty()) })
+        Box::pin(async { Ok(self.send_faults().await?.is_empty()) })
     }
 }
 

@@ -26,7 +26,7 @@ const LOCK: &str = "up.lock";
 /// Timeout for a child to run again; `up` restarts a dead child after three seconds.
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
 /// Interval between two reads of the list while a child is waited for.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The list as `up` writes it.
 #[derive(Clone, Debug, Deserialize)]
@@ -136,7 +136,7 @@ impl Local {
     }
 
     /// Waits until the child runs.
-    async fn back(&self, name: &str) -> Result<(), BackendError> {
+    async fn wait_until_running(&self, name: &str) -> Result<(), BackendError> {
         let deadline = Instant::now() + BACK_DEADLINE;
         loop {
             let lives = |child: &Child| {
@@ -149,13 +149,13 @@ impl Local {
                 let why = "conclave up has not restarted it (was it started with --no-restart?)";
                 return Err(BackendError::Failed { what: format!("wait for {name}"), why: why.to_owned() });
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Sends the children their active faults. Returns the names of those that did not confirm.
-    async fn tell(&self) -> Result<Vec<String>, BackendError> {
-        self.inside.tell(&self.list()?).await
+    async fn send_faults(&self) -> Result<Vec<String>, BackendError> {
+        self.inside.send_faults(&self.list()?).await
     }
 
     /// The children.
@@ -196,16 +196,16 @@ impl Local {
                     });
                 }
                 self.inside.add(fault);
-                self.tell().await.map(drop)
+                self.send_faults().await.map(drop)
             }
         }
     }
 
-    async fn heal_it(&self, fault: &Applied) -> Result<(), BackendError> {
+    async fn heal_fault(&self, fault: &Applied) -> Result<(), BackendError> {
         match &fault.fault {
             Fault::Kill | Fault::Restart | Fault::PowerCut { .. } => {
                 for name in &fault.nodes {
-                    self.back(name).await?;
+                    self.wait_until_running(name).await?;
                 }
                 Ok(())
             }
@@ -262,16 +262,16 @@ impl Backend for Local {
     }
 
     fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
-        Box::pin(self.heal_it(fault))
+        Box::pin(self.heal_fault(fault))
     }
 
-    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
+    fn reapply(&self) -> BoxFuture<'_, Result<(), BackendError>> {
         let nothing = self.inside.all().is_empty();
-        Box::pin(async move { if nothing { Ok(()) } else { self.tell().await.map(drop) } })
+        Box::pin(async move { if nothing { Ok(()) } else { self.send_faults().await.map(drop) } })
     }
 
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
-        Box::pin(async { Ok(self.tell().await?.is_empty()) })
+        Box::pin(async { Ok(self.send_faults().await?.is_empty()) })
     }
 
     fn zone(&self) -> Option<String> {

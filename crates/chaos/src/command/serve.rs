@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::args::ServeArgs;
 use crate::controller::Controller;
-use crate::output::complain;
+use crate::output::print_error;
 
 /// The most experiments in the user's directory.
 const EXPERIMENTS_MAX: usize = 100;
@@ -38,7 +38,7 @@ pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::R
     let settings = Settings { experiments, schedule, seed, runs: runs.clone(), keep: args.keep };
     let backend = controller.engine.backend.name();
     let (keeper, desk, metrics) = Keeper::new(controller.engine, settings)?;
-    complain(&format!(
+    print_error(&format!(
         "a controller of {backend}: gRPC at {}, HTTP and metrics at {}; runs in {}; {}",
         grpc.local_addr()?,
         http.local_addr()?,
@@ -50,7 +50,7 @@ pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::R
         }
     ));
     serve::run(keeper, desk, metrics, Arc::new(guard), grpc, http).await?;
-    complain("stopped; all faults are healed");
+    print_error("stopped; all faults are healed");
     Ok(0)
 }
 

@@ -8,7 +8,7 @@ use conclave_check::History;
 use tokio::time::Instant;
 
 use crate::backend::{Kind, Target};
-use crate::engine::{AGAIN, Engine, RunError, names};
+use crate::engine::{Engine, REAPPLY_INTERVAL, RunError, names};
 use crate::events::Event;
 use crate::fault::Nodes;
 use crate::journal::Applied;
@@ -21,7 +21,7 @@ use crate::workload::ClientView;
 /// How long a fault waits for enough healthy targets, when servers are silent although no fault takes them away.
 const WAIT: Duration = Duration::from_secs(5);
 /// Interval between two tries while a fault waits.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The part of a run in which faults are applied and healed.
 pub(super) struct Faults<'a> {
@@ -44,12 +44,12 @@ pub(super) struct Faults<'a> {
 
 impl Faults<'_> {
     /// Applies and heals the planned faults, each at its time, and returns at the end of the workload.
-    pub(super) async fn all(&mut self, planned: &[Planned], lasts: Duration) -> Result<(), RunError> {
+    pub(super) async fn run(&mut self, planned: &[Planned], lasts: Duration) -> Result<(), RunError> {
         let began = Instant::now();
         let end = began + lasts;
         let mut next = planned.iter().peekable();
         let mut look_at = None;
-        let mut again = tokio::time::interval(AGAIN);
+        let mut again = tokio::time::interval(REAPPLY_INTERVAL);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let heal_at = self.healing.iter().map(|(at, ..)| *at).min();
@@ -61,7 +61,7 @@ impl Faults<'_> {
                 () = self.engine.stop.cancelled() => return Err(RunError::Stopped),
                 () = tokio::time::sleep_until(wake) => {}
                 _ = again.tick(), if !self.healing.is_empty() => {
-                    self.engine.again().await?;
+                    self.engine.reapply().await?;
                     self.claim_cuts().await?;
                     continue;
                 }
@@ -75,16 +75,16 @@ impl Faults<'_> {
                     next.next();
                     None
                 } else {
-                    Some(now + LOOK)
+                    Some(now + POLL_INTERVAL)
                 };
             } else if now >= end {
-                next.for_each(|planned| self.left_out(planned));
+                next.for_each(|planned| self.report_skipped(planned));
                 return Ok(());
             }
         }
     }
 
-    fn left_out(&self, planned: &Planned) {
+    fn report_skipped(&self, planned: &Planned) {
         let Planned { fault, nodes, .. } = planned.clone();
         self.engine.observer.event(&Event::LeftOut { fault, nodes });
     }
@@ -102,7 +102,7 @@ impl Faults<'_> {
             return Ok(false);
         }
         if chosen.is_empty() {
-            self.left_out(planned);
+            self.report_skipped(planned);
             return Ok(true);
         }
         let leads = known.servers.iter().any(|server| server.leads > 0 && chosen.contains(&server.name));
@@ -112,7 +112,7 @@ impl Faults<'_> {
         }
         if self.before.is_none() {
             self.before = Some(self.observed.counts());
-            self.seen.begins();
+            self.seen.reset_longest_gap();
         }
         let from_us = self.seen.now_us();
         let applied = self.engine.apply(planned.fault.clone(), chosen.clone()).await?;
@@ -138,7 +138,7 @@ impl Faults<'_> {
         if off.is_subset(&self.cut_off) {
             return Ok(());
         }
-        let in_force = tokio::time::timeout(AGAIN, self.engine.backend.cuts_in_force());
+        let in_force = tokio::time::timeout(REAPPLY_INTERVAL, self.engine.backend.cuts_in_force());
         if in_force.await.unwrap_or(Ok(false))? {
             for node in off.difference(&self.cut_off) {
                 self.history.cut(node);

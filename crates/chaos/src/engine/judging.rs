@@ -74,7 +74,7 @@ pub(super) fn facts(
         (Sometimes::NewcomerServed, newcomers(&bands, &seen.visits())),
         (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
     ];
-    let fared = fared(&bands, all, &seen.sides(), end_us);
+    let fared = measure_sides(&bands, all, &seen.pinned_acks(), end_us);
     let sometimes = happened.into_iter().filter_map(|(what, did)| did.then_some(what)).collect();
     Facts { bands, samples, gaps, changes: observed.changes(), sometimes, undone, recovered, sides: fared }
 }
@@ -86,13 +86,18 @@ fn newcomers(bands: &[Band], visits: &[(u64, u64)]) -> bool {
 }
 
 /// The acks and the longest gap of each side of each partition.
-fn fared(bands: &[Band], all: &[String], acks: &BTreeMap<String, Vec<u64>>, end_us: u64) -> Vec<Side> {
+fn measure_sides(
+    bands: &[Band],
+    all: &[String],
+    acks: &BTreeMap<String, Vec<u64>>,
+    end_us: u64,
+) -> Vec<Side> {
     let mut fared = Vec::new();
     for (number, band) in bands.iter().enumerate() {
         let cut = cut_by(&band.fault, &band.nodes, all);
         let when = (band.from_us, band.to_us.unwrap_or(end_us));
         for side in sides::sides(&cut, all).iter().filter(|_| !cut.is_empty()) {
-            fared.push(sides::fared(number, side, side.len() * 2 > all.len(), acks, when));
+            fared.push(sides::measure(number, side, side.len() * 2 > all.len(), acks, when));
         }
     }
     fared

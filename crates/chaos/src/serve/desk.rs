@@ -141,7 +141,7 @@ impl SharedState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn tell(&self, run: Option<String>, event: &Event) {
+    pub(super) fn publish(&self, run: Option<String>, event: &Event) {
         let told = EventRecord { at_ms: wall_ms(), run, kind: event.kind(), text: event.to_string() };
         if event.is_line() {
             tracing::info!(run = told.run.as_deref().unwrap_or("none"), kind = told.kind, "{}", told.text);
@@ -172,7 +172,7 @@ impl Observer for SharedState {
         }
         let run = state.current.as_ref().map(|current| current.id.clone());
         drop(state);
-        self.tell(run, event);
+        self.publish(run, event);
     }
 }
 
@@ -200,7 +200,7 @@ impl Desk {
     /// # Errors
     /// If the backend cannot list them.
     pub async fn targets(&self) -> Result<Vec<Target>, Refusal> {
-        self.ask(KeeperRequest::Targets).await
+        self.request(KeeperRequest::Targets).await
     }
 
     /// The faults that are in force, or may be.
@@ -249,7 +249,7 @@ impl Desk {
         };
         let seed = seed.or(found.seed).unwrap_or_else(|| u64::from(rand::random::<u32>()));
         let order = Order { experiment: found.clone(), seed, cause: Cause::Call };
-        self.ask(|answer| KeeperRequest::Start(order, answer)).await
+        self.request(|answer| KeeperRequest::Start(order, answer)).await
     }
 
     /// Stops the current run. Returns when all its faults are healed.
@@ -257,7 +257,7 @@ impl Desk {
     /// # Errors
     /// If there is no current run.
     pub async fn stop_run(&self) -> Result<Record, Refusal> {
-        self.ask(KeeperRequest::Stop).await
+        self.request(KeeperRequest::Stop).await
     }
 
     /// Applies one fault, which is healed after `lasts`. Parameters as in [`single::step`].
@@ -273,7 +273,7 @@ impl Desk {
     ) -> Result<Applied, Refusal> {
         let step =
             single::step(fault, nodes, lasts, with).map_err(|why| Refusal::new(RefusalKind::Wrong, why))?;
-        self.ask(|answer| KeeperRequest::Apply(step, answer)).await
+        self.request(|answer| KeeperRequest::Apply(step, answer)).await
     }
 
     /// Heals all faults now.
@@ -281,7 +281,7 @@ impl Desk {
     /// # Errors
     /// If a fault cannot be healed, or during a run.
     pub async fn heal(&self) -> Result<usize, Refusal> {
-        self.ask(KeeperRequest::Heal).await
+        self.request(KeeperRequest::Heal).await
     }
 
     /// Subscribes to all events from now on.
@@ -298,7 +298,7 @@ impl Desk {
         Ok(Watch { told: self.shared.told.subscribe(), _permit: permit })
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> KeeperRequest) -> Result<T, Refusal> {
+    async fn request<T>(&self, ask: impl FnOnce(Reply<T>) -> KeeperRequest) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(ask(answer)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::new(

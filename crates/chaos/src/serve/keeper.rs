@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Kind as TargetKind, Target};
 use crate::connect;
-use crate::engine::{AGAIN, Engine, Run, RunError};
+use crate::engine::{Engine, REAPPLY_INTERVAL, Run, RunError};
 use crate::events::{All, Event, Outcome};
 use crate::experiment::{Experiment, Step};
 use crate::journal::Applied;
@@ -84,7 +84,7 @@ impl Keeper {
             .map_err(|error| RunError::File { path: dir.clone(), why: error.to_string() })?;
         let metrics = Arc::new(Metrics::new(experiments.values()));
         let open = engine.journal.open_faults();
-        metrics.found(&open);
+        metrics.add_open_faults(&open);
         let state = ControllerState {
             runs: runs.kept().clone(),
             faults: open.iter().map(|fault| (fault.id, fault.clone())).collect(),
@@ -115,12 +115,12 @@ impl Keeper {
     ///
     /// # Errors
     /// If a fault could not be healed at the end. The next controller tries again.
-    pub async fn keep(mut self) -> Result<(), RunError> {
+    pub async fn run(mut self) -> Result<(), RunError> {
         if !self.until.is_empty() {
             tracing::warn!(faults = self.until.len(), "healing faults of an earlier controller");
         }
-        while let Some((order, answer)) = self.idle().await {
-            self.run(order, answer).await;
+        while let Some((order, answer)) = self.next_order().await {
+            self.run_order(order, answer).await;
         }
         let mut healed = self.engine.heal_all().await;
         for _ in 1..LAST_TRIES {
@@ -133,8 +133,8 @@ impl Keeper {
     }
 
     /// Heals due faults and answers requests, until a run is due. `None` when the keeper shall end.
-    async fn idle(&mut self) -> Option<(Order, Option<Reply<Record>>)> {
-        let mut again = interval(AGAIN);
+    async fn next_order(&mut self) -> Option<(Order, Option<Reply<Record>>)> {
+        let mut again = interval(REAPPLY_INTERVAL);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let never = self.began + Duration::from_secs(10 * 365 * 24 * 3_600);
         loop {
@@ -146,7 +146,7 @@ impl Keeper {
                 () = self.stop.cancelled() => return None,
                 () = sleep_until(heal_at.unwrap_or(never)), if heal_at.is_some() => self.heal_due().await,
                 ask = self.asks.recv() => match ask? {
-                    KeeperRequest::Start(order, answer) => match self.in_the_way() {
+                    KeeperRequest::Start(order, answer) => match self.refusal_by_fault() {
                         None => return Some((order, Some(answer))),
                         Some(refusal) => drop(answer.send(Err(refusal))),
                     },
@@ -158,12 +158,12 @@ impl Keeper {
                     KeeperRequest::Targets(answer) => drop(answer.send(self.targets().await)),
                 },
                 () = sleep_until(run_at.unwrap_or(never)), if run_at.is_some() => {
-                    if let Some(order) = self.scheduled() {
+                    if let Some(order) = self.due_order() {
                         return Some((order, None));
                     }
                 }
                 _ = again.tick(), if !self.until.is_empty() => {
-                    if let Err(error) = self.engine.again().await {
+                    if let Err(error) = self.engine.reapply().await {
                         tracing::warn!(%error, "failed to re-apply active faults");
                     }
                 }
@@ -172,9 +172,9 @@ impl Keeper {
     }
 
     /// The scheduled run that is due, unless an active fault prevents it.
-    fn scheduled(&mut self) -> Option<Order> {
+    fn due_order(&mut self) -> Option<Order> {
         let (name, seed) = self.timetable.take(self.began.elapsed())?;
-        if let Some(refusal) = self.in_the_way() {
+        if let Some(refusal) = self.refusal_by_fault() {
             tracing::warn!(experiment = name, reason = %refusal, "scheduled run skipped");
             return None;
         }
@@ -183,7 +183,7 @@ impl Keeper {
     }
 
     /// The refusal if a fault is in force.
-    fn in_the_way(&self) -> Option<Refusal> {
+    fn refusal_by_fault(&self) -> Option<Refusal> {
         let state = self.shared.state();
         let fault = state.faults.values().next()?;
         let why = format!("{} is in force at {}: heal it first", fault.fault, fault.nodes.join(", "));
@@ -200,7 +200,7 @@ impl Keeper {
 
     async fn apply(&mut self, step: Step) -> Result<Applied, Refusal> {
         let failed = |error: &dyn std::fmt::Display| Refusal::new(RefusalKind::Failed, error.to_string());
-        let nodes = single::nodes(self.engine.backend.as_ref(), &step, rand::random())
+        let nodes = single::choose_targets(self.engine.backend.as_ref(), &step, rand::random())
             .await
             .map_err(|error| failed(&error))?;
         let applied = self.engine.apply(step.fault, nodes).await;
@@ -236,7 +236,7 @@ impl Keeper {
     }
 
     /// Runs an experiment and keeps its record.
-    async fn run(&mut self, order: Order, answer: Option<Reply<Record>>) {
+    async fn run_order(&mut self, order: Order, answer: Option<Reply<Record>>) {
         let mut record = Record {
             id: format!("{:016x}", rand::random::<u64>()),
             experiment: order.experiment.name.clone(),
@@ -292,10 +292,10 @@ impl Keeper {
         state.runs.clone_from(self.runs.kept());
         if ending.outcome == Outcome::Violated && self.on_violation == OnViolation::Stop {
             state.halted = Some(format!("run {} of {} broke a promise", run.id, ending.experiment));
-            self.metrics.halted(true);
+            self.metrics.set_halted(true);
         }
         drop(state);
-        self.shared.tell(Some(run.id), &Event::Ended(ending));
+        self.shared.publish(Some(run.id), &Event::Ended(ending));
         for answer in stopped_by {
             drop(answer.send(Ok(record.clone())));
         }

@@ -147,7 +147,7 @@ impl ClientView {
     }
 
     /// A server acked a client that is pinned to it.
-    pub(super) fn acked_at(&self, node: &str) {
+    pub(super) fn acked_pinned(&self, node: &str) {
         let now = self.now_us();
         let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
         let acks = sides.entry(node.to_owned()).or_default();
@@ -174,7 +174,7 @@ impl ClientView {
 
     /// By server: the sorted times of its acks to pinned clients, microseconds.
     #[must_use]
-    pub fn sides(&self) -> BTreeMap<String, Vec<u64>> {
+    pub fn pinned_acks(&self) -> BTreeMap<String, Vec<u64>> {
         self.sides.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -193,7 +193,7 @@ impl ClientView {
     }
 
     /// The first fault is about to be applied: earlier gaps no longer count for the longest one.
-    pub(crate) fn begins(&self) {
+    pub(crate) fn reset_longest_gap(&self) {
         self.acks.lock().unwrap_or_else(PoisonError::into_inner).longest = (0, 0);
     }
 

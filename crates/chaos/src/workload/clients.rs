@@ -50,7 +50,7 @@ impl Sender {
                     let (what, body) = recorded(&content);
                     self.history.invoke_other(session, self.room.id, no, what, body);
                     match self.client.submit(&self.room.name, content).await {
-                        Ok(ticket) => undecided.push(self.settle(ticket, session, no, due)),
+                        Ok(ticket) => undecided.push(self.record_outcome(ticket, session, no, due)),
                         Err(error) => return Err(format!("the client library did not accept a send: {error}")),
                     }
                     // Latency counts from when the send was due, so that an outage shows in every send that it delayed.
@@ -74,7 +74,7 @@ impl Sender {
         }
     }
 
-    async fn settle(&self, ticket: Ticket, session: u64, no: u64, due: Instant) {
+    async fn record_outcome(&self, ticket: Ticket, session: u64, no: u64, due: Instant) {
         let due = if self.pace.is_some() { due } else { Instant::now() };
         match ticket.wait().await {
             Ok(ack) => {

@@ -103,7 +103,7 @@ impl Direct {
 }
 
 /// Waits this long, or until `stop`. Returns whether to continue.
-async fn pause(stop: &CancellationToken, time: Duration) -> bool {
+async fn wait_unless_stopped(stop: &CancellationToken, time: Duration) -> bool {
     tokio::select! {
         () = stop.cancelled() => false,
         () = tokio::time::sleep(time) => true,

@@ -99,8 +99,8 @@ impl Here {
         self.inside.all().len()
     }
 
-    async fn tell(&self) -> Result<(), BackendError> {
-        self.inside.tell(&self.targets).await.map(drop)
+    async fn send_faults(&self) -> Result<(), BackendError> {
+        self.inside.send_faults(&self.targets).await.map(drop)
     }
 }
 
@@ -124,15 +124,15 @@ impl Backend for Here {
 
     fn apply<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
         self.inside.add(fault);
-        Box::pin(self.tell())
+        Box::pin(self.send_faults())
     }
 
     fn heal<'a>(&'a self, fault: &'a Applied) -> BoxFuture<'a, Result<(), BackendError>> {
         self.inside.remove(fault);
-        Box::pin(self.tell())
+        Box::pin(self.send_faults())
     }
 
-    fn again(&self) -> BoxFuture<'_, Result<(), BackendError>> {
-        Box::pin(self.tell())
+    fn reapply(&self) -> BoxFuture<'_, Result<(), BackendError>> {
+        Box::pin(self.send_faults())
     }
 }

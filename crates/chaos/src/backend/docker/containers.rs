@@ -21,7 +21,7 @@ const BACK_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the engine may take to restart a container by its own restart policy.
 const RESTART_PATIENCE: Duration = Duration::from_secs(3);
 /// Interval between two inspections while a container is waited for.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A restart in progress.
 type Restart = AbortOnDropHandle<Result<(), BackendError>>;
@@ -69,7 +69,7 @@ impl Containers {
     }
 
     /// Posts an action. If the engine refuses it, the container's state must be as `wanted` already.
-    pub(super) async fn make(
+    pub(super) async fn post_action(
         &self,
         id: &str,
         what: &str,
@@ -110,9 +110,9 @@ impl Containers {
                     waits_since = None;
                 }
             } else {
-                self.make(id, "start", |state| !state.is_down()).await?;
+                self.post_action(id, "start", |state| !state.is_down()).await?;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -129,7 +129,7 @@ impl Containers {
     }
 
     /// Waits for the restarts of a fault.
-    pub(super) async fn restarted(&self, fault: u64) -> Result<(), BackendError> {
+    pub(super) async fn wait_for_restarts(&self, fault: u64) -> Result<(), BackendError> {
         let tasks = self.restarts.lock().unwrap_or_else(PoisonError::into_inner).remove(&fault);
         for task in tasks.unwrap_or_default() {
             task.await.map_err(|error| BackendError::Failed {
@@ -141,9 +141,9 @@ impl Containers {
     }
 
     /// Disconnects a container from all its networks, after it has written its addresses and names to disk.
-    pub(super) async fn pull(&self, name: &str, id: &str) -> Result<(), BackendError> {
+    pub(super) async fn disconnect_all(&self, name: &str, id: &str) -> Result<(), BackendError> {
         let Some(container) = self.inspect(id).await? else { return Ok(()) };
-        self.places.keep(name, SavedEndpoint::of(&container))?;
+        self.places.save(name, SavedEndpoint::of(&container))?;
         for network in container.network_settings.networks.keys() {
             self.disconnect(network, id).await?;
         }
@@ -162,7 +162,7 @@ impl Containers {
     }
 
     /// Connects a container to its networks again, with its former addresses and names.
-    pub(super) async fn plug(&self, name: &str, id: &str) -> Result<(), BackendError> {
+    pub(super) async fn reconnect(&self, name: &str, id: &str) -> Result<(), BackendError> {
         let places = self.places.read()?.remove(name).unwrap_or_default();
         for place in &places {
             let Some(container) = self.inspect(id).await? else { break };
@@ -182,7 +182,7 @@ impl Containers {
                 return Err(answer.refusal());
             }
         }
-        self.places.forget(name)
+        self.places.remove(name)
     }
 
     async fn connect(

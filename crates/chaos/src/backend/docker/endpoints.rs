@@ -74,7 +74,7 @@ impl EndpointFile {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub(super) fn keep(&self, name: &str, places: Vec<SavedEndpoint>) -> Result<(), BackendError> {
+    pub(super) fn save(&self, name: &str, places: Vec<SavedEndpoint>) -> Result<(), BackendError> {
         let mut all = self.read()?;
         if places.is_empty() || all.contains_key(name) {
             return Ok(());
@@ -87,7 +87,7 @@ impl EndpointFile {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub(super) fn forget(&self, name: &str) -> Result<(), BackendError> {
+    pub(super) fn remove(&self, name: &str) -> Result<(), BackendError> {
         let mut all = self.read()?;
         if all.remove(name).is_none() { Ok(()) } else { self.write(&all) }
     }
@@ -151,13 +151,13 @@ mod tests {
             aliases: vec!["n1".to_owned()],
         };
         assert!(places.read().unwrap().is_empty());
-        places.keep("n1", vec![place("10.0.0.5")]).unwrap();
-        places.keep("n1", vec![place("10.0.0.9")]).unwrap();
-        places.keep("n2", Vec::new()).unwrap();
+        places.save("n1", vec![place("10.0.0.5")]).unwrap();
+        places.save("n1", vec![place("10.0.0.9")]).unwrap();
+        places.save("n2", Vec::new()).unwrap();
         let again = EndpointFile::new(dir.path().join("places.json"));
         assert_eq!(again.read().unwrap(), BTreeMap::from([("n1".to_owned(), vec![place("10.0.0.5")])]));
-        again.forget("n1").unwrap();
-        again.forget("n1").unwrap();
+        again.remove("n1").unwrap();
+        again.remove("n1").unwrap();
         assert!(places.read().unwrap().is_empty());
         fs::write(dir.path().join("places.json"), "{").unwrap();
         assert!(places.read().unwrap_err().to_string().contains("places.json"));

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use super::{Direct, PAUSE, pause};
+use super::{Direct, PAUSE, wait_unless_stopped};
 use crate::workload::{Room, clients};
 
 /// The longest that one stream is followed; then the follower resumes on a new stream.
@@ -40,7 +40,7 @@ impl Follower {
     pub(in crate::workload) async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
         let mut position = Position::default();
         let mut number = 0_u64;
-        while pause(&stop, PAUSE).await {
+        while wait_unless_stopped(&stop, PAUSE).await {
             let by_token = number.is_multiple_of(2) && !position.token.is_empty();
             let opened = self.open(&position, by_token).await;
             let Some(stream) = opened else { continue };

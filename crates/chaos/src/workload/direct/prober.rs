@@ -9,7 +9,7 @@ use conclave_client::api::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Direct, Failed, pause};
+use super::{Direct, Failed, wait_unless_stopped};
 use crate::workload::{Room, clients};
 
 /// Pause between two reads.
@@ -33,7 +33,7 @@ impl Prober {
         let mut reads = 0_u64;
         let rooms = self.rooms.clone();
         for room in rooms.iter().cycle() {
-            if !pause(&stop, EVERY).await {
+            if !wait_unless_stopped(&stop, EVERY).await {
                 break;
             }
             reads += 1;

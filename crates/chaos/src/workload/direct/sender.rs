@@ -9,7 +9,7 @@ use conclave_client::api::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Direct, Failed, PAUSE, pause};
+use super::{Direct, Failed, PAUSE, wait_unless_stopped};
 use crate::workload::{ClientView, Room};
 
 /// Pause between two sends.
@@ -40,15 +40,15 @@ impl Sender {
     pub(in crate::workload) async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
         let room = self.room.clone();
         let (mut sent, mut next) = (0_u64, 1);
-        while pause(&stop, EVERY).await {
+        while wait_unless_stopped(&stop, EVERY).await {
             sent += 1;
             let old = (next - 1_u64).saturating_sub(rand::random_range(1..UNSETTLED / 2));
             if sent.is_multiple_of(REPEAT_EVERY) && old > 0 {
-                self.once(&room, old, true, &stop).await?;
+                self.send_request(&room, old, true, &stop).await?;
                 continue;
             }
             next += 1;
-            if !self.once(&room, next - 1, false, &stop).await? {
+            if !self.send_request(&room, next - 1, false, &stop).await? {
                 break;
             }
         }
@@ -56,7 +56,7 @@ impl Sender {
     }
 
     /// Sends one request until it has an answer. `again` says that it is a repeat. Returns whether to continue.
-    async fn once(
+    async fn send_request(
         &mut self,
         room: &Room,
         no: u64,
@@ -68,12 +68,12 @@ impl Sender {
         if !again {
             self.history.invoke_at(&node, session, room.id, no, &text);
         }
-        match self.until_certain(room, no, &text, again, stop).await {
+        match self.send_until_answered(room, no, &text, again, stop).await {
             SendOutcome::Acked(ack) if ack.answer_forgotten => Ok(true),
             SendOutcome::Acked(ack) => {
                 self.history.ok(session, room.id, no, ack.seq);
                 if !again {
-                    self.seen.acked_at(&node);
+                    self.seen.acked_pinned(&node);
                 }
                 Ok(true)
             }
@@ -96,7 +96,7 @@ impl Sender {
         }
     }
 
-    async fn until_certain(
+    async fn send_until_answered(
         &mut self,
         room: &Room,
         no: u64,
