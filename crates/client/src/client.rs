@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_core::limits::LIST_ROOMS_MAX;
 use conclave_core::name::check_room_name;
+use conclave_core::planted::{Bug, planted};
 use conclave_proto::chat;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
@@ -38,7 +39,8 @@ impl Client {
     pub async fn submit(&self, room: &str, content: Content) -> Result<Ticket, SendError> {
         check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
         let shared = &self.handle.shared;
-        if let Some(level) = shared.nodes.feature_level().filter(|level| content.level() > *level) {
+        let too_low = |level: &u32| content.level() > *level && !planted(Bug::SkipLevelGate);
+        if let Some(level) = shared.nodes.feature_level().filter(too_low) {
             return Err(SendError::not_yet(content.level(), level));
         }
         let (waiter, answer) = oneshot::channel();

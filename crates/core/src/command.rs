@@ -1,7 +1,9 @@
 //! Everything that a shard's log can contain.
 
 use crate::action::Action;
-use crate::id::{DirectoryId, NodeId, RequestNo, RoomId, SessionId, UserId};
+use crate::id::{RequestNo, RoomId, SessionId, UserId};
+use crate::level;
+use crate::record::NodeRecord;
 use crate::ring::Layout;
 
 /// What an entry asks the machine to do. One command concerns one room, or the meta shard.
@@ -60,6 +62,23 @@ pub enum Command {
     SetFeatureLevel(u32),
 }
 
+impl Command {
+    /// The level that a cluster needs to have before this command may stand in one of its logs.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Act { action, .. } => action.level(),
+            // A node that does not understand a level must not go on as if it did.
+            Self::SetFeatureLevel(level) => *level,
+            Self::OpenRoom { .. }
+            | Self::CreateRoom { .. }
+            | Self::OpenSession { .. }
+            | Self::RegisterNode(_)
+            | Self::SetLayout { .. } => level::FIRST,
+        }
+    }
+}
+
 /// Who acts, and as which of a session's requests in that room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -73,25 +92,4 @@ pub struct Origin {
     pub request: RequestNo,
     /// The client has the answers of all requests up to here.
     pub settled: RequestNo,
-}
-
-/// A node as the meta shard knows it. Addresses are names that are resolved anew, never identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeRecord {
-    /// For life.
-    pub node: NodeId,
-    /// For people.
-    pub name: String,
-    /// `host:port` of the client API.
-    pub client_address: String,
-    /// `host:port` for other nodes.
-    pub peer_address: String,
-    /// `host:port` of health and metrics.
-    pub http_address: String,
-    /// The data directory that the id belongs to.
-    pub directory: DirectoryId,
-    /// The program's version.
-    pub version: String,
-    /// The highest feature level that the program understands.
-    pub feature_level: u32,
 }

@@ -1,7 +1,7 @@
 //! Feature levels: which commands a cluster may put into its logs.
 //!
 //! A replica that meets a command of which it does not know the meaning must stop: to skip it would make the replica differ
-//! from the others for ever. So every command has the level from which on it may be used ([`Command::level`]). Each node
+//! from the others for ever. So every command has the level from which on it may be used ([`crate::Command::level`]). Each node
 //! registers the highest level that its program understands; the meta shard raises the cluster's level when all nodes
 //! understand the next one, and never lowers it. Gateways turn away what is above the cluster's level, and a leader appends
 //! nothing that its own program does not understand.
@@ -13,26 +13,7 @@
 //!
 //! A level belongs to a release. What a level means never changes once a release has it; until then it may grow.
 
-use crate::command::Command;
-
 /// The level of every cluster when it begins: what release 0.1.0 understands.
 pub const FIRST: u32 = 1;
 /// The highest level that this version understands.
 pub const FEATURE_LEVEL: u32 = 2;
-
-impl Command {
-    /// The level that a cluster needs to have before this command may stand in one of its logs.
-    #[must_use]
-    pub fn level(&self) -> u32 {
-        match self {
-            Self::Act { action, .. } => action.level(),
-            // A node that does not understand a level must not go on as if it did.
-            Self::SetFeatureLevel(level) => *level,
-            Self::OpenRoom { .. }
-            | Self::CreateRoom { .. }
-            | Self::OpenSession { .. }
-            | Self::RegisterNode(_)
-            | Self::SetLayout { .. } => FIRST,
-        }
-    }
-}

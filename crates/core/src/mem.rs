@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use crate::command::NodeRecord;
 use crate::event::RoomEvent;
 use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
 use crate::outcome::{Change, Outcome};
-use crate::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo, SessionRecord, UserRecord};
+use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord};
 use crate::ring::Layout;
 use crate::session::{SessionRoom, Standing};
 use crate::view::View;

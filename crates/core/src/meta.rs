@@ -1,13 +1,12 @@
 //! The rules of the meta shard: users, sessions, the room directory, nodes, the layout.
 
-use crate::command::NodeRecord;
 use crate::id::{NodeId, RoomId, SessionId, UserId};
 use crate::limits::{
     CLIENT_NAME_BYTES_MAX, NODES_MAX, REPLICAS_MAX, ROOMS_MAX, SESSIONS_PER_USER_MAX, SHARDS_MAX,
 };
 use crate::name::{check_room_name, check_user_name};
 use crate::outcome::{Change, Outcome, Reply};
-use crate::record::{DirectoryEntry, SessionRecord, UserRecord};
+use crate::record::{DirectoryEntry, NodeRecord, SessionRecord, UserRecord};
 use crate::refusal::Refusal;
 use crate::ring::Layout;
 use crate::view::View;

@@ -1,9 +1,8 @@
 //! What a command did: its reply, the changes to write, the event to publish.
 
-use crate::command::NodeRecord;
 use crate::event::RoomEvent;
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
-use crate::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo, SessionRecord, UserRecord};
+use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord};
 use crate::refusal::Refusal;
 use crate::ring::Layout;
 use crate::session::StoredReply;

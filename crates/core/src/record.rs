@@ -1,6 +1,6 @@
 //! The rows of a shard's state that commands read and change.
 
-use crate::id::{RoomId, Seq, SessionId, UserId};
+use crate::id::{DirectoryId, NodeId, RoomId, Seq, SessionId, UserId};
 
 /// The meta shard's counters. Ids are given out from 1 and never again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,4 +80,25 @@ pub struct RoomInfo {
     pub creator: UserId,
     /// When.
     pub created_ms: i64,
+}
+
+/// A node as the meta shard knows it. Addresses are names that are resolved anew, never identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// For life.
+    pub node: NodeId,
+    /// For people.
+    pub name: String,
+    /// `host:port` of the client API.
+    pub client_address: String,
+    /// `host:port` for other nodes.
+    pub peer_address: String,
+    /// `host:port` of health and metrics.
+    pub http_address: String,
+    /// The data directory that the id belongs to.
+    pub directory: DirectoryId,
+    /// The program's version.
+    pub version: String,
+    /// The highest feature level that the program understands.
+    pub feature_level: u32,
 }

@@ -1,8 +1,7 @@
 //! What a command is decided over: read access to one shard's state.
 
-use crate::command::NodeRecord;
 use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
-use crate::record::{DirectoryEntry, MetaHead, RoomHead, UserRecord};
+use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, UserRecord};
 use crate::ring::Layout;
 use crate::session::Standing;
 

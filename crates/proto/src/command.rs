@@ -6,7 +6,7 @@
 //! itself, and those from another node that it has decoded.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use conclave_core::command::NodeRecord;
+use conclave_core::record::NodeRecord;
 use conclave_core::ring::Layout;
 use conclave_core::{Command, DirectoryId, NodeId, Origin, RequestNo, RoomId, SessionId, UserId, level};
 use prost::Message as _;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use conclave_core::command::NodeRecord;
+use conclave_core::record::NodeRecord;
 use conclave_core::{Command, DirectoryId, Refusal, Reply, UserId, level};
 use openraft::EmptyNode;
 use tokio::sync::watch;

@@ -24,9 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use conclave_core::command::NodeRecord;
 use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
-use conclave_core::record::{DirectoryEntry, MetaHead};
+use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord};
 use conclave_core::ring::Layout;
 use conclave_core::{NodeId, RoomId, ShardId};
 use conclave_proto::FormatError;

@@ -64,6 +64,19 @@ const STEPS: &[Step] = &[
         commands: |_| vec![cargo(&["fmt", "--all", "--check"])],
     },
     Step {
+        name: "tidy",
+        about: "floors, circles, length, links, limits, words",
+        after: &["format"],
+        once_running: None,
+        alone: false,
+        deadline: minutes(2),
+        commands: |_| {
+            let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "xtask".into()));
+            command.arg("tidy");
+            vec![command]
+        },
+    },
+    Step {
         name: "build",
         about: "all programs and tests, with the features that the tests use",
         after: &["format"],

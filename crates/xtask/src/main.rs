@@ -1,8 +1,9 @@
 //! What this repository does with itself: `cargo xtask ci` runs everything that must pass, `cargo xtask sim` runs the
-//! simulation over many seeds.
+//! simulation over many seeds, `cargo xtask tidy` checks rules about the sources.
 
 mod ci;
 mod sim;
+mod tidy;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -22,12 +23,15 @@ enum Command {
     Ci(ci::Args),
     /// Runs the simulation over many seeds, one process each, and sums up.
     Sim(sim::Args),
+    /// Checks the rules about sources and documents that no compiler checks.
+    Tidy,
 }
 
 fn main() -> ExitCode {
     let passed = match Args::parse().command {
         Command::Ci(args) => ci::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Tidy => tidy::run(),
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,

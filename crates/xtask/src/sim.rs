@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The first one.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Runs seeds for so long instead, such as 5m.
+    /// Runs seeds for this long instead, for example 5m.
     #[arg(long = "for", value_parser = duration)]
     lasts: Option<Duration>,
     /// Runs the seeds that once found something first.

@@ -191,9 +191,14 @@ impl Up {
     }
 
     pub(crate) fn start(scratch: &Path, args: &[&str]) -> Self {
+        Self::start_in(scratch, args, &[])
+    }
+
+    /// As [`Up::start`], with more environment for `up` and its servers.
+    pub(crate) fn start_in(scratch: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let one = ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
         let mut command = command(&[&["up", "--json", "--exit-with-stdin"], args].concat());
-        command.env("TMPDIR", scratch).stdin(Stdio::piped());
+        command.env("TMPDIR", scratch).envs(environment.iter().copied()).stdin(Stdio::piped());
         let mut child = command.spawn().expect("the executable runs");
         let stdin = child.stdin.take().expect("it is piped");
         let out = lines_of(child.stdout.take().expect("it is piped"));

@@ -8,6 +8,8 @@ mod everyday;
 mod failure;
 mod harness;
 mod kills;
+mod levels;
+mod logs;
 mod refusal;
 mod rolling;
 mod up;

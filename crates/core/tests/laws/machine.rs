@@ -300,7 +300,7 @@ fn a_session_has_request_numbers_in_a_bounded_number_of_rooms() {
 fn a_cluster_has_a_bounded_number_of_nodes() {
     let mut view = MemView::default();
     let mut register = |id: u64| {
-        let record = conclave_core::command::NodeRecord {
+        let record = conclave_core::record::NodeRecord {
             node: NodeId(id),
             name: format!("n{id}"),
             client_address: String::new(),

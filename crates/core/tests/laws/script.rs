@@ -1,6 +1,6 @@
 //! The lines of a transcript: what a person writes after `>`.
 
-use conclave_core::command::NodeRecord;
+use conclave_core::record::NodeRecord;
 use conclave_core::ring::Layout;
 use conclave_core::{
     Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,

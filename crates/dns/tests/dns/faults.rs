@@ -1,4 +1,4 @@
-//! A resolver that was started with leave to be broken: late and stale answers, over its own ports.
+//! A resolver that was started with fault injection: late and stale answers, over its own ports.
 
 use std::time::Duration;
 

@@ -6,10 +6,8 @@
 
 use std::sync::atomic::Ordering;
 
-use conclave_core::command::NodeRecord;
 use conclave_core::limits::UNWRITTEN_BYTES_MAX;
-use conclave_core::record::{DirectoryEntry, MetaHead, UserRecord};
-use conclave_core::record::{RoomHead, RoomInfo};
+use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, UserRecord};
 use conclave_core::ring::Layout;
 use conclave_core::session::{SessionRoom, Standing};
 use conclave_core::{

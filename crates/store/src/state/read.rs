@@ -5,9 +5,9 @@ use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use conclave_core::command::NodeRecord;
-use conclave_core::record::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
-use conclave_core::record::{RoomHead, RoomInfo};
+use conclave_core::record::{
+    DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord,
+};
 use conclave_core::ring::Layout;
 use conclave_core::{RoomId, Seq, SessionId, UserId};
 use conclave_proto::frame;

@@ -185,7 +185,7 @@ pub(crate) fn encode_meta(meta: &MetaHead) -> Vec<u8> {
 /// The small tables of the meta shard, which are always in memory.
 pub(crate) enum Small {
     Meta(MetaHead),
-    Node(conclave_core::command::NodeRecord),
+    Node(conclave_core::record::NodeRecord),
     Layout(conclave_core::ring::Layout),
 }
 

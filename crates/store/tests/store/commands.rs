@@ -1,10 +1,11 @@
 //! Random commands, and the state that they lead to.
 
 use bytes::Bytes;
-use conclave_core::command::NodeRecord;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::mem::MemView;
-use conclave_core::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo, SessionRecord, UserRecord};
+use conclave_core::record::{
+    DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord,
+};
 use conclave_core::ring::Layout;
 use conclave_core::session::{SessionRoom, StoredReply, Verdict};
 use conclave_core::{

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use conclave_core::command::NodeRecord;
 use conclave_core::level::FEATURE_LEVEL;
+use conclave_core::record::NodeRecord;
 use conclave_core::{Command, NodeId, ShardId, UserId};
 use conclave_proto::command::{encode, encode_batch};
 use conclave_store::convert::log_id_of;
