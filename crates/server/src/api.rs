@@ -1,11 +1,11 @@
-//! What a node answers: to clients, to operators and resolvers, to its peers, and to whoever looks at its pages. It keeps no
-//! durable state: whatever a client needs to continue, any other node has too.
+//! The services of a node: for clients, for operators and name servers, for its peers, and the pages for health and
+//! metrics. They keep no durable state: everything that a client needs to continue is on every other node too.
 //!
-//! * [`gateway`]: the parts that the client API is made from.
+//! * [`gateway`]: the parts that the client API uses.
 //! * [`chat`]: the calls of `ChatService`.
 //! * [`sends`]: the `SendMessages` stream.
 //! * [`subscription`]: the `JoinChat` stream.
-//! * [`auth`]: tokens, and who a call is from.
+//! * [`auth`]: session tokens, and the identity of a caller.
 //! * [`status`]: the status of all nodes, and what follows from it.
 //! * [`admin`]: the calls of `AdminService`.
 //! * [`peer`]: the calls of `RaftService`.

@@ -1,4 +1,4 @@
-//! `AdminService`: what operators and resolvers ask.
+//! `AdminService`: the calls of operators and name servers.
 
 use std::pin::Pin;
 
@@ -17,7 +17,7 @@ use crate::cluster::drain::Drain;
 use crate::cluster::placement::Placement;
 use crate::discovery::records::Records;
 
-/// The operators' API of one node.
+/// The admin API of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) gateway: Gateway,

@@ -1,4 +1,4 @@
-//! Session tokens: who a call is from.
+//! Session tokens: they identify the caller of each call.
 //!
 //! A token is `cnv1_` and, in hexadecimal, the session's id (8 bytes) and a secret (16 bytes). The meta
 //! shard keeps only a digest of the secret, so any node can check a token and none can make one up.
@@ -18,7 +18,7 @@ const PREFIX: &str = "cnv1_";
 const ID_DIGITS: usize = 16;
 const SECRET_DIGITS: usize = 32;
 
-/// Who a call is from.
+/// The authenticated caller of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) session: SessionId,
@@ -54,7 +54,7 @@ pub(crate) async fn open(
     }
 }
 
-/// The session that a call claims to be from; not checked.
+/// The session that the call's token names; the token is not verified.
 pub(crate) fn claimed(metadata: &MetadataMap) -> Option<SessionId> {
     parse(metadata).ok().map(|(session, _)| session)
 }
@@ -74,7 +74,7 @@ pub(crate) async fn caller(router: &Router, metadata: &MetadataMap) -> Result<Ca
         Some(record) if same(record.secret_digest, digest(secret)) => {
             Ok(Caller { session: record.session, user: record.user, name: record.user_name })
         }
-        // One answer for both, so that nobody learns which sessions exist.
+        // Both cases get the same answer, so that a caller cannot learn which sessions exist.
         _ => Err(Failure::Unauthenticated(Refusal::SessionUnknown.to_string())),
     }
 }
@@ -110,7 +110,7 @@ fn digest(secret: u128) -> [u8; 16] {
     half
 }
 
-/// Compares without telling by its duration where the difference is.
+/// Compares in constant time.
 fn same(a: [u8; 16], b: [u8; 16]) -> bool {
     u128::from_be_bytes(a) ^ u128::from_be_bytes(b) == 0
 }

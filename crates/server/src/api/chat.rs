@@ -137,7 +137,7 @@ impl ChatService for Gateway {
         request: Request<JoinChatRequest>,
     ) -> Result<Response<Self::JoinChatStream>, Status> {
         self.call("JoinChat", async {
-            // Before any work: who is not let in has no time to lose, and this node has none to give.
+            // Refused before any work is done: neither a refused client nor a full node should spend time on the call.
             let claimed = auth::claimed(request.metadata());
             if let Some(why) = self.node.sessions.turns_away(claimed) {
                 return Err(self.placement.elsewhere(why));

@@ -1,4 +1,4 @@
-//! The parts of a node that the client API is made from.
+//! The parts of a node that the client API uses.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) node: Arc<NodeInfo>,
     pub(crate) clock: Clock,
-    /// The cluster as this node sees it, for clients to know where else to go.
+    /// This node's view of the cluster. Clients learn from it which other nodes they can use.
     pub(crate) views: watch::Receiver<Arc<chat::ClusterView>>,
     pub(crate) placement: Placement,
 }

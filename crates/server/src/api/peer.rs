@@ -1,4 +1,4 @@
-//! The other end of [`crate::peer::network`]: what peers ask of this node.
+//! The server side of [`crate::peer::network`]: the calls that peers make to this node.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -85,8 +85,8 @@ impl RaftService for PeerService {
         self.admit(&request).await?;
         let requests = request.into_inner();
         let shards = Arc::clone(&self.shards);
-        // The first request names the shard; answering the call must not wait for it. The connection's own task
-        // polls all of this: a hand-over to another task for each entry would cost more than the entry.
+        // The first request names the shard; opening the call must not wait for it. The connection's own task polls
+        // all of this: a hand-over to another task for each entry would cost more than the entry.
         let answers = stream::once(append_stream(requests, shards)).try_flatten();
         Ok(Response::new(Box::pin(answers.take_until(self.stop.clone().cancelled_owned()))))
     }
@@ -172,7 +172,7 @@ impl RaftService for PeerService {
     ) -> Result<Response<Self::LinkStream>, Status> {
         self.admit(&request).await?;
         let answers = serve_link(request.into_inner(), Arc::clone(&self.shards));
-        // When the node stops, its peers shall know at once.
+        // Ends the stream as soon as the node stops, so that peers notice at once.
         let stop = self.stop.clone();
         Ok(Response::new(Box::pin(answers.take_until(stop.cancelled_owned()))))
     }
@@ -230,7 +230,7 @@ impl PeerService {
     }
 }
 
-/// Hands a follower's requests to its group, in order, and streams the answers.
+/// Passes a follower's append requests to its Raft group, in order, and streams the responses.
 async fn append_stream(
     mut requests: Streaming<raft::AppendEntriesRequest>,
     shards: Arc<Shards>,
@@ -240,7 +240,7 @@ async fn append_stream(
     let replica =
         shards.get(shard).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
     let first = append_from_proto(first)?;
-    // A malformed request ends the stream: the leader opens it again and probes.
+    // A malformed request ends the stream: the leader reopens it and probes the log again.
     let rest = stream::unfold(requests, |mut requests| async move {
         let message = requests.message().await.ok()??;
         Some((append_from_proto(message).ok()?, requests))

@@ -1,4 +1,4 @@
-//! `SendMessage` and `SendMessages`: from a client's request to a command, and from a reply to an answer.
+//! `SendMessage` and `SendMessages`: translate client requests into commands, and replies into results.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::seats::SendSeat;
 
-/// Sends one request and waits until it is decided.
+/// Submits one request and waits until it is decided.
 pub(crate) async fn send_one(
     router: &Router,
     metrics: &Metrics,
@@ -41,7 +41,7 @@ pub(crate) async fn send_one(
     result
 }
 
-/// Decides one room command; a room that exists only in the directory so far is made first.
+/// Gets one room command decided; creates a room first that exists only in the room directory.
 async fn decide(router: &Router, room: RoomId, command: Encoded) -> Result<Reply, Failure> {
     let replica = router.shards.of_room(room);
     let reply = one(router.submit(replica, vec![command.clone()]).await.await?)?;
@@ -57,8 +57,8 @@ fn one(replies: Vec<Reply>) -> Result<Reply, Failure> {
     reply.ok_or_else(|| Failure::unknown("undecided", "the shard answered with nothing"))
 }
 
-/// The command that a client's request asks for, encoded. What no state can make valid is not carried to the
-/// log, but its refusal is, because a refused request uses up its number.
+/// The encoded command of a client's request. A request that no state can make valid is not replicated; its refusal
+/// is, because a refused request uses up its number.
 fn command(
     router: &Router,
     caller: &Caller,
@@ -122,8 +122,8 @@ pub(crate) struct SendStream {
     router: Router,
     metrics: Arc<Metrics>,
     caller: Caller,
-    /// The node gives its work away: what is under way is still answered, then the stream ends and the client
-    /// continues elsewhere.
+    /// Cancelled when the node drains: requests in flight are still answered, then the stream ends and the client
+    /// continues on another node.
     leaving: CancellationToken,
     _seat: SendSeat,
     open: bool,
@@ -133,10 +133,10 @@ pub(crate) struct SendStream {
     ready: VecDeque<SendResult>,
 }
 
-/// The results of one frame's requests of one shard.
+/// The results of the requests of one frame that belong to one shard.
 type Pending = Pin<Box<dyn Future<Output = Vec<SendResult>> + Send>>;
 
-/// A request on its way: its place in the stream, its room and its number.
+/// A request in flight: its position in the stream, its room and its number.
 struct Sent {
     index: u64,
     room: RoomId,
@@ -200,7 +200,7 @@ impl SendStream {
         self.ready.extend(results);
     }
 
-    /// Everything that is decided already goes into one frame.
+    /// Puts all results that are available already into one frame.
     fn drain(&mut self) -> chat::SendResults {
         while self.ready.len() < SEND_BATCH_MAX {
             match futures::FutureExt::now_or_never(self.pending.next()) {
@@ -239,8 +239,8 @@ impl SendStream {
         Ok(())
     }
 
-    /// Hands one shard's requests over, before the next frame is read: so the order of the stream is the
-    /// order in which the leader gets them.
+    /// Submits one shard's requests before the next frame is read. So the leader receives them in the order of the
+    /// stream.
     async fn hand_over(&mut self, shard: ShardId, sent: Vec<Sent>, began: Instant) {
         let Some(replica) = self.router.shards.get(shard).cloned() else {
             return;

@@ -1,4 +1,4 @@
-//! The status of the cluster, as its nodes tell it.
+//! The status of the cluster, as its nodes report it.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
 use crate::api::gateway::Gateway;
 use crate::status::{local_status, peer_status, unknown};
 
-/// The status of all nodes, each by its own word, and what follows from it.
+/// The status of all nodes, each as the node itself reports it, and what follows from it.
 pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetServerStatusResponse {
     let Gateway { router, store, metrics, node, .. } = gateway;
     let mut nodes = vec![local_status(node, &router.shards, store, metrics)];
@@ -37,7 +37,7 @@ pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetSe
     }
 }
 
-/// How many more nodes may fail, and what is wrong in plain words.
+/// How many more nodes may fail while every shard keeps a majority, and a description of each problem.
 fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
     let mut problems = Vec::new();
     for node in nodes {
@@ -54,7 +54,7 @@ fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
         if shard.voters.len() > known.len() {
             *known = &shard.voters;
         }
-        // By the word of a leader whom a quorum answers, or of somebody who follows one.
+        // A shard counts as led if its leader has quorum acks, or if a replica follows a leader.
         *led.entry(shard.shard).or_default() |= shard.leader_id != 0;
     }
     for (shard, _) in led.iter().filter(|(_, led)| !**led) {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_still_fail() {
+    fn the_tolerable_failures_are_the_live_voters_beyond_a_majority() {
         let all = [node(1, true, true), node(2, true, false), node(3, true, false)];
         assert_eq!(judge(&all), (1, vec![]));
         let two = [node(1, true, true), node(2, false, false), node(3, true, false)];

@@ -1,9 +1,9 @@
 //! The `JoinChat` stream: catch up, then follow, in one loop.
 //!
-//! A subscription knows where it stands in each room and reads what comes next from its replica: from the
-//! tail in memory when it keeps up, from disk when it does not. Nothing is queued for it, so a slow reader
-//! costs disk reads and no memory, and there is no hand-over between catching up and following at which an
-//! event could be lost or repeated.
+//! A subscription has a position in each room and reads the next events from the local replica: from the in-memory
+//! tail if it keeps up, from disk if it does not. Events are never queued for a subscription, so a slow reader costs
+//! disk reads and no memory, and there is no hand-over between catching up and following at which an event could be
+//! lost or repeated.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::seats::Seat;
 use crate::shard::Replica;
 use crate::status::hears_from_leader;
 
-/// A subscription's place in one room.
+/// A subscription's position in one room.
 struct Position {
     room: RoomId,
     name: String,
@@ -44,19 +44,20 @@ pub(crate) struct Subscription {
     gateway: Gateway,
     subscriber: Arc<Subscriber>,
     positions: Vec<Position>,
-    /// Rooms to look at, oldest news first.
+    /// Rooms with unread events; the room that has waited longest comes first.
     unread: VecDeque<u32>,
     news_since: Option<Instant>,
     caught_up: bool,
     _seat: Seat,
-    /// Its own receiver: a clone of the gateway's would call everything news that came since the start.
+    /// A receiver of its own: a clone of the gateway's would report every view since the start as new.
     views: watch::Receiver<Arc<chat::ClusterView>>,
     view_seen: u64,
     keepalive: std::pin::Pin<Box<Sleep>>,
     ended: bool,
 }
 
-/// Prepares a subscription: finds its rooms, joins those that shall be joined, and checks where it begins.
+/// Prepares a subscription: resolves its rooms, joins the rooms that the client asked to join, and validates the start
+/// positions.
 pub(crate) async fn open(
     gateway: &Gateway,
     caller: &Caller,
@@ -132,7 +133,7 @@ async fn positions(
     Ok(positions)
 }
 
-/// Where a room's subscription begins.
+/// Where a subscription starts in a room.
 enum Begin {
     After(Seq),
     Last(u32),
@@ -154,7 +155,7 @@ async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<Posit
     let head = |found: &Option<(conclave_core::record::RoomHead, conclave_core::record::RoomInfo)>| {
         found.as_ref().map(|(head, _)| head.last)
     };
-    // The room or the position may be newer than what this replica has applied: it catches up first.
+    // The room or the position may be newer than what this replica has applied: wait until it has caught up.
     if found.is_none() || beyond(head(&found)) {
         if found.is_none() {
             gateway.router.open_room(room).await?;
@@ -216,7 +217,7 @@ impl Subscription {
         }
     }
 
-    /// The next frame, or nothing when the node stops.
+    /// The next frame, or `None` when the node stops.
     async fn frame(&mut self) -> Result<Option<EncodedFrame>, Failure> {
         loop {
             if let Some(go_away) = self.subscriber.asked() {
@@ -242,13 +243,13 @@ impl Subscription {
                     return Ok(Some(Frame::Keepalive(self.keepalive_frame()).into()));
                 }
                 () = self.gateway.node.stop.cancelled() => return Ok(None),
-                // The view goes away only with the node.
+                // The sender lives as long as the node.
                 _ = self.views.changed() => {}
             }
         }
     }
 
-    /// The next events of whichever room has some, or nothing if this subscription has read everything.
+    /// The next events of one room that has unread events, or `None` if this subscription has read everything.
     async fn next_page(&mut self) -> Result<Option<EncodedFrame>, Failure> {
         loop {
             let mut news = Vec::new();
@@ -275,7 +276,12 @@ impl Subscription {
             }
             if page.first != position.seq.next() {
                 let expected = position.seq.next();
-                tracing::error!(room = position.room.0, first = page.first.0, %expected, "a page does not continue its subscription");
+                tracing::error!(
+                    room = position.room.0,
+                    first = page.first.0,
+                    %expected,
+                    "page does not start at the subscription's position"
+                );
                 return Err(Failure::not_sent(
                     "storage",
                     "the room's events are not consecutive here",
@@ -286,7 +292,7 @@ impl Subscription {
             if page.last == page.head {
                 self.unread.pop_front();
             } else {
-                // Other rooms get their turn between this one's pages.
+                // Rotate, so that rooms take turns page by page.
                 self.unread.rotate_left(1);
             }
             if let Some(since) = self.news_since.take() {
@@ -329,7 +335,7 @@ impl Subscription {
     }
 }
 
-/// Reads what comes next in a room: from memory if it is there, and else from disk, on a thread that may block.
+/// Reads the next page of a room: from memory if it is there, otherwise from disk on a blocking thread.
 async fn read(gateway: &Gateway, position: &Position) -> Result<Page, Failure> {
     let Position { room, seq, replica, .. } = position;
     if let Some(page) = replica.state.read_tail(*room, *seq, HISTORY_EVENTS_MAX, PAGE_BYTES_MAX) {
@@ -339,7 +345,7 @@ async fn read(gateway: &Gateway, position: &Position) -> Result<Page, Failure> {
     read_blocking(replica, *room, *seq, HISTORY_EVENTS_MAX).await
 }
 
-/// Reads a page of a room's events from wherever it is.
+/// Reads a page of a room's events from memory or disk. Blocking.
 pub(crate) async fn read_blocking(
     replica: &Arc<Replica>,
     room: RoomId,

@@ -1,4 +1,4 @@
-//! What the node says of its health.
+//! The health and metrics pages of a node.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::shard::Shards;
 use crate::shard::sample::sample;
 
-/// What the pages are made from.
+/// The parts that the pages are rendered from.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     pub(crate) health: Arc<Health>,
@@ -18,7 +18,7 @@ pub(crate) struct Page {
 }
 
 impl web::Page for Page {
-    /// Never asks for a quorum.
+    /// The liveness checks. They never need a quorum.
     fn alive(&self) -> Vec<Check> {
         vec![self.health.storage()]
     }
