@@ -1,12 +1,12 @@
-//! What a node does beside serving calls, so that the cluster stays in order.
+//! Background tasks of a node that keep the cluster in order.
 //!
-//! * [`leadership`]: who should lead.
-//! * [`placement`]: where clients should be.
-//! * [`drain`]: giving a node's work away.
-//! * [`heard`]: what the other nodes last said.
-//! * [`view`]: where else clients can go.
-//! * [`health`]: whether clients should come to this node.
-//! * [`load_keep`]: measures how busy this node is.
+//! * [`leadership`]: elects and transfers leaders.
+//! * [`placement`]: spreads clients over the nodes.
+//! * [`drain`]: drains a node.
+//! * [`heard`]: the last reported status of each other node.
+//! * [`view`]: the cluster view that clients get.
+//! * [`health`]: liveness and readiness.
+//! * [`load_keep`]: measures this node's load.
 
 pub(crate) mod drain;
 pub(crate) mod health;

@@ -1,4 +1,4 @@
-//! Giving a node's work away: before it stops, or because an operator wants it.
+//! Draining a node: before it stops, or when an operator asks for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::router::Router;
 
-/// How long leaderships get to move away.
+/// Deadline for handing over all leaderships.
 const GIVE_AWAY_DEADLINE: Duration = Duration::from_secs(3);
-/// How long another node gets to drain.
+/// Deadline for another node to drain.
 const PEER_DEADLINE: Duration =
     GIVE_AWAY_DEADLINE.saturating_add(DRAIN_DEADLINE).saturating_add(Duration::from_secs(2));
 
-/// Gives away the work of this node, and asks others to give away theirs.
+/// Drains this node, and asks other nodes to drain.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
     router: Router,
@@ -48,11 +48,11 @@ impl Drain {
         Self { router, leadership, node, heard, metrics, tasks }
     }
 
-    /// Gives this node's work away: no longer ready, clients told where to go, leaderships handed over. It stays so. Doing
-    /// it twice does no harm.
+    /// Drains this node: it is no longer ready, its clients are asked to move, its leaderships are transferred. A
+    /// drained node stays drained until it is restarted. Idempotent.
     pub(crate) async fn run(&self) -> DrainResponse {
         let Self { router, leadership, node, metrics, .. } = self;
-        tracing::info!("drain");
+        tracing::info!("drain started");
         metrics.draining.set(1);
         node.sessions.close();
         node.draining.cancel();
@@ -60,14 +60,17 @@ impl Drain {
         let deadline = Instant::now() + GIVE_AWAY_DEADLINE;
         let hand_over = async {
             if !leadership.give_away(deadline).await {
-                tracing::warn!("some shards could not be given away; their replicas elect a new leader");
+                tracing::warn!("not all leaderships were transferred; the other replicas elect new leaders");
             }
             node.leaving.cancel();
         };
         let see_off = async {
             self.see_off().await;
             if tokio::time::timeout(DRAIN_DEADLINE, node.sessions.emptied()).await.is_err() {
-                tracing::info!(clients = node.sessions.count(), "some clients stayed until the end");
+                tracing::info!(
+                    clients = node.sessions.count(),
+                    "drain deadline reached with clients still connected"
+                );
             }
         };
         tokio::join!(hand_over, see_off);
@@ -78,7 +81,7 @@ impl Drain {
         }
     }
 
-    /// Sends everybody away at once: the node ends.
+    /// Asks all clients to move at once, because the node ends now.
     pub(crate) fn close(&self) {
         let Self { node, .. } = self;
         node.sessions.close();
@@ -87,7 +90,7 @@ impl Drain {
         node.leaving.cancel();
     }
 
-    /// What a client is told that should go because the node is leaving.
+    /// The notice to clients of a node that is stopping.
     fn farewell(&self) -> GoAway {
         GoAway {
             in_ms: GO_AWAY_IN_MS,
@@ -97,7 +100,7 @@ impl Drain {
         }
     }
 
-    /// Asks all clients to go: not all in the same moment, because they all come to other nodes then.
+    /// Asks all clients to move, in batches, so that they do not all reach the other nodes in the same moment.
     async fn see_off(&self) {
         loop {
             let asked = self.node.sessions.ask_more(DRAIN_BATCH, || self.farewell());
@@ -109,20 +112,20 @@ impl Drain {
         }
     }
 
-    /// Drains this node, which goes on even if the caller goes away.
+    /// Drains this node. The drain continues even if the caller disconnects.
     ///
     /// # Errors
-    /// If the node ends before that.
+    /// If the node stops before the drain is finished.
     pub(crate) async fn run_here(&self) -> Result<DrainResponse, Status> {
         let drain = self.clone();
         let drained = self.tasks.spawn(async move { drain.run().await }).await;
         drained.map_err(|error| Status::internal(format!("draining failed: {error}")))
     }
 
-    /// Drains the node of that name or id, wherever it is.
+    /// Drains the node with this name or id, local or remote.
     ///
     /// # Errors
-    /// If there is no such node, or if it does not answer.
+    /// If there is no such node, or if the node does not answer.
     pub(crate) async fn run_at(&self, wanted: &str) -> Result<DrainResponse, Status> {
         let members = &self.router.shards.members;
         let named = members.iter().find(|(_, member)| member.name == wanted);

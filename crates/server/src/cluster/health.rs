@@ -1,4 +1,4 @@
-//! Whether a node is worth keeping, and whether clients should come to it.
+//! Liveness and readiness: whether a node should be restarted, and whether clients should use it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::peer::Peers;
 use crate::shard::Shards;
 use crate::status::hears_from_leader;
 
-/// A node that has heard from no leader of the meta shard for so long is not ready. Far above what an election takes, so
+/// A node that has heard from no leader of the meta shard for this long is not ready. Far longer than an election, so
 /// that no election makes all nodes unready at once.
 const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 
-/// What the answers are made from.
+/// The state that the health checks read.
 #[derive(Debug)]
 pub(crate) struct Health {
     node: Arc<NodeInfo>,
@@ -40,7 +40,7 @@ impl Health {
         Check { name: "started", ok: self.node.settled.load(std::sync::atomic::Ordering::Relaxed) }
     }
 
-    /// Everything that must hold for clients to come here.
+    /// All conditions for this node to accept clients.
     pub(crate) fn ready(&self) -> [Check; 4] {
         [
             self.storage(),
@@ -54,7 +54,7 @@ impl Health {
         self.ready().iter().all(|check| check.ok)
     }
 
-    /// Must be asked more often than [`LEADERLESS_MAX`].
+    /// Must be called more often than [`LEADERLESS_MAX`], because each call records when a leader was last seen.
     fn was_led_lately(&self) -> bool {
         let now = Instant::now();
         let mut led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +64,7 @@ impl Health {
         led.is_some_and(|led| now.saturating_duration_since(led) < LEADERLESS_MAX)
     }
 
-    /// A leader that a quorum answers, or one to whose node the link stands.
+    /// Whether the meta shard has a leader: this node with quorum acks, or another node to which the link is up.
     fn is_led(&self) -> bool {
         let meta = self.shards.meta();
         hears_from_leader(meta)

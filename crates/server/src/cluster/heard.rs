@@ -1,4 +1,4 @@
-//! What the other nodes last said of themselves, and which of them clients should rather go to.
+//! The last reported status of each other node, and which of them are better for clients.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,19 +14,19 @@ use crate::limits::BETTER_NODES_MAX;
 use crate::local::load::permille;
 use crate::peer::Peers;
 
-/// By node, also of nodes that are gone meanwhile. Bounded by the members of the cluster.
+/// By node, including nodes that have failed since. Bounded by the number of cluster members.
 pub(crate) type Statuses = BTreeMap<NodeId, NodeStatus>;
 
-/// What the other nodes said.
+/// The statuses that other nodes reported.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     statuses: watch::Sender<Arc<Statuses>>,
-    /// Clients that were sent to a node since it was last heard: it does not count them yet.
+    /// Clients that were sent to a node since its last report, which does not count them yet.
     sent: Mutex<BTreeMap<NodeId, u32>>,
 }
 
 impl Heard {
-    /// Takes what nodes said. Whoever waits for changes hears only of changed records.
+    /// Stores reported statuses. Watchers are notified only when a record changes.
     pub(crate) fn hear(&self, said: Vec<NodeStatus>) {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.statuses.send_if_modified(|statuses| {
@@ -34,7 +34,7 @@ impl Heard {
             let mut news = false;
             for status in said {
                 let before = known.get(&NodeId(status.node_id)).and_then(|known| known.record.as_ref());
-                // A node speaks for itself only. What has no record is of an older version.
+                // A node reports only for itself. A status without a record is from an older version.
                 let fits = |record: &NodeRecord| record.node_id == status.node_id;
                 let record = status.record.clone().filter(fits).or_else(|| before.cloned());
                 news |= record.as_ref() != before;
@@ -45,23 +45,23 @@ impl Heard {
         });
     }
 
-    /// Hears of changes.
+    /// Notifies of changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Statuses>> {
         self.statuses.subscribe()
     }
 
-    /// What is known now.
+    /// The statuses that are known now.
     pub(crate) fn statuses(&self) -> Arc<Statuses> {
         Arc::clone(&self.statuses.borrow())
     }
 
-    /// Whether the node said that it gives its work away.
+    /// Whether the node last reported that it is draining.
     pub(crate) fn is_draining(&self, node: NodeId) -> bool {
         self.statuses.borrow().get(&node).is_some_and(|status| status.draining)
     }
 
-    /// Client addresses of nodes that take clients, the one with most room first; it is taken for granted that a client
-    /// goes there. If there is none such, of all that can be reached.
+    /// Client addresses of nodes that accept clients, the one with the most room first. The client is assumed to go to
+    /// that one. If no node accepts clients: the addresses of all reachable nodes.
     pub(crate) fn better(&self, peers: &Peers) -> Vec<String> {
         let statuses = self.statuses();
         let nodes = peers.iter().map(|peer| {
@@ -73,7 +73,7 @@ impl Heard {
     }
 }
 
-/// What is known of a node, for the placement of clients.
+/// A node's load, for the placement of clients.
 pub(crate) fn load_of(id: NodeId, alive: bool, status: Option<&NodeStatus>) -> NodeLoad {
     let record = status.and_then(|status| status.record.as_ref());
     let max = status.map_or(0, |status| status.clients_max);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_are_sent_elsewhere_spread() {
+    fn redirected_clients_spread_over_the_nodes() {
         let nodes = [node(1, 10), node(2, 12), node(3, 100)];
         let mut sent = BTreeMap::new();
         let firsts: Vec<_> = (0..6).map(|_| best_first(&nodes, &mut sent)[0]).collect();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn if_nobody_has_room_all_that_live_are_named() {
+    fn without_room_anywhere_all_live_nodes_are_named() {
         let mut nodes = [node(1, 100), node(2, 100), node(3, 0)];
         nodes[1].1.alive = false;
         nodes[2].1.draining = true;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_changed_records_are_news_and_nobody_speaks_for_another() {
+    async fn only_changed_records_notify_and_no_node_reports_for_another() {
         let heard = Heard::default();
         let mut news = heard.subscribe();
         heard.hear(vec![status(1, record(1, 5)), status(2, record(1, 9)), status(3, None)]);

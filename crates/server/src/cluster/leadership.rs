@@ -1,9 +1,9 @@
-//! Who should lead: a dead leader is replaced at once, a preferred one gets its shards back, and a node
-//! that drains gives its shards away.
+//! Who should lead: a dead leader is replaced at once, a preferred leader gets its shards back, and a draining node
+//! transfers its shards away.
 //!
-//! None of this touches votes, terms or logs: an election is only begun earlier than its timeout would,
-//! or asked for by a leader. A false alarm costs one needless election. Because leases can be cut short
-//! here, reads never rely on them.
+//! Nothing here touches votes, terms or logs: an election only starts earlier than its timeout would start it, or at a
+//! leader's request. A false alarm costs one needless election. Because leases can be cut short here, reads never rely
+//! on them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use crate::local::NodeInfo;
 use crate::router::Router;
 use crate::shard::{Replica, Shards};
 
-/// A survivor of the next lower rank waits this much longer before it campaigns.
+/// Each surviving replica waits this much longer than the one ranked before it, before it starts an election.
 const RANK_DELAY: Duration = Duration::from_millis(40);
-/// How often leaderships are looked at.
+/// How often leaderships are checked.
 const BALANCE_INTERVAL: Duration = Duration::from_secs(1);
-/// A preferred leader must have been there, and whoever leads in its place must have led, this long before it gets its
-/// shards back.
+/// Before a shard goes back to its preferred leader, that node must have been alive, and the current leader must have
+/// led, for this long.
 const SETTLED: Duration = Duration::from_secs(3);
-/// A follower this few entries behind can take over without a pause.
+/// A follower at most this many entries behind can take over without a pause.
 const CAUGHT_UP_ENTRIES: u64 = 64;
-/// A drained shard's transfer is asked for again after this long.
+/// How long a drained shard's leader waits for a transfer to succeed before it requests the next one.
 const TRANSFER_RETRY: Duration = Duration::from_millis(500);
 
-/// Campaigns for the shards of leaders that died, until the node stops.
+/// Starts elections in the shards of dead leaders, until the node stops.
 pub(crate) async fn replace_the_dead(
     shards: Arc<Shards>,
     mut died: mpsc::Receiver<NodeId>,
@@ -50,8 +50,8 @@ pub(crate) async fn replace_the_dead(
                 let rank = rank(&shards, replica, dead);
                 async move {
                     replaced(replica, dead, RANK_DELAY * rank).await;
-                    // One of lower rank that campaigned and lost, because it lacks an entry, has changed the
-                    // term, but not the fact that nobody leads.
+                    // A candidate of lower rank that lost, because it lacks an entry, has raised the term; the shard
+                    // still has no leader.
                     let nobody = replica.leader().leader.is_none_or(|leader| leader == dead);
                     if nobody {
                         campaign(replica).await;
@@ -62,7 +62,7 @@ pub(crate) async fn replace_the_dead(
     }
 }
 
-/// Waits until somebody else leads, or the time is up.
+/// Waits until another node leads, or until `at_most` has passed.
 async fn replaced(replica: &Replica, dead: NodeId, at_most: Duration) {
     let deadline = Instant::now() + at_most;
     loop {
@@ -75,14 +75,14 @@ async fn replaced(replica: &Replica, dead: NodeId, at_most: Duration) {
     }
 }
 
-/// This node's place among a shard's survivors, 0 for the one that campaigns first.
+/// This node's rank among a shard's surviving replicas; rank 0 starts an election first.
 fn rank(shards: &Shards, replica: &Replica, dead: NodeId) -> u32 {
     let survivors = shards.preferred(replica.shard).iter().filter(|node| **node != dead);
     let place = survivors.take_while(|node| **node != shards.me).count();
     u32::try_from(place).unwrap_or(u32::MAX)
 }
 
-/// Begins an election now, as if the dead leader had asked this replica to take over.
+/// Starts an election now, as if the dead leader had asked this replica to take over.
 async fn campaign(replica: &Replica) {
     let (vote, voter) = {
         let metrics = replica.raft.metrics();
@@ -93,15 +93,15 @@ async fn campaign(replica: &Replica) {
     if !voter {
         return;
     }
-    tracing::info!(shard = replica.shard.0, "the leader's process is gone: campaign");
+    tracing::info!(shard = replica.shard.0, "leader process exited, starting election");
     let request = TransferLeaderRequest::new(vote, replica.raft.node_id().to_owned(), None);
     replica.told.leader_died(vote.leader_id().term);
     if let Err(error) = replica.raft.handle_transfer_leader(request).await {
-        tracing::warn!(shard = replica.shard.0, %error, "no campaign");
+        tracing::warn!(shard = replica.shard.0, %error, "failed to start election");
     }
 }
 
-/// Hands over what this node leads.
+/// Transfers leaderships away from this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Leadership {
     router: Router,
@@ -114,8 +114,8 @@ impl Leadership {
         Self { router, node, heard }
     }
 
-    /// Gives shards back to the nodes that should lead them, one at a time, until the node stops. A node that drains gives away
-    /// whatever comes to it.
+    /// Transfers shards to their preferred leaders, one at a time, until the node stops. A draining node transfers
+    /// away every shard that it comes to lead.
     pub(crate) async fn prefer(self) {
         let Self { router: Router { shards, peers }, node, heard } = &self;
         let mut alive_since: HashMap<NodeId, Instant> = HashMap::new();
@@ -128,7 +128,7 @@ impl Leadership {
                 () = node.stop.cancelled() => return,
             }
             if node.is_draining() {
-                // Not while the first hand-over is under way.
+                // Not while the drain itself is still transferring.
                 if node.leaving.is_cancelled() {
                     self.give_away(Instant::now() + BALANCE_INTERVAL).await;
                 }
@@ -141,7 +141,7 @@ impl Leadership {
                     alive_since.remove(&peer.id);
                 }
             }
-            // On a busy machine leaders change by themselves; giving shards back at once would only add to that.
+            // On a busy machine leaders change by themselves; immediate transfers would add to that.
             led_since.retain(|shard, (term, _)| {
                 shards.get(*shard).is_some_and(|replica| replica.leads() && replica.leader().term == *term)
             });
@@ -161,7 +161,11 @@ impl Leadership {
                 wanted.then_some((replica, preferred))
             });
             if let Some((replica, to)) = moved {
-                tracing::info!(shard = replica.shard.0, to = to.0, "give the shard to its preferred leader");
+                tracing::info!(
+                    shard = replica.shard.0,
+                    to = to.0,
+                    "transferring leadership to the preferred leader"
+                );
                 if let Err(error) = replica.raft.trigger().transfer_leader(to.0).await {
                     tracing::warn!(shard = replica.shard.0, %error, "leadership transfer failed");
                 }
@@ -169,7 +173,7 @@ impl Leadership {
         }
     }
 
-    /// Gives every leadership away, or as many as can be until the deadline. Returns whether all are gone.
+    /// Transfers all leaderships away until the deadline. Returns whether none is left.
     pub(crate) async fn give_away(&self, deadline: Instant) -> bool {
         let drains = self.router.shards.iter().map(|replica| async {
             while replica.leads() && Instant::now() < deadline {
@@ -177,7 +181,7 @@ impl Leadership {
                 let Some(to) = self.successor(replica) else {
                     return false;
                 };
-                tracing::info!(shard = replica.shard.0, to = to.0, "drain: give the shard away");
+                tracing::info!(shard = replica.shard.0, to = to.0, "draining, transferring leadership");
                 if replica.raft.trigger().transfer_leader(to.0).await.is_err() {
                     return false;
                 }
@@ -188,7 +192,7 @@ impl Leadership {
         futures::future::join_all(drains).await.into_iter().all(|gone| gone)
     }
 
-    /// The living replica that holds most of the log; of equals, the one that should lead. None that drains too.
+    /// The live replica with the most of the log; among equals, the more preferred one. Draining nodes are left out.
     fn successor(&self, replica: &Replica) -> Option<NodeId> {
         let Self { router: Router { shards, peers }, heard, .. } = self;
         let metrics = replica.raft.metrics();

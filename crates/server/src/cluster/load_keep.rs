@@ -1,4 +1,4 @@
-//! Measures again and again how busy this node is.
+//! Measures this node's load periodically.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::local::load::{Load, Sample, Window};
 use crate::metrics::{ClientMetrics, Metrics};
 use crate::shard::Shards;
 
-/// Keeps the node's load and its gauges current, until the node stops.
+/// Updates the node's load and its gauges until the node stops.
 pub(crate) async fn keep(
     node: Arc<NodeInfo>,
     shards: Arc<Shards>,
@@ -38,7 +38,7 @@ pub(crate) async fn keep(
         });
         window.add(Sample {
             at: Instant::now(),
-            // In a simulation all nodes are one process, and its time is another.
+            // In a simulation all nodes share one process, whose processor time is real and not simulated.
             cpu: if work == Work::Tasks { Duration::ZERO } else { process::cpu_time() },
             queued: queued.sum(),
             sends: metrics.sends_by_duration(),
@@ -49,7 +49,7 @@ pub(crate) async fn keep(
     }
 }
 
-/// Shows what the node is like now.
+/// Publishes the node's load in the metrics.
 fn show(metrics: &ClientMetrics, node: &NodeInfo, load: Load) {
     let (count, max) = (node.sessions.count(), node.sessions.max());
     metrics.sessions.set(count.into());

@@ -1,5 +1,5 @@
-//! Where clients should be: the meta shard's leader looks at the spread of clients over the nodes, and asks nodes to ask
-//! some of theirs to continue elsewhere. Who goes where is planned by [`conclave_core::placement`].
+//! Placement of clients: the meta shard's leader checks how the clients are spread over the nodes, and asks nodes to
+//! move some of their clients. [`conclave_core::placement`] plans the moves.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,12 +20,12 @@ use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::seats::TurnedAway;
 
-/// How long clients get to go elsewhere, as they are told.
+/// How long a client may take to move after it was asked, in milliseconds. Part of the request to move.
 pub(crate) const GO_AWAY_IN_MS: u32 = 2_000;
-/// How long another node gets to answer.
+/// Deadline for another node's answer.
 const PEER_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Places the clients, on this node and, while it leads the meta shard, on all.
+/// Places the clients of this node and, while it leads the meta shard, of all nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
     router: Router,
@@ -40,7 +40,7 @@ impl Placement {
         Self { router, node, heard, metrics, planner: Arc::default() }
     }
 
-    /// The answer to a client that is not let in.
+    /// The answer to a client that is refused because of `why`.
     pub(crate) fn elsewhere(&self, why: TurnedAway) -> Failure {
         self.metrics.clients.turned_away.with_label_values(&[why.code()]).inc();
         let addresses = self.heard.better(&self.router.peers);
@@ -51,11 +51,10 @@ impl Placement {
         Failure::Elsewhere { code: why.code(), message, addresses }
     }
 
-    /// Asks so many of this node's clients to continue on the targets, each of which gets the same part of them. How many
-    /// were asked.
+    /// Asks `sessions` of this node's clients to move to the targets, in equal parts. Returns how many were asked.
     ///
     /// # Errors
-    /// If there is no target, or if there are too many.
+    /// If there are no targets, or more than [`MOVE_TARGETS_MAX`].
     pub(crate) fn move_clients(
         &self,
         sessions: u32,
@@ -74,14 +73,14 @@ impl Placement {
             stay_away: false,
         });
         self.metrics.clients.asked_to_go.with_label_values(&["rebalance"]).inc_by(asked.into());
-        tracing::info!(asked, of = sessions, reason, "clients are asked to continue on other nodes");
+        tracing::info!(asked, of = sessions, reason, "clients asked to move to other nodes");
         Ok(asked)
     }
 
-    /// Spreads the clients over the nodes now, wherever the meta shard's leader is.
+    /// Rebalances the clients now, at the meta shard's leader, local or remote.
     ///
     /// # Errors
-    /// If there is none, or if it does not answer.
+    /// If the meta shard has no leader, or if the leader does not answer.
     pub(crate) async fn rebalance(&self) -> Result<admin::RebalanceResponse, Status> {
         let leader = self.router.shards.meta().leader().leader;
         if leader == Some(self.node.id) {
@@ -95,8 +94,8 @@ impl Placement {
         Ok(tokio::time::timeout(PEER_DEADLINE, call).await.map_err(late)??.into_inner())
     }
 
-    /// Spreads the clients over the nodes now: the rounds that follow do it.
-    ///
+    /// Rebalances the clients now: marks the request, and the next rounds move the clients.
+    /// Plans a rebalancing of the clients now; the following rounds carry it out.
     /// # Errors
     /// If this node does not lead the meta shard.
     pub(crate) fn rebalance_as_leader(&self) -> Result<admin::RebalanceResponse, Status> {
@@ -113,7 +112,7 @@ impl Placement {
         Ok(admin::RebalanceResponse { moves: moves.collect() })
     }
 
-    /// Keeps the clients spread for as long as this node leads the meta shard, until the node stops.
+    /// Keeps the clients balanced while this node leads the meta shard, until the node stops.
     pub(crate) async fn keep(self) {
         let mut ticks = tokio::time::interval(PLACEMENT_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -149,18 +148,18 @@ impl Placement {
             }
         };
         if let Err(status) = result {
-            // The next round plans anew with what is so then.
-            tracing::debug!(from = self.name(planned.from), %status, "no clients were moved");
+            // The next round plans again, from the state at that time.
+            tracing::debug!(from = self.name(planned.from), %status, "node did not move clients");
         }
     }
 
-    /// Addresses of the targets, each as often as its part says.
+    /// Addresses of the targets, each repeated in proportion to its share.
     fn targets(&self, to: &[(NodeId, u32)]) -> Vec<String> {
         let members = &self.router.shards.members;
         spread(to).into_iter().filter_map(|id| Some(members.get(&id)?.client.clone())).collect()
     }
 
-    /// All nodes as this one knows them.
+    /// The loads of all nodes, as this node knows them.
     fn loads(&self) -> Vec<NodeLoad> {
         let statuses = self.heard.statuses();
         let own = NodeLoad {
@@ -198,8 +197,8 @@ fn work_of(status: &NodeStatus) -> u32 {
     Load { cpu_permille, queued, send_p99_us }.work()
 }
 
-/// Each target as often as its part says, one after the other: not more than [`MOVE_TARGETS_MAX`] in all, so large
-/// numbers are scaled down.
+/// Each target repeated in proportion to its share, interleaved. At most [`MOVE_TARGETS_MAX`] in all; larger numbers
+/// are scaled down.
 fn spread(to: &[(NodeId, u32)]) -> Vec<NodeId> {
     let all: u64 = to.iter().map(|(_, count)| u64::from(*count)).sum();
     let max = (MOVE_TARGETS_MAX - to.len().min(MOVE_TARGETS_MAX / 2)) as u64;
@@ -221,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_named_as_often_as_their_part() {
+    fn targets_are_repeated_in_proportion_to_their_share() {
         let ids = |to: &[(u64, u32)]| {
             let to: Vec<_> = to.iter().map(|(id, count)| (NodeId(*id), *count)).collect();
             spread(&to).into_iter().map(|id| id.0).collect::<Vec<_>>()

@@ -1,4 +1,5 @@
-//! The cluster as clients are told of it, so that they know where else to go; and what the other nodes say of themselves.
+//! The cluster view that clients get, to know which other nodes they can use, and the statuses that other nodes
+//! report.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,10 @@ use crate::local::NodeInfo;
 use crate::peer::{Peer, Peers};
 use crate::status::peer_status;
 
-/// How often the other nodes are asked.
+/// How often the other nodes are asked for their status.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Keeps the view that clients get, and what is heard of other nodes, until the node stops.
+/// Updates the cluster view and the reported statuses until the node stops.
 pub(crate) async fn keep(
     node: Arc<NodeInfo>,
     peers: Arc<Peers>,
@@ -38,7 +39,7 @@ pub(crate) async fn keep(
             Some(_) = changes.next() => {}
         }
         drop(changes);
-        // Who is gone is known before anybody has answered.
+        // Dead nodes are published before the other nodes have answered.
         show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level);
         let living = peers.iter().filter(|peer| peer.is_alive());
         let said = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
@@ -47,7 +48,7 @@ pub(crate) async fn keep(
     }
 }
 
-/// Shows the cluster as it is known now.
+/// Publishes the cluster as it is known now.
 fn show(
     views: &watch::Sender<Arc<ClusterView>>,
     node: &NodeInfo,
@@ -70,7 +71,7 @@ fn show(
     let mut nodes: Vec<_> = others.chain([own]).collect();
     nodes.sort_by_key(|node| node.node_id);
     views.send_if_modified(|view| {
-        // The load alone is no news: it would wake every subscriber every second.
+        // A changed load alone is not published: it would wake every subscriber every second.
         let same = same_places(&view.nodes, &nodes) && view.feature_level == feature_level;
         let version = view.version + u64::from(!same);
         *view = Arc::new(ClusterView { cluster_id: view.cluster_id.clone(), version, nodes, feature_level });
@@ -86,7 +87,7 @@ fn view_of(peer: &Peer, status: Option<&NodeStatus>) -> NodeView {
         alive: peer.is_alive(),
         ..NodeView::default()
     };
-    // What a dead node said last is no longer so.
+    // The last status of a dead node is outdated.
     match status.filter(|_| base.alive) {
         Some(status) => NodeView {
             draining: status.draining,
