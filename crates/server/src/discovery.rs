@@ -1,9 +1,9 @@
-//! How others find this node.
+//! How clients and other servers find this node.
 //!
-//! * [`record`]: keeps true what the node says of itself.
-//! * [`register`]: says it to the resolvers.
-//! * [`records`]: says it, and what it heard of others, to whoever asks.
-//! * [`lookup`]: names of hosts to addresses.
+//! * [`record`]: updates this node's record.
+//! * [`register`]: sends the record to the name servers.
+//! * [`records`]: serves this node's record and those of the other nodes.
+//! * [`lookup`]: resolves host names to addresses.
 
 pub(crate) mod lookup;
 pub(crate) mod record;

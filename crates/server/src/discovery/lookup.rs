@@ -1,4 +1,4 @@
-//! Names of hosts to addresses, by the system's resolver.
+//! Resolves host names to addresses with the system's resolver.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-/// Looks one host up, again and again. The system's resolver blocks a thread and cannot be interrupted, so a question that
-/// hangs is waited for and not asked a second time beside it.
+/// Resolves one host repeatedly. The system's resolver blocks a thread and cannot be interrupted, so a lookup that
+/// hangs is waited for; no second lookup is started beside it.
 #[derive(Debug)]
 pub(crate) struct Lookup {
     address: String,
@@ -15,12 +15,12 @@ pub(crate) struct Lookup {
 }
 
 impl Lookup {
-    /// For an address as `host:port`.
+    /// For an address of the form `host:port`.
     pub(crate) fn new(address: &str) -> Self {
         Self { address: address.to_owned(), under_way: None }
     }
 
-    /// The host's addresses now, at least one; an address that is one already is not looked up.
+    /// The host's current addresses, at least one. A literal IP address needs no lookup.
     pub(crate) async fn addresses(&mut self, at_most: Duration) -> io::Result<Vec<SocketAddr>> {
         if let Ok(literal) = self.address.parse() {
             return Ok(vec![literal]);
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn literals_need_nobody_and_names_are_asked_for() {
+    async fn literals_need_no_lookup_and_names_are_resolved() {
         let at_most = Duration::from_secs(10);
         for (address, expected) in [("127.0.0.1:7", "127.0.0.1:7"), ("[::1]:7", "[::1]:7")] {
             let addresses = Lookup::new(address).addresses(Duration::ZERO).await.unwrap();
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_question_that_hangs_is_not_asked_twice() {
+    async fn a_lookup_that_hangs_is_not_started_twice() {
         let (answer, hanging) = std::sync::mpsc::channel();
         let mut lookup = Lookup::new("elsewhere:1");
         lookup.under_way = Some(tokio::task::spawn_blocking(move || Ok(vec![hanging.recv().unwrap()])));

@@ -1,4 +1,4 @@
-//! Keeps true what this node says of itself to those who help others to find it.
+//! Updates this node's record, from which name servers and clients learn how to find it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use crate::local::NodeInfo;
 use crate::local::load::weight;
 use crate::shard::{Replica, Shards};
 
-/// Changes that come this soon after each other make one new record: an election changes several things at once.
+/// Changes within this time make one new record: an election changes several values at once.
 const COALESCE: Duration = Duration::from_millis(10);
-/// How often the addresses of the host are looked up.
+/// How often the host's addresses are looked up.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
-/// And how soon again while there are none.
+/// Pause before the next lookup while no address is known.
 const LOOKUP_RETRY: Duration = Duration::from_secs(2);
-/// How long a look-up is waited for.
+/// Deadline of one lookup.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Keeps the record true until the node stops.
+/// Updates the record until the node stops.
 pub(crate) async fn keep(
     node: Arc<NodeInfo>,
     shards: Arc<Shards>,
@@ -55,7 +55,7 @@ pub(crate) async fn keep(
     }
 }
 
-/// What the node is now.
+/// The node's record as of now.
 fn now(node: &NodeInfo, shards: &Shards, health: &Health, ips: Vec<String>) -> NodeRecord {
     let before = node.own.get();
     let load = *node.load.borrow();
@@ -74,7 +74,7 @@ fn now(node: &NodeInfo, shards: &Shards, health: &Health, ips: Vec<String>) -> N
     }
 }
 
-/// Of the meta shard, and the shards that this node leads and votes in.
+/// This node's role in the meta shard, the shards that it leads, and the shards in which it is a voter.
 fn roles(shards: &Shards) -> (MemberRole, Vec<ShardLead>, Vec<u32>) {
     let (mut leads, mut votes_in) = (Vec::new(), Vec::new());
     for replica in shards.iter() {
@@ -91,7 +91,7 @@ fn roles(shards: &Shards) -> (MemberRole, Vec<ShardLead>, Vec<u32>) {
     (role, leads, votes_in)
 }
 
-/// Tells whenever the replica's role changes, until the node stops.
+/// Notifies of each change of the replica's role, until the node stops.
 async fn watch_role(replica: Arc<Replica>, news: Arc<Notify>, stop: CancellationToken) {
     let mut metrics = replica.raft.server_metrics();
     loop {
@@ -103,7 +103,7 @@ async fn watch_role(replica: Arc<Replica>, news: Arc<Notify>, stop: Cancellation
     }
 }
 
-/// Finds the addresses of the host that clients are told to connect to, again and again: it may get others.
+/// Looks up the host that clients are told to connect to, periodically: its addresses may change.
 async fn find_ips(
     address: String,
     found: watch::Sender<Vec<String>>,
@@ -123,8 +123,8 @@ async fn find_ips(
                     news.notify_one();
                 }
             }
-            // What was found before still counts.
-            Err(error) => tracing::debug!(address, %error, "the host's addresses are not known"),
+            // The addresses found before stay valid.
+            Err(error) => tracing::debug!(address, %error, "failed to look up the host's addresses"),
         }
         let pause = if found.borrow().is_empty() { LOOKUP_RETRY } else { LOOKUP_INTERVAL };
         tokio::select! {
@@ -134,7 +134,7 @@ async fn find_ips(
     }
 }
 
-/// Sorted, each once, not too many, and none that means "any address".
+/// The addresses sorted, without duplicates and without unspecified addresses, up to the maximum.
 fn presentable(ips: impl Iterator<Item = IpAddr>) -> Vec<String> {
     let mut ips: Vec<_> = ips.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).collect();
     ips.sort();

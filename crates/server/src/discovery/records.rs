@@ -1,4 +1,4 @@
-//! Tells resolvers what this node knows of all nodes.
+//! Streams the records of all nodes that this node knows to name servers.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::cluster::heard::{Heard, Statuses};
 use crate::limits::RECORDS_STREAMS_MAX;
 use crate::local::NodeInfo;
 
-/// How often the records are said again.
+/// How often the records are sent when nothing changes.
 const INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What the records are made from.
+/// The sources of the records.
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
     pub(crate) node: Arc<NodeInfo>,
@@ -43,10 +43,10 @@ impl Records {
         Self { node, heard, secret, places: Arc::new(Semaphore::new(RECORDS_STREAMS_MAX)) }
     }
 
-    /// All records now, whenever one changes, and once a second, until the node stops.
+    /// Streams all records: whenever one changes, and once a second, until the node stops.
     ///
     /// # Errors
-    /// If the nonce is not one, or if too many ask already.
+    /// If the nonce has the wrong size, or if there are too many streams already.
     pub(crate) fn tell(
         &self,
         nonce: Vec<u8>,
@@ -82,7 +82,7 @@ impl Telling {
     async fn next(&mut self) -> Option<RecordsResponse> {
         tokio::select! {
             _ = self.ticks.tick() => {}
-            // Both go away only with the node.
+            // Both senders live as long as the node.
             _ = self.own.changed() => {}
             _ = self.others.changed() => {}
             () = self.node.stop.cancelled() => return None,

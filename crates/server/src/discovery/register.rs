@@ -1,5 +1,5 @@
-//! Keeps this node registered with the resolvers. Nothing waits for it: a resolver that is slow, gone or lying costs the
-//! node nothing but a task that tries again.
+//! Keeps this node registered with the name servers. Nothing waits for a registration: a name server that is slow,
+//! gone or faulty costs the node only a task that retries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +21,15 @@ use crate::local::NodeInfo;
 use crate::local::own::Own;
 use crate::metrics::Metrics;
 
-/// How long connecting, and each answer, may take. Half a lease: there is time for a second try.
+/// Deadline for connecting, and for each answer. Half a lease, so there is time for a second attempt.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// Between two tries, doubled with each further one.
+/// Pause before the first retry; doubled with each further one.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// An answer of a resolver, bytes.
+/// Maximum size of an answer of a name server, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Registers with one resolver, until the node stops.
+/// Keeps the node registered with one name server, until the node stops.
 pub(crate) async fn keep(
     net: Net,
     resolver: String,
@@ -58,12 +58,12 @@ pub(crate) async fn keep(
         };
         let Err(status) = ended;
         failures.inc();
-        // Said once, and not for every try of a resolver that is gone for long.
+        // Logged once, not for each attempt while a name server is down.
         if attempt == 0 || registered.get() == 1 {
             tracing::warn!(
                 resolver,
                 why = status.message(),
-                "not registered with the resolver; trying again"
+                "registration with the name server failed, retrying"
             );
         }
         registered.set(0);
@@ -78,13 +78,13 @@ pub(crate) async fn keep(
 struct Stream {
     requests: mpsc::Sender<RegisterRequest>,
     answers: Streaming<RegisterResponse>,
-    /// Chosen by the resolver.
+    /// Nonce chosen by the name server.
     nonce: Vec<u8>,
     counter: u64,
 }
 
 impl Stream {
-    /// Connects to one of the resolver's addresses, another one with each attempt.
+    /// Connects to one of the name server's addresses, another one on each attempt.
     async fn open(net: &Net, lookup: &mut Lookup, attempt: usize) -> Result<Self, Status> {
         let addresses = lookup.addresses(DEADLINE).await?;
         let address = addresses[attempt % addresses.len()];
@@ -110,7 +110,7 @@ impl Stream {
         answer.ok_or_else(|| Status::unavailable("it ended the stream"))
     }
 
-    /// Says the record again and again, and at once when it changes. Ends only with an error.
+    /// Sends the record periodically, and at once when it changes. Returns only with an error.
     async fn talk(
         &mut self,
         own: &Own,
@@ -124,7 +124,7 @@ impl Stream {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                // The record goes away only with the node.
+                // The sender lives as long as the node.
                 _ = records.changed() => ticks.reset(),
             }
             let record = Arc::clone(&records.borrow_and_update());
@@ -133,7 +133,7 @@ impl Stream {
             let mac = secret.seal(REGISTER, &self.nonce, self.counter, &content);
             let request = RegisterRequest { counter: self.counter, record: content, mac };
             if self.requests.send(request).await.is_err() {
-                // What the resolver says to that is in its answer.
+                // The answer carries the name server's verdict on the record.
                 self.answer().await?;
                 return Err(Status::unavailable("it closed the stream"));
             }
