@@ -1,9 +1,9 @@
-//! Faults on purpose, inside a node that was started with leave to be broken.
+//! Fault injection, inside a node that was started with it enabled.
 //!
-//! * `network`: what happens to the bytes of the connections to other nodes. Calls that are made twice are `peer/echo.rs`.
-//! * The disk's are [`conclave_store::FaultyDisk`], the clock's [`crate::Clock`].
+//! * `network`: faults on the connections to other nodes. Repeated calls are in `peer/echo.rs`.
+//! * Disk faults are in [`conclave_store::FaultyDisk`], clock faults in [`crate::Clock`].
 //!
-//! Without that leave none of this is there: connections and files are the plain ones.
+//! Without it, none of this is built in the node: connections and files are the plain ones.
 
 pub(crate) mod network;
 
@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use crate::clock::Clock;
 use crate::faults::network::Network;
 
-/// What a node suffers: the leave to break it, and how it is broken.
+/// The faults of a node: having this value enables fault injection.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     pub(crate) network: Arc<Network>,
@@ -29,15 +29,15 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Sets what happens between this node and others, as the `FaultService` does; for backends in the same process. A
-    /// peer that is not named is well.
+    /// Sets the faults between this node and its peers, as the `FaultService` does; for backends in the same process.
+    /// A peer that is not listed has no faults.
     pub fn set_network(&self, peers: &[PeerFault]) {
         self.network.set(peers);
     }
 
-    /// The same options, with the disk between them.
+    /// The same options, with the faulty disk in place.
     pub(crate) fn onto(&self, mut options: Options) -> Options {
-        // A simulated disk has faults of its own.
+        // A simulated disk injects its own faults.
         if options.work == Work::Threads {
             options.disk = Arc::new(FaultyDisk::new(Arc::clone(&self.disk)));
         }
@@ -71,7 +71,7 @@ impl FaultService for FaultApi {
         let disk = disk.unwrap_or_default();
         let changed = self.faults.network.set(&peers);
         if changed {
-            tracing::warn!(?peers, "the network is broken on purpose");
+            tracing::warn!(?peers, "network faults changed");
         }
         let delay = Duration::from_millis(disk.sync_delay_ms.into());
         self.faults.disk.set(delay, disk.fail_sync, disk.full);
@@ -86,9 +86,9 @@ impl FaultService for FaultApi {
         request: Request<CutPowerRequest>,
     ) -> Result<Response<CutPowerResponse>, Status> {
         let CutPowerRequest { torn, seed } = request.into_inner();
-        tracing::warn!(torn, "the power is cut on purpose");
+        tracing::warn!(torn, "power cut injected");
         let disk = Arc::clone(&self.faults.disk);
-        // Waits for what is being synced at this moment, which belongs on a thread that may block.
+        // Waits for a sync in progress, so it runs on a thread that may block.
         let cut = tokio::task::spawn_blocking(move || disk.cut_power(torn, seed));
         match cut.await {
             Ok(never) => never,

@@ -1,7 +1,8 @@
-//! Connections that lose, delay and slow down what they carry, as the network below TCP would.
+//! Connections that lose, delay and slow down bytes, as the network below TCP would.
 //!
-//! TCP hides loss: what was lost is sent again, later, and what is behind it waits. So a cut holds bytes back until it is
-//! healed (or until somebody gives the connection up), and a lost segment arrives a retransmission timeout later.
+//! TCP hides loss: a lost segment is sent again later, and the segments behind it wait. So a partition holds bytes
+//! back until it is healed (or until one end closes the connection), and a lost segment arrives a retransmission
+//! timeout later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -21,20 +22,20 @@ use tokio::time::Instant;
 
 use crate::limits::{FAULTY_CHUNK_BYTES, FAULTY_QUEUE_BYTES_MAX};
 
-/// What a lost segment costs: the least retransmission timeout of common systems (RFC 6298 asks for a second, Linux
+/// The delay of a lost segment: the least retransmission timeout of common systems (RFC 6298 asks for a second, Linux
 /// uses 200 ms).
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
-/// What happens to the bytes between this node and its peers, by the peer's name.
+/// The faults between this node and its peers, by the peer's name.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     rules: Mutex<BTreeMap<String, watch::Sender<PeerFault>>>,
-    /// Calls that were made a second time and answered.
+    /// Number of repeated calls that were answered.
     repeated: Arc<AtomicU64>,
 }
 
 impl Network {
-    /// Replaces every rule; a peer that is not named is well. Whether anything changed.
+    /// Replaces all rules; a peer that is not listed has no faults. Returns whether anything changed.
     pub(crate) fn set(&self, faults: &[PeerFault]) -> bool {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = false;
@@ -49,25 +50,25 @@ impl Network {
         changed
     }
 
-    /// Counts calls that were made a second time and answered.
+    /// The counter of repeated calls that were answered.
     pub(crate) fn repeated(&self) -> &Arc<AtomicU64> {
         &self.repeated
     }
 
-    /// The rule of a peer, now and later.
+    /// The current rule of a peer, and its changes.
     pub(crate) fn rule(&self, peer: &str) -> watch::Receiver<PeerFault> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         rules.entry(peer.to_owned()).or_default().subscribe()
     }
 }
 
-/// Whether anything gets through at all: a connection needs both ways.
+/// Whether the peer is cut off: a connection needs both directions.
 pub(crate) fn is_cut(rule: &PeerFault) -> bool {
     rule.lose_to || rule.lose_from
 }
 
-/// Connects as that rule allows it. While the peer is cut off this waits, as a connection does whose first segment
-/// is lost; whoever connects has a timeout.
+/// Connects as the rule allows. While the peer is cut off this waits, as a connection does whose first segment is
+/// lost; the caller has a timeout.
 pub(crate) async fn connect(
     net: &Net,
     address: &str,
@@ -85,7 +86,7 @@ pub(crate) async fn connect(
     Ok(Faulty { near, _pumps: pumps })
 }
 
-/// What leaves, in order, each chunk when it is due.
+/// Sends chunks in order, each when it is due.
 async fn send(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -95,7 +96,7 @@ async fn send(
     let mut queue: VecDeque<(Instant, Bytes)> = VecDeque::new();
     let mut queued = 0;
     let mut last = Instant::now();
-    // When the line has carried what was given to it: what comes later waits for that.
+    // When the line has carried all earlier chunks: the next chunk waits for that.
     let (mut free, mut was_narrow) = (last, false);
     let mut open = true;
     while open || !queue.is_empty() {
@@ -105,7 +106,7 @@ async fn send(
             (!rule.lose_to, rule.bytes_per_second > 0, Duration::from_millis(late))
         };
         if was_narrow && !narrow {
-            // The line is wide again, also for what waits for it.
+            // The bandwidth limit was lifted, also for chunks that wait already.
             let soon = Instant::now() + late;
             queue.iter_mut().for_each(|(at, _)| *at = soon.min(*at));
             (free, last) = (Instant::now(), soon.min(last));
@@ -124,7 +125,7 @@ async fn send(
             }
             read = from.read(&mut buffer), if open && queued < FAULTY_QUEUE_BYTES_MAX => match read {
                 Ok(read) if read > 0 => {
-                    // Behind what left before, however long this one takes: TCP delivers in order.
+                    // Never before the chunk ahead, however short this delay is: TCP delivers in order.
                     let (carries, late) = takes(&rule.borrow(), read);
                     free = free.max(Instant::now()) + carries;
                     last = last.max(free + late);
@@ -138,11 +139,11 @@ async fn send(
             },
         }
     }
-    // The other end notices by itself if this fails.
+    // If this fails, the other end notices by itself.
     let _ = to.shutdown().await;
 }
 
-/// How long the line carries a chunk, and how much later it arrives.
+/// How long the line is busy with a chunk, and how much later the chunk arrives.
 fn takes(rule: &PeerFault, bytes: usize) -> (Duration, Duration) {
     let jitter = if rule.jitter_ms == 0 { 0 } else { rand::random_range(0..=rule.jitter_ms) };
     let lost = rule.loss_percent > 0 && rand::random_range(0..100) < rule.loss_percent;
@@ -153,7 +154,7 @@ fn takes(rule: &PeerFault, bytes: usize) -> (Duration, Duration) {
     (Duration::from_micros(narrow), late)
 }
 
-/// What arrives, unless it is lost on the way.
+/// Receives bytes, unless they are lost on the way.
 async fn receive(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -162,7 +163,7 @@ async fn receive(
     let mut buffer = vec![0; FAULTY_CHUNK_BYTES];
     loop {
         let read = from.read(&mut buffer).await;
-        // Also the end of the connection is something that has to arrive.
+        // The end of the connection has to arrive as well.
         if rule.wait_for(|rule| !rule.lose_from).await.is_err() {
             return;
         }
@@ -178,7 +179,7 @@ async fn receive(
     let _ = to.shutdown().await;
 }
 
-/// One end of a connection with faults between. The pumps end with it.
+/// One end of a connection with faults in between. The pumps end with it.
 #[derive(Debug)]
 pub(crate) struct Faulty {
     near: DuplexStream,
@@ -215,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection through the rules of one peer, and its other end.
+    /// A connection under the rules of one peer, and its other end.
     async fn pair(network: &Network) -> (Faulty, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cut_holds_back_and_a_heal_lets_go_in_order() {
+    async fn a_cut_holds_bytes_back_and_a_heal_releases_them_in_order() {
         let network = Network::default();
         let (mut near, mut far) = pair(&network).await;
         near.write_all(b"one").await.unwrap();
@@ -244,7 +245,7 @@ mod tests {
         assert!(network.set(&fault(|fault| fault.lose_to = true)));
         near.write_all(b"two").await.unwrap();
         near.write_all(b"three").await.unwrap();
-        // The other way is open: when this has come, "two" would have had its time.
+        // The other direction is open: by the time this arrives, "two" would have arrived too.
         far.write_all(b"back").await.unwrap();
         assert_eq!(read(&mut near, 4).await, b"back");
         let mut byte = [0];
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_lost_from_the_peer_does_not_arrive_and_nobody_connects() {
+    async fn bytes_lost_from_the_peer_do_not_arrive_and_no_connection_opens() {
         let network = Network::default();
         let (mut near, mut far) = pair(&network).await;
         network.set(&fault(|fault| fault.lose_from = true));
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_delay_is_one_delay_however_many_bytes_follow() {
+    async fn many_bytes_are_delayed_once() {
         let network = Network::default();
         let (mut near, mut far) = pair(&network).await;
         network.set(&fault(|fault| fault.delay_ms = 60));
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_narrow_line_is_as_narrow_for_many_chunks_and_wide_again_when_it_is_healed() {
+    async fn a_bandwidth_limit_holds_over_many_chunks_and_ends_when_healed() {
         let network = Network::default();
         let (mut near, mut far) = pair(&network).await;
         network.set(&fault(|fault| fault.bytes_per_second = 100_000));
@@ -310,12 +311,12 @@ mod tests {
         assert!(took >= Duration::from_millis(150), "{took:?}");
         near.write_all(&vec![1; 1_000_000]).await.unwrap();
         network.set(&[]);
-        // Ten seconds' worth at what it was.
+        // Ten seconds' worth at the limited bandwidth.
         read(&mut far, 1_000_000).await;
     }
 
     #[test]
-    fn bytes_take_as_long_as_the_line_is_narrow() {
+    fn the_bandwidth_limits_how_long_bytes_take() {
         let narrow = PeerFault { bytes_per_second: 1_000, ..PeerFault::default() };
         assert_eq!(takes(&narrow, 500), (Duration::from_millis(500), Duration::ZERO));
         assert_eq!(takes(&PeerFault::default(), 500), (Duration::ZERO, Duration::ZERO));
