@@ -1,5 +1,5 @@
-//! How a cluster begins, and what a node does before it is ready. How all nodes come to begin alike is in
-//! [`crate::plan`].
+//! Bootstrap of a cluster, and what a node does before it is ready. [`crate::plan`] explains why all nodes bootstrap
+//! identically.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::local::NodeInfo;
 use crate::router::Router;
 use crate::shard::{Replica, Shards};
 
-/// The room that every cluster has.
+/// The room that every new cluster has.
 const FIRST_ROOM: &str = "general";
-/// Nodes other than the preferred one wait this long before they begin a group in its place.
+/// Nodes other than the preferred leader wait this long before they initialize a group in its place.
 const BEGIN_ANYWAY: Duration = Duration::from_secs(3);
-/// Between two tries to settle.
+/// Pause between two attempts to register.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long a replica gets to apply what it had committed before.
+/// Deadline for a replica to apply what it had committed before the restart.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// Begins the groups that have not begun, registers the node, and waits until its replicas have recovered.
+/// Initializes the groups that are new, registers the node, and waits until its replicas have recovered.
 pub(crate) async fn settle(
     router: Router,
     node: Arc<NodeInfo>,
@@ -39,7 +39,7 @@ pub(crate) async fn settle(
         }
         for replica in router.shards.iter() {
             if let Err(error) = replica.raft.wait_for_recovery(Some(RECOVERY)).await {
-                tracing::warn!(shard = replica.shard.0, %error, "still recovering");
+                tracing::warn!(shard = replica.shard.0, %error, "replica not recovered in time, continuing");
             }
         }
         if router.barrier(router.shards.meta()).await.is_ok() {
@@ -47,7 +47,7 @@ pub(crate) async fn settle(
         }
         node.settled.store(true, Ordering::Relaxed);
         node.own.news.notify_one();
-        tracing::info!("ready");
+        tracing::info!("node ready");
     };
     let mut ended = expelled.subscribe();
     tokio::select! {
@@ -57,8 +57,8 @@ pub(crate) async fn settle(
     }
 }
 
-/// Begins one group, if this node holds a replica and nobody has begun it. All would begin it alike, so it
-/// does no harm if two do; that only the preferred leader does it at once saves needless elections.
+/// Initializes one group, if this node holds a replica and the group is not initialized. All nodes would initialize it
+/// identically, so two may do it; only the preferred leader does it at once, which saves needless elections.
 async fn begin(shards: &Shards, replica: &Replica) {
     let replicas = shards.preferred(replica.shard);
     if !replicas.contains(&shards.me) {
@@ -72,15 +72,15 @@ async fn begin(shards: &Shards, replica: &Replica) {
     }
     let members: BTreeMap<u64, EmptyNode> = replicas.iter().map(|id| (id.0, EmptyNode::new())).collect();
     match replica.raft.initialize(members).await {
-        Ok(()) => tracing::info!(shard = replica.shard.0, "the group begins"),
-        Err(error) => tracing::debug!(shard = replica.shard.0, %error, "the group had begun"),
+        Ok(()) => tracing::info!(shard = replica.shard.0, "Raft group initialized"),
+        Err(error) => tracing::debug!(shard = replica.shard.0, %error, "Raft group already initialized"),
     }
 }
 
 /// Registers this node in the meta shard.
 ///
 /// # Errors
-/// The sentence that says why the cluster does not take this node.
+/// The reason why the cluster refuses this node.
 async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) -> Result<(), String> {
     let record = NodeRecord {
         node: node.id,
@@ -107,14 +107,14 @@ async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) -> R
                 ));
             }
             Ok(_) => return Ok(()),
-            Err(failure) => tracing::debug!(%failure, "not registered yet"),
+            Err(failure) => tracing::debug!(%failure, "node not registered yet, retrying"),
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Gives a new cluster its layout, its feature level and its first room. Whoever comes first does it; each
-/// step is idempotent.
+/// Gives a new cluster its layout, its feature level and its first room. The first node to get here does it; each step
+/// is idempotent.
 async fn furnish(router: &Router) {
     let meta = router.shards.meta();
     if meta.state.layout().is_none() {
@@ -134,6 +134,6 @@ async fn furnish(router: &Router) {
 
 fn report(what: &'static str, failure: Option<conclave_proto::status::Failure>) {
     if let Some(failure) = failure {
-        tracing::warn!(what, %failure, "not set up yet; the next node that starts tries again");
+        tracing::warn!(what, %failure, "cluster setup step failed; the next node that starts tries again");
     }
 }

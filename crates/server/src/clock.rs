@@ -1,22 +1,22 @@
-//! The only reader of wall time. Wall time is stamped on events for people; it never orders or decides.
+//! The only reader of wall time. Wall time is stamped on events for people; it never orders or decides anything.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// A clock that tests and fault injection can push around.
+/// A clock that tests and fault injection can shift.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     pushed: Arc<Mutex<Pushed>>,
 }
 
-/// How far from the machine's clock it is. Locked for moments.
+/// The offset from the machine's clock. Locked only briefly.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pushed {
     offset_ms: i64,
     rate_ppm: i64,
-    /// Since when it has that rate.
+    /// When the rate was set.
     since: Option<Instant>,
 }
 
@@ -40,13 +40,13 @@ impl Clock {
         now.saturating_add(self.pushed().total_ms())
     }
 
-    /// Moves this clock by so many milliseconds from the machine's.
+    /// Shifts this clock by `offset` milliseconds from the machine's clock.
     pub fn set_offset_ms(&self, offset: i64) {
         self.pushed().offset_ms = offset;
     }
 
-    /// Lets this clock gain so many microseconds each second on the machine's, from now on; lose them, if negative. To set
-    /// what it is set to changes nothing. At 0 what was gained is gone.
+    /// Lets this clock gain `rate` microseconds per second on the machine's clock from now on, or lose them if
+    /// negative. Setting the current rate again changes nothing. A rate of 0 also discards what was gained.
     pub fn set_rate_ppm(&self, rate: i64) {
         let mut pushed = self.pushed();
         if pushed.rate_ppm != rate {
@@ -55,7 +55,7 @@ impl Clock {
     }
 
     fn pushed(&self) -> std::sync::MutexGuard<'_, Pushed> {
-        // Plain numbers: whole, whoever panicked.
+        // Plain numbers: they are consistent even after a panic.
         self.pushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,12 +67,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_gains_loses_and_is_right_again() {
+    async fn a_rate_shifts_the_clock_and_zero_discards_the_shift() {
         let clock = Clock::default();
         clock.set_offset_ms(-500);
         clock.set_rate_ppm(500_000);
         tokio::time::advance(Duration::from_secs(10)).await;
-        // Set again, as a controller does it: nothing begins anew.
+        // A controller sets the same rate again: the shift does not restart.
         clock.set_rate_ppm(500_000);
         assert_eq!(clock.pushed().total_ms(), 5_000 - 500);
         clock.set_rate_ppm(-100_000);

@@ -1,4 +1,4 @@
-//! What a node needs to know before it opens a port.
+//! The configuration of a node.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,58 +11,58 @@ use conclave_proto::seal::Secret;
 
 use crate::faults::Faults;
 
-/// A node's configuration. [`Config::validate`] says everything that is wrong with it at once.
+/// A node's configuration. [`Config::validate`] reports all errors at once.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node's name: one of `initial`.
+    /// This node's name. Must be the name of a member of `initial`.
     pub name: String,
-    /// The data directory. Made if it is not there.
+    /// The data dir. Created if it does not exist.
     pub dir: PathBuf,
-    /// The cluster's name. Nodes of another cluster are refused.
+    /// The cluster's name. Nodes of a cluster with another name are refused.
     pub cluster_name: String,
-    /// The nodes that the cluster begins with, the same list at each of them.
+    /// The initial nodes of the cluster; the same list on each of them.
     pub initial: Vec<Member>,
-    /// Where clients connect.
+    /// The listen address for clients.
     pub client_listen: SocketAddr,
-    /// Where other nodes connect.
+    /// The listen address for other nodes.
     pub peer_listen: SocketAddr,
-    /// Where health and metrics are.
+    /// The listen address for health and metrics.
     pub http_listen: SocketAddr,
-    /// Data shards; fixed when the cluster begins.
+    /// Number of data shards, fixed when the cluster is bootstrapped.
     pub shards: u32,
-    /// Replicas of each shard; all initial nodes if not given.
+    /// Replicas of each shard; `None` means one on each initial node.
     pub replicas: Option<usize>,
-    /// How soon a silent leader is replaced.
+    /// Raft's timers: how soon a silent leader is replaced.
     pub timing: Timing,
-    /// Bytes of log kept after snapshots for followers that lag.
+    /// Bytes of log kept behind a snapshot for lagging followers.
     pub log_tail_bytes: u64,
-    /// The most sessions that subscribe here at the same time; more are sent to other nodes.
+    /// Maximum number of sessions that subscribe on this node; further clients are sent to other nodes.
     pub max_clients: u32,
-    /// `host:port` of the gRPC API of each resolver to register with.
+    /// `host:port` of the gRPC API of each name server to register with.
     pub resolvers: Vec<String>,
-    /// The cluster's secret; resolvers believe nobody without it.
+    /// The cluster's secret; name servers accept no records without it.
     pub secret: Option<Secret>,
-    /// Leave to break the node on purpose, over its `FaultService`.
+    /// Enables fault injection over the node's `FaultService`.
     pub faults: Option<Faults>,
-    /// The highest feature level that this node offers: 1 to [`FEATURE_LEVEL`]. A lower one holds the whole cluster back, so
-    /// that its nodes can still return to the version before.
+    /// The highest feature level that this node offers: 1 to [`FEATURE_LEVEL`]. Below [`FEATURE_LEVEL`], it holds back
+    /// the whole cluster, so that its nodes can still return to the previous version.
     pub feature_level: u32,
 }
 
-/// One of the nodes that a cluster begins with.
+/// One of the initial nodes of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its name.
+    /// The node's name.
     pub name: String,
-    /// `host:port` for other nodes.
+    /// `host:port` that other nodes connect to.
     pub peer: String,
-    /// `host:port` for clients.
+    /// `host:port` that clients connect to.
     pub client: String,
-    /// `host:port` of health and metrics.
+    /// `host:port` of the health and metrics pages.
     pub http: String,
 }
 
-/// Raft's timers. openraft elects after its lease (the maximum) plus a timeout sampled between the two.
+/// Raft's timers. openraft starts an election after its lease (the maximum) plus a timeout sampled between the two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Timing {
     /// 75–150 ms and 25 ms heartbeats: a silent leader is replaced in 150–300 ms.
@@ -73,7 +73,7 @@ pub enum Timing {
 }
 
 impl Config {
-    /// A configuration with the defaults for everything that has one.
+    /// A configuration with defaults for all optional values.
     #[must_use]
     pub fn new(name: String, dir: PathBuf, initial: Vec<Member>, listen: [SocketAddr; 3]) -> Self {
         let [client_listen, peer_listen, http_listen] = listen;
@@ -97,10 +97,10 @@ impl Config {
         }
     }
 
-    /// Everything that is wrong, each in a sentence that says what to do.
+    /// Finds all errors; each message says what to do.
     ///
     /// # Errors
-    /// The list, if it is not empty.
+    /// All errors found.
     pub fn validate(&self) -> Result<(), Vec<String>> {
         let mut wrong = Vec::new();
         let members = self.initial.len();
@@ -170,20 +170,20 @@ impl Config {
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
-    /// This node's id: its place among the initial nodes by name, from 1.
+    /// This node's id: its position among the initial nodes sorted by name, counted from 1.
     #[must_use]
     pub fn node_id(&self) -> u64 {
         1 + self.initial.iter().filter(|member| member.name < self.name).count() as u64
     }
 
-    /// Replicas of each shard.
+    /// Number of replicas of each shard.
     #[must_use]
     pub fn replicas(&self) -> usize {
         self.replicas.unwrap_or(self.initial.len().min(REPLICAS_MAX))
     }
 }
 
-/// Whether a node of this name can be found in DNS, beside what else is there.
+/// Whether the name is a valid DNS label and does not collide with the other names of the cluster's zone.
 fn is_label(name: &str) -> bool {
     let taken = matches!(name, "leader" | "peers" | "metrics")
         || name.strip_prefix("shard-").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_said_at_once() {
+    fn all_errors_are_reported_at_once() {
         assert_eq!(config(vec![member("a", 1), member("b", 11)]).validate(), Ok(()));
         let mut bad = config(vec![member("b", 1), member("b", 2)]);
         bad.shards = 0;
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_nodes_are_labels() {
+    fn node_names_are_dns_labels() {
         for good in ["a", "node1", "eu-west-1", "shard-a", &"x".repeat(63)] {
             assert!(is_label(good), "{good}");
         }

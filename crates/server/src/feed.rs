@@ -1,5 +1,5 @@
-//! Tells subscribers that a room has new events. It carries no events: a subscriber reads them itself,
-//! from where it stands, so that a slow one costs no memory here and nothing can be skipped.
+//! Notifies subscribers that a room has new events. A notification carries no events: a subscriber reads them itself
+//! from its own position, so a slow one costs no memory here and no event can be skipped.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use conclave_proto::chat::GoAway;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Which subscriber follows which room, on this node.
+/// The subscribers of each room, on this node.
 #[derive(Debug, Default)]
 pub(crate) struct Feed {
     rooms: Mutex<HashMap<RoomId, Vec<Follower>>>,
@@ -19,17 +19,17 @@ pub(crate) struct Feed {
 #[derive(Debug)]
 struct Follower {
     subscriber: Arc<Subscriber>,
-    /// The room's place in the subscriber's own list.
+    /// The room's index in the subscriber's own list.
     room: u32,
 }
 
-/// One subscription's mailbox: which of its rooms have something new, and whether it should go elsewhere. Bounded by
-/// its number of rooms.
+/// One subscription's mailbox: which of its rooms have new events, and whether its client should move. Bounded by its
+/// number of rooms.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriber {
     news: Mutex<News>,
     notify: Notify,
-    /// `go_away` is there: without it, looking costs no lock.
+    /// Whether `go_away` is set: checking this flag needs no lock.
     asked: AtomicBool,
     go_away: Mutex<Option<GoAway>>,
 }
@@ -37,12 +37,13 @@ pub(crate) struct Subscriber {
 #[derive(Debug, Default)]
 struct News {
     rooms: Vec<u32>,
-    /// When the oldest of the news came.
+    /// When the oldest pending notification came.
     since: Option<Instant>,
 }
 
 impl Feed {
-    /// Adds a follower of the room. From now on it hears of every event; what came before it must read itself.
+    /// Adds a follower of the room. From now on the follower is notified of every event; it must read earlier ones
+    /// itself.
     pub(crate) fn follow(&self, room: RoomId, subscriber: &Arc<Subscriber>, index: u32) {
         let follower = Follower { subscriber: Arc::clone(subscriber), room: index };
         lock(&self.rooms).entry(room).or_default().push(follower);
@@ -59,7 +60,7 @@ impl Feed {
         }
     }
 
-    /// Tells the followers of these rooms.
+    /// Notifies the followers of these rooms.
     pub(crate) fn publish(&self, heads: &[(RoomId, Seq)]) {
         let rooms = lock(&self.rooms);
         if rooms.is_empty() {
@@ -73,7 +74,7 @@ impl Feed {
 }
 
 impl Subscriber {
-    /// Marks a room as having something new.
+    /// Marks a room as having new events.
     pub(crate) fn tell(&self, room: u32, now: Instant) {
         let mut news = lock(&self.news);
         let first = news.rooms.is_empty();
@@ -87,21 +88,21 @@ impl Subscriber {
         }
     }
 
-    /// Takes the news, if there are any: the rooms, and when the oldest came.
+    /// Takes the pending notifications, if any: the rooms, and when the oldest came.
     pub(crate) fn take(&self, rooms: &mut Vec<u32>) -> Option<Instant> {
         let mut news = lock(&self.news);
         rooms.append(&mut news.rooms);
         news.since.take()
     }
 
-    /// Asks the subscription's client to continue elsewhere.
+    /// Asks the subscription's client to move to another node.
     pub(crate) fn ask(&self, go_away: GoAway) {
         *lock(&self.go_away) = Some(go_away);
         self.asked.store(true, Ordering::Release);
         self.notify.notify_one();
     }
 
-    /// What the client was asked, once.
+    /// Takes the request to move, if there is one.
     pub(crate) fn asked(&self) -> Option<GoAway> {
         if !self.asked.load(Ordering::Acquire) {
             return None;
@@ -110,14 +111,14 @@ impl Subscriber {
         lock(&self.go_away).take()
     }
 
-    /// Waits until there may be news.
+    /// Waits until there may be notifications.
     pub(crate) async fn wait(&self) {
         self.notify.notified().await;
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing under these locks can panic half-way, so a poisoned one is still whole.
+    // No code under these locks can panic half-way, so a poisoned one is still consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_follower_hears_once_until_it_looks() {
+    async fn a_follower_is_notified_once_until_it_takes() {
         let feed = Feed::default();
         let subscriber = Arc::new(Subscriber::default());
         feed.follow(RoomId(1), &subscriber, 0);

@@ -1,4 +1,4 @@
-//! Once a second: keeps the log short and the gauges current.
+//! Once a second: purges the Raft logs and updates the gauges.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::shard::sample::sample;
 use crate::shard::{Replica, Shards};
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long a snapshot, which is only a checkpoint, may take.
+/// Deadline of a snapshot, which is only a checkpoint.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs until the node stops.
@@ -49,12 +49,12 @@ pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>
     }
 }
 
-/// Cuts a shard's log up to an index, behind a snapshot that covers it.
+/// Purges a shard's log up to an index, behind a snapshot that covers it.
 async fn cut(replica: &Replica, upto: u64) {
     let snapshot = || replica.raft.metrics().borrow_watched().snapshot.map_or(0, |id| id.index);
     if snapshot() < upto {
         if let Err(error) = replica.raft.trigger().snapshot().await {
-            tracing::warn!(shard = replica.shard.0, %error, "no snapshot");
+            tracing::warn!(shard = replica.shard.0, %error, "failed to build a snapshot");
             return;
         }
         let wait = replica.raft.wait(Some(SNAPSHOT_DEADLINE));
@@ -63,13 +63,13 @@ async fn cut(replica: &Replica, upto: u64) {
             "a snapshot that covers the log to be cut",
         );
         if let Err(error) = built.await {
-            tracing::debug!(shard = replica.shard.0, %error, "the snapshot does not reach so far yet");
+            tracing::debug!(shard = replica.shard.0, %error, "snapshot not built in time");
         }
     }
     let upto = upto.min(snapshot());
     if upto > 0
         && let Err(error) = replica.raft.trigger().purge_log(upto).await
     {
-        tracing::warn!(shard = replica.shard.0, %error, "the log was not cut");
+        tracing::warn!(shard = replica.shard.0, %error, "failed to purge the log");
     }
 }

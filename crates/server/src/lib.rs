@@ -2,19 +2,19 @@
 //!
 //! The path of a message through this crate:
 //!
-//! 1. [`api`] takes a request from a client, checks who it is from and what it is,
+//! 1. [`api`] takes a request from a client, authenticates the caller and validates the request,
 //! 2. [`router`] finds the room's shard and the shard's leader, here or on another node,
-//! 3. [`shard::proposer`] collects what waits into one Raft entry and stamps its time,
+//! 3. [`shard::proposer`] collects waiting commands into one Raft entry and stamps its time,
 //! 4. openraft replicates it through [`peer::network`]; the store syncs it and applies it,
-//! 5. the reply goes back the same way, and [`feed`] tells [`api::subscription`]s on every replica.
+//! 5. the reply goes back the same way, and [`feed`] notifies [`api::subscription`]s on every replica.
 //!
-//! Beside it, [`discovery`] tells others where this node is and how it is, and [`cluster::placement`] keeps the clients
-//! spread over the nodes.
+//! Beside this path, [`discovery`] reports this node's addresses and health to others, and [`cluster::placement`]
+//! keeps the clients spread over the nodes.
 //!
 //! The crate is built in floors: a module uses only modules on floors below its own. `ARCHITECTURE.md` lists them.
 //!
-//! Invariants: only the proposer writes to Raft. Every task belongs to the node's tracker and ends with it.
-//! Nothing here writes to disk; that is the store's.
+//! Invariants: only the proposer writes to Raft. Every task belongs to the node's tracker and ends with it. Only the
+//! store writes to disk, never this crate.
 
 mod api;
 mod bootstrap;
