@@ -1,8 +1,8 @@
-//! What a node knows of itself: values only, no loops and no calls to other nodes.
+//! A node's knowledge of itself: values only, no loops and no calls to other nodes.
 //!
-//! * [`info`]: who it is, and how it is: what nearly everything above holds.
-//! * [`load`]: how busy it is.
-//! * [`own`]: what it says of itself.
+//! * [`info`]: the node's identity and state, which nearly all modules above use.
+//! * [`load`]: how busy the node is.
+//! * [`own`]: the node's record.
 
 pub(crate) mod info;
 pub(crate) mod load;

@@ -13,13 +13,13 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 pub(crate) use clients::ClientMetrics;
 pub(crate) use events::StoreEvents;
 
-/// Latencies of disks and networks, seconds.
+/// Buckets for latencies of disks and networks, in seconds.
 const LATENCY: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// Sizes of batches.
+/// Buckets for the sizes of batches.
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
-/// What can come of a send.
+/// Outcomes of a send.
 const OUTCOMES: [&str; 5] = ["ok", "duplicate", "refused", "not_sent", "unknown"];
 
 /// The metrics of one node.
@@ -286,19 +286,19 @@ impl Metrics {
         self.exposition.render()
     }
 
-    /// The 99th percentile of the log's syncs since the start, in microseconds: the upper end of its bucket.
+    /// The 99th percentile of the latency of log syncs since the start, in microseconds: the upper end of its bucket.
     #[must_use]
     pub fn sync_p99_us(&self) -> u32 {
         p99_us(&cumulative(&self.storage_fsync))
     }
 
-    /// How many sends were acked since the start, by how long they took: for [`recent_p99_us`].
+    /// The number of sends acked since the start, by latency bucket: for [`recent_p99_us`].
     pub(crate) fn sends_by_duration(&self) -> Vec<u64> {
         cumulative(&self.send_duration)
     }
 }
 
-/// How many observations of a latency were at most as long as each bucket's end, and how many there were in all.
+/// For each bucket the number of observations up to the bucket's end; last, the number of all observations.
 fn cumulative(histogram: &Histogram) -> Vec<u64> {
     let metric = prometheus::core::Metric::metric(histogram);
     let histogram = metric.get_histogram();
@@ -306,14 +306,14 @@ fn cumulative(histogram: &Histogram) -> Vec<u64> {
     buckets.chain([histogram.get_sample_count()]).collect()
 }
 
-/// The 99th percentile of what was observed between two looks, microseconds; 0 if nothing was.
+/// The 99th percentile of the observations between two samples, in microseconds; 0 if there were none.
 pub(crate) fn recent_p99_us(before: &[u64], after: &[u64]) -> u32 {
     let between: Vec<_> =
         after.iter().zip(before).map(|(after, before)| after.saturating_sub(*before)).collect();
     p99_us(&between)
 }
 
-/// The upper end of the bucket in which the 99th percentile is, microseconds; of the last one, if it is beyond.
+/// The upper end of the bucket that holds the 99th percentile, in microseconds; that of the last bucket, if beyond.
 fn p99_us(cumulative: &[u64]) -> u32 {
     let wanted = match cumulative.last() {
         None | Some(0) => return 0,
@@ -325,7 +325,7 @@ fn p99_us(cumulative: &[u64]) -> u32 {
     u32::try_from(end.as_micros()).unwrap_or(u32::MAX)
 }
 
-/// The number of a shard as openraft's metrics and our labels show it.
+/// A shard's number as it appears in openraft's metrics and in our labels.
 pub(crate) fn label(shard: ShardId) -> String {
     shard.0.to_string()
 }

@@ -1,4 +1,4 @@
-//! Who a node is, and how it is.
+//! The identity and state of a node.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,36 +14,37 @@ use crate::local::own::{self, Own};
 use crate::plan::Plan;
 use crate::seats::Seats;
 
-/// Who this node is, and how it is.
+/// The identity and state of this node.
 #[derive(Debug)]
 pub(crate) struct NodeInfo {
     pub(crate) id: NodeId,
     pub(crate) member: Member,
     pub(crate) cluster: u128,
     pub(crate) cluster_name: String,
-    /// The highest feature level that it offers.
+    /// The highest feature level that this node offers.
     pub(crate) feature_level: u32,
     /// Raised only by a forced recovery, which does not exist yet.
     pub(crate) epoch: u32,
     pub(crate) started: Instant,
-    /// Its clients.
+    /// The sessions that subscribe on this node.
     pub(crate) sessions: Arc<Seats>,
-    /// How busy it was lately.
+    /// The node's recent load.
     pub(crate) load: watch::Sender<Load>,
-    /// What it says of itself.
+    /// The node's record.
     pub(crate) own: Own,
-    /// The shards have recovered and the node is registered.
+    /// Whether the replicas have recovered and the node is registered.
     pub(crate) settled: AtomicBool,
-    /// The node gives its work away: no new clients.
+    /// Cancelled when the drain begins: the node accepts no new clients.
     pub(crate) draining: CancellationToken,
-    /// The work is given away: streams of sends end when what is under way is decided.
+    /// Cancelled when the leaderships are transferred: streams of sends end once their requests in flight are
+    /// answered.
     pub(crate) leaving: CancellationToken,
-    /// Everything ends.
+    /// Cancelled when the node stops.
     pub(crate) stop: CancellationToken,
 }
 
 impl NodeInfo {
-    /// A node that is about to start. `now_ms` is wall time.
+    /// The state of a node that is about to start. `now_ms` is wall time.
     pub(crate) fn new(plan: &Plan, config: &Config, cluster: u128, now_ms: i64) -> Self {
         let member = plan.members[&plan.me].clone();
         let own = Own::new(own::first(plan.me.0, &member, cluster), now_ms);

@@ -1,4 +1,4 @@
-//! How busy this node is: what it used of the processors, what waits to be proposed, how long its sends took.
+//! How busy this node is: processor time, the queue of proposals, and the latency of sends.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,27 +8,27 @@ use tokio::time::Instant;
 use crate::limits::{LOAD_SAMPLES, PROPOSAL_QUEUE_MAX, SEND_P99_MAX};
 use crate::metrics::recent_p99_us;
 
-/// From here on a node is busy, if others are less so.
+/// From this load on, in permille, a node is busy, if other nodes are less busy.
 const BUSY_PERMILLE: u32 = 800;
-/// By how much others are less busy, at least.
+/// How much less busy the least busy node must be, in permille.
 const LESS_BUSY_PERMILLE: u32 = 200;
-/// The weight changes when it is further than this from what it should be. Above half a step, so that a load on the
-/// border of two steps does not change it to and fro.
+/// The weight changes only when it differs by more than this from the ideal weight. Above half a step, so that a load
+/// on the border of two steps does not make it flap.
 const WEIGHT_SLACK: u32 = 6;
 
-/// How busy a node was lately, beside the number of its clients.
+/// The recent load of a node, apart from the number of its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
-    /// The share of all processors that the process used: 1,000 is all of them.
+    /// The share of all processors that the process used, in permille: 1,000 is all of them.
     pub(crate) cpu_permille: u32,
-    /// What waits to be proposed.
+    /// Commands waiting to be proposed.
     pub(crate) queued: u32,
-    /// The 99th percentile of sends that were acked, microseconds.
+    /// The 99th percentile of the latency of acked sends, in microseconds.
     pub(crate) send_p99_us: u32,
 }
 
 impl Load {
-    /// The worst of it: 0 is idle, 1,000 is at the limit.
+    /// The maximum of the parts, in permille: 0 is idle, 1,000 is at the limit.
     pub(crate) fn work(self) -> u32 {
         let queued = permille(self.queued.into(), PROPOSAL_QUEUE_MAX as u64);
         let send =
@@ -36,25 +36,25 @@ impl Load {
         self.cpu_permille.min(1_000).max(queued).max(send)
     }
 
-    /// The worst of it and of the number of clients.
+    /// The maximum of the load and of the share of clients, in permille.
     pub(crate) fn score(self, clients: u32, clients_max: u32) -> u32 {
         self.work().max(permille(clients.into(), clients_max.into()))
     }
 }
 
-/// `part` of `whole`, at most 1,000.
+/// `part` of `whole` in permille, at most 1,000.
 pub(crate) fn permille(part: u64, whole: u64) -> u32 {
     let share = part.saturating_mul(1_000).checked_div(whole).unwrap_or(0).min(1_000);
     u32::try_from(share).unwrap_or(1_000)
 }
 
-/// Whether a node with so much work should get no more clients, when the least busy one has `least`.
+/// Whether a node with a load of `work` should get no more clients, when the least busy node has a load of `least`.
 pub(crate) fn is_busy(work: u32, least: u32) -> bool {
     work >= BUSY_PERMILLE && work >= least.saturating_add(LESS_BUSY_PERMILLE)
 }
 
-/// How many clients a node with such a score should get, compared with others: 10 to 100 in steps of 10. It stays what it
-/// was while it nearly fits.
+/// A node's weight for new clients compared with other nodes: 10 to 100 in steps of 10. The weight stays at `before`
+/// while that still nearly fits.
 pub(crate) fn weight(before: u32, score_permille: u32) -> u32 {
     let exact = 100_u32.saturating_sub(score_permille / 10).clamp(10, 100);
     if before.is_multiple_of(10) && (10..=100).contains(&before) && before.abs_diff(exact) <= WEIGHT_SLACK {
@@ -63,18 +63,18 @@ pub(crate) fn weight(before: u32, score_permille: u32) -> u32 {
     (exact + 5) / 10 * 10
 }
 
-/// What was seen at one moment.
+/// One measurement.
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) at: Instant,
-    /// Of the process, since it began.
+    /// Processor time of the process since its start.
     pub(crate) cpu: Duration,
     pub(crate) queued: u64,
-    /// Sends that were acked since the start, by how long they took.
+    /// Sends acked since the start, by latency bucket.
     pub(crate) sends: Vec<u64>,
 }
 
-/// The last few samples.
+/// The most recent samples.
 #[derive(Debug, Default)]
 pub(crate) struct Window(VecDeque<Sample>);
 
@@ -105,7 +105,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn the_worst_part_decides() {
+    fn the_highest_part_is_the_load() {
         let load = Load { cpu_permille: 300, queued: 0, send_p99_us: 0 };
         assert_eq!((load.work(), load.score(10, 100), load.score(90, 100)), (300, 300, 900));
         assert_eq!(load.score(0, 0), 300, "no maximum is no limit");
@@ -115,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn who_is_busy_depends_on_the_others() {
+    fn being_busy_depends_on_the_other_nodes() {
         assert!(is_busy(900, 100) && !is_busy(900, 800) && !is_busy(700, 0));
     }
 
     #[test]
-    fn the_weight_changes_in_steps_and_not_to_and_fro() {
+    fn the_weight_changes_in_steps_and_does_not_flap() {
         assert_eq!(weight(0, 0), 100, "the first one");
         let mut weights = vec![100];
         for score in [20, 60, 70, 40, 30, 100, 440, 460, 440, 450, 390, 999, 1_000, 5_000, 0] {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_window_forgets_what_was_long_ago() {
+    async fn the_window_forgets_old_samples() {
         let metrics = Metrics::new("n1", "test");
         let mut window = Window::default();
         let second = |at: u64, cpu_ms: u64, queued| Sample {

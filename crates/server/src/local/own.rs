@@ -1,4 +1,4 @@
-//! What this node says of itself to those who help others to find it.
+//! This node's record, from which name servers and clients learn how to find it.
 
 use std::sync::Arc;
 
@@ -7,22 +7,21 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::Member;
 
-/// A revision further ahead of this clock, in tenths of seconds, is not believed: somebody made it up.
+/// A revision further ahead of this clock than this, in tenths of seconds, is implausible and ignored.
 const AHEAD_MAX: u64 = 100 * 366 * 86_400 * 10;
 
-/// The node's own record, as it is now.
+/// The node's current record.
 #[derive(Debug)]
 pub(crate) struct Own {
     record: watch::Sender<Arc<NodeRecord>>,
-    /// Something changed that the record may have to say.
+    /// Notified of changes that may require a new record.
     pub(crate) news: Arc<Notify>,
 }
 
 impl Own {
-    /// The record of a node that has only just begun to start. `now_ms` is wall time, as in the other
-    /// calls.
+    /// The record of a node that is about to start. `now_ms` is wall time, as in the other calls.
     pub(crate) fn new(record: NodeRecord, now_ms: i64) -> Self {
-        // Above what this node said before it was started again, however soon that was.
+        // Above the revisions from before a restart, however quick the restart was.
         let revision = tenths(now_ms) + 1;
         let record = watch::Sender::new(Arc::new(NodeRecord { revision, ..record }));
         Self { record, news: Arc::default() }
@@ -36,7 +35,7 @@ impl Own {
         self.record.subscribe()
     }
 
-    /// Says something new, if it is new.
+    /// Publishes the record with a new revision, if it differs from the current one.
     pub(crate) fn say(&self, record: NodeRecord, now_ms: i64) {
         self.record.send_if_modified(|known| {
             let record = NodeRecord { revision: known.revision, ..record };
@@ -44,25 +43,17 @@ impl Own {
                 return false;
             }
             let revision = next_revision(tenths(now_ms), known.revision);
-            tracing::debug!(
-                revision,
-                ready = record.ready,
-                weight = record.weight,
-                "a new record of this node"
-            );
+            tracing::debug!(revision, ready = record.ready, weight = record.weight, "node record changed");
             *known = Arc::new(NodeRecord { revision, ..record });
             true
         });
     }
 
-    /// Says the same again with a revision above `known`, if it is not above it yet.
+    /// Publishes the current record with a revision above `known`, unless its revision is above `known` already.
     pub(crate) fn raise(&self, known: u64, now_ms: i64) {
         let now = tenths(now_ms);
         if known > now.saturating_add(AHEAD_MAX) {
-            tracing::warn!(
-                revision = known,
-                "a resolver knows a record of this node from a far future; not believed"
-            );
+            tracing::warn!(revision = known, "implausible record revision from a name server ignored");
             return;
         }
         self.record.send_if_modified(|record| {
@@ -85,7 +76,7 @@ fn next_revision(now: u64, last: u64) -> u64 {
     now.max(last.saturating_add(1))
 }
 
-/// What never changes while the node runs.
+/// The parts of the record that never change while the node runs.
 pub(crate) fn first(id: u64, member: &Member, cluster: u128) -> NodeRecord {
     NodeRecord {
         node_id: id,
@@ -130,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_resolver_knows_is_outbid_once() {
+    fn a_known_revision_is_exceeded_once() {
         let own = own();
         let before = own.get();
         own.raise(before.revision - 1, NOW_MS);

@@ -1,14 +1,14 @@
-//! Metrics of the placement of clients and of finding nodes.
+//! Metrics of the placement of clients and of discovery.
 
 use conclave_telemetry::metrics::Maker;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec};
 
-/// Why a stream is turned away.
+/// Reasons to refuse a stream.
 const CODES: [&str; 2] = ["node_full", "node_draining"];
-/// Why clients are asked to go elsewhere.
+/// Reasons to ask clients to move.
 const REASONS: [&str; 2] = ["rebalance", "drain"];
 
-/// How many clients there are, how busy the node is, and who was told to go where.
+/// The number of clients, the node's load, and the clients that were refused or asked to move.
 #[derive(Debug)]
 pub(crate) struct ClientMetrics {
     pub(crate) sessions: IntGauge,
@@ -20,7 +20,7 @@ pub(crate) struct ClientMetrics {
     pub(crate) send_p99: Gauge,
     pub(crate) turned_away: IntCounterVec,
     pub(crate) asked_to_go: IntCounterVec,
-    /// By resolver.
+    /// Whether the node is registered, by name server.
     pub(crate) registered: IntGaugeVec,
     pub(crate) register_failures: IntCounterVec,
 }

@@ -1,4 +1,4 @@
-//! What the store tells of its work.
+//! Receives the store's events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use conclave_store::Observer;
 use crate::feed::Feed;
 use crate::metrics::Metrics;
 
-/// What the store tells of its work: into the metrics, and new events on to the subscribers.
+/// Receives the store's events: counts them in the metrics, and notifies subscribers of new room events.
 #[derive(Debug)]
 pub(crate) struct StoreEvents {
     pub(crate) metrics: Arc<Metrics>,
@@ -38,7 +38,7 @@ impl Observer for StoreEvents {
     }
 
     fn applied(&self, shard: ShardId, _entries: usize, commands: usize, _took: Duration) {
-        // A label look-up for each batch of entries, not for each command.
+        // One label lookup for each batch of entries, not one for each command.
         let counter = self.metrics.applied_commands.with_label_values(&[&shard.to_string()]);
         counter.inc_by(commands as u64);
     }
