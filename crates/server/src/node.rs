@@ -1,8 +1,8 @@
-//! One node: puts the parts together, and takes them apart in the right order.
+//! One node: starts its parts, and stops them in the right order.
 //!
 //! * [`groups`]: the store and the Raft groups on it.
 //! * [`serve`]: everything that runs until the node stops.
-//! * [`listen`]: the ports, and what answers on them.
+//! * [`listen`]: the ports and the services on them.
 
 mod groups;
 mod listen;
@@ -32,44 +32,44 @@ use crate::router::Router;
 
 pub use listen::Listeners;
 
-/// How long connections get to end after everything on them has.
+/// Deadline for connections to end after all calls on them have ended.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why a node did not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error("the configuration is wrong: {}", .0.join("; "))]
     Config(Vec<String>),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} for {purpose}: {source}; {}", advice(.source))]
     Listen {
-        /// What for.
+        /// The purpose of the socket.
         purpose: &'static str,
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] conclave_store::OpenError),
-    /// A peer's address is not one.
+    /// A peer's address is invalid.
     #[error("a peer's address is wrong: {0}")]
     Address(#[from] tonic::transport::Error),
     /// openraft did not start.
     #[error("shard {shard} did not start: {why}")]
     Raft {
-        /// Which shard.
+        /// The shard.
         shard: ShardId,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// The disk failed. The node stops rather than lie.
+    /// The disk failed. The node stops, because it can no longer promise durability.
     #[error("storage failed and the node stops: {0}")]
     Storage(String),
-    /// The cluster does not take this node: the others know its id with another data directory, or the cluster uses a
-    /// feature level that the node does not understand.
+    /// The cluster refuses this node: its id is known with another data dir, or the cluster uses a feature level that
+    /// the node does not understand.
     #[error("{0}")]
     Expelled(String),
 }
@@ -108,9 +108,7 @@ impl Node {
         config.validate().map_err(RunError::Config)?;
         let options = match &config.faults {
             Some(faults) => {
-                tracing::warn!(
-                    "whoever reaches the client port may break this node on purpose (--allow-faults)"
-                );
+                tracing::warn!("fault injection enabled (--allow-faults): any client may inject faults");
                 faults.onto(options)
             }
             None => options,
@@ -162,7 +160,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Waits until the node cannot go on, and says why.
+    /// Waits until the node has failed, and returns the cause.
     pub async fn failed(&self) -> RunError {
         let mut storage = self.store.failed();
         let mut expelled = self.expelled.subscribe();
@@ -177,27 +175,27 @@ impl Node {
         }
     }
 
-    /// Gives the node's work away: no longer ready, clients told where to go, leaderships handed over.
+    /// Drains the node: it is no longer ready, its clients are asked to move, its leaderships are transferred.
     pub async fn drain(&self) {
         self.drain.run().await;
     }
 
-    /// Ends everything and writes what is not written yet.
+    /// Stops all tasks and writes everything that is not written yet.
     pub async fn stop(self) {
         self.drain.close();
         for replica in self.router.shards.iter() {
             if let Err(error) = replica.raft.shutdown().await {
-                tracing::warn!(shard = replica.shard.0, %error, "a shard did not stop cleanly");
+                tracing::warn!(shard = replica.shard.0, %error, "Raft group did not stop cleanly");
             }
         }
         self.info.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(CLOSE_DEADLINE, self.tasks.wait()).await.is_err() {
-            tracing::debug!("some connections did not end in time");
+            tracing::debug!("connections did not end in time");
         }
         let store = self.store.clone();
         if let Err(error) = store.work().block(move || store.close()).await {
-            tracing::error!(%error, "the store did not close");
+            tracing::error!(%error, "failed to close the store");
         }
     }
 
@@ -208,7 +206,7 @@ impl Node {
     }
 }
 
-/// Runs a node until `shutdown`, then drains it and stops; or until it cannot go on.
+/// Runs a node until `shutdown`, then drains and stops it; or until the node fails.
 ///
 /// # Errors
 /// See [`RunError`].

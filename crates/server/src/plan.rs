@@ -1,8 +1,8 @@
-//! What follows from the list of a cluster's first nodes.
+//! The plan of a cluster, derived from the list of its initial nodes.
 //!
-//! Every initial node is given the same list. Ids follow from the order of the names, the cluster's id
-//! from the list and the cluster's name, and the layout from the ring: so all begin alike without talking
-//! first. Nothing of this is ever computed again for a data directory that already has an identity.
+//! Every initial node is given the same list. Ids follow from the order of the names, the cluster's id from the list
+//! and the cluster's name, and the layout from the ring: so all nodes bootstrap identically without any communication.
+//! None of this is computed again for a data dir that already has an identity.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::{Config, Member};
 
-/// What follows from the configuration of a cluster's first nodes.
+/// The plan that follows from the configuration of the initial nodes.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) me: NodeId,
@@ -22,7 +22,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The configuration must be valid.
+    /// Derives the plan. The configuration must be valid.
     pub(crate) fn new(config: &Config) -> Self {
         let mut initial = config.initial.clone();
         initial.sort_by(|a, b| a.name.cmp(&b.name));
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn all_nodes_begin_alike() {
+    fn all_nodes_derive_the_same_plan() {
         let one = Plan::new(&config("a", ["a", "b", "c"]));
         let two = Plan::new(&config("b", ["c", "b", "a"]));
         assert_eq!((one.cluster, &one.layout, &one.members), (two.cluster, &two.layout, &two.members));

@@ -22,7 +22,7 @@ use crate::shard::elections::Told;
 use crate::shard::proposer::Proposer;
 use crate::shard::{Replica, Shards};
 
-/// Opens the node's directory, or makes it.
+/// Opens the node's data dir; creates it if it does not exist.
 pub(super) async fn open_store(
     config: &Config,
     plan: &Plan,
@@ -46,7 +46,7 @@ pub(super) async fn open_store(
     }
 }
 
-/// What it takes to start the Raft groups.
+/// The parts needed to start the Raft groups.
 pub(super) struct Groups<'a> {
     pub(super) config: &'a Config,
     pub(super) plan: &'a Plan,
@@ -103,19 +103,19 @@ fn raft_config(config: &Config) -> openraft::Config {
         election_timeout_max,
         heartbeat_interval,
         enable_pre_vote: Some(true),
-        // A restarted leader has nothing that a follower lacks, and the others have moved on already.
+        // A restarted leader has no entries that its followers lack, and they have elected another leader already.
         enable_leader_restore: Some(false),
         // Entries are batches of up to 256 KiB: this many of them fit one message between nodes.
         max_payload_entries: 64,
         api_batch_linger_ms: 0,
-        // Few and large entries, not many small ones: room for more is memory that nobody uses.
+        // Entries are few and large: room for more would be unused memory.
         api_batch_capacity: 64,
         api_channel_size: Some(1_024),
         backoff: "50ms 50ms 50ms".to_owned(),
         // Housekeeping decides by bytes when to take a snapshot and how much log to keep behind it.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
-        // A follower gets a snapshot when the log that it needs is gone, not because it is slow.
+        // A follower gets a snapshot when the log entries that it needs are purged, not because it is slow.
         replication_lag_threshold: u64::MAX,
         install_snapshot_timeout: 600_000,
         ..openraft::Config::default()

@@ -1,4 +1,4 @@
-//! The three ports of a node, and what answers on them.
+//! The three ports of a node, and the services on them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +22,14 @@ use crate::faults::FaultApi;
 use crate::limits::PEER_MESSAGE_BYTES_MAX;
 use crate::node::RunError;
 
-/// The sockets of a node, bound before anything else is touched.
+/// The sockets of a node, bound before any other step of the start.
 #[derive(Debug)]
 pub struct Listeners {
     pub(super) client: Socket,
     pub(super) peer: Socket,
-    /// A simulated node has no page for health and metrics.
+    /// `None` in a simulated node, which has no health and metrics pages.
     pub(super) http: Option<TcpListener>,
-    /// The network that they are on.
+    /// The network that the sockets belong to.
     pub(super) net: Net,
 }
 
@@ -45,8 +45,8 @@ impl Listeners {
         Ok(Self { http: Some(http), ..Self::on(Net::System, config).await? })
     }
 
-    /// The same on another network, over which the node then also connects to others. There is no page for health
-    /// and metrics.
+    /// Binds on another network, over which the node then also connects to others. There are no health and metrics
+    /// pages.
     ///
     /// # Errors
     /// As [`Listeners::bind`].
@@ -76,7 +76,7 @@ pub(super) async fn serve_peers(socket: Socket, service: PeerService, stop: Canc
                 .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX),
         );
     if let Err(error) = server.serve_with_incoming_shutdown(socket.incoming(), stop.cancelled_owned()).await {
-        tracing::error!(%error, "serving other nodes failed");
+        tracing::error!(%error, "failed to serve other nodes");
     }
 }
 
@@ -103,6 +103,6 @@ pub(super) async fn serve_clients(
     let (served, ()) =
         tokio::join!(server.serve_with_incoming_shutdown(socket.incoming(), stop.cancelled_owned()), unready);
     if let Err(error) = served {
-        tracing::error!(%error, "serving clients failed");
+        tracing::error!(%error, "failed to serve clients");
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that runs until a node stops.
+//! Starts the tasks that run until a node stops.
 
 use std::sync::Arc;
 
@@ -34,10 +34,10 @@ use crate::peer::admission::Admission;
 use crate::peer::link::keep_link;
 use crate::shard::elections;
 
-/// How many peers may die before anybody looks.
+/// Capacity of the queue of dead peers.
 const DEATHS_WAITING_MAX: usize = 64;
 
-/// What only the start needs.
+/// The parts that only the start needs.
 pub(super) struct Parts {
     pub(super) admission: Admission,
     pub(super) feed: Arc<Feed>,
@@ -49,7 +49,7 @@ pub(super) struct Parts {
 }
 
 impl Node {
-    /// Starts everything that runs until the node stops.
+    /// Starts all tasks that run until the node stops.
     pub(super) fn serve(&self, config: &Config, listeners: Listeners, parts: Parts) {
         let Self { info, store, metrics, router, drain, tasks, .. } = self;
         let Parts { admission, feed, clock, links, identity, heard, leadership } = parts;
@@ -129,7 +129,7 @@ impl Node {
         self.say(config, health, &clock, &listeners.net);
     }
 
-    /// Keeps what the node says of itself true, and says it.
+    /// Starts the tasks that update and report the node's record.
     fn say(&self, config: &Config, health: Arc<Health>, clock: &Clock, net: &Net) {
         let Self { info, metrics, router, tasks, .. } = self;
         let stop = &info.stop;
