@@ -1,4 +1,4 @@
-//! From a command to its shard's leader, wherever it is.
+//! Routes commands to their shard's leader, on this node or another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::peer::Peers;
 use crate::peer::link::Forwarded;
 use crate::shard::{Answer, ProposeError, Replica, Shards};
 
-/// How long to wait for a change of leader before trying the same one again.
+/// How long to wait for a change of leader before retrying with the same one.
 const RETRY: Duration = Duration::from_millis(20);
-/// How long a read waits for its replica to catch up.
+/// Deadline for a read's replica to catch up.
 const READ_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Finds the way from any node to the leader of any shard.
+/// Routes commands from any node to the leader of any shard.
 #[derive(Clone, Debug)]
 pub(crate) struct Router {
     pub(crate) shards: Arc<Shards>,
@@ -31,11 +31,10 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// Gets commands of one shard decided, in their order: at the leader, through as many changes of leader
-    /// as it takes. Trying again after an unknown outcome is safe, because every command is idempotent: by
-    /// its request number, or by itself.
+    /// Gets commands of one shard decided, in their order, retrying over changes of leader until the deadline. A retry
+    /// after an unknown outcome is safe because every command is idempotent, by its request number or by its nature.
     ///
-    /// Commands handed over by successive calls reach a steady leader in the order of the calls.
+    /// With a steady leader, the commands of successive calls reach the leader in the order of the calls.
     pub(crate) async fn submit(
         &self,
         replica: &Arc<Replica>,
@@ -54,7 +53,7 @@ impl Router {
         }
     }
 
-    /// [`Router::submit`] for one command, awaited.
+    /// [`Router::submit`] for one command; waits for the reply.
     pub(crate) async fn decide(&self, replica: &Arc<Replica>, command: &Command) -> Result<Reply, Failure> {
         let replies = self.submit(replica, vec![encode(command)]).await.await?;
         let reply = replies.into_iter().next();
@@ -94,7 +93,7 @@ impl Router {
                 };
                 return Err(failure.with_leader(hint));
             }
-            // A leader that the refusal itself named is tried at once.
+            // A leader named by the refusal itself is tried at once.
             let hint = match error {
                 ProposeError::NotSent { leader } => leader.filter(|leader| *leader != self.shards.me),
                 ProposeError::NotUnderstood(_) | ProposeError::Unknown(_) => None,
@@ -110,14 +109,14 @@ impl Router {
                 Ok(Err(error)) => error,
                 Err(_) => ProposeError::Unknown("the leader did not answer".to_owned()),
             };
-            // The hint led nowhere: from here on this replica's own view decides.
+            // The hint was wrong: from here on this replica's own view of the leader counts.
             if hint.is_some() && matches!(error, ProposeError::NotSent { .. }) {
                 error = ProposeError::NotSent { leader: None };
             }
         }
     }
 
-    /// Hands the commands to the leader's proposer, here or over the link to its node.
+    /// Hands the commands to the leader's proposer, on this node or over the link to the leader's node.
     async fn attempt(
         &self,
         replica: &Arc<Replica>,
@@ -181,8 +180,8 @@ impl Router {
         Some(answer.ok()?.into_inner().index)
     }
 
-    /// Turns away what the cluster's feature level does not allow yet. The level as this node has applied it: it only rises, so
-    /// a node that lags turns away too much and never too little.
+    /// Refuses requests that the cluster's feature level does not allow yet. The check uses the level that this node
+    /// has applied: levels only rise, so a lagging node may refuse too much, never too little.
     ///
     /// # Errors
     /// `not_yet`: nothing was sent.
@@ -198,8 +197,8 @@ impl Router {
         Err(Failure::not_sent(NOT_YET, why, NOT_YET_RETRY))
     }
 
-    /// The room that a client means. A room that this node does not know may be newer than what it has
-    /// applied, so the answer "unknown" is given only after a linearizable look.
+    /// The room that a client refers to. A room unknown to this node may be newer than the applied state, so the
+    /// answer "unknown" is given only after a linearizable read.
     pub(crate) async fn room(&self, reference: Option<&RoomRef>) -> Result<RoomId, Failure> {
         let reference =
             reference.ok_or_else(|| Failure::invalid("room_missing", "the call names no room"))?;
@@ -213,7 +212,7 @@ impl Router {
     /// The room, if this node knows it.
     pub(crate) fn known_room(&self, reference: &RoomRef) -> Result<Option<RoomId>, Failure> {
         if reference.id != 0 {
-            // Ids are given out densely from 1, so one that the directory has passed exists.
+            // Ids are allotted densely from 1, so every id up to the room directory's head exists.
             let head = self.shards.meta().state.meta();
             return Ok((reference.id <= head.last_room.0).then_some(RoomId(reference.id)));
         }
@@ -222,7 +221,7 @@ impl Router {
         Ok(entry.map(|entry| entry.room))
     }
 
-    /// Makes the room exist in its own shard, as the directory has it. Whoever finds it missing calls this.
+    /// Creates the room in its own shard, as the room directory describes it. Called when the shard lacks the room.
     pub(crate) async fn open_room(&self, room: RoomId) -> Result<(), Failure> {
         let meta = Arc::clone(self.shards.meta());
         let entry = match directory_entry(&meta, room)? {
@@ -240,7 +239,7 @@ impl Router {
         }
     }
 
-    /// Puts a room into the directory and makes it exist.
+    /// Adds a room to the room directory and creates it in its shard.
     pub(crate) async fn create_room(&self, name: &str, creator: UserId) -> Result<(RoomId, bool), Failure> {
         let command = Command::CreateRoom { name: name.to_owned(), creator };
         let meta = Arc::clone(self.shards.meta());
@@ -259,7 +258,7 @@ fn directory_entry(meta: &Replica, room: RoomId) -> Result<Option<DirectoryEntry
     meta.state.directory_entry(room).map_err(storage)
 }
 
-/// Trouble with the disk under a read. The store stops the node on its own; the client goes elsewhere.
+/// The failure of a read because of a disk error. The store stops the node on its own; the client uses another node.
 pub(crate) fn storage(error: impl std::fmt::Display) -> Failure {
     Failure::not_sent("storage", format!("this node cannot read its data: {error}"), Duration::from_secs(1))
 }

@@ -1,4 +1,4 @@
-//! Which sessions subscribe on this node, how many may, and how one is asked to continue elsewhere.
+//! Which sessions subscribe on this node, their maximum number, and how a session is asked to move.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use crate::feed::Subscriber;
 use crate::limits::MOVE_ASKED_AGAIN;
 
-/// The sessions of one node. Locked for moments, when streams come and go; never for an event.
+/// The sessions of one node. Locked only briefly, when streams open and close; never for an event.
 #[derive(Debug)]
 pub(crate) struct Seats {
     max: u32,
     table: Mutex<Table>,
-    /// Told when the node becomes full, or is no longer.
+    /// Notified when the node becomes full or stops being full.
     news: Arc<Notify>,
     emptied: Notify,
 }
@@ -28,16 +28,16 @@ struct Table {
     streams: u32,
     /// Open `SendMessages` streams.
     sends: u32,
-    /// Nobody is let in any more.
+    /// Whether new streams are refused.
     closed: bool,
     full: bool,
 }
 
-/// A session that subscribes here.
+/// A session that subscribes on this node.
 #[derive(Debug, Default)]
 struct Here {
     subscribers: Vec<Arc<Subscriber>>,
-    /// When it was last asked to go.
+    /// When the session was last asked to move.
     asked: Option<Instant>,
 }
 
@@ -47,19 +47,19 @@ impl Here {
     }
 }
 
-/// Why a stream is not let in.
+/// Why a stream is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TurnedAway {
-    /// There are as many already as there may be.
+    /// The node has its maximum number of sessions or streams.
     #[error("this node has as many clients as it takes")]
     Full,
-    /// The node gives its work away.
+    /// The node is draining.
     #[error("this node is being stopped")]
     Draining,
 }
 
 impl TurnedAway {
-    /// The stable word for it.
+    /// The stable error code.
     pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Full => "node_full",
@@ -69,13 +69,13 @@ impl TurnedAway {
 }
 
 impl Seats {
-    /// At most `max` sessions subscribe, with twice as many streams, and twice as many streams of sends.
+    /// At most `max` sessions subscribe, with twice as many subscription streams, and twice as many send streams.
     pub(crate) fn new(max: u32, news: Arc<Notify>) -> Self {
         Self { max, table: Mutex::default(), news, emptied: Notify::new() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing under this lock can panic half-way, so a poisoned one is still whole.
+        // No code under this lock can panic half-way, so a poisoned one is still consistent.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,22 +83,22 @@ impl Seats {
         self.max
     }
 
-    /// Sessions that subscribe here.
+    /// The number of sessions that subscribe on this node.
     pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.table().here.len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether the node has as many as it takes, or not much fewer since it had.
+    /// Whether the node is full: it reached the maximum and has not fallen clearly below since.
     pub(crate) fn is_full(&self) -> bool {
         self.table().full
     }
 
-    /// Why a stream of this session would not be let in now, whoever it is from. `None` is a session not known yet.
+    /// Why a stream of this session would be refused now, if it would. `None` is a session that is not known yet.
     pub(crate) fn turns_away(&self, session: Option<SessionId>) -> Option<TurnedAway> {
         self.table().turns_away(self.max, session)
     }
 
-    /// Lets a subscription in, until its seat is dropped.
+    /// Admits a subscription, until its seat is dropped.
     pub(crate) fn enter(
         self: &Arc<Self>,
         session: SessionId,
@@ -114,7 +114,7 @@ impl Seats {
         Ok(Seat { sessions: Arc::clone(self), session, subscriber: Arc::clone(subscriber) })
     }
 
-    /// Lets a stream of sends in, until its seat is dropped.
+    /// Admits a send stream, until its seat is dropped.
     pub(crate) fn enter_sends(self: &Arc<Self>) -> Result<SendSeat, TurnedAway> {
         let mut table = self.table();
         if table.closed {
@@ -127,13 +127,13 @@ impl Seats {
         Ok(SendSeat(Arc::clone(self)))
     }
 
-    /// Lets nobody in any more.
+    /// Refuses all new streams from now on.
     pub(crate) fn close(&self) {
         self.table().closed = true;
     }
 
-    /// Asks so many sessions to go. Those that were asked lately and are still here are among them: whoever asks may not
-    /// know yet that they are going. How many were asked now.
+    /// Asks `count` sessions to move. Sessions asked recently and still here count towards it, because the caller may
+    /// not know yet that they are moving. Returns how many were newly asked.
     pub(crate) fn ask(&self, count: u32, go_away: impl FnMut() -> GoAway) -> u32 {
         let now = Instant::now();
         let mut table = self.table();
@@ -141,12 +141,12 @@ impl Seats {
         table.ask(count.saturating_sub(u32::try_from(going).unwrap_or(u32::MAX)), now, go_away)
     }
 
-    /// Asks up to so many sessions more to go. How many were asked now.
+    /// Asks up to `count` further sessions to move. Returns how many were asked.
     pub(crate) fn ask_more(&self, count: u32, go_away: impl FnMut() -> GoAway) -> u32 {
         self.table().ask(count, Instant::now(), go_away)
     }
 
-    /// Returns once nobody subscribes any more.
+    /// Returns once no session subscribes on this node.
     pub(crate) async fn emptied(&self) {
         loop {
             let emptied = self.emptied.notified();
@@ -159,7 +159,8 @@ impl Seats {
 
     fn weigh(&self, table: &mut Table) {
         let count = u32::try_from(table.here.len()).unwrap_or(u32::MAX);
-        // A little fewer before it counts as having room again, so that one client that comes and goes is no news.
+        // The node stops being full only clearly below the maximum, so that one client that comes and goes does not
+        // make it flap.
         let full = count >= if table.full { self.max - self.max / 20 } else { self.max };
         if full != table.full {
             table.full = full;
@@ -200,7 +201,7 @@ impl Table {
     }
 }
 
-/// A subscription's place.
+/// The seat of a subscription.
 #[derive(Debug)]
 pub(crate) struct Seat {
     sessions: Arc<Seats>,
@@ -222,7 +223,7 @@ impl Drop for Seat {
     }
 }
 
-/// The place of a stream of sends.
+/// The seat of a send stream.
 #[derive(Debug)]
 pub(crate) struct SendSeat(Arc<Seats>);
 
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn one_session_too_many_is_turned_away() {
+    fn one_session_too_many_is_refused() {
         let sessions = sessions(2);
         let one = enter(&sessions, 1).unwrap();
         let two = enter(&sessions, 2).unwrap();
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_bounded_too() {
+    fn streams_are_bounded() {
         let sessions = sessions(1);
         let _one = [enter(&sessions, 1).unwrap(), enter(&sessions, 1).unwrap()];
         assert_eq!(enter(&sessions, 1).unwrap_err(), TurnedAway::Full);
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn full_is_full_until_there_is_some_room() {
+    async fn a_full_node_stays_full_until_clearly_below_the_maximum() {
         let news = Arc::new(Notify::new());
         let sessions = Arc::new(Seats::new(40, Arc::clone(&news)));
         let mut seats: Vec<_> = (0..40).map(|session| enter(&sessions, session).unwrap()).collect();
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_was_asked_and_is_still_here_is_not_asked_twice() {
+    async fn a_session_asked_recently_is_not_asked_twice() {
         let sessions = sessions(100);
         let seats: Vec<_> = (0..10).map(|session| enter(&sessions, session).unwrap()).collect();
         let mut no = 0;

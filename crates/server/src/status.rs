@@ -1,4 +1,4 @@
-//! What a node tells of itself, and what its peers tell of themselves.
+//! The status of this node, and the statuses that peers report.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::shard::{Replica, Shards};
 
-/// How long a peer gets to answer for itself.
+/// Deadline for a peer to report its status.
 const PEER_TIMEOUT: Duration = Duration::from_millis(300);
-/// A leader whom no quorum has answered for so long leads nobody. Far above the longest election timeout.
+/// A leader without quorum acks for this long is reported as no leader. Far above the longest election timeout.
 const QUORUM_FRESH: Duration = Duration::from_secs(3);
 
 /// This node's own status.
@@ -55,7 +55,7 @@ fn shard_status(replica: &Replica) -> ShardStatus {
         ServerState::Candidate => Role::Candidate,
         ServerState::Learner | ServerState::Shutdown => Role::Learner,
     };
-    // A leader that no quorum answers any more leads nobody.
+    // A leader without quorum acks is reported as no leader.
     let leader = metrics.current_leader.filter(|_| role != Role::Leader || has_quorum(&metrics));
     ShardStatus {
         shard: replica.shard.0,
@@ -71,20 +71,20 @@ fn shard_status(replica: &Replica) -> ShardStatus {
     }
 }
 
-/// Whether the replica follows a leader, or is one whom a quorum answers.
+/// Whether the replica follows a leader, or is itself a leader with quorum acks.
 pub(crate) fn hears_from_leader(replica: &Replica) -> bool {
     let metrics = replica.raft.metrics();
     let metrics = metrics.borrow_watched();
     metrics.current_leader.is_some() && (metrics.state != ServerState::Leader || has_quorum(&metrics))
 }
 
-/// Whether a quorum has answered this leader lately.
+/// Whether a quorum has acked this leader recently.
 fn has_quorum(metrics: &RaftMetrics<TypeConfig>) -> bool {
     let alone = metrics.membership_config.membership().voter_ids().count() == 1;
     alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < QUORUM_FRESH)
 }
 
-/// What the peer says of itself, or what is known without it.
+/// The status that the peer reports, or the little that is known without a report.
 pub(crate) async fn peer_status(peer: &Peer) -> NodeStatus {
     let mut client = peer.client();
     match tokio::time::timeout(PEER_TIMEOUT, client.node_status(NodeStatusRequest {})).await {
@@ -93,7 +93,7 @@ pub(crate) async fn peer_status(peer: &Peer) -> NodeStatus {
     }
 }
 
-/// What is known of a node that does not answer.
+/// The status of a node that does not answer.
 pub(crate) fn unknown(peer: &Peer) -> NodeStatus {
     NodeStatus {
         node_id: peer.id.0,
