@@ -1,10 +1,10 @@
-//! The other nodes: who they are, one connection to each, and what travels on it.
+//! The other nodes: their addresses, one connection to each, and the protocols on it.
 //!
-//! * [`admission`]: both ends of every call name themselves; strangers and emptied directories are refused.
-//! * [`network`]: what openraft asks of the network, over gRPC; the other end of it is `api/peer.rs`.
-//! * [`probe`]: how long a follower takes.
-//! * [`mod@echo`]: calls that are made twice on purpose.
-//! * [`link`]: proposals for shards led elsewhere, and the first sign of a dead process.
+//! * [`admission`]: both ends of every call identify themselves; foreign nodes and replaced data dirs are refused.
+//! * [`network`]: openraft's network over gRPC; the server side is `api/peer.rs`.
+//! * [`probe`]: measures how long a follower takes.
+//! * [`mod@echo`]: fault injection that repeats calls.
+//! * [`link`]: proposals for shards led elsewhere, and detection of dead processes.
 
 pub(crate) mod admission;
 pub(crate) mod echo;
@@ -41,21 +41,22 @@ pub(crate) type PeerClient = RaftServiceClient<InterceptedService<Channel, Stamp
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
     pub(crate) member: Member,
-    /// For everything but snapshots.
+    /// The client for all calls except snapshots.
     client: PeerClient,
-    /// A connection of its own, so that gigabytes never stand before a heartbeat.
+    /// A separate connection for snapshots, so that gigabytes never delay a heartbeat.
     bulk: PeerClient,
-    /// Proposals on their way to this node.
+    /// Proposals to forward to this node.
     pub(crate) forward: mpsc::Sender<Forwarded>,
-    /// Whether the link to this node stands.
+    /// Whether the link to this node is up.
     pub(crate) alive: watch::Sender<bool>,
-    /// What happens on purpose to the bytes between here and there.
+    /// The injected faults on the connection to this node.
     rule: Option<watch::Receiver<PeerFault>>,
-    /// Makes calls twice on purpose.
+    /// Repeats calls when fault injection asks for it.
     echo: Option<Arc<Echo>>,
 }
 
-/// What the link's task of a peer needs beside the peer itself, and what repeats calls to it, where that is allowed.
+/// Per peer: the peer itself, the queue of its link's task, and the task that repeats calls to it, if fault injection
+/// is enabled.
 pub(crate) type LinkQueues = Vec<(Arc<Peer>, mpsc::Receiver<Forwarded>, Option<Echoes>)>;
 
 /// All other nodes.
@@ -65,10 +66,10 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Prepares a connection to each of the nodes. Nothing connects before it is used.
+    /// Prepares a connection to each of the nodes; each connects at first use.
     ///
     /// # Errors
-    /// If an address is not one.
+    /// If an address is invalid.
     pub(crate) fn new(
         members: &BTreeMap<NodeId, Member>,
         me: NodeId,
@@ -124,12 +125,12 @@ impl Peer {
         self.bulk.clone()
     }
 
-    /// Whether it is cut off on purpose: then nothing can be learned by connecting to it.
+    /// Whether fault injection cuts this peer off: then a connection attempt says nothing about its process.
     pub(crate) fn is_cut(&self) -> bool {
         self.rule.as_ref().is_some_and(|rule| network_faults::is_cut(&rule.borrow()))
     }
 
-    /// A call to it is about to be made, and may be repeated on purpose.
+    /// Observes a call that is about to be made, which fault injection may repeat.
     pub(crate) fn hear(&self, call: impl FnOnce() -> Call) {
         if let Some(echo) = &self.echo {
             echo.hear(call);
@@ -147,7 +148,7 @@ fn client(channel: Channel, stamp: Stamp) -> PeerClient {
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
 }
 
-/// Connects at first use, and then again whenever the connection is lost.
+/// A channel that connects at first use and reconnects whenever the connection is lost.
 fn channel(member: &Member, faults: Option<&Faults>, net: &Net) -> Result<Channel, tonic::transport::Error> {
     let endpoint = endpoint(member, net)?;
     let Some(faults) = faults else { return Ok(net.channel(&endpoint, &member.peer)) };
@@ -165,7 +166,7 @@ fn endpoint(member: &Member, net: &Net) -> Result<Endpoint, tonic::transport::Er
         .connect_timeout(Duration::from_millis(500))
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(32 * 1024 * 1024)
-        // A peer that vanished without a word is noticed by its silence.
+        // Keep-alives detect a peer that vanished without closing its connections.
         .http2_keep_alive_interval(Duration::from_millis(500))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true))

@@ -1,8 +1,8 @@
-//! Both ends of every call between nodes name themselves.
+//! Both ends of every call between nodes identify themselves.
 //!
-//! A node id belongs to one data directory for life. Raft cannot defend itself against a voter that
-//! forgot what it had promised, so a node whose directory was emptied, swapped or copied must never
-//! speak under its old id: whoever has once seen the id with another directory refuses it.
+//! A node id belongs to one data dir for life. Raft cannot defend itself against a voter that forgot its vote or its
+//! log, so a node whose data dir was emptied, swapped or copied must never act under its old id: every node that has
+//! seen the id with another data dir refuses it.
 
 use conclave_core::{DirectoryId, NodeId};
 use conclave_store::Store;
@@ -16,11 +16,11 @@ const FROM: &str = "conclave-from";
 const FROM_DIR: &str = "conclave-from-dir";
 const TO: &str = "conclave-to";
 const TO_DIR: &str = "conclave-to-dir";
-/// Marks the refusal that concerns the caller's own directory.
+/// The metadata key that marks a refusal because of the caller's own data dir.
 const REFUSED: &str = "conclave-code";
 const EMPTIED: &str = "node_id_taken";
 
-/// Writes both ends' names on every call.
+/// Adds the identities of both ends to every call.
 #[derive(Clone, Debug)]
 pub(crate) struct Stamp {
     cluster: MetadataValue<Ascii>,
@@ -61,19 +61,19 @@ impl Interceptor for Stamp {
     }
 }
 
-/// Checks the names on every call.
+/// Checks the identities on every call.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     pub(crate) cluster: u128,
     pub(crate) me: NodeId,
     pub(crate) directory: DirectoryId,
     pub(crate) store: Store,
-    /// Set when others know this node's id with another directory: then it must stop.
+    /// Set when a peer knows this node's id with another data dir: then this node must stop.
     pub(crate) expelled: watch::Sender<Option<String>>,
 }
 
 impl Admission {
-    /// Lets the call in, or says why not. The first call of a node binds its id to its directory, durably.
+    /// Admits the call or returns the refusal. The first call of a node binds its id to its data dir, durably.
     pub(crate) async fn admit(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
         let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok());
         let number = |key: &str| text(key).and_then(|text| text.parse::<u64>().ok()).map(NodeId);
@@ -128,7 +128,7 @@ impl Admission {
         }
     }
 
-    /// Looks whether another node refused this one's directory, and then stops the node.
+    /// Stops this node if `status` is a peer's refusal of its data dir.
     pub(crate) fn watch(&self, status: &Status) {
         if status.metadata().get(REFUSED).is_some_and(|code| code == EMPTIED) {
             self.expel(status.message());

@@ -1,8 +1,9 @@
-//! Calls to other nodes that are made a second time, later, on a connection of their own.
+//! Fault injection that repeats calls to other nodes later, on a separate connection.
 //!
-//! Within one connection TCP neither doubles nor reorders. But a call may be made again by whoever got no answer, and words on
-//! two connections may overtake each other: a vote, an append or a proposal may arrive twice, the second time after whatever
-//! followed it. That is what Raft and the request numbers have to bear, and what this makes happen often.
+//! Within one connection TCP neither duplicates nor reorders. But a caller without an answer may repeat its call, and
+//! messages on two connections may overtake each other: a vote, an append or a proposal may arrive twice, the second
+//! time after later messages. Raft and the request numbers have to tolerate that, and this module makes it happen
+//! often.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,38 +19,38 @@ use tonic::Status;
 use crate::limits::ECHOES_MAX;
 use crate::peer::PeerClient;
 
-/// Nobody waits for what a repeated call comes to; it is given up after so long.
+/// Deadline of a repeated call. Nobody waits for its outcome.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// A call that can be made again.
+/// A call that can be repeated.
 #[derive(Debug)]
 pub(crate) enum Call {
-    /// For a vote, or what comes before it.
+    /// A vote, or a pre-vote.
     Vote(raft::RequestVoteRequest),
-    /// To append entries.
+    /// An append of entries.
     Append(raft::AppendEntriesRequest),
-    /// With proposals for shards that the other node leads.
+    /// Proposals for shards that the other node leads.
     Propose(raft::LinkRequest),
 }
 
-/// Hears the calls to one other node.
+/// Observes the calls to one other node.
 #[derive(Clone, Debug)]
 pub(crate) struct Echo {
     rule: watch::Receiver<PeerFault>,
     calls: mpsc::Sender<Call>,
 }
 
-/// Makes them again.
+/// Repeats the observed calls.
 #[derive(Debug)]
 pub(crate) struct Echoes {
     rule: watch::Receiver<PeerFault>,
     calls: mpsc::Receiver<Call>,
     client: PeerClient,
-    /// Counts those that were answered.
+    /// Counts the repeated calls that were answered.
     answered: Arc<AtomicU64>,
 }
 
-/// Both ends, for a node that `client` reaches on a connection of its own.
+/// Both halves, for a node that `client` reaches on a separate connection.
 pub(crate) fn echo(
     rule: watch::Receiver<PeerFault>,
     client: PeerClient,
@@ -60,18 +61,18 @@ pub(crate) fn echo(
 }
 
 impl Echo {
-    /// A call is about to be made. It may be made once more; not if too many wait already.
+    /// Observes a call that is about to be made. The call may be repeated once, unless too many wait already.
     pub(crate) fn hear(&self, call: impl FnOnce() -> Call) {
         let percent = self.rule.borrow().repeat_percent;
         if percent > 0 && rand::random_range(0..100) < percent {
-            // A full queue repeats less often, which is all that it has to do.
+            // A full queue only makes repeats less frequent.
             let _ = self.calls.try_send(call());
         }
     }
 }
 
 impl Echoes {
-    /// Until the node stops.
+    /// Repeats calls until the node stops.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut waiting = FuturesUnordered::new();
         loop {
@@ -91,14 +92,14 @@ impl Echoes {
     }
 }
 
-/// Whether it was answered. Who made the call has its own answer, or has given it up.
+/// Repeats a call and returns whether it was answered. The original caller has its own answer, or has given up.
 async fn again(
     client: PeerClient,
     call: Call,
     after: Duration,
     mut rule: watch::Receiver<PeerFault>,
 ) -> bool {
-    // Healed is healed: nothing is repeated afterwards.
+    // Once the fault is healed, waiting calls are not repeated any more.
     let healed = rule.wait_for(|rule| rule.repeat_percent == 0);
     if tokio::time::timeout(after, healed).await.is_ok() {
         return false;
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_are_heard_as_the_rule_says_and_no_more_than_wait() {
+    fn calls_are_repeated_as_often_as_the_rule_says_up_to_the_queue_bound() {
         let rule = watch::Sender::new(PeerFault::default());
         let (calls, mut heard) = mpsc::channel(3);
         let echo = Echo { rule: rule.subscribe(), calls };

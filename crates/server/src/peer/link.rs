@@ -1,8 +1,8 @@
 //! Links: one stream from each node to each other one.
 //!
-//! A link carries the proposals of shards that the other node leads, in order, and their answers. It is
-//! also the first to notice that the other process died: when it breaks and connecting is refused, nobody
-//! needs to wait for an election timeout.
+//! A link carries the proposals for shards that the other node leads, in order, and their results. It is also the
+//! first to detect that the other process died: when the link breaks and a new connection is refused, nobody needs to
+//! wait for an election timeout.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,17 +26,17 @@ use crate::peer::Peer;
 use crate::peer::echo::Call;
 use crate::shard::{Answer, ProposeError, Shards};
 
-/// Between two tries to open a link.
+/// Pause between two attempts to open a link.
 const RETRY: Duration = Duration::from_millis(50);
-/// A refused connection is refused at once on a network that works; longer is not death but distance.
+/// A working network refuses a connection at once; a longer silence means a slow network, not a dead process.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
-/// How often a process that still accepts connections is looked at again, and after how long.
+/// How often a process that still accepts connections is probed again, and the pause between probes.
 const PROBES: u32 = 8;
 const PROBE_PAUSE: Duration = Duration::from_millis(3);
-/// Results put into one message.
+/// Maximum number of results in one message.
 const RESULTS_MAX: usize = 256;
 
-/// Commands of one shard on their way to its leader's node.
+/// Commands of one shard to forward to its leader's node.
 #[derive(Debug)]
 pub(crate) struct Forwarded {
     pub(crate) shard: ShardId,
@@ -44,7 +44,7 @@ pub(crate) struct Forwarded {
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
-/// Keeps the link to one peer, for as long as the node runs. `died` hears when the peer's process is gone.
+/// Keeps the link to one peer open while the node runs. Sends the peer to `died` when its process is gone.
 pub(crate) async fn keep_link(
     net: Net,
     peer: Arc<Peer>,
@@ -61,11 +61,11 @@ pub(crate) async fn keep_link(
         if was_alive {
             tracing::info!(peer = peer.id.0, name = peer.member.name, reason = %ended, "link lost");
             if !peer.is_cut() && refuses_connections(&net, &peer.member.peer).await {
-                // A full channel means that the same news is waiting already.
+                // A full channel means that this death is queued already.
                 let _ = died.try_send(peer.id);
             }
         }
-        // What waited for this link finds another way, or waits for the next leader.
+        // Proposals queued for this link take another way, or wait for the next leader.
         while let Ok(forwarded) = queue.try_recv() {
             let _ = forwarded.answer.send(Err(ProposeError::NotSent { leader: None }));
         }
@@ -113,7 +113,7 @@ async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<Forwarded>) -> Status 
     ended
 }
 
-/// Puts everything that waits into one request, up to a bound.
+/// Puts all queued proposals into one request, up to a bound.
 fn collect(
     first: Forwarded,
     queue: &mut mpsc::Receiver<Forwarded>,
@@ -143,7 +143,7 @@ fn settle(response: raft::LinkResponse, waiting: &mut HashMap<u64, oneshot::Send
         let Some(answer) = waiting.remove(&result.id) else {
             continue;
         };
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let _ = answer.send(outcome(result.outcome));
     }
 }
@@ -169,8 +169,8 @@ fn outcome(outcome: Option<Outcome>) -> Answer {
     }
 }
 
-/// The other end: hands proposals to this node's replicas in the order of their arrival and answers each
-/// as it is decided.
+/// The server side: passes proposals to this node's replicas in order of arrival and streams each result as it is
+/// decided.
 pub(crate) fn serve_link(
     requests: Streaming<raft::LinkRequest>,
     shards: Arc<Shards>,
@@ -210,7 +210,7 @@ impl Serving {
         }
     }
 
-    /// Everything that is decided already goes into one response.
+    /// Puts all results that are available already into one response.
     fn collect(&mut self, first: raft::ProposalResult) -> raft::LinkResponse {
         let mut results = vec![first];
         while results.len() < RESULTS_MAX {
@@ -231,19 +231,20 @@ impl Serving {
                 self.pending.push(Box::pin(std::future::ready(refused)));
                 continue;
             };
-            // What is appended cannot be taken back, and an entry that replicas do not understand would stop them all.
+            // Appended commands cannot be taken back, and an entry that replicas do not understand would stop all of
+            // them.
             let understands = replica.state.feature_level();
             let commands = proposal.commands.into_iter().map(|bytes| Encoded::from_peer(bytes, understands));
             let commands = match commands.collect::<Result<Vec<_>, _>>() {
                 Ok(commands) => commands,
                 Err(error) => {
-                    tracing::warn!(shard = shard.0, %error, "proposal of a peer refused");
+                    tracing::warn!(shard = shard.0, %error, "proposal from peer refused");
                     let refused = failure(id, ProposeError::NotUnderstood(error.to_string()), None);
                     self.pending.push(Box::pin(std::future::ready(refused)));
                     continue;
                 }
             };
-            // Handing over in order, before the next proposal is looked at, keeps each sender's order.
+            // Submitting in order, before the next proposal is read, keeps each sender's order.
             let answer = replica.propose(commands).await;
             let shards = Arc::clone(&self.shards);
             self.pending.push(Box::pin(async move {
@@ -274,8 +275,8 @@ fn failure(id: u64, error: ProposeError, leader: Option<chat::LeaderHint>) -> ra
     raft::ProposalResult { id, outcome: Some(Outcome::Failure(failure)) }
 }
 
-/// Whether nobody listens there any more. Only a clear refusal counts: silence may be a slow network. A process
-/// that is killed closes its sockets one after the other, so the listening one may outlive the link's by a little.
+/// Whether no process listens at the address any more. Only a clear refusal counts: silence may be a slow network. A
+/// killed process closes its sockets one after the other, so the listening socket may outlive the link's by a little.
 async fn refuses_connections(net: &Net, address: &str) -> bool {
     for _ in 0..PROBES {
         match tokio::time::timeout(PROBE_TIMEOUT, net.connect(address)).await {

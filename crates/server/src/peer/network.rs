@@ -1,7 +1,7 @@
-//! What openraft asks of the network, over gRPC.
+//! openraft's network over gRPC.
 //!
-//! Entries go through one stream for each (shard, follower), with as many requests in flight as HTTP/2's
-//! flow control lets through. Heartbeats have streams of their own and votes are calls, so that neither
+//! Entries use one stream per (shard, follower), with as many requests in flight as HTTP/2's flow control permits.
+//! Heartbeats have their own streams and votes are unary calls, so that neither waits behind entries.
 //! stands behind entries.
 
 mod snapshot;
@@ -35,12 +35,12 @@ use crate::peer::echo::Call;
 use crate::peer::probe::Probe;
 use crate::peer::{Peer, PeerClient, Peers};
 
-/// openraft opens a broken stream again without any delay; this is the delay.
+/// openraft reopens a broken stream without any delay; this delay is added.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(30);
 
 type RpcError = RPCError<TypeConfig>;
 
-/// Makes the connections of one shard's group.
+/// Creates the connections of one shard's group.
 #[derive(Clone, Debug)]
 pub(crate) struct Factory {
     pub(crate) shard: ShardId,
@@ -49,7 +49,7 @@ pub(crate) struct Factory {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// One shard's way to one other replica.
+/// One shard's connection to one other replica.
 #[derive(Debug)]
 pub(crate) struct Network {
     shard: ShardId,
@@ -174,8 +174,8 @@ impl Network {
         }
     }
 
-    /// Sends one heartbeat over a stream that stays open from beat to beat: nine groups beat forty times a
-    /// second, and a call for each would cost an idle node more than everything else it does.
+    /// Sends one heartbeat over a stream that stays open between heartbeats: nine groups send forty a second each, and
+    /// a call for each heartbeat would cost an idle node more than all its other work.
     async fn beat(
         &mut self,
         request: &AppendEntriesRequest<TypeConfig>,
@@ -183,7 +183,7 @@ impl Network {
     ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
         let began = Instant::now();
         let message = append_to_proto(self.shard, request);
-        // Whatever goes wrong, the next beat opens a new stream.
+        // After any error, the next heartbeat opens a new stream.
         let beats = self.beats.take();
         let mut client = self.peer()?.client();
         let exchange = async {

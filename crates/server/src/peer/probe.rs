@@ -1,5 +1,5 @@
-//! Times the requests of a stream whose answers come in the same order: one at a time, so that it costs the
-//! same however many are under way.
+//! Measures the latency of requests on a stream whose answers come in the same order: one request at a time, so that
+//! the cost does not depend on the number in flight.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,12 +14,12 @@ pub(crate) struct Probe(Mutex<State>);
 struct State {
     sent: u64,
     answered: u64,
-    /// The request that is timed: its place, and when it was sent.
+    /// The measured request: its position in the stream, and when it was sent.
     timed: Option<(u64, Instant)>,
 }
 
 impl Probe {
-    /// A request goes out. It is timed if it is `worth` it and no other one is.
+    /// Records that a request was sent. It is measured if it is `worth` it and no other one is being measured.
     pub(crate) fn sent(&self, worth: bool) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.sent += 1;
@@ -28,7 +28,7 @@ impl Probe {
         }
     }
 
-    /// An answer came in: how long it took, if its request was the timed one.
+    /// Records an answer. Returns the latency if its request was the measured one.
     pub(crate) fn answered(&self) -> Option<Duration> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.answered += 1;
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_timed_request_is_told_from_those_around_it() {
+    async fn only_the_measured_request_yields_a_latency() {
         let probe = Probe::default();
         probe.sent(false);
         probe.sent(true);

@@ -1,4 +1,4 @@
-//! Sending a snapshot.
+//! Sends snapshots.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl Network {
             Work::Threads => spawn_blocking(move || read(local, left_out, header, &chunks, &progress)),
             Work::Tasks => tokio::spawn(read_as_task(local, left_out, header, chunks, progress)),
         };
-        // Given up, this drops the queue, and reading ends with it.
+        // When the transfer is abandoned, this drops the queue, and reading ends with it.
         let answer = tokio::select! {
             answer = client.install_snapshot(tokio_stream::wrappers::ReceiverStream::new(queue)) => answer,
             () = stalled(taken, SNAPSHOT_STALL) => {
@@ -96,7 +96,7 @@ impl Network {
     }
 }
 
-/// Hands out the snapshot's chunks, as they are taken. Blocking.
+/// Reads the snapshot's chunks as the connection takes them. Blocking.
 fn read(
     snapshot: LocalSnapshot,
     left_out: Vec<(RoomId, Seq)>,
@@ -116,7 +116,7 @@ fn read(
     Ok(())
 }
 
-/// The same as a task, which may wait.
+/// The same as [`read`], as an async task.
 async fn read_as_task(
     snapshot: LocalSnapshot,
     left_out: Vec<(RoomId, Seq)>,
@@ -136,9 +136,9 @@ async fn read_as_task(
     Ok(())
 }
 
-/// Waits until nothing has been taken for so long. A snapshot that is being sent keeps the state file from
-/// using its old pages again, so one that nobody takes must end. Once all is taken, nothing is kept
-/// any more, and installing it may take as long as it does.
+/// Waits until the receiver has taken nothing for `after`. A snapshot that is being sent keeps the state file from
+/// reusing old pages, so a stalled transfer must end. Once all chunks are taken, no pages are kept any more, and the
+/// installation may take any time.
 async fn stalled(mut taken: watch::Receiver<()>, after: Duration) {
     loop {
         match tokio::time::timeout(after, taken.changed()).await {
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_transfer_that_stands_still_is_given_up() {
+    async fn a_stalled_transfer_is_abandoned() {
         let after = Duration::from_secs(30);
         let (progress, taken) = watch::channel(());
         let begun = Instant::now();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_installation_takes_as_long_as_it_does() {
+    async fn an_installation_has_no_deadline() {
         let (progress, taken) = watch::channel(());
         progress.send_replace(());
         drop(progress);
