@@ -24,13 +24,13 @@ pub(crate) struct Shards {
     /// Data shards of the cluster, fixed at bootstrap.
     pub(crate) data_shards: u32,
     pub(crate) members: BTreeMap<NodeId, Member>,
-    /// The layout that the cluster began with; its order of replicas says who should lead.
+    /// The initial layout of the cluster; its order of replicas says who should lead.
     pub(crate) layout: Layout,
     replicas: Vec<Arc<Replica>>,
 }
 
 impl Shards {
-    /// The replicas are in the order of their shards, from the meta shard on.
+    /// The replicas must be in the order of their shards, beginning with the meta shard.
     pub(crate) fn new(
         me: NodeId,
         members: BTreeMap<NodeId, Member>,
@@ -65,7 +65,7 @@ impl Shards {
         self.layout.shards.get(index).map_or(&[], Vec::as_slice)
     }
 
-    /// Where the replica last saw its shard's leader, for clients.
+    /// The address of the shard's leader as the replica last saw it, for clients.
     pub(crate) fn hint(&self, replica: &Replica) -> Option<LeaderHint> {
         let view = replica.leader();
         let leader = view.leader?;

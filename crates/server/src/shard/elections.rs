@@ -1,5 +1,5 @@
-//! What a replica sees of its shard's elections: who came to lead, how long nobody did, and which of them
-//! this node began and why. Only watches; who should lead is decided in `cluster/leadership.rs`.
+//! A replica's view of its shard's elections: who became leader, how long the shard had none, and which elections this
+//! node started and why. This module only observes; `cluster/leadership.rs` decides who should lead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::{Metrics, label};
 use crate::shard::replica::{LeaderView, Replica};
 
-/// The last terms in which this replica was told to stand for election, before any timeout.
+/// The last terms in which this replica was told to start an election before its timeout.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     leader_died: AtomicU64,
@@ -20,17 +20,17 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// The leader of `term` died: this replica stands for the next one.
+    /// The leader of `term` died: this replica starts an election for the next term.
     pub(crate) fn leader_died(&self, term: u64) {
         self.leader_died.store(term + 1, Ordering::Relaxed);
     }
 
-    /// The leader of `term` asked this replica to take over: it stands for the next one.
+    /// The leader of `term` asked this replica to take over: it starts an election for the next term.
     pub(crate) fn transfer(&self, term: u64) {
         self.transfer.store(term + 1, Ordering::Relaxed);
     }
 
-    /// Why this replica stood for election in `term`: one of [`CAUSES`].
+    /// Why this replica started an election for `term`: one of [`CAUSES`].
     fn why(&self, term: u64) -> &'static str {
         if term == self.leader_died.load(Ordering::Relaxed) {
             "leader_died"
@@ -42,21 +42,21 @@ impl Told {
     }
 }
 
-/// Why a node begins an election.
+/// Why a node starts an election.
 pub(crate) const CAUSES: [&str; 3] = ["leader_died", "transfer", "timeout"];
 
-/// What one look at the leadership showed.
+/// What changed between two observations of the leadership.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
-    /// Somebody leads who did not, or again in a later term.
+    /// The new leader, or the same one in a later term.
     leader: Option<NodeId>,
-    /// How long this replica knew of nobody, if it had lost a leader.
+    /// How long this replica knew no leader, if it had lost one.
     without: Option<Duration>,
-    /// This replica stands for election, or did since the last look.
+    /// Whether this replica started an election since the last observation.
     stood: bool,
 }
 
-/// Follows one replica's view from look to look.
+/// Tracks one replica's view between observations.
 #[derive(Debug)]
 struct Watch {
     me: NodeId,
@@ -82,7 +82,7 @@ impl Watch {
     }
 }
 
-/// Counts and times the elections that a replica sees, until the node stops.
+/// Counts and times the elections that a replica observes, until the node stops.
 pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: CancellationToken) {
     let shard = label(replica.shard);
     let changes = metrics.raft_leader_changes.with_label_values(&[&shard]);
@@ -107,7 +107,7 @@ pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: Ca
         }
         if let Some(leader) = seen.leader {
             changes.inc();
-            tracing::info!(shard = replica.shard.0, leader = leader.0, term = view.term, "leader");
+            tracing::info!(shard = replica.shard.0, leader = leader.0, term = view.term, "leader changed");
         }
         if let Some(without) = seen.without {
             duration.observe(without.as_secs_f64());
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_leader_is_timed_until_the_next_one_is_known() {
+    fn the_time_without_a_leader_ends_with_the_next_one() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
         let mut watch = Watch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
@@ -143,9 +143,9 @@ mod tests {
     }
 
     #[test]
-    fn looks_that_miss_the_gap_still_count_what_happened() {
+    fn observations_that_miss_the_gap_still_count_the_change() {
         let mut watch = Watch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
-        // A leader followed by a leader: this replica was never without one.
+        // One leader directly after another: this replica never saw a time without one.
         let seen = watch.see(view(Some(OTHER), 5, OTHER), Instant::now());
         assert_eq!(seen, Seen { leader: Some(OTHER), without: None, stood: false });
         let seen = watch.see(view(Some(ME), 6, ME), Instant::now());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_leader_of_all_ends_no_loss() {
+    fn before_the_first_leader_no_time_without_one_is_measured() {
         let mut watch = Watch { me: ME, known: view(None, 0, ME), lost: None };
         let seen = watch.see(view(Some(OTHER), 1, OTHER), Instant::now());
         assert_eq!(seen, Seen { leader: Some(OTHER), without: None, stood: false });

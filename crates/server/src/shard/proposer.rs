@@ -1,8 +1,8 @@
 //! Collects commands into Raft entries.
 //!
-//! Nobody waits for a timer: the proposer takes what is there and proposes it at once. While as many
-//! entries as allowed are in flight, what arrives is collected into the next one. So one sender has the
-//! latency of one round, and thousands share a few.
+//! No command waits for a timer: the proposer proposes all waiting commands at once. While the maximum number of
+//! entries is in flight, new commands are collected into the next entry. So one sender has the latency of one round,
+//! and thousands of senders share a few rounds.
 
 #[cfg(debug_assertions)]
 mod early;
@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::metrics::{Metrics, label};
 
-/// What came of a batch of commands: one reply for each, or why there is none.
+/// The result of a batch of commands: one reply for each, or the reason why there are none.
 pub(crate) type Answer = Result<Vec<Reply>, ProposeError>;
 
 /// Why a batch of commands has no replies.
@@ -32,13 +32,13 @@ pub(crate) enum ProposeError {
     /// Proven not appended to any log.
     #[error("not proposed: this node does not lead the shard")]
     NotSent {
-        /// Who may lead it.
+        /// The node that may lead the shard.
         leader: Option<NodeId>,
     },
-    /// Proven not appended to any log, and it would not be the next time either: the leader does not understand a command.
+    /// Proven not appended to any log, and a retry would fail too: the leader does not understand a command.
     #[error("not proposed: {0}")]
     NotUnderstood(String),
-    /// May or may not be decided.
+    /// In doubt: may or may not be decided.
     #[error("undecided: {0}")]
     Unknown(String),
 }
@@ -50,7 +50,7 @@ pub(crate) struct Proposal {
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
-/// The proposer of one shard, on the node of each of its replicas; only the leader's finds takers.
+/// The proposer of one shard. One runs per replica; proposals succeed only on the leader.
 #[derive(Debug)]
 pub(crate) struct Proposer {
     pub(crate) shard: ShardId,
@@ -61,7 +61,7 @@ pub(crate) struct Proposer {
     pub(crate) store: conclave_store::Store,
 }
 
-/// An entry that was proposed: who waits for which of its replies.
+/// An entry in flight, and the callers that wait for its replies.
 struct InFlight {
     waiting: Vec<(usize, oneshot::Sender<Answer>)>,
     commands: usize,
@@ -92,7 +92,7 @@ impl Proposer {
                     pending.add(i64::try_from(commands).unwrap_or(0));
                     let began = Instant::now();
                     let (responder, result) = OneshotResponder::new_pair();
-                    // Handing over waits only for the group's own queue and keeps the order of proposals.
+                    // Submitting waits only for the group's own queue and keeps the order of proposals.
                     #[cfg(debug_assertions)]
                     let waiting = self.answer_early(&payload, waiting, in_flight.is_empty());
                     let handed = self.raft.client_write_ff(payload, Some(responder)).await;
@@ -133,7 +133,7 @@ impl Proposer {
 }
 
 fn answer(done: InFlight) {
-    // Whoever asked may have given up; nothing is lost by that.
+    // The caller may have given up; nothing is lost by that.
     match done.result {
         Ok(Ok(response)) => {
             let mut replies = response.data.0.into_iter();

@@ -1,4 +1,4 @@
-//! One shard's replica on this node: proposing, reading, and who leads.
+//! One shard's replica on this node: proposals, reads, and its view of the leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,28 +25,28 @@ pub(crate) struct Replica {
     pub(crate) told: Told,
 }
 
-/// Who leads, as far as this replica knows.
+/// This replica's view of the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaderView {
     pub(crate) leader: Option<NodeId>,
     pub(crate) term: u64,
-    /// For whom this replica voted in the term.
+    /// The node that this replica voted for in the term.
     pub(crate) voted_for: NodeId,
 }
 
 /// Why a linearizable read is not possible now.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    /// Somebody else leads, or nobody.
+    /// Another node leads, or none.
     #[error("this node does not lead the shard")]
     NotLeader,
-    /// Not answered in time.
+    /// No answer in time.
     #[error("the shard's leader did not answer in time")]
     Timeout,
 }
 
 impl Replica {
-    /// Hands commands to the proposer, in the order of the calls. What comes of them is in the future.
+    /// Hands commands to the proposer, in the order of the calls. The returned future resolves to their result.
     pub(crate) async fn propose(
         &self,
         commands: Vec<Encoded>,
@@ -61,7 +61,7 @@ impl Replica {
         }
     }
 
-    /// Who leads, as far as this replica knows.
+    /// This replica's view of the leader.
     pub(crate) fn leader(&self) -> LeaderView {
         view(&self.raft.server_metrics().borrow_watched())
     }
@@ -71,19 +71,19 @@ impl Replica {
         self.raft.is_leader()
     }
 
-    /// Waits until the leader is another one than in `known`, or the time is up.
+    /// Waits until the leader differs from `known`, or until `at_most` has passed.
     pub(crate) async fn leader_change(&self, known: LeaderView, at_most: Duration) {
         let mut metrics = self.raft.server_metrics();
         let wait = async {
             while view(&metrics.borrow_watched()) == known {
                 if metrics.changed().await.is_err() {
-                    // The replica has ended, so nothing changes here any more. Whoever asks would ask again at once, and
-                    // again, until the node has stopped.
+                    // The replica has ended, so its leader does not change any more. Returning would make the caller
+                    // ask again at once, in a busy loop, until the node has stopped.
                     std::future::pending::<()>().await;
                 }
             }
         };
-        // Running out of time is as good an end as any: the caller looks again.
+        // A timeout is as good as a change: the caller checks again.
         let _ = tokio::time::timeout(at_most, wait).await;
     }
 

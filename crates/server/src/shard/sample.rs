@@ -1,4 +1,4 @@
-//! Copies what openraft knows of this node's groups into the metrics.
+//! Copies openraft's metrics of this node's groups into ours.
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Instant as _, ServerState};
@@ -6,7 +6,7 @@ use openraft::{Instant as _, ServerState};
 use crate::metrics::{Metrics, label};
 use crate::shard::Shards;
 
-/// Copies what openraft knows of its groups into the metrics.
+/// Copies openraft's metrics of the groups into ours.
 pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
     let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
     for replica in shards.iter() {
@@ -37,13 +37,13 @@ pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
         metrics.raft_quorum_ack_age.with_label_values(&[shard]).set(age);
         for (&peer, member) in &shards.members {
             let labels = [shard, member.name.as_str()];
-            // Only a leader knows; what a former one knew last would look like a follower that hangs.
+            // Only a leader knows; a former leader's last value would look like a follower that hangs.
             match raft.replication.as_ref().and_then(|replication| replication.get(&peer.0)) {
                 Some(log_id) if peer != shards.me => {
                     let matched = metrics.raft_peer_matched_index.with_label_values(&labels);
                     matched.set(index(log_id.as_ref().map(|l| l.index)));
                 }
-                // An error says that there is nothing to remove.
+                // An error means that there is nothing to remove.
                 _ => drop(metrics.raft_peer_matched_index.remove_label_values(&labels)),
             }
         }

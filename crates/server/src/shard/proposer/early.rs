@@ -1,4 +1,4 @@
-//! The planted bugs of a leader that does not wait for the majority: its own log is enough for it.
+//! The planted bugs of a leader that does not wait for the majority: its own log is enough.
 
 use conclave_core::planted::{Bug, planted};
 use conclave_store::Payload;
@@ -9,8 +9,8 @@ use super::{Answer, Proposer};
 type Waiting = Vec<(usize, oneshot::Sender<Answer>)>;
 
 impl Proposer {
-    /// Answers an entry, or shows its events, as soon as this leader has it. Who still waits is returned. With nothing else
-    /// under way (`first`) the applied state is all there is.
+    /// Answers an entry, or publishes its events, as soon as this leader has it. Returns the callers that still wait.
+    /// With no other entry in flight (`first`), there is no state beyond the applied one.
     pub(super) fn answer_early(&self, payload: &Payload, waiting: Waiting, first: bool) -> Waiting {
         let ack = planted(Bug::AckBeforeQuorum);
         if !(ack || planted(Bug::PublishBeforeCommit)) {
@@ -23,7 +23,7 @@ impl Proposer {
         let Some(replies) = foreseen.filter(|_| ack) else { return waiting };
         let mut replies = replies.0.into_iter();
         for (count, sender) in waiting {
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = sender.send(Ok(replies.by_ref().take(count).collect()));
         }
         Vec::new()
