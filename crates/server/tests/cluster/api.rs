@@ -1,4 +1,4 @@
-//! What generic gRPC tools rely on: reflection and the standard health service.
+//! Features that generic gRPC tools rely on: reflection and the standard health service.
 
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -43,7 +43,7 @@ async fn reflection_and_health_answer() {
     let Some(MessageResponse::FileDescriptorResponse(files)) = file.message_response else {
         panic!("{file:?}");
     };
-    // The stream is described as it is documented, not as the pre-encoded frames that the server sends.
+    // The stream is described with its documented messages, not with the pre-encoded frames that the server sends.
     let text = files.file_descriptor_proto.concat();
     assert!(text.windows(11).any(|window| window == b"StreamFrame"));
     assert!(!text.windows(12).any(|window| window == b"EncodedFrame"));

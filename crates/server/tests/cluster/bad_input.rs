@@ -1,4 +1,4 @@
-//! Input that is wrong gets a clear answer, harms nobody and loses nothing.
+//! Invalid input gets a clear answer, and does not harm the node, other clients or data.
 
 use bytes::Bytes;
 use conclave_client::api::{self, send_result::Outcome};
@@ -27,7 +27,7 @@ fn room(name: &str, start: Option<Start>) -> JoinChatRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_are_wrong() {
+async fn invalid_requests_are_refused_and_leave_no_trace() {
     let cluster = Cluster::start().await;
     let mut raw = Raw::connect(&cluster, 0, "ana").await;
 
@@ -60,13 +60,13 @@ async fn requests_that_are_wrong() {
         let open = api::OpenSessionRequest { user: user.to_owned(), client: String::new() };
         assert_eq!(code(&raw.client.open_session(open).await.unwrap_err()), "user_name_invalid", "{user}");
     }
-    // None of it left a trace.
+    // No refused request left a trace.
     let next = raw.send("general", 4, "fine").await.unwrap();
     assert_eq!(next.seq, largest.seq + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_that_are_wrong() {
+async fn invalid_tokens_are_refused() {
     let cluster = Cluster::start().await;
     let mut raw = Raw::connect(&cluster, 0, "ana").await;
     raw.send("general", 1, "hello").await.unwrap();
@@ -98,7 +98,7 @@ async fn tokens_that_are_wrong() {
         let refused = follow(&mut raw, resumed(token)).await.unwrap_err();
         assert_eq!(code(&refused), expected);
     }
-    // A forged position beyond the end is found out by asking the leader, not believed.
+    // A forged position beyond the end is detected by asking the leader.
     let cluster_id = u128::from_be_bytes(good[1..17].try_into().unwrap());
     let forged =
         ResumeToken { cluster: cluster_id, epoch: 1, rooms: vec![(1.into(), 10_000.into())] }.encode();
@@ -148,7 +148,7 @@ async fn streams_of_sends_answer_each_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_message() {
+async fn bytes_that_are_not_a_message_do_no_harm() {
     let cluster = Cluster::start().await;
     let raw = Raw::connect(&cluster, 0, "ana").await;
     let address = format!("http://{}", cluster.members()[0].client);
@@ -172,12 +172,12 @@ async fn bytes_that_are_no_message() {
         matches!(error.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Unknown | Code::Internal),
         "{error:?}"
     );
-    // The node is none the worse for it.
+    // The node still works.
     let mut raw = raw;
     raw.send("general", 1, "fine").await.unwrap();
 }
 
-/// Sends bytes as they are.
+/// Sends bytes unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 struct Verbatim;
 
@@ -216,7 +216,7 @@ impl tonic::codec::Decoder for Verbatim {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_jumps_never_takes_a_room_back() {
+async fn a_clock_jump_never_moves_a_rooms_times_back() {
     let cluster = Cluster::start().await;
     let mut raw = Raw::connect(&cluster, 0, "ana").await;
     let mut last = 0;

@@ -1,4 +1,4 @@
-//! What nodes say of themselves: to resolvers, and to whoever asks.
+//! The records that nodes send to name servers and serve to others.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,18 +27,18 @@ fn secret() -> Secret {
     Secret::new(b"a secret of the whole cluster").unwrap()
 }
 
-/// A resolver that remembers what it is told, and answers what the test wants.
+/// A name server that stores the records it receives, and answers as the test wants.
 #[derive(Clone, Default)]
 struct Resolver {
-    /// By node, the last record that was told, and when.
+    /// By node: the last record received, and when.
     told: Arc<Mutex<BTreeMap<u64, (NodeRecord, Instant)>>>,
-    /// Everything that was wrong.
+    /// All errors found.
     wrong: Arc<Mutex<Vec<String>>>,
-    /// Of this node the lease lapses, once.
+    /// The node whose lease lapses once.
     lapse: Arc<AtomicU64>,
-    /// Streams that were opened.
+    /// Number of streams opened.
     streams: Arc<AtomicU64>,
-    /// All streams of before end when this is raised.
+    /// When this is raised, all streams opened before it end.
     generation: Arc<tokio::sync::watch::Sender<u64>>,
 }
 
@@ -81,7 +81,7 @@ impl Resolver {
         self.told.lock().unwrap().values().map(|(record, _)| record.clone()).collect()
     }
 
-    /// The node that leads the meta shard, by the highest term.
+    /// The node that leads the meta shard according to the record with the highest term.
     fn leader(&self) -> Option<(u64, u64)> {
         let records = self.records();
         let leads = records.iter().flat_map(|record| {
@@ -133,10 +133,10 @@ async fn admin(cluster: &Cluster, index: usize) -> AdminServiceClient<Channel> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_register_and_say_at_once_what_changes() {
+async fn nodes_register_and_report_changes_at_once() {
     let resolver = Resolver::default();
     let (address, _serving) = resolver.start().await;
-    // The second one is never there, and nobody minds.
+    // The second name server is never reachable, which must not matter.
     let nobody = "127.0.0.1:9".to_owned();
     let mut cluster = Cluster::start_with(move |config| {
         config.resolvers = vec![address.to_string(), nobody.clone()];
@@ -163,7 +163,7 @@ async fn nodes_register_and_say_at_once_what_changes() {
     assert_eq!((record.role(), record.votes_in.clone()), (MemberRole::Voter, vec![0, 1, 2]));
     assert!(!record.draining && !record.full && (10..=100).contains(&record.weight), "{record:?}");
 
-    // A leader's death is heard of as soon as there is another one.
+    // A leader's death is reported as soon as there is a new leader.
     let (term, leader) = resolver.leader().unwrap();
     cluster.kill(usize::try_from(leader - 1).unwrap());
     let killed = Instant::now();
@@ -173,7 +173,7 @@ async fn nodes_register_and_say_at_once_what_changes() {
     .await;
     let took = killed.elapsed();
     println!("the next leader was registered after {took:?}");
-    // What it said last may be a little ahead of the clock, if it said much at once.
+    // The last revision may be a little ahead of the clock, after many changes at once.
     let last = resolver.record(leader).unwrap().revision;
     eventually("the clock is past it", async || {
         u64::try_from(cluster.clock(0).now_ms() / 100).unwrap() > last
@@ -182,7 +182,7 @@ async fn nodes_register_and_say_at_once_what_changes() {
     cluster.start_node(usize::try_from(leader - 1).unwrap()).await;
     cluster.settled().await;
 
-    // A lapsed node comes back with a higher revision, and one whose stream broke with another stream.
+    // A node whose lease lapsed returns with a higher revision, and one whose stream broke with a new stream.
     let before = resolver.record(2).unwrap();
     resolver.lapse.store(2, Ordering::SeqCst);
     eventually("it outbids itself", async || resolver.record(2).unwrap().revision > before.revision).await;
@@ -195,7 +195,7 @@ async fn nodes_register_and_say_at_once_what_changes() {
     })
     .await;
 
-    // What a node gives up, it says.
+    // A drained node reports what it no longer offers.
     admin(&cluster, 0).await.drain(DrainRequest { node: "node2".to_owned() }).await.unwrap();
     eventually("it says so", async || {
         let record = resolver.record(2).unwrap();
@@ -210,7 +210,7 @@ async fn nodes_register_and_say_at_once_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_node_tells_what_it_knows_of_all() {
+async fn any_node_serves_the_records_of_all() {
     let mut cluster = Cluster::start_with(|config| config.secret = Some(secret())).await;
     let mut asked = admin(&cluster, 0).await;
     let refused = asked.records(RecordsRequest { nonce: vec![1; 15] }).await.unwrap_err();

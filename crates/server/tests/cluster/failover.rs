@@ -4,7 +4,7 @@ use crate::harness::Cluster;
 use crate::load::Load;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_leader_dies() {
+async fn no_ack_is_lost_when_the_leader_dies() {
     let mut cluster = Cluster::start().await;
     let load = Load::start(&cluster, "deploys", 3, 3).await;
     load.progress(200).await;
@@ -19,7 +19,7 @@ async fn the_leader_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_dies() {
+async fn no_ack_is_lost_when_a_follower_dies() {
     let mut cluster = Cluster::start().await;
     let load = Load::start(&cluster, "deploys", 3, 3).await;
     load.progress(200).await;
@@ -34,7 +34,7 @@ async fn a_follower_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_die_at_once() {
+async fn no_ack_is_lost_when_all_nodes_die_at_once() {
     let mut cluster = Cluster::start().await;
     let load = Load::start(&cluster, "deploys", 3, 3).await;
     for _ in 0..2 {
@@ -49,7 +49,7 @@ async fn all_die_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_dies_in_turn_while_nobody_waits() {
+async fn no_ack_is_lost_when_each_node_dies_in_turn() {
     let mut cluster = Cluster::start().await;
     let load = Load::start(&cluster, "deploys", 3, 3).await;
     for round in 0..6 {
@@ -72,7 +72,7 @@ async fn a_minority_never_acks() {
     reader.history(conclave_client::HistoryQuery::newest("deploys", 1)).await.unwrap();
     cluster.kill(0);
     cluster.kill(1);
-    // Whatever was decided before the second death may still be answered; after that, nothing is.
+    // Commands decided before the second death may still be answered; after that, nothing is.
     crate::harness::eventually("the survivor notices", async || {
         cluster.status(2).await.is_some_and(|status| status.can_lose == -1)
     })

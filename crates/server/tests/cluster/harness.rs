@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-/// Long enough for a busy machine; nothing waits this long unless it is broken.
+/// Long enough for a busy machine; a wait takes this long only in a failing test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
-/// Between two looks at a condition.
+/// Pause between two checks of a condition.
 const POLL: Duration = Duration::from_millis(10);
 
 pub(crate) struct Cluster {
@@ -36,12 +36,12 @@ struct Running {
 }
 
 impl Cluster {
-    /// A cluster of three nodes that has settled.
+    /// Starts three nodes and waits until they have settled.
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    /// A cluster of three nodes that has settled, configured otherwise than usual.
+    /// As [`Self::start`], with a changed configuration.
     pub(crate) async fn start_with(tune: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
         let mut cluster = Self::prepare(3, 2);
         cluster.tune = Box::new(tune);
@@ -52,7 +52,7 @@ impl Cluster {
         cluster
     }
 
-    /// A cluster of which no node has started.
+    /// A cluster of nodes that are not started yet.
     pub(crate) fn prepare(nodes: usize, shards: u32) -> Self {
         log();
         let members = (1..=nodes).map(|index| {
@@ -70,7 +70,7 @@ impl Cluster {
         }
     }
 
-    /// Keeps only so much log behind snapshots.
+    /// Sets how many bytes of log are kept behind snapshots.
     pub(crate) fn with_log_tail(mut self, bytes: u64) -> Self {
         self.log_tail_bytes = bytes;
         self
@@ -108,7 +108,7 @@ impl Cluster {
                     self.nodes[index] = Some(running);
                     return;
                 }
-                // What a killed node held is given back when its last task is gone.
+                // A killed node's lock and ports are released when its last task has ended.
                 Err(error) => assert!(began.elapsed() < DEADLINE, "node {index} does not start: {error}"),
             }
             tokio::time::sleep(POLL).await;
@@ -134,7 +134,7 @@ impl Cluster {
         }
     }
 
-    /// Starts a node that is expected to refuse.
+    /// Starts a node that is expected to refuse to start, and returns its error.
     pub(crate) async fn refuses_to_start(&self, index: usize) -> RunError {
         match self.try_start(index).await {
             Ok(running) => {
@@ -145,7 +145,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until a running node gives up, and says why.
+    /// Waits until a running node fails, and returns the cause.
     pub(crate) async fn gives_up(&mut self, index: usize) -> RunError {
         let running = self.nodes[index].take().expect("the node runs");
         let error = within("the node gives up", running.node.failed()).await;
@@ -153,7 +153,7 @@ impl Cluster {
         error
     }
 
-    /// Ends a node in the middle of whatever it does.
+    /// Ends a node abruptly, in the middle of its work.
     pub(crate) fn kill(&mut self, index: usize) {
         let running = self.nodes[index].take().expect("the node runs");
         running.runtime.shutdown_background();
@@ -175,7 +175,7 @@ impl Cluster {
         self.nodes[index].is_some()
     }
 
-    /// Addresses for clients, of all nodes.
+    /// The client addresses of all nodes.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.members.iter().map(|member| member.client.clone()).collect()
     }
@@ -194,7 +194,7 @@ impl Cluster {
         observer.status_of(&self.members[index].client).await.ok()
     }
 
-    /// What all nodes say of themselves, asked through one of them.
+    /// The statuses of all nodes, requested through one of them.
     pub(crate) async fn statuses(&self, index: usize) -> Vec<NodeStatus> {
         let observer = Client::builder().servers([&self.members[index].client]).observe().await;
         let Ok(observer) = observer else { return Vec::new() };
@@ -244,7 +244,7 @@ impl Cluster {
         rooms.iter().find(|known| known.name == room).expect("the room exists").shard
     }
 
-    /// One HTTP answer, head and body.
+    /// An HTTP response, head and body.
     pub(crate) async fn http(&self, index: usize, path: &str) -> Option<String> {
         let address: SocketAddr = self.members[index].http.parse().unwrap();
         let mut stream = TcpStream::connect(address).await.ok()?;
@@ -273,7 +273,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Waits for a condition, and fails with its name when it does not come.
+/// Waits until a condition holds; panics with `what` after the deadline.
 pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !condition().await {
@@ -282,7 +282,7 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
     }
 }
 
-/// Waits for a future, and fails with its name when it does not come.
+/// Waits for a future; panics with `what` after the deadline.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
@@ -290,8 +290,8 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
     }
 }
 
-/// An address that nobody has, below those that the system gives to whoever connects (from 32768 on Linux): a node that is
-/// started later, or again, must find it free.
+/// An unused address, below the ports that the system assigns to outgoing connections (from 32768 on Linux): a node
+/// that is started later, or again, must find it free.
 fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id() * 100;

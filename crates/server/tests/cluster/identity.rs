@@ -1,11 +1,11 @@
-//! A node id belongs to one data directory for life.
+//! A node id belongs to one data dir for life.
 
 use conclave_server::{Config, RunError};
 
 use crate::harness::{Cluster, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_with_an_emptied_directory_is_expelled() {
+async fn a_node_with_an_emptied_data_dir_is_expelled() {
     let mut cluster = Cluster::start().await;
     cluster.stop(2).await;
     std::fs::remove_dir_all(cluster.node_dir(2)).unwrap();
@@ -14,13 +14,13 @@ async fn a_node_with_an_emptied_directory_is_expelled() {
     assert!(matches!(error, RunError::Expelled(_)), "{error}");
     let text = error.to_string();
     assert!(text.contains("another data directory") && text.contains("add it as a new one"), "{text}");
-    // The others never believed it.
+    // The other nodes never accepted it.
     let client = cluster.client("ana").await;
     client.send("general", "still two of three").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_of_another_cluster_or_node_is_refused() {
+async fn a_data_dir_of_another_cluster_or_node_is_refused() {
     let mut cluster = Cluster::start().await;
     cluster.stop(0).await;
     let foreign = Config { cluster_name: "other".to_owned(), ..cluster.config(0) };
@@ -33,7 +33,7 @@ async fn a_directory_of_another_cluster_or_node_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_in_use_and_a_port_in_use_are_named() {
+async fn errors_name_a_data_dir_or_port_in_use() {
     let cluster = Cluster::start().await;
     let error = cluster.refuses_to_start(0).await;
     assert!(matches!(error, RunError::Listen { .. }), "{error}");
@@ -47,7 +47,7 @@ async fn a_directory_in_use_and_a_port_in_use_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_node_is_known_again() {
+async fn a_restarted_node_is_accepted_again() {
     let mut cluster = Cluster::start().await;
     cluster.kill(1);
     cluster.start_node(1).await;
@@ -57,7 +57,8 @@ async fn a_restarted_node_is_known_again() {
     .await;
 }
 
-/// What a node says that starts in the directory of one that was just stopped, once that one's last task is gone.
+/// The error of a node that starts on the data dir of a node that was just stopped, once that node's last task has
+/// ended.
 async fn starts_when_free(config: Config) -> String {
     let mut text = String::new();
     eventually("the directory is free", async || {

@@ -1,4 +1,4 @@
-//! Clients that send and follow while things break, and record everything.
+//! Clients that send and follow while faults happen, and record everything for the checker.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Cluster, eventually, within};
 
-/// Sends that one writer has under way.
+/// Sends that one writer has in flight.
 const IN_FLIGHT: usize = 8;
-/// Clients that are opened at the same time.
+/// Clients that open their sessions at the same time.
 const OPENING_MAX: usize = 16;
 
 pub(crate) struct Load {
@@ -28,19 +28,19 @@ pub(crate) struct Load {
     writers: Vec<JoinHandle<()>>,
     readers: Vec<JoinHandle<()>>,
     acked: Arc<AtomicU64>,
-    /// The highest seq of an ack.
+    /// The highest seq that was acked.
     head: Arc<AtomicU64>,
     observed: Vec<Arc<AtomicU64>>,
     pace: Duration,
 }
 
 impl Load {
-    /// Begins with so many writers and readers in a room of its own.
+    /// Starts this many writers and readers in a room of its own.
     pub(crate) async fn start(cluster: &Cluster, room: &str, writers: usize, readers: usize) -> Self {
         Self::start_paced(cluster, room, writers, readers, Duration::ZERO).await
     }
 
-    /// As [`Load::start`], but each writer sends only so often.
+    /// As [`Load::start`], but each writer pauses between its sends.
     pub(crate) async fn start_paced(
         cluster: &Cluster,
         room: &str,
@@ -92,7 +92,7 @@ impl Load {
         self.writers.push(tokio::spawn(writer.run(self.stop.clone())));
     }
 
-    /// Reads the room's end again and again, linearizably, on whichever node answers.
+    /// Reads the room's end repeatedly, linearizably, on any node that answers.
     fn add_prober(&mut self, client: Client) {
         let (history, room, room_id) = (self.history.clone(), self.room.clone(), self.room_id);
         let (stop, pace) = (self.stop.clone(), self.pace);
@@ -104,7 +104,7 @@ impl Load {
                     read = client.history(query.clone()) => read,
                     () = stop.cancelled() => return,
                 };
-                // Without a quorum there is no answer, which is no answer that is wrong.
+                // Without a quorum there is no answer, which is correct.
                 if let Ok(page) = read {
                     history.read(begun, room_id, page.last_seq, "any");
                 }
@@ -138,18 +138,18 @@ impl Load {
         }));
     }
 
-    /// How many sends have been acked so far.
+    /// The number of sends acked so far.
     pub(crate) fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more sends are acked.
+    /// Waits until `more` further sends are acked.
     pub(crate) async fn progress(&self, more: u64) {
         let target = self.acked() + more;
         eventually("sends are acked", async || self.acked() >= target).await;
     }
 
-    /// Waits until every reader has got an event that was acked after this call, and says how long that took.
+    /// Waits until every reader has got an event that was acked after this call. Returns how long that took.
     pub(crate) async fn all_served(&self) -> Duration {
         let began = Instant::now();
         let before = self.head.load(Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl Load {
         began.elapsed()
     }
 
-    /// Stops the writers, lets the readers finish, reads every replica, and asks the checker.
+    /// Stops the writers, lets the readers finish, reads every replica, and runs the checker.
     pub(crate) async fn judge(mut self, cluster: &Cluster) {
         self.stop.cancel();
         for writer in self.writers.drain(..) {
@@ -254,7 +254,7 @@ fn seen_event(event: &conclave_client::api::Event) -> Event<'_> {
         Kind::TopicChanged(changed) => (What::Topic, changed.topic.as_str()),
         Kind::Joined(_) => (What::Joined, ""),
         Kind::Left(_) => (What::Left, ""),
-        // The checker would object: nobody asks for this event.
+        // Not produced by this load; the checker would report it.
         Kind::Pinned(_) => (What::Created, ""),
     };
     Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }

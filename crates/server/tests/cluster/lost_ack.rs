@@ -1,4 +1,4 @@
-//! An ack is lost on purpose, and the request repeated.
+//! Acks are lost, and the requests are repeated.
 
 use conclave_client::api::chat_service_client::ChatServiceClient;
 use conclave_client::api::{self, send_message_request::Content};
@@ -7,7 +7,7 @@ use tonic::transport::Channel;
 
 use crate::harness::Cluster;
 
-/// A client of one node that does nothing by itself.
+/// A client of one node without retries or reconnects.
 pub(crate) struct Raw {
     pub(crate) client: ChatServiceClient<Channel>,
     pub(crate) token: String,
@@ -22,7 +22,7 @@ impl Raw {
         Self { client, token: session.token, session: session.session_id }
     }
 
-    /// The same session at another node.
+    /// The same session on another node.
     pub(crate) async fn moved(&self, cluster: &Cluster, index: usize) -> Self {
         Self { client: connect(cluster, index).await, token: self.token.clone(), session: self.session }
     }
@@ -59,7 +59,7 @@ pub(crate) fn message(room: &str, no: u64, text: &str) -> api::SendMessageReques
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_gets_the_first_answer_on_any_node() {
+async fn a_repeated_request_gets_the_first_answer_on_any_node() {
     let mut cluster = Cluster::start().await;
     let mut one = Raw::connect(&cluster, 0, "ana").await;
     let first = one.send("general", 1, "hello").await.unwrap();
@@ -70,7 +70,7 @@ async fn a_repeat_gets_the_first_answer_on_any_node() {
         assert!(again.duplicate);
         assert_eq!((again.seq, again.time_ms, again.room_id), (first.seq, first.time_ms, first.room_id));
     }
-    // Not even the death of all nodes makes it forget.
+    // The answer survives even the death of all nodes.
     (0..3).for_each(|index| cluster.kill(index));
     for index in 0..3 {
         cluster.start_node(index).await;
@@ -84,16 +84,16 @@ async fn a_repeat_gets_the_first_answer_on_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ack_that_nobody_waited_for_is_the_same_later() {
+async fn a_repeat_after_a_dropped_call_takes_effect_once() {
     let cluster = Cluster::start().await;
     let mut raw = Raw::connect(&cluster, 0, "ana").await;
     let mut settled = 0;
     for no in 1..=50 {
-        // The call is dropped at some point of its way: the outcome is unknown to this client.
+        // The call is dropped at an arbitrary point: the outcome is unknown to this client.
         let request = raw.request(message("general", no, &format!("m{no}")));
         let call = raw.client.send_message(request);
         let _ = tokio::time::timeout(std::time::Duration::from_micros(no * 60), call).await;
-        // Repeated at the next node until certain, it took effect exactly once.
+        // Repeated at the next node until acked, the request took effect exactly once.
         let mut other = raw.moved(&cluster, usize::try_from(no % 3).unwrap()).await;
         let ack = other.send("general", no, &format!("m{no}")).await.unwrap();
         assert!(ack.seq > settled, "request {no}");

@@ -1,5 +1,5 @@
-//! Whole clusters in one process: three nodes, each with a runtime, sockets and a data directory of its
-//! own. What happens under faults is recorded and judged by the checker.
+//! Whole clusters in one process: three nodes, each with its own runtime, sockets and data dir. The checker judges the
+//! history of each test with faults.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics fails, which is the point")]
 

@@ -1,4 +1,4 @@
-//! Nodes do not hear each other, or not both ways, under load. The nodes were started with leave to be broken.
+//! Partitions under load, in both or in one direction. The nodes run with fault injection enabled.
 
 use conclave_proto::fault::fault_service_client::FaultServiceClient;
 use conclave_proto::fault::{PeerFault, ResolverFault, SetFaultsRequest};
@@ -8,12 +8,12 @@ use tonic::Code;
 use crate::harness::{Cluster, eventually, within};
 use crate::load::Load;
 
-/// Lets bytes vanish from the first node to the second, for each pair, and heals all others.
+/// Drops the bytes from the first to the second node of each pair, and heals all other connections.
 async fn cut(cluster: &Cluster, pairs: &[(usize, usize)]) {
     cut_and_repeat(cluster, pairs, 0).await;
 }
 
-/// The same; and so many of a hundred calls are made twice. How many were, and were answered, so far.
+/// As [`cut`], and repeats `repeat_percent` of the calls. Returns how many repeated calls were answered so far.
 async fn cut_and_repeat(cluster: &Cluster, pairs: &[(usize, usize)], repeat_percent: u32) -> u64 {
     let mut repeated = 0;
     for (index, member) in cluster.members().iter().enumerate() {
@@ -37,7 +37,7 @@ async fn breakable() -> Cluster {
     Cluster::start_with(|config| config.faults = Some(Faults::default())).await
 }
 
-/// A load that makes progress in a room, the room's shard, and the node that leads it.
+/// A load that makes progress in a room, the room's shard, and the node that leads the shard.
 async fn loaded(cluster: &Cluster) -> (Load, u32, usize) {
     let load = Load::start(cluster, "deploys", 3, 3).await;
     load.progress(100).await;
@@ -46,7 +46,7 @@ async fn loaded(cluster: &Cluster) -> (Load, u32, usize) {
     (load, shard, cluster.leader_of(shard).await)
 }
 
-/// The node that leads the room's shard by the word of `witness`.
+/// The node that leads the shard according to `witness`.
 async fn leader_by(cluster: &Cluster, witness: usize, shard: u32) -> u64 {
     let nodes = cluster.statuses(witness).await;
     let own = nodes.iter().find(|node| node.name == cluster.members()[witness].name);
@@ -54,7 +54,7 @@ async fn leader_by(cluster: &Cluster, witness: usize, shard: u32) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_cut_off_is_replaced_and_acks_nothing() {
+async fn a_partitioned_leader_is_replaced_and_acks_nothing() {
     let cluster = breakable().await;
     let (load, shard, old) = loaded(&cluster).await;
     let (b, c) = ((old + 1) % 3, (old + 2) % 3);
@@ -73,7 +73,7 @@ async fn a_leader_that_is_cut_off_is_replaced_and_acks_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whom_nobody_hears_is_replaced() {
+async fn a_leader_that_can_receive_but_not_send_is_replaced() {
     let cluster = breakable().await;
     let (load, _, old) = loaded(&cluster).await;
     let (b, c) = ((old + 1) % 3, (old + 2) % 3);
@@ -84,14 +84,15 @@ async fn a_leader_whom_nobody_hears_is_replaced() {
     load.judge(&cluster).await;
 }
 
-/// Every vote, append and forwarded proposal arrives twice, the second time up to half a second later, while leaders change.
+/// Every vote, append and forwarded proposal arrives twice, the second time up to half a second later, during leader
+/// changes.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_arrives_twice_has_one_effect() {
+async fn calls_that_arrive_twice_take_effect_once() {
     let cluster = breakable().await;
     cut_and_repeat(&cluster, &[], 100).await;
     let (load, _, old) = loaded(&cluster).await;
     load.progress(100).await;
-    // It comes back into a cluster in which the words of its own time are still arriving.
+    // The node rejoins a cluster in which repeated calls from before the partition still arrive.
     cut_and_repeat(&cluster, &[(old, (old + 1) % 3), (old, (old + 2) % 3)], 100).await;
     load.progress(100).await;
     let repeated = cut_and_repeat(&cluster, &[], 100).await;
@@ -101,7 +102,7 @@ async fn what_arrives_twice_has_one_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_has_no_resolvers_faults() {
+async fn a_node_refuses_faults_of_a_name_server() {
     let cluster = breakable().await;
     let address = format!("http://{}", cluster.members()[0].client);
     let mut client = FaultServiceClient::connect(address).await.unwrap();
@@ -112,7 +113,7 @@ async fn a_node_has_no_resolvers_faults() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_leave_a_node_cannot_be_broken() {
+async fn faults_are_refused_unless_fault_injection_is_enabled() {
     let cluster = Cluster::start().await;
     let address = format!("http://{}", cluster.members()[0].client);
     let mut client = FaultServiceClient::connect(address).await.unwrap();

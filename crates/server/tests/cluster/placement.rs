@@ -1,5 +1,5 @@
-//! Where clients are: a full node sends them elsewhere, a draining one sends all away, and they spread again after a node
-//! comes back; and none of them misses an event or gets one twice.
+//! Placement of clients: a full node refuses further clients, a draining node moves all of its clients, and clients
+//! spread again after a node returns; no client misses an event or gets one twice.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn admin(cluster: &Cluster, index: usize) -> AdminServiceClient<Channel> {
     AdminServiceClient::connect(format!("http://{}", cluster.members()[index].client)).await.unwrap()
 }
 
-/// Waits until a node has heard from every node that it is ready: before that it sends nobody there.
+/// Waits until a node knows that every node is ready: before that it sends no clients there.
 async fn knows_all(cluster: &Cluster, index: usize) {
     let request = RecordsRequest { nonce: vec![0; NONCE_BYTES] };
     let mut told = admin(cluster, index).await.records(request).await.unwrap().into_inner();
@@ -51,7 +51,7 @@ async fn knows_all(cluster: &Cluster, index: usize) {
     within("it has heard from all", all()).await;
 }
 
-/// How many clients each running node has.
+/// The number of clients of each running node.
 async fn clients(cluster: &Cluster, ask: usize) -> Vec<u32> {
     let nodes = cluster.statuses(ask).await;
     nodes.iter().filter(|node| node.reachable).map(|node| node.clients).collect()
@@ -63,7 +63,7 @@ fn is_even(clients: &[u32], nodes: usize, all: usize) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_node_sends_one_too_many_elsewhere() {
+async fn a_full_node_sends_further_clients_elsewhere() {
     let cluster = Cluster::start_with(|config| config.max_clients = MAX).await;
     let mut here = Vec::new();
     for index in 0..MAX {
@@ -89,7 +89,7 @@ async fn a_full_node_sends_one_too_many_elsewhere() {
     expected.sort();
     assert_eq!((failure.code.as_str(), failure.certainty()), ("node_full", api::Certainty::NotSent));
     assert_eq!(failure.try_addresses, expected);
-    // A session that is here already may open another stream, and calls go on.
+    // A session that subscribes already may open another stream, and its calls continue.
     let again = follow(&mut here[0].0).await.unwrap();
     drop(again);
     let ack = late.send("general", 1, "from outside").await.unwrap();
@@ -101,7 +101,7 @@ async fn a_full_node_sends_one_too_many_elsewhere() {
         };
         assert_eq!(event.seq, ack.seq);
     }
-    // Streams of sends have a bound of their own.
+    // Send streams have a separate bound.
     let mut sending = Vec::new();
     for _ in 0..2 * MAX {
         let request = late.request(tokio_stream::pending::<api::SendBatch>());
@@ -116,7 +116,7 @@ async fn a_full_node_sends_one_too_many_elsewhere() {
         Some((node.clients, node.clients_max, node.load_permille, node.record?.full))
     };
     eventually("it says that it is full", async || full().await == Some((MAX, MAX, 1_000, true))).await;
-    // A client that knows only the full node finds its way.
+    // A client that knows only the full node finds another one.
     let address = &cluster.members()[0].client;
     let client = Client::builder().servers([address]).user("lost").connect().await.unwrap();
     let mut events = client.subscribe(vec![Follow::room("general").from(Start::After(0))]);
@@ -126,7 +126,7 @@ async fn a_full_node_sends_one_too_many_elsewhere() {
         }
     };
     assert!(others().contains(&node), "{node}");
-    // Whoever goes makes room.
+    // A client that leaves makes room.
     here.pop();
     eventually("there is room again", async || follow(&mut late).await.is_ok()).await;
     assert_eq!(cluster.metric(0, "conclave_sessions_max").await, f64::from(MAX));
@@ -134,7 +134,7 @@ async fn a_full_node_sends_one_too_many_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_draining_node_sends_everybody_away() {
+async fn a_draining_node_moves_all_its_clients() {
     let cluster = Cluster::start().await;
     let load = Load::start(&cluster, "deploys", 2, 12).await;
     load.progress(50).await;
@@ -161,7 +161,7 @@ async fn a_draining_node_sends_everybody_away() {
     assert_eq!(status::from_status(&refused).code, "node_draining");
     drop(told);
     within("it is drained", drained).await.unwrap().unwrap();
-    // Doing it again does no harm, and what a busy machine did not do in time is done then.
+    // Draining again does no harm, and finishes work that a busy machine did not do in time.
     eventually("it has nothing left", async || {
         let drained = drain().await;
         (drained.still_leads, drained.clients) == (0, 0)
@@ -175,16 +175,16 @@ async fn a_draining_node_sends_everybody_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_spreads_the_clients() {
+async fn an_operator_rebalances_the_clients() {
     let cluster = Cluster::start().await;
     let mut here = Vec::new();
-    // So few that the spread alone moves nobody.
+    // So few clients that the automatic spread moves none.
     for index in 0..8 {
         let mut raw = Raw::connect(&cluster, 0, &format!("user{index}")).await;
         let stream = follow(&mut raw).await.unwrap();
         here.push((raw, stream));
     }
-    // Whichever of them leads the meta shard plans with what it has heard.
+    // Each of them must know all nodes, because any of them may lead the meta shard and plan the moves.
     for index in 0..3 {
         knows_all(&cluster, index).await;
     }
@@ -200,10 +200,11 @@ async fn an_operator_spreads_the_clients() {
     .await;
     assert_eq!((moves.len(), moves[0].from.as_str()), (1, "node1"));
     assert_eq!(moves[0].to, ["node2", "node3"]);
-    // Five of eight are asked, each to go to one of the two.
+    // Five of eight clients are asked to move, each to one of the two targets.
     let mut targets = Vec::new();
     eventually("five are asked", async || {
-        // A new leader of the meta shard has not been asked for it; whoever goes already is not asked again.
+        // A new leader of the meta shard does not know the request; clients that are moving already are not asked
+        // again.
         let _ = asked.rebalance(RebalanceRequest {}).await;
         for (_, stream) in &mut here {
             let next = tokio::time::timeout(Duration::from_millis(20), stream.message()).await;
@@ -223,7 +224,8 @@ async fn an_operator_spreads_the_clients() {
     }
 }
 
-/// A node dies and comes back under `count` clients; how long it takes until all are served, and until they are spread.
+/// A node dies and returns under `count` clients. Returns the times until all are served, and until they are spread
+/// again.
 async fn node_dies_and_returns(count: usize) -> (Duration, Duration) {
     let mut cluster = Cluster::start().await;
     let load = Load::start_paced(&cluster, "deploys", 2, count, Duration::from_millis(200)).await;
@@ -244,15 +246,15 @@ async fn node_dies_and_returns(count: usize) -> (Duration, Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_spread_again_after_a_node_was_gone() {
+async fn clients_spread_again_after_a_node_returns() {
     let (served, spread) = node_dies_and_returns(300).await;
     println!("300 clients: served again after {served:?}, spread again after {spread:?}");
 }
 
-/// The full size, with its times: needs a machine that does nothing else.
+/// The full size, with time limits: needs an otherwise idle machine.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a quiet machine"]
-async fn a_thousand_clients_are_served_again_and_spread_again_in_time() {
+async fn a_thousand_clients_are_served_and_spread_again_in_time() {
     let (served, spread) = node_dies_and_returns(1_000).await;
     println!("1,000 clients: served again after {served:?}, spread again after {spread:?}");
     assert!(served < Duration::from_secs(2), "served again after {served:?}");

@@ -1,4 +1,4 @@
-//! Reading, locally and linearizably, and following from one node to the next.
+//! Local and linearizable reads, and subscriptions that continue on another node.
 
 use conclave_client::{Client, Follow, HistoryQuery, Incoming, Start};
 
@@ -54,7 +54,7 @@ async fn history_is_paged_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscriber_moves_on_when_its_node_is_stopped_or_dies() {
+async fn a_subscription_continues_when_its_node_stops_or_dies() {
     let mut cluster = Cluster::start().await;
     let writer = cluster.client("ana").await;
     let reader = cluster.client("bo").await;

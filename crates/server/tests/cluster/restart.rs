@@ -1,4 +1,4 @@
-//! Nodes are stopped on purpose.
+//! Nodes are stopped and started again.
 
 use conclave_client::HistoryQuery;
 
@@ -16,7 +16,7 @@ async fn a_rolling_restart_fails_no_send() {
         cluster.start_node(index).await;
         cluster.settled().await;
     }
-    // A writer panics on the first send that is refused or given up.
+    // A writer panics on the first send that is refused or abandoned.
     load.judge(&cluster).await;
 }
 
@@ -33,7 +33,7 @@ async fn a_drained_node_leads_nothing_and_is_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_cluster_continues() {
+async fn a_restarted_cluster_keeps_its_state() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client("ana").await;
     let first = client.send("general", "before").await.unwrap();
@@ -44,7 +44,7 @@ async fn a_stopped_cluster_continues() {
         cluster.start_node(index).await;
     }
     cluster.settled().await;
-    // The session and its request numbers continue too.
+    // The session and its request numbers continue as well.
     let second = client.send("general", "after").await.unwrap();
     assert_eq!((second.seq, second.request_no), (first.seq + 1, 2));
     let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest("general", 10) };
@@ -53,7 +53,7 @@ async fn a_stopped_cluster_continues() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_node_and_one_shard_are_a_cluster() {
+async fn a_cluster_works_with_one_node_and_one_shard() {
     let mut cluster = Cluster::prepare(1, 1);
     cluster.start_node(0).await;
     cluster.settled().await;

@@ -1,21 +1,21 @@
-//! Replicas that need more than the log still has.
+//! Replicas that need entries which the log no longer has.
 
 use conclave_client::{Content, HistoryQuery};
 
 use crate::harness::{Cluster, eventually};
 use crate::load::Load;
 
-/// Little enough that a few seconds of load are cut from the log.
+/// Small enough that a few seconds of load are purged from the log.
 const SHORT_LOG: u64 = 64 * 1024;
 
-/// Of the only shard, at each node that answers: where its log begins (behind this), and where it ends.
+/// For the only shard, at each node that answers: the last purged index, and the last index of the log.
 async fn logs(cluster: &Cluster, ask: usize) -> Vec<(u64, u64)> {
     let nodes = cluster.statuses(ask).await;
     let shards = nodes.iter().flat_map(|node| &node.shards).filter(|shard| shard.shard == 1);
     shards.map(|shard| (shard.purged_index, shard.last_log_index)).collect()
 }
 
-/// Writes until every log begins behind where they end now, so that whoever has not even that needs a snapshot.
+/// Writes until every log is purged up to its present end, so that a replica without these entries needs a snapshot.
 async fn write_past_the_log(cluster: &Cluster, node: usize) {
     let mut end = 0;
     eventually("the logs' ends are known", async || {
@@ -52,7 +52,7 @@ async fn same_end(cluster: &Cluster, index: usize) {
     .await;
 }
 
-/// It is counted a moment after what it brought can be read.
+/// The counter is raised a moment after the snapshot's contents can be read.
 async fn got_a_snapshot(cluster: &Cluster, index: usize) {
     eventually("a snapshot is counted", async || {
         cluster.metric(index, "conclave_raft_snapshot_install_seconds_count").await >= 1.0
@@ -87,11 +87,11 @@ async fn an_empty_replica_gets_a_snapshot() {
     let load = Load::start(&cluster, "deploys", 2, 2).await;
     load.progress(100).await;
     write_past_the_log(&cluster, 0).await;
-    // This one was late from the beginning; its directory is empty and its id was never used.
+    // This node starts for the first time: its data dir is empty and its id was never used.
     cluster.start_node(2).await;
     same_end(&cluster, 2).await;
     got_a_snapshot(&cluster, 2).await;
-    // And what it was given survives its own death.
+    // The installed snapshot survives a crash of the node.
     cluster.kill(2);
     cluster.start_node(2).await;
     same_end(&cluster, 2).await;

@@ -1,5 +1,5 @@
-//! Nodes of two versions in one cluster: what the newer one adds is used only when all understand it, and nothing that a
-//! node does not understand is ever appended.
+//! Nodes of two versions in one cluster: features of the newer version are used only when all nodes understand them,
+//! and no command is ever appended that a node does not understand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,12 +18,12 @@ use crate::harness::{Cluster, eventually, within};
 use crate::load::Load;
 use crate::lost_ack::Raw;
 
-/// The level of version 0.1.0, and the first level that has pins.
+/// The feature level of version 0.1.0, and the first level that has pins.
 const OLD: u32 = 1;
 const NEW: u32 = 2;
 
-/// The feature level with which each node starts the next time. A node with a lower level than its program understands
-/// behaves as an older program: it registers that level, and stops at an entry above it.
+/// The feature level of each node's next start. A node with a level below its program's maximum behaves as an older
+/// program: it registers that level, and stops at an entry above it.
 #[derive(Clone)]
 struct Levels(Arc<[AtomicU32; 3]>);
 
@@ -61,7 +61,7 @@ fn pin_request(no: u64) -> api::SendMessageRequest {
     }
 }
 
-/// The level that a node reports to somebody who opens a session there.
+/// The level that a node reports to a client that opens a session there.
 async fn level(cluster: &Cluster, index: usize) -> u32 {
     let mut raw = Raw::connect(cluster, index, "ana").await;
     let open = api::OpenSessionRequest { user: "ana".to_owned(), client: "level".to_owned() };
@@ -72,7 +72,7 @@ async fn level(cluster: &Cluster, index: usize) -> u32 {
 async fn a_new_action_waits_for_the_last_upgraded_node_and_nothing_is_lost() {
     let (levels, mut cluster) = Levels::start(OLD).await;
     let load = Load::start(&cluster, "deploys", 3, 3).await;
-    // Two of three are upgraded, and one of them goes back.
+    // Two of three nodes are upgraded, and one of them is downgraded in between.
     for (index, to) in [(0, NEW), (1, NEW), (1, OLD), (1, NEW)] {
         load.progress(50).await;
         levels.replace(&mut cluster, index, to).await;
@@ -83,7 +83,7 @@ async fn a_new_action_waits_for_the_last_upgraded_node_and_nothing_is_lost() {
             let failure = from_status(&refused);
             assert_eq!((failure.code.as_str(), failure.certainty()), ("not_yet", Certainty::NotSent));
         }
-        // The library knows the level and does not even send.
+        // The client library knows the level and does not send the request.
         let client = cluster.client("ana").await;
         let error = client.submit("general", Content::Action(pin(1))).await.unwrap_err();
         assert_eq!(error.code(), Some("not_yet"), "{error}");
@@ -94,9 +94,9 @@ async fn a_new_action_waits_for_the_last_upgraded_node_and_nothing_is_lost() {
         eventually("the level rises", async || level(&cluster, index).await == NEW).await;
     }
     assert_eq!(pinned(&cluster.client("ana").await).await, [1]);
-    // A writer panics on the first send that is refused or given up.
+    // A writer panics on the first send that is refused or abandoned.
     load.judge(&cluster).await;
-    // There is no way back behind a level that has been used.
+    // A level that has been used rules out a downgrade below it.
     cluster.stop(1).await;
     levels.0[1].store(OLD, Ordering::Relaxed);
     let mut error = String::new();
@@ -111,7 +111,7 @@ async fn a_new_action_waits_for_the_last_upgraded_node_and_nothing_is_lost() {
     cluster.settled().await;
 }
 
-/// Pins the room's first event; the events that are pinned there.
+/// Pins the room's first event. Returns the events that are pinned there.
 async fn pinned(client: &Client) -> Vec<u64> {
     let ticket = client.submit("general", Content::Action(pin(1))).await.unwrap();
     let ack = within("the pin is acked", ticket.wait()).await.unwrap();
@@ -125,7 +125,8 @@ async fn pinned(client: &Client) -> Vec<u64> {
     pins.collect()
 }
 
-/// Commands that no node may append: of a kind that no version has, with an action that no version has, and not protobuf.
+/// Commands that no node may append: a kind that no version has, an action that no version has, and bytes that are not
+/// protobuf.
 const NOT_UNDERSTOOD: [&[u8]; 4] = [
     b"\xa2\x01\x03abc",
     &[0x12, 0x05, 0x08, 0x01, 0xfa, 0x06, 0x00],
@@ -145,7 +146,7 @@ async fn a_command_that_is_not_understood_is_refused_to_the_peer_that_sent_it() 
             assert_eq!((failure.code.as_str(), failure.certainty()), ("not_yet", Certainty::NotSent));
         }
     }
-    // All nodes live on, also after a restart: nothing of it is in a log.
+    // All nodes stay up, also after a restart: none of the commands is in a log.
     for index in 0..3 {
         cluster.stop(index).await;
     }
@@ -157,7 +158,7 @@ async fn a_command_that_is_not_understood_is_refused_to_the_peer_that_sent_it() 
     assert_eq!(after.seq, before.seq + 1);
 }
 
-/// Proposes a command to the shard's leader in the way of another node.
+/// Proposes a command to the shard's leader as a peer would.
 async fn propose(cluster: &Cluster, shard: u32, command: &[u8]) -> api::Failure {
     let leader = cluster.leader_of(shard).await;
     let status = cluster.status(leader).await.unwrap();
