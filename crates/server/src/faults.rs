@@ -3,7 +3,7 @@
 //! * `network`: faults on the connections to other nodes. Repeated calls are in `peer/echo.rs`.
 //! * Disk faults are in [`conclave_store::FaultyDisk`], clock faults in [`crate::Clock`].
 //!
-//! Without it, none of this is built in the node: connections and files are the plain ones.
+//! With fault injection disabled, a node uses plain connections and files.
 
 pub(crate) mod network;
 

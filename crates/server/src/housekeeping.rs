@@ -15,7 +15,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Deadline of a snapshot, which is only a checkpoint.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Runs until the node stops.
+/// Runs housekeeping until the node stops.
 pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

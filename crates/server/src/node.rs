@@ -51,7 +51,7 @@ pub enum RunError {
         /// The error of the system.
         source: std::io::Error,
     },
-    /// The data directory cannot be used.
+    /// The data dir cannot be used.
     #[error(transparent)]
     Open(#[from] conclave_store::OpenError),
     /// A peer's address is invalid.

@@ -24,7 +24,7 @@ pub(crate) struct Shards {
     /// Data shards of the cluster, fixed at bootstrap.
     pub(crate) data_shards: u32,
     pub(crate) members: BTreeMap<NodeId, Member>,
-    /// The initial layout of the cluster; its order of replicas says who should lead.
+    /// The initial layout of the cluster; its order of replicas ranks the preferred leaders.
     pub(crate) layout: Layout,
     replicas: Vec<Arc<Replica>>,
 }

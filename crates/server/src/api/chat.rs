@@ -137,7 +137,7 @@ impl ChatService for Gateway {
         request: Request<JoinChatRequest>,
     ) -> Result<Response<Self::JoinChatStream>, Status> {
         self.call("JoinChat", async {
-            // Refused before any work is done: neither a refused client nor a full node should spend time on the call.
+            // Checked first: a refused client should get its answer at once, and a full node has no time to spare.
             let claimed = auth::claimed(request.metadata());
             if let Some(why) = self.node.sessions.turns_away(claimed) {
                 return Err(self.placement.elsewhere(why));

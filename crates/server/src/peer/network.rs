@@ -2,7 +2,6 @@
 //!
 //! Entries use one stream per (shard, follower), with as many requests in flight as HTTP/2's flow control permits.
 //! Heartbeats have their own streams and votes are unary calls, so that neither waits behind entries.
-//! stands behind entries.
 
 mod snapshot;
 
