@@ -76,6 +76,12 @@ impl Cluster {
         self
     }
 
+    /// Gives the cluster a name of its own.
+    pub(crate) fn with_name(mut self, name: &'static str) -> Self {
+        self.tune = Box::new(move |config| name.clone_into(&mut config.cluster_name));
+        self
+    }
+
     pub(crate) fn config(&self, index: usize) -> Config {
         let member = &self.members[index];
         let listen = [&member.client, &member.peer, &member.http].map(|address| address.parse().unwrap());

@@ -7,6 +7,7 @@ mod api;
 mod bad_input;
 mod discovery;
 mod failover;
+mod fixture;
 mod harness;
 mod identity;
 mod load;
