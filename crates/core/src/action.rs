@@ -1,5 +1,5 @@
-//! What a session can do in a room, and every rule about it: from which feature level on, what can never be valid, what tells
-//! a repeat from another request, and what it changes.
+//! The actions of a session in a room, and every rule about them: the feature level that an action needs, the inputs
+//! that are never valid, the digest that tells a repeat from another request, and the changes that an action makes.
 //!
 //! A new action is a variant of [`Action`] and an arm in each function here; its event is a variant of
 //! [`EventKind`](crate::EventKind).
@@ -13,36 +13,36 @@ use crate::record::RoomHead;
 use crate::refusal::Refusal;
 use crate::view::View;
 
-/// What a session does in a room.
+/// An action of a session in a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Say something.
+    /// Post a message.
     Post(String),
-    /// Say what the room is for.
+    /// Set the room's topic.
     SetTopic(String),
     /// Become a member.
     Join,
     /// Stop being a member.
     Leave,
-    /// Mark an event of the room for everybody, or take the mark away. Feature level 2.
+    /// Pin or unpin an event for all members of the room. Feature level 2.
     Pin {
-        /// The event.
+        /// The seq of the event.
         target: Seq,
-        /// Take the mark away.
+        /// Unpin instead of pin.
         off: bool,
     },
-    /// A request that a gateway refused, so that it uses up its number like every other refused request. What it asked for
-    /// is not stored, only its digest.
+    /// A request that a gateway refused. It is in the log so that it uses up its number like every other refused
+    /// request. Only the digest of its content is stored.
     Void {
-        /// Why.
+        /// The reason for the refusal.
         refusal: Refusal,
-        /// [`Action::digest`] of what the request asked for.
+        /// [`Action::digest`] of the refused action.
         digest: u64,
     },
 }
 
 impl Action {
-    /// The feature level that a cluster needs to have before a session may do this.
+    /// The lowest feature level of a cluster that allows this action.
     #[must_use]
     pub fn level(&self) -> u32 {
         match self {
@@ -51,10 +51,11 @@ impl Action {
         }
     }
 
-    /// Refuses what no state can make valid. Gateways ask before a command is made, and every replica asks again.
+    /// Refuses an action that is invalid in every state. Gateways check before they make a command, and every replica
+    /// checks again.
     ///
     /// # Errors
-    /// Why the action is never valid.
+    /// The reason why the action is never valid.
     pub fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Post(text) => check_text(text),
@@ -71,9 +72,10 @@ impl Action {
         matches!(self, Self::Join)
     }
 
-    /// Tells a repeat from a number used for something else. It covers what the client sent, in one form for all versions,
-    /// and nothing that a gateway adds: a repeat may come through another gateway. 64 bits: a client that damages its own
-    /// state by accident is found out; this is no defence against one that tries.
+    /// A hash that tells a repeat from a number that was used for another action. The hash covers the client's input,
+    /// in one form for all versions, and nothing that a gateway adds: a repeat may come through another gateway. With
+    /// 64 bits it detects a client that damages its own state by accident; it is no defence against deliberate
+    /// collisions.
     #[must_use]
     pub fn digest(&self) -> u64 {
         let pin;
@@ -91,10 +93,10 @@ impl Action {
         xxhash_rust::xxh3::xxh3_64_with_seed(body, kind)
     }
 
-    /// Decides the action in its room, whose head is given.
+    /// Decides the action in its room. `head` is the room's current head.
     ///
     /// # Errors
-    /// Only what the view reports.
+    /// Only errors of the view.
     pub(crate) fn decide<V: View>(
         &self,
         view: &V,
@@ -133,23 +135,23 @@ impl Action {
     }
 }
 
-/// What is decided of an action.
+/// The decision about an action.
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// It becomes an event.
     Event(Effect),
     /// There is nothing to change.
     Unchanged,
-    /// No, for good.
+    /// A final no.
     Refused(Refusal),
 }
 
-/// What an action that is accepted does, besides moving the room's head.
+/// The effect of an accepted action, besides moving the room's head.
 #[derive(Debug)]
 pub(crate) struct Effect {
-    /// The event that it becomes.
+    /// The event that the action becomes.
     pub(crate) kind: EventKind,
-    /// The row that it changes.
+    /// The row that the action changes, if any.
     pub(crate) change: Option<Change>,
     /// The number of the room's members afterwards.
     pub(crate) members: u32,

@@ -1,4 +1,4 @@
-//! Everything that a shard's log can contain.
+//! The commands that a shard's log can contain.
 
 use crate::action::Action;
 use crate::id::{RequestNo, RoomId, SessionId, UserId};
@@ -6,59 +6,60 @@ use crate::level;
 use crate::record::NodeRecord;
 use crate::ring::Layout;
 
-/// What an entry asks the machine to do. One command concerns one room, or the meta shard.
+/// One instruction to the state machine. A command concerns one room, or the meta shard.
 ///
-/// Everything that is not the same on every replica (time, random ids) is in here already: the
-/// leader stamped it.
+/// Values that differ between replicas (time, random ids) are part of the command: the leader
+/// stamped them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Data shard: make the room that the directory names exist here. Idempotent. The directory and
-    /// the room live in different shards; whoever finds the room missing repeats this.
+    /// Data shard: create a room that the room directory already lists. Idempotent. The room directory
+    /// and the room live in different shards; a gateway that finds the room missing repeats this.
     OpenRoom {
-        /// As the directory gave it out.
+        /// The id that the room directory gave out.
         room: RoomId,
-        /// As the directory has it.
+        /// The room's name in the room directory.
         name: String,
-        /// Who asked for the room.
+        /// The user who asked for the room.
         creator: UserId,
-        /// That user's name.
+        /// The creator's name.
         creator_name: String,
     },
-    /// Data shard: something that a session does in a room.
+    /// Data shard: an action of a session in a room.
     Act {
-        /// Where.
+        /// The room of the action.
         room: RoomId,
-        /// Who, and as which of its requests.
+        /// The session, and the request's number in it.
         origin: Origin,
-        /// What.
+        /// The action itself.
         action: Action,
     },
-    /// Meta shard: put a room into the directory. Idempotent by name.
+    /// Meta shard: add a room to the room directory. Idempotent by name.
     CreateRoom {
-        /// See [`crate::name::check_room_name`].
+        /// The name; see [`crate::name::check_room_name`].
         name: String,
-        /// Who asks.
+        /// The user who asks for the room.
         creator: UserId,
     },
-    /// Meta shard: name a user (made at the first time) and give out a session.
+    /// Meta shard: open a session for the user of this name. The first session of a name creates the user.
     OpenSession {
-        /// See [`crate::name::check_user_name`].
+        /// The user's name; see [`crate::name::check_user_name`].
         user: String,
         /// Digest of the secret half of the session's token.
         secret_digest: [u8; 16],
-        /// What the client calls itself.
+        /// The client's description of itself; a longer one than
+        /// [`crate::limits::CLIENT_NAME_BYTES_MAX`] is truncated.
         client: String,
     },
-    /// Meta shard: a node says where it is. Refused if its id belongs to another directory.
+    /// Meta shard: a node registers its addresses. Refused if the node's id belongs to another data dir.
     RegisterNode(NodeRecord),
     /// Meta shard: replace the layout of version `replaces`.
     SetLayout {
         /// The new layout; its version is `replaces + 1`.
         layout: Layout,
-        /// The version that it was computed from.
+        /// The version of the layout that the new one was computed from.
         replaces: u64,
     },
-    /// Meta shard: allow what every node has learned to understand.
+    /// Meta shard: raise the cluster's feature level to one that every node supports.
     SetFeatureLevel(u32),
 }
 
@@ -79,17 +80,17 @@ impl Command {
     }
 }
 
-/// Who acts, and as which of a session's requests in that room.
+/// The session that acts, and the number of the request in its room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The session; stamped by the gateway from the token.
     pub session: SessionId,
     /// The session's user; stamped by the gateway from the token.
     pub author: UserId,
-    /// That user's name.
+    /// The author's name.
     pub author_name: String,
-    /// The request's number; 0 only for what is idempotent by itself.
+    /// The request's number; 0 only for actions that are idempotent by themselves.
     pub request: RequestNo,
-    /// The client has the answers of all requests up to here.
+    /// The client has the answers of all requests up to this number.
     pub settled: RequestNo,
 }

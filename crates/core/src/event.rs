@@ -1,46 +1,46 @@
-//! What happened in a room.
+//! Events: the history of a room.
 
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
 
 /// One event. Its [`Seq`] is its identity within the room; wall time never orders anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomEvent {
-    /// Where.
+    /// The room of the event.
     pub room: RoomId,
-    /// Its place: dense, from 1.
+    /// Its position in the room: dense, from 1.
     pub seq: Seq,
-    /// Milliseconds since 1970, stamped by the leader, never running backwards within the room.
+    /// Milliseconds since 1970, stamped by the leader. Never decreases within the room.
     pub time_ms: i64,
-    /// Who.
+    /// The user who caused the event.
     pub author: UserId,
-    /// That user's name.
+    /// The author's name at that time.
     pub author_name: String,
-    /// Through which session; 0 for what no session did.
+    /// The session that caused the event; 0 for none.
     pub session: SessionId,
-    /// As which of its requests.
+    /// The number of the session's request; 0 for a request without a number.
     pub request: RequestNo,
-    /// What.
+    /// The event's kind and content.
     pub kind: EventKind,
 }
 
-/// What kind of event. Edits, deletions, reactions and receipts will be further kinds.
+/// The kinds of events. Edits, deletions, reactions and receipts will be further kinds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// The room began. Always at seq 1.
+    /// The room was created under this name. Always at seq 1.
     Created(String),
-    /// Somebody said something.
+    /// The author posted this text.
     Message(String),
-    /// Somebody said what the room is for.
+    /// The author set this topic.
     TopicChanged(String),
-    /// Somebody became a member.
+    /// The author became a member.
     Joined,
-    /// Somebody stopped being one.
+    /// The author stopped being a member.
     Left,
-    /// Somebody marked an event of the room, or took the mark away.
+    /// The author pinned or unpinned an event of the room.
     Pinned {
-        /// The event.
+        /// The seq of the pinned or unpinned event.
         target: Seq,
-        /// The mark was taken away.
+        /// The event was unpinned.
         off: bool,
     },
 }

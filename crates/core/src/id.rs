@@ -1,4 +1,4 @@
-//! Identities and numbers. Newtypes, so that one is never passed for another.
+//! Identities and numbers, as newtypes: the compiler finds one that is passed for another.
 
 use std::fmt;
 
@@ -23,36 +23,36 @@ macro_rules! number {
 }
 
 number!(
-    /// One process with one data directory, for life. Never 0, never reused.
+    /// A node: one server process and its data dir. Permanent, never 0, never reused.
     NodeId(u64)
 );
 number!(
-    /// A fixed slice of rooms, served by one Raft group. 0 is the meta shard.
+    /// A shard: a fixed part of the rooms, served by one Raft group. 0 is the meta shard.
     ShardId(u32)
 );
 number!(
-    /// A room, for ever. Given out by the meta shard from 1.
+    /// A room. Given out by the meta shard from 1, never reused.
     RoomId(u64)
 );
 number!(
-    /// A user. Given out by the meta shard from 1.
+    /// A user. Given out by the meta shard from 1, never reused.
     UserId(u64)
 );
 number!(
-    /// One client installation with its own request numbers. Given out by the meta shard from 1.
+    /// A session: one client installation with its own request numbers. Given out by the meta shard from 1.
     SessionId(u64)
 );
 number!(
-    /// Numbers a session's requests in one room: 1, 2, 3 … without gaps. 0 means "not numbered".
+    /// The number of a session's request in one room: 1, 2, 3 … without gaps. 0 means "not numbered".
     RequestNo(u64)
 );
 number!(
-    /// An event's place in its room: dense, from 1. 0 means "before the first".
+    /// An event's position in its room: dense, from 1. 0 means "before the first".
     Seq(u64)
 );
 
 impl ShardId {
-    /// The shard of nodes, users, the room directory, the layout and the feature level.
+    /// The meta shard, which holds nodes, users, the room directory, the layout and the feature level.
     pub const META: Self = Self(0);
 
     /// Whether this is the meta shard.
@@ -63,7 +63,7 @@ impl ShardId {
 }
 
 impl Seq {
-    /// The next place.
+    /// The next position.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -77,14 +77,15 @@ impl RequestNo {
         Self(self.0 + 1)
     }
 
-    /// Whether this is a real number, not the mark for "not numbered".
+    /// Whether the request has a number, which is any value but 0.
     #[must_use]
     pub fn is_numbered(self) -> bool {
         self.0 != 0
     }
 }
 
-/// Minted at random with a data directory. A node id belongs to one directory for life.
+/// The random identity of a data dir, chosen when the data dir is created. A node id belongs to one
+/// data dir for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DirectoryId(pub u128);
 

@@ -3,15 +3,15 @@
 //! A replica that meets a command of which it does not know the meaning must stop: to skip it would make the replica differ
 //! from the others for ever. So every command has the level from which on it may be used ([`crate::Command::level`]). Each node
 //! registers the highest level that its program understands; the meta shard raises the cluster's level when all nodes
-//! understand the next one, and never lowers it. Gateways turn away what is above the cluster's level, and a leader appends
-//! nothing that its own program does not understand.
+//! understand the next one, and never lowers it. Gateways reject requests above the cluster's level, and a leader
+//! appends only commands that its own program understands.
 //!
 //! | Level | Since | What it adds |
 //! |---|---|---|
 //! | 1 | 0.1.0 | messages, topics, joining and leaving |
 //! | 2 | not released yet | pins |
 //!
-//! A level belongs to a release. What a level means never changes once a release has it; until then it may grow.
+//! A level belongs to a release. The content of a level never changes once it is released; until then it may grow.
 
 /// The level of every cluster when it begins: what release 0.1.0 understands.
 pub const FIRST: u32 = 1;

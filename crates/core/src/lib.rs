@@ -1,17 +1,17 @@
-//! What conclave decides.
+//! conclave's decisions: the replicated state machine and the other pure rules.
 //!
-//! Everything in this crate is a function of values: no I/O, no clock, no randomness, no async and
-//! no unordered maps. Every replica runs [`apply`] over the same commands in the same order and so
-//! reaches the same state; that is the whole of conclave's consistency above Raft.
+//! This crate consists of functions of values: no I/O, no clock, no randomness, no async and no
+//! unordered maps. Every replica runs [`apply`] over the same commands in the same order and so
+//! reaches the same state; conclave's consistency above Raft rests on this alone.
 //!
-//! * [`action`]: what a session can do in a room, and its rules.
-//! * [`command`]: what a shard's log can contain.
+//! * [`action`]: the actions of a session in a room, and their rules.
+//! * [`command`]: the commands that a shard's log can contain.
 //! * [`level`]: which commands a cluster may use while its nodes are of different versions.
 //! * [`machine`]: [`apply`], which turns a command into an [`Outcome`].
-//! * [`event`]: what happened in a room, at a dense [`Seq`].
+//! * [`event`]: the events of a room, each at a dense [`Seq`].
 //! * [`session`]: request numbers and stored replies, which make a repeated send harmless.
-//! * [`placement`]: which clients should be where.
-//! * [`ring`]: rooms to shards, shards to nodes.
+//! * [`placement`]: how many clients each node should have.
+//! * [`ring`]: the assignment of rooms to shards and of shards to nodes.
 //! * [`limits`]: every bound of the system.
 //! * [`planted`]: deliberate mistakes in debug builds, which tests must find.
 //! * [`version`]: the program's version.

@@ -15,7 +15,7 @@ pub const TOPIC_BYTES_MAX: usize = 1024;
 pub const ROOM_NAME_BYTES_MAX: usize = 64;
 /// A user's name, bytes (which are characters: names are ASCII).
 pub const USER_NAME_BYTES_MAX: usize = 32;
-/// What a client calls itself, bytes of UTF-8.
+/// A client's description of itself, bytes of UTF-8; a longer one is truncated.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Rooms of the whole cluster.
 pub const ROOMS_MAX: u64 = 1_000_000;
@@ -32,26 +32,26 @@ pub const SHARDS_MAX: u32 = 64;
 pub const REPLICAS_MAX: usize = 7;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 64;
-/// The smallest and the default number of virtual nodes that each node has on the ring.
+/// Virtual nodes of each node on the ring. Part of the format: the places of shards depend on it.
 pub const VIRTUAL_NODES: u32 = 128;
 
 // ---- What the API accepts -------------------------------------------------------------------------
 
 /// Events of one history page.
 pub const HISTORY_EVENTS_MAX: usize = 1_000;
-/// Events of one history page when the caller does not say.
+/// Events of one history page when the request names no limit.
 pub const HISTORY_EVENTS_DEFAULT: usize = 100;
 /// Bytes at which a page of history or of a subscription ends.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
-/// Rooms of one page of the directory.
+/// Rooms of one page of the room directory.
 pub const LIST_ROOMS_MAX: usize = 1_000;
-/// Rooms of one page of the directory when the caller does not say.
+/// Rooms of one page of the room directory when the request names no limit.
 pub const LIST_ROOMS_DEFAULT: usize = 100;
 /// Rooms of one subscription.
 pub const SUBSCRIPTION_ROOMS_MAX: usize = 1_024;
 /// Requests in one frame of `SendMessages`.
 pub const SEND_BATCH_MAX: usize = 1_024;
-/// Requests of one `SendMessages` stream without an answer yet; then the node stops reading from it.
+/// Requests in flight on one `SendMessages` stream; at this number the node stops reading from the stream.
 pub const SENDS_IN_FLIGHT_MAX: usize = 4_096;
 /// A gRPC message from a client, bytes.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -64,17 +64,18 @@ pub const PING_BYTES_MAX: usize = 4 * 1024;
 
 /// Sessions that subscribe to one node at the same time, unless it is configured otherwise.
 pub const CLIENTS_MAX_DEFAULT: u32 = 10_000;
-/// A node renews its record at a resolver this often.
+/// How often a node renews its record at an authoritative name server.
 pub const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
 /// Addresses of one node.
 pub const NODE_IPS_MAX: usize = 8;
-/// Resolvers that a node registers with.
+/// Authoritative name servers that a node registers with.
 pub const RESOLVERS_MAX: usize = 8;
-/// And nobody is moved before the nodes have been the same ones for this long.
+/// Clients are moved only when the set of nodes has not changed for this long.
 pub const PLACEMENT_QUIET: Duration = Duration::from_secs(2);
-/// Between the node with most clients and the one with fewest: below this nobody is moved.
+/// The smallest imbalance that moves clients. The imbalance is the client count above the wanted count of
+/// the most overloaded node, plus the count missing at the most underloaded one.
 pub const PLACEMENT_SPREAD_MIN: u64 = 8;
-/// Clients that may be moved in one round, even if that is more than a twentieth of all.
+/// Clients that may be moved in one round, even if this is more than a twentieth of all clients.
 pub const PLACEMENT_MOVES_MIN: u64 = 10;
 
 // ---- Queues and batches of a node -----------------------------------------------------------------
@@ -83,7 +84,7 @@ pub const PLACEMENT_MOVES_MIN: u64 = 10;
 pub const LOG_QUEUE_MAX: usize = 4_096;
 /// Bytes waiting for the log writer; then appending waits.
 pub const LOG_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Log entries read at once for one follower or for one step of applying, bytes. One always fits.
+/// Log entries read at once for one follower or for one step of applying, bytes. A single entry may be larger.
 pub const LOG_READ_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one group commit.
 pub const LOG_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -101,7 +102,7 @@ pub const CACHED_ROWS_MAX: usize = 65_536;
 pub const STATE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Page cache of the log file, bytes.
 pub const LOG_FILE_CACHE_BYTES: usize = 8 * 1024 * 1024;
-/// A block of history in the state file, bytes. One event always fits.
+/// A block of history in the state file, bytes. A block of a single event may be larger.
 pub const HISTORY_BLOCK_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of unsynced state after which a checkpoint is made.
 pub const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
@@ -114,20 +115,20 @@ pub const LOG_TAIL_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
 
 // ---- What a client does ---------------------------------------------------------------------------
 
-/// The second try's longest delay (the first is immediate); doubled with each further one.
+/// The longest delay before the second try (the first is immediate); doubled with each further try.
 pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
-/// The longest delay between tries.
+/// The upper bound of the delay between tries.
 pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 // ---- Time -----------------------------------------------------------------------------------------
 
-/// The state writer collects at most this long before it writes.
+/// The longest time that the state writer collects changes before it writes them.
 pub const STATE_FLUSH_INTERVAL: Duration = Duration::from_millis(50);
-/// A checkpoint is made at least this often while there is something to sync.
+/// The longest time between two checkpoints while unsynced state exists.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
-/// Between two keepalive frames of a subscription.
+/// The time between two keepalive frames of a subscription.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// A drained node waits this long for its clients to leave.
+/// How long a drained node waits for its clients to leave.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(PAGE_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a page fits a client's message");

@@ -9,11 +9,12 @@ use crate::{meta, room};
 
 /// Decides one command of a shard.
 ///
-/// `time_ms` is the leader's clock at the proposal. It is made monotone for each room here, so that
-/// a clock that jumps, or a new leader whose clock is behind, never takes a room back in time.
+/// `time_ms` is the leader's clock at the proposal, milliseconds since 1970. This function makes it
+/// monotone within each room: event times never decrease when a clock jumps, or when a new leader's
+/// clock is behind.
 ///
 /// # Errors
-/// Only what the view reports: trouble with the storage. The command has had no effect then.
+/// Only errors of the view, which are storage errors. The command has had no effect then.
 pub fn apply<V: View>(
     view: &V,
     shard: ShardId,

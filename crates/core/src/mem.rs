@@ -1,4 +1,4 @@
-//! [`MemView`]: one shard's state in ordered maps. The model that the store is compared with.
+//! [`MemView`]: one shard's state in ordered maps. Tests compare the store with this model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -14,17 +14,17 @@ use crate::view::View;
 /// One shard's state in memory, and its events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemView {
-    /// Heads and what the rooms are.
+    /// Rooms by id: the head and the description of each.
     pub rooms: BTreeMap<RoomId, (RoomHead, RoomInfo)>,
     /// Members of rooms.
     pub members: BTreeSet<(RoomId, UserId)>,
-    /// Request numbers and stored replies.
+    /// Request numbers and stored replies of each session in each room.
     pub sessions: BTreeMap<(SessionId, RoomId), SessionRoom>,
-    /// Rooms for each session.
+    /// The number of rooms in which each session has request numbers.
     pub session_rooms: BTreeMap<SessionId, u32>,
     /// The meta shard's counters.
     pub meta: MetaHead,
-    /// The room directory.
+    /// The room directory, by name.
     pub directory: BTreeMap<String, DirectoryEntry>,
     /// Users by name.
     pub users: BTreeMap<String, UserRecord>,
@@ -39,7 +39,7 @@ pub struct MemView {
 }
 
 impl MemView {
-    /// Writes what [`crate::apply`] decided.
+    /// Writes the outcome of [`crate::apply`].
     pub fn commit(&mut self, outcome: &Outcome) {
         for change in &outcome.changes {
             self.write(change);

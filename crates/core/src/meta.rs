@@ -86,7 +86,7 @@ pub(crate) fn register_node<V: View>(view: &V, record: &NodeRecord) -> Result<Ou
         None if view.nodes()?.len() >= NODES_MAX => return Ok(Outcome::refused(Refusal::TooManyNodes)),
         None => {}
     }
-    // A node that went back to an older version would decide differently from the others.
+    // A node that was downgraded below the cluster's level would decide differently from the others.
     if record.feature_level < view.meta()?.feature_level {
         return Ok(Outcome::refused(Refusal::NodeTooOld));
     }
@@ -112,7 +112,7 @@ pub(crate) fn set_layout<V: View>(view: &V, layout: &Layout, replaces: u64) -> R
     Ok(Outcome { reply: Reply::Done, changes: vec![Change::Layout(layout.clone())], event: None })
 }
 
-/// Whether there are a meta shard and data shards, each with a legal number of different replicas.
+/// Whether the layout has a meta shard and data shards, each with an allowed number of distinct replicas.
 fn is_complete(layout: &Layout) -> bool {
     let shards_max = usize::try_from(SHARDS_MAX).unwrap_or(usize::MAX).saturating_add(1);
     let sound = |replicas: &Vec<NodeId>| {
@@ -135,7 +135,7 @@ pub(crate) fn set_feature_level<V: View>(view: &V, level: u32) -> Result<Outcome
     Ok(Outcome { reply: Reply::Done, changes: vec![Change::Meta(head)], event: None })
 }
 
-/// What a client calls itself is shown, never decided upon: too much of it is cut, not refused.
+/// A client's description of itself is only displayed: one that is too long is truncated, not refused.
 fn truncated(client: &str) -> String {
     let mut end = client.len().min(CLIENT_NAME_BYTES_MAX);
     while !client.is_char_boundary(end) {

@@ -1,4 +1,4 @@
-//! What a command did: its reply, the changes to write, the event to publish.
+//! The outcome of a command: its reply, the changes to write, the event to publish.
 
 use crate::event::RoomEvent;
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
@@ -7,87 +7,87 @@ use crate::refusal::Refusal;
 use crate::ring::Layout;
 use crate::session::StoredReply;
 
-/// What one command did. A value, so that it can be printed, compared and stored.
+/// The outcome of one command. A value, so that it can be printed, compared and stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// For whoever proposed the command.
+    /// The answer to the command's proposer.
     pub reply: Reply,
-    /// What to write, together with the applied index.
+    /// The changes to write in one transaction with the applied index.
     pub changes: Vec<Change>,
-    /// What to publish once the changes are applied.
+    /// The event to publish once the changes are applied, if any.
     pub event: Option<RoomEvent>,
 }
 
 /// The answer to a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// It became this event.
+    /// The request became this event.
     Acked {
-        /// The event's place in the room.
+        /// The event's position in the room.
         seq: Seq,
-        /// The event's time.
+        /// The event's time, milliseconds since 1970.
         time_ms: i64,
-        /// Decided before; this is that answer again.
+        /// The request had been decided before; this is the first answer again.
         duplicate: bool,
     },
-    /// There was nothing to change.
+    /// The request was valid, but the state already was as requested.
     Unchanged,
-    /// Decided so long ago that the answer is forgotten. It had one effect, or was refused.
+    /// The request was decided before, and its stored answer is gone. It had one effect, or was refused.
     Forgotten,
-    /// No, for good.
+    /// A final no.
     Refused(Refusal),
-    /// The directory has the room.
+    /// The room directory has the room.
     RoomCreated {
-        /// Its id.
+        /// The room's id.
         room: RoomId,
-        /// Whether this command made it.
+        /// Whether this command created the room.
         created: bool,
     },
     /// A session was given out.
     SessionOpened {
-        /// Its id.
+        /// The session's id.
         session: SessionId,
-        /// Its user's id.
+        /// The id of the session's user.
         user: UserId,
     },
-    /// Done, or done already.
+    /// The command took effect, now or earlier.
     Done,
 }
 
-/// One thing to write.
+/// One row to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Replaces a room's head.
     RoomHead(RoomId, RoomHead),
-    /// Sets what a room is.
+    /// Replaces a room's description.
     RoomInfo(RoomId, RoomInfo),
     /// Replaces a room's topic.
     Topic(RoomId, String),
     /// Adds or removes a member.
     Member {
-        /// Where.
+        /// The room.
         room: RoomId,
-        /// Who.
+        /// The user who becomes or stops being a member.
         user: UserId,
         /// Whether the user is a member from now on.
         present: bool,
     },
     /// Passes `reply` and `settled` to [`crate::session::SessionRoom::record`].
     Replied {
-        /// Whose.
+        /// The session that sent the request.
         session: SessionId,
-        /// Where.
+        /// The room of the request.
         room: RoomId,
-        /// What is stored for repeats.
+        /// The reply to store for repeats.
         reply: StoredReply,
-        /// What the client has settled.
+        /// The client has the answers of all requests up to this number.
         settled: RequestNo,
     },
     /// Replaces the count of [`crate::View::session_rooms`].
     SessionRooms(SessionId, u32),
     /// Replaces the meta shard's counters.
     Meta(MetaHead),
-    /// Adds a room to the directory.
+    /// Adds a room to the room directory.
     Directory(DirectoryEntry),
     /// Adds or replaces a user.
     User(UserRecord),

@@ -1,31 +1,31 @@
-//! How many clients each node should ask to continue on which others.
+//! Placement: how many clients each node should ask to move, and to which nodes.
 //!
-//! One node, the meta shard's leader, plans a round a second from what it last heard of all nodes. It moves nobody
-//! while the clients are spread well enough, and once it has begun it goes on until they are spread well: so a few
-//! clients that come and go move nobody else. What it heard may be a second old, so a round moves only a small share
-//! of all clients, and the nodes themselves leave out those that they have asked already.
+//! One node, the meta shard's leader, plans one round a second from the last known load of all nodes. The planner has
+//! hysteresis: it starts to move clients when the imbalance is large, and continues until the imbalance is small. So a
+//! few clients that connect and disconnect cause no moves. The known load may be a second old, so a round moves only a
+//! small share of all clients, and the nodes count clients that they have already asked towards the next request.
 
 use std::time::Duration;
 
 use crate::NodeId;
 use crate::limits::{PLACEMENT_MOVES_MIN, PLACEMENT_QUIET, PLACEMENT_SPREAD_MIN};
 
-/// What the planner knows of a node.
+/// The load of one node, as the planner knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeLoad {
-    /// Which node.
+    /// The node.
     pub id: NodeId,
-    /// Sessions that subscribe there.
+    /// Sessions that subscribe at the node.
     pub clients: u32,
-    /// The most that it takes.
+    /// The node's limit of clients.
     pub max: u32,
-    /// It can be reached.
+    /// The node is reachable.
     pub alive: bool,
-    /// It takes clients.
+    /// The node accepts clients.
     pub ready: bool,
-    /// It gives its work away.
+    /// The node drains.
     pub draining: bool,
-    /// It has enough to do, whatever the number of its clients: it gets no more of them.
+    /// The node's load is high, whatever the number of its clients: it gets no more clients.
     pub busy: bool,
 }
 
@@ -34,55 +34,56 @@ impl NodeLoad {
         self.alive && self.ready && !self.draining
     }
 
-    /// How many clients it may be given: a little less than its maximum, so that it does not become full by that.
+    /// How many clients the node may have after a move: 5 percent less than its limit, so that moves alone never fill
+    /// it.
     fn room(&self) -> u32 {
         if self.busy { self.clients } else { self.max - self.max / 20 }
     }
 }
 
-/// Clients that one node asks to go to others.
+/// Clients that one node asks to move to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// Where they are.
+    /// The node that the clients are at.
     pub from: NodeId,
-    /// Where they should go, and how many; never 0.
+    /// The nodes that the clients should move to, and how many clients for each; never 0.
     pub to: Vec<(NodeId, u32)>,
 }
 
 impl Move {
-    /// How many clients in all.
+    /// The number of clients in this move, over all targets.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.to.iter().map(|(_, count)| count).sum()
     }
 }
 
-/// How even the planner wants it to be.
+/// How even the spread of the clients should become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Goal {
-    /// Nothing to do until the spread is bad.
+    /// No moves until the spread is bad.
     #[default]
     Rest,
-    /// The spread was bad: on until it is good.
+    /// The spread was bad: moves until it is good.
     Good,
-    /// An operator asked for it: on until nothing is left to move.
+    /// An operator asked for an even spread: moves until nothing is left to move.
     Even,
 }
 
-/// Plans the rounds, one after the other.
+/// Plans the moves of each round.
 #[derive(Debug, Default)]
 pub struct Planner {
     goal: Goal,
-    /// Who took part in the last round, and since when.
+    /// The nodes that took part in the last round, and the time since when the set has been the same.
     part: Vec<NodeId>,
     since: Duration,
 }
 
 impl Planner {
-    /// The moves of one round. `now` is the time since anything that does not change.
+    /// The moves of one round. `now` is the time since any fixed moment.
     ///
-    /// Nothing moves while nodes come and go. A node that drains, or has more clients than it takes, is helped first. At
-    /// most a twentieth of all clients move in one round, or 10 if that is more.
+    /// No client moves while the set of nodes changes. Clients of a node that drains, or that is over its limit, move
+    /// first. At most a twentieth of all clients move in one round, or [`PLACEMENT_MOVES_MIN`] if that is more.
     pub fn round(&mut self, now: Duration, nodes: &[NodeLoad]) -> Vec<Move> {
         self.look(now, nodes);
         if now.saturating_sub(self.since) < PLACEMENT_QUIET {
@@ -100,7 +101,8 @@ impl Planner {
         wanted.moves(self.goal != Goal::Rest, PLACEMENT_MOVES_MIN.max(all / 20))
     }
 
-    /// A round of somebody else: only looks, to know since when the nodes have been the same ones.
+    /// A round on a node that does not lead the meta shard: only records since when the set of nodes has been the same,
+    /// so that this node can take over at once.
     pub fn watch(&mut self, now: Duration, nodes: &[NodeLoad]) {
         self.look(now, nodes);
         self.goal = Goal::Rest;
@@ -113,26 +115,26 @@ impl Planner {
         }
     }
 
-    /// Spreads the clients evenly whatever the spread is, in as many of the next rounds as it takes. Returns all that
-    /// there is to move.
+    /// Requests an even spread, however small the imbalance is. The next rounds carry out the moves; the result is the
+    /// list of all of them.
     pub fn rebalance(&mut self, nodes: &[NodeLoad]) -> Vec<Move> {
         self.goal = Goal::Even;
         Wanted::of(nodes).moves(true, u64::MAX)
     }
 }
 
-/// Where the clients should be.
+/// The wanted distribution of the clients.
 struct Wanted<'a> {
-    /// Nodes that take part, and how many clients each should have.
+    /// Nodes that take part, and the wanted number of clients of each.
     part: Vec<(&'a NodeLoad, u32)>,
     /// Nodes that drain.
     leaving: Vec<&'a NodeLoad>,
-    /// Clients that a node that takes part has on average.
+    /// The average number of clients of the nodes that take part.
     mean: u64,
 }
 
 impl<'a> Wanted<'a> {
-    /// Everybody as many as everybody else, but nobody more than there is room for.
+    /// Gives each node the same number of clients, but no more than it has room for.
     fn of(nodes: &'a [NodeLoad]) -> Self {
         let mut part: Vec<_> = nodes.iter().filter(|node| node.takes_part()).collect();
         let leaving: Vec<_> =
@@ -140,7 +142,7 @@ impl<'a> Wanted<'a> {
         let sum = |nodes: &[&NodeLoad]| nodes.iter().map(|node| u64::from(node.clients)).sum::<u64>();
         let here = sum(&part);
         let (level, mut over) = level(&part, here + sum(&leaving));
-        // Whoever has most anyway keeps those that cannot be divided: so nobody is moved to and fro for them.
+        // The nodes that have most clients keep the remainder of the division, so that the remainder never moves.
         part.sort_by_key(|node| (std::cmp::Reverse(node.clients), node.id));
         let wanted = part.into_iter().map(|node| {
             let more = u32::from(over > 0 && node.room() > level);
@@ -152,15 +154,16 @@ impl<'a> Wanted<'a> {
         Self { part, leaving, mean }
     }
 
-    /// Between the node that has most too many and the one that has most too few.
+    /// The imbalance: the distance between the most overloaded and the most underloaded node, each measured against its
+    /// wanted number of clients.
     fn spread(&self) -> u64 {
         let off = |(node, wanted): &(&NodeLoad, u32)| i64::from(node.clients) - i64::from(*wanted);
         let (most, least) = (self.part.iter().map(off).max(), self.part.iter().map(off).min());
         most.zip(least).map_or(0, |(most, least)| most.abs_diff(least))
     }
 
-    /// The moves that bring the clients there, at most `budget`; only those of nodes that drain or have too many, unless
-    /// `balance`.
+    /// The moves towards the wanted distribution, at most `budget` clients. Without `balance`, only clients of nodes
+    /// that drain or are over their limit move.
     fn moves(&self, balance: bool, mut budget: u64) -> Vec<Move> {
         let short = self.part.iter().map(|(node, wanted)| (node.id, wanted.saturating_sub(node.clients)));
         let mut short: Vec<_> = short.filter(|(_, short)| *short > 0).collect();
@@ -188,14 +191,14 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// How many clients each of the nodes gets, where there is room for so many; and how many are left over then, fewer than
-/// there are nodes with room for one more.
+/// Divides `all` clients over the nodes. Returns the number for each node that has room for this many, and the
+/// remainder, which is smaller than the number of nodes with room for one more.
 fn level(nodes: &[&NodeLoad], all: u64) -> (u32, u64) {
     let mut rooms: Vec<_> = nodes.iter().map(|node| node.room()).collect();
     rooms.sort_unstable();
     let (mut rest, mut left) = (all, rooms.len() as u64);
     for room in rooms {
-        // Whoever has no room for an equal part leaves more to the others.
+        // A node without room for an equal part leaves more to the others.
         if u64::from(room) > rest / left {
             return (u32::try_from(rest / left).unwrap_or(room), rest % left);
         }
@@ -205,14 +208,14 @@ fn level(nodes: &[&NodeLoad], all: u64) -> (u32, u64) {
     (u32::MAX, 0)
 }
 
-/// Gives `count`, or as many as are short, to those that are short of some: each its part of it.
+/// Divides `count` clients, or fewer if fewer are missing, over the nodes in `short` in proportion to what each lacks.
 fn share(count: u64, short: &mut Vec<(NodeId, u32)>) -> Vec<(NodeId, u32)> {
     let all: u64 = short.iter().map(|(_, short)| u64::from(*short)).sum();
     let mut rest = count.min(all);
     let mut left = all;
     let mut given = Vec::new();
     for (node, short) in short.iter_mut() {
-        // What is left to give, to those that are left: what rounding kept from one reaches the next.
+        // The rest is divided over the remaining nodes, so that the loss by rounding at one node reaches the next.
         let part = (rest * u64::from(*short)).checked_div(left).unwrap_or(0);
         left -= u64::from(*short);
         rest -= part;
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn who_watched_can_take_over_at_once() {
+    fn a_planner_that_watched_can_take_over_at_once() {
         let nodes = nodes(&[500, 500, 0]);
         let mut planner = Planner::default();
         planner.watch(Duration::ZERO, &nodes);
@@ -283,11 +286,11 @@ mod tests {
     }
 
     #[test]
-    fn once_begun_it_goes_on_until_it_is_good() {
+    fn rebalancing_continues_until_the_spread_is_good() {
         let begun = nodes(&[100, 60, 80]);
         let mut planner = settled(&begun);
         assert_eq!(planner.round(LATER, &begun), [moved(1, &[(2, 12)])]);
-        // This spread alone would not have begun it.
+        // This spread alone would not have started the moves.
         let better = nodes(&[88, 72, 80]);
         assert_eq!(planner.round(LATER, &better), [moved(1, &[(2, 8)])]);
         let good = nodes(&[83, 76, 81]);
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_drains_or_has_too_many_comes_first() {
+    fn draining_and_overfull_nodes_are_relieved_first() {
         let mut nodes = nodes(&[40, 130, 40, 40]);
         nodes[0].draining = true;
         nodes[1].max = 100;

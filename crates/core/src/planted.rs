@@ -1,10 +1,12 @@
-//! Planted bugs: deliberate mistakes which prove that chaos experiments, the simulation and the checker find such mistakes.
+//! Planted bugs: deliberate mistakes which prove that chaos experiments, the simulation and the checker find such
+//! mistakes.
 //!
-//! A planted bug is a mistake that somebody could make tomorrow, at the very place where they would make it. Every build with
-//! debug assertions contains all of them and makes the one that [`plant`] names, or none. A build without debug assertions,
-//! such as a release, contains none: [`planted`] is a constant `false` there, and the compiler removes what depends on it.
+//! A planted bug is a plausible programming mistake, at the place in the code where a programmer could make it. Every
+//! build with debug assertions contains all of them; [`plant`] activates at most one. A build without debug assertions,
+//! such as a release, contains none: [`planted`] is a constant `false` there, and the compiler removes the code that
+//! depends on it.
 //!
-//! The chosen bug is the only state outside of values in this crate. [`crate::apply`] never reads it.
+//! The chosen bug is the only global state in this crate. [`crate::apply`] never reads it.
 
 /// The environment variable that names the bug for a binary of a build with debug assertions.
 pub const VARIABLE: &str = "CONCLAVE_PLANTED_BUG";
@@ -14,24 +16,24 @@ pub const VARIABLE: &str = "CONCLAVE_PLANTED_BUG";
 pub enum Bug {
     /// The log's writer answers before it has written and synced.
     AckBeforeSync,
-    /// The leader answers when it has appended, and not when a majority has.
+    /// The leader answers when the entry is in its own log, before the entry is in the logs of a majority.
     AckBeforeQuorum,
-    /// The leader shows subscribers what it has appended, before it is committed.
+    /// The leader publishes events to subscribers when they are appended, before they are committed.
     PublishBeforeCommit,
-    /// A snapshot leaves out which requests have been decided.
+    /// A snapshot leaves out the request numbers and stored replies of the sessions.
     ForgetDedupe,
-    /// A leader answers linearizable reads without asking whether it still leads.
+    /// A leader answers linearizable reads without confirming its leadership with a quorum.
     StaleRead,
-    /// A subscription that continues asks for one event too many.
+    /// A subscription that resumes starts at the wrong seq, off by one.
     FollowOffByOne,
-    /// A vote is given out before it is synced.
+    /// A vote is sent before it is synced.
     UnsyncedVote,
-    /// A gateway takes what the cluster's feature level does not allow yet.
+    /// A gateway accepts requests that the cluster's feature level does not allow yet.
     SkipLevelGate,
 }
 
 impl Bug {
-    /// All of them.
+    /// All planted bugs.
     pub const ALL: [Self; 8] = [
         Self::AckBeforeSync,
         Self::AckBeforeQuorum,
@@ -43,7 +45,7 @@ impl Bug {
         Self::SkipLevelGate,
     ];
 
-    /// The name by which it is chosen.
+    /// The value of [`VARIABLE`] that chooses this bug.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -65,7 +67,7 @@ impl Bug {
     }
 }
 
-/// Whether this process makes that mistake.
+/// Whether this bug is active in this process.
 #[cfg(not(debug_assertions))]
 #[must_use]
 pub const fn planted(_bug: Bug) -> bool {
@@ -84,22 +86,22 @@ mod chosen {
     /// The bug's number, from 1; 0 for none.
     static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
-    /// A name that no bug has.
+    /// A value of [`VARIABLE`] that names no bug.
     #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
     #[error("{VARIABLE} is {0:?}, which is no planted bug; there are: {list}", list = Bug::ALL.map(Bug::name).join(", "))]
     pub struct UnknownBug(pub String);
 
-    /// Whether this process makes that mistake.
+    /// Whether this bug is active in this process.
     #[must_use]
     pub fn planted(bug: Bug) -> bool {
         CHOSEN.load(Ordering::Relaxed) == bug as u8 + 1
     }
 
-    /// Chooses the mistake that this process makes from now on, by the value of [`VARIABLE`]; none if the value is absent or
-    /// empty. A binary calls this function once, before anything else.
+    /// Activates the bug of this name, the value of [`VARIABLE`]; none if the value is absent or empty. A binary calls
+    /// this function once, before anything else.
     ///
     /// # Errors
-    /// If there is no such bug. Nothing has changed then.
+    /// If no bug has this name. The active bug has not changed then.
     pub fn plant(name: Option<&str>) -> Result<Option<Bug>, UnknownBug> {
         let chosen = match name.filter(|name| !name.is_empty()) {
             Some(name) => Some(Bug::named(name).ok_or_else(|| UnknownBug(name.to_owned()))?),

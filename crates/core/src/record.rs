@@ -11,74 +11,74 @@ pub struct MetaHead {
     pub last_user: UserId,
     /// The last session id given out.
     pub last_session: SessionId,
-    /// What the cluster may use.
+    /// The cluster's feature level; see [`crate::level`].
     pub feature_level: u32,
 }
 
-/// A room in the directory.
+/// A room in the room directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryEntry {
-    /// Its id, from which its shard follows.
+    /// The room's id, from which its shard follows.
     pub room: RoomId,
-    /// Its name, which is unique.
+    /// The room's name, which is unique.
     pub name: String,
-    /// Who asked for it.
+    /// The user who asked for the room.
     pub creator: UserId,
-    /// That user's name.
+    /// The creator's name.
     pub creator_name: String,
-    /// When.
+    /// When the room was created, milliseconds since 1970.
     pub created_ms: i64,
 }
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRecord {
-    /// Its id.
+    /// The user's id.
     pub user: UserId,
-    /// Its name, which is unique.
+    /// The user's name, which is unique.
     pub name: String,
-    /// How many sessions it has opened.
+    /// How many sessions the user has opened.
     pub sessions: u32,
 }
 
 /// A session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// Its id.
+    /// The session's id.
     pub session: SessionId,
-    /// Whose it is.
+    /// The user who opened the session.
     pub user: UserId,
-    /// That user's name.
+    /// The user's name.
     pub user_name: String,
-    /// Digest of the secret half of its token.
+    /// Digest of the secret half of the session's token.
     pub secret_digest: [u8; 16],
-    /// What the client calls itself.
+    /// The client's description of itself.
     pub client: String,
-    /// When it was opened.
+    /// When the session was opened, milliseconds since 1970.
     pub opened_ms: i64,
 }
 
-/// What changes with every event. Small, because it is copied for each of them.
+/// The part of a room's state that changes with every event. Small, because it is copied for each event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoomHead {
-    /// The last event's place.
+    /// The last event's position; 0 without events.
     pub last: Seq,
-    /// The last event's time.
+    /// The last event's time, milliseconds since 1970.
     pub last_time_ms: i64,
     /// How many users are members.
     pub members: u32,
 }
 
-/// What a room is.
+/// A room's description.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoomInfo {
-    /// As in the directory.
+    /// The room's name, as in the room directory.
     pub name: String,
-    /// What the room is for.
+    /// The room's topic; empty until one is set.
     pub topic: String,
-    /// Who asked for it.
+    /// The user who asked for the room.
     pub creator: UserId,
-    /// When.
+    /// When the room was created, milliseconds since 1970.
     pub created_ms: i64,
 }
 

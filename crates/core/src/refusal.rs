@@ -1,30 +1,30 @@
-//! The reasons for which the state machine or a gateway says no, as one table. A refusal is final.
+//! The reasons for which the state machine or a gateway refuses a request, as one table. A refusal is final.
 //!
-//! Everything that differs between refusals stands in its row: the code that is stored, the word of the API, the sentence for
-//! people, whether the request's number is used up, what kind of failure it is, and what a client does next. Core, the wire
-//! and the client take it from here.
+//! A row holds everything that differs between refusals: the stored code, the word of the API, the sentence for people,
+//! whether the request's number is used up, the class of the failure, and the client's next step. Core, the wire
+//! formats and the client use this table.
 
 /// The class of a refusal, from which its gRPC status follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// What the request names does not exist.
+    /// The request names a room, event or node that does not exist.
     NotFound,
     /// The request can never be valid.
     Invalid,
     /// A limit is reached.
     Exhausted,
-    /// The state has changed since the caller looked at it.
+    /// The state has changed since the caller read it.
     Conflict,
     /// The request does not fit the state.
     Precondition,
-    /// The caller is not known.
+    /// The caller's session is not known.
     Unauthenticated,
 }
 
-/// What a client does after a refusal.
+/// A client's next step after a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Report the refusal: it is the request's outcome.
+    /// Report the refusal as the request's outcome.
     Report,
     /// Go back to the request number that the refusal names, and send again from there.
     GoBack,
@@ -34,7 +34,7 @@ pub enum Next {
     Authenticate,
 }
 
-/// What the table says of a refusal.
+/// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Row {
     code: u32,
@@ -44,8 +44,8 @@ struct Row {
     next: Next,
 }
 
-/// Where the number of a refused request goes: `uses` it up, since the request was decided in its turn, or `keeps` it,
-/// since nothing could be stored or since it was not the request's turn.
+/// Whether a refused request uses up its number. `uses`: the request was decided in its turn. `keeps`: nothing could be
+/// stored, or it was not the request's turn.
 macro_rules! number {
     (uses) => {
         true
@@ -57,8 +57,8 @@ macro_rules! number {
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $code:literal $variant:ident $word:literal $number:ident $class:ident $next:ident $sentence:literal;)*) => {
-        /// Why a request was refused. The codes are stored in the log's state and the words are part of the API: neither
-        /// ever changes its meaning.
+        /// Why a request was refused. The codes are stored in the log's state and the words are part of the API:
+        /// neither ever changes its meaning.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
         pub enum Refusal {
             $($(#[$doc])* #[error($sentence)] $variant,)*
@@ -68,8 +68,8 @@ macro_rules! refusals {
                 /// The session's next request number in this room.
                 expected: u64,
             },
-            /// Made by a newer version and not known here. Its number counts as used up, so every code from 21 on uses
-            /// up its number.
+            /// A code of a newer version. The request's number counts as used up, so every code from 21 on must use up
+            /// the number.
             #[error("refused with code {0}, which this version does not know")]
             Other(u32),
         }
@@ -116,61 +116,61 @@ macro_rules! refusals {
 const OUT_OF_ORDER: u32 = 7;
 
 refusals! {
-    /// The room is not there.
+    /// The room does not exist.
     1 RoomUnknown "room_unknown" keeps NotFound Report
         "no such room; list the rooms or create it first";
-    /// See [`crate::name::check_room_name`].
+    /// The room's name breaks the rules of [`crate::name::check_room_name`].
     2 RoomNameInvalid "room_name_invalid" keeps Invalid Report
         "a room's name has 1 to 64 of a-z 0-9 . _ - and begins with a letter or digit";
-    /// See [`crate::name::check_user_name`].
+    /// The user's name breaks the rules of [`crate::name::check_user_name`].
     3 UserNameInvalid "user_name_invalid" keeps Invalid Report
         "a user's name has 1 to 32 of a-z 0-9 . _ - and begins with a letter or digit";
-    /// A message needs at least one byte.
+    /// The message is empty.
     4 TextEmpty "text_empty" uses Invalid Report
         "the message is empty";
-    /// See [`crate::limits::TEXT_BYTES_MAX`].
+    /// The message is longer than [`crate::limits::TEXT_BYTES_MAX`].
     5 TextTooLong "text_too_long" uses Invalid Report
         "the message is longer than 16 KiB; split it";
-    /// See [`crate::name::check_topic`].
+    /// The topic breaks the rules of [`crate::name::check_topic`].
     6 TopicInvalid "topic_invalid" uses Invalid Report
         "a topic is one line of at most 1,024 bytes";
-    /// The number was used before, for something else. Two clients share one session's state.
+    /// The number was used before, for another action. This happens when two clients share one session's state.
     8 RequestReused "request_reused" keeps Precondition NewSession
         "this request number was used for something else; open a new session";
-    /// Only what is idempotent by itself may come without a number.
+    /// The request has no number, and is not idempotent by itself.
     9 RequestNumberMissing "request_number_missing" keeps Invalid Report
         "the request needs a request number, from 1";
-    /// See [`crate::limits::ROOMS_PER_SESSION_MAX`].
+    /// The session has request numbers in [`crate::limits::ROOMS_PER_SESSION_MAX`] rooms of the shard already.
     10 TooManyRoomsInSession "too_many_rooms_in_session" keeps Exhausted Report
         "the session has used too many rooms; open another session";
-    /// See [`crate::limits::ROOMS_MAX`].
+    /// The cluster has [`crate::limits::ROOMS_MAX`] rooms already.
     11 TooManyRooms "too_many_rooms" keeps Exhausted Report
         "the cluster has as many rooms as it can hold";
-    /// See [`crate::limits::SESSIONS_PER_USER_MAX`].
+    /// The user has opened [`crate::limits::SESSIONS_PER_USER_MAX`] sessions already.
     12 TooManySessions "too_many_sessions" keeps Exhausted Report
         "the user has too many sessions; use an existing one";
     /// The session is not known to the cluster.
     13 SessionUnknown "session_unknown" keeps Unauthenticated Authenticate
         "the session is not known here; open a new one";
-    /// A node id belongs to one data directory for ever.
+    /// The node id is registered with another data dir. A node id belongs to one data dir for ever.
     14 NodeIdTaken "node_id_taken" keeps Precondition Report
         "this node id belongs to another data directory; a node that lost its directory must join as a new node";
     /// The layout was computed from one that is no longer in force.
     15 LayoutChanged "layout_changed" keeps Conflict Report
         "the layout has changed meanwhile; compute it again";
-    /// A command that this shard never takes: a mistake in the sender, never in the data.
+    /// The command was proposed to the wrong shard: a mistake of the sender, never damage of the data.
     16 WrongShard "wrong_shard" keeps Invalid Report
         "the command does not belong to this shard";
-    /// The feature level only rises, and never beyond what every node supports.
+    /// The requested feature level is lower than the current one, or above one that every node supports.
     17 FeatureLevelInvalid "feature_level_invalid" keeps Precondition Report
         "the feature level can only rise to one that every node supports";
-    /// The shards are not those of the cluster, or one has no, too many or repeated replicas.
+    /// The layout has another number of shards than the cluster, or a shard has no, too many or repeated replicas.
     18 LayoutInvalid "layout_invalid" keeps Invalid Report
         "a layout has every shard of the cluster, each with 1 to 7 different replicas";
-    /// The cluster already uses what the node's version does not understand.
+    /// The cluster's feature level is above the highest level of the node's version.
     19 NodeTooOld "node_too_old" keeps Precondition Report
         "the cluster's feature level is beyond this version; install the newer version on the node";
-    /// See [`crate::limits::NODES_MAX`].
+    /// The cluster has [`crate::limits::NODES_MAX`] nodes already.
     20 TooManyNodes "too_many_nodes" keeps Exhausted Report
         "the cluster has as many nodes as it can hold";
     /// The room has no event at the seq that the request names.
@@ -197,20 +197,20 @@ impl Refusal {
         self.row().uses_number
     }
 
-    /// The class, from which the gRPC status follows.
+    /// The class, which determines the gRPC status.
     #[must_use]
     pub const fn class(self) -> Class {
         self.row().class
     }
 
-    /// What a client does next.
+    /// The client's next step.
     #[must_use]
     pub const fn next(self) -> Next {
         self.row().next
     }
 
-    /// The refusal with that word of the API; `expected` belongs to [`Refusal::RequestOutOfOrder`]. `None` for the word of
-    /// a newer version.
+    /// The refusal with that word of the API; `expected` belongs to [`Refusal::RequestOutOfOrder`]. `None` for the word
+    /// of a newer version.
     #[must_use]
     pub fn from_word(word: &str, expected: u64) -> Option<Self> {
         let named = Self::NAMED.iter().copied();

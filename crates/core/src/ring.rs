@@ -1,11 +1,11 @@
 //! Rooms to shards by a fixed hash; shards to nodes by a consistent-hash ring.
 //!
-//! The result is a [`Layout`]: a versioned value that the meta shard holds. Computing one
-//! ([`layout`]) is a pure function, and so is telling what it changes ([`moves()`]); carrying it out is
-//! somebody else's work.
+//! The result is a [`Layout`]: a versioned value that the meta shard holds. Computing a layout
+//! ([`layout`]) and the steps between two layouts ([`moves()`]) are pure functions; other crates carry
+//! the steps out.
 //!
-//! What must stay true: the same nodes give the same ring on every machine and in every version.
-//! Hashes, seeds and the order of ties are therefore part of the format.
+//! Invariant: the same nodes give the same ring on every machine and in every version. Hashes, seeds
+//! and the order of ties are therefore part of the format.
 
 mod moves;
 mod plan;
@@ -16,17 +16,17 @@ use crate::limits::VIRTUAL_NODES;
 pub use moves::{Move, moves};
 pub use plan::layout;
 
-/// Which nodes hold which shard. Index 0 of `shards` is the meta shard.
+/// The nodes that hold each shard. Index 0 of `shards` is the meta shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// Rises by one with every change.
     pub version: u64,
-    /// For each shard its replicas, best first: the first one is the preferred leader.
+    /// The replicas of each shard, best first: the first one is the preferred leader.
     pub shards: Vec<Vec<NodeId>>,
 }
 
 impl Layout {
-    /// The shard's replicas, best first; none for a shard that is not there.
+    /// The shard's replicas, best first; none for a shard that does not exist.
     #[must_use]
     pub fn replicas(&self, shard: ShardId) -> &[NodeId] {
         let at = usize::try_from(shard.0).unwrap_or(usize::MAX);
@@ -55,9 +55,9 @@ pub fn shard_of(room: RoomId, shards: u32) -> ShardId {
 /// A node as the ring sees it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RingNode {
-    /// Which node.
+    /// The node's id.
     pub node: NodeId,
-    /// What it shares its fate with (a rack, a building). `None`: with nobody.
+    /// The failure domain of the node (a rack, a building). `None`: a domain of its own.
     pub zone: Option<String>,
 }
 
@@ -67,8 +67,8 @@ impl From<NodeId> for RingNode {
     }
 }
 
-/// The consistent-hash ring: every node stands at [`VIRTUAL_NODES`] places that depend on nothing
-/// but its id, so that a node that comes or goes changes nothing between the others.
+/// The consistent-hash ring: every node stands at [`VIRTUAL_NODES`] places that depend only on its
+/// id. So a node that joins or leaves changes nothing between the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
     /// Ascending by place; ties by id.
@@ -77,7 +77,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// The ring of these nodes, in whatever order they are given.
+    /// The ring of these nodes. The order of the nodes does not matter.
     #[must_use]
     pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Self {
         let mut ids: Vec<NodeId> = nodes.into_iter().collect();
@@ -126,8 +126,8 @@ pub fn place_of(shard: ShardId) -> u64 {
 }
 
 const SHARD_SEED: u64 = 1;
-/// Chosen among the first few numbers because with it the bare ring of the nodes 1 to n, as ids are
-/// given out, is balanced to 1.25 for every n that a cluster may have; a test holds that.
+/// Chosen among the first few numbers because with this seed the bare ring of the nodes 1 to n (ids
+/// are given out in this order) is balanced to 1.25 for every n that a cluster may have. A test checks it.
 const NODE_SEED: u64 = 46;
 
 fn place(node: NodeId, virtual_node: u32) -> u64 {

@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::session::{Standing, StoredReply, Verdict};
 use crate::view::View;
 
-/// Makes the room exist, if it does not.
+/// Creates the room, if it does not exist.
 pub(crate) fn open<V: View>(
     view: &V,
     time_ms: i64,
@@ -48,7 +48,7 @@ pub(crate) fn open<V: View>(
     })
 }
 
-/// Decides what a session asks of a room.
+/// Decides a session's request in a room.
 pub(crate) fn act<V: View>(
     view: &V,
     time_ms: i64,
@@ -56,7 +56,7 @@ pub(crate) fn act<V: View>(
     origin: &Origin,
     action: &Action,
 ) -> Result<Outcome, V::Error> {
-    // Nothing is stored under a room that is not there: a client can invent such ids without end.
+    // Nothing is stored for a room that does not exist: a client could invent any number of such ids.
     let Some(head) = view.room(room)? else {
         return Ok(Outcome::refused(Refusal::RoomUnknown));
     };
@@ -116,7 +116,7 @@ fn decide<V: View>(
         Decision::Unchanged => return Ok(Outcome::reply(Reply::Unchanged)),
         Decision::Refused(refusal) => return Ok(Outcome::refused(refusal)),
     };
-    // With what `act` adds.
+    // Room for the two changes that `act` adds.
     let mut changes = Vec::with_capacity(4);
     changes.extend(change);
     let seq = head.last.next();

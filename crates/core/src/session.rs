@@ -1,8 +1,8 @@
-//! Request numbers and stored replies: why a send that is repeated for ever has one effect.
+//! Request numbers and stored replies, with which a send has one effect, however often it is repeated.
 //!
-//! For each (session, room) the machine keeps the last request number that it decided and the
-//! replies of the requests that the client has not yet settled. There is no time window: the number
-//! stays for as long as the session does. (Compare Raft, section 8, "client interaction"; and the
+//! For each (session, room) the machine keeps the last request number that it decided, and the
+//! replies whose arrival the client has not yet confirmed. There is no time window: the number is
+//! kept as long as the session. (Compare Raft, section 8, "client interaction"; and the
 //! session registers of the Raft dissertation, section 6.3.)
 
 use std::collections::VecDeque;
@@ -11,10 +11,10 @@ use crate::id::{RequestNo, Seq};
 use crate::limits::STORED_REPLIES_MAX;
 use crate::refusal::Refusal;
 
-/// What the machine remembers of one session in one room.
+/// The requests of one session in one room that the machine remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionRoom {
-    /// The last number decided. The next one is the only one that can take effect.
+    /// The last decided number. Only the next number can take effect.
     pub last: RequestNo,
     /// The newest decided requests, ascending and without gaps, ending at `last`.
     pub replies: VecDeque<StoredReply>,
@@ -23,44 +23,44 @@ pub struct SessionRoom {
 /// The reply to one decided request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredReply {
-    /// Which request.
+    /// The number of the request.
     pub request: RequestNo,
-    /// [`crate::Action::digest`] of what it asked for, to tell a repeat from a number used twice.
+    /// [`crate::Action::digest`] of the request's action, to tell a repeat from a number used twice.
     pub digest: u64,
-    /// What came of it.
+    /// The decision.
     pub verdict: Verdict,
-    /// The event's time; 0 where there is none.
+    /// The event's time, milliseconds since 1970; 0 without an event.
     pub time_ms: i64,
 }
 
-/// What came of a decided request.
+/// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It became the event at this place.
+    /// The request became the event at this position.
     Event(Seq),
-    /// There was nothing to change.
+    /// The request was valid, but the state already was as requested.
     Unchanged,
-    /// It was refused, for good.
+    /// The request was refused for good.
     Refused(Refusal),
 }
 
-/// How a request number stands to what has been decided.
+/// The relation of a request number to the decided requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The next number: decide it.
+    /// The next number: the request is to be decided.
     Next,
     /// Decided before; this is the reply.
     Repeat(StoredReply),
-    /// Decided before, so long ago that the reply is forgotten.
+    /// Decided before, and the reply is no longer stored.
     Forgotten,
-    /// Decided before, but it asked for something else.
+    /// The number was decided before, for another action.
     Reused,
-    /// Beyond the next number, which is given.
+    /// Beyond the next number, which is the value.
     Early(RequestNo),
 }
 
 impl SessionRoom {
-    /// Where a request with this number and digest stands.
+    /// The standing of a request with this number and digest.
     #[must_use]
     pub fn standing(&self, request: RequestNo, digest: u64) -> Standing {
         let next = self.last.next();
@@ -77,7 +77,7 @@ impl SessionRoom {
         }
     }
 
-    /// Stores the reply to the next request and forgets those that the client has settled.
+    /// Stores the reply to the next request, and drops the replies that the client has, up to `settled`.
     ///
     /// # Panics
     /// If the request is not the next one: only [`Standing::Next`] may be recorded.

@@ -1,4 +1,4 @@
-//! What a command is decided over: read access to one shard's state.
+//! The input of a command's decision: read access to one shard's state.
 
 use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
 use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, UserRecord};
@@ -7,17 +7,17 @@ use crate::session::Standing;
 
 /// Read access to one shard's state as of the previous command.
 ///
-/// Two implementations exist, [`crate::mem::MemView`] and the store's, and a test holds them equal.
+/// Two implementations exist, [`crate::mem::MemView`] and the store's. A test checks that they are equal.
 pub trait View {
-    /// Trouble with the storage underneath, never a decision. A refusal is a normal [`Outcome`].
+    /// An error of the storage, never a decision. A refusal is a normal [`Outcome`].
     type Error;
 
     /// A room's head, if the room is in this shard.
     fn room(&self, room: RoomId) -> Result<Option<RoomHead>, Self::Error>;
     /// Whether the user is a member of the room.
     fn member(&self, room: RoomId, user: UserId) -> Result<bool, Self::Error>;
-    /// How a request stands to what the session has had decided in the room; `None` if it has had
-    /// nothing decided there.
+    /// The standing of a request among the session's decided requests in the room; `None` if the
+    /// session has none there.
     fn standing(
         &self,
         session: SessionId,
@@ -25,12 +25,12 @@ pub trait View {
         request: RequestNo,
         digest: u64,
     ) -> Result<Option<Standing>, Self::Error>;
-    /// In how many rooms of this shard the session has had requests decided.
+    /// The number of rooms of this shard in which the session has decided requests.
     fn session_rooms(&self, session: SessionId) -> Result<u32, Self::Error>;
 
     /// The meta shard's counters.
     fn meta(&self) -> Result<MetaHead, Self::Error>;
-    /// The directory's room of that name.
+    /// The room of this name in the room directory.
     fn room_named(&self, name: &str) -> Result<Option<DirectoryEntry>, Self::Error>;
     /// The user of that name.
     fn user_named(&self, name: &str) -> Result<Option<UserRecord>, Self::Error>;

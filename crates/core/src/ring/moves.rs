@@ -1,47 +1,47 @@
-//! What changes between two layouts, in the small steps in which it will be carried out.
+//! The difference between two layouts, as a list of small steps.
 
 use crate::id::{NodeId, ShardId};
 use crate::ring::Layout;
 
 /// One step from one layout to another. Steps of different shards do not depend on each other; the
-/// steps of one shard are taken in order, each when the one before it is finished.
+/// steps of one shard are carried out in order, each after the previous one has finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
     /// The shard gains a replica where it had fewer.
     Add {
-        /// Which shard.
+        /// The shard.
         shard: ShardId,
-        /// Where.
+        /// The node of the new replica.
         to: NodeId,
     },
-    /// A replica changes its node: the new one catches up before the old one goes.
+    /// A replica changes its node: the new replica catches up before the old one is removed.
     Replace {
-        /// Which shard.
+        /// The shard.
         shard: ShardId,
-        /// Where it was.
+        /// The node of the old replica.
         from: NodeId,
-        /// Where it will be.
+        /// The node of the new replica.
         to: NodeId,
     },
     /// The shard loses a replica.
     Remove {
-        /// Which shard.
+        /// The shard.
         shard: ShardId,
-        /// Where it was.
+        /// The node of the removed replica.
         from: NodeId,
     },
     /// Another node is the preferred leader from now on.
     Lead {
-        /// Which shard.
+        /// The shard.
         shard: ShardId,
-        /// Who leads it.
+        /// The new preferred leader.
         node: NodeId,
     },
 }
 
 /// The steps that turn one layout into the other: for each shard, by number, first replacements,
-/// then additions, then removals, then the leader. A shard never has fewer replicas in between than
-/// in the smaller of the two layouts.
+/// then additions, then removals, then the leader. Between the steps a shard never has fewer replicas
+/// than in the smaller of the two layouts.
 #[must_use]
 pub fn moves(from: &Layout, to: &Layout) -> Vec<Move> {
     let mut moves = Vec::new();

@@ -1,7 +1,7 @@
 //! Computing a layout: ring order, bounded load, zones, as few moves as possible, leaders spread.
 //!
-//! What must stay true:
-//! * a shard's replicas stand on different nodes, and in different zones where there are enough;
+//! Invariants:
+//! * a shard's replicas are on different nodes, and in different zones where there are enough zones;
 //! * a replica leaves a node only because the node is gone or a joined node takes it over, so
 //!   nothing ever moves between nodes that stay;
 //! * the result depends on the arguments alone, not on the order of the nodes.
@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::id::{NodeId, ShardId};
 use crate::ring::{Layout, Ring, RingNode, place_of};
 
-/// Places the meta shard and `shards` data shards on the nodes, `replicas` of each, or as many as
-/// there are nodes. What `previous` has stays where it can; with nothing to change, the result is
-/// `previous`, otherwise its version is one higher.
+/// Places the meta shard and `shards` data shards on the nodes, with `replicas` replicas each, or as
+/// many as there are nodes. Replicas of `previous` keep their nodes where possible. If nothing changes,
+/// the result is `previous`; otherwise its version is one higher.
 ///
 /// No node holds more than 1.25 times the mean, or the mean rounded up where that is more, unless
 /// zones demand it or nodes have left and nothing else may move.
@@ -42,17 +42,17 @@ struct Shard {
     /// All nodes, in the ring's order for this shard.
     walk: Vec<NodeId>,
     held: BTreeSet<NodeId>,
-    /// Replicas that `previous` did not have, and so may still be put elsewhere.
+    /// Replicas that are new in this plan, and so may still be moved.
     placed: BTreeSet<NodeId>,
 }
 
 struct Plan {
     shards: Vec<Shard>,
-    /// Replicas for each node that there is.
+    /// The number of replicas on each node.
     load: BTreeMap<NodeId, usize>,
     zones: BTreeMap<NodeId, Option<String>>,
     replicas: usize,
-    /// Bounded load.
+    /// The bounded load: replicas on one node at most.
     load_max: usize,
     load_min: usize,
     /// How many replicas of a shard one zone holds at most.
@@ -84,7 +84,7 @@ impl Plan {
         }
     }
 
-    /// Takes over what can stay, and returns the nodes that `previous` did not know.
+    /// Keeps the replicas of `previous` that can stay, and returns the nodes that `previous` did not have.
     fn keep(&mut self, previous: Option<&Layout>) -> Vec<NodeId> {
         let Some(previous) = previous else { return Vec::new() };
         for (shard, old) in self.shards.iter_mut().zip(&previous.shards) {
@@ -101,8 +101,8 @@ impl Plan {
         self.load.keys().copied().filter(|node| !known.contains(node)).collect()
     }
 
-    /// Gives every shard its replicas: the next nodes on the ring that are neither full nor in a
-    /// zone that holds enough of the shard already.
+    /// Gives every shard its missing replicas: the next nodes on the ring that are neither full nor in
+    /// a zone that has `zone_max` replicas of the shard already.
     fn fill(&mut self) {
         for at in 0..self.shards.len() {
             while self.shards[at].held.len() < self.replicas {
@@ -113,8 +113,8 @@ impl Plan {
                 } else if let Some(node) = candidates().min_by_key(|node| self.load[node]) {
                     self.place(at, node);
                 } else {
-                    // Zones do not work out (they changed under a layout that stays): rather two
-                    // replicas in a zone than one replica less.
+                    // No node satisfies the zone bound, because zones changed while `previous` stays in
+                    // force. Two replicas in one zone are better than one replica less.
                     let unheld = self.shards[at].walk.iter().copied();
                     let unheld = unheld.filter(|node| !self.shards[at].held.contains(node));
                     match unheld.min_by_key(|node| self.load[node]) {
@@ -126,8 +126,9 @@ impl Plan {
         }
     }
 
-    /// Evens out what [`Self::fill`] placed: from nodes that hold more to nodes that hold at least
-    /// two less, of the shards that would go the one for which the ring meets the receiver first.
+    /// Evens out the replicas that [`Self::fill`] placed: moves them from nodes that hold more to nodes
+    /// that hold at least two less. Of several shards, the one whose walk on the ring meets the receiver
+    /// first moves.
     fn level(&mut self) {
         // Each move makes the sum of squares smaller, so this ends.
         while let Some((at, from, to)) = self.uneven() {
@@ -151,8 +152,8 @@ impl Plan {
         best.map(|(_, _, Reverse(at), from, to)| (at, from, to))
     }
 
-    /// Joined nodes take their share over, each time from the most loaded of the others, and of its
-    /// shards the one for which the ring meets the joined node first.
+    /// Joined nodes take over their share, each replica from the most loaded of the other nodes. Of that
+    /// node's shards, the one whose walk on the ring meets the joined node first moves.
     fn hand_over(&mut self, joined: &[NodeId]) {
         for &node in joined {
             while let Some((at, from)) = self.giver(node, joined) {
@@ -162,14 +163,14 @@ impl Plan {
         }
     }
 
-    /// Which shard the node should take over next, and from whom.
+    /// The shard that the node should take over next, and the node that gives it up.
     fn giver(&self, node: NodeId, joined: &[NodeId]) -> Option<(usize, NodeId)> {
         let takes = self.load[&node];
         let mut best = None;
         for (at, shard) in self.shards.iter().enumerate() {
             let rank = shard.walk.iter().position(|met| *met == node)?;
             for &from in shard.held.iter().filter(|from| !joined.contains(from)) {
-                // A shard with too many replicas in one zone gets better, whatever the loads are.
+                // A shard with too many replicas in one zone improves by the move, whatever the loads are.
                 let crowded = self.in_zone(at, from) > self.zone_max;
                 let gives = self.load[&from];
                 let owed = gives > takes + 1
@@ -182,8 +183,8 @@ impl Plan {
         best.map(|(_, _, _, Reverse(at), from)| (at, from))
     }
 
-    /// Chooses for each shard who leads it: who did, or whom the ring meets first, and then handed
-    /// on from node to node until no node leads two more than another that could take one.
+    /// Chooses the leader of each shard: the previous leader, or else the first replica on the shard's
+    /// walk. Leaderships are then handed on until no node leads two more than another that could take one.
     fn leaders(&self, previous: Option<&Layout>) -> Vec<Option<NodeId>> {
         let mut leaders: Vec<Option<NodeId>> = (self.shards.iter().enumerate())
             .map(|(at, shard)| {
@@ -241,7 +242,7 @@ impl Plan {
         self.fits_instead(at, node, None)
     }
 
-    /// Whether the shard may have a replica on the node, `instead` of another one.
+    /// Whether the shard may have a replica on the node in place of the one on `instead`.
     fn fits_instead(&self, at: usize, node: NodeId, instead: Option<NodeId>) -> bool {
         let held = &self.shards[at].held;
         if held.contains(&node) {
@@ -252,7 +253,7 @@ impl Plan {
         others.filter(|other| self.zones[other].as_ref() == Some(zone)).count() < self.zone_max
     }
 
-    /// How many of the shard's replicas are in this one's zone, itself included.
+    /// How many of the shard's replicas are in the zone of this node, its own replica included.
     fn in_zone(&self, at: usize, node: NodeId) -> usize {
         let zone = &self.zones[&node];
         let same = |other: &&NodeId| **other == node || (zone.is_some() && self.zones[*other] == *zone);

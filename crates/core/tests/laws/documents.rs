@@ -1,5 +1,5 @@
-//! The refusals' words are part of the API, so they are documented, each with whether it uses up the
-//! request's number.
+//! The words of the refusals are part of the API, so the documentation lists each of them, and whether
+//! it uses up the request's number.
 
 use conclave_core::Refusal;
 

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 const SHARD: ShardId = ShardId(1);
 
-/// What a client does next. Numbers are relative to what the session has sent in the room.
+/// One step of a client. Numbers are relative to the requests that the session has sent in the room.
 #[derive(Clone, Debug)]
 enum Step {
     /// The next request.
@@ -61,8 +61,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The commands that the steps lead to, each with the clock at its proposal. A number that the
-/// machine will not use up is taken again for the next request, as a client would.
+/// The commands that result from the steps, each with the clock at its proposal. A number that the
+/// machine does not use up is taken again for the next request, as a client does it.
 fn commands(steps: &[Step]) -> Vec<(i64, Command)> {
     let mut next: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     let mut opened = BTreeSet::new();
@@ -220,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn the_members_counted_are_the_members_there_are(commands in history()) {
+    fn the_member_count_matches_the_members(commands in history()) {
         let (view, _) = run(&commands);
         let mut present: BTreeSet<(RoomId, UserId)> = BTreeSet::new();
         for event in &view.events {
@@ -241,7 +241,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_refused_never_becomes_an_event(commands in history()) {
+    fn a_refused_request_never_becomes_an_event(commands in history()) {
         let (view, outcomes) = run(&commands);
         for outcome in &outcomes {
             let acked = matches!(outcome.reply, Reply::Acked { duplicate: false, .. });
@@ -289,7 +289,7 @@ fn a_session_has_request_numbers_in_a_bounded_number_of_rooms() {
     let outcome = decide(act(1, rooms + 1, 1, Action::Post("x".into())));
     assert_eq!(outcome.reply, Reply::Refused(Refusal::TooManyRoomsInSession));
     assert!(outcome.changes.is_empty(), "and nothing is stored");
-    // The rooms it has go on, and so does another session.
+    // Requests in the session's known rooms still succeed, and so do those of another session.
     let outcome = decide(act(1, 1, 2, Action::Post("x".into())));
     assert!(matches!(outcome.reply, Reply::Acked { .. }));
     let outcome = decide(act(2, rooms + 1, 1, Action::Post("x".into())));

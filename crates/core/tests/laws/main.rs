@@ -1,5 +1,5 @@
-//! What must hold for every input: the ring, the layout and the state machine. And what the machine
-//! answers, as transcripts that a person can read.
+//! Properties that hold for every input, of the ring, the layout, placement and the state machine; and
+//! the answers of the state machine, as transcripts that a person can read.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 

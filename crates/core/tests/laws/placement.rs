@@ -1,4 +1,4 @@
-//! The laws of placement: clients move only to where there is room for them, none is lost, and it comes to an end.
+//! The laws of placement: clients move only to nodes with room for them, no client is lost, and the moves end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn node() -> impl Strategy<Value = NodeLoad> {
     (0..3_000_u32, prop_oneof![1..50_u32, 1_000..5_000_u32], state).prop_map(
         |(clients, max, (alive, ready, draining, busy))| NodeLoad {
             id: NodeId(0),
-            // One in a few nodes has more than it takes.
+            // A few of the nodes have more clients than their limit.
             clients: clients % (max + max / 10 + 1),
             max,
             alive,
@@ -34,7 +34,7 @@ fn cluster() -> impl Strategy<Value = Vec<NodeLoad>> {
     })
 }
 
-/// Lets the clients of a round go, and checks that each of them may.
+/// Carries out the moves of a round, and checks that each is allowed.
 fn obey(nodes: &mut [NodeLoad], moves: &[Move]) {
     let mut by_id: BTreeMap<_, _> = nodes.iter_mut().map(|node| (node.id, node)).collect();
     for asked in moves {
@@ -57,7 +57,7 @@ fn total(nodes: &[NodeLoad]) -> u64 {
 
 proptest! {
     #[test]
-    fn clients_go_where_there_is_room_and_it_ends(mut nodes in cluster(), ask in any::<bool>()) {
+    fn clients_move_only_to_nodes_with_room_and_the_moves_end(mut nodes in cluster(), ask in any::<bool>()) {
         let before = nodes.clone();
         let mut planner = Planner::default();
         prop_assert_eq!(planner.round(Duration::ZERO, &nodes), []);
@@ -82,14 +82,14 @@ proptest! {
         }
         prop_assert!(ended, "still moving: {nodes:?}");
         prop_assert_eq!(total(&nodes), total(&before));
-        // Nobody was moved to and fro.
+        // No client was moved twice.
         let given: u64 = before.iter().zip(&nodes).map(|(a, b)| u64::from(a.clients.saturating_sub(b.clients))).sum();
         prop_assert_eq!(all_moved, given);
         prop_assert_eq!(planner.round(now, &nodes), [], "what has ended does not begin again");
     }
 
     #[test]
-    fn equal_nodes_end_within_ten_in_a_hundred(clients in prop::collection::vec(0..2_000_u32, 2..8)) {
+    fn a_rebalance_evens_out_equal_nodes(clients in prop::collection::vec(0..2_000_u32, 2..8)) {
         let mut nodes: Vec<_> = (1..)
             .zip(&clients)
             .map(|(id, clients)| NodeLoad {
@@ -109,7 +109,7 @@ proptest! {
     }
 
     #[test]
-    fn a_few_that_come_and_go_move_nobody(base in 0..1_000_u32, come in prop::collection::vec(0..8_u32, 3..6)) {
+    fn reconnecting_clients_cause_no_moves(base in 0..1_000_u32, come in prop::collection::vec(0..8_u32, 3..6)) {
         let at = |clients: &[u32]| -> Vec<_> {
             (1..).zip(clients).map(|(id, clients)| NodeLoad {
                 id: NodeId(id), clients: base + clients, max: 10_000, alive: true, ready: true, draining: false, busy: false,

@@ -1,9 +1,9 @@
 //! The laws of the ring and of layouts.
 //!
 //! Balance is stated twice. The bare ring: over 20,000 evenly spaced keys, no node of 1 to n owns
-//! more than 1.25 times the mean, for every n up to 64. The layout, which is what a cluster uses:
-//! no node holds more replicas than 1.25 times the mean (or the mean rounded up, where a node holds
-//! so few that this is more), for any ids, 1 to 64 shards and 1 to 7 replicas.
+//! more than 1.25 times the mean, for every n up to 64. The layout, which a cluster uses: no node
+//! holds more replicas than 1.25 times the mean, or the mean rounded up where this is more (with few
+//! replicas for each node), for any ids, 1 to 64 shards and 1 to 7 replicas.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +54,7 @@ fn a_joined_node_takes_its_part_of_the_ring_from_all_and_nothing_else_moves() {
     }
 }
 
-/// The format: a cluster's data lies where these say, in every version.
+/// These values are part of the format: the data of existing clusters is placed by them.
 #[test]
 fn places_never_change() {
     let shards: Vec<u32> = (1..=16).map(|room| shard_of(RoomId(room), 8).0).collect();
@@ -67,7 +67,7 @@ fn places_never_change() {
 }
 
 #[test]
-fn small_clusters_have_what_they_can() {
+fn a_cluster_with_fewer_nodes_than_replicas_uses_all_its_nodes() {
     let one = layout(&[NodeId(7).into()], 2, 3, None);
     assert_eq!(one, Layout { version: 1, shards: vec![vec![NodeId(7)]; 3] });
     assert!(layout(&[], 1, 3, None).shards.iter().all(Vec::is_empty));
@@ -114,7 +114,7 @@ fn as_sets(layout: &Layout) -> Vec<BTreeSet<NodeId>> {
     layout.shards.iter().map(|shard| shard.iter().copied().collect()).collect()
 }
 
-/// Carries out the steps, and checks that no step is out of place.
+/// Carries out the steps, and checks that each fits the layout at its time.
 fn carried_out(from: &Layout, steps: &[Move]) -> (Vec<BTreeSet<NodeId>>, BTreeMap<ShardId, NodeId>) {
     let mut sets = as_sets(from);
     let mut leaders = BTreeMap::new();
@@ -164,7 +164,7 @@ proptest! {
         let turn = turn % nodes.len();
         nodes.rotate_left(turn);
         prop_assert_eq!(&plan, &layout(&nodes, shards, replicas, None));
-        // With nothing to change nothing changes, not even the version.
+        // The same arguments leave the layout unchanged, the version included.
         prop_assert_eq!(&plan, &layout(&nodes, shards, replicas, Some(&plan)));
         prop_assert!(moves(&plan, &plan).is_empty());
     }
@@ -215,7 +215,7 @@ proptest! {
             }
         }
         prop_assert_eq!(moved, before.shards.iter().filter(|shard| shard.contains(&gone)).count());
-        // One more than a layout made afresh may have: what others hold stays where it is.
+        // One more than a new layout may have: replicas on the remaining nodes do not move.
         prop_assert!(heaviest(&after) <= heaviest_allowed(&after, rest.len()) + 1);
     }
 
@@ -231,7 +231,7 @@ proptest! {
             zones.insert(node.node, zone);
         }
         let replicas = replicas.min(nodes.len());
-        // The fewest replicas of a shard in its most crowded zone that can be had.
+        // The smallest possible number of replicas of a shard in its most crowded zone.
         let bound = (1..=replicas)
             .find(|bound| sizes.values().map(|size| size.min(bound)).sum::<usize>() >= replicas)
             .unwrap();

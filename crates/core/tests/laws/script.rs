@@ -1,4 +1,4 @@
-//! The lines of a transcript: what a person writes after `>`.
+//! The lines of a transcript: the commands that a person writes after `>`.
 
 use conclave_core::record::NodeRecord;
 use conclave_core::ring::Layout;
@@ -6,18 +6,18 @@ use conclave_core::{
     Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
 };
 
-/// People of the transcripts; a user's id is the place in this list, from 1.
+/// The users of the transcripts; a user's id is the position in this list, from 1.
 const PEOPLE: [&str; 3] = ["ana", "bo", "kim"];
 
 /// One line.
 pub(crate) enum Line {
-    /// `at 1000`: the leader's clock from here on.
+    /// `at 1000`: sets the leader's clock for the following lines.
     At(i64),
-    /// `shard 0`: the shard that is asked from here on. Each has its own state.
+    /// `shard 0`: selects the shard for the following lines. Each shard has its own state.
     Shard(ShardId),
-    /// `show`: print the state.
+    /// `show`: prints the state.
     Show,
-    /// Everything else. More than one where request numbers are a range.
+    /// Every other line: its commands. More than one where request numbers are a range.
     Commands(Vec<Command>),
 }
 
@@ -82,7 +82,7 @@ fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
         "leave" => Action::Leave,
         "pin" => Action::Pin { target: Seq(words.number()), off: false },
         "unpin" => Action::Pin { target: Seq(words.number()), off: true },
-        // What a gateway makes of a text that is too long.
+        // A gateway turns a text that is too long into this command.
         "void" => {
             let digest = Action::Post(words.text()).digest();
             Action::Void { refusal: Refusal::TextTooLong, digest }

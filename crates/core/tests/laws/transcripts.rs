@@ -1,6 +1,6 @@
-//! What the machine answers, as transcripts in `tests/machine/`: a line after `>` is a command, the
-//! indented lines below it are what the machine made of it. `BLESS=1` rewrites them; the change is
-//! then read in the diff.
+//! The answers of the state machine, as transcripts in `tests/machine/`: a line after `>` is a
+//! command, the indented lines below it are its outcome. `BLESS=1` rewrites the transcripts; the
+//! change then shows in the diff.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -50,7 +50,7 @@ fn first_difference(said: &str, says: &str) -> String {
     format!("at the end: {}", says.next().unwrap_or("white space"))
 }
 
-/// Repeats the transcript with the answers that the machine gives now.
+/// Runs the commands of the transcript, and returns it with the current answers.
 fn run(script: &str) -> String {
     let mut out = String::new();
     let (mut time_ms, mut shard) = (0, ShardId(1));
