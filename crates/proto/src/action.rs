@@ -1,5 +1,5 @@
-//! Actions to protobuf and back: the one mapping between [`Action`], [`chat::RoomAction`] and the short forms of the actions
-//! of the first feature level, which release 0.1.0 reads and writes.
+//! Actions to protobuf and back: the one mapping between [`Action`], [`chat::RoomAction`] and the short forms of the
+//! actions of the first feature level, which release 0.1.0 reads and writes.
 
 use conclave_core::{Action, Refusal, Seq};
 
@@ -7,10 +7,10 @@ use crate::FormatError;
 use crate::chat::{self, RoomAction, room_action::Kind, send_message_request::Content};
 use crate::log::{self, act};
 
-/// The action that a client asks for.
+/// The action from a client's request.
 ///
 /// # Errors
-/// If it is of a kind that this version does not know.
+/// If the action is of a kind that this version does not know.
 pub fn from_content(content: Content) -> Result<Action, FormatError> {
     match content {
         Content::Text(text) => Ok(Action::Post(text)),
@@ -21,8 +21,8 @@ pub fn from_content(content: Content) -> Result<Action, FormatError> {
     }
 }
 
-/// How a client asks for the action: in the short form where there is one. `None` for [`Action::Void`], for which no client
-/// asks.
+/// The action as a client's request, in the short form if the action has one. `None` for [`Action::Void`], which no
+/// client requests.
 #[must_use]
 pub fn into_content(action: Action) -> Option<Content> {
     Some(match action {
@@ -35,7 +35,7 @@ pub fn into_content(action: Action) -> Option<Content> {
     })
 }
 
-/// The action as it stands in the log.
+/// The action in the form of the log.
 pub(crate) fn to_log(action: &Action) -> act::Action {
     match action {
         Action::Post(text) => act::Action::Post(text.clone()),

@@ -1,9 +1,9 @@
 //! Commands to bytes and back.
 //!
-//! A gateway encodes a command once; the leader only puts such bytes together into a batch, which is
-//! the payload of one Raft entry; every replica decodes it when it applies the entry. What is appended
-//! cannot be taken back, so a batch is made of [`Encoded`] commands only: those that this program encoded
-//! itself, and those from another node that it has decoded.
+//! A gateway encodes a command once. The leader joins encoded commands to a batch, which is the payload
+//! of one Raft entry. Every replica decodes the batch when it applies the entry. An appended entry cannot
+//! be taken back, so a batch consists of [`Encoded`] commands only: commands that this program encoded
+//! itself, and commands of another node that this program was able to decode.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_core::record::NodeRecord;
@@ -22,7 +22,7 @@ const COMMANDS_FIELD: u32 = 2;
 /// `CommandBatch.min_level`.
 const LEVEL_FIELD: u32 = 3;
 
-/// A command as bytes of which this program knows the meaning. Cheap to clone.
+/// An encoded command that this program can decode. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
@@ -30,31 +30,31 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// Takes bytes that another node sent, if they are a command that this node understands, which is up to feature level
-    /// `understands`.
+    /// Checks bytes that another node sent: they must be a command that this node understands, which is up to feature
+    /// level `understands`.
     ///
     /// # Errors
-    /// If they are not; [`FormatError::is_newer`] tells a newer version's command from damage.
+    /// If they are not such a command; [`FormatError::is_newer`] tells a newer version's command from damage.
     pub fn from_peer(bytes: Bytes, understands: u32) -> Result<Self, FormatError> {
         let level = from_proto(log::Command::decode(bytes.clone())?)?.level();
         check_level(level, understands)?;
         Ok(Self { bytes, level })
     }
 
-    /// The feature level that the command needs.
+    /// The lowest feature level that allows the command.
     #[must_use]
     pub fn level(&self) -> u32 {
         self.level
     }
 
-    /// The length of its encoding in bytes.
+    /// The length of the encoded command in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "no command is encoded as nothing")]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Its encoding.
+    /// The encoded command.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.bytes
@@ -71,8 +71,8 @@ pub fn encode(command: &Command) -> Encoded {
     Encoded { bytes: to_proto(command).encode_to_vec().into(), level: command.level() }
 }
 
-/// Puts encoded commands together into a batch, stamped with the leader's time in milliseconds since 1970 and with the
-/// highest feature level that one of them needs.
+/// Joins encoded commands to a batch, stamped with the leader's time in milliseconds since 1970 and with the highest
+/// feature level that one of the commands needs.
 #[must_use]
 pub fn encode_batch(time_ms: i64, commands: &[Encoded]) -> Bytes {
     let one = |command: &Encoded| {
@@ -104,8 +104,8 @@ pub fn encode_batch(time_ms: i64, commands: &[Encoded]) -> Bytes {
 /// feature level `understands`.
 ///
 /// # Errors
-/// If the bytes are damaged, or if they hold what a newer version wrote ([`FormatError::is_newer`]). The level stands in
-/// the batch because an older version would not see a field that was added to a command that it knows.
+/// If the bytes are damaged, or if a newer version wrote them ([`FormatError::is_newer`]). The batch contains the level
+/// because an older version would ignore a field that was added to a command of a known kind.
 pub fn decode_batch(bytes: &[u8], understands: u32) -> Result<(i64, Vec<Command>), FormatError> {
     let batch = log::CommandBatch::decode(bytes)?;
     check_level(batch.min_level, understands)?;
@@ -188,7 +188,7 @@ fn from_proto(command: log::Command) -> Result<Command, FormatError> {
     })
 }
 
-/// A node's record as it is stored.
+/// A node's record in its stored form.
 #[must_use]
 pub fn node_to_proto(node: &NodeRecord) -> log::NodeRecord {
     log::NodeRecord {
@@ -203,7 +203,7 @@ pub fn node_to_proto(node: &NodeRecord) -> log::NodeRecord {
     }
 }
 
-/// A node's record from what is stored.
+/// A node's record from its stored form.
 ///
 /// # Errors
 /// If the directory id does not have 16 bytes.
@@ -220,7 +220,7 @@ pub fn node_from_proto(node: log::NodeRecord) -> Result<NodeRecord, FormatError>
     })
 }
 
-/// A layout as it is stored.
+/// A layout in its stored form.
 #[must_use]
 pub fn layout_to_proto(layout: &Layout) -> log::Layout {
     let shard =
@@ -228,7 +228,7 @@ pub fn layout_to_proto(layout: &Layout) -> log::Layout {
     log::Layout { version: layout.version, shards: layout.shards.iter().map(shard).collect() }
 }
 
-/// A layout from what is stored.
+/// A layout from its stored form.
 #[must_use]
 pub fn layout_from_proto(layout: log::Layout) -> Layout {
     let shard = |shard: log::LayoutShard| shard.replicas.into_iter().map(NodeId).collect();
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_comes_back() {
+    fn a_batch_survives_encoding() {
         let commands = [
             Command::OpenRoom {
                 room: RoomId(7),
@@ -307,7 +307,7 @@ mod tests {
     const UNKNOWN_KINDS: [&[u8]; 3] = [&[], &[0xfa, 0x06, 0x00], &[0x12, 0x05, 0x08, 0x07, 0xfa, 0x06, 0x00]];
 
     #[test]
-    fn a_kind_that_is_not_known_is_a_newer_versions_and_not_damage() {
+    fn an_unknown_kind_is_reported_as_newer_and_not_as_damage() {
         for bytes in UNKNOWN_KINDS.map(Bytes::from_static) {
             let error = Encoded::from_peer(bytes.clone(), u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");

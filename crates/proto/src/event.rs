@@ -8,8 +8,8 @@ use crate::chat::{self, event::Kind};
 use crate::{FormatError, frame};
 
 /// Appends the event to `out` as a *record*: one element of `EventBatch.events`, with its tag and
-/// length. Records can be put one behind the other and stay a valid list, which is how they lie on
-/// disk and travel; see [`frame`].
+/// length. Concatenated records are a valid list again; history on disk and on the wire has this form;
+/// see [`frame`].
 pub fn encode_record(event: &RoomEvent, out: &mut BytesMut) {
     let event = to_proto(event);
     frame::put_record_header(event.encoded_len(), out);
@@ -17,7 +17,7 @@ pub fn encode_record(event: &RoomEvent, out: &mut BytesMut) {
     event.encode(out).unwrap_or_default();
 }
 
-/// The event as it is sent and stored.
+/// The event in the form in which it is sent and stored.
 #[must_use]
 pub fn to_proto(event: &RoomEvent) -> chat::Event {
     let kind = match &event.kind {
@@ -40,10 +40,10 @@ pub fn to_proto(event: &RoomEvent) -> chat::Event {
     }
 }
 
-/// The event from what is sent and stored.
+/// The event from the form in which it is sent and stored.
 ///
 /// # Errors
-/// If its kind is missing or not known to this version.
+/// If the event's kind is missing or not known to this version.
 pub fn from_proto(event: chat::Event) -> Result<RoomEvent, FormatError> {
     let kind = match event.kind.ok_or(FormatError::UnknownKind("the event"))? {
         Kind::Created(created) => EventKind::Created(created.room),
@@ -65,7 +65,7 @@ pub fn from_proto(event: chat::Event) -> Result<RoomEvent, FormatError> {
     })
 }
 
-/// Decodes records that were put one behind the other.
+/// Decodes concatenated records.
 ///
 /// # Errors
 /// If the bytes are not such records.

@@ -1,8 +1,8 @@
-//! Event records and frames that are encoded once.
+//! Event records and frames, which are encoded only once.
 //!
-//! A *record* is one element of the repeated field `EventBatch.events`: tag, length, event. Records
-//! put one behind the other are a list again. So the same bytes are a block of history on disk, a
-//! chunk of a room's tail in memory, and the body of the frame that every subscriber gets.
+//! A *record* is one element of the repeated field `EventBatch.events`: tag, length, event.
+//! Concatenated records are a list again. So the same bytes are a block of history on disk, a chunk of
+//! a room's tail in memory, and the body of the frame that every subscriber gets.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::DecodeError;
@@ -20,7 +20,7 @@ const TOKEN_FIELD: u32 = 2;
 /// `StreamFrame.events`.
 const FRAME_EVENTS_FIELD: u32 = 1;
 
-/// Writes what stands before an event of `len` bytes to make it a record.
+/// Writes the header that makes a record of an encoded event of `len` bytes.
 pub fn put_record_header(len: usize, out: &mut BytesMut) {
     encode_key(EVENTS_FIELD, WireType::LengthDelimited, out);
     encode_varint(len as u64, out);
@@ -29,7 +29,7 @@ pub fn put_record_header(len: usize, out: &mut BytesMut) {
 /// The length in bytes of the first record, header included.
 ///
 /// # Errors
-/// If the bytes do not begin with a whole record.
+/// If the bytes do not begin with a complete record.
 pub fn first_record_len(records: &[u8]) -> Result<usize, FormatError> {
     let mut rest = records;
     let key = decode_varint(&mut rest)?;
@@ -44,10 +44,10 @@ pub fn first_record_len(records: &[u8]) -> Result<usize, FormatError> {
     }
 }
 
-/// Cuts `count` records off the front and returns them; `records` keeps the rest.
+/// Splits the first `count` records off and returns them; `records` keeps the rest.
 ///
 /// # Errors
-/// If there are not so many whole records.
+/// If there are fewer than `count` complete records.
 pub fn split_records(records: &mut Bytes, count: usize) -> Result<Bytes, FormatError> {
     let mut len = 0;
     for _ in 0..count {
@@ -56,16 +56,16 @@ pub fn split_records(records: &mut Bytes, count: usize) -> Result<Bytes, FormatE
     Ok(records.split_to(len))
 }
 
-/// A frame of a subscription as the server sends it. On the wire it is a [`StreamFrame`].
+/// A frame of a subscription, as the server sends it. On the wire the frame is a [`StreamFrame`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum EncodedFrame {
     /// A frame of any kind.
     Plain(StreamFrame),
     /// A frame of events whose records are already encoded, and shared with other subscribers.
     Events {
-        /// One record behind the other.
+        /// Concatenated records.
         records: Bytes,
-        /// The resume token behind the last of them.
+        /// The resume token for the position after the last of them.
         token: Bytes,
     },
 }
@@ -77,7 +77,7 @@ impl Default for EncodedFrame {
 }
 
 impl EncodedFrame {
-    /// The frame, decoded. A frame that came from the wire is decoded already.
+    /// The decoded frame. A frame that was received is decoded already.
     ///
     /// # Errors
     /// If the records are damaged.
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_cut_at_their_ends() {
+    fn records_are_split_at_their_ends() {
         let mut rest = records(1..=5);
         assert_eq!(split_records(&mut rest, 2).unwrap(), records(1..=2));
         assert_eq!(rest, records(3..=5));

@@ -1,10 +1,10 @@
-//! conclave's formats: what travels between clients and nodes, what travels between nodes, and what
-//! lies on disk, with the conversions to and from [`conclave_core`].
+//! conclave's formats: messages between clients and nodes, messages between nodes, and the content of
+//! data files, with the conversions to and from [`conclave_core`].
 //!
 //! * [`chat`], [`admin`], [`chaos`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
-//! * [`action`], [`command`], [`event`]: actions, commands and events to bytes and back.
-//! * [`frame`]: events that are encoded once and sent to every subscriber as they are.
-//! * [`seal`]: messages that only those who know the cluster's secret can make.
+//! * [`action`], [`command`], [`event`]: encoding and decoding of actions, commands and events.
+//! * [`frame`]: events that are encoded once, with the same bytes for every subscriber.
+//! * [`seal`]: MACs with the cluster's secret, which authenticate messages.
 //! * [`status`]: the only mapping between failures and [`tonic::Status`].
 //! * [`token`]: resume tokens.
 
@@ -70,42 +70,42 @@ pub mod seal;
 pub mod status;
 pub mod token;
 
-/// The operators' API.
+/// The API for operators.
 pub use generated::admin::v1 as admin;
-/// The API of a controller that breaks clusters on purpose.
+/// The API of the chaos controller, `conclave-chaos serve`.
 pub use generated::chaos::v1 as chaos;
 /// The client API.
 pub use generated::chat::v1 as chat;
-/// What nodes say of themselves.
+/// The records in which nodes describe themselves.
 pub use generated::cluster::v1 as cluster;
-/// The resolver's API.
+/// The gRPC API of the authoritative name server.
 pub use generated::dns::v1 as dns;
-/// Faults on purpose.
+/// The API for fault injection.
 pub use generated::fault::v1 as fault;
-/// Durable formats.
+/// The formats of log entries, state rows and snapshots.
 pub use generated::log::v1 as log;
-/// Between nodes.
+/// The API between the nodes of a cluster.
 pub use generated::raft::v1 as raft;
 
 /// The encoded descriptors of every file in `proto/`, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// What was read is not what this format allows: damaged, or made by something else.
+/// Decoding failed: the bytes are damaged, or in a format that this version does not know.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
-    /// Not protobuf, or not of this message.
+    /// The bytes are not protobuf, or not of this message.
     #[error("cannot be decoded: {0}")]
     Decode(#[from] prost::DecodeError),
-    /// A field without which the message means nothing.
+    /// A required field is missing.
     #[error("the field {0} is missing or not known to this version")]
     Missing(&'static str),
-    /// A field with a value that is not allowed.
+    /// A field has a value that is not allowed.
     #[error("the field {0} has a value that is not allowed")]
     Invalid(&'static str),
-    /// One of several kinds, and none that this version knows: a newer version wrote it.
+    /// A message of several kinds has none that this version knows: a newer version wrote it.
     #[error("{0} is of a kind that this version does not know")]
     UnknownKind(&'static str),
-    /// Commands that a newer version wrote.
+    /// A newer version wrote the commands.
     #[error("it needs feature level {needs}, and this version understands up to {understands}")]
     NewerLevel {
         /// The level of the commands.
@@ -116,7 +116,7 @@ pub enum FormatError {
 }
 
 impl FormatError {
-    /// Whether a newer version wrote what was read: the bytes are sound, and that version can read them.
+    /// Whether a newer version wrote the bytes: they are not damaged, and that version can read them.
     #[must_use]
     pub fn is_newer(&self) -> bool {
         match self {

@@ -5,7 +5,7 @@ use conclave_core::{Refusal, Reply, RoomId, Seq, SessionId, UserId};
 use crate::FormatError;
 use crate::raft::{self, reply};
 
-/// A reply as it travels from the leader to the gateway.
+/// A reply in the form in which the leader sends it to the gateway.
 #[must_use]
 pub fn to_proto(reply: Reply) -> raft::Reply {
     let acked = |seq: Seq, time_ms, duplicate, forgotten| {
@@ -33,10 +33,10 @@ pub fn to_proto(reply: Reply) -> raft::Reply {
     raft::Reply { reply: Some(reply) }
 }
 
-/// A reply from what travelled.
+/// A reply from the form in which the leader sent it.
 ///
 /// # Errors
-/// If its kind is missing or not known to this version.
+/// If the reply's kind is missing or not known to this version.
 pub fn from_proto(reply: &raft::Reply) -> Result<Reply, FormatError> {
     Ok(match reply.reply.as_ref().ok_or(FormatError::Missing("Reply.reply"))? {
         reply::Reply::Acked(acked) if acked.forgotten => Reply::Forgotten,

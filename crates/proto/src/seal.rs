@@ -1,20 +1,20 @@
-//! Messages that only those who know the cluster's secret can make.
+//! Message authentication with the cluster's secret.
 //!
-//! Whoever has to believe a message chooses a nonce; the sender numbers its messages and adds an HMAC-SHA-256 (RFC 2104,
-//! RFC 6234) over purpose, nonce, number and content. See `proto/conclave/dns/v1/dns.proto` for the exact bytes.
+//! The receiver of messages chooses a nonce. The sender numbers its messages and adds a MAC to each: HMAC-SHA-256 (RFC
+//! 2104, RFC 6234) over purpose, nonce, number and content. See `proto/conclave/dns/v1/dns.proto` for the exact bytes.
 
 use std::fmt;
 
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-/// What a node's registration is sealed for.
+/// The purpose in the MAC of a node's registration.
 pub const REGISTER: &str = "conclave register v1";
-/// What a node's list of records is sealed for.
+/// The purpose in the MAC of a node's list of records.
 pub const RECORDS: &str = "conclave records v1";
-/// Bytes of a nonce.
+/// Length of a nonce, bytes.
 pub const NONCE_BYTES: usize = 16;
-/// The fewest and the most bytes of a secret, without the white space around it.
+/// Allowed length of a secret in bytes, without the white space around it.
 pub const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
 
 /// The cluster's secret. Never printed.
@@ -27,7 +27,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A secret that is too short to keep anybody out, or too long to be meant.
+/// The secret is too short to protect anything, or so large that the file cannot be a secret.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the cluster's secret has {0} bytes, which must be {min} to {max}; make one with: head -c 32 /dev/urandom | base64",
@@ -37,10 +37,10 @@ impl fmt::Debug for Secret {
 pub struct SecretError(usize);
 
 impl Secret {
-    /// From the content of a file; white space around it does not count.
+    /// The secret from the content of a file, without the white space around it.
     ///
     /// # Errors
-    /// If it has fewer than 16 or more than 1,024 bytes.
+    /// If the secret has fewer than 16 or more than 1,024 bytes.
     pub fn new(content: &[u8]) -> Result<Self, SecretError> {
         let content = content.trim_ascii();
         if SECRET_BYTES.contains(&content.len()) {
@@ -50,19 +50,19 @@ impl Secret {
         }
     }
 
-    /// The secret itself, for keys that others chose the use of. Not to be shown or stored.
+    /// The raw secret, for libraries that compute MACs themselves. Callers must not print or store it.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The seal of one message.
+    /// The MAC of one message.
     #[must_use]
     pub fn seal(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8]) -> Vec<u8> {
         self.mac(purpose, nonce, counter, content).finalize().into_bytes().to_vec()
     }
 
-    /// Whether a seal is this message's. Takes the same time wherever it differs.
+    /// Whether `seal` is the MAC of this message. The comparison takes constant time.
     #[must_use]
     pub fn verify(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8], seal: &[u8]) -> bool {
         self.mac(purpose, nonce, counter, content).verify_slice(seal).is_ok()
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seal_fits_one_message_only() {
+    fn a_mac_is_valid_for_one_message_only() {
         let secret = Secret::new(b"0123456789abcdef\n").unwrap();
         let nonce = [7; NONCE_BYTES];
         let seal = secret.seal(REGISTER, &nonce, 1, b"content");
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_long_enough_and_never_shown() {
+    fn a_secret_has_a_minimum_length_and_is_never_printed() {
         assert!(Secret::new(b"  short  \n").unwrap_err().to_string().contains("16 to 1024"));
         assert_eq!(format!("{:?}", Secret::new(&[b'x'; 32]).unwrap()), "Secret");
     }

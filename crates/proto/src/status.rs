@@ -10,13 +10,13 @@ use tonic::{Code, Status};
 
 use crate::chat::{self, Certainty, LeaderHint};
 
-/// Metadata: a stable word.
+/// Metadata: a stable word for the failure, such as `room_unknown`.
 pub const CODE: &str = "conclave-code";
 /// Metadata: `never`, `same_request` or `after_ms=<n>`.
 pub const RETRY: &str = "conclave-retry";
 /// Metadata: the client address to try first.
 pub const LEADER: &str = "conclave-leader";
-/// Metadata: the term in which that was true.
+/// Metadata: the Raft term of the leader in [`LEADER`].
 pub const LEADER_TERM: &str = "conclave-leader-term";
 /// Metadata: `refused`, `not_sent` or `unknown`.
 pub const CERTAINTY: &str = "conclave-certainty";
@@ -30,16 +30,16 @@ pub const TRY: &str = "conclave-try";
 
 /// Code: the cluster's feature level does not allow the request yet. Nothing was sent.
 pub const NOT_YET: &str = "not_yet";
-/// How long a client waits before it tries again what the cluster does not allow yet.
+/// How long a client waits before it retries a request that the cluster does not allow yet.
 pub const NOT_YET_RETRY: Duration = Duration::from_secs(1);
 
-/// A call that failed, and what its caller may conclude.
+/// A failed call, with what is known about its effect.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Failure {
-    /// No, for good.
+    /// The request was refused for good.
     #[error("{0}")]
     Refused(Refusal),
-    /// The call itself is wrong, for good.
+    /// The call is invalid for good.
     #[error("{message}")]
     Invalid {
         /// Stable word.
@@ -50,19 +50,19 @@ pub enum Failure {
     /// The session token is missing, damaged or not known.
     #[error("{0}")]
     Unauthenticated(String),
-    /// Proven not appended. Try again, best at the leader.
+    /// Proven not appended. The caller tries again, best at the leader.
     #[error("{message}")]
     NotSent {
         /// Stable word.
         code: &'static str,
         /// For people.
         message: String,
-        /// When to try again.
+        /// How long to wait before the next try.
         after: Duration,
-        /// Whom to try first.
+        /// The leader to try first, if known.
         leader: Option<LeaderHint>,
     },
-    /// Proven not appended. Not here: this node is full or leaves.
+    /// Proven not appended. The node is full or drains, so the caller tries another node.
     #[error("{message}")]
     Elsewhere {
         /// Stable word: `node_full` or `node_draining`.
@@ -72,38 +72,38 @@ pub enum Failure {
         /// Client addresses of better nodes, best first.
         addresses: Vec<String>,
     },
-    /// May or may not take effect. Try again with the same request number.
+    /// In doubt: the request may or may not take effect. The caller repeats it with the same request number.
     #[error("{message}")]
     Unknown {
         /// Stable word.
         code: &'static str,
         /// For people.
         message: String,
-        /// Whom to try first.
+        /// The leader to try first, if known.
         leader: Option<LeaderHint>,
     },
 }
 
 impl Failure {
-    /// A call that is wrong, for good.
+    /// An invalid call: [`Failure::Invalid`].
     #[must_use]
     pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::Invalid { code, message: message.into() }
     }
 
-    /// Not sent; try again after `after`.
+    /// A request that was not sent: [`Failure::NotSent`].
     #[must_use]
     pub fn not_sent(code: &'static str, message: impl Into<String>, after: Duration) -> Self {
         Self::NotSent { code, message: message.into(), after, leader: None }
     }
 
-    /// May or may not take effect.
+    /// A request in doubt: [`Failure::Unknown`].
     #[must_use]
     pub fn unknown(code: &'static str, message: impl Into<String>) -> Self {
         Self::Unknown { code, message: message.into(), leader: None }
     }
 
-    /// The same failure, naming the leader.
+    /// The same failure with the leader to try first.
     #[must_use]
     pub fn with_leader(mut self, hint: Option<LeaderHint>) -> Self {
         if let Self::NotSent { leader, .. } | Self::Unknown { leader, .. } = &mut self {
@@ -112,7 +112,7 @@ impl Failure {
         self
     }
 
-    /// The stable word.
+    /// The stable word of the API.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -241,8 +241,8 @@ fn grpc_code(failure: &Failure) -> Code {
     }
 }
 
-/// What a client reads from a failed call. Anything that did not come from conclave itself (a broken
-/// connection, a proxy's answer) is [`Certainty::Unknown`].
+/// The failure that a client reads from a status. A status that did not come from conclave itself (a
+/// broken connection, a proxy's answer) is [`Certainty::Unknown`].
 #[must_use]
 pub fn from_status(status: &Status) -> chat::Failure {
     let word = |key| status.metadata().get(key).and_then(|value| value.to_str().ok());
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_unknown() {
+    fn a_status_of_another_program_leaves_the_request_in_doubt() {
         let failure = from_status(&Status::unavailable("connection reset"));
         assert_eq!(failure.certainty(), Certainty::Unknown);
         assert_eq!(failure.code, "connection");

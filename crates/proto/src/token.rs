@@ -1,8 +1,8 @@
-//! Resume tokens: where a subscription stands, in a form that every node of the cluster understands.
+//! Resume tokens: the positions of a subscription, in a form that every node of the cluster understands.
 //!
-//! A token is opaque to clients. It is not a secret and grants nothing: whoever shows it still needs
-//! a session, and access to each room is checked again. Its checksum catches damage; a position
-//! beyond a room's end is found out by the node that resumes it.
+//! A token is opaque to clients. It is not a secret and grants no permission: a client that resumes
+//! still needs a session, and access to each room is checked again. The checksum detects damage; the
+//! node that resumes the subscription detects a position beyond a room's end.
 //!
 //! Layout: version `1`, cluster id (16), epoch (4), then for each room its id and seq as varints,
 //! then CRC-32 of all before it (4), big endian.
@@ -16,30 +16,30 @@ const VERSION: u8 = 1;
 const HEADER: usize = 1 + 16 + 4;
 const CRC: usize = 4;
 
-/// Where a subscription stands.
+/// The positions of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumeToken {
-    /// The cluster that gave it out.
+    /// The id of the cluster that gave the token out.
     pub cluster: u128,
-    /// Raised by a forced recovery, after which older tokens no longer fit the history.
+    /// The cluster's recovery epoch. A forced recovery raises it, since older tokens no longer fit the history.
     pub epoch: u32,
-    /// The last event delivered in each room.
+    /// The rooms, and the last event delivered in each.
     pub rooms: Vec<(RoomId, Seq)>,
 }
 
-/// Why a token cannot be used. Start again from a seq, or from now.
+/// The reason why a token cannot be used. The client subscribes again from a seq, or from now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Cut, changed or made up.
+    /// The token is truncated, changed or invented.
     #[error("the resume token is damaged; subscribe again from a seq")]
     Damaged,
-    /// Made by a newer version.
+    /// A newer version made the token.
     #[error("the resume token was made by a newer version; ask an upgraded node")]
     Newer,
-    /// Of another cluster.
+    /// Another cluster made the token.
     #[error("the resume token belongs to another cluster; subscribe again from a seq")]
     Foreign,
-    /// From before a forced recovery.
+    /// The token was made before a forced recovery.
     #[error("the cluster was recovered by force since; subscribe again from a seq and compare")]
     OldEpoch,
 }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_comes_back_where_it_belongs() {
+    fn a_token_is_accepted_by_its_own_cluster_only() {
         let bytes = token().encode();
         assert_eq!(ResumeToken::decode(&bytes, 77, 1), Ok(token()));
         assert_eq!(ResumeToken::decode(&bytes, 78, 1), Err(TokenError::Foreign));
