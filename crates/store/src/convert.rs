@@ -1,4 +1,4 @@
-//! Raft's values to protobuf and back, for log rows and for what travels between nodes.
+//! Conversion of Raft's values to protobuf and back, for log rows and for messages between nodes.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,13 @@ use openraft::{EntryPayload, vote::leader_id_std};
 
 use crate::types::{Entry, LogId, Membership, Payload, StoredMembership, Vote};
 
-/// A log id as it is stored and sent.
+/// A log id in the form in which it is stored and sent.
 #[must_use]
 pub fn log_id_to_proto(log_id: &LogId) -> log::LogId {
     log::LogId { term: log_id.leader_id.term, index: log_id.index }
 }
 
-/// A log id from what is stored and sent.
+/// A log id from its stored form.
 #[must_use]
 pub fn log_id_from_proto(log_id: log::LogId) -> LogId {
     log_id_of(log_id.term, log_id.index)
@@ -28,13 +28,13 @@ pub fn log_id_of(term: u64, index: u64) -> LogId {
     LogId { leader_id: leader_id_std::CommittedLeaderId::new(term), index }
 }
 
-/// A vote as it is stored and sent.
+/// A vote in the form in which it is stored and sent.
 #[must_use]
 pub fn vote_to_proto(vote: &Vote) -> log::Vote {
     log::Vote { term: vote.leader_id.term, node_id: *vote.leader_id.node_id(), committed: vote.committed }
 }
 
-/// A vote from what is stored and sent.
+/// A vote from its stored form.
 #[must_use]
 pub fn vote_from_proto(vote: log::Vote) -> Vote {
     if vote.committed {
@@ -44,7 +44,7 @@ pub fn vote_from_proto(vote: log::Vote) -> Vote {
     }
 }
 
-/// A membership as it is stored and sent.
+/// A membership in the form in which it is stored and sent.
 #[must_use]
 pub fn membership_to_proto(membership: &Membership) -> log::Membership {
     let set = |voters: &BTreeSet<u64>| log::MemberSet { voters: voters.iter().copied().collect() };
@@ -54,14 +54,14 @@ pub fn membership_to_proto(membership: &Membership) -> log::Membership {
     }
 }
 
-/// A membership from what is stored and sent.
+/// A membership from its stored form.
 #[must_use]
 pub fn membership_from_proto(membership: log::Membership) -> Membership {
     let configs = membership.configs.into_iter().map(|set| set.voters.into_iter().collect()).collect();
     Membership::new_with_defaults(configs, membership.nodes)
 }
 
-/// A membership with its log id as it is stored and sent.
+/// A membership with its log id in the form in which it is stored and sent.
 #[must_use]
 pub fn stored_membership_to_proto(stored: &StoredMembership) -> log::StoredMembership {
     log::StoredMembership {
@@ -70,7 +70,7 @@ pub fn stored_membership_to_proto(stored: &StoredMembership) -> log::StoredMembe
     }
 }
 
-/// A membership with its log id from what is stored and sent. Absent means "none yet".
+/// A membership with its log id from its stored form. Absent means "none yet".
 #[must_use]
 pub fn stored_membership_from_proto(stored: Option<log::StoredMembership>) -> StoredMembership {
     let stored = stored.unwrap_or_default();
@@ -80,7 +80,7 @@ pub fn stored_membership_from_proto(stored: Option<log::StoredMembership>) -> St
     )
 }
 
-/// An entry as it is stored and sent. The payload's bytes are shared, not copied.
+/// An entry in the form in which it is stored and sent. The payload's bytes are shared, not copied.
 #[must_use]
 pub fn entry_to_proto(entry: &Entry) -> log::Entry {
     let payload = match &entry.payload {
@@ -91,10 +91,10 @@ pub fn entry_to_proto(entry: &Entry) -> log::Entry {
     log::Entry { log_id: Some(log_id_to_proto(&entry.log_id)), payload: Some(payload) }
 }
 
-/// An entry from what is stored and sent.
+/// An entry from its stored form.
 ///
 /// # Errors
-/// If its log id or its payload is missing, or of a kind that this version does not know.
+/// If the entry's log id or its payload is missing, or of a kind that this version does not know.
 pub fn entry_from_proto(entry: log::Entry) -> Result<Entry, FormatError> {
     let log_id = log_id_from_proto(entry.log_id.ok_or(FormatError::Missing("Entry.log_id"))?);
     let payload = match entry.payload.ok_or(FormatError::Missing("Entry.payload"))? {
@@ -105,7 +105,7 @@ pub fn entry_from_proto(entry: log::Entry) -> Result<Entry, FormatError> {
     Ok(Entry { log_id, payload })
 }
 
-/// The same entry with a payload of its own, that keeps no larger buffer alive.
+/// The same entry with a copy of its payload, so that the entry keeps no larger buffer alive.
 pub(crate) fn detached(mut entry: Entry) -> Entry {
     if let EntryPayload::Normal(payload) = &mut entry.payload {
         payload.0 = Bytes::copy_from_slice(&payload.0);
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_come_back() {
+    fn entries_survive_conversion() {
         let membership =
             Membership::new_with_defaults(vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])], [4]);
         for payload in [
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn votes_come_back() {
+    fn votes_survive_conversion() {
         for vote in [Vote::new(0, 0), Vote::new(5, 2), Vote::new_committed(5, 2)] {
             assert_eq!(vote_from_proto(vote_to_proto(&vote)), vote);
         }

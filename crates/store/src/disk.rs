@@ -1,4 +1,4 @@
-//! Where files come from: real ones in production, simulated ones in tests that lose power.
+//! Access to files: real ones in production, simulated ones in tests with power failures.
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
@@ -10,16 +10,16 @@ use conclave_core::ShardId;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
-/// A file of a data directory.
+/// A file of a data dir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataFile {
-    /// Log of all groups.
+    /// The log of all groups.
     Log,
-    /// Votes of all groups.
+    /// The hard state (term and vote) of all groups.
     Votes,
-    /// Applied state of all groups.
+    /// The applied state of all groups.
     State,
-    /// A snapshot that is being received.
+    /// The staging file of a snapshot that this shard receives.
     Staging(ShardId),
 }
 
@@ -28,7 +28,7 @@ impl DataFile {
     pub(crate) const VOTES: &str = "votes";
     pub(crate) const STATE: &str = "state.redb";
 
-    /// Its name in the directory.
+    /// The file's name in the data dir.
     #[must_use]
     pub fn name(self) -> String {
         match self {
@@ -42,43 +42,44 @@ impl DataFile {
 
 /// Opens files.
 pub trait Disk: Debug + Send + Sync + 'static {
-    /// Opens the file, made empty if it is not there. When this returns, the file survives a crash
-    /// (its content does from [`StorageBackend::sync_data`] on).
+    /// Opens the file, and creates an empty one if it does not exist. When this returns, the existence
+    /// of the file survives a crash; its content does after [`StorageBackend::sync_data`].
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// Errors of the operating system.
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
 
-    /// Whether the file is there.
+    /// Whether the file exists.
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// Errors of the operating system.
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
-    /// Removes the file, if it is there.
+    /// Removes the file, if it exists.
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// Errors of the operating system.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// The file's size, bytes; for people to look at.
+    /// The file's size, bytes. For metrics and displays only.
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// Errors of the operating system.
     fn size(&self, path: &Path) -> io::Result<u64> {
         std::fs::metadata(path).map(|data| data.len())
     }
 
-    /// What is left for this process where the directory is, and how large that is, bytes.
+    /// Free space for this process on the file system of the data dir, and the size of that file system, bytes.
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// Errors of the operating system.
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
         let disk = rustix::fs::statvfs(dir)?;
         Ok((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
     }
 
-    /// How long the next sync takes. Only asked with [`crate::Work::Tasks`]: real ones take as long as they do.
+    /// How long the next sync takes on the runtime's clock. Used only with [`crate::Work::Tasks`], where syncs are
+    /// simulated.
     fn sync_takes(&self) -> Duration {
         Duration::ZERO
     }
@@ -111,13 +112,13 @@ impl Disk for RealDisk {
     }
 }
 
-/// Makes the names in a directory durable.
+/// Syncs a directory, so that the names of its files survive a crash.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Empties a redb file whose making a crash interrupted: what it begins with is written last. Only
-/// for files in which nothing can have been stored yet.
+/// Empties a redb file whose creation was interrupted by a crash. redb writes the file's header last,
+/// so such a file has none. Only for files in which nothing can have been stored yet.
 pub(crate) fn begin_again(file: &dyn StorageBackend) -> io::Result<()> {
     let mut start = [0; 8];
     let len = file.len()?;
@@ -127,8 +128,8 @@ pub(crate) fn begin_again(file: &dyn StorageBackend) -> io::Result<()> {
     if len > 0 && start == [0; 8] { file.set_len(0) } else { Ok(()) }
 }
 
-/// What a [`Disk`] opened, in the form that redb takes. One process uses a directory at a time (see
-/// the lock in [`crate::identity`]), so that the files themselves need no locks.
+/// A file of a [`Disk`] in the form that redb takes. Only one process uses a data dir at a time (see the
+/// lock in [`crate::identity`]), so the files themselves need no locks.
 #[derive(Debug)]
 pub(crate) struct Backend(pub(crate) Box<dyn StorageBackend>);
 

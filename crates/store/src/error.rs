@@ -1,4 +1,4 @@
-//! What can go wrong with a data directory. Every message says what to do.
+//! The errors of a data dir. Every message says what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use conclave_core::NodeId;
 use conclave_proto::FormatError;
 
-/// A file could not be written, read or understood. The node must stop: what it holds in memory may
-/// no longer be what lies on disk.
+/// A file could not be written, read or decoded. The node must stop, because its memory may differ from
+/// the content of its disk.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No space left.
+    /// The disk is full.
     #[error(
         "{file}: the disk is full; nothing acknowledged is lost; make room and start the node again ({what})"
     )]
@@ -28,7 +28,7 @@ pub enum StoreError {
         /// The error.
         what: String,
     },
-    /// The file does not hold what was written to it.
+    /// The content of the file is damaged.
     #[error(
         "{file} is damaged: {what}; nothing acknowledged is lost while a majority of the nodes is intact; keep this data dir as it is, check the disk, and see docs/deploy.md, \"A damaged data dir\""
     )]
@@ -38,7 +38,7 @@ pub enum StoreError {
         /// What was found.
         what: String,
     },
-    /// A newer version of the program wrote what the file holds.
+    /// A newer version of the program wrote the content of the file.
     #[error(
         "{file} holds what a newer version of conclave wrote: {what}; upgrade this node, its data is intact"
     )]
@@ -48,13 +48,13 @@ pub enum StoreError {
         /// What was found.
         what: String,
     },
-    /// A snapshot is not usable. The shard's state is as it was.
+    /// A snapshot is not usable. The shard's state is unchanged.
     #[error("the snapshot cannot be used: {0}; it will be sent again")]
     Snapshot(String),
     /// The shard's state is being replaced by a snapshot.
     #[error("the shard is receiving a snapshot; ask another node or try again")]
     Installing,
-    /// The store is closed, or has failed before.
+    /// The store is closed, or has failed earlier.
     #[error("the store is closed: {0}")]
     Closed(String),
 }
@@ -82,7 +82,7 @@ impl StoreError {
         }
     }
 
-    /// What was read from a file has not the format of a row or an entry that this version knows.
+    /// A row or an entry of a file is not in a format that this version knows.
     pub(crate) fn format(file: &'static str, row: &str, error: &FormatError) -> Self {
         let what = format!("{row}: {error}");
         if error.is_newer() { Self::NeedsUpgrade { file, what } } else { Self::Damaged { file, what } }
@@ -102,7 +102,7 @@ impl From<StoreError> for io::Error {
     }
 }
 
-/// Why a read had no answer.
+/// The reason why a read has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
     /// The room is not in this shard's state on this node.
@@ -125,32 +125,32 @@ impl From<StoreError> for ReadError {
     }
 }
 
-/// Why a data directory cannot be used.
+/// The reason why a data dir cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process uses it.
+    /// Another process uses the data dir.
     #[error("{} is in use by {holder}; stop that process or use another directory", .dir.display())]
     Locked {
-        /// The directory.
+        /// The data dir.
         dir: PathBuf,
-        /// Who holds it.
+        /// The process that holds the lock, as far as it is known.
         holder: String,
     },
-    /// It cannot be read or written.
+    /// A file or directory cannot be read or written.
     #[error("{} cannot be used: {error}; check its permissions and that its disk is writable", .path.display())]
     Access {
-        /// What was tried.
+        /// The path of that file or directory.
         path: PathBuf,
         /// The error.
         error: io::Error,
     },
-    /// There is nothing of conclave in it.
+    /// The directory holds no files of conclave.
     #[error("{} is not a data directory of conclave yet; make one by starting a new node in it", .dir.display())]
     Empty {
         /// The directory.
         dir: PathBuf,
     },
-    /// One of the data files is gone.
+    /// One of the data files is missing.
     #[error(
         "{} is missing; put back the data dir as the node left it, all of its files together; see docs/deploy.md, \"A damaged data dir\"", .path.display()
     )]
@@ -158,7 +158,7 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// There are data files and no identity.
+    /// There are data files, but the identity file is missing.
     #[error(
         "{} holds data but its identity file is missing; put back the identity file of this data dir; see docs/deploy.md, \"A damaged data dir\"", .dir.display()
     )]
@@ -166,7 +166,7 @@ pub enum OpenError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The identity file cannot be understood.
+    /// The identity file cannot be decoded.
     #[error(
         "{} is damaged ({what}); put back the identity file of this data dir; see docs/deploy.md, \"A damaged data dir\"", .path.display()
     )]
@@ -176,52 +176,52 @@ pub enum OpenError {
         /// What is wrong.
         what: String,
     },
-    /// Of another cluster.
+    /// The data dir belongs to another cluster.
     #[error(
         "{} belongs to the cluster {found}, not to {expected}; use another directory", .dir.display()
     )]
     OtherCluster {
         /// The directory.
         dir: PathBuf,
-        /// What it says.
+        /// The cluster in the identity file.
         found: String,
-        /// What was asked for.
+        /// The expected cluster.
         expected: String,
     },
-    /// Of another node.
+    /// The data dir belongs to another node.
     #[error("{} belongs to node {found}, not to node {expected}; start it as node {found} or use another directory", .dir.display())]
     OtherNode {
         /// The directory.
         dir: PathBuf,
-        /// What it says.
+        /// The node in the identity file.
         found: NodeId,
-        /// What was asked for.
+        /// The expected node.
         expected: NodeId,
     },
-    /// The same ids, but not the directory that was meant.
+    /// The cluster and the node match, but the data dir is another copy than the expected one.
     #[error("{} is another copy of this node's directory; use the one that was in use last", .dir.display())]
     OtherDirectory {
         /// The directory.
         dir: PathBuf,
     },
-    /// Written by a newer program.
+    /// A newer version of the program wrote the file.
     #[error("{} has format {found} and this program understands up to {known}; start the newer program again", .path.display())]
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The file's format.
         found: u32,
-        /// The newest known.
+        /// The newest format that this version knows.
         known: u32,
     },
-    /// The number of shards is fixed when a cluster begins.
+    /// The data dir was created for another number of shards, which is fixed when a cluster is bootstrapped.
     #[error("{} was made for {found} shards, not for {expected}; the number of shards never changes", .dir.display())]
     OtherShards {
         /// The directory.
         dir: PathBuf,
-        /// What it has.
+        /// The number of shards in the data dir.
         found: u32,
-        /// What was asked for.
+        /// The expected number of shards.
         expected: u32,
     },
     /// A data file cannot be read.

@@ -1,4 +1,4 @@
-//! The first error of a store, which is also its last.
+//! The first error of a store. The store does nothing after it.
 
 use std::sync::OnceLock;
 
@@ -26,7 +26,7 @@ impl Failure {
             error
         });
         if is_first && !matches!(first, StoreError::Closed(_)) {
-            tracing::error!(error = %first, "the store has failed");
+            tracing::error!(error = %first, "store failed");
             self.shown.send_replace(Some(first.to_string()));
         }
         first.clone()

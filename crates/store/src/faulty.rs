@@ -1,8 +1,8 @@
-//! A disk that fails on purpose: slow, full, unable to sync, or without power.
+//! A disk with fault injection: slow, full, unable to sync, or without power.
 //!
-//! What a file has not synced is kept in memory, away from the operating system, so that a power cut loses it as a real one
-//! would. Killing the process does not show that: the operating system keeps what was written. Only for nodes that were
-//! started with leave to be broken.
+//! Unsynced writes are kept in memory, away from the operating system, so that an injected power failure loses them
+//! like a real one. Killing the process would not do that: the operating system keeps the written data. Only for nodes
+//! that were started with fault injection enabled.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,13 +17,13 @@ use redb::StorageBackend;
 use crate::disk::{Disk, RealDisk};
 use crate::lock;
 
-/// What is lost or kept as one: the operating system's page.
+/// The unit of loss in a power failure: the operating system's page.
 const PAGE: u64 = PAGE_BYTES as u64;
 const PAGE_BYTES: usize = 4096;
-/// Part of a page that a torn write leaves.
+/// The unit in which a torn write reaches the disk, bytes.
 const SECTOR: usize = 512;
 
-/// What a node's disk suffers. Shared by all of its files.
+/// The active faults of a node's disk. Shared by all of its files.
 #[derive(Debug, Default)]
 pub struct DiskFaults {
     sync_delay_ms: AtomicU64,
@@ -33,7 +33,7 @@ pub struct DiskFaults {
 }
 
 impl DiskFaults {
-    /// Replaces what the disk suffers.
+    /// Replaces the active faults.
     pub fn set(&self, sync_delay: Duration, fail_sync: bool, full: bool) {
         let millis = u64::try_from(sync_delay.as_millis()).unwrap_or(u64::MAX);
         self.sync_delay_ms.store(millis, Ordering::Relaxed);
@@ -41,18 +41,18 @@ impl DiskFaults {
         self.full.store(full, Ordering::Relaxed);
     }
 
-    /// Ends the process without what was not synced. If `torn`, some of it is written nevertheless, and the last page of
-    /// that only in part; `seed` decides which.
+    /// Ends the process and loses all unsynced writes. If `torn`, some of them are written nevertheless, and the last
+    /// page of these only in part; `seed` decides which.
     pub fn cut_power(&self, torn: bool, seed: u64) -> ! {
         let files: Vec<Arc<File>> = lock(&self.files).iter().filter_map(Weak::upgrade).collect();
-        // Held until the end: nothing else is written or synced any more.
+        // The locks are held until the process ends, so that nothing else is written or synced.
         let held: Vec<_> = files
             .iter()
             .map(|file| (file, file.content.write().unwrap_or_else(std::sync::PoisonError::into_inner)))
             .collect();
         if torn {
             for (number, (file, content)) in (1_u64..).zip(&held) {
-                // What cannot be written is lost, as the rest is.
+                // A page that cannot be written is lost like the others.
                 let _ = file.tear(content, seed.wrapping_mul(number | 1));
             }
         }
@@ -60,14 +60,14 @@ impl DiskFaults {
     }
 }
 
-/// The operating system's files, with faults between.
+/// The operating system's files, with injected faults.
 #[derive(Debug)]
 pub struct FaultyDisk {
     faults: Arc<DiskFaults>,
 }
 
 impl FaultyDisk {
-    /// A disk that suffers these.
+    /// A disk with these faults.
     #[must_use]
     pub fn new(faults: Arc<DiskFaults>) -> Self {
         Self { faults }
@@ -99,7 +99,7 @@ fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// A place in memory. What is asked for is in memory, so it fits.
+/// A file offset as an index. All of the file is in memory, so its offsets fit.
 fn index(place: u64) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX)
 }
@@ -112,11 +112,11 @@ struct File {
     content: RwLock<Content>,
 }
 
-/// What has changed since the last sync.
+/// The changes since the last sync.
 #[derive(Debug)]
 struct Content {
     len: u64,
-    /// By the page's number: whole pages.
+    /// Whole pages by their number.
     pages: BTreeMap<u64, Box<[u8]>>,
 }
 
@@ -136,7 +136,7 @@ impl File {
         Ok(())
     }
 
-    /// A page as it is on disk; zeros where there is nothing.
+    /// A page as it is on disk; zeros beyond the end of the file.
     fn stored(&self, page: u64) -> io::Result<Box<[u8]>> {
         let mut bytes = vec![0; PAGE_BYTES].into_boxed_slice();
         let there = self.inner.len()?.saturating_sub(page * PAGE).min(PAGE);
@@ -146,7 +146,7 @@ impl File {
         Ok(bytes)
     }
 
-    /// Writes one page, as far as it is within the file.
+    /// Writes the part of one page that is within the file.
     fn put(&self, content: &Content, page: u64, bytes: &[u8]) -> io::Result<()> {
         let there = content.len.saturating_sub(page * PAGE).min(bytes.len() as u64);
         if there == 0 {
@@ -159,9 +159,9 @@ impl File {
         self.inner.write(page * PAGE, &bytes[..index(there)])
     }
 
-    /// Writes some of what is not synced.
+    /// Writes some of the unsynced pages.
     fn tear(&self, content: &Content, seed: u64) -> io::Result<()> {
-        // Any order that does not follow the pages' will do: the operating system promises none.
+        // Any order but that of the pages serves: the operating system promises none.
         let mixed = |page: u64| (page ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17);
         let mut written: Vec<_> = content.pages.iter().filter(|(page, _)| mixed(**page) % 2 == 0).collect();
         written.sort_by_key(|(page, _)| mixed(**page));
@@ -177,7 +177,7 @@ impl File {
     }
 }
 
-/// What redb holds.
+/// The handle that redb uses.
 #[derive(Debug)]
 struct Handle(Arc<File>);
 
@@ -214,8 +214,8 @@ impl StorageBackend for Handle {
             self.0.check_space()?;
         } else if len < content.len {
             content.pages.split_off(&len.div_ceil(PAGE));
-            // What is cut off must not come back when the file grows again. Files are cut only when nothing in them is
-            // needed, so cutting at once loses nothing that a power cut should keep.
+            // Truncated bytes must not reappear when the file grows again. Files are truncated only when nothing in
+            // them is needed, so an immediate truncation loses nothing that a power failure should keep.
             if self.0.inner.len()? > len {
                 self.0.inner.set_len(len)?;
             }
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_synced_is_not_there_without_the_process() {
+    fn unsynced_writes_are_lost_with_the_process() {
         let dir = tempfile::tempdir().unwrap();
         let (_, file) = open(dir.path());
         file.set_len(10_000).unwrap();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_write_leaves_a_part() {
+    fn a_torn_write_reaches_the_disk_in_part() {
         let dir = tempfile::tempdir().unwrap();
         let faults = Arc::new(DiskFaults::default());
         let disk = FaultyDisk::new(Arc::clone(&faults));

@@ -1,7 +1,7 @@
-//! Who a data directory belongs to, and the lock that one process at a time holds on it.
+//! The identity of a data dir, and the lock that only one process at a time holds on it.
 //!
-//! A directory is one node's for life. Its identity is a small text file that is written once, so
-//! that a directory that was swapped, copied or emptied is noticed before anything is read from it.
+//! A data dir belongs to one node for ever. Its identity is a small text file that is written once: a
+//! data dir that was swapped, copied or emptied is detected before anything is read from it.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -15,32 +15,32 @@ use crate::error::OpenError;
 
 /// Name of the identity file.
 const FILE: &str = "identity";
-/// Name of the file that is locked.
+/// Name of the lock file.
 const LOCK: &str = "lock";
 /// First word of the identity file.
 const MAGIC: &str = "conclave-data-directory";
-/// The directory's format. Raised when an older program must not open it any more.
-/// 2: votes have a file of their own.
+/// The format of the data dir. Raised when older programs must not open it any more.
+/// 2: the hard state has its own file.
 pub(crate) const FORMAT: u32 = 2;
 
-/// Who a data directory belongs to.
+/// The owner of a data dir.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster's id.
     pub cluster: u128,
     /// The cluster's name.
     pub cluster_name: String,
-    /// The node's id, for life.
+    /// The node's id, which never changes.
     pub node: NodeId,
-    /// Minted at random with the directory.
+    /// The random id of the data dir, chosen when it was created.
     pub directory: DirectoryId,
 }
 
 impl Identity {
-    /// Reads a directory's identity; `None` if the directory is new.
+    /// Reads the identity of a data dir; `None` if the data dir is new.
     ///
     /// # Errors
-    /// If the file is damaged, newer, unreadable, or missing beside data files.
+    /// If the identity file is damaged, of a newer version, unreadable, or missing beside data files.
     pub fn read(dir: &Path) -> Result<Option<Self>, OpenError> {
         let path = dir.join(FILE);
         let mut text = String::new();
@@ -61,11 +61,11 @@ impl Identity {
         }
     }
 
-    /// Makes the directory and gives it an identity, with a new directory id. When this returns, it
-    /// survives a crash.
+    /// Creates the data dir and its identity, with a new random id. When this returns, both survive a
+    /// crash.
     ///
     /// # Errors
-    /// If the directory has one already, or cannot be written.
+    /// If the data dir has an identity already, or cannot be written.
     pub fn create(dir: &Path, cluster: u128, cluster_name: &str, node: NodeId) -> Result<Self, OpenError> {
         std::fs::create_dir_all(dir).map_err(|error| OpenError::access(dir, error))?;
         let _lock = DirectoryLock::take(dir)?;
@@ -104,7 +104,7 @@ impl Identity {
         text
     }
 
-    /// Says no if the directory is not the expected one.
+    /// Returns an error if the data dir is not the expected one.
     pub(crate) fn check(&self, dir: &Path, expected: &Self) -> Result<(), OpenError> {
         let dir = dir.to_owned();
         if self.cluster != expected.cluster {
@@ -146,7 +146,7 @@ fn parse(path: &Path, text: &str) -> Result<Identity, OpenError> {
     Ok(Identity { cluster, cluster_name, node: NodeId(node), directory: DirectoryId(directory) })
 }
 
-/// Undoes what [`str::escape_default`] does to a name. Names are plain, so this hardly ever matters.
+/// Reverses [`str::escape_default`]. Cluster names are usually plain, so this seldom changes anything.
 fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.chars();
@@ -169,7 +169,7 @@ fn unescape(text: &str) -> String {
     out
 }
 
-/// The lock on a data directory. The operating system takes it back when the process ends.
+/// The lock on a data dir. The operating system releases it when the process ends.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock {
     _file: File,
@@ -184,7 +184,7 @@ impl DirectoryLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // Who holds it is only told if it can be read.
+                // Without a readable lock file, the error does not name the holder.
                 let _ = file.read_to_string(&mut holder);
                 let holder = holder.trim();
                 let holder = if holder.is_empty() {

@@ -1,19 +1,20 @@
-//! Everything that conclave keeps on disk, for all Raft groups of a node.
+//! conclave's data files, for all Raft groups of a node.
 //!
-//! Three files with opposite needs. `log.redb` is small and every commit of it is synced: entries of
-//! all groups, one row for each group commit, written by one thread. `state.redb` is large and
-//! written behind by another thread, without syncs but for a checkpoint now and then: rooms, sessions
-//! and history, and the position in the log that they stand for. After a crash the state is that of
-//! the last checkpoint, and the log holds everything after it. `votes` is tiny: every group's vote,
-//! synced by a thread of its own, so that an election never waits for the log of other groups. So:
+//! Three files have opposite needs. `log.redb` is small, and every commit of it is synced: it holds the
+//! entries of all groups, one row for each group commit, written by one thread. `state.redb` is large
+//! and written in the background by another thread, with a sync only at checkpoints: it holds rooms,
+//! sessions and history, and the applied position in the log. After a crash the state is that of the
+//! last checkpoint, and the log holds everything after it. `votes` is tiny: it holds the hard state
+//! (term and vote) of every group, synced by its own thread, so that an election never waits for the log
+//! of other groups. The invariants:
 //!
 //! * nothing is acknowledged before the log's sync;
-//! * the log is never cut beyond the last checkpoint, and no snapshot is reported beyond it;
-//! * no checkpoint holds what the log has not synced;
-//! * a group's vote is written when everything before it is that its group has appended.
+//! * the log is never purged beyond the last checkpoint, and no snapshot is reported beyond it;
+//! * no checkpoint contains entries that the log has not synced;
+//! * a group's vote is written only after all entries that the group has appended before it.
 //!
-//! An error of any file is final: everybody waiting gets it, [`Store::failed`] shows it, and the
-//! node must stop.
+//! An error of any file is final: all waiting calls get it, [`Store::failed`] reports it, and the node
+//! must stop.
 
 pub mod convert;
 mod disk;

@@ -1,8 +1,8 @@
-//! Log of all groups in one file, written by one thread.
+//! The log of all groups in one file, written by one thread.
 //!
-//! Groups append to their memory at once (so that readers see it) and queue what is to be written;
-//! the writer takes what has piled up, writes it as one group commit with one sync, and only then
-//! answers. There is no delay: the sync itself is what makes the next batch.
+//! A group appends to its memory at once (so that readers see the entries) and queues the write. The
+//! writer takes all queued writes, performs them as one group commit with one sync, and only then
+//! answers. There is no artificial delay: the next batch collects during the sync.
 
 mod frame;
 mod group;
@@ -33,22 +33,22 @@ pub(crate) use writer::{Job, Sender, TaskWriter, Writer};
 const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
 /// Purges, by group and one of the following.
 const HARD: TableDefinition<'static, (u32, u8), &[u8]> = TableDefinition::new("hard");
-/// Votes, as long as the file is of the format [`VOTES_INSIDE`].
+/// The hard state, in a file of the format [`VOTES_INSIDE`].
 const VOTE: u8 = 1;
 const PURGED: u8 = 2;
-/// Group number under which the file's format stands.
+/// The group number of the row with the file's format.
 const FILE_ITSELF: u32 = u32::MAX;
 const FORMAT: u8 = 0;
-/// The format of a file that holds the votes itself. A new file begins with it.
+/// The format of a log file that contains the hard state. A new file begins with this format.
 const VOTES_INSIDE: u32 = 1;
 
-/// What the checksum of a row in [`HARD`] covers besides its value.
+/// The key bytes that the checksum of a row in [`HARD`] covers besides the value.
 fn hard_key(group: u32, what: u8) -> [u8; 5] {
     let [a, b, c, d] = group.to_le_bytes();
     [a, b, c, d, what]
 }
 
-/// How far the state of each group is synced, as index + 1.
+/// The synced position of each group's state, as index + 1.
 #[derive(Debug)]
 pub(crate) struct Durable(Vec<AtomicU64>);
 
@@ -66,7 +66,7 @@ impl Durable {
     }
 }
 
-/// One group's log, and a bell for those who wait until it is written.
+/// One group's log, and a signal for callers that wait until it is written.
 #[derive(Debug, Default)]
 struct Cell {
     group: Mutex<Group>,
@@ -76,7 +76,7 @@ struct Cell {
 /// The rows that the file holds: the first row of each commit and its size.
 #[derive(Debug, Default)]
 struct Rows {
-    /// Number of the next row.
+    /// The number of the next row.
     next: u64,
     commits: VecDeque<(u64, u64)>,
     bytes: u64,
@@ -92,7 +92,7 @@ pub(crate) struct Log {
     failure: Arc<Failure>,
     /// Bytes of entries waiting for the writer.
     queued_bytes: AtomicUsize,
-    /// Rung when `queued_bytes` has fallen.
+    /// Notified when `queued_bytes` has fallen.
     taken: Notify,
     stop: AtomicBool,
 }
@@ -102,12 +102,12 @@ impl Log {
         lock(&self.cells[group as usize].group)
     }
 
-    /// The entries of a range: everything there is, up to about so many bytes but at least one.
+    /// The existing entries of a range: at least one, and up to about `bytes_max` bytes.
     fn read(&self, group: u32, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, StoreError> {
         let (found, read) = {
             let log = self.group(group);
             let found = log.find(range, bytes_max);
-            // Begun under the lock: what is found now cannot be deleted from this transaction.
+            // The transaction begins under the lock, so that it still sees the rows that were found.
             let in_file = found.iter().any(|found| matches!(found, Found::InFile(..)));
             (found, in_file.then(|| self.db.begin_read()).transpose())
         };
@@ -127,7 +127,7 @@ impl Log {
         self.cells.iter().map(term).collect()
     }
 
-    /// Whether the entry is in the log and not synced.
+    /// Whether the entry is in the log, but not synced.
     pub(crate) fn is_unwritten(&self, group: u32, index: u64) -> bool {
         self.group(group).is_unwritten(index)
     }
@@ -143,7 +143,7 @@ impl Log {
         self.failure.check()
     }
 
-    /// Wakes everybody who waits for the writer; for when it has failed.
+    /// Wakes all callers that wait for the writer, after it has failed.
     pub(crate) fn wake(&self) {
         for cell in &self.cells {
             let _log = lock(&cell.group);
@@ -152,10 +152,10 @@ impl Log {
         self.taken.notify_waiters();
     }
 
-    /// Makes the writer end once everything that is queued is written.
+    /// Makes the writer end after it has written everything in the queue.
     pub(crate) fn stop(&self, queue: &Sender) {
         self.stop.store(true, Ordering::Release);
-        // If the queue is full, the writer is awake and will look.
+        // If the queue is full, the writer is awake and will see that it must stop.
         let _ = queue.try_send(Job::Stop);
     }
 
@@ -163,8 +163,8 @@ impl Log {
         lock(&self.rows).bytes
     }
 
-    /// Which entries of each group would have to go for the log to keep only `tail` bytes. Empty
-    /// until there is half as much again, so that cutting is worth its while.
+    /// The entries of each group to purge so that the log keeps only `tail` bytes. Empty until the log
+    /// has 1.5 times `tail` bytes, so that few purges remove many entries.
     pub(crate) fn cuts(&self, tail: u64) -> Vec<(u32, Range<u64>)> {
         let row = {
             let rows = lock(&self.rows);
@@ -183,7 +183,7 @@ impl Log {
     }
 }
 
-/// The commit that was read last: entries that follow each other often share one.
+/// The commit that was read last, because consecutive entries often share one.
 #[derive(Default)]
 struct OpenRow {
     number: Option<u64>,

@@ -1,12 +1,12 @@
-//! What a store tells whoever runs it.
+//! Notifications of a store to the node.
 
 use std::time::Duration;
 
 use conclave_core::{RoomId, Seq, ShardId};
 
-/// Told what happens in a store. Called on the hot path: must be quick and never block.
+/// Receives the events of a store. Called on the hot path, so implementations must be quick and never block.
 pub trait Observer: Send + Sync + 'static {
-    /// Rooms have new events, up to these places. Called after each applied batch, on every replica.
+    /// Rooms have new events, up to these positions. Called after each applied batch, on every replica.
     fn published(&self, shard: ShardId, heads: &[(RoomId, Seq)]) {
         let _ = (shard, heads);
     }
@@ -16,12 +16,12 @@ pub trait Observer: Send + Sync + 'static {
         let _ = (took, bytes, entries);
     }
 
-    /// So many votes are on disk, with one sync.
+    /// `votes` hard states are on disk, with one sync.
     fn votes_synced(&self, took: Duration, votes: usize) {
         let _ = (took, votes);
     }
 
-    /// Applied state was written; with a `checkpoint`, it is on disk.
+    /// Applied state was written; if `checkpoint`, it is synced.
     fn state_written(&self, took: Duration, bytes: usize, checkpoint: bool) {
         let _ = (took, bytes, checkpoint);
     }
@@ -32,5 +32,5 @@ pub trait Observer: Send + Sync + 'static {
     }
 }
 
-/// Is told, and does nothing.
+/// An observer that does nothing.
 impl Observer for () {}

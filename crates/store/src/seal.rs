@@ -1,12 +1,12 @@
 //! Rows with a checksum: CRC-32 of key and value, then the value.
 //!
-//! The key is part of it, so that a row that ended up in another's place is noticed, too.
+//! The checksum covers the key, so that a row under another row's key is detected, too.
 
 use crate::error::StoreError;
 
 const CRC: usize = 4;
 
-/// A row's bytes.
+/// A row's bytes: the checksum, then the value.
 pub(crate) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(CRC + value.len());
     row.extend_from_slice(&checksum(key, value).to_le_bytes());
@@ -14,7 +14,7 @@ pub(crate) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
     row
 }
 
-/// A row's value, if its checksum is right.
+/// A row's value, if the checksum matches.
 pub(crate) fn open<'a>(file: &'static str, key: &[u8], row: &'a [u8]) -> Result<&'a [u8], StoreError> {
     if let Some((crc, value)) = row.split_first_chunk::<CRC>()
         && u32::from_le_bytes(*crc) == checksum(key, value)

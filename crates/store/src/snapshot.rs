@@ -1,11 +1,11 @@
 //! Snapshots: a shard's rows, streamed from a checkpoint of one node into the state file of another.
 //!
-//! A snapshot is never made as a file or in memory: the sender reads a view of its state file. The
-//! receiver stages what arrives in a file of its own and checks all of it, down to the last event
-//! of every room, before it touches its state. Only then it writes down that it is installing; a
-//! crash after that begins the installation again. Memory is bounded on both sides.
+//! A snapshot never exists as a whole, neither as a file nor in memory, at the sender: it reads a view of
+//! its state file. The receiver stages the chunks in a separate file and checks all of them, down to the
+//! last event of every room, before it changes its state. Only then it writes a marker that it is
+//! installing; after a crash, the installation begins again. Memory is bounded on both sides.
 //!
-//! History that the receiver has already is left out: both ends name the same prefixes.
+//! History that the receiver already has is left out: both ends name the same prefixes.
 
 mod install;
 mod receive;
@@ -23,9 +23,9 @@ pub use send::LocalSnapshot;
 /// A snapshot's data.
 #[derive(Debug)]
 pub enum SnapshotData {
-    /// Of this node, to be sent.
+    /// A snapshot of this node, to be sent.
     Local(LocalSnapshot),
-    /// Received from another, to be installed.
+    /// A snapshot of another node, to be installed.
     Received(ReceivedSnapshot),
 }
 
@@ -38,7 +38,7 @@ fn put_row(out: &mut BytesMut, key: &[u8], value: &[u8]) {
     out.put_slice(value);
 }
 
-/// Cuts the next row off a chunk.
+/// Splits the next row off a chunk.
 fn next_row(rows: &mut Bytes) -> Result<Option<(Bytes, Bytes)>, StoreError> {
     if rows.is_empty() {
         return Ok(None);

@@ -1,8 +1,8 @@
 //! Applied state: rooms, sessions and history of one shard.
 //!
-//! Memory is the truth: commands are applied to it, answered and published from it. One thread
-//! writes it behind (see [`writer`]), a whole number of entries at a time, together with the
-//! position in the log that it stands for. What is not in memory is in the file.
+//! Memory is authoritative: commands are applied to it, answered and published from it. One thread writes
+//! the changes in the background (see [`writer`]), a whole number of entries at a time, together with
+//! their position in the log. Rows that are not in memory are in the file.
 
 mod apply;
 pub(crate) mod block;
@@ -46,17 +46,17 @@ use writer::Bell;
 
 pub use read::Page;
 
-/// What all shards share.
+/// The parts that all shards share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) db: StateDb,
     pub(crate) failure: Arc<Failure>,
     pub(crate) bell: Bell,
-    /// Bytes applied and not yet written.
+    /// Bytes that are applied, but not yet written.
     pub(crate) unwritten: AtomicUsize,
-    /// Rung when `unwritten` has fallen.
+    /// Notified when `unwritten` has fallen.
     pub(crate) written: Notify,
-    /// Who does what blocks.
+    /// Where blocking work runs.
     pub(crate) work: Work,
     /// The highest feature level that the node understands.
     pub(crate) feature_level: u32,
@@ -69,21 +69,21 @@ pub struct ShardState {
     shared: Arc<Shared>,
     inner: Mutex<Inner>,
     applied: watch::Sender<u64>,
-    /// Raised when a snapshot's installation begins and when it ends: odd means that the file is
+    /// Raised when a snapshot's installation begins and when it ends: at an odd number the file is
     /// between two states.
     installs: AtomicU64,
     #[cfg(debug_assertions)]
     foreseen: Mutex<foresee::Foreseen>,
 }
 
-/// What is in memory.
+/// The part of a shard's state that is in memory.
 #[derive(Debug)]
 struct Inner {
     applied: Option<LogId>,
     membership: StoredMembership,
     /// `applied` or `membership` has changed since the writer took it.
     moved: bool,
-    /// The current epoch; see [`cache`]. The writer ends one by taking what changed in it.
+    /// The current epoch; see [`cache`]. The writer ends an epoch when it takes the epoch's changes.
     epoch: u64,
     /// Everything of epochs up to this one is written.
     written: u64,
@@ -91,14 +91,14 @@ struct Inner {
     meta: MetaHead,
     nodes: BTreeMap<NodeId, NodeRecord>,
     layout: Option<Layout>,
-    /// Which of the three above have changed.
+    /// The keys of the three fields above that have changed.
     small: BTreeSet<Key>,
-    /// Rooms of the directory that are not written yet, with their epoch.
+    /// Rooms of the room directory that are not written yet, with their epoch.
     fresh: BTreeMap<String, (DirectoryEntry, u64)>,
     tails: Tails,
     batch: Batch,
     unwritten: Vec<(RoomId, Chunk)>,
-    /// Bytes that count against the limit of what may be unwritten.
+    /// Bytes that count against the limit of unwritten bytes.
     unwritten_bytes: usize,
 }
 
@@ -132,25 +132,25 @@ impl ShardState {
         self.shared.feature_level
     }
 
-    /// Who does what blocks here, such as [`ShardState::read`].
+    /// Where blocking work runs, such as [`ShardState::read`].
     #[must_use]
     pub fn work(&self) -> Work {
         self.shared.work
     }
 
-    /// The position in the log, and the membership in force there.
+    /// The applied position in the log, and the membership at that position.
     pub(crate) fn position(&self) -> (Option<LogId>, StoredMembership) {
         let inner = lock(&self.inner);
         (inner.applied, inner.membership.clone())
     }
 
-    /// The index of the last applied entry; 0 while there is none.
+    /// The index of the last applied entry; 0 before the first.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
 
-    /// Makes the shard unreadable until [`ShardState::installed`], and forgets what is in memory.
+    /// Makes the shard unreadable until [`ShardState::installed`], and drops its memory.
     pub(crate) fn begin_install(&self) {
         self.installs.fetch_add(1, Ordering::AcqRel);
         let mut inner = lock(&self.inner);
@@ -165,12 +165,12 @@ impl ShardState {
         self.shared.release(bytes);
     }
 
-    /// The snapshot is in the file: starts from there.
+    /// The snapshot is in the file: loads the shard from it.
     pub(crate) fn installed(&self) -> Result<(), StoreError> {
         let fresh = Inner::load(self.shard, &self.shared.db.read()?, self.shared.feature_level)?;
         let index = fresh.applied.map_or(0, |id| id.index);
         let mut inner = lock(&self.inner);
-        // Epochs never begin again: the writer may still hold one.
+        // Epochs are never reused: the writer may still hold an earlier one.
         let (epoch, written) = (inner.epoch + 1, inner.written);
         *inner = Inner { epoch, written, ..fresh };
         drop(inner);
@@ -181,7 +181,7 @@ impl ShardState {
 }
 
 impl Shared {
-    /// So many bytes are written, or dropped.
+    /// Records that `bytes` are written or dropped.
     pub(crate) fn release(&self, bytes: usize) {
         self.unwritten.fetch_sub(bytes, Ordering::AcqRel);
         self.written.notify_waiters();
@@ -231,7 +231,7 @@ impl Inner {
         Ok(inner)
     }
 
-    /// Makes room in the caches. Bounded work.
+    /// Evicts rows and events from the caches. The work of one call is bounded.
     fn evict(&mut self) {
         self.rows.evict(CACHED_ROWS_MAX, self.written);
         self.tails.evict(TAIL_CACHE_BYTES_MAX, self.written);

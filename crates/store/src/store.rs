@@ -1,4 +1,4 @@
-//! One data directory: opening it, and everything that the rest of the node asks of it.
+//! The store of one data dir: opening it, and its interface for the rest of the node.
 
 mod files;
 mod tasks;
@@ -37,17 +37,17 @@ use tasks::Tasks;
 const LOG_WRITER: &str = "log-writer";
 const VOTE_WRITER: &str = "vote-writer";
 
-/// How a store is opened.
+/// Options for opening a store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How much of the log [`Store::compaction`] leaves for followers that lag.
+    /// The tail of the log that [`Store::compaction`] keeps for followers that lag, bytes.
     pub log_tail_bytes: u64,
-    /// Where the files are.
+    /// The disk that holds the files.
     pub disk: Arc<dyn Disk>,
-    /// Who does the work that blocks.
+    /// Where blocking work runs.
     pub work: Work,
-    /// The highest feature level that the node understands. The store fails with [`StoreError::NeedsUpgrade`] at an entry
-    /// above it.
+    /// The highest feature level that the node understands. The store fails with [`StoreError::NeedsUpgrade`] at an
+    /// entry above it.
     pub feature_level: u32,
 }
 
@@ -62,7 +62,7 @@ impl Default for Options {
     }
 }
 
-/// What a store uses.
+/// The resources that a store uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of the rows in the log.
@@ -75,22 +75,22 @@ pub struct Usage {
     pub unwritten_bytes: u64,
     /// Jobs waiting for the log writer.
     pub log_queue: usize,
-    /// What is left for this process on the file system of the directory.
+    /// Free space for this process on the file system of the data dir, bytes.
     pub disk_free_bytes: u64,
-    /// The size of that file system.
+    /// The size of that file system, bytes.
     pub disk_size_bytes: u64,
 }
 
-/// A group whose log should be cut: take a snapshot, then purge up to and with `upto`.
+/// A group whose log should be purged: take a snapshot, then purge up to and including `upto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compaction {
     /// The group.
     pub shard: ShardId,
-    /// The last index that need not be kept.
+    /// The last index to purge.
     pub upto: u64,
 }
 
-/// A node's data directory. Cheap to clone; closed when the last clone is dropped.
+/// The store of a node's data dir. Cheap to clone; closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Inner>);
 
@@ -107,7 +107,7 @@ struct Inner {
     peers: Mutex<BTreeMap<NodeId, DirectoryId>>,
     disk: Arc<dyn Disk>,
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
-    /// The writers instead, in a simulation.
+    /// In a simulation, the writers as tasks instead of threads.
     tasks: Mutex<Option<Tasks>>,
     _lock: DirectoryLock,
 }
@@ -126,7 +126,7 @@ impl std::fmt::Debug for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Tasks do not finish their work when they are dropped: a runtime that ends is a process that dies.
+        // Tasks do not finish their work when they are dropped: the end of a runtime simulates a crashed process.
         lock(&self.tasks).take();
         self.close();
     }
@@ -137,7 +137,7 @@ impl Inner {
         if let Some(tasks) = lock(&self.tasks).take() {
             tasks.finish();
         }
-        // State first: its checkpoint may wait for the log.
+        // The state stops first, because its checkpoint may wait for the log.
         self.shared.bell.stop();
         for (name, thread) in std::mem::take(&mut *lock(&self.threads)).into_iter().rev() {
             match name {
@@ -156,8 +156,8 @@ impl Inner {
 }
 
 impl Store {
-    /// Opens a directory that [`Identity::create`] made: takes its lock, checks that it is the one
-    /// that is meant, recovers log and state, and finishes a snapshot's installation that a crash
+    /// Opens a data dir that [`Identity::create`] made: takes the lock, checks that the data dir is the
+    /// expected one, recovers log and state, and finishes a snapshot's installation that a crash
     /// interrupted. Blocking.
     ///
     /// # Errors
@@ -259,7 +259,7 @@ impl Store {
         self.0.shards.get(shard.0 as usize).expect("a shard of the number that the store was opened with")
     }
 
-    /// Log and state machine of a group, for [`openraft::Raft::new`]. Once for each group.
+    /// Log and state machine of a group, for [`openraft::Raft::new`]. To be called once for each group.
     ///
     /// # Panics
     /// If there is no such shard.
@@ -270,7 +270,7 @@ impl Store {
         (log, StateMachine::new(state, receiving, self.0.observer.clone()))
     }
 
-    /// A shard's applied state, to read.
+    /// A shard's applied state, for reads.
     ///
     /// # Panics
     /// If there is no such shard.
@@ -279,23 +279,24 @@ impl Store {
         self.at(shard).state.clone()
     }
 
-    /// What the shard's leader would answer to an entry that is not committed yet; see the planted bugs that cannot wait.
+    /// The shard leader's expected answer to an entry that is not committed yet, for planted bugs that answer too
+    /// early.
     #[cfg(debug_assertions)]
     #[must_use]
     pub fn foresee(&self, shard: ShardId, payload: &crate::Payload) -> Option<crate::Replies> {
         self.at(shard).state.foresee(payload, self.0.observer.as_ref())
     }
 
-    /// The error with which the store has failed. The node must stop then.
+    /// The store's first error, if any. The node must stop then.
     #[must_use]
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.0.failure.subscribe()
     }
 
-    /// What the store uses.
+    /// The resources that the store uses.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        // For people to look at: a file that cannot be measured counts as nothing.
+        // These numbers are only displayed: a file whose size cannot be read counts as 0.
         let disk = &self.0.disk;
         let size = |file| disk.size(&self.0.dir.join(file)).unwrap_or(0);
         let (disk_free_bytes, disk_size_bytes) = disk.space(&self.0.dir).unwrap_or((0, 0));
@@ -310,37 +311,37 @@ impl Store {
         }
     }
 
-    /// Which logs to cut so that the file keeps no more than its tail: take a snapshot of each of
-    /// these groups, then purge. Names an idle group as well whose few entries hold up the rest.
+    /// The groups to purge so that the log file keeps only its tail: the caller takes a snapshot of each
+    /// of these groups, then purges. Includes idle groups whose few entries keep old rows in the file.
     /// Empty most of the time, and cheap then.
     #[must_use]
     pub fn compaction(&self) -> Vec<Compaction> {
         let cut = |(shard, entries): (u32, std::ops::Range<u64>)| {
             let applied = self.at(ShardId(shard)).state.position().0?.index;
-            // What is not applied cannot be in a snapshot.
+            // A snapshot contains only applied entries.
             let upto = applied.min(entries.end - 1);
             (upto >= entries.start).then_some(Compaction { shard: ShardId(shard), upto })
         };
         self.0.log.cuts(self.0.log_tail_bytes).into_iter().filter_map(cut).collect()
     }
 
-    /// Who does what blocks here.
+    /// Where blocking work runs.
     #[must_use]
     pub fn work(&self) -> Work {
         self.0.shared.work
     }
 
-    /// The data directory that a node id belongs to, as first seen.
+    /// The identity of the data dir that a node id belongs to, as first seen.
     #[must_use]
     pub fn peer_directory(&self, node: NodeId) -> Option<DirectoryId> {
         lock(&self.0.peers).get(&node).copied()
     }
 
-    /// Remembers which data directory a node id belongs to, for good. If another one is known, that
-    /// one is returned and nothing changes.
+    /// Stores the identity of the data dir that a node id belongs to, for good. If another one is stored
+    /// already, that one is returned and nothing changes.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the row cannot be written.
     pub async fn remember_peer(
         &self,
         node: NodeId,
@@ -358,18 +359,18 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// The history that this node has of a shard, to answer a snapshot's offer with. Blocking.
+    /// The prefixes of a shard's history that this node has, for the answer to a snapshot's offer. Blocking.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the state file cannot be read.
     pub fn prefixes(&self, shard: ShardId) -> Result<Vec<(RoomId, Seq)>, StoreError> {
         self.0.shared.db.read()?.heads(shard)
     }
 
-    /// Begins to receive a snapshot: one at a time for each shard. Blocking.
+    /// Begins to receive a snapshot, one at a time for each shard. Blocking.
     ///
     /// # Errors
-    /// If another one is being received, or the file cannot be made.
+    /// If the shard already receives a snapshot, or the staging file cannot be created.
     pub fn receive_snapshot(
         &self,
         shard: ShardId,
@@ -380,8 +381,8 @@ impl Store {
         receiving.begin(state, meta, left_out)
     }
 
-    /// Writes and syncs everything and stops the writers. Blocking. What is asked of the store
-    /// afterwards is answered with an error.
+    /// Writes and syncs everything and stops the writers. Blocking. Later calls of the store return an
+    /// error.
     pub fn close(&self) {
         self.0.close();
     }

@@ -1,4 +1,4 @@
-//! What openraft is told about conclave's types.
+//! conclave's type configuration for openraft.
 //!
 //! A log entry carries an encoded batch of commands, and its answer is one reply for each of them.
 //! Leader ids are those of the Raft paper (one leader for each term), so that a log id is just a term
@@ -42,7 +42,7 @@ impl RaftTypeConfig for TypeConfig {
 pub type Raft = openraft::Raft<TypeConfig, crate::StateMachine>;
 /// Term and index of an entry.
 pub type LogId = alias::LogIdOf<TypeConfig>;
-/// Who a node votes for, or follows.
+/// The vote of a node: its term, and the node that it votes for or follows.
 pub type Vote = alias::VoteOf<TypeConfig>;
 /// An entry of a group's log.
 pub type Entry = alias::EntryOf<TypeConfig>;
@@ -50,9 +50,9 @@ pub type Entry = alias::EntryOf<TypeConfig>;
 pub type Membership = openraft::Membership<u64, EmptyNode>;
 /// A membership and the entry that set it.
 pub type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
-/// What a snapshot covers.
+/// The position and the membership that a snapshot covers.
 pub type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
-/// A snapshot and what it covers.
+/// A snapshot and its metadata.
 pub type Snapshot = alias::SnapshotOf<TypeConfig, crate::SnapshotData>;
 
 /// An encoded `CommandBatch`; see [`conclave_proto::command`].

@@ -1,11 +1,11 @@
-//! The votes of all groups, in a small file of their own.
+//! The hard state (term and vote) of all groups, in a small separate file.
 //!
-//! A vote decides who may lead, so it must not wait for what other groups write. One thread writes
-//! them: it takes whatever all groups have asked for, writes all votes as one table and syncs once;
-//! see [`table`] for what a crash or damage can do to it.
+//! An election waits for votes to be synced, so a vote must not wait for the writes of other groups. One
+//! thread writes the hard state: it takes the queued votes of all groups, writes the votes of all groups
+//! as one table and syncs once. [`table`] describes how the file survives crashes and damage.
 //!
-//! Only votes are here. What one group does stays in order: [`crate::LogStore`] saves a vote when
-//! everything is written that its group has queued for the log.
+//! The file holds nothing else. The order within a group is kept: [`crate::LogStore`] saves a vote only
+//! after the log has written everything that the group has queued.
 
 mod table;
 
@@ -31,7 +31,7 @@ const FILE: &str = DataFile::VOTES;
 /// Each group's vote, if it has one.
 pub(crate) type GroupVotes = Vec<Option<Vote>>;
 
-/// The votes that are on disk, and those that are to be.
+/// The votes on disk, and the queued ones.
 #[derive(Debug)]
 pub(crate) struct Votes {
     saved: Mutex<GroupVotes>,
@@ -40,7 +40,7 @@ pub(crate) struct Votes {
     failure: Arc<Failure>,
 }
 
-/// A group saves one vote at a time, so there are no more than groups.
+/// The queue. A group saves one vote at a time, so the queue is never longer than the number of groups.
 #[derive(Debug, Default)]
 struct Queue {
     saves: Vec<Save>,
@@ -75,13 +75,13 @@ impl Votes {
         saved.await.map_err(closed)?
     }
 
-    /// Makes the writer end once everything that is queued is written.
+    /// Makes the writer end after it has written everything in the queue.
     pub(crate) fn stop(&self) {
         lock(&self.queue).closed = true;
         self.bell.ring();
     }
 
-    /// Waits for something to save; nothing at the end.
+    /// Waits for votes to save; returns none at the end.
     fn wait(&self) -> Vec<Save> {
         let mut queue = lock(&self.queue);
         while queue.saves.is_empty() && !queue.closed {
@@ -101,17 +101,17 @@ impl Votes {
     }
 }
 
-/// The file.
+/// The open file.
 #[derive(Debug)]
 pub(crate) struct VotesFile {
     file: Box<dyn StorageBackend>,
     layout: Layout,
-    /// What it holds.
+    /// The table in the file.
     table: Table,
 }
 
 impl VotesFile {
-    /// Makes the file, whatever there was. When this returns, it is on disk.
+    /// Creates the file, or replaces an existing one. When this returns, the file is on disk.
     pub(crate) fn create(disk: &dyn Disk, dir: &Path, votes: GroupVotes) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
         let make = || {
@@ -128,7 +128,7 @@ impl VotesFile {
         make().map_err(|error| OpenError::access(&path, error))
     }
 
-    /// Opens the file, which must be there, and makes good what a crash or damage has left of it.
+    /// Opens the file, which must exist, and repairs it after a crash or damage.
     pub(crate) fn open(disk: &dyn Disk, dir: &Path, groups: usize) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
         let access = |error| OpenError::access(&path, error);
@@ -150,8 +150,8 @@ impl VotesFile {
         Ok(opened)
     }
 
-    /// Says no if a group has entries of a later term than it has voted for: it voted first, so these
-    /// are not its last votes, and it might vote a second time in a term.
+    /// Returns an error if a group has entries of a later term than its vote. A group votes before it
+    /// appends, so the file then lacks the latest votes, and the group might vote twice in one term.
     pub(crate) fn check(&self, terms: &[u64]) -> Result<(), StoreError> {
         for ((shard, wrote), vote) in (0_u32..).zip(terms).zip(&self.table.votes) {
             let voted = vote.map_or(0, |vote| vote.leader_id.term);
@@ -163,10 +163,10 @@ impl VotesFile {
         Ok(())
     }
 
-    /// Makes what was read the disk's, and both slots whole.
+    /// Syncs the table that was read, and repairs both slots.
     fn settle(&mut self, found: &Found) -> std::io::Result<()> {
-        // It may be in the operating system's cache only: of a process that was killed before its sync,
-        // or whose sync failed. One copy after the other, so that one is always good.
+        // The table may be only in the operating system's cache, if the last process was killed before its
+        // sync, or if its sync failed. One copy is written after the other, so that one is always good.
         for copy in 0..COPIES {
             self.write(&[copy])?;
             self.file.sync_data()?;
@@ -177,7 +177,7 @@ impl VotesFile {
         Ok(())
     }
 
-    /// Saves votes.
+    /// Saves the changed votes.
     fn save(&mut self, changes: &[(u32, Vote)]) -> std::io::Result<()> {
         for (group, vote) in changes {
             self.table.votes[*group as usize] = Some(*vote);
@@ -207,7 +207,7 @@ fn read(file: &dyn StorageBackend, layout: Layout, groups: usize) -> std::io::Re
     Ok(found)
 }
 
-/// Writes votes.
+/// The writer of the hard state.
 pub(crate) struct VoteWriter {
     votes: Arc<Votes>,
     file: VotesFile,
@@ -229,7 +229,7 @@ impl VoteWriter {
         (Self { votes: votes.clone(), file, observer }, votes)
     }
 
-    /// Works until it is told to stop. Everything queued is answered.
+    /// Runs until [`Votes::stop`]. Everything in the queue is answered.
     pub(crate) fn run(mut self) {
         loop {
             let saves = self.votes.wait();
@@ -240,7 +240,7 @@ impl VoteWriter {
         }
     }
 
-    /// Works as a task, until it is told to stop.
+    /// Runs as a task until [`Votes::stop`].
     pub(crate) async fn run_as_task(writer: Shared<Self>, disk: Arc<dyn Disk>) {
         let votes = lock(&writer).votes.clone();
         while {
@@ -250,7 +250,7 @@ impl VoteWriter {
         } {}
     }
 
-    /// Does at once what is queued, and says whether there will be more.
+    /// Processes the queue at once. Returns whether more can be queued.
     pub(crate) fn process_queued(&mut self) -> bool {
         let (saves, closed) = {
             let mut queue = lock(&self.votes.queue);
@@ -267,7 +267,7 @@ impl VoteWriter {
         let result = self.votes.failure.check().and_then(|()| self.write(&saves));
         let result = result.map_err(|error| self.votes.failure.set(error));
         for save in saves {
-            // Whoever asked may be gone.
+            // The caller may have stopped waiting.
             let _ = save.done.send(result.clone());
         }
     }

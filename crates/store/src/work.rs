@@ -1,4 +1,4 @@
-//! Who does the work that blocks: threads, or in a simulation the tasks of the one runtime there is.
+//! Where blocking work runs: on threads, or in a simulation in tasks of the single runtime.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinError;
 
-/// Who does the work that blocks.
+/// Where blocking work runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Work {
-    /// Each writer is a thread, and what else blocks is done on the runtime's threads for that.
+    /// Each writer is a thread; other blocking work runs on the runtime's threads for blocking work.
     #[default]
     Threads,
-    /// Writers are tasks of the runtime in which the store is opened, and what blocks is done at once by whoever asks.
-    /// For simulations, which must have one thread and one order: nothing there really blocks. A sync takes as long as
-    /// [`crate::Disk::sync_takes`] says, on the runtime's clock.
+    /// Writers are tasks of the runtime in which the store is opened; other blocking work runs at once in its caller.
+    /// For simulations, which need a single thread and a deterministic order: nothing really blocks there. A sync takes
+    /// [`crate::Disk::sync_takes`] on the runtime's clock.
     Tasks,
 }
 
 impl Work {
-    /// Does something that blocks.
+    /// Runs a blocking function.
     ///
     /// # Errors
-    /// If it panicked, or the runtime ends.
+    /// If the function panicked, or the runtime ends.
     pub async fn block<T: Send + 'static>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -34,7 +34,7 @@ impl Work {
     }
 }
 
-/// Wakes a writer, whichever it is. There is one that waits.
+/// Wakes a writer, which is a thread or a task. Only one waits.
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
     thread: Condvar,
@@ -42,27 +42,27 @@ pub(crate) struct Wake {
 }
 
 impl Wake {
-    /// Wakes it, now or when it waits next.
+    /// Wakes the writer, now or at its next wait.
     pub(crate) fn ring(&self) {
         self.thread.notify_one();
         self.task.notify_one();
     }
 
-    /// Blocks the thread.
+    /// Blocks the thread until the writer is woken.
     pub(crate) fn wait<'a, T>(&self, held: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.thread.wait(held).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks the thread, not for longer than this.
+    /// Blocks the thread until the writer is woken, for `time` at most.
     pub(crate) fn wait_timeout<'a, T>(&self, held: MutexGuard<'a, T>, time: Duration) -> MutexGuard<'a, T> {
         self.thread.wait_timeout(held, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Waits in a task.
+    /// Waits in a task until the writer is woken.
     pub(crate) async fn rung(&self) {
         self.task.notified().await;
     }
 }
 
-/// A writer that others may have to push: in a simulation, whoever would wait for it does its work instead.
+/// A writer as a shared value: in a simulation, a caller that would wait for the writer does the writer's work instead.
 pub(crate) type Shared<T> = std::sync::Arc<Mutex<T>>;
