@@ -4,10 +4,10 @@
 //! first row of a commit is marked; a commit's rows are written in one transaction, so either all
 //! of them are there or none. Every row carries its own checksum.
 //!
-//! Row: crc-32 of the rest and of its number, `1` if it begins a commit, part of the stream.
+//! Row: CRC-32 of the rest and of the row's number, `1` if the row begins a commit, part of the stream.
 //! Frame: kind, group, and
 //! * 1, append: count, then that many entries (length, protobuf);
-//! * 2, truncate: the first index that is gone;
+//! * 2, truncate: the first truncated index;
 //! * 3, committed: term and index.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -22,25 +22,25 @@ use crate::types::{Entry, LogId};
 
 /// Part of the stream that one row holds. A row, its key and redb's own overhead fill whole pages.
 pub(crate) const ROW_PAYLOAD: usize = LOG_ROW_BYTES_MAX - 128;
-/// What stands before it.
+/// Length of a row's header: checksum and mark.
 const ROW_HEADER: usize = 5;
 
 const APPEND: u8 = 1;
 const TRUNCATE: u8 = 2;
 const COMMITTED: u8 = 3;
 
-/// A frame as it is read back.
+/// A decoded frame.
 #[derive(Debug)]
 pub(crate) enum Frame {
     /// Entries with the place of each in the commit's stream.
     Append { group: u32, entries: Vec<(Entry, u32, u32)> },
-    /// Everything from this index on is gone.
+    /// The entries from this index on are truncated.
     Truncate { group: u32, from: u64 },
-    /// Everything up to here is committed.
+    /// All entries up to this one are committed.
     Committed { group: u32, log_id: LogId },
 }
 
-/// Appends a frame of entries; tells where each of them lies in the stream.
+/// Appends a frame of entries, and adds the range of each entry in the stream to `places`.
 pub(crate) fn put_append(stream: &mut BytesMut, group: u32, entries: &[Entry], places: &mut Vec<(u32, u32)>) {
     stream.put_u8(APPEND);
     stream.put_u32_le(group);
@@ -73,7 +73,7 @@ fn to_u32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-/// Cuts a stream into the values of rows that begin at number `first`.
+/// Splits a stream into the values of rows, numbered from `first`.
 pub(crate) fn rows(stream: &[u8], first: u64) -> impl Iterator<Item = (u64, Vec<u8>)> {
     stream.chunks(ROW_PAYLOAD).zip(first..).map(move |(part, number)| {
         let begins = u8::from(number == first);
@@ -85,7 +85,7 @@ pub(crate) fn rows(stream: &[u8], first: u64) -> impl Iterator<Item = (u64, Vec<
     })
 }
 
-/// Checks a row and returns whether it begins a commit, and its part of the stream.
+/// Checks a row, and returns whether it begins a commit, and its part of the stream.
 pub(crate) fn open_row(number: u64, row: &[u8]) -> Result<(bool, &[u8]), StoreError> {
     let damaged = || StoreError::damaged(DataFile::LOG, format!("log row {number} has a wrong checksum"));
     if row.len() < ROW_HEADER {
@@ -108,7 +108,7 @@ fn checksum(number: u64, begins: u8, part: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Reads a commit's frames back, in order.
+/// Decodes a commit's frames, in order.
 pub(crate) fn parse(
     stream: &Bytes,
     mut each: impl FnMut(Frame) -> Result<(), StoreError>,
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_comes_back_from_its_rows() {
+    fn a_commit_can_be_read_from_its_rows() {
         let mut stream = BytesMut::new();
         let mut places = Vec::new();
         let entries = [entry(5, 10), entry(6, 50_000), entry(7, 0)];

@@ -1,7 +1,7 @@
-//! One group's log in memory: where every entry lies, and the newest entries themselves.
+//! One group's log in memory: the place of every entry in the file, and the newest entries themselves.
 //!
-//! What must stay true: the slots have no gaps; the cached entries are the newest ones; an entry
-//! that is not in the file yet is cached.
+//! Invariants: the slots have no gaps; the cached entries are the newest ones; an entry that is not in
+//! the file yet is cached.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,7 @@ use openraft::EntryPayload;
 use crate::convert::log_id_of;
 use crate::types::{Entry, LogId};
 
-/// Where an entry lies in the file: a commit's first row, and the place in the commit's stream.
+/// The place of an entry in the file: the commit's first row, and the range in the commit's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) row: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Place {
 struct Slot {
     term: u64,
     place: Option<Place>,
-    /// [`Group::stamp`] when it was appended.
+    /// [`Group::stamp`] when the entry was appended.
     stamp: u32,
 }
 
@@ -36,12 +36,12 @@ pub(crate) struct Group {
     slots: VecDeque<Slot>,
     cached: VecDeque<Entry>,
     cached_bytes: usize,
-    /// Raised by every truncation, so that a place is never given to an entry that came later to
-    /// the same index.
+    /// Raised by every truncation, so that a place is never given to an entry that later replaced
+    /// another at the same index.
     stamp: u32,
-    /// The row that says that entries are gone, while rows from before it may still hold some of
-    /// them; the largest number until that row is written. Until all those rows can go at once,
-    /// none may: the rest of them would make no sense without the first.
+    /// The row that records a truncation, while earlier rows may still hold truncated entries; the
+    /// largest number until that row is written. These earlier rows may be deleted only all at once,
+    /// because the rest of them cannot be replayed without the first.
     pub(crate) truncated: Option<u64>,
     pub(crate) purged: Option<LogId>,
     /// `purged` is not in the file yet.
@@ -51,7 +51,7 @@ pub(crate) struct Group {
     pub(crate) committed_pending: bool,
 }
 
-/// An entry that was asked for.
+/// A requested entry.
 #[derive(Debug)]
 pub(crate) enum Found {
     Cached(Entry),
@@ -59,7 +59,7 @@ pub(crate) enum Found {
 }
 
 impl Group {
-    /// One behind the last index.
+    /// The last index plus one.
     pub(crate) fn end(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
@@ -69,7 +69,7 @@ impl Group {
         last.or(self.purged)
     }
 
-    /// Adds entries behind the last one and returns the stamp to give with their places.
+    /// Appends entries and returns their stamp, which [`Group::written`] needs.
     pub(crate) fn append(&mut self, entries: &[Entry]) -> io::Result<u32> {
         let Some(first) = entries.first() else { return Ok(self.stamp) };
         let expected =
@@ -101,7 +101,7 @@ impl Group {
         self.evict(cached_bytes_max);
     }
 
-    /// Drops everything from this index on. Returns whether there was anything.
+    /// Drops all entries from this index on. Returns whether there were any.
     pub(crate) fn truncate(&mut self, from: u64) -> bool {
         if from >= self.end() {
             return false;
@@ -124,7 +124,7 @@ impl Group {
         self.stamp
     }
 
-    /// Drops everything up to this entry, which may lie beyond the last one.
+    /// Drops all entries up to this one, which may be beyond the last one.
     pub(crate) fn purge(&mut self, upto: LogId) {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
             return;
@@ -142,7 +142,7 @@ impl Group {
         self.purge_pending = true;
     }
 
-    /// Entries from `first` on got these places, if they are still the ones with that stamp.
+    /// Records the places of the entries from `first` on, if they still have this stamp.
     pub(crate) fn written(&mut self, first: u64, stamp: u32, places: impl Iterator<Item = Place>) {
         for (index, place) in (first..).zip(places) {
             let slot =
@@ -153,18 +153,18 @@ impl Group {
         }
     }
 
-    /// Whether the entry is here and not in the file yet.
+    /// Whether the entry is in memory, but not in the file yet.
     pub(crate) fn is_unwritten(&self, index: u64) -> bool {
         let at = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         at.and_then(|at| self.slots.get(at)).is_some_and(|slot| slot.place.is_none())
     }
 
-    /// Whether everything that was appended or truncated has been through the writer.
+    /// Whether the writer has processed all appends and truncations.
     pub(crate) fn is_settled(&self) -> bool {
         self.slots.back().is_none_or(|slot| slot.place.is_some()) && self.truncated != Some(u64::MAX)
     }
 
-    /// Whether this very entry is in the file, or was and is purged.
+    /// Whether exactly this entry is in the file, or was purged from it.
     pub(crate) fn holds(&self, log_id: &LogId) -> bool {
         if self.purged.is_some_and(|purged| purged.index >= log_id.index) {
             return true;
@@ -174,7 +174,7 @@ impl Group {
         slot.is_some_and(|slot| slot.place.is_some() && slot.term == log_id.leader_id.term)
     }
 
-    /// Forgets the oldest cached entries beyond so many bytes.
+    /// Evicts the oldest cached entries while the cache has more than `bytes_max` bytes.
     pub(crate) fn evict(&mut self, bytes_max: usize) {
         while self.cached_bytes > bytes_max {
             let oldest = self.slots.len() - self.cached.len();
@@ -187,7 +187,7 @@ impl Group {
         }
     }
 
-    /// The entries of a range, at least one if there is any, up to about so many bytes.
+    /// The entries of a range: at least one if there is any, and up to about `bytes_max` bytes.
     pub(crate) fn find(&self, range: Range<u64>, bytes_max: usize) -> Vec<Found> {
         let mut out = Vec::new();
         let mut bytes = 0_usize;
@@ -213,19 +213,19 @@ impl Group {
         out
     }
 
-    /// The oldest row that this group needs.
+    /// The oldest row with entries of this group.
     pub(crate) fn oldest_row(&self) -> Option<u64> {
         self.slots.front().and_then(|slot| slot.place).map(|place| place.row)
     }
 
-    /// The entries that lie in rows before this one.
+    /// The entries in rows before this one.
     pub(crate) fn before_row(&self, row: u64) -> Option<Range<u64>> {
         let count = self.slots.partition_point(|slot| slot.place.is_some_and(|place| place.row < row));
         (count > 0).then(|| self.first..self.first + count as u64)
     }
 }
 
-/// What an entry costs in memory, roughly.
+/// The approximate size of an entry in memory, bytes.
 pub(crate) fn size(entry: &Entry) -> usize {
     64 + match &entry.payload {
         EntryPayload::Normal(payload) => payload.0.len(),

@@ -1,7 +1,7 @@
-//! Opening the log: what lies in the file becomes the groups' memory again.
+//! Opening the log: the groups' memory is rebuilt from the file.
 //!
-//! The rows are read once, in the order in which they were written. A later entry replaces an
-//! earlier one at the same index, and a truncation cuts, exactly as they did the first time.
+//! The rows are read once, in the order in which they were written. A later entry replaces an earlier
+//! one at the same index, and a truncation removes entries, exactly as when they were written.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use crate::{lock, seal};
 const FILE: &str = DataFile::LOG;
 
 impl Log {
-    /// Opens the file. `fresh`: it may be that its making was interrupted. Hands out the votes if
-    /// they are in this file: then they must get one of their own, and [`Log::votes_moved`] be told.
+    /// Opens the file. `fresh`: a crash may have interrupted its creation. Returns the hard state if it is in this
+    /// file: then the caller must move it to its own file, and call [`Log::votes_moved`].
     pub(crate) fn open(
         disk: &dyn Disk,
         dir: &Path,
@@ -46,7 +46,7 @@ impl Log {
         let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
         let db = Database::builder()
             .set_cache_size(LOG_FILE_CACHE_BYTES)
-            // The file is small, and everything else relies on it.
+            // A full check is cheap because the file is small, and all other recovery relies on it.
             .set_check_integrity_on_open(true)
             .create_with_backend(Backend(backend))
             .map_err(|error| broken(StoreError::redb(FILE, error)))?;
@@ -68,7 +68,7 @@ impl Log {
         Ok((log, (format == VOTES_INSIDE).then_some(votes)))
     }
 
-    /// From now on the votes are in a file of their own, and that must be there.
+    /// Records that the hard state is in its own file, which must exist from now on.
     pub(crate) fn votes_moved(&self) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
             let write = self.db.begin_write()?;
@@ -82,7 +82,7 @@ impl Log {
         write().map_err(|error| StoreError::redb(FILE, error))
     }
 
-    /// Fills the groups' memory, and returns the votes that are in the file.
+    /// Fills the groups' memory, and returns the hard state that is in the file.
     fn recover(&self) -> Result<GroupVotes, StoreError> {
         let read = self.db.begin_read().map_err(|error| StoreError::redb(FILE, error))?;
         let votes = match read.open_table(HARD) {
@@ -201,7 +201,7 @@ fn format_row(format: u32) -> Vec<u8> {
     seal::seal(&hard_key(FILE_ITSELF, FORMAT), &format.to_le_bytes())
 }
 
-/// The file's format. A new file has no votes inside, but nothing else has them either.
+/// The file's format. In a new file it is the one with the hard state inside, which is empty.
 fn check_format(db: &Database) -> Result<u32, StoreError> {
     let broken = |error: redb::Error| StoreError::redb(FILE, error);
     let key = hard_key(FILE_ITSELF, FORMAT);
@@ -267,7 +267,7 @@ mod tests {
             }
             write.commit().unwrap();
         }
-        // Once from the log, then from the new file, which counts from now on.
+        // The first time from the log, then from the new file, which is authoritative from then on.
         for _ in 0..2 {
             let store = open();
             for (group, vote) in old {

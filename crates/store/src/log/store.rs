@@ -1,4 +1,4 @@
-//! What openraft sees of the log.
+//! openraft's interface to the log.
 
 use std::fmt::Debug;
 use std::io;
@@ -25,7 +25,7 @@ pub struct LogReader {
     pub(super) group: u32,
 }
 
-/// One group's log and vote.
+/// One group's log and hard state.
 #[derive(Clone, Debug)]
 pub struct LogStore {
     reader: LogReader,
@@ -65,7 +65,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         self.read(start..end, LOG_READ_BYTES_MAX)
     }
 
-    /// Reads piece by piece: after a restart, there may be much to apply.
+    /// Reads in pieces of bounded size, since there may be many entries to apply after a restart.
     async fn entries_stream<RB>(
         &mut self,
         range: RB,
@@ -109,7 +109,7 @@ impl LogStore {
         Ok(())
     }
 
-    /// Waits until everything is written that this group has queued.
+    /// Waits until everything that this group has queued is written.
     async fn settle(&self) -> Result<(), io::Error> {
         if self.reader.log.group(self.reader.group).is_settled() {
             return Ok(());
@@ -120,7 +120,7 @@ impl LogStore {
         Ok(written.await.map_err(closed)??)
     }
 
-    /// Waits while too much is queued, and adds this.
+    /// Waits while the queue is full, then reserves `bytes` in it.
     async fn reserve(&self, bytes: usize) -> Result<(), io::Error> {
         let log = &self.reader.log;
         loop {
@@ -147,16 +147,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.reader.clone()
     }
 
-    /// Waits for this group's own entries, if some are on their way to the disk: openraft takes a
-    /// saved vote as a sign that whatever it appended before is on disk, too, and acknowledges that
-    /// to the leader of then. It never waits for what other groups write.
+    /// Waits for this group's own queued entries first: openraft takes a saved vote as proof that all
+    /// earlier appends are on disk, too, and acknowledges them to the leader of that time. A vote never
+    /// waits for the writes of other groups.
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.settle().await?;
         Ok(self.reader.votes.save(self.reader.group, *vote).await?)
     }
 
-    /// Not synced: it only lets a restarted node apply what it had applied before, and goes to disk
-    /// with the next group commit.
+    /// Not synced: a restarted node uses the position only to apply entries again that it had applied
+    /// before. The next group commit writes it.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         let mut group = self.reader.log.group(self.reader.group);
         if group.committed != committed {
@@ -191,7 +191,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             group.stamp()
         };
-        // What replaces these entries comes behind this in the same queue.
+        // The entries that replace these are queued behind this job.
         self.enqueue(Job::Truncate { group: self.reader.group, from, stamp }).await
     }
 

@@ -1,7 +1,7 @@
 //! The log's only writer.
 //!
-//! [`Writer::process`] is a plain function of a batch of jobs; [`Writer::run`] is the thread around
-//! it. Whatever a batch holds is one transaction with one sync, and its jobs are answered after it.
+//! [`Writer::process`] is a plain function of a batch of jobs; [`Writer::run`] is the thread around it. A
+//! batch is one transaction with one sync, and its jobs are answered after the sync.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,20 +25,20 @@ use crate::types::{Entry, LogId, TypeConfig};
 use crate::work::Shared;
 use crate::{lock, seal};
 
-/// Where jobs go.
+/// The queue of jobs.
 pub(crate) type Sender = mpsc::Sender<Job>;
 
-/// What the log writer is asked to do.
+/// A job of the log writer.
 pub(crate) enum Job {
     /// Write entries that are in the group's memory already.
     Append { group: u32, entries: Vec<Entry>, bytes: usize, stamp: u32, done: IOFlushed<TypeConfig> },
-    /// Tell when everything before this is written.
+    /// Answer when all earlier jobs are written.
     Barrier { done: oneshot::Sender<Result<(), StoreError>> },
-    /// Note that entries are gone from this index on.
+    /// Record that the entries from this index on are truncated.
     Truncate { group: u32, from: u64, stamp: u32 },
-    /// Some group has purged entries: see which rows nobody needs any more.
+    /// A group has purged entries: delete the rows that no group needs any more.
     Purge,
-    /// Look whether the log is to be closed.
+    /// Wake up and check whether the log is to be closed.
     Stop,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Writer {
     stream: BytesMut,
 }
 
-/// The writer and its queue, where it is a task: then whoever would wait for it does its work.
+/// The writer and its queue, if the writer is a task: a caller that would wait for the writer does its work instead.
 pub(crate) struct TaskWriter {
     writer: Writer,
     queue: mpsc::Receiver<Job>,
@@ -62,7 +62,7 @@ impl TaskWriter {
         Self { writer, queue, jobs: Vec::new() }
     }
 
-    /// Works until it is told to stop or nobody can ask any more.
+    /// Runs until it is stopped or all senders are dropped.
     pub(crate) async fn run(this: Shared<Self>, disk: Arc<dyn Disk>) {
         while std::future::poll_fn(|context| lock(&this).poll_jobs(context)).await {
             tokio::time::sleep(disk.sync_takes()).await;
@@ -70,7 +70,7 @@ impl TaskWriter {
         }
     }
 
-    /// Takes what is queued; false if nothing will be any more.
+    /// Takes the queued jobs; false if the queue is closed.
     fn poll_jobs(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         if self.writer.log.stop.load(Ordering::Acquire) {
             self.queue.close();
@@ -81,7 +81,7 @@ impl TaskWriter {
         self.queue.poll_recv_many(context, &mut self.jobs, LOG_QUEUE_MAX).map(|count| count > 0)
     }
 
-    /// Does at once what is queued.
+    /// Processes the queued jobs at once.
     pub(crate) fn process_queued(&mut self) {
         while let Ok(job) = self.queue.try_recv() {
             self.jobs.push(job);
@@ -93,7 +93,7 @@ impl TaskWriter {
     }
 }
 
-/// Entries of a batch whose places are told once they are on disk.
+/// Entries of a batch whose places the group gets once they are on disk.
 struct Placed {
     group: u32,
     first: u64,
@@ -101,7 +101,7 @@ struct Placed {
     places: std::ops::Range<usize>,
 }
 
-/// What a batch writes.
+/// The writes of a batch.
 #[derive(Default)]
 struct Batch {
     placed: Vec<Placed>,
@@ -114,7 +114,7 @@ struct Batch {
     must_sync: bool,
 }
 
-/// Who waits for a batch.
+/// The callers that wait for a batch.
 #[derive(Default)]
 struct Waiting {
     appends: Vec<IOFlushed<TypeConfig>>,
@@ -127,7 +127,7 @@ impl Waiting {
             done.io_completed(result.clone().map_err(Into::into));
         }
         for done in self.barriers {
-            // Whoever asked may be gone.
+            // The caller may have stopped waiting.
             let _ = done.send(result.clone());
         }
     }
@@ -139,7 +139,7 @@ impl Writer {
         Self { log, observer, next_row, stream: BytesMut::new() }
     }
 
-    /// Works until it is told to stop or nobody can ask any more. Everything queued is answered.
+    /// Runs until it is stopped or all senders are dropped. Every queued job is answered.
     pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut jobs = Vec::new();
         loop {
@@ -204,7 +204,7 @@ impl Writer {
         batch.must_sync = true;
     }
 
-    /// One transaction with everything that the batch and the groups have for the file.
+    /// Writes the batch and the groups' pending rows in one transaction.
     fn write(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
         let oldest = self.collect(batch);
         let idle = self.stream.is_empty() && batch.purges.is_empty();
@@ -237,15 +237,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds what the groups have pending, and returns the oldest row that is still needed.
+    /// Adds the groups' pending rows, and returns the oldest row that is still needed.
     fn collect(&mut self, batch: &mut Batch) -> u64 {
         let mut oldest = self.next_row;
         let mut truncated = None;
         for (n, cell) in (0..).zip(&self.log.cells) {
             let group = lock(&cell.group);
             let held_back = match group.purged.filter(|_| group.purge_pending) {
-                // A purge is on disk only when the state that it relies on is. (Beyond the log's
-                // end it is what a snapshot left behind, and that is on disk.)
+                // A purge is written only after the state that it relies on is synced. (A purge beyond
+                // the log's end belongs to an installed snapshot, which is synced.)
                 Some(purged) => {
                     let covered = self.log.durable.covers(n, purged.index) || group.end() <= purged.index + 1;
                     if covered {
@@ -255,7 +255,8 @@ impl Writer {
                 }
                 None => false,
             };
-            // Only what is in the file already: an entry may be committed by others first.
+            // Only entries that are in the file already: other nodes may commit an entry before this
+            // node has written it.
             let news =
                 group.committed.filter(|id| group.committed_pending && batch.must_sync && group.holds(id));
             if let Some(committed) = news {
@@ -307,7 +308,7 @@ impl Writer {
         Ok(count)
     }
 
-    /// Tells the groups what is on disk now.
+    /// Gives the groups the places of the entries that are on disk now.
     fn publish(&mut self, batch: &Batch) {
         let first_row = self.next_row;
         for placed in &batch.placed {
@@ -322,7 +323,7 @@ impl Writer {
         }
         for (group, stamp) in &batch.truncations {
             let mut group = self.log.group(*group);
-            // Unless another one is on its way.
+            // Unless another truncation is queued.
             if group.stamp() == *stamp {
                 group.truncated = Some(first_row);
             }

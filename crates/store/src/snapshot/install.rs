@@ -1,9 +1,9 @@
-//! Installing a snapshot that was received.
+//! Installing a received snapshot.
 //!
-//! The state writer writes it in transactions of bounded size, between those of the other shards.
-//! Before the first of them a marker is synced, and removed by the last one: with the marker in the
-//! file, the shard's rows are half of one state and half of another, and the installation begins
-//! again. Everything in between may therefore be repeated.
+//! The state writer writes the snapshot in transactions of bounded size, between those of the other
+//! shards. A marker is synced before the first of them and removed by the last one. With the marker in
+//! the file, the shard's rows are a mix of two states, and the installation begins again after a crash.
+//! Every step in between can therefore be repeated.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::state::writer::Write;
 use crate::state::{ShardState, Shared};
 use crate::types::SnapshotMeta;
 
-/// Replaces a shard's state. Blocking. An error may leave it half replaced: the store has failed.
+/// Replaces a shard's state. Blocking. After an error the state may be half replaced, and the store has failed.
 pub(crate) fn install(
     state: &ShardState,
     meta: &SnapshotMeta,
@@ -46,13 +46,13 @@ pub(crate) fn install(
     state.installed()
 }
 
-/// Finishes the installation that a crash interrupted, if there is one; cleans up otherwise. Blocking.
+/// Finishes the installation that a crash interrupted, if there is one; otherwise removes the staging file. Blocking.
 pub(crate) fn finish_installing(state: &ShardState, receiving: &Arc<Receiving>) -> Result<(), StoreError> {
     let Some(marker) = state.shared().db.local(&installing(state.shard()))? else {
         return receiving.clean();
     };
     let (meta, left_out, len) = decode_marker(&marker)?;
-    tracing::warn!(shard = %state.shard(), "installing a snapshot again that a crash interrupted");
+    tracing::warn!(shard = %state.shard(), "repeating a snapshot installation that a crash interrupted");
     let received = receiving.again(meta.clone(), left_out.into_iter().collect(), len)?;
     install(state, &meta, &received)
 }
@@ -95,7 +95,7 @@ struct Batches<'a> {
 
 impl Batches<'_> {
     fn add(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
-        // A row that is removed costs about a page, too.
+        // The removal of a row costs about a page, too.
         self.bytes += key.len() + value.as_ref().map_or(256, Vec::len);
         self.write.rows.push((key, value));
         if self.bytes >= SNAPSHOT_INSTALL_BYTES { self.send() } else { Ok(()) }
@@ -135,7 +135,7 @@ fn replace(
     batches.send()
 }
 
-/// Removes everything of the shard but the history that the snapshot leaves out.
+/// Removes all rows of the shard except the history that the snapshot leaves out.
 fn clear(
     read: &Reading,
     shard: ShardId,
@@ -161,7 +161,7 @@ fn clear(
     }
 }
 
-/// Keeps a room's history up to an event: cuts the block that holds it. Returns the key behind it.
+/// Keeps a room's history up to an event, and truncates the block with this event. Returns the key after this block.
 fn keep(
     read: &Reading,
     shard: ShardId,

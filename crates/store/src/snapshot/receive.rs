@@ -20,11 +20,11 @@ use crate::state::key::{self, kind};
 use crate::state::{ShardState, row};
 use crate::types::SnapshotMeta;
 
-/// A chunk in the staging file begins with length and CRC-32 of its rows.
+/// Length of a chunk's header in the staging file: length and CRC-32 of the chunk's rows.
 pub(super) const CHUNK_HEADER: usize = 8;
 const FILE: &str = "snapshot.part";
 
-/// Where one shard's snapshots are received: one at a time.
+/// The receiving side of one shard's snapshots: one snapshot at a time.
 #[derive(Debug)]
 pub(crate) struct Receiving {
     disk: Arc<dyn Disk>,
@@ -36,14 +36,14 @@ pub(crate) struct Receiving {
 #[derive(Debug)]
 struct Busy {
     receiving: Arc<Receiving>,
-    /// The file must stay: it is being installed.
+    /// The file must stay, because its snapshot is being installed.
     keep: AtomicBool,
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
         if !self.keep.load(Ordering::Acquire) {
-            // What is left of it is only in the way, and goes when the store is opened next.
+            // A file that cannot be removed now is removed when the store is opened next.
             let _ = self.receiving.disk.remove(&self.receiving.path);
         }
         self.receiving.busy.store(false, Ordering::Release);
@@ -65,11 +65,11 @@ pub struct SnapshotReceiver {
     last: bool,
 }
 
-/// A snapshot that is complete, checked and on disk, though not installed.
+/// A snapshot that is complete, checked and on disk, but not installed yet.
 #[derive(Debug)]
 pub struct ReceivedSnapshot {
     busy: Busy,
-    /// What it covers.
+    /// The position and the membership that the snapshot covers.
     pub meta: SnapshotMeta,
     pub(super) left_out: BTreeMap<RoomId, Seq>,
     /// Bytes of the staging file that are in use.
@@ -137,7 +137,7 @@ impl Receiving {
         receiver.complete()
     }
 
-    /// Removes what an interrupted transfer has left.
+    /// Removes the staging file of an interrupted transfer.
     pub(super) fn clean(&self) -> Result<(), StoreError> {
         self.disk.remove(&self.path).map_err(|error| failed(&error))
     }
@@ -157,7 +157,7 @@ impl SnapshotReceiver {
     /// Takes the next chunk.
     ///
     /// # Errors
-    /// If it is damaged or not the next one, or cannot be written. The transfer is over then.
+    /// If the chunk is damaged or not the next one, or cannot be written. The transfer has failed then.
     pub fn chunk(&mut self, chunk: &SnapshotChunk) -> Result<(), StoreError> {
         if self.last || chunk.number != self.next {
             return Err(bad(format!("chunk {} came where {} was expected", chunk.number, self.next)));
@@ -187,7 +187,7 @@ impl SnapshotReceiver {
             return Ok(());
         }
         let mut bytes = BytesMut::with_capacity(CHUNK_HEADER + rows.len());
-        // Bounded by the check before.
+        // The check above bounds the length.
         bytes.put_u32_le(u32::try_from(rows.len()).unwrap_or(u32::MAX));
         bytes.put_u32_le(crc32fast::hash(rows));
         bytes.put_slice(rows);
@@ -201,10 +201,10 @@ impl SnapshotReceiver {
         Ok(())
     }
 
-    /// Ends the transfer: everything has arrived, and is on disk.
+    /// Ends the transfer: checks that the snapshot is complete, and syncs it.
     ///
     /// # Errors
-    /// If something is missing, or cannot be synced.
+    /// If rows are missing, or if the file cannot be synced.
     pub fn finish(self) -> Result<SnapshotData, StoreError> {
         self.complete().map(SnapshotData::Received)
     }
@@ -225,12 +225,12 @@ impl SnapshotReceiver {
 }
 
 impl ReceivedSnapshot {
-    /// Whether a crash from now on needs the staging file.
+    /// Sets whether the staging file is needed after a crash.
     pub(super) fn set_installing(&self, installing: bool) {
         self.busy.keep.store(installing, Ordering::Release);
     }
 
-    /// The rows of every chunk, in order. Checked again.
+    /// The rows of every chunk, in order. The checksums are checked again.
     pub(super) fn chunks(&self) -> Result<impl Iterator<Item = Result<Bytes, StoreError>>, StoreError> {
         let receiving = &self.busy.receiving;
         let file = receiving.disk.open(&receiving.path).map_err(|error| failed(&error))?;
@@ -266,14 +266,14 @@ fn read_chunk(file: &dyn StorageBackend, at: u64, end: u64) -> Result<Bytes, Sto
     Ok(rows.into())
 }
 
-/// Checks that the rows of a snapshot, with what was left out, make whole rooms.
+/// Checks that the rows of a snapshot, together with the history that was left out, are complete rooms.
 #[derive(Debug, Default)]
 struct Check {
     left_out: BTreeMap<RoomId, Seq>,
     last_key: Vec<u8>,
     /// The last event of each room, by room.
     heads: Vec<(RoomId, Seq)>,
-    /// How many of the rooms are known to be whole, and how far the next one is.
+    /// How many of the rooms are known to be complete, and the last event of the next one.
     whole: usize,
     at: Option<Seq>,
 }
@@ -334,7 +334,7 @@ impl Check {
         Ok(())
     }
 
-    /// What was left out must be here already.
+    /// Checks that this node has the history that the sender left out.
     fn retained(&self, state: &ShardState) -> Result<(), StoreError> {
         let read = state.shared().db.read()?;
         for (room, seq) in &self.left_out {
@@ -349,7 +349,7 @@ impl Check {
     }
 }
 
-/// The block that holds the event, or else the last one before it.
+/// The block with this event, or else the last block before it.
 pub(super) fn last_block(
     read: &Reading,
     shard: ShardId,

@@ -14,8 +14,8 @@ use crate::state::block::{self, Block};
 use crate::state::db::{KeyValue, Reading};
 use crate::state::key::{self, kind};
 
-/// A view of a checkpoint of this node. As long as it lives, the state file keeps what it shows: send
-/// it or drop it.
+/// A view of a checkpoint of this node. The state file keeps all pages of the view until it is dropped, so
+/// it must be sent or dropped soon.
 #[derive(Debug)]
 pub struct LocalSnapshot {
     shard: ShardId,
@@ -27,8 +27,8 @@ impl LocalSnapshot {
         Self { shard, reading }
     }
 
-    /// The snapshot's chunks, without the history up to the given events. Reading one blocks. The
-    /// first one's header is left to whoever sends it.
+    /// The snapshot's chunks, without the history up to the given events. Reading a chunk blocks. The
+    /// caller sets the header of the first chunk.
     pub fn chunks(
         self,
         left_out: Vec<(RoomId, Seq)>,
@@ -65,7 +65,7 @@ impl Rows {
     fn next(&mut self) -> Result<Option<KeyValue>, StoreError> {
         loop {
             if self.rows.is_none() {
-                // Behind the position in the log, which travels in the header.
+                // Starts after the row with the position in the log, which is sent in the header.
                 let start = key::with_kind(self.shard, kind::APPLIED + 1);
                 self.rows = Some(self.open(&start)?);
             }
@@ -93,7 +93,7 @@ impl Rows {
         }
     }
 
-    /// Goes to the block with the first event that is not left out, if that is another one.
+    /// Moves to the block with the first event that is not left out, if that is another block.
     fn skip(&mut self, room: RoomId, known: Seq) -> Result<bool, StoreError> {
         if known == Seq(0) {
             return Ok(false);

@@ -1,8 +1,8 @@
 //! Applying commands.
 //!
-//! One lock for a whole batch of entries; rows are looked up in memory, and read from the file only
-//! when they were not used lately. Deciding is [`conclave_core::apply`]; here is only what it reads
-//! and where its changes go.
+//! A batch of entries is applied under one lock. Rows are looked up in memory, and read from the file
+//! only if they were not used lately. [`conclave_core::apply`] makes the decisions; this module provides
+//! the view that it reads, and stores its changes.
 
 use std::sync::atomic::Ordering;
 
@@ -25,17 +25,17 @@ use crate::error::StoreError;
 use crate::lock;
 use crate::types::{Entry, LogId, Membership, Replies, StoredMembership};
 
-/// What a command costs until it is written, besides its event: rows that change.
+/// Estimated bytes of a command's changed rows until they are written, besides the event.
 const COMMAND_BYTES: usize = 256;
 
-/// What a batch did.
+/// The result of applying a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     /// The answers, for each entry.
     pub(crate) replies: Vec<Replies>,
     /// Rooms with new events, and their heads.
     pub(crate) heads: Vec<(RoomId, Seq)>,
-    /// How many commands there were.
+    /// The number of commands.
     pub(crate) commands: usize,
 }
 
@@ -60,8 +60,8 @@ fn decode(entry: Entry, understands: u32) -> Result<(LogId, Decoded), StoreError
 }
 
 impl ShardState {
-    /// Applies committed entries, in order. An error leaves memory between two entries: the store
-    /// has failed then, and nothing of it is written any more.
+    /// Applies committed entries, in order. An error may leave memory in the middle of an entry: the store
+    /// has failed then, and memory is not written any more.
     pub(crate) fn apply(&self, entries: impl Iterator<Item = Entry>) -> Result<Applied, StoreError> {
         let failed = |error| self.shared.failure.set(error);
         let decode = |entry| decode(entry, self.shared.feature_level);
@@ -102,7 +102,7 @@ impl ShardState {
         Ok(out)
     }
 
-    /// Waits while too much is applied and not written.
+    /// Waits while too many bytes are applied but not written.
     pub(crate) async fn wait_for_writer(&self) -> Result<(), StoreError> {
         loop {
             let written = self.shared.written.notified();
@@ -130,7 +130,7 @@ impl Inner {
         Ok(reply)
     }
 
-    /// Brings the rows into memory that the command will most likely need.
+    /// Loads the rows that the command will most likely need.
     fn prepare(&mut self, db: &StateDb, shard: ShardId, command: &Command) -> Result<(), StoreError> {
         match command {
             Command::Act { room, origin, action } => {
@@ -153,7 +153,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Brings a row into memory; says whether there is one.
+    /// Loads a row into memory; returns whether the row exists.
     fn bring(&mut self, db: &StateDb, shard: ShardId, key: Key) -> Result<bool, StoreError> {
         if self.rows.contains(&key) {
             return Ok(true);
@@ -166,7 +166,7 @@ impl Inner {
         Ok(there)
     }
 
-    /// A row that is about to change, read from the file if it is there and not in memory.
+    /// A row that is about to change, read from the file if it is only there.
     fn change(
         &mut self,
         db: &StateDb,
@@ -273,7 +273,7 @@ pub(super) struct Working<'a> {
 }
 
 impl Working<'_> {
-    /// Looks at a row, in memory or else in the file.
+    /// Reads a row from memory, or else from the file.
     pub(super) fn look<T>(
         &self,
         key: &Key,

@@ -1,6 +1,6 @@
-//! Blocks of history: consecutive events of a room in one row, under the place of the first.
+//! Blocks of history: consecutive events of a room in one row. The seq of the first event is in the key.
 //!
-//! Value: how many events (u32), and their records, which are served as they are.
+//! Value: the number of events (u32), and their records, which are sent to subscribers unchanged.
 
 use bytes::{Buf as _, Bytes};
 use conclave_core::limits::HISTORY_BLOCK_BYTES_MAX;
@@ -29,7 +29,7 @@ impl Block {
         Seq(self.first.0 + u64::from(self.count) - 1)
     }
 
-    /// The block from the value of its row.
+    /// Decodes the block from the value of its row.
     pub(crate) fn decode(room: RoomId, first: Seq, value: Vec<u8>) -> Result<Self, StoreError> {
         let mut records = Bytes::from(value);
         if records.len() < COUNT {
@@ -42,7 +42,7 @@ impl Block {
         Ok(Self { first, count, records })
     }
 
-    /// The value of its row.
+    /// Encodes the block as the value of its row.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(COUNT + self.records.len());
         value.extend_from_slice(&self.count.to_le_bytes());
@@ -50,7 +50,7 @@ impl Block {
         value
     }
 
-    /// The block's events behind this one; `None` if there are none.
+    /// The block's events after this one; `None` if there are none.
     pub(crate) fn after(mut self, room: RoomId, after: Seq) -> Result<Option<Self>, StoreError> {
         if after >= self.last() {
             return Ok(None);
@@ -99,7 +99,7 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    /// Begins with a block that is to grow, or empty at an event.
+    /// Begins with an existing block that is to grow, or with an empty one at the event `first`.
     pub(crate) fn new(room: RoomId, first: Seq, grows: Option<Block>) -> Self {
         match grows {
             Some(block) => {
@@ -109,7 +109,7 @@ impl Packer {
         }
     }
 
-    /// Adds records, and hands out the blocks that are full.
+    /// Adds records, and returns the blocks that are full.
     pub(crate) fn push(
         &mut self,
         records: &[u8],
@@ -141,7 +141,7 @@ impl Packer {
         block
     }
 
-    /// What is left.
+    /// Returns the last block, unless it is empty.
     pub(crate) fn finish(mut self) -> Option<Block> {
         (self.count > 0).then(|| self.take())
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_follow_each_other_and_can_be_cut_anywhere() {
+    fn blocks_are_consecutive_and_can_be_split_anywhere() {
         let mut blocks = Vec::new();
         let mut packer = Packer::new(RoomId(1), Seq(1), None);
         for seq in 1..=300 {

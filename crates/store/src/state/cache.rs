@@ -1,13 +1,13 @@
-//! Rows in memory: those in use, and those that are not written yet.
+//! Rows in memory: recently used rows, and rows that are not written yet.
 //!
-//! What must stay true: a row that is not written is never dropped. Time is counted in *epochs*:
-//! what changes belongs to the current one, and the writer takes everything of an epoch at once.
+//! Invariant: an unwritten row is never dropped. Time is counted in *epochs*: a change belongs to the
+//! current epoch, and the writer takes all changes of an epoch at once.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-/// Maps by ids that the cluster itself gives out; nobody can choose them to collide.
+/// A map by ids that the cluster gives out, so that clients cannot choose colliding ids.
 pub(crate) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 /// A quick hasher for small keys.
@@ -39,11 +39,11 @@ impl Hasher for IdHasher {
 #[derive(Debug)]
 struct Slot<V> {
     value: V,
-    /// The epoch of its last change; 0 if it is as in the file.
+    /// The epoch of the last change; 0 if the row is as in the file.
     changed: u64,
-    /// It stands in `dirty`.
+    /// The row's key is in `dirty`.
     queued: bool,
-    /// Used since eviction last came by.
+    /// The row was used since the last visit of the eviction.
     used: Cell<bool>,
 }
 
@@ -51,7 +51,7 @@ struct Slot<V> {
 #[derive(Debug)]
 pub(crate) struct Cache<K, V> {
     slots: IdMap<K, Slot<V>>,
-    /// Every key once, in the order in which eviction comes by.
+    /// Every key once, in the order in which the eviction visits them.
     order: VecDeque<K>,
     dirty: Vec<K>,
 }
@@ -77,7 +77,7 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
         self.slots.insert(key, Slot { value, changed: 0, queued: false, used: Cell::new(true) });
     }
 
-    /// A row that is about to change in this epoch; made if it is not there.
+    /// A row that is about to change in this epoch; created if it is not in the cache.
     pub(crate) fn change(&mut self, key: K, epoch: u64, make: impl FnOnce() -> V) -> &mut V {
         let order = &mut self.order;
         let dirty = &mut self.dirty;
@@ -93,7 +93,7 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
         &mut slot.value
     }
 
-    /// Hands out every row that changed since the last time.
+    /// Passes every row that changed since the last call to `each`.
     pub(crate) fn take_dirty(&mut self, mut each: impl FnMut(&K, &V)) {
         for key in std::mem::take(&mut self.dirty) {
             if let Some(slot) = self.slots.get_mut(&key) {
@@ -103,8 +103,8 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
         }
     }
 
-    /// Drops rows that were not used lately and are written (up to the epoch), while there are more
-    /// than so many. Looks at a bounded number of them each time.
+    /// Drops rows that were not used lately and are written (up to the epoch `written`), while there
+    /// are more than `max`. Visits a bounded number of rows in each call.
     pub(crate) fn evict(&mut self, max: usize, written: u64) {
         let mut looks = 2 * self.slots.len().saturating_sub(max).min(1024);
         while self.slots.len() > max && looks > 0 {
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_written_stays() {
+    fn unwritten_rows_are_never_evicted() {
         let mut cache = Cache::new();
         for n in 0..10_u64 {
             cache.insert_clean(n, n);

@@ -24,21 +24,21 @@ use crate::{identity, seal};
 
 /// The state of all shards; see [`key`].
 pub(crate) const STATE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("state");
-/// What belongs to this node alone, by name.
+/// Rows that belong to this node alone and not to a shard, by name.
 pub(crate) const LOCAL: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("local");
 
 const FILE: &str = DataFile::STATE;
 const FORMAT: &str = "format";
 const SHARDS: &str = "shards";
-/// Set once the log has been made: from then on it must be there.
+/// Set once the log has been created: from then on the log file must exist.
 pub(crate) const HAS_LOG: &str = "has-log";
 
-/// Name of the local row that says that a snapshot is being installed.
+/// Name of the local row that marks a snapshot's installation as unfinished.
 pub(crate) fn installing(shard: ShardId) -> String {
     format!("installing/{shard}")
 }
 
-/// Name of the local row with a peer's directory.
+/// Name of the local row with the identity of a peer's data dir.
 pub(crate) fn peer(node: NodeId) -> String {
     format!("peer/{node}")
 }
@@ -55,7 +55,7 @@ pub(crate) struct StateDb {
 }
 
 impl StateDb {
-    /// Opens the file. `fresh`: it may be that its making was interrupted.
+    /// Opens the file. `fresh`: a crash may have interrupted its creation.
     pub(crate) fn open(disk: &dyn Disk, dir: &Path, shards: u32, fresh: bool) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
         let backend = disk
@@ -87,7 +87,7 @@ impl StateDb {
         Ok(state)
     }
 
-    /// Makes the tables of a new file.
+    /// Creates the tables of a new file.
     fn make(&self, shards: u32) -> Result<(), StoreError> {
         let read = self.db.begin_read().map_err(broken)?;
         match read.open_table(LOCAL) {
@@ -115,7 +115,7 @@ impl StateDb {
         row.map(|row| seal::open(FILE, name.as_bytes(), row.value()).map(<[u8]>::to_vec)).transpose()
     }
 
-    /// The directories of peers that are known.
+    /// The known identities of the peers' data dirs.
     pub(crate) fn peers(&self) -> Result<Vec<(NodeId, DirectoryId)>, StoreError> {
         let read = self.db.begin_read().map_err(broken)?;
         let table = read.open_table(LOCAL).map_err(broken)?;
@@ -133,7 +133,7 @@ impl StateDb {
         Ok(peers)
     }
 
-    /// A row, from the newest state that is written.
+    /// A row of the newest written state.
     pub(crate) fn row(&self, shard: ShardId, key: &Key) -> Result<Option<Row>, StoreError> {
         let bytes = key.encode(shard);
         let value = self.read()?.get(&bytes)?;
@@ -141,8 +141,8 @@ impl StateDb {
     }
 }
 
-/// Begins a transaction. Checkpoints are made so that opening the file after a crash takes no time,
-/// however large it is; that must hold for every synced commit, because each undoes the last one's.
+/// Begins a transaction. A checkpoint is committed such that opening the file after a crash is quick,
+/// however large the file is. Every synced commit must do this, because each replaces the last one's.
 pub(crate) fn begin(db: &Database, checkpoint: bool) -> Result<WriteTransaction, redb::Error> {
     let mut write = db.begin_write()?;
     write.set_durability(if checkpoint { Durability::Immediate } else { Durability::None })?;
@@ -178,7 +178,7 @@ impl Reading {
         Ok(Self { table: read.open_table(STATE).map_err(broken)? })
     }
 
-    /// Every room of the shard, and where it ends.
+    /// Every room of the shard, and the seq of its last event.
     pub(crate) fn heads(&self, shard: ShardId) -> Result<Vec<(RoomId, Seq)>, StoreError> {
         let prefix = key::with_kind(shard, key::kind::ROOM);
         let room = |row: Result<KeyValue, StoreError>| {
@@ -196,7 +196,7 @@ impl Reading {
         row.map(|row| seal::open(FILE, key, row.value()).map(<[u8]>::to_vec)).transpose()
     }
 
-    /// Keys and values of a range, in order. The checksums are checked.
+    /// Keys and values of a range, in order, with checked checksums.
     pub(crate) fn range(
         &self,
         range: Range<&[u8]>,

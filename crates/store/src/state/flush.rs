@@ -1,4 +1,4 @@
-//! What the writer takes from a shard, and how it is written.
+//! The changes that the writer takes from a shard, and how they are written.
 
 use conclave_core::{RoomId, ShardId};
 use conclave_proto::command;
@@ -18,7 +18,7 @@ use crate::{lock, seal};
 /// A table of the state file in a transaction.
 pub(crate) type StateTable<'a> = Table<'a, &'static [u8], &'static [u8]>;
 
-/// Everything of a shard that changed since the last time, at one position in the log.
+/// All changes of a shard since the last flush, at one position in the log.
 #[derive(Debug)]
 pub(crate) struct Taken {
     shard: ShardId,
@@ -26,12 +26,12 @@ pub(crate) struct Taken {
     pub(crate) applied: Option<LogId>,
     rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     chunks: Vec<(RoomId, Chunk)>,
-    /// What counted as unwritten.
+    /// The bytes of these changes in the count of unwritten bytes.
     pub(crate) bytes: usize,
 }
 
 impl ShardState {
-    /// Takes what changed; `None` if nothing did.
+    /// Takes the changes; `None` if there are none.
     pub(crate) fn take(&self) -> Option<Taken> {
         let mut inner = lock(&self.inner);
         // After an error, memory may be in the middle of an entry.
@@ -58,7 +58,7 @@ impl ShardState {
         })
     }
 
-    /// What was taken is in the file, so memory may drop it.
+    /// Records that these changes are in the file, so that memory may drop them.
     pub(crate) fn wrote(&self, taken: &Taken) {
         let mut inner = lock(&self.inner);
         inner.written = inner.written.max(taken.epoch);
@@ -83,16 +83,16 @@ impl Inner {
 }
 
 impl Taken {
-    /// Writes it. Returns how many bytes of rows that were.
+    /// Writes the changes. Returns the number of bytes in the written rows.
     pub(crate) fn write(&mut self, write: &WriteTransaction) -> Result<usize, StoreError> {
         let mut table = write.open_table(STATE).map_err(broken)?;
         let mut bytes = 0;
-        // In the order of the file, which touches each page once.
+        // In the order of the file, so that each page is touched once.
         self.rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         for (key, value) in &self.rows {
             bytes += put(&mut table, key, value.as_deref())?;
         }
-        // Stable: a room's chunks stay in their order.
+        // The sort is stable, so that a room's chunks stay in their order.
         self.chunks.sort_by_key(|(room, _)| *room);
         for chunks in self.chunks.chunk_by(|(a, _), (b, _)| a == b) {
             bytes += write_room(&mut table, self.shard, chunks)?;
@@ -116,7 +116,7 @@ pub(crate) fn put(table: &mut StateTable<'_>, key: &[u8], value: Option<&[u8]>) 
     }
 }
 
-/// Writes a room's new events behind those that it has.
+/// Appends a room's new events to its history.
 fn write_room(
     table: &mut StateTable<'_>,
     shard: ShardId,

@@ -1,7 +1,8 @@
-//! What the leader would make of an entry that is not committed yet: for the planted bugs that cannot wait for the majority.
+//! The leader's predicted outcome of an entry that is not committed yet, for the planted bugs that do not wait for a
+//! majority.
 //!
-//! Deciding is [`conclave_core::apply`], as always, over a view that begins with what is applied and goes on with what was
-//! foreseen. As long as this leader's entries are committed in their order, all of it comes true.
+//! [`conclave_core::apply`] decides as always, over a view of the applied state with the earlier predictions. The
+//! predictions are right as long as this leader's entries are committed in their order.
 
 use std::collections::BTreeMap;
 
@@ -20,17 +21,17 @@ use crate::lock;
 use crate::observer::Observer;
 use crate::types::{Payload, Replies};
 
-/// What was foreseen since the last time that nothing was under way.
+/// The predictions since the last time that no entry was in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Foreseen {
     view: MemView,
-    /// Events that subscribers are shown before they are committed.
+    /// Events that are published to subscribers before they are committed.
     shown: BTreeMap<(RoomId, Seq), Bytes>,
 }
 
 impl ShardState {
-    /// The replies to an entry of this shard's leader; `None` if it holds something else than requests to rooms. Their events
-    /// are shown to whoever follows the rooms if that is the planted bug.
+    /// The predicted replies to an entry of this shard's leader; `None` if the entry holds other commands than room
+    /// actions. The events are also published to the rooms' subscribers if that is the planted bug.
     pub(crate) fn foresee(&self, payload: &Payload, observer: &dyn Observer) -> Option<Replies> {
         let (time_ms, commands) = command::decode_batch(&payload.0, self.shared.feature_level).ok()?;
         let mut foreseen = lock(&self.foreseen);
@@ -58,18 +59,18 @@ impl ShardState {
         Some(Replies(replies))
     }
 
-    /// Forgets everything: what was under way is decided, or somebody else decides it now.
+    /// Drops all predictions: the entries are committed, or another leader decides about them.
     pub fn forget_foreseen(&self) {
         *lock(&self.foreseen) = Foreseen::default();
     }
 
-    /// The event behind a room's end that is not committed.
+    /// The uncommitted event after the room's last one.
     pub(super) fn foreseen_page(&self, room: RoomId, after: Seq) -> Option<Page> {
         let records = lock(&self.foreseen).shown.get(&(room, after.next()))?.clone();
         Some(Page { records, first: after.next(), last: after.next(), head: after.next() })
     }
 
-    /// Brings what the command will look at from what is applied into the view, unless it is there.
+    /// Copies the applied rows that the command reads into the view, unless they are in it.
     fn bring(&self, view: &mut MemView, command: &Command) -> Option<()> {
         let Command::Act { room, origin, .. } = command else { return None };
         let inner = lock(&self.inner);

@@ -3,7 +3,7 @@
 
 use conclave_core::{NodeId, RoomId, Seq, SessionId, ShardId, UserId};
 
-/// What a key begins with after the shard. The numbers are in data files: they never change.
+/// The kind of a row, which follows the shard in its key. The numbers are in data files: they never change.
 pub(crate) mod kind {
     pub(crate) const APPLIED: u8 = 0;
     pub(crate) const ROOM: u8 = 1;
@@ -18,7 +18,7 @@ pub(crate) mod kind {
     pub(crate) const NODE: u8 = 21;
     pub(crate) const LAYOUT: u8 = 22;
     pub(crate) const ROOM_NAME: u8 = 23;
-    /// Behind everything else, so that a snapshot's receiver knows the rooms before their history.
+    /// The last kind, so that a snapshot's receiver knows the rooms before their history.
     pub(crate) const HISTORY: u8 = 64;
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum Key {
     Directory(String),
     User(String),
     UserName(UserId),
-    /// The directory's name of a room.
+    /// The name of a room in the room directory, by the room's id.
     RoomName(RoomId),
     Session(SessionId),
     Node(NodeId),
@@ -73,12 +73,12 @@ impl Key {
     }
 }
 
-/// What all keys of a shard begin with.
+/// The prefix of all keys of a shard.
 pub(crate) fn shard_prefix(shard: ShardId) -> Vec<u8> {
     shard.0.to_be_bytes().to_vec()
 }
 
-/// What all keys of one kind begin with.
+/// The prefix of all keys of one kind in a shard.
 pub(crate) fn with_kind(shard: ShardId, kind: u8) -> Vec<u8> {
     let mut key = Vec::with_capacity(SHARD + 1 + 16);
     key.extend_from_slice(&shard.0.to_be_bytes());
@@ -86,7 +86,7 @@ pub(crate) fn with_kind(shard: ShardId, kind: u8) -> Vec<u8> {
     key
 }
 
-/// The smallest key behind all that begin with the prefix. No prefix is all `0xff`.
+/// The smallest key after all keys with this prefix. No prefix is all `0xff`.
 pub(crate) fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_is_one_range_and_a_room_is_one_in_it() {
+    fn a_shard_is_one_key_range_and_a_rooms_history_is_one_in_it() {
         let shard = ShardId(0x00ff);
         let prefix = shard_prefix(shard);
         assert!(block(shard, RoomId(u64::MAX), Seq(u64::MAX)) < end_of(&prefix));

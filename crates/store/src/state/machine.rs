@@ -1,4 +1,4 @@
-//! What openraft sees of the applied state.
+//! openraft's interface to the applied state.
 
 use std::io;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl StateMachine {
         Self { state, receiving, observer }
     }
 
-    /// A snapshot of what is synced, which may be nothing.
+    /// A snapshot of the synced state, which may be empty.
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let reading = self.state.shared().bell.checkpoint().await?;
         let (last_log_id, last_membership) = match reading.applied(self.state.shard())? {
@@ -110,20 +110,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             state.shared().db.read()?.heads(state.shard())
         });
         let heads = work.await.map_err(io::Error::other)??;
-        // Who follows a room here has not heard of what came with the snapshot.
+        // Subscribers of this node have not been notified of the events that came with the snapshot.
         self.observer.published(self.state.shard(), &heads);
         Ok(())
     }
 
-    /// Made anew each time, from a checkpoint: nothing has to be kept, and it is never older than
-    /// what the log still has.
+    /// Made from a new checkpoint in each call: no snapshot has to be stored, and it is never older than
+    /// the first entry of the log.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let snapshot = self.snapshot().await?;
         Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
     }
 }
 
-/// Makes a snapshot: a checkpoint, and a view of it. No data is copied.
+/// Builds a snapshot: a checkpoint, and a view of it. No data is copied.
 #[derive(Debug)]
 pub struct SnapshotBuilder {
     machine: StateMachine,

@@ -23,17 +23,17 @@ use crate::lock;
 /// Consecutive events of a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// One record behind the other; see [`conclave_proto::frame`]. Empty at the room's end.
+    /// Concatenated records; see [`conclave_proto::frame`]. Empty at the room's end.
     pub records: Bytes,
-    /// The first event's place; 0 if there is none.
+    /// The first event's seq; 0 in an empty page.
     pub first: Seq,
-    /// The last event's place; what was asked for (`after`) if there is none.
+    /// The last event's seq; in an empty page the requested position (`after`).
     pub last: Seq,
-    /// The room's last event when the page was made.
+    /// The seq of the room's last event when the page was made.
     pub head: Seq,
 }
 
-/// What a page may still hold.
+/// The remaining capacity of a page.
 struct Left {
     events: u64,
     bytes: usize,
@@ -48,7 +48,7 @@ struct Pages {
 }
 
 impl Pages {
-    /// Adds the part's events from `next` on, as far as they fit. Returns whether all of them did.
+    /// Adds the part's events from `next` on, as far as they fit. Returns whether all of them fitted.
     fn add(&mut self, part: Block) -> Result<bool, StoreError> {
         let Some(mut part) = part.after(self.room, Seq(self.next.0 - 1))? else { return Ok(true) };
         let count = u64::from(part.count);
@@ -86,7 +86,7 @@ impl Pages {
     }
 
     fn records(mut self) -> Bytes {
-        // The usual case of somebody who follows: one chunk, shared by everybody.
+        // The usual case of a subscriber: one chunk, shared by all subscribers.
         if self.parts.len() <= 1 {
             return self.parts.pop().unwrap_or_default();
         }
@@ -102,7 +102,7 @@ fn as_block(chunk: &Chunk) -> Block {
 }
 
 impl ShardState {
-    /// The events behind `after`: at least one if there is any, up to the given numbers.
+    /// The events after `after`: at least one if there is any, up to the given bounds.
     ///
     /// # Errors
     /// If the room is not known here, a snapshot is being installed, or the file cannot be read.
@@ -162,8 +162,8 @@ impl ShardState {
         Some(Page { first, last: Seq(page.next.0 - 1), head, records: page.records() })
     }
 
-    /// Reads, unless the state is replaced by a snapshot meanwhile: what was read then may be half of
-    /// one state and half of another.
+    /// Runs `read`, and fails if a snapshot replaced the state meanwhile: the result might be a mix of two
+    /// states.
     fn stable<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, ReadError> {
         let before = self.installs.load(Ordering::Acquire);
         if before % 2 == 1 {
@@ -183,16 +183,16 @@ impl ShardState {
         })
     }
 
-    /// Looks at a row, in memory or else in the file.
+    /// Reads a row from memory, or else from the file.
     fn look<T>(&self, key: &Key, pick: impl Fn(&Row) -> Option<T>) -> Result<Option<T>, StoreError> {
         if let Some(found) = lock(&self.inner).rows.get(key).map(&pick) {
             return Ok(found);
         }
-        // Only what is written leaves memory, so the file has it if it exists.
+        // Memory drops only written rows, so the file has the row if it exists.
         Ok(self.shared.db.row(self.shard, key)?.as_ref().and_then(&pick))
     }
 
-    /// The chunks in memory from this event on, as many as a page of so many bytes can need.
+    /// The chunks in memory from this event on, as many as a page of `bytes_max` bytes can need.
     fn chunks(&self, room: RoomId, next: Seq, bytes_max: usize) -> Option<Vec<Chunk>> {
         newest(&lock(&self.inner), room, next, bytes_max)
     }
@@ -202,7 +202,7 @@ impl ShardState {
         let read = self.shared.db.read()?;
         let next = key::block(self.shard, page.room, page.next);
         let (start, end) = key::history(self.shard, page.room);
-        // The block that holds the event is the last one that begins at it or before it.
+        // The block with the event is the last one that begins at the event or before it.
         let Some((first, _)) = read.last(&start..&key::end_of(&next))? else { return Ok(true) };
         let room = page.room;
         let blocks = read.range(&first..&end)?.map(|row| {
@@ -214,7 +214,7 @@ impl ShardState {
         add_all(page, blocks)
     }
 
-    /// A room's head, and what it is.
+    /// A room's head and description.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -249,7 +249,7 @@ impl ShardState {
         })
     }
 
-    /// The directory's room of that name.
+    /// The room of this name in the room directory.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -262,7 +262,7 @@ impl ShardState {
         })
     }
 
-    /// The directory's room with that id.
+    /// The room with this id in the room directory.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -307,13 +307,13 @@ impl ShardState {
         lock(&self.inner).meta
     }
 
-    /// Rooms of the directory whose names come behind this one, by name.
+    /// Rooms of the room directory whose names come after this one, by name.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub fn directory_page(&self, after: &str, limit: usize) -> Result<Vec<DirectoryEntry>, ReadError> {
         self.stable(|| {
-            // What is not written yet first: what is written meanwhile is then in the file as well.
+            // Unwritten rooms are read first: rooms that are written meanwhile are then found in the file as well.
             let behind = (Bound::Excluded(after.to_owned()), Bound::Unbounded);
             let mut page: BTreeMap<String, DirectoryEntry> = {
                 let inner = lock(&self.inner);

@@ -1,4 +1,4 @@
-//! Rows of the state file to bytes and back.
+//! Encoding and decoding of the rows of the state file.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ use crate::error::StoreError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     Room(RoomHead, RoomInfo),
-    /// `false` is written as no row.
+    /// Whether the user is a member; `false` removes the row.
     Member(bool),
     Replies(SessionRoom),
     SessionRooms(u32),
@@ -30,7 +30,7 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    /// The row's value; `None` if there is to be none.
+    /// The row's value; `None` if the row is to be removed.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         Some(match self {
             Self::Room(head, info) => log::RoomRow {
@@ -76,7 +76,7 @@ impl Row {
         })
     }
 
-    /// The row from its value. `None` for kinds that are not rows of this sort.
+    /// The row from its value. `None` for keys of other kinds.
     pub(crate) fn decode(key: &Key, value: &[u8]) -> Result<Option<Self>, StoreError> {
         let row = match key {
             Key::Room(_) => decode::<log::RoomRow>(value).map(room),
@@ -115,7 +115,7 @@ fn room(row: log::RoomRow) -> Row {
     Row::Room(head, RoomInfo { name: row.name, topic: row.topic, creator, created_ms: row.created_ms })
 }
 
-/// The head in the value of a room's row, for whoever needs nothing else.
+/// The seq of the last event from the value of a room's row, without decoding the rest.
 pub(crate) fn room_head(value: &[u8]) -> Result<Seq, FormatError> {
     decode::<log::RoomRow>(value).map(|row| Seq(row.last_seq))
 }

@@ -1,4 +1,4 @@
-//! The newest events of each room, as they go to subscribers and to the file.
+//! The newest events of each room, encoded for subscribers and for the file.
 
 use std::collections::VecDeque;
 
@@ -12,13 +12,13 @@ use super::cache::IdMap;
 pub(crate) struct Chunk {
     pub(crate) first: Seq,
     pub(crate) last: Seq,
-    /// One record behind the other.
+    /// Concatenated records.
     pub(crate) records: Bytes,
-    /// When it was applied; see [`super::cache`].
+    /// The epoch in which the chunk was applied; see [`super::cache`].
     pub(crate) epoch: u64,
 }
 
-/// What a chunk costs besides its records.
+/// Estimated bytes of a chunk besides its records.
 const OVERHEAD: usize = 96;
 
 /// The tails of a shard's rooms.
@@ -37,7 +37,7 @@ impl Tails {
         self.rooms.entry(room).or_default().push_back(chunk);
     }
 
-    /// The chunks from the one that holds this event on, if it is here.
+    /// The chunks from the one with this event on, if it is in memory.
     pub(crate) fn from(&self, room: RoomId, seq: Seq) -> Option<impl Iterator<Item = &Chunk>> {
         let chunks = self.rooms.get(&room)?;
         if chunks.front()?.first > seq || chunks.back()?.last < seq {
@@ -47,8 +47,8 @@ impl Tails {
         Some(chunks.range(at..))
     }
 
-    /// Drops the oldest chunks that are written (up to the epoch), while there are more than so
-    /// many bytes.
+    /// Drops the oldest chunks that are written (up to the epoch `written`), while there are more than
+    /// `bytes_max` bytes.
     pub(crate) fn evict(&mut self, bytes_max: usize, written: u64) {
         while self.bytes > bytes_max {
             let Some(room) = self.order.front().copied() else { return };
@@ -76,12 +76,12 @@ impl Tails {
 pub(crate) struct Batch {
     rooms: Vec<(RoomId, Seq, Seq, BytesMut)>,
     at: IdMap<RoomId, usize>,
-    /// Buffers to use again.
+    /// Empty buffers for reuse.
     spare: Vec<BytesMut>,
 }
 
 impl Batch {
-    /// Where the next event of the room is to be encoded.
+    /// The buffer for the room's next event.
     pub(crate) fn buffer(&mut self, room: RoomId, seq: Seq) -> &mut BytesMut {
         let rooms = &mut self.rooms;
         let spare = &mut self.spare;

@@ -23,7 +23,7 @@ use crate::types::{Entry, Payload, Replies};
 
 const SHARD: ShardId = ShardId(1);
 
-/// Writes everything as the writer does, and then forgets as much as it may.
+/// Writes everything as the writer does, and then evicts as much as possible.
 fn write_and_forget(state: &ShardState) {
     if let Some(mut taken) = state.take() {
         let write = begin(&state.shared.db.db, false).unwrap();

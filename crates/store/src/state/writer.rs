@@ -1,9 +1,9 @@
 //! The state file's only writer.
 //!
-//! It sleeps until something changes, collects for a moment, and writes everything that changed in
-//! all shards in one transaction that is not synced. Now and then, by bytes or by time, that
-//! transaction is a checkpoint, which is. A checkpoint never holds an entry that this node's own log
-//! has not synced: after a crash, log and state must not tell different stories.
+//! The writer sleeps until a shard changes, collects changes for a moment, and writes the changes of all
+//! shards in one transaction that is not synced. After a number of bytes or a time, the transaction is a
+//! checkpoint, which is synced. A checkpoint never contains an entry that this node's own log has not
+//! synced: after a crash, the state must not be ahead of the log.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
@@ -28,9 +28,9 @@ use crate::work::{self, Wake};
 /// Takes the answer to a request. Dropped unanswered if the writer is gone.
 pub(crate) type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
-/// What the writer is asked to do besides what it does anyway.
+/// A request to the writer, besides its regular flushes.
 pub(crate) enum Request {
-    /// Write everything, sync it, and hand out exactly that state.
+    /// Write everything, sync it, and return a view of exactly that state.
     Checkpoint(Done<Reading>),
     /// Write these rows.
     Write(Write, Done<()>),
@@ -45,7 +45,7 @@ pub(crate) struct Write {
     pub(crate) local: Vec<(String, Option<Vec<u8>>)>,
     /// Sync before answering.
     pub(crate) sync: bool,
-    /// The rows bring a shard to this position.
+    /// The shard and the position that it has after these rows.
     pub(crate) applied: Option<(u32, LogId)>,
 }
 
@@ -65,7 +65,7 @@ struct Ringing {
     changed: Option<Instant>,
     urgent: bool,
     stop: bool,
-    /// Nobody listens any more.
+    /// The writer has ended, and takes no more requests.
     deaf: bool,
     requests: Vec<Request>,
 }
@@ -77,7 +77,7 @@ impl std::fmt::Debug for Bell {
 }
 
 impl Bell {
-    /// Something changed; `urgent` if there is so much of it that it should be written at once.
+    /// Reports a change; `urgent` if there are enough unwritten bytes to write at once.
     pub(crate) fn changed(&self, urgent: bool) {
         if !self.rung.swap(true, Ordering::AcqRel) || urgent {
             let mut ringing = lock(&self.ringing);
@@ -91,10 +91,10 @@ impl Bell {
         }
     }
 
-    /// Asks for something. The answer is an error if the writer is gone.
+    /// Sends a request. The answer is an error if the writer has ended.
     pub(crate) fn ask(&self, request: Request) {
         let mut ringing = lock(&self.ringing);
-        // Dropping a request tells whoever waits for it.
+        // Dropping a request wakes its caller with an error.
         if !ringing.deaf {
             ringing.requests.push(request);
             drop(ringing);
@@ -102,22 +102,22 @@ impl Bell {
         }
     }
 
-    /// Asks for a checkpoint and waits for it.
+    /// Requests a checkpoint and waits for it.
     pub(crate) async fn checkpoint(&self) -> Result<Reading, StoreError> {
         let (done, answer) = oneshot::channel();
-        // Whoever asked may be gone when the answer comes.
+        // The caller may have stopped waiting when the answer comes.
         self.ask(Request::Checkpoint(Box::new(|result| drop(done.send(result)))));
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Asks for rows to be written and waits for it.
+    /// Requests the write of rows and waits for it.
     pub(crate) async fn write(&self, write: Write) -> Result<(), StoreError> {
         let (done, answer) = oneshot::channel();
         self.ask(Request::Write(write, Box::new(|result| drop(done.send(result)))));
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Asks for rows to be written and blocks until they are.
+    /// Requests the write of rows and blocks until they are written.
     pub(crate) fn write_blocking(&self, write: Write) -> Result<(), StoreError> {
         if let Some(task) = self.task.get() {
             let writer = task.upgrade().ok_or_else(gone)?;
@@ -128,13 +128,13 @@ impl Bell {
         answer.recv().unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Makes the writer write what there is, and end.
+    /// Makes the writer write all changes, and end.
     pub(crate) fn stop(&self) {
         lock(&self.ringing).stop = true;
         self.bell.ring();
     }
 
-    /// Waits for something to do. `deadline` is when the writer has to look by itself.
+    /// Waits for requests or changes, until `deadline` at most.
     fn wait(&self, deadline: Option<Instant>) -> (Vec<Request>, bool) {
         let mut ringing = lock(&self.ringing);
         loop {
@@ -153,7 +153,7 @@ impl Bell {
             match left {
                 None => self.bell.rung().await,
                 Some(Duration::ZERO) => return self.take(lock(&self.ringing)),
-                // Whether it was rung or it is time, there is something to look at.
+                // After a notification as well as after the timeout, the loop checks for work.
                 Some(left) => drop(tokio::time::timeout(left, self.bell.rung()).await),
             }
         }
@@ -174,7 +174,7 @@ impl Bell {
 }
 
 impl Ringing {
-    /// How long there is nothing to do; for ever if `None`.
+    /// The time until the writer has to work; `None` means for ever.
     fn left(&self, deadline: Option<Instant>) -> Option<Duration> {
         if !self.requests.is_empty() || self.urgent || self.stop {
             return Some(Duration::ZERO);
@@ -196,11 +196,11 @@ pub(crate) struct StateWriter {
     log: Arc<Log>,
     durable: Arc<Durable>,
     observer: Arc<dyn Observer>,
-    /// Position of each shard in the file.
+    /// The position of each shard in the file.
     applied: Vec<Option<LogId>>,
     unsynced_bytes: u64,
     unsynced_since: Option<Instant>,
-    /// The log's writer, where both are tasks.
+    /// The log's writer, if both writers are tasks.
     log_task: Option<work::Shared<TaskWriter>>,
 }
 
@@ -226,7 +226,7 @@ impl StateWriter {
         }
     }
 
-    /// Works until it is told to stop, or the store has failed.
+    /// Runs until it is stopped, or until the store has failed.
     pub(crate) fn run(mut self) {
         loop {
             let (requests, stop) =
@@ -240,7 +240,7 @@ impl StateWriter {
         }
     }
 
-    /// The writer as a task, which others may push.
+    /// The writer as a task, whose work other tasks can do.
     pub(crate) fn into_task(mut self, log: work::Shared<TaskWriter>) -> work::Shared<Self> {
         let shared = Arc::clone(&self.shared);
         self.log_task = Some(log);
@@ -250,14 +250,14 @@ impl StateWriter {
         task
     }
 
-    /// Works as a task until it is told to stop, or the store has failed.
+    /// Runs as a task until it is stopped, or until the store has failed.
     pub(crate) async fn run_as_task(this: work::Shared<Self>, disk: Arc<dyn Disk>) {
         let shared = Arc::clone(&lock(&this).shared);
         loop {
             let deadline = lock(&this).unsynced_since.map(|since| since + CHECKPOINT_INTERVAL);
             let (requests, stop) = shared.bell.waited(deadline).await;
             tokio::time::sleep(disk.sync_takes()).await;
-            // The group that has an entry in memory and not in the queue yet is about to put it there.
+            // A group with an entry in memory that is not queued yet is about to queue it.
             while !lock(&this).push_log() {
                 tokio::task::yield_now().await;
             }
@@ -269,16 +269,16 @@ impl StateWriter {
         }
     }
 
-    /// Writes what there is, as the last thing that a task does.
+    /// Writes all changes, as the last step of a task.
     pub(crate) fn finish(&mut self) {
         if self.push_log() {
-            // An error is the store's, and everybody is told.
+            // The store has recorded an error already, and all callers get it.
             let _ = self.process(Vec::new(), true);
         }
         self.shared.bell.close();
     }
 
-    /// Does the log writer's work, where both are tasks, and says whether everything applied is on disk then.
+    /// Does the log writer's work, if both are tasks. Returns whether the log has then synced everything applied.
     fn push_log(&self) -> bool {
         let Some(log) = &self.log_task else { return true };
         lock(log).process_queued();
@@ -288,7 +288,7 @@ impl StateWriter {
         self.shared.failure.check().is_err() || !self.shards.iter().any(unwritten)
     }
 
-    /// Writes these rows and nothing else: whoever asks for it cannot wait for the log.
+    /// Writes these rows and no others, because the caller cannot wait for the log.
     fn write_alone(&mut self, write: Write) -> Result<(), StoreError> {
         self.shared.failure.check()?;
         let sync = write.sync;
@@ -296,7 +296,7 @@ impl StateWriter {
         written.map_err(|error| self.shared.failure.set(error))
     }
 
-    /// Writes what changed and what is asked for, and answers.
+    /// Writes the changes and the requested rows, and answers the requests.
     pub(crate) fn process(&mut self, requests: Vec<Request>, stop: bool) -> Result<(), StoreError> {
         let mut readers = Vec::new();
         let mut writes = Vec::new();
@@ -313,7 +313,7 @@ impl StateWriter {
             done(result.clone());
         }
         for done in readers {
-            // Nobody else writes: this is exactly the checkpoint.
+            // This is the only writer, so the view is exactly the checkpoint.
             let reading =
                 result.clone().and_then(|()| Reading::new(&self.shared.db.db.begin_read().map_err(broken)?));
             done(reading);

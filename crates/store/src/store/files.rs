@@ -1,4 +1,4 @@
-//! Which files a directory has, and opening those that must be there.
+//! The files of a data dir, and opening the files that must exist.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::log::Log;
 use crate::state::db::{HAS_LOG, StateDb};
 use crate::votes::{GroupVotes, VotesFile};
 
-/// Opens the votes, or makes the file if the log still has them.
+/// Opens the file of the hard state, or creates it if the log still contains the hard state.
 pub(super) fn open_votes(
     disk: &dyn Disk,
     dir: &Path,
@@ -29,13 +29,13 @@ pub(super) fn open_votes(
     Ok(file)
 }
 
-/// Opens the state; whether the log must be there as well is written in it. Once both files exist,
-/// neither may be missing.
+/// Opens the state file. A row in it records whether the log file must exist as well: once both files
+/// exist, neither may be missing.
 pub(super) fn open_state(disk: &dyn Disk, dir: &Path, shards: u32) -> Result<(StateDb, bool), OpenError> {
     let [log, state] = [dir.join(DataFile::LOG), dir.join(DataFile::STATE)];
     let exists = |path: &Path| disk.exists(path).map_err(|error| OpenError::access(path, error));
     let log_exists = exists(&log)?;
-    // The state is made first.
+    // The state file is created first.
     if log_exists && !exists(&state)? {
         return Err(OpenError::FileMissing { path: state });
     }

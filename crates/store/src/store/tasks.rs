@@ -16,7 +16,7 @@ pub(super) struct Tasks {
     votes: work::Shared<VoteWriter>,
     log: work::Shared<TaskWriter>,
     state: work::Shared<StateWriter>,
-    /// They end with this.
+    /// The tasks end when this is dropped.
     _running: JoinSet<()>,
 }
 
@@ -36,7 +36,7 @@ impl Tasks {
         Self { votes, log, state, _running: running }
     }
 
-    /// Does everything that is left to do.
+    /// Does all remaining work.
     pub(super) fn finish(self) {
         lock(&self.state).finish();
         lock(&self.votes).process_queued();

@@ -1,14 +1,14 @@
-//! The bytes of the votes file, and which of them to believe.
+//! The format of the hard state's file, and the choice of the valid table in it.
 //!
-//! The votes of all groups are one small table with a number. The file holds it in two *slots*, and
-//! each slot as two equal *copies* in blocks of their own. The next table goes to the slot of the
-//! older one, both copies, then comes one sync. So:
+//! The hard state of all groups is one small numbered table. The file has two *slots* for it, and each
+//! slot has two equal *copies* in separate blocks. The next table replaces both copies in the slot of the
+//! older table, then one sync follows. So:
 //!
-//! * a crash while a table is written leaves the other slot as it was, with both copies;
+//! * a crash while a table is written leaves the other slot unchanged, with both copies;
 //! * damage in any one place leaves a copy of the newest table.
 //!
-//! The newest copy that can be read is the one to believe, if one slot is whole. If none is, it is
-//! not a crash that did it, and an older vote could be taken for the newest: that is refused.
+//! The newest readable copy is valid if one slot is whole. If no slot is whole, a crash cannot be the
+//! cause, and an older vote could be mistaken for the newest one: opening the file is refused.
 //!
 //! Copy: CRC-32 of the rest, number of the table, count of groups, then for each group `0` (no vote),
 //! `1` or `2` (committed), term, node; zeros up to a whole number of blocks.
@@ -19,13 +19,13 @@ use openraft::vote::RaftLeaderId as _;
 use super::GroupVotes;
 use crate::types::Vote;
 
-/// Copies begin at multiples of this: what disks write at once.
+/// Copies begin at multiples of this, the unit in which disks write, bytes.
 const BLOCK: usize = 4096;
 const HEADER: usize = 4 + 8 + 4;
 const ROW: usize = 1 + 8 + 8;
 
 const SLOTS: usize = 2;
-/// Of each slot.
+/// The number of copies in each slot.
 pub(super) const COPIES: usize = 2;
 
 /// The votes of all groups.
@@ -35,7 +35,7 @@ pub(super) struct Table {
     pub(super) votes: GroupVotes,
 }
 
-/// Where the copies lie.
+/// The places of the copies in the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     /// Bytes of one copy.
@@ -52,8 +52,8 @@ impl Layout {
         (self.copy * SLOTS * COPIES) as u64
     }
 
-    /// Where a copy begins. Copies of one slot do not lie side by side: what damages both of them
-    /// damages the other slot, too.
+    /// The offset of a copy. The copies of one slot are not adjacent: contiguous damage of both would
+    /// damage the other slot, too.
     pub(super) fn offset(self, slot: usize, copy: usize) -> u64 {
         (self.copy * (copy * SLOTS + slot)) as u64
     }
@@ -111,12 +111,12 @@ impl Table {
     }
 }
 
-/// What was read of the file.
+/// The copies that were read from the file.
 #[derive(Clone, Debug)]
 pub(super) struct Found(pub(super) [[Option<Table>; COPIES]; SLOTS]);
 
 impl Found {
-    /// The table to believe, or what is wrong.
+    /// The valid table, or a description of the damage.
     pub(super) fn newest(&self) -> Result<&Table, String> {
         let whole = |slot: &&[Option<Table>; COPIES]| slot[0].is_some() && slot[0] == slot[1];
         let readable = || self.0.iter().flatten().flatten();
@@ -130,7 +130,7 @@ impl Found {
             let count = readable().count();
             return Err(format!("only {count} of its {} copies can be read", SLOTS * COPIES));
         };
-        // The other slot has the table before this one, or part of the one behind it.
+        // The other slot has the table before this one, or part of the table after it.
         let other = &self.0[1 - base.slot()];
         let near = |table: &Table| table.number.abs_diff(base.number) == 1;
         let torn = |table: &Table| table.number > base.number;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_comes_back_and_noise_does_not() {
+    fn a_copy_can_be_decoded_and_noise_cannot() {
         let layout = Layout::new(GROUPS);
         let bytes = table(7).encode(layout);
         assert_eq!(bytes.len(), layout.copy);
@@ -209,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn what_no_crash_leaves_is_refused() {
+    fn damage_that_no_crash_can_cause_is_refused() {
         let none = [None, None];
         for bad in [
             slots(none.clone(), none.clone()),
             slots([Some(table(4)), None], [None, Some(table(5))]),
             slots([Some(table(4)), None], none.clone()),
             slots([Some(table(4)), Some(table(6))], [None, Some(table(5))]),
-            // A slot that has missed writes, or is from another time.
+            // A slot that has missed writes, or is of an older copy of the file.
             slots([Some(table(4)), Some(table(4))], [Some(table(7)), Some(table(7))]),
             slots([Some(table(8)), Some(table(8))], [Some(table(5)), None]),
             slots(
