@@ -1,9 +1,9 @@
-//! A disk that loses power.
+//! A simulated disk with power failures.
 //!
-//! What is written lies in a cache until it is synced. When the power fails, each sector of 512
-//! bytes that was not synced has its old content or its new one; and every handle from before is
-//! dead, so that nothing can be repaired on the way out. The power can fail by itself in the middle
-//! of anything: after a number of operations. And the disk can be full, slow, unable to sync, or a liar.
+//! Writes stay in a cache until they are synced. After a power failure, each unsynced sector of 512 bytes
+//! has its old content or its new one. All handles from before the failure return errors, so that no
+//! destructor can repair anything. The power can fail at any operation, after a given number of them. The
+//! disk can also be full, slow, unable to sync, or answer syncs without doing them.
 //!
 //! For tests and simulations only: everything is in memory.
 
@@ -21,36 +21,36 @@ use crate::disk::Disk;
 use crate::lock;
 
 const SECTOR: usize = 512;
-/// Nothing is held up for longer in a test that works.
+/// The longest time that a sync is held. A passing test holds none for longer.
 const HELD_MAX: Duration = Duration::from_secs(30);
 
 /// A disk in memory. Cheap to clone; every clone is the same disk.
 #[derive(Clone, Debug)]
 pub struct SimDisk(Arc<Mutex<Sim>>, Arc<Gate>);
 
-/// What happened to a disk.
+/// Counters of a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Syncs.
+    /// The number of syncs.
     pub syncs: u64,
-    /// Times that the power failed.
+    /// The number of power failures.
     pub power_cuts: u64,
-    /// Sectors that were not synced when it did.
+    /// Sectors that were not synced at a power failure.
     pub unsynced: u64,
-    /// Those of them that were there afterwards.
+    /// Unsynced sectors that reached the disk nevertheless.
     pub kept: u64,
 }
 
-/// How much of what was not synced is there when the power is back.
+/// How many of the unsynced sectors reach the disk in a power failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remains {
-    /// Nothing.
+    /// None of them.
     Nothing,
-    /// Everything, half of it, or nothing, as the disk's random numbers decide.
+    /// All, half or none of them, as the disk's random numbers decide.
     Some,
 }
 
-/// Where syncs of one file are held up.
+/// Holds syncs of one file.
 #[derive(Debug, Default)]
 struct Gate {
     held: Mutex<Held>,
@@ -67,19 +67,19 @@ struct Held {
 struct Sim {
     files: BTreeMap<PathBuf, SimFile>,
     random: StdRng,
-    /// Raised by every power failure.
+    /// Raised by every power failure; handles of an earlier life return errors.
     life: u64,
     /// Writing operations until the power fails.
     left: Option<u64>,
     dead: bool,
     capacity: u64,
-    /// Answer syncs without doing them: the tests must notice.
+    /// Syncs are answered without being done; tests must detect this.
     lies: bool,
     /// Syncs fail.
     fails: bool,
-    /// Nothing may grow.
+    /// No file may grow.
     full: bool,
-    /// What syncs take, at least.
+    /// The shortest time of a sync.
     slow: Duration,
     counts: Counts,
 }
@@ -89,12 +89,12 @@ struct SimFile {
     synced: Vec<u8>,
     current: Vec<u8>,
     dirty: BTreeSet<usize>,
-    /// The shortest that it was since the last sync, if it was cut: what was behind that is gone.
+    /// The smallest length since the last sync, if the file was truncated: all content after it is lost.
     cut_to: Option<usize>,
 }
 
 impl SimFile {
-    /// What was written is on the disk.
+    /// Moves all written data to the disk.
     fn sync(&mut self) {
         if let Some(len) = self.cut_to.take() {
             self.synced.truncate(len);
@@ -117,7 +117,7 @@ struct Handle {
 }
 
 impl SimDisk {
-    /// An empty disk; the seed decides what power cuts leave.
+    /// An empty disk; the seed decides which sectors survive power failures.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let sim = Sim {
@@ -141,7 +141,7 @@ impl SimDisk {
         lock(&self.1.held).path = Some(path.to_owned());
     }
 
-    /// Waits until one is held up; false if none is within half a minute.
+    /// Waits until a sync is held; false if none is within half a minute.
     #[must_use]
     pub fn until_held(&self) -> bool {
         let held = lock(&self.1.held);
@@ -150,7 +150,7 @@ impl SimDisk {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Lets them return.
+    /// Lets the held syncs return.
     pub fn release(&self) {
         lock(&self.1.held).path = None;
         self.1.changed.notify_all();
@@ -172,51 +172,51 @@ impl SimDisk {
         lock(&self.0)
     }
 
-    /// The power fails after so many more writing operations.
+    /// The power fails after this many more writing operations.
     pub fn fail_after(&self, operations: u64) {
         self.sim().left = Some(operations);
     }
 
-    /// No file may grow so that all are larger than this.
+    /// Bounds the size of all files together.
     pub fn set_capacity(&self, bytes: u64) {
         self.sim().capacity = bytes;
     }
 
-    /// Bytes of all files.
+    /// The size of all files together, bytes.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.sim().files.values().map(|file| file.current.len() as u64).sum()
     }
 
-    /// From now on syncs are answered and not done.
+    /// From now on, syncs are answered without being done.
     pub fn lie(&self) {
         self.sim().lies = true;
     }
 
-    /// From now on they are done again.
+    /// From now on, syncs are done again.
     pub fn be_honest(&self) {
         self.sim().lies = false;
     }
 
-    /// Whether the power has failed by itself, and [`SimDisk::crash`] has to bring it back.
+    /// Whether the power has failed by [`SimDisk::fail_after`], and [`SimDisk::crash`] must restore it.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.sim().dead
     }
 
-    /// What happened so far.
+    /// The counters so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.sim().counts
     }
 
-    /// Syncs take at least so long ([`Disk::sync_takes`]), fail, or nothing may grow.
+    /// Sets faults: syncs take at least `slow` ([`Disk::sync_takes`]), syncs fail, or no file may grow.
     pub fn suffer(&self, slow: Duration, fails: bool, full: bool) {
         let mut sim = self.sim();
         (sim.slow, sim.fails, sim.full) = (slow, fails, full);
     }
 
-    /// Changes a file behind everybody's back; false if there is none.
+    /// Changes a file's content, as damage would; false if the file does not exist.
     pub fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut sim = self.sim();
         let Some(file) = sim.files.get_mut(path) else { return false };
@@ -226,8 +226,8 @@ impl SimDisk {
         true
     }
 
-    /// The process dies and the machine goes on: handles from before are dead, and what was written is there. Not on
-    /// disk, though: the power may still fail.
+    /// Simulates a killed process on a running machine: old handles return errors, and all written data can be read,
+    /// but is not synced: a power failure can still lose it.
     pub fn kill(&self) {
         let mut sim = self.sim();
         sim.life += 1;
@@ -235,17 +235,17 @@ impl SimDisk {
         sim.dead = false;
     }
 
-    /// The power fails, if it has not, and comes back.
+    /// The power fails, unless it has failed already, and comes back.
     pub fn crash(&self) {
         self.lose_power(Remains::Some);
     }
 
-    /// The same, saying what remains.
+    /// Like [`SimDisk::crash`], with a choice of the unsynced sectors that remain.
     pub fn lose_power(&self, remains: Remains) {
         let mut sim = self.sim();
         let Sim { files, random, counts, .. } = &mut *sim;
         counts.power_cuts += 1;
-        // Nothing, everything or half of what was not synced has reached the disk.
+        // None, all or half of the unsynced sectors have reached the disk.
         let chance = match remains {
             Remains::Nothing => 0.0,
             Remains::Some => [0.0, 1.0, 0.5][random.random_range(0..3)],
@@ -308,7 +308,7 @@ impl Disk for SimDisk {
         Ok((capacity.saturating_sub(used), capacity))
     }
 
-    /// A tenth of a millisecond to a few, most of them short; more if the disk suffers.
+    /// From 0.1 ms to a few milliseconds, mostly short; longer with the fault `slow`.
     fn sync_takes(&self) -> Duration {
         let mut sim = self.sim();
         let draw: f64 = sim.random.random();
@@ -316,7 +316,7 @@ impl Disk for SimDisk {
     }
 }
 
-/// A place in memory. What is asked for is in memory, so it fits.
+/// A file offset as an index. All of the file is in memory, so its offsets fit.
 fn index(place: u64) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX)
 }
@@ -415,7 +415,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_synced_is_what_was_there_also_if_the_file_was_cut_and_grew_again() {
+    fn a_sync_keeps_the_content_of_a_file_that_was_truncated_and_grew_again() {
         let disk = SimDisk::new(1);
         let path = Path::new("file");
         let file = disk.open(path).unwrap();

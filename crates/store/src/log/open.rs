@@ -188,7 +188,7 @@ impl Log {
         })
     }
 
-    /// What is noted as committed must be in the log, or it could not be applied again.
+    /// Drops a recorded committed position that is not in the log, since its entry could not be applied again.
     fn check_committed(&self) {
         for cell in &self.cells {
             let mut group = lock(&cell.group);

@@ -32,7 +32,7 @@ pub(crate) struct Receiving {
     busy: AtomicBool,
 }
 
-/// Held while a snapshot is in the staging file, which goes with it.
+/// Held while a snapshot is in the staging file. Dropping it removes the file.
 #[derive(Debug)]
 struct Busy {
     receiving: Arc<Receiving>,

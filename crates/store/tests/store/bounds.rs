@@ -1,4 +1,4 @@
-//! What is used stays bounded: the log by its tail, memory by its limits.
+//! Resource use stays bounded: the log by its tail, memory by its limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,7 +60,7 @@ async fn the_log_keeps_its_tail_and_an_idle_group_does_not_hold_it_up() {
     let tail = 1024 * 1024;
     let store = open_with(dir.path(), Options { log_tail_bytes: tail, ..Options::default() });
     let mut groups: Vec<_> = (0..=SHARDS).map(|n| store.shard(ShardId(n))).collect();
-    // Every group has something early on; then two of them are idle.
+    // Every group appends early entries; then two of them are idle.
     for (log, machine) in &mut groups {
         log.save_vote(&Vote::new(1, 1)).await.unwrap();
         let first = entry(1, &[open_room(1)]);
@@ -80,7 +80,7 @@ async fn the_log_keeps_its_tail_and_an_idle_group_does_not_hold_it_up() {
         }
         largest = largest.max(store.usage().log_bytes);
     }
-    // Half as much again before it cuts, and what came while it did.
+    // 1.5 times the tail before the purge, and the entries that were appended during it.
     assert!(largest < 2 * tail, "{largest}");
     let usage = store.usage();
     assert!(usage.log_file_bytes < 16 * 1024 * 1024, "{usage:?}");
@@ -96,7 +96,7 @@ async fn the_log_keeps_its_tail_and_an_idle_group_does_not_hold_it_up() {
 }
 
 #[tokio::test]
-async fn a_group_that_cannot_apply_is_not_cut() {
+async fn a_group_that_cannot_apply_is_not_purged() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_with(dir.path(), Options { log_tail_bytes: 10_000, ..Options::default() });
     let (mut log, mut machine) = store.shard(ShardId(1));
@@ -121,7 +121,7 @@ async fn a_purge_beyond_the_checkpoint_is_held_back() {
     log.save_vote(&Vote::new(1, 1)).await.unwrap();
     log.blocking_append(entries.clone()).await.unwrap();
     apply(&mut machine, entries[..5].to_vec()).await;
-    // openraft never does this; if it did, a crash would still find everything.
+    // openraft never does this; even then, a crash loses nothing.
     log.purge(log_id_of(1, 5)).await.unwrap();
     log.blocking_append([entry(10, &[])]).await.unwrap();
     assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(log_id_of(1, 5)));
@@ -156,7 +156,7 @@ impl Observer for Counts {
 }
 
 #[tokio::test]
-async fn more_rooms_than_fit_into_memory_are_all_there() {
+async fn more_rooms_than_fit_into_memory_can_all_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let counts = Arc::new(Counts::default());
     let store =

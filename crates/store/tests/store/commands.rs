@@ -21,7 +21,7 @@ use rand::rngs::StdRng;
 #[derive(Debug)]
 pub(crate) struct Commands {
     shard: ShardId,
-    /// What the commands so far lead to, to make such that fit.
+    /// The state after the commands so far, from which fitting commands are made.
     view: MemView,
 }
 
@@ -34,7 +34,7 @@ impl Commands {
         if self.shard.is_meta() { meta(random) } else { self.data(random) }
     }
 
-    /// A batch as it stands in an entry.
+    /// A batch in the form of an entry's payload.
     pub(crate) fn batch(&mut self, random: &mut StdRng) -> Bytes {
         let commands = (0..random.random_range(1..6)).map(|_| {
             let command = self.any(random);
@@ -91,7 +91,7 @@ impl Commands {
         }
     }
 
-    /// Goes on from another state: commands were dropped.
+    /// Continues from another state, after commands were dropped.
     pub(crate) fn follow(&mut self, view: MemView) {
         self.view = view;
     }
@@ -143,8 +143,8 @@ pub(crate) fn apply(view: &mut MemView, shard: ShardId, batch: &Bytes) {
     }
 }
 
-/// The whole state in a snapshot. What is read here is the format of the file, which is why the
-/// numbers stand here once more.
+/// The whole state in a snapshot. This code checks the format of the file, so it repeats the numbers of
+/// the format.
 pub(crate) fn view_of(snapshot: Snapshot) -> MemView {
     let SnapshotData::Local(local) = snapshot.snapshot else { panic!("a snapshot of this node") };
     rows_to_view(&rows_of(local, Vec::new()))

@@ -1,9 +1,9 @@
 //! Power failures at any moment.
 //!
-//! One store with all its groups is driven the way Raft would, next to a model of what it was told
-//! and what it has acknowledged. Again and again the power fails, in the middle of anything; then
-//! the store must open, hold everything acknowledged, and its state must be exactly the model's at
-//! some position from which its log can go on.
+//! A test drives one store with all its groups like Raft, next to a model of the calls and of the
+//! acknowledged entries. The power fails repeatedly, at any operation. Then the store must open and hold
+//! everything acknowledged, and its state must be exactly the model's at a position from which its log
+//! can continue.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,25 +22,25 @@ use crate::commands::{Commands, apply, sorted, view_of};
 use crate::support::{SHARDS, identity};
 use conclave_store::simulated::SimDisk;
 
-/// One group as it should be.
+/// The model of one group.
 #[derive(Debug)]
 struct Model {
     shard: ShardId,
     commands: Commands,
     /// Every entry ever applied, from index 1, and the ones behind that are in the log.
     entries: Vec<Entry>,
-    /// Up to here the store has said that entries are on disk.
+    /// The store has acknowledged entries up to this index.
     acked: u64,
-    /// What a truncation that may not be on disk has taken away, and from where.
+    /// The first index and the entries of a truncation that may not be on disk.
     before: Option<(u64, Vec<Entry>)>,
     term: u64,
     vote: Option<Vote>,
     /// A vote that may be on disk.
     voting: Option<Vote>,
     applied: u64,
-    /// Up to here entries were ever applied, and may still be said to be committed.
+    /// The highest index that was ever applied, and may still be reported as committed.
     committed: u64,
-    /// Up to here snapshots were reported.
+    /// The highest index of a reported snapshot.
     snapshot: u64,
     view: MemView,
 }
@@ -121,7 +121,7 @@ impl Group {
 
     fn acknowledged(&mut self, upto: u64) {
         self.model.acked = self.model.acked.max(upto);
-        // What came behind the truncation is on disk, so the truncation is, too.
+        // Entries after the truncation are on disk, so the truncation is, too.
         self.model.before = None;
     }
 
@@ -151,7 +151,7 @@ impl Group {
         self.log.save_vote(&vote).await.ok()?;
         let model = &mut self.model;
         model.vote = model.voting.take();
-        // A vote says that whatever came before it is on disk, too.
+        // A saved vote proves that all earlier appends are on disk, too.
         model.acked = model.last();
         model.before = model.before.take().filter(|(keep, _)| *keep == model.entries.len() as u64);
         Some(())
@@ -188,7 +188,7 @@ impl Group {
         Some(())
     }
 
-    /// Compares what a crash has left with what must be there, and goes on from it.
+    /// Compares the store after a crash with the model, and continues from it.
     async fn check(&mut self, seed: u64) {
         let model = &mut self.model;
         let at = format!("seed {seed}, shard {}", model.shard);
@@ -242,7 +242,7 @@ fn open(dir: &Path, disk: &SimDisk) -> Result<Store, OpenError> {
     Store::open(dir, &identity(dir), SHARDS, options, Arc::new(()))
 }
 
-/// One life: from opening until the power fails, or nearly.
+/// One life of the store: from opening until the power fails, or shortly before.
 async fn live(groups: &mut [Group], random: &mut StdRng) -> Option<()> {
     for _ in 0..random.random_range(1..60) {
         let n = random.random_range(0..groups.len());
@@ -326,9 +326,9 @@ async fn nothing_acknowledged_is_lost_when_the_power_fails() {
     }
 }
 
-/// The test above must be able to fail: a disk that only says that it has synced is found out.
+/// The test above must be able to fail: it detects a disk that answers syncs without doing them.
 #[tokio::test]
-async fn a_disk_that_lies_is_found_out() {
+async fn a_disk_that_does_not_sync_is_detected() {
     let mut found = false;
     for seed in 0..10 {
         let run = tokio::spawn(run(seed, 12, true));

@@ -1,4 +1,4 @@
-//! Directories that are not what they should be, disks that are full or damaged.
+//! Wrong and damaged data dirs, and full disks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn entries(range: std::ops::Range<u64>, len: usize) -> Vec<Entry> {
 }
 
 #[test]
-fn a_directory_is_one_nodes_and_one_clusters() {
+fn a_data_dir_belongs_to_one_node_and_one_cluster() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     let me = identity(path);
@@ -70,14 +70,14 @@ fn a_directory_is_one_nodes_and_one_clusters() {
     assert!(matches!(Identity::read(path), Err(OpenError::IdentityMissing { .. })));
     assert!(matches!(Identity::create(path, 1, "x", NodeId(1)), Err(OpenError::IdentityMissing { .. })));
 
-    // Any name comes back.
+    // Any name survives encoding.
     let dir = tempfile::tempdir().unwrap();
     let odd = Identity::create(dir.path(), u128::MAX, "a \\ \n\"ü\u{7}' b", NodeId(u64::MAX)).unwrap();
     assert_eq!(Identity::read(dir.path()).unwrap(), Some(odd));
 }
 
 #[test]
-fn a_directory_is_used_by_one_process() {
+fn a_data_dir_is_used_by_one_process_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let says = message(try_open(dir.path(), &identity_unlocked(dir.path()), SHARDS));
@@ -90,10 +90,10 @@ fn identity_unlocked(dir: &Path) -> Identity {
     Identity::read(dir).unwrap().unwrap()
 }
 
-/// Nobody may write there, not even root.
+/// No user can write there, not even root.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_directory_that_cannot_be_written_is_named() {
+fn an_error_names_a_data_dir_that_cannot_be_written() {
     let error = Identity::create(Path::new("/proc/conclave"), 1, "x", NodeId(1)).unwrap_err();
     let says = error.to_string();
     assert!(says.contains("/proc/conclave cannot be used") && says.contains("permissions"), "{says}");
@@ -133,7 +133,7 @@ async fn missing_and_damaged_files_are_named() {
     disk.change(&log, |bytes| flip_back(bytes));
     drop(try_open().unwrap());
 
-    // State is not read when it is opened; the row is noticed when it is.
+    // The state's rows are not read when the file is opened; the damage is detected when the row is read.
     let at = std::cell::Cell::new(0);
     disk.change(&state, |bytes| {
         at.set(bytes.windows(40).rposition(|window| window.iter().all(|byte| *byte == b'y')).unwrap());
@@ -225,7 +225,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
         assert!(log.save_vote(&Vote::new(9, 1)).await.is_err());
         drop((log, machine, store));
 
-        // Somebody makes room.
+        // Space becomes free.
         disk.crash();
         disk.set_capacity(u64::MAX);
         let store = open_with(dir.path(), options());
@@ -243,7 +243,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_peer_belongs_to_the_directory_that_was_seen_first() {
+async fn a_peers_first_seen_data_dir_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let [first, second] = [DirectoryId(11), DirectoryId(22)];
     {

@@ -1,8 +1,8 @@
-//! What is too slow for every run: a gibibyte of history, and how long votes take beside a busy log.
+//! Tests that are too slow for every run: a gibibyte of history, and the latency of votes beside a busy log.
 //!
 //! `cargo test --release -p conclave-store --test store -- --ignored --nocapture large`
 //!
-//! Peak memory is the process's, so run them one at a time (`--test-threads 1`).
+//! Peak memory is measured for the whole process, so run the tests one at a time (`--test-threads 1`).
 #![expect(clippy::print_stdout, reason = "they are measurements")]
 
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const SHARD: ShardId = ShardId(1);
 const ROOMS: u64 = 8;
 const GIB: usize = 1024 * 1024 * 1024;
 
-/// So much text for each message, and so many messages for each entry.
+/// Bytes of text in each message, and messages in each entry.
 const TEXT: usize = 1_000;
 const BATCH: u64 = 200;
 
@@ -44,7 +44,7 @@ fn post(room: u64, request: u64) -> Encoded {
     })
 }
 
-/// Applies so many bytes of messages behind an index, evenly to all rooms; returns the last index.
+/// Applies `bytes` of messages after an index, spread evenly over all rooms; returns the last index.
 async fn fill(machine: &mut StateMachine, after: u64, requests: &mut u64, bytes: usize) -> u64 {
     let entries = (bytes / TEXT) as u64 / (BATCH * ROOMS) * ROOMS;
     let mut index = after;
@@ -59,7 +59,7 @@ async fn fill(machine: &mut StateMachine, after: u64, requests: &mut u64, bytes:
     index
 }
 
-/// The process's memory: now, and at its peak since [`begin_peak`], in bytes.
+/// The process's memory in bytes: now, and the peak since [`begin_peak`].
 fn memory() -> (usize, usize) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let field = |name: &str| {
@@ -153,7 +153,7 @@ async fn a_gibibyte_is_sent_with_bounded_memory() {
     assert!(grown < 2 * STATE_CACHE_BYTES + 32 * 1024 * 1024, "{} MiB", mib(grown));
 }
 
-/// Every room ends alike, and its last events are there.
+/// Checks that every room ends at the same seq, and that its last events can be read.
 fn compare(from: &Store, to: &Store, requests: u64) {
     for room in (1..=ROOMS).map(RoomId) {
         let read = |store: &Store| store.state(SHARD).read(room, Seq(requests - 10), 100, 64 * 1024).unwrap();
@@ -163,7 +163,7 @@ fn compare(from: &Store, to: &Store, requests: u64) {
     }
 }
 
-/// An append of another group is what a vote was before it had a file of its own.
+/// Before the hard state had its own file, a vote was as slow as an append of another group.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn votes_beside_a_busy_log() {

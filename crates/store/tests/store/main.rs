@@ -1,4 +1,4 @@
-//! The store against openraft's expectations, crashes, full disks and damaged directories.
+//! The store against openraft's expectations, crashes, full disks and damaged data dirs.
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod bounds;

@@ -74,7 +74,7 @@ async fn an_empty_and_a_lagging_store_get_the_same_state() {
     let batches = batches(1, 400);
     let (_, mut source) = from.shard(SHARD);
     apply_all(&mut source, 1, &batches).await;
-    // The one that lags has most of it, and some of that not even written yet.
+    // The lagging store has most of the entries, some of them not written yet.
     let (_, mut behind) = lagging.shard(SHARD);
     apply_all(&mut behind, 1, &batches[..350]).await;
     snapshot(&mut behind).await;
@@ -126,7 +126,7 @@ async fn a_damaged_transfer_changes_nothing() {
             chunks[2].rows = rows.into();
         },
         |chunks| chunks.last_mut().unwrap().total_rows += 1,
-        // Whole and in order, but with a hole in the history.
+        // Complete and in order, but with a gap in the history.
         |chunks| {
             chunks.remove(2);
             (0..).zip(chunks).for_each(|(number, chunk)| chunk.number = number);
@@ -140,7 +140,7 @@ async fn a_damaged_transfer_changes_nothing() {
         let result = result.and_then(|()| receiver.finish());
         assert!(matches!(result, Err(StoreError::Snapshot(_))), "damage {n}: {result:?}");
     }
-    // What is left out must be here.
+    // The receiver must have the history that is left out.
     let left_out = vec![(RoomId(1), Seq(1))];
     let taken = snapshot(&mut source).await;
     let SnapshotData::Local(local) = taken.snapshot else { panic!("a snapshot of this node") };
@@ -154,7 +154,7 @@ async fn a_damaged_transfer_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_power_failure_while_installing_is_made_good() {
+async fn an_installation_survives_power_failures() {
     let dir = tempfile::tempdir().unwrap();
     let source = open(dir.path());
     let batches = batches(3, 500);
@@ -177,7 +177,7 @@ async fn a_power_failure_while_installing_is_made_good() {
         let installed = behind.install_snapshot(&meta, data).await.is_ok();
         disk.crash();
         drop((behind, store));
-        // And once more while it is made good.
+        // A second power failure during the repair.
         disk.fail_after(seed * 3);
         drop(Store::open(dir.path(), &identity(dir.path()), 2, options(), Arc::new(())));
         disk.crash();
@@ -263,7 +263,7 @@ async fn readers_never_see_half_a_snapshot() {
     }
 }
 
-/// Where each room ends, as whoever follows it was told.
+/// The last seq of each room, as its subscribers were notified.
 #[derive(Debug, Default)]
 struct Heads(std::sync::Mutex<std::collections::BTreeMap<RoomId, Seq>>);
 
@@ -274,7 +274,7 @@ impl conclave_store::Observer for Heads {
 }
 
 #[tokio::test]
-async fn followers_hear_of_what_came_with_a_snapshot() {
+async fn subscribers_are_notified_of_events_that_came_with_a_snapshot() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let from = open(dirs[0].path());
     let heads = Arc::new(Heads::default());

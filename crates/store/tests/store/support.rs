@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the store's tests.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use conclave_core::NodeId;
 use conclave_store::{Identity, Options, Store};
 
-/// Data shards of the stores here.
+/// The number of data shards of the test stores.
 pub(crate) const SHARDS: u32 = 2;
 
-/// The directory's identity, made if it has none.
+/// The identity of the data dir, created if it has none.
 pub(crate) fn identity(dir: &Path) -> Identity {
     match Identity::read(dir).unwrap() {
         Some(identity) => identity,

@@ -1,4 +1,4 @@
-//! What a program does with what a newer one wrote: it stops, says so, and leaves everything as it is.
+//! Data of a newer version: the store stops with an error that asks for an upgrade, and changes nothing.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ fn create_room(name: &str) -> Bytes {
     encode_batch(1, &[encode(&Command::CreateRoom { name: name.into(), creator: UserId(1) })])
 }
 
-/// Applies one entry of the meta shard; the error, in words.
+/// Applies one entry of the meta shard; the error is its text.
 async fn apply(store: &Store, entry: Entry) -> Result<(), String> {
     let (_, mut machine) = store.shard(ShardId::META);
     let entries = futures::stream::iter([Ok((entry, None))]);
@@ -87,7 +87,7 @@ async fn a_data_dir_beyond_the_programs_level_is_not_opened_and_not_changed() {
         for entry in entries {
             apply(&store, entry).await.unwrap();
         }
-        // A snapshot is made of what is written and synced.
+        // A snapshot is made of the written and synced state.
         let (_, mut machine) = store.shard(ShardId::META);
         machine.get_current_snapshot().await.unwrap().unwrap();
         assert_eq!(store.state(ShardId::META).meta().feature_level, FEATURE_LEVEL);

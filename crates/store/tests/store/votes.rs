@@ -1,4 +1,4 @@
-//! Votes: they wait for nobody else, and neither a crash nor damage brings back an older one.
+//! The hard state: a vote never waits for other groups, and neither a crash nor damage restores an older vote.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ async fn saved(log: &mut LogStore) -> Option<Vote> {
 }
 
 #[tokio::test]
-async fn a_vote_never_waits_for_what_other_groups_write() {
+async fn a_vote_never_waits_for_the_writes_of_other_groups() {
     let dir = tempfile::tempdir().unwrap();
     let disk = SimDisk::new(1);
     let store = open(dir.path(), &disk).unwrap();
@@ -44,7 +44,7 @@ async fn a_vote_never_waits_for_what_other_groups_write() {
     let (done, mut flushed) = TypeConfig::oneshot();
     busy.append([entry(1)], IOFlushed::signal(done)).await.unwrap();
     assert!(disk.until_held(), "nothing is synced");
-    // The log's commit is inside its sync and stays there; more of the same group waits behind it.
+    // The log's commit is held in its sync; more entries of the same group wait behind it.
     let (done, second) = TypeConfig::oneshot();
     busy.append([entry(2)], IOFlushed::signal(done)).await.unwrap();
     for term in 1..20 {
@@ -52,7 +52,7 @@ async fn a_vote_never_waits_for_what_other_groups_write() {
         tokio::time::timeout(DEADLINE, idle.save_vote(&vote)).await.expect("it waits for nobody").unwrap();
         assert_eq!(saved(&mut idle).await, Some(vote));
     }
-    // What a group has appended itself comes before its vote.
+    // A group's own entries are written before its vote.
     let vote = Vote::new(2, 1);
     let mut own = Box::pin(busy.save_vote(&vote));
     assert!(matches!(futures::poll!(&mut own), Poll::Pending));
@@ -87,13 +87,13 @@ async fn a_vote_that_cannot_be_synced_stops_the_store() {
     drop((one, two, store));
     disk.crash();
     let store = open(dir.path(), &disk).unwrap();
-    // Nobody was told.
+    // No caller got an answer.
     let found = saved(&mut store.shard(ShardId(1)).0).await.unwrap();
     assert!([Vote::new(1, 1), Vote::new(2, 1)].contains(&found), "{found}");
 }
 
 #[tokio::test]
-async fn damage_in_one_place_is_made_good_and_more_is_refused() {
+async fn damage_in_one_place_is_repaired_and_more_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let disk = SimDisk::new(3);
     let path = dir.path().join("votes");
@@ -107,7 +107,7 @@ async fn damage_in_one_place_is_made_good_and_more_is_refused() {
         log.blocking_append([Entry { log_id: log_id_of(7, 1), payload: EntryPayload::Blank }]).await.unwrap();
     }
     for round in 0..8 {
-        // Each time in another place, after the last one was made good.
+        // Each time in another place, after the previous damage was repaired.
         disk.change(&path, |bytes| bytes[round % 4 * COPY + 20] ^= 1);
         let store = open(dir.path(), &disk).unwrap();
         assert_eq!(saved(&mut store.shard(ShardId(1)).0).await, Some(newest), "round {round}");
@@ -129,7 +129,7 @@ async fn damage_in_one_place_is_made_good_and_more_is_refused() {
 }
 
 #[tokio::test]
-async fn votes_of_another_time_are_refused() {
+async fn a_stale_votes_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let disk = SimDisk::new(4);
     let path = dir.path().join("votes");
@@ -152,7 +152,7 @@ async fn votes_of_another_time_are_refused() {
 }
 
 #[tokio::test]
-async fn a_vote_that_is_found_is_on_disk() {
+async fn a_vote_is_synced_again_when_the_store_opens() {
     for seed in 0..30 {
         let dir = tempfile::tempdir().unwrap();
         let disk = SimDisk::new(seed);
@@ -165,7 +165,7 @@ async fn a_vote_that_is_found_is_on_disk() {
         store.shard(ShardId(1)).0.save_vote(&Vote::new(2, 1)).await.unwrap();
         drop(store);
         disk.be_honest();
-        // The next one tells others of it, and then the power fails.
+        // The next process reports the vote to other nodes, and then the power fails.
         let store = open(dir.path(), &disk).unwrap();
         assert_eq!(saved(&mut store.shard(ShardId(1)).0).await, Some(Vote::new(2, 1)));
         disk.crash();
