@@ -1,8 +1,9 @@
-//! `cargo xtask ci`: everything that must pass before a change is taken.
+//! `cargo xtask ci`: all checks that must pass before a change is merged.
 //!
-//! The table [`STEPS`] is the one list of steps: what each runs, behind which other step it starts, and how long it may
-//! take. Two steps run at the same time (one compiles while another one waits for a cluster), every step runs even if one
-//! before it failed, and the last line is the sum: `N passed, N failed`, with each test and each other step counted as one.
+//! The table [`STEPS`] is the only list of steps: the commands of each, the steps that must end before it, and its time
+//! limit. Two steps run at the same time (one compiles while another one waits for a cluster), and every step runs even
+//! if an earlier one failed. The last line is the sum: `N passed, N failed`, with each test and each other step counted
+//! as one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,33 +15,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-/// Steps at the same time: the machines that run this have two cores.
+/// Steps that run at the same time: the CI machines have two cores.
 const AT_ONCE: usize = 2;
 /// How often a line says which steps are still running.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a step that is asked to end may clean up before it is killed.
+/// How long a step may clean up after the request to end, before it is killed.
 const GRACE: Duration = Duration::from_secs(30);
 /// Newer versions of cargo-deny may judge differently, so the version is part of the check.
 const CARGO_DENY: &str = "0.20.2";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only these steps; all by default. A step that is named does not wait for steps that are not.
+    /// Only these steps; all by default. A named step does not wait for steps that are not named.
     #[arg(value_name = "STEP")]
     steps: Vec<String>,
-    /// Prints the steps and ends.
+    /// Prints the steps and exits.
     #[arg(long)]
     list: bool,
 }
 
-/// One thing that must pass.
+/// One check that must pass.
 struct Step {
     name: &'static str,
     about: &'static str,
-    /// The step starts when these have ended, whatever came of them.
+    /// The step starts when these have ended, with or without success.
     after: &'static [&'static str],
-    /// The step also starts only when this one has ended or has printed that tests run: until then cargo holds the lock of
-    /// the build directory, and the step would make the tests wait for that lock in turn.
+    /// The step also waits until this one has ended or has printed that its tests run. Until then cargo holds the lock
+    /// of the build directory, and the new step could take the lock first and delay the tests.
     once_running: Option<&'static str>,
     /// The step needs both cores: it simulates, or runs several clusters of a debug build.
     alone: bool,
@@ -52,7 +53,7 @@ const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
 }
 
-/// In the order in which they start if nothing else decides.
+/// All steps, in the order in which they start unless `after` or `once_running` delays one.
 const STEPS: &[Step] = &[
     Step {
         name: "format",
@@ -210,7 +211,7 @@ const STEPS: &[Step] = &[
     },
 ];
 
-/// Where things are.
+/// Paths of the run.
 struct Context {
     root: PathBuf,
     target: PathBuf,
@@ -223,12 +224,12 @@ impl Context {
         Ok(Self { target: std::path::absolute(target)?, root })
     }
 
-    /// A debug build's program.
+    /// The path of a program of the debug build.
     fn program(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)
     }
 
-    /// A script of `.ci`, given these programs.
+    /// The command that runs a script of `.ci` with these programs.
     fn script(&self, name: &str, programs: &[&str]) -> Command {
         let mut command = Command::new(self.root.join(".ci").join(name));
         command.args(programs.iter().map(|program| self.program(program)));
@@ -242,15 +243,15 @@ fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Private items are documented for those who work on conclave, and may be linked to.
+/// Builds the documentation with private items, which is for conclave's developers.
 fn docs(_: &Context) -> Vec<Command> {
     let mut command = cargo(&["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"]);
     command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
     vec![command]
 }
 
-/// Installs cargo-deny where it is missing, not optimised: it is built once and runs for a second. Without the advisory
-/// database, which some machines cannot reach, everything else is checked and the summary says so.
+/// Installs cargo-deny if it is missing, as a build without optimisation: it is built once and runs for a second.
+/// Without the advisory database, which some machines cannot reach, all other checks run and the summary has a note.
 fn deny(_: &Context) -> Vec<Command> {
     let mut commands = Vec::new();
     let version = cargo(&["deny", "--version"]).stderr(Stdio::null()).output();
@@ -280,12 +281,12 @@ fn deny(_: &Context) -> Vec<Command> {
     commands
 }
 
-/// Seeds of the simulation that once found something, then fresh ones: others with each commit, and each day.
+/// Seeds of the simulation that found a bug once, then new ones, which change with each commit and each day.
 fn sim(_: &Context) -> Vec<Command> {
     let head = Command::new("git").args(["rev-parse", "HEAD"]).output();
     let head = head.map(|output| output.stdout).unwrap_or_default();
     let day = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() / 86_400);
-    // FNV-1a: any spread will do.
+    // FNV-1a: any hash serves.
     let hash = head.iter().chain(&day.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -297,31 +298,31 @@ fn sim(_: &Context) -> Vec<Command> {
 
 fn planted(context: &Context) -> Vec<Command> {
     vec![
-        // A build without debug assertions has no planted bug.
+        // This test checks that a build without debug assertions has no planted bug.
         cargo(&["test", "--locked", "--release", "-p", "conclave-core", "--lib", "planted"]),
         context.script("planted", &["conclave", "conclave-chaos"]),
     ]
 }
 
-/// What became of a step.
+/// The result of a step.
 #[derive(Debug)]
 struct Verdict {
     passed: bool,
     took: Duration,
     tests_passed: u64,
     tests_failed: u64,
-    /// Lines that began with `note: `: what the summary must not hide.
+    /// Lines that began with `note: `, which the summary repeats.
     notes: Vec<String>,
 }
 
-/// What a step's thread tells the scheduler.
+/// A message of a step's thread to the scheduler.
 enum Event {
-    /// Cargo has started to run test programs and released the build directory.
+    /// Cargo has started to run test programs and has released the build directory.
     TestsRun(usize),
     Ended(usize, anyhow::Result<Verdict>),
 }
 
-/// Runs the steps; whether all passed.
+/// Runs the steps. Returns whether all passed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     if args.list {
         for step in STEPS {
@@ -337,7 +338,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     let context = Context::find()?;
     let logs = context.target.join("ci");
     std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-    // One step alone is somebody's who waits for it.
+    // The output of a single step is printed live, because a person waits for it.
     let live = STEPS.iter().filter(|step| chosen(step)).count() == 1;
 
     let began = Instant::now();
@@ -416,7 +417,7 @@ fn one(
         command.stdout(input.try_clone()?).stderr(input);
         command.env("CARGO_TERM_COLOR", "never").env("CARGO_INCREMENTAL", "0");
         let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
-        // The pipe ends when nobody holds its other end, and this process must not.
+        // The pipe ends when its write end is closed everywhere, this process included.
         drop(command);
         let (ended, end) = mpsc::sync_channel::<()>(1);
         let left = step.deadline.saturating_sub(began.elapsed());
@@ -455,7 +456,7 @@ fn one(
     Ok(verdict)
 }
 
-/// Asks a process to end, and kills it if it does not.
+/// Requests a process to end, and kills it after [`GRACE`].
 fn stop(child: &mut std::process::Child, ended: &mpsc::Receiver<()>) {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -470,7 +471,7 @@ impl Verdict {
         Self { passed: false, took, tests_passed: 0, tests_failed: 0, notes: vec![format!("{error:#}")] }
     }
 
-    /// Reads a line of a step's output: sums of test programs, and notes.
+    /// Parses a line of a step's output: sums of test programs, and notes.
     fn read(&mut self, line: &str) {
         if let Some(note) = line.strip_prefix("note: ") {
             self.notes.push(note.to_owned());
@@ -485,7 +486,7 @@ impl Verdict {
     }
 }
 
-/// Prints what a step printed, if nobody has seen it yet.
+/// Prints a step's output, unless it was printed live.
 fn report(step: &Step, verdict: &Verdict, logs: &Path, live: bool) {
     if !live && let Ok(text) = std::fs::read(logs.join(format!("{}.log", step.name))) {
         crate::print(&format!("--- {}: {}", step.name, step.about));
@@ -495,20 +496,20 @@ fn report(step: &Step, verdict: &Verdict, logs: &Path, live: bool) {
     crate::print(&format!("<== {}: {word} after {} s", step.name, verdict.took.as_secs()));
 }
 
-/// Prints the table and the sum; whether all passed.
+/// Prints the table and the sum. Returns whether all steps passed.
 fn summary(verdicts: &BTreeMap<usize, Verdict>, took: Duration) -> bool {
     let (mut passed, mut failed) = (0, 0);
     let mut table = String::from("\n==> summary\n");
     for (at, verdict) in verdicts {
         let (name, word) = (STEPS[*at].name, if verdict.passed { "ok" } else { "FAILED" });
         let notes = verdict.notes.join("; ");
-        // A String takes every write.
+        // Writing to a String cannot fail.
         let _ = writeln!(table, "{name:10} {word:6} {:4} s  {notes}", verdict.took.as_secs());
         passed += verdict.tests_passed;
         failed += verdict.tests_failed;
         match (verdict.passed, verdict.tests_passed + verdict.tests_failed) {
             (true, 0) => passed += 1,
-            // What does not even compile has no failed test.
+            // A step that fails without a failed test, such as one that does not compile, counts as one failure.
             (false, _) if verdict.tests_failed == 0 => failed += 1,
             _ => {}
         }

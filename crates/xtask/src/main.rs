@@ -1,4 +1,4 @@
-//! What this repository does with itself: `cargo xtask ci` runs everything that must pass, `cargo xtask sim` runs the
+//! The repository's own tasks: `cargo xtask ci` runs everything that must pass, `cargo xtask sim` runs the
 //! simulation over many seeds, `cargo xtask tidy` checks rules about the sources.
 
 mod ci;
@@ -19,7 +19,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs everything that must pass before a change is taken.
+    /// Runs all checks that must pass before a change is merged.
     Ci(ci::Args),
     /// Runs the simulation over many seeds, one process each, and sums up.
     Sim(sim::Args),
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // Nobody is left to tell if that fails.
+            // An error of stderr itself cannot be reported anywhere.
             let _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::from(3)
         }
@@ -46,6 +46,6 @@ fn main() -> ExitCode {
 
 /// Prints a line to stdout.
 fn print(text: &str) {
-    // A reader that closed the pipe has read enough.
+    // A closed pipe is not an error: the reader needs no more lines.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Many seeds of the simulation.
+//! `cargo xtask sim`: the simulation over many seeds, one process each.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,38 +9,38 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
-/// Seeds that once found something, or that a control needs. They are run first, whatever else is.
+/// Seeds that found a bug once, or that a control needs. They run first.
 const REGRESSIONS: &str = include_str!("../../sim/seeds.txt");
-/// Processes at the same time, at most.
+/// The upper bound of processes at the same time.
 const JOBS_MAX: usize = 64;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many seeds.
+    /// The number of seeds.
     #[arg(long, default_value_t = 20)]
     seeds: u64,
-    /// The first one.
+    /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Runs seeds for this long instead, for example 5m.
+    /// Runs seeds for this long instead of a number of seeds, such as 5m.
     #[arg(long = "for", value_parser = duration)]
     lasts: Option<Duration>,
-    /// Runs the seeds that once found something first.
+    /// Runs the seeds that found a bug once first.
     #[arg(long)]
     regressions: bool,
     /// Processes at the same time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// `mix`, one of those that ship with conclave-chaos, or a file.
+    /// The experiment: `mix`, one that ships with conclave-chaos, or a file.
     #[arg(long, default_value = "mix")]
     experiment: String,
     /// Runs each seed twice and compares the histories.
     #[arg(long)]
     twice: bool,
-    /// A control: disks answer syncs and do not do them. At least one seed must find it.
+    /// A control: disks answer syncs without doing them. At least one seed must detect it.
     #[arg(long)]
     lying_disk: bool,
-    /// A seed that takes longer is a finding: the simulation stands still.
+    /// The time limit of a seed. A seed that exceeds it is a finding: the simulation makes no progress.
     #[arg(long, value_parser = duration, default_value = "10m")]
     seed_timeout: Duration,
     /// An optimised simulation (the profile `simulation`): slow to build, and three times as quick.
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     optimised: bool,
 }
 
-/// `90s` or `5m`.
+/// Parses a duration such as `90s` or `5m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration; write a whole number and s or m, such as 5m");
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
@@ -61,7 +61,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// What one process says of its seed.
+/// The output of one process about its seed.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Line {
@@ -73,7 +73,7 @@ struct Line {
     counts: Counts,
 }
 
-/// What happened, and how often.
+/// The number of each kind of event in a simulation.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Counts {
@@ -99,15 +99,15 @@ struct Counts {
     elections: u64,
 }
 
-/// Everything so far.
+/// The results so far.
 #[derive(Debug, Default)]
 struct Sum {
     seeds: u64,
     passed: u64,
     too_little: u64,
-    /// Broken promises.
+    /// Seeds with a violated property.
     found: Vec<u64>,
-    /// No verdict.
+    /// Seeds without a verdict.
     failed: Vec<u64>,
     differ: Vec<u64>,
     twice: u64,
@@ -115,7 +115,7 @@ struct Sum {
     counts: Counts,
 }
 
-/// Runs them; whether all is as it should be.
+/// Runs the seeds. Returns whether all results are as expected.
 pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     if args.jobs == 0 || args.jobs > JOBS_MAX {
         bail!("--jobs must be 1 to {JOBS_MAX}");
@@ -174,7 +174,7 @@ fn build(args: &Args) -> anyhow::Result<PathBuf> {
     command.args([
         "build",
         "--locked",
-        // With the features that the whole workspace gives to dependencies, so that its tests' builds are used again.
+        // Unifies the features of dependencies over the whole workspace, so that the builds of its tests are reused.
         "--workspace",
         "--bin",
         "conclave-sim",
@@ -202,7 +202,7 @@ fn regressions() -> anyhow::Result<Vec<u64>> {
     seeds.map(|seed| seed.parse().with_context(|| format!("{seed:?} in crates/sim/seeds.txt"))).collect()
 }
 
-/// One process.
+/// Runs one seed in a process.
 fn one(program: &PathBuf, args: &Args, seed: u64) -> Result<Line, String> {
     let mut command = Command::new(program);
     command.args(["--seed", &seed.to_string(), "--experiment", &args.experiment]);
@@ -215,7 +215,7 @@ fn one(program: &PathBuf, args: &Args, seed: u64) -> Result<Line, String> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
         let mut text = String::new();
-        // What cannot be read is not there, which is said below.
+        // Missing output is reported below.
         let _ = pipe.map(|mut pipe| pipe.read_to_string(&mut text));
         text
     };
@@ -226,7 +226,7 @@ fn one(program: &PathBuf, args: &Args, seed: u64) -> Result<Line, String> {
             drop(died);
             text
         });
-        // Its pipes end with it.
+        // The pipes end with the process.
         let late = wait.recv_timeout(args.seed_timeout) == Err(mpsc::RecvTimeoutError::Timeout);
         if late {
             child.kill().map_err(|error| error.to_string())?;
@@ -277,7 +277,7 @@ impl Sum {
         self.seeds += 1;
         let reproduce = || {
             let lie = if args.lying_disk { " --lying-disk" } else { "" };
-            // Histories depend on nothing but the program and the seed, and assertions are no part of what they do.
+            // A history depends only on the program and the seed, not on debug assertions.
             let how = if args.optimised { " --profile simulation" } else { "" };
             format!("cargo run{how} -p conclave-sim -- --experiment {} --seed {seed}{lie}", args.experiment)
         };
