@@ -42,9 +42,9 @@ pub enum Failure {
     /// The call is invalid for good.
     #[error("{message}")]
     Invalid {
-        /// Stable word.
+        /// The stable word of the API.
         code: &'static str,
-        /// What was wrong and what to do.
+        /// The mistake and its remedy, for display.
         message: String,
     },
     /// The session token is missing, damaged or not known.
@@ -53,9 +53,9 @@ pub enum Failure {
     /// Proven not appended. The caller tries again, best at the leader.
     #[error("{message}")]
     NotSent {
-        /// Stable word.
+        /// The stable word of the API.
         code: &'static str,
-        /// For people.
+        /// A message for display.
         message: String,
         /// How long to wait before the next try.
         after: Duration,
@@ -67,7 +67,7 @@ pub enum Failure {
     Elsewhere {
         /// Stable word: `node_full` or `node_draining`.
         code: &'static str,
-        /// For people.
+        /// A message for display.
         message: String,
         /// Client addresses of better nodes, best first.
         addresses: Vec<String>,
@@ -75,9 +75,9 @@ pub enum Failure {
     /// In doubt: the request may or may not take effect. The caller repeats it with the same request number.
     #[error("{message}")]
     Unknown {
-        /// Stable word.
+        /// The stable word of the API.
         code: &'static str,
-        /// For people.
+        /// A message for display.
         message: String,
         /// The leader to try first, if known.
         leader: Option<LeaderHint>,

@@ -15,15 +15,15 @@ pub enum StoreError {
         "{file}: the disk is full; nothing acknowledged is lost; make room and start the node again ({what})"
     )]
     DiskFull {
-        /// Which file.
+        /// The name of the file.
         file: &'static str,
-        /// What was tried.
+        /// The operation that failed.
         what: String,
     },
     /// The operating system reported an error.
     #[error("{file}: {what}; nothing acknowledged is lost; check the disk and start the node again")]
     Io {
-        /// Which file.
+        /// The name of the file.
         file: &'static str,
         /// The error.
         what: String,
@@ -33,9 +33,9 @@ pub enum StoreError {
         "{file} is damaged: {what}; nothing acknowledged is lost while a majority of the nodes is intact; keep this data dir as it is, check the disk, and see docs/deploy.md, \"A damaged data dir\""
     )]
     Damaged {
-        /// Which file.
+        /// The name of the file.
         file: &'static str,
-        /// What was found.
+        /// The content that was found.
         what: String,
     },
     /// A newer version of the program wrote the content of the file.
@@ -43,9 +43,9 @@ pub enum StoreError {
         "{file} holds what a newer version of conclave wrote: {what}; upgrade this node, its data is intact"
     )]
     NeedsUpgrade {
-        /// Which file.
+        /// The name of the file.
         file: &'static str,
-        /// What was found.
+        /// The content that was found.
         what: String,
     },
     /// A snapshot is not usable. The shard's state is unchanged.
@@ -147,7 +147,7 @@ pub enum OpenError {
     /// The directory holds no files of conclave.
     #[error("{} is not a data directory of conclave yet; make one by starting a new node in it", .dir.display())]
     Empty {
-        /// The directory.
+        /// The data dir.
         dir: PathBuf,
     },
     /// One of the data files is missing.
@@ -163,7 +163,7 @@ pub enum OpenError {
         "{} holds data but its identity file is missing; put back the identity file of this data dir; see docs/deploy.md, \"A damaged data dir\"", .dir.display()
     )]
     IdentityMissing {
-        /// The directory.
+        /// The data dir.
         dir: PathBuf,
     },
     /// The identity file cannot be decoded.
@@ -173,7 +173,7 @@ pub enum OpenError {
     IdentityDamaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// A description of the error.
         what: String,
     },
     /// The data dir belongs to another cluster.
@@ -181,7 +181,7 @@ pub enum OpenError {
         "{} belongs to the cluster {found}, not to {expected}; use another directory", .dir.display()
     )]
     OtherCluster {
-        /// The directory.
+        /// The data dir.
         dir: PathBuf,
         /// The cluster in the identity file.
         found: String,
@@ -191,7 +191,7 @@ pub enum OpenError {
     /// The data dir belongs to another node.
     #[error("{} belongs to node {found}, not to node {expected}; start it as node {found} or use another directory", .dir.display())]
     OtherNode {
-        /// The directory.
+        /// The data dir.
         dir: PathBuf,
         /// The node in the identity file.
         found: NodeId,
@@ -201,7 +201,7 @@ pub enum OpenError {
     /// The cluster and the node match, but the data dir is another copy than the expected one.
     #[error("{} is another copy of this node's directory; use the one that was in use last", .dir.display())]
     OtherDirectory {
-        /// The directory.
+        /// The data dir.
         dir: PathBuf,
     },
     /// A newer version of the program wrote the file.
@@ -217,7 +217,7 @@ pub enum OpenError {
     /// The data dir was created for another number of shards, which is fixed when a cluster is bootstrapped.
     #[error("{} was made for {found} shards, not for {expected}; the number of shards never changes", .dir.display())]
     OtherShards {
-        /// The directory.
+        /// The data dir.
         dir: PathBuf,
         /// The number of shards in the data dir.
         found: u32,
@@ -227,9 +227,9 @@ pub enum OpenError {
     /// A data file cannot be read.
     #[error("{}: {error}", .dir.display())]
     Store {
-        /// The directory.
+        /// The data dir.
         dir: PathBuf,
-        /// What is wrong.
+        /// A description of the error.
         error: StoreError,
     },
 }
