@@ -9,7 +9,7 @@ use crate::session::Standing;
 ///
 /// Two implementations exist, [`crate::mem::MemView`] and the store's. A test checks that they are equal.
 pub trait View {
-    /// An error of the storage, never a decision. A refusal is a normal [`Outcome`].
+    /// An error of the storage, never a decision. A refusal is a normal [`crate::Outcome`].
     type Error;
 
     /// A room's head, if the room is in this shard.
