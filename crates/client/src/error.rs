@@ -46,7 +46,7 @@ impl SendError {
     pub(crate) fn not_yet(needs: u32, level: u32) -> Self {
         let message = format!(
             "the cluster does not take this kind of request yet: it needs feature level {needs}, and the cluster has {level} \
-             until all of its servers are upgraded"
+             until all of its servers are upgraded and none is held back (--feature-level)"
         );
         Self::Refused { code: NOT_YET.to_owned(), message }
     }

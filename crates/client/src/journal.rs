@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use conclave_proto::chat::SendMessageRequest;
+use conclave_proto::chat::{SendMessageRequest, send_message_request::Content};
 use prost::Message;
 
 use crate::limits::OUTBOX_FRAME_BYTES_MAX;
@@ -213,8 +213,11 @@ fn apply(to: &mut Recovered, record: Record, at: usize) -> Result<(), ReadError>
                 .entry(name)
                 .or_insert_with(|| RecoveredRoom { first: 1, ..RecoveredRoom::default() });
             let next = room.first + room.requests.len() as u64;
-            if request.request_no != next || request.content.is_none() {
+            if request.request_no != next {
                 return Err(damaged(at, format!("request {} where {next} belongs", request.request_no)));
+            }
+            if !is_known(&request) {
+                return Err(ReadError::Newer(FORMAT + 1));
             }
             room.requests.push((request, false));
         }
@@ -236,9 +239,18 @@ fn apply(to: &mut Recovered, record: Record, at: usize) -> Result<(), ReadError>
     Ok(())
 }
 
+/// Whether this version knows the kind of the request. To write a request of another kind again would lose its content.
+fn is_known(request: &SendMessageRequest) -> bool {
+    match &request.content {
+        Some(Content::Action(action)) => action.kind.is_some(),
+        Some(Content::Text(_) | Content::Topic(_) | Content::Join(_) | Content::Leave(_)) => true,
+        None => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use conclave_proto::chat::{RoomRef, send_message_request::Content};
+    use conclave_proto::chat::{RoomAction, RoomRef};
 
     use super::*;
 
@@ -333,6 +345,18 @@ mod tests {
     fn a_newer_file_is_refused() {
         let (bytes, _) = file(vec![vec![session(FORMAT + 1)]]);
         assert_eq!(read(&bytes), Err(ReadError::Newer(FORMAT + 1)));
+    }
+
+    #[test]
+    fn a_request_of_a_kind_that_only_a_newer_version_knows_is_no_damage_and_is_not_lost() {
+        for content in [None, Some(Content::Action(RoomAction { kind: None }))] {
+            let mut record = submit(1);
+            if let Some(record::Kind::Submit(request)) = &mut record.kind {
+                request.content = content;
+            }
+            let (bytes, _) = file(vec![vec![session(1)], vec![record]]);
+            assert_eq!(read(&bytes), Err(ReadError::Newer(FORMAT + 1)));
+        }
     }
 
     #[test]

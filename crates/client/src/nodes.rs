@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use conclave_core::RoomId;
 use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
 use conclave_core::ring::shard_of;
+use conclave_core::{RoomId, level as levels};
 use conclave_net::Net;
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use conclave_proto::chat::{self, ClusterView, GetServerStatusResponse, LeaderHint, Role};
@@ -261,7 +261,8 @@ impl Nodes {
 
     /// Applies a feature level that a node reports. The cluster's level only rises, so a node that lags is ignored.
     pub(crate) fn observe_level(&self, level: u32) {
-        self.feature_level.fetch_max(level, Ordering::Relaxed);
+        // Version 0.1.0, which has the first level, does not say it.
+        self.feature_level.fetch_max(level.max(levels::FIRST), Ordering::Relaxed);
     }
 
     /// The cluster's feature level, if a node has reported one.
@@ -280,6 +281,7 @@ impl Nodes {
     /// Applies a status: the nodes, the number of shards, the leaders. Returns whether the address of each leader is
     /// known.
     pub(crate) fn observe_status(&self, status: &GetServerStatusResponse) -> bool {
+        self.observe_level(status.feature_level);
         let mut table = self.table();
         if status.shards > 0 && table.shards != status.shards {
             table.shards = status.shards;

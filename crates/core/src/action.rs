@@ -2,7 +2,7 @@
 //! that are never valid, the digest that tells a repeat from another request, and the changes that an action makes.
 //!
 //! A new action is a variant of [`Action`] and an arm in each function here; its event is a variant of
-//! [`EventKind`](crate::EventKind).
+//! [`EventKind`].
 
 use crate::event::EventKind;
 use crate::id::{RoomId, Seq, UserId};
@@ -85,7 +85,7 @@ impl Action {
             Self::Join => (3, &[][..]),
             Self::Leave => (4, &[][..]),
             Self::Pin { target, off } => {
-                pin = (target.0 << 1 | u64::from(*off)).to_le_bytes();
+                pin = [&target.0.to_le_bytes()[..], &[u8::from(*off)]].concat();
                 (5, &pin[..])
             }
             Self::Void { digest, .. } => return *digest,

@@ -33,10 +33,13 @@ impl Encoded {
     /// Checks bytes that another node sent: they must be a command that this node understands, which is up to feature
     /// level `understands`.
     ///
+    /// `min_level` is what the sender says of the level: an older program does not see a field that was added to a command
+    /// that it knows.
+    ///
     /// # Errors
     /// If they are not such a command; [`FormatError::is_newer`] tells a newer version's command from damage.
-    pub fn from_peer(bytes: Bytes, understands: u32) -> Result<Self, FormatError> {
-        let level = from_proto(log::Command::decode(bytes.clone())?)?.level();
+    pub fn from_peer(bytes: Bytes, min_level: u32, understands: u32) -> Result<Self, FormatError> {
+        let level = from_proto(log::Command::decode(bytes.clone())?)?.level().max(min_level);
         check_level(level, understands)?;
         Ok(Self { bytes, level })
     }
@@ -299,7 +302,7 @@ mod tests {
         }
         for command in encoded {
             let bytes = command.clone().into_bytes();
-            assert_eq!(Encoded::from_peer(bytes, FEATURE_LEVEL).unwrap(), command);
+            assert_eq!(Encoded::from_peer(bytes, 0, FEATURE_LEVEL).unwrap(), command);
         }
     }
 
@@ -309,14 +312,14 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_reported_as_newer_and_not_as_damage() {
         for bytes in UNKNOWN_KINDS.map(Bytes::from_static) {
-            let error = Encoded::from_peer(bytes.clone(), u32::MAX).unwrap_err();
+            let error = Encoded::from_peer(bytes.clone(), 0, u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");
             let batch = encode_batch(1, &[Encoded { bytes, level: level::FIRST }]);
             let error = decode_batch(&batch, u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");
         }
         let garbage = Bytes::from_static(&[0x12, 0xff, 0xff]);
-        let error = Encoded::from_peer(garbage, u32::MAX).unwrap_err();
+        let error = Encoded::from_peer(garbage, 0, u32::MAX).unwrap_err();
         assert!(!error.is_newer(), "{error}");
     }
 
@@ -326,7 +329,10 @@ mod tests {
         let with_a_new_field = Encoded { level: FEATURE_LEVEL + 1, ..known };
         let error = decode_batch(&encode_batch(1, &[with_a_new_field]), FEATURE_LEVEL).unwrap_err();
         assert!(matches!(error, FormatError::NewerLevel { .. }) && error.is_newer(), "{error}");
+        let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) }).into_bytes();
+        assert!(Encoded::from_peer(known.clone(), FEATURE_LEVEL + 1, FEATURE_LEVEL).unwrap_err().is_newer());
+        assert_eq!(Encoded::from_peer(known, FEATURE_LEVEL, FEATURE_LEVEL).unwrap().level(), FEATURE_LEVEL);
         let raise = encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1));
-        assert!(Encoded::from_peer(raise.into_bytes(), FEATURE_LEVEL).unwrap_err().is_newer());
+        assert!(Encoded::from_peer(raise.into_bytes(), 0, FEATURE_LEVEL).unwrap_err().is_newer());
     }
 }

@@ -38,7 +38,7 @@ pub fn to_proto(reply: Reply) -> raft::Reply {
 /// # Errors
 /// If the reply's kind is missing or not known to this version.
 pub fn from_proto(reply: &raft::Reply) -> Result<Reply, FormatError> {
-    Ok(match reply.reply.as_ref().ok_or(FormatError::Missing("Reply.reply"))? {
+    Ok(match reply.reply.as_ref().ok_or(FormatError::UnknownKind("the reply"))? {
         reply::Reply::Acked(acked) if acked.forgotten => Reply::Forgotten,
         reply::Reply::Acked(acked) if acked.seq == 0 => Reply::Unchanged,
         reply::Reply::Acked(acked) => {

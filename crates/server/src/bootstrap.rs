@@ -10,6 +10,7 @@ use conclave_core::record::NodeRecord;
 use conclave_core::{Command, DirectoryId, Refusal, Reply, UserId, level};
 use openraft::EmptyNode;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::local::NodeInfo;
 use crate::router::Router;
@@ -21,6 +22,8 @@ const FIRST_ROOM: &str = "general";
 const BEGIN_ANYWAY: Duration = Duration::from_secs(3);
 /// Pause between two attempts to register.
 const RETRY: Duration = Duration::from_millis(100);
+/// Interval at which the meta shard's leader compares the cluster's feature level with those of the nodes.
+const LEVEL_INTERVAL: Duration = Duration::from_secs(1);
 /// Deadline for a replica to apply what it had committed before the restart.
 const RECOVERY: Duration = Duration::from_secs(60);
 
@@ -121,14 +124,41 @@ async fn furnish(router: &Router) {
         let command = Command::SetLayout { layout: router.shards.layout.clone(), replaces: 0 };
         report("layout", router.decide(meta, &command).await.err());
     }
-    let nodes = meta.state.nodes();
-    let understood = nodes.iter().map(|node| node.feature_level).min().unwrap_or(level::FIRST);
-    if nodes.len() >= router.shards.members.len() && understood > meta.state.meta().feature_level {
-        let command = Command::SetFeatureLevel(understood);
-        report("feature level", router.decide(meta, &command).await.err());
-    }
+    raise_level(router).await;
     if meta.state.room_named(FIRST_ROOM).is_ok_and(|room| room.is_none()) {
         report("first room", router.create_room(FIRST_ROOM, UserId(0)).await.err());
+    }
+}
+
+/// Raises the cluster's feature level to the highest one that all nodes understand, if the cluster does not have it.
+async fn raise_level(router: &Router) {
+    let meta = router.shards.meta();
+    let nodes = meta.state.nodes();
+    let understood = nodes.iter().map(|node| node.feature_level).min().unwrap_or(level::FIRST);
+    if nodes.len() < router.shards.members.len() || understood <= meta.state.meta().feature_level {
+        return;
+    }
+    match router.decide(meta, &Command::SetFeatureLevel(understood)).await {
+        Ok(Reply::Refused(refusal)) => {
+            tracing::debug!(level = understood, %refusal, "feature level not raised")
+        }
+        Ok(_) => tracing::info!(level = understood, "feature level raised"),
+        Err(failure) => tracing::debug!(level = understood, %failure, "feature level not raised yet"),
+    }
+}
+
+/// Raises the feature level when the last node is upgraded, until the node stops. Only the meta shard's leader does it.
+pub(crate) async fn keep_level(router: Router, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(LEVEL_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        if router.shards.meta().leads() {
+            raise_level(&router).await;
+        }
     }
 }
 

@@ -71,10 +71,13 @@ impl Router {
         let mut undecided = false;
         loop {
             undecided |= matches!(error, ProposeError::Unknown(_));
-            if let ProposeError::NotUnderstood(why) = &error
-                && !undecided
-            {
-                return Err(Failure::not_sent(NOT_YET, why.clone(), NOT_YET_RETRY));
+            if let ProposeError::NotUnderstood(why) = &error {
+                // An earlier copy may still be applied: only a repeat finds out.
+                return Err(if undecided {
+                    Failure::unknown("undecided", why.clone())
+                } else {
+                    Failure::not_sent(NOT_YET, why.clone(), NOT_YET_RETRY)
+                });
             }
             let now = Instant::now();
             if now >= deadline {
@@ -192,7 +195,7 @@ impl Router {
         }
         let why = format!(
             "the cluster does not take this kind of request yet: it needs feature level {needs}, and the cluster has {level} \
-             until all of its servers are upgraded"
+             until all of its servers are upgraded and none is held back (--feature-level)"
         );
         Err(Failure::not_sent(NOT_YET, why, NOT_YET_RETRY))
     }

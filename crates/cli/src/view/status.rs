@@ -226,6 +226,7 @@ mod tests {
             shards: 2,
             replicas: 3,
             layout_version: 1,
+            feature_level: 2,
             ..GetServerStatusResponse::default()
         }
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use conclave_core::record::SessionRecord;
-use conclave_core::{Command, Refusal, Reply, SessionId, UserId};
+use conclave_core::{Command, Refusal, Reply, SessionId, UserId, level};
 use conclave_proto::chat::OpenSessionResponse;
 use conclave_proto::status::Failure;
 use sha2::{Digest as _, Sha256};
@@ -47,7 +47,7 @@ pub(crate) async fn open(
             user_id: id.0,
             user: user.to_owned(),
             cluster_id: format!("{cluster:032x}"),
-            feature_level: meta.state.meta().feature_level,
+            feature_level: meta.state.meta().feature_level.max(level::FIRST),
         }),
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
         other => Err(Failure::unknown("undecided", format!("an answer that does not fit: {other:?}"))),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use conclave_core::level;
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
 
 use crate::api::gateway::Gateway;
@@ -33,6 +34,7 @@ pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetSe
             .first()
             .map_or(0, |replicas| u32::try_from(replicas.len()).unwrap_or(u32::MAX)),
         layout_version: layout.version,
+        feature_level: router.shards.meta().state.meta().feature_level.max(level::FIRST),
         nodes,
     }
 }

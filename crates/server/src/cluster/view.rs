@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_core::level;
 use conclave_proto::chat::{ClusterView, NodeStatus, NodeView};
 use conclave_store::ShardState;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -40,11 +41,11 @@ pub(crate) async fn keep(
         }
         drop(changes);
         // Dead nodes are published before the other nodes have answered.
-        show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level);
+        show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level.max(level::FIRST));
         let living = peers.iter().filter(|peer| peer.is_alive());
         let said = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
         heard.hear(said.into_iter().filter(|status| status.reachable).collect());
-        show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level);
+        show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level.max(level::FIRST));
     }
 }
 

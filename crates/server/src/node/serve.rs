@@ -117,6 +117,7 @@ impl Node {
         let settling =
             bootstrap::settle(router.clone(), Arc::clone(info), identity.directory, self.expelled.clone());
         tasks.spawn(settling);
+        tasks.spawn(bootstrap::keep_level(router.clone(), stop.clone()));
         tasks.spawn(view::keep(
             Arc::clone(info),
             Arc::clone(peers),

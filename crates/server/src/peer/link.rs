@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use conclave_core::limits::SEND_BATCH_MAX;
-use conclave_core::{NodeId, Reply, ShardId};
+use conclave_core::{NodeId, Reply, ShardId, level};
 use conclave_net::Net;
 use conclave_proto::chat::{self, Certainty};
 use conclave_proto::command::Encoded;
@@ -24,7 +25,7 @@ use tonic::{Status, Streaming};
 use crate::limits::{ENTRY_BYTES_MAX, FORWARD_QUEUE_MAX};
 use crate::peer::Peer;
 use crate::peer::echo::Call;
-use crate::shard::{Answer, ProposeError, Shards};
+use crate::shard::{Answer, ProposeError, Replica, Shards};
 
 /// Pause between two attempts to open a link.
 const RETRY: Duration = Duration::from_millis(50);
@@ -130,6 +131,7 @@ fn collect(
         proposals.push(raft::Proposal {
             id: *next_id,
             shard: forwarded.shard.0,
+            min_level: forwarded.commands.iter().map(Encoded::level).max().unwrap_or(level::FIRST),
             commands: forwarded.commands.into_iter().map(Encoded::into_bytes).collect(),
         });
         let full = bytes >= ENTRY_BYTES_MAX || proposals.len() >= SEND_BATCH_MAX;
@@ -175,7 +177,7 @@ pub(crate) fn serve_link(
     requests: Streaming<raft::LinkRequest>,
     shards: Arc<Shards>,
 ) -> impl Stream<Item = Result<raft::LinkResponse, Status>> + Send + 'static {
-    let state = Serving { requests, shards, pending: FuturesUnordered::new(), open: true };
+    let state = Serving { requests, shards, pending: FuturesUnordered::new(), open: true, has_warned: false };
     futures::stream::unfold(state, |mut state| async move {
         let response = state.next().await?;
         Some((response, state))
@@ -187,6 +189,8 @@ struct Serving {
     shards: Arc<Shards>,
     pending: FuturesUnordered<Pending>,
     open: bool,
+    /// A refused proposal has been logged.
+    has_warned: bool,
 }
 
 type Pending = std::pin::Pin<Box<dyn Future<Output = raft::ProposalResult> + Send>>;
@@ -222,6 +226,28 @@ impl Serving {
         raft::LinkResponse { results }
     }
 
+    /// The commands, if this node understands all of them and the cluster's feature level allows them. This node may lag behind
+    /// the peer: then it refuses too much, and the peer tries again.
+    fn understood(
+        &self,
+        replica: &Replica,
+        commands: Vec<Bytes>,
+        min_level: u32,
+    ) -> Result<Vec<Encoded>, String> {
+        let understands = replica.state.feature_level();
+        let commands = commands.into_iter().map(|bytes| Encoded::from_peer(bytes, min_level, understands));
+        let commands = commands.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+        let allowed = self.shards.meta().state.meta().feature_level.max(level::FIRST);
+        // The level is raised by a command of the next level, in the meta shard.
+        let too_high = |command: &&Encoded| command.level() > allowed && !replica.shard.is_meta();
+        match commands.iter().find(too_high) {
+            Some(command) => {
+                Err(format!("it needs feature level {}, and the cluster has {allowed}", command.level()))
+            }
+            None => Ok(commands),
+        }
+    }
+
     async fn accept(&mut self, request: raft::LinkRequest) {
         for proposal in request.proposals {
             let shard = ShardId(proposal.shard);
@@ -233,13 +259,14 @@ impl Serving {
             };
             // Appended commands cannot be taken back, and an entry that replicas do not understand would stop all of
             // them.
-            let understands = replica.state.feature_level();
-            let commands = proposal.commands.into_iter().map(|bytes| Encoded::from_peer(bytes, understands));
-            let commands = match commands.collect::<Result<Vec<_>, _>>() {
+            let commands = match self.understood(&replica, proposal.commands, proposal.min_level) {
                 Ok(commands) => commands,
-                Err(error) => {
-                    tracing::warn!(shard = shard.0, %error, "proposal from peer refused");
-                    let refused = failure(id, ProposeError::NotUnderstood(error.to_string()), None);
+                Err(why) => {
+                    // A peer that repeats the proposal must not fill the log.
+                    if !std::mem::replace(&mut self.has_warned, true) {
+                        tracing::warn!(shard = shard.0, why, "proposal from peer refused");
+                    }
+                    let refused = failure(id, ProposeError::NotUnderstood(why), None);
                     self.pending.push(Box::pin(std::future::ready(refused)));
                     continue;
                 }

@@ -164,7 +164,7 @@ async fn propose(cluster: &Cluster, shard: u32, command: &[u8]) -> api::Failure 
     let status = cluster.status(leader).await.unwrap();
     let address = format!("http://{}", cluster.members()[leader].peer);
     let mut peer = RaftServiceClient::connect(address).await.unwrap();
-    let proposal = Proposal { id: 1, shard, commands: vec![command.to_vec().into()] };
+    let proposal = Proposal { id: 1, shard, commands: vec![command.to_vec().into()], min_level: 0 };
     let mut request = Request::new(tokio_stream::iter([LinkRequest { proposals: vec![proposal] }]));
     let metadata = request.metadata_mut();
     metadata.insert("conclave-cluster", status.cluster_id.parse().unwrap());

@@ -158,7 +158,7 @@ fn reply_to_proto(stored: &StoredReply) -> log::StoredReply {
 
 fn replies(row: log::SessionRoomRow) -> Result<Row, FormatError> {
     let reply = |stored: log::StoredReply| {
-        let verdict = match stored.reply.ok_or(FormatError::Missing("StoredReply.reply"))? {
+        let verdict = match stored.reply.ok_or(FormatError::UnknownKind("the stored reply"))? {
             stored_reply::Reply::Seq(seq) => Verdict::Event(Seq(seq)),
             stored_reply::Reply::Unchanged(_) => Verdict::Unchanged,
             // Only refusals that are decided for good are stored, and those carry no number.

@@ -16,6 +16,7 @@ pub(crate) struct Json<'a> {
     shards: u32,
     replicas: u32,
     layout_version: u64,
+    feature_level: u32,
     leaderless: Vec<u32>,
     nodes: Vec<JsonNode<'a>>,
 }
@@ -69,6 +70,7 @@ pub(crate) fn json(status: &GetServerStatusResponse) -> Json<'_> {
         shards: status.shards,
         replicas: status.replicas,
         layout_version: status.layout_version,
+        feature_level: status.feature_level,
         leaderless: leaderless(status),
         nodes: status.nodes.iter().map(|node| json_node(status, node)).collect(),
     }
