@@ -26,7 +26,7 @@ use crate::serve::guard::Guard;
 use crate::serve::http::Pages;
 use crate::serve::keeper::Keeper;
 
-/// How long calls in flight may take after the keeper has ended.
+/// How long calls in flight may still take after the keeper (the task that runs experiments) has ended.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the keeper and both APIs until the engine's `stop`. All faults are healed before the APIs end.

@@ -56,7 +56,7 @@ impl Property {
         Self::ReadsFresh,
         Self::ReplicasAgree,
     ];
-    /// The properties that only a run with the right faults tests.
+    /// The properties that are tested only if the run had the right faults.
     pub const WITH_FAULTS: [Self; 1] = [Self::MinoritySilent];
 
     /// All properties.

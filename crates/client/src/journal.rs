@@ -34,7 +34,7 @@ pub(crate) struct Record {
 
 /// The kinds of records.
 pub(crate) mod record {
-    /// The change.
+    /// What the record says: one of these.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub(crate) enum Kind {
         /// The session from here on. Earlier records belong to an earlier session and are void.

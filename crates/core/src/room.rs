@@ -116,7 +116,7 @@ fn decide<V: View>(
         Decision::Unchanged => return Ok(Outcome::reply(Reply::Unchanged)),
         Decision::Refused(refusal) => return Ok(Outcome::refused(refusal)),
     };
-    // Room for the two changes that `act` adds.
+    // Capacity for four: at most two changes here, and the two that `act` adds.
     let mut changes = Vec::with_capacity(4);
     changes.extend(change);
     let seq = head.last.next();

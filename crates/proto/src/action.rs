@@ -35,7 +35,7 @@ pub fn into_content(action: Action) -> Option<Content> {
     })
 }
 
-/// The action in the form of the log.
+/// The action as it is stored in the Raft log.
 pub(crate) fn to_log(action: &Action) -> act::Action {
     match action {
         Action::Post(text) => act::Action::Post(text.clone()),

@@ -82,7 +82,7 @@ pub fn encode_batch(time_ms: i64, commands: &[Encoded]) -> Bytes {
         key_len(COMMANDS_FIELD) + encoded_len_varint(command.len() as u64) + command.len()
     };
     let time = time_ms.cast_unsigned();
-    // Absent for the first level, which release 0.1.0 writes and reads.
+    // The first level is not written: a batch without the field has level 1, as in release 0.1.0.
     let level = commands.iter().map(Encoded::level).max().filter(|level| *level > level::FIRST);
     let len = key_len(TIME_FIELD)
         + encoded_len_varint(time)

@@ -13,7 +13,7 @@ use crate::{FormatError, frame};
 pub fn encode_record(event: &RoomEvent, out: &mut BytesMut) {
     let event = to_proto(event);
     frame::put_record_header(event.encoded_len(), out);
-    // A BytesMut grows as needed.
+    // Encoding fails only if the buffer is full, and a BytesMut grows, so this cannot fail.
     event.encode(out).unwrap_or_default();
 }
 

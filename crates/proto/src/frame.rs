@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_frame_is_a_stream_frame_on_the_wire() {
+    fn an_encoded_frame_has_the_same_bytes_as_the_plain_stream_frame() {
         for token in [Bytes::new(), Bytes::from_static(b"token")] {
             let encoded = EncodedFrame::Events { records: records(1..=5), token: token.clone() };
             let bytes = encoded.encode_to_vec();

@@ -12,13 +12,13 @@ use crate::chat::{self, Certainty, LeaderHint};
 
 /// Metadata: a stable word for the failure, such as `room_unknown`.
 pub const CODE: &str = "conclave-code";
-/// Metadata: `never`, `same_request` or `after_ms=<n>`.
+/// Metadata: whether to retry: `never`, `same_request` (repeat it unchanged) or `after_ms=<n>`.
 pub const RETRY: &str = "conclave-retry";
 /// Metadata: the client address to try first.
 pub const LEADER: &str = "conclave-leader";
 /// Metadata: the Raft term of the leader in [`LEADER`].
 pub const LEADER_TERM: &str = "conclave-leader-term";
-/// Metadata: `refused`, `not_sent` or `unknown`.
+/// Metadata: what is known about the effect: `refused`, `not_sent` or `unknown`.
 pub const CERTAINTY: &str = "conclave-certainty";
 /// Metadata: the request number to go back to.
 pub const EXPECTED: &str = "conclave-expected-request";

@@ -80,7 +80,7 @@ impl Simulated {
             }
             Fault::SlowDisk { .. } | Fault::FailSync | Fault::FullDisk => done.disk_faults += affected,
             Fault::ClockStep { .. } | Fault::ClockSkew { .. } => done.clock_steps += affected,
-            // Counted at the beginning.
+            // Counted above already, in `resolver_faults`.
             Fault::ResolverStale | Fault::ResolverSlow { .. } => {}
         }
         drop(done);

@@ -165,7 +165,7 @@ impl ShardState {
         self.shared.release(bytes);
     }
 
-    /// The snapshot is in the file: loads the shard from it.
+    /// Reloads the shard's state. Called once the snapshot is in the state file.
     pub(crate) fn installed(&self) -> Result<(), StoreError> {
         let fresh = Inner::load(self.shard, &self.shared.db.read()?, self.shared.feature_level)?;
         let index = fresh.applied.map_or(0, |id| id.index);

@@ -275,7 +275,7 @@ fn deny(_: &Context) -> Vec<Command> {
         "-c",
         "if cargo deny --locked fetch db; then exec cargo deny --locked check; fi
          cargo deny --locked check bans licenses sources &&
-         echo 'note: known vulnerabilities were NOT checked: the advisory database cannot be reached'",
+         echo 'ci-note: known vulnerabilities were NOT checked: the advisory database cannot be reached'",
     ]);
     commands.push(check);
     commands
@@ -311,7 +311,7 @@ struct Verdict {
     took: Duration,
     tests_passed: u64,
     tests_failed: u64,
-    /// Lines that began with `note: `, which the summary repeats.
+    /// Lines that began with `ci-note: `, which the summary repeats.
     notes: Vec<String>,
 }
 
@@ -473,7 +473,7 @@ impl Verdict {
 
     /// Parses a line of a step's output: sums of test programs, and notes.
     fn read(&mut self, line: &str) {
-        if let Some(note) = line.strip_prefix("note: ") {
+        if let Some(note) = line.strip_prefix("ci-note: ") {
             self.notes.push(note.to_owned());
         }
         let Some(result) = line.strip_prefix("test result: ") else { return };
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sums_of_test_programs_and_notes_are_read() {
+    fn test_result_lines_and_notes_are_parsed_and_other_output_is_ignored() {
         let mut verdict = verdict();
         verdict.read(
             "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.1s",
@@ -536,13 +536,13 @@ mod tests {
         verdict
             .read("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s");
         verdict.read("a test says: 5 passed; 5 failed");
-        verdict.read("note: the advisory database cannot be reached");
+        verdict.read("ci-note: the advisory database cannot be reached");
         assert_eq!((verdict.tests_passed, verdict.tests_failed), (15, 2));
         assert_eq!(verdict.notes, ["the advisory database cannot be reached"]);
     }
 
     #[test]
-    fn a_failed_step_fails_the_sum_with_and_without_a_failed_test() {
+    fn a_failed_step_fails_the_whole_run_even_if_no_test_failed() {
         let ok = || Verdict { tests_passed: 3, ..verdict() };
         assert!(summary(&BTreeMap::from([(0, verdict()), (1, ok())]), Duration::ZERO));
         let broken = Verdict { passed: false, ..verdict() };

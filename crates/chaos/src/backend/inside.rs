@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_of_a_cut_get_it() {
+    fn a_one_way_cut_is_sent_to_the_nodes_on_both_sides() {
         let one_way = applied(Fault::Partition { grudge: Grudge::OneWay }, &["a"]);
         let wanted = desired(&[one_way], &names(&["a", "b", "c"]));
         let peers = |name: &str| wanted[name].peers.clone();

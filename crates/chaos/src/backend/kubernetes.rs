@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_inside_need_the_permission_of_every_server() {
+    fn faults_inside_servers_need_allow_faults_on_every_server() {
         let process = BTreeSet::from([Means::Process]);
         let all: BTreeSet<Means> = Means::INSIDE.into_iter().chain([Means::Process]).collect();
         assert_eq!(means(&pods(&[("server", "--allow-faults"), ("dns", "dns")])), all);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::workload::{ClientView, Connect, Room, clients};
 
-/// Pause between two visits.
+/// Pause between two short-lived clients.
 const EVERY: Duration = Duration::from_millis(400);
 /// Timeout of one try to connect; then the visitor starts over, as a person would.
 const PATIENCE: Duration = Duration::from_secs(5);

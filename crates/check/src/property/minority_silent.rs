@@ -20,7 +20,7 @@ enum Moment {
 }
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
-    // Time, moment, and line number; sorted by time.
+    // When it happened, what happened, and the line of the history; sorted by time.
     let mut moments: Vec<(u64, Moment, u64)> = Vec::new();
     let mut reads = 0;
     for (line, record) in &records.lines {

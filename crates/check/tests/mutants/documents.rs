@@ -19,7 +19,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_guarantee_has_its_rows_and_its_property() {
+fn every_property_has_two_rows_in_the_guarantees_page_and_a_source_file() {
     let page = page();
     for property in Property::every() {
         let name = property.name();

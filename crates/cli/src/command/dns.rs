@@ -1,4 +1,4 @@
-//! `conclave dns`: one resolver.
+//! `conclave dns`: runs one name server.
 
 use super::daemon;
 use crate::args::dns::DnsArgs;

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_differ_in_shape_and_colour() {
+    fn queued_committed_and_failed_ticks_differ_in_shape_and_colour() {
         let style = Style { color: true, unicode: true };
         assert_eq!(tick(style, Tick::Queued), "\x1b[33m◷\x1b[0m");
         assert_eq!(tick(style, Tick::Committed), "\x1b[32m✓\x1b[0m");

@@ -23,7 +23,7 @@ fn ids(range: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = NodeId> {
 }
 
 #[test]
-fn the_bare_ring_is_balanced() {
+fn a_ring_gives_no_node_more_than_a_quarter_above_its_part() {
     for n in 2..=NODES_MAX as u64 {
         let ring = Ring::new(ids(1..=n));
         let mut owned: BTreeMap<NodeId, u64> = BTreeMap::new();

@@ -121,7 +121,7 @@ async fn datagrams(
         let (length, client) = match socket.recv_from(&mut message).await {
             Ok(received) => received,
             Err(error) => {
-                tracing::warn!(%error, "datagram not received");
+                tracing::warn!(%error, "failed to receive a datagram, retrying");
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
@@ -158,7 +158,7 @@ async fn connections(mut listener: Socket, handler: Arc<Handler>) {
                     open.spawn(connection(stream, client, handler.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "connection not accepted");
+                    tracing::warn!(%error, "failed to accept a connection, retrying");
                     tokio::time::sleep(RETRY).await;
                 }
             },

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_lost_from_the_peer_do_not_arrive_and_no_connection_opens() {
+    async fn bytes_from_a_cut_peer_wait_until_the_fault_is_healed_and_no_connection_opens() {
         let network = Network::default();
         let (mut near, mut far) = pair(&network).await;
         network.set(&fault(|fault| fault.lose_from = true));

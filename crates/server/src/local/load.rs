@@ -105,7 +105,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn the_highest_part_is_the_load() {
+    fn the_load_is_the_highest_of_its_parts() {
         let load = Load { cpu_permille: 300, queued: 0, send_p99_us: 0 };
         assert_eq!((load.work(), load.score(10, 100), load.score(90, 100)), (300, 300, 900));
         assert_eq!(load.score(0, 0), 300, "no maximum is no limit");

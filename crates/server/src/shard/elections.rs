@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn observations_that_miss_the_gap_still_count_the_change() {
+    fn a_change_of_leader_is_counted_even_if_no_time_without_a_leader_was_seen() {
         let mut watch = Watch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
         // One leader directly after another: this replica never saw a time without one.
         let seen = watch.see(view(Some(OTHER), 5, OTHER), Instant::now());

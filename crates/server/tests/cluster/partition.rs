@@ -102,7 +102,7 @@ async fn calls_that_arrive_twice_take_effect_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_refuses_faults_of_a_name_server() {
+async fn a_node_refuses_faults_that_only_a_name_server_can_have() {
     let cluster = breakable().await;
     let address = format!("http://{}", cluster.members()[0].client);
     let mut client = FaultServiceClient::connect(address).await.unwrap();

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_never_goes_to_an_entry_that_replaced_another() {
+    fn a_late_write_report_is_ignored_for_entries_that_were_replaced_meanwhile() {
         let mut group = Group::default();
         let old = group.append(&entries(1..4, 1)).unwrap();
         group.truncate(2);
