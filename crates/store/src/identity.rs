@@ -172,7 +172,14 @@ fn unescape(text: &str) -> String {
 /// The lock on a data dir. The operating system releases it when the process ends.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child process that is being started holds it open, too, until it runs its program.
+        let _ = self.file.unlock();
+    }
 }
 
 impl DirectoryLock {
@@ -198,6 +205,6 @@ impl DirectoryLock {
         }
         let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         write.map_err(|error| OpenError::access(&path, error))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }

@@ -23,7 +23,14 @@ pub(super) struct ResumeFile {
     file: File,
     bytes: u64,
     positions: BTreeMap<String, u64>,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for ResumeFile {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child process that is being started holds it open, too, until it runs its program.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl ResumeFile {
@@ -53,7 +60,7 @@ impl ResumeFile {
             Failed::new(Exit::Refused, what, "use another file, or remove this one to begin again")
         })?;
         let (file, bytes) = rewrite(path, cluster, &positions).map_err(io)?;
-        Ok(Self { path: path.to_owned(), cluster: cluster.to_owned(), file, bytes, positions, _lock: lock })
+        Ok(Self { path: path.to_owned(), cluster: cluster.to_owned(), file, bytes, positions, lock })
     }
 
     /// The last printed event of a room.
