@@ -42,7 +42,7 @@ pub use log::{LogReader, LogStore};
 pub use observer::Observer;
 pub use snapshot::{LocalSnapshot, ReceivedSnapshot, SnapshotData, SnapshotReceiver};
 pub use state::machine::{SnapshotBuilder, StateMachine};
-pub use state::{Page, ShardState};
+pub use state::{ClusterTable, Page, ShardState};
 pub use store::{Compaction, Options, Store, Usage};
 pub use types::{
     Entry, LogId, Membership, Payload, Raft, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,

@@ -102,7 +102,16 @@ impl Log {
         lock(&self.cells[group as usize].group)
     }
 
-    /// The existing entries of a range: at least one, and up to about `bytes_max` bytes.
+    /// The same as [`Log::read`], if all of these entries are in memory.
+    fn read_cached(&self, group: u32, range: Range<u64>, bytes_max: usize) -> Option<Vec<Entry>> {
+        let cached = |found| match found {
+            Found::Cached(entry) => Some(entry),
+            Found::InFile(..) => None,
+        };
+        self.group(group).find(range, bytes_max).into_iter().map(cached).collect()
+    }
+
+    /// The existing entries of a range: at least one, and up to about `bytes_max` bytes. Blocks.
     fn read(&self, group: u32, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, StoreError> {
         let (found, read) = {
             let log = self.group(group);

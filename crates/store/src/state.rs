@@ -62,6 +62,17 @@ pub(crate) struct Shared {
     pub(crate) feature_level: u32,
 }
 
+/// The members and the layout of the cluster, as the meta shard has them. Empty in the state of other shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterTable {
+    /// Every registered node.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// The layout in force; `None` before the first.
+    pub layout: Option<Layout>,
+    /// The cluster's feature level; 0 before the first was set.
+    pub feature_level: u32,
+}
+
 /// One shard's applied state on this node.
 #[derive(Debug)]
 pub struct ShardState {
@@ -69,6 +80,7 @@ pub struct ShardState {
     shared: Arc<Shared>,
     inner: Mutex<Inner>,
     applied: watch::Sender<u64>,
+    cluster: watch::Sender<Arc<ClusterTable>>,
     /// Raised when a snapshot's installation begins and when it ends: at an odd number the file is
     /// between two states.
     installs: AtomicU64,
@@ -88,10 +100,14 @@ struct Inner {
     /// Everything of epochs up to this one is written.
     written: u64,
     rows: Cache<Key, Row>,
+    /// While a batch is applied: keys of rows that are neither in memory nor in the file.
+    absent: BTreeSet<Key>,
     meta: MetaHead,
     nodes: BTreeMap<NodeId, NodeRecord>,
     layout: Option<Layout>,
-    /// The keys of the three fields above that have changed.
+    /// `nodes`, `layout` or the feature level has changed since the last [`ClusterTable`] was published.
+    cluster_changed: bool,
+    /// The keys of `meta`, `nodes` and `layout` that have changed.
     small: BTreeSet<Key>,
     /// Rooms of the room directory that are not written yet, with their epoch.
     fresh: BTreeMap<String, (DirectoryEntry, u64)>,
@@ -110,6 +126,7 @@ impl ShardState {
         Ok(Self {
             shard,
             shared,
+            cluster: watch::Sender::new(Arc::new(inner.cluster())),
             inner: Mutex::new(inner),
             applied: watch::Sender::new(index),
             installs: AtomicU64::new(0),
@@ -173,7 +190,9 @@ impl ShardState {
         // Epochs are never reused: the writer may still hold an earlier one.
         let (epoch, written) = (inner.epoch + 1, inner.written);
         *inner = Inner { epoch, written, ..fresh };
+        let cluster = inner.cluster();
         drop(inner);
+        self.cluster.send_replace(Arc::new(cluster));
         self.installs.fetch_add(1, Ordering::AcqRel);
         self.applied.send_replace(index);
         Ok(())
@@ -201,9 +220,11 @@ impl Inner {
             epoch: 1,
             written: 0,
             rows: Cache::new(),
+            absent: BTreeSet::new(),
             meta: MetaHead::default(),
             nodes: BTreeMap::new(),
             layout: None,
+            cluster_changed: false,
             small: BTreeSet::new(),
             fresh: BTreeMap::new(),
             tails: Tails::default(),
@@ -229,6 +250,14 @@ impl Inner {
             return Err(StoreError::format(DataFile::STATE, "the cluster's state", &error));
         }
         Ok(inner)
+    }
+
+    fn cluster(&self) -> ClusterTable {
+        ClusterTable {
+            nodes: self.nodes.clone(),
+            layout: self.layout.clone(),
+            feature_level: self.meta.feature_level,
+        }
     }
 
     /// Evicts rows and events from the caches. The work of one call is bounded.

@@ -266,8 +266,10 @@ impl Store {
     #[must_use]
     pub fn shard(&self, shard: ShardId) -> (LogStore, StateMachine) {
         let Shard { state, receiving } = self.at(shard).clone();
-        let log = LogStore::new(self.0.log.clone(), self.0.votes.clone(), shard.0, self.0.queue.clone());
-        (log, StateMachine::new(state, receiving, self.0.observer.clone()))
+        let inner = &self.0;
+        let log =
+            LogStore::new(inner.log.clone(), inner.votes.clone(), shard.0, inner.queue.clone(), self.work());
+        (log, StateMachine::new(state, receiving, inner.observer.clone()))
     }
 
     /// A shard's applied state, for reads.

@@ -16,6 +16,7 @@ use super::{Job, Log, Sender, group};
 use crate::error::StoreError;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::votes::Votes;
+use crate::work::Work;
 
 /// Reads one group's log.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct LogReader {
     pub(super) log: Arc<Log>,
     votes: Arc<Votes>,
     pub(super) group: u32,
+    /// Where entries that are only in the file are read.
+    work: Work,
 }
 
 /// One group's log and hard state.
@@ -33,8 +36,15 @@ pub struct LogStore {
 }
 
 impl LogReader {
-    fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, io::Error> {
-        let read = self.log.read(self.group, range, bytes_max);
+    /// The existing entries of a range: at least one, and up to about `bytes_max` bytes. Entries that are only in the
+    /// file are read on a thread for blocking work.
+    async fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, io::Error> {
+        if let Some(entries) = self.log.read_cached(self.group, range.clone(), bytes_max) {
+            return Ok(entries);
+        }
+        let (log, group) = (Arc::clone(&self.log), self.group);
+        let stopped = |error| Err(StoreError::Closed(format!("reading the log was cut off: {error}")));
+        let read = self.work.block(move || log.read(group, range, bytes_max)).await.unwrap_or_else(stopped);
         read.map_err(|error| self.log.failure.set(error).into())
     }
 }
@@ -58,11 +68,11 @@ impl RaftLogReader<TypeConfig> for LogReader {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        self.read(plain(&range), usize::MAX)
+        self.read(plain(&range), usize::MAX).await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start..end, LOG_READ_BYTES_MAX)
+        self.read(start..end, LOG_READ_BYTES_MAX).await
     }
 
     /// Reads in pieces of bounded size, since there may be many entries to apply after a restart.
@@ -79,7 +89,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
                 if let Some(entry) = piece.next() {
                     return Some((Ok(entry), (reader, range, piece)));
                 }
-                match reader.read(range.clone(), LOG_READ_BYTES_MAX) {
+                match reader.read(range.clone(), LOG_READ_BYTES_MAX).await {
                     Ok(entries) => {
                         range.start = entries.last()?.log_id.index + 1;
                         piece = entries.into_iter();
@@ -96,8 +106,8 @@ impl RaftLogReader<TypeConfig> for LogReader {
 }
 
 impl LogStore {
-    pub(crate) fn new(log: Arc<Log>, votes: Arc<Votes>, group: u32, queue: Sender) -> Self {
-        Self { reader: LogReader { log, votes, group }, queue }
+    pub(crate) fn new(log: Arc<Log>, votes: Arc<Votes>, group: u32, queue: Sender, work: Work) -> Self {
+        Self { reader: LogReader { log, votes, group, work }, queue }
     }
 
     async fn enqueue(&self, job: Job) -> Result<(), io::Error> {

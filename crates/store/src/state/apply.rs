@@ -1,9 +1,12 @@
 //! Applying commands.
 //!
-//! A batch of entries is applied under one lock. Rows are looked up in memory, and read from the file
-//! only if they were not used lately. [`conclave_core::apply`] makes the decisions; this module provides
-//! the view that it reads, and stores its changes.
+//! A batch of entries is applied under one lock. The rows that it needs and that are not in memory are read from the
+//! file beforehand, without the lock and on a thread for blocking work (see [`ShardState::load_rows`]): neither the
+//! async runtime nor the readers of the shard wait for the disk. [`conclave_core::apply`] makes the decisions; this
+//! module provides the view that it reads, and stores its changes.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use conclave_core::limits::UNWRITTEN_BYTES_MAX;
@@ -60,14 +63,52 @@ fn decode(entry: Entry, understands: u32) -> Result<(LogId, Decoded), StoreError
 }
 
 impl ShardState {
-    /// Applies committed entries, in order. An error may leave memory in the middle of an entry: the store
-    /// has failed then, and memory is not written any more.
-    pub(crate) fn apply(&self, entries: impl Iterator<Item = Entry>) -> Result<Applied, StoreError> {
+    /// Applies committed entries, in order. Only one call may run at a time. An error may leave memory in the middle of
+    /// an entry: the store has failed then, and memory is not written any more.
+    pub(crate) async fn apply(
+        self: &Arc<Self>,
+        entries: impl Iterator<Item = Entry>,
+    ) -> Result<Applied, StoreError> {
         let failed = |error| self.shared.failure.set(error);
         let decode = |entry| decode(entry, self.shared.feature_level);
         let entries = entries.map(decode).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let absent = self.load_rows(&entries).await.map_err(failed)?;
+        self.apply_loaded(entries, absent)
+    }
+
+    /// Loads the rows that the entries need into memory. Returns the keys of those that do not exist.
+    async fn load_rows(self: &Arc<Self>, entries: &[(LogId, Decoded)]) -> Result<BTreeSet<Key>, StoreError> {
+        let mut absent = BTreeSet::new();
+        loop {
+            let missing = lock(&self.inner).missing(entries, &absent);
+            if missing.is_empty() {
+                return Ok(absent);
+            }
+            let state = Arc::clone(self);
+            let read = move || state.shared.db.rows(state.shard, missing);
+            let stopped = |error| StoreError::Closed(format!("reading rows was cut off: {error}"));
+            let rows = self.shared.work.block(read).await.map_err(stopped)??;
+            let mut inner = lock(&self.inner);
+            for (key, row) in rows {
+                match row {
+                    // Meanwhile a reader may have loaded it, too.
+                    Some(_) if inner.rows.contains(&key) => {}
+                    Some(row) => inner.rows.insert_clean(key, row),
+                    None => drop(absent.insert(key)),
+                }
+            }
+        }
+    }
+
+    fn apply_loaded(
+        &self,
+        entries: Vec<(LogId, Decoded)>,
+        absent: BTreeSet<Key>,
+    ) -> Result<Applied, StoreError> {
+        let failed = |error| self.shared.failure.set(error);
         let mut out = Applied { replies: Vec::with_capacity(entries.len()), ..Applied::default() };
         let mut inner = lock(&self.inner);
+        inner.absent = absent;
         for (log_id, decoded) in entries {
             let mut replies = Vec::new();
             match decoded {
@@ -89,15 +130,20 @@ impl ShardState {
             inner.moved = true;
             out.replies.push(Replies(replies));
         }
+        inner.absent.clear();
         let bytes = inner.finish_batch(&mut out.heads) + out.commands * COMMAND_BYTES;
         inner.unwritten_bytes += bytes;
         let index = inner.applied.map_or(0, |id| id.index);
         inner.evict();
+        let cluster = std::mem::take(&mut inner.cluster_changed).then(|| inner.cluster());
         // Under the lock: the writer takes these bytes as soon as it is free, and must not subtract
         // them before they were added.
         let unwritten = self.shared.unwritten.fetch_add(bytes, Ordering::AcqRel) + bytes;
         drop(inner);
         self.shared.bell.changed(unwritten > UNWRITTEN_BYTES_MAX / 4);
+        if let Some(cluster) = cluster {
+            self.cluster.send_replace(Arc::new(cluster));
+        }
         self.applied.send_replace(index);
         Ok(out)
     }
@@ -123,47 +169,67 @@ impl Inner {
         time_ms: i64,
         command: &Command,
     ) -> Result<Reply, StoreError> {
-        self.prepare(db, shard, command)?;
         let outcome = conclave_core::apply(&Working { inner: self, db, shard }, shard, time_ms, command)?;
         let reply = outcome.reply;
         self.commit(db, shard, outcome)?;
         Ok(reply)
     }
 
-    /// Loads the rows that the command will most likely need.
-    fn prepare(&mut self, db: &StateDb, shard: ShardId, command: &Command) -> Result<(), StoreError> {
-        match command {
-            Command::Act { room, origin, action } => {
-                if self.bring(db, shard, Key::Room(*room))? {
-                    self.bring(db, shard, Key::Replies(origin.session, *room))?;
-                    if matches!(action, Action::Join | Action::Leave) {
-                        self.bring(db, shard, Key::Member(*room, origin.author))?;
-                    }
-                }
+    /// The keys of the rows that these entries need and that are neither in memory nor known to be absent. Loading them
+    /// may show that more are needed, as a name leads to its user.
+    fn missing(&self, entries: &[(LogId, Decoded)], absent: &BTreeSet<Key>) -> BTreeSet<Key> {
+        let mut missing = BTreeSet::new();
+        let mut need = |key: Key| {
+            if !self.rows.contains(&key) && !absent.contains(&key) {
+                missing.insert(key);
             }
-            Command::OpenSession { user, .. } => {
-                self.bring(db, shard, Key::User(user.clone()))?;
+        };
+        for (_, decoded) in entries {
+            let Decoded::Commands(_, commands) = decoded else { continue };
+            for command in commands {
+                self.needs(command, &mut need);
             }
-            Command::OpenRoom { .. }
-            | Command::CreateRoom { .. }
-            | Command::RegisterNode(_)
-            | Command::SetLayout { .. }
-            | Command::SetFeatureLevel(_) => {}
         }
-        Ok(())
+        missing
     }
 
-    /// Loads a row into memory; returns whether the row exists.
-    fn bring(&mut self, db: &StateDb, shard: ShardId, key: Key) -> Result<bool, StoreError> {
-        if self.rows.contains(&key) {
-            return Ok(true);
+    /// Passes the keys of the rows that the command reads or changes to `need`.
+    fn needs(&self, command: &Command, need: &mut impl FnMut(Key)) {
+        match command {
+            Command::Act { room, origin, action } => {
+                need(Key::Room(*room));
+                if origin.request.is_numbered() {
+                    need(Key::Replies(origin.session, *room));
+                }
+                if origin.request == RequestNo(1) {
+                    need(Key::SessionRooms(origin.session));
+                }
+                if matches!(action, Action::Join | Action::Leave) {
+                    need(Key::Member(*room, origin.author));
+                }
+            }
+            Command::OpenSession { user, .. } => need(Key::User(user.clone())),
+            Command::OpenRoom { room, .. } => need(Key::Room(*room)),
+            Command::CreateRoom { name, creator } => {
+                need(Key::Directory(name.clone()));
+                need(Key::UserName(*creator));
+                if let Some(Row::Name(name)) = self.rows.get(&Key::UserName(*creator)) {
+                    need(Key::User(name.clone()));
+                }
+            }
+            Command::RegisterNode(_) | Command::SetLayout { .. } | Command::SetFeatureLevel(_) => {}
         }
-        let row = db.row(shard, &key)?;
-        let there = row.is_some();
-        if let Some(row) = row {
+    }
+
+    /// Loads a row into memory, if it exists.
+    fn bring(&mut self, db: &StateDb, shard: ShardId, key: Key) -> Result<(), StoreError> {
+        if self.rows.contains(&key) || self.absent.contains(&key) {
+            return Ok(());
+        }
+        if let Some(row) = db.row(shard, &key)? {
             self.rows.insert_clean(key, row);
         }
-        Ok(there)
+        Ok(())
     }
 
     /// A row that is about to change, read from the file if it is only there.
@@ -224,6 +290,7 @@ impl Inner {
                 self.replace(Key::SessionRooms(session), Row::SessionRooms(count));
             }
             Change::Meta(meta) => {
+                self.cluster_changed |= meta.feature_level != self.meta.feature_level;
                 self.meta = meta;
                 self.small.insert(Key::Meta);
             }
@@ -240,10 +307,12 @@ impl Inner {
                 self.replace(Key::Session(session.session), Row::Session(session));
             }
             Change::Node(node) => {
+                self.cluster_changed = true;
                 self.small.insert(Key::Node(node.node));
                 self.nodes.insert(node.node, node);
             }
             Change::Layout(layout) => {
+                self.cluster_changed = true;
                 self.layout = Some(layout);
                 self.small.insert(Key::Layout);
             }
@@ -281,6 +350,7 @@ impl Working<'_> {
     ) -> Result<Option<T>, StoreError> {
         match self.inner.rows.get(key) {
             Some(row) => Ok(pick(row)),
+            None if self.inner.absent.contains(key) => Ok(None),
             None => Ok(self.db.row(self.shard, key)?.as_ref().and_then(pick)),
         }
     }

@@ -133,6 +133,23 @@ impl StateDb {
         Ok(peers)
     }
 
+    /// These rows of the newest written state, each as it is at the same moment; `None` for a row that does not exist.
+    pub(crate) fn rows(
+        &self,
+        shard: ShardId,
+        keys: impl IntoIterator<Item = Key>,
+    ) -> Result<Vec<(Key, Option<Row>)>, StoreError> {
+        let read = self.read()?;
+        let row = |key: Key| {
+            let row = match read.get(&key.encode(shard))? {
+                Some(value) => Row::decode(&key, &value)?,
+                None => None,
+            };
+            Ok((key, row))
+        };
+        keys.into_iter().map(row).collect()
+    }
+
     /// A row of the newest written state.
     pub(crate) fn row(&self, shard: ShardId, key: &Key) -> Result<Option<Row>, StoreError> {
         let bytes = key.encode(shard);

@@ -43,11 +43,15 @@ impl StateMachine {
     /// A snapshot of the synced state, which may be empty.
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let reading = self.state.shared().bell.checkpoint().await?;
-        let (last_log_id, last_membership) = match reading.applied(self.state.shard())? {
+        let shard = self.state.shard();
+        let read = self.state.work().block(move || reading.applied(shard).map(|applied| (reading, applied)));
+        let stopped = |error| StoreError::Closed(format!("building a snapshot was cut off: {error}"));
+        let (reading, applied) = read.await.map_err(stopped)??;
+        let (last_log_id, last_membership) = match applied {
             Some((applied, membership)) => (Some(applied), membership),
             None => (None, StoredMembership::default()),
         };
-        let snapshot = SnapshotData::Local(LocalSnapshot::new(self.state.shard(), reading));
+        let snapshot = SnapshotData::Local(LocalSnapshot::new(shard, reading));
         Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
     }
 }
@@ -76,7 +80,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 responders.push(responder);
             }
             let count = entries.len();
-            let applied = self.state.apply(entries.into_iter())?;
+            let applied = self.state.apply(entries.into_iter()).await?;
             for (responder, replies) in responders.into_iter().zip(applied.replies) {
                 if let Some(responder) = responder {
                     responder.send(replies);

@@ -1,22 +1,25 @@
 //! Reading applied state: pages of events, and single rows.
+//!
+//! What is in memory is answered at once. What is only in the file is read on a thread for blocking work, so that no
+//! reader holds up the async runtime: elections depend on it.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use conclave_core::record::{
-    DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord,
-};
-use conclave_core::ring::Layout;
+use conclave_core::limits::CACHED_ROWS_MAX;
+use conclave_core::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo, SessionRecord};
 use conclave_core::{RoomId, Seq, SessionId, UserId};
 use conclave_proto::frame;
+use tokio::sync::watch;
 
 use super::block::{self, Block};
 use super::key::{self, Key, kind};
 use super::row::Row;
 use super::tail::Chunk;
-use super::{Inner, ShardState};
+use super::{ClusterTable, Inner, ShardState};
 use crate::error::{ReadError, StoreError};
 use crate::lock;
 
@@ -106,7 +109,17 @@ impl ShardState {
     ///
     /// # Errors
     /// If the room is not known here, a snapshot is being installed, or the file cannot be read.
-    pub fn read(
+    pub async fn read(
+        self: &Arc<Self>,
+        room: RoomId,
+        after: Seq,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Page, ReadError> {
+        self.block(move |state| state.read_blocking(room, after, events_max, bytes_max)).await
+    }
+
+    fn read_blocking(
         &self,
         room: RoomId,
         after: Seq,
@@ -176,6 +189,69 @@ impl ShardState {
         result.map_err(|error| ReadError::Store(self.shared.failure.set(error)))
     }
 
+    /// Runs `read` on a thread for blocking work.
+    async fn block<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Arc<Self>) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let state = Arc::clone(self);
+        let stopped = |error| ReadError::Store(StoreError::Closed(format!("a read was cut off: {error}")));
+        self.shared.work.block(move || read(&state)).await.map_err(stopped)?
+    }
+
+    /// Rows, in the order of the keys: each from memory, or else from the file. All that are only in the file are read
+    /// in one transaction, and stay in memory.
+    async fn rows(self: &Arc<Self>, keys: Vec<Key>) -> Result<Vec<Option<Row>>, ReadError> {
+        let (mut rows, missing, epoch) = self.stable(|| {
+            let inner = lock(&self.inner);
+            let rows: Vec<_> = keys.iter().map(|key| inner.rows.get(key).cloned()).collect();
+            let missing = keys.iter().zip(&rows).filter(|(_, row)| row.is_none()).map(|(key, _)| key.clone());
+            let missing: Vec<_> = missing.collect();
+            Ok((rows, missing, inner.epoch))
+        })?;
+        if missing.is_empty() {
+            return Ok(rows);
+        }
+        // Memory drops only written rows, so the file has each of these rows if it exists.
+        let read = self.block(move |state| {
+            state.stable(|| {
+                let read = state.shared.db.rows(state.shard, missing)?;
+                state.keep(&read, epoch);
+                Ok(read)
+            })
+        });
+        let mut read = read.await?.into_iter().map(|(_, row)| row);
+        for row in rows.iter_mut().filter(|row| row.is_none()) {
+            *row = read.next().flatten();
+        }
+        Ok(rows)
+    }
+
+    async fn row(self: &Arc<Self>, key: Key) -> Result<Option<Row>, ReadError> {
+        if let Some(row) = self.stable(|| Ok(lock(&self.inner).rows.get(&key).cloned()))? {
+            return Ok(Some(row));
+        }
+        Ok(self.rows(vec![key]).await?.pop().flatten())
+    }
+
+    /// Keeps rows in memory that were read from the file, if no epoch has ended since before they were read. A row that
+    /// changed in the same epoch is still in memory, so that it is not replaced by an older one.
+    pub(super) fn keep(&self, read: &[(Key, Option<Row>)], epoch: u64) {
+        let mut inner = lock(&self.inner);
+        if inner.epoch != epoch {
+            return;
+        }
+        for (key, row) in read {
+            if let Some(row) = row
+                && !inner.rows.contains(key)
+            {
+                inner.rows.insert_clean(key.clone(), row.clone());
+            }
+        }
+        let written = inner.written;
+        inner.rows.evict(CACHED_ROWS_MAX, written);
+    }
+
     fn head(&self, room: RoomId) -> Result<Option<Seq>, StoreError> {
         self.look(&Key::Room(room), |row| match row {
             Row::Room(head, _) => Some(head.last),
@@ -218,34 +294,46 @@ impl ShardState {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn room(&self, room: RoomId) -> Result<Option<(RoomHead, RoomInfo)>, ReadError> {
-        self.stable(|| {
-            self.look(&Key::Room(room), |row| match row {
-                Row::Room(head, info) => Some((*head, info.clone())),
-                _ => None,
-            })
-        })
+    pub async fn room(self: &Arc<Self>, room: RoomId) -> Result<Option<(RoomHead, RoomInfo)>, ReadError> {
+        Ok(self.row(Key::Room(room)).await?.and_then(as_room))
     }
 
     /// Whether the user is a member of the room.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn member(&self, room: RoomId, user: UserId) -> Result<bool, ReadError> {
-        let key = Key::Member(room, user);
-        Ok(self.stable(|| self.look(&key, |row| Some(*row == Row::Member(true))))?.unwrap_or(false))
+    pub async fn member(self: &Arc<Self>, room: RoomId, user: UserId) -> Result<bool, ReadError> {
+        Ok(self.row(Key::Member(room, user)).await? == Some(Row::Member(true)))
+    }
+
+    /// For each of these rooms its head and description, and whether the user is a member of it. `None` for a room that
+    /// this shard does not have.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn rooms(
+        self: &Arc<Self>,
+        rooms: &[RoomId],
+        user: UserId,
+    ) -> Result<Vec<Option<(RoomHead, RoomInfo, bool)>>, ReadError> {
+        let keys = rooms.iter().flat_map(|room| [Key::Room(*room), Key::Member(*room, user)]);
+        let mut rows = self.rows(keys.collect()).await?.into_iter();
+        let mut found = Vec::with_capacity(rooms.len());
+        while let (Some(room), Some(member)) = (rows.next(), rows.next()) {
+            let room = room.and_then(as_room);
+            found.push(room.map(|(head, info)| (head, info, member == Some(Row::Member(true)))));
+        }
+        Ok(found)
     }
 
     /// A session.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, ReadError> {
-        self.stable(|| {
-            self.look(&Key::Session(session), |row| match row {
-                Row::Session(session) => Some(session.clone()),
-                _ => None,
-            })
+    pub async fn session(self: &Arc<Self>, session: SessionId) -> Result<Option<SessionRecord>, ReadError> {
+        Ok(match self.row(Key::Session(session)).await? {
+            Some(Row::Session(session)) => Some(session),
+            _ => None,
         })
     }
 
@@ -253,12 +341,10 @@ impl ShardState {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn room_named(&self, name: &str) -> Result<Option<DirectoryEntry>, ReadError> {
-        self.stable(|| {
-            self.look(&Key::Directory(name.to_owned()), |row| match row {
-                Row::Directory(entry) => Some(entry.clone()),
-                _ => None,
-            })
+    pub async fn room_named(self: &Arc<Self>, name: &str) -> Result<Option<DirectoryEntry>, ReadError> {
+        Ok(match self.row(Key::Directory(name.to_owned())).await? {
+            Some(Row::Directory(entry)) => Some(entry),
+            _ => None,
         })
     }
 
@@ -266,39 +352,20 @@ impl ShardState {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn directory_entry(&self, room: RoomId) -> Result<Option<DirectoryEntry>, ReadError> {
-        let name = self.stable(|| {
-            self.look(&Key::RoomName(room), |row| match row {
-                Row::Name(name) => Some(name.clone()),
-                _ => None,
-            })
-        })?;
-        name.map_or(Ok(None), |name| self.room_named(&name))
+    pub async fn directory_entry(
+        self: &Arc<Self>,
+        room: RoomId,
+    ) -> Result<Option<DirectoryEntry>, ReadError> {
+        match self.row(Key::RoomName(room)).await? {
+            Some(Row::Name(name)) => self.room_named(&name).await,
+            _ => Ok(None),
+        }
     }
 
-    /// The user of that name.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub fn user_named(&self, name: &str) -> Result<Option<UserRecord>, ReadError> {
-        self.stable(|| {
-            self.look(&Key::User(name.to_owned()), |row| match row {
-                Row::User(user) => Some(user.clone()),
-                _ => None,
-            })
-        })
-    }
-
-    /// All nodes, by id.
+    /// The members and the layout of the cluster, as the meta shard has them. Watchers are notified of each change.
     #[must_use]
-    pub fn nodes(&self) -> Vec<NodeRecord> {
-        lock(&self.inner).nodes.values().cloned().collect()
-    }
-
-    /// The layout in force.
-    #[must_use]
-    pub fn layout(&self) -> Option<Layout> {
-        lock(&self.inner).layout.clone()
+    pub fn cluster(&self) -> watch::Receiver<Arc<ClusterTable>> {
+        self.cluster.subscribe()
     }
 
     /// The meta shard's counters.
@@ -311,7 +378,16 @@ impl ShardState {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn directory_page(&self, after: &str, limit: usize) -> Result<Vec<DirectoryEntry>, ReadError> {
+    pub async fn directory_page(
+        self: &Arc<Self>,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DirectoryEntry>, ReadError> {
+        let after = after.to_owned();
+        self.block(move |state| state.directory_page_blocking(&after, limit)).await
+    }
+
+    fn directory_page_blocking(&self, after: &str, limit: usize) -> Result<Vec<DirectoryEntry>, ReadError> {
         self.stable(|| {
             // Unwritten rooms are read first: rooms that are written meanwhile are then found in the file as well.
             let behind = (Bound::Excluded(after.to_owned()), Bound::Unbounded);
@@ -331,6 +407,13 @@ impl ShardState {
             }
             Ok(page.into_values().take(limit).collect())
         })
+    }
+}
+
+fn as_room(row: Row) -> Option<(RoomHead, RoomInfo)> {
+    match row {
+        Row::Room(head, info) => Some((head, info)),
+        _ => None,
     }
 }
 

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use tokio::sync::Notify;
 
 use super::db::{StateDb, begin};
+use super::key::Key;
 use super::writer::Bell;
 use super::{ShardState, Shared};
 use crate::convert::log_id_of;
@@ -68,6 +69,51 @@ fn commands() -> impl Strategy<Value = Command> {
     prop_oneof![1 => open, 8 => act]
 }
 
+fn shared(dir: &std::path::Path) -> Arc<Shared> {
+    Arc::new(Shared {
+        db: StateDb::open(&RealDisk, dir, 1, true).unwrap(),
+        failure: Arc::new(Failure::new()),
+        bell: Bell::default(),
+        unwritten: AtomicUsize::new(0),
+        work: Work::default(),
+        feature_level: FEATURE_LEVEL,
+        written: Notify::new(),
+    })
+}
+
+fn entry(index: i64, commands: &[Command]) -> Entry {
+    let encoded: Vec<_> = commands.iter().map(command::encode).collect();
+    let payload = Payload(command::encode_batch(index, &encoded));
+    Entry { log_id: log_id_of(1, index.cast_unsigned()), payload: EntryPayload::Normal(payload) }
+}
+
+/// A reader reads a row from the file; before it can keep the row in memory, the row changes, is written and leaves
+/// memory. The reader must not put the old row in the place of the new one.
+#[tokio::test]
+async fn a_row_that_changed_while_it_was_read_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(ShardState::load(SHARD, shared(dir.path())).unwrap());
+    let room = RoomId(1);
+    let open =
+        Command::OpenRoom { room, name: "room".into(), creator: UserId(1), creator_name: "ana".into() };
+    state.apply(std::iter::once(entry(1, &[open]))).await.unwrap();
+    write_and_forget(&state);
+    let epoch = lock(&state.inner).epoch;
+    let read = state.shared.db.rows(SHARD, [Key::Room(room)]).unwrap();
+    let origin = Origin {
+        session: SessionId(1),
+        author: UserId(1),
+        author_name: "ana".into(),
+        request: RequestNo(1),
+        settled: RequestNo(0),
+    };
+    let post = Command::Act { room, origin, action: Action::Post("hello".into()) };
+    state.apply(std::iter::once(entry(2, &[post]))).await.unwrap();
+    write_and_forget(&state);
+    state.keep(&read, epoch);
+    assert_eq!(state.room(room).await.unwrap().unwrap().0.last.0, 2);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -76,23 +122,12 @@ proptest! {
         batches in proptest::collection::vec((proptest::collection::vec(commands(), 1..20), 0..3_u8), 1..30)
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let shared = Arc::new(Shared {
-            db: StateDb::open(&RealDisk, dir.path(), 1, true).unwrap(),
-            failure: Arc::new(Failure::new()),
-            bell: Bell::default(),
-            unwritten: AtomicUsize::new(0),
-            work: Work::default(),
-            feature_level: FEATURE_LEVEL,
-            written: Notify::new(),
-        });
-        let state = ShardState::load(SHARD, shared.clone()).unwrap();
+        let shared = shared(dir.path());
+        let state = Arc::new(ShardState::load(SHARD, shared.clone()).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut model = MemView::default();
         for (index, (commands, then)) in (1..).zip(&batches) {
-            let encoded: Vec<_> = commands.iter().map(command::encode).collect();
-            let payload = Payload(command::encode_batch(index, &encoded));
-            let log_id = log_id_of(1, index.cast_unsigned());
-            let entry = Entry { log_id, payload: EntryPayload::Normal(payload) };
-            let applied = state.apply(std::iter::once(entry)).unwrap();
+            let applied = runtime.block_on(state.apply(std::iter::once(entry(index, commands)))).unwrap();
             let mut replies = Vec::new();
             for command in commands {
                 let Ok(outcome) = conclave_core::apply(&model, SHARD, index, command);
@@ -104,18 +139,20 @@ proptest! {
                 write_and_forget(&state);
             }
             for (room, (head, info)) in &model.rooms {
-                prop_assert_eq!(state.room(*room).unwrap(), Some((*head, info.clone())));
+                let known = runtime.block_on(state.room(*room)).unwrap();
+                prop_assert_eq!(known, Some((*head, info.clone())));
                 for user in 1..4 {
                     let member = model.members.contains(&(*room, UserId(user)));
-                    prop_assert_eq!(state.member(*room, UserId(user)).unwrap(), member);
+                    prop_assert_eq!(runtime.block_on(state.member(*room, UserId(user))).unwrap(), member);
                 }
             }
         }
         // Memory and file together hold every event, once and in order; and so does the file alone.
         write_and_forget(&state);
-        for state in [&state, &ShardState::load(SHARD, shared).unwrap()] {
+        for state in [&state, &Arc::new(ShardState::load(SHARD, shared).unwrap())] {
             for room in model.rooms.keys() {
-                let page = state.read(*room, conclave_core::Seq(0), usize::MAX, usize::MAX).unwrap();
+                let page = state.read(*room, conclave_core::Seq(0), usize::MAX, usize::MAX);
+                let page = runtime.block_on(page).unwrap();
                 let events = event::decode_records(&page.records).unwrap();
                 let wanted: Vec<_> =
                     model.events.iter().filter(|event| event.room == *room).map(event::to_proto).collect();

@@ -173,15 +173,15 @@ async fn more_rooms_than_fit_into_memory_can_all_be_read() {
     assert_eq!(counts.applied.load(Ordering::Relaxed), rooms);
     let state = store.state(ShardId(1));
     for room in [1, 2, 1_000, 40_000, rooms] {
-        assert_eq!(state.room(RoomId(room)).unwrap().unwrap().1.name, format!("room{room}"));
+        assert_eq!(state.room(RoomId(room)).await.unwrap().unwrap().1.name, format!("room{room}"));
         // Read from the file again, and changed.
         index += 1;
         apply(&mut machine, vec![entry(index, &[post(room, 1, "hello")])]).await;
-        let page = state.read(RoomId(room), Seq(0), 10, 10_000).unwrap();
+        let page = state.read(RoomId(room), Seq(0), 10, 10_000).await.unwrap();
         assert_eq!((page.first, page.last, page.head), (Seq(1), Seq(2), Seq(2)));
         assert_eq!(event::decode_records(&page.records).unwrap().len(), 2);
     }
-    assert!(state.room(RoomId(rooms + 1)).unwrap().is_none());
+    assert!(state.room(RoomId(rooms + 1)).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -206,11 +206,11 @@ async fn pages_are_the_same_from_memory_and_from_the_file() {
         // A room with few events, whose blocks grow.
         apply(&mut machine, vec![entry(index, &[post(2, index - 1, "now and then")])]).await;
     }
-    let check = |state: &conclave_store::ShardState, room, head: u64| {
+    let check = async |state: Arc<conclave_store::ShardState>, room, head: u64| {
         for (events, bytes) in [(1_000, 1024 * 1024), (7, 1024 * 1024), (1_000, 3_000)] {
             let mut after = Seq(0);
             while after.0 < head {
-                let page = state.read(room, after, events, bytes).unwrap();
+                let page = state.read(room, after, events, bytes).await.unwrap();
                 assert_eq!((page.first, page.head), (after.next(), Seq(head)));
                 let list = event::decode_records(&page.records).unwrap();
                 assert!(list.len() <= events && (page.records.len() <= bytes || list.len() == 1));
@@ -219,15 +219,15 @@ async fn pages_are_the_same_from_memory_and_from_the_file() {
                 after = page.last;
             }
         }
-        let end = state.read(room, Seq(head), 10, 1_000).unwrap();
+        let end = state.read(room, Seq(head), 10, 1_000).await.unwrap();
         assert_eq!((end.first, end.last, end.records.len()), (Seq(0), Seq(head), 0));
     };
-    check(&store.state(ShardId(1)), RoomId(1), request + 1);
-    check(&store.state(ShardId(1)), RoomId(2), index);
+    check(store.state(ShardId(1)), RoomId(1), request + 1).await;
+    check(store.state(ShardId(1)), RoomId(2), index).await;
     drop((machine, store));
     let store = open(dir.path());
-    check(&store.state(ShardId(1)), RoomId(1), request + 1);
-    check(&store.state(ShardId(1)), RoomId(2), index);
-    let unknown = store.state(ShardId(1)).read(RoomId(9), Seq(0), 1, 1);
+    check(store.state(ShardId(1)), RoomId(1), request + 1).await;
+    check(store.state(ShardId(1)), RoomId(2), index).await;
+    let unknown = store.state(ShardId(1)).read(RoomId(9), Seq(0), 1, 1).await;
     assert!(matches!(unknown, Err(conclave_store::ReadError::RoomUnknown)));
 }

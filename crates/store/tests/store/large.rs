@@ -140,24 +140,26 @@ async fn a_gibibyte_is_sent_with_bounded_memory() {
     let whole = send(&mut source, &to).await;
     assert!(whole > GIB * 9 / 10, "{whole} bytes");
     let grown = memory().1 - before;
-    compare(&from, &to, requests);
+    compare(&from, &to, requests).await;
 
     println!("into one that lacks the last part:");
     let last = fill(&mut source, last, &mut requests, GIB / 64).await;
     let part = send(&mut source, &to).await;
     assert!(part < whole / 20, "the prefix is not sent again: {part} bytes");
     assert_eq!(*to.state(SHARD).applied().borrow(), last);
-    compare(&from, &to, requests);
+    compare(&from, &to, requests).await;
     println!("grown by {} MiB while the whole was sent and installed", mib(grown));
     // Sender and receiver are in this process, and each of them may fill its page cache.
     assert!(grown < 2 * STATE_CACHE_BYTES + 32 * 1024 * 1024, "{} MiB", mib(grown));
 }
 
 /// Checks that every room ends at the same seq, and that its last events can be read.
-fn compare(from: &Store, to: &Store, requests: u64) {
+async fn compare(from: &Store, to: &Store, requests: u64) {
     for room in (1..=ROOMS).map(RoomId) {
-        let read = |store: &Store| store.state(SHARD).read(room, Seq(requests - 10), 100, 64 * 1024).unwrap();
-        let (one, two) = (read(from), read(to));
+        let read = async |store: &Store| {
+            store.state(SHARD).read(room, Seq(requests - 10), 100, 64 * 1024).await.unwrap()
+        };
+        let (one, two) = (read(from).await, read(to).await);
         assert_eq!((one.head, one.last, &one.records), (two.head, two.last, &two.records));
         assert_eq!(one.head, Seq(requests + 1));
     }

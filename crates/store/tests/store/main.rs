@@ -9,5 +9,6 @@ mod large;
 mod openraft_suite;
 mod snapshots;
 mod support;
+mod threads;
 mod upgrades;
 mod votes;

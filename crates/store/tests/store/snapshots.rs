@@ -241,9 +241,10 @@ async fn readers_never_see_half_a_snapshot() {
     assert!(bytes(&sent) > 15 * 1024 * 1024);
     let state = to.state(SHARD);
     let reader = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut refused = 0;
         loop {
-            match state.read(RoomId(1), Seq(0), 10, 64 * 1024) {
+            match runtime.block_on(state.read(RoomId(1), Seq(0), 10, 64 * 1024)) {
                 Ok(page) if page.head == Seq(20_001) => return refused,
                 Ok(page) => assert_eq!((page.head, page.first, page.last), (Seq(101), Seq(1), Seq(10))),
                 Err(ReadError::Installing) => refused += 1,
@@ -256,7 +257,7 @@ async fn readers_never_see_half_a_snapshot() {
     let state = to.state(SHARD);
     let mut after = Seq(0);
     while after < Seq(20_001) {
-        let page = state.read(RoomId(1), after, 1_000, 256 * 1024).unwrap();
+        let page = state.read(RoomId(1), after, 1_000, 256 * 1024).await.unwrap();
         assert_eq!(page.first, after.next());
         assert!(page.records.len() <= 256 * 1024);
         after = page.last;
