@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use conclave_core::record::NodeRecord;
-use conclave_core::{Command, DirectoryId, Refusal, Reply, UserId, level};
+use conclave_core::{Command, DirectoryId, Refusal, Reply, ShardId, UserId};
 use openraft::EmptyNode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -35,17 +35,18 @@ pub(crate) async fn settle(
     expelled: watch::Sender<Option<String>>,
 ) {
     let work = async {
-        futures::future::join_all(router.shards.iter().map(|replica| begin(&router.shards, replica))).await;
+        futures::future::join_all(router.shards.replicas().map(|replica| begin(&router.shards, replica)))
+            .await;
         if let Err(why) = register(&router, &node, directory).await {
             expelled.send_replace(Some(why));
             return;
         }
-        for replica in router.shards.iter() {
+        for replica in router.shards.replicas() {
             if let Err(error) = replica.raft.wait_for_recovery(Some(RECOVERY)).await {
                 tracing::warn!(shard = replica.shard.0, %error, "replica not recovered in time, continuing");
             }
         }
-        if router.barrier(router.shards.meta()).await.is_ok() {
+        if router.barrier(ShardId::META).await.is_ok() {
             furnish(&router).await;
         }
         node.settled.store(true, Ordering::Relaxed);
@@ -63,11 +64,11 @@ pub(crate) async fn settle(
 /// Initializes one group, if this node holds a replica and the group is not initialized. All nodes would initialize it
 /// identically, so two may do it; only the preferred leader does it at once, which saves needless elections.
 async fn begin(shards: &Shards, replica: &Replica) {
-    let replicas = shards.preferred(replica.shard);
-    if !replicas.contains(&shards.me) {
+    let replicas = shards.topology.replicas(replica.shard);
+    if !replicas.contains(&shards.me()) {
         return;
     }
-    if replicas.first() != Some(&shards.me) {
+    if replicas.first() != Some(&shards.me()) {
         replica.leader_change(replica.leader(), BEGIN_ANYWAY).await;
     }
     if replica.raft.is_initialized().await.unwrap_or(true) {
@@ -97,7 +98,7 @@ async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) -> R
     };
     let command = Command::RegisterNode(record);
     loop {
-        match router.decide(router.shards.meta(), &command).await {
+        match router.decide(ShardId::META, &command).await {
             Ok(Reply::Refused(Refusal::NodeIdTaken)) => {
                 tracing::error!(node = node.id.0, "{}", Refusal::NodeIdTaken);
                 return Ok(());
@@ -119,26 +120,26 @@ async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) -> R
 /// Gives a new cluster its layout, its feature level and its first room. The first node to get here does it; each step
 /// is idempotent.
 async fn furnish(router: &Router) {
-    let meta = router.shards.meta();
-    if meta.state.layout().is_none() {
-        let command = Command::SetLayout { layout: router.shards.layout.clone(), replaces: 0 };
-        report("layout", router.decide(meta, &command).await.err());
+    let topology = &router.shards.topology;
+    if !topology.has_layout() {
+        let command = Command::SetLayout { layout: topology.planned_layout().clone(), replaces: 0 };
+        report("layout", router.decide(ShardId::META, &command).await.err());
     }
     raise_level(router).await;
-    if meta.state.room_named(FIRST_ROOM).is_ok_and(|room| room.is_none()) {
+    let Ok(meta) = router.reader(ShardId::META) else { return };
+    if meta.room_named(FIRST_ROOM).await.is_ok_and(|room| room.is_none()) {
         report("first room", router.create_room(FIRST_ROOM, UserId(0)).await.err());
     }
 }
 
 /// Raises the cluster's feature level to the highest one that all nodes understand, if the cluster does not have it.
 async fn raise_level(router: &Router) {
-    let meta = router.shards.meta();
-    let nodes = meta.state.nodes();
-    let understood = nodes.iter().map(|node| node.feature_level).min().unwrap_or(level::FIRST);
-    if nodes.len() < router.shards.members.len() || understood <= meta.state.meta().feature_level {
+    let topology = &router.shards.topology;
+    let Some(understood) = topology.understood_level() else { return };
+    if topology.has_feature_level(understood) {
         return;
     }
-    match router.decide(meta, &Command::SetFeatureLevel(understood)).await {
+    match router.decide(ShardId::META, &Command::SetFeatureLevel(understood)).await {
         Ok(Reply::Refused(refusal)) => {
             tracing::debug!(level = understood, %refusal, "feature level not raised")
         }

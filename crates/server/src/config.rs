@@ -50,7 +50,7 @@ pub struct Config {
 }
 
 /// One of the initial nodes of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
     /// The node's name.
     pub name: String,

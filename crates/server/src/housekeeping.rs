@@ -39,7 +39,7 @@ pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         for wanted in store.compaction() {
-            if let Some(replica) = shards.get(wanted.shard) {
+            if let Some(replica) = shards.replica(wanted.shard) {
                 tokio::select! {
                     () = cut(replica, wanted.upto) => {}
                     () = stop.cancelled() => return,

@@ -35,6 +35,7 @@ mod router;
 mod seats;
 mod shard;
 mod status;
+mod topology;
 
 pub use clock::Clock;
 pub use conclave_store::Options as StoreOptions;

@@ -29,6 +29,7 @@ use crate::peer::Peers;
 use crate::peer::admission::{Admission, Stamp};
 use crate::plan::Plan;
 use crate::router::Router;
+use crate::topology::Topology;
 
 pub use listen::Listeners;
 
@@ -130,13 +131,19 @@ impl Node {
             expelled: expelled.clone(),
         };
         let stamp = Stamp::new(identity.cluster, plan.me, identity.directory, store.clone());
-        let (peers, links) =
-            Peers::new(&plan.members, plan.me, &stamp, config.faults.as_ref(), &listeners.net)?;
+        let topology = Topology::new(
+            plan.me,
+            plan.members.clone(),
+            plan.layout.clone(),
+            store.state(ShardId::META).cluster(),
+        );
+        let topology = Arc::new(topology);
+        let (peers, links) = Peers::new(&topology, &stamp, config.faults.as_ref(), &listeners.net)?;
         let peers = Arc::new(peers);
         let tasks = TaskTracker::new();
         let groups = groups::Groups {
             config: &config,
-            plan: &plan,
+            topology: &topology,
             store: &store,
             peers: &peers,
             metrics: &metrics,
@@ -183,7 +190,7 @@ impl Node {
     /// Stops all tasks and writes everything that is not written yet.
     pub async fn stop(self) {
         self.drain.close();
-        for replica in self.router.shards.iter() {
+        for replica in self.router.shards.replicas() {
             if let Err(error) = replica.raft.shutdown().await {
                 tracing::warn!(shard = replica.shard.0, %error, "Raft group did not stop cleanly");
             }

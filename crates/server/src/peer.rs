@@ -13,7 +13,9 @@ pub(crate) mod network;
 mod probe;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use conclave_core::NodeId;
@@ -32,6 +34,10 @@ use crate::limits::{FORWARD_QUEUE_MAX, PEER_MESSAGE_BYTES_MAX};
 use crate::peer::admission::Stamp;
 use crate::peer::echo::{Call, Echo, Echoes, echo};
 use crate::peer::link::Forwarded;
+use crate::topology::Topology;
+
+/// Deadline of one attempt to connect to another node.
+const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 
 /// A client of another node's Raft service.
 pub(crate) type PeerClient = RaftServiceClient<InterceptedService<Channel, Stamp>>;
@@ -40,7 +46,8 @@ pub(crate) type PeerClient = RaftServiceClient<InterceptedService<Channel, Stamp
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
-    pub(crate) member: Member,
+    pub(crate) name: String,
+    dial: Arc<Dial>,
     /// The client for all calls except snapshots.
     client: PeerClient,
     /// A separate connection for snapshots, so that gigabytes never delay a heartbeat.
@@ -49,8 +56,6 @@ pub(crate) struct Peer {
     pub(crate) forward: mpsc::Sender<Forwarded>,
     /// Whether the link to this node is up.
     pub(crate) alive: watch::Sender<bool>,
-    /// The injected faults on the connection to this node.
-    rule: Option<watch::Receiver<PeerFault>>,
     /// Repeats calls when fault injection asks for it.
     echo: Option<Arc<Echo>>,
 }
@@ -66,25 +71,33 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Prepares a connection to each of the nodes; each connects at first use.
+    /// Prepares a connection to each of the other members; each connects at first use.
     ///
     /// # Errors
     /// If an address is invalid.
     pub(crate) fn new(
-        members: &BTreeMap<NodeId, Member>,
-        me: NodeId,
+        topology: &Arc<Topology>,
         stamp: &Stamp,
         faults: Option<&Faults>,
         net: &Net,
     ) -> Result<(Self, LinkQueues), tonic::transport::Error> {
         let mut peers = BTreeMap::new();
         let mut queues = Vec::new();
-        for (&id, member) in members.iter().filter(|(id, _)| **id != me) {
+        for (id, member) in topology.members().into_iter().filter(|(id, _)| *id != topology.me()) {
+            let rule = faults.map(|faults| faults.network.rule(&member.name));
+            let dial = Arc::new(Dial {
+                id,
+                topology: Arc::clone(topology),
+                net: net.clone(),
+                rule,
+                failed: AtomicUsize::new(0),
+            });
+            let channel = || channel(&member.peer, &dial);
             let (forward, queue) = mpsc::channel(FORWARD_QUEUE_MAX);
             let stamp = stamp.clone().to(id);
             let (echo, echoes) = match faults {
                 Some(known) => {
-                    let client = client(channel(member, faults, net)?, stamp.clone());
+                    let client = client(channel()?, stamp.clone());
                     let rule = known.network.rule(&member.name);
                     let (echo, echoes) = echo(rule, client, Arc::clone(known.network.repeated()));
                     (Some(echo), Some(echoes))
@@ -93,12 +106,12 @@ impl Peers {
             };
             let peer = Arc::new(Peer {
                 id,
-                client: client(channel(member, faults, net)?, stamp.clone()),
-                bulk: client(channel(member, faults, net)?, stamp),
-                member: member.clone(),
+                client: client(channel()?, stamp.clone()),
+                bulk: client(channel()?, stamp),
+                name: member.name,
+                dial: Arc::clone(&dial),
                 forward,
                 alive: watch::Sender::new(false),
-                rule: faults.map(|faults| faults.network.rule(&member.name)),
                 echo,
             });
             queues.push((Arc::clone(&peer), queue, echoes));
@@ -125,9 +138,22 @@ impl Peer {
         self.bulk.clone()
     }
 
+    /// The node's current name and addresses.
+    pub(crate) fn member(&self) -> Member {
+        self.dial
+            .topology
+            .member(self.id)
+            .unwrap_or_else(|| Member { name: self.name.clone(), ..Member::default() })
+    }
+
+    /// The address of the last connection, or of the next one if connecting has failed since.
+    pub(crate) fn address(&self) -> String {
+        self.dial.address()
+    }
+
     /// Whether fault injection cuts this peer off: then a connection attempt says nothing about its process.
     pub(crate) fn is_cut(&self) -> bool {
-        self.rule.as_ref().is_some_and(|rule| network_faults::is_cut(&rule.borrow()))
+        self.dial.rule.as_ref().is_some_and(|rule| network_faults::is_cut(&rule.borrow()))
     }
 
     /// Observes a call that is about to be made, which fault injection may repeat.
@@ -148,22 +174,58 @@ fn client(channel: Channel, stamp: Stamp) -> PeerClient {
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
 }
 
-/// A channel that connects at first use and reconnects whenever the connection is lost.
-fn channel(member: &Member, faults: Option<&Faults>, net: &Net) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = endpoint(member, net)?;
-    let Some(faults) = faults else { return Ok(net.channel(&endpoint, &member.peer)) };
-    let (net, address, rule) = (net.clone(), member.peer.clone(), faults.network.rule(&member.name));
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let (net, address, rule) = (net.clone(), address.clone(), rule.clone());
-        async move { network_faults::connect(&net, &address, rule).await.map(TokioIo::new) }
-    })))
+/// Connects to a node wherever it is now.
+#[derive(Debug)]
+struct Dial {
+    id: NodeId,
+    topology: Arc<Topology>,
+    net: Net,
+    /// The injected faults on the connection to this node.
+    rule: Option<watch::Receiver<PeerFault>>,
+    /// The number of failed attempts. Each failure moves on to the node's next address.
+    failed: AtomicUsize,
 }
 
-fn endpoint(member: &Member, net: &Net) -> Result<Endpoint, tonic::transport::Error> {
+impl Dial {
+    fn address(&self) -> String {
+        let mut addresses = self.topology.peer_addresses(self.id);
+        let turn = self.failed.load(Ordering::Relaxed).checked_rem(addresses.len()).unwrap_or(0);
+        if turn < addresses.len() { addresses.swap_remove(turn) } else { String::new() }
+    }
+
+    /// Waits for an attempt to connect to [`Dial::address`].
+    async fn attempt<T>(&self, connecting: impl Future<Output = io::Result<T>>) -> io::Result<TokioIo<T>> {
+        let result = tokio::time::timeout(CONNECT_DEADLINE, connecting).await;
+        let result = result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if result.is_err() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        result.map(TokioIo::new)
+    }
+}
+
+/// A channel that connects at first use and reconnects whenever the connection is lost. `address` names the endpoint
+/// only: each connection goes to where the node is then.
+fn channel(address: &str, dial: &Arc<Dial>) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = endpoint(address, &dial.net)?;
+    let dial = Arc::clone(dial);
+    Ok(match dial.rule.clone() {
+        None => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let (dial, address) = (Arc::clone(&dial), dial.address());
+            async move { dial.attempt(dial.net.connect(&address)).await }
+        })),
+        Some(rule) => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let (dial, address, rule) = (Arc::clone(&dial), dial.address(), rule.clone());
+            async move { dial.attempt(network_faults::connect(&dial.net, &address, rule)).await }
+        })),
+    })
+}
+
+fn endpoint(address: &str, net: &Net) -> Result<Endpoint, tonic::transport::Error> {
     Ok(net
-        .endpoint(&member.peer)?
+        .endpoint(address)?
         .tcp_nodelay(true)
-        .connect_timeout(Duration::from_millis(500))
+        .connect_timeout(CONNECT_DEADLINE)
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(32 * 1024 * 1024)
         // Keep-alives detect a peer that vanished without closing its connections.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use conclave_core::planted::{Bug, planted};
 use conclave_core::record::DirectoryEntry;
-use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, UserId, level};
+use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, ShardId, UserId};
 use conclave_proto::chat::RoomRef;
 use conclave_proto::command::{Encoded, encode};
 use conclave_proto::raft::ReadIndexRequest;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::limits::REQUEST_DEADLINE;
 use crate::peer::Peers;
 use crate::peer::link::Forwarded;
-use crate::shard::{Answer, ProposeError, Replica, Shards};
+use crate::shard::{Answer, ProposeError, Replica, Shard, ShardReader, Shards};
 
 /// How long to wait for a change of leader before retrying with the same one.
 const RETRY: Duration = Duration::from_millis(20);
@@ -37,32 +37,36 @@ impl Router {
     /// With a steady leader, the commands of successive calls reach the leader in the order of the calls.
     pub(crate) async fn submit(
         &self,
-        replica: &Arc<Replica>,
+        shard: ShardId,
         commands: Vec<Encoded>,
     ) -> impl Future<Output = Result<Vec<Reply>, Failure>> + Send + use<> {
-        let known = replica.leader();
-        let first = self.attempt(replica, commands.clone(), known.leader).await;
         let router = self.clone();
-        let replica = Arc::clone(replica);
+        let first = match self.shards.get(shard) {
+            Some(shard) => {
+                let leader = self.target(shard, shard.leader().leader);
+                Ok((Arc::clone(shard), self.attempt(shard, commands.clone(), leader).await))
+            }
+            None => Err(no_such_shard(shard)),
+        };
         async move {
-            let error = match first.await {
-                Ok(replies) => return Ok(replies),
-                Err(error) => error,
-            };
-            router.insist(&replica, &commands, error).await
+            let (shard, first) = first?;
+            match first.await {
+                Ok(replies) => Ok(replies),
+                Err(error) => router.insist(&shard, &commands, error).await,
+            }
         }
     }
 
     /// [`Router::submit`] for one command; waits for the reply.
-    pub(crate) async fn decide(&self, replica: &Arc<Replica>, command: &Command) -> Result<Reply, Failure> {
-        let replies = self.submit(replica, vec![encode(command)]).await.await?;
+    pub(crate) async fn decide(&self, shard: ShardId, command: &Command) -> Result<Reply, Failure> {
+        let replies = self.submit(shard, vec![encode(command)]).await.await?;
         let reply = replies.into_iter().next();
         reply.ok_or_else(|| Failure::unknown("undecided", "the shard answered with nothing"))
     }
 
     async fn insist(
         &self,
-        replica: &Arc<Replica>,
+        shard: &Shard,
         commands: &[Encoded],
         first: ProposeError,
     ) -> Result<Vec<Reply>, Failure> {
@@ -81,32 +85,25 @@ impl Router {
             }
             let now = Instant::now();
             if now >= deadline {
-                let hint = self.shards.hint(replica);
                 let failure = if undecided {
-                    Failure::unknown(
-                        "undecided",
-                        format!("no answer from shard {} in time; {error}", replica.shard),
-                    )
+                    let why = format!("no answer from shard {} in time; {error}", shard.id);
+                    Failure::unknown("undecided", why)
                 } else {
-                    Failure::not_sent(
-                        "no_leader",
-                        format!("shard {} has no leader now", replica.shard),
-                        RETRY,
-                    )
+                    Failure::not_sent("no_leader", format!("shard {} has no leader now", shard.id), RETRY)
                 };
-                return Err(failure.with_leader(hint));
+                return Err(failure.with_leader(shard.hint()));
             }
             // A leader named by the refusal itself is tried at once.
             let hint = match error {
-                ProposeError::NotSent { leader } => leader.filter(|leader| *leader != self.shards.me),
+                ProposeError::NotSent { leader } => leader.filter(|leader| *leader != self.shards.me()),
                 ProposeError::NotUnderstood(_) | ProposeError::Unknown(_) => None,
             };
-            let known = replica.leader();
+            let known = shard.leader();
             if hint.is_none() {
-                replica.leader_change(known, RETRY.min(deadline - now)).await;
+                shard.leader_change(known, RETRY.min(deadline - now)).await;
             }
-            let leader = hint.or(replica.leader().leader);
-            let attempt = self.attempt(replica, commands.to_vec(), leader).await;
+            let leader = self.target(shard, hint.or(shard.leader().leader));
+            let attempt = self.attempt(shard, commands.to_vec(), leader).await;
             error = match tokio::time::timeout_at(deadline, attempt).await {
                 Ok(Ok(replies)) => return Ok(replies),
                 Ok(Err(error)) => error,
@@ -119,26 +116,37 @@ impl Router {
         }
     }
 
-    /// Hands the commands to the leader's proposer, on this node or over the link to the leader's node.
+    /// The node to send commands to: the leader. A node without a replica does not know the leader: then the first
+    /// replica that is alive, which names the leader when it refuses.
+    fn target(&self, shard: &Shard, leader: Option<NodeId>) -> Option<NodeId> {
+        if leader.is_some() || shard.replica().is_some() {
+            return leader;
+        }
+        shard.replicas().into_iter().find(|node| self.peers.get(*node).is_some_and(|peer| peer.is_alive()))
+    }
+
+    /// Hands the commands to a node's proposer: this node's, or another one's over the link to it.
     async fn attempt(
         &self,
-        replica: &Arc<Replica>,
+        shard: &Shard,
         commands: Vec<Encoded>,
-        leader: Option<NodeId>,
+        node: Option<NodeId>,
     ) -> impl Future<Output = Answer> + Send + use<> {
         let not_sent = ProposeError::NotSent { leader: None };
         let mut local = None;
         let mut remote = None;
-        match leader {
-            Some(leader) if leader == self.shards.me => local = Some(replica.propose(commands).await),
-            Some(leader) => {
-                if let Some(peer) = self.peers.get(leader).filter(|peer| peer.is_alive()) {
+        match (node, shard.replica()) {
+            (Some(node), Some(replica)) if node == self.shards.me() => {
+                local = Some(replica.propose(commands).await);
+            }
+            (Some(node), _) => {
+                if let Some(peer) = self.peers.get(node).filter(|peer| peer.is_alive()) {
                     let (answer, outcome) = oneshot::channel();
-                    let forwarded = Forwarded { shard: replica.shard, commands, answer };
+                    let forwarded = Forwarded { shard: shard.id, commands, answer };
                     remote = peer.forward.send(forwarded).await.ok().map(|()| outcome);
                 }
             }
-            None => {}
+            (None, _) => {}
         }
         async move {
             match (local, remote) {
@@ -151,14 +159,40 @@ impl Router {
         }
     }
 
-    /// Returns once this node's replica has applied everything that was acknowledged before the call.
-    pub(crate) async fn barrier(&self, replica: &Arc<Replica>) -> Result<(), Failure> {
+    /// A reader of a shard's applied state, which may lag behind. See [`Router::barrier`].
+    ///
+    /// # Errors
+    /// `no_replica` if this node holds no replica: the client uses another node.
+    pub(crate) fn reader(&self, shard: ShardId) -> Result<ShardReader, Failure> {
+        let replica = self.local(shard)?;
+        Ok(ShardReader::new(shard, Arc::clone(&replica.state)))
+    }
+
+    /// The reader of the shard of a room.
+    ///
+    /// # Errors
+    /// As [`Router::reader`].
+    pub(crate) fn room_reader(&self, room: RoomId) -> Result<ShardReader, Failure> {
+        self.reader(self.shards.of_room(room).id)
+    }
+
+    fn local(&self, shard: ShardId) -> Result<&Arc<Replica>, Failure> {
+        let shard = self.shards.get(shard).ok_or_else(|| no_such_shard(shard))?;
+        shard.replica().ok_or_else(|| {
+            let why = format!("this node holds no replica of shard {}; use another node", shard.id);
+            Failure::not_sent("no_replica", why, RETRY).with_leader(shard.hint())
+        })
+    }
+
+    /// Returns once the shard's reader shows everything that was acknowledged before the call.
+    pub(crate) async fn barrier(&self, shard: ShardId) -> Result<(), Failure> {
+        let replica = self.local(shard)?;
         let deadline = Instant::now() + READ_DEADLINE;
         loop {
             let known = replica.leader();
             let index = match known.leader {
-                Some(leader) if leader == self.shards.me => replica.read_index_as_leader().await.ok(),
-                Some(leader) => self.read_index_of(leader, replica, deadline).await,
+                Some(leader) if leader == self.shards.me() => replica.read_index_as_leader().await.ok(),
+                Some(leader) => self.read_index_of(leader, shard, deadline).await,
                 None => None,
             };
             if let Some(index) = index {
@@ -169,16 +203,16 @@ impl Router {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let why = format!("shard {} has no quorum to read from; read locally or wait", replica.shard);
+                let why = format!("shard {shard} has no quorum to read from; read locally or wait");
                 return Err(Failure::not_sent("no_quorum", why, Duration::from_millis(500)));
             }
             replica.leader_change(known, RETRY.min(left)).await;
         }
     }
 
-    async fn read_index_of(&self, leader: NodeId, replica: &Replica, deadline: Instant) -> Option<u64> {
+    async fn read_index_of(&self, leader: NodeId, shard: ShardId, deadline: Instant) -> Option<u64> {
         let mut client = self.peers.get(leader).filter(|peer| peer.is_alive())?.client();
-        let call = client.read_index(ReadIndexRequest { shard: replica.shard.0 });
+        let call = client.read_index(ReadIndexRequest { shard: shard.0 });
         let answer = tokio::time::timeout_at(deadline, call).await.ok()?;
         Some(answer.ok()?.into_inner().index)
     }
@@ -189,7 +223,7 @@ impl Router {
     /// # Errors
     /// `not_yet`: nothing was sent.
     pub(crate) fn check_level(&self, needs: u32) -> Result<(), Failure> {
-        let level = self.shards.meta().state.meta().feature_level.max(level::FIRST);
+        let level = self.shards.topology.feature_level();
         if needs <= level || planted(Bug::SkipLevelGate) {
             return Ok(());
         }
@@ -205,38 +239,36 @@ impl Router {
     pub(crate) async fn room(&self, reference: Option<&RoomRef>) -> Result<RoomId, Failure> {
         let reference =
             reference.ok_or_else(|| Failure::invalid("room_missing", "the call names no room"))?;
-        if let Some(room) = self.known_room(reference)? {
+        if let Some(room) = self.known_room(reference).await? {
             return Ok(room);
         }
-        self.barrier(self.shards.meta()).await?;
-        self.known_room(reference)?.ok_or(Failure::Refused(Refusal::RoomUnknown))
+        self.barrier(ShardId::META).await?;
+        self.known_room(reference).await?.ok_or(Failure::Refused(Refusal::RoomUnknown))
     }
 
     /// The room, if this node knows it.
-    pub(crate) fn known_room(&self, reference: &RoomRef) -> Result<Option<RoomId>, Failure> {
+    async fn known_room(&self, reference: &RoomRef) -> Result<Option<RoomId>, Failure> {
+        let meta = self.reader(ShardId::META)?;
         if reference.id != 0 {
-            // Ids are allotted densely from 1, so every id up to the room directory's head exists.
-            let head = self.shards.meta().state.meta();
-            return Ok((reference.id <= head.last_room.0).then_some(RoomId(reference.id)));
+            return Ok((reference.id <= meta.last_room().0).then_some(RoomId(reference.id)));
         }
         let name = reference.name.strip_prefix('#').unwrap_or(&reference.name);
-        let entry = self.shards.meta().state.room_named(name).map_err(storage)?;
-        Ok(entry.map(|entry| entry.room))
+        Ok(meta.room_named(name).await?.map(|entry| entry.room))
     }
 
     /// Creates the room in its own shard, as the room directory describes it. Called when the shard lacks the room.
     pub(crate) async fn open_room(&self, room: RoomId) -> Result<(), Failure> {
-        let meta = Arc::clone(self.shards.meta());
-        let entry = match directory_entry(&meta, room)? {
+        let meta = self.reader(ShardId::META)?;
+        let entry = match meta.directory_entry(room).await? {
             Some(entry) => entry,
             None => {
-                self.barrier(&meta).await?;
-                directory_entry(&meta, room)?.ok_or(Failure::Refused(Refusal::RoomUnknown))?
+                self.barrier(ShardId::META).await?;
+                meta.directory_entry(room).await?.ok_or(Failure::Refused(Refusal::RoomUnknown))?
             }
         };
         let DirectoryEntry { name, creator, creator_name, .. } = entry;
         let command = Command::OpenRoom { room, name, creator, creator_name };
-        match self.decide(self.shards.of_room(room), &command).await? {
+        match self.decide(self.shards.of_room(room).id, &command).await? {
             Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
             _ => Ok(()),
         }
@@ -245,8 +277,7 @@ impl Router {
     /// Adds a room to the room directory and creates it in its shard.
     pub(crate) async fn create_room(&self, name: &str, creator: UserId) -> Result<(RoomId, bool), Failure> {
         let command = Command::CreateRoom { name: name.to_owned(), creator };
-        let meta = Arc::clone(self.shards.meta());
-        match self.decide(&meta, &command).await? {
+        match self.decide(ShardId::META, &command).await? {
             Reply::RoomCreated { room, created } => {
                 self.open_room(room).await?;
                 Ok((room, created))
@@ -257,11 +288,6 @@ impl Router {
     }
 }
 
-fn directory_entry(meta: &Replica, room: RoomId) -> Result<Option<DirectoryEntry>, Failure> {
-    meta.state.directory_entry(room).map_err(storage)
-}
-
-/// The failure of a read because of a disk error. The store stops the node on its own; the client uses another node.
-pub(crate) fn storage(error: impl std::fmt::Display) -> Failure {
-    Failure::not_sent("storage", format!("this node cannot read its data: {error}"), Duration::from_secs(1))
+fn no_such_shard(shard: ShardId) -> Failure {
+    Failure::invalid("shard_unknown", format!("this cluster has no shard {shard}"))
 }

@@ -5,19 +5,18 @@ use std::time::Duration;
 use conclave_proto::chat::{NodeStatus, Role, ShardStatus};
 use conclave_proto::cluster::NodeRecord;
 use conclave_proto::raft::NodeStatusRequest;
-use conclave_store::{Store, TypeConfig};
+use conclave_store::Store;
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::{Instant as _, RaftMetrics, ServerState};
 
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
+use crate::shard::replica::has_quorum;
 use crate::shard::{Replica, Shards};
 
 /// Deadline for a peer to report its status.
 const PEER_TIMEOUT: Duration = Duration::from_millis(300);
-/// A leader without quorum acks for this long is reported as no leader. Far above the longest election timeout.
-const QUORUM_FRESH: Duration = Duration::from_secs(3);
 
 /// This node's own status.
 pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metrics: &Metrics) -> NodeStatus {
@@ -41,7 +40,7 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         sync_p99_us: metrics.sync_p99_us(),
         log_bytes: usage.log_file_bytes,
         state_bytes: usage.state_file_bytes,
-        shards: shards.iter().map(|replica| shard_status(replica)).collect(),
+        shards: shards.replicas().map(|replica| shard_status(replica)).collect(),
         record: Some(NodeRecord::clone(&node.own.get())),
     }
 }
@@ -71,19 +70,6 @@ fn shard_status(replica: &Replica) -> ShardStatus {
     }
 }
 
-/// Whether the replica follows a leader, or is itself a leader with quorum acks.
-pub(crate) fn hears_from_leader(replica: &Replica) -> bool {
-    let metrics = replica.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    metrics.current_leader.is_some() && (metrics.state != ServerState::Leader || has_quorum(&metrics))
-}
-
-/// Whether a quorum has acked this leader recently.
-fn has_quorum(metrics: &RaftMetrics<TypeConfig>) -> bool {
-    let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-    alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < QUORUM_FRESH)
-}
-
 /// The status that the peer reports, or the little that is known without a report.
 pub(crate) async fn peer_status(peer: &Peer) -> NodeStatus {
     let mut client = peer.client();
@@ -95,10 +81,6 @@ pub(crate) async fn peer_status(peer: &Peer) -> NodeStatus {
 
 /// The status of a node that does not answer.
 pub(crate) fn unknown(peer: &Peer) -> NodeStatus {
-    NodeStatus {
-        node_id: peer.id.0,
-        name: peer.member.name.clone(),
-        address: peer.member.client.clone(),
-        ..NodeStatus::default()
-    }
+    let member = peer.member();
+    NodeStatus { node_id: peer.id.0, name: member.name, address: member.client, ..NodeStatus::default() }
 }

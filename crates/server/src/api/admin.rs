@@ -37,11 +37,11 @@ impl AdminService for Admin {
 
     async fn layout(&self, _request: Request<LayoutRequest>) -> Result<Response<LayoutResponse>, Status> {
         let shards = &self.gateway.router.shards;
-        let layout = shards.meta().state.layout().unwrap_or_else(|| shards.layout.clone());
-        let placements = (0..).zip(layout.shards).zip(shards.iter()).map(|((shard, replicas), replica)| {
-            let view = replica.leader();
+        let layout = shards.topology.layout();
+        let placements = layout.shards.into_iter().zip(shards.iter()).map(|(replicas, shard)| {
+            let view = shard.leader();
             ShardPlacement {
-                shard,
+                shard: shard.id.0,
                 replicas: replicas.into_iter().map(|node| node.0).collect(),
                 leader_id: view.leader.map_or(0, |leader| leader.0),
                 term: view.term,

@@ -3,16 +3,13 @@
 //! A token is `cnv1_` and, in hexadecimal, the session's id (8 bytes) and a secret (16 bytes). The meta
 //! shard keeps only a digest of the secret, so any node can check a token and none can make one up.
 
-use std::sync::Arc;
-
-use conclave_core::record::SessionRecord;
-use conclave_core::{Command, Refusal, Reply, SessionId, UserId, level};
+use conclave_core::{Command, Refusal, Reply, SessionId, ShardId, UserId};
 use conclave_proto::chat::OpenSessionResponse;
 use conclave_proto::status::Failure;
 use sha2::{Digest as _, Sha256};
 use tonic::metadata::MetadataMap;
 
-use crate::router::{Router, storage};
+use crate::router::Router;
 
 const PREFIX: &str = "cnv1_";
 const ID_DIGITS: usize = 16;
@@ -39,15 +36,14 @@ pub(crate) async fn open(
         secret_digest: digest(secret),
         client: client.to_owned(),
     };
-    let meta = Arc::clone(router.shards.meta());
-    match router.decide(&meta, &command).await? {
+    match router.decide(ShardId::META, &command).await? {
         Reply::SessionOpened { session, user: id } => Ok(OpenSessionResponse {
             token: format!("{PREFIX}{:016x}{secret:032x}", session.0),
             session_id: session.0,
             user_id: id.0,
             user: user.to_owned(),
             cluster_id: format!("{cluster:032x}"),
-            feature_level: meta.state.meta().feature_level.max(level::FIRST),
+            feature_level: router.shards.topology.feature_level(),
         }),
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
         other => Err(Failure::unknown("undecided", format!("an answer that does not fit: {other:?}"))),
@@ -62,12 +58,13 @@ pub(crate) fn claimed(metadata: &MetadataMap) -> Option<SessionId> {
 /// Checks the token of a call.
 pub(crate) async fn caller(router: &Router, metadata: &MetadataMap) -> Result<Caller, Failure> {
     let (session, secret) = parse(metadata)?;
-    let record = match record(router, session)? {
+    let meta = router.reader(ShardId::META)?;
+    let record = match meta.session(session).await? {
         Some(record) => Some(record),
         // The session may be newer than what this node has applied.
         None => {
-            router.barrier(router.shards.meta()).await?;
-            record(router, session)?
+            router.barrier(ShardId::META).await?;
+            meta.session(session).await?
         }
     };
     match record {
@@ -77,10 +74,6 @@ pub(crate) async fn caller(router: &Router, metadata: &MetadataMap) -> Result<Ca
         // Both cases get the same answer, so that a caller cannot learn which sessions exist.
         _ => Err(Failure::Unauthenticated(Refusal::SessionUnknown.to_string())),
     }
-}
-
-fn record(router: &Router, session: SessionId) -> Result<Option<SessionRecord>, Failure> {
-    router.shards.meta().state.session(session).map_err(storage)
 }
 
 fn parse(metadata: &MetadataMap) -> Result<(SessionId, u128), Failure> {

@@ -1,12 +1,12 @@
 //! The calls of `ChatService`: authenticate, admit, translate.
 
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
-use std::sync::Arc;
 
 use conclave_core::limits::{
     HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX, PING_BYTES_MAX,
 };
-use conclave_core::{Refusal, Seq};
+use conclave_core::{Refusal, RoomId, Seq, ShardId};
 use conclave_proto::chat::chat_service_server::ChatService;
 use conclave_proto::chat::{
     self, Consistency, CreateRoomRequest, CreateRoomResponse, GetServerStatusRequest,
@@ -26,7 +26,7 @@ use crate::api::auth::{self, Caller};
 use crate::api::gateway::Gateway;
 use crate::api::sends::{SendStream, send_one};
 use crate::api::{status, subscription};
-use crate::router::storage;
+use crate::shard::reader::storage;
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -52,15 +52,15 @@ impl Gateway {
 
     async fn read_history(&self, request: HistoryRequest) -> Result<HistoryResponse, Failure> {
         let room = self.router.room(request.room.as_ref()).await?;
-        let replica = Arc::clone(self.router.shards.of_room(room));
+        let reader = self.router.room_reader(room)?;
         if request.consistency() == Consistency::Linearizable {
-            self.router.barrier(&replica).await?;
+            self.router.barrier(reader.shard()).await?;
         }
-        let mut found = replica.state.room(room).map_err(storage)?;
+        let mut found = reader.room(room).await?;
         if found.is_none() {
             self.router.open_room(room).await?;
-            self.router.barrier(&replica).await?;
-            found = replica.state.room(room).map_err(storage)?;
+            self.router.barrier(reader.shard()).await?;
+            found = reader.room(room).await?;
         }
         let (head, _) = found.ok_or(Failure::Refused(Refusal::RoomUnknown))?;
         let limit = page_size(request.limit, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX);
@@ -76,7 +76,7 @@ impl Gateway {
         let wanted = usize::try_from(end.saturating_sub(after)).unwrap_or(usize::MAX).min(limit);
         let mut events = Vec::new();
         if wanted > 0 {
-            let page = subscription::read_blocking(&replica, room, Seq(after), wanted).await?;
+            let page = reader.page(room, Seq(after), wanted).await?;
             events = decode_records(&page.records).map_err(storage)?;
         }
         Ok(HistoryResponse { events, last_seq: last, room_id: room.0 })
@@ -87,29 +87,38 @@ impl Gateway {
         caller: &Caller,
         request: ListRoomsRequest,
     ) -> Result<ListRoomsResponse, Failure> {
-        let meta = self.router.shards.meta();
+        let meta = self.router.reader(ShardId::META)?;
         if request.consistency() == Consistency::Linearizable {
-            self.router.barrier(meta).await?;
+            self.router.barrier(ShardId::META).await?;
         }
         let limit = page_size(request.limit, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX);
-        let mut entries = meta.state.directory_page(&request.after_name, limit + 1).map_err(storage)?;
+        let mut entries = meta.directory_page(&request.after_name, limit + 1).await?;
         let more = entries.len() > limit;
         entries.truncate(limit);
-        let mut rooms = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let replica = self.router.shards.of_room(entry.room);
-            let (head, info) = replica.state.room(entry.room).map_err(storage)?.unwrap_or_default();
-            rooms.push(chat::Room {
+        // One read for each shard, however many of its rooms are listed.
+        let mut by_shard: BTreeMap<ShardId, Vec<RoomId>> = BTreeMap::new();
+        for entry in &entries {
+            by_shard.entry(self.router.shards.of_room(entry.room).id).or_default().push(entry.room);
+        }
+        let mut known = HashMap::new();
+        for (shard, rooms) in by_shard {
+            let found = self.router.reader(shard)?.rooms(&rooms, caller.user).await?;
+            known.extend(rooms.into_iter().zip(found));
+        }
+        let rooms = entries.into_iter().map(|entry| {
+            // A room that its shard does not have yet is empty.
+            let (head, info, joined) = known.remove(&entry.room).flatten().unwrap_or_default();
+            chat::Room {
                 id: entry.room.0,
                 name: entry.name,
                 topic: info.topic,
                 last_seq: head.last.0,
                 members: head.members,
-                shard: replica.shard.0,
-                joined: replica.state.member(entry.room, caller.user).map_err(storage)?,
-            });
-        }
-        Ok(ListRoomsResponse { rooms, more })
+                shard: self.router.shards.of_room(entry.room).id.0,
+                joined,
+            }
+        });
+        Ok(ListRoomsResponse { rooms: rooms.collect(), more })
     }
 }
 

@@ -48,7 +48,7 @@ impl PeerService {
     }
 
     fn raft(&self, shard: u32) -> Result<&Raft, Status> {
-        let replica = self.shards.get(ShardId(shard));
+        let replica = self.shards.replica(ShardId(shard));
         replica
             .map(|replica| &replica.raft)
             .ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))
@@ -143,7 +143,7 @@ impl RaftService for PeerService {
         let message = request.into_inner();
         let raft = self.raft(message.shard)?;
         let from = read_vote(message.from_leader)?;
-        if let Some(replica) = self.shards.get(ShardId(message.shard))
+        if let Some(replica) = self.shards.replica(ShardId(message.shard))
             && message.to == *replica.raft.node_id()
         {
             replica.told.transfer(from.leader_id().term);
@@ -185,7 +185,7 @@ impl RaftService for PeerService {
         let shard = ShardId(request.into_inner().shard);
         let replica = self
             .shards
-            .get(shard)
+            .replica(shard)
             .ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
         let index =
             replica.read_index_as_leader().await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -226,7 +226,7 @@ impl RaftService for PeerService {
 
 impl PeerService {
     fn leader_hint(&self, shard: ShardId) -> Option<LeaderHint> {
-        self.shards.get(shard).and_then(|replica| self.shards.hint(replica))
+        self.shards.get(shard)?.hint()
     }
 }
 
@@ -238,7 +238,7 @@ async fn append_stream(
     let first = requests.message().await?.ok_or_else(|| Status::cancelled("nothing was sent"))?;
     let shard = ShardId(first.shard);
     let replica =
-        shards.get(shard).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
+        shards.replica(shard).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
     let first = append_from_proto(first)?;
     // A malformed request ends the stream: the leader reopens it and probes the log again.
     let rest = stream::unfold(requests, |mut requests| async move {

@@ -43,13 +43,13 @@ pub(crate) async fn send_one(
 
 /// Gets one room command decided; creates a room first that exists only in the room directory.
 async fn decide(router: &Router, room: RoomId, command: Encoded) -> Result<Reply, Failure> {
-    let replica = router.shards.of_room(room);
-    let reply = one(router.submit(replica, vec![command.clone()]).await.await?)?;
+    let shard = router.shards.of_room(room).id;
+    let reply = one(router.submit(shard, vec![command.clone()]).await.await?)?;
     if reply != Reply::Refused(Refusal::RoomUnknown) {
         return Ok(reply);
     }
     router.open_room(room).await?;
-    one(router.submit(replica, vec![command]).await.await?)
+    one(router.submit(shard, vec![command]).await.await?)
 }
 
 fn one(replies: Vec<Reply>) -> Result<Reply, Failure> {
@@ -223,7 +223,7 @@ impl SendStream {
             self.next_index += 1;
             match prepare(&self.router, &self.caller, index, request).await {
                 Ok(sent) => {
-                    let shard = self.router.shards.of_room(sent.room).shard;
+                    let shard = self.router.shards.of_room(sent.room).id;
                     shards.entry(shard).or_default().push(sent);
                 }
                 Err(failure) => {
@@ -242,12 +242,9 @@ impl SendStream {
     /// Submits one shard's requests before the next frame is read. So the leader receives them in the order of the
     /// stream.
     async fn hand_over(&mut self, shard: ShardId, sent: Vec<Sent>, began: Instant) {
-        let Some(replica) = self.router.shards.get(shard).cloned() else {
-            return;
-        };
         self.undecided += sent.len();
         let commands = sent.iter().map(|sent| sent.command.clone()).collect();
-        let replies = self.router.submit(&replica, commands).await;
+        let replies = self.router.submit(shard, commands).await;
         let router = self.router.clone();
         let metrics = Arc::clone(&self.metrics);
         self.pending.push(Box::pin(async move {

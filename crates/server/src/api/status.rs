@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use conclave_core::level;
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
 
 use crate::api::gateway::Gateway;
@@ -20,7 +19,8 @@ pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetSe
         nodes.extend(futures::future::join_all(router.peers.iter().map(|peer| peer_status(peer))).await);
     }
     nodes.sort_by_key(|node| node.node_id);
-    let layout = router.shards.meta().state.layout().unwrap_or_else(|| router.shards.layout.clone());
+    let topology = &router.shards.topology;
+    let layout = topology.layout();
     let (can_lose, problems) = judge(&nodes);
     GetServerStatusResponse {
         cluster_id: format!("{:032x}", node.cluster),
@@ -28,13 +28,13 @@ pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetSe
         can_lose,
         healthy: problems.is_empty(),
         problems,
-        shards: router.shards.data_shards,
+        shards: topology.data_shards(),
         replicas: layout
             .shards
             .first()
             .map_or(0, |replicas| u32::try_from(replicas.len()).unwrap_or(u32::MAX)),
         layout_version: layout.version,
-        feature_level: router.shards.meta().state.meta().feature_level.max(level::FIRST),
+        feature_level: topology.feature_level(),
         nodes,
     }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use conclave_core::limits::{HISTORY_EVENTS_MAX, KEEPALIVE_INTERVAL, PAGE_BYTES_MAX, SUBSCRIPTION_ROOMS_MAX};
+use conclave_core::limits::{HISTORY_EVENTS_MAX, KEEPALIVE_INTERVAL, SUBSCRIPTION_ROOMS_MAX};
 use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, Seq};
 use conclave_proto::chat::{
     self, JoinChatRequest, RoomSubscription, room_subscription::Start, stream_frame::Frame,
@@ -17,7 +17,7 @@ use conclave_proto::chat::{
 use conclave_proto::frame::EncodedFrame;
 use conclave_proto::status::Failure;
 use conclave_proto::token::{self, ResumeToken};
-use conclave_store::{Page, ReadError};
+use conclave_store::Page;
 use futures::Stream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -26,17 +26,15 @@ use tonic::Status;
 use crate::api::auth::Caller;
 use crate::api::gateway::Gateway;
 use crate::feed::Subscriber;
-use crate::router::storage;
 use crate::seats::Seat;
-use crate::shard::Replica;
-use crate::status::hears_from_leader;
+use crate::shard::ShardReader;
 
 /// A subscription's position in one room.
 struct Position {
     room: RoomId,
     name: String,
     seq: Seq,
-    replica: Arc<Replica>,
+    reader: ShardReader,
 }
 
 /// One subscription.
@@ -149,8 +147,8 @@ fn begin(wanted: &RoomSubscription) -> Begin {
 }
 
 async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<Position, Failure> {
-    let replica = Arc::clone(gateway.router.shards.of_room(room));
-    let mut found = replica.state.room(room).map_err(storage)?;
+    let reader = gateway.router.room_reader(room)?;
+    let mut found = reader.room(room).await?;
     let beyond = |head: Option<Seq>| matches!(begin, Begin::After(seq) if head.is_none_or(|head| seq > head));
     let head = |found: &Option<(conclave_core::record::RoomHead, conclave_core::record::RoomInfo)>| {
         found.as_ref().map(|(head, _)| head.last)
@@ -160,8 +158,8 @@ async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<Posit
         if found.is_none() {
             gateway.router.open_room(room).await?;
         }
-        gateway.router.barrier(&replica).await?;
-        found = replica.state.room(room).map_err(storage)?;
+        gateway.router.barrier(reader.shard()).await?;
+        found = reader.room(room).await?;
     }
     let Some((head, info)) = found else {
         return Err(Failure::Refused(Refusal::RoomUnknown));
@@ -175,13 +173,13 @@ async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<Posit
         Begin::Last(count) => Seq(head.last.0.saturating_sub(u64::from(count))),
         Begin::Now => head.last,
     };
-    Ok(Position { room, name: info.name, seq, replica })
+    Ok(Position { room, name: info.name, seq, reader })
 }
 
 /// Joins without a request number: joining twice changes nothing.
 async fn join(gateway: &Gateway, caller: &Caller, room: RoomId) -> Result<(), Failure> {
-    let replica = gateway.router.shards.of_room(room);
-    if replica.state.member(room, caller.user).map_err(storage)? {
+    let reader = gateway.router.room_reader(room)?;
+    if reader.member(room, caller.user).await? {
         return Ok(());
     }
     let origin = Origin {
@@ -192,10 +190,10 @@ async fn join(gateway: &Gateway, caller: &Caller, room: RoomId) -> Result<(), Fa
         settled: RequestNo(0),
     };
     let command = Command::Act { room, origin, action: Action::Join };
-    let mut reply = gateway.router.decide(replica, &command).await?;
+    let mut reply = gateway.router.decide(reader.shard(), &command).await?;
     if reply == Reply::Refused(Refusal::RoomUnknown) {
         gateway.router.open_room(room).await?;
-        reply = gateway.router.decide(replica, &command).await?;
+        reply = gateway.router.decide(reader.shard(), &command).await?;
     }
     match reply {
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
@@ -325,38 +323,23 @@ impl Subscription {
         let mut leaders: Vec<chat::LeaderHint> = Vec::new();
         let mut quorum = true;
         for position in &self.positions {
-            if leaders.iter().any(|hint| hint.shard == position.replica.shard.0) {
+            let shard = self.gateway.router.shards.of_room(position.room);
+            if leaders.iter().any(|hint| hint.shard == shard.id.0) {
                 continue;
             }
-            quorum &= hears_from_leader(&position.replica);
-            leaders.extend(self.gateway.router.shards.hint(&position.replica));
+            quorum &= shard.hears_from_leader();
+            leaders.extend(shard.hint());
         }
         chat::Keepalive { resume_token: self.token(), leaders, quorum }
     }
 }
 
-/// Reads the next page of a room: from memory if it is there, otherwise from disk on a blocking thread.
+/// Reads the next page of a room, from memory if it is there.
 async fn read(gateway: &Gateway, position: &Position) -> Result<Page, Failure> {
-    let Position { room, seq, replica, .. } = position;
-    if let Some(page) = replica.state.read_tail(*room, *seq, HISTORY_EVENTS_MAX, PAGE_BYTES_MAX) {
+    let Position { room, seq, reader, .. } = position;
+    if let Some(page) = reader.recent_page(*room, *seq, HISTORY_EVENTS_MAX) {
         return Ok(page);
     }
     gateway.metrics.catch_up_pages.inc();
-    read_blocking(replica, *room, *seq, HISTORY_EVENTS_MAX).await
-}
-
-/// Reads a page of a room's events from memory or disk. Blocking.
-pub(crate) async fn read_blocking(
-    replica: &Arc<Replica>,
-    room: RoomId,
-    after: Seq,
-    events_max: usize,
-) -> Result<Page, Failure> {
-    let state = Arc::clone(&replica.state);
-    let page = state.work().block(move || state.read(room, after, events_max, PAGE_BYTES_MAX)).await;
-    match page.map_err(storage)? {
-        Ok(page) => Ok(page),
-        Err(ReadError::RoomUnknown) => Err(Failure::Refused(Refusal::RoomUnknown)),
-        Err(error) => Err(storage(error)),
-    }
+    reader.page(*room, *seq, HISTORY_EVENTS_MAX).await
 }

@@ -74,7 +74,7 @@ impl Drain {
             }
         };
         tokio::join!(hand_over, see_off);
-        let leads = router.shards.iter().filter(|replica| replica.leads()).count();
+        let leads = router.shards.iter().filter(|shard| shard.leads()).count();
         DrainResponse {
             still_leads: u32::try_from(leads).unwrap_or(u32::MAX),
             clients: node.sessions.count(),
@@ -127,7 +127,7 @@ impl Drain {
     /// # Errors
     /// If there is no such node, or if the node does not answer.
     pub(crate) async fn run_at(&self, wanted: &str) -> Result<DrainResponse, Status> {
-        let members = &self.router.shards.members;
+        let members = self.router.shards.topology.members();
         let named = members.iter().find(|(_, member)| member.name == wanted);
         let found = named.or_else(|| members.get_key_value(&NodeId(wanted.parse().ok()?)));
         let Some((id, member)) = found else {

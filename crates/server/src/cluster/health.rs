@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use crate::local::NodeInfo;
 use crate::peer::Peers;
 use crate::shard::Shards;
-use crate::status::hears_from_leader;
 
 /// A node that has heard from no leader of the meta shard for this long is not ready. Far longer than an election, so
 /// that no election makes all nodes unready at once.
@@ -67,7 +66,7 @@ impl Health {
     /// Whether the meta shard has a leader: this node with quorum acks, or another node to which the link is up.
     fn is_led(&self) -> bool {
         let meta = self.shards.meta();
-        hears_from_leader(meta)
+        meta.hears_from_leader()
             && meta.leader().leader.is_some_and(|leader| {
                 leader == self.node.id || self.peers.get(leader).is_some_and(|peer| peer.is_alive())
             })

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::limits::BETTER_NODES_MAX;
 use crate::local::load::permille;
-use crate::peer::Peers;
+use crate::peer::{Peer, Peers};
 
 /// By node, including nodes that have failed since. Bounded by the number of cluster members.
 pub(crate) type Statuses = BTreeMap<NodeId, NodeStatus>;
@@ -64,10 +64,9 @@ impl Heard {
     /// that one. If no node accepts clients: the addresses of all reachable nodes.
     pub(crate) fn better(&self, peers: &Peers) -> Vec<String> {
         let statuses = self.statuses();
-        let nodes = peers.iter().map(|peer| {
-            (peer.member.client.as_str(), load_of(peer.id, peer.is_alive(), statuses.get(&peer.id)))
-        });
-        let nodes: Vec<_> = nodes.collect();
+        let addresses: Vec<_> = peers.iter().map(|peer| peer.member().client).collect();
+        let load = |peer: &Arc<Peer>| load_of(peer.id, peer.is_alive(), statuses.get(&peer.id));
+        let nodes: Vec<_> = addresses.iter().map(String::as_str).zip(peers.iter().map(load)).collect();
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         best_first(&nodes, &mut sent).into_iter().take(BETTER_NODES_MAX).map(str::to_owned).collect()
     }

@@ -46,7 +46,7 @@ pub(crate) async fn replace_the_dead(
         };
         let Some(dead) = dead else { return };
         let campaigns =
-            shards.iter().filter(|replica| replica.leader().leader == Some(dead)).map(|replica| {
+            shards.replicas().filter(|replica| replica.leader().leader == Some(dead)).map(|replica| {
                 let rank = rank(&shards, replica, dead);
                 async move {
                     replaced(replica, dead, RANK_DELAY * rank).await;
@@ -77,8 +77,9 @@ async fn replaced(replica: &Replica, dead: NodeId, at_most: Duration) {
 
 /// This node's rank among a shard's surviving replicas; rank 0 starts an election first.
 fn rank(shards: &Shards, replica: &Replica, dead: NodeId) -> u32 {
-    let survivors = shards.preferred(replica.shard).iter().filter(|node| **node != dead);
-    let place = survivors.take_while(|node| **node != shards.me).count();
+    let replicas = shards.topology.replicas(replica.shard);
+    let survivors = replicas.iter().filter(|node| **node != dead);
+    let place = survivors.take_while(|node| **node != shards.me()).count();
     u32::try_from(place).unwrap_or(u32::MAX)
 }
 
@@ -143,18 +144,18 @@ impl Leadership {
             }
             // On a busy machine leaders change by themselves; immediate transfers would add to that.
             led_since.retain(|shard, (term, _)| {
-                shards.get(*shard).is_some_and(|replica| replica.leads() && replica.leader().term == *term)
+                shards.get(*shard).is_some_and(|shard| shard.leads() && shard.leader().term == *term)
             });
-            for replica in shards.iter().filter(|replica| replica.leads()) {
+            for replica in shards.replicas().filter(|replica| replica.leads()) {
                 led_since.entry(replica.shard).or_insert_with(|| (replica.leader().term, Instant::now()));
             }
             let steady =
                 |shard: ShardId| led_since.get(&shard).is_some_and(|(_, at)| at.elapsed() >= SETTLED);
             let settled =
                 |node: NodeId| alive_since.get(&node).is_some_and(|since| since.elapsed() >= SETTLED);
-            let moved = shards.iter().filter(|replica| replica.leads()).find_map(|replica| {
-                let preferred = *shards.preferred(replica.shard).first()?;
-                let wanted = preferred != shards.me
+            let moved = shards.replicas().filter(|replica| replica.leads()).find_map(|replica| {
+                let preferred = *shards.topology.replicas(replica.shard).first()?;
+                let wanted = preferred != shards.me()
                     && settled(preferred)
                     && steady(replica.shard)
                     && caught_up(replica, preferred);
@@ -175,7 +176,7 @@ impl Leadership {
 
     /// Transfers all leaderships away until the deadline. Returns whether none is left.
     pub(crate) async fn give_away(&self, deadline: Instant) -> bool {
-        let drains = self.router.shards.iter().map(|replica| async {
+        let drains = self.router.shards.replicas().map(|replica| async {
             while replica.leads() && Instant::now() < deadline {
                 let known = replica.leader();
                 let Some(to) = self.successor(replica) else {
@@ -199,7 +200,7 @@ impl Leadership {
         let metrics = metrics.borrow_watched();
         let living =
             |node: &NodeId| peers.get(*node).is_some_and(|peer| peer.is_alive()) && !heard.is_draining(*node);
-        let candidates = shards.preferred(replica.shard).iter().copied().filter(living);
+        let candidates = shards.topology.replicas(replica.shard).into_iter().filter(living);
         candidates.rev().max_by_key(|node| matched(&metrics, *node))
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn keep(
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        let queued = shards.iter().map(|replica| {
+        let queued = shards.replicas().map(|replica| {
             let queue = &replica.proposals;
             (queue.max_capacity() - queue.capacity()) as u64
         });

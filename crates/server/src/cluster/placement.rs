@@ -90,12 +90,12 @@ impl Placement {
         let peer = peer.ok_or_else(|| Status::unavailable("the meta shard has no leader now; try again"))?;
         let mut client = peer.client();
         let call = client.rebalance(RebalanceRequest {});
-        let late = |_| Status::deadline_exceeded(format!("{} does not answer", peer.member.name));
+        let late = |_| Status::deadline_exceeded(format!("{} does not answer", peer.name));
         Ok(tokio::time::timeout(PEER_DEADLINE, call).await.map_err(late)??.into_inner())
     }
 
-    /// Rebalances the clients now: marks the request, and the next rounds move the clients.
     /// Plans a rebalancing of the clients now; the following rounds carry it out.
+    ///
     /// # Errors
     /// If this node does not lead the meta shard.
     pub(crate) fn rebalance_as_leader(&self) -> Result<admin::RebalanceResponse, Status> {
@@ -103,7 +103,7 @@ impl Placement {
             return Err(Status::unavailable("this node does not lead the meta shard any more; try again"));
         }
         let moves = self.planner().rebalance(&self.loads());
-        let name = |id: NodeId| self.name(id).to_owned();
+        let name = |id: NodeId| self.name(id);
         let moves = moves.iter().map(|planned| admin::Move {
             from: name(planned.from),
             to: planned.to.iter().map(|(to, _)| name(*to)).collect(),
@@ -155,8 +155,8 @@ impl Placement {
 
     /// Addresses of the targets, each repeated in proportion to its share.
     fn targets(&self, to: &[(NodeId, u32)]) -> Vec<String> {
-        let members = &self.router.shards.members;
-        spread(to).into_iter().filter_map(|id| Some(members.get(&id)?.client.clone())).collect()
+        let topology = &self.router.shards.topology;
+        spread(to).into_iter().filter_map(|id| Some(topology.member(id)?.client)).collect()
     }
 
     /// The loads of all nodes, as this node knows them.
@@ -183,8 +183,8 @@ impl Placement {
         nodes.into_iter().map(|(node, _)| node).collect()
     }
 
-    fn name(&self, id: NodeId) -> &str {
-        self.router.shards.members.get(&id).map_or("?", |member| &member.name)
+    fn name(&self, id: NodeId) -> String {
+        self.router.shards.topology.member(id).map_or_else(|| id.to_string(), |member| member.name)
     }
 
     fn planner(&self) -> MutexGuard<'_, Planner> {

@@ -4,9 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::level;
 use conclave_proto::chat::{ClusterView, NodeStatus, NodeView};
-use conclave_store::ShardState;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +13,7 @@ use crate::cluster::heard::{Heard, Statuses};
 use crate::local::NodeInfo;
 use crate::peer::{Peer, Peers};
 use crate::status::peer_status;
+use crate::topology::Topology;
 
 /// How often the other nodes are asked for their status.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +23,7 @@ pub(crate) async fn keep(
     node: Arc<NodeInfo>,
     peers: Arc<Peers>,
     heard: Arc<Heard>,
-    meta: Arc<ShardState>,
+    topology: Arc<Topology>,
     views: watch::Sender<Arc<ClusterView>>,
     stop: CancellationToken,
 ) {
@@ -41,11 +40,11 @@ pub(crate) async fn keep(
         }
         drop(changes);
         // Dead nodes are published before the other nodes have answered.
-        show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level.max(level::FIRST));
+        show(&views, &node, &peers, &heard.statuses(), topology.feature_level());
         let living = peers.iter().filter(|peer| peer.is_alive());
         let said = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
         heard.hear(said.into_iter().filter(|status| status.reachable).collect());
-        show(&views, &node, &peers, &heard.statuses(), meta.meta().feature_level.max(level::FIRST));
+        show(&views, &node, &peers, &heard.statuses(), topology.feature_level());
     }
 }
 
@@ -81,10 +80,11 @@ fn show(
 }
 
 fn view_of(peer: &Peer, status: Option<&NodeStatus>) -> NodeView {
+    let member = peer.member();
     let base = NodeView {
         node_id: peer.id.0,
-        name: peer.member.name.clone(),
-        address: peer.member.client.clone(),
+        name: member.name,
+        address: member.client,
         alive: peer.is_alive(),
         ..NodeView::default()
     };

@@ -40,7 +40,7 @@ pub(crate) async fn keep(
     let own = &node.own;
     let (found, mut ips) = watch::channel(Vec::new());
     tasks.spawn(find_ips(node.member.client.clone(), found, Arc::clone(&own.news), stop.clone()));
-    for replica in shards.iter() {
+    for replica in shards.replicas() {
         tasks.spawn(watch_role(Arc::clone(replica), Arc::clone(&own.news), stop.clone()));
     }
     let mut ticks = tokio::time::interval(REGISTER_INTERVAL);
@@ -77,7 +77,7 @@ fn now(node: &NodeInfo, shards: &Shards, health: &Health, ips: Vec<String>) -> N
 /// This node's role in the meta shard, the shards that it leads, and the shards in which it is a voter.
 fn roles(shards: &Shards) -> (MemberRole, Vec<ShardLead>, Vec<u32>) {
     let (mut leads, mut votes_in) = (Vec::new(), Vec::new());
-    for replica in shards.iter() {
+    for replica in shards.replicas() {
         let metrics = replica.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {

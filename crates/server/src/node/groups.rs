@@ -1,16 +1,14 @@
 //! Opens the store and starts the Raft groups on it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use conclave_core::ring::Layout;
-use conclave_core::{NodeId, ShardId};
+use conclave_core::ShardId;
 use conclave_store::{Identity, Options, Raft, Store};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::config::{Config, Member, Timing};
+use crate::config::{Config, Timing};
 use crate::limits::PROPOSAL_QUEUE_MAX;
 use crate::metrics::{Metrics, StoreEvents};
 use crate::node::RunError;
@@ -21,6 +19,7 @@ use crate::plan::Plan;
 use crate::shard::elections::Told;
 use crate::shard::proposer::Proposer;
 use crate::shard::{Replica, Shards};
+use crate::topology::Topology;
 
 /// Opens the node's data dir; creates it if it does not exist.
 pub(super) async fn open_store(
@@ -49,7 +48,7 @@ pub(super) async fn open_store(
 /// The parts needed to start the Raft groups.
 pub(super) struct Groups<'a> {
     pub(super) config: &'a Config,
-    pub(super) plan: &'a Plan,
+    pub(super) topology: &'a Arc<Topology>,
     pub(super) store: &'a Store,
     pub(super) peers: &'a Arc<Peers>,
     pub(super) metrics: &'a Arc<Metrics>,
@@ -59,36 +58,44 @@ pub(super) struct Groups<'a> {
 impl Groups<'_> {
     pub(super) async fn start(&self, admission: &Admission, tasks: &TaskTracker) -> Result<Shards, RunError> {
         let raft_config = Arc::new(raft_config(self.config));
-        let mut replicas = Vec::new();
-        for index in 0..=self.config.shards {
-            let shard = ShardId(index);
-            let failed = |why: String| RunError::Raft { shard, why };
-            let factory = Factory {
-                shard,
-                peers: Arc::clone(self.peers),
-                admission: admission.clone(),
-                metrics: Arc::clone(self.metrics),
-            };
-            let (log, machine) = self.store.shard(shard);
-            let raft = Raft::new(self.plan.me.0, Arc::clone(&raft_config), factory, log, machine)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
-            let (proposals, queue) = mpsc::channel(PROPOSAL_QUEUE_MAX);
-            let proposer = Proposer {
-                shard,
-                raft: raft.clone(),
-                clock: self.clock.clone(),
-                metrics: Arc::clone(self.metrics),
-                #[cfg(debug_assertions)]
-                store: self.store.clone(),
-            };
-            tasks.spawn(proposer.run(queue));
-            let state = self.store.state(shard);
-            replicas.push(Arc::new(Replica { shard, raft, state, proposals, told: Told::default() }));
+        let meta = self.start_one(ShardId::META, &raft_config, admission, tasks).await?;
+        let mut data = Vec::new();
+        for shard in (1..=self.config.shards).map(ShardId) {
+            data.push(self.start_one(shard, &raft_config, admission, tasks).await?);
         }
-        let layout: Layout = self.plan.layout.clone();
-        let members: BTreeMap<NodeId, Member> = self.plan.members.clone();
-        Ok(Shards::new(self.plan.me, members, layout, replicas))
+        Ok(Shards::new(Arc::clone(self.topology), meta, &data))
+    }
+
+    async fn start_one(
+        &self,
+        shard: ShardId,
+        raft_config: &Arc<openraft::Config>,
+        admission: &Admission,
+        tasks: &TaskTracker,
+    ) -> Result<Arc<Replica>, RunError> {
+        let failed = |why: String| RunError::Raft { shard, why };
+        let factory = Factory {
+            shard,
+            peers: Arc::clone(self.peers),
+            admission: admission.clone(),
+            metrics: Arc::clone(self.metrics),
+        };
+        let (log, machine) = self.store.shard(shard);
+        let raft = Raft::new(self.topology.me().0, Arc::clone(raft_config), factory, log, machine)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let (proposals, queue) = mpsc::channel(PROPOSAL_QUEUE_MAX);
+        let proposer = Proposer {
+            shard,
+            raft: raft.clone(),
+            clock: self.clock.clone(),
+            metrics: Arc::clone(self.metrics),
+            #[cfg(debug_assertions)]
+            store: self.store.clone(),
+        };
+        tasks.spawn(proposer.run(queue));
+        let state = self.store.state(shard);
+        Ok(Arc::new(Replica { shard, raft, state, proposals, told: Told::default() }))
     }
 }
 

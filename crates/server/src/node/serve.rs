@@ -109,7 +109,7 @@ impl Node {
         }
         tasks.spawn(leadership::replace_the_dead(Arc::clone(shards), deaths, stop.clone()));
         tasks.spawn(leadership.prefer());
-        for replica in shards.iter() {
+        for replica in shards.replicas() {
             tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
         }
         let keeping = housekeeping::run(Arc::clone(shards), store.clone(), Arc::clone(metrics), stop.clone());
@@ -122,7 +122,7 @@ impl Node {
             Arc::clone(info),
             Arc::clone(peers),
             heard,
-            Arc::clone(&shards.meta().state),
+            Arc::clone(&shards.topology),
             view_sender,
             stop.clone(),
         ));

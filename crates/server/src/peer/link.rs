@@ -60,8 +60,8 @@ pub(crate) async fn keep_link(
         };
         let was_alive = peer.alive.send_replace(false);
         if was_alive {
-            tracing::info!(peer = peer.id.0, name = peer.member.name, reason = %ended, "link lost");
-            if !peer.is_cut() && refuses_connections(&net, &peer.member.peer).await {
+            tracing::info!(peer = peer.id.0, name = peer.name, reason = %ended, "link lost");
+            if !peer.is_cut() && refuses_connections(&net, &peer.address()).await {
                 // A full channel means that this death is queued already.
                 let _ = died.try_send(peer.id);
             }
@@ -86,7 +86,7 @@ async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<Forwarded>) -> Status 
         Err(status) => return status,
     };
     if !peer.alive.send_replace(true) {
-        tracing::info!(peer = peer.id.0, name = peer.member.name, "link up");
+        tracing::info!(peer = peer.id.0, name = peer.name, "link up");
     }
     let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
     let mut next_id = 0;
@@ -237,7 +237,7 @@ impl Serving {
         let understands = replica.state.feature_level();
         let commands = commands.into_iter().map(|bytes| Encoded::from_peer(bytes, min_level, understands));
         let commands = commands.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        let allowed = self.shards.meta().state.meta().feature_level.max(level::FIRST);
+        let allowed = self.shards.topology.feature_level();
         // The level is raised by a command of the next level, in the meta shard.
         let too_high = |command: &&Encoded| command.level() > allowed && !replica.shard.is_meta();
         match commands.iter().find(too_high) {
@@ -252,7 +252,7 @@ impl Serving {
         for proposal in request.proposals {
             let shard = ShardId(proposal.shard);
             let id = proposal.id;
-            let Some(replica) = self.shards.get(shard).cloned() else {
+            let Some(replica) = self.shards.replica(shard).cloned() else {
                 let refused = failure(id, ProposeError::NotSent { leader: None }, None);
                 self.pending.push(Box::pin(std::future::ready(refused)));
                 continue;
@@ -283,7 +283,7 @@ impl Serving {
                             outcome: Some(Outcome::Replies(raft::Replies { replies })),
                         }
                     }
-                    Err(error) => failure(id, error, shards.hint(&replica)),
+                    Err(error) => failure(id, error, shards.get(shard).and_then(|shard| shard.hint())),
                 }
             }));
         }

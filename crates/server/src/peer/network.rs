@@ -90,7 +90,7 @@ impl Beats {
 impl Factory {
     fn make(&self, target: u64, heartbeat: bool) -> Network {
         let peer = self.peers.get(target.into()).cloned();
-        let name = peer.as_ref().map_or_else(|| target.to_string(), |peer| peer.member.name.clone());
+        let name = peer.as_ref().map_or_else(|| target.to_string(), |peer| peer.name.clone());
         Network {
             shard: self.shard,
             target,

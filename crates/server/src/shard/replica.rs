@@ -10,10 +10,14 @@ use conclave_store::{Raft, ShardState, TypeConfig};
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
+use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::shard::elections::Told;
 use crate::shard::proposer::{Answer, Proposal, ProposeError};
+
+/// A leader without quorum acks for this long is reported as no leader. Far above the longest election timeout.
+const QUORUM_FRESH: Duration = Duration::from_secs(3);
 
 /// One replica.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ pub(crate) struct Replica {
 }
 
 /// This replica's view of the leader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LeaderView {
     pub(crate) leader: Option<NodeId>,
     pub(crate) term: u64,
@@ -71,6 +75,13 @@ impl Replica {
         self.raft.is_leader()
     }
 
+    /// Whether this replica follows a leader, or leads itself with quorum acks.
+    pub(crate) fn hears_from_leader(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.current_leader.is_some() && (metrics.state != ServerState::Leader || has_quorum(&metrics))
+    }
+
     /// Waits until the leader differs from `known`, or until `at_most` has passed.
     pub(crate) async fn leader_change(&self, known: LeaderView, at_most: Duration) {
         let mut metrics = self.raft.server_metrics();
@@ -107,6 +118,12 @@ impl Replica {
             Ok(Err(_)) | Err(_) => Err(ReadError::Timeout),
         }
     }
+}
+
+/// Whether a quorum has acked this leader recently.
+pub(crate) fn has_quorum(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+    alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < QUORUM_FRESH)
 }
 
 fn view(metrics: &RaftServerMetrics<TypeConfig>) -> LeaderView {

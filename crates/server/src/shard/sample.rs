@@ -8,8 +8,9 @@ use crate::shard::Shards;
 
 /// Copies openraft's metrics of the groups into ours.
 pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
+    let members = shards.topology.members();
     let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
-    for replica in shards.iter() {
+    for replica in shards.replicas() {
         let shard = label(replica.shard);
         let shard = shard.as_str();
         let raft = replica.raft.metrics();
@@ -35,11 +36,11 @@ pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
         metrics.raft_purged_index.with_label_values(&[shard]).set(index(raft.purged.map(|l| l.index)));
         let age = raft.last_quorum_acked.as_ref().map_or(0.0, |at| at.elapsed().as_secs_f64());
         metrics.raft_quorum_ack_age.with_label_values(&[shard]).set(age);
-        for (&peer, member) in &shards.members {
+        for (peer, member) in &members {
             let labels = [shard, member.name.as_str()];
             // Only a leader knows; a former leader's last value would look like a follower that hangs.
             match raft.replication.as_ref().and_then(|replication| replication.get(&peer.0)) {
-                Some(log_id) if peer != shards.me => {
+                Some(log_id) if *peer != shards.me() => {
                     let matched = metrics.raft_peer_matched_index.with_label_values(&labels);
                     matched.set(index(log_id.as_ref().map(|l| l.index)));
                 }

@@ -104,6 +104,13 @@ impl Cluster {
         &self.clocks[index]
     }
 
+    /// Gives a stopped node new addresses. Nodes that run keep the old ones in their configuration.
+    pub(crate) fn relocate(&mut self, index: usize) {
+        assert!(self.nodes[index].is_none(), "node {index} runs");
+        let [peer, client, http] = std::array::from_fn(|_| free_address().to_string());
+        self.members[index] = Member { name: self.members[index].name.clone(), peer, client, http };
+    }
+
     /// Starts a node that is not running.
     pub(crate) async fn start_node(&mut self, index: usize) {
         assert!(self.nodes[index].is_none(), "node {index} runs");

@@ -2,7 +2,7 @@
 
 use conclave_client::HistoryQuery;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, eventually};
 use crate::load::Load;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,6 +50,33 @@ async fn a_restarted_cluster_keeps_its_state() {
     let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest("general", 10) };
     let page = client.history(query).await.unwrap();
     assert_eq!(page.last_seq, second.seq);
+}
+
+/// The others find a node that comes back at other addresses, without a change of their configuration: it registers in
+/// the meta shard, and every node takes the addresses from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_may_come_back_at_other_addresses() {
+    let mut cluster = Cluster::start().await;
+    let before = cluster.client("ana").await.send("general", "before").await.unwrap();
+    cluster.stop(0).await;
+    cluster.relocate(0);
+    cluster.start_node(0).await;
+    cluster.settled().await;
+    let moved = cluster.members()[0].client.clone();
+    for index in 1..3 {
+        let name = format!("node {index} shows the new address");
+        eventually(&name, async || {
+            let status = cluster.status(index).await;
+            status
+                .is_some_and(|status| status.nodes.iter().any(|node| node.address == moved && node.reachable))
+        })
+        .await;
+    }
+    // Without one of the others, the moved node is needed for a majority, also by a leader that must reach it.
+    cluster.kill(1);
+    let client = cluster.client("bob").await;
+    let after = client.send("general", "after").await.unwrap();
+    assert_eq!(after.seq, before.seq + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

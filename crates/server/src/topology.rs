@@ -1,0 +1,208 @@
+//! The members of the cluster, their addresses, and which nodes hold which shard.
+//!
+//! The meta shard's state is the truth; [`Topology`] reads it through a watch and copies nothing. The plan of the first
+//! nodes ([`crate::plan`]) fills in what the meta shard does not have yet: everything in a new cluster, and the nodes
+//! that have not registered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use conclave_core::record::NodeRecord;
+use conclave_core::ring::{Layout, shard_of};
+use conclave_core::{NodeId, RoomId, ShardId, level};
+use conclave_store::ClusterTable;
+use tokio::sync::watch;
+
+use crate::config::Member;
+
+/// The members and the layout as this node knows them.
+#[derive(Debug)]
+pub(crate) struct Topology {
+    me: NodeId,
+    /// The first nodes, with their addresses in this node's configuration.
+    planned: BTreeMap<NodeId, Member>,
+    planned_layout: Layout,
+    table: watch::Receiver<Arc<ClusterTable>>,
+}
+
+impl Topology {
+    /// `planned` and `planned_layout` count for what is not in the table.
+    pub(crate) fn new(
+        me: NodeId,
+        planned: BTreeMap<NodeId, Member>,
+        planned_layout: Layout,
+        table: watch::Receiver<Arc<ClusterTable>>,
+    ) -> Self {
+        Self { me, planned, planned_layout, table }
+    }
+
+    /// This node.
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    fn table(&self) -> Arc<ClusterTable> {
+        Arc::clone(&self.table.borrow())
+    }
+
+    /// A node's name and addresses.
+    pub(crate) fn member(&self, node: NodeId) -> Option<Member> {
+        let table = self.table.borrow();
+        table.nodes.get(&node).map(member).or_else(|| self.planned.get(&node).cloned())
+    }
+
+    /// All members, registered or planned.
+    pub(crate) fn members(&self) -> BTreeMap<NodeId, Member> {
+        let mut members = self.planned.clone();
+        members.extend(self.table().nodes.iter().map(|(id, record)| (*id, member(record))));
+        members
+    }
+
+    /// The addresses at which other nodes may reach this one, without repetition: the one in this node's configuration
+    /// first, then the one with which the node registered last. Either may be outdated: the first if the node moved,
+    /// the second if the whole cluster did.
+    pub(crate) fn peer_addresses(&self, node: NodeId) -> Vec<String> {
+        let table = self.table.borrow();
+        let registered = table.nodes.get(&node).map(|record| record.peer_address.clone());
+        let mut addresses: Vec<_> =
+            self.planned.get(&node).map(|member| member.peer.clone()).into_iter().collect();
+        addresses.extend(registered.filter(|address| !addresses.contains(address)));
+        addresses
+    }
+
+    /// The layout in force.
+    pub(crate) fn layout(&self) -> Layout {
+        self.table.borrow().layout.clone().unwrap_or_else(|| self.planned_layout.clone())
+    }
+
+    /// The layout of a cluster that has none yet.
+    pub(crate) fn planned_layout(&self) -> &Layout {
+        &self.planned_layout
+    }
+
+    /// Whether the meta shard has a layout.
+    pub(crate) fn has_layout(&self) -> bool {
+        self.table.borrow().layout.is_some()
+    }
+
+    /// The nodes that hold a shard, the preferred leader first.
+    pub(crate) fn replicas(&self, shard: ShardId) -> Vec<NodeId> {
+        let table = self.table.borrow();
+        let layout = table.layout.as_ref().unwrap_or(&self.planned_layout);
+        let index = usize::try_from(shard.0).unwrap_or(usize::MAX);
+        layout.shards.get(index).cloned().unwrap_or_default()
+    }
+
+    /// The number of data shards. It never changes.
+    pub(crate) fn data_shards(&self) -> u32 {
+        u32::try_from(self.planned_layout.shards.len().saturating_sub(1)).unwrap_or(u32::MAX)
+    }
+
+    /// The shard of a room.
+    pub(crate) fn shard_of(&self, room: RoomId) -> ShardId {
+        shard_of(room, self.data_shards())
+    }
+
+    /// The cluster's feature level.
+    pub(crate) fn feature_level(&self) -> u32 {
+        self.table.borrow().feature_level.max(level::FIRST)
+    }
+
+    /// Whether the meta shard has set this feature level, or a higher one. False for every level of a new cluster.
+    pub(crate) fn has_feature_level(&self, level: u32) -> bool {
+        self.table.borrow().feature_level >= level
+    }
+
+    /// The highest feature level that all members understand; `None` while one of them has not registered.
+    pub(crate) fn understood_level(&self) -> Option<u32> {
+        let table = self.table.borrow();
+        let registered = self.planned.keys().all(|node| table.nodes.contains_key(node));
+        let understood = table.nodes.values().map(|node| node.feature_level).min();
+        understood.filter(|_| registered)
+    }
+}
+
+fn member(record: &NodeRecord) -> Member {
+    Member {
+        name: record.name.clone(),
+        peer: record.peer_address.clone(),
+        client: record.client_address.clone(),
+        http: record.http_address.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_core::DirectoryId;
+
+    use super::*;
+
+    fn planned(name: &str) -> Member {
+        Member {
+            name: name.to_owned(),
+            peer: format!("{name}:1"),
+            client: format!("{name}:2"),
+            http: format!("{name}:3"),
+        }
+    }
+
+    fn record(id: u64, name: &str, port: u16, feature_level: u32) -> NodeRecord {
+        NodeRecord {
+            node: NodeId(id),
+            name: name.to_owned(),
+            client_address: format!("{name}:{port}"),
+            peer_address: format!("{name}:{}", port + 1),
+            http_address: format!("{name}:{}", port + 2),
+            directory: DirectoryId(7),
+            version: "1".to_owned(),
+            feature_level,
+        }
+    }
+
+    fn topology() -> (watch::Sender<Arc<ClusterTable>>, Topology) {
+        let (sender, table) = watch::channel(Arc::default());
+        let members = [(NodeId(1), planned("a")), (NodeId(2), planned("b"))].into();
+        let shards = vec![vec![NodeId(1), NodeId(2)], vec![NodeId(2), NodeId(1)], vec![NodeId(1)]];
+        (sender, Topology::new(NodeId(1), members, Layout { version: 1, shards }, table))
+    }
+
+    #[test]
+    fn the_plan_counts_until_the_meta_shard_says_otherwise() {
+        let (sender, topology) = topology();
+        assert_eq!(topology.member(NodeId(2)), Some(planned("b")));
+        assert_eq!(topology.replicas(ShardId(1)), [NodeId(2), NodeId(1)]);
+        assert_eq!((topology.data_shards(), topology.feature_level()), (2, level::FIRST));
+        assert_eq!((topology.has_layout(), topology.understood_level()), (false, None));
+
+        let layout = Layout { version: 2, shards: vec![vec![NodeId(2)], vec![NodeId(1)], vec![NodeId(3)]] };
+        let nodes = [(NodeId(2), record(2, "b", 50, 4)), (NodeId(3), record(3, "c", 60, 3))];
+        let table = ClusterTable { nodes: nodes.into(), layout: Some(layout), feature_level: 2 };
+        sender.send_replace(Arc::new(table.clone()));
+        assert_eq!(topology.member(NodeId(2)).unwrap().client, "b:50");
+        assert_eq!(topology.members().len(), 3, "a node that joined later is a member");
+        assert_eq!(topology.replicas(ShardId(1)), [NodeId(1)]);
+        assert_eq!(topology.replicas(ShardId(9)), []);
+        assert_eq!(topology.feature_level(), 2);
+        assert_eq!(topology.understood_level(), None, "node 1 has not registered");
+        let mut nodes = table.nodes.clone();
+        nodes.insert(NodeId(1), record(1, "a", 40, 5));
+        sender.send_replace(Arc::new(ClusterTable { nodes, ..table }));
+        assert_eq!(topology.understood_level(), Some(3));
+    }
+
+    #[test]
+    fn a_node_may_be_reached_where_it_registered_and_where_it_is_configured() {
+        let (sender, topology) = topology();
+        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1"]);
+        let moved = |port| ClusterTable {
+            nodes: [(NodeId(2), record(2, "b", port, 1)), (NodeId(3), record(3, "c", 60, 1))].into(),
+            ..ClusterTable::default()
+        };
+        sender.send_replace(Arc::new(moved(50)));
+        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1", "b:51"]);
+        assert_eq!(topology.peer_addresses(NodeId(3)), ["c:61"], "it is not in the configuration");
+        sender.send_replace(Arc::new(moved(0)));
+        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1"], "both are the same");
+        assert_eq!(topology.peer_addresses(NodeId(9)), [] as [&str; 0]);
+    }
+}
