@@ -56,7 +56,7 @@ pub(crate) struct Global {
     #[arg(short = 's', long = "server", value_name = "SERVER", env = "CONCLAVE_SERVERS", global = true)]
     #[arg(value_parser = parse::seeds, hide_env_values = true)]
     pub(crate) servers: Vec<parse::Seeds>,
-    /// A resolver to ask for servers, IP:PORT; repeat it or separate by commas. All are asked at the same time
+    /// A name server to ask for servers, IP:PORT; repeat it or separate by commas. All are asked at the same time
     #[arg(long = "name-server", value_name = "IP:PORT", env = "CONCLAVE_NAME_SERVER", global = true)]
     #[arg(value_delimiter = ',', value_parser = find::name_server, hide_env_values = true)]
     pub(crate) name_servers: Vec<SocketAddr>,
@@ -93,9 +93,9 @@ pub(crate) enum Command {
     Up(server::UpArgs),
     /// Run one server
     Server(Box<server::ServerArgs>),
-    /// Run one resolver: DNS for the cluster's zone
+    /// Run one name server of the cluster's zone (DNS)
     Dns(Box<dns::DnsArgs>),
-    /// Ask a server or resolver on this machine whether it is ready; for health checks
+    /// Ask a server or name server on this machine whether it is ready; for health checks
     #[command(after_help = HEALTH_HELP)]
     Health(HealthArgs),
     /// Chat interactively
@@ -363,7 +363,7 @@ shell, so it works in the smallest container.
 
 Examples:
   conclave health                                                   a server
-  conclave health --url http://127.0.0.1:7455/readyz                a resolver
+  conclave health --url http://127.0.0.1:7455/readyz                a name server
   conclave health --url http://127.0.0.1:7480/livez                 whether the process is alive";
 
 /// `conclave health`

@@ -8,8 +8,8 @@ use crate::settings::Settings;
 use crate::view::text::safe;
 
 /// Advice if the cluster does not know the session; a cluster never loses sessions unless its data was removed.
-const NO_SESSION: &str = "if the cluster began anew, remove this user's sessions (STATE_DIR/CLUSTER_ID/USER, with what is \
-                          queued there), or give another --state-dir";
+const NO_SESSION: &str = "if the cluster was created anew, give another --state-dir, or remove this user's sessions \
+                          (STATE_DIR/CLUSTER_ID/USER), which drops the unsent messages there";
 const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT; `conclave doctor` says more";
 const STATUS: &str = "conclave status";
 

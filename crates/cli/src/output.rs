@@ -23,7 +23,7 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// As [`line()`].
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    line(&serde_json::to_string(value).context("encode the output")?)
+    line(&serde_json::to_string(value).context("failed to encode the output")?)
 }
 
 /// Writes text of one or more lines that ends with a line feed.

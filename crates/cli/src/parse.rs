@@ -88,7 +88,7 @@ pub(crate) fn server(text: &str) -> Result<String, String> {
     match text.parse() {
         Ok(Seed::Node(address)) => Ok(address),
         Ok(Seed::Zone { .. }) => {
-            Err("host:port of a server is wanted here, not a zone: whoever serves the zone cannot ask it"
+            Err("give host:port of a server here, not a zone: the name server of a zone cannot look servers up in it"
                 .to_owned())
         }
         Err(error) => Err(error.to_string()),
@@ -97,8 +97,9 @@ pub(crate) fn server(text: &str) -> Result<String, String> {
 
 /// `host:port` of a resolver's gRPC API.
 pub(crate) fn resolver(text: &str) -> Result<String, String> {
-    with_port(text.trim(), RESOLVER_PORT)
-        .ok_or_else(|| "a resolver is host:port of its gRPC, for example 127.0.0.1:7454".to_owned())
+    with_port(text.trim(), RESOLVER_PORT).ok_or_else(|| {
+        "give host:port of the gRPC API of a name server, for example 127.0.0.1:7454".to_owned()
+    })
 }
 
 fn with_port(text: &str, default: u16) -> Option<String> {

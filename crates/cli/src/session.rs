@@ -107,7 +107,7 @@ async fn which_cluster(settings: &Settings) -> anyhow::Result<String> {
                     remember(&memory, &settings.asked(), &status.cluster_id)?;
                     return Ok(status.cluster_id);
                 }
-                Ok(_) => last = "it does not know its cluster yet".to_owned(),
+                Ok(_) => last = "the server does not know its cluster yet".to_owned(),
                 Err(error) => last = last_attempt(&error),
             }
         }

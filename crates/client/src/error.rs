@@ -77,7 +77,7 @@ pub enum CallError {
     #[error("{0}")]
     Auth(String),
     /// Servers answered, but none could complete the call before the timeout.
-    #[error("no server could do it within {after:?}: {message}")]
+    #[error("no server completed the call within {after:?}: {message}")]
     Unavailable {
         /// Stable code of the last answer.
         code: String,

@@ -261,7 +261,7 @@ impl Nodes {
 
     /// Applies a feature level that a node reports. The cluster's level only rises, so a node that lags is ignored.
     pub(crate) fn observe_level(&self, level: u32) {
-        // Version 0.1.0, which has the first level, does not say it.
+        // Version 0.1.0 does not report its level, which is the first.
         self.feature_level.fetch_max(level.max(levels::FIRST), Ordering::Relaxed);
     }
 

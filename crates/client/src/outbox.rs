@@ -278,7 +278,7 @@ impl<W> Requests<W> {
         let had_lost = expected <= room.decided_at_start;
         room.rewind();
         if had_lost {
-            // The cluster had decided this number before the request was sent: it has lost its record of it.
+            // The cluster asks for a number that it had decided before this request was sent: it has lost that record.
             self.release_from(sent.room, expected);
             self.moving = true;
         } else if expected < oldest && expected > room.decided {
@@ -371,7 +371,7 @@ impl<W> Requests<W> {
         self.rooms[index(room)].settled()
     }
 
-    /// The requests after `settled`: number, content, and whether the request itself is settled.
+    /// The requests from the first unsettled one on: number, content, and whether each is settled.
     pub(crate) fn unsettled(
         &self,
         room: RoomKey,

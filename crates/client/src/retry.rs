@@ -65,7 +65,7 @@ impl Reply {
             Some(Next::GoBack | Next::Report) | None => Self::Refused {
                 code: failure.code.clone(),
                 message: failure.message.clone(),
-                // A node of version 0.1.0 does not say it.
+                // A node of version 0.1.0 does not send this field.
                 number_used: failure.number_used || refusal.is_some_and(Refusal::uses_number),
             },
         }

@@ -82,7 +82,7 @@ struct Path {
     changing: bool,
 }
 
-/// The shared state: see the module.
+/// The state that the client's tasks share. The module describes its lock.
 #[derive(Debug)]
 pub(crate) struct ClientState {
     pub(crate) requests: Requests<Waiter>,

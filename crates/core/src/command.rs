@@ -69,7 +69,7 @@ impl Command {
     pub fn level(&self) -> u32 {
         match self {
             Self::Act { action, .. } => action.level(),
-            // A node that does not understand a level must not go on as if it did.
+            // A node that does not understand a level must stop instead of deciding differently.
             Self::SetFeatureLevel(level) => *level,
             Self::OpenRoom { .. }
             | Self::CreateRoom { .. }

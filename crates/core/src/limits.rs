@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-// ---- What the state machine accepts ---------------------------------------------------------------
+// ---- Limits of the state machine ------------------------------------------------------------------
 
 /// A message's text, bytes of UTF-8.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
@@ -35,7 +35,7 @@ pub const NODES_MAX: usize = 64;
 /// Virtual nodes of each node on the ring. Part of the format: the places of shards depend on it.
 pub const VIRTUAL_NODES: u32 = 128;
 
-// ---- What the API accepts -------------------------------------------------------------------------
+// ---- Limits of the API ----------------------------------------------------------------------------
 
 /// Events of one history page.
 pub const HISTORY_EVENTS_MAX: usize = 1_000;
@@ -113,7 +113,7 @@ pub const SNAPSHOT_INSTALL_BYTES: usize = 4 * 1024 * 1024;
 /// The log's tail that is kept after snapshots for followers that lag, bytes for each node.
 pub const LOG_TAIL_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
 
-// ---- What a client does ---------------------------------------------------------------------------
+// ---- Retries of a client --------------------------------------------------------------------------
 
 /// The longest delay before the second try (the first is immediate); doubled with each further try.
 pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);

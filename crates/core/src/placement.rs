@@ -58,13 +58,13 @@ impl Move {
     }
 }
 
-/// How even the spread of the clients should become.
+/// The goal of the next rounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Goal {
-    /// No moves until the spread is bad.
+    /// No moves until the imbalance exceeds the upper threshold.
     #[default]
     Rest,
-    /// The spread was bad: moves until it is good.
+    /// Moves until the imbalance is below the lower threshold.
     Good,
     /// An operator asked for an even spread: moves until nothing is left to move.
     Even,
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn draining_and_overfull_nodes_are_relieved_first() {
+    fn clients_of_draining_and_overfull_nodes_move_first() {
         let mut nodes = nodes(&[40, 130, 40, 40]);
         nodes[0].draining = true;
         nodes[1].max = 100;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_gets_an_even_spread() {
+    fn a_requested_rebalance_gives_every_node_the_same_number_of_clients() {
         let nodes = nodes(&[52, 50, 48]);
         let mut planner = settled(&nodes);
         assert_eq!(planner.round(LATER, &nodes), []);

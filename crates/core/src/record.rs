@@ -85,9 +85,9 @@ pub struct RoomInfo {
 /// A node as the meta shard knows it. Addresses are names that are resolved anew, never identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRecord {
-    /// For life.
+    /// The node's id, which never changes.
     pub node: NodeId,
-    /// For people.
+    /// The node's name, for display.
     pub name: String,
     /// `host:port` of the client API.
     pub client_address: String,
@@ -95,7 +95,7 @@ pub struct NodeRecord {
     pub peer_address: String,
     /// `host:port` of health and metrics.
     pub http_address: String,
-    /// The data directory that the id belongs to.
+    /// The data dir that the node id belongs to.
     pub directory: DirectoryId,
     /// The program's version.
     pub version: String,

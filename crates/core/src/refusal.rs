@@ -136,7 +136,7 @@ refusals! {
         "a topic is one line of at most 1,024 bytes";
     /// The number was used before, for another action. This happens when two clients share one session's state.
     8 RequestReused "request_reused" keeps Precondition NewSession
-        "this request number was used for something else; open a new session";
+        "this request number was used for another request; open a new session";
     /// The request has no number, and is not idempotent by itself.
     9 RequestNumberMissing "request_number_missing" keeps Invalid Report
         "the request needs a request number, from 1";
@@ -154,7 +154,7 @@ refusals! {
         "the session is not known here; open a new one";
     /// The node id is registered with another data dir. A node id belongs to one data dir for ever.
     14 NodeIdTaken "node_id_taken" keeps Precondition Report
-        "this node id belongs to another data directory; a node that lost its directory must join as a new node";
+        "this node id belongs to another data dir; put the old data dir back, or join as a new node";
     /// The layout was computed from one that is no longer in force.
     15 LayoutChanged "layout_changed" keeps Conflict Report
         "the layout has changed meanwhile; compute it again";

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_settles_nothing_is_still_bounded() {
+    fn stored_replies_are_bounded_even_if_the_client_settles_none() {
         let mut session = SessionRoom::default();
         for n in 1..=STORED_REPLIES_MAX as u64 + 10 {
             session.record(stored(n), RequestNo(0));

@@ -83,7 +83,7 @@ impl Config {
     fn validate_listening(&self, wrong: &mut Vec<String>) {
         if self.listen.is_empty() || self.listen.len() > LISTEN_ADDRESSES_MAX {
             wrong.push(format!(
-                "a resolver listens for DNS on 1 to {LISTEN_ADDRESSES_MAX} addresses, not {}; 127.0.0.1:7453 is the \
+                "a name server listens for DNS on 1 to {LISTEN_ADDRESSES_MAX} addresses, not {}; 127.0.0.1:7453 is the \
                  usual one",
                 self.listen.len()
             ));
@@ -99,7 +99,7 @@ impl Config {
     fn validate_name_servers(&self, wrong: &mut Vec<String>) {
         if self.name_servers.is_empty() || self.name_servers.len() > RESOLVERS_MAX {
             wrong.push(format!(
-                "a zone has 1 to {RESOLVERS_MAX} name servers, not {}; name every resolver, this one among them, such \
+                "a zone has 1 to {RESOLVERS_MAX} name servers, not {}; list all of them, including this one, such \
                  as ns1=10.0.0.53",
                 self.name_servers.len()
             ));
@@ -131,7 +131,7 @@ impl Config {
     fn validate_forwarding(&self, wrong: &mut Vec<String>) {
         if self.forward_to.is_empty() != self.forward_for.is_empty() {
             wrong.push(
-                "forwarding takes both, the name servers to ask and the networks to ask for; give both or neither"
+                "forwarding needs both, the name servers to ask and the networks of clients; give both or neither"
                     .to_owned(),
             );
         }
@@ -143,15 +143,17 @@ impl Config {
         }
         for server in &self.forward_to {
             if server.port() == 0 || server.ip().is_unspecified() {
-                wrong.push(format!("{server} to forward to is no address of a name server"));
+                wrong.push(format!("cannot forward to {server}: it is not the address of a name server"));
             }
             if self.is_me(*server) {
-                wrong.push(format!("{server} to forward to is this resolver itself; name another server"));
+                wrong.push(format!(
+                    "cannot forward to {server}: it is this name server itself; give another one"
+                ));
             }
         }
         for network in self.forward_for.iter().filter(|network| network.prefix_len() == 0) {
             wrong.push(format!(
-                "forwarding for {network} would answer the whole internet, which is how others are attacked; list the \
+                "forwarding for {network} would answer the whole internet, which attackers use to flood others; list the \
                  networks of your own clients"
             ));
         }
@@ -159,18 +161,22 @@ impl Config {
 
     fn validate_export(&self, export: &Export, wrong: &mut Vec<String>) {
         if export.server.port() == 0 || export.server.ip().is_unspecified() || self.is_me(export.server) {
-            wrong.push(format!("{} to export to is no address of another name server", export.server));
+            wrong.push(format!(
+                "cannot export to {}: it is not the address of another name server",
+                export.server
+            ));
         }
-        wrong.extend(zone_name(&export.zone).err().map(|why| format!("to export to: {why}")));
+        wrong.extend(zone_name(&export.zone).err().map(|why| format!("the zone to export to: {why}")));
         if export.key_name.len() > 253 || zone_name(&export.key_name).is_err() {
             wrong.push(format!(
-                "{:?} is no name of a TSIG key; it is a DNS name, such as conclave-export",
+                "{:?} is not the name of a TSIG key; give a DNS name, such as conclave-export",
                 export.key_name
             ));
         }
         if export.key_bytes().is_none() {
             wrong.push(
-                "the TSIG key is not base64; give a file with what tsig-keygen calls the secret".to_owned(),
+                "the TSIG key is not base64; give a file with the value that tsig-keygen prints as secret"
+                    .to_owned(),
             );
         }
     }
@@ -251,8 +257,8 @@ mod tests {
             "are too many",
             "itself",
             "another name server",
-            "to export to: zone",
-            "no name of a TSIG key",
+            "the zone to export to: zone",
+            "not the name of a TSIG key",
             "not base64",
         ] {
             assert!(wrong.contains(part), "{part}: {wrong}");
@@ -267,7 +273,7 @@ mod tests {
         let mut bad = config();
         bad.listen = vec!["0.0.0.0:53".parse().unwrap()];
         assert!(
-            bad.validate().unwrap_err()[0].contains("this resolver itself"),
+            bad.validate().unwrap_err()[0].contains("this name server itself"),
             "a wildcard address listens on 127.0.0.11, too"
         );
         bad.forward_to = vec!["10.9.9.9:53".parse().unwrap()];

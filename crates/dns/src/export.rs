@@ -26,7 +26,7 @@ use crate::zone::Zone;
 use tsig::{Key, TsigError};
 use update::Sets;
 
-/// All records are written again this often, in case somebody else changed them.
+/// All records are written again this often, in case another writer has changed them.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Shortest time between two updates: the site's server writes each one to its disk.
 const INTERVAL_MIN: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ enum UpdateError {
     Encode(#[from] ProtoError),
     #[error(transparent)]
     Tsig(#[from] TsigError),
-    #[error("the other side answers {}{}", .0, advice(.0))]
+    #[error("the primary name server answered {}{}", .0, advice(.0))]
     Refused(ResponseCode),
     #[error("the answer is to another message")]
     OtherMessage,

@@ -1,6 +1,6 @@
 //! Fault injection for tests, enabled by configuration only: stale answers and late answers.
 //!
-//! There is no fault that names a node that does not exist: whoever connects to a node checks the cluster's id, so that
+//! There is no fault that names a node that does not exist: every client of a node checks the cluster's id, so that
 //! would only be another kind of staleness.
 
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl FaultService for FaultApi {
             || clock_rate_ppm != 0;
         if of_a_node {
             return Err(Status::invalid_argument(
-                "this is a resolver, without peers, disk or clock; ask a node",
+                "a name server has no faults of peers, disk or clock; send these faults to a node",
             ));
         }
         let fault = resolver.unwrap_or_default();
@@ -78,6 +78,6 @@ impl FaultService for FaultApi {
     }
 
     async fn cut_power(&self, _: Request<CutPowerRequest>) -> Result<Response<CutPowerResponse>, Status> {
-        Err(Status::invalid_argument("a resolver keeps nothing on disk: kill it instead"))
+        Err(Status::invalid_argument("a name server keeps nothing on disk; kill it instead"))
     }
 }

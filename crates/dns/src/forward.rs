@@ -46,7 +46,7 @@ enum UpstreamError {
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error(transparent)]
     Encode(#[from] hickory_proto::ProtoError),
-    #[error("the answer cannot be understood: {0}")]
+    #[error("the answer cannot be decoded: {0}")]
     Decode(#[from] hickory_proto::serialize::binary::DecodeError),
     #[error("the answer is to another question")]
     OtherQuestion,

@@ -1,7 +1,7 @@
 //! The node table: every node with its last record, and whether its lease runs. Pure: the time is a parameter.
 //!
 //! Records and leases are merged separately, so the order of arrival decides nothing. Of two records of one node the
-//! one with the higher revision wins, whoever sent it; only a node's own message renews its lease.
+//! one with the higher revision wins, from whatever sender; only a node's own message renews its lease.
 //!
 //! A node's state at one revision only moves forward: awaited, live, kept, lapsed. A node becomes live again only with
 //! a higher revision. The zone's serial counts these steps of all nodes, so it never goes backwards, and equal content
@@ -32,7 +32,7 @@ pub struct NodeTable {
     /// The cluster's id, from the first accepted record.
     cluster: Option<String>,
     nodes: BTreeMap<u64, Node>,
-    /// When nodes in state `Kept` lapse: most nodes are heard again, so those that are not are really gone.
+    /// When nodes in state `Kept` lapse. Set once most nodes have returned: the others are then really gone.
     give_up: Option<Instant>,
 }
 
@@ -128,14 +128,14 @@ impl NodeTable {
             && *cluster != record.cluster_id
         {
             return Err(RecordError(format!(
-                "the node {:?} is of the cluster {}, but this resolver serves the cluster {cluster}: give each \
-                 cluster resolvers of its own",
+                "the node {:?} is of the cluster {}, but this name server serves the cluster {cluster}: give each \
+                 cluster name servers of its own",
                 record.name, record.cluster_id
             )));
         }
         if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(&record.node_id) {
             return Err(RecordError(format!(
-                "{NODES_MAX} nodes are known, which is the most, and {:?} is not among them: restart the resolver if \
+                "the maximum of {NODES_MAX} nodes is known, and {:?} is not among them: restart the name server if \
                  some of them are gone for good",
                 record.name
             )));

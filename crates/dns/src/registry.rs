@@ -38,7 +38,7 @@ struct RecordMessage {
 
 /// The registry task has ended, because the name server stops.
 #[derive(Debug, thiserror::Error)]
-#[error("the resolver stops")]
+#[error("the name server stops")]
 pub(crate) struct RegistryStopped;
 
 impl Registry {

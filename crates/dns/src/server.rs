@@ -48,7 +48,7 @@ pub enum RunError {
 fn advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            "something else uses the port, for DNS often systemd-resolved or dnsmasq: stop it, or choose another port"
+            "another process uses the port, for DNS often systemd-resolved or dnsmasq: stop it, or choose another port"
         }
         std::io::ErrorKind::PermissionDenied => {
             "ports below 1024 need the capability CAP_NET_BIND_SERVICE: grant it, or choose another port"
@@ -255,7 +255,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     config.validate().map_err(RunError::Config)?;
     let listeners = Listeners::bind(&config).await?;
     let server = DnsServer::start(config, listeners)?;
-    tracing::info!(addresses = ?server.addresses(), "resolver started");
+    tracing::info!(addresses = ?server.addresses(), "name server started");
     shutdown.await;
     server.stop().await;
     Ok(())

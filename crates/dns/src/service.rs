@@ -70,7 +70,7 @@ impl DnsService for RegistryService {
     ) -> Result<Response<Self::RegisterStream>, Status> {
         let permit = Arc::clone(&self.registrations).try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!(
-                "{REGISTER_STREAMS_MAX} nodes' streams are open, which is the most"
+                "{REGISTER_STREAMS_MAX} streams are open, the maximum; use another name server"
             ))
         })?;
         let from =
@@ -103,7 +103,9 @@ impl DnsService for RegistryService {
 
     async fn watch(&self, request: Request<LookupRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let permit = Arc::clone(&self.watches).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("{LOOKUP_WATCHES_MAX} watches are open, which is the most"))
+            Status::resource_exhausted(format!(
+                "{LOOKUP_WATCHES_MAX} watches are open, the maximum; use another name server"
+            ))
         })?;
         let (answers, stream) = mpsc::channel(1);
         let name = request.into_inner().name;
@@ -151,7 +153,7 @@ fn look_up(zone: &Zone, zone_name: &str, name: &str) -> Result<LookupResponse, S
     let targets = zone.targets(name).ok_or_else(|| {
         let name: String = name.chars().take(80).collect();
         Status::not_found(format!(
-            "there is no {name:?}: ask for \"\", \"leader\", \"shard-<n>\", \"peers\", \"metrics\" or a node's name"
+            "no server set is named {name:?}: ask for \"\", \"leader\", \"shard-<n>\", \"peers\", \"metrics\" or a node's name"
         ))
     })?;
     let target = |target: &zone::Target| Target {
@@ -233,14 +235,14 @@ impl Registration {
         if request.counter != counter {
             self.count("replayed");
             return Err(Status::unauthenticated(format!(
-                "message {} arrived where message {counter} of this stream is due",
+                "message {} arrived instead of message {counter} of this stream",
                 request.counter
             )));
         }
         if !self.secret.verify(REGISTER, &self.nonce, counter, &request.record, &request.mac) {
             self.count("unsealed");
             return Err(Status::unauthenticated(
-                "the secrets differ, or the message was recorded from another stream: give the node and the resolver \
+                "the secrets differ, or the message was recorded from another stream: give the node and the name server \
                  the same secret file",
             ));
         }

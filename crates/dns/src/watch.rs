@@ -141,14 +141,14 @@ impl Watcher {
     fn verified(&self, nonce: &[u8], counter: u64, message: &RecordsResponse) -> Result<NodeRecords, Status> {
         if message.mac.is_empty() {
             return Err(Status::unauthenticated(
-                "the node has no secret; start it with the resolver's secret file",
+                "the node has no secret; start it with the --secret-file of the name server",
             ));
         }
         if message.counter != counter
             || !self.secret.verify(RECORDS, nonce, counter, &message.records, &message.mac)
         {
             return Err(Status::unauthenticated(
-                "the secrets differ; give the node and the resolver the same secret file",
+                "the secrets differ; give the node and the name server the same --secret-file",
             ));
         }
         NodeRecords::decode(message.records.as_slice()).map_err(|error| Status::data_loss(error.to_string()))

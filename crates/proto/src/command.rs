@@ -33,7 +33,7 @@ impl Encoded {
     /// Checks bytes that another node sent: they must be a command that this node understands, which is up to feature
     /// level `understands`.
     ///
-    /// `min_level` is what the sender says of the level: an older program does not see a field that was added to a command
+    /// `min_level` is the level that the sender reports: an older program does not see a field that was added to a command
     /// that it knows.
     ///
     /// # Errors

@@ -106,7 +106,7 @@ pub enum FormatError {
     #[error("{0} is of a kind that this version does not know")]
     UnknownKind(&'static str),
     /// A newer version wrote the commands.
-    #[error("it needs feature level {needs}, and this version understands up to {understands}")]
+    #[error("the commands need feature level {needs}, and this version understands up to {understands}")]
     NewerLevel {
         /// The level of the commands.
         needs: u32,

@@ -40,7 +40,9 @@ pub enum TokenError {
     #[error("the resume token belongs to another cluster; subscribe again from a seq")]
     Foreign,
     /// The token was made before a forced recovery.
-    #[error("the cluster was recovered by force since; subscribe again from a seq and compare")]
+    #[error(
+        "the token is from before a forced recovery of the cluster; subscribe again from a seq, and compare"
+    )]
     OldEpoch,
 }
 

@@ -121,13 +121,13 @@ impl Config {
         }
         if members > REPLICAS_MAX || self.replicas() != members {
             wrong.push(format!(
-                "every node holds a replica of every shard for now: begin with at most {REPLICAS_MAX} nodes and as many \
+                "every node holds a replica of every shard: start with at most {REPLICAS_MAX} nodes and as many \
                  replicas as nodes"
             ));
         }
         let own =
             self.initial.iter().flat_map(|m| [("peer", &m.peer), ("client", &m.client), ("http", &m.http)]);
-        for (what, address) in own.chain(self.resolvers.iter().map(|resolver| ("resolver", resolver))) {
+        for (what, address) in own.chain(self.resolvers.iter().map(|resolver| ("name server", resolver))) {
             if !address
                 .rsplit_once(':')
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
@@ -148,17 +148,17 @@ impl Config {
             ));
         }
         if self.max_clients == 0 {
-            wrong.push("a node takes at least 1 client, not 0".to_owned());
+            wrong.push("the maximum number of clients must be at least 1 client, not 0".to_owned());
         }
         if self.resolvers.len() > RESOLVERS_MAX {
             wrong.push(format!(
-                "a node registers with at most {RESOLVERS_MAX} resolvers, not {}",
+                "a node registers with at most {RESOLVERS_MAX} name servers, not {}",
                 self.resolvers.len()
             ));
         }
         if !self.resolvers.is_empty() && self.secret.is_none() {
             wrong.push(
-                "resolvers believe only nodes that know the cluster's secret; give the file that holds it, or no resolvers"
+                "name servers accept only nodes that have the cluster's secret; give --secret-file, or leave out --resolvers"
                     .to_owned(),
             );
         }
@@ -226,7 +226,7 @@ mod tests {
             "not host:port",
             "used twice",
             "at least 1 client",
-            "at most 8 resolvers",
+            "at most 8 name servers",
             "cluster's secret",
         ] {
             assert!(wrong.contains(part), "{part}: {wrong}");

@@ -66,7 +66,7 @@ impl FaultService for FaultApi {
             return Err(Status::invalid_argument("loss_percent and repeat_percent are at most 100"));
         }
         if resolver.is_some() {
-            return Err(Status::invalid_argument("this is a node; ask a resolver for a resolver's faults"));
+            return Err(Status::invalid_argument("this is a node; send name server faults to a name server"));
         }
         let disk = disk.unwrap_or_default();
         let changed = self.faults.network.set(&peers);

@@ -60,7 +60,7 @@ async fn cut(replica: &Replica, upto: u64) {
         let wait = replica.raft.wait(Some(SNAPSHOT_DEADLINE));
         let built = wait.metrics(
             |metrics| metrics.snapshot.is_some_and(|id| id.index >= upto),
-            "a snapshot that covers the log to be cut",
+            "a snapshot that covers the log to be purged",
         );
         if let Err(error) = built.await {
             tracing::debug!(shard = replica.shard.0, %error, "snapshot not built in time");

@@ -234,7 +234,7 @@ impl Metrics {
             ),
             storage_disk_bytes: make.gauges(
                 "conclave_storage_disk_bytes",
-                "The file system of the data directory: what is free, and its size.",
+                "Free space and size of the file system of the data dir, bytes, by kind.",
                 &["kind"],
             ),
             storage_errors: make

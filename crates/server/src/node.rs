@@ -77,7 +77,7 @@ pub enum RunError {
 
 fn advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "something else uses the port: stop it, or choose another port",
+        std::io::ErrorKind::AddrInUse => "another process uses the port: stop it, or choose another port",
         std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose another port",
         _ => "check the address",
     }

@@ -61,7 +61,7 @@ impl Router {
     pub(crate) async fn decide(&self, shard: ShardId, command: &Command) -> Result<Reply, Failure> {
         let replies = self.submit(shard, vec![encode(command)]).await.await?;
         let reply = replies.into_iter().next();
-        reply.ok_or_else(|| Failure::unknown("undecided", "the shard answered with nothing"))
+        reply.ok_or_else(|| Failure::unknown("undecided", "the shard sent an empty answer"))
     }
 
     async fn insist(
@@ -283,7 +283,7 @@ impl Router {
                 Ok((room, created))
             }
             Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
-            other => Err(Failure::unknown("undecided", format!("an answer that does not fit: {other:?}"))),
+            other => Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}"))),
         }
     }
 }

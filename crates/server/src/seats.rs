@@ -51,10 +51,10 @@ impl Here {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TurnedAway {
     /// The node has its maximum number of sessions or streams.
-    #[error("this node has as many clients as it takes")]
+    #[error("this node has its maximum number of clients")]
     Full,
     /// The node is draining.
-    #[error("this node is being stopped")]
+    #[error("this node is draining")]
     Draining,
 }
 

@@ -70,7 +70,7 @@ fn shard_status(replica: &Replica) -> ShardStatus {
     }
 }
 
-/// The status that the peer reports, or the little that is known without a report.
+/// The status that the peer reports, or [`unknown`] if it does not answer in time.
 pub(crate) async fn peer_status(peer: &Peer) -> NodeStatus {
     let mut client = peer.client();
     match tokio::time::timeout(PEER_TIMEOUT, client.node_status(NodeStatusRequest {})).await {

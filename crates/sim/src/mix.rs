@@ -35,7 +35,7 @@ pub(crate) fn experiment(seed: u64) -> Experiment {
     let rate = [40, 100, 200][usize::try_from(draws.below(3)).unwrap_or(0)];
     Experiment {
         name: NAME.to_owned(),
-        proves: "Whatever happens to three nodes, each promise holds.".to_owned(),
+        proves: "Every promise holds under any mix of faults on three nodes.".to_owned(),
         seed: Some(seed),
         workload: Workload {
             senders: 4,

@@ -131,7 +131,7 @@ impl File {
 
     fn check_space(&self) -> io::Result<()> {
         if self.faults.full.load(Ordering::Relaxed) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left (a fault on purpose)"));
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left (injected fault)"));
         }
         Ok(())
     }
@@ -235,7 +235,7 @@ impl StorageBackend for Handle {
         }
         let mut content = file.write_content();
         if file.faults.fail_sync.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the sync failed (a fault on purpose)"));
+            return Err(io::Error::other("the sync failed (injected fault)"));
         }
         file.check_space()?;
         for (page, bytes) in &content.pages {
@@ -341,7 +341,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn it_reads_as_a_plain_file_does(
+        fn a_faulty_disk_without_faults_reads_like_a_plain_file(
             steps in proptest::collection::vec((0_u8..4, 0_usize..20_000, 1_usize..9_000, any::<u8>()), 1..40)
         ) {
             let dir = tempfile::tempdir().unwrap();

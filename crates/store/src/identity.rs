@@ -125,12 +125,15 @@ fn parse(path: &Path, text: &str) -> Result<Identity, OpenError> {
     let damaged = |what: &str| OpenError::IdentityDamaged { path: path.to_owned(), what: what.to_owned() };
     let mut lines = text.lines();
     let version = lines.next().and_then(|line| line.strip_prefix(MAGIC));
-    let version = version.ok_or_else(|| damaged("it does not begin as it should"))?;
-    let version: u32 = version.trim().parse().map_err(|_| damaged("its format has no number"))?;
+    let version =
+        version.ok_or_else(|| damaged("it does not begin with the first line of an identity file"))?;
+    let version: u32 =
+        version.trim().parse().map_err(|_| damaged("the format in its first line is not a number"))?;
     if version > FORMAT {
         return Err(OpenError::Newer { path: path.to_owned(), found: version, known: FORMAT });
     }
-    let (body, check) = text.rsplit_once("check ").ok_or_else(|| damaged("its end is missing"))?;
+    let (body, check) =
+        text.rsplit_once("check ").ok_or_else(|| damaged("its last line, the checksum, is missing"))?;
     if u32::from_str_radix(check.trim(), 16) != Ok(crc32fast::hash(body.as_bytes())) {
         return Err(damaged("its checksum is wrong"));
     }

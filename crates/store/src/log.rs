@@ -31,9 +31,9 @@ pub(crate) use writer::{Job, Sender, TaskWriter, Writer};
 
 /// Rows of group commits by their number; see [`frame`].
 const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
-/// Purges, by group and one of the following.
+/// Rows by group and kind: the kinds are [`VOTE`], [`PURGED`] and [`FORMAT`].
 const HARD: TableDefinition<'static, (u32, u8), &[u8]> = TableDefinition::new("hard");
-/// The hard state, in a file of the format [`VOTES_INSIDE`].
+/// Kind: the hard state. Only in a file of the format [`VOTES_INSIDE`].
 const VOTE: u8 = 1;
 const PURGED: u8 = 2;
 /// The group number of the row with the file's format.

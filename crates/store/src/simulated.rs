@@ -73,7 +73,7 @@ struct Sim {
     left: Option<u64>,
     dead: bool,
     capacity: u64,
-    /// Syncs are answered without being done; tests must detect this.
+    /// Syncs report success without making anything durable; tests must detect this.
     lies: bool,
     /// Syncs fail.
     fails: bool,
@@ -188,7 +188,7 @@ impl SimDisk {
         self.sim().files.values().map(|file| file.current.len() as u64).sum()
     }
 
-    /// From now on, syncs are answered without being done.
+    /// From now on, syncs report success without making anything durable.
     pub fn lie(&self) {
         self.sim().lies = true;
     }
@@ -387,7 +387,7 @@ impl StorageBackend for Handle {
         };
         self.with(true, |file| {
             if fails {
-                return Err(io::Error::other("a sync that fails on purpose"));
+                return Err(io::Error::other("the sync failed (injected fault)"));
             }
             if !lies {
                 file.sync();

@@ -149,7 +149,7 @@ impl Inner {
                 self.failure.set(StoreError::Closed(format!("the {name} has panicked")));
             }
         }
-        self.failure.set(StoreError::Closed("it was asked to".to_owned()));
+        self.failure.set(StoreError::Closed("closing was requested".to_owned()));
         self.log.wake();
         self.shared.written.notify_waiters();
     }

@@ -156,7 +156,9 @@ impl VotesFile {
         for ((shard, wrote), vote) in (0_u32..).zip(terms).zip(&self.table.votes) {
             let voted = vote.map_or(0, |vote| vote.leader_id.term);
             if voted < *wrote {
-                let what = format!("shard {shard} has a vote of term {voted} and entries of term {wrote}");
+                let what = format!(
+                    "shard {shard} has a vote of term {voted}, older than its entries of term {wrote}"
+                );
                 return Err(StoreError::damaged(FILE, what));
             }
         }

@@ -88,7 +88,7 @@ impl Maker {
     #[must_use]
     pub fn finish(self) -> Exposition {
         let process = ProcessMetrics::register(&self);
-        let alive_tasks = self.gauge("conclave_alive_tasks", "Tasks of the runtime.");
+        let alive_tasks = self.gauge("conclave_alive_tasks", "Tasks alive in the async runtime.");
         Exposition { registry: self.0, process, alive_tasks }
     }
 }

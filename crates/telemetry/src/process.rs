@@ -44,7 +44,7 @@ impl ProcessMetrics {
     /// Reads all values from the kernel. A value that cannot be read stays as it was.
     pub(crate) fn refresh(&self) {
         let Some(reading) = Reading::take() else { return };
-        // Two scrapes at once may read in one order and arrive here in the other.
+        // Concurrent scrapes may get here in another order than they have read. A counter must not fall.
         self.cpu.inc_by((reading.cpu.as_secs_f64() - self.cpu.get()).max(0.0));
         for (gauge, value) in [
             (&self.resident, Some(reading.resident_bytes)),
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_can_be_read() {
+    fn every_process_metric_can_be_read() {
         let reading = Reading::take().unwrap();
         assert!(reading.resident_bytes > 0 && reading.virtual_bytes > reading.resident_bytes, "{reading:?}");
         assert!(reading.threads > 0 && reading.open_fds > Some(0), "{reading:?}");

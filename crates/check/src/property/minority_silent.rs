@@ -7,7 +7,7 @@ use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::{ReaderId, Record, Send};
 
-/// Moments, in the order in which those of the same instant count: a request at the same instant as
+/// Moments. Those of the same instant count in this order: a request at the same instant as
 /// the beginning or the end of a cut counts as outside of the cut.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Moment {

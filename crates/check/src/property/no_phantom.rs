@@ -60,7 +60,8 @@ fn judge(finding: &mut Finding, line: u64, seen: &Seen, observed: Option<u64>, a
     if no == 0 {
         // The creation of a room and joining need no request number; all other events do.
         if !matches!(seen.content.what, What::Created | What::Joined) {
-            finding.violated(&[line], || format!("{room}:{seq} has no request number, which it needs"));
+            finding
+                .violated(&[line], || format!("{room}:{seq} lacks the request number that its kind needs"));
         }
         return;
     }
@@ -80,7 +81,7 @@ fn judge(finding: &mut Finding, line: u64, seen: &Seen, observed: Option<u64>, a
         });
     } else {
         finding.violated(&[first.line, line], || {
-            format!("{room}:{seq} is not what session {session} sent as request {no}")
+            format!("{room}:{seq} differs from the request {no} that session {session} sent")
         });
     }
 }

@@ -74,7 +74,7 @@ fn agrees_with_time(records: &Records, finding: &mut Finding) {
         {
             finding.violated(&[acked, interval.invoked, line], || {
                 let room = send.room;
-                format!("{room}:{seq} was sent after {room}:{floor} had been acked, and comes before it")
+                format!("{room}:{seq} was sent after {room}:{floor} had been acked, but has a smaller seq")
             });
         }
         if seq > highest.0 {

@@ -5,7 +5,7 @@ use crate::property::Finding;
 use crate::reader::{Map, Records};
 use crate::record::Record;
 
-/// Moments, in the order in which those of the same instant count: a read and an ack at the same
+/// Moments. Those of the same instant count in this order: a read and an ack at the same
 /// instant overlap, and nothing is promised then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Moment {

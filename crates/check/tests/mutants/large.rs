@@ -124,7 +124,7 @@ fn cost(operations: u64) -> u64 {
 /// The test above takes long; this one runs always. A history four times as long may take four times as long, and a little more
 /// for sorting. A quadratic check would take sixteen times as long.
 #[test]
-fn the_time_grows_as_the_history_does() {
+fn the_time_grows_in_proportion_to_the_history() {
     let (small, large) = (cost(8_000), cost(32_000));
     println!("8,000 operations: {} ms, 32,000: {} ms", small / 1_000_000, large / 1_000_000);
     assert!(large < 8 * small, "four times as long a history took {} times as long", large / small.max(1));

@@ -93,7 +93,7 @@ fn an_empty_history_proves_nothing() {
 }
 
 #[test]
-fn events_of_unrecorded_clients_are_no_phantoms_with_others() {
+fn with_others_the_events_of_unrecorded_clients_are_no_phantoms() {
     let mut lines = good::history(3, &Shape::default());
     lines.retain(|line| {
         line["session"] != 4 || ["observed", "final"].iter().any(|kind| line["kind"] == *kind)

@@ -60,7 +60,7 @@ pub(crate) struct DnsArgs {
     /// Where health and metrics are
     #[arg(long, env = "CONCLAVE_DNS_HTTP_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7455")]
     pub(crate) http_listen: SocketAddr,
-    /// Every resolver of the zone and its addresses, the same list at each of them: NAME=IP or NAME=IP,IP, separated by
+    /// All name servers of the zone with their addresses, the same list at each of them: NAME=IP or NAME=IP,IP, separated by
     /// ; [default: ns1 at the addresses of --listen]
     #[arg(long = "name-servers", env = "CONCLAVE_NAME_SERVERS", value_name = "LIST", value_delimiter = ';')]
     #[arg(value_parser = name_server)]
@@ -94,7 +94,7 @@ pub(crate) struct DnsArgs {
     #[arg(long, env = "CONCLAVE_EXPORT_KEY", value_name = "NAME:FILE", value_parser = key, requires = "export_to")]
     pub(crate) export_key: Option<ExportKey>,
     /// Enable fault injection (see conclave-chaos), for testing only: everyone who reaches --grpc-listen may make this
-    /// resolver's answers stale and late
+    /// name server's answers stale and late
     #[arg(long, env = "CONCLAVE_ALLOW_FAULTS")]
     pub(crate) allow_faults: bool,
     #[command(flatten)]

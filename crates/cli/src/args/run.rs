@@ -35,7 +35,7 @@ pub(crate) enum LogFormat {
 /// The file with the cluster's secret.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct SecretArgs {
-    /// A file with the cluster's secret, the same at every server and every resolver: messages without it are refused.
+    /// A file with the cluster's secret, the same at every server and name server: messages without it are refused.
     /// Make one with: (umask 077; head -c 32 /dev/urandom | base64 > FILE)
     #[arg(long, env = "CONCLAVE_SECRET_FILE", value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,

@@ -56,7 +56,7 @@ pub(crate) struct ServerArgs {
     /// Where health and metrics are
     #[arg(long, env = "CONCLAVE_HTTP_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7480")]
     pub(crate) http_listen: SocketAddr,
-    /// Shards that rooms are divided into; fixed when the cluster begins
+    /// Number of shards of the rooms; fixed when the cluster is created
     #[arg(long, env = "CONCLAVE_SHARDS", default_value_t = 8)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
     pub(crate) shards: u32,
@@ -70,7 +70,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "CONCLAVE_LOG_TAIL", value_name = "SIZE", value_parser = parse::size)]
     #[arg(default_value_t = LOG_TAIL_BYTES_DEFAULT)]
     pub(crate) log_tail: u64,
-    /// Resolvers to register with: host:port of their gRPC, port 7454; repeat it or separate by commas
+    /// Name servers to register with: host:port of their gRPC API, port 7454; repeat it or separate by commas
     #[arg(long, env = "CONCLAVE_RESOLVERS", value_name = "HOST:PORT", value_delimiter = ',')]
     #[arg(value_parser = parse::resolver)]
     pub(crate) resolvers: Vec<String>,
@@ -173,7 +173,7 @@ fn member(text: &str) -> Result<Member, String> {
 const UP_HELP: &str = "\
 Starts real server processes, each with its own directory and ports, waits until every shard has a leader, and prints \
 commands to try next. Node i listens at base-port + 10 * (i - 1) for clients, and at the next two ports for peers and HTTP. \
-A resolver (`conclave dns`) runs beside them: DNS at base-port + 53, where servers register and HTTP at the next two. \
+A name server (`conclave dns`) runs beside them: DNS at base-port + 53, where servers register and HTTP at the next two. \
 A process that dies is restarted after 3 s. Ctrl-C stops all of them; so does the end of this command, even by kill -9.
 
 The same --dir continues the same cluster, with the number of nodes and shards that it began with.
@@ -200,13 +200,13 @@ pub(crate) struct UpArgs {
     /// The first port [default: 7400, or the one saved in the directory]
     #[arg(long, value_name = "PORT")]
     pub(crate) base_port: Option<u16>,
-    /// Shards that rooms are divided into [default: 8, or the number saved in the directory]
+    /// Number of shards of the rooms [default: 8, or the number saved in the directory]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
     pub(crate) shards: Option<u32>,
     /// Do not restart servers that exit
     #[arg(long)]
     pub(crate) no_restart: bool,
-    /// Start no resolver: clients need the servers' addresses
+    /// Start no name server: clients need the servers' addresses
     #[arg(long)]
     pub(crate) no_dns: bool,
     /// Enable fault injection in the servers, for testing only: see conclave-chaos

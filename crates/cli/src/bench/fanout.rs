@@ -274,7 +274,7 @@ fn from_ack(acks: &std::sync::Mutex<Vec<(u64, Instant)>>, seen: &[Received]) -> 
 fn print(settings: &Settings, report: &Report) -> anyhow::Result<()> {
     let load = match report.rate {
         Some(rate) => format!("{rate}/s"),
-        None => format!("{} under way", report.publishers),
+        None => format!("{} in flight", report.publishers),
     };
     let mut rows = vec![
         (
@@ -289,7 +289,7 @@ fn print(settings: &Settings, report: &Report) -> anyhow::Result<()> {
         ("latency", report.latency.line()),
     ];
     if let Some(from_ack) = &report.from_ack {
-        rows.push(("from the tick", from_ack.line()));
+        rows.push(("from the ack", from_ack.line()));
     }
     rows.push(("errors", format!("{}, undelivered {}", report.errors, report.undelivered)));
     report::print(settings, report, &rows)

@@ -56,7 +56,11 @@ pub(crate) async fn rooms(client: &Client, count: u32) -> anyhow::Result<Vec<Str
         client.create_room(&name).await.map_err(|error| of_call(Some(&name), &error))?;
         anyhow::Ok(name)
     };
-    stream::iter((0..count).map(make)).buffered(CONNECTING_MAX).try_collect().await.context("make the rooms")
+    stream::iter((0..count).map(make))
+        .buffered(CONNECTING_MAX)
+        .try_collect()
+        .await
+        .context("failed to create the rooms")
 }
 
 /// The measured time span.

@@ -49,7 +49,7 @@ pub(crate) fn signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
     let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         bail!("{pid} is not a process")
     };
-    kill_process(process, signal).with_context(|| format!("signal the process {pid}"))
+    kill_process(process, signal).with_context(|| format!("cannot signal the process {pid}"))
 }
 
 /// Memory in use, bytes.

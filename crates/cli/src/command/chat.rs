@@ -129,7 +129,7 @@ impl Chat {
                     self.incoming(incoming).await?;
                 }
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => {
-                    self.done(done.context("a task of the chat died")?).await?;
+                    self.done(done.context("a task of the chat panicked")?).await?;
                 }
                 now = every.tick() => self.tick_clock(now).await?,
                 _ = terminate.recv() => return Ok(Exit::Ok),
@@ -218,7 +218,8 @@ impl Chat {
 
     async fn send_message(&mut self, room: String, text: String) -> anyhow::Result<()> {
         if self.ticks.waiting() >= CLI_SENDS_IN_FLIGHT_MAX {
-            let what = format!("{} wait already; try again when the cluster is back", self.waiting());
+            let what =
+                format!("{} wait for their acks already; try again when the cluster answers", self.waiting());
             return self.bad(&what).await;
         }
         match self.client.submit(&room, Content::Text(text.clone())).await {
@@ -320,7 +321,8 @@ impl Chat {
         }
         if self.moving_since.is_some_and(|since| now.saturating_duration_since(since) >= MOVING) {
             self.resume_input();
-            self.dim("that takes longer; you stay where you are meanwhile").await?;
+            self.dim("joining or leaving takes longer than usual; you stay in the current room meanwhile")
+                .await?;
         }
         Ok(())
     }

@@ -39,7 +39,8 @@ where
 {
     start_logging(args)?;
     let mut signals = Signals::listen()?;
-    let stdin = if args.exit_with_stdin { Some(stdin_closed().context("start a thread")?) } else { None };
+    let stdin =
+        if args.exit_with_stdin { Some(stdin_closed().context("failed to start a thread")?) } else { None };
     let (stop, stopped) = oneshot::channel();
     // A dropped sender also requests the shutdown.
     let serve = pin!(serve(stopped.map(drop).boxed()));
@@ -110,7 +111,7 @@ struct Signals {
 
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("listen for signals");
+        let listen = |kind| signal(kind).context("failed to listen for signals");
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

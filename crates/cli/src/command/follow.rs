@@ -156,7 +156,7 @@ impl Connection {
         let lost = self.lost.filter(|_| self.ever && !self.said)?;
         (now.saturating_duration_since(lost) >= MISSING_AFTER).then(|| {
             self.said = true;
-            format!("{} lost, trying the others; what you send is kept", self.name(&self.node))
+            format!("{} lost, trying other servers; messages that you send are kept", self.name(&self.node))
         })
     }
 

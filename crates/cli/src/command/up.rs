@@ -77,10 +77,10 @@ impl ClusterDir {
     fn choose(args: &UpArgs, environment: &Environment) -> anyhow::Result<Self> {
         if args.ephemeral {
             let dir = tempfile::Builder::new().prefix("conclave-up-").tempdir();
-            return Ok(Self::Temporary(dir.context("make a temporary directory")?));
+            return Ok(Self::Temporary(dir.context("failed to make a temporary directory")?));
         }
         let dir = match &args.dir {
-            Some(dir) => std::path::absolute(dir).context("find the directory")?,
+            Some(dir) => std::path::absolute(dir).context("the path of --dir cannot be resolved")?,
             None => environment.data_dir()?.join("up"),
         };
         fs::create_dir_all(&dir).map_err(|error| cannot_use(&dir, &error))?;
@@ -125,7 +125,7 @@ fn lock(dir: &Path) -> Result<File, Failed> {
 /// The first signal asks the servers to stop, the second one kills them.
 fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<AbortOnDropHandle<()>> {
     let mut stdin = if with_stdin { Some(stdin_closed().context("start a thread")?) } else { None };
-    let listen = |kind| signal(kind).context("listen for signals");
+    let listen = |kind| signal(kind).context("failed to listen for signals");
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hangup = listen(SignalKind::hangup())?;

@@ -26,7 +26,7 @@ pub(crate) fn page(style: Style, report: &Report) -> String {
 fn head(out: &mut String, report: &Report) {
     out.push_str(&format!("conclave {} on {}, {}\n", report.version, safe(&report.os, ""), report.time));
     let configuration = &report.configuration;
-    let why = if configuration.default { "whoever can be found, zone " } else { "" };
+    let why = if configuration.default { "any server, zone " } else { "" };
     let (asked, dir) = (safe(&configuration.asked, ""), safe(&configuration.state_dir, ""));
     out.push_str(&format!("asked for {why}{asked}; state in {dir}\n"));
     if !configuration.environment.is_empty() {
@@ -89,7 +89,7 @@ fn elsewhere(out: &mut String, style: Style, report: &Report) {
         if let Some(error) = &network.error {
             out.push_str(&format!("  {}\n", safe(error, "    ")));
         } else if network.announced.is_empty() {
-            out.push_str("  nobody\n");
+            out.push_str("  no server\n");
         }
         for node in &network.announced {
             out.push_str(&format!("  {}\n", safe(node, "")));
@@ -149,7 +149,7 @@ fn ready(style: Style, page: &Page) -> String {
 }
 
 fn of_cluster(cluster: &Cluster) -> String {
-    let leader = cluster.leader.as_ref().map_or_else(|| "nobody".to_owned(), |name| safe(name, ""));
+    let leader = cluster.leader.as_ref().map_or_else(|| "no server".to_owned(), |name| safe(name, ""));
     let health = if cluster.healthy { "healthy" } else { "NOT HEALTHY" };
     let lose = if cluster.can_lose < 0 {
         "quorum lost".to_owned()
@@ -168,16 +168,16 @@ fn of_cluster(cluster: &Cluster) -> String {
 
 fn end(out: &mut String, style: Style, report: &Report) {
     if !report.notes.is_empty() {
-        out.push_str(&section(style, "worth knowing"));
+        out.push_str(&section(style, "notes"));
         for note in &report.notes {
             out.push_str(&format!("  - {}\n", safe(note, "    ")));
         }
     }
     if report.problems.is_empty() {
-        out.push_str(&format!("\n{}\n", paint(style, Ink::Good, "all is well")));
+        out.push_str(&format!("\n{}\n", paint(style, Ink::Good, "no problems found")));
         return;
     }
-    out.push_str(&section(style, "what is wrong"));
+    out.push_str(&section(style, "problems"));
     for problem in &report.problems {
         out.push_str(&format!(
             "  {} {}\n    next: {}\n",
@@ -235,7 +235,7 @@ mod tests {
             "127.0.0.1:7453  answers in 800 us  serial 7  not stale",
             "_conclave._tcp.z.  n1 10.0.0.1:7400 10/100",
             "n1    n1:7400  10.0.0.1     120 us  1.4 ms  0.1.0    -3 ms  ready",
-            "all is well",
+            "no problems found",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
@@ -247,6 +247,6 @@ mod tests {
         report.problems = vec![Problem { what: "n2 is\u{1b}[2J gone".into(), next: "start it".into() }];
         let text = page(Style::default(), &report);
         assert!(text.ends_with("! n2 is\u{fffd}[2J gone\n    next: start it\n"), "{text}");
-        assert!(!text.contains("all is well"));
+        assert!(!text.contains("no problems found"));
     }
 }

@@ -53,7 +53,9 @@ fn notice(author: &str, kind: Option<&Kind>) -> String {
             format!("* {author} {verb} event {}", pinned.target_seq)
         }
         Some(Kind::Message(message)) => safe(&message.text, ""),
-        None => format!("* {author} did something that this version does not know; conclave version"),
+        None => {
+            format!("* {author} caused an event of a kind that this version does not know; upgrade conclave")
+        }
     }
 }
 

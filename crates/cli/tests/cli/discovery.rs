@@ -101,8 +101,8 @@ fn clients_need_the_name_server_only_once() {
     };
     seen_until("two");
     signal(up.resolver().pid, Signal::KILL);
-    let note = up.notes.iter().find(|note| note.contains("resolver")).unwrap();
-    assert_eq!(note, "the resolver was killed (signal 9)");
+    let note = up.notes.iter().find(|note| note.contains("name server")).unwrap();
+    assert_eq!(note, "the name server was killed (signal 9)");
     up.find(&["send", "general", "three"]).expect(0);
     seen_until("three");
     // Another user, with another session, uses the same file of members.

@@ -1,5 +1,5 @@
-//! The feature level of real processes: a cluster that is held back takes nothing of the next level, and a gateway that
-//! would (a planted bug) is found out.
+//! Feature levels of real processes: a cluster held at a level refuses requests of the next one, and a planted bug that
+//! skips this check is found.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What servers log while one of them is dead: few lines, and no warning that nobody announced.
+//! The logs of servers while one of them is dead: few lines, and no unexpected warning.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ const LINES_ONCE: f64 = 60.0;
 /// Messages that are sent meanwhile: work that takes a while, and that a dead node must not make noisy.
 const SENDS: usize = 40;
 
-/// Beginnings of the warnings and errors that are no fault of the program when a node dies, and why.
+/// Warnings and errors that are allowed when a node dies: the beginning of each line, and the reason.
 const ANNOUNCED: [(&str, &str); 0] = [];
 
 #[test]
@@ -23,7 +23,7 @@ fn a_dead_node_costs_the_others_few_lines_and_no_unannounced_warning() {
     let dir = scratch.path().join("cluster");
     let port = free_base_port().to_string();
     let args = ["--dir", dir.to_str().expect("a path in UTF-8"), "--base-port", &port, "--no-restart"];
-    // Elections as for nodes far from each other: a busy machine is not what is looked for.
+    // Long election timeouts, so that a busy machine causes no elections.
     let up = Up::start_in(scratch.path(), &args, &[("CONCLAVE_TIMING", "wan")]);
     up.until_healthy();
     let lines = |node: &str| -> Vec<String> {

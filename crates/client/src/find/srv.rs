@@ -130,7 +130,7 @@ async fn look_up(net: Net, name_server: SocketAddr, service: &str) -> Result<Ser
     let mut addresses = glue(&lookup);
     let records: Vec<&SRV> = srv_records(&lookup).take(NODES_MAX).collect();
     if records.is_empty() {
-        return Err(format!("says that nobody offers {service}"));
+        return Err(format!("has no servers for {service}"));
     }
     // Usually none is missing: conclave's name server sends the addresses along.
     let missing: FuturesUnordered<_> = records
@@ -151,7 +151,7 @@ async fn look_up(net: Net, name_server: SocketAddr, service: &str) -> Result<Ser
     Ok(Service { candidates, fresh_for })
 }
 
-/// The records of the service. A target "." says that there decidedly is none.
+/// The records of the service. The target "." means that the service does not exist (RFC 2782).
 fn srv_records(lookup: &Lookup) -> impl Iterator<Item = &SRV> {
     lookup.answers().iter().filter_map(|record| match &record.data {
         RData::SRV(srv) if !srv.target.is_root() && srv.port > 0 => Some(srv),
@@ -216,8 +216,8 @@ fn explain(error: &NetError, service: &str) -> String {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })) => match response_code {
             ResponseCode::NXDomain => format!("does not know the name {service}"),
-            ResponseCode::ServFail => "has not heard of any node yet (SERVFAIL)".to_owned(),
-            _ => format!("says that nobody offers {service} now"),
+            ResponseCode::ServFail => "knows no node yet (SERVFAIL)".to_owned(),
+            _ => format!("has no servers for {service} now"),
         },
         NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)) => {
             "has not heard of any node yet (SERVFAIL)".to_owned()

@@ -113,7 +113,7 @@ async fn examine_reports_the_answer_of_each_name_server() {
         "does not know",
         "SERVFAIL",
         "REFUSED",
-        "nobody offers",
+        "has no servers for",
     ])) {
         assert_eq!(answer.name_server, *address);
         match &answer.result {

@@ -209,7 +209,7 @@ async fn a_node_that_dies_during_a_move_causes_no_gap() {
 }
 
 #[tokio::test]
-async fn a_slow_node_is_raced_and_replaced() {
+async fn a_call_to_a_slow_node_is_also_made_at_another_one_which_replaces_it() {
     let cluster = Cluster::start(2).await;
     let client = pinned(&cluster).await;
     cluster.post("general", "1");

@@ -52,7 +52,7 @@ struct Plan {
     load: BTreeMap<NodeId, usize>,
     zones: BTreeMap<NodeId, Option<String>>,
     replicas: usize,
-    /// The bounded load: replicas on one node at most.
+    /// Maximum number of replicas on one node (consistent hashing with bounded loads).
     load_max: usize,
     load_min: usize,
     /// How many replicas of a shard one zone holds at most.

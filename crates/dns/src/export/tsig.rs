@@ -31,21 +31,21 @@ impl std::fmt::Debug for Key {
 /// Why an answer is rejected, or the error that the other side reported.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TsigError {
-    #[error("the answer cannot be understood: {0}")]
+    #[error("the answer cannot be decoded: {0}")]
     Decode(#[from] DecodeError),
     #[error("the answer cannot be encoded again: {0}")]
     Encode(#[from] ProtoError),
     #[error("the answer ({1}) is not signed with the TSIG key {0}")]
     Unsigned(Name, ResponseCode),
-    #[error("the other side does not know the TSIG key {0} (BADKEY): use the name that it has there")]
+    #[error("the primary does not know the TSIG key {0} (BADKEY); use the name that the primary has")]
     UnknownKey(Name),
-    #[error("the other side has another TSIG key {0} (BADSIG): copy the key again")]
+    #[error("the primary has another secret for the TSIG key {0} (BADSIG); copy the key again")]
     OtherKey(Name),
     #[error("the clocks are more than {FUDGE} s apart (BADTIME): set them")]
     Clocks,
     #[error("the other side refuses the signature with the error {0}")]
     Refused(u16),
-    #[error("the answer's signature is wrong: somebody else made it, or changed it")]
+    #[error("the answer's signature is wrong; the answer was forged or changed on its way")]
     Forged,
 }
 

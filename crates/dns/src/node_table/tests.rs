@@ -209,7 +209,7 @@ fn invalid_records_are_rejected_with_a_reason() {
 }
 
 #[test]
-fn two_contents_with_one_revision_require_a_higher_revision() {
+fn a_node_that_sent_two_contents_with_one_revision_must_send_a_higher_one() {
     let now = Instant::now();
     let mut table = live(1, now);
     let other = NodeRecord { full: true, ..record(1, 10) };

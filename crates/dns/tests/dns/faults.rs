@@ -1,4 +1,4 @@
-//! A resolver that was started with fault injection: late and stale answers, over its own ports.
+//! A name server with fault injection enabled: delayed and stale answers.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn faults_of(server: &conclave_dns::DnsServer) -> FaultServiceClient<Chann
 }
 
 #[tokio::test]
-async fn answers_are_late_for_as_long_as_they_are_to_be() {
+async fn answers_are_delayed_until_the_fault_is_healed() {
     const LATE: Duration = Duration::from_millis(300);
     let server = start(conclave_dns::Config { faults: Some(Faults::default()), ..config() }).await;
     let mut faults = faults_of(&server).await;

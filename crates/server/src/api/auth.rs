@@ -46,7 +46,7 @@ pub(crate) async fn open(
             feature_level: router.shards.topology.feature_level(),
         }),
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
-        other => Err(Failure::unknown("undecided", format!("an answer that does not fit: {other:?}"))),
+        other => Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}"))),
     }
 }
 

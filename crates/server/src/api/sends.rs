@@ -54,7 +54,7 @@ async fn decide(router: &Router, room: RoomId, command: Encoded) -> Result<Reply
 
 fn one(replies: Vec<Reply>) -> Result<Reply, Failure> {
     let reply = replies.into_iter().next();
-    reply.ok_or_else(|| Failure::unknown("undecided", "the shard answered with nothing"))
+    reply.ok_or_else(|| Failure::unknown("undecided", "the shard sent an empty answer"))
 }
 
 /// The encoded command of a client's request. A request that no state can make valid is not replicated; its refusal
@@ -97,7 +97,7 @@ fn response(room: RoomId, request_no: u64, reply: Reply) -> Result<SendMessageRe
         Reply::Forgotten => Ok(SendMessageResponse { duplicate: true, answer_forgotten: true, ..base }),
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
         other @ (Reply::RoomCreated { .. } | Reply::SessionOpened { .. }) => {
-            Err(Failure::unknown("undecided", format!("an answer that does not fit: {other:?}")))
+            Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}")))
         }
     }
 }
@@ -116,7 +116,7 @@ fn count(metrics: &Metrics, result: &Result<SendMessageResponse, Failure>, began
     metrics.sends.with_label_values(&[outcome]).inc();
 }
 
-/// A client's `SendMessages` stream: reads requests while few enough are undecided, and answers each.
+/// A client's `SendMessages` stream: reads requests while fewer than the maximum are in flight, and answers each.
 pub(crate) struct SendStream {
     requests: Streaming<chat::SendBatch>,
     router: Router,

@@ -60,7 +60,7 @@ fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
         *led.entry(shard.shard).or_default() |= shard.leader_id != 0;
     }
     for (shard, _) in led.iter().filter(|(_, led)| !**led) {
-        problems.push(format!("shard {shard} has no leader: nothing can be sent to its rooms"));
+        problems.push(format!("shard {shard} has no leader: messages to its rooms wait"));
     }
     let reachable = |id: &&u64| nodes.iter().any(|node| node.node_id == **id && node.reachable);
     let spare = voters.values().map(|voters| {

@@ -11,7 +11,7 @@ use crate::local::NodeInfo;
 use crate::peer::Peers;
 use crate::shard::Shards;
 
-/// A node that has heard from no leader of the meta shard for this long is not ready. Far longer than an election, so
+/// A node without contact to a leader of the meta shard for this long is not ready. Far longer than an election, so
 /// that no election makes all nodes unready at once.
 const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 
@@ -22,7 +22,7 @@ pub(crate) struct Health {
     shards: Arc<Shards>,
     peers: Arc<Peers>,
     store: Store,
-    /// When the meta shard's leader was last heard from.
+    /// When this node last had contact to the meta shard's leader.
     led: Mutex<Option<Instant>>,
 }
 

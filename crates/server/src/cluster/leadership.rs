@@ -28,7 +28,7 @@ const BALANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// Before a shard goes back to its preferred leader, that node must have been alive, and the current leader must have
 /// led, for this long.
 const SETTLED: Duration = Duration::from_secs(3);
-/// A follower at most this many entries behind can take over without a pause.
+/// Maximum number of missing entries with which a follower can take over without a pause.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 /// How long a drained shard's leader waits for a transfer to succeed before it requests the next one.
 const TRANSFER_RETRY: Duration = Duration::from_millis(500);

@@ -46,7 +46,7 @@ impl Placement {
         let addresses = self.heard.better(&self.router.peers);
         let message = match addresses.first() {
             Some(best) => format!("{why}; go to {best}"),
-            None => format!("{why}, and no other node can be reached from it; try again"),
+            None => format!("{why}, and it can reach no other node; try again"),
         };
         Failure::Elsewhere { code: why.code(), message, addresses }
     }
@@ -133,7 +133,7 @@ impl Placement {
 
     /// Asks a node to move clients.
     async fn ask(&self, planned: &Move) {
-        const REASON: &str = "the clients are spread over the nodes anew";
+        const REASON: &str = "the clients are rebalanced over the nodes";
         let targets = self.targets(&planned.to);
         let result = if planned.from == self.node.id {
             self.move_clients(planned.count(), &targets, REASON).map(drop)

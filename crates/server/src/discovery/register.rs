@@ -107,7 +107,7 @@ impl Stream {
 
     async fn answer(&mut self) -> Result<RegisterResponse, Status> {
         let answer = in_time(self.answers.message()).await?;
-        answer.ok_or_else(|| Status::unavailable("it ended the stream"))
+        answer.ok_or_else(|| Status::unavailable("the name server ended the stream"))
     }
 
     /// Sends the record periodically, and at once when it changes. Returns only with an error.
@@ -135,7 +135,7 @@ impl Stream {
             if self.requests.send(request).await.is_err() {
                 // The answer carries the name server's verdict on the record.
                 self.answer().await?;
-                return Err(Status::unavailable("it closed the stream"));
+                return Err(Status::unavailable("the name server closed the stream"));
             }
             let answer = self.answer().await?;
             registered.set(1);
@@ -147,6 +147,6 @@ impl Stream {
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let late = |_| Status::deadline_exceeded("it does not answer");
+    let late = |_| Status::deadline_exceeded("the name server does not answer");
     tokio::time::timeout(DEADLINE, work).await.map_err(late)?
 }

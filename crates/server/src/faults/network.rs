@@ -96,7 +96,7 @@ async fn send(
     let mut queue: VecDeque<(Instant, Bytes)> = VecDeque::new();
     let mut queued = 0;
     let mut last = Instant::now();
-    // When the line has carried all earlier chunks: the next chunk waits for that.
+    // When the simulated line is free again: the next chunk is carried after that.
     let (mut free, mut was_narrow) = (last, false);
     let mut open = true;
     while open || !queue.is_empty() {

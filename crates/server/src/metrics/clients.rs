@@ -30,18 +30,18 @@ impl ClientMetrics {
         Self {
             sessions: make.gauge("conclave_sessions", "Sessions that subscribe here."),
             sessions_max: make.gauge("conclave_sessions_max", "The most sessions that may subscribe here."),
-            full: make.gauge("conclave_full", "1 while the node has as many sessions as it takes."),
+            full: make.gauge("conclave_full", "1 while the node has its maximum number of sessions."),
             load: make.number("conclave_load_ratio", "How busy the node is: 0 idle, 1 at its limit."),
             cpu: make
                 .number("conclave_cpu_ratio", "The share of all processors that the process used lately."),
-            queued: make.gauge("conclave_queued", "What waited to be proposed lately."),
+            queued: make.gauge("conclave_queued", "Recent number of commands waiting to be proposed."),
             send_p99: make.number(
                 "conclave_send_recent_p99_seconds",
-                "The 99th percentile of the sends that were acked lately.",
+                "99th percentile of the latency of recently acked sends.",
             ),
             turned_away: make.counters_of(
                 "conclave_turned_away_total",
-                "Streams that were sent to other nodes instead of being let in.",
+                "Streams that were refused and redirected to other nodes, by code.",
                 "code",
                 &CODES,
             ),
@@ -53,12 +53,12 @@ impl ClientMetrics {
             ),
             registered: make.gauges(
                 "conclave_registered",
-                "1 while the node is registered with the resolver.",
+                "1 while the node is registered with the name server.",
                 &["resolver"],
             ),
             register_failures: make.counters(
                 "conclave_register_failures_total",
-                "Registrations that did not come about or broke.",
+                "Registrations that failed or were interrupted.",
                 &["resolver"],
             ),
         }

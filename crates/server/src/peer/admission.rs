@@ -82,7 +82,7 @@ impl Admission {
         let (Some(cluster), Some(from), Some(from_dir), Some(to)) =
             (hex(CLUSTER), number(FROM), hex(FROM_DIR).map(DirectoryId), number(TO))
         else {
-            return Err(Status::failed_precondition("the call does not name both its ends"));
+            return Err(Status::failed_precondition("the call does not name its sender and its receiver"));
         };
         if cluster != self.cluster {
             return Err(Status::failed_precondition(format!(
@@ -99,9 +99,9 @@ impl Admission {
         if let Some(to_dir) = hex(TO_DIR).map(DirectoryId)
             && to_dir != self.directory
         {
-            self.expel(&format!("node {from} knows node {to} with data directory {to_dir}"));
+            self.expel(&format!("node {from} knows node {to} with data dir {to_dir}"));
             return Err(Status::failed_precondition(
-                "this node has lost the data directory that you know it with",
+                "this node has another data dir than the one that the caller knows",
             ));
         }
         self.bind(from, from_dir).await?;
@@ -113,13 +113,17 @@ impl Admission {
             Some(known) => Err(known),
             None => match self.store.remember_peer(from, directory).await {
                 Ok(result) => result,
-                Err(error) => return Err(Status::internal(format!("remember the peer: {error}"))),
+                Err(error) => {
+                    return Err(Status::internal(format!(
+                        "failed to store the data dir of the peer: {error}"
+                    )));
+                }
             },
         };
         match known {
             Err(known) if known != directory => {
                 let mut status = Status::failed_precondition(format!(
-                    "node {from} is known here with data directory {known}, not {directory}"
+                    "node {from} is known to this node with data dir {known}, not {directory}"
                 ));
                 status.metadata_mut().insert(REFUSED, MetadataValue::from_static(EMPTIED));
                 Err(status)
@@ -138,7 +142,7 @@ impl Admission {
     fn expel(&self, why: &str) {
         self.expelled.send_replace(Some(format!(
             "node {} has another data directory than before ({why}). A node that lost its directory must not come \
-             back under its old id, because it forgot what it had voted for: give it back its directory, or remove \
+             back under its old id, because its votes are lost with the directory: put the old directory back, or remove \
              the node from the cluster and add it as a new one",
             self.me
         )));

@@ -19,7 +19,7 @@ use tonic::Status;
 use crate::limits::ECHOES_MAX;
 use crate::peer::PeerClient;
 
-/// Deadline of a repeated call. Nobody waits for its outcome.
+/// Deadline of a repeated call. No caller waits for the outcome.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A call that can be repeated.

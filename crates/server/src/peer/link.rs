@@ -1,7 +1,7 @@
 //! Links: one stream from each node to each other one.
 //!
 //! A link carries the proposals for shards that the other node leads, in order, and their results. It is also the
-//! first to detect that the other process died: when the link breaks and a new connection is refused, nobody needs to
+//! first to detect that the other process died: when the link breaks and a new connection is refused, no replica needs to
 //! wait for an election timeout.
 
 use std::collections::HashMap;
@@ -167,7 +167,7 @@ fn outcome(outcome: Option<Outcome>) -> Answer {
             Err(ProposeError::NotSent { leader })
         }
         Some(Outcome::Failure(failure)) => unknown(failure.message),
-        None => unknown("the leader's node answered with nothing".to_owned()),
+        None => unknown("the leader's node sent an empty answer".to_owned()),
     }
 }
 
@@ -241,9 +241,10 @@ impl Serving {
         // The level is raised by a command of the next level, in the meta shard.
         let too_high = |command: &&Encoded| command.level() > allowed && !replica.shard.is_meta();
         match commands.iter().find(too_high) {
-            Some(command) => {
-                Err(format!("it needs feature level {}, and the cluster has {allowed}", command.level()))
-            }
+            Some(command) => Err(format!(
+                "the command needs feature level {}, and the cluster has {allowed}",
+                command.level()
+            )),
             None => Ok(commands),
         }
     }

@@ -321,7 +321,7 @@ fn appended(answer: raft::AppendEntriesResponse) -> Result<StreamAppendResult<Ty
             let vote = convert::vote_from_proto(vote);
             Ok(Err(StreamAppendError::HigherVote(vote)))
         }
-        None => Err(RPCError::Network(NetworkError::from_string("an append was answered with nothing"))),
+        None => Err(RPCError::Network(NetworkError::from_string("the answer to an append is empty"))),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) enum ProposeError {
     #[error("not proposed: {0}")]
     NotUnderstood(String),
     /// In doubt: may or may not be decided.
-    #[error("undecided: {0}")]
+    #[error("in doubt: {0}")]
     Unknown(String),
 }
 

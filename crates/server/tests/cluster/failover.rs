@@ -83,7 +83,7 @@ async fn a_minority_never_acks() {
         linearizable: true,
         ..conclave_client::HistoryQuery::newest("deploys", 1)
     };
-    // Such a read gives up after seconds. In the first one, clients count the acks that had reached them before the deaths.
+    // The read fails after its deadline. During the first one, clients may still count acks from before the deaths.
     assert!(reader.history(linearizable.clone()).await.is_err(), "a linearizable read needs a quorum");
     let before = load.acked();
     assert!(reader.history(linearizable).await.is_err(), "a linearizable read needs a quorum");

@@ -37,7 +37,7 @@ async fn errors_name_a_data_dir_or_port_in_use() {
     let cluster = Cluster::start().await;
     let error = cluster.refuses_to_start(0).await;
     assert!(matches!(error, RunError::Listen { .. }), "{error}");
-    assert!(error.to_string().contains("something else uses the port"), "{error}");
+    assert!(error.to_string().contains("another process uses the port"), "{error}");
     let mut same_dir = cluster.config(0);
     same_dir.client_listen.set_port(0);
     same_dir.peer_listen.set_port(0);

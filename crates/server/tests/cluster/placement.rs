@@ -74,7 +74,7 @@ async fn a_full_node_sends_further_clients_elsewhere() {
     let mut late = Raw::connect(&cluster, 0, "late").await;
     let others = || [1, 2].map(|index: usize| cluster.members()[index].client.clone());
     knows_all(&cluster, 0).await;
-    // One that is quick, of several: this process has many threads.
+    // At least one of several refusals must be quick: this process has many threads, which delay some.
     let mut refused = Status::ok("");
     eventually("one too many is sent elsewhere at once", async || {
         let began = Instant::now();

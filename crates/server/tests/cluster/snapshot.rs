@@ -26,7 +26,7 @@ async fn write_past_the_log(cluster: &Cluster, node: usize) {
     .await;
     let client = cluster.client("filler").await;
     let text = "x".repeat(4_000);
-    eventually("the log is cut", async || {
+    eventually("the log is purged", async || {
         let mut tickets = Vec::new();
         for _ in 0..100 {
             tickets.push(client.submit("general", Content::Text(text.clone())).await.unwrap());

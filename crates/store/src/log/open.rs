@@ -142,7 +142,7 @@ impl Log {
 
     fn cell(&self, group: u32) -> Result<&Cell, StoreError> {
         self.cells.get(group as usize).ok_or_else(|| {
-            StoreError::damaged(FILE, format!("it holds a log for shard {group}, which there is not"))
+            StoreError::damaged(FILE, format!("it contains a log of shard {group}, which does not exist"))
         })
     }
 
@@ -244,7 +244,7 @@ mod tests {
     use crate::{Identity, Options, RealDisk, Store};
 
     #[tokio::test]
-    async fn votes_of_a_directory_from_before_move_to_their_file() {
+    async fn the_hard_state_of_an_old_log_file_moves_to_its_own_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         let me = Identity::create(path, 7, "test", NodeId(1)).unwrap();
@@ -252,7 +252,7 @@ mod tests {
         drop(open());
         let old = [(1, Vote::new_committed(9, 3)), (2, Vote::new(4, 2))];
         {
-            // As an older version left it.
+            // The log file as an older version wrote it: with the hard state inside.
             std::fs::remove_file(path.join(DataFile::VOTES)).unwrap();
             let file = RealDisk.open(&path.join(FILE)).unwrap();
             let db = Database::builder().create_with_backend(Backend(file)).unwrap();

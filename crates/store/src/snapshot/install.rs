@@ -75,7 +75,7 @@ type Marker = (SnapshotMeta, Vec<(RoomId, Seq)>, u64);
 
 fn decode_marker(marker: &[u8]) -> Result<Marker, StoreError> {
     let damaged =
-        || StoreError::damaged(DataFile::STATE, "the note about a snapshot that is being installed");
+        || StoreError::damaged(DataFile::STATE, "the marker of an unfinished snapshot installation");
     let (len, header) = marker.split_first_chunk().ok_or_else(damaged)?;
     let header = SnapshotHeader::decode(header).map_err(|_| damaged())?;
     let meta = SnapshotMeta {

@@ -92,7 +92,7 @@ impl Receiving {
 
     fn occupy(self: &Arc<Self>) -> Result<Busy, StoreError> {
         if self.busy.swap(true, Ordering::AcqRel) {
-            return Err(bad("another one of this shard is being received"));
+            return Err(bad("another snapshot of this shard is being received"));
         }
         Ok(Busy { receiving: self.clone(), keep: AtomicBool::new(false) })
     }
@@ -341,7 +341,7 @@ impl Check {
             let last = last_block(&read, state.shard(), *room, *seq)?;
             if last.is_none_or(|block| block.last() < *seq) {
                 return Err(bad(format!(
-                    "it leaves out events of room {room} up to {seq}, which are not here"
+                    "it leaves out events of room {room} up to {seq}, which this node does not have"
                 )));
             }
         }

@@ -47,7 +47,7 @@ struct Slot<V> {
     used: Cell<bool>,
 }
 
-/// See the module.
+/// A cache of rows. The module describes epochs and eviction.
 #[derive(Debug)]
 pub(crate) struct Cache<K, V> {
     slots: IdMap<K, Slot<V>>,

@@ -74,7 +74,7 @@ impl StateDb {
             let value = value.and_then(|value| value.try_into().ok());
             value
                 .map(u32::from_le_bytes)
-                .ok_or_else(|| StoreError::damaged(FILE, format!("its {name} is missing")))
+                .ok_or_else(|| StoreError::damaged(FILE, format!("the row {name} is missing")))
         };
         let found = number(FORMAT).map_err(store)?;
         if found > identity::FORMAT {
@@ -184,7 +184,7 @@ pub(crate) fn put_local(
 /// Key and value of a row.
 pub(crate) type KeyValue = (Vec<u8>, Vec<u8>);
 
-/// The state as it was at one point in time.
+/// A read view of the state file, consistent as of its creation.
 #[derive(Debug)]
 pub(crate) struct Reading {
     table: ReadOnlyTable<&'static [u8], &'static [u8]>,

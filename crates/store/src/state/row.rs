@@ -189,7 +189,7 @@ pub(crate) enum Small {
     Layout(conclave_core::ring::Layout),
 }
 
-/// A row of a small table from its value; `None` if the key is not of one.
+/// Decodes a row of one of the small tables; `None` if the key belongs to none of them.
 pub(crate) fn decode_small(key: &[u8], value: &[u8]) -> Result<Option<Small>, StoreError> {
     let small = match key.first() {
         Some(&kind::META) => decode::<log::MetaRow>(value).map(|row| {

@@ -132,7 +132,7 @@ impl Group {
         if keep == model.last() || model.before.is_some() {
             return Some(());
         }
-        // A new leader is one that was voted for.
+        // A new leader has a new term, and this group has voted for it.
         self.vote().await?;
         let model = &mut self.model;
         let gone = model.entries.split_off(usize::try_from(keep).unwrap());
@@ -157,7 +157,7 @@ impl Group {
         Some(())
     }
 
-    /// Applies some entries; also such that this node has not synced, which others may have.
+    /// Applies some entries, also unsynced ones: other nodes may have committed them.
     async fn apply(&mut self, random: &mut StdRng) -> Option<()> {
         let upto = random.random_range(self.model.applied..=self.model.last());
         let committed = (upto > 0).then(|| self.model.entry(upto).log_id);

@@ -93,7 +93,7 @@ async fn an_empty_and_a_lagging_store_get_the_same_state() {
         assert_eq!(view_of(snapshot(&mut machine).await), model(&batches));
         assert_eq!(store.failed().borrow().clone(), None);
         drop((machine, store));
-        // It is on disk.
+        // The installed snapshot is on disk.
         let again = open(dir.path());
         let current = again.shard(SHARD).1.get_current_snapshot().await.unwrap().unwrap();
         assert_eq!(current.meta, meta);

@@ -16,7 +16,7 @@ use crate::support::{SHARDS, identity};
 use conclave_store::simulated::SimDisk;
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Of one copy in the file; see the store's `votes` module.
+/// Size of one copy of the table in the votes file, bytes; see the store's `votes` module.
 const COPY: usize = 4096;
 
 fn entry(index: u64) -> Entry {
@@ -60,7 +60,7 @@ async fn a_vote_never_waits_for_the_writes_of_other_groups() {
 
     disk.release();
     tokio::time::timeout(DEADLINE, own).await.expect("the log goes on").unwrap();
-    // By then its entries are.
+    // The vote is saved, so the group's own entries are on disk, too.
     disk.crash();
     drop((flushed, second, idle, store));
     let store = open(dir.path(), &disk).unwrap();

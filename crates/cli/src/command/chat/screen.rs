@@ -75,7 +75,7 @@ impl Screen {
 
     fn plain() -> anyhow::Result<(Self, Inputs)> {
         let (to_loop, input) = mpsc::channel(CLI_LINES_AHEAD_MAX);
-        let mut lines = stdin_lines().context("read stdin")?;
+        let mut lines = stdin_lines().context("failed to read stdin")?;
         std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
             loop {
                 let next = match lines.blocking_recv() {
@@ -100,9 +100,9 @@ impl Screen {
         let (to_loop, input) = mpsc::channel(CLI_LINES_AHEAD_MAX);
         let prompt = Arc::<Mutex<String>>::default();
         let config = Config::builder().auto_add_history(true).build();
-        let mut editor =
-            Editor::<(), MemHistory>::with_history(config, MemHistory::new()).context("use the terminal")?;
-        let mut above = editor.create_external_printer().context("use the terminal")?;
+        let mut editor = Editor::<(), MemHistory>::with_history(config, MemHistory::new())
+            .context("the terminal cannot be used")?;
+        let mut above = editor.create_external_printer().context("the terminal cannot be used")?;
         let terminal = tcgetattr(io::stdin()).ok();
         let shared = Arc::clone(&prompt);
         let (resume_input, moved) = sync_channel(1);

@@ -72,7 +72,7 @@ impl Findings {
         }
         if knowing.is_empty() && zone.name_servers.iter().all(|one| one.usual) {
             self.note(format!(
-                "no name server knows the zone {}; with a resolver (`conclave dns`) clients find servers by themselves",
+                "no name server knows the zone {}; with a name server (`conclave dns`) clients find servers without addresses",
                 zone.zone
             ));
         }
@@ -82,7 +82,7 @@ impl Findings {
         let serials: BTreeSet<u32> = knowing.iter().filter_map(|one| one.serial).collect();
         if serials.len() > 1 {
             self.note(format!(
-                "the name servers of {} do not say the same (serials {serials:?}), which is usual for a moment after a \
+                "the name servers of {} serve different versions (serials {serials:?}), which is normal shortly after a \
                  change; if it stays so, one of them is cut off from the servers",
                 zone.zone
             ));
@@ -93,15 +93,15 @@ impl Findings {
         if one.stale == Some(true) {
             self.problem(
                 format!(
-                    "the name server {} is cut off from the servers: it says what it heard last",
+                    "the name server {} is cut off from the servers: it serves the last known records",
                     one.address
                 ),
-                "see whether servers are told of it (--resolvers), and whether they reach its port 7454",
+                "check that the servers register with it (--resolvers), and that they reach its port 7454",
             );
         }
         if let Some(page) = one.health.as_ref().filter(|page| !page.ready) {
             self.problem(
-                format!("the resolver at {} is not ready: {}", one.address, page.failing.join(", ")),
+                format!("the name server at {} is not ready: {}", one.address, page.failing.join(", ")),
                 "see its log",
             );
         }
@@ -131,7 +131,10 @@ impl Findings {
         if let Some(offset) = server.clock_offset_ms.filter(|ms| ms.unsigned_abs() > CLOCK_OFFSET_MS_MAX) {
             let way = if offset > 0 { "ahead of" } else { "behind" };
             self.problem(
-                format!("the clock of {name} is {} ms {way} the one here", offset.unsigned_abs()),
+                format!(
+                    "the clock of {name} is {} ms {way} the clock of this machine",
+                    offset.unsigned_abs()
+                ),
                 "run NTP on both machines; messages are ordered all the same, but shown with wrong times",
             );
         }
@@ -182,7 +185,7 @@ impl Findings {
             } else {
                 "look again; if it stays so, see whether the servers reach each other's peer ports, and are not overloaded"
             };
-            self.problem(format!("nobody leads shard {}", list(&cluster.leaderless)), next);
+            self.problem(format!("no leader in shard {}", list(&cluster.leaderless)), next);
         }
         if cluster.can_lose < 0 {
             self.problem(
@@ -190,7 +193,7 @@ impl Findings {
                 "start servers that are down; what is sent meanwhile waits in the outbox",
             );
         } else if cluster.can_lose == 0 && cluster.nodes > 1 {
-            self.note("one more server down, and messages have to wait");
+            self.note("if one more server fails, messages wait until a server is back");
         }
         if !cluster.healthy && cluster.problems.is_empty() && cluster.leaderless.is_empty() {
             let up = count(cluster.reachable as u64, "server");
@@ -205,9 +208,10 @@ fn failing(check: &str) -> (String, &'static str) {
         "storage" => ("cannot write to its disk", "see its log and free some space, then start it again"),
         "started" => ("has not finished its start", "wait: it reads its log and catches up with the others"),
         "not_draining" => ("was drained and takes no clients", "start it again to use it again"),
-        "meta_leader" => {
-            ("hears no leader of the meta shard", "see whether it reaches the other servers' peer ports")
-        }
+        "meta_leader" => (
+            "has no contact to the leader of the meta shard",
+            "see whether it reaches the other servers' peer ports",
+        ),
         other => return (format!("is not ready: {other}"), "see its log"),
     };
     (what.to_owned(), next)
@@ -307,12 +311,12 @@ mod tests {
                 r.servers[1] =
                     Server { ping_us: None, error: Some("no connection: refused".into()), ..server("n2") };
             }),
-            ("n1 (n1:7400) hears no leader", |r| {
+            ("n1 (n1:7400) has no contact", |r| {
                 let failing = vec!["meta_leader".into()];
                 r.servers[0].health =
                     Some(Page { address: "n1:7480".into(), ready: false, failing, unreachable: false });
             }),
-            ("nobody leads shard 0, 3", |r| r.cluster.as_mut().unwrap().leaderless = vec![0, 3]),
+            ("no leader in shard 0, 3", |r| r.cluster.as_mut().unwrap().leaderless = vec![0, 3]),
             ("too few servers", |r| r.cluster.as_mut().unwrap().can_lose = -1),
             ("n3 does not answer", |r| {
                 r.cluster.as_mut().unwrap().problems = vec!["n3 does not answer".into()]
@@ -339,7 +343,7 @@ mod tests {
             ("serials {7, 8}", |r| {
                 r.zones[0].name_servers.push(NameServer { serial: Some(8), ..name_server(false) });
             }),
-            ("one more server down", |r| r.cluster.as_mut().unwrap().can_lose = 0),
+            ("if one more server fails", |r| r.cluster.as_mut().unwrap().can_lose = 0),
         ];
         for (part, change) in cases {
             let (exit, problems, notes) = said(change);

@@ -150,9 +150,9 @@ impl Plan {
         }
         if let Some(resolver) = &self.resolver {
             for address in [resolver.dns, resolver.grpc, resolver.http] {
-                tcp(address).map_err(|error| taken(address, "the resolver", &error))?;
+                tcp(address).map_err(|error| taken(address, "the name server", &error))?;
             }
-            udp(resolver.dns).map_err(|error| taken(resolver.dns, "the resolver", &error))?;
+            udp(resolver.dns).map_err(|error| taken(resolver.dns, "the name server", &error))?;
         }
         Ok(())
     }
@@ -319,6 +319,6 @@ pub(super) mod tests {
         assert_eq!(failed.what, "port 7411 (for node2) is in use, perhaps by another cluster");
         assert!(plan.free_ports(free, free).is_ok());
         let failed = plan.free_ports(free, |_| Err(io::Error::from(io::ErrorKind::AddrInUse))).unwrap_err();
-        assert_eq!(failed.what, "port 7453 (for the resolver) is in use, perhaps by another cluster");
+        assert_eq!(failed.what, "port 7453 (for the name server) is in use, perhaps by another cluster");
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn processes(plan: &Plan, log: &str, allow_faults: bool) -> Vec<Proce
         arguments: server(plan, node, log, allow_faults),
     };
     let resolver = |it: &Resolver| Process {
-        name: "the resolver".to_owned(),
+        name: "the name server".to_owned(),
         log: it.log.clone(),
         arguments: resolver(plan, it, log, allow_faults),
     };

@@ -39,11 +39,11 @@ pub(super) async fn check(client: &Client, plan: &Plan) -> Result<GetServerStatu
     }
     if let Some(resolver) = &plan.resolver {
         let named = timeout(PATIENCE, named(resolver)).await;
-        let named = named.map_err(|_| "the resolver does not answer".to_owned())?;
+        let named = named.map_err(|_| "the name server does not answer".to_owned())?;
         let [healthy, leaders] =
-            named.map_err(|status| format!("the resolver says: {}", status.message()))?;
+            named.map_err(|status| format!("the name server answers: {}", status.message()))?;
         if healthy < plan.nodes.len() || leaders == 0 {
-            return Err("the resolver does not name every server and the leader yet".to_owned());
+            return Err("the name server does not name every server and the leader yet".to_owned());
         }
     }
     Ok(status)

@@ -80,7 +80,7 @@ ready after {}; {} in {}. In another terminal:
   {name} send general hello
   {name} status --watch{dig}
 
-Kill a server (kill -9 PID) and go on talking. Ctrl-C stops all of them.",
+Kill a server (kill -9 PID) and continue to chat. Ctrl-C stops all servers.",
         took(after),
         count(u64::from(plan.shards()), "shard"),
         plan.dir.display(),

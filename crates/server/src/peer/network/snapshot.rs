@@ -75,7 +75,7 @@ impl Network {
         let answer = tokio::select! {
             answer = client.install_snapshot(tokio_stream::wrappers::ReceiverStream::new(queue)) => answer,
             () = stalled(taken, SNAPSHOT_STALL) => {
-                return Err(unreachable(format!("it has taken nothing of the snapshot for {SNAPSHOT_STALL:?}")));
+                return Err(unreachable(format!("the receiver has taken no chunk of the snapshot for {SNAPSHOT_STALL:?}")));
             }
         };
         match reading.await {
