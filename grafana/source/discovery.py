@@ -69,7 +69,7 @@ BOARD.line(
     ),
     curves(
         "Changes of the zone", "How often the content changed: with every election, and when a server comes, goes, or gets full.", "none",
-        [target("increase(conclave_dns_zone_swaps_total{@n}[@])", "{{node}}")],
+        [target("increase(conclave_dns_zones_published_total{@n}[@])", "{{node}}")],
         bars=True,
     ),
 )
@@ -77,7 +77,7 @@ BOARD.line(
     8,
     curves(
         "Since anything was heard", "Servers renew what they say twice a second.", "s",
-        [target("conclave_dns_view_age_seconds{@n}", "{{node}}")],
+        [target("conclave_dns_last_registration_age_seconds{@n}", "{{node}}")],
     ),
     curves(
         "Since the zone changed", "A zone that has not changed for days is a quiet cluster.", "s",
@@ -104,7 +104,7 @@ BOARD.line(
     ),
     curves(
         "Lists of records heard", "From the servers that are asked about all the others, by what became of them.", "ops",
-        [target("sum by (node, outcome) (rate(conclave_dns_records_heard_total{@n}[@]))", "{{node}} {{outcome}}")],
+        [target("sum by (node, outcome) (rate(conclave_dns_record_lists_total{@n}[@]))", "{{node}} {{outcome}}")],
     ),
 )
 
@@ -112,7 +112,7 @@ BOARD.line(
     8,
     states(
         "Registered", "Whether each server is registered with each resolver, as the server sees it.",
-        "conclave_registered{@c}", "{{node}} at {{resolver}}", values(no=(0, RED), yes=(1, GREEN)),
+        "conclave_name_server_registered{@c}", "{{node}} at {{resolver}}", values(no=(0, RED), yes=(1, GREEN)),
     ),
     curves(
         "Registrations that failed", "As the servers see it: a resolver that cannot be reached, or another secret.", "ops",

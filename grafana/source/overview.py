@@ -116,7 +116,7 @@ BOARD.line(
     ),
     curves(
         "Queued", "Commands that waited to be proposed, lately. Another part of load.", "none",
-        [target("conclave_queued{@n}", "{{node}}")],
+        [target("conclave_load_queued_proposals{@n}", "{{node}}")],
     ),
 )
 
@@ -142,16 +142,16 @@ BOARD.line(
     8,
     curves(
         "Turned away", "Subscriptions that a server did not take, with better servers in the answer.", "ops",
-        [target("sum by (node, code) (rate(conclave_turned_away_total{@n}[@]))", "{{node}} {{code}}")],
+        [target("sum by (node, code) (rate(conclave_streams_refused_total{@n}[@]))", "{{node}} {{code}}")],
         stack=True,
     ),
     curves(
         "Asked to move", "Sessions that were asked to continue elsewhere: to spread them, or because the server drains.", "ops",
-        [target("sum by (node, reason) (rate(conclave_asked_to_go_total{@n}[@]))", "{{node}} {{reason}}")],
+        [target("sum by (node, reason) (rate(conclave_clients_asked_to_move_total{@n}[@]))", "{{node}} {{reason}}")],
         stack=True,
     ),
     states(
-        "Full", "Whether the server has as many sessions as it takes.", "conclave_full{@n}", "{{node}}",
+        "Full", "Whether the server has as many sessions as it takes.", "conclave_at_capacity{@n}", "{{node}}",
         values(no=(0, GREEN), full=(1, ORANGE)),
     ),
 )
@@ -209,7 +209,7 @@ BOARD.line(
     curves(
         "Tasks and threads", "Tasks of the runtime grow with connections; threads do not.", "none",
         [
-            target('conclave_alive_tasks{job="conclave", @n}', "{{node}} tasks"),
+            target('conclave_runtime_tasks{job="conclave", @n}', "{{node}} tasks"),
             target('process_threads{job="conclave", @n}', "{{node}} threads"),
         ],
     ),

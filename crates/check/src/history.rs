@@ -26,10 +26,10 @@ const BODY_BYTES_MAX: usize = 64;
 /// A write error is kept and reported by [`History::finish`]: recording must not disturb the clients.
 #[derive(Clone)]
 pub struct History {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<Recorder>>,
 }
 
-struct Shared {
+struct Recorder {
     out: Out,
     began: Instant,
     error: Option<io::Error>,
@@ -67,7 +67,7 @@ impl History {
     }
 
     fn new(out: Out) -> Self {
-        Self { shared: Arc::new(Mutex::new(Shared { out, began: Instant::now(), error: None })) }
+        Self { shared: Arc::new(Mutex::new(Recorder { out, began: Instant::now(), error: None })) }
     }
 
     /// Nanoseconds since the recorder was created; passed to [`History::read`] as the beginning of a read.
@@ -229,7 +229,7 @@ impl History {
     fn write(&self, mut line: Raw<'_>) {
         let mut shared = self.lock();
         line.at = Some(since(shared.began));
-        let Shared { out, error, .. } = &mut *shared;
+        let Recorder { out, error, .. } = &mut *shared;
         let written = match out {
             Out::Memory(lines) => write_line(lines, &line),
             Out::Writer(writer) => write_line(writer, &line),
@@ -239,7 +239,7 @@ impl History {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, Recorder> {
         // A panic elsewhere leaves at most an incomplete line, which the reader reports.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }

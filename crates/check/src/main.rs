@@ -32,16 +32,20 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = match arguments(std::env::args().skip(1)) {
         Ok(Some(arguments)) => arguments,
-        Ok(None) => return say(&mut io::stdout(), USAGE, ExitCode::SUCCESS),
+        Ok(None) => return print_and_exit(&mut io::stdout(), USAGE, ExitCode::SUCCESS),
         Err(why) => {
-            return say(&mut io::stderr(), &format!("conclave-check: {why}\n\n{USAGE}"), ExitCode::from(3));
+            return print_and_exit(
+                &mut io::stderr(),
+                &format!("conclave-check: {why}\n\n{USAGE}"),
+                ExitCode::from(3),
+            );
         }
     };
     let records = match read(&arguments.file) {
         Ok(records) => records,
         Err(why) => {
             let why = format!("conclave-check: {}: {why}", arguments.file.display());
-            return say(&mut io::stderr(), &why, ExitCode::from(3));
+            return print_and_exit(&mut io::stderr(), &why, ExitCode::from(3));
         }
     };
     let report = check(&records, &arguments.options);
@@ -55,10 +59,10 @@ fn main() -> ExitCode {
         Outcome::Violated => ExitCode::from(1),
         Outcome::TooLittle => ExitCode::from(2),
     };
-    say(&mut io::stdout(), &text, code)
+    print_and_exit(&mut io::stdout(), &text, code)
 }
 
-fn say(out: &mut impl Write, text: &str, code: ExitCode) -> ExitCode {
+fn print_and_exit(out: &mut impl Write, text: &str, code: ExitCode) -> ExitCode {
     // A closed pipe is no error: the exit code still tells the outcome.
     let _ = writeln!(out, "{text}");
     code

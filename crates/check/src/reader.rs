@@ -11,7 +11,7 @@ use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Content, ReaderId, Record, Seen, Send, Stream, What};
+use crate::record::{Content, ReaderId, Record, RequestKey, Seen, Stream, What};
 
 /// A map with numbers as keys. The keys come from our own recorder, so a simple hash is enough; it
 /// halves the time of the whole check.
@@ -102,7 +102,7 @@ impl Records {
                 continue;
             }
             let raw: Raw<'_> = serde_json::from_slice(&text).map_err(|why| error(why.to_string()))?;
-            let record = records.understand(&raw).map_err(error)?;
+            let record = records.parse_record(&raw).map_err(error)?;
             records.lines.push((line, record));
         }
     }
@@ -112,7 +112,7 @@ impl Records {
         usize::try_from(reader.0).ok().and_then(|at| self.readers.get(at)).map_or("?", String::as_str)
     }
 
-    fn understand(&mut self, raw: &Raw<'_>) -> Result<Record, String> {
+    fn parse_record(&mut self, raw: &Raw<'_>) -> Result<Record, String> {
         let need = |field: Option<u64>, name: &str| {
             field.ok_or_else(|| format!("a line of kind {:?} needs {name:?}", raw.kind))
         };
@@ -128,7 +128,11 @@ impl Records {
         }
         let room = need(raw.room, "room")?;
         let send = || {
-            Ok::<_, String>(Send { session: need(raw.session, "session")?, room, no: need(raw.no, "no")? })
+            Ok::<_, String>(RequestKey {
+                session: need(raw.session, "session")?,
+                room,
+                no: need(raw.no, "no")?,
+            })
         };
         let seen =
             || Ok::<_, String>(Seen { send: send()?, seq: need(raw.seq, "seq")?, content: content(raw)? });

@@ -60,7 +60,7 @@ impl<'a> Event<'a> {
 
 /// A request's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Send {
+pub(crate) struct RequestKey {
     pub(crate) session: u64,
     pub(crate) room: u64,
     pub(crate) no: u64,
@@ -77,7 +77,7 @@ pub(crate) struct Content {
 /// An event as a client saw it, without its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
-    pub(crate) send: Send,
+    pub(crate) send: RequestKey,
     pub(crate) seq: u64,
     pub(crate) content: Content,
 }
@@ -100,20 +100,20 @@ pub(crate) enum Record {
     /// `node` is the only node that the client may use, if it is pinned to one.
     Invoke {
         at: u64,
-        send: Send,
+        send: RequestKey,
         content: Content,
         node: Option<ReaderId>,
     },
     Acked {
         at: u64,
-        send: Send,
+        send: RequestKey,
         seq: u64,
     },
     Refused {
-        send: Send,
+        send: RequestKey,
     },
     Unknown {
-        send: Send,
+        send: RequestKey,
     },
     Observed {
         at: u64,
@@ -170,7 +170,7 @@ impl Record {
     }
 
     /// The seq of a request, by an ack or by a seen event.
-    pub(crate) fn place(&self) -> Option<(Send, u64)> {
+    pub(crate) fn place(&self) -> Option<(RequestKey, u64)> {
         match *self {
             Self::Acked { send, seq, .. } if seq > 0 => Some((send, seq)),
             _ => self.seen().map(|(_, seen)| (seen.send, seen.seq)),

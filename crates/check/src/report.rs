@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::Options;
 use crate::property::{Finding, Property};
 use crate::reader::{Records, Set};
-use crate::record::{Record, Send};
+use crate::record::{Record, RequestKey};
 
 /// The verdict in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -91,7 +91,7 @@ impl Report {
 
 /// See [`Report::longest_gap`]. The lines are in the order of time.
 fn longest_gap(records: &Records) -> u64 {
-    let mut waiting: Set<Send> = Set::default();
+    let mut waiting: Set<RequestKey> = Set::default();
     let (mut since, mut longest) = (0, 0);
     for (_, record) in &records.lines {
         match *record {

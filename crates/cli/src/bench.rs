@@ -17,16 +17,16 @@ mod process;
 mod report;
 mod send;
 
-use crate::args::bench::{BenchArgs, Kind};
+use crate::args::bench::{BenchArgs, BenchCommand};
 use crate::exit::Exit;
 use crate::settings::Settings;
 
 /// Runs a measurement.
 pub(crate) async fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Exit> {
     match args.kind {
-        Kind::Send(args) => send::run(args, settings).await,
-        Kind::Fanout(args) => fanout::run(args, settings).await,
-        Kind::Failover(args) => failover::run(args, settings).await,
-        Kind::Idle(args) => idle::run(args, settings).await,
+        BenchCommand::Send(args) => send::run(args, settings).await,
+        BenchCommand::Fanout(args) => fanout::run(args, settings).await,
+        BenchCommand::Failover(args) => failover::run(args, settings).await,
+        BenchCommand::Idle(args) => idle::run(args, settings).await,
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Report {
     pub(crate) time: String,
     pub(crate) configuration: Configuration,
     pub(crate) zones: Vec<Zone>,
-    pub(crate) network: Option<Network>,
+    pub(crate) network: Option<LocalNetwork>,
     pub(crate) members: Vec<String>,
     pub(crate) servers: Vec<Server>,
     pub(crate) cluster: Option<Cluster>,
@@ -56,7 +56,7 @@ pub(crate) struct NameServer {
     /// Whether it reports that it is cut off from the servers.
     pub(crate) stale: Option<bool>,
     pub(crate) services: Vec<Service>,
-    pub(crate) health: Option<Page>,
+    pub(crate) health: Option<HealthPage>,
 }
 
 /// The SRV targets of one name.
@@ -78,7 +78,7 @@ pub(crate) struct Target {
 
 /// The nodes announced on the local network.
 #[derive(Debug, Serialize)]
-pub(crate) struct Network {
+pub(crate) struct LocalNetwork {
     /// Name, cluster and addresses of each node.
     pub(crate) announced: Vec<String>,
     pub(crate) error: Option<String>,
@@ -100,12 +100,12 @@ pub(crate) struct Server {
     /// The first failure.
     pub(crate) error: Option<String>,
     pub(crate) http: Option<String>,
-    pub(crate) health: Option<Page>,
+    pub(crate) health: Option<HealthPage>,
 }
 
 /// A health page.
 #[derive(Debug, Serialize)]
-pub(crate) struct Page {
+pub(crate) struct HealthPage {
     pub(crate) address: String,
     pub(crate) ready: bool,
     /// The failed checks, or why there is no page.

@@ -89,12 +89,12 @@ pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow
         Ok(other) => return other.into(),
         Err(other) => return other,
     };
-    failed.what.push_str(&looked(&settings.search.found().await));
+    failed.what.push_str(&searched_sources(&settings.search.found().await));
     failed.into()
 }
 
 /// The searched sources, one line each.
-fn looked(result: &Result<Found, NotFound>) -> String {
+fn searched_sources(result: &Result<Found, NotFound>) -> String {
     let (notes, found) = match result {
         Ok(found) => (&found.notes, Some(found)),
         Err(not_found) => (&not_found.notes, None),
@@ -120,10 +120,10 @@ mod tests {
         let candidates = vec![Candidate::at("a:1"), Candidate::at("b:2")];
         let found = Found { candidates, fresh_for: None, source: Source::Default, notes: notes.clone() };
         assert_eq!(
-            looked(&Ok(found)),
+            searched_sources(&Ok(found)),
             "\n  tried: the name server 127.0.0.1:7453 does not answer\n  tried: the default addresses: a:1, b:2"
         );
-        assert_eq!(looked(&Err(NotFound { notes })).lines().count(), 2);
+        assert_eq!(searched_sources(&Err(NotFound { notes })).lines().count(), 2);
     }
 
     #[test]

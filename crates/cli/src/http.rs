@@ -12,7 +12,7 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// An HTTP answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     /// The status code.
     pub(crate) status: u16,
     /// The body.
@@ -23,12 +23,12 @@ pub(crate) struct Answer {
 ///
 /// # Errors
 /// If there is no complete answer before the deadline, or the answer is not HTTP.
-pub(crate) async fn get(address: &str, path: &str, deadline: Duration) -> io::Result<Answer> {
+pub(crate) async fn get(address: &str, path: &str, deadline: Duration) -> io::Result<HttpResponse> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {deadline:?}"));
     timeout(deadline, exchange(address, path)).await.map_err(late)?
 }
 
-async fn exchange(address: &str, path: &str) -> io::Result<Answer> {
+async fn exchange(address: &str, path: &str) -> io::Result<HttpResponse> {
     let mut stream = TcpStream::connect(address).await?;
     // With HTTP 1.0 the answer ends with the connection and is not chunked.
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -39,18 +39,18 @@ async fn exchange(address: &str, path: &str) -> io::Result<Answer> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
 }
 
-fn parse(answer: &str) -> Option<Answer> {
+fn parse(answer: &str) -> Option<HttpResponse> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let rest = head.strip_prefix("HTTP/1.")?;
     let status = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(Answer { status, body: body.to_owned() })
+    Some(HttpResponse { status, body: body.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn ask(answer: &str) -> io::Result<Answer> {
+    async fn ask(answer: &str) -> io::Result<HttpResponse> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let serve = async {
@@ -69,9 +69,9 @@ mod tests {
     #[tokio::test]
     async fn status_and_body_are_parsed() {
         let ok = ask("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n").await.unwrap();
-        assert_eq!(ok, Answer { status: 200, body: "ok\n".into() });
+        assert_eq!(ok, HttpResponse { status: 200, body: "ok\n".into() });
         let no = ask("HTTP/1.0 503 Service Unavailable\r\n\r\n").await.unwrap();
-        assert_eq!(no, Answer { status: 503, body: String::new() });
+        assert_eq!(no, HttpResponse { status: 503, body: String::new() });
         for bad in ["", "HTTP/1.1", "SSH-2.0-x\r\n\r\n", "HTTP/1.1 many OK\r\n\r\n"] {
             assert!(ask(bad).await.is_err(), "{bad:?}");
         }

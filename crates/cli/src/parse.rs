@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 
 /// The port of resolvers at which servers register.
-const RESOLVER_PORT: u16 = 7454;
+const NAME_SERVER_GRPC_PORT: u16 = 7454;
 /// The longest duration. It can be added to any clock without overflow.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -96,8 +96,8 @@ pub(crate) fn server(text: &str) -> Result<String, String> {
 }
 
 /// `host:port` of a resolver's gRPC API.
-pub(crate) fn resolver(text: &str) -> Result<String, String> {
-    with_port(text.trim(), RESOLVER_PORT).ok_or_else(|| {
+pub(crate) fn name_server_grpc(text: &str) -> Result<String, String> {
+    with_port(text.trim(), NAME_SERVER_GRPC_PORT).ok_or_else(|| {
         "give host:port of the gRPC API of a name server, for example 127.0.0.1:7454".to_owned()
     })
 }
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(network("10.0.0.0/8").unwrap().prefix_len(), 8);
         assert_eq!(network("::1").unwrap().prefix_len(), 128);
         assert!(network("10.0.0.0/33").is_err());
-        assert_eq!(resolver("ns1").as_deref(), Ok("ns1:7454"));
+        assert_eq!(name_server_grpc("ns1").as_deref(), Ok("ns1:7454"));
     }
 
     #[test]

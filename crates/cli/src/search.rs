@@ -100,8 +100,8 @@ impl Finder for ClientFinder {
         Box::pin(self.search.found())
     }
 
-    fn learned(&self, members: Vec<String>) -> BoxFuture<'_, ()> {
-        self.search.chain.learned(members)
+    fn save_members(&self, members: Vec<String>) -> BoxFuture<'_, ()> {
+        self.search.chain.save_members(members)
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use conclave_proto::seal::{SECRET_BYTES, Secret};
+use conclave_proto::mac::{SECRET_BYTES, Secret};
 
 use crate::exit::{Exit, Failed};
 

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::error::ConnectError;
 use crate::find::{Chain, Finder, Options, Seed};
 use crate::handle::Handle;
-use crate::limits::CALL_PATIENCE;
+use crate::limits::CALL_TIMEOUT;
 use crate::nodes::Nodes;
 use crate::sender::Supervisor;
 use crate::shared::SharedState;
@@ -164,7 +164,7 @@ impl Builder {
     }
 
     fn time_for_calls(&self) -> Duration {
-        self.patience.unwrap_or(CALL_PATIENCE)
+        self.patience.unwrap_or(CALL_TIMEOUT)
     }
 
     fn search(&self) -> Result<Arc<dyn Finder>, ConnectError> {

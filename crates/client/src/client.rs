@@ -78,7 +78,7 @@ impl Client {
         if state.session.is_none() {
             return Err(SendError::Auth("this client has no session".to_owned()));
         }
-        if state.requests.undecided() >= OUTBOX_REQUESTS_MAX {
+        if state.requests.unsettled_count() >= OUTBOX_REQUESTS_MAX {
             return Ok(None);
         }
         let Some((content, waiter)) = ask.take() else { return Ok(None) };
@@ -129,7 +129,7 @@ impl Client {
     /// The number of requests without a known outcome.
     #[must_use]
     pub fn pending_count(&self) -> usize {
-        self.handle.shared.lock().requests.undecided()
+        self.handle.shared.lock().requests.unsettled_count()
     }
 
     /// Waits at most `patience` until every request has an outcome. Returns the number of requests that have none.

@@ -29,7 +29,7 @@ pub use chain::{Chain, Examined, Options};
 /// The default port of a node's client API.
 pub const CLIENT_PORT: u16 = 7400;
 /// The default DNS port of conclave's name servers.
-pub const RESOLVER_PORT: u16 = 7453;
+pub const NAME_SERVER_PORT: u16 = 7453;
 /// The default zone.
 pub const ZONE: &str = "conclave.internal";
 /// The SRV priority (RFC 2782: lower numbers first) from which on nodes are only a fallback: leaving, full, or
@@ -42,7 +42,7 @@ pub trait Finder: fmt::Debug + Send + Sync + 'static {
     fn find(&self) -> BoxFuture<'_, Result<Found, NotFound>>;
 
     /// Persists the cluster's members (`host:port` of client APIs) for the next start.
-    fn learned(&self, members: Vec<String>) -> BoxFuture<'_, ()> {
+    fn save_members(&self, members: Vec<String>) -> BoxFuture<'_, ()> {
         drop(members);
         Box::pin(std::future::ready(()))
     }

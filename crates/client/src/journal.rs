@@ -12,8 +12,14 @@ use prost::Message;
 
 use crate::limits::OUTBOX_FRAME_BYTES_MAX;
 
-/// The format that this version writes, and the newest one that it reads.
-pub(crate) const FORMAT: u32 = 1;
+/// The newest format that this version reads and writes. Format 2 may hold requests that need feature level 2.
+pub(crate) const FORMAT: u32 = 2;
+
+/// The lowest format that may hold these records, so that earlier versions can read a file whenever that is possible.
+pub(crate) fn format_of(records: &[Record]) -> u32 {
+    let holds_action = |record: &Record| matches!(&record.kind, Some(record::Kind::Submit(request)) if matches!(request.content, Some(Content::Action(_))));
+    if records.iter().any(holds_action) { 2 } else { 1 }
+}
 
 const MAGIC: [u8; 4] = *b"cvob";
 const HEADER: usize = 16;
@@ -357,6 +363,16 @@ mod tests {
             let (bytes, _) = file(vec![vec![session(1)], vec![record]]);
             assert_eq!(read(&bytes), Err(ReadError::Newer(FORMAT + 1)));
         }
+    }
+
+    #[test]
+    fn the_format_rises_only_with_a_request_that_earlier_versions_do_not_know() {
+        let mut pin = submit(2);
+        if let Some(record::Kind::Submit(request)) = &mut pin.kind {
+            request.content = Some(Content::Action(RoomAction { kind: None }));
+        }
+        assert_eq!(format_of(&[session(1), submit(1), settled(1)]), 1);
+        assert_eq!(format_of(&[session(1), submit(1), pin]), 2);
     }
 
     #[test]

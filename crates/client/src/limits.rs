@@ -31,7 +31,7 @@ pub const CALL_RACE_AFTER: Duration = Duration::from_millis(250);
 /// Nodes at which one call is made at the same time.
 pub const CALL_RACERS_MAX: usize = 3;
 /// The default timeout for a call over all attempts.
-pub const CALL_PATIENCE: Duration = Duration::from_secs(10);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests on a link without any result for this long, or for eight times the usual round trip if that is longer, are
 /// also sent to another node.
 pub const SEND_RACE_AFTER: Duration = Duration::from_millis(150);
@@ -46,18 +46,18 @@ pub const DNS_TIMEOUT: Duration = Duration::from_millis(250);
 /// How often a DNS query is repeated.
 pub const DNS_ATTEMPTS: usize = 2;
 /// Total timeout over all DNS attempts at one name server.
-pub const DNS_PATIENCE: Duration = Duration::from_millis(600);
+pub const DNS_TOTAL_TIMEOUT: Duration = Duration::from_millis(600);
 /// Timeout over all name servers if the members of an earlier connection are known.
-pub const DNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(300);
+pub const DNS_TIMEOUT_WITH_MEMBERS: Duration = Duration::from_millis(300);
 /// The longest time for which a DNS answer is fresh.
 pub const DNS_ANSWER_FRESH_MAX: Duration = Duration::from_secs(2);
 /// The local network is browsed as well if no name server has answered after this time.
 pub const MDNS_HEAD_START: Duration = Duration::from_millis(50);
 /// Timeout for browsing the local network. A responder does not repeat a multicast answer within a second (RFC 6762),
 /// so a client that asks just after another one gets the answer to its second query.
-pub const MDNS_PATIENCE: Duration = Duration::from_millis(1_500);
+pub const MDNS_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The same if the members of an earlier connection are known.
-pub const MDNS_PATIENCE_WITH_MEMBERS: Duration = Duration::from_millis(400);
+pub const MDNS_TIMEOUT_WITH_MEMBERS: Duration = Duration::from_millis(400);
 /// After an answer on the local network, other answers are awaited for this long.
 pub const MDNS_SETTLED_AFTER: Duration = Duration::from_millis(150);
 /// Searches whose members are kept in the file of members.
@@ -71,6 +71,6 @@ pub const FIND_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// A full node gets no new subscription for about this long.
 pub const AVOID_FULL_NODE: Duration = Duration::from_secs(5);
 /// Timeout for moving a subscription to another node; a node that asks for the move may grant more.
-pub const MOVE_PATIENCE: Duration = Duration::from_secs(5);
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that sends to leaders refreshes them this often if nothing else does.
 pub const LEADERS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::SendError;
 use crate::retry::Reply;
 use crate::types::{Ack, Content, Pending};
-use room::{Room, Standing};
+use room::{ItemStatus, Room};
 
 /// Index of a room in the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ pub(crate) struct RoomKey(pub(crate) u32);
 
 /// One copy of a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sent {
+pub(crate) struct SentCopy {
     pub(crate) room: RoomKey,
     pub(crate) number: u64,
     epoch: u32,
@@ -66,13 +66,13 @@ pub(crate) struct Requests<W> {
     durable: bool,
     /// The session is being replaced; no request is sent for the first time.
     moving: bool,
-    undecided: usize,
+    unsettled_count: usize,
 }
 
 impl<W> Requests<W> {
     /// An empty outbox. If `durable`, requests are sent only after [`Requests::stored`].
     pub(crate) fn new(durable: bool) -> Self {
-        Self { rooms: Vec::new(), by_name: HashMap::new(), durable, moving: false, undecided: 0 }
+        Self { rooms: Vec::new(), by_name: HashMap::new(), durable, moving: false, unsettled_count: 0 }
     }
 
     /// The room of that name.
@@ -104,17 +104,17 @@ impl<W> Requests<W> {
         room.ever_sent = number;
         room.in_doubt_upto = number;
         if settled {
-            room.items.back_mut().expect("it was just pushed").standing = Standing::Decided;
+            room.items.back_mut().expect("it was just pushed").status = ItemStatus::Decided;
             room.settle_front();
             room.settled_stored = room.settled_stored.max(room.settled());
         } else {
-            self.undecided += 1;
+            self.unsettled_count += 1;
         }
     }
 
     /// Adds a request. Returns its number.
     pub(crate) fn submit(&mut self, room: RoomKey, content: Content, waiter: W) -> u64 {
-        self.undecided += 1;
+        self.unsettled_count += 1;
         self.rooms[index(room)].push(content, Some(waiter))
     }
 
@@ -124,7 +124,7 @@ impl<W> Requests<W> {
         for room in &mut self.rooms {
             while room.next() - 1 > room.stored {
                 let Some(item) = room.items.pop_back() else { break };
-                self.undecided -= 1;
+                self.unsettled_count -= 1;
                 waiters.extend(item.waiter);
             }
         }
@@ -156,10 +156,10 @@ impl<W> Requests<W> {
     }
 
     /// Takes the room's next request to send.
-    pub(crate) fn take(&mut self, key: RoomKey) -> Option<(Sent, SendMessageRequest)> {
+    pub(crate) fn take(&mut self, key: RoomKey) -> Option<(SentCopy, SendMessageRequest)> {
         let room = &mut self.rooms[index(key)];
         let (number, request) = room.take(self.moving)?;
-        Some((Sent { room: key, number, epoch: room.epoch }, request))
+        Some((SentCopy { room: key, number, epoch: room.epoch }, request))
     }
 
     /// Failures of the room since its last final answer.
@@ -182,7 +182,7 @@ impl<W> Requests<W> {
     /// Applies the reply to one copy.
     pub(crate) fn reply(
         &mut self,
-        sent: Sent,
+        sent: SentCopy,
         reply: Reply,
         now: Instant,
         random: f64,
@@ -233,7 +233,7 @@ impl<W> Requests<W> {
 
     fn decide(
         &mut self,
-        sent: Sent,
+        sent: SentCopy,
         consumed: bool,
         outcome: Result<Ack, SendError>,
         out: &mut Vec<Settled<W>>,
@@ -248,33 +248,33 @@ impl<W> Requests<W> {
                 room.gap = None;
             }
         }
-        let Some(item) = room.item(sent.number).filter(|item| item.standing != Standing::Decided) else {
+        let Some(item) = room.item(sent.number).filter(|item| item.status != ItemStatus::Decided) else {
             return;
         };
-        item.standing = Standing::Decided;
+        item.status = ItemStatus::Decided;
         let waiter = item.waiter.take();
         if !consumed && room.decided < sent.number {
             room.gap = Some(room.gap.map_or(sent.number, |gap| gap.min(sent.number)));
         }
         room.settle_front();
-        self.undecided -= 1;
+        self.unsettled_count -= 1;
         out.push(Settled { room: sent.room, number: sent.number, consumed, waiter, outcome });
     }
 
     /// The number belongs to another client's request: the request needs another number.
-    fn release(&mut self, sent: Sent) {
+    fn release(&mut self, sent: SentCopy) {
         let room = &mut self.rooms[index(sent.room)];
-        if let Some(item) = room.item(sent.number).filter(|item| item.standing == Standing::Pending) {
-            item.standing = Standing::Released;
+        if let Some(item) = room.item(sent.number).filter(|item| item.status == ItemStatus::Pending) {
+            item.status = ItemStatus::Released;
             room.decided = room.decided.max(sent.number);
             self.moving = true;
         }
     }
 
-    fn out_of_order(&mut self, sent: Sent, expected: u64, now: Instant, random: f64) {
+    fn out_of_order(&mut self, sent: SentCopy, expected: u64, now: Instant, random: f64) {
         let moving = self.moving;
         let room = &mut self.rooms[index(sent.room)];
-        let oldest = room.undecided().map(|(number, _)| number).next().unwrap_or(room.next());
+        let oldest = room.unsettled().map(|(number, _)| number).next().unwrap_or(room.next());
         let had_lost = expected <= room.decided_at_start;
         room.rewind();
         if had_lost {
@@ -284,7 +284,7 @@ impl<W> Requests<W> {
         } else if expected < oldest && expected > room.decided {
             // The refused requests in between did not use up their numbers.
             room.gap = Some(expected);
-        } else if moving && room.items.iter().any(|item| item.standing == Standing::Released) {
+        } else if moving && room.items.iter().any(|item| item.status == ItemStatus::Released) {
             self.release_from(sent.room, expected);
         } else {
             room.hold(std::time::Duration::ZERO, now, random);
@@ -295,8 +295,8 @@ impl<W> Requests<W> {
         let room = &mut self.rooms[index(room)];
         let first = room.first;
         for (at, item) in (first..).zip(&mut room.items) {
-            if at >= number && item.standing == Standing::Pending {
-                item.standing = Standing::Released;
+            if at >= number && item.status == ItemStatus::Pending {
+                item.status = ItemStatus::Released;
             }
         }
     }
@@ -305,7 +305,7 @@ impl<W> Requests<W> {
     fn close_gap(&mut self, key: RoomKey) -> bool {
         let room = &mut self.rooms[index(key)];
         let Some(gap) = room.gap.filter(|_| room.in_flight == 0) else { return false };
-        if room.undecided().next().is_some_and(|(number, _)| number < gap) {
+        if room.unsettled().next().is_some_and(|(number, _)| number < gap) {
             return false;
         }
         if room.items.is_empty() || !room.in_doubt_from(gap) {
@@ -340,8 +340,8 @@ impl<W> Requests<W> {
     }
 
     /// The number of requests that are not settled.
-    pub(crate) fn undecided(&self) -> usize {
-        self.undecided
+    pub(crate) fn unsettled_count(&self) -> usize {
+        self.unsettled_count
     }
 
     /// The keys of all rooms.
@@ -378,14 +378,14 @@ impl<W> Requests<W> {
     ) -> impl Iterator<Item = (u64, send_message_request::Content, bool)> + '_ {
         let room = &self.rooms[index(room)];
         let items = (room.first..).zip(&room.items);
-        items.map(|(number, item)| (number, item.content.clone(), item.standing == Standing::Decided))
+        items.map(|(number, item)| (number, item.content.clone(), item.status == ItemStatus::Decided))
     }
 
     /// The unsettled requests with their numbers, in order within each room.
     pub(crate) fn pending(&self) -> Vec<Pending> {
         let of = |room: &Room<W>| {
             let name = room.name.to_string();
-            room.undecided()
+            room.unsettled()
                 .map(|(request_no, item)| Pending {
                     room: name.clone(),
                     request_no,

@@ -17,7 +17,7 @@ use crate::types::{Follow, Start};
 
 /// A node sent a frame that does not follow. The stream cannot be trusted and is reopened at another node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Misplaced {
+pub(crate) enum SequenceError {
     #[error("room {room_id}: expected event {expected}, received event {got}")]
     Event { room_id: u64, got: u64, expected: u64 },
     #[error("the events are damaged: {0}")]
@@ -90,7 +90,7 @@ impl Positions {
         &mut self,
         events: impl Iterator<Item = Result<(u64, u64), DecodeError>>,
         token: &Bytes,
-    ) -> Result<(), Misplaced> {
+    ) -> Result<(), SequenceError> {
         // The room of the current run of events, and its next seq. Events of one room usually stand together.
         let mut run: Option<(u64, u64)> = None;
         let mut runs: Vec<(u64, u64)> = Vec::new();
@@ -105,7 +105,7 @@ impl Positions {
                 }
             };
             if seq != expected {
-                return Err(Misplaced::Event { room_id, got: seq, expected });
+                return Err(SequenceError::Event { room_id, got: seq, expected });
             }
             run = Some((room_id, seq + 1));
         }
@@ -143,13 +143,13 @@ impl Positions {
     }
 
     /// Handles the node's claim that everything up to these positions was delivered.
-    pub(crate) fn caught_up(&mut self, rooms: &[RoomPosition], token: &Bytes) -> Result<(), Misplaced> {
+    pub(crate) fn caught_up(&mut self, rooms: &[RoomPosition], token: &Bytes) -> Result<(), SequenceError> {
         for position in rooms {
             let name = (!position.name.is_empty()).then(|| position.name.as_str().into());
             match self.rooms.get_mut(&position.room_id) {
                 Some(room) if room.seq < position.seq => {
                     let (got, expected) = (position.seq, room.seq);
-                    return Err(Misplaced::Event { room_id: position.room_id, got, expected });
+                    return Err(SequenceError::Event { room_id: position.room_id, got, expected });
                 }
                 Some(room) => room.name = name.or(room.name.take()),
                 None => {

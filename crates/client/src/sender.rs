@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::calls::Caller;
 use crate::find::{Finder, Source};
-use crate::limits::{CALL_PATIENCE, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL};
+use crate::limits::{CALL_TIMEOUT, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL};
 use crate::link;
 use crate::shared::SharedState;
 use crate::state::{LinkId, Wakes};
@@ -77,7 +77,7 @@ impl Supervisor {
 
     async fn change_session(&self) {
         tracing::info!("session unusable, opening a new one");
-        match self.caller.open_session(&self.user, &self.name, CALL_PATIENCE).await {
+        match self.caller.open_session(&self.user, &self.name, CALL_TIMEOUT).await {
             Ok(identity) => {
                 let mut wakes = Wakes::default();
                 self.shared.lock().session_changed(identity, &mut wakes);
@@ -142,7 +142,7 @@ impl Supervisor {
         if members.is_empty() || members == *remembered {
             return;
         }
-        self.finder.learned(members.clone()).await;
+        self.finder.save_members(members.clone()).await;
         // Set after the await: if this future is dropped before, the next call persists the members again.
         *remembered = members;
     }

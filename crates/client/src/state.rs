@@ -62,7 +62,7 @@ pub(crate) struct Link {
     /// Time of the last result, or of the first send after the link was idle if that is later.
     last_progress: Instant,
     /// Smoothed round-trip time of requests.
-    usual: Duration,
+    smoothed_rtt: Duration,
     /// How often the link was found silent since the last result.
     races: u32,
     /// When the link was found silent and its rooms moved to other links.
@@ -72,7 +72,7 @@ pub(crate) struct Link {
 
 /// The link of a room, and where the room is queued.
 #[derive(Clone, Copy, Debug, Default)]
-struct Path {
+struct RoomLink {
     link: Option<LinkId>,
     /// The room is in its link's `ready`, or in `unrouted`.
     queued: bool,
@@ -86,7 +86,7 @@ struct Path {
 #[derive(Debug)]
 pub(crate) struct ClientState {
     pub(crate) requests: Requests<Waiter>,
-    paths: Vec<Path>,
+    paths: Vec<RoomLink>,
     pub(crate) links: HashMap<LinkId, Link>,
     next_link: u64,
     /// Rooms with requests to send and no link.
@@ -144,10 +144,10 @@ impl ClientState {
         }
     }
 
-    fn path(&mut self, room: RoomKey) -> &mut Path {
+    fn path(&mut self, room: RoomKey) -> &mut RoomLink {
         let at = usize::try_from(room.0).unwrap_or(usize::MAX);
         if self.paths.len() <= at {
-            self.paths.resize_with(at + 1, Path::default);
+            self.paths.resize_with(at + 1, RoomLink::default);
         }
         &mut self.paths[at]
     }

@@ -15,9 +15,7 @@ use conclave_proto::chat::{RoomRef, SendMessageRequest};
 use tokio::sync::watch;
 
 use crate::error::{ConnectError, OutboxError};
-use crate::journal::{
-    self, FORMAT, ReadError, Record, Recovered, StoredRoom, StoredSession, StoredSettled, record,
-};
+use crate::journal::{self, ReadError, Record, Recovered, StoredRoom, StoredSession, StoredSettled, record};
 use crate::limits::OUTBOX_COMPACT_BYTES;
 use crate::outbox::{Requests, RoomKey};
 use crate::shared::SharedState;
@@ -31,6 +29,8 @@ pub(crate) struct OutboxDir {
     dir: PathBuf,
     file: File,
     len: u64,
+    /// The format that the file names; see [`journal::format_of`].
+    format: u32,
     rewritten_len: u64,
     /// Set when a failed append could not be undone: the error that all further appends report.
     broken: Option<String>,
@@ -89,6 +89,7 @@ impl OutboxDir {
                 dir: dir.to_owned(),
                 file,
                 len: good,
+                format: recovered.session.as_ref().map_or(1, |session| session.format),
                 rewritten_len: good,
                 broken: None,
                 _lock: lock,
@@ -131,6 +132,7 @@ impl OutboxDir {
 
     /// Replaces the file atomically: a crash leaves the old file or the new one.
     fn replace(&mut self, records: Vec<Record>) -> io::Result<()> {
+        let format = journal::format_of(&records);
         let mut bytes = Vec::new();
         journal::encode(records, &mut bytes);
         let temporary = self.dir.join("outbox.new");
@@ -141,9 +143,15 @@ impl OutboxDir {
         sync_directory(&self.dir)?;
         self.file = file;
         self.len = bytes.len() as u64;
+        self.format = format;
         self.rewritten_len = self.len;
         self.broken = None;
         Ok(())
+    }
+
+    /// Whether the format that the file names may hold these records.
+    fn may_hold(&self, records: &[Record]) -> bool {
+        journal::format_of(records) <= self.format
     }
 
     fn wants_rewrite(&self) -> bool {
@@ -166,7 +174,7 @@ pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Re
     let session = &identity.session;
     let mut records = vec![Record {
         kind: Some(record::Kind::Session(StoredSession {
-            format: FORMAT,
+            format: 1,
             token: identity.token.clone(),
             session_id: session.id,
             user_id: session.user_id,
@@ -192,6 +200,11 @@ pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Re
                 records.push(Record { kind: Some(record::Kind::Settled(settled)) });
             }
         }
+    }
+    let format = journal::format_of(&records);
+    if let Some(record::Kind::Session(session)) = records.first_mut().and_then(|record| record.kind.as_mut())
+    {
+        session.format = format;
     }
     records
 }
@@ -231,8 +244,9 @@ pub(crate) fn run(shared: &SharedState, mut directory: OutboxDir, progress: &wat
         let mut state = shared.wait_for_queue(retry);
         let Some(queue) = &mut state.queue else { return };
         let (serial, stop) = (queue.serial, queue.stop);
-        let must_rewrite = std::mem::take(&mut queue.rewrite);
         let taken = queue.take();
+        // An earlier version reads the format first: it must not take a request that it does not know for damage.
+        let must_rewrite = std::mem::take(&mut queue.rewrite) || !directory.may_hold(&taken.records);
         let full = (must_rewrite || directory.wants_rewrite()).then(|| Rewrite::of(&state)).flatten();
         drop(state);
         let mut wakes = Wakes::default();

@@ -23,7 +23,7 @@ use crate::position::Positions;
 use crate::raw::{Frame, RawBatch};
 use crate::retry;
 use crate::types::{Batch, Incoming};
-use moving::Move;
+use moving::StreamMove;
 use opening::Opening;
 
 /// Consecutive refusals after which a subscription fails: a single node may lag behind the others.
@@ -70,7 +70,7 @@ struct Open {
     /// Frames that were already read, to be returned before those of the stream.
     first: VecDeque<Frame>,
     /// The move to another node, if the node has asked for one.
-    moving: Option<Box<Move>>,
+    moving: Option<Box<StreamMove>>,
 }
 
 enum Step {

@@ -87,9 +87,9 @@ impl RequestNo {
 /// The random identity of a data dir, chosen when the data dir is created. A node id belongs to one
 /// data dir for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DirectoryId(pub u128);
+pub struct DataDirId(pub u128);
 
-impl fmt::Display for DirectoryId {
+impl fmt::Display for DataDirId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }

@@ -40,7 +40,7 @@ pub mod view;
 pub use action::Action;
 pub use command::{Command, Origin};
 pub use event::{EventKind, RoomEvent};
-pub use id::{DirectoryId, NodeId, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
+pub use id::{DataDirId, NodeId, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
 pub use machine::apply;
 pub use outcome::{Change, Outcome, Reply};
 pub use refusal::Refusal;

@@ -69,7 +69,7 @@ pub const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
 /// Addresses of one node.
 pub const NODE_IPS_MAX: usize = 8;
 /// Authoritative name servers that a node registers with.
-pub const RESOLVERS_MAX: usize = 8;
+pub const NAME_SERVERS_MAX: usize = 8;
 /// Clients are moved only when the set of nodes has not changed for this long.
 pub const PLACEMENT_QUIET: Duration = Duration::from_secs(2);
 /// The smallest imbalance that moves clients. The imbalance is the client count above the wanted count of

@@ -43,14 +43,14 @@ impl NodeLoad {
 
 /// Clients that one node asks to move to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Move {
+pub struct ClientMove {
     /// The node that the clients are at.
     pub from: NodeId,
     /// The nodes that the clients should move to, and how many clients for each; never 0.
     pub to: Vec<(NodeId, u32)>,
 }
 
-impl Move {
+impl ClientMove {
     /// The number of clients in this move, over all targets.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -84,8 +84,8 @@ impl Planner {
     ///
     /// No client moves while the set of nodes changes. Clients of a node that drains, or that is over its limit, move
     /// first. At most a twentieth of all clients move in one round, or [`PLACEMENT_MOVES_MIN`] if that is more.
-    pub fn round(&mut self, now: Duration, nodes: &[NodeLoad]) -> Vec<Move> {
-        self.look(now, nodes);
+    pub fn round(&mut self, now: Duration, nodes: &[NodeLoad]) -> Vec<ClientMove> {
+        self.track_participants(now, nodes);
         if now.saturating_sub(self.since) < PLACEMENT_QUIET {
             return Vec::new();
         }
@@ -104,11 +104,11 @@ impl Planner {
     /// A round on a node that does not lead the meta shard: only records since when the set of nodes has been the same,
     /// so that this node can take over at once.
     pub fn watch(&mut self, now: Duration, nodes: &[NodeLoad]) {
-        self.look(now, nodes);
+        self.track_participants(now, nodes);
         self.goal = Goal::Rest;
     }
 
-    fn look(&mut self, now: Duration, nodes: &[NodeLoad]) {
+    fn track_participants(&mut self, now: Duration, nodes: &[NodeLoad]) {
         let part: Vec<_> = nodes.iter().filter(|node| node.takes_part()).map(|node| node.id).collect();
         if part != self.part {
             (self.part, self.since) = (part, now);
@@ -117,7 +117,7 @@ impl Planner {
 
     /// Requests an even spread, however small the imbalance is. The next rounds carry out the moves; the result is the
     /// list of all of them.
-    pub fn rebalance(&mut self, nodes: &[NodeLoad]) -> Vec<Move> {
+    pub fn rebalance(&mut self, nodes: &[NodeLoad]) -> Vec<ClientMove> {
         self.goal = Goal::Even;
         Wanted::of(nodes).moves(true, u64::MAX)
     }
@@ -141,7 +141,7 @@ impl<'a> Wanted<'a> {
             nodes.iter().filter(|node| node.alive && node.draining && node.clients > 0).collect();
         let sum = |nodes: &[&NodeLoad]| nodes.iter().map(|node| u64::from(node.clients)).sum::<u64>();
         let here = sum(&part);
-        let (level, mut over) = level(&part, here + sum(&leaving));
+        let (level, mut over) = equal_share(&part, here + sum(&leaving));
         // The nodes that have most clients keep the remainder of the division, so that the remainder never moves.
         part.sort_by_key(|node| (std::cmp::Reverse(node.clients), node.id));
         let wanted = part.into_iter().map(|node| {
@@ -164,7 +164,7 @@ impl<'a> Wanted<'a> {
 
     /// The moves towards the wanted distribution, at most `budget` clients. Without `balance`, only clients of nodes
     /// that drain or are over their limit move.
-    fn moves(&self, balance: bool, mut budget: u64) -> Vec<Move> {
+    fn moves(&self, balance: bool, mut budget: u64) -> Vec<ClientMove> {
         let short = self.part.iter().map(|(node, wanted)| (node.id, wanted.saturating_sub(node.clients)));
         let mut short: Vec<_> = short.filter(|(_, short)| *short > 0).collect();
         let mut over: Vec<_> =
@@ -182,7 +182,7 @@ impl<'a> Wanted<'a> {
             let count = u64::from(over).min(budget);
             let to = share(count, &mut short);
             if !to.is_empty() {
-                let asked = Move { from, to };
+                let asked = ClientMove { from, to };
                 budget -= u64::from(asked.count());
                 moves.push(asked);
             }
@@ -193,7 +193,7 @@ impl<'a> Wanted<'a> {
 
 /// Divides `all` clients over the nodes. Returns the number for each node that has room for this many, and the
 /// remainder, which is smaller than the number of nodes with room for one more.
-fn level(nodes: &[&NodeLoad], all: u64) -> (u32, u64) {
+fn equal_share(nodes: &[&NodeLoad], all: u64) -> (u32, u64) {
     let mut rooms: Vec<_> = nodes.iter().map(|node| node.room()).collect();
     rooms.sort_unstable();
     let (mut rest, mut left) = (all, rooms.len() as u64);
@@ -255,8 +255,8 @@ mod tests {
 
     const LATER: Duration = Duration::from_secs(2);
 
-    fn moved(from: u64, to: &[(u64, u32)]) -> Move {
-        Move { from: NodeId(from), to: to.iter().map(|(id, count)| (NodeId(*id), *count)).collect() }
+    fn moved(from: u64, to: &[(u64, u32)]) -> ClientMove {
+        ClientMove { from: NodeId(from), to: to.iter().map(|(id, count)| (NodeId(*id), *count)).collect() }
     }
 
     #[test]

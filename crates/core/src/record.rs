@@ -1,6 +1,6 @@
 //! The rows of a shard's state that commands read and change.
 
-use crate::id::{DirectoryId, NodeId, RoomId, Seq, SessionId, UserId};
+use crate::id::{DataDirId, NodeId, RoomId, Seq, SessionId, UserId};
 
 /// The meta shard's counters. Ids are given out from 1 and never again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub struct NodeRecord {
     /// `host:port` of health and metrics.
     pub http_address: String,
     /// The data dir that the node id belongs to.
-    pub directory: DirectoryId,
+    pub directory: DataDirId,
     /// The program's version.
     pub version: String,
     /// The highest feature level that the program understands.

@@ -1,7 +1,7 @@
 //! Rooms to shards by a fixed hash; shards to nodes by a consistent-hash ring.
 //!
 //! The result is a [`Layout`]: a versioned value that the meta shard holds. Computing a layout
-//! ([`layout`]) and the steps between two layouts ([`moves()`]) are pure functions; other crates carry
+//! ([`layout`]) and the steps between two layouts ([`layout_steps()`]) are pure functions; other crates carry
 //! the steps out.
 //!
 //! Invariant: the same nodes give the same ring on every machine and in every version. Hashes, seeds
@@ -13,7 +13,7 @@ mod plan;
 use crate::id::{NodeId, RoomId, ShardId};
 use crate::limits::VIRTUAL_NODES;
 
-pub use moves::{Move, moves};
+pub use moves::{LayoutStep, layout_steps};
 pub use plan::layout;
 
 /// The nodes that hold each shard. Index 0 of `shards` is the meta shard.

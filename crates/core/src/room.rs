@@ -9,7 +9,7 @@ use crate::name::check_room_name;
 use crate::outcome::{Change, Outcome, Reply};
 use crate::record::{RoomHead, RoomInfo};
 use crate::refusal::Refusal;
-use crate::session::{Standing, StoredReply, Verdict};
+use crate::session::{Standing, StoredOutcome, StoredReply};
 use crate::view::View;
 
 /// Creates the room, if it does not exist.
@@ -85,9 +85,9 @@ pub(crate) fn act<V: View>(
     // A refused request uses up its number too, so that one bad message does not block those behind it.
     if origin.request.is_numbered() {
         let (verdict, time_ms) = match outcome.reply {
-            Reply::Acked { seq, time_ms, .. } => (Verdict::Event(seq), time_ms),
-            Reply::Refused(refusal) => (Verdict::Refused(refusal), 0),
-            _ => (Verdict::Unchanged, 0),
+            Reply::Acked { seq, time_ms, .. } => (StoredOutcome::Event(seq), time_ms),
+            Reply::Refused(refusal) => (StoredOutcome::Refused(refusal), 0),
+            _ => (StoredOutcome::Unchanged, 0),
         };
         let reply = StoredReply { request: origin.request, digest, verdict, time_ms };
         outcome.changes.push(Change::Replied {
@@ -137,9 +137,9 @@ fn decide<V: View>(
 
 fn repeated(stored: StoredReply) -> Reply {
     match stored.verdict {
-        Verdict::Event(seq) => Reply::Acked { seq, time_ms: stored.time_ms, duplicate: true },
-        Verdict::Unchanged => Reply::Unchanged,
-        Verdict::Refused(refusal) => Reply::Refused(refusal),
+        StoredOutcome::Event(seq) => Reply::Acked { seq, time_ms: stored.time_ms, duplicate: true },
+        StoredOutcome::Unchanged => Reply::Unchanged,
+        StoredOutcome::Refused(refusal) => Reply::Refused(refusal),
     }
 }
 

@@ -28,14 +28,14 @@ pub struct StoredReply {
     /// [`crate::Action::digest`] of the request's action, to tell a repeat from a number used twice.
     pub digest: u64,
     /// The decision.
-    pub verdict: Verdict,
+    pub verdict: StoredOutcome,
     /// The event's time, milliseconds since 1970; 0 without an event.
     pub time_ms: i64,
 }
 
 /// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum StoredOutcome {
     /// The request became the event at this position.
     Event(Seq),
     /// The request was valid, but the state already was as requested.
@@ -105,7 +105,12 @@ mod tests {
     use super::*;
 
     fn stored(n: u64) -> StoredReply {
-        StoredReply { request: RequestNo(n), digest: n * 10, verdict: Verdict::Event(Seq(n)), time_ms: 0 }
+        StoredReply {
+            request: RequestNo(n),
+            digest: n * 10,
+            verdict: StoredOutcome::Event(Seq(n)),
+            time_ms: 0,
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use conclave_dns::handler::{CurrentZone, Handler, HandlerConfig, Sockets, host_name};
 use conclave_dns::metrics::Metrics;
 use conclave_dns::names::{NameServer, zone_name};
-use conclave_dns::zone::{NodeView, View, Zone};
+use conclave_dns::zone::{NodeView, Zone, ZoneInput};
 use conclave_proto::cluster::{MemberRole, NodeRecord, ShardLead};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
@@ -91,7 +91,7 @@ fn made_up(nodes: u64, serial: u32) -> Result<Zone, Box<dyn Error>> {
             live: true,
         }
     };
-    Ok(Zone::build(&View {
+    Ok(Zone::build(&ZoneInput {
         zone: zone_name(ZONE)?,
         name_servers: vec![NameServer { name: "ns1".to_owned(), ips: vec![[127, 0, 0, 1].into()] }],
         nodes: (1..=nodes).map(node).collect(),

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use conclave_core::limits::{NODE_IPS_MAX, NODES_MAX, RESOLVERS_MAX};
-use conclave_proto::seal::Secret;
+use conclave_core::limits::{NAME_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX};
+use conclave_proto::mac::Secret;
 use data_encoding::BASE64;
 use ipnet::IpNet;
 
@@ -97,9 +97,9 @@ impl Config {
     }
 
     fn validate_name_servers(&self, wrong: &mut Vec<String>) {
-        if self.name_servers.is_empty() || self.name_servers.len() > RESOLVERS_MAX {
+        if self.name_servers.is_empty() || self.name_servers.len() > NAME_SERVERS_MAX {
             wrong.push(format!(
-                "a zone has 1 to {RESOLVERS_MAX} name servers, not {}; list all of them, including this one, such \
+                "a zone has 1 to {NAME_SERVERS_MAX} name servers, not {}; list all of them, including this one, such \
                  as ns1=10.0.0.53",
                 self.name_servers.len()
             ));

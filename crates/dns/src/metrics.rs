@@ -72,9 +72,9 @@ impl Metrics {
             truncated: make.counter("conclave_dns_truncated_total", "Truncated answers."),
             zone_serial: make.gauge("conclave_dns_zone_serial", "The zone's serial."),
             zone_age: make.number("conclave_dns_zone_age_seconds", "Seconds since the zone last changed."),
-            zone_swaps: make.counter("conclave_dns_zone_swaps_total", "Zones published."),
+            zone_swaps: make.counter("conclave_dns_zones_published_total", "Zones published."),
             view_age: make.number(
-                "conclave_dns_view_age_seconds",
+                "conclave_dns_last_registration_age_seconds",
                 "Seconds since any node last registered or renewed.",
             ),
             stale: make.gauge("conclave_dns_stale", "1 while cut off and serving the last known records."),
@@ -90,7 +90,7 @@ impl Metrics {
             records_watched: make
                 .gauge("conclave_dns_records_watched", "Nodes whose record streams are watched."),
             records_heard: make.counters(
-                "conclave_dns_records_heard_total",
+                "conclave_dns_record_lists_total",
                 "Lists of records from nodes.",
                 outcome,
             ),
@@ -131,7 +131,7 @@ impl Metrics {
     /// Accepted registration messages so far.
     #[must_use]
     pub fn registrations(&self) -> u64 {
-        ["believed", "lapsed"]
+        ["accepted", "lapsed"]
             .map(|outcome| self.registrations.with_label_values(&[outcome]).get())
             .iter()
             .sum()

@@ -21,7 +21,7 @@ use hickory_proto::rr::Name;
 use tokio::time::Instant;
 
 use crate::names::NameServer;
-use crate::zone::{NodeView, View};
+use crate::zone::{NodeView, ZoneInput};
 
 pub use check::RecordError;
 
@@ -249,7 +249,7 @@ impl NodeTable {
 
     /// The zone's input. `None` before the first record.
     #[must_use]
-    pub fn view(&self, zone: &Name, name_servers: &[NameServer]) -> Option<View> {
+    pub fn view(&self, zone: &Name, name_servers: &[NameServer]) -> Option<ZoneInput> {
         if self.nodes.is_empty() {
             return None;
         }
@@ -260,7 +260,7 @@ impl NodeTable {
             }
             NodeView { record, live: node.state.is_live() }
         };
-        Some(View {
+        Some(ZoneInput {
             zone: zone.clone(),
             name_servers: name_servers.to_vec(),
             nodes: self.nodes.values().map(node).collect(),

@@ -16,18 +16,18 @@ use crate::limits::{RECORD_QUEUE_MAX, REGISTER_LEASE, ZONE_INTERVAL_MIN};
 use crate::metrics::Metrics;
 use crate::names::NameServer;
 use crate::node_table::{MergeOutcome, NodeTable, RecordError, RecordSource};
-use crate::zone::{View, Zone};
+use crate::zone::{Zone, ZoneInput};
 
 /// A handle to the registry task.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     messages: mpsc::Sender<RecordMessage>,
     zones: watch::Receiver<Option<Arc<Zone>>>,
-    live: watch::Receiver<Live>,
+    live: watch::Receiver<LiveNodes>,
 }
 
 /// The address of each live node's client API, by node id.
-pub(crate) type Live = Arc<BTreeMap<u64, String>>;
+pub(crate) type LiveNodes = Arc<BTreeMap<u64, String>>;
 
 #[derive(Debug)]
 struct RecordMessage {
@@ -71,7 +71,7 @@ impl Registry {
     }
 
     /// The live nodes and their changes.
-    pub(crate) fn live(&self) -> watch::Receiver<Live> {
+    pub(crate) fn live(&self) -> watch::Receiver<LiveNodes> {
         self.live.clone()
     }
 }
@@ -84,11 +84,11 @@ pub(crate) struct RegistryTask {
     table: NodeTable,
     messages: mpsc::Receiver<RecordMessage>,
     /// The view that `zone` was built from.
-    published: Option<View>,
+    published: Option<ZoneInput>,
     published_at: Instant,
     zone: Arc<ArcSwapOption<Zone>>,
     zones: watch::Sender<Option<Arc<Zone>>>,
-    live: watch::Sender<Live>,
+    live: watch::Sender<LiveNodes>,
     metrics: Arc<Metrics>,
     /// Injected faults, where enabled; `stale` stops publishing.
     faults: Option<watch::Receiver<ResolverFault>>,
@@ -104,7 +104,7 @@ impl RegistryTask {
         faults: Option<watch::Receiver<ResolverFault>>,
     ) -> (Self, Registry) {
         let (sender, messages) = mpsc::channel(RECORD_QUEUE_MAX);
-        let (zones, live) = (watch::Sender::new(None), watch::Sender::new(Live::default()));
+        let (zones, live) = (watch::Sender::new(None), watch::Sender::new(LiveNodes::default()));
         let registry = Registry { messages: sender, zones: zones.subscribe(), live: live.subscribe() };
         let task = Self {
             zone_name,
@@ -182,7 +182,7 @@ impl RegistryTask {
     }
 
     /// Builds a zone and publishes it.
-    fn publish(&mut self, view: View, now: Instant) {
+    fn publish(&mut self, view: ZoneInput, now: Instant) {
         let zone = Arc::new(Zone::build(&view));
         self.zone.store(Some(Arc::clone(&zone)));
         self.zones.send_replace(Some(zone));
@@ -253,7 +253,8 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), zones.wait_for(published)).await.unwrap().unwrap();
         let most = begun.elapsed().as_millis() / ZONE_INTERVAL_MIN.as_millis() + 2;
         let text = metrics.render();
-        let made = text.lines().find_map(|line| line.strip_prefix("conclave_dns_zone_swaps_total ")).unwrap();
+        let made =
+            text.lines().find_map(|line| line.strip_prefix("conclave_dns_zones_published_total ")).unwrap();
         assert!(made.parse::<u128>().unwrap() <= most, "{made} zones, at most {most}");
         assert!(published(&zone.load_full()));
         assert_eq!(registry.live().borrow().get(&1).unwrap(), "n1:7400");

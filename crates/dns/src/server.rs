@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_net::{Net, Network, Socket};
+use conclave_net::{Listener, Net, Network};
 use conclave_proto::dns::dns_service_server::DnsServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_telemetry::grpc;
@@ -64,7 +64,7 @@ fn advice(error: &std::io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct Listeners {
     dns: Sockets,
-    grpc: Socket,
+    grpc: Listener,
     /// `None` in a simulation, which has no HTTP pages.
     http: Option<TcpListener>,
     /// The network of the sockets, also used to connect to nodes.
@@ -191,7 +191,7 @@ impl DnsServer {
             stop.clone(),
         );
         tasks.spawn(serve_grpc(grpc, service, fault_service, registry, stop.clone()));
-        let page = web::Page { zone, metrics: Arc::clone(&metrics), dns_ended };
+        let page = web::NameServerPages { zone, metrics: Arc::clone(&metrics), dns_ended };
         if let Some(http) = http {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         }
@@ -221,7 +221,7 @@ impl DnsServer {
 }
 
 async fn serve_grpc(
-    socket: Socket,
+    socket: Listener,
     service: RegistryService,
     faults: Option<FaultServiceServer<FaultApi>>,
     registry: Registry,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use conclave_proto::cluster::NodeRecord;
 use conclave_proto::dns::dns_service_server::{DnsService, DnsServiceServer};
 use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, Target};
-use conclave_proto::seal::{NONCE_BYTES, REGISTER, Secret};
+use conclave_proto::mac::{NONCE_BYTES, REGISTER, Secret};
 use futures::Stream;
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -223,7 +223,7 @@ impl Registration {
                     self.count("refused");
                     Status::invalid_argument(why.to_string())
                 })?;
-            self.count(if heard.lapsed { "lapsed" } else { "believed" });
+            self.count(if heard.lapsed { "lapsed" } else { "accepted" });
             let (known_revision, lapsed) = (heard.known_revision, heard.lapsed);
             self.answer(RegisterResponse { known_revision, lapsed, ..RegisterResponse::default() }).await?;
         }
@@ -240,7 +240,7 @@ impl Registration {
             )));
         }
         if !self.secret.verify(REGISTER, &self.nonce, counter, &request.record, &request.mac) {
-            self.count("unsealed");
+            self.count("bad_mac");
             return Err(Status::unauthenticated(
                 "the secrets differ, or the message was recorded from another stream: give the node and the name server \
                  the same secret file",

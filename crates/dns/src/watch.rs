@@ -10,7 +10,7 @@ use conclave_net::Net;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{RecordsRequest, RecordsResponse};
 use conclave_proto::cluster::NodeRecords;
-use conclave_proto::seal::{NONCE_BYTES, RECORDS, Secret};
+use conclave_proto::mac::{NONCE_BYTES, RECORDS, Secret};
 use prost::Message as _;
 use rand::seq::IteratorRandom as _;
 use tokio::task::{Id, JoinSet};
@@ -125,7 +125,7 @@ impl Watcher {
         while let Some(message) = timeout(SILENCE_MAX, stream.message()).await.map_err(silent)?? {
             *counter += 1;
             let records = self.verified(&nonce, *counter, &message).inspect_err(|_| self.count("refused"))?;
-            self.count("believed");
+            self.count("accepted");
             for record in records.records.into_iter().take(NODES_MAX) {
                 // A node's record of itself counts as a registration, also in a stream that this server opened.
                 let itself = node.id.map_or(record.client == node.address, |id| record.node_id == id);

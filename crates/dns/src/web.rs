@@ -11,14 +11,14 @@ use crate::zone::Zone;
 
 /// The state behind the HTTP pages.
 #[derive(Clone, Debug)]
-pub(crate) struct Page {
+pub(crate) struct NameServerPages {
     pub(crate) zone: Arc<ArcSwapOption<Zone>>,
     pub(crate) metrics: Arc<Metrics>,
     /// Cancelled when serving DNS has ended.
     pub(crate) dns_ended: CancellationToken,
 }
 
-impl Page {
+impl NameServerPages {
     fn serving(&self) -> Check {
         Check { name: "dns_served", ok: !self.dns_ended.is_cancelled() }
     }
@@ -29,7 +29,7 @@ impl Page {
     }
 }
 
-impl web::Page for Page {
+impl web::Page for NameServerPages {
     fn alive(&self) -> Vec<Check> {
         vec![self.serving()]
     }

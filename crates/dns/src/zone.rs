@@ -17,7 +17,7 @@ use hickory_proto::serialize::binary::BinEncodable as _;
 
 pub(crate) use body::{Body, HEADER_BYTES};
 pub use members::Target;
-pub use view::{NodeView, View};
+pub use view::{NodeView, ZoneInput};
 
 use content::Content;
 
@@ -58,7 +58,7 @@ pub(crate) struct RecordSet {
 impl Zone {
     /// Builds the zone of a view.
     #[must_use]
-    pub fn build(view: &View) -> Self {
+    pub fn build(view: &ZoneInput) -> Self {
         let members = members::members(view);
         let sets = members::sets(&members);
         let content = Content::new(view, &members, &sets);

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
-pub use stream::{Socket, Wire};
+pub use stream::{Listener, Wire};
 
 /// A network that replaces the system's, such as a simulation or a tunnel. Methods that it does not implement fail with
 /// [`io::ErrorKind::Unsupported`].
@@ -81,10 +81,10 @@ impl Net {
     ///
     /// # Errors
     /// If the address cannot be bound.
-    pub async fn listen(&self, address: SocketAddr) -> io::Result<Socket> {
+    pub async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
         Ok(match self {
-            Self::System => Socket::Tcp(TcpListener::bind(address).await?),
-            Self::Other(network) => Socket::Other(network.listen(address).await?, address),
+            Self::System => Listener::Tcp(TcpListener::bind(address).await?),
+            Self::Other(network) => Listener::Other(network.listen(address).await?, address),
         })
     }
 
@@ -108,10 +108,10 @@ impl Net {
     ///
     /// # Errors
     /// If the address cannot be bound.
-    pub async fn datagrams(&self, address: SocketAddr) -> io::Result<Packets> {
+    pub async fn datagrams(&self, address: SocketAddr) -> io::Result<DatagramSocket> {
         Ok(match self {
-            Self::System => Packets::Udp(UdpSocket::bind(address).await?),
-            Self::Other(network) => Packets::Other(network.datagrams(address).await?),
+            Self::System => DatagramSocket::Udp(UdpSocket::bind(address).await?),
+            Self::Other(network) => DatagramSocket::Other(network.datagrams(address).await?),
         })
     }
 
@@ -170,14 +170,14 @@ fn dial(
 }
 
 /// A bound datagram socket.
-pub enum Packets {
+pub enum DatagramSocket {
     /// A socket of the system.
     Udp(UdpSocket),
     /// A socket of an injected network.
     Other(Box<dyn Datagrams>),
 }
 
-impl Debug for Packets {
+impl Debug for DatagramSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Udp(socket) => socket.fmt(f),
@@ -186,7 +186,7 @@ impl Debug for Packets {
     }
 }
 
-impl Packets {
+impl DatagramSocket {
     /// Receives the next datagram: its length, and the address of the sender. Several tasks may wait at a system
     /// socket, but only one at a socket of an injected network.
     ///
@@ -210,7 +210,7 @@ impl Packets {
         }
     }
 
-    /// As [`Packets::recv_from`], for one task.
+    /// As [`DatagramSocket::recv_from`], for one task.
     pub fn poll_recv_from(
         &self,
         cx: &mut Context<'_>,
@@ -226,7 +226,7 @@ impl Packets {
         }
     }
 
-    /// As [`Packets::send_to`], for one task.
+    /// As [`DatagramSocket::send_to`], for one task.
     pub fn poll_send_to(
         &self,
         cx: &mut Context<'_>,
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(near.local_addr().unwrap(), accepted.unwrap().1);
 
         let (here, there) = (net.datagrams(any).await.unwrap(), net.datagrams(any).await.unwrap());
-        let Packets::Udp(udp) = &there else { panic!("not the system's") };
+        let DatagramSocket::Udp(udp) = &there else { panic!("not the system's") };
         let mut buffer = [0; 16];
         here.send_to(b"hello", udp.local_addr().unwrap()).await.unwrap();
         let (length, from) = there.recv_from(&mut buffer).await.unwrap();

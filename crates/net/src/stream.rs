@@ -14,14 +14,14 @@ use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 use crate::{Connection, Incoming};
 
 /// A listening socket.
-pub enum Socket {
+pub enum Listener {
     /// A TCP listener of the system.
     Tcp(TcpListener),
     /// A listener of an injected network, and its address.
     Other(Incoming, SocketAddr),
 }
 
-impl Debug for Socket {
+impl Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(listener) => listener.fmt(f),
@@ -30,7 +30,7 @@ impl Debug for Socket {
     }
 }
 
-impl Socket {
+impl Listener {
     /// The bound address, with the chosen port.
     ///
     /// # Errors

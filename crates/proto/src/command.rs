@@ -8,7 +8,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_core::record::NodeRecord;
 use conclave_core::ring::Layout;
-use conclave_core::{Command, DirectoryId, NodeId, Origin, RequestNo, RoomId, SessionId, UserId, level};
+use conclave_core::{Command, DataDirId, NodeId, Origin, RequestNo, RoomId, SessionId, UserId, level};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
@@ -213,7 +213,7 @@ pub fn node_to_proto(node: &NodeRecord) -> log::NodeRecord {
 pub fn node_from_proto(node: log::NodeRecord) -> Result<NodeRecord, FormatError> {
     Ok(NodeRecord {
         node: NodeId(node.node_id),
-        directory: DirectoryId(u128::from_be_bytes(sixteen(&node.directory_id, "NodeRecord.directory_id")?)),
+        directory: DataDirId(u128::from_be_bytes(sixteen(&node.directory_id, "NodeRecord.directory_id")?)),
         name: node.name,
         client_address: node.client_address,
         peer_address: node.peer_address,
@@ -286,7 +286,7 @@ mod tests {
                 client_address: "a:1".into(),
                 peer_address: "b:2".into(),
                 http_address: "c:3".into(),
-                directory: DirectoryId(u128::MAX - 5),
+                directory: DataDirId(u128::MAX - 5),
                 version: "0".into(),
                 feature_level: 1,
             }),

@@ -4,7 +4,7 @@
 //! * [`chat`], [`admin`], [`chaos`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
 //! * [`action`], [`command`], [`event`]: encoding and decoding of actions, commands and events.
 //! * [`frame`]: events that are encoded once, with the same bytes for every subscriber.
-//! * [`seal`]: MACs with the cluster's secret, which authenticate messages.
+//! * [`mac`]: MACs with the cluster's secret, which authenticate messages.
 //! * [`status`]: the only mapping between failures and [`tonic::Status`].
 //! * [`token`]: resume tokens.
 
@@ -65,8 +65,8 @@ pub mod action;
 pub mod command;
 pub mod event;
 pub mod frame;
+pub mod mac;
 pub mod reply;
-pub mod seal;
 pub mod status;
 pub mod token;
 

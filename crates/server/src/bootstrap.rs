@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use conclave_core::record::NodeRecord;
-use conclave_core::{Command, DirectoryId, Refusal, Reply, ShardId, UserId};
+use conclave_core::{Command, DataDirId, Refusal, Reply, ShardId, UserId};
 use openraft::EmptyNode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use crate::shard::{Replica, Shards};
 /// The room that every new cluster has.
 const FIRST_ROOM: &str = "general";
 /// Nodes other than the preferred leader wait this long before they initialize a group in its place.
-const BEGIN_ANYWAY: Duration = Duration::from_secs(3);
+const INITIALIZE_ANYWAY_AFTER: Duration = Duration::from_secs(3);
 /// Pause between two attempts to register.
 const RETRY: Duration = Duration::from_millis(100);
 /// Interval at which the meta shard's leader compares the cluster's feature level with those of the nodes.
@@ -28,15 +28,17 @@ const LEVEL_INTERVAL: Duration = Duration::from_secs(1);
 const RECOVERY: Duration = Duration::from_secs(60);
 
 /// Initializes the groups that are new, registers the node, and waits until its replicas have recovered.
-pub(crate) async fn settle(
+pub(crate) async fn complete_start(
     router: Router,
     node: Arc<NodeInfo>,
-    directory: DirectoryId,
+    directory: DataDirId,
     expelled: watch::Sender<Option<String>>,
 ) {
     let work = async {
-        futures::future::join_all(router.shards.replicas().map(|replica| begin(&router.shards, replica)))
-            .await;
+        futures::future::join_all(
+            router.shards.replicas().map(|replica| initialize_group(&router.shards, replica)),
+        )
+        .await;
         if let Err(why) = register(&router, &node, directory).await {
             expelled.send_replace(Some(why));
             return;
@@ -47,9 +49,9 @@ pub(crate) async fn settle(
             }
         }
         if router.barrier(ShardId::META).await.is_ok() {
-            furnish(&router).await;
+            seed_meta_state(&router).await;
         }
-        node.settled.store(true, Ordering::Relaxed);
+        node.start_complete.store(true, Ordering::Relaxed);
         node.own.news.notify_one();
         tracing::info!("node ready");
     };
@@ -63,13 +65,13 @@ pub(crate) async fn settle(
 
 /// Initializes one group, if this node holds a replica and the group is not initialized. All nodes would initialize it
 /// identically, so two may do it; only the preferred leader does it at once, which saves needless elections.
-async fn begin(shards: &Shards, replica: &Replica) {
+async fn initialize_group(shards: &Shards, replica: &Replica) {
     let replicas = shards.topology.replicas(replica.shard);
     if !replicas.contains(&shards.me()) {
         return;
     }
     if replicas.first() != Some(&shards.me()) {
-        replica.leader_change(replica.leader(), BEGIN_ANYWAY).await;
+        replica.leader_change(replica.leader(), INITIALIZE_ANYWAY_AFTER).await;
     }
     if replica.raft.is_initialized().await.unwrap_or(true) {
         return;
@@ -85,7 +87,7 @@ async fn begin(shards: &Shards, replica: &Replica) {
 ///
 /// # Errors
 /// The reason why the cluster refuses this node.
-async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) -> Result<(), String> {
+async fn register(router: &Router, node: &NodeInfo, directory: DataDirId) -> Result<(), String> {
     let record = NodeRecord {
         node: node.id,
         name: node.member.name.clone(),
@@ -119,7 +121,7 @@ async fn register(router: &Router, node: &NodeInfo, directory: DirectoryId) -> R
 
 /// Gives a new cluster its layout, its feature level and its first room. The first node to get here does it; each step
 /// is idempotent.
-async fn furnish(router: &Router) {
+async fn seed_meta_state(router: &Router) {
     let topology = &router.shards.topology;
     if !topology.has_layout() {
         let command = Command::SetLayout { layout: topology.planned_layout().clone(), replaces: 0 };
@@ -149,7 +151,7 @@ async fn raise_level(router: &Router) {
 }
 
 /// Raises the feature level when the last node is upgraded, until the node stops. Only the meta shard's leader does it.
-pub(crate) async fn keep_level(router: Router, stop: CancellationToken) {
+pub(crate) async fn run_level_upgrades(router: Router, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(LEVEL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

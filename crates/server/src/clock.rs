@@ -8,19 +8,19 @@ use tokio::time::Instant;
 /// A clock that tests and fault injection can shift.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    pushed: Arc<Mutex<Pushed>>,
+    shift: Arc<Mutex<ClockShift>>,
 }
 
 /// The offset from the machine's clock. Locked only briefly.
 #[derive(Clone, Copy, Debug, Default)]
-struct Pushed {
+struct ClockShift {
     offset_ms: i64,
     rate_ppm: i64,
     /// When the rate was set.
     since: Option<Instant>,
 }
 
-impl Pushed {
+impl ClockShift {
     fn total_ms(&self) -> i64 {
         let gained = self.since.map_or(0, |since| {
             let micros = i128::try_from(since.elapsed().as_micros()).unwrap_or(i128::MAX);
@@ -37,26 +37,26 @@ impl Clock {
     pub fn now_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-        now.saturating_add(self.pushed().total_ms())
+        now.saturating_add(self.shift().total_ms())
     }
 
     /// Shifts this clock by `offset` milliseconds from the machine's clock.
     pub fn set_offset_ms(&self, offset: i64) {
-        self.pushed().offset_ms = offset;
+        self.shift().offset_ms = offset;
     }
 
     /// Lets this clock gain `rate` microseconds per second on the machine's clock from now on, or lose them if
     /// negative. Setting the current rate again changes nothing. A rate of 0 also discards what was gained.
     pub fn set_rate_ppm(&self, rate: i64) {
-        let mut pushed = self.pushed();
-        if pushed.rate_ppm != rate {
-            (pushed.rate_ppm, pushed.since) = (rate, (rate != 0).then(Instant::now));
+        let mut shift = self.shift();
+        if shift.rate_ppm != rate {
+            (shift.rate_ppm, shift.since) = (rate, (rate != 0).then(Instant::now));
         }
     }
 
-    fn pushed(&self) -> std::sync::MutexGuard<'_, Pushed> {
+    fn shift(&self) -> std::sync::MutexGuard<'_, ClockShift> {
         // Plain numbers: they are consistent even after a panic.
-        self.pushed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shift.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,12 +74,12 @@ mod tests {
         tokio::time::advance(Duration::from_secs(10)).await;
         // A controller sets the same rate again: the shift does not restart.
         clock.set_rate_ppm(500_000);
-        assert_eq!(clock.pushed().total_ms(), 5_000 - 500);
+        assert_eq!(clock.shift().total_ms(), 5_000 - 500);
         clock.set_rate_ppm(-100_000);
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(clock.pushed().total_ms(), -1_000 - 500);
+        assert_eq!(clock.shift().total_ms(), -1_000 - 500);
         clock.set_rate_ppm(0);
         clock.set_offset_ms(0);
-        assert_eq!(clock.pushed().total_ms(), 0);
+        assert_eq!(clock.shift().total_ms(), 0);
     }
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{
-    CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, REPLICAS_MAX, RESOLVERS_MAX, SHARDS_MAX,
+    CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NAME_SERVERS_MAX, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
 };
-use conclave_proto::seal::Secret;
+use conclave_proto::mac::Secret;
 
 use crate::faults::Faults;
 
@@ -39,7 +39,7 @@ pub struct Config {
     /// Maximum number of sessions that subscribe on this node; further clients are sent to other nodes.
     pub max_clients: u32,
     /// `host:port` of the gRPC API of each name server to register with.
-    pub resolvers: Vec<String>,
+    pub name_servers: Vec<String>,
     /// The cluster's secret; name servers accept no records without it.
     pub secret: Option<Secret>,
     /// Enables fault injection over the node's `FaultService`.
@@ -90,7 +90,7 @@ impl Config {
             timing: Timing::default(),
             log_tail_bytes: LOG_TAIL_BYTES_DEFAULT,
             max_clients: CLIENTS_MAX_DEFAULT,
-            resolvers: Vec::new(),
+            name_servers: Vec::new(),
             secret: None,
             faults: None,
             feature_level: FEATURE_LEVEL,
@@ -127,7 +127,7 @@ impl Config {
         }
         let own =
             self.initial.iter().flat_map(|m| [("peer", &m.peer), ("client", &m.client), ("http", &m.http)]);
-        for (what, address) in own.chain(self.resolvers.iter().map(|resolver| ("name server", resolver))) {
+        for (what, address) in own.chain(self.name_servers.iter().map(|resolver| ("name server", resolver))) {
             if !address
                 .rsplit_once(':')
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
@@ -150,13 +150,13 @@ impl Config {
         if self.max_clients == 0 {
             wrong.push("the maximum number of clients must be at least 1 client, not 0".to_owned());
         }
-        if self.resolvers.len() > RESOLVERS_MAX {
+        if self.name_servers.len() > NAME_SERVERS_MAX {
             wrong.push(format!(
-                "a node registers with at most {RESOLVERS_MAX} name servers, not {}",
-                self.resolvers.len()
+                "a node registers with at most {NAME_SERVERS_MAX} name servers, not {}",
+                self.name_servers.len()
             ));
         }
-        if !self.resolvers.is_empty() && self.secret.is_none() {
+        if !self.name_servers.is_empty() && self.secret.is_none() {
             wrong.push(
                 "name servers accept only nodes that have the cluster's secret; give --secret-file, or leave out --resolvers"
                     .to_owned(),
@@ -216,7 +216,7 @@ mod tests {
         bad.replicas = Some(1);
         bad.initial[1].http = "nowhere".to_owned();
         bad.max_clients = 0;
-        bad.resolvers = vec!["ns1:7454".to_owned(); 9];
+        bad.name_servers = vec!["ns1:7454".to_owned(); 9];
         let wrong = bad.validate().unwrap_err().join("\n");
         for part in [
             "not in the list",

@@ -19,12 +19,12 @@ use conclave_store::{DiskFaults, FaultyDisk, Options, Work};
 use tonic::{Request, Response, Status};
 
 use crate::clock::Clock;
-use crate::faults::network::Network;
+use crate::faults::network::NetworkFaults;
 
 /// The faults of a node: having this value enables fault injection.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    pub(crate) network: Arc<Network>,
+    pub(crate) network: Arc<NetworkFaults>,
     disk: Arc<DiskFaults>,
 }
 

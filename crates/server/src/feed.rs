@@ -30,7 +30,7 @@ pub(crate) struct Subscriber {
     news: Mutex<News>,
     notify: Notify,
     /// Whether `go_away` is set: checking this flag needs no lock.
-    asked: AtomicBool,
+    move_requested: AtomicBool,
     go_away: Mutex<Option<GoAway>>,
 }
 
@@ -68,14 +68,14 @@ impl Feed {
         }
         let now = Instant::now();
         for follower in heads.iter().filter_map(|(room, _)| rooms.get(room)).flatten() {
-            follower.subscriber.tell(follower.room, now);
+            follower.subscriber.mark_unread(follower.room, now);
         }
     }
 }
 
 impl Subscriber {
     /// Marks a room as having new events.
-    pub(crate) fn tell(&self, room: u32, now: Instant) {
+    pub(crate) fn mark_unread(&self, room: u32, now: Instant) {
         let mut news = lock(&self.news);
         let first = news.rooms.is_empty();
         if !news.rooms.contains(&room) {
@@ -96,18 +96,18 @@ impl Subscriber {
     }
 
     /// Asks the subscription's client to move to another node.
-    pub(crate) fn ask(&self, go_away: GoAway) {
+    pub(crate) fn request_move(&self, go_away: GoAway) {
         *lock(&self.go_away) = Some(go_away);
-        self.asked.store(true, Ordering::Release);
+        self.move_requested.store(true, Ordering::Release);
         self.notify.notify_one();
     }
 
     /// Takes the request to move, if there is one.
-    pub(crate) fn asked(&self) -> Option<GoAway> {
-        if !self.asked.load(Ordering::Acquire) {
+    pub(crate) fn take_move_request(&self) -> Option<GoAway> {
+        if !self.move_requested.load(Ordering::Acquire) {
             return None;
         }
-        self.asked.store(false, Ordering::Relaxed);
+        self.move_requested.store(false, Ordering::Relaxed);
         lock(&self.go_away).take()
     }
 

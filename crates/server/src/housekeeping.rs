@@ -41,7 +41,7 @@ pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>
         for wanted in store.compaction() {
             if let Some(replica) = shards.replica(wanted.shard) {
                 tokio::select! {
-                    () = cut(replica, wanted.upto) => {}
+                    () = purge_behind_snapshot(replica, wanted.upto) => {}
                     () = stop.cancelled() => return,
                 }
             }
@@ -50,7 +50,7 @@ pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>
 }
 
 /// Purges a shard's log up to an index, behind a snapshot that covers it.
-async fn cut(replica: &Replica, upto: u64) {
+async fn purge_behind_snapshot(replica: &Replica, upto: u64) {
     let snapshot = || replica.raft.metrics().borrow_watched().snapshot.map_or(0, |id| id.index);
     if snapshot() < upto {
         if let Err(error) = replica.raft.trigger().snapshot().await {

@@ -2,10 +2,10 @@
 //!
 //! * [`info`]: the node's identity and state, which nearly all modules above use.
 //! * [`load`]: how busy the node is.
-//! * [`own`]: the node's record.
+//! * [`own_record`]: the node's record.
 
 pub(crate) mod info;
 pub(crate) mod load;
-pub(crate) mod own;
+pub(crate) mod own_record;
 
 pub(crate) use info::NodeInfo;

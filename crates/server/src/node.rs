@@ -19,15 +19,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::cluster::drain::Drain;
-use crate::cluster::heard::Heard;
 use crate::cluster::leadership::Leadership;
+use crate::cluster::peer_statuses::PeerStatuses;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::local::NodeInfo;
 use crate::metrics::{Metrics, StoreEvents};
 use crate::peer::Peers;
 use crate::peer::admission::{Admission, Stamp};
-use crate::plan::Plan;
+use crate::plan::ClusterPlan;
 use crate::router::Router;
 use crate::topology::Topology;
 
@@ -115,7 +115,7 @@ impl Node {
             None => options,
         };
         let options = Options { feature_level: config.feature_level, ..options };
-        let plan = Plan::new(&config);
+        let plan = ClusterPlan::new(&config);
         let metrics = Arc::new(Metrics::new(&config.name, &config.cluster_name));
         let feed = Arc::new(Feed::default());
         let events = StoreEvents { metrics: Arc::clone(&metrics), feed: Arc::clone(&feed) };
@@ -151,18 +151,18 @@ impl Node {
         };
         let shards = Arc::new(groups.start(&admission, &tasks).await?);
         let router = Router { shards, peers };
-        let heard = Arc::new(Heard::default());
-        let leadership = Leadership::new(router.clone(), Arc::clone(&info), Arc::clone(&heard));
+        let peer_statuses = Arc::new(PeerStatuses::default());
+        let leadership = Leadership::new(router.clone(), Arc::clone(&info), Arc::clone(&peer_statuses));
         let drain = Drain::new(
             router.clone(),
             leadership.clone(),
             Arc::clone(&info),
-            Arc::clone(&heard),
+            Arc::clone(&peer_statuses),
             Arc::clone(&metrics),
             tasks.clone(),
         );
         let node = Self { info, store, metrics, router, drain, tasks, expelled };
-        let parts = serve::Parts { admission, feed, clock, links, identity, heard, leadership };
+        let parts = serve::Parts { admission, feed, clock, links, identity, peer_statuses, leadership };
         node.serve(&config, listeners, parts);
         Ok(node)
     }

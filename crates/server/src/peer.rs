@@ -32,8 +32,8 @@ use crate::config::Member;
 use crate::faults::{Faults, network as network_faults};
 use crate::limits::{FORWARD_QUEUE_MAX, PEER_MESSAGE_BYTES_MAX};
 use crate::peer::admission::Stamp;
-use crate::peer::echo::{Call, Echo, Echoes, echo};
-use crate::peer::link::Forwarded;
+use crate::peer::echo::{Call, Echo, EchoTask, echo};
+use crate::peer::link::ForwardedProposal;
 use crate::topology::Topology;
 
 /// Deadline of one attempt to connect to another node.
@@ -53,7 +53,7 @@ pub(crate) struct Peer {
     /// A separate connection for snapshots, so that gigabytes never delay a heartbeat.
     bulk: PeerClient,
     /// Proposals to forward to this node.
-    pub(crate) forward: mpsc::Sender<Forwarded>,
+    pub(crate) forward: mpsc::Sender<ForwardedProposal>,
     /// Whether the link to this node is up.
     pub(crate) alive: watch::Sender<bool>,
     /// Repeats calls when fault injection asks for it.
@@ -62,7 +62,7 @@ pub(crate) struct Peer {
 
 /// Per peer: the peer itself, the queue of its link's task, and the task that repeats calls to it, if fault injection
 /// is enabled.
-pub(crate) type LinkQueues = Vec<(Arc<Peer>, mpsc::Receiver<Forwarded>, Option<Echoes>)>;
+pub(crate) type LinkQueues = Vec<(Arc<Peer>, mpsc::Receiver<ForwardedProposal>, Option<EchoTask>)>;
 
 /// All other nodes.
 #[derive(Debug, Default)]
@@ -157,9 +157,9 @@ impl Peer {
     }
 
     /// Observes a call that is about to be made, which fault injection may repeat.
-    pub(crate) fn hear(&self, call: impl FnOnce() -> Call) {
+    pub(crate) fn observe(&self, call: impl FnOnce() -> Call) {
         if let Some(echo) = &self.echo {
-            echo.hear(call);
+            echo.observe(call);
         }
     }
 

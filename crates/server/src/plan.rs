@@ -14,14 +14,14 @@ use crate::config::{Config, Member};
 
 /// The plan that follows from the configuration of the initial nodes.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct ClusterPlan {
     pub(crate) me: NodeId,
     pub(crate) cluster: u128,
     pub(crate) members: BTreeMap<NodeId, Member>,
     pub(crate) layout: Layout,
 }
 
-impl Plan {
+impl ClusterPlan {
     /// Derives the plan. The configuration must be valid.
     pub(crate) fn new(config: &Config) -> Self {
         let mut initial = config.initial.clone();
@@ -56,12 +56,12 @@ mod tests {
 
     #[test]
     fn all_nodes_derive_the_same_plan() {
-        let one = Plan::new(&config("a", ["a", "b", "c"]));
-        let two = Plan::new(&config("b", ["c", "b", "a"]));
+        let one = ClusterPlan::new(&config("a", ["a", "b", "c"]));
+        let two = ClusterPlan::new(&config("b", ["c", "b", "a"]));
         assert_eq!((one.cluster, &one.layout, &one.members), (two.cluster, &two.layout, &two.members));
         assert_eq!((one.me, two.me), (NodeId(1), NodeId(2)));
         assert_eq!(one.layout.shards.len(), 9);
-        let other = Plan::new(&Config { shards: 4, ..config("a", ["a", "b", "c"]) });
+        let other = ClusterPlan::new(&Config { shards: 4, ..config("a", ["a", "b", "c"]) });
         assert_ne!(other.cluster, one.cluster, "another number of shards is another cluster");
     }
 }

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use crate::limits::REQUEST_DEADLINE;
 use crate::peer::Peers;
-use crate::peer::link::Forwarded;
-use crate::shard::{Answer, ProposeError, Replica, Shard, ShardReader, Shards};
+use crate::peer::link::ForwardedProposal;
+use crate::shard::{ProposeError, ProposeResult, Replica, Shard, ShardReader, Shards};
 
 /// How long to wait for a change of leader before retrying with the same one.
 const RETRY: Duration = Duration::from_millis(20);
@@ -52,7 +52,7 @@ impl Router {
             let (shard, first) = first?;
             match first.await {
                 Ok(replies) => Ok(replies),
-                Err(error) => router.insist(&shard, &commands, error).await,
+                Err(error) => router.retry_until_deadline(&shard, &commands, error).await,
             }
         }
     }
@@ -64,7 +64,7 @@ impl Router {
         reply.ok_or_else(|| Failure::unknown("undecided", "the shard sent an empty answer"))
     }
 
-    async fn insist(
+    async fn retry_until_deadline(
         &self,
         shard: &Shard,
         commands: &[Encoded],
@@ -131,7 +131,7 @@ impl Router {
         shard: &Shard,
         commands: Vec<Encoded>,
         node: Option<NodeId>,
-    ) -> impl Future<Output = Answer> + Send + use<> {
+    ) -> impl Future<Output = ProposeResult> + Send + use<> {
         let not_sent = ProposeError::NotSent { leader: None };
         let mut local = None;
         let mut remote = None;
@@ -142,7 +142,7 @@ impl Router {
             (Some(node), _) => {
                 if let Some(peer) = self.peers.get(node).filter(|peer| peer.is_alive()) {
                     let (answer, outcome) = oneshot::channel();
-                    let forwarded = Forwarded { shard: shard.id, commands, answer };
+                    let forwarded = ForwardedProposal { shard: shard.id, commands, answer };
                     remote = peer.forward.send(forwarded).await.ok().map(|()| outcome);
                 }
             }

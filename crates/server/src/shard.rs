@@ -15,7 +15,7 @@ use conclave_proto::chat::LeaderHint;
 use crate::shard::replica::LeaderView;
 use crate::topology::Topology;
 
-pub(crate) use proposer::{Answer, ProposeError};
+pub(crate) use proposer::{ProposeError, ProposeResult};
 pub(crate) use reader::ShardReader;
 pub(crate) use replica::Replica;
 
@@ -49,8 +49,8 @@ impl Shard {
     }
 
     /// Whether this node's replica follows a leader, or leads with a quorum.
-    pub(crate) fn hears_from_leader(&self) -> bool {
-        self.replica.as_ref().is_some_and(|replica| replica.hears_from_leader())
+    pub(crate) fn has_leader_contact(&self) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.has_leader_contact())
     }
 
     /// Waits until the leader differs from `known`, or until `at_most` has passed.

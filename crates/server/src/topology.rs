@@ -133,7 +133,7 @@ fn member(record: &NodeRecord) -> Member {
 
 #[cfg(test)]
 mod tests {
-    use conclave_core::DirectoryId;
+    use conclave_core::DataDirId;
 
     use super::*;
 
@@ -153,7 +153,7 @@ mod tests {
             client_address: format!("{name}:{port}"),
             peer_address: format!("{name}:{}", port + 1),
             http_address: format!("{name}:{}", port + 2),
-            directory: DirectoryId(7),
+            directory: DataDirId(7),
             version: "1".to_owned(),
             feature_level,
         }

@@ -30,18 +30,18 @@ impl Simulated {
         fault.nodes.iter().filter_map(|name| self.0.machine(name))
     }
 
-    fn resolvers<'a>(&'a self, fault: &'a Applied) -> impl Iterator<Item = &'a NameServer> {
-        fault.nodes.iter().filter_map(|name| self.0.resolver(name))
+    fn name_servers<'a>(&'a self, fault: &'a Applied) -> impl Iterator<Item = &'a NameServer> {
+        fault.nodes.iter().filter_map(|name| self.0.name_server(name))
     }
 
     fn states<'a>(&'a self, fault: &'a Applied) -> impl Iterator<Item = &'a Mutex<HostState>> {
         let machines = self.machines(fault).map(|machine| &machine.state);
-        machines.chain(self.resolvers(fault).map(|resolver| &resolver.state))
+        machines.chain(self.name_servers(fault).map(|name_server| &name_server.state))
     }
 
     fn kill(&self, fault: &Applied, death: Death) {
-        for resolver in self.resolvers(fault) {
-            let mut state = lock(&resolver.state);
+        for name_server in self.name_servers(fault) {
+            let mut state = lock(&name_server.state);
             if matches!(state.life, Life::Up | Life::Ended(_)) {
                 (state.life, state.revive) = (Life::Dying(death), false);
             }
@@ -57,33 +57,35 @@ impl Simulated {
 
     fn apply_fault(&self, fault: &Applied) {
         let affected = self.machines(fault).count() as u64;
-        let mut done = lock(&self.0.done);
-        done.resolver_faults += self.resolvers(fault).count() as u64;
+        let mut fault_counts = lock(&self.0.fault_counts);
+        fault_counts.resolver_faults += self.name_servers(fault).count() as u64;
         match &fault.fault {
             Fault::Kill => {
-                done.kills += affected;
+                fault_counts.kills += affected;
                 self.kill(fault, Death::Killed);
             }
             Fault::PowerCut { torn } => {
-                done.power_cuts += affected;
+                fault_counts.power_cuts += affected;
                 self.kill(fault, Death::Unpowered(if *torn { Remains::Some } else { Remains::Nothing }));
             }
             Fault::Restart => {
-                done.restarts += affected;
+                fault_counts.restarts += affected;
                 self.machines(fault).for_each(|machine| machine.stop.notify_one());
-                self.resolvers(fault).for_each(|resolver| resolver.stop.notify_one());
+                self.name_servers(fault).for_each(|name_server| name_server.stop.notify_one());
             }
-            Fault::Isolate | Fault::Partition { .. } => done.partitions += affected.min(1),
-            Fault::Pause => done.pauses += affected,
+            Fault::Isolate | Fault::Partition { .. } => fault_counts.partitions += affected.min(1),
+            Fault::Pause => fault_counts.pauses += affected,
             Fault::Delay { .. } | Fault::Loss { .. } | Fault::Bandwidth { .. } | Fault::Duplicate { .. } => {
-                done.network_faults += 1;
+                fault_counts.network_faults += 1;
             }
-            Fault::SlowDisk { .. } | Fault::FailSync | Fault::FullDisk => done.disk_faults += affected,
-            Fault::ClockStep { .. } | Fault::ClockSkew { .. } => done.clock_steps += affected,
+            Fault::SlowDisk { .. } | Fault::FailSync | Fault::FullDisk => {
+                fault_counts.disk_faults += affected
+            }
+            Fault::ClockStep { .. } | Fault::ClockSkew { .. } => fault_counts.clock_steps += affected,
             // Counted above already, in `resolver_faults`.
             Fault::ResolverStale | Fault::ResolverSlow { .. } => {}
         }
-        drop(done);
+        drop(fault_counts);
         lock(&self.0.open).push(fault.clone());
         self.0.apply_open_faults();
     }
@@ -127,13 +129,13 @@ impl Backend for Simulated {
             let member = machine.config.initial.iter().find(|member| member.name == name);
             Target { name, kind: Kind::Server, client: member.map(|m| m.client.clone()).unwrap_or_default() }
         };
-        let named = |resolver: &NameServer| Target {
-            name: resolver.name.clone(),
+        let named = |name_server: &NameServer| Target {
+            name: name_server.name.clone(),
             kind: Kind::Resolver,
-            client: NameServer::registry(resolver.ip),
+            client: NameServer::registry(name_server.ip),
         };
-        let resolvers = self.0.resolvers.iter().map(named);
-        let all = self.0.machines.iter().map(target).chain(resolvers).collect();
+        let name_servers = self.0.name_servers.iter().map(named);
+        let all = self.0.machines.iter().map(target).chain(name_servers).collect();
         Box::pin(async move { Ok(all) })
     }
 
@@ -149,7 +151,7 @@ impl Backend for Simulated {
     }
 
     fn zone(&self) -> Option<String> {
-        name_server::zone(&self.0.resolvers)
+        name_server::zone(&self.0.name_servers)
     }
 
     fn reapply(&self) -> BoxFuture<'_, Result<(), BackendError>> {

@@ -13,7 +13,7 @@ use conclave_chaos::backend::inside::{desired, desired_of_resolver};
 use conclave_chaos::fault::{Fault, Grudge};
 use conclave_chaos::journal::Applied;
 use conclave_chaos::schedule::cuts;
-use conclave_proto::seal::Secret;
+use conclave_proto::mac::Secret;
 use conclave_server::{Clock, Config, Faults, Listeners, Member, Node, RunError, StoreOptions};
 use conclave_store::Work;
 use conclave_store::simulated::SimDisk;
@@ -30,7 +30,7 @@ const HTTP: u16 = 7402;
 /// The secret that nodes and name servers share.
 const SECRET: &[u8] = b"the secret of the simulation";
 /// The host number of the first name server.
-const RESOLVERS_AT: u8 = 50;
+const FIRST_NAME_SERVER_HOST: u8 = 50;
 /// One node.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -45,7 +45,7 @@ pub(crate) struct Machine {
 
 /// How many faults were applied, by kind.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Done {
+pub(crate) struct FaultCounts {
     pub(crate) kills: u64,
     pub(crate) power_cuts: u64,
     pub(crate) restarts: u64,
@@ -61,12 +61,12 @@ pub(crate) struct Done {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) machines: Vec<Machine>,
-    pub(crate) resolvers: Vec<NameServer>,
+    pub(crate) name_servers: Vec<NameServer>,
     pub(crate) clients: IpAddr,
     pub(crate) cuts: Cuts,
     /// The faults that are in force.
     pub(crate) open: Mutex<Vec<Applied>>,
-    pub(crate) done: Mutex<Done>,
+    pub(crate) fault_counts: Mutex<FaultCounts>,
     /// Failures that the history does not show.
     pub(crate) findings: Mutex<Vec<String>>,
 }
@@ -96,7 +96,8 @@ impl Cluster {
             http: at(number, HTTP),
         };
         let members: Vec<Member> = (1..=nodes).map(member).collect();
-        let resolvers: Vec<IpAddr> = (0..shape.resolvers).map(|number| ip(RESOLVERS_AT + number)).collect();
+        let name_servers: Vec<IpAddr> =
+            (0..shape.name_servers).map(|number| ip(FIRST_NAME_SERVER_HOST + number)).collect();
         let machine = |number: u8| {
             let name = format!("n{number}");
             let any =
@@ -106,7 +107,7 @@ impl Cluster {
             config.shards = shape.shards;
             config.log_tail_bytes = shape.log_tail_bytes;
             config.faults = Some(faults.clone());
-            config.resolvers = resolvers.iter().copied().map(NameServer::registry).collect();
+            config.name_servers = name_servers.iter().copied().map(NameServer::registry).collect();
             config.secret = Some(secret.clone());
             Machine {
                 config,
@@ -120,11 +121,11 @@ impl Cluster {
         };
         Ok(Self {
             machines: (1..=nodes).map(machine).collect(),
-            resolvers: NameServer::all(&resolvers, &members, &secret),
+            name_servers: NameServer::all(&name_servers, &members, &secret),
             clients: ip(100),
             cuts: Cuts::default(),
             open: Mutex::default(),
-            done: Mutex::default(),
+            fault_counts: Mutex::default(),
             findings: Mutex::default(),
         })
     }
@@ -133,8 +134,8 @@ impl Cluster {
         self.machines.iter().find(|machine| machine.config.name == name)
     }
 
-    pub(crate) fn resolver(&self, name: &str) -> Option<&NameServer> {
-        self.resolvers.iter().find(|resolver| resolver.name == name)
+    pub(crate) fn name_server(&self, name: &str) -> Option<&NameServer> {
+        self.name_servers.iter().find(|name_server| name_server.name == name)
     }
 
     /// Records a failure that the history does not show.
@@ -158,10 +159,14 @@ impl Cluster {
             machine.clock.set_offset_ms(wanted.clock_offset_ms);
             machine.clock.set_rate_ppm(wanted.clock_rate_ppm);
             let disk = wanted.disk.unwrap_or_default();
-            machine.disk.suffer(Duration::from_millis(disk.sync_delay_ms.into()), disk.fail_sync, disk.full);
+            machine.disk.set_faults(
+                Duration::from_millis(disk.sync_delay_ms.into()),
+                disk.fail_sync,
+                disk.full,
+            );
         }
-        for resolver in &self.resolvers {
-            resolver.faults.set(desired_of_resolver(&inside, &resolver.name));
+        for name_server in &self.name_servers {
+            name_server.faults.set(desired_of_resolver(&inside, &name_server.name));
         }
     }
 
@@ -170,11 +175,16 @@ impl Cluster {
         let mut links = Links::default();
         let address = |name: &String| {
             let machine = self.machine(name).map(|machine| machine.ip);
-            machine.or_else(|| self.resolver(name).map(|resolver| resolver.ip))
+            machine.or_else(|| self.name_server(name).map(|name_server| name_server.ip))
         };
-        let resolvers = self.resolvers.iter().map(|resolver| resolver.ip);
-        let all: Vec<IpAddr> =
-            self.machines.iter().map(|machine| machine.ip).chain(resolvers).chain([self.clients]).collect();
+        let name_servers = self.name_servers.iter().map(|name_server| name_server.ip);
+        let all: Vec<IpAddr> = self
+            .machines
+            .iter()
+            .map(|machine| machine.ip)
+            .chain(name_servers)
+            .chain([self.clients])
+            .collect();
         for applied in lock(&self.open).iter() {
             let grudge = match applied.fault {
                 Fault::Isolate => Some(Grudge::Both),
@@ -195,8 +205,8 @@ impl Cluster {
             }
         }
         let machines = self.machines.iter().map(|machine| (machine.ip, &machine.state));
-        let resolvers = self.resolvers.iter().map(|resolver| (resolver.ip, &resolver.state));
-        for (ip, state) in machines.chain(resolvers) {
+        let name_servers = self.name_servers.iter().map(|name_server| (name_server.ip, &name_server.state));
+        for (ip, state) in machines.chain(name_servers) {
             if let Life::Dead(Death::Unpowered(_)) = lock(state).life {
                 for other in all.iter().filter(|other| **other != ip) {
                     links.cut.extend([(ip, *other), (*other, ip)]);
@@ -227,7 +237,7 @@ pub(crate) fn pair(a: IpAddr, b: IpAddr) -> (IpAddr, IpAddr) {
 pub(crate) struct Shape {
     pub(crate) shards: u32,
     pub(crate) log_tail_bytes: u64,
-    pub(crate) resolvers: u8,
+    pub(crate) name_servers: u8,
 }
 
 /// Runs a node from its start to its end, as a server's process would.

@@ -18,7 +18,7 @@ use crate::backend::Simulated;
 use crate::cluster::{Cluster, Links, Shape, run_node};
 use crate::life::{Death, HostChange, lock};
 use crate::net::Host;
-use crate::{resolver, world};
+use crate::{name_server_task, world};
 
 /// The length of a tick. A host sees the effects of another host only in the next tick.
 const TICK: Duration = Duration::from_millis(1);
@@ -51,13 +51,13 @@ pub(crate) fn run(
     experiment: Experiment,
     seed: u64,
     shape: &Shape,
-    lie: bool,
+    lying_disk: bool,
     dir: &Path,
 ) -> anyhow::Result<RunResult> {
     world::seed(seed);
     let cluster = Arc::new(Cluster::new(3, seed, shape, dir)?);
-    if lie {
-        cluster.machines.iter().for_each(|machine| machine.disk.lie());
+    if lying_disk {
+        cluster.machines.iter().for_each(|machine| machine.disk.ignore_syncs());
     }
     let mut sim = turmoil::Builder::new()
         .epoch(UNIX_EPOCH + Duration::from_secs(1_767_225_600))
@@ -79,10 +79,10 @@ pub(crate) fn run(
             }
         });
     }
-    for (number, server) in cluster.resolvers.iter().enumerate() {
+    for (number, server) in cluster.name_servers.iter().enumerate() {
         let cluster = Arc::clone(&cluster);
         sim.host(server.ip, move || {
-            let life = resolver::run_name_server(Arc::clone(&cluster), number);
+            let life = name_server_task::run_name_server(Arc::clone(&cluster), number);
             async move {
                 life.await;
                 Ok(())
@@ -144,7 +144,7 @@ async fn judge(
 ) -> turmoil::Result {
     let judged = Box::pin(engine.run(&run)).await;
     if judged.is_ok() {
-        Box::pin(resolver::check_all_nodes_named(&cluster, &engine.net)).await;
+        Box::pin(name_server_task::check_all_nodes_named(&cluster, &engine.net)).await;
     }
     *lock(&verdict) = Some(judged);
     Ok(())
@@ -166,12 +166,12 @@ fn between_ticks(sim: &mut Sim<'_>, cluster: &Cluster, links: &mut Links) {
             None => {}
         }
     }
-    for resolver in &cluster.resolvers {
-        let runs = sim.is_host_running(resolver.ip);
+    for name_server in &cluster.name_servers {
+        let runs = sim.is_host_running(name_server.ip);
         // A name server has no disk, so it need not wait for a write to die in.
-        match lock(&resolver.state).advance(now, runs, true, |_| {}) {
-            Some(HostChange::Dies) => dying.push(resolver.ip),
-            Some(HostChange::Starts) => starting.push(resolver.ip),
+        match lock(&name_server.state).advance(now, runs, true, |_| {}) {
+            Some(HostChange::Dies) => dying.push(name_server.ip),
+            Some(HostChange::Starts) => starting.push(name_server.ip),
             None => {}
         }
     }

@@ -4,7 +4,7 @@
 //! * [`world`]: time and randomness of the process. [`net`]: the network. The disk is `conclave_store::simulated`.
 //! * [`life`]: how a host dies and starts. [`cluster`]: the hosts and the faults that are in force.
 //! * [`backend`]: the cluster as the chaos engine sees it. [`drive`]: the main loop.
-//! * [`name_server`] and [`resolver`]: the authoritative name servers of the cluster.
+//! * [`name_server`] and [`name_server_task`]: the authoritative name servers of the cluster.
 //! * [`mix`]: an experiment generated from the seed. The experiments of `conclave-chaos` run here, too.
 //!
 //! One process runs one seed, so that no state of a run is left for the next one. `cargo xtask sim` runs many seeds.
@@ -15,8 +15,8 @@ mod drive;
 mod life;
 mod mix;
 mod name_server;
+mod name_server_task;
 mod net;
-mod resolver;
 mod summary;
 mod world;
 
@@ -105,7 +105,7 @@ fn simulate(args: &Args, counted: &summary::Counted, began: u64) -> anyhow::Resu
         shards: 1 + u32::try_from(draws.below(3)).unwrap_or(0),
         log_tail_bytes: args.log_tail_bytes.unwrap_or(tail),
         // The experiments make claims about a single name server, which no second one backs up.
-        resolvers: if args.experiment == mix::NAME {
+        name_servers: if args.experiment == mix::NAME {
             1 + u8::try_from(draws.below(2)).unwrap_or(0)
         } else {
             1

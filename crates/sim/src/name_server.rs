@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use conclave_dns::config::NameServer as Named;
 use conclave_dns::{Config, Faults};
-use conclave_proto::seal::Secret;
+use conclave_proto::mac::Secret;
 use conclave_server::Member;
 use tokio::sync::Notify;
 

@@ -134,7 +134,7 @@ impl Summary {
                 if broken { RunOutcome::Violated } else { RunOutcome::Failed }
             }
         };
-        let done = *lock(&cluster.done);
+        let fault_counts = *lock(&cluster.fault_counts);
         let disks = cluster.machines.iter().map(|machine| machine.disk.counts());
         let (mut syncs, mut unsynced, mut kept, mut cuts) = (0, 0, 0, 0);
         for disk in disks {
@@ -143,7 +143,8 @@ impl Summary {
             kept += disk.kept;
             cuts += disk.power_cuts;
         }
-        let served: Vec<_> = cluster.resolvers.iter().map(|resolver| *lock(&resolver.served)).collect();
+        let served: Vec<_> =
+            cluster.name_servers.iter().map(|name_server| *lock(&name_server.served)).collect();
         let facts = verdict.as_ref().ok().map(|verdict| &verdict.facts);
         let terms: BTreeSet<(u32, u64)> = facts
             .into_iter()
@@ -161,17 +162,17 @@ impl Summary {
             took_ms: 0,
             acked: report.map_or(0, |report| report.acked),
             observed: report.map_or(0, |report| report.observed),
-            kills: done.kills,
+            kills: fault_counts.kills,
             power_cuts: cuts,
             sectors_unsynced: unsynced,
             sectors_kept: kept,
-            restarts: done.restarts,
-            partitions: done.partitions,
-            pauses: done.pauses,
-            network_faults: done.network_faults,
-            disk_faults: done.disk_faults,
-            clock_steps: done.clock_steps,
-            resolver_faults: done.resolver_faults,
+            restarts: fault_counts.restarts,
+            partitions: fault_counts.partitions,
+            pauses: fault_counts.pauses,
+            network_faults: fault_counts.network_faults,
+            disk_faults: fault_counts.disk_faults,
+            clock_steps: fault_counts.clock_steps,
+            resolver_faults: fault_counts.resolver_faults,
             registrations: served.iter().map(|served| served.registrations).sum(),
             names_answered: served.iter().map(|served| served.answers).sum(),
             syncs,

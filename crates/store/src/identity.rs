@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
-use conclave_core::{DirectoryId, NodeId};
+use conclave_core::{DataDirId, NodeId};
 
 use crate::disk::{DataFile, sync_dir};
 use crate::error::OpenError;
@@ -33,7 +33,7 @@ pub struct Identity {
     /// The node's id, which never changes.
     pub node: NodeId,
     /// The random id of the data dir, chosen when it was created.
-    pub directory: DirectoryId,
+    pub directory: DataDirId,
 }
 
 impl Identity {
@@ -68,12 +68,12 @@ impl Identity {
     /// If the data dir has an identity already, or cannot be written.
     pub fn create(dir: &Path, cluster: u128, cluster_name: &str, node: NodeId) -> Result<Self, OpenError> {
         std::fs::create_dir_all(dir).map_err(|error| OpenError::access(dir, error))?;
-        let _lock = DirectoryLock::take(dir)?;
+        let _lock = DataDirLock::take(dir)?;
         if Self::read(dir)?.is_some() {
             let error = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
             return Err(OpenError::access(&dir.join(FILE), error));
         }
-        let directory = DirectoryId(rand::random());
+        let directory = DataDirId(rand::random());
         let identity = Self { cluster, cluster_name: cluster_name.to_owned(), node, directory };
         let path = dir.join(FILE);
         let temporary = dir.join("identity.new");
@@ -146,7 +146,7 @@ fn parse(path: &Path, text: &str) -> Result<Identity, OpenError> {
     let node = field("node")?.parse().map_err(|_| damaged("node is no number"))?;
     let directory =
         u128::from_str_radix(field("directory")?, 16).map_err(|_| damaged("directory is no id"))?;
-    Ok(Identity { cluster, cluster_name, node: NodeId(node), directory: DirectoryId(directory) })
+    Ok(Identity { cluster, cluster_name, node: NodeId(node), directory: DataDirId(directory) })
 }
 
 /// Reverses [`str::escape_default`]. Cluster names are usually plain, so this seldom changes anything.
@@ -174,18 +174,18 @@ fn unescape(text: &str) -> String {
 
 /// The lock on a data dir. The operating system releases it when the process ends.
 #[derive(Debug)]
-pub(crate) struct DirectoryLock {
+pub(crate) struct DataDirLock {
     file: File,
 }
 
-impl Drop for DirectoryLock {
+impl Drop for DataDirLock {
     fn drop(&mut self) {
         // To close the file is not enough: a child process that is being started holds it open, too, until it runs its program.
         let _ = self.file.unlock();
     }
 }
 
-impl DirectoryLock {
+impl DataDirLock {
     pub(crate) fn take(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(LOCK);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);

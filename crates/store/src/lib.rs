@@ -16,6 +16,7 @@
 //! An error of any file is final: all waiting calls get it, [`Store::failed`] reports it, and the node
 //! must stop.
 
+mod checksum;
 pub mod convert;
 mod disk;
 mod error;
@@ -24,7 +25,6 @@ mod faulty;
 mod identity;
 mod log;
 mod observer;
-mod seal;
 #[cfg(feature = "simulated-disk")]
 pub mod simulated;
 mod snapshot;
@@ -42,7 +42,7 @@ pub use log::{LogReader, LogStore};
 pub use observer::Observer;
 pub use snapshot::{LocalSnapshot, ReceivedSnapshot, SnapshotData, SnapshotReceiver};
 pub use state::machine::{SnapshotBuilder, StateMachine};
-pub use state::{ClusterTable, Page, ShardState};
+pub use state::{ClusterTable, EventPage, ShardState};
 pub use store::{Compaction, Options, Store, Usage};
 pub use types::{
     Entry, LogId, Membership, Payload, Raft, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,

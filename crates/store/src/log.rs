@@ -24,7 +24,7 @@ use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::lock;
 use crate::types::{Entry, LogId};
-use group::{Found, Group, Place};
+use group::{EntryLocation, FoundEntry, Group};
 
 pub use store::{LogReader, LogStore};
 pub(crate) use writer::{Job, Sender, TaskWriter, Writer};
@@ -105,8 +105,8 @@ impl Log {
     /// The same as [`Log::read`], if all of these entries are in memory.
     fn read_cached(&self, group: u32, range: Range<u64>, bytes_max: usize) -> Option<Vec<Entry>> {
         let cached = |found| match found {
-            Found::Cached(entry) => Some(entry),
-            Found::InFile(..) => None,
+            FoundEntry::Cached(entry) => Some(entry),
+            FoundEntry::InFile(..) => None,
         };
         self.group(group).find(range, bytes_max).into_iter().map(cached).collect()
     }
@@ -117,15 +117,15 @@ impl Log {
             let log = self.group(group);
             let found = log.find(range, bytes_max);
             // The transaction begins under the lock, so that it still sees the rows that were found.
-            let in_file = found.iter().any(|found| matches!(found, Found::InFile(..)));
+            let in_file = found.iter().any(|found| matches!(found, FoundEntry::InFile(..)));
             (found, in_file.then(|| self.db.begin_read()).transpose())
         };
         let read = read.map_err(|error| StoreError::redb(DataFile::LOG, error))?;
         let mut row = OpenRow::default();
         let entry = |found| match (found, &read) {
-            (Found::Cached(entry), _) => Ok(entry),
-            (Found::InFile(log_id, place), Some(read)) => row.entry(read, log_id, place),
-            (Found::InFile(..), None) => Err(StoreError::Closed("no transaction".to_owned())),
+            (FoundEntry::Cached(entry), _) => Ok(entry),
+            (FoundEntry::InFile(log_id, place), Some(read)) => row.entry(read, log_id, place),
+            (FoundEntry::InFile(..), None) => Err(StoreError::Closed("no transaction".to_owned())),
         };
         found.into_iter().map(entry).collect()
     }
@@ -174,7 +174,7 @@ impl Log {
 
     /// The entries of each group to purge so that the log keeps only `tail` bytes. Empty until the log
     /// has 1.5 times `tail` bytes, so that few purges remove many entries.
-    pub(crate) fn cuts(&self, tail: u64) -> Vec<(u32, Range<u64>)> {
+    pub(crate) fn purge_ranges(&self, tail: u64) -> Vec<(u32, Range<u64>)> {
         let row = {
             let rows = lock(&self.rows);
             if rows.bytes <= tail + tail / 2 {
@@ -200,7 +200,12 @@ struct OpenRow {
 }
 
 impl OpenRow {
-    fn entry(&mut self, read: &ReadTransaction, log_id: LogId, place: Place) -> Result<Entry, StoreError> {
+    fn entry(
+        &mut self,
+        read: &ReadTransaction,
+        log_id: LogId,
+        place: EntryLocation,
+    ) -> Result<Entry, StoreError> {
         let mut bytes = BytesMut::with_capacity(place.len as usize);
         let mut offset = place.offset as usize;
         while bytes.len() < place.len as usize {

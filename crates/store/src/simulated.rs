@@ -74,7 +74,7 @@ struct Sim {
     dead: bool,
     capacity: u64,
     /// Syncs report success without making anything durable; tests must detect this.
-    lies: bool,
+    ignores_syncs: bool,
     /// Syncs fail.
     fails: bool,
     /// No file may grow.
@@ -127,7 +127,7 @@ impl SimDisk {
             left: None,
             dead: false,
             capacity: u64::MAX,
-            lies: false,
+            ignores_syncs: false,
             fails: false,
             full: false,
             slow: Duration::ZERO,
@@ -189,13 +189,13 @@ impl SimDisk {
     }
 
     /// From now on, syncs report success without making anything durable.
-    pub fn lie(&self) {
-        self.sim().lies = true;
+    pub fn ignore_syncs(&self) {
+        self.sim().ignores_syncs = true;
     }
 
     /// From now on, syncs are done again.
-    pub fn be_honest(&self) {
-        self.sim().lies = false;
+    pub fn obey_syncs(&self) {
+        self.sim().ignores_syncs = false;
     }
 
     /// Whether the power has failed by [`SimDisk::fail_after`], and [`SimDisk::crash`] must restore it.
@@ -211,7 +211,7 @@ impl SimDisk {
     }
 
     /// Sets faults: syncs take at least `slow` ([`Disk::sync_takes`]), syncs fail, or no file may grow.
-    pub fn suffer(&self, slow: Duration, fails: bool, full: bool) {
+    pub fn set_faults(&self, slow: Duration, fails: bool, full: bool) {
         let mut sim = self.sim();
         (sim.slow, sim.fails, sim.full) = (slow, fails, full);
     }
@@ -380,16 +380,16 @@ impl StorageBackend for Handle {
 
     fn sync_data(&self) -> io::Result<()> {
         self.disk.pass(&self.path);
-        let (lies, fails) = {
+        let (ignores_syncs, fails) = {
             let mut sim = self.disk.sim();
             sim.counts.syncs += 1;
-            (sim.lies, sim.fails)
+            (sim.ignores_syncs, sim.fails)
         };
         self.with(true, |file| {
             if fails {
                 return Err(io::Error::other("the sync failed (injected fault)"));
             }
-            if !lies {
+            if !ignores_syncs {
                 file.sync();
             }
             Ok(())

@@ -9,10 +9,10 @@ pub(crate) mod block;
 mod cache;
 pub(crate) mod db;
 mod flush;
-#[cfg(debug_assertions)]
-mod foresee;
 pub(crate) mod key;
 pub(crate) mod machine;
+#[cfg(debug_assertions)]
+mod predict;
 mod read;
 pub(crate) mod row;
 mod tail;
@@ -38,20 +38,20 @@ use crate::lock;
 use crate::types::{LogId, StoredMembership};
 use crate::work::Work;
 use cache::Cache;
-use db::{Reading, StateDb};
+use db::{ReadView, StateDb};
 use key::Key;
 use row::{Row, Small};
-use tail::{Batch, Chunk, Tails};
-use writer::Bell;
+use tail::{ApplyBatch, Chunk, Tails};
+use writer::StateWriterQueue;
 
-pub use read::Page;
+pub use read::EventPage;
 
 /// The parts that all shards share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct StoreContext {
     pub(crate) db: StateDb,
     pub(crate) failure: Arc<Failure>,
-    pub(crate) bell: Bell,
+    pub(crate) writer_queue: StateWriterQueue,
     /// Bytes that are applied, but not yet written.
     pub(crate) unwritten: AtomicUsize,
     /// Notified when `unwritten` has fallen.
@@ -77,7 +77,7 @@ pub struct ClusterTable {
 #[derive(Debug)]
 pub struct ShardState {
     shard: ShardId,
-    shared: Arc<Shared>,
+    shared: Arc<StoreContext>,
     inner: Mutex<Inner>,
     applied: watch::Sender<u64>,
     cluster: watch::Sender<Arc<ClusterTable>>,
@@ -85,7 +85,7 @@ pub struct ShardState {
     /// between two states.
     installs: AtomicU64,
     #[cfg(debug_assertions)]
-    foreseen: Mutex<foresee::Foreseen>,
+    predictions: Mutex<predict::Predictions>,
 }
 
 /// The part of a shard's state that is in memory.
@@ -112,7 +112,7 @@ struct Inner {
     /// Rooms of the room directory that are not written yet, with their epoch.
     fresh: BTreeMap<String, (DirectoryEntry, u64)>,
     tails: Tails,
-    batch: Batch,
+    batch: ApplyBatch,
     unwritten: Vec<(RoomId, Chunk)>,
     /// Bytes that count against the limit of unwritten bytes.
     unwritten_bytes: usize,
@@ -120,7 +120,7 @@ struct Inner {
 
 impl ShardState {
     /// The shard as it is in the file.
-    pub(crate) fn load(shard: ShardId, shared: Arc<Shared>) -> Result<Self, StoreError> {
+    pub(crate) fn load(shard: ShardId, shared: Arc<StoreContext>) -> Result<Self, StoreError> {
         let inner = Inner::load(shard, &shared.db.read()?, shared.feature_level)?;
         let index = inner.applied.map_or(0, |id| id.index);
         Ok(Self {
@@ -131,7 +131,7 @@ impl ShardState {
             applied: watch::Sender::new(index),
             installs: AtomicU64::new(0),
             #[cfg(debug_assertions)]
-            foreseen: Mutex::default(),
+            predictions: Mutex::default(),
         })
     }
 
@@ -139,7 +139,7 @@ impl ShardState {
         self.shard
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<StoreContext> {
         &self.shared
     }
 
@@ -199,7 +199,7 @@ impl ShardState {
     }
 }
 
-impl Shared {
+impl StoreContext {
     /// Records that `bytes` are written or dropped.
     pub(crate) fn release(&self, bytes: usize) {
         self.unwritten.fetch_sub(bytes, Ordering::AcqRel);
@@ -208,7 +208,7 @@ impl Shared {
 }
 
 impl Inner {
-    fn load(shard: ShardId, read: &Reading, understands: u32) -> Result<Self, StoreError> {
+    fn load(shard: ShardId, read: &ReadView, understands: u32) -> Result<Self, StoreError> {
         let (applied, membership) = match read.applied(shard)? {
             Some((applied, membership)) => (Some(applied), membership),
             None => (None, StoredMembership::default()),
@@ -228,7 +228,7 @@ impl Inner {
             small: BTreeSet::new(),
             fresh: BTreeMap::new(),
             tails: Tails::default(),
-            batch: Batch::default(),
+            batch: ApplyBatch::default(),
             unwritten: Vec::new(),
             unwritten_bytes: 0,
         };

@@ -11,21 +11,21 @@ use std::thread::JoinHandle;
 
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
-use conclave_core::{DirectoryId, NodeId, RoomId, Seq, ShardId};
+use conclave_core::{DataDirId, NodeId, RoomId, Seq, ShardId};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::disk::{DataFile, Disk, RealDisk};
 use crate::error::{OpenError, StoreError};
 use crate::failure::Failure;
-use crate::identity::{DirectoryLock, Identity};
+use crate::identity::{DataDirLock, Identity};
 use crate::lock;
 use crate::log::{Durable, Log, LogStore, Sender, TaskWriter, Writer};
 use crate::observer::Observer;
 use crate::snapshot::{Receiving, SnapshotReceiver, finish_installing};
 use crate::state::db::{HAS_LOG, peer};
 use crate::state::machine::StateMachine;
-use crate::state::writer::{Bell, StateWriter, Write};
-use crate::state::{ShardState, Shared};
+use crate::state::writer::{StateWriter, StateWriterQueue, WriteRequest};
+use crate::state::{ShardState, StoreContext};
 use crate::types::SnapshotMeta;
 use crate::votes::{VoteWriter, Votes};
 use crate::work::Work;
@@ -101,15 +101,15 @@ struct Inner {
     log: Arc<Log>,
     queue: Sender,
     votes: Arc<Votes>,
-    shared: Arc<Shared>,
+    shared: Arc<StoreContext>,
     shards: Vec<Shard>,
     observer: Arc<dyn Observer>,
-    peers: Mutex<BTreeMap<NodeId, DirectoryId>>,
+    peers: Mutex<BTreeMap<NodeId, DataDirId>>,
     disk: Arc<dyn Disk>,
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     /// In a simulation, the writers as tasks instead of threads.
     tasks: Mutex<Option<Tasks>>,
-    _lock: DirectoryLock,
+    _lock: DataDirLock,
 }
 
 #[derive(Clone)]
@@ -138,7 +138,7 @@ impl Inner {
             tasks.finish();
         }
         // The state stops first, because its checkpoint may wait for the log.
-        self.shared.bell.stop();
+        self.shared.writer_queue.stop();
         for (name, thread) in std::mem::take(&mut *lock(&self.threads)).into_iter().rev() {
             match name {
                 LOG_WRITER => self.log.stop(&self.queue),
@@ -172,7 +172,7 @@ impl Store {
         if !dir.is_dir() {
             return Err(OpenError::Empty { dir: dir.to_owned() });
         }
-        let directory_lock = DirectoryLock::take(dir)?;
+        let directory_lock = DataDirLock::take(dir)?;
         let identity = Identity::read(dir)?.ok_or_else(|| OpenError::Empty { dir: dir.to_owned() })?;
         identity.check(dir, expect)?;
 
@@ -187,10 +187,10 @@ impl Store {
         let log = Arc::new(log);
         let (vote_writer, votes) = VoteWriter::new(votes, failure.clone(), observer.clone());
         let peers = db.peers().map_err(broken)?.into_iter().collect();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(StoreContext {
             db,
             failure: failure.clone(),
-            bell: Bell::default(),
+            writer_queue: StateWriterQueue::default(),
             unwritten: AtomicUsize::new(0),
             written: Notify::new(),
             work,
@@ -250,7 +250,11 @@ impl Store {
     fn finish_open(&self, has_log: bool) -> Result<(), StoreError> {
         if !has_log {
             let local = vec![(HAS_LOG.to_owned(), Some(vec![1]))];
-            self.0.shared.bell.write_blocking(Write { local, sync: true, ..Write::default() })?;
+            self.0.shared.writer_queue.write_blocking(WriteRequest {
+                local,
+                sync: true,
+                ..WriteRequest::default()
+            })?;
         }
         self.0.shards.iter().try_for_each(|shard| finish_installing(&shard.state, &shard.receiving))
     }
@@ -285,8 +289,8 @@ impl Store {
     /// early.
     #[cfg(debug_assertions)]
     #[must_use]
-    pub fn foresee(&self, shard: ShardId, payload: &crate::Payload) -> Option<crate::Replies> {
-        self.at(shard).state.foresee(payload, self.0.observer.as_ref())
+    pub fn predict(&self, shard: ShardId, payload: &crate::Payload) -> Option<crate::Replies> {
+        self.at(shard).state.predict(payload, self.0.observer.as_ref())
     }
 
     /// The store's first error, if any. The node must stop then.
@@ -324,7 +328,7 @@ impl Store {
             let upto = applied.min(entries.end - 1);
             (upto >= entries.start).then_some(Compaction { shard: ShardId(shard), upto })
         };
-        self.0.log.cuts(self.0.log_tail_bytes).into_iter().filter_map(cut).collect()
+        self.0.log.purge_ranges(self.0.log_tail_bytes).into_iter().filter_map(cut).collect()
     }
 
     /// Where blocking work runs.
@@ -335,7 +339,7 @@ impl Store {
 
     /// The identity of the data dir that a node id belongs to, as first seen.
     #[must_use]
-    pub fn peer_directory(&self, node: NodeId) -> Option<DirectoryId> {
+    pub fn peer_directory(&self, node: NodeId) -> Option<DataDirId> {
         lock(&self.0.peers).get(&node).copied()
     }
 
@@ -347,8 +351,8 @@ impl Store {
     pub async fn remember_peer(
         &self,
         node: NodeId,
-        directory: DirectoryId,
-    ) -> Result<Result<(), DirectoryId>, StoreError> {
+        directory: DataDirId,
+    ) -> Result<Result<(), DataDirId>, StoreError> {
         {
             let mut peers = lock(&self.0.peers);
             if let Some(known) = peers.get(&node).copied() {
@@ -357,7 +361,11 @@ impl Store {
             peers.insert(node, directory);
         }
         let local = vec![(peer(node), Some(directory.0.to_be_bytes().to_vec()))];
-        self.0.shared.bell.write(Write { local, sync: true, ..Write::default() }).await?;
+        self.0
+            .shared
+            .writer_queue
+            .write(WriteRequest { local, sync: true, ..WriteRequest::default() })
+            .await?;
         Ok(Ok(()))
     }
 

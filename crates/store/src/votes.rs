@@ -23,8 +23,8 @@ use crate::failure::Failure;
 use crate::lock;
 use crate::observer::Observer;
 use crate::types::Vote;
-use crate::work::{Shared, Wake};
-use table::{COPIES, Found, Layout, Table};
+use crate::work::{SharedWriter, Wake};
+use table::{COPIES, Table, TableCopies, TableLayout};
 
 const FILE: &str = DataFile::VOTES;
 
@@ -36,7 +36,7 @@ pub(crate) type GroupVotes = Vec<Option<Vote>>;
 pub(crate) struct Votes {
     saved: Mutex<GroupVotes>,
     queue: Mutex<Queue>,
-    bell: Wake,
+    wake: Wake,
     failure: Arc<Failure>,
 }
 
@@ -68,7 +68,7 @@ impl Votes {
             let mut queue = lock(&self.queue);
             if !queue.closed {
                 queue.saves.push(Save { group, vote, done });
-                self.bell.ring();
+                self.wake.notify();
             }
         }
         let closed = |_| self.failure.set(StoreError::Closed("the vote writer has stopped".to_owned()));
@@ -78,14 +78,14 @@ impl Votes {
     /// Makes the writer end after it has written everything in the queue.
     pub(crate) fn stop(&self) {
         lock(&self.queue).closed = true;
-        self.bell.ring();
+        self.wake.notify();
     }
 
     /// Waits for votes to save; returns none at the end.
     fn wait(&self) -> Vec<Save> {
         let mut queue = lock(&self.queue);
         while queue.saves.is_empty() && !queue.closed {
-            queue = self.bell.wait(queue);
+            queue = self.wake.wait(queue);
         }
         std::mem::take(&mut queue.saves)
     }
@@ -96,7 +96,7 @@ impl Votes {
             let queue = lock(&self.queue);
             queue.saves.is_empty() && !queue.closed
         } {
-            self.bell.rung().await;
+            self.wake.notified().await;
         }
     }
 }
@@ -105,7 +105,7 @@ impl Votes {
 #[derive(Debug)]
 pub(crate) struct VotesFile {
     file: Box<dyn StorageBackend>,
-    layout: Layout,
+    layout: TableLayout,
     /// The table in the file.
     table: Table,
 }
@@ -116,7 +116,7 @@ impl VotesFile {
         let path = dir.join(FILE);
         let make = || {
             let file = disk.open(&path)?;
-            let layout = Layout::new(votes.len());
+            let layout = TableLayout::new(votes.len());
             file.set_len(layout.len())?;
             let mut made = Self { file, layout, table: Table { number: 0, votes } };
             made.write(&[0, 1])?;
@@ -136,7 +136,7 @@ impl VotesFile {
             return Err(OpenError::FileMissing { path });
         }
         let file = disk.open(&path).map_err(access)?;
-        let layout = Layout::new(groups);
+        let layout = TableLayout::new(groups);
         let damaged =
             |what: String| OpenError::Store { dir: dir.to_owned(), error: StoreError::damaged(FILE, what) };
         let len = file.len().map_err(access)?;
@@ -146,7 +146,7 @@ impl VotesFile {
         let found = read(file.as_ref(), layout, groups).map_err(access)?;
         let table = found.newest().map_err(damaged)?.clone();
         let mut opened = Self { file, layout, table };
-        opened.settle(&found).map_err(access)?;
+        opened.repair(&found).map_err(access)?;
         Ok(opened)
     }
 
@@ -166,7 +166,7 @@ impl VotesFile {
     }
 
     /// Syncs the table that was read, and repairs both slots.
-    fn settle(&mut self, found: &Found) -> std::io::Result<()> {
+    fn repair(&mut self, found: &TableCopies) -> std::io::Result<()> {
         // The table may be only in the operating system's cache, if the last process was killed before its
         // sync, or if its sync failed. One copy is written after the other, so that one is always good.
         for copy in 0..COPIES {
@@ -197,8 +197,8 @@ impl VotesFile {
     }
 }
 
-fn read(file: &dyn StorageBackend, layout: Layout, groups: usize) -> std::io::Result<Found> {
-    let mut found = Found([[None, None], [None, None]]);
+fn read(file: &dyn StorageBackend, layout: TableLayout, groups: usize) -> std::io::Result<TableCopies> {
+    let mut found = TableCopies([[None, None], [None, None]]);
     let mut bytes = vec![0; layout.copy];
     for (slot, copies) in found.0.iter_mut().enumerate() {
         for (copy, table) in copies.iter_mut().enumerate() {
@@ -225,7 +225,7 @@ impl VoteWriter {
         let votes = Arc::new(Votes {
             saved: Mutex::new(file.table.votes.clone()),
             queue: Mutex::default(),
-            bell: Wake::default(),
+            wake: Wake::default(),
             failure,
         });
         (Self { votes: votes.clone(), file, observer }, votes)
@@ -243,7 +243,7 @@ impl VoteWriter {
     }
 
     /// Runs as a task until [`Votes::stop`].
-    pub(crate) async fn run_as_task(writer: Shared<Self>, disk: Arc<dyn Disk>) {
+    pub(crate) async fn run_as_task(writer: SharedWriter<Self>, disk: Arc<dyn Disk>) {
         let votes = lock(&writer).votes.clone();
         while {
             votes.waited().await;

@@ -43,7 +43,7 @@ pub(crate) struct Wake {
 
 impl Wake {
     /// Wakes the writer, now or at its next wait.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn notify(&self) {
         self.thread.notify_one();
         self.task.notify_one();
     }
@@ -59,10 +59,10 @@ impl Wake {
     }
 
     /// Waits in a task until the writer is woken.
-    pub(crate) async fn rung(&self) {
+    pub(crate) async fn notified(&self) {
         self.task.notified().await;
     }
 }
 
 /// A writer as a shared value: in a simulation, a caller that would wait for the writer does the writer's work instead.
-pub(crate) type Shared<T> = std::sync::Arc<Mutex<T>>;
+pub(crate) type SharedWriter<T> = std::sync::Arc<Mutex<T>>;

@@ -88,8 +88,8 @@ impl Maker {
     #[must_use]
     pub fn finish(self) -> Exposition {
         let process = ProcessMetrics::register(&self);
-        let alive_tasks = self.gauge("conclave_alive_tasks", "Tasks alive in the async runtime.");
-        Exposition { registry: self.0, process, alive_tasks }
+        let runtime_tasks = self.gauge("conclave_runtime_tasks", "Tasks alive in the async runtime.");
+        Exposition { registry: self.0, process, runtime_tasks }
     }
 }
 
@@ -98,7 +98,7 @@ impl Maker {
 pub struct Exposition {
     registry: Registry,
     process: ProcessMetrics,
-    alive_tasks: IntGauge,
+    runtime_tasks: IntGauge,
 }
 
 impl Exposition {
@@ -107,7 +107,7 @@ impl Exposition {
     pub fn render(&self) -> String {
         self.process.refresh();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.alive_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+            self.runtime_tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
         }
         let mut out = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
@@ -135,7 +135,7 @@ mod tests {
         assert!(text.contains("conclave_three_seconds_bucket{le=\"0.1\"} 0"), "{text}");
         assert!(text.contains("conclave_three_seconds_bucket{le=\"1\"} 1"), "{text}");
         assert!(text.contains("\nprocess_cpu_seconds_total "), "{text}");
-        assert!(text.contains("\nconclave_alive_tasks "), "{text}");
+        assert!(text.contains("\nconclave_runtime_tasks "), "{text}");
         if cfg!(target_os = "linux") {
             assert!(!text.contains("\nprocess_resident_memory_bytes 0\n"), "{text}");
             assert!(!text.contains("\nprocess_open_fds 0\n"), "{text}");

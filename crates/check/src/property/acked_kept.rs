@@ -5,7 +5,7 @@
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
-use crate::record::{ReaderId, Record, Send};
+use crate::record::{ReaderId, Record, RequestKey};
 
 /// A replica's final read of a room.
 struct Read {
@@ -16,7 +16,7 @@ struct Read {
 }
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
-    let mut acks: Map<(u64, u64), (Send, u64)> = Map::default();
+    let mut acks: Map<(u64, u64), (RequestKey, u64)> = Map::default();
     let mut reads: Map<u64, Vec<Read>> = Map::default();
     let mut kept: Map<(ReaderId, u64), Vec<u64>> = Map::default();
     for (line, record) in &records.lines {
@@ -42,7 +42,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
             && *send != seen.send
         {
             finding.violated(&[*acked, *line], || {
-                let Send { session, room, no } = send;
+                let RequestKey { session, room, no } = send;
                 let who = records.name(reader);
                 format!(
                     "session {session}'s request {no} was acked as {room}:{}, where {who} saw another event",

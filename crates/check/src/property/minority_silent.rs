@@ -5,16 +5,16 @@
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
-use crate::record::{ReaderId, Record, Send};
+use crate::record::{ReaderId, Record, RequestKey};
 
 /// Moments. Those of the same instant count in this order: a request at the same instant as
 /// the beginning or the end of a cut counts as outside of the cut.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Moment {
     Healed(ReaderId),
-    Sent { node: ReaderId, send: Send },
+    Sent { node: ReaderId, send: RequestKey },
     ReadBegins { node: ReaderId, read: usize },
-    Acked { send: Send },
+    Acked { send: RequestKey },
     ReadEnds { read: usize },
     Cut(ReaderId),
 }
@@ -42,7 +42,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
     moments.sort_unstable();
     // By node: the line of its current cut; and the requests and reads that began during that cut.
     let mut cut: Map<ReaderId, u64> = Map::default();
-    let mut sent: Map<Send, (ReaderId, u64)> = Map::default();
+    let mut sent: Map<RequestKey, (ReaderId, u64)> = Map::default();
     let mut begun: Map<usize, (ReaderId, u64)> = Map::default();
     let still = |cut: &Map<ReaderId, u64>, began: Option<(ReaderId, u64)>| {
         began.filter(|(node, since)| cut.get(node) == Some(since))
@@ -66,7 +66,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
             Moment::Acked { send } => {
                 if let Some((node, since)) = still(&cut, sent.remove(&send)) {
                     finding.violated(&[since, line], || {
-                        let Send { session, room, no } = send;
+                        let RequestKey { session, room, no } = send;
                         let node = records.name(node);
                         format!("{node} was cut off and acked session {session}'s request {no} in room {room}, which was sent to no other node")
                     });

@@ -3,17 +3,17 @@
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
-use crate::record::Send;
+use crate::record::RequestKey;
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
-    let mut places: Map<Send, (u64, u64)> = Map::default();
+    let mut places: Map<RequestKey, (u64, u64)> = Map::default();
     for (line, record) in &records.lines {
         let Some((send, seq)) = record.place().filter(|(send, _)| send.no > 0) else { continue };
         finding.checked += 1;
         let (first, at) = *places.entry(send).or_insert((seq, *line));
         if first != seq {
             finding.violated(&[at, *line], || {
-                let Send { session, room, no } = send;
+                let RequestKey { session, room, no } = send;
                 format!("session {session}'s request {no} is both {room}:{first} and {room}:{seq}")
             });
         }

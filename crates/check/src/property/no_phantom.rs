@@ -6,7 +6,7 @@
 
 use crate::property::Finding;
 use crate::reader::{Map, Records, Set};
-use crate::record::{Content, Record, Seen, Send, What};
+use crate::record::{Content, Record, RequestKey, Seen, What};
 
 struct Attempt {
     content: Content,
@@ -17,7 +17,7 @@ struct Attempt {
 }
 
 pub(crate) fn check(records: &Records, others: bool, finding: &mut Finding) {
-    let mut attempts: Map<Send, Vec<Attempt>> = Map::default();
+    let mut attempts: Map<RequestKey, Vec<Attempt>> = Map::default();
     let mut sessions: Set<u64> = Set::default();
     for (line, record) in &records.lines {
         match *record {
@@ -32,7 +32,7 @@ pub(crate) fn check(records: &Records, others: bool, finding: &mut Finding) {
             }
             Record::Acked { send, .. } if !attempts.contains_key(&send) => {
                 finding.violated(&[*line], || {
-                    let Send { session, room, no } = send;
+                    let RequestKey { session, room, no } = send;
                     format!("session {session}'s request {no} in room {room} was acked and never sent")
                 });
             }
@@ -55,7 +55,7 @@ pub(crate) fn check(records: &Records, others: bool, finding: &mut Finding) {
 }
 
 fn judge(finding: &mut Finding, line: u64, seen: &Seen, observed: Option<u64>, attempts: &[Attempt]) {
-    let Send { session, room, no } = seen.send;
+    let RequestKey { session, room, no } = seen.send;
     let seq = seen.seq;
     if no == 0 {
         // The creation of a room and joining need no request number; all other events do.

@@ -5,7 +5,7 @@
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
-use crate::record::{Record, Seen, Send};
+use crate::record::{Record, RequestKey, Seen};
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
     same_for_everybody(records, finding);
@@ -43,9 +43,9 @@ struct Interval {
 }
 
 fn agrees_with_time(records: &Records, finding: &mut Finding) {
-    let mut intervals: Map<Send, Interval> = Map::default();
+    let mut intervals: Map<RequestKey, Interval> = Map::default();
     // At the same instant, invocations sort before acks: the two sends then overlap and may have any order.
-    let mut moments: Vec<(u64, bool, u64, Send, u64)> = Vec::new();
+    let mut moments: Vec<(u64, bool, u64, RequestKey, u64)> = Vec::new();
     for (line, record) in &records.lines {
         match *record {
             Record::Invoke { at, send, .. } => {

@@ -10,7 +10,7 @@ use crate::record::{ReaderId, Record, Seen};
 
 /// A replica's copy of a room, from where its final read begins.
 #[derive(Default)]
-struct Copy {
+struct ReplicaCopy {
     from: u64,
     seq: u64,
     chain: u64,
@@ -19,13 +19,16 @@ struct Copy {
 }
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
-    let mut copies: Map<(ReaderId, u64), Copy> = Map::default();
+    let mut copies: Map<(ReaderId, u64), ReplicaCopy> = Map::default();
     // By room, beginning of the read, and seq: the chain of the first replica that has the seq.
     let mut chains: Map<(u64, u64, u64), (u64, ReaderId, u64)> = Map::default();
     for (line, record) in &records.lines {
         match *record {
             Record::FinalRead { reader, room, after, .. } => {
-                copies.insert((reader, room), Copy { from: after, seq: after, ..Copy::default() });
+                copies.insert(
+                    (reader, room),
+                    ReplicaCopy { from: after, seq: after, ..ReplicaCopy::default() },
+                );
             }
             Record::Final { reader, seen } => {
                 let room = seen.send.room;

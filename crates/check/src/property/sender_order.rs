@@ -3,10 +3,10 @@
 
 use crate::property::Finding;
 use crate::reader::{Records, Set};
-use crate::record::Send;
+use crate::record::RequestKey;
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
-    let mut known: Set<(Send, u64)> = Set::default();
+    let mut known: Set<(RequestKey, u64)> = Set::default();
     let mut places: Vec<(u64, u64, u64, u64, u64)> = Vec::new();
     for (line, record) in &records.lines {
         if let Some((send, seq)) = record.place()

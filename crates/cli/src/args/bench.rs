@@ -11,7 +11,7 @@ use crate::parse;
 #[command(after_help = HELP)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
-    pub(crate) kind: Kind,
+    pub(crate) kind: BenchCommand,
 }
 
 const HELP: &str = "\
@@ -29,7 +29,7 @@ Every run creates its own rooms. Figures of a debug build are meaningless.";
 
 /// A measurement.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Kind {
+pub(crate) enum BenchCommand {
     /// Measure acknowledged messages per second, and the latency of acknowledgements
     Send(SendArgs),
     /// Measure deliveries per second, and their latency
@@ -60,7 +60,7 @@ impl From<Route> for conclave_client::Route {
 
 /// Duration and size of a run.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Run {
+pub(crate) struct LoadArgs {
     /// Bytes of a message
     #[arg(long, value_name = "BYTES", default_value_t = 200)]
     #[arg(value_parser = clap::value_parser!(u32).range(24..=16_384))]
@@ -96,7 +96,7 @@ pub(crate) struct SendArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
     #[command(flatten)]
-    pub(crate) run: Run,
+    pub(crate) run: LoadArgs,
 }
 
 /// `bench fanout`
@@ -119,7 +119,7 @@ pub(crate) struct FanoutArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) rate: Option<u32>,
     #[command(flatten)]
-    pub(crate) run: Run,
+    pub(crate) run: LoadArgs,
 }
 
 /// The fault of the leader.

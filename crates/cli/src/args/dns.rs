@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use conclave_client::find;
 use conclave_dns::Faults;
 use conclave_dns::config::{Config, Export, NameServer};
-use conclave_proto::seal::Secret;
+use conclave_proto::mac::Secret;
 use ipnet::IpNet;
 
 use super::run::{RunArgs, SecretArgs};

@@ -72,7 +72,7 @@ pub(crate) struct ServerArgs {
     pub(crate) log_tail: u64,
     /// Name servers to register with: host:port of their gRPC API, port 7454; repeat it or separate by commas
     #[arg(long, env = "CONCLAVE_RESOLVERS", value_name = "HOST:PORT", value_delimiter = ',')]
-    #[arg(value_parser = parse::resolver)]
+    #[arg(value_parser = parse::name_server_grpc)]
     pub(crate) resolvers: Vec<String>,
     #[command(flatten)]
     pub(crate) secret: SecretArgs,
@@ -136,7 +136,7 @@ impl ServerArgs {
         config.log_tail_bytes = self.log_tail;
         config.max_clients = self.max_clients;
         config.feature_level = self.feature_level;
-        config.resolvers.clone_from(&self.resolvers);
+        config.name_servers.clone_from(&self.resolvers);
         config.faults = self.allow_faults.then(Faults::default);
         config
     }

@@ -23,7 +23,7 @@ use self::job::JobResult;
 use self::screen::{Input, Inputs, Screen};
 use self::slash::{HELP, Typed, typed};
 use self::ticks::{TickNotice, Ticks};
-use super::follow::{Connection, Positions};
+use super::follow::{Connection, FollowedRooms};
 use super::line_style;
 use crate::args::ChatArgs;
 use crate::errors::{of_call, of_send};
@@ -71,7 +71,7 @@ struct Chat {
     screen: Screen,
     /// The room that typed lines are sent to.
     current: Option<String>,
-    positions: Positions,
+    positions: FollowedRooms,
     subscription: Subscription,
     connection: Connection,
     ticks: Ticks,
@@ -88,7 +88,7 @@ struct Chat {
 
 impl Chat {
     fn new(room: String, settings: Settings, client: Client, screen: Screen) -> Self {
-        let mut positions = Positions::default();
+        let mut positions = FollowedRooms::default();
         positions.begin(&room, Start::Last(LAST), None);
         let subscription = client.subscribe(vec![Follow::room(room.clone()).from(Start::Last(LAST)).join()]);
         let mut jobs = JoinSet::new();
@@ -225,7 +225,7 @@ impl Chat {
         match self.client.submit(&room, Content::Text(text.clone())).await {
             Ok(ticket) => {
                 self.ticks.submitted(&room, ticket.request_no(), text, Instant::now());
-                self.jobs.spawn(job::settle(room, ticket));
+                self.jobs.spawn(job::await_outcome(room, ticket));
                 Ok(())
             }
             Err(error @ (SendError::Refused { .. } | SendError::Outbox(_))) => {

@@ -15,7 +15,7 @@ use conclave_core::limits::NODES_MAX;
 use conclave_proto::chat::GetServerStatusResponse;
 use futures::future::join_all;
 
-use crate::diagnosis::{Configuration, Network, Report, Server};
+use crate::diagnosis::{Configuration, LocalNetwork, Report, Server};
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::view::doctor::page;
@@ -76,16 +76,16 @@ fn usual(settings: &Settings) -> bool {
     settings.find.name_servers.is_empty() && !settings.find.seeds.iter().any(named)
 }
 
-fn network(examined: &Examined) -> Option<Network> {
+fn network(examined: &Examined) -> Option<LocalNetwork> {
     Some(match examined.network.as_ref()? {
         Ok(announced) => {
             let line = |node: &conclave_client::find::mdns::Announced| {
                 let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
                 format!("{} of {} at {}", node.name, node.cluster, addresses.join(", "))
             };
-            Network { announced: announced.iter().map(line).collect(), error: None }
+            LocalNetwork { announced: announced.iter().map(line).collect(), error: None }
         }
-        Err(error) => Network { announced: Vec::new(), error: Some(error.clone()) },
+        Err(error) => LocalNetwork { announced: Vec::new(), error: Some(error.clone()) },
     })
 }
 

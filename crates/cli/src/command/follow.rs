@@ -16,27 +16,27 @@ const MISSING_AFTER: Duration = Duration::from_secs(1);
 
 /// The position of each followed room.
 #[derive(Debug, Default)]
-pub(super) struct Positions {
-    rooms: BTreeMap<String, Position>,
+pub(super) struct FollowedRooms {
+    rooms: BTreeMap<String, FollowedRoom>,
     names: BTreeMap<u64, String>,
 }
 
 #[derive(Debug, Default)]
-struct Position {
+struct FollowedRoom {
     /// The last printed event.
     last: Option<u64>,
     /// The seq that must be reached before the stream is complete.
     target: u64,
 }
 
-impl Positions {
+impl FollowedRooms {
     /// Follows a room from `start`, at least to the seq `target`.
     pub(super) fn begin(&mut self, room: &str, start: Start, target: Option<u64>) {
         let last = match start {
             Start::After(seq) => Some(seq),
             Start::Last(_) | Start::Now => None,
         };
-        self.rooms.insert(room.to_owned(), Position { last, target: target.unwrap_or(0) });
+        self.rooms.insert(room.to_owned(), FollowedRoom { last, target: target.unwrap_or(0) });
     }
 
     /// Stops to follow a room.
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_a_verification_failure() {
-        let mut positions = Positions::default();
+        let mut positions = FollowedRooms::default();
         positions.begin("r", Start::Last(3), None);
         assert!(positions.next("r", 8).is_ok());
         assert!(positions.next("r", 9).is_ok());
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_linearizable_tail_is_complete_at_its_target() {
-        let mut positions = Positions::default();
+        let mut positions = FollowedRooms::default();
         positions.begin("r", Start::After(0), Some(2));
         positions.reached("r", 0);
         assert!(!positions.complete());
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn room_names_are_found_in_order_of_certainty() {
-        let mut positions = Positions::default();
+        let mut positions = FollowedRooms::default();
         positions.begin("r", Start::Now, None);
         assert_eq!(positions.name(7, || None), "r");
         positions.begin("s", Start::Now, None);

@@ -64,12 +64,12 @@ async fn send(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::
         note_queued(args, settings, client, 1)?;
         return Ok(Exit::Ok);
     }
-    settle(args, settings, ticket).await?;
+    print_ack(args, settings, ticket).await?;
     Ok(Exit::Ok)
 }
 
 /// Waits for the ack and prints room and seq.
-async fn settle(args: &SendArgs, settings: &Settings, mut ticket: Ticket) -> anyhow::Result<()> {
+async fn print_ack(args: &SendArgs, settings: &Settings, mut ticket: Ticket) -> anyhow::Result<()> {
     let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send(&args.room, &e))?;
     if settings.json {
         output::json(&Json {
@@ -112,7 +112,7 @@ async fn send_lines(args: &SendArgs, settings: &Settings, client: &Client) -> an
     // One less than may be in flight, because the message that is being awaited is no longer in the queue.
     let (tickets, settled) = mpsc::channel(CLI_SENDS_IN_FLIGHT_MAX - 1);
     let (tally, refused) =
-        tokio::try_join!(submit_lines(args, settings, client, tickets), settle_all(args, settings, settled))?;
+        tokio::try_join!(submit_lines(args, settings, client, tickets), print_acks(args, settings, settled))?;
     if args.no_wait {
         note_queued(args, settings, client, tally.taken)?;
     }
@@ -177,14 +177,14 @@ async fn submit(
 }
 
 /// Prints room and seq of each message in order. A refused message does not stop the others, unless none can succeed.
-async fn settle_all(
+async fn print_acks(
     args: &SendArgs,
     settings: &Settings,
     mut tickets: mpsc::Receiver<(u64, Ticket)>,
 ) -> anyhow::Result<Option<Exit>> {
     let mut refused = None;
     while let Some((number, ticket)) = tickets.recv().await {
-        let Err(error) = settle(args, settings, ticket).await else { continue };
+        let Err(error) = print_ack(args, settings, ticket).await else { continue };
         match error.downcast::<Failed>() {
             Ok(failed) if failed.exit == Exit::Refused => {
                 output::error(&format!("conclave: line {number}: {}", failed.what));

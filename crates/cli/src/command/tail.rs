@@ -10,7 +10,7 @@ use conclave_proto::chat;
 use tokio::time::Instant;
 
 use self::resume::ResumeFile;
-use super::follow::{self, Connection, Positions};
+use super::follow::{self, Connection, FollowedRooms};
 use super::line_style;
 use crate::args::TailArgs;
 use crate::errors::{no_server, of_call};
@@ -41,7 +41,7 @@ pub(super) async fn run(mut args: TailArgs, settings: &Settings) -> anyhow::Resu
 struct Tail<'a> {
     settings: &'a Settings,
     follow: bool,
-    positions: Positions,
+    positions: FollowedRooms,
     resume: Option<ResumeFile>,
     subscription: Subscription,
     connection: Connection,
@@ -53,7 +53,7 @@ impl<'a> Tail<'a> {
             Some(path) => Some(ResumeFile::open(path, &client.session().cluster_id)?),
             None => None,
         };
-        let mut positions = Positions::default();
+        let mut positions = FollowedRooms::default();
         let mut follows = Vec::new();
         for room in &args.rooms {
             let newest = if args.linearizable { Some(newest(room, client).await?) } else { None };

@@ -27,9 +27,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::child::{ChildEvent, Event, Stop};
+use self::child::{ChildEvent, ProcessEvent, Stop};
 use self::list::List;
-use self::plan::Plan;
+use self::plan::UpPlan;
 use self::process::{Process, processes};
 use crate::args::Global;
 use crate::args::server::UpArgs;
@@ -50,7 +50,7 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let cluster_dir = ClusterDir::choose(&args, environment)?;
     let dir = cluster_dir.dir().to_owned();
     let _lock = lock(&dir)?;
-    let plan = Plan::make(&dir, &args, &global.zone)?;
+    let plan = UpPlan::make(&dir, &args, &global.zone)?;
     let udp = |address| UdpSocket::bind::<SocketAddr>(address).map(drop);
     plan.free_ports(|address| TcpListener::bind(address).map(drop), udp)?;
     plan.save()?;
@@ -59,7 +59,7 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let mut cluster = Cluster::start(&plan, &args, stop)?;
     cluster.write_list()?;
     let result = cluster.serve(&args, &settings).await;
-    cluster.stop.please.cancel();
+    cluster.stop.graceful.cancel();
     let quiet = settings.quiet || result.is_err();
     output::note(quiet, "stopping the servers (Ctrl-C again: at once)");
     while cluster.children.join_next().await.is_some() {}
@@ -143,7 +143,7 @@ fn listen_for_signals(stop: Stop, with_stdin: bool) -> anyhow::Result<AbortOnDro
             if now.saturating_duration_since(before) >= SECOND_SIGNAL_AFTER {
                 stop.now.cancel();
             }
-            stop.please.cancel();
+            stop.graceful.cancel();
         }
     })))
 }
@@ -158,7 +158,7 @@ async fn closed(stdin: &mut Option<oneshot::Receiver<()>>) {
 }
 
 struct Cluster<'a> {
-    plan: &'a Plan,
+    plan: &'a UpPlan,
     /// The servers, then the name server.
     processes: Vec<Process>,
     children: JoinSet<()>,
@@ -169,7 +169,7 @@ struct Cluster<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    fn start(plan: &'a Plan, args: &UpArgs, stop: Stop) -> anyhow::Result<Self> {
+    fn start(plan: &'a UpPlan, args: &UpArgs, stop: Stop) -> anyhow::Result<Self> {
         let executable = std::env::current_exe().context("find this executable")?;
         let (events, happened) = mpsc::channel(4 * NODES_MAX);
         let mut children = JoinSet::new();
@@ -199,8 +199,8 @@ impl<'a> Cluster<'a> {
     async fn serve(&mut self, args: &UpArgs, settings: &Settings) -> anyhow::Result<Exit> {
         let begun = Instant::now();
         output::note(settings.quiet, &show::starting(self.plan));
-        let please = self.stop.please.clone();
-        let Some(status) = self.ready(&please).await? else { return Ok(Exit::Ok) };
+        let graceful = self.stop.graceful.clone();
+        let Some(status) = self.ready(&graceful).await? else { return Ok(Exit::Ok) };
         self.write_list()?;
         if settings.json {
             output::json(&show::json(self.plan, &self.pids, &status))?;
@@ -217,7 +217,7 @@ impl<'a> Cluster<'a> {
         loop {
             let happened = tokio::select! {
                 biased;
-                () = please.cancelled() => return Ok(Exit::Ok),
+                () = graceful.cancelled() => return Ok(Exit::Ok),
                 happened = self.happened.recv() => happened,
             };
             // All keepers have ended.
@@ -233,7 +233,10 @@ impl<'a> Cluster<'a> {
     }
 
     /// Waits until the cluster is ready; `None` if a shutdown was requested meanwhile.
-    async fn ready(&mut self, please: &CancellationToken) -> anyhow::Result<Option<GetServerStatusResponse>> {
+    async fn ready(
+        &mut self,
+        graceful: &CancellationToken,
+    ) -> anyhow::Result<Option<GetServerStatusResponse>> {
         let client = Client::builder()
             .servers(self.plan.nodes.iter().map(|node| node.client.to_string()))
             .patience(Duration::from_secs(1))
@@ -247,7 +250,7 @@ impl<'a> Cluster<'a> {
             tokio::select! {
                 // First, because servers that end after a shutdown request are no failures.
                 biased;
-                () = please.cancelled() => return Ok(None),
+                () = graceful.cancelled() => return Ok(None),
                 happened = self.happened.recv() => self.starting(happened)?,
                 _ = poll.tick() => match ready::check(&client, self.plan).await {
                     Ok(status) => break status,
@@ -272,8 +275,8 @@ impl<'a> Cluster<'a> {
         let process = &self.processes[index];
         self.pids[index] = event.pid();
         match event {
-            Event::Started { .. } => Ok(()),
-            Event::Ended { cause, last_words } => {
+            ProcessEvent::Started { .. } => Ok(()),
+            ProcessEvent::Ended { cause, last_words } => {
                 let what = format!("{} {cause}: {last_words}", process.name);
                 Err(Failed::new(Exit::Refused, what, format!("see {}", process.log.display())))
             }

@@ -3,7 +3,7 @@
 use super::paint::{Ink, paint};
 use super::table::{Align, Cell, render};
 use super::text::{micros, safe};
-use crate::diagnosis::{Cluster, NameServer, Page, Report, Server, Service, Target, Zone};
+use crate::diagnosis::{Cluster, HealthPage, NameServer, Report, Server, Service, Target, Zone};
 use crate::settings::Style;
 
 /// The whole report as text.
@@ -136,15 +136,15 @@ fn servers(out: &mut String, style: Style, servers: &[Server]) {
     }
 }
 
-fn health(page: &Page) -> String {
+fn health(page: &HealthPage) -> String {
     match page {
-        Page { unreachable: true, .. } => "no page".to_owned(),
-        Page { ready: true, .. } => "ready".to_owned(),
-        Page { failing, .. } => format!("not ready: {}", safe(&failing.join(", "), "")),
+        HealthPage { unreachable: true, .. } => "no page".to_owned(),
+        HealthPage { ready: true, .. } => "ready".to_owned(),
+        HealthPage { failing, .. } => format!("not ready: {}", safe(&failing.join(", "), "")),
     }
 }
 
-fn ready(style: Style, page: &Page) -> String {
+fn ready(style: Style, page: &HealthPage) -> String {
     paint(style, if page.ready { Ink::Good } else { Ink::Bad }, &health(page))
 }
 
@@ -191,7 +191,7 @@ fn end(out: &mut String, style: Style, report: &Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::{Network, Problem};
+    use crate::diagnosis::{LocalNetwork, Problem};
 
     fn report() -> Report {
         let target = Target { name: "n1".into(), address: "10.0.0.1:7400".into(), priority: 10, weight: 100 };
@@ -206,7 +206,8 @@ mod tests {
             services: vec![service],
             health: None,
         };
-        let page = Page { address: "n1:7480".into(), ready: true, failing: Vec::new(), unreachable: false };
+        let page =
+            HealthPage { address: "n1:7480".into(), ready: true, failing: Vec::new(), unreachable: false };
         let server = Server {
             name: "n1".into(),
             address: "n1:7400".into(),
@@ -222,7 +223,7 @@ mod tests {
             version: "0.1.0",
             os: "linux".into(),
             zones: vec![Zone { zone: "z".into(), name_servers: vec![name_server] }],
-            network: Some(Network { announced: Vec::new(), error: None }),
+            network: Some(LocalNetwork { announced: Vec::new(), error: None }),
             servers: vec![server],
             ..Report::default()
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use super::{CLIENT_PORT, RESOLVER_PORT};
+use super::{CLIENT_PORT, NAME_SERVER_PORT};
 
 /// Maximum length of a DNS name without its last dot, bytes (RFC 1035).
 const NAME_BYTES_MAX: usize = 253;
@@ -120,10 +120,11 @@ fn port(digits: &str) -> Result<u16, String> {
 pub fn name_server(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let address = text.parse().or_else(|_| bare.parse().map(|ip: IpAddr| SocketAddr::new(ip, RESOLVER_PORT)));
+    let address =
+        text.parse().or_else(|_| bare.parse().map(|ip: IpAddr| SocketAddr::new(ip, NAME_SERVER_PORT)));
     match address {
         Ok(address) if address.port() > 0 => Ok(address),
-        _ => Err(format!("a name server is IP:PORT, for example 127.0.0.1:{RESOLVER_PORT}, not {text:?}")),
+        _ => Err(format!("a name server is IP:PORT, for example 127.0.0.1:{NAME_SERVER_PORT}, not {text:?}")),
     }
 }
 

@@ -12,7 +12,7 @@ use super::mdns::{self, Announced};
 use super::srv::{self, Service};
 use super::{Candidate, Finder, Found, NotFound, Seed, Source, ZONE, cache};
 use crate::limits::{
-    DNS_PATIENCE, DNS_PATIENCE_WITH_MEMBERS, MDNS_HEAD_START, MDNS_PATIENCE, MDNS_PATIENCE_WITH_MEMBERS,
+    DNS_TIMEOUT_WITH_MEMBERS, DNS_TOTAL_TIMEOUT, MDNS_HEAD_START, MDNS_TIMEOUT, MDNS_TIMEOUT_WITH_MEMBERS,
 };
 
 /// The sources to search.
@@ -62,7 +62,7 @@ pub struct Chain {
 #[derive(Clone, Debug)]
 pub struct Examined {
     /// For each zone, the answer of each name server.
-    pub zones: Vec<(String, Vec<srv::Answer>)>,
+    pub zones: Vec<(String, Vec<srv::NameServerAnswer>)>,
     /// The nodes that announce themselves on the local network, if it was browsed.
     pub network: Option<Result<Vec<Announced>, String>>,
     /// The members of an earlier connection, or why the file cannot be read.
@@ -92,7 +92,7 @@ impl Chain {
             if !self.asks_network() {
                 return None;
             }
-            Some(mdns::browse(MDNS_PATIENCE, self.options.cluster.as_deref()).await)
+            Some(mdns::browse(MDNS_TIMEOUT, self.options.cluster.as_deref()).await)
         };
         let (zones, network, members) = futures::join!(zones, network, self.members());
         Examined { zones, network, members }
@@ -219,7 +219,7 @@ impl Chain {
 
     /// The answers of name servers for the zones.
     async fn services(&self, members_known: bool, notes: &mut Vec<String>) -> Vec<Service> {
-        let within = if members_known { DNS_PATIENCE_WITH_MEMBERS } else { DNS_PATIENCE * 2 };
+        let within = if members_known { DNS_TIMEOUT_WITH_MEMBERS } else { DNS_TOTAL_TIMEOUT * 2 };
         let asked = self.zones().into_iter().map(|(zone, servers)| async move {
             let service = srv::clients(&zone);
             let answer = tokio::time::timeout(within, srv::ask(&self.options.net, &servers, &service)).await;
@@ -244,7 +244,7 @@ impl Chain {
         if !self.options.zone.is_empty() {
             tokio::time::sleep(MDNS_HEAD_START).await;
         }
-        let within = if members_known { MDNS_PATIENCE_WITH_MEMBERS } else { MDNS_PATIENCE };
+        let within = if members_known { MDNS_TIMEOUT_WITH_MEMBERS } else { MDNS_TIMEOUT };
         match mdns::browse(within, self.options.cluster.as_deref()).await {
             Ok(found) if found.is_empty() => notes.push("no node answers on the local network".to_owned()),
             Ok(found) => return found.iter().flat_map(Announced::candidates).collect(),
@@ -275,7 +275,7 @@ impl Finder for Chain {
         Box::pin(self.search())
     }
 
-    fn learned(&self, members: Vec<String>) -> BoxFuture<'_, ()> {
+    fn save_members(&self, members: Vec<String>) -> BoxFuture<'_, ()> {
         let Some(file) = self.options.members.clone() else { return Box::pin(std::future::ready(())) };
         let asked = self.asked();
         Box::pin(async move {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use conclave_net::{Net, Packets, Wire};
+use conclave_net::{DatagramSocket, Net, Wire};
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::runtime::{DnsUdpSocket, RuntimeProvider, TokioHandle, TokioTime};
 
@@ -60,7 +60,7 @@ impl RuntimeProvider for DnsNet {
 }
 
 /// A UDP socket for one query and its answer.
-pub(crate) struct DnsSocket(Packets);
+pub(crate) struct DnsSocket(DatagramSocket);
 
 impl DnsUdpSocket for DnsSocket {
     type Time = TokioTime;

@@ -102,7 +102,7 @@ fn cannot(error: &mdns_sd::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::limits::MDNS_PATIENCE;
+    use crate::limits::MDNS_TIMEOUT;
     use mdns_sd::ServiceInfo;
 
     use super::*;
@@ -136,7 +136,7 @@ mod tests {
         let mut seen = BTreeMap::new();
         while seen.len() < 2 {
             assert!(begun.elapsed() < Duration::from_secs(20), "{seen:?}");
-            for node in collect(&daemon(port), MDNS_PATIENCE, Some("ours")).await.unwrap() {
+            for node in collect(&daemon(port), MDNS_TIMEOUT, Some("ours")).await.unwrap() {
                 assert_eq!(node.cluster, "ours");
                 seen.insert(node.name, node.addresses[0].to_string());
             }

@@ -20,8 +20,8 @@ use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData};
 
 use super::dns_net::DnsNet;
-use super::{Candidate, PRIORITY_LAST, RESOLVER_PORT, order};
-use crate::limits::{DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_PATIENCE, DNS_TIMEOUT, NAME_SERVERS_MAX};
+use super::{Candidate, NAME_SERVER_PORT, PRIORITY_LAST, order};
+use crate::limits::{DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_TIMEOUT, DNS_TOTAL_TIMEOUT, NAME_SERVERS_MAX};
 
 /// The service of the nodes that accept clients.
 #[must_use]
@@ -44,7 +44,7 @@ pub fn peers(zone: &str) -> String {
 /// The name server of `conclave up` on this machine, then the system's name servers.
 #[must_use]
 pub fn usual_name_servers() -> Vec<SocketAddr> {
-    let mut servers = vec![SocketAddr::from(([127, 0, 0, 1], RESOLVER_PORT))];
+    let mut servers = vec![SocketAddr::from(([127, 0, 0, 1], NAME_SERVER_PORT))];
     if let Ok((config, _)) = hickory_resolver::system_conf::read_system_conf() {
         for server in config.name_servers() {
             let port = server.connections.first().map_or(53, |connection| connection.port);
@@ -58,7 +58,7 @@ pub fn usual_name_servers() -> Vec<SocketAddr> {
 
 /// The answer of one name server.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct NameServerAnswer {
     /// The name server's address.
     pub name_server: SocketAddr,
     /// How long the answer took.
@@ -96,9 +96,10 @@ pub async fn ask(net: &Net, name_servers: &[SocketAddr], service: &str) -> Resul
 }
 
 /// Asks all name servers at once and waits for all answers, at most a second.
-pub async fn ask_each(net: &Net, name_servers: &[SocketAddr], service: &str) -> Vec<Answer> {
+pub async fn ask_each(net: &Net, name_servers: &[SocketAddr], service: &str) -> Vec<NameServerAnswer> {
     let mut answers: Vec<_> = answers(net, name_servers, service).collect().await;
-    let place = |answer: &Answer| name_servers.iter().position(|server| *server == answer.name_server);
+    let place =
+        |answer: &NameServerAnswer| name_servers.iter().position(|server| *server == answer.name_server);
     answers.sort_by_key(place);
     answers
 }
@@ -107,19 +108,19 @@ fn answers(
     net: &Net,
     name_servers: &[SocketAddr],
     service: &str,
-) -> FuturesUnordered<impl Future<Output = Answer>> {
+) -> FuturesUnordered<impl Future<Output = NameServerAnswer>> {
     let servers = name_servers.iter().take(NAME_SERVERS_MAX);
     servers.map(|server| ask_one(net.clone(), *server, service.to_owned())).collect()
 }
 
-async fn ask_one(net: Net, name_server: SocketAddr, service: String) -> Answer {
+async fn ask_one(net: Net, name_server: SocketAddr, service: String) -> NameServerAnswer {
     let begun = Instant::now();
-    let result = match tokio::time::timeout(DNS_PATIENCE, look_up(net, name_server, &service)).await {
+    let result = match tokio::time::timeout(DNS_TOTAL_TIMEOUT, look_up(net, name_server, &service)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(why)) => Err(format!("the name server {name_server} {why}")),
         Err(_) => Err(format!("the name server {name_server} does not answer")),
     };
-    Answer { name_server, took: begun.elapsed(), result }
+    NameServerAnswer { name_server, took: begun.elapsed(), result }
 }
 
 async fn look_up(net: Net, name_server: SocketAddr, service: &str) -> Result<Service, String> {

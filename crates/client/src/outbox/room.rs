@@ -19,11 +19,11 @@ const WINDOW: u64 = STORED_REPLIES_MAX as u64;
 pub(super) struct Item<W> {
     pub(super) content: send_message_request::Content,
     pub(super) waiter: Option<W>,
-    pub(super) standing: Standing,
+    pub(super) status: ItemStatus,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum ItemStatus {
     /// Sent until it is settled.
     Pending,
     /// Not applied under this session, and never will be: it gets a number of the next session.
@@ -106,7 +106,7 @@ impl<W> Room<W> {
 
     pub(super) fn push(&mut self, content: Content, waiter: Option<W>) -> u64 {
         let number = self.next();
-        self.items.push_back(Item { content: content.into_wire(), waiter, standing: Standing::Pending });
+        self.items.push_back(Item { content: content.into_wire(), waiter, status: ItemStatus::Pending });
         number
     }
 
@@ -116,8 +116,8 @@ impl<W> Room<W> {
     }
 
     /// Unsettled requests with their numbers.
-    pub(super) fn undecided(&self) -> impl Iterator<Item = (u64, &Item<W>)> {
-        (self.first..).zip(&self.items).filter(|(_, item)| item.standing != Standing::Decided)
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = (u64, &Item<W>)> {
+        (self.first..).zip(&self.items).filter(|(_, item)| item.status != ItemStatus::Decided)
     }
 
     /// The last number that may be sent now.
@@ -146,7 +146,7 @@ impl<W> Room<W> {
         while self.sent < upto {
             self.sent += 1;
             let number = self.sent;
-            let Some(item) = self.item(number).filter(|item| item.standing == Standing::Pending) else {
+            let Some(item) = self.item(number).filter(|item| item.status == ItemStatus::Pending) else {
                 continue;
             };
             let content = Some(item.content.clone());
@@ -180,7 +180,7 @@ impl<W> Room<W> {
 
     /// Removes settled requests from the front.
     pub(super) fn settle_front(&mut self) {
-        while self.items.front().is_some_and(|item| item.standing == Standing::Decided) {
+        while self.items.front().is_some_and(|item| item.status == ItemStatus::Decided) {
             self.items.pop_front();
             self.first += 1;
         }
@@ -189,9 +189,9 @@ impl<W> Room<W> {
 
     /// Gives the unsettled requests new numbers from `first` on. Replies to older copies are ignored from here on.
     pub(super) fn renumber(&mut self, first: u64, durable: bool) {
-        self.items.retain(|item| item.standing != Standing::Decided);
+        self.items.retain(|item| item.status != ItemStatus::Decided);
         for item in &mut self.items {
-            item.standing = Standing::Pending;
+            item.status = ItemStatus::Pending;
         }
         self.first = first;
         self.sent = first - 1;
@@ -213,7 +213,7 @@ impl<W> Room<W> {
     /// Whether no request of this room can still be applied under the session.
     pub(super) fn drained(&self) -> bool {
         let upto = self.ever_sent;
-        self.undecided().all(|(number, item)| number > upto || item.standing == Standing::Released)
+        self.unsettled().all(|(number, item)| number > upto || item.status == ItemStatus::Released)
     }
 
     /// Whether a copy with number `from` or higher may still arrive at the cluster.

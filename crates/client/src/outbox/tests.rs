@@ -59,7 +59,7 @@ impl Cluster {
 
 #[derive(Clone)]
 struct Copy {
-    sent: Sent,
+    sent: SentCopy,
     request: SendMessageRequest,
     session: u32,
 }
@@ -77,7 +77,7 @@ struct World {
     /// Copies on their way to the cluster.
     in_flight: Vec<Copy>,
     /// Answers on their way back.
-    answers: Vec<(Sent, u32, Reply)>,
+    answers: Vec<(SentCopy, u32, Reply)>,
     now: Instant,
     submitted: BTreeMap<u32, Vec<String>>,
     outcomes: BTreeMap<String, Result<Ack, SendError>>,
@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    fn answer(&mut self, sent: Sent, session: u32, reply: Reply) {
+    fn answer(&mut self, sent: SentCopy, session: u32, reply: Reply) {
         // The streams of an older session are closed when it is changed.
         if session != self.cluster.session {
             return;
@@ -189,7 +189,7 @@ impl World {
         }
         self.change_session();
         for _ in 0..200 {
-            if self.outbox.undecided() == 0 {
+            if self.outbox.unsettled_count() == 0 {
                 return;
             }
             self.now += Duration::from_secs(6);
@@ -200,7 +200,7 @@ impl World {
                 self.change_session();
             }
         }
-        panic!("{} requests are never settled: {:?}", self.outbox.undecided(), self.outbox);
+        panic!("{} requests are never settled: {:?}", self.outbox.unsettled_count(), self.outbox);
     }
 }
 

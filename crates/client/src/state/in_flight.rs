@@ -5,24 +5,24 @@ use std::collections::VecDeque;
 use conclave_core::limits::SENDS_IN_FLIGHT_MAX;
 use tokio::time::Instant;
 
-use crate::outbox::Sent;
+use crate::outbox::SentCopy;
 
 /// Requests in flight on a stream, by their index in it.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     base: u64,
-    slots: VecDeque<Option<(Sent, Instant)>>,
+    slots: VecDeque<Option<(SentCopy, Instant)>>,
     count: usize,
 }
 
 impl InFlight {
-    pub(super) fn push(&mut self, sent: Sent, now: Instant) {
+    pub(super) fn push(&mut self, sent: SentCopy, now: Instant) {
         self.slots.push_back(Some((sent, now)));
         self.count += 1;
     }
 
     /// Removes the request at this index, because its result arrived.
-    pub(super) fn take(&mut self, index: u64) -> Option<(Sent, Instant)> {
+    pub(super) fn take(&mut self, index: u64) -> Option<(SentCopy, Instant)> {
         let at = usize::try_from(index.checked_sub(self.base)?).ok()?;
         let taken = self.slots.get_mut(at)?.take()?;
         self.count -= 1;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{ClientState, LinkId, Wakes};
 use crate::SendError;
 use crate::journal::StoredSettled;
-use crate::outbox::Sent;
+use crate::outbox::SentCopy;
 use crate::retry::Reply;
 use crate::types::Ack;
 
@@ -29,7 +29,7 @@ impl ClientState {
                 self.nodes.mark_worked(&link.address);
             }
             // An exponentially smoothed mean, as TCP's round-trip time.
-            link.usual = link.usual * 7 / 8 + now.duration_since(at) / 8;
+            link.smoothed_rtt = link.smoothed_rtt * 7 / 8 + now.duration_since(at) / 8;
             let address = Arc::clone(&link.address);
             match result.outcome {
                 Some(send_result::Outcome::Ack(ack)) => {
@@ -64,7 +64,7 @@ impl ClientState {
 
     fn failure(
         &mut self,
-        sent: Sent,
+        sent: SentCopy,
         reply: Reply,
         hinted: bool,
         address: &str,
@@ -101,7 +101,7 @@ impl ClientState {
         }
     }
 
-    fn reply(&mut self, sent: Sent, reply: Reply, now: Instant, wakes: &mut Wakes) -> bool {
+    fn reply(&mut self, sent: SentCopy, reply: Reply, now: Instant, wakes: &mut Wakes) -> bool {
         let before = wakes.settled.len();
         let effect = self.requests.reply(sent, reply, now, rand::random(), &mut wakes.settled);
         if let Some(queue) = &mut self.queue {

@@ -95,7 +95,7 @@ impl ClientState {
             ready: VecDeque::new(),
             in_flight: InFlight::default(),
             last_progress: now,
-            usual: Duration::ZERO,
+            smoothed_rtt: Duration::ZERO,
             races: 0,
             silent_since: None,
             cancel: CancellationToken::new(),
@@ -147,7 +147,7 @@ impl ClientState {
                 }
                 continue;
             }
-            let patience = SEND_RACE_AFTER.max(link.usual * 8).saturating_mul(1 << link.races.min(8));
+            let patience = SEND_RACE_AFTER.max(link.smoothed_rtt * 8).saturating_mul(1 << link.races.min(8));
             let due = link.last_progress + patience.min(SEND_RACE_AFTER_MAX);
             if due > now {
                 next = earliest(next, Some(due));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use conclave_proto::chat::{self, RoomAction, room_action};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -38,6 +39,35 @@ fn directory(dir: &Path, count: u64) -> OutboxDir {
         directory.append(vec![submitted(number)]).unwrap();
     }
     directory
+}
+
+/// Version 0.1.0 reads format 1 and does not know pins: it must see a newer file, not a damaged one.
+#[test]
+fn a_file_with_a_pin_names_the_newer_format_and_returns_to_the_older_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path(), 1);
+    let action = RoomAction { kind: Some(room_action::Kind::Pin(chat::Pin { target_seq: 1, off: false })) };
+    let mut pin = submitted(2);
+    if let Some(record::Kind::Submit(request)) = &mut pin.kind {
+        request.content = Some(Content::Action(action.clone()).into_wire());
+    }
+    assert!(directory.may_hold(&[submitted(2)]) && !directory.may_hold(std::slice::from_ref(&pin)));
+    drop(directory);
+
+    let (mut directory, recovered) = OutboxDir::open(dir.path()).unwrap();
+    let mut requests = Requests::<()>::new(true);
+    let identity = restore(recovered, &mut requests).unwrap();
+    let key = requests.room("general");
+    requests.submit(key, Content::Action(action), ());
+    directory.replace(snapshot(&identity, &requests)).unwrap();
+    drop(directory);
+    let (mut directory, recovered) = OutboxDir::open(dir.path()).unwrap();
+    assert_eq!(recovered.session.as_ref().unwrap().format, 2);
+    assert!(directory.may_hold(&[submitted(3)]));
+    // Once no pin is left, earlier versions can read the file again.
+    directory.replace(snapshot(&identity, &Requests::<()>::new(true))).unwrap();
+    drop(directory);
+    assert_eq!(OutboxDir::open(dir.path()).unwrap().1.session.unwrap().format, 1);
 }
 
 #[test]
@@ -102,6 +132,6 @@ async fn a_request_that_was_not_stored_is_returned_and_its_number_is_free_again(
     assert!(matches!(&failed.failed, Some(SendError::Outbox(why)) if why == "no space left"));
     drop(failed);
     assert!(answer.try_recv().is_err(), "its waiter is gone");
-    assert_eq!(state.requests.undecided(), 1);
+    assert_eq!(state.requests.unsettled_count(), 1);
     assert_eq!(submit(&mut state).0, 2, "the number is free again");
 }

@@ -17,15 +17,15 @@ use conclave_proto::status::from_status;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::opening::{Try, open};
+use super::opening::{OpenAttempt, open};
 use crate::handle::Handle;
-use crate::limits::MOVE_PATIENCE;
+use crate::limits::MOVE_TIMEOUT;
 use crate::position::Positions;
 use crate::raw::Frame;
 use overlap::{Overlap, OverlapStep};
 
 /// A move in progress.
-pub(super) struct Move {
+pub(super) struct StreamMove {
     /// The nodes to move to, the preferred first.
     targets: VecDeque<Arc<str>>,
     /// When the move is given up.
@@ -35,7 +35,7 @@ pub(super) struct Move {
 
 enum Attempt {
     /// A stream from these positions is being opened.
-    Opening(Try, Positions),
+    Opening(OpenAttempt, Positions),
     Open(Box<Successor>),
 }
 
@@ -54,10 +54,10 @@ pub(super) enum Moved {
     GivenUp,
 }
 
-impl Move {
+impl StreamMove {
     pub(super) fn new(go_away: &GoAway, from: &str) -> Self {
         let targets = go_away.addresses.iter().filter(|address| *address != from).take(NODES_MAX);
-        let patience = MOVE_PATIENCE.max(Duration::from_millis(go_away.in_ms.into()));
+        let patience = MOVE_TIMEOUT.max(Duration::from_millis(go_away.in_ms.into()));
         Self {
             targets: targets.map(|address| address.as_str().into()).collect(),
             deadline: Instant::now() + patience,

@@ -24,13 +24,13 @@ use crate::sender::sleep_until;
 pub(super) type Opened = (Arc<str>, Result<Streaming<Frame>, Status>);
 
 /// One attempt at one node.
-pub(super) type Try = Pin<Box<dyn Future<Output = Opened> + Send>>;
+pub(super) type OpenAttempt = Pin<Box<dyn Future<Output = Opened> + Send>>;
 
 /// A stream that is being opened. The subscription takes one of the attempts; the others are dropped, which ends them.
 pub(super) struct Opening {
     request: JoinChatRequest,
     first: Arc<str>,
-    racers: FuturesUnordered<Try>,
+    racers: FuturesUnordered<OpenAttempt>,
     /// When a second node is tried. Only one more, so that a slow cluster is not loaded further.
     race_at: Option<Instant>,
 }
@@ -73,7 +73,7 @@ impl Opening {
 const JOIN_CHAT: &str = "/conclave.chat.v1.ChatService/JoinChat";
 
 /// Begins an attempt at one node.
-pub(super) fn open(handle: &Handle, address: &Arc<str>, request: JoinChatRequest) -> Try {
+pub(super) fn open(handle: &Handle, address: &Arc<str>, request: JoinChatRequest) -> OpenAttempt {
     let channel = handle.shared.nodes.channel(address);
     let authorization = handle.shared.authorization();
     let address = Arc::clone(address);

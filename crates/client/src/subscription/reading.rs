@@ -6,7 +6,7 @@ use conclave_proto::chat::{GoAway, stream_frame};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::moving::{Move, Moved, Successor};
+use super::moving::{Moved, StreamMove, Successor};
 use super::{Open, Phase, SILENCE_MAX, Step, Subscription};
 use crate::error::CallError;
 use crate::raw::Frame;
@@ -75,9 +75,9 @@ impl Subscription {
                 _ => Ok(()),
             },
         };
-        if let Err(misplaced) = checked {
-            tracing::warn!(%misplaced, "node sent events out of sequence, reconnecting to another node");
-            return self.lost(&Status::data_loss(misplaced.to_string()));
+        if let Err(error) = checked {
+            tracing::warn!(%error, "node sent events out of sequence, reconnecting to another node");
+            return self.lost(&Status::data_loss(error.to_string()));
         }
         if self.failures > 0 || self.refusals > 0 {
             (self.failures, self.refusals) = (0, 0);
@@ -144,7 +144,7 @@ impl Subscription {
             addresses.addresses.extend(other.map(|pick| pick.address.to_string()));
         }
         if open.moving.is_none() {
-            open.moving = Some(Box::new(Move::new(&addresses, &open.address)));
+            open.moving = Some(Box::new(StreamMove::new(&addresses, &open.address)));
         }
     }
 }

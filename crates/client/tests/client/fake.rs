@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use conclave_core::session::{SessionRoom, Standing, StoredReply, Verdict};
+use conclave_core::session::{SessionRoom, Standing, StoredOutcome, StoredReply};
 use conclave_core::{Action, Refusal, RequestNo, Seq};
 use conclave_proto::action::from_content;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
@@ -107,7 +107,7 @@ impl Data {
         };
         match known.standing(number, digest) {
             Standing::Next => {}
-            Standing::Repeat(StoredReply { verdict: Verdict::Event(seq), .. }) => {
+            Standing::Repeat(StoredReply { verdict: StoredOutcome::Event(seq), .. }) => {
                 return ack(seq.0, true, false);
             }
             Standing::Repeat(_) | Standing::Forgotten => return ack(0, true, true),
@@ -115,7 +115,7 @@ impl Data {
             Standing::Early(next) => return refused(Refusal::RequestOutOfOrder { expected: next.0 }),
         }
         let seq = room.events.len() as u64 + 1;
-        let verdict = Verdict::Event(Seq(seq));
+        let verdict = StoredOutcome::Event(Seq(seq));
         known.record(
             StoredReply { request: number, digest, verdict, time_ms: 1 },
             RequestNo(request.settled_no),

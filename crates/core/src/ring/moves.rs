@@ -6,7 +6,7 @@ use crate::ring::Layout;
 /// One step from one layout to another. Steps of different shards do not depend on each other; the
 /// steps of one shard are carried out in order, each after the previous one has finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Move {
+pub enum LayoutStep {
     /// The shard gains a replica where it had fewer.
     Add {
         /// The shard.
@@ -43,7 +43,7 @@ pub enum Move {
 /// then additions, then removals, then the leader. Between the steps a shard never has fewer replicas
 /// than in the smaller of the two layouts.
 #[must_use]
-pub fn moves(from: &Layout, to: &Layout) -> Vec<Move> {
+pub fn layout_steps(from: &Layout, to: &Layout) -> Vec<LayoutStep> {
     let mut moves = Vec::new();
     for number in 0..from.shards.len().max(to.shards.len()) {
         let shard = ShardId(u32::try_from(number).unwrap_or(u32::MAX));
@@ -51,15 +51,15 @@ pub fn moves(from: &Layout, to: &Layout) -> Vec<Move> {
         let mut gone = old.iter().copied().filter(|node| !new.contains(node));
         for node in new.iter().copied().filter(|node| !old.contains(node)) {
             moves.push(match gone.next() {
-                Some(from) => Move::Replace { shard, from, to: node },
-                None => Move::Add { shard, to: node },
+                Some(from) => LayoutStep::Replace { shard, from, to: node },
+                None => LayoutStep::Add { shard, to: node },
             });
         }
-        moves.extend(gone.map(|from| Move::Remove { shard, from }));
+        moves.extend(gone.map(|from| LayoutStep::Remove { shard, from }));
         if let Some(node) = to.preferred_leader(shard)
             && from.preferred_leader(shard) != Some(node)
         {
-            moves.push(Move::Lead { shard, node });
+            moves.push(LayoutStep::Lead { shard, node });
         }
     }
     moves

@@ -20,10 +20,10 @@ use crate::ring::{Layout, Ring, RingNode, place_of};
 /// zones demand it or nodes have left and nothing else may move.
 #[must_use]
 pub fn layout(nodes: &[RingNode], shards: u32, replicas: usize, previous: Option<&Layout>) -> Layout {
-    let mut plan = Plan::new(nodes, shards, replicas);
+    let mut plan = LayoutPlan::new(nodes, shards, replicas);
     let joined = plan.keep(previous);
     plan.fill();
-    plan.level();
+    plan.even_out();
     plan.hand_over(&joined);
     let leaders = plan.leaders(previous);
     let shards: Vec<Vec<NodeId>> = (plan.shards.iter().zip(leaders))
@@ -46,7 +46,7 @@ struct Shard {
     placed: BTreeSet<NodeId>,
 }
 
-struct Plan {
+struct LayoutPlan {
     shards: Vec<Shard>,
     /// The number of replicas on each node.
     load: BTreeMap<NodeId, usize>,
@@ -59,7 +59,7 @@ struct Plan {
     zone_max: usize,
 }
 
-impl Plan {
+impl LayoutPlan {
     fn new(nodes: &[RingNode], shards: u32, replicas: usize) -> Self {
         let zones: BTreeMap<_, _> = nodes.iter().map(|node| (node.node, node.zone.clone())).collect();
         let ring = Ring::new(zones.keys().copied());
@@ -129,7 +129,7 @@ impl Plan {
     /// Evens out the replicas that [`Self::fill`] placed: moves them from nodes that hold more to nodes
     /// that hold at least two less. Of several shards, the one whose walk on the ring meets the receiver
     /// first moves.
-    fn level(&mut self) {
+    fn even_out(&mut self) {
         // Each move makes the sum of squares smaller, so this ends.
         while let Some((at, from, to)) = self.uneven() {
             self.take(at, from);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use conclave_core::NodeId;
-use conclave_core::placement::{Move, NodeLoad, Planner};
+use conclave_core::placement::{ClientMove, NodeLoad, Planner};
 use proptest::prelude::*;
 
 /// More rounds than any of these needs.
@@ -35,7 +35,7 @@ fn cluster() -> impl Strategy<Value = Vec<NodeLoad>> {
 }
 
 /// Carries out the moves of a round, and checks that each is allowed.
-fn obey(nodes: &mut [NodeLoad], moves: &[Move]) {
+fn obey(nodes: &mut [NodeLoad], moves: &[ClientMove]) {
     let mut by_id: BTreeMap<_, _> = nodes.iter_mut().map(|node| (node.id, node)).collect();
     for asked in moves {
         assert!(asked.count() > 0, "{asked:?}");

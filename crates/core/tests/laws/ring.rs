@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use conclave_core::limits::NODES_MAX;
-use conclave_core::ring::{Layout, Move, Ring, RingNode, layout, moves, shard_of};
+use conclave_core::ring::{Layout, LayoutStep, Ring, RingNode, layout, layout_steps, shard_of};
 use conclave_core::{NodeId, RoomId, ShardId};
 use proptest::prelude::*;
 
@@ -76,7 +76,9 @@ fn a_cluster_with_fewer_nodes_than_replicas_uses_all_its_nodes() {
     assert_eq!(grown.version, 2);
     assert!(grown.shards.iter().all(|shard| shard.len() == 3));
     assert!(
-        moves(&one, &grown).iter().all(|step| !matches!(step, Move::Replace { .. } | Move::Remove { .. }))
+        layout_steps(&one, &grown)
+            .iter()
+            .all(|step| !matches!(step, LayoutStep::Replace { .. } | LayoutStep::Remove { .. }))
     );
 }
 
@@ -115,7 +117,7 @@ fn as_sets(layout: &Layout) -> Vec<BTreeSet<NodeId>> {
 }
 
 /// Carries out the steps, and checks that each fits the layout at its time.
-fn carried_out(from: &Layout, steps: &[Move]) -> (Vec<BTreeSet<NodeId>>, BTreeMap<ShardId, NodeId>) {
+fn carried_out(from: &Layout, steps: &[LayoutStep]) -> (Vec<BTreeSet<NodeId>>, BTreeMap<ShardId, NodeId>) {
     let mut sets = as_sets(from);
     let mut leaders = BTreeMap::new();
     let mut change = |shard: ShardId, add: Option<NodeId>, remove: Option<NodeId>| {
@@ -125,10 +127,10 @@ fn carried_out(from: &Layout, steps: &[Move]) -> (Vec<BTreeSet<NodeId>>, BTreeMa
     };
     for step in steps {
         match *step {
-            Move::Add { shard, to } => change(shard, Some(to), None),
-            Move::Replace { shard, from, to } => change(shard, Some(to), Some(from)),
-            Move::Remove { shard, from } => change(shard, None, Some(from)),
-            Move::Lead { shard, node } => {
+            LayoutStep::Add { shard, to } => change(shard, Some(to), None),
+            LayoutStep::Replace { shard, from, to } => change(shard, Some(to), Some(from)),
+            LayoutStep::Remove { shard, from } => change(shard, None, Some(from)),
+            LayoutStep::Lead { shard, node } => {
                 leaders.insert(shard, node);
             }
         }
@@ -166,7 +168,7 @@ proptest! {
         prop_assert_eq!(&plan, &layout(&nodes, shards, replicas, None));
         // The same arguments leave the layout unchanged, the version included.
         prop_assert_eq!(&plan, &layout(&nodes, shards, replicas, Some(&plan)));
-        prop_assert!(moves(&plan, &plan).is_empty());
+        prop_assert!(layout_steps(&plan, &plan).is_empty());
     }
 
     #[test]
@@ -179,14 +181,14 @@ proptest! {
         let more: Vec<RingNode> = nodes.iter().cloned().chain([joins.into()]).collect();
         let after = layout(&more, shards, replicas, Some(&before));
         let mut moved = 0;
-        for step in moves(&before, &after) {
+        for step in layout_steps(&before, &after) {
             match step {
-                Move::Replace { to, .. } => {
+                LayoutStep::Replace { to, .. } => {
                     prop_assert_eq!(to, joins);
                     moved += 1;
                 }
-                Move::Lead { .. } => {}
-                Move::Add { .. } | Move::Remove { .. } => prop_assert!(false, "{step:?}"),
+                LayoutStep::Lead { .. } => {}
+                LayoutStep::Add { .. } | LayoutStep::Remove { .. } => prop_assert!(false, "{step:?}"),
             }
         }
         let (all, n) = (slots(&after), more.len());
@@ -204,14 +206,14 @@ proptest! {
         let rest: Vec<RingNode> = nodes.into_iter().filter(|node| node.node != gone).collect();
         let after = layout(&rest, shards, replicas, Some(&before));
         let mut moved = 0;
-        for step in moves(&before, &after) {
+        for step in layout_steps(&before, &after) {
             match step {
-                Move::Replace { from, .. } => {
+                LayoutStep::Replace { from, .. } => {
                     prop_assert_eq!(from, gone);
                     moved += 1;
                 }
-                Move::Lead { .. } => {}
-                Move::Add { .. } | Move::Remove { .. } => prop_assert!(false, "{step:?}"),
+                LayoutStep::Lead { .. } => {}
+                LayoutStep::Add { .. } | LayoutStep::Remove { .. } => prop_assert!(false, "{step:?}"),
             }
         }
         prop_assert_eq!(moved, before.shards.iter().filter(|shard| shard.contains(&gone)).count());
@@ -265,7 +267,7 @@ proptest! {
     ) {
         let before = layout(&from, shards, r1, None);
         let after = layout(&to, shards, r2, Some(&before));
-        let (sets, leaders) = carried_out(&before, &moves(&before, &after));
+        let (sets, leaders) = carried_out(&before, &layout_steps(&before, &after));
         prop_assert_eq!(sets, as_sets(&after));
         for shard in (0..=shards).map(ShardId) {
             let led = leaders.get(&shard).copied().or(before.preferred_leader(shard));

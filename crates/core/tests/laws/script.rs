@@ -3,7 +3,7 @@
 use conclave_core::record::NodeRecord;
 use conclave_core::ring::Layout;
 use conclave_core::{
-    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
+    Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
 };
 
 /// The users of the transcripts; a user's id is the position in this list, from 1.
@@ -109,7 +109,7 @@ fn register_node(words: &mut Words<'_>) -> Command {
     let node = NodeId(words.number());
     let name = words.word().to_owned();
     words.expect("directory");
-    let directory = DirectoryId(words.number());
+    let directory = DataDirId(words.number());
     words.expect("level");
     Command::RegisterNode(NodeRecord {
         node,

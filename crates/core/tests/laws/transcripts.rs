@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use conclave_core::mem::MemView;
-use conclave_core::session::Verdict;
+use conclave_core::session::StoredOutcome;
 use conclave_core::{Change, EventKind, Outcome, Reply, ShardId, apply};
 
 use crate::script::{Line, parse};
@@ -144,9 +144,9 @@ fn written(change: &Change) -> String {
         }
         Change::Replied { session, room, reply, settled } => {
             let verdict = match reply.verdict {
-                Verdict::Event(seq) => format!("event {seq}"),
-                Verdict::Unchanged => "unchanged".to_owned(),
-                Verdict::Refused(refusal) => format!("refused {}", refusal.word()),
+                StoredOutcome::Event(seq) => format!("event {seq}"),
+                StoredOutcome::Unchanged => "unchanged".to_owned(),
+                StoredOutcome::Refused(refusal) => format!("refused {}", refusal.word()),
             };
             format!("session {session} in room {room}: no {} is {verdict}, settled {settled}", reply.request)
         }

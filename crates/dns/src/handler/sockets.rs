@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_net::{Net, Packets, Socket, Wire};
+use conclave_net::{DatagramSocket, Listener, Net, Wire};
 use futures::StreamExt as _;
 use hickory_proto::op::SerialMessage;
 use hickory_server::net::DnsStreamHandle as _;
@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_millis(50);
 /// The bound sockets of a name server.
 #[derive(Debug)]
 pub struct Sockets {
-    pairs: Vec<(Arc<Packets>, Socket)>,
+    pairs: Vec<(Arc<DatagramSocket>, Listener)>,
     readers: usize,
 }
 
@@ -96,7 +96,7 @@ impl Sockets {
     }
 }
 
-async fn pair(net: &Net, address: SocketAddr) -> io::Result<(Arc<Packets>, Socket)> {
+async fn pair(net: &Net, address: SocketAddr) -> io::Result<(Arc<DatagramSocket>, Listener)> {
     let mut attempt = 1;
     loop {
         let listener = net.listen(address).await?;
@@ -110,7 +110,7 @@ async fn pair(net: &Net, address: SocketAddr) -> io::Result<(Arc<Packets>, Socke
 
 /// Answers datagrams one after the other; forwarded questions run in tasks of their own.
 async fn datagrams(
-    socket: Arc<Packets>,
+    socket: Arc<DatagramSocket>,
     handler: Arc<Handler>,
     forwards: TaskTracker,
     stop: CancellationToken,
@@ -149,7 +149,7 @@ async fn datagrams(
 }
 
 /// Accepts connections, at most [`DNS_CONNECTIONS_MAX`] at the same time.
-async fn connections(mut listener: Socket, handler: Arc<Handler>) {
+async fn connections(mut listener: Listener, handler: Arc<Handler>) {
     let mut open = JoinSet::new();
     loop {
         tokio::select! {

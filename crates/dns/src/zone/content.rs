@@ -7,7 +7,7 @@ use conclave_proto::cluster::MemberRole;
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-use super::View;
+use super::ZoneInput;
 use super::members::{Member, Port, ServerSet, Target};
 use crate::names::is_label;
 
@@ -28,7 +28,7 @@ pub(super) struct Content {
 
 impl Content {
     /// The records of these members and server sets.
-    pub(super) fn new(view: &View, members: &[Member<'_>], sets: &[ServerSet]) -> Self {
+    pub(super) fn new(view: &ZoneInput, members: &[Member<'_>], sets: &[ServerSet]) -> Self {
         let mut content = Self { zone: view.zone.clone(), names: BTreeMap::new() };
         content.apex(view);
         for set in sets {
@@ -48,7 +48,7 @@ impl Content {
     }
 
     /// Adds the SOA and NS records and the addresses of the name servers.
-    fn apex(&mut self, view: &View) {
+    fn apex(&mut self, view: &ZoneInput) {
         let mut first = None;
         for server in view.name_servers.iter().filter(|server| is_label(&server.name)) {
             let Some(host) = self.subname(&server.name) else { continue };

@@ -8,7 +8,7 @@ use conclave_core::limits::{NODE_IPS_MAX, NODES_MAX, SHARDS_MAX};
 use conclave_proto::cluster::{MemberRole, NodeRecord};
 use hickory_proto::rr::Name;
 
-use super::View;
+use super::ZoneInput;
 use crate::names::is_label;
 
 /// One server of a set, with the fields of an `SRV` record.
@@ -67,7 +67,7 @@ const LAST: u16 = 40;
 
 /// Every member with a valid name, by name. Of two with the same name (a node that came back with another id), the live
 /// one or else the later one.
-pub(super) fn members(view: &View) -> Vec<Member<'_>> {
+pub(super) fn members(view: &ZoneInput) -> Vec<Member<'_>> {
     let mut by_name = BTreeMap::new();
     let Ok(parent) = view.zone.prepend_label(b"node".as_slice()) else { return Vec::new() };
     for node in &view.nodes {

@@ -13,8 +13,8 @@ fn node(id: u64) -> NodeView {
     NodeView { record: sample::record(id), live: true }
 }
 
-fn view(nodes: Vec<NodeView>) -> View {
-    View {
+fn view(nodes: Vec<NodeView>) -> ZoneInput {
+    ZoneInput {
         zone: zone_name("conclave.internal").unwrap(),
         name_servers: vec![NameServer { name: "ns1".to_owned(), ips: vec![[127, 0, 0, 1].into()] }],
         nodes,
@@ -199,7 +199,7 @@ proptest! {
         label in "[a-z]{1,20}",
         stale in any::<bool>(),
     ) {
-        let mut view = View { stale, ..view(nodes) };
+        let mut view = ZoneInput { stale, ..view(nodes) };
         view.zone = zone_name(&format!("{label}.internal")).unwrap();
         let zone = Zone::build(&view);
 

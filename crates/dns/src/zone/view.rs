@@ -7,7 +7,7 @@ use crate::names::NameServer;
 
 /// The input of a zone. Equal views make equal zones, on every name server.
 #[derive(Clone, Debug, PartialEq)]
-pub struct View {
+pub struct ZoneInput {
     /// The zone's name: lower case and absolute, as [`zone_name`](crate::names::zone_name) makes it.
     pub zone: Name,
     /// The name servers, for the NS and SOA records.

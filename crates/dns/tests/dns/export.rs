@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use conclave_dns::DnsServer;
 use conclave_dns::config::{Config, Export};
-use conclave_proto::seal::Secret;
+use conclave_proto::mac::Secret;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, RecordType};
 use hmac::{Hmac, Mac as _};

@@ -16,7 +16,7 @@ use conclave_proto::chat::GetServerStatusResponse;
 use conclave_proto::cluster::{NodeRecord, NodeRecords};
 use conclave_proto::dns::dns_service_client::DnsServiceClient;
 use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse};
-use conclave_proto::seal::{NONCE_BYTES, RECORDS, REGISTER, Secret};
+use conclave_proto::mac::{NONCE_BYTES, RECORDS, REGISTER, Secret};
 use futures::Stream;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, RecordType};
@@ -170,7 +170,7 @@ impl RegistrationStream {
     pub(crate) fn next_message(&mut self, record: &NodeRecord) -> RegisterRequest {
         self.counter += 1;
         let record = record.encode_to_vec();
-        let mac = self.secret.seal(REGISTER, &self.hello.nonce, self.counter, &record);
+        let mac = self.secret.sign(REGISTER, &self.hello.nonce, self.counter, &record);
         RegisterRequest { counter: self.counter, record, mac }
     }
 
@@ -273,7 +273,7 @@ impl AdminService for RecordsService {
             counter += 1;
             let records =
                 NodeRecords { records: records.borrow().values().cloned().collect() }.encode_to_vec();
-            let mac = secret.as_ref().map(|secret| secret.seal(RECORDS, &nonce, counter, &records));
+            let mac = secret.as_ref().map(|secret| secret.sign(RECORDS, &nonce, counter, &records));
             Some(Ok(RecordsResponse { counter, records, mac: mac.unwrap_or_default() }))
         });
         Ok(Response::new(Box::pin(told)))

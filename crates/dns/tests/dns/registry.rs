@@ -5,7 +5,7 @@ use std::time::Instant;
 use conclave_dns::limits::{REGISTER_LEASE, REGISTER_STREAMS_MAX};
 use conclave_dns::{Listeners, RunError};
 use conclave_proto::dns::{LookupRequest, RegisterResponse};
-use conclave_proto::seal::Secret;
+use conclave_proto::mac::Secret;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{RData, RecordType};
 use tokio_stream::wrappers::ReceiverStream;
@@ -125,10 +125,10 @@ async fn messages_need_a_valid_mac_and_cannot_be_replayed() {
 
     let text = server.metrics().render();
     for line in [
-        "conclave_dns_registrations_total{outcome=\"unsealed\"} 2",
+        "conclave_dns_registrations_total{outcome=\"bad_mac\"} 2",
         "conclave_dns_registrations_total{outcome=\"replayed\"} 1",
         "conclave_dns_registrations_total{outcome=\"refused\"} 2",
-        "conclave_dns_registrations_total{outcome=\"believed\"} 1",
+        "conclave_dns_registrations_total{outcome=\"accepted\"} 1",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
@@ -295,7 +295,7 @@ async fn health_reflection_and_metrics_are_served() {
     assert_eq!(status, 200);
     for line in [
         "conclave_dns_queries_total{proto=\"udp\",rcode=\"NOERROR\",type=\"SRV\"} 1",
-        "conclave_dns_zone_swaps_total 1",
+        "conclave_dns_zones_published_total 1",
         "conclave_dns_nodes{state=\"live\"} 1",
         "conclave_dns_stale 0",
         "conclave_dns_register_streams 1",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use conclave_dns::handler::{CurrentZone, Handler, HandlerConfig, Sockets};
 use conclave_dns::metrics::Metrics;
 use conclave_dns::names::{NameServer, zone_name};
-use conclave_dns::zone::{NodeView, View, Zone};
+use conclave_dns::zone::{NodeView, Zone, ZoneInput};
 use conclave_proto::cluster::{MemberRole, NodeRecord, ShardLead};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
@@ -124,7 +124,7 @@ pub(crate) fn node(id: u64) -> NodeView {
 pub(crate) fn zone(serial: u32, nodes: Vec<NodeView>) -> Zone {
     let name_server =
         |name: &str, ip: &str| NameServer { name: name.to_owned(), ips: vec![ip.parse().unwrap()] };
-    Zone::build(&View {
+    Zone::build(&ZoneInput {
         zone: zone_name("conclave.internal").unwrap(),
         name_servers: vec![name_server("ns1", "10.0.0.53"), name_server("ns2", "fd00::53")],
         nodes,

@@ -68,6 +68,6 @@ impl AdminService for Admin {
         &self,
         request: Request<RecordsRequest>,
     ) -> Result<Response<Self::RecordsStream>, Status> {
-        Ok(Response::new(Box::pin(self.records.tell(request.into_inner().nonce)?)))
+        Ok(Response::new(Box::pin(self.records.stream(request.into_inner().nonce)?)))
     }
 }

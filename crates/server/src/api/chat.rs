@@ -148,7 +148,7 @@ impl ChatService for Gateway {
         self.call("JoinChat", async {
             // Checked first: a refused client should get its answer at once, and a full node has no time to spare.
             let claimed = auth::claimed(request.metadata());
-            if let Some(why) = self.node.sessions.turns_away(claimed) {
+            if let Some(why) = self.node.sessions.refusal_for(claimed) {
                 return Err(self.placement.elsewhere(why));
             }
             let caller = self.caller(&request).await?;
@@ -176,9 +176,9 @@ impl ChatService for Gateway {
         request: Request<Streaming<SendBatch>>,
     ) -> Result<Response<Self::SendMessagesStream>, Status> {
         self.call("SendMessages", async {
-            let seat = self.node.sessions.enter_sends().map_err(|why| self.placement.elsewhere(why))?;
+            let permit = self.node.sessions.admit_sends().map_err(|why| self.placement.elsewhere(why))?;
             let caller = self.caller(&request).await?;
-            let stream = SendStream::open(request.into_inner(), self, caller, seat);
+            let stream = SendStream::open(request.into_inner(), self, caller, permit);
             Ok(Box::pin(stream) as Self::SendMessagesStream)
         })
         .await

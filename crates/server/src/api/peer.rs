@@ -27,7 +27,7 @@ use crate::peer::link::serve_link;
 use crate::shard::Shards;
 use crate::status::local_status;
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The Raft service of one node.
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ impl RaftService for PeerService {
         }))
     }
 
-    type AppendEntriesStream = Answers<raft::AppendEntriesResponse>;
+    type AppendEntriesStream = ResponseStream<raft::AppendEntriesResponse>;
 
     async fn append_entries(
         &self,
@@ -146,7 +146,7 @@ impl RaftService for PeerService {
         if let Some(replica) = self.shards.replica(ShardId(message.shard))
             && message.to == *replica.raft.node_id()
         {
-            replica.told.transfer(from.leader_id().term);
+            replica.early_elections.transfer(from.leader_id().term);
         }
         let last = message.last_log_id.map(convert::log_id_from_proto);
         let answer = raft.handle_transfer_leader(TransferLeaderRequest::new(from, message.to, last)).await;
@@ -164,7 +164,7 @@ impl RaftService for PeerService {
         Ok(Response::new(raft::RedirectToLeaderResponse { leader: self.leader_hint(shard) }))
     }
 
-    type LinkStream = Answers<raft::LinkResponse>;
+    type LinkStream = ResponseStream<raft::LinkResponse>;
 
     async fn link(
         &self,
@@ -234,7 +234,7 @@ impl PeerService {
 async fn append_stream(
     mut requests: Streaming<raft::AppendEntriesRequest>,
     shards: Arc<Shards>,
-) -> Result<Answers<raft::AppendEntriesResponse>, Status> {
+) -> Result<ResponseStream<raft::AppendEntriesResponse>, Status> {
     let first = requests.message().await?.ok_or_else(|| Status::cancelled("nothing was sent"))?;
     let shard = ShardId(first.shard);
     let replica =

@@ -17,9 +17,9 @@ use tonic::{Status, Streaming};
 
 use crate::api::auth::Caller;
 use crate::api::gateway::Gateway;
+use crate::local_sessions::SendPermit;
 use crate::metrics::Metrics;
 use crate::router::Router;
-use crate::seats::SendSeat;
 
 /// Submits one request and waits until it is decided.
 pub(crate) async fn send_one(
@@ -125,10 +125,10 @@ pub(crate) struct SendStream {
     /// Cancelled when the node drains: requests in flight are still answered, then the stream ends and the client
     /// continues on another node.
     leaving: CancellationToken,
-    _seat: SendSeat,
+    _permit: SendPermit,
     open: bool,
     next_index: u64,
-    undecided: usize,
+    in_flight: usize,
     pending: FuturesUnordered<Pending>,
     ready: VecDeque<SendResult>,
 }
@@ -149,7 +149,7 @@ impl SendStream {
         requests: Streaming<chat::SendBatch>,
         gateway: &Gateway,
         caller: Caller,
-        seat: SendSeat,
+        permit: SendPermit,
     ) -> impl Stream<Item = Result<chat::SendResults, Status>> + Send + use<> {
         let state = Self {
             requests,
@@ -157,10 +157,10 @@ impl SendStream {
             metrics: Arc::clone(&gateway.metrics),
             caller,
             leaving: gateway.node.leaving.clone(),
-            _seat: seat,
+            _permit: permit,
             open: true,
             next_index: 0,
-            undecided: 0,
+            in_flight: 0,
             pending: FuturesUnordered::new(),
             ready: VecDeque::new(),
         };
@@ -177,8 +177,8 @@ impl SendStream {
             }
             tokio::select! {
                 biased;
-                Some(results) = self.pending.next(), if !self.pending.is_empty() => self.settle(results),
-                message = self.requests.message(), if self.open && self.undecided < SENDS_IN_FLIGHT_MAX => {
+                Some(results) = self.pending.next(), if !self.pending.is_empty() => self.complete(results),
+                message = self.requests.message(), if self.open && self.in_flight < SENDS_IN_FLIGHT_MAX => {
                     match message {
                         Ok(Some(batch)) => {
                             if let Err(failure) = self.accept(batch).await {
@@ -195,8 +195,8 @@ impl SendStream {
         }
     }
 
-    fn settle(&mut self, results: Vec<SendResult>) {
-        self.undecided = self.undecided.saturating_sub(results.len());
+    fn complete(&mut self, results: Vec<SendResult>) {
+        self.in_flight = self.in_flight.saturating_sub(results.len());
         self.ready.extend(results);
     }
 
@@ -204,7 +204,7 @@ impl SendStream {
     fn drain(&mut self) -> chat::SendResults {
         while self.ready.len() < SEND_BATCH_MAX {
             match futures::FutureExt::now_or_never(self.pending.next()) {
-                Some(Some(results)) => self.settle(results),
+                Some(Some(results)) => self.complete(results),
                 _ => break,
             }
         }
@@ -242,7 +242,7 @@ impl SendStream {
     /// Submits one shard's requests before the next frame is read. So the leader receives them in the order of the
     /// stream.
     async fn hand_over(&mut self, shard: ShardId, sent: Vec<Sent>, began: Instant) {
-        self.undecided += sent.len();
+        self.in_flight += sent.len();
         let commands = sent.iter().map(|sent| sent.command.clone()).collect();
         let replies = self.router.submit(shard, commands).await;
         let router = self.router.clone();

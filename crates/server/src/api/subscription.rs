@@ -17,7 +17,7 @@ use conclave_proto::chat::{
 use conclave_proto::frame::EncodedFrame;
 use conclave_proto::status::Failure;
 use conclave_proto::token::{self, ResumeToken};
-use conclave_store::Page;
+use conclave_store::EventPage;
 use futures::Stream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -26,11 +26,11 @@ use tonic::Status;
 use crate::api::auth::Caller;
 use crate::api::gateway::Gateway;
 use crate::feed::Subscriber;
-use crate::seats::Seat;
+use crate::local_sessions::SubscriptionPermit;
 use crate::shard::ShardReader;
 
 /// A subscription's position in one room.
-struct Position {
+struct RoomCursor {
     room: RoomId,
     name: String,
     seq: Seq,
@@ -41,12 +41,12 @@ struct Position {
 pub(crate) struct Subscription {
     gateway: Gateway,
     subscriber: Arc<Subscriber>,
-    positions: Vec<Position>,
+    positions: Vec<RoomCursor>,
     /// Rooms with unread events; the room that has waited longest comes first.
     unread: VecDeque<u32>,
     news_since: Option<Instant>,
     caught_up: bool,
-    _seat: Seat,
+    _permit: SubscriptionPermit,
     /// A receiver of its own: a clone of the gateway's would report every view since the start as new.
     views: watch::Receiver<Arc<chat::ClusterView>>,
     view_seen: u64,
@@ -63,7 +63,9 @@ pub(crate) async fn open(
 ) -> Result<impl Stream<Item = Result<EncodedFrame, Status>> + Send + use<>, Failure> {
     let subscriber = Arc::new(Subscriber::default());
     let sessions = &gateway.node.sessions;
-    let seat = sessions.enter(caller.session, &subscriber).map_err(|why| gateway.placement.elsewhere(why))?;
+    let permit = sessions
+        .admit_subscription(caller.session, &subscriber)
+        .map_err(|why| gateway.placement.elsewhere(why))?;
     let positions = positions(gateway, caller, request).await?;
     for (index, position) in (0..).zip(&positions) {
         gateway.feed.follow(position.room, &subscriber, index);
@@ -76,7 +78,7 @@ pub(crate) async fn open(
         positions,
         news_since: None,
         caught_up: false,
-        _seat: seat,
+        _permit: permit,
         views: gateway.views.clone(),
         view_seen: 0,
         keepalive: Box::pin(tokio::time::sleep(KEEPALIVE_INTERVAL)),
@@ -101,13 +103,13 @@ async fn positions(
     gateway: &Gateway,
     caller: &Caller,
     request: JoinChatRequest,
-) -> Result<Vec<Position>, Failure> {
+) -> Result<Vec<RoomCursor>, Failure> {
     if request.rooms.len() > SUBSCRIPTION_ROOMS_MAX {
         let why =
             format!("a subscription has at most {SUBSCRIPTION_ROOMS_MAX} rooms, not {}", request.rooms.len());
         return Err(Failure::invalid("too_many_rooms_in_subscription", why));
     }
-    let mut positions: Vec<Position> = Vec::new();
+    let mut positions: Vec<RoomCursor> = Vec::new();
     if !request.resume_token.is_empty() {
         let token = ResumeToken::decode(&request.resume_token, gateway.node.cluster, gateway.node.epoch)
             .map_err(|error| Failure::invalid(error.word(), error.to_string()))?;
@@ -146,7 +148,7 @@ fn begin(wanted: &RoomSubscription) -> Begin {
     }
 }
 
-async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<Position, Failure> {
+async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<RoomCursor, Failure> {
     let reader = gateway.router.room_reader(room)?;
     let mut found = reader.room(room).await?;
     let beyond = |head: Option<Seq>| matches!(begin, Begin::After(seq) if head.is_none_or(|head| seq > head));
@@ -173,7 +175,7 @@ async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<Posit
         Begin::Last(count) => Seq(head.last.0.saturating_sub(u64::from(count))),
         Begin::Now => head.last,
     };
-    Ok(Position { room, name: info.name, seq, reader })
+    Ok(RoomCursor { room, name: info.name, seq, reader })
 }
 
 /// Joins without a request number: joining twice changes nothing.
@@ -218,7 +220,7 @@ impl Subscription {
     /// The next frame, or `None` when the node stops.
     async fn frame(&mut self) -> Result<Option<EncodedFrame>, Failure> {
         loop {
-            if let Some(go_away) = self.subscriber.asked() {
+            if let Some(go_away) = self.subscriber.take_move_request() {
                 return Ok(Some(Frame::GoAway(go_away).into()));
             }
             if let Some(frame) = self.next_page().await? {
@@ -327,7 +329,7 @@ impl Subscription {
             if leaders.iter().any(|hint| hint.shard == shard.id.0) {
                 continue;
             }
-            quorum &= shard.hears_from_leader();
+            quorum &= shard.has_leader_contact();
             leaders.extend(shard.hint());
         }
         chat::Keepalive { resume_token: self.token(), leaders, quorum }
@@ -335,8 +337,8 @@ impl Subscription {
 }
 
 /// Reads the next page of a room, from memory if it is there.
-async fn read(gateway: &Gateway, position: &Position) -> Result<Page, Failure> {
-    let Position { room, seq, reader, .. } = position;
+async fn read(gateway: &Gateway, position: &RoomCursor) -> Result<EventPage, Failure> {
+    let RoomCursor { room, seq, reader, .. } = position;
     if let Some(page) = reader.recent_page(*room, *seq, HISTORY_EVENTS_MAX) {
         return Ok(page);
     }

@@ -11,13 +11,13 @@ use crate::shard::sample::sample;
 
 /// The parts that the pages are rendered from.
 #[derive(Clone, Debug)]
-pub(crate) struct Page {
+pub(crate) struct NodePages {
     pub(crate) health: Arc<Health>,
     pub(crate) shards: Arc<Shards>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
-impl web::Page for Page {
+impl web::Page for NodePages {
     /// The liveness checks. They never need a quorum.
     fn alive(&self) -> Vec<Check> {
         vec![self.health.storage()]

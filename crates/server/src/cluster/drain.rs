@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use crate::cluster::heard::Heard;
 use crate::cluster::leadership::Leadership;
+use crate::cluster::peer_statuses::PeerStatuses;
 use crate::cluster::placement::GO_AWAY_IN_MS;
 use crate::limits::{DRAIN_BATCH, DRAIN_PAUSE};
 use crate::local::NodeInfo;
@@ -20,10 +20,10 @@ use crate::metrics::Metrics;
 use crate::router::Router;
 
 /// Deadline for handing over all leaderships.
-const GIVE_AWAY_DEADLINE: Duration = Duration::from_secs(3);
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(3);
 /// Deadline for another node to drain.
 const PEER_DEADLINE: Duration =
-    GIVE_AWAY_DEADLINE.saturating_add(DRAIN_DEADLINE).saturating_add(Duration::from_secs(2));
+    TRANSFER_DEADLINE.saturating_add(DRAIN_DEADLINE).saturating_add(Duration::from_secs(2));
 
 /// Drains this node, and asks other nodes to drain.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Drain {
     router: Router,
     leadership: Leadership,
     node: Arc<NodeInfo>,
-    heard: Arc<Heard>,
+    peer_statuses: Arc<PeerStatuses>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
 }
@@ -41,11 +41,11 @@ impl Drain {
         router: Router,
         leadership: Leadership,
         node: Arc<NodeInfo>,
-        heard: Arc<Heard>,
+        peer_statuses: Arc<PeerStatuses>,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Self {
-        Self { router, leadership, node, heard, metrics, tasks }
+        Self { router, leadership, node, peer_statuses, metrics, tasks }
     }
 
     /// Drains this node: it is no longer ready, its clients are asked to move, its leaderships are transferred. A
@@ -57,15 +57,15 @@ impl Drain {
         node.sessions.close();
         node.draining.cancel();
         node.own.news.notify_one();
-        let deadline = Instant::now() + GIVE_AWAY_DEADLINE;
+        let deadline = Instant::now() + TRANSFER_DEADLINE;
         let hand_over = async {
-            if !leadership.give_away(deadline).await {
+            if !leadership.transfer_all(deadline).await {
                 tracing::warn!("not all leaderships were transferred; the other replicas elect new leaders");
             }
             node.leaving.cancel();
         };
-        let see_off = async {
-            self.see_off().await;
+        let disconnect_clients = async {
+            self.disconnect_clients().await;
             if tokio::time::timeout(DRAIN_DEADLINE, node.sessions.emptied()).await.is_err() {
                 tracing::info!(
                     clients = node.sessions.count(),
@@ -73,7 +73,7 @@ impl Drain {
                 );
             }
         };
-        tokio::join!(hand_over, see_off);
+        tokio::join!(hand_over, disconnect_clients);
         let leads = router.shards.iter().filter(|shard| shard.leads()).count();
         DrainResponse {
             still_leads: u32::try_from(leads).unwrap_or(u32::MAX),
@@ -86,25 +86,25 @@ impl Drain {
         let Self { node, .. } = self;
         node.sessions.close();
         node.draining.cancel();
-        node.sessions.ask_more(u32::MAX, || self.farewell());
+        node.sessions.ask_more_to_move(u32::MAX, || self.drain_notice());
         node.leaving.cancel();
     }
 
     /// The notice to clients of a node that is stopping.
-    fn farewell(&self) -> GoAway {
+    fn drain_notice(&self) -> GoAway {
         GoAway {
             in_ms: GO_AWAY_IN_MS,
-            addresses: self.heard.better(&self.router.peers),
+            addresses: self.peer_statuses.redirect_targets(&self.router.peers),
             reason: "the node is being stopped".to_owned(),
             stay_away: true,
         }
     }
 
     /// Asks all clients to move, in batches, so that they do not all reach the other nodes in the same moment.
-    async fn see_off(&self) {
+    async fn disconnect_clients(&self) {
         loop {
-            let asked = self.node.sessions.ask_more(DRAIN_BATCH, || self.farewell());
-            self.metrics.clients.asked_to_go.with_label_values(&["drain"]).inc_by(asked.into());
+            let asked = self.node.sessions.ask_more_to_move(DRAIN_BATCH, || self.drain_notice());
+            self.metrics.clients.asked_to_move.with_label_values(&["drain"]).inc_by(asked.into());
             if asked < DRAIN_BATCH {
                 return;
             }

@@ -23,12 +23,12 @@ pub(crate) struct Health {
     peers: Arc<Peers>,
     store: Store,
     /// When this node last had contact to the meta shard's leader.
-    led: Mutex<Option<Instant>>,
+    leader_seen: Mutex<Option<Instant>>,
 }
 
 impl Health {
     pub(crate) fn new(node: Arc<NodeInfo>, shards: Arc<Shards>, peers: Arc<Peers>, store: Store) -> Self {
-        Self { node, shards, peers, store, led: Mutex::default() }
+        Self { node, shards, peers, store, leader_seen: Mutex::default() }
     }
 
     pub(crate) fn storage(&self) -> Check {
@@ -36,7 +36,7 @@ impl Health {
     }
 
     pub(crate) fn started(&self) -> Check {
-        Check { name: "started", ok: self.node.settled.load(std::sync::atomic::Ordering::Relaxed) }
+        Check { name: "started", ok: self.node.start_complete.load(std::sync::atomic::Ordering::Relaxed) }
     }
 
     /// All conditions for this node to accept clients.
@@ -45,7 +45,7 @@ impl Health {
             self.storage(),
             self.started(),
             Check { name: "not_draining", ok: !self.node.is_draining() },
-            Check { name: "meta_leader", ok: self.was_led_lately() },
+            Check { name: "meta_leader", ok: self.had_leader_recently() },
         ]
     }
 
@@ -54,19 +54,19 @@ impl Health {
     }
 
     /// Must be called more often than [`LEADERLESS_MAX`], because each call records when a leader was last seen.
-    fn was_led_lately(&self) -> bool {
+    fn had_leader_recently(&self) -> bool {
         let now = Instant::now();
-        let mut led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_led() {
-            *led = Some(now);
+        let mut leader_seen = self.leader_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_leader() {
+            *leader_seen = Some(now);
         }
-        led.is_some_and(|led| now.saturating_duration_since(led) < LEADERLESS_MAX)
+        leader_seen.is_some_and(|leader_seen| now.saturating_duration_since(leader_seen) < LEADERLESS_MAX)
     }
 
     /// Whether the meta shard has a leader: this node with quorum acks, or another node to which the link is up.
-    fn is_led(&self) -> bool {
+    fn has_leader(&self) -> bool {
         let meta = self.shards.meta();
-        meta.hears_from_leader()
+        meta.has_leader_contact()
             && meta.leader().leader.is_some_and(|leader| {
                 leader == self.node.id || self.peers.get(leader).is_some_and(|peer| peer.is_alive())
             })

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::heard::Heard;
+use crate::cluster::peer_statuses::PeerStatuses;
 use crate::local::NodeInfo;
 use crate::router::Router;
 use crate::shard::{Replica, Shards};
@@ -34,7 +34,7 @@ const CAUGHT_UP_ENTRIES: u64 = 64;
 const TRANSFER_RETRY: Duration = Duration::from_millis(500);
 
 /// Starts elections in the shards of dead leaders, until the node stops.
-pub(crate) async fn replace_the_dead(
+pub(crate) async fn replace_dead_leaders(
     shards: Arc<Shards>,
     mut died: mpsc::Receiver<NodeId>,
     stop: CancellationToken,
@@ -96,7 +96,7 @@ async fn campaign(replica: &Replica) {
     }
     tracing::info!(shard = replica.shard.0, "leader process exited, starting election");
     let request = TransferLeaderRequest::new(vote, replica.raft.node_id().to_owned(), None);
-    replica.told.leader_died(vote.leader_id().term);
+    replica.early_elections.leader_died(vote.leader_id().term);
     if let Err(error) = replica.raft.handle_transfer_leader(request).await {
         tracing::warn!(shard = replica.shard.0, %error, "failed to start election");
     }
@@ -107,18 +107,18 @@ async fn campaign(replica: &Replica) {
 pub(crate) struct Leadership {
     router: Router,
     node: Arc<NodeInfo>,
-    heard: Arc<Heard>,
+    peer_statuses: Arc<PeerStatuses>,
 }
 
 impl Leadership {
-    pub(crate) fn new(router: Router, node: Arc<NodeInfo>, heard: Arc<Heard>) -> Self {
-        Self { router, node, heard }
+    pub(crate) fn new(router: Router, node: Arc<NodeInfo>, peer_statuses: Arc<PeerStatuses>) -> Self {
+        Self { router, node, peer_statuses }
     }
 
     /// Transfers shards to their preferred leaders, one at a time, until the node stops. A draining node transfers
     /// away every shard that it comes to lead.
-    pub(crate) async fn prefer(self) {
-        let Self { router: Router { shards, peers }, node, heard } = &self;
+    pub(crate) async fn restore_preferred_leaders(self) {
+        let Self { router: Router { shards, peers }, node, peer_statuses } = &self;
         let mut alive_since: HashMap<NodeId, Instant> = HashMap::new();
         let mut led_since: HashMap<ShardId, (u64, Instant)> = HashMap::new();
         let mut ticks = tokio::time::interval(BALANCE_INTERVAL);
@@ -131,12 +131,12 @@ impl Leadership {
             if node.is_draining() {
                 // Not while the drain itself is still transferring.
                 if node.leaving.is_cancelled() {
-                    self.give_away(Instant::now() + BALANCE_INTERVAL).await;
+                    self.transfer_all(Instant::now() + BALANCE_INTERVAL).await;
                 }
                 continue;
             }
             for peer in peers.iter() {
-                if peer.is_alive() && !heard.is_draining(peer.id) {
+                if peer.is_alive() && !peer_statuses.is_draining(peer.id) {
                     alive_since.entry(peer.id).or_insert_with(Instant::now);
                 } else {
                     alive_since.remove(&peer.id);
@@ -175,7 +175,7 @@ impl Leadership {
     }
 
     /// Transfers all leaderships away until the deadline. Returns whether none is left.
-    pub(crate) async fn give_away(&self, deadline: Instant) -> bool {
+    pub(crate) async fn transfer_all(&self, deadline: Instant) -> bool {
         let drains = self.router.shards.replicas().map(|replica| async {
             while replica.leads() && Instant::now() < deadline {
                 let known = replica.leader();
@@ -195,11 +195,12 @@ impl Leadership {
 
     /// The live replica with the most of the log; among equals, the more preferred one. Draining nodes are left out.
     fn successor(&self, replica: &Replica) -> Option<NodeId> {
-        let Self { router: Router { shards, peers }, heard, .. } = self;
+        let Self { router: Router { shards, peers }, peer_statuses, .. } = self;
         let metrics = replica.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let living =
-            |node: &NodeId| peers.get(*node).is_some_and(|peer| peer.is_alive()) && !heard.is_draining(*node);
+        let living = |node: &NodeId| {
+            peers.get(*node).is_some_and(|peer| peer.is_alive()) && !peer_statuses.is_draining(*node)
+        };
         let candidates = shards.topology.replicas(replica.shard).into_iter().filter(living);
         candidates.rev().max_by_key(|node| matched(&metrics, *node))
     }

@@ -5,20 +5,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use conclave_core::NodeId;
-use conclave_core::placement::{Move, NodeLoad, Planner};
+use conclave_core::placement::{ClientMove, NodeLoad, Planner};
 use conclave_proto::admin::{self, RebalanceRequest};
 use conclave_proto::chat::{GoAway, NodeStatus};
 use conclave_proto::raft::MoveClientsRequest;
 use conclave_proto::status::Failure;
 use tonic::Status;
 
-use crate::cluster::heard::{Heard, load_of};
+use crate::cluster::peer_statuses::{PeerStatuses, load_of};
 use crate::limits::{MOVE_TARGETS_MAX, PLACEMENT_INTERVAL};
 use crate::local::NodeInfo;
 use crate::local::load::{Load, is_busy};
+use crate::local_sessions::StreamRefusal;
 use crate::metrics::Metrics;
 use crate::router::Router;
-use crate::seats::TurnedAway;
 
 /// How long a client may take to move after it was asked, in milliseconds. Part of the request to move.
 pub(crate) const GO_AWAY_IN_MS: u32 = 2_000;
@@ -30,20 +30,25 @@ const PEER_DEADLINE: Duration = Duration::from_millis(500);
 pub(crate) struct Placement {
     router: Router,
     node: Arc<NodeInfo>,
-    heard: Arc<Heard>,
+    peer_statuses: Arc<PeerStatuses>,
     metrics: Arc<Metrics>,
     planner: Arc<Mutex<Planner>>,
 }
 
 impl Placement {
-    pub(crate) fn new(router: Router, node: Arc<NodeInfo>, heard: Arc<Heard>, metrics: Arc<Metrics>) -> Self {
-        Self { router, node, heard, metrics, planner: Arc::default() }
+    pub(crate) fn new(
+        router: Router,
+        node: Arc<NodeInfo>,
+        peer_statuses: Arc<PeerStatuses>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { router, node, peer_statuses, metrics, planner: Arc::default() }
     }
 
     /// The answer to a client that is refused because of `why`.
-    pub(crate) fn elsewhere(&self, why: TurnedAway) -> Failure {
-        self.metrics.clients.turned_away.with_label_values(&[why.code()]).inc();
-        let addresses = self.heard.better(&self.router.peers);
+    pub(crate) fn elsewhere(&self, why: StreamRefusal) -> Failure {
+        self.metrics.clients.streams_refused.with_label_values(&[why.code()]).inc();
+        let addresses = self.peer_statuses.redirect_targets(&self.router.peers);
         let message = match addresses.first() {
             Some(best) => format!("{why}; go to {best}"),
             None => format!("{why}, and it can reach no other node; try again"),
@@ -66,13 +71,13 @@ impl Placement {
             return Err(Status::invalid_argument(why));
         }
         let mut next = targets.iter().cycle();
-        let asked = self.node.sessions.ask(sessions, || GoAway {
+        let asked = self.node.sessions.ask_to_move(sessions, || GoAway {
             in_ms: GO_AWAY_IN_MS,
             addresses: next.next().cloned().into_iter().collect(),
             reason: reason.to_owned(),
             stay_away: false,
         });
-        self.metrics.clients.asked_to_go.with_label_values(&["rebalance"]).inc_by(asked.into());
+        self.metrics.clients.asked_to_move.with_label_values(&["rebalance"]).inc_by(asked.into());
         tracing::info!(asked, of = sessions, reason, "clients asked to move to other nodes");
         Ok(asked)
     }
@@ -113,7 +118,7 @@ impl Placement {
     }
 
     /// Keeps the clients balanced while this node leads the meta shard, until the node stops.
-    pub(crate) async fn keep(self) {
+    pub(crate) async fn run(self) {
         let mut ticks = tokio::time::interval(PLACEMENT_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -127,12 +132,12 @@ impl Placement {
                 continue;
             }
             let moves = self.planner().round(now, &self.loads());
-            futures::future::join_all(moves.iter().map(|planned| self.ask(planned))).await;
+            futures::future::join_all(moves.iter().map(|planned| self.request_moves(planned))).await;
         }
     }
 
     /// Asks a node to move clients.
-    async fn ask(&self, planned: &Move) {
+    async fn request_moves(&self, planned: &ClientMove) {
         const REASON: &str = "the clients are rebalanced over the nodes";
         let targets = self.targets(&planned.to);
         let result = if planned.from == self.node.id {
@@ -161,7 +166,7 @@ impl Placement {
 
     /// The loads of all nodes, as this node knows them.
     fn loads(&self) -> Vec<NodeLoad> {
-        let statuses = self.heard.statuses();
+        let statuses = self.peer_statuses.statuses();
         let own = NodeLoad {
             id: self.node.id,
             clients: self.node.sessions.count(),

@@ -9,7 +9,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::heard::{Heard, Statuses};
+use crate::cluster::peer_statuses::{PeerStatuses, Statuses};
 use crate::local::NodeInfo;
 use crate::peer::{Peer, Peers};
 use crate::status::peer_status;
@@ -19,10 +19,10 @@ use crate::topology::Topology;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Updates the cluster view and the reported statuses until the node stops.
-pub(crate) async fn keep(
+pub(crate) async fn run(
     node: Arc<NodeInfo>,
     peers: Arc<Peers>,
-    heard: Arc<Heard>,
+    peer_statuses: Arc<PeerStatuses>,
     topology: Arc<Topology>,
     views: watch::Sender<Arc<ClusterView>>,
     stop: CancellationToken,
@@ -40,20 +40,20 @@ pub(crate) async fn keep(
         }
         drop(changes);
         // Dead nodes are published before the other nodes have answered.
-        show(&views, &node, &peers, &heard.statuses(), topology.feature_level());
+        publish(&views, &node, &peers, &peer_statuses.statuses(), topology.feature_level());
         let living = peers.iter().filter(|peer| peer.is_alive());
-        let said = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
-        heard.hear(said.into_iter().filter(|status| status.reachable).collect());
-        show(&views, &node, &peers, &heard.statuses(), topology.feature_level());
+        let reported = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
+        peer_statuses.update(reported.into_iter().filter(|status| status.reachable).collect());
+        publish(&views, &node, &peers, &peer_statuses.statuses(), topology.feature_level());
     }
 }
 
 /// Publishes the cluster as it is known now.
-fn show(
+fn publish(
     views: &watch::Sender<Arc<ClusterView>>,
     node: &NodeInfo,
     peers: &Peers,
-    heard: &Statuses,
+    peer_statuses: &Statuses,
     feature_level: u32,
 ) {
     let (clients, clients_max) = (node.sessions.count(), node.sessions.max());
@@ -67,7 +67,7 @@ fn show(
         clients_max,
         load_permille: node.load.borrow().score(clients, clients_max),
     };
-    let others = peers.iter().map(|peer| view_of(peer, heard.get(&peer.id)));
+    let others = peers.iter().map(|peer| view_of(peer, peer_statuses.get(&peer.id)));
     let mut nodes: Vec<_> = others.chain([own]).collect();
     nodes.sort_by_key(|node| node.node_id);
     views.send_if_modified(|view| {

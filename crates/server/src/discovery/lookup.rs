@@ -11,13 +11,13 @@ use tokio::task::JoinHandle;
 #[derive(Debug)]
 pub(crate) struct Lookup {
     address: String,
-    under_way: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+    in_flight: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
 }
 
 impl Lookup {
     /// For an address of the form `host:port`.
     pub(crate) fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), under_way: None }
+        Self { address: address.to_owned(), in_flight: None }
     }
 
     /// The host's current addresses, at least one. A literal IP address needs no lookup.
@@ -25,12 +25,12 @@ impl Lookup {
         if let Ok(literal) = self.address.parse() {
             return Ok(vec![literal]);
         }
-        let mut asked = self.under_way.take().unwrap_or_else(|| {
+        let mut asked = self.in_flight.take().unwrap_or_else(|| {
             let address = self.address.clone();
             tokio::task::spawn_blocking(move || Ok(address.to_socket_addrs()?.collect()))
         });
         let Ok(answer) = tokio::time::timeout(at_most, &mut asked).await else {
-            self.under_way = Some(asked);
+            self.in_flight = Some(asked);
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the system's resolver does not answer"));
         };
         let addresses = answer.map_err(io::Error::other)??;
@@ -61,7 +61,7 @@ mod tests {
     async fn a_lookup_that_hangs_is_not_started_twice() {
         let (answer, hanging) = std::sync::mpsc::channel();
         let mut lookup = Lookup::new("elsewhere:1");
-        lookup.under_way = Some(tokio::task::spawn_blocking(move || Ok(vec![hanging.recv().unwrap()])));
+        lookup.in_flight = Some(tokio::task::spawn_blocking(move || Ok(vec![hanging.recv().unwrap()])));
         let error = lookup.addresses(Duration::from_millis(1)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         answer.send("10.0.0.1:1".parse().unwrap()).unwrap();

@@ -29,7 +29,7 @@ const LOOKUP_RETRY: Duration = Duration::from_secs(2);
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Updates the record until the node stops.
-pub(crate) async fn keep(
+pub(crate) async fn run(
     node: Arc<NodeInfo>,
     shards: Arc<Shards>,
     health: Arc<Health>,
@@ -51,7 +51,7 @@ pub(crate) async fn keep(
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        own.say(now(&node, &shards, &health, ips.borrow_and_update().clone()), clock.now_ms());
+        own.publish(now(&node, &shards, &health, ips.borrow_and_update().clone()), clock.now_ms());
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use conclave_proto::admin::RecordsResponse;
 use conclave_proto::cluster::{NodeRecord, NodeRecords};
-use conclave_proto::seal::{NONCE_BYTES, RECORDS, Secret};
+use conclave_proto::mac::{NONCE_BYTES, RECORDS, Secret};
 use futures::Stream;
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Interval;
 use tonic::Status;
 
-use crate::cluster::heard::{Heard, Statuses};
+use crate::cluster::peer_statuses::{PeerStatuses, Statuses};
 use crate::limits::RECORDS_STREAMS_MAX;
 use crate::local::NodeInfo;
 
@@ -22,12 +22,12 @@ const INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
     pub(crate) node: Arc<NodeInfo>,
-    pub(crate) heard: Arc<Heard>,
+    pub(crate) peer_statuses: Arc<PeerStatuses>,
     secret: Option<Secret>,
     places: Arc<Semaphore>,
 }
 
-struct Telling {
+struct RecordStream {
     node: Arc<NodeInfo>,
     own: watch::Receiver<Arc<NodeRecord>>,
     others: watch::Receiver<Arc<Statuses>>,
@@ -39,15 +39,15 @@ struct Telling {
 }
 
 impl Records {
-    pub(crate) fn new(node: Arc<NodeInfo>, heard: Arc<Heard>, secret: Option<Secret>) -> Self {
-        Self { node, heard, secret, places: Arc::new(Semaphore::new(RECORDS_STREAMS_MAX)) }
+    pub(crate) fn new(node: Arc<NodeInfo>, peer_statuses: Arc<PeerStatuses>, secret: Option<Secret>) -> Self {
+        Self { node, peer_statuses, secret, places: Arc::new(Semaphore::new(RECORDS_STREAMS_MAX)) }
     }
 
     /// Streams all records: whenever one changes, and once a second, until the node stops.
     ///
     /// # Errors
     /// If the nonce has the wrong size, or if there are too many streams already.
-    pub(crate) fn tell(
+    pub(crate) fn stream(
         &self,
         nonce: Vec<u8>,
     ) -> Result<impl Stream<Item = Result<RecordsResponse, Status>> + Send + use<>, Status> {
@@ -61,9 +61,9 @@ impl Records {
         };
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let telling = Telling {
+        let record_stream = RecordStream {
             own: self.node.own.subscribe(),
-            others: self.heard.subscribe(),
+            others: self.peer_statuses.subscribe(),
             node: Arc::clone(&self.node),
             secret: self.secret.clone(),
             nonce,
@@ -71,14 +71,14 @@ impl Records {
             ticks,
             _place: place,
         };
-        Ok(futures::stream::unfold(telling, |mut telling| async move {
-            let response = telling.next().await?;
-            Some((Ok(response), telling))
+        Ok(futures::stream::unfold(record_stream, |mut record_stream| async move {
+            let response = record_stream.next().await?;
+            Some((Ok(response), record_stream))
         }))
     }
 }
 
-impl Telling {
+impl RecordStream {
     async fn next(&mut self) -> Option<RecordsResponse> {
         tokio::select! {
             _ = self.ticks.tick() => {}
@@ -94,8 +94,8 @@ impl Telling {
         records.sort_by_key(|record| record.node_id);
         let records = NodeRecords { records }.encode_to_vec();
         self.counter += 1;
-        let seal = |secret: &Secret| secret.seal(RECORDS, &self.nonce, self.counter, &records);
-        let mac = self.secret.as_ref().map(seal).unwrap_or_default();
+        let sign = |secret: &Secret| secret.sign(RECORDS, &self.nonce, self.counter, &records);
+        let mac = self.secret.as_ref().map(sign).unwrap_or_default();
         Some(RecordsResponse { counter: self.counter, records, mac })
     }
 }

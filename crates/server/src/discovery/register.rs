@@ -8,7 +8,7 @@ use conclave_core::limits::REGISTER_INTERVAL;
 use conclave_net::Net;
 use conclave_proto::dns::dns_service_client::DnsServiceClient;
 use conclave_proto::dns::{RegisterRequest, RegisterResponse};
-use conclave_proto::seal::{NONCE_BYTES, REGISTER, Secret};
+use conclave_proto::mac::{NONCE_BYTES, REGISTER, Secret};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use crate::clock::Clock;
 use crate::discovery::lookup::Lookup;
 use crate::local::NodeInfo;
-use crate::local::own::Own;
+use crate::local::own_record::OwnRecord;
 use crate::metrics::Metrics;
 
 /// Deadline for connecting, and for each answer. Half a lease, so there is time for a second attempt.
@@ -30,7 +30,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Keeps the node registered with one name server, until the node stops.
-pub(crate) async fn keep(
+pub(crate) async fn run(
     net: Net,
     resolver: String,
     node: Arc<NodeInfo>,
@@ -113,7 +113,7 @@ impl Stream {
     /// Sends the record periodically, and at once when it changes. Returns only with an error.
     async fn talk(
         &mut self,
-        own: &Own,
+        own: &OwnRecord,
         secret: &Secret,
         clock: &Clock,
         registered: &prometheus::IntGauge,
@@ -130,7 +130,7 @@ impl Stream {
             let record = Arc::clone(&records.borrow_and_update());
             let content = record.encode_to_vec();
             self.counter += 1;
-            let mac = secret.seal(REGISTER, &self.nonce, self.counter, &content);
+            let mac = secret.sign(REGISTER, &self.nonce, self.counter, &content);
             let request = RegisterRequest { counter: self.counter, record: content, mac };
             if self.requests.send(request).await.is_err() {
                 // The answer carries the name server's verdict on the record.

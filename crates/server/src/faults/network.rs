@@ -28,13 +28,13 @@ const RETRANSMISSION: Duration = Duration::from_millis(200);
 
 /// The faults between this node and its peers, by the peer's name.
 #[derive(Debug, Default)]
-pub(crate) struct Network {
+pub(crate) struct NetworkFaults {
     rules: Mutex<BTreeMap<String, watch::Sender<PeerFault>>>,
     /// Number of repeated calls that were answered.
     repeated: Arc<AtomicU64>,
 }
 
-impl Network {
+impl NetworkFaults {
     /// Replaces all rules; a peer that is not listed has no faults. Returns whether anything changed.
     pub(crate) fn set(&self, faults: &[PeerFault]) -> bool {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     /// A connection under the rules of one peer, and its other end.
-    async fn pair(network: &Network) -> (Faulty, TcpStream) {
+    async fn pair(network: &NetworkFaults) -> (Faulty, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (near, far) = tokio::join!(connect(&Net::System, &address, network.rule("b")), listener.accept());
@@ -238,7 +238,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_holds_bytes_back_and_a_heal_releases_them_in_order() {
-        let network = Network::default();
+        let network = NetworkFaults::default();
         let (mut near, mut far) = pair(&network).await;
         near.write_all(b"one").await.unwrap();
         assert_eq!(read(&mut far, 3).await, b"one");
@@ -258,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_from_a_cut_peer_wait_until_the_fault_is_healed_and_no_connection_opens() {
-        let network = Network::default();
+        let network = NetworkFaults::default();
         let (mut near, mut far) = pair(&network).await;
         network.set(&fault(|fault| fault.lose_from = true));
         far.write_all(b"x").await.unwrap();
@@ -274,7 +274,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_connection_arrives_too() {
-        let network = Network::default();
+        let network = NetworkFaults::default();
         let (mut near, far) = pair(&network).await;
         drop(far);
         assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
@@ -285,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_bytes_are_delayed_once() {
-        let network = Network::default();
+        let network = NetworkFaults::default();
         let (mut near, mut far) = pair(&network).await;
         network.set(&fault(|fault| fault.delay_ms = 60));
         let began = Instant::now();
@@ -299,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bandwidth_limit_holds_over_many_chunks_and_ends_when_healed() {
-        let network = Network::default();
+        let network = NetworkFaults::default();
         let (mut near, mut far) = pair(&network).await;
         network.set(&fault(|fault| fault.bytes_per_second = 100_000));
         let began = Instant::now();

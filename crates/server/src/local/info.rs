@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Member};
 use crate::local::load::Load;
-use crate::local::own::{self, Own};
-use crate::plan::Plan;
-use crate::seats::Seats;
+use crate::local::own_record::{self, OwnRecord};
+use crate::local_sessions::LocalSessions;
+use crate::plan::ClusterPlan;
 
 /// The identity and state of this node.
 #[derive(Debug)]
@@ -27,13 +27,13 @@ pub(crate) struct NodeInfo {
     pub(crate) epoch: u32,
     pub(crate) started: Instant,
     /// The sessions that subscribe on this node.
-    pub(crate) sessions: Arc<Seats>,
+    pub(crate) sessions: Arc<LocalSessions>,
     /// The node's recent load.
     pub(crate) load: watch::Sender<Load>,
     /// The node's record.
-    pub(crate) own: Own,
+    pub(crate) own: OwnRecord,
     /// Whether the replicas have recovered and the node is registered.
-    pub(crate) settled: AtomicBool,
+    pub(crate) start_complete: AtomicBool,
     /// Cancelled when the drain begins: the node accepts no new clients.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the leaderships are transferred: streams of sends end once their requests in flight are
@@ -45,9 +45,9 @@ pub(crate) struct NodeInfo {
 
 impl NodeInfo {
     /// The state of a node that is about to start. `now_ms` is wall time.
-    pub(crate) fn new(plan: &Plan, config: &Config, cluster: u128, now_ms: i64) -> Self {
+    pub(crate) fn new(plan: &ClusterPlan, config: &Config, cluster: u128, now_ms: i64) -> Self {
         let member = plan.members[&plan.me].clone();
-        let own = Own::new(own::first(plan.me.0, &member, cluster), now_ms);
+        let own = OwnRecord::new(own_record::first(plan.me.0, &member, cluster), now_ms);
         Self {
             id: plan.me,
             member,
@@ -56,10 +56,10 @@ impl NodeInfo {
             feature_level: config.feature_level,
             epoch: 1,
             started: Instant::now(),
-            sessions: Arc::new(Seats::new(config.max_clients, Arc::clone(&own.news))),
+            sessions: Arc::new(LocalSessions::new(config.max_clients, Arc::clone(&own.news))),
             load: watch::Sender::default(),
             own,
-            settled: AtomicBool::new(false),
+            start_complete: AtomicBool::new(false),
             draining: CancellationToken::new(),
             leaving: CancellationToken::new(),
             stop: CancellationToken::new(),

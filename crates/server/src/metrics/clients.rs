@@ -18,8 +18,8 @@ pub(crate) struct ClientMetrics {
     pub(crate) cpu: Gauge,
     pub(crate) queued: IntGauge,
     pub(crate) send_p99: Gauge,
-    pub(crate) turned_away: IntCounterVec,
-    pub(crate) asked_to_go: IntCounterVec,
+    pub(crate) streams_refused: IntCounterVec,
+    pub(crate) asked_to_move: IntCounterVec,
     /// Whether the node is registered, by name server.
     pub(crate) registered: IntGaugeVec,
     pub(crate) register_failures: IntCounterVec,
@@ -30,29 +30,30 @@ impl ClientMetrics {
         Self {
             sessions: make.gauge("conclave_sessions", "Sessions that subscribe here."),
             sessions_max: make.gauge("conclave_sessions_max", "The most sessions that may subscribe here."),
-            full: make.gauge("conclave_full", "1 while the node has its maximum number of sessions."),
+            full: make.gauge("conclave_at_capacity", "1 while the node has its maximum number of sessions."),
             load: make.number("conclave_load_ratio", "How busy the node is: 0 idle, 1 at its limit."),
             cpu: make
                 .number("conclave_cpu_ratio", "The share of all processors that the process used lately."),
-            queued: make.gauge("conclave_queued", "Recent number of commands waiting to be proposed."),
+            queued: make
+                .gauge("conclave_load_queued_proposals", "Recent number of commands waiting to be proposed."),
             send_p99: make.number(
                 "conclave_send_recent_p99_seconds",
                 "99th percentile of the latency of recently acked sends.",
             ),
-            turned_away: make.counters_of(
-                "conclave_turned_away_total",
+            streams_refused: make.counters_of(
+                "conclave_streams_refused_total",
                 "Streams that were refused and redirected to other nodes, by code.",
                 "code",
                 &CODES,
             ),
-            asked_to_go: make.counters_of(
-                "conclave_asked_to_go_total",
+            asked_to_move: make.counters_of(
+                "conclave_clients_asked_to_move_total",
                 "Sessions that were asked to continue on other nodes.",
                 "reason",
                 &REASONS,
             ),
             registered: make.gauges(
-                "conclave_registered",
+                "conclave_name_server_registered",
                 "1 while the node is registered with the name server.",
                 &["resolver"],
             ),

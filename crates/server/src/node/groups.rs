@@ -15,8 +15,8 @@ use crate::node::RunError;
 use crate::peer::Peers;
 use crate::peer::admission::Admission;
 use crate::peer::network::Factory;
-use crate::plan::Plan;
-use crate::shard::elections::Told;
+use crate::plan::ClusterPlan;
+use crate::shard::elections::EarlyElections;
 use crate::shard::proposer::Proposer;
 use crate::shard::{Replica, Shards};
 use crate::topology::Topology;
@@ -24,7 +24,7 @@ use crate::topology::Topology;
 /// Opens the node's data dir; creates it if it does not exist.
 pub(super) async fn open_store(
     config: &Config,
-    plan: &Plan,
+    plan: &ClusterPlan,
     options: Options,
     events: StoreEvents,
 ) -> Result<(Identity, Store), RunError> {
@@ -95,7 +95,7 @@ impl Groups<'_> {
         };
         tasks.spawn(proposer.run(queue));
         let state = self.store.state(shard);
-        Ok(Arc::new(Replica { shard, raft, state, proposals, told: Told::default() }))
+        Ok(Arc::new(Replica { shard, raft, state, proposals, early_elections: EarlyElections::default() }))
     }
 }
 

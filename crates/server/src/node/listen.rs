@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
-use conclave_net::{Net, Network, Socket};
+use conclave_net::{Listener, Net, Network};
 use conclave_proto::admin::admin_service_server::AdminServiceServer;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
@@ -25,8 +25,8 @@ use crate::node::RunError;
 /// The sockets of a node, bound before any other step of the start.
 #[derive(Debug)]
 pub struct Listeners {
-    pub(super) client: Socket,
-    pub(super) peer: Socket,
+    pub(super) client: Listener,
+    pub(super) peer: Listener,
     /// `None` in a simulated node, which has no health and metrics pages.
     pub(super) http: Option<TcpListener>,
     /// The network that the sockets belong to.
@@ -64,7 +64,7 @@ impl Listeners {
     }
 }
 
-pub(super) async fn serve_peers(socket: Socket, service: PeerService, stop: CancellationToken) {
+pub(super) async fn serve_peers(socket: Listener, service: PeerService, stop: CancellationToken) {
     let server = Server::builder()
         .max_concurrent_streams(None)
         .initial_stream_window_size(8 * 1024 * 1024)
@@ -81,7 +81,7 @@ pub(super) async fn serve_peers(socket: Socket, service: PeerService, stop: Canc
 }
 
 pub(super) async fn serve_clients(
-    socket: Socket,
+    socket: Listener,
     gateway: Gateway,
     admin: Admin,
     faults: Option<FaultServiceServer<FaultApi>>,

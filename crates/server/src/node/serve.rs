@@ -15,9 +15,9 @@ use crate::api::web;
 use crate::bootstrap;
 use crate::clock::Clock;
 use crate::cluster::health::Health;
-use crate::cluster::heard::Heard;
 use crate::cluster::leadership::{self, Leadership};
-use crate::cluster::load_keep;
+use crate::cluster::load_sampler;
+use crate::cluster::peer_statuses::PeerStatuses;
 use crate::cluster::placement::Placement;
 use crate::cluster::view;
 use crate::config::Config;
@@ -31,7 +31,7 @@ use crate::node::Node;
 use crate::node::listen::{Listeners, serve_clients, serve_peers};
 use crate::peer::LinkQueues;
 use crate::peer::admission::Admission;
-use crate::peer::link::keep_link;
+use crate::peer::link::maintain_link;
 use crate::shard::elections;
 
 /// Capacity of the queue of dead peers.
@@ -44,7 +44,7 @@ pub(super) struct Parts {
     pub(super) clock: Clock,
     pub(super) links: LinkQueues,
     pub(super) identity: Identity,
-    pub(super) heard: Arc<Heard>,
+    pub(super) peer_statuses: Arc<PeerStatuses>,
     pub(super) leadership: Leadership,
 }
 
@@ -52,13 +52,13 @@ impl Node {
     /// Starts all tasks that run until the node stops.
     pub(super) fn serve(&self, config: &Config, listeners: Listeners, parts: Parts) {
         let Self { info, store, metrics, router, drain, tasks, .. } = self;
-        let Parts { admission, feed, clock, links, identity, heard, leadership } = parts;
+        let Parts { admission, feed, clock, links, identity, peer_statuses, leadership } = parts;
         let (shards, peers) = (&router.shards, &router.peers);
         let stop = &info.stop;
         let view = ClusterView { cluster_id: format!("{:032x}", info.cluster), ..ClusterView::default() };
         let (view_sender, views) = watch::channel(Arc::new(view));
         let placement =
-            Placement::new(router.clone(), Arc::clone(info), Arc::clone(&heard), Arc::clone(metrics));
+            Placement::new(router.clone(), Arc::clone(info), Arc::clone(&peer_statuses), Arc::clone(metrics));
         let gateway = Gateway {
             router: router.clone(),
             feed,
@@ -79,7 +79,7 @@ impl Node {
             placement: placement.clone(),
             drain: drain.clone(),
         };
-        let records = Records::new(Arc::clone(info), Arc::clone(&heard), config.secret.clone());
+        let records = Records::new(Arc::clone(info), Arc::clone(&peer_statuses), config.secret.clone());
         let admin =
             Admin { gateway: gateway.clone(), placement: placement.clone(), drain: drain.clone(), records };
         tasks.spawn(serve_peers(listeners.peer, peer_service, stop.clone()));
@@ -91,7 +91,7 @@ impl Node {
         tasks.spawn(serve_clients(listeners.client, gateway, admin, faults, stop.clone()));
         let health = Health::new(Arc::clone(info), Arc::clone(shards), Arc::clone(peers), store.clone());
         let health = Arc::new(health);
-        let page = web::Page {
+        let page = web::NodePages {
             health: Arc::clone(&health),
             shards: Arc::clone(shards),
             metrics: Arc::clone(metrics),
@@ -102,39 +102,43 @@ impl Node {
 
         let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
         for (peer, queue, echoes) in links {
-            tasks.spawn(keep_link(listeners.net.clone(), peer, queue, died.clone(), stop.clone()));
+            tasks.spawn(maintain_link(listeners.net.clone(), peer, queue, died.clone(), stop.clone()));
             if let Some(echoes) = echoes {
                 tasks.spawn(echoes.run(stop.clone()));
             }
         }
-        tasks.spawn(leadership::replace_the_dead(Arc::clone(shards), deaths, stop.clone()));
-        tasks.spawn(leadership.prefer());
+        tasks.spawn(leadership::replace_dead_leaders(Arc::clone(shards), deaths, stop.clone()));
+        tasks.spawn(leadership.restore_preferred_leaders());
         for replica in shards.replicas() {
             tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
         }
         let keeping = housekeeping::run(Arc::clone(shards), store.clone(), Arc::clone(metrics), stop.clone());
         tasks.spawn(keeping);
-        let settling =
-            bootstrap::settle(router.clone(), Arc::clone(info), identity.directory, self.expelled.clone());
+        let settling = bootstrap::complete_start(
+            router.clone(),
+            Arc::clone(info),
+            identity.directory,
+            self.expelled.clone(),
+        );
         tasks.spawn(settling);
-        tasks.spawn(bootstrap::keep_level(router.clone(), stop.clone()));
-        tasks.spawn(view::keep(
+        tasks.spawn(bootstrap::run_level_upgrades(router.clone(), stop.clone()));
+        tasks.spawn(view::run(
             Arc::clone(info),
             Arc::clone(peers),
-            heard,
+            peer_statuses,
             Arc::clone(&shards.topology),
             view_sender,
             stop.clone(),
         ));
-        tasks.spawn(placement.keep());
-        self.say(config, health, &clock, &listeners.net);
+        tasks.spawn(placement.run());
+        self.spawn_record_tasks(config, health, &clock, &listeners.net);
     }
 
     /// Starts the tasks that update and report the node's record.
-    fn say(&self, config: &Config, health: Arc<Health>, clock: &Clock, net: &Net) {
+    fn spawn_record_tasks(&self, config: &Config, health: Arc<Health>, clock: &Clock, net: &Net) {
         let Self { info, metrics, router, tasks, .. } = self;
         let stop = &info.stop;
-        let loading = load_keep::keep(
+        let loading = load_sampler::run(
             Arc::clone(info),
             Arc::clone(&router.shards),
             Arc::clone(metrics),
@@ -142,7 +146,7 @@ impl Node {
             stop.clone(),
         );
         tasks.spawn(loading);
-        tasks.spawn(record::keep(
+        tasks.spawn(record::run(
             Arc::clone(info),
             Arc::clone(&router.shards),
             health,
@@ -150,8 +154,9 @@ impl Node {
             tasks.clone(),
             stop.clone(),
         ));
-        for (resolver, secret) in config.resolvers.iter().zip(std::iter::repeat(&config.secret).flatten()) {
-            let keeping = register::keep(
+        for (resolver, secret) in config.name_servers.iter().zip(std::iter::repeat(&config.secret).flatten())
+        {
+            let keeping = register::run(
                 net.clone(),
                 resolver.clone(),
                 Arc::clone(info),

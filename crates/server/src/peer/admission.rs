@@ -4,7 +4,7 @@
 //! log, so a node whose data dir was emptied, swapped or copied must never act under its old id: every node that has
 //! seen the id with another data dir refuses it.
 
-use conclave_core::{DirectoryId, NodeId};
+use conclave_core::{DataDirId, NodeId};
 use conclave_store::Store;
 use tokio::sync::watch;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
@@ -31,7 +31,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub(crate) fn new(cluster: u128, from: NodeId, directory: DirectoryId, store: Store) -> Self {
+    pub(crate) fn new(cluster: u128, from: NodeId, directory: DataDirId, store: Store) -> Self {
         Self {
             cluster: ascii(format!("{cluster:032x}")),
             from: MetadataValue::from(from.0),
@@ -66,7 +66,7 @@ impl Interceptor for Stamp {
 pub(crate) struct Admission {
     pub(crate) cluster: u128,
     pub(crate) me: NodeId,
-    pub(crate) directory: DirectoryId,
+    pub(crate) directory: DataDirId,
     pub(crate) store: Store,
     /// Set when a peer knows this node's id with another data dir: then this node must stop.
     pub(crate) expelled: watch::Sender<Option<String>>,
@@ -80,7 +80,7 @@ impl Admission {
         let hex = |key: &str| text(key).and_then(|text| u128::from_str_radix(text, 16).ok());
 
         let (Some(cluster), Some(from), Some(from_dir), Some(to)) =
-            (hex(CLUSTER), number(FROM), hex(FROM_DIR).map(DirectoryId), number(TO))
+            (hex(CLUSTER), number(FROM), hex(FROM_DIR).map(DataDirId), number(TO))
         else {
             return Err(Status::failed_precondition("the call does not name its sender and its receiver"));
         };
@@ -96,7 +96,7 @@ impl Admission {
                 self.me
             )));
         }
-        if let Some(to_dir) = hex(TO_DIR).map(DirectoryId)
+        if let Some(to_dir) = hex(TO_DIR).map(DataDirId)
             && to_dir != self.directory
         {
             self.expel(&format!("node {from} knows node {to} with data dir {to_dir}"));
@@ -108,7 +108,7 @@ impl Admission {
         Ok(from)
     }
 
-    async fn bind(&self, from: NodeId, directory: DirectoryId) -> Result<(), Status> {
+    async fn bind(&self, from: NodeId, directory: DataDirId) -> Result<(), Status> {
         let known = match self.store.peer_directory(from) {
             Some(known) => Err(known),
             None => match self.store.remember_peer(from, directory).await {

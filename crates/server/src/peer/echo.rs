@@ -42,7 +42,7 @@ pub(crate) struct Echo {
 
 /// Repeats the observed calls.
 #[derive(Debug)]
-pub(crate) struct Echoes {
+pub(crate) struct EchoTask {
     rule: watch::Receiver<PeerFault>,
     calls: mpsc::Receiver<Call>,
     client: PeerClient,
@@ -55,14 +55,14 @@ pub(crate) fn echo(
     rule: watch::Receiver<PeerFault>,
     client: PeerClient,
     answered: Arc<AtomicU64>,
-) -> (Arc<Echo>, Echoes) {
+) -> (Arc<Echo>, EchoTask) {
     let (sender, calls) = mpsc::channel(ECHOES_MAX);
-    (Arc::new(Echo { rule: rule.clone(), calls: sender }), Echoes { rule, calls, client, answered })
+    (Arc::new(Echo { rule: rule.clone(), calls: sender }), EchoTask { rule, calls, client, answered })
 }
 
 impl Echo {
     /// Observes a call that is about to be made. The call may be repeated once, unless too many wait already.
-    pub(crate) fn hear(&self, call: impl FnOnce() -> Call) {
+    pub(crate) fn observe(&self, call: impl FnOnce() -> Call) {
         let percent = self.rule.borrow().repeat_percent;
         if percent > 0 && rand::random_range(0..100) < percent {
             // A full queue only makes repeats less frequent.
@@ -71,7 +71,7 @@ impl Echo {
     }
 }
 
-impl Echoes {
+impl EchoTask {
     /// Repeats calls until the node stops.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut waiting = FuturesUnordered::new();
@@ -131,11 +131,11 @@ mod tests {
         let (calls, mut heard) = mpsc::channel(3);
         let echo = Echo { rule: rule.subscribe(), calls };
         let call = || Call::Propose(raft::LinkRequest::default());
-        echo.hear(call);
+        echo.observe(call);
         assert!(heard.try_recv().is_err(), "nothing is repeated without a fault");
         rule.send_replace(PeerFault { repeat_percent: 100, ..PeerFault::default() });
         for _ in 0..5 {
-            echo.hear(call);
+            echo.observe(call);
         }
         assert_eq!(std::iter::from_fn(|| heard.try_recv().ok()).count(), 3);
     }

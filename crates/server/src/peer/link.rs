@@ -25,7 +25,7 @@ use tonic::{Status, Streaming};
 use crate::limits::{ENTRY_BYTES_MAX, FORWARD_QUEUE_MAX};
 use crate::peer::Peer;
 use crate::peer::echo::Call;
-use crate::shard::{Answer, ProposeError, Replica, Shards};
+use crate::shard::{ProposeError, ProposeResult, Replica, Shards};
 
 /// Pause between two attempts to open a link.
 const RETRY: Duration = Duration::from_millis(50);
@@ -39,17 +39,17 @@ const RESULTS_MAX: usize = 256;
 
 /// Commands of one shard to forward to its leader's node.
 #[derive(Debug)]
-pub(crate) struct Forwarded {
+pub(crate) struct ForwardedProposal {
     pub(crate) shard: ShardId,
     pub(crate) commands: Vec<Encoded>,
-    pub(crate) answer: oneshot::Sender<Answer>,
+    pub(crate) answer: oneshot::Sender<ProposeResult>,
 }
 
 /// Keeps the link to one peer open while the node runs. Sends the peer to `died` when its process is gone.
-pub(crate) async fn keep_link(
+pub(crate) async fn maintain_link(
     net: Net,
     peer: Arc<Peer>,
-    mut queue: mpsc::Receiver<Forwarded>,
+    mut queue: mpsc::Receiver<ForwardedProposal>,
     died: mpsc::Sender<NodeId>,
     stop: CancellationToken,
 ) {
@@ -78,7 +78,7 @@ pub(crate) async fn keep_link(
 }
 
 /// Runs one connection of the link until it breaks.
-async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<Forwarded>) -> Status {
+async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<ForwardedProposal>) -> Status {
     let (requests, outgoing) = mpsc::channel(4);
     let mut client = peer.client();
     let mut answers = match client.link(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await {
@@ -88,20 +88,20 @@ async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<Forwarded>) -> Status 
     if !peer.alive.send_replace(true) {
         tracing::info!(peer = peer.id.0, name = peer.name, "link up");
     }
-    let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
+    let mut waiting: HashMap<u64, oneshot::Sender<ProposeResult>> = HashMap::new();
     let mut next_id = 0;
     let ended = loop {
         tokio::select! {
             biased;
             answer = answers.message() => match answer {
-                Ok(Some(response)) => settle(response, &mut waiting),
+                Ok(Some(response)) => complete(response, &mut waiting),
                 Ok(None) => break Status::unavailable("the peer closed the link"),
                 Err(status) => break status,
             },
             first = queue.recv(), if waiting.len() < FORWARD_QUEUE_MAX => {
                 let Some(first) = first else { break Status::cancelled("the node stops") };
                 let request = collect(first, queue, &mut waiting, &mut next_id);
-                peer.hear(|| Call::Propose(request.clone()));
+                peer.observe(|| Call::Propose(request.clone()));
                 if requests.send(request).await.is_err() {
                     break Status::unavailable("the link broke");
                 }
@@ -116,9 +116,9 @@ async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<Forwarded>) -> Status 
 
 /// Puts all queued proposals into one request, up to a bound.
 fn collect(
-    first: Forwarded,
-    queue: &mut mpsc::Receiver<Forwarded>,
-    waiting: &mut HashMap<u64, oneshot::Sender<Answer>>,
+    first: ForwardedProposal,
+    queue: &mut mpsc::Receiver<ForwardedProposal>,
+    waiting: &mut HashMap<u64, oneshot::Sender<ProposeResult>>,
     next_id: &mut u64,
 ) -> raft::LinkRequest {
     let mut proposals = Vec::new();
@@ -140,7 +140,7 @@ fn collect(
     raft::LinkRequest { proposals }
 }
 
-fn settle(response: raft::LinkResponse, waiting: &mut HashMap<u64, oneshot::Sender<Answer>>) {
+fn complete(response: raft::LinkResponse, waiting: &mut HashMap<u64, oneshot::Sender<ProposeResult>>) {
     for result in response.results {
         let Some(answer) = waiting.remove(&result.id) else {
             continue;
@@ -150,7 +150,7 @@ fn settle(response: raft::LinkResponse, waiting: &mut HashMap<u64, oneshot::Send
     }
 }
 
-fn outcome(outcome: Option<Outcome>) -> Answer {
+fn outcome(outcome: Option<Outcome>) -> ProposeResult {
     let unknown = |why: String| Err(ProposeError::Unknown(why));
     match outcome {
         Some(Outcome::Replies(replies)) => {

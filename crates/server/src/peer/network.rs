@@ -50,12 +50,12 @@ pub(crate) struct Factory {
 
 /// One shard's connection to one other replica.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct PeerNetwork {
     shard: ShardId,
     target: u64,
     peer: Option<Arc<Peer>>,
     heartbeat: bool,
-    beats: Option<Beats>,
+    heartbeats: Option<HeartbeatStream>,
     rtt: Histogram,
     append: Histogram,
     append_failures: IntCounter,
@@ -65,12 +65,12 @@ pub(crate) struct Network {
 
 /// A stream of heartbeats.
 #[derive(Debug)]
-struct Beats {
+struct HeartbeatStream {
     requests: mpsc::Sender<raft::AppendEntriesRequest>,
     answers: Streaming<raft::AppendEntriesResponse>,
 }
 
-impl Beats {
+impl HeartbeatStream {
     async fn open(client: &mut PeerClient) -> Result<Self, Status> {
         let (requests, queue) = mpsc::channel(1);
         let response = client.append_entries(tokio_stream::wrappers::ReceiverStream::new(queue)).await?;
@@ -88,15 +88,15 @@ impl Beats {
 }
 
 impl Factory {
-    fn make(&self, target: u64, heartbeat: bool) -> Network {
+    fn make(&self, target: u64, heartbeat: bool) -> PeerNetwork {
         let peer = self.peers.get(target.into()).cloned();
         let name = peer.as_ref().map_or_else(|| target.to_string(), |peer| peer.name.clone());
-        Network {
+        PeerNetwork {
             shard: self.shard,
             target,
             peer,
             heartbeat,
-            beats: None,
+            heartbeats: None,
             rtt: self.metrics.raft_peer_rtt.with_label_values(&[&name]),
             append: self.metrics.raft_peer_append.with_label_values(&[&name]),
             append_failures: self.metrics.raft_peer_append_failures.with_label_values(&[&name]),
@@ -107,18 +107,18 @@ impl Factory {
 }
 
 impl RaftNetworkFactory<TypeConfig> for Factory {
-    type Network = Network;
+    type Network = PeerNetwork;
 
-    async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> Network {
+    async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
         self.make(target, false)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> Network {
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
         self.make(target, true)
     }
 }
 
-impl Network {
+impl PeerNetwork {
     fn peer(&self) -> Result<&Arc<Peer>, RpcError> {
         let unknown =
             || RPCError::Unreachable(Unreachable::from_string(format!("node {} is not known", self.target)));
@@ -150,7 +150,7 @@ impl Network {
         let requests = input.map(move |request| {
             outgoing.sent(!request.entries.is_empty());
             let message = append_to_proto(shard, &request);
-            peer.hear(|| Call::Append(message.clone()));
+            peer.observe(|| Call::Append(message.clone()));
             message
         });
         match client.append_entries(requests).await {
@@ -175,7 +175,7 @@ impl Network {
 
     /// Sends one heartbeat over a stream that stays open between heartbeats: nine groups send forty a second each, and
     /// a call for each heartbeat would cost an idle node more than all its other work.
-    async fn beat(
+    async fn send_heartbeat(
         &mut self,
         request: &AppendEntriesRequest<TypeConfig>,
         timeout: Duration,
@@ -183,21 +183,21 @@ impl Network {
         let began = Instant::now();
         let message = append_to_proto(self.shard, request);
         // After any error, the next heartbeat opens a new stream.
-        let beats = self.beats.take();
+        let heartbeats = self.heartbeats.take();
         let mut client = self.peer()?.client();
         let exchange = async {
-            let mut beats = match beats {
-                Some(beats) => beats,
-                None => Beats::open(&mut client).await?,
+            let mut heartbeats = match heartbeats {
+                Some(heartbeats) => heartbeats,
+                None => HeartbeatStream::open(&mut client).await?,
             };
-            let answer = beats.exchange(message).await?;
-            Ok::<_, Status>((beats, answer))
+            let answer = heartbeats.exchange(message).await?;
+            Ok::<_, Status>((heartbeats, answer))
         };
         match tokio::time::timeout(timeout, exchange).await {
-            Ok(Ok((beats, answer))) => {
+            Ok(Ok((heartbeats, answer))) => {
                 self.rtt.observe(began.elapsed().as_secs_f64());
                 let result = appended(answer)?;
-                self.beats = result.is_ok().then_some(beats);
+                self.heartbeats = result.is_ok().then_some(heartbeats);
                 Ok(result)
             }
             Ok(Err(status)) => Err(self.append_failed(&status)),
@@ -220,7 +220,7 @@ impl Network {
             pre_vote,
             leadership_transfer: request.leadership_transfer,
         };
-        peer.hear(|| Call::Vote(message));
+        peer.observe(|| Call::Vote(message));
         let answer = match tokio::time::timeout(option.hard_ttl(), client.request_vote(message)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(self.failed(&status)),
@@ -232,7 +232,7 @@ impl Network {
     }
 }
 
-impl NetStreamAppend<TypeConfig> for Network {
+impl NetStreamAppend<TypeConfig> for PeerNetwork {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -246,17 +246,17 @@ impl NetStreamAppend<TypeConfig> for Network {
         }
         let timeout = option.hard_ttl();
         Box::pin(async move {
-            let beats = stream::unfold((self, input), move |(network, mut input)| async move {
+            let heartbeats = stream::unfold((self, input), move |(network, mut input)| async move {
                 let request = input.next().await?;
-                let answer = network.beat(&request, timeout).await;
+                let answer = network.send_heartbeat(&request, timeout).await;
                 Some((answer, (network, input)))
             });
-            Ok(Box::pin(beats) as BoxStream<'s, _>)
+            Ok(Box::pin(heartbeats) as BoxStream<'s, _>)
         })
     }
 }
 
-impl NetVote<TypeConfig> for Network {
+impl NetVote<TypeConfig> for PeerNetwork {
     async fn vote(
         &mut self,
         request: VoteRequest<TypeConfig>,
@@ -274,7 +274,7 @@ impl NetVote<TypeConfig> for Network {
     }
 }
 
-impl NetTransferLeader<TypeConfig> for Network {
+impl NetTransferLeader<TypeConfig> for PeerNetwork {
     async fn transfer_leader(
         &mut self,
         request: TransferLeaderRequest<TypeConfig>,
@@ -295,7 +295,7 @@ impl NetTransferLeader<TypeConfig> for Network {
     }
 }
 
-impl NetBackoff<TypeConfig> for Network {
+impl NetBackoff<TypeConfig> for PeerNetwork {
     fn backoff(&self) -> Option<Backoff> {
         None
     }

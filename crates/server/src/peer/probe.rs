@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 /// Shared by the two directions of one stream.
 #[derive(Debug, Default)]
-pub(crate) struct Probe(Mutex<State>);
+pub(crate) struct Probe(Mutex<ProbeState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ProbeState {
     sent: u64,
     answered: u64,
     /// The measured request: its position in the stream, and when it was sent.

@@ -14,12 +14,12 @@ use crate::shard::replica::{LeaderView, Replica};
 
 /// The last terms in which this replica was told to start an election before its timeout.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct EarlyElections {
     leader_died: AtomicU64,
     transfer: AtomicU64,
 }
 
-impl Told {
+impl EarlyElections {
     /// The leader of `term` died: this replica starts an election for the next term.
     pub(crate) fn leader_died(&self, term: u64) {
         self.leader_died.store(term + 1, Ordering::Relaxed);
@@ -47,37 +47,37 @@ pub(crate) const CAUSES: [&str; 3] = ["leader_died", "transfer", "timeout"];
 
 /// What changed between two observations of the leadership.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
+struct LeadershipChange {
     /// The new leader, or the same one in a later term.
     leader: Option<NodeId>,
     /// How long this replica knew no leader, if it had lost one.
-    without: Option<Duration>,
+    leaderless_for: Option<Duration>,
     /// Whether this replica started an election since the last observation.
-    stood: bool,
+    started_election: bool,
 }
 
 /// Tracks one replica's view between observations.
 #[derive(Debug)]
-struct Watch {
+struct LeaderWatch {
     me: NodeId,
     known: LeaderView,
     lost: Option<Instant>,
 }
 
-impl Watch {
-    fn see(&mut self, view: LeaderView, now: Instant) -> Seen {
+impl LeaderWatch {
+    fn observe(&mut self, view: LeaderView, now: Instant) -> LeadershipChange {
         let before = std::mem::replace(&mut self.known, view);
         if view == before {
-            return Seen::default();
+            return LeadershipChange::default();
         }
         if view.leader.is_none() && before.leader.is_some() {
             self.lost = Some(now);
         }
         let lost = if view.leader.is_some() { self.lost.take() } else { None };
-        Seen {
+        LeadershipChange {
             leader: view.leader,
-            without: lost.map(|lost| now.saturating_duration_since(lost)),
-            stood: view.voted_for == self.me && view.term > before.term,
+            leaderless_for: lost.map(|lost| now.saturating_duration_since(lost)),
+            started_election: view.voted_for == self.me && view.term > before.term,
         }
     }
 }
@@ -88,7 +88,7 @@ pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: Ca
     let changes = metrics.raft_leader_changes.with_label_values(&[&shard]);
     let duration = metrics.raft_election_duration.with_label_values(&[&shard]);
     let elections = CAUSES.map(|cause| metrics.raft_elections.with_label_values(&[&shard, cause]));
-    let mut watch = Watch { me: NodeId(*replica.raft.node_id()), known: replica.leader(), lost: None };
+    let mut watch = LeaderWatch { me: NodeId(*replica.raft.node_id()), known: replica.leader(), lost: None };
     while !stop.is_cancelled() {
         tokio::select! {
             () = replica.leader_change(watch.known, Duration::from_secs(3600)) => {}
@@ -98,9 +98,9 @@ pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: Ca
         if view == watch.known {
             continue;
         }
-        let seen = watch.see(view, Instant::now());
-        if seen.stood {
-            let why = replica.told.why(view.term);
+        let seen = watch.observe(view, Instant::now());
+        if seen.started_election {
+            let why = replica.early_elections.why(view.term);
             for (cause, elections) in CAUSES.iter().zip(&elections) {
                 elections.inc_by(u64::from(*cause == why));
             }
@@ -109,8 +109,8 @@ pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: Ca
             changes.inc();
             tracing::info!(shard = replica.shard.0, leader = leader.0, term = view.term, "leader changed");
         }
-        if let Some(without) = seen.without {
-            duration.observe(without.as_secs_f64());
+        if let Some(leaderless_for) = seen.leaderless_for {
+            duration.observe(leaderless_for.as_secs_f64());
         }
     }
 }
@@ -130,40 +130,46 @@ mod tests {
     fn the_time_without_a_leader_ends_with_the_next_one() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let mut watch = Watch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
+        let mut watch = LeaderWatch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
 
-        let standing = watch.see(view(None, 5, ME), at(0));
-        assert_eq!(standing, Seen { leader: None, without: None, stood: true });
-        let again = watch.see(view(None, 6, ME), at(30));
-        assert_eq!(again, Seen { leader: None, without: None, stood: true });
-        let won = watch.see(view(Some(ME), 6, ME), at(50));
-        let without = Some(Duration::from_millis(50));
-        assert_eq!(won, Seen { leader: Some(ME), without, stood: false });
-        assert_eq!(watch.see(view(Some(ME), 6, ME), at(60)), Seen::default());
+        let standing = watch.observe(view(None, 5, ME), at(0));
+        assert_eq!(standing, LeadershipChange { leader: None, leaderless_for: None, started_election: true });
+        let again = watch.observe(view(None, 6, ME), at(30));
+        assert_eq!(again, LeadershipChange { leader: None, leaderless_for: None, started_election: true });
+        let won = watch.observe(view(Some(ME), 6, ME), at(50));
+        let leaderless_for = Some(Duration::from_millis(50));
+        assert_eq!(won, LeadershipChange { leader: Some(ME), leaderless_for, started_election: false });
+        assert_eq!(watch.observe(view(Some(ME), 6, ME), at(60)), LeadershipChange::default());
     }
 
     #[test]
     fn a_change_of_leader_is_counted_even_if_no_time_without_a_leader_was_seen() {
-        let mut watch = Watch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
+        let mut watch = LeaderWatch { me: ME, known: view(Some(OTHER), 4, OTHER), lost: None };
         // One leader directly after another: this replica never saw a time without one.
-        let seen = watch.see(view(Some(OTHER), 5, OTHER), Instant::now());
-        assert_eq!(seen, Seen { leader: Some(OTHER), without: None, stood: false });
-        let seen = watch.see(view(Some(ME), 6, ME), Instant::now());
-        assert_eq!(seen, Seen { leader: Some(ME), without: None, stood: true });
+        let seen = watch.observe(view(Some(OTHER), 5, OTHER), Instant::now());
+        assert_eq!(
+            seen,
+            LeadershipChange { leader: Some(OTHER), leaderless_for: None, started_election: false }
+        );
+        let seen = watch.observe(view(Some(ME), 6, ME), Instant::now());
+        assert_eq!(seen, LeadershipChange { leader: Some(ME), leaderless_for: None, started_election: true });
     }
 
     #[test]
     fn before_the_first_leader_no_time_without_one_is_measured() {
-        let mut watch = Watch { me: ME, known: view(None, 0, ME), lost: None };
-        let seen = watch.see(view(Some(OTHER), 1, OTHER), Instant::now());
-        assert_eq!(seen, Seen { leader: Some(OTHER), without: None, stood: false });
+        let mut watch = LeaderWatch { me: ME, known: view(None, 0, ME), lost: None };
+        let seen = watch.observe(view(Some(OTHER), 1, OTHER), Instant::now());
+        assert_eq!(
+            seen,
+            LeadershipChange { leader: Some(OTHER), leaderless_for: None, started_election: false }
+        );
     }
 
     #[test]
     fn an_election_has_the_cause_that_was_told_for_its_term() {
-        let told = Told::default();
-        told.leader_died(4);
-        told.transfer(7);
-        assert_eq!([told.why(5), told.why(8), told.why(6)], CAUSES);
+        let early_elections = EarlyElections::default();
+        early_elections.leader_died(4);
+        early_elections.transfer(7);
+        assert_eq!([early_elections.why(5), early_elections.why(8), early_elections.why(6)], CAUSES);
     }
 }

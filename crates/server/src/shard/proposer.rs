@@ -24,7 +24,7 @@ use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::metrics::{Metrics, label};
 
 /// The result of a batch of commands: one reply for each, or the reason why there are none.
-pub(crate) type Answer = Result<Vec<Reply>, ProposeError>;
+pub(crate) type ProposeResult = Result<Vec<Reply>, ProposeError>;
 
 /// Why a batch of commands has no replies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +47,7 @@ pub(crate) enum ProposeError {
 #[derive(Debug)]
 pub(crate) struct Proposal {
     pub(crate) commands: Vec<Encoded>,
-    pub(crate) answer: oneshot::Sender<Answer>,
+    pub(crate) answer: oneshot::Sender<ProposeResult>,
 }
 
 /// The proposer of one shard. One runs per replica; proposals succeed only on the leader.
@@ -63,7 +63,7 @@ pub(crate) struct Proposer {
 
 /// An entry in flight, and the callers that wait for its replies.
 struct InFlight {
-    waiting: Vec<(usize, oneshot::Sender<Answer>)>,
+    waiting: Vec<(usize, oneshot::Sender<ProposeResult>)>,
     commands: usize,
     began: Instant,
     result: Result<ClientWriteResult<TypeConfig>, String>,
@@ -115,7 +115,7 @@ impl Proposer {
         &self,
         first: Proposal,
         queue: &mut mpsc::Receiver<Proposal>,
-    ) -> (Payload, Vec<(usize, oneshot::Sender<Answer>)>, usize) {
+    ) -> (Payload, Vec<(usize, oneshot::Sender<ProposeResult>)>, usize) {
         let mut commands = Vec::new();
         let mut waiting = Vec::new();
         let mut bytes = 0;
@@ -154,7 +154,7 @@ fn answer(done: InFlight) {
     }
 }
 
-fn fail(waiting: Vec<(usize, oneshot::Sender<Answer>)>, error: &ProposeError) {
+fn fail(waiting: Vec<(usize, oneshot::Sender<ProposeResult>)>, error: &ProposeError) {
     for (_, sender) in waiting {
         let _ = sender.send(Err(error.clone()));
     }

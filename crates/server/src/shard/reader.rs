@@ -10,7 +10,7 @@ use conclave_core::limits::PAGE_BYTES_MAX;
 use conclave_core::record::{DirectoryEntry, RoomHead, RoomInfo, SessionRecord};
 use conclave_core::{Refusal, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::status::Failure;
-use conclave_store::{Page, ReadError, ShardState};
+use conclave_store::{EventPage, ReadError, ShardState};
 
 /// Reads one shard.
 #[derive(Clone, Debug)]
@@ -49,13 +49,18 @@ impl ShardReader {
     }
 
     /// The events of a room after `after`, if they are in memory. See [`ShardReader::page`].
-    pub(crate) fn recent_page(&self, room: RoomId, after: Seq, events_max: usize) -> Option<Page> {
+    pub(crate) fn recent_page(&self, room: RoomId, after: Seq, events_max: usize) -> Option<EventPage> {
         self.state.read_tail(room, after, events_max, PAGE_BYTES_MAX)
     }
 
     /// The events of a room after `after`: at least one if there is any, at most `events_max` and about
     /// [`PAGE_BYTES_MAX`] bytes.
-    pub(crate) async fn page(&self, room: RoomId, after: Seq, events_max: usize) -> Result<Page, Failure> {
+    pub(crate) async fn page(
+        &self,
+        room: RoomId,
+        after: Seq,
+        events_max: usize,
+    ) -> Result<EventPage, Failure> {
         match self.state.read(room, after, events_max, PAGE_BYTES_MAX).await {
             Ok(page) => Ok(page),
             Err(ReadError::RoomUnknown) => Err(Failure::Refused(Refusal::RoomUnknown)),

@@ -13,8 +13,8 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::shard::elections::Told;
-use crate::shard::proposer::{Answer, Proposal, ProposeError};
+use crate::shard::elections::EarlyElections;
+use crate::shard::proposer::{Proposal, ProposeError, ProposeResult};
 
 /// A leader without quorum acks for this long is reported as no leader. Far above the longest election timeout.
 const QUORUM_FRESH: Duration = Duration::from_secs(3);
@@ -26,7 +26,7 @@ pub(crate) struct Replica {
     pub(crate) raft: Raft,
     pub(crate) state: Arc<ShardState>,
     pub(crate) proposals: mpsc::Sender<Proposal>,
-    pub(crate) told: Told,
+    pub(crate) early_elections: EarlyElections,
 }
 
 /// This replica's view of the leader.
@@ -54,7 +54,7 @@ impl Replica {
     pub(crate) async fn propose(
         &self,
         commands: Vec<Encoded>,
-    ) -> impl Future<Output = Answer> + Send + use<> {
+    ) -> impl Future<Output = ProposeResult> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
         let handed = self.proposals.send(Proposal { commands, answer }).await;
         async move {
@@ -76,7 +76,7 @@ impl Replica {
     }
 
     /// Whether this replica follows a leader, or leads itself with quorum acks.
-    pub(crate) fn hears_from_leader(&self) -> bool {
+    pub(crate) fn has_leader_contact(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.current_leader.is_some() && (metrics.state != ServerState::Leader || has_quorum(&metrics))

@@ -11,7 +11,7 @@ use conclave_proto::admin::{DrainRequest, RecordsRequest};
 use conclave_proto::cluster::{MemberRole, NodeRecord, NodeRecords};
 use conclave_proto::dns::dns_service_server::{DnsService, DnsServiceServer};
 use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse};
-use conclave_proto::seal::{RECORDS, REGISTER, Secret};
+use conclave_proto::mac::{RECORDS, REGISTER, Secret};
 use futures::Stream;
 use prost::Message as _;
 use tokio::task::JoinHandle;
@@ -139,7 +139,7 @@ async fn nodes_register_and_report_changes_at_once() {
     // The second name server is never reachable, which must not matter.
     let nobody = "127.0.0.1:9".to_owned();
     let mut cluster = Cluster::start_with(move |config| {
-        config.resolvers = vec![address.to_string(), nobody.clone()];
+        config.name_servers = vec![address.to_string(), nobody.clone()];
         config.secret = Some(secret());
     })
     .await;
@@ -204,7 +204,7 @@ async fn nodes_register_and_report_changes_at_once() {
     .await;
     assert_eq!(*resolver.wrong.lock().unwrap(), Vec::<String>::new());
     eventually("it is registered at one", async || {
-        cluster.metric(0, "conclave_registered").await.total_cmp(&1.0).is_eq()
+        cluster.metric(0, "conclave_name_server_registered").await.total_cmp(&1.0).is_eq()
     })
     .await;
 }

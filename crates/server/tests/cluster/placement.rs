@@ -9,7 +9,7 @@ use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{DrainRequest, RebalanceRequest, RecordsRequest};
 use conclave_proto::cluster::NodeRecords;
 use conclave_proto::frame::EncodedFrame;
-use conclave_proto::seal::NONCE_BYTES;
+use conclave_proto::mac::NONCE_BYTES;
 use conclave_proto::status;
 use prost::Message as _;
 use tokio::time::Instant;
@@ -130,7 +130,7 @@ async fn a_full_node_sends_further_clients_elsewhere() {
     here.pop();
     eventually("there is room again", async || follow(&mut late).await.is_ok()).await;
     assert_eq!(cluster.metric(0, "conclave_sessions_max").await, f64::from(MAX));
-    assert!(cluster.metric(0, "conclave_turned_away_total").await >= 2.0);
+    assert!(cluster.metric(0, "conclave_streams_refused_total").await >= 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use crate::types::{Entry, LogId};
 
 /// The place of an entry in the file: the commit's first row, and the range in the commit's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct EntryLocation {
     pub(crate) row: u64,
     pub(crate) offset: u32,
     pub(crate) len: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Place {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     term: u64,
-    place: Option<Place>,
+    place: Option<EntryLocation>,
     /// [`Group::stamp`] when the entry was appended.
     stamp: u32,
 }
@@ -53,9 +53,9 @@ pub(crate) struct Group {
 
 /// A requested entry.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum FoundEntry {
     Cached(Entry),
-    InFile(LogId, Place),
+    InFile(LogId, EntryLocation),
 }
 
 impl Group {
@@ -90,7 +90,7 @@ impl Group {
     }
 
     /// Adds an entry that is in the file already, as recovery finds it.
-    pub(crate) fn recovered(&mut self, entry: Entry, place: Place, cached_bytes_max: usize) {
+    pub(crate) fn recovered(&mut self, entry: Entry, place: EntryLocation, cached_bytes_max: usize) {
         if self.slots.is_empty() {
             self.first = entry.log_id.index;
         }
@@ -143,7 +143,7 @@ impl Group {
     }
 
     /// Records the places of the entries from `first` on, if they still have this stamp.
-    pub(crate) fn written(&mut self, first: u64, stamp: u32, places: impl Iterator<Item = Place>) {
+    pub(crate) fn written(&mut self, first: u64, stamp: u32, places: impl Iterator<Item = EntryLocation>) {
         for (index, place) in (first..).zip(places) {
             let slot =
                 index.checked_sub(self.first).and_then(|at| self.slots.get_mut(usize::try_from(at).ok()?));
@@ -188,7 +188,7 @@ impl Group {
     }
 
     /// The entries of a range: at least one if there is any, and up to about `bytes_max` bytes.
-    pub(crate) fn find(&self, range: Range<u64>, bytes_max: usize) -> Vec<Found> {
+    pub(crate) fn find(&self, range: Range<u64>, bytes_max: usize) -> Vec<FoundEntry> {
         let mut out = Vec::new();
         let mut bytes = 0_usize;
         let uncached = self.slots.len() - self.cached.len();
@@ -198,9 +198,9 @@ impl Group {
             let Some(slot) = self.slots.get(at) else { break };
             let (found, len) = match (at.checked_sub(uncached).and_then(|at| self.cached.get(at)), slot.place)
             {
-                (Some(entry), _) => (Found::Cached(entry.clone()), size(entry)),
+                (Some(entry), _) => (FoundEntry::Cached(entry.clone()), size(entry)),
                 (None, Some(place)) => {
-                    (Found::InFile(log_id_of(slot.term, index), place), place.len as usize)
+                    (FoundEntry::InFile(log_id_of(slot.term, index), place), place.len as usize)
                 }
                 (None, None) => break,
             };
@@ -241,8 +241,8 @@ mod tests {
         range.map(|index| Entry { log_id: log_id_of(term, index), payload: EntryPayload::Blank }).collect()
     }
 
-    fn place(row: u64) -> Place {
-        Place { row, offset: 0, len: 1 }
+    fn place(row: u64) -> EntryLocation {
+        EntryLocation { row, offset: 0, len: 1 }
     }
 
     #[test]
@@ -265,8 +265,8 @@ mod tests {
         group.written(1, stamp, (0..4).map(place));
         group.evict(0);
         let found = group.find(0..100, usize::MAX);
-        assert!(found[..4].iter().all(|found| matches!(found, Found::InFile(..))));
-        assert!(found[4..].iter().all(|found| matches!(found, Found::Cached(..))));
+        assert!(found[..4].iter().all(|found| matches!(found, FoundEntry::InFile(..))));
+        assert!(found[4..].iter().all(|found| matches!(found, FoundEntry::Cached(..))));
         assert_eq!(group.find(3..11, 0).len(), 1, "at least one entry");
         assert_eq!(group.before_row(2), Some(1..3));
         group.purge(log_id_of(1, 6));

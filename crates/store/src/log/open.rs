@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 
 use super::frame::{self, Frame};
 use super::{
-    Cell, Durable, FILE_ITSELF, FORMAT, HARD, Log, PURGED, Place, ROWS, Rows, VOTE, VOTES_INSIDE, hard_key,
+    Cell, Durable, EntryLocation, FILE_ITSELF, FORMAT, HARD, Log, PURGED, ROWS, Rows, VOTE, VOTES_INSIDE,
+    hard_key,
 };
 use crate::convert::{log_id_from_proto, vote_from_proto};
 use crate::disk::{Backend, DataFile, Disk, begin_again};
@@ -24,7 +25,7 @@ use crate::error::{OpenError, StoreError};
 use crate::failure::Failure;
 use crate::identity;
 use crate::votes::GroupVotes;
-use crate::{lock, seal};
+use crate::{checksum, lock};
 
 const FILE: &str = DataFile::LOG;
 
@@ -128,7 +129,7 @@ impl Log {
             if n == FILE_ITSELF {
                 continue;
             }
-            let value = seal::open(FILE, &hard_key(n, what), row.value())?;
+            let value = checksum::verify(FILE, &hard_key(n, what), row.value())?;
             let broken = |error: prost::DecodeError| StoreError::format(FILE, "a vote", &error.into());
             let mut group = lock(&self.cell(n)?.group);
             match what {
@@ -171,7 +172,7 @@ impl Log {
                     }
                     // A copy of its own: a slice would keep the whole commit in memory.
                     let entry = crate::convert::detached(entry);
-                    group.recovered(entry, Place { row: first, offset, len }, LOG_CACHE_BYTES_MAX);
+                    group.recovered(entry, EntryLocation { row: first, offset, len }, LOG_CACHE_BYTES_MAX);
                 }
                 Ok(())
             }
@@ -198,7 +199,7 @@ impl Log {
 }
 
 fn format_row(format: u32) -> Vec<u8> {
-    seal::seal(&hard_key(FILE_ITSELF, FORMAT), &format.to_le_bytes())
+    checksum::add(&hard_key(FILE_ITSELF, FORMAT), &format.to_le_bytes())
 }
 
 /// The file's format. In a new file it is the one with the hard state inside, which is empty.
@@ -210,7 +211,7 @@ fn check_format(db: &Database) -> Result<u32, StoreError> {
         Ok(table) => {
             let row = table.get((FILE_ITSELF, FORMAT)).map_err(|error| broken(error.into()))?;
             let row = row.ok_or_else(|| StoreError::damaged(FILE, "its format is missing"))?;
-            let value = seal::open(FILE, &key, row.value())?;
+            let value = checksum::verify(FILE, &key, row.value())?;
             let format =
                 value.try_into().map_err(|_| StoreError::damaged(FILE, "its format is no number"))?;
             Ok(u32::from_le_bytes(format))
@@ -261,7 +262,7 @@ mod tests {
                 let mut table = write.open_table(HARD).unwrap();
                 table.insert((FILE_ITSELF, FORMAT), format_row(VOTES_INSIDE).as_slice()).unwrap();
                 for (group, vote) in old {
-                    let row = seal::seal(&hard_key(group, VOTE), &vote_to_proto(&vote).encode_to_vec());
+                    let row = checksum::add(&hard_key(group, VOTE), &vote_to_proto(&vote).encode_to_vec());
                     table.insert((group, VOTE), row.as_slice()).unwrap();
                 }
             }

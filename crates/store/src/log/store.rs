@@ -120,7 +120,7 @@ impl LogStore {
     }
 
     /// Waits until everything that this group has queued is written.
-    async fn settle(&self) -> Result<(), io::Error> {
+    async fn wait_until_written(&self) -> Result<(), io::Error> {
         if self.reader.log.group(self.reader.group).is_settled() {
             return Ok(());
         }
@@ -161,7 +161,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     /// earlier appends are on disk, too, and acknowledges them to the leader of that time. A vote never
     /// waits for the writes of other groups.
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.settle().await?;
+        self.wait_until_written().await?;
         Ok(self.reader.votes.save(self.reader.group, *vote).await?)
     }
 

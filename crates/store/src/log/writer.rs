@@ -16,14 +16,14 @@ use redb::Durability;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{HARD, Log, PURGED, Place, ROWS, frame, hard_key};
+use super::{EntryLocation, HARD, Log, PURGED, ROWS, frame, hard_key};
 use crate::convert::log_id_to_proto;
 use crate::disk::{DataFile, Disk};
 use crate::error::StoreError;
 use crate::observer::Observer;
 use crate::types::{Entry, LogId, TypeConfig};
-use crate::work::Shared;
-use crate::{lock, seal};
+use crate::work::SharedWriter;
+use crate::{checksum, lock};
 
 /// The queue of jobs.
 pub(crate) type Sender = mpsc::Sender<Job>;
@@ -63,7 +63,7 @@ impl TaskWriter {
     }
 
     /// Runs until it is stopped or all senders are dropped.
-    pub(crate) async fn run(this: Shared<Self>, disk: Arc<dyn Disk>) {
+    pub(crate) async fn run(this: SharedWriter<Self>, disk: Arc<dyn Disk>) {
         while std::future::poll_fn(|context| lock(&this).poll_jobs(context)).await {
             tokio::time::sleep(disk.sync_takes()).await;
             lock(&this).process_queued();
@@ -103,7 +103,7 @@ struct Placed {
 
 /// The writes of a batch.
 #[derive(Default)]
-struct Batch {
+struct WriteBatch {
     placed: Vec<Placed>,
     places: Vec<(u32, u32)>,
     truncations: Vec<(u32, u32)>,
@@ -158,7 +158,7 @@ impl Writer {
 
     /// Takes jobs up to the size of one group commit, writes them, and answers them.
     pub(crate) fn process(&mut self, jobs: &mut impl Iterator<Item = Job>) {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         let mut waiting = Waiting::default();
         self.stream.clear();
         for job in jobs {
@@ -192,7 +192,7 @@ impl Writer {
         waiting.answer(&result);
     }
 
-    fn take(&mut self, batch: &mut Batch, group: u32, entries: &[Entry], bytes: usize, stamp: u32) {
+    fn take(&mut self, batch: &mut WriteBatch, group: u32, entries: &[Entry], bytes: usize, stamp: u32) {
         let start = batch.places.len();
         frame::put_append(&mut self.stream, group, entries, &mut batch.places);
         if let Some(first) = entries.first() {
@@ -205,7 +205,7 @@ impl Writer {
     }
 
     /// Writes the batch and the groups' pending rows in one transaction.
-    fn write(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+    fn write(&mut self, batch: &mut WriteBatch) -> Result<(), StoreError> {
         let oldest = self.collect(batch);
         let idle = self.stream.is_empty() && batch.purges.is_empty();
         let useless = {
@@ -238,7 +238,7 @@ impl Writer {
     }
 
     /// Adds the groups' pending rows, and returns the oldest row that is still needed.
-    fn collect(&mut self, batch: &mut Batch) -> u64 {
+    fn collect(&mut self, batch: &mut WriteBatch) -> u64 {
         let mut oldest = self.next_row;
         let mut truncated = None;
         for (n, cell) in (0..).zip(&self.log.cells) {
@@ -279,11 +279,11 @@ impl Writer {
         oldest
     }
 
-    fn commit(&self, batch: &Batch, delete_before: Option<u64>) -> Result<usize, Box<redb::Error>> {
+    fn commit(&self, batch: &WriteBatch, delete_before: Option<u64>) -> Result<usize, Box<redb::Error>> {
         self.try_commit(batch, delete_before).map_err(Box::new)
     }
 
-    fn try_commit(&self, batch: &Batch, delete_before: Option<u64>) -> Result<usize, redb::Error> {
+    fn try_commit(&self, batch: &WriteBatch, delete_before: Option<u64>) -> Result<usize, redb::Error> {
         let mut write = self.log.db.begin_write()?;
         write.set_durability(if batch.must_sync { Durability::Immediate } else { Durability::None })?;
         let mut count = 0;
@@ -300,7 +300,7 @@ impl Writer {
         if !batch.purges.is_empty() {
             let mut table = write.open_table(HARD)?;
             for (group, purged) in &batch.purges {
-                let row = seal::seal(&hard_key(*group, PURGED), &log_id_to_proto(purged).encode_to_vec());
+                let row = checksum::add(&hard_key(*group, PURGED), &log_id_to_proto(purged).encode_to_vec());
                 table.insert((*group, PURGED), row.as_slice())?;
             }
         }
@@ -309,11 +309,12 @@ impl Writer {
     }
 
     /// Gives the groups the places of the entries that are on disk now.
-    fn publish(&mut self, batch: &Batch) {
+    fn publish(&mut self, batch: &WriteBatch) {
         let first_row = self.next_row;
         for placed in &batch.placed {
             let places = batch.places[placed.places.clone()].iter();
-            let places = places.map(|(offset, len)| Place { row: first_row, offset: *offset, len: *len });
+            let places =
+                places.map(|(offset, len)| EntryLocation { row: first_row, offset: *offset, len: *len });
             let cell = &self.log.cells[placed.group as usize];
             let mut group = lock(&cell.group);
             group.written(placed.first, placed.stamp, places);

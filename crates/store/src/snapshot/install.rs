@@ -19,10 +19,10 @@ use crate::convert::{
 };
 use crate::disk::DataFile;
 use crate::error::StoreError;
-use crate::state::db::{Reading, encode_applied, installing};
+use crate::state::db::{ReadView, encode_applied, installing};
 use crate::state::key::{self, kind};
-use crate::state::writer::Write;
-use crate::state::{ShardState, Shared};
+use crate::state::writer::WriteRequest;
+use crate::state::{ShardState, StoreContext};
 use crate::types::SnapshotMeta;
 
 /// Replaces a shard's state. Blocking. After an error the state may be half replaced, and the store has failed.
@@ -36,10 +36,10 @@ pub(crate) fn install(
     received.set_installing(true);
     state.begin_install();
     let marker = encode_marker(shard, meta, received);
-    shared.bell.write_blocking(Write {
+    shared.writer_queue.write_blocking(WriteRequest {
         local: vec![(installing(shard), Some(marker))],
         sync: true,
-        ..Write::default()
+        ..WriteRequest::default()
     })?;
     replace(shared, shard, meta, received)?;
     received.set_installing(false);
@@ -88,8 +88,8 @@ fn decode_marker(marker: &[u8]) -> Result<Marker, StoreError> {
 
 /// Collects rows into transactions of bounded size.
 struct Batches<'a> {
-    shared: &'a Shared,
-    write: Write,
+    shared: &'a StoreContext,
+    write: WriteRequest,
     bytes: usize,
 }
 
@@ -103,17 +103,17 @@ impl Batches<'_> {
 
     fn send(&mut self) -> Result<(), StoreError> {
         self.bytes = 0;
-        self.shared.bell.write_blocking(std::mem::take(&mut self.write))
+        self.shared.writer_queue.write_blocking(std::mem::take(&mut self.write))
     }
 }
 
 fn replace(
-    shared: &Shared,
+    shared: &StoreContext,
     shard: ShardId,
     meta: &SnapshotMeta,
     received: &ReceivedSnapshot,
 ) -> Result<(), StoreError> {
-    let mut batches = Batches { shared, write: Write::default(), bytes: 0 };
+    let mut batches = Batches { shared, write: WriteRequest::default(), bytes: 0 };
     clear(&shared.db.read()?, shard, received, &mut batches)?;
     for rows in received.chunks()? {
         let mut rows = rows?;
@@ -137,7 +137,7 @@ fn replace(
 
 /// Removes all rows of the shard except the history that the snapshot leaves out.
 fn clear(
-    read: &Reading,
+    read: &ReadView,
     shard: ShardId,
     received: &ReceivedSnapshot,
     batches: &mut Batches<'_>,
@@ -163,7 +163,7 @@ fn clear(
 
 /// Keeps a room's history up to an event, and truncates the block with this event. Returns the key after this block.
 fn keep(
-    read: &Reading,
+    read: &ReadView,
     shard: ShardId,
     room: RoomId,
     upto: Seq,

@@ -15,7 +15,7 @@ use super::{LocalSnapshot, SnapshotData, next_row};
 use crate::disk::{DataFile, Disk};
 use crate::error::StoreError;
 use crate::state::block::Block;
-use crate::state::db::Reading;
+use crate::state::db::ReadView;
 use crate::state::key::{self, kind};
 use crate::state::{ShardState, row};
 use crate::types::SnapshotMeta;
@@ -351,7 +351,7 @@ impl Check {
 
 /// The block with this event, or else the last block before it.
 pub(super) fn last_block(
-    read: &Reading,
+    read: &ReadView,
     shard: ShardId,
     room: RoomId,
     seq: Seq,

@@ -11,7 +11,7 @@ use conclave_proto::raft::SnapshotChunk;
 use super::put_row;
 use crate::error::StoreError;
 use crate::state::block::{self, Block};
-use crate::state::db::{KeyValue, Reading};
+use crate::state::db::{KeyValue, ReadView};
 use crate::state::key::{self, kind};
 
 /// A view of a checkpoint of this node. The state file keeps all pages of the view until it is dropped, so
@@ -19,11 +19,11 @@ use crate::state::key::{self, kind};
 #[derive(Debug)]
 pub struct LocalSnapshot {
     shard: ShardId,
-    reading: Reading,
+    reading: ReadView,
 }
 
 impl LocalSnapshot {
-    pub(crate) fn new(shard: ShardId, reading: Reading) -> Self {
+    pub(crate) fn new(shard: ShardId, reading: ReadView) -> Self {
         Self { shard, reading }
     }
 
@@ -49,7 +49,7 @@ type RowIter = Box<dyn Iterator<Item = Result<KeyValue, StoreError>> + Send>;
 /// The rows of a snapshot, in order.
 struct Rows {
     shard: ShardId,
-    reading: Reading,
+    reading: ReadView,
     left_out: BTreeMap<RoomId, Seq>,
     rows: Option<RowIter>,
     /// The room whose history is being sent.

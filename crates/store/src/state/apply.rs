@@ -140,7 +140,7 @@ impl ShardState {
         // them before they were added.
         let unwritten = self.shared.unwritten.fetch_add(bytes, Ordering::AcqRel) + bytes;
         drop(inner);
-        self.shared.bell.changed(unwritten > UNWRITTEN_BYTES_MAX / 4);
+        self.shared.writer_queue.changed(unwritten > UNWRITTEN_BYTES_MAX / 4);
         if let Some(cluster) = cluster {
             self.cluster.send_replace(Arc::new(cluster));
         }
@@ -169,7 +169,7 @@ impl Inner {
         time_ms: i64,
         command: &Command,
     ) -> Result<Reply, StoreError> {
-        let outcome = conclave_core::apply(&Working { inner: self, db, shard }, shard, time_ms, command)?;
+        let outcome = conclave_core::apply(&ApplyView { inner: self, db, shard }, shard, time_ms, command)?;
         let reply = outcome.reply;
         self.commit(db, shard, outcome)?;
         Ok(reply)
@@ -335,15 +335,15 @@ impl Inner {
 }
 
 /// The shard as of the previous command.
-pub(super) struct Working<'a> {
+pub(super) struct ApplyView<'a> {
     pub(super) inner: &'a Inner,
     pub(super) db: &'a StateDb,
     pub(super) shard: ShardId,
 }
 
-impl Working<'_> {
+impl ApplyView<'_> {
     /// Reads a row from memory, or else from the file.
-    pub(super) fn look<T>(
+    pub(super) fn read_row<T>(
         &self,
         key: &Key,
         pick: impl FnOnce(&Row) -> Option<T>,
@@ -356,18 +356,18 @@ impl Working<'_> {
     }
 }
 
-impl View for Working<'_> {
+impl View for ApplyView<'_> {
     type Error = StoreError;
 
     fn room(&self, room: RoomId) -> Result<Option<RoomHead>, StoreError> {
-        self.look(&Key::Room(room), |row| match row {
+        self.read_row(&Key::Room(room), |row| match row {
             Row::Room(head, _) => Some(*head),
             _ => None,
         })
     }
 
     fn member(&self, room: RoomId, user: UserId) -> Result<bool, StoreError> {
-        let member = self.look(&Key::Member(room, user), |row| Some(*row == Row::Member(true)))?;
+        let member = self.read_row(&Key::Member(room, user), |row| Some(*row == Row::Member(true)))?;
         Ok(member.unwrap_or(false))
     }
 
@@ -378,14 +378,14 @@ impl View for Working<'_> {
         request: RequestNo,
         digest: u64,
     ) -> Result<Option<Standing>, StoreError> {
-        self.look(&Key::Replies(session, room), |row| match row {
+        self.read_row(&Key::Replies(session, room), |row| match row {
             Row::Replies(known) => Some(known.standing(request, digest)),
             _ => None,
         })
     }
 
     fn session_rooms(&self, session: SessionId) -> Result<u32, StoreError> {
-        let count = self.look(&Key::SessionRooms(session), |row| match row {
+        let count = self.read_row(&Key::SessionRooms(session), |row| match row {
             Row::SessionRooms(count) => Some(*count),
             _ => None,
         })?;
@@ -397,21 +397,21 @@ impl View for Working<'_> {
     }
 
     fn room_named(&self, name: &str) -> Result<Option<DirectoryEntry>, StoreError> {
-        self.look(&Key::Directory(name.to_owned()), |row| match row {
+        self.read_row(&Key::Directory(name.to_owned()), |row| match row {
             Row::Directory(entry) => Some(entry.clone()),
             _ => None,
         })
     }
 
     fn user_named(&self, name: &str) -> Result<Option<UserRecord>, StoreError> {
-        self.look(&Key::User(name.to_owned()), |row| match row {
+        self.read_row(&Key::User(name.to_owned()), |row| match row {
             Row::User(user) => Some(user.clone()),
             _ => None,
         })
     }
 
     fn user(&self, user: UserId) -> Result<Option<UserRecord>, StoreError> {
-        let name = self.look(&Key::UserName(user), |row| match row {
+        let name = self.read_row(&Key::UserName(user), |row| match row {
             Row::Name(name) => Some(name.clone()),
             _ => None,
         })?;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use conclave_core::limits::STATE_CACHE_BYTES;
-use conclave_core::{DirectoryId, NodeId, RoomId, Seq, ShardId};
+use conclave_core::{DataDirId, NodeId, RoomId, Seq, ShardId};
 use conclave_proto::log;
 use prost::Message as _;
 use redb::{
@@ -20,7 +20,7 @@ use crate::convert::{
 use crate::disk::{Backend, DataFile, Disk, begin_again};
 use crate::error::{OpenError, StoreError};
 use crate::types::{LogId, StoredMembership};
-use crate::{identity, seal};
+use crate::{checksum, identity};
 
 /// The state of all shards; see [`key`].
 pub(crate) const STATE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("state");
@@ -103,8 +103,8 @@ impl StateDb {
         write.commit().map_err(broken)
     }
 
-    pub(crate) fn read(&self) -> Result<Reading, StoreError> {
-        Reading::new(&self.db.begin_read().map_err(broken)?)
+    pub(crate) fn read(&self) -> Result<ReadView, StoreError> {
+        ReadView::new(&self.db.begin_read().map_err(broken)?)
     }
 
     /// A local row's value.
@@ -112,23 +112,23 @@ impl StateDb {
         let read = self.db.begin_read().map_err(broken)?;
         let table = read.open_table(LOCAL).map_err(broken)?;
         let row = table.get(name).map_err(broken)?;
-        row.map(|row| seal::open(FILE, name.as_bytes(), row.value()).map(<[u8]>::to_vec)).transpose()
+        row.map(|row| checksum::verify(FILE, name.as_bytes(), row.value()).map(<[u8]>::to_vec)).transpose()
     }
 
     /// The known identities of the peers' data dirs.
-    pub(crate) fn peers(&self) -> Result<Vec<(NodeId, DirectoryId)>, StoreError> {
+    pub(crate) fn peers(&self) -> Result<Vec<(NodeId, DataDirId)>, StoreError> {
         let read = self.db.begin_read().map_err(broken)?;
         let table = read.open_table(LOCAL).map_err(broken)?;
         let mut peers = Vec::new();
         for row in table.range("peer/".."peer0").map_err(broken)? {
             let (name, row) = row.map_err(broken)?;
-            let value = seal::open(FILE, name.value().as_bytes(), row.value())?;
+            let value = checksum::verify(FILE, name.value().as_bytes(), row.value())?;
             let node = name.value().strip_prefix("peer/").and_then(|node| node.parse().ok());
             let directory = value.try_into().ok().map(u128::from_be_bytes);
             let (Some(node), Some(directory)) = (node, directory) else {
                 return Err(StoreError::damaged(FILE, format!("the row {}", name.value())));
             };
-            peers.push((NodeId(node), DirectoryId(directory)));
+            peers.push((NodeId(node), DataDirId(directory)));
         }
         Ok(peers)
     }
@@ -175,7 +175,9 @@ pub(crate) fn put_local(
 ) -> Result<(), StoreError> {
     let mut table = write.open_table(LOCAL).map_err(broken)?;
     match value {
-        Some(value) => table.insert(name, seal::seal(name.as_bytes(), value).as_slice()).map_err(broken)?,
+        Some(value) => {
+            table.insert(name, checksum::add(name.as_bytes(), value).as_slice()).map_err(broken)?
+        }
         None => table.remove(name).map_err(broken)?,
     };
     Ok(())
@@ -186,11 +188,11 @@ pub(crate) type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// A read view of the state file, consistent as of its creation.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct ReadView {
     table: ReadOnlyTable<&'static [u8], &'static [u8]>,
 }
 
-impl Reading {
+impl ReadView {
     pub(crate) fn new(read: &ReadTransaction) -> Result<Self, StoreError> {
         Ok(Self { table: read.open_table(STATE).map_err(broken)? })
     }
@@ -210,7 +212,7 @@ impl Reading {
     /// A row's value.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let row = self.table.get(key).map_err(broken)?;
-        row.map(|row| seal::open(FILE, key, row.value()).map(<[u8]>::to_vec)).transpose()
+        row.map(|row| checksum::verify(FILE, key, row.value()).map(<[u8]>::to_vec)).transpose()
     }
 
     /// Keys and values of a range, in order, with checked checksums.
@@ -221,7 +223,7 @@ impl Reading {
         let rows = self.table.range(range).map_err(broken)?;
         Ok(rows.map(|row| {
             let (key, row) = row.map_err(broken)?;
-            let value = seal::open(FILE, key.value(), row.value())?.to_vec();
+            let value = checksum::verify(FILE, key.value(), row.value())?.to_vec();
             Ok((key.value().to_vec(), value))
         }))
     }
@@ -231,7 +233,7 @@ impl Reading {
         let row = self.table.range(range).map_err(broken)?.next_back();
         row.map(|row| {
             let (key, row) = row.map_err(broken)?;
-            let value = seal::open(FILE, key.value(), row.value())?.to_vec();
+            let value = checksum::verify(FILE, key.value(), row.value())?.to_vec();
             Ok((key.value().to_vec(), value))
         })
         .transpose()

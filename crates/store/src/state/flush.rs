@@ -13,14 +13,14 @@ use super::{Inner, ShardState, row};
 use crate::disk::DataFile;
 use crate::error::StoreError;
 use crate::types::LogId;
-use crate::{lock, seal};
+use crate::{checksum, lock};
 
 /// A table of the state file in a transaction.
 pub(crate) type StateTable<'a> = Table<'a, &'static [u8], &'static [u8]>;
 
 /// All changes of a shard since the last flush, at one position in the log.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct FlushBatch {
     shard: ShardId,
     epoch: u64,
     pub(crate) applied: Option<LogId>,
@@ -32,7 +32,7 @@ pub(crate) struct Taken {
 
 impl ShardState {
     /// Takes the changes; `None` if there are none.
-    pub(crate) fn take(&self) -> Option<Taken> {
+    pub(crate) fn take(&self) -> Option<FlushBatch> {
         let mut inner = lock(&self.inner);
         // After an error, memory may be in the middle of an entry.
         if !inner.moved || self.shared.failure.check().is_err() {
@@ -48,7 +48,7 @@ impl ShardState {
         }
         inner.moved = false;
         inner.epoch += 1;
-        Some(Taken {
+        Some(FlushBatch {
             shard: self.shard,
             epoch: inner.epoch - 1,
             applied: inner.applied,
@@ -59,7 +59,7 @@ impl ShardState {
     }
 
     /// Records that these changes are in the file, so that memory may drop them.
-    pub(crate) fn wrote(&self, taken: &Taken) {
+    pub(crate) fn mark_flushed(&self, taken: &FlushBatch) {
         let mut inner = lock(&self.inner);
         inner.written = inner.written.max(taken.epoch);
         inner.fresh.retain(|_, (_, epoch)| *epoch > taken.epoch);
@@ -82,7 +82,7 @@ impl Inner {
     }
 }
 
-impl Taken {
+impl FlushBatch {
     /// Writes the changes. Returns the number of bytes in the written rows.
     pub(crate) fn write(&mut self, write: &WriteTransaction) -> Result<usize, StoreError> {
         let mut table = write.open_table(STATE).map_err(broken)?;
@@ -105,7 +105,7 @@ impl Taken {
 pub(crate) fn put(table: &mut StateTable<'_>, key: &[u8], value: Option<&[u8]>) -> Result<usize, StoreError> {
     match value {
         Some(value) => {
-            let row = seal::seal(key, value);
+            let row = checksum::add(key, value);
             table.insert(key, row.as_slice()).map_err(broken)?;
             Ok(key.len() + row.len())
         }
@@ -148,7 +148,7 @@ fn last_block(table: &StateTable<'_>, shard: ShardId, room: RoomId) -> Result<Op
     let last = table.range(start.as_slice()..end.as_slice()).map_err(broken)?.next_back();
     let Some(last) = last else { return Ok(None) };
     let (key, row) = last.map_err(broken)?;
-    let value = seal::open(DataFile::STATE, key.value(), row.value())?.to_vec();
+    let value = checksum::verify(DataFile::STATE, key.value(), row.value())?.to_vec();
     let (_, first) = key::parse_block(&key.value()[key::SHARD..])
         .ok_or_else(|| block::damaged(room, Default::default()))?;
     Block::decode(room, first, value).map(Some)

@@ -42,7 +42,7 @@ impl StateMachine {
 
     /// A snapshot of the synced state, which may be empty.
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let reading = self.state.shared().bell.checkpoint().await?;
+        let reading = self.state.shared().writer_queue.checkpoint().await?;
         let shard = self.state.shard();
         let read = self.state.work().block(move || reading.applied(shard).map(|applied| (reading, applied)));
         let stopped = |error| StoreError::Closed(format!("building a snapshot was cut off: {error}"));

@@ -25,7 +25,7 @@ use crate::lock;
 
 /// Consecutive events of a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct EventPage {
     /// Concatenated records; see [`conclave_proto::frame`]. Empty at the room's end.
     pub records: Bytes,
     /// The first event's seq; 0 in an empty page.
@@ -115,7 +115,7 @@ impl ShardState {
         after: Seq,
         events_max: usize,
         bytes_max: usize,
-    ) -> Result<Page, ReadError> {
+    ) -> Result<EventPage, ReadError> {
         self.block(move |state| state.read_blocking(room, after, events_max, bytes_max)).await
     }
 
@@ -125,7 +125,7 @@ impl ShardState {
         after: Seq,
         events_max: usize,
         bytes_max: usize,
-    ) -> Result<Page, ReadError> {
+    ) -> Result<EventPage, ReadError> {
         let left = Left { events: events_max.max(1) as u64, bytes: bytes_max };
         let mut page = Pages { room, next: after.next(), left, parts: Vec::new() };
         let head = self.stable(|| {
@@ -147,13 +147,19 @@ impl ShardState {
         })?;
         let head = head.ok_or(ReadError::RoomUnknown)?;
         let first = if page.parts.is_empty() { Seq(0) } else { after.next() };
-        Ok(Page { first, last: Seq(page.next.0 - 1), head, records: page.records() })
+        Ok(EventPage { first, last: Seq(page.next.0 - 1), head, records: page.records() })
     }
 
     /// The same as [`ShardState::read`], from memory only: `None` if some of it has to be read from the file. Never
     /// blocks for longer than the lock is held.
     #[must_use]
-    pub fn read_tail(&self, room: RoomId, after: Seq, events_max: usize, bytes_max: usize) -> Option<Page> {
+    pub fn read_tail(
+        &self,
+        room: RoomId,
+        after: Seq,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Option<EventPage> {
         let (head, chunks) = {
             let inner = lock(&self.inner);
             let Some(Row::Room(head, _)) = inner.rows.get(&Key::Room(room)) else { return None };
@@ -164,7 +170,7 @@ impl ShardState {
         };
         #[cfg(debug_assertions)]
         if after >= head
-            && let Some(page) = self.foreseen_page(room, after)
+            && let Some(page) = self.predicted_page(room, after)
         {
             return Some(page);
         }
@@ -172,7 +178,7 @@ impl ShardState {
         let mut page = Pages { room, next: after.next(), left, parts: Vec::new() };
         add_all(&mut page, chunks.iter().map(|chunk| Ok(as_block(chunk)))).ok()?;
         let first = if page.parts.is_empty() { Seq(0) } else { after.next() };
-        Some(Page { first, last: Seq(page.next.0 - 1), head, records: page.records() })
+        Some(EventPage { first, last: Seq(page.next.0 - 1), head, records: page.records() })
     }
 
     /// Runs `read`, and fails if a snapshot replaced the state meanwhile: the result might be a mix of two
@@ -253,14 +259,14 @@ impl ShardState {
     }
 
     fn head(&self, room: RoomId) -> Result<Option<Seq>, StoreError> {
-        self.look(&Key::Room(room), |row| match row {
+        self.read_row(&Key::Room(room), |row| match row {
             Row::Room(head, _) => Some(head.last),
             _ => None,
         })
     }
 
     /// Reads a row from memory, or else from the file.
-    fn look<T>(&self, key: &Key, pick: impl Fn(&Row) -> Option<T>) -> Result<Option<T>, StoreError> {
+    fn read_row<T>(&self, key: &Key, pick: impl Fn(&Row) -> Option<T>) -> Result<Option<T>, StoreError> {
         if let Some(found) = lock(&self.inner).rows.get(key).map(&pick) {
             return Ok(found);
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use conclave_core::record::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
 use conclave_core::record::{RoomHead, RoomInfo};
-use conclave_core::session::{SessionRoom, StoredReply, Verdict};
+use conclave_core::session::{SessionRoom, StoredOutcome, StoredReply};
 use conclave_core::{Refusal, RequestNo, RoomId, Seq, SessionId, UserId};
 use conclave_proto::log::{self, stored_reply};
 use conclave_proto::{FormatError, command};
@@ -144,9 +144,9 @@ fn session(row: log::SessionRow) -> Result<Row, FormatError> {
 
 fn reply_to_proto(stored: &StoredReply) -> log::StoredReply {
     let reply = match stored.verdict {
-        Verdict::Event(seq) => stored_reply::Reply::Seq(seq.0),
-        Verdict::Unchanged => stored_reply::Reply::Unchanged(true),
-        Verdict::Refused(refusal) => stored_reply::Reply::Refusal(refusal.code()),
+        StoredOutcome::Event(seq) => stored_reply::Reply::Seq(seq.0),
+        StoredOutcome::Unchanged => stored_reply::Reply::Unchanged(true),
+        StoredOutcome::Refused(refusal) => stored_reply::Reply::Refusal(refusal.code()),
     };
     log::StoredReply {
         request_no: stored.request.0,
@@ -159,10 +159,10 @@ fn reply_to_proto(stored: &StoredReply) -> log::StoredReply {
 fn replies(row: log::SessionRoomRow) -> Result<Row, FormatError> {
     let reply = |stored: log::StoredReply| {
         let verdict = match stored.reply.ok_or(FormatError::UnknownKind("the stored reply"))? {
-            stored_reply::Reply::Seq(seq) => Verdict::Event(Seq(seq)),
-            stored_reply::Reply::Unchanged(_) => Verdict::Unchanged,
+            stored_reply::Reply::Seq(seq) => StoredOutcome::Event(Seq(seq)),
+            stored_reply::Reply::Unchanged(_) => StoredOutcome::Unchanged,
             // Only refusals that are decided for good are stored, and those carry no number.
-            stored_reply::Reply::Refusal(code) => Verdict::Refused(Refusal::from_code(code, 0)),
+            stored_reply::Reply::Refusal(code) => StoredOutcome::Refused(Refusal::from_code(code, 0)),
         };
         let request = RequestNo(stored.request_no);
         Ok(StoredReply { request, digest: stored.digest, verdict, time_ms: stored.time_ms })

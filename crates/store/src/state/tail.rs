@@ -73,14 +73,14 @@ impl Tails {
 
 /// The events of the batch that is being applied, by room.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub(crate) struct ApplyBatch {
     rooms: Vec<(RoomId, Seq, Seq, BytesMut)>,
     at: IdMap<RoomId, usize>,
     /// Empty buffers for reuse.
     spare: Vec<BytesMut>,
 }
 
-impl Batch {
+impl ApplyBatch {
     /// The buffer for the room's next event.
     pub(crate) fn buffer(&mut self, room: RoomId, seq: Seq) -> &mut BytesMut {
         let rooms = &mut self.rooms;

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 
 use super::db::{StateDb, begin};
 use super::key::Key;
-use super::writer::Bell;
-use super::{ShardState, Shared};
+use super::writer::StateWriterQueue;
+use super::{ShardState, StoreContext};
 use crate::convert::log_id_of;
 use crate::disk::RealDisk;
 use crate::failure::Failure;
@@ -30,7 +30,7 @@ fn write_and_forget(state: &ShardState) {
         let write = begin(&state.shared.db.db, false).unwrap();
         taken.write(&write).unwrap();
         write.commit().unwrap();
-        state.wrote(&taken);
+        state.mark_flushed(&taken);
     }
     let mut inner = lock(&state.inner);
     let written = inner.written;
@@ -69,11 +69,11 @@ fn commands() -> impl Strategy<Value = Command> {
     prop_oneof![1 => open, 8 => act]
 }
 
-fn shared(dir: &std::path::Path) -> Arc<Shared> {
-    Arc::new(Shared {
+fn shared(dir: &std::path::Path) -> Arc<StoreContext> {
+    Arc::new(StoreContext {
         db: StateDb::open(&RealDisk, dir, 1, true).unwrap(),
         failure: Arc::new(Failure::new()),
-        bell: Bell::default(),
+        writer_queue: StateWriterQueue::default(),
         unwritten: AtomicUsize::new(0),
         work: Work::default(),
         feature_level: FEATURE_LEVEL,

@@ -14,9 +14,9 @@ use redb::ReadableDatabase as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::db::{Reading, STATE, begin, broken, put_local};
-use super::flush::{self, Taken};
-use super::{ShardState, Shared};
+use super::db::{ReadView, STATE, begin, broken, put_local};
+use super::flush::{self, FlushBatch};
+use super::{ShardState, StoreContext};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::lock;
@@ -31,14 +31,14 @@ pub(crate) type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 /// A request to the writer, besides its regular flushes.
 pub(crate) enum Request {
     /// Write everything, sync it, and return a view of exactly that state.
-    Checkpoint(Done<Reading>),
+    Checkpoint(Done<ReadView>),
     /// Write these rows.
-    Write(Write, Done<()>),
+    Write(WriteRequest, Done<()>),
 }
 
 /// Rows to write in one transaction.
 #[derive(Debug, Default)]
-pub(crate) struct Write {
+pub(crate) struct WriteRequest {
     /// Rows of the state; `None` removes.
     pub(crate) rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Rows of this node alone.
@@ -51,129 +51,131 @@ pub(crate) struct Write {
 
 /// Wakes the writer.
 #[derive(Default)]
-pub(crate) struct Bell {
-    /// `ringing.changed` is set already: most changes need not take the lock.
-    rung: AtomicBool,
-    ringing: Mutex<Ringing>,
-    bell: Wake,
+pub(crate) struct StateWriterQueue {
+    /// `pending.changed` is set already: most changes need not take the lock.
+    has_changes: AtomicBool,
+    pending: Mutex<PendingWork>,
+    wake: Wake,
     /// The writer, where it is a task.
     task: OnceLock<Weak<Mutex<StateWriter>>>,
 }
 
 #[derive(Default)]
-struct Ringing {
+struct PendingWork {
     changed: Option<Instant>,
     urgent: bool,
     stop: bool,
     /// The writer has ended, and takes no more requests.
-    deaf: bool,
+    closed: bool,
     requests: Vec<Request>,
 }
 
-impl std::fmt::Debug for Bell {
+impl std::fmt::Debug for StateWriterQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bell").field("requests", &lock(&self.ringing).requests.len()).finish_non_exhaustive()
+        f.debug_struct("StateWriterQueue")
+            .field("requests", &lock(&self.pending).requests.len())
+            .finish_non_exhaustive()
     }
 }
 
-impl Bell {
+impl StateWriterQueue {
     /// Reports a change; `urgent` if there are enough unwritten bytes to write at once.
     pub(crate) fn changed(&self, urgent: bool) {
-        if !self.rung.swap(true, Ordering::AcqRel) || urgent {
-            let mut ringing = lock(&self.ringing);
-            let news = ringing.changed.is_none() || (urgent && !ringing.urgent);
-            ringing.changed.get_or_insert_with(Instant::now);
-            ringing.urgent |= urgent;
-            drop(ringing);
+        if !self.has_changes.swap(true, Ordering::AcqRel) || urgent {
+            let mut pending = lock(&self.pending);
+            let news = pending.changed.is_none() || (urgent && !pending.urgent);
+            pending.changed.get_or_insert_with(Instant::now);
+            pending.urgent |= urgent;
+            drop(pending);
             if news {
-                self.bell.ring();
+                self.wake.notify();
             }
         }
     }
 
     /// Sends a request. The answer is an error if the writer has ended.
-    pub(crate) fn ask(&self, request: Request) {
-        let mut ringing = lock(&self.ringing);
+    pub(crate) fn send_request(&self, request: Request) {
+        let mut pending = lock(&self.pending);
         // Dropping a request wakes its caller with an error.
-        if !ringing.deaf {
-            ringing.requests.push(request);
-            drop(ringing);
-            self.bell.ring();
+        if !pending.closed {
+            pending.requests.push(request);
+            drop(pending);
+            self.wake.notify();
         }
     }
 
     /// Requests a checkpoint and waits for it.
-    pub(crate) async fn checkpoint(&self) -> Result<Reading, StoreError> {
+    pub(crate) async fn checkpoint(&self) -> Result<ReadView, StoreError> {
         let (done, answer) = oneshot::channel();
         // The caller may have stopped waiting when the answer comes.
-        self.ask(Request::Checkpoint(Box::new(|result| drop(done.send(result)))));
+        self.send_request(Request::Checkpoint(Box::new(|result| drop(done.send(result)))));
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Requests the write of rows and waits for it.
-    pub(crate) async fn write(&self, write: Write) -> Result<(), StoreError> {
+    pub(crate) async fn write(&self, write: WriteRequest) -> Result<(), StoreError> {
         let (done, answer) = oneshot::channel();
-        self.ask(Request::Write(write, Box::new(|result| drop(done.send(result)))));
+        self.send_request(Request::Write(write, Box::new(|result| drop(done.send(result)))));
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Requests the write of rows and blocks until they are written.
-    pub(crate) fn write_blocking(&self, write: Write) -> Result<(), StoreError> {
+    pub(crate) fn write_blocking(&self, write: WriteRequest) -> Result<(), StoreError> {
         if let Some(task) = self.task.get() {
             let writer = task.upgrade().ok_or_else(gone)?;
             return lock(&writer).write_alone(write);
         }
         let (done, answer) = mpsc::sync_channel(1);
-        self.ask(Request::Write(write, Box::new(move |result| drop(done.send(result)))));
+        self.send_request(Request::Write(write, Box::new(move |result| drop(done.send(result)))));
         answer.recv().unwrap_or_else(|_| Err(gone()))
     }
 
     /// Makes the writer write all changes, and end.
     pub(crate) fn stop(&self) {
-        lock(&self.ringing).stop = true;
-        self.bell.ring();
+        lock(&self.pending).stop = true;
+        self.wake.notify();
     }
 
     /// Waits for requests or changes, until `deadline` at most.
     fn wait(&self, deadline: Option<Instant>) -> (Vec<Request>, bool) {
-        let mut ringing = lock(&self.ringing);
+        let mut pending = lock(&self.pending);
         loop {
-            ringing = match ringing.left(deadline) {
-                None => self.bell.wait(ringing),
-                Some(Duration::ZERO) => return self.take(ringing),
-                Some(left) => self.bell.wait_timeout(ringing, left),
+            pending = match pending.left(deadline) {
+                None => self.wake.wait(pending),
+                Some(Duration::ZERO) => return self.take(pending),
+                Some(left) => self.wake.wait_timeout(pending, left),
             };
         }
     }
 
-    /// Like [`Bell::wait`], in a task.
+    /// Like [`StateWriterQueue::wait`], in a task.
     async fn waited(&self, deadline: Option<Instant>) -> (Vec<Request>, bool) {
         loop {
-            let left = lock(&self.ringing).left(deadline);
+            let left = lock(&self.pending).left(deadline);
             match left {
-                None => self.bell.rung().await,
-                Some(Duration::ZERO) => return self.take(lock(&self.ringing)),
+                None => self.wake.notified().await,
+                Some(Duration::ZERO) => return self.take(lock(&self.pending)),
                 // After a notification as well as after the timeout, the loop checks for work.
-                Some(left) => drop(tokio::time::timeout(left, self.bell.rung()).await),
+                Some(left) => drop(tokio::time::timeout(left, self.wake.notified()).await),
             }
         }
     }
 
-    fn take(&self, mut ringing: MutexGuard<'_, Ringing>) -> (Vec<Request>, bool) {
-        ringing.changed = None;
-        ringing.urgent = false;
-        self.rung.store(false, Ordering::Release);
-        (std::mem::take(&mut ringing.requests), ringing.stop)
+    fn take(&self, mut pending: MutexGuard<'_, PendingWork>) -> (Vec<Request>, bool) {
+        pending.changed = None;
+        pending.urgent = false;
+        self.has_changes.store(false, Ordering::Release);
+        (std::mem::take(&mut pending.requests), pending.stop)
     }
 
     fn close(&self) {
-        let mut ringing = lock(&self.ringing);
-        ringing.deaf = true;
-        ringing.requests.clear();
+        let mut pending = lock(&self.pending);
+        pending.closed = true;
+        pending.requests.clear();
     }
 }
 
-impl Ringing {
+impl PendingWork {
     /// The time until the writer has to work; `None` means for ever.
     fn left(&self, deadline: Option<Instant>) -> Option<Duration> {
         if !self.requests.is_empty() || self.urgent || self.stop {
@@ -191,7 +193,7 @@ fn gone() -> StoreError {
 
 /// Writes the state file.
 pub(crate) struct StateWriter {
-    shared: Arc<Shared>,
+    shared: Arc<StoreContext>,
     shards: Vec<Arc<ShardState>>,
     log: Arc<Log>,
     durable: Arc<Durable>,
@@ -201,12 +203,12 @@ pub(crate) struct StateWriter {
     unsynced_bytes: u64,
     unsynced_since: Option<Instant>,
     /// The log's writer, if both writers are tasks.
-    log_task: Option<work::Shared<TaskWriter>>,
+    log_task: Option<work::SharedWriter<TaskWriter>>,
 }
 
 impl StateWriter {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<StoreContext>,
         shards: Vec<Arc<ShardState>>,
         log: Arc<Log>,
         durable: Arc<Durable>,
@@ -230,10 +232,10 @@ impl StateWriter {
     pub(crate) fn run(mut self) {
         loop {
             let (requests, stop) =
-                self.shared.bell.wait(self.unsynced_since.map(|since| since + CHECKPOINT_INTERVAL));
+                self.shared.writer_queue.wait(self.unsynced_since.map(|since| since + CHECKPOINT_INTERVAL));
             let result = self.process(requests, stop);
             if stop || result.is_err() {
-                self.shared.bell.close();
+                self.shared.writer_queue.close();
                 self.shared.written.notify_waiters();
                 return;
             }
@@ -241,28 +243,28 @@ impl StateWriter {
     }
 
     /// The writer as a task, whose work other tasks can do.
-    pub(crate) fn into_task(mut self, log: work::Shared<TaskWriter>) -> work::Shared<Self> {
+    pub(crate) fn into_task(mut self, log: work::SharedWriter<TaskWriter>) -> work::SharedWriter<Self> {
         let shared = Arc::clone(&self.shared);
         self.log_task = Some(log);
         let task = Arc::new(Mutex::new(self));
         // Set once: a store has one writer.
-        let _ = shared.bell.task.set(Arc::downgrade(&task));
+        let _ = shared.writer_queue.task.set(Arc::downgrade(&task));
         task
     }
 
     /// Runs as a task until it is stopped, or until the store has failed.
-    pub(crate) async fn run_as_task(this: work::Shared<Self>, disk: Arc<dyn Disk>) {
+    pub(crate) async fn run_as_task(this: work::SharedWriter<Self>, disk: Arc<dyn Disk>) {
         let shared = Arc::clone(&lock(&this).shared);
         loop {
             let deadline = lock(&this).unsynced_since.map(|since| since + CHECKPOINT_INTERVAL);
-            let (requests, stop) = shared.bell.waited(deadline).await;
+            let (requests, stop) = shared.writer_queue.waited(deadline).await;
             tokio::time::sleep(disk.sync_takes()).await;
             // A group with an entry in memory that is not queued yet is about to queue it.
             while !lock(&this).push_log() {
                 tokio::task::yield_now().await;
             }
             if lock(&this).process(requests, stop).is_err() || stop {
-                shared.bell.close();
+                shared.writer_queue.close();
                 shared.written.notify_waiters();
                 return;
             }
@@ -275,7 +277,7 @@ impl StateWriter {
             // The store has recorded an error already, and all callers get it.
             let _ = self.process(Vec::new(), true);
         }
-        self.shared.bell.close();
+        self.shared.writer_queue.close();
     }
 
     /// Does the log writer's work, if both are tasks. Returns whether the log has then synced everything applied.
@@ -289,7 +291,7 @@ impl StateWriter {
     }
 
     /// Writes these rows and no others, because the caller cannot wait for the log.
-    fn write_alone(&mut self, write: Write) -> Result<(), StoreError> {
+    fn write_alone(&mut self, write: WriteRequest) -> Result<(), StoreError> {
         self.shared.failure.check()?;
         let sync = write.sync;
         let written = self.write_taken(&[(write, Box::new(drop))], Vec::new(), sync);
@@ -315,13 +317,13 @@ impl StateWriter {
         for done in readers {
             // This is the only writer, so the view is exactly the checkpoint.
             let reading =
-                result.clone().and_then(|()| Reading::new(&self.shared.db.db.begin_read().map_err(broken)?));
+                result.clone().and_then(|()| ReadView::new(&self.shared.db.db.begin_read().map_err(broken)?));
             done(reading);
         }
         result
     }
 
-    fn write(&mut self, writes: &[(Write, Done<()>)], wanted: bool) -> Result<(), StoreError> {
+    fn write(&mut self, writes: &[(WriteRequest, Done<()>)], wanted: bool) -> Result<(), StoreError> {
         let taken: Vec<_> =
             self.shards.iter().filter_map(|shard| Some((shard.clone(), shard.take()?))).collect();
         if taken.is_empty() && writes.is_empty() && self.unsynced_since.is_none() {
@@ -337,8 +339,8 @@ impl StateWriter {
 
     fn write_taken(
         &mut self,
-        writes: &[(Write, Done<()>)],
-        mut taken: Vec<(Arc<ShardState>, Taken)>,
+        writes: &[(WriteRequest, Done<()>)],
+        mut taken: Vec<(Arc<ShardState>, FlushBatch)>,
         wanted: bool,
     ) -> Result<(), StoreError> {
         let begun = Instant::now();
@@ -349,7 +351,7 @@ impl StateWriter {
 
         for (shard, taken) in &taken {
             self.applied[shard.shard().0 as usize] = taken.applied;
-            shard.wrote(taken);
+            shard.mark_flushed(taken);
         }
         for (shard, applied) in writes.iter().filter_map(|(write, _)| write.applied) {
             self.applied[shard as usize] = Some(applied);
@@ -370,8 +372,8 @@ impl StateWriter {
 
     fn commit(
         &self,
-        writes: &[(Write, Done<()>)],
-        taken: &mut [(Arc<ShardState>, Taken)],
+        writes: &[(WriteRequest, Done<()>)],
+        taken: &mut [(Arc<ShardState>, FlushBatch)],
         checkpoint: bool,
     ) -> Result<usize, StoreError> {
         let write = begin(&self.shared.db.db, checkpoint).map_err(broken)?;

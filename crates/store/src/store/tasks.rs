@@ -13,9 +13,9 @@ use crate::work;
 
 /// The writers as tasks of the runtime.
 pub(super) struct Tasks {
-    votes: work::Shared<VoteWriter>,
-    log: work::Shared<TaskWriter>,
-    state: work::Shared<StateWriter>,
+    votes: work::SharedWriter<VoteWriter>,
+    log: work::SharedWriter<TaskWriter>,
+    state: work::SharedWriter<StateWriter>,
     /// The tasks end when this is dropped.
     _running: JoinSet<()>,
 }

@@ -37,12 +37,12 @@ pub(super) struct Table {
 
 /// The places of the copies in the file.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(super) struct TableLayout {
     /// Bytes of one copy.
     pub(super) copy: usize,
 }
 
-impl Layout {
+impl TableLayout {
     pub(super) fn new(groups: usize) -> Self {
         Self { copy: (HEADER + groups * ROW).next_multiple_of(BLOCK) }
     }
@@ -65,7 +65,7 @@ impl Table {
         usize::from(self.number % 2 == 1)
     }
 
-    pub(super) fn encode(&self, layout: Layout) -> Vec<u8> {
+    pub(super) fn encode(&self, layout: TableLayout) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(layout.copy);
         bytes.put_u32_le(0);
         bytes.put_u64_le(self.number);
@@ -113,9 +113,9 @@ impl Table {
 
 /// The copies that were read from the file.
 #[derive(Clone, Debug)]
-pub(super) struct Found(pub(super) [[Option<Table>; COPIES]; SLOTS]);
+pub(super) struct TableCopies(pub(super) [[Option<Table>; COPIES]; SLOTS]);
 
-impl Found {
+impl TableCopies {
     /// The valid table, or a description of the damage.
     pub(super) fn newest(&self) -> Result<&Table, String> {
         let whole = |slot: &&[Option<Table>; COPIES]| slot[0].is_some() && slot[0] == slot[1];
@@ -158,13 +158,13 @@ mod tests {
         Table { number, votes: vec![None, Some(Vote::new(number, 1)), Some(Vote::new_committed(9, number))] }
     }
 
-    fn slots(even: [Option<Table>; 2], odd: [Option<Table>; 2]) -> Found {
-        Found([even, odd])
+    fn slots(even: [Option<Table>; 2], odd: [Option<Table>; 2]) -> TableCopies {
+        TableCopies([even, odd])
     }
 
     #[test]
     fn a_copy_can_be_decoded_and_noise_cannot() {
-        let layout = Layout::new(GROUPS);
+        let layout = TableLayout::new(GROUPS);
         let bytes = table(7).encode(layout);
         assert_eq!(bytes.len(), layout.copy);
         assert_eq!(Table::decode(&bytes, GROUPS), Some(table(7)));
@@ -176,8 +176,8 @@ mod tests {
         }
         assert_eq!(Table::decode(&vec![0; layout.copy], GROUPS), None);
         assert_eq!(Table::decode(&[], GROUPS), None);
-        assert_eq!(Layout::new(65).copy, BLOCK, "the most shards fit one block");
-        assert_eq!(Layout::new(1_000).copy % BLOCK, 0);
+        assert_eq!(TableLayout::new(65).copy, BLOCK, "the most shards fit one block");
+        assert_eq!(TableLayout::new(1_000).copy % BLOCK, 0);
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn copies_of_a_slot_are_apart() {
-        let layout = Layout::new(GROUPS);
+        let layout = TableLayout::new(GROUPS);
         let mut places: Vec<_> = (0..SLOTS)
             .flat_map(|slot| (0..COPIES).map(move |copy| (layout.offset(slot, copy), slot)))
             .collect();

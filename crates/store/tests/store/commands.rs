@@ -7,9 +7,9 @@ use conclave_core::record::{
     DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord,
 };
 use conclave_core::ring::Layout;
-use conclave_core::session::{SessionRoom, StoredReply, Verdict};
+use conclave_core::session::{SessionRoom, StoredOutcome, StoredReply};
 use conclave_core::{
-    Action, Command, DirectoryId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
+    Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
 };
 use conclave_proto::{command, event, log};
 use conclave_store::{LocalSnapshot, Snapshot, SnapshotData};
@@ -116,7 +116,7 @@ fn meta(random: &mut StdRng) -> Command {
                 client_address: format!("a:{}", random.random_range(1..9)),
                 peer_address: "b:1".into(),
                 http_address: "c:1".into(),
-                directory: DirectoryId(random.random_range(1..3)),
+                directory: DataDirId(random.random_range(1..3)),
                 version: "0".into(),
                 feature_level: 1,
             })
@@ -205,9 +205,9 @@ fn replies(value: &Bytes) -> SessionRoom {
         request: RequestNo(stored.request_no),
         digest: stored.digest,
         verdict: match stored.reply.unwrap() {
-            log::stored_reply::Reply::Seq(seq) => Verdict::Event(Seq(seq)),
-            log::stored_reply::Reply::Unchanged(_) => Verdict::Unchanged,
-            log::stored_reply::Reply::Refusal(code) => Verdict::Refused(Refusal::from_code(code, 0)),
+            log::stored_reply::Reply::Seq(seq) => StoredOutcome::Event(Seq(seq)),
+            log::stored_reply::Reply::Unchanged(_) => StoredOutcome::Unchanged,
+            log::stored_reply::Reply::Refusal(code) => StoredOutcome::Refused(Refusal::from_code(code, 0)),
         },
         time_ms: stored.time_ms,
     };

@@ -290,7 +290,7 @@ async fn run(seed: u64, lives: usize, lie: bool) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut models: Vec<Model> = (0..=SHARDS).map(|n| Model::new(ShardId(n))).collect();
     if lie {
-        disk.lie();
+        disk.ignore_syncs();
     }
     for _ in 0..lives {
         // The power may fail while the store opens, too; then it must open the next time.

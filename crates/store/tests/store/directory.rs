@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::{DirectoryId, NodeId, ShardId};
+use conclave_core::{DataDirId, NodeId, ShardId};
 use conclave_store::convert::log_id_of;
 use conclave_store::{Entry, Identity, OpenError, Options, Payload, Store, TypeConfig, Vote};
 use openraft::storage::{IOFlushed, RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _};
@@ -49,7 +49,7 @@ fn a_data_dir_belongs_to_one_node_and_one_cluster() {
     assert!(message(try_open(path, &other, SHARDS)).contains("belongs to the cluster test"));
     let other = Identity { node: NodeId(2), ..me.clone() };
     assert!(message(try_open(path, &other, SHARDS)).contains("belongs to node 1, not to node 2"));
-    let other = Identity { directory: DirectoryId(1), ..me.clone() };
+    let other = Identity { directory: DataDirId(1), ..me.clone() };
     assert!(matches!(try_open(path, &other, SHARDS), Err(OpenError::OtherDirectory { .. })));
     assert!(message(try_open(path, &me, 5)).contains("was made for 2 shards, not for 5"));
 
@@ -245,7 +245,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
 #[tokio::test]
 async fn a_peers_first_seen_data_dir_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let [first, second] = [DirectoryId(11), DirectoryId(22)];
+    let [first, second] = [DataDirId(11), DataDirId(22)];
     {
         let store = open(dir.path());
         assert_eq!(store.peer_directory(NodeId(2)), None);

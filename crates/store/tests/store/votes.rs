@@ -161,10 +161,10 @@ async fn a_vote_is_synced_again_when_the_store_opens() {
         drop(store);
         // The process is killed between writing a vote and syncing it: the operating system keeps it.
         let store = open(dir.path(), &disk).unwrap();
-        disk.lie();
+        disk.ignore_syncs();
         store.shard(ShardId(1)).0.save_vote(&Vote::new(2, 1)).await.unwrap();
         drop(store);
-        disk.be_honest();
+        disk.obey_syncs();
         // The next process reports the vote to other nodes, and then the power fails.
         let store = open(dir.path(), &disk).unwrap();
         assert_eq!(saved(&mut store.shard(ShardId(1)).0).await, Some(Vote::new(2, 1)));

@@ -33,7 +33,7 @@ pub(super) enum JobResult {
 }
 
 /// Waits for the outcome of a message without a timeout.
-pub(super) async fn settle(room: String, ticket: Ticket) -> JobResult {
+pub(super) async fn await_outcome(room: String, ticket: Ticket) -> JobResult {
     let request_no = ticket.request_no();
     let outcome = ticket.wait().await.map(|ack| ack.seq).map_err(|error| of_send(&room, &error));
     JobResult::Settled { room, request_no, outcome }

@@ -23,7 +23,7 @@ pub(super) enum TickNotice {
 }
 
 #[derive(Debug)]
-struct Own {
+struct OwnMessage {
     text: String,
     since: Instant,
     clock_shown: bool,
@@ -33,13 +33,13 @@ struct Own {
 /// Own messages whose events have not arrived yet.
 #[derive(Debug, Default)]
 pub(super) struct Ticks {
-    own: BTreeMap<Key, Own>,
+    own: BTreeMap<Key, OwnMessage>,
 }
 
 impl Ticks {
     /// Adds a message that is in the outbox.
     pub(super) fn submitted(&mut self, room: &str, request_no: u64, text: String, now: Instant) {
-        let own = Own { text, since: now, clock_shown: false, ticked: None };
+        let own = OwnMessage { text, since: now, clock_shown: false, ticked: None };
         self.own.insert((room.to_owned(), request_no), own);
     }
 

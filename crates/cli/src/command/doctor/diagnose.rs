@@ -232,7 +232,7 @@ fn list(shards: &[u32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::{Cluster, Page, Service, Target};
+    use crate::diagnosis::{Cluster, HealthPage, Service, Target};
 
     fn server(name: &str) -> Server {
         Server {
@@ -314,7 +314,7 @@ mod tests {
             ("n1 (n1:7400) has no contact", |r| {
                 let failing = vec!["meta_leader".into()];
                 r.servers[0].health =
-                    Some(Page { address: "n1:7480".into(), ready: false, failing, unreachable: false });
+                    Some(HealthPage { address: "n1:7480".into(), ready: false, failing, unreachable: false });
             }),
             ("no leader in shard 0, 3", |r| r.cluster.as_mut().unwrap().leaderless = vec![0, 3]),
             ("too few servers", |r| r.cluster.as_mut().unwrap().can_lose = -1),

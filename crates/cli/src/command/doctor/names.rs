@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use super::servers::page;
-use crate::diagnosis::{NameServer, Page, Service, Target, Zone};
+use crate::diagnosis::{HealthPage, NameServer, Service, Target, Zone};
 
 /// Timeout for one DNS query.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,12 +26,12 @@ const PORT_OF_DNS: u16 = 53;
 
 /// Examines a zone, given the answers of its name servers for the service of clients. `usual` name servers are the
 /// system's.
-pub(super) async fn zone(zone: String, answers: Vec<srv::Answer>, usual: bool) -> Zone {
+pub(super) async fn zone(zone: String, answers: Vec<srv::NameServerAnswer>, usual: bool) -> Zone {
     let name_servers = join_all(answers.into_iter().map(|answer| name_server(&zone, answer, usual))).await;
     Zone { zone, name_servers }
 }
 
-async fn name_server(zone: &str, answer: srv::Answer, usual: bool) -> NameServer {
+async fn name_server(zone: &str, answer: srv::NameServerAnswer, usual: bool) -> NameServer {
     let address = answer.name_server;
     let mut found = NameServer {
         address,
@@ -129,7 +129,7 @@ async fn ask(address: SocketAddr, name: &str, kind: RecordType) -> io::Result<Ve
 }
 
 /// The health page of a conclave name server. Other name servers have none, which is no problem.
-async fn health(address: SocketAddr) -> Option<Page> {
+async fn health(address: SocketAddr) -> Option<HealthPage> {
     let port = match address.port() {
         PORT_OF_DNS => HTTP_PORT,
         port => port.checked_add(HTTP_OFFSET)?,

@@ -7,7 +7,7 @@ use conclave_proto::chat::GetServerStatusResponse;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::diagnosis::{Cluster, Page, Server};
+use crate::diagnosis::{Cluster, HealthPage, Server};
 use crate::errors::last_attempt;
 use crate::http;
 use crate::view::status::{leader_name, leaderless};
@@ -90,14 +90,19 @@ fn micros(time: Duration) -> Option<u64> {
 }
 
 /// Gets the page that reports whether a server or name server is ready, and why not.
-pub(super) async fn page(address: &str) -> Page {
+pub(super) async fn page(address: &str) -> HealthPage {
     match http::get(address, "/readyz?verbose", PATIENCE).await {
         Ok(answer) => {
             let failing = answer.body.lines().filter_map(|line| line.strip_prefix("[-] ")).take(CHECKS_MAX);
             let failing = failing.map(str::to_owned).collect();
-            Page { address: address.to_owned(), ready: answer.status == 200, failing, unreachable: false }
+            HealthPage {
+                address: address.to_owned(),
+                ready: answer.status == 200,
+                failing,
+                unreachable: false,
+            }
         }
-        Err(error) => Page {
+        Err(error) => HealthPage {
             address: address.to_owned(),
             ready: false,
             failing: vec![error.to_string()],

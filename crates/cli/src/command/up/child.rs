@@ -21,7 +21,7 @@ const LAST_WORDS_BYTES: u64 = 4 * 1024;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stop {
     /// Drain, then stop.
-    pub(super) please: CancellationToken,
+    pub(super) graceful: CancellationToken,
     /// Kill at once.
     pub(super) now: CancellationToken,
 }
@@ -30,12 +30,12 @@ pub(super) struct Stop {
 #[derive(Debug)]
 pub(super) struct ChildEvent {
     pub(super) index: usize,
-    pub(super) event: Event,
+    pub(super) event: ProcessEvent,
 }
 
 /// An event of a process.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum ProcessEvent {
     /// The process was started.
     Started {
         pid: u32,
@@ -46,7 +46,7 @@ pub(super) enum Event {
     Ended { cause: ExitCause, last_words: String },
 }
 
-impl Event {
+impl ProcessEvent {
     /// The id of the running process.
     pub(super) fn pid(&self) -> Option<u32> {
         match self {
@@ -105,7 +105,7 @@ impl Keeper {
             let cause = match self.spawn() {
                 Ok((child, pipe)) => {
                     let pid = child.id().unwrap_or_default();
-                    self.report(Event::Started { pid, again }).await;
+                    self.report(ProcessEvent::Started { pid, again }).await;
                     let cause = self.watch(child).await;
                     // Held until here: the process stops when the pipe closes.
                     drop(pipe);
@@ -113,25 +113,25 @@ impl Keeper {
                 }
                 Err(error) => ExitCause::NotStarted(error.to_string()),
             };
-            if self.stop.please.is_cancelled() {
+            if self.stop.graceful.is_cancelled() {
                 return;
             }
-            self.report(Event::Ended { cause, last_words: last_words(&self.log) }).await;
+            self.report(ProcessEvent::Ended { cause, last_words: last_words(&self.log) }).await;
             if !self.restart {
                 // Other processes may still run, so the channel stays open until the shutdown.
-                return self.stop.please.cancelled().await;
+                return self.stop.graceful.cancelled().await;
             }
             tokio::select! {
-                () = self.stop.please.cancelled() => return,
+                () = self.stop.graceful.cancelled() => return,
                 () = tokio::time::sleep(UP_RESTART_DELAY) => again = true,
             }
         }
     }
 
-    async fn report(&self, event: Event) {
+    async fn report(&self, event: ProcessEvent) {
         // During a shutdown nobody receives events, so the send must not block.
         tokio::select! {
-            () = self.stop.please.cancelled() => {}
+            () = self.stop.graceful.cancelled() => {}
             _ = self.events.send(ChildEvent { index: self.index, event }) => {}
         }
     }
@@ -157,7 +157,7 @@ impl Keeper {
     async fn watch(&self, mut child: Child) -> ExitCause {
         let ended = tokio::select! {
             status = child.wait() => Some(status),
-            () = self.stop.please.cancelled() => None,
+            () = self.stop.graceful.cancelled() => None,
         };
         let status = match ended {
             Some(status) => status,
@@ -249,11 +249,11 @@ mod tests {
         let stop = keeper.stop.clone();
         let task = tokio::spawn(keeper.run());
         assert!(happened.recv().await.unwrap().event.pid().is_some());
-        let Event::Ended { cause, last_words } = happened.recv().await.unwrap().event else {
+        let ProcessEvent::Ended { cause, last_words } = happened.recv().await.unwrap().event else {
             panic!("it runs")
         };
         assert_eq!((cause, last_words.as_str()), (ExitCause::Code(3), "no room left"));
-        stop.please.cancel();
+        stop.graceful.cancel();
         task.await.unwrap();
     }
 
@@ -264,7 +264,7 @@ mod tests {
         let stop = polite.stop.clone();
         let task = tokio::spawn(polite.run());
         happened.recv().await.unwrap();
-        stop.please.cancel();
+        stop.graceful.cancel();
         task.await.unwrap();
 
         let (ignoring, mut happened) =
@@ -272,7 +272,7 @@ mod tests {
         let stop = ignoring.stop.clone();
         let task = tokio::spawn(ignoring.run());
         happened.recv().await.unwrap();
-        stop.please.cancel();
+        stop.graceful.cancel();
         stop.now.cancel();
         task.await.unwrap();
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use conclave_client::find::Seed;
 use serde::Serialize;
 
-use super::plan::Plan;
+use super::plan::UpPlan;
 
 /// Its name in the cluster's directory.
 const FILE: &str = "processes.json";
@@ -49,7 +49,7 @@ impl List {
     }
 
     /// Writes the list. `pids` are those of the servers, then that of the name server.
-    pub(super) fn write(&self, plan: &Plan, pids: &[Option<u32>]) -> io::Result<()> {
+    pub(super) fn write(&self, plan: &UpPlan, pids: &[Option<u32>]) -> io::Result<()> {
         let servers = plan.nodes.iter().map(|node| (node.name.as_str(), "server", node.client, None));
         let resolver = plan.resolver.iter().map(|it| {
             let zone = Seed::Zone { zone: it.zone.clone(), name_servers: vec![it.dns] };
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn the_list_has_all_processes_and_is_removed_with_the_cluster() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan::make(dir.path(), &args(None, None, None), "z").unwrap();
+        let plan = UpPlan::make(dir.path(), &args(None, None, None), "z").unwrap();
         let list = List::new(dir.path(), true, true);
         list.write(&plan, &[Some(7), None, Some(9), Some(11)]).unwrap();
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();

@@ -20,7 +20,7 @@ const SHARDS_DEFAULT: u32 = 8;
 /// The distance between the base ports of two nodes.
 const PORTS_EACH: u16 = 10;
 /// The distance of the name server's first port from the base port. No node uses these ports.
-const RESOLVER_OFFSET: u16 = 53;
+const NAME_SERVER_OFFSET: u16 = 53;
 /// The first part of the cluster's name: see [`reconcile`].
 const CLUSTER: &str = "local";
 
@@ -36,16 +36,16 @@ struct SavedPlan {
 
 /// The servers and the name server of a cluster.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct UpPlan {
     pub(super) dir: PathBuf,
     pub(super) nodes: Vec<Node>,
-    pub(super) resolver: Option<Resolver>,
+    pub(super) resolver: Option<NameServerPlan>,
     kept: SavedPlan,
 }
 
 /// The name server.
 #[derive(Clone, Debug)]
-pub(super) struct Resolver {
+pub(super) struct NameServerPlan {
     pub(super) zone: String,
     pub(super) dns: SocketAddr,
     pub(super) grpc: SocketAddr,
@@ -65,7 +65,7 @@ pub(super) struct Node {
     pub(super) http: SocketAddr,
 }
 
-impl Plan {
+impl UpPlan {
     /// Makes the plan: the command line overrides the saved plan, which overrides the defaults.
     pub(super) fn make(dir: &Path, args: &UpArgs, zone: &str) -> Result<Self, Failed> {
         let path = file(dir);
@@ -218,12 +218,12 @@ fn node(dir: &Path, base_port: u16, index: u16) -> Option<Node> {
     })
 }
 
-fn resolver(dir: &Path, base_port: u16, zone: &str) -> Option<Resolver> {
+fn resolver(dir: &Path, base_port: u16, zone: &str) -> Option<NameServerPlan> {
     let at = |offset: u16| {
-        let port = base_port.checked_add(RESOLVER_OFFSET)?.checked_add(offset)?;
+        let port = base_port.checked_add(NAME_SERVER_OFFSET)?.checked_add(offset)?;
         Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     };
-    Some(Resolver {
+    Some(NameServerPlan {
         zone: zone.to_owned(),
         dns: at(0)?,
         grpc: at(1)?,
@@ -256,8 +256,8 @@ pub(super) mod tests {
         }
     }
 
-    fn make(dir: &Path, args: &UpArgs) -> Result<Plan, Failed> {
-        Plan::make(dir, args, "conclave.internal")
+    fn make(dir: &Path, args: &UpArgs) -> Result<UpPlan, Failed> {
+        UpPlan::make(dir, args, "conclave.internal")
     }
 
     #[test]

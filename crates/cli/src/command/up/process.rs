@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::plan::{Node, Plan, Resolver};
+use super::plan::{NameServerPlan, Node, UpPlan};
 
 /// A process to start and to keep running.
 #[derive(Clone, Debug)]
@@ -15,13 +15,13 @@ pub(super) struct Process {
 }
 
 /// All processes to start: the servers, then the name server.
-pub(super) fn processes(plan: &Plan, log: &str, allow_faults: bool) -> Vec<Process> {
+pub(super) fn processes(plan: &UpPlan, log: &str, allow_faults: bool) -> Vec<Process> {
     let server = |node: &Node| Process {
         name: node.name.clone(),
         log: node.log.clone(),
         arguments: server(plan, node, log, allow_faults),
     };
-    let resolver = |it: &Resolver| Process {
+    let resolver = |it: &NameServerPlan| Process {
         name: "the name server".to_owned(),
         log: it.log.clone(),
         arguments: resolver(plan, it, log, allow_faults),
@@ -29,7 +29,7 @@ pub(super) fn processes(plan: &Plan, log: &str, allow_faults: bool) -> Vec<Proce
     plan.nodes.iter().map(server).chain(plan.resolver.as_ref().map(resolver)).collect()
 }
 
-fn server(plan: &Plan, node: &Node, log: &str, allow_faults: bool) -> Vec<String> {
+fn server(plan: &UpPlan, node: &Node, log: &str, allow_faults: bool) -> Vec<String> {
     let initial: Vec<String> = plan
         .nodes
         .iter()
@@ -56,7 +56,7 @@ fn server(plan: &Plan, node: &Node, log: &str, allow_faults: bool) -> Vec<String
     line
 }
 
-fn resolver(plan: &Plan, resolver: &Resolver, log: &str, allow_faults: bool) -> Vec<String> {
+fn resolver(plan: &UpPlan, resolver: &NameServerPlan, log: &str, allow_faults: bool) -> Vec<String> {
     let flags = vec![
         ("--zone", resolver.zone.clone()),
         ("--listen", resolver.dns.to_string()),
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn processes_accept_their_command_lines() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan::make(dir.path(), &args(None, None, None), "chat.example").unwrap();
+        let plan = UpPlan::make(dir.path(), &args(None, None, None), "chat.example").unwrap();
         plan.save().unwrap();
         let processes = processes(&plan, "info", true);
         let Command::Server(server) = parsed(&processes[1]).command else { panic!("not a server") };
@@ -104,7 +104,7 @@ mod tests {
         config.secret = Some(secret::read(file, "secret").unwrap());
         assert_eq!(config.validate(), Ok(()));
         assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", plan.cluster()));
-        assert_eq!(config.resolvers, ["127.0.0.1:7454"]);
+        assert_eq!(config.name_servers, ["127.0.0.1:7454"]);
         assert!(server.run.exit_with_stdin && server.announces() && server.allow_faults);
 
         let resolver = parsed(&processes[3]);
@@ -120,7 +120,7 @@ mod tests {
     fn without_a_resolver_servers_register_nowhere() {
         let dir = tempfile::tempdir().unwrap();
         let args = UpArgs { no_dns: true, ..args(None, None, None) };
-        let plan = Plan::make(dir.path(), &args, "z").unwrap();
+        let plan = UpPlan::make(dir.path(), &args, "z").unwrap();
         let processes = processes(&plan, "info", false);
         assert_eq!(processes.len(), 3);
         assert!(processes.iter().all(|one| !one.arguments.iter().any(|word| word == "--resolvers")));

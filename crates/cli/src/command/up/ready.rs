@@ -11,7 +11,7 @@ use conclave_proto::dns::dns_service_client::DnsServiceClient;
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use super::plan::{Node, Plan, Resolver};
+use super::plan::{NameServerPlan, Node, UpPlan};
 use crate::http;
 use crate::view::status::{json, leaderless};
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// With what is missing, for people.
-pub(super) async fn check(client: &Client, plan: &Plan) -> Result<GetServerStatusResponse, String> {
+pub(super) async fn check(client: &Client, plan: &UpPlan) -> Result<GetServerStatusResponse, String> {
     let probe = async |node: &Node| http::get(&node.http.to_string(), "/readyz", PATIENCE).await;
     let answers = join_all(plan.nodes.iter().map(probe)).await;
     for (node, answer) in plan.nodes.iter().zip(answers) {
@@ -50,7 +50,7 @@ pub(super) async fn check(client: &Client, plan: &Plan) -> Result<GetServerStatu
 }
 
 /// The number of healthy servers that the name server has, and the number of leaders.
-async fn named(resolver: &Resolver) -> Result<[usize; 2], tonic::Status> {
+async fn named(resolver: &NameServerPlan) -> Result<[usize; 2], tonic::Status> {
     let endpoint = Net::System.endpoint(resolver.grpc);
     let endpoint = endpoint.map_err(|error| tonic::Status::internal(error.to_string()))?;
     let mut dns = DnsServiceClient::new(endpoint.connect_lazy());

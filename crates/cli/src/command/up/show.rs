@@ -10,19 +10,19 @@ use conclave_client::find::ZONE;
 use conclave_proto::chat::GetServerStatusResponse;
 use serde::Serialize;
 
-use super::child::Event;
-use super::plan::{Node, Plan, Resolver};
+use super::child::ProcessEvent;
+use super::plan::{NameServerPlan, Node, UpPlan};
 use crate::settings::Style;
 use crate::view::table::{Align, Cell, render};
 use crate::view::text::{count, took};
 
 /// The note before the cluster is ready.
-pub(super) fn starting(plan: &Plan) -> String {
+pub(super) fn starting(plan: &UpPlan) -> String {
     format!("starting {} in {}", count(plan.nodes.len() as u64, "server"), plan.dir.display())
 }
 
 /// The table of processes, once the cluster is ready.
-pub(super) fn table(style: Style, plan: &Plan, pids: &[Option<u32>]) -> String {
+pub(super) fn table(style: Style, plan: &UpPlan, pids: &[Option<u32>]) -> String {
     let columns = [
         ("NODE", Align::Left),
         ("PID", Align::Right),
@@ -35,7 +35,7 @@ pub(super) fn table(style: Style, plan: &Plan, pids: &[Option<u32>]) -> String {
     };
     let node = |node: &Node| row(&node.name, node.client.to_string(), node.peer, node.http);
     // Clients use its DNS address, and servers register at its gRPC address.
-    let resolver = |r: &Resolver| row("resolver", format!("{} (DNS)", r.dns), r.grpc, r.http);
+    let resolver = |r: &NameServerPlan| row("resolver", format!("{} (DNS)", r.dns), r.grpc, r.http);
     let mut rows: Vec<_> = plan.nodes.iter().map(node).chain(plan.resolver.as_ref().map(resolver)).collect();
     for (row, pid) in rows.iter_mut().zip(pids) {
         row[1] = pid.map_or_else(String::new, |pid| pid.to_string()).into();
@@ -59,7 +59,7 @@ pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> Stri
 }
 
 /// Commands to try next.
-pub(super) fn hints(executable: &str, plan: &Plan, after: Duration) -> String {
+pub(super) fn hints(executable: &str, plan: &UpPlan, after: Duration) -> String {
     let name = match &plan.resolver {
         Some(resolver) if resolver.zone != ZONE => {
             format!("{executable} --name-server {} --zone {}", resolver.dns, resolver.zone)
@@ -88,11 +88,11 @@ Kill a server (kill -9 PID) and continue to chat. Ctrl-C stops all servers.",
 }
 
 /// The note about a process that died or came back.
-pub(super) fn happened(name: &str, event: &Event, restart: bool) -> String {
+pub(super) fn happened(name: &str, event: &ProcessEvent, restart: bool) -> String {
     match event {
-        Event::Started { pid, again: true } => format!("{name} is back (pid {pid})"),
-        Event::Started { pid, again: false } => format!("{name} runs (pid {pid})"),
-        Event::Ended { cause, last_words } => {
+        ProcessEvent::Started { pid, again: true } => format!("{name} is back (pid {pid})"),
+        ProcessEvent::Started { pid, again: false } => format!("{name} runs (pid {pid})"),
+        ProcessEvent::Ended { cause, last_words } => {
             let then = if restart { "; starting it again in 3 s" } else { "" };
             let why = match cause {
                 // A signal comes from outside, and the log has nothing about it.
@@ -138,7 +138,7 @@ struct JsonResolver<'a> {
 
 /// The JSON object for programs.
 pub(super) fn json<'a>(
-    plan: &'a Plan,
+    plan: &'a UpPlan,
     pids: &[Option<u32>],
     status: &'a GetServerStatusResponse,
 ) -> Json<'a> {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use conclave_proto::chat::{StreamFrame, stream_frame};
 use prost::DecodeError;
 
-use crate::position::{Misplaced, Positions};
+use crate::position::{Positions, SequenceError};
 use crate::raw::{Frame, RawBatch};
 
 /// The progress of the new stream.
@@ -52,7 +52,7 @@ impl Overlap {
     }
 
     /// Takes a frame that was read from the new stream.
-    pub(super) fn take(&mut self, frame: Frame, positions: &Positions) -> Result<(), Misplaced> {
+    pub(super) fn take(&mut self, frame: Frame, positions: &Positions) -> Result<(), SequenceError> {
         match frame {
             Frame::Events(batch) => {
                 self.positions.accept(batch.room_seqs(), &batch.token)?;
@@ -67,7 +67,7 @@ impl Overlap {
                 }
                 // The node lacks events, or is leaving itself: not a node to move to.
                 Some(stream_frame::Frame::Truncated(_) | stream_frame::Frame::GoAway(_)) => {
-                    return Err(Misplaced::CannotServe);
+                    return Err(SequenceError::CannotServe);
                 }
                 _ => {}
             },
@@ -138,7 +138,7 @@ mod tests {
     }
 
     /// Takes a frame as a subscription does; an event out of sequence is an error.
-    fn deliver(frame: Frame, positions: &mut Positions) -> Result<(), Misplaced> {
+    fn deliver(frame: Frame, positions: &mut Positions) -> Result<(), SequenceError> {
         match frame {
             Frame::Events(batch) => positions.accept(batch.room_seqs(), &batch.token),
             Frame::Other(StreamFrame { frame: Some(stream_frame::Frame::CaughtUp(caught_up)) }) => {

@@ -13,13 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::{Network, read_vote};
+use super::{PeerNetwork, read_vote};
 use crate::limits::SNAPSHOT_STALL;
 
 /// Snapshot chunks read ahead of the connection.
 const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
 
-impl NetSnapshot<TypeConfig> for Network {
+impl NetSnapshot<TypeConfig> for PeerNetwork {
     type SnapshotData = SnapshotData;
 
     async fn full_snapshot(
@@ -37,7 +37,7 @@ impl NetSnapshot<TypeConfig> for Network {
     }
 }
 
-impl Network {
+impl PeerNetwork {
     async fn send_snapshot(
         &self,
         vote: Vote,

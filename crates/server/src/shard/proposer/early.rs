@@ -4,9 +4,9 @@ use conclave_core::planted::{Bug, planted};
 use conclave_store::Payload;
 use tokio::sync::oneshot;
 
-use super::{Answer, Proposer};
+use super::{ProposeResult, Proposer};
 
-type Waiting = Vec<(usize, oneshot::Sender<Answer>)>;
+type Waiting = Vec<(usize, oneshot::Sender<ProposeResult>)>;
 
 impl Proposer {
     /// Answers an entry, or publishes its events, as soon as this leader has it. Returns the callers that still wait.
@@ -17,9 +17,9 @@ impl Proposer {
             return waiting;
         }
         if first || !self.raft.is_leader() {
-            self.store.state(self.shard).forget_foreseen();
+            self.store.state(self.shard).drop_predictions();
         }
-        let foreseen = self.raft.is_leader().then(|| self.store.foresee(self.shard, payload)).flatten();
+        let foreseen = self.raft.is_leader().then(|| self.store.predict(self.shard, payload)).flatten();
         let Some(replies) = foreseen.filter(|_| ack) else { return waiting };
         let mut replies = replies.0.into_iter();
         for (count, sender) in waiting {

@@ -58,14 +58,14 @@ impl Secret {
 
     /// The MAC of one message.
     #[must_use]
-    pub fn seal(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8]) -> Vec<u8> {
+    pub fn sign(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8]) -> Vec<u8> {
         self.mac(purpose, nonce, counter, content).finalize().into_bytes().to_vec()
     }
 
-    /// Whether `seal` is the MAC of this message. The comparison takes constant time.
+    /// Whether `mac` is the MAC of this message. The comparison takes constant time.
     #[must_use]
-    pub fn verify(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8], seal: &[u8]) -> bool {
-        self.mac(purpose, nonce, counter, content).verify_slice(seal).is_ok()
+    pub fn verify(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8], mac: &[u8]) -> bool {
+        self.mac(purpose, nonce, counter, content).verify_slice(mac).is_ok()
     }
 
     fn mac(&self, purpose: &str, nonce: &[u8], counter: u64, content: &[u8]) -> Hmac<Sha256> {
@@ -85,15 +85,15 @@ mod tests {
     fn a_mac_is_valid_for_one_message_only() {
         let secret = Secret::new(b"0123456789abcdef\n").unwrap();
         let nonce = [7; NONCE_BYTES];
-        let seal = secret.seal(REGISTER, &nonce, 1, b"content");
-        assert!(secret.verify(REGISTER, &nonce, 1, b"content", &seal));
+        let mac = secret.sign(REGISTER, &nonce, 1, b"content");
+        assert!(secret.verify(REGISTER, &nonce, 1, b"content", &mac));
         let other = Secret::new(b"0123456789abcdeg").unwrap();
-        assert!(!other.verify(REGISTER, &nonce, 1, b"content", &seal));
-        assert!(!secret.verify(RECORDS, &nonce, 1, b"content", &seal));
-        assert!(!secret.verify(REGISTER, &[8; NONCE_BYTES], 1, b"content", &seal));
-        assert!(!secret.verify(REGISTER, &nonce, 2, b"content", &seal));
-        assert!(!secret.verify(REGISTER, &nonce, 1, b"Content", &seal));
-        assert!(!secret.verify(REGISTER, &nonce, 1, b"content", &seal[..31]));
+        assert!(!other.verify(REGISTER, &nonce, 1, b"content", &mac));
+        assert!(!secret.verify(RECORDS, &nonce, 1, b"content", &mac));
+        assert!(!secret.verify(REGISTER, &[8; NONCE_BYTES], 1, b"content", &mac));
+        assert!(!secret.verify(REGISTER, &nonce, 2, b"content", &mac));
+        assert!(!secret.verify(REGISTER, &nonce, 1, b"Content", &mac));
+        assert!(!secret.verify(REGISTER, &nonce, 1, b"content", &mac[..31]));
     }
 
     #[test]

@@ -20,20 +20,20 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs a name server from its start to its end.
 pub(crate) async fn run_name_server(cluster: Arc<Cluster>, number: usize) {
-    let server = &cluster.resolvers[number];
+    let server = &cluster.name_servers[number];
     let host = Host { me: server.ip, cuts: cluster.cuts.clone() };
     let started = async {
         let listeners = Listeners::bind_on(Arc::new(host), &server.config).await?;
         DnsServer::start(server.config.clone(), listeners)
     };
-    let resolver = match started.await {
-        Ok(resolver) => resolver,
+    let name_server = match started.await {
+        Ok(name_server) => name_server,
         Err(error) => return cluster.record_finding(format!("{} failed to start: {error}", server.name)),
     };
-    let _counting = Counting { served: &server.served, metrics: Arc::clone(resolver.metrics()) };
+    let _counting = Counting { served: &server.served, metrics: Arc::clone(name_server.metrics()) };
     lock(&server.state).started = true;
     server.stop.notified().await;
-    resolver.stop().await;
+    name_server.stop().await;
 }
 
 /// Adds the name server's counters to the totals when dropped, which also happens when its host is killed.
@@ -53,7 +53,7 @@ impl Drop for Counting<'_> {
 /// Checks that each name server names every node again, after all faults are healed. Records a finding for each that does not.
 pub(crate) async fn check_all_nodes_named(cluster: &Cluster, net: &Net) {
     let deadline = Instant::now() + KNOWN_DEADLINE;
-    for server in &cluster.resolvers {
+    for server in &cluster.name_servers {
         let mut last = String::new();
         while let Err(why) = names_all_nodes(cluster, net, server).await {
             if Instant::now() >= deadline {

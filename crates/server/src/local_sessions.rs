@@ -13,7 +13,7 @@ use crate::limits::MOVE_ASKED_AGAIN;
 
 /// The sessions of one node. Locked only briefly, when streams open and close; never for an event.
 #[derive(Debug)]
-pub(crate) struct Seats {
+pub(crate) struct LocalSessions {
     max: u32,
     table: Mutex<Table>,
     /// Notified when the node becomes full or stops being full.
@@ -49,7 +49,7 @@ impl Here {
 
 /// Why a stream is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TurnedAway {
+pub(crate) enum StreamRefusal {
     /// The node has its maximum number of sessions or streams.
     #[error("this node has its maximum number of clients")]
     Full,
@@ -58,7 +58,7 @@ pub(crate) enum TurnedAway {
     Draining,
 }
 
-impl TurnedAway {
+impl StreamRefusal {
     /// The stable error code.
     pub(crate) fn code(self) -> &'static str {
         match self {
@@ -68,7 +68,7 @@ impl TurnedAway {
     }
 }
 
-impl Seats {
+impl LocalSessions {
     /// At most `max` sessions subscribe, with twice as many subscription streams, and twice as many send streams.
     pub(crate) fn new(max: u32, news: Arc<Notify>) -> Self {
         Self { max, table: Mutex::default(), news, emptied: Notify::new() }
@@ -94,37 +94,37 @@ impl Seats {
     }
 
     /// Why a stream of this session would be refused now, if it would. `None` is a session that is not known yet.
-    pub(crate) fn turns_away(&self, session: Option<SessionId>) -> Option<TurnedAway> {
-        self.table().turns_away(self.max, session)
+    pub(crate) fn refusal_for(&self, session: Option<SessionId>) -> Option<StreamRefusal> {
+        self.table().refusal_for(self.max, session)
     }
 
     /// Admits a subscription, until its seat is dropped.
-    pub(crate) fn enter(
+    pub(crate) fn admit_subscription(
         self: &Arc<Self>,
         session: SessionId,
         subscriber: &Arc<Subscriber>,
-    ) -> Result<Seat, TurnedAway> {
+    ) -> Result<SubscriptionPermit, StreamRefusal> {
         let mut table = self.table();
-        if let Some(why) = table.turns_away(self.max, Some(session)) {
+        if let Some(why) = table.refusal_for(self.max, Some(session)) {
             return Err(why);
         }
         table.streams += 1;
         table.here.entry(session).or_default().subscribers.push(Arc::clone(subscriber));
         self.weigh(&mut table);
-        Ok(Seat { sessions: Arc::clone(self), session, subscriber: Arc::clone(subscriber) })
+        Ok(SubscriptionPermit { sessions: Arc::clone(self), session, subscriber: Arc::clone(subscriber) })
     }
 
     /// Admits a send stream, until its seat is dropped.
-    pub(crate) fn enter_sends(self: &Arc<Self>) -> Result<SendSeat, TurnedAway> {
+    pub(crate) fn admit_sends(self: &Arc<Self>) -> Result<SendPermit, StreamRefusal> {
         let mut table = self.table();
         if table.closed {
-            return Err(TurnedAway::Draining);
+            return Err(StreamRefusal::Draining);
         }
         if table.sends >= self.max.saturating_mul(2) {
-            return Err(TurnedAway::Full);
+            return Err(StreamRefusal::Full);
         }
         table.sends += 1;
-        Ok(SendSeat(Arc::clone(self)))
+        Ok(SendPermit(Arc::clone(self)))
     }
 
     /// Refuses all new streams from now on.
@@ -134,16 +134,16 @@ impl Seats {
 
     /// Asks `count` sessions to move. Sessions asked recently and still here count towards it, because the caller may
     /// not know yet that they are moving. Returns how many were newly asked.
-    pub(crate) fn ask(&self, count: u32, go_away: impl FnMut() -> GoAway) -> u32 {
+    pub(crate) fn ask_to_move(&self, count: u32, go_away: impl FnMut() -> GoAway) -> u32 {
         let now = Instant::now();
         let mut table = self.table();
         let going = table.here.values().filter(|here| here.is_going(now)).count();
-        table.ask(count.saturating_sub(u32::try_from(going).unwrap_or(u32::MAX)), now, go_away)
+        table.ask_to_move(count.saturating_sub(u32::try_from(going).unwrap_or(u32::MAX)), now, go_away)
     }
 
     /// Asks up to `count` further sessions to move. Returns how many were asked.
-    pub(crate) fn ask_more(&self, count: u32, go_away: impl FnMut() -> GoAway) -> u32 {
-        self.table().ask(count, Instant::now(), go_away)
+    pub(crate) fn ask_more_to_move(&self, count: u32, go_away: impl FnMut() -> GoAway) -> u32 {
+        self.table().ask_to_move(count, Instant::now(), go_away)
     }
 
     /// Returns once no session subscribes on this node.
@@ -173,18 +173,18 @@ impl Seats {
 }
 
 impl Table {
-    fn turns_away(&self, max: u32, session: Option<SessionId>) -> Option<TurnedAway> {
+    fn refusal_for(&self, max: u32, session: Option<SessionId>) -> Option<StreamRefusal> {
         let known = session.is_some_and(|session| self.here.contains_key(&session));
         if self.closed {
-            Some(TurnedAway::Draining)
+            Some(StreamRefusal::Draining)
         } else if self.streams >= max.saturating_mul(2) || (!known && self.here.len() as u64 >= max.into()) {
-            Some(TurnedAway::Full)
+            Some(StreamRefusal::Full)
         } else {
             None
         }
     }
 
-    fn ask(&mut self, count: u32, now: Instant, mut go_away: impl FnMut() -> GoAway) -> u32 {
+    fn ask_to_move(&mut self, count: u32, now: Instant, mut go_away: impl FnMut() -> GoAway) -> u32 {
         let mut asked = 0;
         for here in self.here.values_mut().filter(|here| !here.is_going(now)) {
             if asked == count {
@@ -194,7 +194,7 @@ impl Table {
             here.asked = Some(now);
             let go_away = go_away();
             for subscriber in &here.subscribers {
-                subscriber.ask(go_away.clone());
+                subscriber.request_move(go_away.clone());
             }
         }
         asked
@@ -203,13 +203,13 @@ impl Table {
 
 /// The seat of a subscription.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    sessions: Arc<Seats>,
+pub(crate) struct SubscriptionPermit {
+    sessions: Arc<LocalSessions>,
     session: SessionId,
     subscriber: Arc<Subscriber>,
 }
 
-impl Drop for Seat {
+impl Drop for SubscriptionPermit {
     fn drop(&mut self) {
         let mut table = self.sessions.table();
         table.streams -= 1;
@@ -225,9 +225,9 @@ impl Drop for Seat {
 
 /// The seat of a send stream.
 #[derive(Debug)]
-pub(crate) struct SendSeat(Arc<Seats>);
+pub(crate) struct SendPermit(Arc<LocalSessions>);
 
-impl Drop for SendSeat {
+impl Drop for SendPermit {
     fn drop(&mut self) {
         self.0.table().sends -= 1;
     }
@@ -237,33 +237,36 @@ impl Drop for SendSeat {
 mod tests {
     use super::*;
 
-    fn sessions(max: u32) -> Arc<Seats> {
-        Arc::new(Seats::new(max, Arc::default()))
+    fn sessions(max: u32) -> Arc<LocalSessions> {
+        Arc::new(LocalSessions::new(max, Arc::default()))
     }
 
-    fn enter(sessions: &Arc<Seats>, session: u64) -> Result<(Seat, Arc<Subscriber>), TurnedAway> {
+    fn admit_subscription(
+        sessions: &Arc<LocalSessions>,
+        session: u64,
+    ) -> Result<(SubscriptionPermit, Arc<Subscriber>), StreamRefusal> {
         let subscriber = Arc::new(Subscriber::default());
-        Ok((sessions.enter(SessionId(session), &subscriber)?, subscriber))
+        Ok((sessions.admit_subscription(SessionId(session), &subscriber)?, subscriber))
     }
 
     #[test]
     fn one_session_too_many_is_refused() {
         let sessions = sessions(2);
-        let one = enter(&sessions, 1).unwrap();
-        let two = enter(&sessions, 2).unwrap();
+        let one = admit_subscription(&sessions, 1).unwrap();
+        let two = admit_subscription(&sessions, 2).unwrap();
         assert!(sessions.is_full());
-        assert_eq!(enter(&sessions, 3).unwrap_err(), TurnedAway::Full);
-        assert_eq!(sessions.turns_away(None), Some(TurnedAway::Full));
-        let again = enter(&sessions, 1).unwrap();
+        assert_eq!(admit_subscription(&sessions, 3).unwrap_err(), StreamRefusal::Full);
+        assert_eq!(sessions.refusal_for(None), Some(StreamRefusal::Full));
+        let again = admit_subscription(&sessions, 1).unwrap();
         assert_eq!(sessions.count(), 2, "a session counts once");
         drop(one);
         assert_eq!(sessions.count(), 2);
         drop(again);
         assert_eq!((sessions.count(), sessions.is_full()), (1, false));
-        let three = enter(&sessions, 3).unwrap();
+        let three = admit_subscription(&sessions, 3).unwrap();
         sessions.close();
-        assert_eq!(enter(&sessions, 3).unwrap_err(), TurnedAway::Draining);
-        assert_eq!(sessions.enter_sends().unwrap_err(), TurnedAway::Draining);
+        assert_eq!(admit_subscription(&sessions, 3).unwrap_err(), StreamRefusal::Draining);
+        assert_eq!(sessions.admit_sends().unwrap_err(), StreamRefusal::Draining);
         drop((two, three));
         assert_eq!(sessions.count(), 0);
     }
@@ -271,25 +274,26 @@ mod tests {
     #[test]
     fn streams_are_bounded() {
         let sessions = sessions(1);
-        let _one = [enter(&sessions, 1).unwrap(), enter(&sessions, 1).unwrap()];
-        assert_eq!(enter(&sessions, 1).unwrap_err(), TurnedAway::Full);
-        let sends = [sessions.enter_sends().unwrap(), sessions.enter_sends().unwrap()];
-        assert_eq!(sessions.enter_sends().unwrap_err(), TurnedAway::Full);
+        let _one = [admit_subscription(&sessions, 1).unwrap(), admit_subscription(&sessions, 1).unwrap()];
+        assert_eq!(admit_subscription(&sessions, 1).unwrap_err(), StreamRefusal::Full);
+        let sends = [sessions.admit_sends().unwrap(), sessions.admit_sends().unwrap()];
+        assert_eq!(sessions.admit_sends().unwrap_err(), StreamRefusal::Full);
         drop(sends);
-        sessions.enter_sends().unwrap();
+        sessions.admit_sends().unwrap();
     }
 
     #[tokio::test]
     async fn a_full_node_stays_full_until_clearly_below_the_maximum() {
         let news = Arc::new(Notify::new());
-        let sessions = Arc::new(Seats::new(40, Arc::clone(&news)));
-        let mut seats: Vec<_> = (0..40).map(|session| enter(&sessions, session).unwrap()).collect();
+        let sessions = Arc::new(LocalSessions::new(40, Arc::clone(&news)));
+        let mut permits: Vec<_> =
+            (0..40).map(|session| admit_subscription(&sessions, session).unwrap()).collect();
         news.notified().await;
         for left in [39, 38] {
-            seats.pop();
+            permits.pop();
             assert_eq!((sessions.count(), sessions.is_full()), (left, true));
         }
-        seats.pop();
+        permits.pop();
         assert!(!sessions.is_full());
         news.notified().await;
     }
@@ -297,27 +301,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_session_asked_recently_is_not_asked_twice() {
         let sessions = sessions(100);
-        let seats: Vec<_> = (0..10).map(|session| enter(&sessions, session).unwrap()).collect();
+        let permits: Vec<_> =
+            (0..10).map(|session| admit_subscription(&sessions, session).unwrap()).collect();
         let mut no = 0;
         let mut go_away = || {
             no += 1;
             GoAway { reason: no.to_string(), ..GoAway::default() }
         };
-        assert_eq!(sessions.ask(4, &mut go_away), 4);
-        assert_eq!(sessions.ask(4, &mut go_away), 0, "the same four");
-        assert_eq!(sessions.ask(6, &mut go_away), 2);
-        assert_eq!(sessions.ask_more(100, &mut go_away), 4);
-        let mut reasons: Vec<_> = seats.iter().filter_map(|(_, subscriber)| subscriber.asked()).collect();
+        assert_eq!(sessions.ask_to_move(4, &mut go_away), 4);
+        assert_eq!(sessions.ask_to_move(4, &mut go_away), 0, "the same four");
+        assert_eq!(sessions.ask_to_move(6, &mut go_away), 2);
+        assert_eq!(sessions.ask_more_to_move(100, &mut go_away), 4);
+        let mut reasons: Vec<_> =
+            permits.iter().filter_map(|(_, subscriber)| subscriber.take_move_request()).collect();
         reasons.sort_by_key(|go_away| go_away.reason.parse::<u32>().unwrap());
         assert_eq!(reasons.len(), 10);
         tokio::time::advance(MOVE_ASKED_AGAIN).await;
-        assert_eq!(sessions.ask(4, &mut go_away), 4, "they stayed");
+        assert_eq!(sessions.ask_to_move(4, &mut go_away), 4, "they stayed");
         let waiting = tokio::spawn({
             let sessions = Arc::clone(&sessions);
             async move { sessions.emptied().await }
         });
         tokio::task::yield_now().await;
-        drop(seats);
+        drop(permits);
         waiting.await.unwrap();
     }
 }

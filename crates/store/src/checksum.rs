@@ -7,24 +7,24 @@ use crate::error::StoreError;
 const CRC: usize = 4;
 
 /// A row's bytes: the checksum, then the value.
-pub(crate) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(crate) fn add(key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(CRC + value.len());
-    row.extend_from_slice(&checksum(key, value).to_le_bytes());
+    row.extend_from_slice(&crc(key, value).to_le_bytes());
     row.extend_from_slice(value);
     row
 }
 
 /// A row's value, if the checksum matches.
-pub(crate) fn open<'a>(file: &'static str, key: &[u8], row: &'a [u8]) -> Result<&'a [u8], StoreError> {
-    if let Some((crc, value)) = row.split_first_chunk::<CRC>()
-        && u32::from_le_bytes(*crc) == checksum(key, value)
+pub(crate) fn verify<'a>(file: &'static str, key: &[u8], row: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    if let Some((stored, value)) = row.split_first_chunk::<CRC>()
+        && u32::from_le_bytes(*stored) == crc(key, value)
     {
         return Ok(value);
     }
     Err(StoreError::damaged(file, format!("the row {key:02x?} has a wrong checksum")))
 }
 
-fn checksum(key: &[u8], value: &[u8]) -> u32 {
+fn crc(key: &[u8], value: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);
     hasher.update(value);

@@ -19,20 +19,20 @@ pub(crate) type Statuses = BTreeMap<NodeId, NodeStatus>;
 
 /// The statuses that other nodes reported.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct PeerStatuses {
     statuses: watch::Sender<Arc<Statuses>>,
     /// Clients that were sent to a node since its last report, which does not count them yet.
     sent: Mutex<BTreeMap<NodeId, u32>>,
 }
 
-impl Heard {
+impl PeerStatuses {
     /// Stores reported statuses. Watchers are notified only when a record changes.
-    pub(crate) fn hear(&self, said: Vec<NodeStatus>) {
+    pub(crate) fn update(&self, reported: Vec<NodeStatus>) {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.statuses.send_if_modified(|statuses| {
             let mut known = Statuses::clone(statuses);
             let mut news = false;
-            for status in said {
+            for status in reported {
                 let before = known.get(&NodeId(status.node_id)).and_then(|known| known.record.as_ref());
                 // A node reports only for itself. A status without a record is from an older version.
                 let fits = |record: &NodeRecord| record.node_id == status.node_id;
@@ -62,7 +62,7 @@ impl Heard {
 
     /// Client addresses of nodes that accept clients, the one with the most room first. The client is assumed to go to
     /// that one. If no node accepts clients: the addresses of all reachable nodes.
-    pub(crate) fn better(&self, peers: &Peers) -> Vec<String> {
+    pub(crate) fn redirect_targets(&self, peers: &Peers) -> Vec<String> {
         let statuses = self.statuses();
         let addresses: Vec<_> = peers.iter().map(|peer| peer.member().client).collect();
         let load = |peer: &Arc<Peer>| load_of(peer.id, peer.is_alive(), statuses.get(&peer.id));
@@ -146,17 +146,17 @@ mod tests {
 
     #[tokio::test]
     async fn only_changed_records_notify_and_no_node_reports_for_another() {
-        let heard = Heard::default();
-        let mut news = heard.subscribe();
-        heard.hear(vec![status(1, record(1, 5)), status(2, record(1, 9)), status(3, None)]);
+        let peer_statuses = PeerStatuses::default();
+        let mut news = peer_statuses.subscribe();
+        peer_statuses.update(vec![status(1, record(1, 5)), status(2, record(1, 9)), status(3, None)]);
         assert!(news.has_changed().unwrap());
         let known = news.borrow_and_update().clone();
         assert_eq!(known[&NodeId(1)].record, record(1, 5));
         assert_eq!(known[&NodeId(2)].record, None);
-        heard.hear(vec![NodeStatus { clients: 4, ..status(1, record(1, 5)) }]);
+        peer_statuses.update(vec![NodeStatus { clients: 4, ..status(1, record(1, 5)) }]);
         assert!(!news.has_changed().unwrap());
-        assert_eq!(heard.statuses()[&NodeId(1)].clients, 4);
-        heard.hear(vec![status(1, None)]);
-        assert_eq!(heard.statuses()[&NodeId(1)].record, record(1, 5), "the last word counts");
+        assert_eq!(peer_statuses.statuses()[&NodeId(1)].clients, 4);
+        peer_statuses.update(vec![status(1, None)]);
+        assert_eq!(peer_statuses.statuses()[&NodeId(1)].record, record(1, 5), "the last word counts");
     }
 }

@@ -13,9 +13,9 @@ use conclave_core::{Command, RoomId, Seq};
 use conclave_proto::{command, event};
 
 use super::ShardState;
-use super::apply::Working;
+use super::apply::ApplyView;
 use super::key::Key;
-use super::read::Page;
+use super::read::EventPage;
 use super::row::Row;
 use crate::lock;
 use crate::observer::Observer;
@@ -23,19 +23,19 @@ use crate::types::{Payload, Replies};
 
 /// The predictions since the last time that no entry was in flight.
 #[derive(Debug, Default)]
-pub(crate) struct Foreseen {
+pub(crate) struct Predictions {
     view: MemView,
     /// Events that are published to subscribers before they are committed.
-    shown: BTreeMap<(RoomId, Seq), Bytes>,
+    published: BTreeMap<(RoomId, Seq), Bytes>,
 }
 
 impl ShardState {
     /// The predicted replies to an entry of this shard's leader; `None` if the entry holds other commands than room
     /// actions. The events are also published to the rooms' subscribers if that is the planted bug.
-    pub(crate) fn foresee(&self, payload: &Payload, observer: &dyn Observer) -> Option<Replies> {
+    pub(crate) fn predict(&self, payload: &Payload, observer: &dyn Observer) -> Option<Replies> {
         let (time_ms, commands) = command::decode_batch(&payload.0, self.shared.feature_level).ok()?;
-        let mut foreseen = lock(&self.foreseen);
-        let Foreseen { view, shown } = &mut *foreseen;
+        let mut predictions = lock(&self.predictions);
+        let Predictions { view, published } = &mut *predictions;
         let mut heads = BTreeMap::new();
         let mut replies = Vec::with_capacity(commands.len());
         for command in &commands {
@@ -46,12 +46,12 @@ impl ShardState {
             if let Some(event) = outcome.event.filter(|_| planted(Bug::PublishBeforeCommit)) {
                 let mut record = BytesMut::new();
                 event::encode_record(&event, &mut record);
-                shown.insert((event.room, event.seq), record.freeze());
+                published.insert((event.room, event.seq), record.freeze());
                 heads.insert(event.room, event.seq);
             }
             replies.push(outcome.reply);
         }
-        drop(foreseen);
+        drop(predictions);
         if !heads.is_empty() {
             let heads: Vec<_> = heads.into_iter().collect();
             observer.published(self.shard, &heads);
@@ -60,14 +60,14 @@ impl ShardState {
     }
 
     /// Drops all predictions: the entries are committed, or another leader decides about them.
-    pub fn forget_foreseen(&self) {
-        *lock(&self.foreseen) = Foreseen::default();
+    pub fn drop_predictions(&self) {
+        *lock(&self.predictions) = Predictions::default();
     }
 
     /// The uncommitted event after the room's last one.
-    pub(super) fn foreseen_page(&self, room: RoomId, after: Seq) -> Option<Page> {
-        let records = lock(&self.foreseen).shown.get(&(room, after.next()))?.clone();
-        Some(Page { records, first: after.next(), last: after.next(), head: after.next() })
+    pub(super) fn predicted_page(&self, room: RoomId, after: Seq) -> Option<EventPage> {
+        let records = lock(&self.predictions).published.get(&(room, after.next()))?.clone();
+        Some(EventPage { records, first: after.next(), last: after.next(), head: after.next() })
     }
 
     /// Copies the applied rows that the command reads into the view, unless they are in it.
@@ -75,8 +75,8 @@ impl ShardState {
         let Command::Act { room, origin, .. } = command else { return None };
         let inner = lock(&self.inner);
         let row = |key: Key| {
-            let working = Working { inner: &inner, db: &self.shared.db, shard: self.shard };
-            working.look(&key, |row| Some(row.clone())).ok().flatten()
+            let working = ApplyView { inner: &inner, db: &self.shared.db, shard: self.shard };
+            working.read_row(&key, |row| Some(row.clone())).ok().flatten()
         };
         if !view.rooms.contains_key(room)
             && let Some(Row::Room(head, info)) = row(Key::Room(*room))

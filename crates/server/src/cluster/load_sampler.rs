@@ -15,7 +15,7 @@ use crate::metrics::{ClientMetrics, Metrics};
 use crate::shard::Shards;
 
 /// Updates the node's load and its gauges until the node stops.
-pub(crate) async fn keep(
+pub(crate) async fn run(
     node: Arc<NodeInfo>,
     shards: Arc<Shards>,
     metrics: Arc<Metrics>,
@@ -45,12 +45,12 @@ pub(crate) async fn keep(
         });
         let load = window.load(processors);
         node.load.send_replace(load);
-        show(&metrics.clients, &node, load);
+        update_gauges(&metrics.clients, &node, load);
     }
 }
 
 /// Publishes the node's load in the metrics.
-fn show(metrics: &ClientMetrics, node: &NodeInfo, load: Load) {
+fn update_gauges(metrics: &ClientMetrics, node: &NodeInfo, load: Load) {
     let (count, max) = (node.sessions.count(), node.sessions.max());
     metrics.sessions.set(count.into());
     metrics.sessions_max.set(max.into());

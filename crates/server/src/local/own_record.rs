@@ -12,13 +12,13 @@ const AHEAD_MAX: u64 = 100 * 366 * 86_400 * 10;
 
 /// The node's current record.
 #[derive(Debug)]
-pub(crate) struct Own {
+pub(crate) struct OwnRecord {
     record: watch::Sender<Arc<NodeRecord>>,
     /// Notified of changes that may require a new record.
     pub(crate) news: Arc<Notify>,
 }
 
-impl Own {
+impl OwnRecord {
     /// The record of a node that is about to start. `now_ms` is wall time, as in the other calls.
     pub(crate) fn new(record: NodeRecord, now_ms: i64) -> Self {
         // Above the revisions from before a restart, however quick the restart was.
@@ -36,7 +36,7 @@ impl Own {
     }
 
     /// Publishes the record with a new revision, if it differs from the current one.
-    pub(crate) fn say(&self, record: NodeRecord, now_ms: i64) {
+    pub(crate) fn publish(&self, record: NodeRecord, now_ms: i64) {
         self.record.send_if_modified(|known| {
             let record = NodeRecord { revision: known.revision, ..record };
             if record == **known {
@@ -98,10 +98,10 @@ mod tests {
 
     const NOW_MS: i64 = 1_000_000;
 
-    fn own() -> Own {
+    fn own() -> OwnRecord {
         let member =
             Member { name: "n1".into(), peer: "h:1".into(), client: "h:2".into(), http: "h:3".into() };
-        Own::new(first(7, &member, 0xab), NOW_MS)
+        OwnRecord::new(first(7, &member, 0xab), NOW_MS)
     }
 
     #[test]
@@ -110,10 +110,10 @@ mod tests {
         let first = own.get();
         assert_eq!(first.revision, 10_001);
         let mut news = own.subscribe();
-        own.say(NodeRecord { revision: 99, ..NodeRecord::clone(&first) }, NOW_MS);
+        own.publish(NodeRecord { revision: 99, ..NodeRecord::clone(&first) }, NOW_MS);
         assert!(!news.has_changed().unwrap());
-        own.say(NodeRecord { ready: true, ..NodeRecord::clone(&first) }, NOW_MS);
-        own.say(NodeRecord { ready: false, ..NodeRecord::clone(&first) }, NOW_MS);
+        own.publish(NodeRecord { ready: true, ..NodeRecord::clone(&first) }, NOW_MS);
+        own.publish(NodeRecord { ready: false, ..NodeRecord::clone(&first) }, NOW_MS);
         assert!(news.has_changed().unwrap());
         let third = news.borrow_and_update().clone();
         assert_eq!(third.revision, first.revision + 2, "also within one tenth of a second");
