@@ -38,10 +38,11 @@ impl Encoded {
     ///
     /// # Errors
     /// If they are not such a command; [`FormatError::is_newer`] tells a newer version's command from damage.
-    pub fn from_peer(bytes: Bytes, min_level: u32, understands: u32) -> Result<Self, FormatError> {
-        let level = from_proto(log::Command::decode(bytes.clone())?)?.level().max(min_level);
+    pub fn from_peer(bytes: Bytes, min_level: u32, understands: u32) -> Result<(Self, Command), FormatError> {
+        let command = from_proto(log::Command::decode(bytes.clone())?)?;
+        let level = command.level().max(min_level);
         check_level(level, understands)?;
-        Ok(Self { bytes, level })
+        Ok((Self { bytes, level }, command))
     }
 
     /// The lowest feature level that allows the command.
@@ -302,7 +303,7 @@ mod tests {
         }
         for command in encoded {
             let bytes = command.clone().into_bytes();
-            assert_eq!(Encoded::from_peer(bytes, 0, FEATURE_LEVEL).unwrap(), command);
+            assert_eq!(Encoded::from_peer(bytes, 0, FEATURE_LEVEL).unwrap().0, command);
         }
     }
 
@@ -331,7 +332,7 @@ mod tests {
         assert!(matches!(error, FormatError::NewerLevel { .. }) && error.is_newer(), "{error}");
         let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) }).into_bytes();
         assert!(Encoded::from_peer(known.clone(), FEATURE_LEVEL + 1, FEATURE_LEVEL).unwrap_err().is_newer());
-        assert_eq!(Encoded::from_peer(known, FEATURE_LEVEL, FEATURE_LEVEL).unwrap().level(), FEATURE_LEVEL);
+        assert_eq!(Encoded::from_peer(known, FEATURE_LEVEL, FEATURE_LEVEL).unwrap().0.level(), FEATURE_LEVEL);
         let raise = encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1));
         assert!(Encoded::from_peer(raise.into_bytes(), 0, FEATURE_LEVEL).unwrap_err().is_newer());
     }

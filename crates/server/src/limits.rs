@@ -29,6 +29,11 @@ pub(crate) const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 pub(crate) const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Maximum number of batches of proposals forwarded to one peer and not yet answered.
 pub(crate) const FORWARD_QUEUE_MAX: usize = 4_096;
+/// The highest term of a Raft group. Elections every 50 ms would reach it after seven years; a higher one is an attack on
+/// the counter, which cannot be lowered again.
+pub(crate) const TERM_MAX: u64 = 1 << 32;
+/// How far a peer's term may be ahead of this replica's: a replica that was cut off meets elections that it missed.
+pub(crate) const TERM_AHEAD_MAX: u64 = 1_000_000;
 /// A snapshot transfer is abandoned when the receiver takes nothing for this long; it is retried later.
 pub(crate) const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
 /// Maximum chunk that a connection with injected faults carries at once, in bytes.

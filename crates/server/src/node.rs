@@ -123,14 +123,6 @@ impl Node {
 
         let info = Arc::new(NodeInfo::new(&plan, &config, identity.cluster, clock.now_ms()));
         let expelled = watch::Sender::new(None);
-        let admission = Admission {
-            cluster: identity.cluster,
-            me: plan.me,
-            directory: identity.directory,
-            store: store.clone(),
-            expelled: expelled.clone(),
-        };
-        let stamp = Stamp::new(identity.cluster, plan.me, identity.directory, store.clone());
         let topology = Topology::new(
             plan.me,
             plan.members.clone(),
@@ -138,6 +130,14 @@ impl Node {
             store.state(ShardId::META).cluster(),
         );
         let topology = Arc::new(topology);
+        let admission = Admission {
+            cluster: identity.cluster,
+            topology: Arc::clone(&topology),
+            directory: identity.directory,
+            store: store.clone(),
+            expelled: expelled.clone(),
+        };
+        let stamp = Stamp::new(identity.cluster, identity.directory, store.clone(), Arc::clone(&topology));
         let (peers, links) = Peers::new(&topology, &stamp, config.faults.as_ref(), &listeners.net)?;
         let peers = Arc::new(peers);
         let tasks = TaskTracker::new();

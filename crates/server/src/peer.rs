@@ -1,12 +1,14 @@
 //! The other nodes: their addresses, one connection to each, and the protocols on it.
 //!
 //! * [`admission`]: both ends of every call identify themselves; foreign nodes and replaced data dirs are refused.
+//! * [`check`]: refuses what no honest peer sends, before openraft sees it.
 //! * [`network`]: openraft's network over gRPC; the server side is `api/peer.rs`.
 //! * [`probe`]: measures how long a follower takes.
 //! * [`mod@echo`]: fault injection that repeats calls.
 //! * [`link`]: proposals for shards led elsewhere, and detection of dead processes.
 
 pub(crate) mod admission;
+pub(crate) mod check;
 pub(crate) mod echo;
 pub(crate) mod link;
 pub(crate) mod network;
@@ -90,7 +92,7 @@ impl Peers {
                 topology: Arc::clone(topology),
                 net: net.clone(),
                 rule,
-                failed: AtomicUsize::new(0),
+                turn: AtomicUsize::new(0),
             });
             let channel = || channel(&member.peer, &dial);
             let (forward, queue) = mpsc::channel(FORWARD_QUEUE_MAX);
@@ -182,23 +184,29 @@ struct Dial {
     net: Net,
     /// The injected faults on the connection to this node.
     rule: Option<watch::Receiver<PeerFault>>,
-    /// The number of failed attempts. Each failure moves on to the node's next address.
-    failed: AtomicUsize,
+    /// Counts the addresses that failed, one after the other: it chooses among the node's addresses.
+    turn: AtomicUsize,
 }
 
 impl Dial {
     fn address(&self) -> String {
+        self.address_at(self.turn.load(Ordering::Relaxed))
+    }
+
+    fn address_at(&self, turn: usize) -> String {
         let mut addresses = self.topology.peer_addresses(self.id);
-        let turn = self.failed.load(Ordering::Relaxed).checked_rem(addresses.len()).unwrap_or(0);
+        let turn = turn.checked_rem(addresses.len()).unwrap_or(0);
         if turn < addresses.len() { addresses.swap_remove(turn) } else { String::new() }
     }
 
-    /// Waits for an attempt to connect to [`Dial::address`].
-    async fn attempt<T>(&self, connecting: impl Future<Output = io::Result<T>>) -> io::Result<TokioIo<T>> {
-        let result = tokio::time::timeout(CONNECT_DEADLINE, connecting).await;
+    /// Connects to the node's current address. A failure moves on to the next one: once, however many connections
+    /// fail at the same address in the same moment.
+    async fn attempt<T>(&self, connect: impl AsyncFnOnce(String) -> io::Result<T>) -> io::Result<TokioIo<T>> {
+        let turn = self.turn.load(Ordering::Relaxed);
+        let result = tokio::time::timeout(CONNECT_DEADLINE, connect(self.address_at(turn))).await;
         let result = result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if result.is_err() {
-            self.failed.fetch_add(1, Ordering::Relaxed);
+            let _ = self.turn.compare_exchange(turn, turn + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
         result.map(TokioIo::new)
     }
@@ -211,12 +219,14 @@ fn channel(address: &str, dial: &Arc<Dial>) -> Result<Channel, tonic::transport:
     let dial = Arc::clone(dial);
     Ok(match dial.rule.clone() {
         None => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let (dial, address) = (Arc::clone(&dial), dial.address());
-            async move { dial.attempt(dial.net.connect(&address)).await }
+            let dial = Arc::clone(&dial);
+            async move { dial.attempt(async |address| dial.net.connect(&address).await).await }
         })),
         Some(rule) => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let (dial, address, rule) = (Arc::clone(&dial), dial.address(), rule.clone());
-            async move { dial.attempt(network_faults::connect(&dial.net, &address, rule)).await }
+            let (dial, rule) = (Arc::clone(&dial), rule.clone());
+            async move {
+                dial.attempt(async |address| network_faults::connect(&dial.net, &address, rule).await).await
+            }
         })),
     })
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use conclave_core::record::NodeRecord;
 use conclave_core::ring::{Layout, shard_of};
-use conclave_core::{NodeId, RoomId, ShardId, level};
+use conclave_core::{DataDirId, NodeId, RoomId, ShardId, level};
 use conclave_store::ClusterTable;
 use tokio::sync::watch;
 
@@ -49,6 +49,11 @@ impl Topology {
     pub(crate) fn member(&self, node: NodeId) -> Option<Member> {
         let table = self.table.borrow();
         table.nodes.get(&node).map(member).or_else(|| self.planned.get(&node).cloned())
+    }
+
+    /// The data dir with which a node registered. It never changes for a node id.
+    pub(crate) fn data_dir(&self, node: NodeId) -> Option<DataDirId> {
+        self.table.borrow().nodes.get(&node).map(|record| record.directory)
     }
 
     /// All members, registered or planned.
@@ -133,8 +138,6 @@ fn member(record: &NodeRecord) -> Member {
 
 #[cfg(test)]
 mod tests {
-    use conclave_core::DataDirId;
-
     use super::*;
 
     fn planned(name: &str) -> Member {

@@ -130,6 +130,11 @@ impl Log {
         found.into_iter().map(entry).collect()
     }
 
+    /// The term of an entry, if the group's log has the entry.
+    pub(crate) fn term_at(&self, group: u32, index: u64) -> Option<u64> {
+        lock(&self.cells.get(group as usize)?.group).term_at(index)
+    }
+
     /// The term of each group's last entry; 0 if it has none.
     pub(crate) fn last_terms(&self) -> Vec<u64> {
         let term = |cell: &Cell| lock(&cell.group).last_log_id().map_or(0, |last| last.leader_id.term);

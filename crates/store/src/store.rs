@@ -331,6 +331,12 @@ impl Store {
         self.0.log.purge_ranges(self.0.log_tail_bytes).into_iter().filter_map(cut).collect()
     }
 
+    /// The term of an entry of a shard's log, if the log has the entry.
+    #[must_use]
+    pub fn log_term(&self, shard: ShardId, index: u64) -> Option<u64> {
+        self.0.log.term_at(shard.0, index)
+    }
+
     /// Where blocking work runs.
     #[must_use]
     pub fn work(&self) -> Work {

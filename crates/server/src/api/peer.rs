@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use conclave_core::{NodeId, ShardId};
 use conclave_proto::FormatError;
@@ -11,6 +12,7 @@ use conclave_proto::raft::raft_service_server::RaftService;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
 use conclave_store::{Raft, Store, TypeConfig, Work, convert};
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
 use openraft::{Snapshot, SnapshotMeta};
@@ -20,11 +22,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::drain::Drain;
 use crate::cluster::placement::Placement;
+use crate::limits::SNAPSHOT_STALL;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::peer::admission::Admission;
+use crate::peer::check::{Dishonest, Known};
 use crate::peer::link::serve_link;
-use crate::shard::Shards;
+use crate::shard::{Replica, Shards};
 use crate::status::local_status;
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -40,6 +44,8 @@ pub(crate) struct PeerService {
     pub(crate) node: Arc<NodeInfo>,
     pub(crate) placement: Placement,
     pub(crate) drain: Drain,
+    /// The number of messages that were refused by [`crate::peer::check`].
+    pub(crate) refused: Arc<AtomicU64>,
 }
 
 impl PeerService {
@@ -47,11 +53,44 @@ impl PeerService {
         self.admission.admit(request.metadata()).await
     }
 
-    fn raft(&self, shard: u32) -> Result<&Raft, Status> {
+    fn replica(&self, shard: u32) -> Result<&Arc<Replica>, Status> {
         let replica = self.shards.replica(ShardId(shard));
-        replica
-            .map(|replica| &replica.raft)
-            .ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))
+        replica.ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))
+    }
+
+    fn raft(&self, shard: u32) -> Result<&Raft, Status> {
+        self.replica(shard).map(|replica| &replica.raft)
+    }
+
+    /// Checks a message from a peer, or refuses it. A peer that goes on must not fill the log: the first refusal is
+    /// logged, then the second, the fourth, and so on.
+    fn check(
+        &self,
+        from: NodeId,
+        replica: &Replica,
+        check: impl FnOnce(&Known) -> Result<(), Dishonest>,
+    ) -> Result<(), Status> {
+        let (term, committed) = {
+            let metrics = replica.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.current_term, metrics.local_committed.as_ref().map(convert::log_id_to_proto))
+        };
+        let topology = &self.shards.topology;
+        let known = Known {
+            from,
+            term,
+            committed,
+            term_at: &|index| self.store.log_term(replica.shard, index),
+            is_member: &|node| topology.member(node).is_some(),
+            understands: replica.state.feature_level(),
+        };
+        check(&known).map_err(|error| {
+            let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+            if refused.is_power_of_two() {
+                tracing::warn!(peer = from.0, shard = replica.shard.0, refused, %error, "message from peer refused");
+            }
+            Status::invalid_argument(error.to_string())
+        })
     }
 }
 
@@ -61,9 +100,11 @@ impl RaftService for PeerService {
         &self,
         request: Request<raft::RequestVoteRequest>,
     ) -> Result<Response<raft::RequestVoteResponse>, Status> {
-        self.admit(&request).await?;
+        let from = self.admit(&request).await?;
         let message = request.into_inner();
-        let raft = self.raft(message.shard)?;
+        let replica = self.replica(message.shard)?;
+        self.check(from, replica, |known| known.vote(&message))?;
+        let raft = &replica.raft;
         let vote = read_vote(message.vote)?;
         let mut ask = VoteRequest::new(vote, message.last_log_id.map(convert::log_id_from_proto));
         ask.leadership_transfer = message.leadership_transfer;
@@ -82,12 +123,11 @@ impl RaftService for PeerService {
         &self,
         request: Request<Streaming<raft::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
-        self.admit(&request).await?;
+        let from = self.admit(&request).await?;
         let requests = request.into_inner();
-        let shards = Arc::clone(&self.shards);
         // The first request names the shard; opening the call must not wait for it. The connection's own task polls
         // all of this: a hand-over to another task for each entry would cost more than the entry.
-        let answers = stream::once(append_stream(requests, shards)).try_flatten();
+        let answers = stream::once(append_stream(self.clone(), from, requests)).try_flatten();
         Ok(Response::new(Box::pin(answers.take_until(self.stop.clone().cancelled_owned()))))
     }
 
@@ -117,7 +157,9 @@ impl RaftService for PeerService {
         let header =
             first.header.take().ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
         let shard = ShardId(header.shard);
-        let raft = self.raft(shard.0)?;
+        let replica = self.replica(shard.0)?;
+        self.check(from, replica, |known| known.snapshot(&header))?;
+        let raft = &replica.raft;
         let vote = read_vote(header.vote)?;
         let meta = SnapshotMeta {
             last_log_id: header.last_log_id.map(convert::log_id_from_proto),
@@ -139,13 +181,13 @@ impl RaftService for PeerService {
         &self,
         request: Request<raft::TransferLeaderRequest>,
     ) -> Result<Response<raft::TransferLeaderResponse>, Status> {
-        self.admit(&request).await?;
+        let caller = self.admit(&request).await?;
         let message = request.into_inner();
-        let raft = self.raft(message.shard)?;
+        let replica = self.replica(message.shard)?;
+        self.check(caller, replica, |known| known.transfer(&message))?;
+        let raft = &replica.raft;
         let from = read_vote(message.from_leader)?;
-        if let Some(replica) = self.shards.replica(ShardId(message.shard))
-            && message.to == *replica.raft.node_id()
-        {
+        if message.to == *raft.node_id() {
             replica.early_elections.transfer(from.leader_id().term);
         }
         let last = message.last_log_id.map(convert::log_id_from_proto);
@@ -170,8 +212,8 @@ impl RaftService for PeerService {
         &self,
         request: Request<Streaming<raft::LinkRequest>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
-        self.admit(&request).await?;
-        let answers = serve_link(request.into_inner(), Arc::clone(&self.shards));
+        let from = self.admit(&request).await?;
+        let answers = serve_link(request.into_inner(), Arc::clone(&self.shards), from);
         // Ends the stream as soon as the node stops, so that peers notice at once.
         let stop = self.stop.clone();
         Ok(Response::new(Box::pin(answers.take_until(stop.cancelled_owned()))))
@@ -206,6 +248,12 @@ impl RaftService for PeerService {
     ) -> Result<Response<raft::MoveClientsResponse>, Status> {
         self.admit(&request).await?;
         let raft::MoveClientsRequest { sessions, targets, reason } = request.into_inner();
+        // A client that moves shows its session's token to the target.
+        let members = self.shards.topology.members();
+        let is_member = |target: &&String| members.values().any(|member| member.client == **target);
+        if let Some(stranger) = targets.iter().find(|target| !is_member(target)) {
+            return Err(Status::invalid_argument(format!("{stranger} is no client address of a member")));
+        }
         let asked = self.placement.move_clients(sessions, &targets, &reason)?;
         Ok(Response::new(raft::MoveClientsResponse { asked }))
     }
@@ -232,20 +280,23 @@ impl PeerService {
 
 /// Passes a follower's append requests to its Raft group, in order, and streams the responses.
 async fn append_stream(
+    service: PeerService,
+    from: NodeId,
     mut requests: Streaming<raft::AppendEntriesRequest>,
-    shards: Arc<Shards>,
 ) -> Result<ResponseStream<raft::AppendEntriesResponse>, Status> {
     let first = requests.message().await?.ok_or_else(|| Status::cancelled("nothing was sent"))?;
-    let shard = ShardId(first.shard);
-    let replica =
-        shards.replica(shard).ok_or_else(|| Status::not_found(format!("no replica of shard {shard}")))?;
+    let replica = Arc::clone(service.replica(first.shard)?);
+    service.check(from, &replica, |known| known.append(&first))?;
     let first = append_from_proto(first)?;
+    let raft = replica.raft.clone();
     // A malformed request ends the stream: the leader reopens it and probes the log again.
-    let rest = stream::unfold(requests, |mut requests| async move {
-        let message = requests.message().await.ok()??;
-        Some((append_from_proto(message).ok()?, requests))
-    });
-    let results = replica.raft.stream_append(stream::iter([first]).chain(rest));
+    let rest =
+        stream::unfold((requests, service, replica), move |(mut requests, service, replica)| async move {
+            let message = requests.message().await.ok()??;
+            service.check(from, &replica, |known| known.append(&message)).ok()?;
+            Some((append_from_proto(message).ok()?, (requests, service, replica)))
+        });
+    let results = raft.stream_append(stream::iter([first]).chain(rest));
     Ok(Box::pin(results.map(|result| Ok(appended_to_proto(&result.map_err(failed)?)))))
 }
 
@@ -263,7 +314,9 @@ async fn receive(
             .await
             .map_err(failed)?
             .map_err(|error| Status::data_loss(error.to_string()))?;
-        next = chunks.message().await?;
+        let late =
+            |_| Status::deadline_exceeded(format!("no chunk of the snapshot came for {SNAPSHOT_STALL:?}"));
+        next = tokio::time::timeout(SNAPSHOT_STALL, chunks.message()).await.map_err(late)??;
     }
     work.block(move || receiver.finish())
         .await

@@ -114,6 +114,10 @@ async fn positions(
         let token = ResumeToken::decode(&request.resume_token, gateway.node.cluster, gateway.node.epoch)
             .map_err(|error| Failure::invalid(error.word(), error.to_string()))?;
         for (room, seq) in token.rooms {
+            if positions.iter().any(|known| known.room == room) {
+                let why = format!("the resume token names room {room} twice");
+                return Err(Failure::invalid("resume_token_repeats_a_room", why));
+            }
             positions.push(position(gateway, room, Begin::After(seq)).await?);
         }
     }

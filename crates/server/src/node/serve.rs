@@ -78,6 +78,7 @@ impl Node {
             node: Arc::clone(info),
             placement: placement.clone(),
             drain: drain.clone(),
+            refused: Arc::default(),
         };
         let records = Records::new(Arc::clone(info), Arc::clone(&peer_statuses), config.secret.clone());
         let admin =

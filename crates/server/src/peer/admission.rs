@@ -2,7 +2,11 @@
 //!
 //! A node id belongs to one data dir for life. Raft cannot defend itself against a voter that forgot its vote or its
 //! log, so a node whose data dir was emptied, swapped or copied must never act under its old id: every node that has
-//! seen the id with another data dir refuses it.
+//! seen the id with another data dir refuses it. What counts is the meta shard's record of the node; only before a node
+//! has registered does each node remember the data dir of its first call. Nothing is stored about nodes that are no
+//! members, and no caller's word makes this node stop.
+
+use std::sync::Arc;
 
 use conclave_core::{DataDirId, NodeId};
 use conclave_store::Store;
@@ -10,6 +14,8 @@ use tokio::sync::watch;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
+
+use crate::topology::Topology;
 
 const CLUSTER: &str = "conclave-cluster";
 const FROM: &str = "conclave-from";
@@ -28,16 +34,19 @@ pub(crate) struct Stamp {
     from_dir: MetadataValue<Ascii>,
     to: NodeId,
     store: Store,
+    topology: Arc<Topology>,
 }
 
 impl Stamp {
-    pub(crate) fn new(cluster: u128, from: NodeId, directory: DataDirId, store: Store) -> Self {
+    pub(crate) fn new(cluster: u128, directory: DataDirId, store: Store, topology: Arc<Topology>) -> Self {
+        let from = topology.me();
         Self {
             cluster: ascii(format!("{cluster:032x}")),
             from: MetadataValue::from(from.0),
             from_dir: ascii(directory.to_string()),
             to: NodeId(0),
             store,
+            topology,
         }
     }
 
@@ -54,7 +63,8 @@ impl Interceptor for Stamp {
         metadata.insert(FROM, self.from.clone());
         metadata.insert(FROM_DIR, self.from_dir.clone());
         metadata.insert(TO, MetadataValue::from(self.to.0));
-        if let Some(directory) = self.store.peer_directory(self.to) {
+        let registered = self.topology.data_dir(self.to);
+        if let Some(directory) = registered.or_else(|| self.store.peer_directory(self.to)) {
             metadata.insert(TO_DIR, ascii(directory.to_string()));
         }
         Ok(request)
@@ -65,7 +75,7 @@ impl Interceptor for Stamp {
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     pub(crate) cluster: u128,
-    pub(crate) me: NodeId,
+    pub(crate) topology: Arc<Topology>,
     pub(crate) directory: DataDirId,
     pub(crate) store: Store,
     /// Set when a peer knows this node's id with another data dir: then this node must stop.
@@ -90,16 +100,22 @@ impl Admission {
                 self.cluster
             )));
         }
-        if to != self.me {
+        let me = self.topology.me();
+        if to != me {
             return Err(Status::failed_precondition(format!(
-                "this is node {}, the caller means node {to}; check the list of nodes",
-                self.me
+                "this is node {me}, the caller means node {to}; check the list of nodes"
             )));
+        }
+        if from == me || self.topology.member(from).is_none() {
+            return Err(Status::permission_denied(format!("node {from} is no other member of this cluster")));
         }
         if let Some(to_dir) = hex(TO_DIR).map(DataDirId)
             && to_dir != self.directory
         {
-            self.expel(&format!("node {from} knows node {to} with data dir {to_dir}"));
+            // The caller may be wrong. This node must stop only if the cluster's own record says the same.
+            if self.topology.data_dir(me).is_some_and(|registered| registered != self.directory) {
+                self.expel(&format!("node {from} knows node {to} with data dir {to_dir}"));
+            }
             return Err(Status::failed_precondition(
                 "this node has another data dir than the one that the caller knows",
             ));
@@ -109,7 +125,7 @@ impl Admission {
     }
 
     async fn bind(&self, from: NodeId, directory: DataDirId) -> Result<(), Status> {
-        let known = match self.store.peer_directory(from) {
+        let known = match self.topology.data_dir(from).or_else(|| self.store.peer_directory(from)) {
             Some(known) => Err(known),
             None => match self.store.remember_peer(from, directory).await {
                 Ok(result) => result,
@@ -144,7 +160,7 @@ impl Admission {
             "node {} has another data directory than before ({why}). A node that lost its directory must not come \
              back under its old id, because its votes are lost with the directory: put the old directory back, or remove \
              the node from the cluster and add it as a new one",
-            self.me
+            self.topology.me()
         )));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_core::limits::SEND_BATCH_MAX;
-use conclave_core::{NodeId, Reply, ShardId, level};
+use conclave_core::{Command, NodeId, Reply, SessionId, ShardId, level};
 use conclave_net::Net;
 use conclave_proto::chat::{self, Certainty};
 use conclave_proto::command::Encoded;
@@ -176,8 +176,10 @@ fn outcome(outcome: Option<Outcome>) -> ProposeResult {
 pub(crate) fn serve_link(
     requests: Streaming<raft::LinkRequest>,
     shards: Arc<Shards>,
+    from: NodeId,
 ) -> impl Stream<Item = Result<raft::LinkResponse, Status>> + Send + 'static {
-    let state = Serving { requests, shards, pending: FuturesUnordered::new(), open: true, has_warned: false };
+    let state =
+        Serving { requests, shards, from, pending: FuturesUnordered::new(), open: true, has_warned: false };
     futures::stream::unfold(state, |mut state| async move {
         let response = state.next().await?;
         Some((response, state))
@@ -187,10 +189,38 @@ pub(crate) fn serve_link(
 struct Serving {
     requests: Streaming<raft::LinkRequest>,
     shards: Arc<Shards>,
+    /// The peer.
+    from: NodeId,
     pending: FuturesUnordered<Pending>,
     open: bool,
     /// A refused proposal has been logged.
     has_warned: bool,
+}
+
+/// Why a proposal of a peer is refused. Nothing of it was appended.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    /// A newer version's command, or one above the cluster's feature level.
+    #[error("{0}")]
+    NotYet(String),
+    /// This node has not applied the session's opening yet, or there is no such session.
+    #[error("session {0} is not known here")]
+    SessionUnknown(SessionId),
+    /// No honest peer proposes this.
+    #[error("no honest peer proposes this: {0}")]
+    Invalid(String),
+}
+
+impl From<Refused> for chat::Failure {
+    fn from(refused: Refused) -> Self {
+        let why = refused.to_string();
+        let failure = match refused {
+            Refused::NotYet(why) => Failure::not_sent(NOT_YET, why, NOT_YET_RETRY),
+            Refused::SessionUnknown(_) => Failure::not_sent("session_not_applied", why, Duration::ZERO),
+            Refused::Invalid(_) => Failure::invalid("proposal_invalid", why),
+        };
+        Self::from(&failure)
+    }
 }
 
 type Pending = std::pin::Pin<Box<dyn Future<Output = raft::ProposalResult> + Send>>;
@@ -226,29 +256,6 @@ impl Serving {
         raft::LinkResponse { results }
     }
 
-    /// The commands, if this node understands all of them and the cluster's feature level allows them. This node may lag behind
-    /// the peer: then it refuses too much, and the peer tries again.
-    fn understood(
-        &self,
-        replica: &Replica,
-        commands: Vec<Bytes>,
-        min_level: u32,
-    ) -> Result<Vec<Encoded>, String> {
-        let understands = replica.state.feature_level();
-        let commands = commands.into_iter().map(|bytes| Encoded::from_peer(bytes, min_level, understands));
-        let commands = commands.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        let allowed = self.shards.topology.feature_level();
-        // The level is raised by a command of the next level, in the meta shard.
-        let too_high = |command: &&Encoded| command.level() > allowed && !replica.shard.is_meta();
-        match commands.iter().find(too_high) {
-            Some(command) => Err(format!(
-                "the command needs feature level {}, and the cluster has {allowed}",
-                command.level()
-            )),
-            None => Ok(commands),
-        }
-    }
-
     async fn accept(&mut self, request: raft::LinkRequest) {
         for proposal in request.proposals {
             let shard = ShardId(proposal.shard);
@@ -260,14 +267,24 @@ impl Serving {
             };
             // Appended commands cannot be taken back, and an entry that replicas do not understand would stop all of
             // them.
-            let commands = match self.understood(&replica, proposal.commands, proposal.min_level) {
+            let commands = match acceptable(
+                &self.shards,
+                self.from,
+                &replica,
+                proposal.commands,
+                proposal.min_level,
+            )
+            .await
+            {
                 Ok(commands) => commands,
                 Err(why) => {
                     // A peer that repeats the proposal must not fill the log.
-                    if !std::mem::replace(&mut self.has_warned, true) {
-                        tracing::warn!(shard = shard.0, why, "proposal from peer refused");
+                    if !matches!(why, Refused::SessionUnknown(_))
+                        && !std::mem::replace(&mut self.has_warned, true)
+                    {
+                        tracing::warn!(peer = self.from.0, shard = shard.0, %why, "proposal from peer refused");
                     }
-                    let refused = failure(id, ProposeError::NotUnderstood(why), None);
+                    let refused = raft::ProposalResult { id, outcome: Some(Outcome::Failure(why.into())) };
                     self.pending.push(Box::pin(std::future::ready(refused)));
                     continue;
                 }
@@ -288,6 +305,63 @@ impl Serving {
                 }
             }));
         }
+    }
+}
+
+/// The commands, if this node understands all of them, the cluster's feature level allows them, and the peer may
+/// propose them. This node may lag behind the peer: then it refuses too much, and the peer tries again.
+async fn acceptable(
+    shards: &Shards,
+    from: NodeId,
+    replica: &Replica,
+    commands: Vec<Bytes>,
+    min_level: u32,
+) -> Result<Vec<Encoded>, Refused> {
+    let understands = replica.state.feature_level();
+    let allowed = shards.topology.feature_level();
+    let mut accepted = Vec::with_capacity(commands.len());
+    for bytes in commands {
+        let (encoded, command) = Encoded::from_peer(bytes, min_level, understands).map_err(|error| {
+            if error.is_newer() {
+                Refused::NotYet(error.to_string())
+            } else {
+                Refused::Invalid(error.to_string())
+            }
+        })?;
+        // The level is raised by a command of the next level, in the meta shard.
+        if encoded.level() > allowed && !replica.shard.is_meta() {
+            let needs = encoded.level();
+            let why = format!("it needs feature level {needs}, and the cluster has {allowed}");
+            return Err(Refused::NotYet(why));
+        }
+        authorized(shards, from, &command).await?;
+        accepted.push(encoded);
+    }
+    Ok(accepted)
+}
+
+/// A node registers only itself, and passes on only requests of sessions that exist, under their user's name.
+async fn authorized(shards: &Shards, from: NodeId, command: &Command) -> Result<(), Refused> {
+    match command {
+        Command::RegisterNode(record) if record.node != from => {
+            Err(Refused::Invalid(format!("node {} registers node {}", from, record.node)))
+        }
+        Command::Act { origin, .. } => {
+            let Some(meta) = shards.meta().replica() else { return Ok(()) };
+            match meta.state.session(origin.session).await {
+                Ok(Some(session))
+                    if session.user == origin.author && session.user_name == origin.author_name =>
+                {
+                    Ok(())
+                }
+                Ok(Some(_)) => {
+                    let why = format!("session {} is not one of {}", origin.session, origin.author_name);
+                    Err(Refused::Invalid(why))
+                }
+                Ok(None) | Err(_) => Err(Refused::SessionUnknown(origin.session)),
+            }
+        }
+        _ => Ok(()),
     }
 }
 

@@ -251,6 +251,21 @@ impl Cluster {
         leader.expect("found above")
     }
 
+    /// The term of a node's replica of a shard.
+    pub(crate) async fn term_of(&self, index: usize, shard: u32) -> u64 {
+        let mut term = None;
+        eventually("the node reports the term of the shard", async || {
+            let status = self.status(index).await;
+            let own = status.and_then(|status| {
+                status.nodes.into_iter().find(|node| node.name == self.members[index].name)
+            });
+            term = own.and_then(|node| node.shards.iter().find(|s| s.shard == shard).map(|s| s.term));
+            term.is_some()
+        })
+        .await;
+        term.expect("found above")
+    }
+
     /// The shard of a room.
     pub(crate) async fn shard_of(&self, client: &Client, room: &str) -> u32 {
         let rooms = client.all_rooms().await.unwrap();

@@ -13,6 +13,7 @@ mod identity;
 mod load;
 mod lost_ack;
 mod partition;
+mod peers;
 mod placement;
 mod reads;
 mod restart;

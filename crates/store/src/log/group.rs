@@ -64,6 +64,12 @@ impl Group {
         self.first + self.slots.len() as u64
     }
 
+    /// The term of the entry at this index.
+    pub(crate) fn term_at(&self, index: u64) -> Option<u64> {
+        let at = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        self.slots.get(at).map(|slot| slot.term)
+    }
+
     pub(crate) fn last_log_id(&self) -> Option<LogId> {
         let last = self.slots.back().map(|slot| log_id_of(slot.term, self.end() - 1));
         last.or(self.purged)

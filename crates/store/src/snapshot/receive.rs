@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use conclave_core::limits::SNAPSHOT_INSTALL_BYTES;
+use conclave_core::record::MetaHead;
 use conclave_core::{RoomId, Seq, ShardId};
 use conclave_proto::raft::SnapshotChunk;
 use redb::StorageBackend;
@@ -17,6 +18,7 @@ use crate::error::StoreError;
 use crate::state::block::Block;
 use crate::state::db::ReadView;
 use crate::state::key::{self, kind};
+use crate::state::row::Small;
 use crate::state::{ShardState, row};
 use crate::types::SnapshotMeta;
 
@@ -273,6 +275,8 @@ struct Check {
     last_key: Vec<u8>,
     /// The last event of each room, by room.
     heads: Vec<(RoomId, Seq)>,
+    /// The meta shard's counters; zero in other shards.
+    meta: MetaHead,
     /// How many of the rooms are known to be complete, and the last event of the next one.
     whole: usize,
     at: Option<Seq>,
@@ -287,6 +291,11 @@ impl Check {
         if let Some(room) = key::parse_room(key) {
             let head = row::room_head(value).map_err(|error| bad(format!("room {room}: {error}")))?;
             self.heads.push((room, head));
+        }
+        if key.first() == Some(&kind::META)
+            && let Some(Small::Meta(meta)) = row::decode_small(key, value)?
+        {
+            self.meta = meta;
         }
         if key.first() == Some(&kind::HISTORY) {
             let (room, first) = key::parse_block(key).ok_or_else(|| bad("a key of history"))?;
@@ -334,9 +343,36 @@ impl Check {
         Ok(())
     }
 
+    /// Checks that the snapshot is not behind what this node has applied: applied entries are committed, and neither
+    /// rooms nor numbers ever shrink. So a snapshot that lacks a room or an event is no state of this shard.
+    fn nothing_is_taken_away(&self, read: &ReadView, state: &ShardState) -> Result<(), StoreError> {
+        let heads: BTreeMap<RoomId, Seq> = self.heads.iter().copied().collect();
+        for (room, here) in read.heads(state.shard())? {
+            match heads.get(&room) {
+                Some(there) if *there >= here => {}
+                Some(there) => {
+                    return Err(bad(format!(
+                        "room {room} ends at event {there}, and at {here} on this node"
+                    )));
+                }
+                None => return Err(bad(format!("room {room} is missing, which this node has"))),
+            }
+        }
+        let (here, there) = (state.meta(), self.meta);
+        let is_behind = there.last_room < here.last_room
+            || there.last_user < here.last_user
+            || there.last_session < here.last_session
+            || there.feature_level < here.feature_level;
+        if is_behind {
+            return Err(bad("its counters of rooms, users and sessions are behind those of this node"));
+        }
+        Ok(())
+    }
+
     /// Checks that this node has the history that the sender left out.
     fn retained(&self, state: &ShardState) -> Result<(), StoreError> {
         let read = state.shared().db.read()?;
+        self.nothing_is_taken_away(&read, state)?;
         for (room, seq) in &self.left_out {
             let last = last_block(&read, state.shard(), *room, *seq)?;
             if last.is_none_or(|block| block.last() < *seq) {

@@ -143,7 +143,7 @@ async fn a_stale_votes_file_is_refused() {
     }
     disk.change(&path, |bytes| bytes.clone_from(&old.borrow()));
     let error = open(dir.path(), &disk).map(drop).unwrap_err().to_string();
-    assert!(error.contains("shard 2 has a vote of term 0 and entries of term 1"), "{error}");
+    assert!(error.contains("shard 2 has a vote of term 0, older than its entries of term 1"), "{error}");
 
     disk.remove(&path).unwrap();
     let error = open(dir.path(), &disk).map(drop).unwrap_err().to_string();
