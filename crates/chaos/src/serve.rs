@@ -1,6 +1,7 @@
 //! A long-running controller: runs experiments on request and on a schedule, one at a time, and applies single faults.
 //!
 //! * [`keeper`]: owns the engine and works through requests one at a time. [`desk`]: the requests, for both APIs.
+//! * [`refusal`]: why a request is refused. [`shared`]: what the keeper shares with all desks.
 //! * [`timetable`]: the times of scheduled runs; pure. [`runs`]: the records of runs, on disk.
 //! * [`grpc`] and [`http`]: the two APIs, which only translate to the desk. [`guard`]: authorises changing calls.
 
@@ -9,7 +10,9 @@ pub mod grpc;
 pub mod guard;
 pub mod http;
 pub mod keeper;
+pub mod refusal;
 pub mod runs;
+pub mod shared;
 pub mod timetable;
 
 use std::sync::Arc;

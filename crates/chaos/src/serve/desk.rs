@@ -1,74 +1,19 @@
 //! The requests to a controller. Both APIs only translate to these.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::Target;
-use crate::events::{Event, Observer};
 use crate::experiment::{Experiment, Step};
 use crate::journal::Applied;
+use crate::limits::REQUESTS_MAX;
+use crate::serve::refusal::{Refusal, RefusalKind};
 use crate::serve::runs::{Cause, Record};
+use crate::serve::shared::{SharedState, Watch};
 use crate::single;
-use crate::time::wall_ms;
-
-/// The most requests that wait for the keeper.
-pub(super) const ASKS_MAX: usize = 16;
-/// How many events a watcher may be behind before it loses some.
-const TOLD_MAX: usize = 256;
-/// The most watchers.
-const WATCHERS_MAX: usize = 32;
-
-/// Why a request is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The kind of reason.
-    pub kind: RefusalKind,
-    /// The reason, and what the caller can do.
-    pub why: String,
-}
-
-/// The kinds of reasons, which both APIs map to status codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalKind {
-    /// The request is invalid.
-    Wrong,
-    /// The named object does not exist.
-    Missing,
-    /// A run or a fault has to end first.
-    Busy,
-    /// Too many requests or watchers.
-    Full,
-    /// The token is missing or wrong.
-    NotKnown,
-    /// The caller has no permission.
-    NotAllowed,
-    /// The controller is shutting down.
-    Ending,
-    /// The operation failed.
-    Failed,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
-    }
-}
-
-impl Refusal {
-    pub(super) fn new(kind: RefusalKind, why: impl Into<String>) -> Self {
-        Self { kind, why: why.into() }
-    }
-
-    fn ending() -> Self {
-        Self::new(RefusalKind::Ending, "the controller is shutting down")
-    }
-}
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -88,92 +33,6 @@ pub(super) struct Order {
     pub(super) experiment: Experiment,
     pub(super) seed: u64,
     pub(super) cause: Cause,
-}
-
-/// An event as watchers get it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct EventRecord {
-    /// Wall time, milliseconds since 1970.
-    pub at_ms: i64,
-    /// The id of the run in which it happened, if any.
-    pub run: Option<String>,
-    /// The event's kind, see [`Event::kind`].
-    pub kind: &'static str,
-    /// The event as a line of text.
-    pub text: String,
-}
-
-/// The controller's state: what is running and in force.
-#[derive(Debug, Default)]
-pub(super) struct ControllerState {
-    pub(super) current: Option<Record>,
-    /// Finished runs, the newest first.
-    pub(super) runs: VecDeque<Record>,
-    pub(super) faults: BTreeMap<u64, Applied>,
-    /// Why the schedule has been halted; `None` if it has not.
-    pub(super) halted: Option<String>,
-}
-
-/// The data that the keeper shares with all desks.
-#[derive(Debug)]
-pub(super) struct SharedState {
-    pub(super) experiments: BTreeMap<String, Experiment>,
-    pub(super) backend: &'static str,
-    pub(super) runs_dir: PathBuf,
-    state: Mutex<ControllerState>,
-    told: broadcast::Sender<EventRecord>,
-    watchers: Arc<Semaphore>,
-}
-
-impl SharedState {
-    pub(super) fn new(
-        experiments: BTreeMap<String, Experiment>,
-        backend: &'static str,
-        runs_dir: PathBuf,
-        state: ControllerState,
-    ) -> Self {
-        let (told, _) = broadcast::channel(TOLD_MAX);
-        let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
-        Self { experiments, backend, runs_dir, state: Mutex::new(state), told, watchers }
-    }
-
-    pub(super) fn state(&self) -> MutexGuard<'_, ControllerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn publish(&self, run: Option<String>, event: &Event) {
-        let told = EventRecord { at_ms: wall_ms(), run, kind: event.kind(), text: event.to_string() };
-        if event.is_line() {
-            tracing::info!(run = told.run.as_deref().unwrap_or("none"), kind = told.kind, "{}", told.text);
-        }
-        // An error means that there are no watchers.
-        let _ = self.told.send(told);
-    }
-}
-
-impl Observer for SharedState {
-    fn event(&self, event: &Event) {
-        let mut state = self.state();
-        match event {
-            Event::Applied(fault) | Event::NotHealed { fault, .. } => {
-                state.faults.insert(fault.id, fault.clone());
-            }
-            Event::Healed(fault) => {
-                state.faults.remove(&fault.id);
-            }
-            Event::Began { .. } | Event::Settling | Event::Recovering | Event::Judging => {
-                if let Some(current) = &mut state.current {
-                    current.phase = event.to_string();
-                }
-            }
-            // The keeper sends this event itself, once the report is written.
-            Event::Ended(_) => return,
-            _ => {}
-        }
-        let run = state.current.as_ref().map(|current| current.id.clone());
-        drop(state);
-        self.publish(run, event);
-    }
 }
 
 /// A handle for requests to the controller.
@@ -289,13 +148,7 @@ impl Desk {
     /// # Errors
     /// If there are too many watchers.
     pub fn watch(&self) -> Result<Watch, Refusal> {
-        let permit = Arc::clone(&self.shared.watchers).try_acquire_owned().map_err(|_| {
-            Refusal::new(
-                RefusalKind::Full,
-                format!("there are {WATCHERS_MAX} watchers already, which is the most"),
-            )
-        })?;
-        Ok(Watch { told: self.shared.told.subscribe(), _permit: permit })
+        self.shared.watch()
     }
 
     async fn request<T>(&self, ask: impl FnOnce(Reply<T>) -> KeeperRequest) -> Result<T, Refusal> {
@@ -303,31 +156,10 @@ impl Desk {
         self.asks.try_send(ask(answer)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::new(
                 RefusalKind::Full,
-                format!("{ASKS_MAX} calls are waiting already, which is the most; try again later"),
+                format!("{REQUESTS_MAX} calls are waiting already, which is the most; try again later"),
             ),
             mpsc::error::TrySendError::Closed(_) => Refusal::ending(),
         })?;
         answered.await.unwrap_or_else(|_| Err(Refusal::ending()))
-    }
-}
-
-/// A subscription to events.
-#[derive(Debug)]
-pub struct Watch {
-    told: broadcast::Receiver<EventRecord>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Watch {
-    /// The next event, and how many before it were lost because this watcher was too slow. `None` when the controller ends.
-    pub async fn next(&mut self) -> Option<(EventRecord, u64)> {
-        let mut left_out = 0;
-        loop {
-            match self.told.recv().await {
-                Ok(told) => return Some((told, left_out)),
-                Err(broadcast::error::RecvError::Lagged(count)) => left_out += count,
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
     }
 }

@@ -14,9 +14,11 @@ use tonic::{Request, Response, Status};
 
 use crate::backend::{Kind as TargetKind, Target};
 use crate::journal::Applied;
-use crate::serve::desk::{Desk, EventRecord, Refusal, RefusalKind, Watch};
+use crate::serve::desk::Desk;
 use crate::serve::guard::Guard;
+use crate::serve::refusal::{Refusal, RefusalKind};
 use crate::serve::runs::{Cause, Record, RunState};
+use crate::serve::shared::{EventRecord, Watch};
 
 /// The largest request, bytes.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;

@@ -6,12 +6,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::serve::desk::{Refusal, RefusalKind};
-
-/// The shortest token, bytes.
-const TOKEN_BYTES_MIN: usize = 16;
-/// The longest token, bytes.
-const TOKEN_BYTES_MAX: usize = 1_024;
+use crate::limits::{TOKEN_BYTES_MAX, TOKEN_BYTES_MIN};
+use crate::serve::refusal::{Refusal, RefusalKind};
 
 /// The controller's token, or none.
 #[derive(Clone)]

@@ -18,13 +18,13 @@ use tokio::net::TcpListener;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::BODY_BYTES_MAX;
 use crate::metrics::Metrics;
-use crate::serve::desk::{Desk, Refusal, RefusalKind};
+use crate::serve::desk::Desk;
 use crate::serve::guard::Guard;
+use crate::serve::refusal::{Refusal, RefusalKind};
 use crate::time::{self, Span};
 
-/// The largest request body, bytes.
-const BODY_BYTES_MAX: usize = 16 * 1024;
 /// How long a fault is in force by default.
 const LASTS: Duration = Duration::from_secs(5);
 

@@ -18,12 +18,13 @@ use crate::engine::{Engine, REAPPLY_INTERVAL, Run, RunError};
 use crate::events::{All, Event, Outcome};
 use crate::experiment::{Experiment, Step};
 use crate::journal::Applied;
+use crate::limits::REQUESTS_MAX;
 use crate::metrics::Metrics;
 use crate::report;
-use crate::serve::desk::{
-    ASKS_MAX, ControllerState, Desk, KeeperRequest, Order, Refusal, RefusalKind, Reply, SharedState,
-};
+use crate::serve::desk::{Desk, KeeperRequest, Order, Reply};
+use crate::serve::refusal::{Refusal, RefusalKind};
 use crate::serve::runs::{Cause, Record, RunState, Runs};
+use crate::serve::shared::{ControllerState, SharedState};
 use crate::serve::timetable::{OnViolation, Schedule, Timetable};
 use crate::single;
 use crate::time::wall_ms;
@@ -92,7 +93,7 @@ impl Keeper {
         };
         let shared = Arc::new(SharedState::new(experiments, engine.backend.name(), dir, state));
         engine.observer = Arc::new(All(vec![Arc::clone(&metrics) as _, Arc::clone(&shared) as _]));
-        let (sender, asks) = mpsc::channel(ASKS_MAX);
+        let (sender, asks) = mpsc::channel(REQUESTS_MAX);
         let desk = Desk { asks: sender, shared: Arc::clone(&shared) };
         let began = Instant::now();
         let keeper = Self {
@@ -327,7 +328,7 @@ impl Keeper {
                 biased;
                 verdict = &mut running => break verdict,
                 Some(ask) = asks.recv() => match ask {
-                    KeeperRequest::Stop(answer) if stopped_by.len() < ASKS_MAX => {
+                    KeeperRequest::Stop(answer) if stopped_by.len() < REQUESTS_MAX => {
                         stop.cancel();
                         stopped_by.push(answer);
                     }

@@ -1,0 +1,14 @@
+//! The bounds of a long-running controller's API.
+
+/// Body of a request, bytes: the largest one is a fault with its parameters, a few hundred bytes.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Requests that wait for the keeper, which works through them one at a time.
+pub const REQUESTS_MAX: usize = 16;
+/// Open subscriptions to events.
+pub const WATCHERS_MAX: usize = 32;
+/// Events that a watcher may be behind before it loses some: a run has one a second and a few for each fault.
+pub const EVENTS_BEHIND_MAX: usize = 256;
+/// The shortest token, bytes: shorter ones can be guessed.
+pub const TOKEN_BYTES_MIN: usize = 16;
+/// The longest token, bytes.
+pub const TOKEN_BYTES_MAX: usize = 1_024;
