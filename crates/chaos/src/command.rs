@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use conclave_chaos::engine::Run;
-use conclave_chaos::events::{All, Event, Observer};
+use conclave_chaos::events::{Event, Observer, Observers};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::metrics::Metrics;
 use conclave_chaos::report::VerdictSummary;
@@ -121,7 +121,7 @@ async fn run_experiment(mut controller: Controller, args: &RunArgs) -> anyhow::R
     let metrics = Arc::new(Metrics::new([&run.experiment]));
     metrics.add_open_faults(&engine.journal.open_faults());
     let _showing = serve_metrics(args.metrics, &metrics).await?;
-    engine.observer = Arc::new(All(vec![Arc::new(Lines { began, quiet }), metrics]));
+    engine.observer = Arc::new(Observers(vec![Arc::new(Lines { began, quiet }), metrics]));
     let verdict = engine.run(&run).await?;
     let out = run.dir;
     let page = report::write(&verdict, &out)?;
@@ -155,10 +155,10 @@ async fn apply_fault(mut controller: Controller, args: &FaultArgs) -> anyhow::Re
 /// Prints the verdict of the run in this directory; or one line for each run in its subdirectories.
 fn print_reports(dir: &Path) -> anyhow::Result<u8> {
     if dir.join("report.json").exists() {
-        let told = VerdictSummary::read(dir)?;
-        print_line(told.to_string().trim_end());
+        let summary = VerdictSummary::read(dir)?;
+        print_line(summary.to_string().trim_end());
         print_line(&format!("  report: {}", dir.join("report.html").display()));
-        return Ok(told.sum.exit_code());
+        return Ok(summary.sum.exit_code());
     }
     let entries = fs::read_dir(dir).with_context(|| format!("there is no run in {}", dir.display()))?;
     let mut runs: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
@@ -169,9 +169,9 @@ fn print_reports(dir: &Path) -> anyhow::Result<u8> {
     }
     let mut sums = Vec::with_capacity(runs.len());
     for run in runs {
-        let told = VerdictSummary::read(&run)?;
-        print_line(&format!("{}  ({})", told.line(), run.display()));
-        sums.push(told.sum);
+        let summary = VerdictSummary::read(&run)?;
+        print_line(&format!("{}  ({})", summary.line(), run.display()));
+        sums.push(summary.sum);
     }
     // The worst verdict decides the exit code.
     let worst = [Sum::Violated, Sum::TooLittle].into_iter().find(|sum| sums.contains(sum));

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use conclave_chaos::backend::{self, Kind, Opened, Settings};
 use conclave_chaos::connect;
 use conclave_chaos::engine::Engine;
-use conclave_chaos::events::Nobody;
+use conclave_chaos::events::NoObserver;
 use conclave_chaos::journal::Journal;
 use conclave_client::Net;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ impl Controller {
         let signals = listen_for_signals(stop.clone())?;
         let connect = connect::to(servers);
         let state_dir = opened.journal.parent().map_or_else(PathBuf::new, Path::to_owned);
-        let observer = Arc::new(Nobody);
+        let observer = Arc::new(NoObserver);
         Ok(Self {
             engine: Engine { backend: opened.backend, connect, net: Net::System, journal, stop, observer },
             state_dir,

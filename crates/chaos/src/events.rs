@@ -231,23 +231,23 @@ impl Event {
 
 /// Ignores every event.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Nobody;
+pub struct NoObserver;
 
-impl Observer for Nobody {
+impl Observer for NoObserver {
     fn event(&self, _event: &Event) {}
 }
 
 /// Passes every event to several observers, in order.
 #[derive(Clone, Default)]
-pub struct All(pub Vec<Arc<dyn Observer>>);
+pub struct Observers(pub Vec<Arc<dyn Observer>>);
 
-impl fmt::Debug for All {
+impl fmt::Debug for Observers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("All").field(&self.0.len()).finish()
+        f.debug_tuple("Observers").field(&self.0.len()).finish()
     }
 }
 
-impl Observer for All {
+impl Observer for Observers {
     fn event(&self, event: &Event) {
         self.0.iter().for_each(|one| one.event(event));
     }

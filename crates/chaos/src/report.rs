@@ -198,11 +198,11 @@ mod tests {
         assert_eq!(json["seed"], 7);
         assert_eq!(json["sum"], "too_little");
         // The verdict read from the file is the one that was written.
-        let told = VerdictSummary::read(dir.path()).unwrap();
-        assert_eq!(told, VerdictSummary::from(&verdict));
-        let said = told.to_string();
+        let summary = VerdictSummary::read(dir.path()).unwrap();
+        assert_eq!(summary, VerdictSummary::from(&verdict));
+        let text = summary.to_string();
         for part in ["TESTED TOO LITTLE: ", "700 ms; seed 7", "1 faults on a test"] {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(text.contains(part), "{part}: {text}");
         }
         fs::write(dir.path().join("report.json"), "{}").unwrap();
         assert!(VerdictSummary::read(dir.path()).unwrap_err().to_string().contains("not a run's report"));

@@ -116,7 +116,7 @@ mod tests {
         // A name with YAML in it stays a name.
         let odd = "x}], expect: {";
         assert_eq!(read("kill", odd, &[]).unwrap().nodes, Nodes::Named(odd.to_owned()));
-        for (fault, with, said) in [
+        for (fault, with, expected) in [
             ("burn", [("a", "1")].as_slice(), "burn"),
             ("kill", &[("delay", "1s")], "does not take"),
             ("delay", &[], "needs `delay`"),
@@ -125,7 +125,7 @@ mod tests {
             ("kill", &[("colour", "red")], "colour"),
         ] {
             let error = read(fault, "one", with).unwrap_err();
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
         assert!(step("kill", "one", LASTS_MAX + Duration::from_secs(1), []).is_err());
     }

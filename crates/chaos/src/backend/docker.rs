@@ -32,11 +32,11 @@ pub struct Docker {
     /// Active faults inside servers, which a restarted server forgets.
     inside: InForce,
     /// Active `isolate` faults, whose containers are disconnected.
-    pulled: InForce,
+    disconnected: InForce,
     /// How clients find the cluster by name.
     zone: Option<String>,
-    /// Whether servers may have faults inside: a server that was frozen or cut off may have missed that a fault ended.
-    told: AtomicBool,
+    /// Whether servers may have faults inside. A server that was frozen or cut off may have missed that a fault ended.
+    may_have_faults_inside: AtomicBool,
 }
 
 impl Docker {
@@ -57,9 +57,9 @@ impl Docker {
             own,
             containers: Containers::new(api, places),
             inside: InForce::default(),
-            pulled: InForce::default(),
+            disconnected: InForce::default(),
             zone: None,
-            told: AtomicBool::new(false),
+            may_have_faults_inside: AtomicBool::new(false),
         };
         // Opening must work for healing, too, when the cluster is incomplete.
         docker.zone = docker.find_zone().await.unwrap_or_default();
@@ -112,7 +112,7 @@ impl Docker {
 
     /// Sends the servers their active faults. Returns the names of those that did not confirm.
     async fn send_faults(&self) -> Result<Vec<String>, BackendError> {
-        self.told.store(true, Ordering::Relaxed);
+        self.may_have_faults_inside.store(true, Ordering::Relaxed);
         self.inside.send_faults(&self.servers().await?).await
     }
 
@@ -136,7 +136,7 @@ impl Docker {
                     .map(drop)
             }
             Fault::Isolate => {
-                self.pulled.add(fault);
+                self.disconnected.add(fault);
                 try_join_all(chosen.iter().map(|(name, id)| self.containers.disconnect_all(name, id)))
                     .await
                     .map(drop)
@@ -154,7 +154,7 @@ impl Docker {
     }
 
     async fn heal_fault(&self, fault: &Applied) -> Result<(), BackendError> {
-        self.pulled.remove(fault);
+        self.disconnected.remove(fault);
         self.inside.remove(fault);
         let left = self.existing_containers_of(fault).await?;
         match &fault.fault {
@@ -165,24 +165,28 @@ impl Docker {
             }
             Fault::Pause => {
                 let runs = |state: &ContainerState| !state.is_paused();
-                self.told.store(true, Ordering::Relaxed);
+                self.may_have_faults_inside.store(true, Ordering::Relaxed);
                 try_join_all(left.iter().map(|(_, id)| self.containers.post_action(id, "unpause", runs)))
                     .await
                     .map(drop)
             }
             Fault::Isolate => {
-                self.told.store(true, Ordering::Relaxed);
+                self.may_have_faults_inside.store(true, Ordering::Relaxed);
                 try_join_all(left.iter().map(|(name, id)| self.containers.reconnect(name, id)))
                     .await
                     .map(drop)
             }
             _ => {
-                self.told.store(true, Ordering::Relaxed);
+                self.may_have_faults_inside.store(true, Ordering::Relaxed);
                 // A server with a failing disk has stopped.
                 self.start_all(&left).await
             }
         }?;
-        if self.told.load(Ordering::Relaxed) { self.heal_inside(fault).await } else { Ok(()) }
+        if self.may_have_faults_inside.load(Ordering::Relaxed) {
+            self.heal_inside(fault).await
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends the servers the faults that remain. A stopped server has forgotten its faults; a frozen or cut-off one gets them when
@@ -211,7 +215,7 @@ impl Docker {
 
     /// Disconnects restarted containers again, and sends the servers their active faults again.
     async fn reapply_all(&self) -> Result<(), BackendError> {
-        for fault in self.pulled.all() {
+        for fault in self.disconnected.all() {
             let left = self.existing_containers_of(&fault).await?;
             try_join_all(left.iter().map(|(name, id)| self.containers.disconnect_all(name, id))).await?;
         }
@@ -273,7 +277,7 @@ impl Backend for Docker {
 
     fn cuts_in_force(&self) -> BoxFuture<'_, Result<bool, BackendError>> {
         Box::pin(async {
-            for fault in self.pulled.all() {
+            for fault in self.disconnected.all() {
                 for (_, id) in self.existing_containers_of(&fault).await? {
                     if self.containers.inspect(&id).await?.is_none_or(|now| now.is_connected()) {
                         return Ok(false);

@@ -233,8 +233,8 @@ pub async fn send_faults(open: &[Applied], targets: &[Target]) -> Result<Vec<Str
         }
     });
     // Every target gets its faults, even if one of them refuses.
-    let said = futures::future::join_all(calls).await;
-    said.into_iter().filter_map(Result::transpose).collect()
+    let results = futures::future::join_all(calls).await;
+    results.into_iter().filter_map(Result::transpose).collect()
 }
 
 /// Simulates a power cut at a server: it ends at once and loses unsynced writes. Returns whether the server was reached; one that
@@ -317,8 +317,8 @@ mod tests {
             wanted["b"].peers.iter().all(|peer| peer.repeat_percent == 20 && peer.repeat_delay_ms == 300)
         );
         assert!(wanted.values().all(|server| server.resolver.is_none()));
-        let told = desired_of_resolver(&open, "ns");
-        assert_eq!(told, ResolverFault { stale: true, answer_delay_ms: 1_000 });
+        let faults = desired_of_resolver(&open, "ns");
+        assert_eq!(faults, ResolverFault { stale: true, answer_delay_ms: 1_000 });
         assert_eq!(desired_of_resolver(&open, "other"), ResolverFault::default());
     }
 

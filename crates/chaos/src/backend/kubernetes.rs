@@ -28,7 +28,7 @@ pub mod pod;
 
 /// Timeout for a pod to be scheduled, started and ready again. Its volume may have to move to another node.
 const BACK_DEADLINE: Duration = Duration::from_secs(120);
-/// Interval between two looks at a pod that is waited for.
+/// Interval between two polls of a pod until it is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Timeout for connecting to a server that is ready.
 const CONNECT: Duration = Duration::from_secs(1);

@@ -74,9 +74,9 @@ pub(super) fn facts(
         (Sometimes::NewcomerServed, newcomers(&bands, &seen.visits())),
         (Sometimes::SendsWaited, gaps.iter().any(|(from, to)| to - from >= 1_000_000)),
     ];
-    let fared = measure_sides(&bands, all, &seen.pinned_acks(), end_us);
+    let sides = measure_sides(&bands, all, &seen.pinned_acks(), end_us);
     let sometimes = happened.into_iter().filter_map(|(what, did)| did.then_some(what)).collect();
-    Facts { bands, samples, gaps, changes: observed.changes(), sometimes, undone, recovered, sides: fared }
+    Facts { bands, samples, gaps, changes: observed.changes(), sometimes, undone, recovered, sides }
 }
 
 /// Whether a client that arrived during a fault connected, sent and left.
@@ -92,13 +92,13 @@ fn measure_sides(
     acks: &BTreeMap<String, Vec<u64>>,
     end_us: u64,
 ) -> Vec<Side> {
-    let mut fared = Vec::new();
+    let mut sides = Vec::new();
     for (number, band) in bands.iter().enumerate() {
         let cut = cut_by(&band.fault, &band.nodes, all);
         let when = (band.from_us, band.to_us.unwrap_or(end_us));
         for side in sides::sides(&cut, all).iter().filter(|_| !cut.is_empty()) {
-            fared.push(sides::measure(number, side, side.len() * 2 > all.len(), acks, when));
+            sides.push(sides::measure(number, side, side.len() * 2 > all.len(), acks, when));
         }
     }
-    fared
+    sides
 }

@@ -51,8 +51,8 @@ fn every_mistake_is_reported() {
         ("  - {at: 1s, fault: kill, colour: red}", "colour"),
         ("  []", "0 steps"),
     ] {
-        let said = why(method);
-        assert!(said.contains(part), "{method}: {said}");
+        let error = why(method);
+        assert!(error.contains(part), "{method}: {error}");
     }
 }
 

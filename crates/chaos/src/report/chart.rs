@@ -158,10 +158,10 @@ pub(super) fn leaders(facts: &Facts) -> String {
                 ("#24292f", 3.0)
             };
             let y = bottom - tall;
-            let said =
+            let title =
                 if answers { format!("leads {leads} shards, meta term {term}") } else { "silent".to_owned() };
             picture.add(format_args!(
-                "<rect x='{x:.1}' y='{y:.1}' width='{wide:.1}' height='{tall:.1}' fill='{colour}'><title>{said}</title></rect>"
+                "<rect x='{x:.1}' y='{y:.1}' width='{wide:.1}' height='{tall:.1}' fill='{colour}'><title>{title}</title></rect>"
             ));
         }
     }

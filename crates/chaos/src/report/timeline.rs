@@ -116,13 +116,13 @@ fn marks(history: &Path, witness: &[u64], (from, to): (u64, u64), rooms: &BTreeS
             "ok" | "refused" | "unknown" | "healed" => {
                 let began = open.remove(&(row.clone(), no));
                 let (begun, was_witness) = began.map_or((at, false), |began| (began.from, began.is_witness));
-                let (colour, said) = match line.kind.as_str() {
+                let (colour, label) = match line.kind.as_str() {
                     "ok" => ("#1a7f37", format!("request {no} acked as {seq}")),
                     "healed" => ("#cf222e", "cut off with a minority".to_owned()),
                     other => ("#9a6700", format!("request {no} {other}")),
                 };
                 if at >= from {
-                    let done = mark(begun, colour, said);
+                    let done = mark(begun, colour, label);
                     marks.push(Mark { is_witness: done.is_witness || was_witness, ..done });
                 }
             }

@@ -20,7 +20,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 /// A request to the keeper, with the channel for its answer.
 #[derive(Debug)]
 pub(super) enum KeeperRequest {
-    Start(Order, Reply<Record>),
+    Start(RunOrder, Reply<Record>),
     Stop(Reply<Record>),
     Apply(Step, Reply<Applied>),
     Heal(Reply<usize>),
@@ -29,7 +29,7 @@ pub(super) enum KeeperRequest {
 
 /// A run to be started.
 #[derive(Clone, Debug)]
-pub(super) struct Order {
+pub(super) struct RunOrder {
     pub(super) experiment: Experiment,
     pub(super) seed: u64,
     pub(super) cause: Cause,
@@ -38,7 +38,7 @@ pub(super) struct Order {
 /// A handle for requests to the controller.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    pub(super) asks: mpsc::Sender<KeeperRequest>,
+    pub(super) requests: mpsc::Sender<KeeperRequest>,
     pub(super) shared: Arc<SharedState>,
 }
 
@@ -84,7 +84,7 @@ impl Desk {
         let current = state.current.as_ref().filter(|current| id == "current" || current.id == id);
         let found = current.or_else(|| state.runs.iter().find(|run| run.id == id)).cloned();
         found.ok_or_else(|| {
-            Refusal::new(RefusalKind::Missing, format!("there is no run {id:?}, or it has been deleted"))
+            Refusal::new(RefusalKind::NotFound, format!("there is no run {id:?}, or it has been deleted"))
         })
     }
 
@@ -104,10 +104,10 @@ impl Desk {
         let Some(found) = self.shared.experiments.get(experiment) else {
             let names: Vec<&str> = self.shared.experiments.keys().map(String::as_str).collect();
             let why = format!("there is no experiment {experiment:?}; there are: {}", names.join(", "));
-            return Err(Refusal::new(RefusalKind::Missing, why));
+            return Err(Refusal::new(RefusalKind::NotFound, why));
         };
         let seed = seed.or(found.seed).unwrap_or_else(|| u64::from(rand::random::<u32>()));
-        let order = Order { experiment: found.clone(), seed, cause: Cause::Call };
+        let order = RunOrder { experiment: found.clone(), seed, cause: Cause::Call };
         self.request(|answer| KeeperRequest::Start(order, answer)).await
     }
 
@@ -131,7 +131,7 @@ impl Desk {
         with: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Applied, Refusal> {
         let step =
-            single::step(fault, nodes, lasts, with).map_err(|why| Refusal::new(RefusalKind::Wrong, why))?;
+            single::step(fault, nodes, lasts, with).map_err(|why| Refusal::new(RefusalKind::Invalid, why))?;
         self.request(|answer| KeeperRequest::Apply(step, answer)).await
     }
 
@@ -151,15 +151,15 @@ impl Desk {
         self.shared.watch()
     }
 
-    async fn request<T>(&self, ask: impl FnOnce(Reply<T>) -> KeeperRequest) -> Result<T, Refusal> {
+    async fn request<T>(&self, request: impl FnOnce(Reply<T>) -> KeeperRequest) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
-        self.asks.try_send(ask(answer)).map_err(|error| match error {
+        self.requests.try_send(request(answer)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::new(
-                RefusalKind::Full,
+                RefusalKind::TooMany,
                 format!("{REQUESTS_MAX} calls are waiting already, which is the most; try again later"),
             ),
-            mpsc::error::TrySendError::Closed(_) => Refusal::ending(),
+            mpsc::error::TrySendError::Closed(_) => Refusal::shutting_down(),
         })?;
-        answered.await.unwrap_or_else(|_| Err(Refusal::ending()))
+        answered.await.unwrap_or_else(|_| Err(Refusal::shutting_down()))
     }
 }

@@ -50,13 +50,13 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let Refusal { kind, why } = refusal;
         match kind {
-            RefusalKind::Wrong => Self::invalid_argument(why),
-            RefusalKind::Missing => Self::not_found(why),
+            RefusalKind::Invalid => Self::invalid_argument(why),
+            RefusalKind::NotFound => Self::not_found(why),
             RefusalKind::Busy => Self::failed_precondition(why),
-            RefusalKind::Full => Self::resource_exhausted(why),
-            RefusalKind::NotKnown => Self::unauthenticated(why),
-            RefusalKind::NotAllowed => Self::permission_denied(why),
-            RefusalKind::Ending => Self::unavailable(why),
+            RefusalKind::TooMany => Self::resource_exhausted(why),
+            RefusalKind::Unauthenticated => Self::unauthenticated(why),
+            RefusalKind::Forbidden => Self::permission_denied(why),
+            RefusalKind::ShuttingDown => Self::unavailable(why),
             RefusalKind::Failed => Self::aborted(why),
         }
     }
@@ -66,7 +66,7 @@ impl Api {
     /// The request, if its caller is authorised to change something.
     fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
         let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
-        self.guard.admit(header("authorization"), header("origin"))?;
+        self.guard.authorise(header("authorization"), header("origin"))?;
         Ok(request.into_inner())
     }
 }

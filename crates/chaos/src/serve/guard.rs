@@ -58,21 +58,20 @@ impl Guard {
     ///
     /// # Errors
     /// If the token is missing or wrong, or a web page made the call to a controller without a token.
-    pub fn admit(&self, authorization: Option<&str>, origin: Option<&str>) -> Result<(), Refusal> {
+    pub fn authorise(&self, authorization: Option<&str>, origin: Option<&str>) -> Result<(), Refusal> {
         let refused = |kind, why: &str| Err(Refusal { kind, why: why.to_owned() });
         match &self.token {
-            None if origin.is_some() => refused(
-                RefusalKind::NotAllowed,
-                "a controller without a token refuses changes from web pages",
-            ),
+            None if origin.is_some() => {
+                refused(RefusalKind::Forbidden, "a controller without a token refuses changes from web pages")
+            }
             None => Ok(()),
             Some(token) => {
                 let given = authorization.and_then(|value| value.strip_prefix("Bearer "));
-                if given.is_some_and(|given| same(given.trim(), token)) {
+                if given.is_some_and(|given| is_same_token(given.trim(), token)) {
                     Ok(())
                 } else {
                     refused(
-                        RefusalKind::NotKnown,
+                        RefusalKind::Unauthenticated,
                         "this call needs the controller's token: send `authorization: Bearer TOKEN` with the token in its --token-file",
                     )
                 }
@@ -82,7 +81,7 @@ impl Guard {
 }
 
 /// Compares in constant time for tokens of the same length.
-fn same(given: &str, token: &str) -> bool {
+fn is_same_token(given: &str, token: &str) -> bool {
     given.len() == token.len()
         && given.bytes().zip(token.bytes()).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
@@ -109,15 +108,15 @@ mod tests {
     #[test]
     fn a_wrong_token_and_a_web_page_without_a_token_are_refused() {
         let open = Guard::new(None, &loopback()).unwrap();
-        assert!(open.admit(None, None).is_ok());
+        assert!(open.authorise(None, None).is_ok());
         assert_eq!(
-            open.admit(None, Some("http://localhost:9464")).unwrap_err().kind,
-            RefusalKind::NotAllowed
+            open.authorise(None, Some("http://localhost:9464")).unwrap_err().kind,
+            RefusalKind::Forbidden
         );
         let guarded = Guard::new(Some(TOKEN.to_owned()), &loopback()).unwrap();
-        assert!(guarded.admit(Some("Bearer 0123456789abcdef"), Some("http://a")).is_ok());
+        assert!(guarded.authorise(Some("Bearer 0123456789abcdef"), Some("http://a")).is_ok());
         for wrong in [None, Some("0123456789abcdef"), Some("Bearer 0123456789abcdeF"), Some("Bearer ")] {
-            assert_eq!(guarded.admit(wrong, None).unwrap_err().kind, RefusalKind::NotKnown);
+            assert_eq!(guarded.authorise(wrong, None).unwrap_err().kind, RefusalKind::Unauthenticated);
         }
         assert!(!format!("{guarded:?}").contains(TOKEN));
     }
@@ -131,6 +130,6 @@ mod tests {
         assert!(Guard::open(Some(&path), &loopback()).unwrap_err().contains("has no token"));
         std::fs::write(&path, format!("{TOKEN}\nmore\n")).unwrap();
         let guard = Guard::open(Some(&path), &loopback()).unwrap();
-        assert!(guard.admit(Some(&format!("Bearer {TOKEN}")), None).is_ok());
+        assert!(guard.authorise(Some(&format!("Bearer {TOKEN}")), None).is_ok());
     }
 }

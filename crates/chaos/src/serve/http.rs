@@ -180,7 +180,7 @@ async fn file(State(state): State<ApiState>, Path((id, name)): Path<(String, Str
         "history.jsonl" => ("history.jsonl", "application/jsonl"),
         other => {
             let why = format!("a run has report.html, report.json and history.jsonl, but no {other:?}");
-            return Err(Refusal { kind: RefusalKind::Missing, why });
+            return Err(Refusal { kind: RefusalKind::NotFound, why });
         }
     };
     let path = state.desk.run_dir(&id)?.join(name);
@@ -191,7 +191,7 @@ async fn file(State(state): State<ApiState>, Path((id, name)): Path<(String, Str
         }
         Err(_) => {
             let why = format!("run {id} has no {name}: a report exists only once the run has a verdict");
-            Err(Refusal { kind: RefusalKind::Missing, why })
+            Err(Refusal { kind: RefusalKind::NotFound, why })
         }
     }
 }
@@ -199,13 +199,13 @@ async fn file(State(state): State<ApiState>, Path((id, name)): Path<(String, Str
 impl ApiState {
     fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        self.guard.admit(text(header::AUTHORIZATION), text(header::ORIGIN))
+        self.guard.authorise(text(header::AUTHORIZATION), text(header::ORIGIN))
     }
 }
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     serde_json::from_slice(body)
-        .map_err(|error| Refusal { kind: RefusalKind::Wrong, why: format!("the body is invalid: {error}") })
+        .map_err(|error| Refusal { kind: RefusalKind::Invalid, why: format!("the body is invalid: {error}") })
 }
 
 fn answer<T: Serialize>(value: &T) -> Response {
@@ -218,13 +218,13 @@ fn answer<T: Serialize>(value: &T) -> Response {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match self.kind {
-            RefusalKind::Wrong => StatusCode::BAD_REQUEST,
-            RefusalKind::Missing => StatusCode::NOT_FOUND,
+            RefusalKind::Invalid => StatusCode::BAD_REQUEST,
+            RefusalKind::NotFound => StatusCode::NOT_FOUND,
             RefusalKind::Busy => StatusCode::CONFLICT,
-            RefusalKind::Full => StatusCode::TOO_MANY_REQUESTS,
-            RefusalKind::NotKnown => StatusCode::UNAUTHORIZED,
-            RefusalKind::NotAllowed => StatusCode::FORBIDDEN,
-            RefusalKind::Ending => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalKind::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            RefusalKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+            RefusalKind::Forbidden => StatusCode::FORBIDDEN,
+            RefusalKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             RefusalKind::Failed => StatusCode::BAD_GATEWAY,
         };
         (status, answer(&json!({ "error": self.why }))).into_response()

@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{Kind as TargetKind, Target};
 use crate::connect;
 use crate::engine::{Engine, REAPPLY_INTERVAL, Run, RunError};
-use crate::events::{All, Event, Outcome};
+use crate::events::{Event, Observers, Outcome};
 use crate::experiment::{Experiment, Step};
 use crate::journal::Applied;
 use crate::limits::REQUESTS_MAX;
 use crate::metrics::Metrics;
 use crate::report;
-use crate::serve::desk::{Desk, KeeperRequest, Order, Reply};
+use crate::serve::desk::{Desk, KeeperRequest, Reply, RunOrder};
 use crate::serve::refusal::{Refusal, RefusalKind};
 use crate::serve::runs::{Cause, Record, RunState, Runs};
 use crate::serve::shared::{ControllerState, SharedState};
@@ -52,7 +52,7 @@ pub struct Settings {
 /// The keeper of one engine.
 pub struct Keeper {
     engine: Engine,
-    asks: mpsc::Receiver<KeeperRequest>,
+    requests: mpsc::Receiver<KeeperRequest>,
     shared: Arc<SharedState>,
     metrics: Arc<Metrics>,
     runs: Runs,
@@ -92,12 +92,12 @@ impl Keeper {
             ..ControllerState::default()
         };
         let shared = Arc::new(SharedState::new(experiments, engine.backend.name(), dir, state));
-        engine.observer = Arc::new(All(vec![Arc::clone(&metrics) as _, Arc::clone(&shared) as _]));
-        let (sender, asks) = mpsc::channel(REQUESTS_MAX);
-        let desk = Desk { asks: sender, shared: Arc::clone(&shared) };
+        engine.observer = Arc::new(Observers(vec![Arc::clone(&metrics) as _, Arc::clone(&shared) as _]));
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let desk = Desk { requests: sender, shared: Arc::clone(&shared) };
         let began = Instant::now();
         let keeper = Self {
-            asks,
+            requests,
             shared,
             metrics: Arc::clone(&metrics),
             runs,
@@ -134,7 +134,7 @@ impl Keeper {
     }
 
     /// Heals due faults and answers requests, until a run is due. `None` when the keeper shall end.
-    async fn next_order(&mut self) -> Option<(Order, Option<Reply<Record>>)> {
+    async fn next_order(&mut self) -> Option<(RunOrder, Option<Reply<Record>>)> {
         let mut again = interval(REAPPLY_INTERVAL);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let never = self.began + Duration::from_secs(10 * 365 * 24 * 3_600);
@@ -146,13 +146,13 @@ impl Keeper {
                 biased;
                 () = self.stop.cancelled() => return None,
                 () = sleep_until(heal_at.unwrap_or(never)), if heal_at.is_some() => self.heal_due().await,
-                ask = self.asks.recv() => match ask? {
+                request = self.requests.recv() => match request? {
                     KeeperRequest::Start(order, answer) => match self.refusal_by_fault() {
                         None => return Some((order, Some(answer))),
                         Some(refusal) => drop(answer.send(Err(refusal))),
                     },
                     KeeperRequest::Stop(answer) => {
-                        drop(answer.send(Err(Refusal::new(RefusalKind::Missing, "there is no run to stop"))));
+                        drop(answer.send(Err(Refusal::new(RefusalKind::NotFound, "there is no run to stop"))));
                     }
                     KeeperRequest::Apply(step, answer) => drop(answer.send(self.apply(step).await)),
                     KeeperRequest::Heal(answer) => drop(answer.send(self.heal_now().await)),
@@ -173,14 +173,14 @@ impl Keeper {
     }
 
     /// The scheduled run that is due, unless an active fault prevents it.
-    fn due_order(&mut self) -> Option<Order> {
+    fn due_order(&mut self) -> Option<RunOrder> {
         let (name, seed) = self.timetable.take(self.began.elapsed())?;
         if let Some(refusal) = self.refusal_by_fault() {
             tracing::warn!(experiment = name, reason = %refusal, "scheduled run skipped");
             return None;
         }
         let experiment = self.shared.experiments.get(&name)?.clone();
-        Some(Order { experiment, seed, cause: Cause::Schedule })
+        Some(RunOrder { experiment, seed, cause: Cause::Schedule })
     }
 
     /// The refusal if a fault is in force.
@@ -237,7 +237,7 @@ impl Keeper {
     }
 
     /// Runs an experiment and keeps its record.
-    async fn run_order(&mut self, order: Order, answer: Option<Reply<Record>>) {
+    async fn run_order(&mut self, order: RunOrder, answer: Option<Reply<Record>>) {
         let mut record = Record {
             id: format!("{:016x}", rand::random::<u64>()),
             experiment: order.experiment.name.clone(),
@@ -308,7 +308,7 @@ impl Keeper {
         run: &Run,
     ) -> (Result<crate::verdict::Verdict, RunError>, Vec<Reply<Record>>) {
         let stop = self.stop.child_token();
-        let Self { engine, asks, .. } = self;
+        let Self { engine, requests, .. } = self;
         engine.stop = stop.clone();
         // Servers may have other addresses than at the controller's start. If listing them fails, the run fails with that error.
         let targets = engine.backend.targets().await.unwrap_or_default();
@@ -327,7 +327,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 verdict = &mut running => break verdict,
-                Some(ask) = asks.recv() => match ask {
+                Some(request) = requests.recv() => match request {
                     KeeperRequest::Stop(answer) if stopped_by.len() < REQUESTS_MAX => {
                         stop.cancel();
                         stopped_by.push(answer);

@@ -15,19 +15,19 @@ pub struct Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalKind {
     /// The request is invalid.
-    Wrong,
+    Invalid,
     /// The named object does not exist.
-    Missing,
+    NotFound,
     /// A run or a fault has to end first.
     Busy,
     /// Too many requests or watchers.
-    Full,
+    TooMany,
     /// The token is missing or wrong.
-    NotKnown,
+    Unauthenticated,
     /// The caller has no permission.
-    NotAllowed,
+    Forbidden,
     /// The controller is shutting down.
-    Ending,
+    ShuttingDown,
     /// The operation failed.
     Failed,
 }
@@ -43,7 +43,7 @@ impl Refusal {
         Self { kind, why: why.into() }
     }
 
-    pub(super) fn ending() -> Self {
-        Self::new(RefusalKind::Ending, "the controller is shutting down")
+    pub(super) fn shutting_down() -> Self {
+        Self::new(RefusalKind::ShuttingDown, "the controller is shutting down")
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct SharedState {
     pub(super) backend: &'static str,
     pub(super) runs_dir: PathBuf,
     state: Mutex<ControllerState>,
-    told: broadcast::Sender<EventRecord>,
+    events: broadcast::Sender<EventRecord>,
     watchers: Arc<Semaphore>,
 }
 
@@ -57,9 +57,9 @@ impl SharedState {
         runs_dir: PathBuf,
         state: ControllerState,
     ) -> Self {
-        let (told, _) = broadcast::channel(EVENTS_BEHIND_MAX);
+        let (events, _) = broadcast::channel(EVENTS_BEHIND_MAX);
         let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
-        Self { experiments, backend, runs_dir, state: Mutex::new(state), told, watchers }
+        Self { experiments, backend, runs_dir, state: Mutex::new(state), events, watchers }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, ControllerState> {
@@ -73,20 +73,25 @@ impl SharedState {
     pub(super) fn watch(&self) -> Result<Watch, Refusal> {
         let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| {
             Refusal::new(
-                RefusalKind::Full,
+                RefusalKind::TooMany,
                 format!("there are {WATCHERS_MAX} watchers already, which is the most"),
             )
         })?;
-        Ok(Watch { told: self.told.subscribe(), _permit: permit })
+        Ok(Watch { events: self.events.subscribe(), _permit: permit })
     }
 
     pub(super) fn publish(&self, run: Option<String>, event: &Event) {
-        let told = EventRecord { at_ms: wall_ms(), run, kind: event.kind(), text: event.to_string() };
+        let record = EventRecord { at_ms: wall_ms(), run, kind: event.kind(), text: event.to_string() };
         if event.is_line() {
-            tracing::info!(run = told.run.as_deref().unwrap_or("none"), kind = told.kind, "{}", told.text);
+            tracing::info!(
+                run = record.run.as_deref().unwrap_or("none"),
+                kind = record.kind,
+                "{}",
+                record.text
+            );
         }
         // An error means that there are no watchers.
-        let _ = self.told.send(told);
+        let _ = self.events.send(record);
     }
 }
 
@@ -118,7 +123,7 @@ impl Observer for SharedState {
 /// A subscription to events.
 #[derive(Debug)]
 pub struct Watch {
-    told: broadcast::Receiver<EventRecord>,
+    events: broadcast::Receiver<EventRecord>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -127,8 +132,8 @@ impl Watch {
     pub async fn next(&mut self) -> Option<(EventRecord, u64)> {
         let mut left_out = 0;
         loop {
-            match self.told.recv().await {
-                Ok(told) => return Some((told, left_out)),
+            match self.events.recv().await {
+                Ok(record) => return Some((record, left_out)),
                 Err(broadcast::error::RecvError::Lagged(count)) => left_out += count,
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use conclave_chaos::connect;
 use conclave_chaos::engine::Engine;
-use conclave_chaos::events::Nobody;
+use conclave_chaos::events::NoObserver;
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::journal::Journal;
 use conclave_chaos::serve;
@@ -66,7 +66,7 @@ impl Serving {
             net: conclave_client::Net::System,
             journal,
             stop: stop.clone(),
-            observer: Arc::new(Nobody),
+            observer: Arc::new(NoObserver),
         };
         let experiments = EXPERIMENTS.map(|text| Experiment::parse(text).unwrap());
         let settings = Settings {

@@ -54,8 +54,8 @@ impl Answer {
 
     /// The answer as an error.
     pub(super) fn refusal(&self) -> BackendError {
-        let said = serde_json::from_slice::<Complaint>(&self.body).map(|said| said.message);
-        let why = said.unwrap_or_else(|_| String::from_utf8_lossy(&self.body).trim().to_owned());
+        let message = serde_json::from_slice::<Complaint>(&self.body).map(|complaint| complaint.message);
+        let why = message.unwrap_or_else(|_| String::from_utf8_lossy(&self.body).trim().to_owned());
         failed(&self.asked, format!("the engine says: {why} ({})", self.status.as_u16()))
     }
 
@@ -187,8 +187,8 @@ mod tests {
             Path::new("/run/user/1000/docker.sock")
         );
         for host in ["tcp://10.0.0.1:2375", "ssh://somewhere", "/var/run/docker.sock", "unix://relative"] {
-            let said = socket(Some(host)).unwrap_err().to_string();
-            assert!(said.contains(host) && said.contains("unix://"), "{said}");
+            let error = socket(Some(host)).unwrap_err().to_string();
+            assert!(error.contains(host) && error.contains("unix://"), "{error}");
         }
     }
 }

@@ -180,11 +180,12 @@ impl Config {
 
     /// Whether the server in the container was started with fault injection enabled.
     pub(super) fn allows_faults(&self) -> bool {
-        let said = |variable: &String| {
+        let allows = |variable: &String| {
             let value = variable.strip_prefix("CONCLAVE_ALLOW_FAULTS=");
             value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
         };
-        self.env.iter().flatten().any(said) || self.cmd.iter().flatten().any(|word| word == "--allow-faults")
+        self.env.iter().flatten().any(allows)
+            || self.cmd.iter().flatten().any(|word| word == "--allow-faults")
     }
 }
 

@@ -152,7 +152,7 @@ impl Api {
         let (status, body) = tokio::time::timeout(DEADLINE, answer)
             .await
             .map_err(|_| failed(&self.config, &format!("no answer within {} s", DEADLINE.as_secs())))??;
-        let said = || serde_json::from_slice::<Refusal>(&body).unwrap_or_default().message;
+        let message = || serde_json::from_slice::<Refusal>(&body).unwrap_or_default().message;
         match status {
             status if status.is_success() => serde_json::from_slice(&body)
                 .map(Some)
@@ -164,10 +164,10 @@ impl Api {
                 advice: format!(
                     "the API server refused to {} ({}); the role in k8s/overlays/chaos allows it",
                     what(),
-                    said()
+                    message()
                 ),
             }),
-            status => Err(BackendError::Failed { what: what(), why: format!("{status}: {}", said()) }),
+            status => Err(BackendError::Failed { what: what(), why: format!("{status}: {}", message()) }),
         }
     }
 

@@ -77,9 +77,9 @@ fn a_server_is_reached_by_name_in_a_shared_network_and_else_by_address() {
 fn a_container_that_does_not_allow_faults_is_named_in_the_refusal() {
     for (label, value) in [("org.conclave.chaos", "no"), ("org.conclave.chaos.other", "allowed")] {
         let labels = format!(r#", "org.conclave.chaos.kind": "server", "{label}": "{value}""#);
-        let said =
+        let error =
             targets(&[server("n1", "10.0.0.1"), container("n2", &labels, "mesh", "")], None).unwrap_err();
-        assert!(said.contains("n2") && said.contains("org.conclave.chaos=allowed"), "{said}");
+        assert!(error.contains("n2") && error.contains("org.conclave.chaos=allowed"), "{error}");
     }
 }
 
