@@ -25,7 +25,7 @@ NODES = 3
 PROMETHEUS = "http://127.0.0.1:9090"
 RESOLVER = ("127.0.0.1", 7453)
 START_SECONDS = 90
-CHAOS = "http://127.0.0.1:9464"
+CHAOS = "http://127.0.0.1:9464/v1"
 # A leader is frozen for longer than Prometheus looks away.
 EXPERIMENT = """
 name: metrics

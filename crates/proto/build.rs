@@ -7,10 +7,9 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 7] = [
     "conclave/chat/v1/chat.proto",
     "conclave/admin/v1/admin.proto",
-    "conclave/chaos/v1/chaos.proto",
     "conclave/cluster/v1/cluster.proto",
     "conclave/dns/v1/dns.proto",
     "conclave/fault/v1/fault.proto",

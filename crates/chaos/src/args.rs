@@ -110,7 +110,7 @@ pub(crate) enum Command {
     },
     /// Apply one fault now, and heal it after a time
     Fault(FaultArgs),
-    /// Keep running: run experiments on a schedule and on request over gRPC and HTTP, and serve metrics
+    /// Keep running: run experiments on a schedule and on request over HTTP, and serve metrics
     Serve(ServeArgs),
     /// Heal all faults that are still in force
     Heal {
@@ -174,13 +174,10 @@ pub(crate) struct FaultArgs {
 /// `serve`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ServeArgs {
-    /// Address of the gRPC API
-    #[arg(long, value_name = "IP:PORT", env = "CONCLAVE_CHAOS_LISTEN", default_value = "127.0.0.1:9465")]
+    /// Address of the HTTP API, metrics and health
+    #[arg(long, value_name = "IP:PORT", env = "CONCLAVE_CHAOS_LISTEN", default_value = "127.0.0.1:9464")]
     pub(crate) listen: SocketAddr,
-    /// Address of metrics, health and the HTTP API
-    #[arg(long, value_name = "IP:PORT", env = "CONCLAVE_CHAOS_METRICS", default_value = "127.0.0.1:9464")]
-    pub(crate) metrics: SocketAddr,
-    /// The file with the token that every changing call must send; without it, both addresses must be loopback
+    /// The file with the token that every changing request must send; without it, the address must be loopback
     #[arg(long, value_name = "FILE", env = "CONCLAVE_CHAOS_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The schedule: a YAML file, such as `{on_violation: stop, runs: [{experiment: smoke, every: 1h, jitter: 10m}]}`

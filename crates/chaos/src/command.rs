@@ -14,7 +14,6 @@ use conclave_chaos::events::{Event, Observer, Observers};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::metrics::Metrics;
 use conclave_chaos::report::VerdictSummary;
-use conclave_chaos::serve::guard::Guard;
 use conclave_chaos::serve::http::{self, Pages};
 use conclave_chaos::verdict::Sum;
 use conclave_chaos::{report, single, time};
@@ -89,10 +88,8 @@ async fn serve_metrics(
     let Some(address) = address else { return Ok(None) };
     let listener = serve::listen(address).await?;
     let ended = CancellationToken::new();
-    let pages = Pages { desk: None, metrics: Arc::clone(metrics), ended: ended.clone() };
-    // Without a desk there are no calls to guard.
-    let guard = Arc::new(Guard::new(None, &[]).map_err(anyhow::Error::msg)?);
-    Ok(Some(AbortOnDropHandle::new(tokio::spawn(http::serve(listener, pages, guard, ended)))))
+    let pages = Pages { api: None, metrics: Arc::clone(metrics), ended };
+    Ok(Some(AbortOnDropHandle::new(tokio::spawn(http::serve(listener, pages)))))
 }
 
 /// Sends the log to stderr.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_check::Property;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::fault::{Fault, Nodes};
 use crate::journal::Applied;
@@ -115,6 +117,63 @@ pub enum Event {
     Ended(Ending),
 }
 
+/// The kind of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// See [`Event::Began`].
+    Began,
+    /// See [`Event::Settling`].
+    Settling,
+    /// See [`Event::Steady`].
+    Steady,
+    /// See [`Event::Unsteady`].
+    Unsteady,
+    /// See [`Event::Pace`].
+    Pace,
+    /// See [`Event::Applied`].
+    Applied,
+    /// See [`Event::NotApplied`].
+    NotApplied,
+    /// See [`Event::LeftOut`].
+    LeftOut,
+    /// See [`Event::Healed`].
+    Healed,
+    /// See [`Event::NotHealed`].
+    NotHealed,
+    /// See [`Event::Recovering`].
+    Recovering,
+    /// See [`Event::Recovered`].
+    Recovered,
+    /// See [`Event::Judging`].
+    Judging,
+    /// See [`Event::Ended`].
+    Ended,
+}
+
+impl EventKind {
+    /// The name in the API and in logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Began => "began",
+            Self::Settling => "settling",
+            Self::Steady => "steady",
+            Self::Unsteady => "unsteady",
+            Self::Pace => "pace",
+            Self::Applied => "applied",
+            Self::NotApplied => "not_applied",
+            Self::LeftOut => "left_out",
+            Self::Healed => "healed",
+            Self::NotHealed => "not_healed",
+            Self::Recovering => "recovering",
+            Self::Recovered => "recovered",
+            Self::Judging => "judging",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
@@ -201,24 +260,24 @@ impl fmt::Display for Event {
 }
 
 impl Event {
-    /// The event's name in the API and in logs.
+    /// The event's kind.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> EventKind {
         match self {
-            Self::Began { .. } => "began",
-            Self::Settling => "settling",
-            Self::Steady(_) => "steady",
-            Self::Unsteady(_) => "unsteady",
-            Self::Pace { .. } => "pace",
-            Self::Applied(_) => "applied",
-            Self::NotApplied { .. } => "not_applied",
-            Self::LeftOut { .. } => "left_out",
-            Self::Healed(_) => "healed",
-            Self::NotHealed { .. } => "not_healed",
-            Self::Recovering => "recovering",
-            Self::Recovered(_) => "recovered",
-            Self::Judging => "judging",
-            Self::Ended(_) => "ended",
+            Self::Began { .. } => EventKind::Began,
+            Self::Settling => EventKind::Settling,
+            Self::Steady(_) => EventKind::Steady,
+            Self::Unsteady(_) => EventKind::Unsteady,
+            Self::Pace { .. } => EventKind::Pace,
+            Self::Applied(_) => EventKind::Applied,
+            Self::NotApplied { .. } => EventKind::NotApplied,
+            Self::LeftOut { .. } => EventKind::LeftOut,
+            Self::Healed(_) => EventKind::Healed,
+            Self::NotHealed { .. } => EventKind::NotHealed,
+            Self::Recovering => EventKind::Recovering,
+            Self::Recovered(_) => EventKind::Recovered,
+            Self::Judging => EventKind::Judging,
+            Self::Ended(_) => EventKind::Ended,
         }
     }
 

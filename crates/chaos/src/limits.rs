@@ -12,3 +12,7 @@ pub const EVENTS_BEHIND_MAX: usize = 256;
 pub const TOKEN_BYTES_MIN: usize = 16;
 /// The longest token, bytes.
 pub const TOKEN_BYTES_MAX: usize = 1_024;
+/// Runs in one answer, unless the request says how many.
+pub const RUNS_LISTED: usize = 50;
+/// The most runs in one answer: a run takes a few hundred bytes, and a few hundred kilobytes are no burden to anyone.
+pub const RUNS_LISTED_MAX: usize = 200;

@@ -1,12 +1,12 @@
 //! A long-running controller: runs experiments on request and on a schedule, one at a time, and applies single faults.
 //!
-//! * [`keeper`]: owns the engine and works through requests one at a time. [`desk`]: the requests, for both APIs.
+//! * [`keeper`]: owns the engine and works through requests one at a time. [`desk`]: the requests.
 //! * [`refusal`]: why a request is refused. [`shared`]: what the keeper shares with all desks.
 //! * [`timetable`]: the times of scheduled runs; pure. [`runs`]: the records of runs, on disk.
-//! * [`grpc`] and [`http`]: the two APIs, which only translate to the desk. [`guard`]: authorises changing calls.
+//! * [`http`]: metrics, health and the API, which only translates to the desk. [`guard`]: authorises requests that change something.
 
+mod api;
 pub mod desk;
-pub mod grpc;
 pub mod guard;
 pub mod http;
 pub mod keeper;
@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::RunError;
 use crate::metrics::Metrics;
@@ -29,10 +29,10 @@ use crate::serve::guard::Guard;
 use crate::serve::http::Pages;
 use crate::serve::keeper::Keeper;
 
-/// How long calls in flight may still take after the keeper (the task that runs experiments) has ended.
+/// How long requests in flight may still take after the keeper (the task that runs experiments) has ended.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs the keeper and both APIs until the engine's `stop`. All faults are healed before the APIs end.
+/// Runs the keeper and the API until the engine's `stop`. All faults are healed before the API ends.
 ///
 /// # Errors
 /// If a fault could not be healed at the end.
@@ -41,18 +41,14 @@ pub async fn run(
     desk: Desk,
     metrics: Arc<Metrics>,
     guard: Arc<Guard>,
-    grpc: TcpListener,
-    http: TcpListener,
+    listener: TcpListener,
 ) -> Result<(), RunError> {
     let ended = CancellationToken::new();
-    let mut serving = JoinSet::new();
-    let pages = Pages { desk: Some(desk.clone()), metrics, ended: ended.clone() };
-    serving.spawn(http::serve(http, pages, Arc::clone(&guard), ended.clone()));
-    serving.spawn(grpc::serve(grpc, desk, guard, ended.clone()));
+    let pages = Pages { api: Some((desk, guard)), metrics, ended: ended.clone() };
+    let mut serving = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, pages)));
     let kept = keeper.run().await;
     ended.cancel();
-    let all = async { while serving.join_next().await.is_some() {} };
-    // Calls that take longer are aborted.
-    let _ = tokio::time::timeout(GRACE, all).await;
+    // Requests that take longer are aborted.
+    let _ = tokio::time::timeout(GRACE, &mut serving).await;
     kept
 }

@@ -1,7 +1,7 @@
 //! conclave's formats: messages between clients and nodes, messages between nodes, and the content of
 //! data files, with the conversions to and from [`conclave_core`].
 //!
-//! * [`chat`], [`admin`], [`chaos`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
+//! * [`chat`], [`admin`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
 //! * [`action`], [`command`], [`event`]: encoding and decoding of actions, commands and events.
 //! * [`frame`]: events that are encoded once, with the same bytes for every subscriber.
 //! * [`mac`]: MACs with the cluster's secret, which authenticate messages.
@@ -27,11 +27,6 @@ mod generated {
     pub mod admin {
         pub mod v1 {
             tonic::include_proto!("conclave.admin.v1");
-        }
-    }
-    pub mod chaos {
-        pub mod v1 {
-            tonic::include_proto!("conclave.chaos.v1");
         }
     }
     pub mod cluster {
@@ -72,8 +67,6 @@ pub mod token;
 
 /// The API for operators.
 pub use generated::admin::v1 as admin;
-/// The API of the chaos controller, `conclave-chaos serve`.
-pub use generated::chaos::v1 as chaos;
 /// The client API.
 pub use generated::chat::v1 as chat;
 /// The records in which nodes describe themselves.

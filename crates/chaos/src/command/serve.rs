@@ -26,22 +26,19 @@ const EXPERIMENTS_MAX: usize = 100;
 /// # Errors
 /// If an argument or a file is wrong, or a fault could not be healed at the end.
 pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::Result<u8> {
-    let guard =
-        Guard::open(args.token_file.as_deref(), &[args.listen, args.metrics]).map_err(anyhow::Error::msg)?;
+    let guard = Guard::open(args.token_file.as_deref(), args.listen).map_err(anyhow::Error::msg)?;
     let experiments = experiments(args.experiments.as_deref())?;
     let schedule = schedule(args, &experiments)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let runs = args.runs.clone().unwrap_or_else(|| controller.state_dir.join("chaos-runs"));
-    let grpc = listen(args.listen).await?;
-    let http = listen(args.metrics).await?;
+    let listener = listen(args.listen).await?;
     let scheduled = schedule.runs.len();
     let settings = Settings { experiments, schedule, seed, runs: runs.clone(), keep: args.keep };
     let backend = controller.engine.backend.name();
     let (keeper, desk, metrics) = Keeper::new(controller.engine, settings)?;
     print_error(&format!(
-        "a controller of {backend}: gRPC at {}, HTTP and metrics at {}; runs in {}; {}",
-        grpc.local_addr()?,
-        http.local_addr()?,
+        "a controller of {backend}: API and metrics at http://{}; runs in {}; {}",
+        listener.local_addr()?,
         runs.display(),
         if scheduled == 0 {
             "no schedule".to_owned()
@@ -49,7 +46,7 @@ pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::R
             format!("{scheduled} by schedule, seed {seed}")
         }
     ));
-    serve::run(keeper, desk, metrics, Arc::new(guard), grpc, http).await?;
+    serve::run(keeper, desk, metrics, Arc::new(guard), listener).await?;
     print_error("stopped; all faults are healed");
     Ok(0)
 }

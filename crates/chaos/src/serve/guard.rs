@@ -1,7 +1,7 @@
-//! Authorises the calls that change something.
+//! Authorises the requests that change something.
 //!
-//! With a token, every such call must send it. Without a token, the controller listens on loopback only, and refuses changing
-//! calls from web pages: a browser sends an `Origin` header with these, and any page that a user visits could make them.
+//! With a token, every such request must send it. Without a token, the controller listens on loopback only, and refuses changing
+//! requests from web pages: a browser sends an `Origin` header with these, and any page that a user visits could make them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,12 +22,12 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// The guard of a controller that listens at these addresses. The token is the first line of the file.
+    /// The guard of a controller that listens at this address. The token is the first line of the file.
     ///
     /// # Errors
     /// If the file has no token, or there is no file and a token is needed.
-    pub fn open(token_file: Option<&Path>, listens: &[SocketAddr]) -> Result<Self, String> {
-        let Some(path) = token_file else { return Self::new(None, listens) };
+    pub fn open(token_file: Option<&Path>, listen: SocketAddr) -> Result<Self, String> {
+        let Some(path) = token_file else { return Self::new(None, listen) };
         let text = std::fs::read_to_string(path)
             .map_err(|error| format!("the token cannot be read from {}: {error}", path.display()))?;
         let token = text.lines().next().unwrap_or_default().trim();
@@ -38,42 +38,44 @@ impl Guard {
                 path.display()
             ));
         }
-        Self::new(Some(token.to_owned()), listens)
+        Self::new(Some(token.to_owned()), listen)
     }
 
     /// The guard with this token, or none.
     ///
     /// # Errors
     /// If there is no token and the controller listens on more than loopback.
-    pub fn new(token: Option<String>, listens: &[SocketAddr]) -> Result<Self, String> {
-        match listens.iter().find(|address| !address.ip().is_loopback()) {
-            Some(address) if token.is_none() => Err(format!(
-                "without a token anyone who reaches {address} could break the cluster: use --token-file, or listen on 127.0.0.1"
-            )),
-            _ => Ok(Self { token }),
+    pub fn new(token: Option<String>, listen: SocketAddr) -> Result<Self, String> {
+        if token.is_none() && !listen.ip().is_loopback() {
+            return Err(format!(
+                "without a token anyone who reaches {listen} could break the cluster: use --token-file, or listen on 127.0.0.1"
+            ));
         }
+        Ok(Self { token })
     }
 
-    /// Authorises a call that changes something, by its headers.
+    /// Authorises a request that changes something, by its headers.
     ///
     /// # Errors
-    /// If the token is missing or wrong, or a web page made the call to a controller without a token.
+    /// If the token is missing or wrong, or a web page made the request to a controller without a token.
     pub fn authorise(&self, authorization: Option<&str>, origin: Option<&str>) -> Result<(), Refusal> {
-        let refused = |kind, why: &str| Err(Refusal { kind, why: why.to_owned() });
         match &self.token {
-            None if origin.is_some() => {
-                refused(RefusalKind::Forbidden, "a controller without a token refuses changes from web pages")
-            }
+            None if origin.is_some() => Err(Refusal::new(
+                RefusalKind::Forbidden,
+                "a controller without a token refuses changes from web pages",
+                "start the controller with --token-file, or send the request from a program, without an Origin header",
+            )),
             None => Ok(()),
             Some(token) => {
                 let given = authorization.and_then(|value| value.strip_prefix("Bearer "));
                 if given.is_some_and(|given| is_same_token(given.trim(), token)) {
                     Ok(())
                 } else {
-                    refused(
+                    Err(Refusal::new(
                         RefusalKind::Unauthenticated,
-                        "this call needs the controller's token: send `authorization: Bearer TOKEN` with the token in its --token-file",
-                    )
+                        "this request needs the controller's token",
+                        "send `authorization: Bearer TOKEN` with the token in the controller's --token-file",
+                    ))
                 }
             }
         }
@@ -92,28 +94,29 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef";
 
-    fn loopback() -> Vec<SocketAddr> {
-        ["127.0.0.1:9464", "[::1]:9465"].map(|address| address.parse().unwrap()).into()
+    fn loopback() -> SocketAddr {
+        "127.0.0.1:9464".parse().unwrap()
     }
 
     #[test]
     fn more_than_loopback_needs_a_token() {
-        let anywhere: Vec<SocketAddr> = vec!["127.0.0.1:1".parse().unwrap(), "0.0.0.0:9464".parse().unwrap()];
-        let error = Guard::new(None, &anywhere).unwrap_err();
+        let anywhere: SocketAddr = "0.0.0.0:9464".parse().unwrap();
+        let error = Guard::new(None, anywhere).unwrap_err();
         assert!(error.contains("0.0.0.0:9464") && error.contains("--token-file"), "{error}");
-        assert!(Guard::new(Some(TOKEN.to_owned()), &anywhere).is_ok());
-        assert!(Guard::new(None, &loopback()).is_ok());
+        assert!(Guard::new(Some(TOKEN.to_owned()), anywhere).is_ok());
+        assert!(Guard::new(None, loopback()).is_ok());
+        assert!(Guard::new(None, "[::1]:9464".parse().unwrap()).is_ok());
     }
 
     #[test]
     fn a_wrong_token_and_a_web_page_without_a_token_are_refused() {
-        let open = Guard::new(None, &loopback()).unwrap();
+        let open = Guard::new(None, loopback()).unwrap();
         assert!(open.authorise(None, None).is_ok());
         assert_eq!(
             open.authorise(None, Some("http://localhost:9464")).unwrap_err().kind,
             RefusalKind::Forbidden
         );
-        let guarded = Guard::new(Some(TOKEN.to_owned()), &loopback()).unwrap();
+        let guarded = Guard::new(Some(TOKEN.to_owned()), loopback()).unwrap();
         assert!(guarded.authorise(Some("Bearer 0123456789abcdef"), Some("http://a")).is_ok());
         for wrong in [None, Some("0123456789abcdef"), Some("Bearer 0123456789abcdeF"), Some("Bearer ")] {
             assert_eq!(guarded.authorise(wrong, None).unwrap_err().kind, RefusalKind::Unauthenticated);
@@ -125,11 +128,11 @@ mod tests {
     fn a_file_without_a_token_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        assert!(Guard::open(Some(&path), &loopback()).unwrap_err().contains("cannot be read"));
+        assert!(Guard::open(Some(&path), loopback()).unwrap_err().contains("cannot be read"));
         std::fs::write(&path, "short\n").unwrap();
-        assert!(Guard::open(Some(&path), &loopback()).unwrap_err().contains("has no token"));
+        assert!(Guard::open(Some(&path), loopback()).unwrap_err().contains("has no token"));
         std::fs::write(&path, format!("{TOKEN}\nmore\n")).unwrap();
-        let guard = Guard::open(Some(&path), &loopback()).unwrap();
+        let guard = Guard::open(Some(&path), loopback()).unwrap();
         assert!(guard.authorise(Some(&format!("Bearer {TOKEN}")), None).is_ok());
     }
 }

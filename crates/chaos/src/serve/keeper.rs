@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Kind as TargetKind, Target};
+use crate::backend::{BackendError, Kind as TargetKind, Target};
 use crate::connect;
 use crate::engine::{Engine, REAPPLY_INTERVAL, Run, RunError};
 use crate::events::{Event, Observers, Outcome};
@@ -21,7 +21,7 @@ use crate::journal::Applied;
 use crate::limits::REQUESTS_MAX;
 use crate::metrics::Metrics;
 use crate::report;
-use crate::serve::desk::{Desk, KeeperRequest, Reply, RunOrder};
+use crate::serve::desk::{CURRENT, Desk, KeeperRequest, Reply, RunOrder};
 use crate::serve::refusal::{Refusal, RefusalKind};
 use crate::serve::runs::{Cause, Record, RunState, Runs};
 use crate::serve::shared::{ControllerState, SharedState};
@@ -86,12 +86,15 @@ impl Keeper {
         let metrics = Arc::new(Metrics::new(experiments.values()));
         let open = engine.journal.open_faults();
         metrics.add_open_faults(&open);
+        let timetable = Timetable::new(&schedule, seed);
         let state = ControllerState {
             runs: runs.kept().clone(),
             faults: open.iter().map(|fault| (fault.id, fault.clone())).collect(),
+            upcoming: timetable.upcoming(),
             ..ControllerState::default()
         };
-        let shared = Arc::new(SharedState::new(experiments, engine.backend.name(), dir, state));
+        let (backend, on_violation) = (engine.backend.name(), schedule.on_violation);
+        let shared = Arc::new(SharedState::new(experiments, backend, dir, on_violation, state));
         engine.observer = Arc::new(Observers(vec![Arc::clone(&metrics) as _, Arc::clone(&shared) as _]));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let desk = Desk { requests: sender, shared: Arc::clone(&shared) };
@@ -101,8 +104,8 @@ impl Keeper {
             shared,
             metrics: Arc::clone(&metrics),
             runs,
-            timetable: Timetable::new(&schedule, seed),
-            on_violation: schedule.on_violation,
+            timetable,
+            on_violation,
             began,
             stop: engine.stop.clone(),
             // Faults of an earlier controller are healed first.
@@ -151,9 +154,8 @@ impl Keeper {
                         None => return Some((order, Some(answer))),
                         Some(refusal) => drop(answer.send(Err(refusal))),
                     },
-                    KeeperRequest::Stop(answer) => {
-                        drop(answer.send(Err(Refusal::new(RefusalKind::NotFound, "there is no run to stop"))));
-                    }
+                    // The run has ended since the desk found it in progress.
+                    KeeperRequest::Stop(id, answer) => drop(answer.send(Err(Refusal::not_in_progress(&id)))),
                     KeeperRequest::Apply(step, answer) => drop(answer.send(self.apply(step).await)),
                     KeeperRequest::Heal(answer) => drop(answer.send(self.heal_now().await)),
                     KeeperRequest::Targets(answer) => drop(answer.send(self.targets().await)),
@@ -175,6 +177,7 @@ impl Keeper {
     /// The scheduled run that is due, unless an active fault prevents it.
     fn due_order(&mut self) -> Option<RunOrder> {
         let (name, seed) = self.timetable.take(self.began.elapsed())?;
+        self.shared.state().upcoming = self.timetable.upcoming();
         if let Some(refusal) = self.refusal_by_fault() {
             tracing::warn!(experiment = name, reason = %refusal, "scheduled run skipped");
             return None;
@@ -187,29 +190,27 @@ impl Keeper {
     fn refusal_by_fault(&self) -> Option<Refusal> {
         let state = self.shared.state();
         let fault = state.faults.values().next()?;
-        let why = format!("{} is in force at {}: heal it first", fault.fault, fault.nodes.join(", "));
-        Some(Refusal::new(RefusalKind::Busy, why))
+        let why = format!("{} is in force at {}", fault.fault, fault.nodes.join(", "));
+        Some(Refusal::new(RefusalKind::Conflict, why, "wait for its end, or heal it: DELETE /v1/faults"))
     }
 
     async fn targets(&mut self) -> Result<Vec<Target>, Refusal> {
-        self.engine
-            .backend
-            .targets()
-            .await
-            .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
+        self.engine.backend.targets().await.map_err(|error| Refusal::failed(&error))
     }
 
     async fn apply(&mut self, step: Step) -> Result<Applied, Refusal> {
-        let failed = |error: &dyn std::fmt::Display| Refusal::new(RefusalKind::Failed, error.to_string());
         let nodes = single::choose_targets(self.engine.backend.as_ref(), &step, rand::random())
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| not_applied(&error))?;
         let applied = self.engine.apply(step.fault, nodes).await;
         // Includes a fault that was applied in part and could not be healed.
         for fault in self.engine.journal.open_faults() {
             self.until.entry(fault.id).or_insert_with(Instant::now);
         }
-        let applied = applied.map_err(|error| failed(&error))?;
+        let applied = applied.map_err(|error| match error {
+            RunError::Backend(error) => not_applied(&error),
+            error => Refusal::failed(&error),
+        })?;
         self.until.insert(applied.id, Instant::now() + step.lasts);
         Ok(applied)
     }
@@ -233,7 +234,7 @@ impl Keeper {
         let retry = Instant::now() + RETRY;
         let open = self.engine.journal.open_faults();
         self.until = open.iter().map(|fault| (fault.id, retry)).collect();
-        healed.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
+        healed.map_err(|error| Refusal::failed(&error))
     }
 
     /// Runs an experiment and keeps its record.
@@ -257,7 +258,7 @@ impl Keeper {
                 tracing::error!(%error, "run not started: its directory cannot be made");
                 if let Some(answer) = answer {
                     let why = format!("the run's directory cannot be made: {error}");
-                    drop(answer.send(Err(Refusal::new(RefusalKind::Failed, why))));
+                    drop(answer.send(Err(Refusal::failed(&why))));
                 }
                 return;
             }
@@ -316,10 +317,9 @@ impl Keeper {
         engine.connect = connect::to(servers.map(|server| server.client.clone()).collect());
         let busy = || {
             let name = &run.experiment.name;
-            Refusal::new(
-                RefusalKind::Busy,
-                format!("run {} of {name} is in progress: wait for its end, or stop it", run.id),
-            )
+            let why = format!("run {} of {name} is in progress", run.id);
+            let advice = format!("wait for its end, or stop it: POST /v1/runs/{}/stop", run.id);
+            Refusal::new(RefusalKind::Conflict, why, advice)
         };
         let mut stopped_by: Vec<Reply<Record>> = Vec::new();
         let mut running = Box::pin(engine.run(run));
@@ -328,11 +328,14 @@ impl Keeper {
                 biased;
                 verdict = &mut running => break verdict,
                 Some(request) = requests.recv() => match request {
-                    KeeperRequest::Stop(answer) if stopped_by.len() < REQUESTS_MAX => {
+                    KeeperRequest::Stop(id, answer) if id != CURRENT && id != run.id => {
+                        drop(answer.send(Err(Refusal::not_in_progress(&id))));
+                    }
+                    KeeperRequest::Stop(_, answer) if stopped_by.len() < REQUESTS_MAX => {
                         stop.cancel();
                         stopped_by.push(answer);
                     }
-                    KeeperRequest::Start(_, answer) | KeeperRequest::Stop(answer) => drop(answer.send(Err(busy()))),
+                    KeeperRequest::Start(_, answer) | KeeperRequest::Stop(_, answer) => drop(answer.send(Err(busy()))),
                     KeeperRequest::Apply(_, answer) => drop(answer.send(Err(busy()))),
                     KeeperRequest::Heal(answer) => drop(answer.send(Err(busy()))),
                     KeeperRequest::Targets(answer) => drop(answer.send(Ok(targets.clone()))),
@@ -340,5 +343,17 @@ impl Keeper {
             }
         };
         (verdict, stopped_by)
+    }
+}
+
+/// The refusal for a fault that was not applied.
+fn not_applied(error: &BackendError) -> Refusal {
+    match error {
+        BackendError::NotAllowed { .. } | BackendError::Unable { .. } | BackendError::Unknown(_) => {
+            let advice =
+                "choose a fault and nodes that the cluster has and allows; GET /v1/targets lists the nodes";
+            Refusal::new(RefusalKind::Conflict, error.to_string(), advice)
+        }
+        BackendError::Failed { .. } => Refusal::failed(error),
     }
 }

@@ -4,26 +4,26 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
-use crate::events::{Event, Observer};
+use crate::events::{Event, EventKind, Observer};
 use crate::experiment::Experiment;
 use crate::journal::Applied;
 use crate::limits::{EVENTS_BEHIND_MAX, WATCHERS_MAX};
 use crate::serve::refusal::{Refusal, RefusalKind};
 use crate::serve::runs::Record;
+use crate::serve::timetable::{OnViolation, Upcoming};
 use crate::time::wall_ms;
 
 /// An event as watchers get it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRecord {
     /// Wall time, milliseconds since 1970.
     pub at_ms: i64,
     /// The id of the run in which it happened, if any.
     pub run: Option<String>,
-    /// The event's kind, see [`Event::kind`].
-    pub kind: &'static str,
+    /// The event's kind.
+    pub kind: EventKind,
     /// The event as a line of text.
     pub text: String,
 }
@@ -35,6 +35,8 @@ pub(super) struct ControllerState {
     /// Finished runs, the newest first.
     pub(super) runs: VecDeque<Record>,
     pub(super) faults: BTreeMap<u64, Applied>,
+    /// The schedule's entries with their next runs.
+    pub(super) upcoming: Vec<Upcoming>,
     /// Why the schedule has been halted; `None` if it has not.
     pub(super) halted: Option<String>,
 }
@@ -45,6 +47,9 @@ pub(super) struct SharedState {
     pub(super) experiments: BTreeMap<String, Experiment>,
     pub(super) backend: &'static str,
     pub(super) runs_dir: PathBuf,
+    pub(super) on_violation: OnViolation,
+    /// The controller's start: wall time, milliseconds since 1970.
+    pub(super) began_ms: i64,
     state: Mutex<ControllerState>,
     events: broadcast::Sender<EventRecord>,
     watchers: Arc<Semaphore>,
@@ -55,11 +60,13 @@ impl SharedState {
         experiments: BTreeMap<String, Experiment>,
         backend: &'static str,
         runs_dir: PathBuf,
+        on_violation: OnViolation,
         state: ControllerState,
     ) -> Self {
         let (events, _) = broadcast::channel(EVENTS_BEHIND_MAX);
         let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
-        Self { experiments, backend, runs_dir, state: Mutex::new(state), events, watchers }
+        let (began_ms, state) = (wall_ms(), Mutex::new(state));
+        Self { experiments, backend, runs_dir, on_violation, began_ms, state, events, watchers }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, ControllerState> {
@@ -75,6 +82,7 @@ impl SharedState {
             Refusal::new(
                 RefusalKind::TooMany,
                 format!("there are {WATCHERS_MAX} watchers already, which is the most"),
+                "close one, or try again later",
             )
         })?;
         Ok(Watch { events: self.events.subscribe(), _permit: permit })
@@ -85,7 +93,7 @@ impl SharedState {
         if event.is_line() {
             tracing::info!(
                 run = record.run.as_deref().unwrap_or("none"),
-                kind = record.kind,
+                kind = record.kind.name(),
                 "{}",
                 record.text
             );

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::schedule::Draws;
 use crate::time::show;
@@ -28,7 +29,7 @@ pub struct Schedule {
 }
 
 /// Whether a schedule continues after a run broke a promise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnViolation {
     /// The schedule is halted, so that the cluster stays as the run left it.
@@ -87,6 +88,15 @@ impl Schedule {
     }
 }
 
+/// An entry and its next run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upcoming {
+    /// The entry.
+    pub entry: Entry,
+    /// When the entry's next run is due, since the controller's start.
+    pub due: Duration,
+}
+
 /// A running schedule. Times are since the controller's start.
 #[derive(Debug)]
 pub struct Timetable {
@@ -119,6 +129,13 @@ impl Timetable {
     #[must_use]
     pub fn next(&self) -> Option<Duration> {
         self.entries.iter().map(|(_, due)| due.at).min()
+    }
+
+    /// The entries with their next runs, in the order of the schedule.
+    #[must_use]
+    pub fn upcoming(&self) -> Vec<Upcoming> {
+        let entries = self.entries.iter();
+        entries.map(|(entry, due)| Upcoming { entry: entry.clone(), due: due.at }).collect()
     }
 
     /// Takes the run that is due: the experiment's name and a seed. The entry's next run is then later than `now`.
@@ -177,6 +194,9 @@ mod tests {
         assert_eq!(table.take(9 * MINUTE), None);
         let (first, seed) = table.take(10 * MINUTE).unwrap();
         assert_eq!((first.as_str(), table.next()), ("smoke", Some(20 * MINUTE)));
+        let upcoming = table.upcoming();
+        assert_eq!((upcoming[0].entry.experiment.as_str(), upcoming[0].due), ("smoke", 20 * MINUTE));
+        assert!(upcoming[1].due >= 25 * MINUTE);
         assert_eq!(table.take(10 * MINUTE), None);
         // An hour later: each is due once, and then later than now.
         let due: Vec<String> = std::iter::from_fn(|| Some(table.take(70 * MINUTE)?.0)).collect();

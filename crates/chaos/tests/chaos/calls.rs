@@ -14,15 +14,15 @@ use conclave_chaos::serve;
 use conclave_chaos::serve::guard::Guard;
 use conclave_chaos::serve::keeper::{Keeper, Settings};
 use conclave_chaos::serve::timetable::Schedule;
-use conclave_proto::chaos::chaos_service_client::ChaosServiceClient;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::cluster::Here;
+use crate::contract::Contract;
 
 /// Long enough for a busy machine; nothing waits this long unless it is broken.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -40,10 +40,43 @@ const EXPERIMENTS: [&str; 3] = [
       steady: {acked_per_second: 1, p99: 60s}, method: [{at: 100ms, fault: slow-disk, delay: 2ms, nodes: one, for: 9m}], recover: 60s}",
 ];
 
+/// An answer of the controller.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The head, in lower case.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The JSON of an answer with this status.
+    pub(crate) fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        self.json()
+    }
+
+    /// The reason and the advice of a problem with this status.
+    pub(crate) fn problem(&self, status: u16) -> String {
+        let problem = self.expect(status);
+        assert_eq!(problem["status"], status);
+        format!("{}; {}", problem["detail"].as_str().unwrap(), problem["advice"].as_str().unwrap())
+    }
+}
+
 pub(crate) struct Serving {
-    grpc: SocketAddr,
-    http: SocketAddr,
-    stop: CancellationToken,
+    address: SocketAddr,
+    /// The document of this controller, which every answer is checked against.
+    pub(crate) contract: Contract,
+    pub(crate) stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -76,13 +109,15 @@ impl Serving {
             runs: dir.join("runs"),
             keep: 10,
         };
-        let (grpc, http) = (bind().await, bind().await);
-        let addresses = [grpc.local_addr().unwrap(), http.local_addr().unwrap()];
-        let guard = Arc::new(Guard::new(token.map(str::to_owned), &addresses).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let guard = Arc::new(Guard::new(token.map(str::to_owned), address).unwrap());
         let (keeper, desk, metrics) = Keeper::new(engine, settings).unwrap();
-        let serving = serve::run(keeper, desk, metrics, guard, grpc, http);
+        let serving = serve::run(keeper, desk, metrics, guard, listener);
         let task = tokio::spawn(async move { serving.await.expect("all faults are healed at the end") });
-        Self { grpc: addresses[0], http: addresses[1], stop, task }
+        let document = send(address, "GET", "/openapi.json", &[], "").await;
+        assert_eq!(document.status, 200, "{document:?}");
+        Self { address, contract: Contract::new(&document.body), stop, task }
     }
 
     /// Ends the controller as SIGTERM does.
@@ -98,49 +133,102 @@ impl Serving {
         assert!(ended.unwrap_err().is_cancelled());
     }
 
-    pub(crate) async fn api(&self) -> ChaosServiceClient<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap();
-        ChaosServiceClient::new(endpoint.connect().await.unwrap())
-    }
-
-    /// The status and the body.
-    pub(crate) async fn http(
+    /// Sends a request and checks the answer against the document.
+    pub(crate) async fn send(
         &self,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
         body: &str,
-    ) -> (u16, String) {
-        let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n{more}\r\n{body}",
-            self.http,
-            body.len()
-        );
-        let answer = async {
-            let mut stream = TcpStream::connect(self.http).await.unwrap();
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = Vec::new();
-            // A body that is too large is answered before it is read, and the connection is closed.
-            let read = stream.read_to_end(&mut answer).await;
-            assert!(read.is_ok() || !answer.is_empty(), "{read:?}");
-            String::from_utf8(answer).unwrap()
-        };
-        let answer = tokio::time::timeout(DEADLINE, answer).await.expect("an answer");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.expect("a status"), body.to_owned())
+    ) -> Answer {
+        let answer = send(self.address, method, path, headers, body).await;
+        let kind = answer.header("content-type").unwrap_or_default();
+        self.contract.check((method, path, body), (answer.status, kind, &answer.body));
+        answer
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send("POST", path, &[], body).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send("DELETE", path, &[], "").await
+    }
+
+    /// Subscribes to events.
+    pub(crate) async fn events(&self) -> Events<'_> {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(b"GET /v1/events HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut events = Events { contract: &self.contract, lines: BufReader::new(stream).lines() };
+        let head = events.block().await.expect("a head");
+        assert!(head[0].contains(" 200 "), "{head:?}");
+        assert!(head.iter().any(|line| line == "content-type: text/event-stream"), "{head:?}");
+        events
     }
 
     pub(crate) async fn metrics(&self) -> String {
-        let (status, text) = self.http("GET", "/metrics", &[], "").await;
-        assert_eq!(status, 200);
-        text
+        let answer = self.get("/metrics").await;
+        assert_eq!(answer.status, 200);
+        answer.body
     }
 }
 
-async fn bind() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.unwrap()
+/// A stream of events.
+pub(crate) struct Events<'a> {
+    contract: &'a Contract,
+    lines: Lines<BufReader<TcpStream>>,
+}
+
+impl Events<'_> {
+    /// The next event; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            let block = self.block().await?;
+            let field = |name: &str| block.iter().find_map(|line| line.strip_prefix(name));
+            // Without data it is a comment, which only keeps the connection open.
+            let Some(data) = field("data: ") else { continue };
+            self.contract.check_event(data);
+            let event: Value = serde_json::from_str(data).unwrap();
+            assert_eq!(event["kind"].as_str(), field("event: "));
+            return Some(event);
+        }
+    }
+
+    /// The lines up to an empty line; `None` at the end of the stream.
+    async fn block(&mut self) -> Option<Vec<String>> {
+        let mut block = Vec::new();
+        loop {
+            let line = tokio::time::timeout(DEADLINE, self.lines.next_line()).await.expect("a line");
+            match line.unwrap()? {
+                line if line.is_empty() => return Some(block),
+                line => block.push(line),
+            }
+        }
+    }
+}
+
+/// Sends a request as HTTP/1.0: the answer ends with the connection, so that its body has no frames.
+async fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = body.len();
+    let request = format!("{method} {path} HTTP/1.0\r\ncontent-length: {length}\r\n{more}\r\n{body}");
+    let answer = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A body that is too large is answered before it is read, and the connection is closed.
+        let read = stream.read_to_end(&mut answer).await;
+        assert!(read.is_ok() || !answer.is_empty(), "{read:?}");
+        String::from_utf8(answer).unwrap()
+    };
+    let answer = tokio::time::timeout(DEADLINE, answer).await.expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
 /// Opens the journal, which a controller that has just died may still hold locked.

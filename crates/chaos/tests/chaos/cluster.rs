@@ -81,8 +81,8 @@ impl Cluster {
     }
 }
 
-/// A backend without targets.
-pub(crate) fn nobody() -> Here {
+/// The backend of an empty cluster.
+pub(crate) fn empty() -> Here {
     Here { targets: Vec::new(), inside: Arc::default() }
 }
 
