@@ -71,18 +71,7 @@ async fn a_requested_run_returns_its_verdict_and_every_operation_answers_as_docu
     {
         serving.get(missing).await.problem(404);
     }
-    let metrics = serving.metrics().await;
-    for line in [
-        "conclave_chaos_runs_total{experiment=\"short\",verdict=\"passed\"} 1",
-        "conclave_chaos_run_active{experiment=\"short\"} 0",
-        "conclave_chaos_faults_total{fault=\"slow-disk\",outcome=\"healed\"} 1",
-        "conclave_chaos_recovery_seconds_count 1",
-    ] {
-        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
-    }
-    let acked =
-        metrics.lines().find_map(|line| line.strip_prefix("conclave_chaos_sends_total{outcome=\"ok\"} "));
-    assert!(acked.unwrap().parse::<u64>().unwrap() > 10, "{metrics}");
+    check_metrics_of_a_passed_run(&serving.metrics().await);
 
     // What is left of the operations, so that each was answered with success, and checked against the document, at least once.
     serving.get("/v1/schedule").await.expect(200);
@@ -99,15 +88,7 @@ async fn a_requested_run_returns_its_verdict_and_every_operation_answers_as_docu
     let stop = format!("/v1/runs/{}/stop", long["id"].as_str().unwrap());
     assert_eq!(serving.post(&stop, "").await.expect(200)["state"], "stopped");
 
-    let first = serving.get("/v1/runs?limit=1").await.expect(200);
-    assert_eq!((&first["runs"][0]["id"], &first["next"]), (&long["id"], &long["id"]));
-    let rest = serving.get(&format!("/v1/runs?after={}", first["next"].as_str().unwrap())).await.expect(200);
-    assert_eq!(
-        (rest["runs"].as_array().unwrap().len(), &rest["runs"][0]["id"], &rest["next"]),
-        (1, &json!(id), &Value::Null)
-    );
-    serving.get("/v1/runs?after=none").await.problem(404);
-    serving.get("/v1/runs?limit=1000").await.problem(400);
+    check_pages(&serving, [long["id"].as_str().unwrap(), &id]).await;
     serving.get("/openapi.json").await.expect(200);
     assert_eq!(serving.contract.never_succeeded(), Vec::<String>::new());
 
@@ -118,6 +99,32 @@ async fn a_requested_run_returns_its_verdict_and_every_operation_answers_as_docu
     serving.end().await;
     let serving = Serving::start(cluster.backend(), dir.path(), None).await;
     assert_eq!(serving.get(&format!("/v1/runs/{id}")).await.expect(200)["state"], "passed");
+}
+
+/// The metrics after one run of `short` that passed.
+fn check_metrics_of_a_passed_run(metrics: &str) {
+    for line in [
+        "conclave_chaos_runs_total{experiment=\"short\",verdict=\"passed\"} 1",
+        "conclave_chaos_run_active{experiment=\"short\"} 0",
+        "conclave_chaos_faults_total{fault=\"slow-disk\",outcome=\"healed\"} 1",
+        "conclave_chaos_recovery_seconds_count 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    let acked =
+        metrics.lines().find_map(|line| line.strip_prefix("conclave_chaos_sends_total{outcome=\"ok\"} "));
+    assert!(acked.unwrap().parse::<u64>().unwrap() > 10, "{metrics}");
+}
+
+/// The runs are these two, the newest first, in pages of any size.
+async fn check_pages(serving: &Serving, [newest, oldest]: [&str; 2]) {
+    let first = serving.get("/v1/runs?limit=1").await.expect(200);
+    assert_eq!((&first["runs"][0]["id"], &first["next"]), (&json!(newest), &json!(newest)));
+    let rest = serving.get(&format!("/v1/runs?after={newest}")).await.expect(200);
+    assert_eq!(rest["runs"].as_array().unwrap().len(), 1);
+    assert_eq!((&rest["runs"][0]["id"], &rest["next"]), (&json!(oldest), &Value::Null));
+    serving.get("/v1/runs?after=none").await.problem(404);
+    serving.get("/v1/runs?limit=1000").await.problem(400);
 }
 
 fn name(value: &Value) -> &str {
