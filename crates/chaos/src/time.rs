@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use jiff::fmt::friendly::SpanPrinter;
 use serde::{Deserialize, Deserializer, Serializer, de};
 
 /// Reads jiff's "friendly" format, such as `250ms`, `10s`, `2m`, `1h30m` or `1.5s`: whole milliseconds, not negative.
@@ -19,17 +20,11 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if Duration::from_millis(millis) == read { Ok(read) } else { Err(wrong()) }
 }
 
-/// A duration in the largest unit that divides it, such that [`parse`] gives it back.
+/// A duration in the same format, such as `1m 30s`: [`parse`] gives it back.
 #[must_use]
 pub fn show(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis > 0 && millis.is_multiple_of(60_000) {
-        format!("{}m", millis / 60_000)
-    } else if millis.is_multiple_of(1_000) {
-        format!("{}s", millis / 1_000)
-    } else {
-        format!("{millis}ms")
-    }
+    const PRINTER: SpanPrinter = SpanPrinter::new();
+    PRINTER.unsigned_duration_to_string(&duration)
 }
 
 /// Wall time in milliseconds since 1970. For people only: it orders and decides nothing.
@@ -66,12 +61,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_shown_as_it_was_read() {
-        for text in ["250ms", "10s", "2m", "90s", "0s"] {
+    fn a_shown_duration_is_read_back() {
+        for text in ["0s", "250ms", "10s", "2m", "1m 30s", "1s 500ms", "2h", "48h"] {
             assert_eq!(show(parse(text).unwrap()), text);
         }
         assert_eq!(show(parse("1000ms").unwrap()), "1s");
-        assert_eq!(show(parse("2h").unwrap()), "120m");
+        assert_eq!(show(parse("90s").unwrap()), "1m 30s");
+    }
+
+    #[test]
+    fn anything_but_whole_milliseconds_is_an_error() {
         for bad in ["", "s", "10", "-1s", "1s ago", "10d", "500us", "1.0005s", "99999999999999999999s"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -19,7 +19,6 @@ use crate::time::{Span, show};
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Status {
     /// The controller's version.
-    #[schema(example = "0.1.0")]
     version: &'static str,
     /// The kind of environment that the cluster runs in.
     #[schema(example = "local")]
@@ -84,7 +83,6 @@ pub(super) struct ExperimentDetails {
     #[schema(example = "1m")]
     lasts: String,
     /// How long the cluster may take to recover after all faults are healed.
-    #[schema(example = "15s")]
     recover: String,
     /// The steps: which fault when.
     steps: Vec<ExperimentStep>,
@@ -208,10 +206,9 @@ struct ScheduleEntry {
     #[schema(example = "kill-leader")]
     experiment: String,
     /// The interval from start to start.
-    #[schema(example = "60m")]
+    #[schema(example = "1h")]
     every: String,
     /// The largest random delay of each start.
-    #[schema(example = "10m")]
     jitter: String,
     /// The next start: wall time, milliseconds since 1970; null if the schedule has been halted.
     #[schema(required = true)]
