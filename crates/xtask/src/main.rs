@@ -1,5 +1,5 @@
 //! The repository's own tasks: `cargo xtask ci` runs everything that must pass, `cargo xtask sim` runs the
-//! simulation over many seeds, `cargo xtask tidy` checks rules about the sources.
+//! simulation over many seeds, `cargo xtask tidy` checks rules about the sources, `cargo xtask dns` asks a name server.
 
 mod ci;
 mod sim;
@@ -21,6 +21,8 @@ struct Args {
 enum Command {
     /// Runs all checks that must pass before a change is merged.
     Ci(ci::Args),
+    /// Asks a running name server, of `conclave up` for instance, with dig, drill and kdig: the questions of the step dns.
+    Dns(ci::DnsArgs),
     /// Runs the simulation over many seeds, one process each, and sums up.
     Sim(sim::Args),
     /// Checks the rules about sources and documents that no compiler checks.
@@ -30,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let passed = match Args::parse().command {
         Command::Ci(args) => ci::run(&args),
+        Command::Dns(args) => ci::dns(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Tidy => tidy::run(),
     };

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use jiff::SignedDuration;
 use serde::Deserialize;
 
 /// Seeds that found a bug once, or that a control needs. They run first.
@@ -48,17 +49,10 @@ pub(crate) struct Args {
     optimised: bool,
 }
 
-/// Parses a duration such as `90s` or `5m`.
+/// Parses a duration as all programs do, in jiff's "friendly" format: `90s`, `5m`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration; write a whole number and s or m, such as 5m");
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = match unit {
-        "s" => number,
-        "m" => number.checked_mul(60).ok_or_else(wrong)?,
-        _ => return Err(wrong()),
-    };
-    Ok(Duration::from_secs(seconds))
+    let read = text.parse::<SignedDuration>().ok().and_then(|read| Duration::try_from(read).ok());
+    read.ok_or_else(|| format!("{text:?} is not a duration; write for example 90s, 5m or 1h30m"))
 }
 
 /// The output of one process about its seed.
@@ -360,6 +354,21 @@ impl Sum {
                 "  {same} of {} seeds had the same history twice; the others: {:?}",
                 self.twice, self.differ
             ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_all_programs_read_them() {
+        for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5_400), ("1m 30s", 90)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "5", "m", "-1s", "1s ago", "1d"] {
+            assert!(duration(bad).unwrap_err().contains("is not a duration"), "{bad}");
         }
     }
 }
