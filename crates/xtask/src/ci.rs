@@ -12,6 +12,7 @@ mod dns;
 mod output;
 mod packages;
 mod planted;
+mod report;
 mod site;
 mod smoke;
 mod steps;

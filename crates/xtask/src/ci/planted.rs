@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use serde_json::Value;
 
 use super::cluster::Cluster;
+use super::report::{NOT_RECOVERED, violations};
 use super::site::{Site, read};
 
 /// Clusters at the same time.
@@ -59,8 +59,6 @@ const ROWS: &[Row] = &[
 ];
 
 const NONE: &str = "none";
-/// Found where the cluster did not come back.
-const NOT_RECOVERED: &str = "recovered";
 /// Found where a server had votes older than its log and refused to start.
 const VOTE_REFUSED: &str = "vote_refused";
 
@@ -191,19 +189,6 @@ fn run_row(site: &Site, row: &Row, at: usize, suffix: &str) -> anyhow::Result<Ou
     Ok(Outcome { word: judge(row, code, &found), code, took: began.elapsed(), found })
 }
 
-/// The properties that a report calls violated, and [`NOT_RECOVERED`].
-fn violations(report: &Value) -> BTreeSet<String> {
-    let findings = report["report"]["findings"].as_array().map_or(&[][..], Vec::as_slice);
-    let violated =
-        findings.iter().filter(|finding| finding["violations"].as_u64().is_some_and(|count| count > 0));
-    let mut found: BTreeSet<String> =
-        violated.filter_map(|finding| finding["property"].as_str().map(str::to_owned)).collect();
-    if report["facts"].as_object().is_some_and(|facts| facts.get("recovered") == Some(&Value::Null)) {
-        found.insert(NOT_RECOVERED.to_owned());
-    }
-    found
-}
-
 /// Whether a server's log says that its votes were older than its log.
 fn refused_a_vote(cluster: &Path) -> anyhow::Result<bool> {
     let entries = std::fs::read_dir(cluster)?.collect::<Result<Vec<_>, _>>()?;
@@ -245,7 +230,6 @@ fn judge(row: &Row, code: Option<i32>, found: &BTreeSet<String>) -> Word {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
@@ -285,19 +269,6 @@ mod tests {
         ] {
             assert_eq!(judge(&control, code, &found), word, "{code:?} {found:?}");
         }
-    }
-
-    #[test]
-    fn the_findings_of_a_report_are_its_violated_properties() {
-        let findings = json!([
-            {"property": "acked_kept", "checked": 9, "violations": 2},
-            {"property": "no_gap", "checked": 9, "violations": 0},
-        ]);
-        let report = json!({"report": {"findings": findings}, "facts": {"recovered": null}});
-        assert_eq!(violations(&report), set(&["acked_kept", NOT_RECOVERED]));
-        let report = json!({"report": {"findings": findings}, "facts": {"recovered": "1s"}});
-        assert_eq!(violations(&report), set(&["acked_kept"]));
-        assert_eq!(violations(&Value::Null), set(&[]));
     }
 
     #[test]
