@@ -137,7 +137,7 @@ mod tests {
                 }
             }
         };
-        let Ok(service) = tokio::time::timeout(Duration::from_secs(10), found).await else {
+        let Ok(service) = tokio::time::timeout(Duration::from_secs(60), found).await else {
             eprintln!("multicast does not work here");
             return;
         };
@@ -156,7 +156,7 @@ mod tests {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the announcement is withdrawn");
+        tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the announcement is withdrawn");
         browser.shutdown().unwrap();
     }
 }

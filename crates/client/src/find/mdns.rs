@@ -107,6 +107,9 @@ mod tests {
 
     use super::*;
 
+    /// Only a failure reaches it, even on a busy machine.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
     fn announce(daemon: &Daemon, name: &str, cluster: &str, ips: &str, port: u16) {
         let properties = [(CLUSTER, cluster)];
         let info =
@@ -132,15 +135,16 @@ mod tests {
         announce(&other, "n1-of-others", "theirs", "127.0.0.3", 7400);
         // Announcing takes about a second of probing. A daemon that has just answered another query may leave the next
         // one unanswered, so one round may not find all nodes.
-        let begun = Instant::now();
         let mut seen = BTreeMap::new();
-        while seen.len() < 2 {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{seen:?}");
-            for node in collect(&daemon(port), MDNS_TIMEOUT, Some("ours")).await.unwrap() {
-                assert_eq!(node.cluster, "ours");
-                seen.insert(node.name, node.addresses[0].to_string());
+        let both = async {
+            while seen.len() < 2 {
+                for node in collect(&daemon(port), MDNS_TIMEOUT, Some("ours")).await.unwrap() {
+                    assert_eq!(node.cluster, "ours");
+                    seen.insert(node.name, node.addresses[0].to_string());
+                }
             }
-        }
+        };
+        tokio::time::timeout(DEADLINE, both).await.expect("both are found");
         let expected = [("n1", "127.0.0.1:7400"), ("n2", "127.0.0.2:7410")];
         assert!(
             seen.iter().map(|(name, address)| (name.as_str(), address.as_str())).eq(expected),
@@ -165,9 +169,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_empty_network_is_reported_in_time() {
-        let begun = Instant::now();
-        assert_eq!(collect(&daemon(port()), Duration::from_millis(200), None).await, Ok(Vec::new()));
-        assert!(begun.elapsed() < Duration::from_secs(2));
+    async fn browsing_an_empty_network_ends() {
+        let daemon = daemon(port());
+        let found = collect(&daemon, Duration::from_millis(200), None);
+        assert_eq!(tokio::time::timeout(DEADLINE, found).await.expect("it ends"), Ok(Vec::new()));
     }
 }

@@ -4,10 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use conclave_dns::DnsServer;
-use conclave_dns::limits::FORWARD_TIMEOUT;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -160,10 +158,7 @@ async fn the_next_server_is_asked_when_one_is_silent_or_unreachable() {
     let second = Upstream::start(|question, _| vec![answer(question, 1)]).await;
     let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let server = forwarding(&[dead, silent.address, second.address], "127.0.0.0/8").await;
-    let begun = Instant::now();
     assert_eq!(ask_outside(&server).await.answers.len(), 1);
-    let took = begun.elapsed();
-    assert!(took >= FORWARD_TIMEOUT, "the silent one had its time: {took:?}");
     assert_eq!(silent.asked(), 1);
     let text = server.metrics().render();
     for outcome in ["answered", "timeout", "failed"] {

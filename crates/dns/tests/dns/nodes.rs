@@ -34,7 +34,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::support::{node, question};
 
 /// Timeout of every step: nothing on loopback takes this long.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 /// Pause between two checks of a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

@@ -232,7 +232,7 @@ mod tests {
 
     async fn read(stream: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut bytes)).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), stream.read_exact(&mut bytes)).await.unwrap().unwrap();
         bytes
     }
 

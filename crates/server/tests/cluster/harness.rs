@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 /// Long enough for a busy machine; a wait takes this long only in a failing test.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Pause between two checks of a condition.
 const POLL: Duration = Duration::from_millis(10);
 

@@ -2,14 +2,13 @@
 
 use conclave_client::{Client, Follow, HistoryQuery, Incoming, Start};
 
-use crate::harness::{Cluster, eventually, within};
+use crate::harness::{Cluster, DEADLINE, eventually, within};
 
 impl Cluster {
     /// A client that knows only this node.
     pub(crate) async fn client_of(&self, index: usize) -> Client {
         let address = &self.members()[index].client;
-        let patience = std::time::Duration::from_secs(5);
-        let builder = Client::builder().servers([address]).user("local").patience(patience);
+        let builder = Client::builder().servers([address]).user("local").patience(DEADLINE);
         builder.connect().await.expect("a session opens")
     }
 }

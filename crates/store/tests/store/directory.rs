@@ -219,7 +219,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
             "{says}"
         );
         let mut failed = store.failed();
-        let shown = tokio::time::timeout(Duration::from_secs(5), failed.wait_for(Option::is_some));
+        let shown = tokio::time::timeout(Duration::from_secs(60), failed.wait_for(Option::is_some));
         assert!(shown.await.unwrap().unwrap().as_ref().unwrap().contains("the disk is full"));
         // From now on everything is refused, at once.
         assert!(log.save_vote(&Vote::new(9, 1)).await.is_err());

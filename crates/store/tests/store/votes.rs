@@ -15,7 +15,7 @@ use openraft::{EntryPayload, RaftLogReader as _};
 use crate::support::{SHARDS, identity};
 use conclave_store::simulated::SimDisk;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 /// Size of one copy of the table in the votes file, bytes; see the store's `votes` module.
 const COPY: usize = 4096;
 
