@@ -86,7 +86,7 @@ impl<'a> Asker<'a> {
     }
 
     /// Waits until the check succeeds: the zone may change between two questions, and a server that the machine has no
-    /// time for is not in it. Counts a failure otherwise, so that the other questions are asked, too.
+    /// time for is not in it. Counts a failure otherwise, so that the other questions are asked, too, but then once.
     fn expect(
         &mut self,
         what: &str,
@@ -94,13 +94,20 @@ impl<'a> Asker<'a> {
     ) -> anyhow::Result<()> {
         self.checks += 1;
         let mut why = String::new();
-        let waited = self.site.until(what, || match check(self)? {
+        let mut holds = || match check(self)? {
             Ok(()) => Ok(true),
             Err(reason) => {
                 why = reason;
                 Ok(false)
             }
-        });
+        };
+        let waited = if self.failures.is_empty() {
+            self.site.until(what, holds)
+        } else if holds()? {
+            Ok(())
+        } else {
+            Err(anyhow::anyhow!("there is no {what}"))
+        };
         if let Err(error) = waited {
             let failure = format!("{error:#}: {why}");
             self.site.say(&format!("FAILED: {failure}"))?;

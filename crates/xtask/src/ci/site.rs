@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
 /// Lines of each file that a failed step shows, from the end.
 const LAST_LINES: usize = 20;
+/// Lines of a command's error output in the message that it failed.
+const MESSAGE_LINES: usize = 4;
 /// Folders below the step's own that are searched for these files.
 const DEPTH_MAX: usize = 2;
 
@@ -212,7 +214,7 @@ impl Process {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => {
-                bail!("{} ended too early, {status}: {}", self.name, last_line(&read(&self.err)?))
+                bail!("{} ended too early, {status}: {}", self.name, last_words(&read(&self.err)?))
             }
         }
     }
@@ -231,14 +233,19 @@ impl Ran {
     pub(super) fn expect(self, code: i32) -> anyhow::Result<Self> {
         if self.code != Some(code) {
             let ended = self.code.map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}"));
-            bail!("{} ended with {ended} instead of {code}: {}", self.name, last_line(&self.err));
+            bail!("{} ended with {ended} instead of {code}: {}", self.name, last_words(&self.err));
         }
         Ok(self)
     }
 }
 
-fn last_line(text: &str) -> &str {
-    text.trim_end().lines().last().unwrap_or("it printed nothing")
+/// The last lines of an error output, on one line.
+fn last_words(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.as_slice() {
+        [] => "it printed nothing".to_owned(),
+        lines => lines[lines.len().saturating_sub(MESSAGE_LINES)..].join(" | "),
+    }
 }
 
 /// Sends a signal to the process with this id.
