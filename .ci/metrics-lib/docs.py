@@ -18,7 +18,7 @@ class Metric(NamedTuple):
 
 def documented() -> dict[str, Metric]:
     """The tables' rows: | `name` | type | labels | meaning |"""
-    rows = re.findall(r"^\| `((?:conclave|process)_\w+)` \| (\w+) \| ([^|]*)\|[^|]*\S[^|]*\|$", PAGE.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `((?:conclave|process|grpc_server)_\w+)` \| (\w+) \| ([^|]*)\|[^|]*\S[^|]*\|$", PAGE.read_text(), re.MULTILINE)
     return {name: Metric(kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
@@ -26,7 +26,7 @@ def mentioned() -> dict[str, list[str]]:
     """Every metric that any page names, and where."""
     found: dict[str, list[str]] = {}
     for path in sorted([*Path("docs").rglob("*.md"), *Path().glob("*.md")]):
-        for name in set(re.findall(r"(?<![\w:./])(?:conclave|process)_[a-z0-9_]*[a-z0-9](?![\w*])", path.read_text())):
+        for name in set(re.findall(r"(?<![\w:./])(?:conclave|process|grpc_server)_[a-z0-9_]*[a-z0-9](?![\w*])", path.read_text())):
             if name not in CRATES:
                 found.setdefault(name, []).append(str(path))
     return found

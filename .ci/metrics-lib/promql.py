@@ -9,8 +9,8 @@ FOREIGN = {"up", "ALERTS"}
 
 
 def is_own(name: str) -> bool:
-    """Whether conclave's processes expose it: their own metrics and, under the standard names, those of a process."""
-    return name.startswith(("conclave_", "process_"))
+    """Whether conclave's processes expose it: their own metrics and, under the standard names, those of a process and of gRPC servers."""
+    return name.startswith(("conclave_", "process_", "grpc_server_"))
 
 
 def is_metric(name: str) -> bool:

@@ -160,19 +160,25 @@ BOARD.row("Calls")
 BOARD.line(
     8,
     curves(
-        "Calls by method", "Calls that ended; streams of messages are not among them.", "reqps",
-        [target("sum by (method) (rate(conclave_rpc_handled_total{@n}[@]))", "{{method}}")],
+        "Calls by method", "Calls that ended, from clients and other servers. A stream counts when it ends.", "reqps",
+        [target('sum by (grpc_method) (rate(grpc_server_handled_total{job="conclave", @n}[@]))', "{{grpc_method}}")],
         stack=True,
     ),
     curves(
-        "Calls that failed, by code", "Everything that was not answered with ok.", "reqps",
-        [target('sum by (code) (rate(conclave_rpc_handled_total{@n, code!="ok"}[@]))', "{{code}}")],
+        "Calls that failed, by status", "Calls that ended with another status than OK. Canceled: the client left, or ended its stream.", "reqps",
+        [target('sum by (grpc_code) (rate(grpc_server_handled_total{job="conclave", @n, grpc_code!="OK"}[@]))', "{{grpc_code}}")],
         stack=True,
     ),
     curves(
-        "Latency of calls, p99", "99 of 100 calls of the method are faster.", "s",
+        "Calls that failed, by conclave's code", "Failed calls of clients, by the code that says more than gRPC's status.", "reqps",
+        [target("sum by (code) (rate(conclave_call_failures_total{@n}[@]))", "{{code}}")],
+        stack=True,
+    ),
+    curves(
+        "Latency of calls, p99", "99 of 100 calls of the method are faster. Streams are not among them.", "s",
         [target(
-            "histogram_quantile(0.99, sum by (method, le) (rate(conclave_rpc_duration_seconds_bucket{@n}[@])))", "{{method}}"
+            'histogram_quantile(0.99, sum by (grpc_method, le) (rate(grpc_server_handling_seconds_bucket{job="conclave", @n, grpc_type="unary"}[@])))',
+            "{{grpc_method}}",
         )],
     ),
 )

@@ -3,6 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use conclave_proto::dns::dns_service_server;
+use conclave_proto::fault::fault_service_server;
+use conclave_telemetry::calls::CallMetrics;
 use conclave_telemetry::metrics::{Exposition, Maker};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
@@ -38,6 +41,7 @@ pub struct Metrics {
     pub(crate) forwards: IntCounterVec,
     pub(crate) exports: IntCounterVec,
     pub(crate) export_serial: IntGauge,
+    pub(crate) calls: CallMetrics,
     timestamps: Mutex<Timestamps>,
 }
 
@@ -105,6 +109,10 @@ impl Metrics {
                 outcome,
             ),
             export_serial: make.gauge("conclave_dns_export_serial", "Serial of the zone last exported."),
+            calls: CallMetrics::new(
+                &make,
+                &[dns_service_server::SERVICE_NAME, fault_service_server::SERVICE_NAME],
+            ),
             timestamps: Mutex::default(),
             exposition: make.finish(),
         }

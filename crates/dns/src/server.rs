@@ -7,6 +7,7 @@ use std::time::Duration;
 use conclave_net::{Listener, Net, Network};
 use conclave_proto::dns::dns_service_server::DnsServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
+use conclave_telemetry::calls::CallMetrics;
 use conclave_telemetry::grpc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -190,7 +191,7 @@ impl DnsServer {
             tasks.clone(),
             stop.clone(),
         );
-        tasks.spawn(serve_grpc(grpc, service, fault_service, registry, stop.clone()));
+        tasks.spawn(serve_grpc(grpc, service, fault_service, registry, metrics.calls.clone(), stop.clone()));
         let page = web::NameServerPages { zone, metrics: Arc::clone(&metrics), dns_ended };
         if let Some(http) = http {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
@@ -225,6 +226,7 @@ async fn serve_grpc(
     service: RegistryService,
     faults: Option<FaultServiceServer<FaultApi>>,
     registry: Registry,
+    calls: CallMetrics,
     stop: CancellationToken,
 ) {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -236,6 +238,7 @@ async fn serve_grpc(
         }
     };
     let server = grpc::server()
+        .layer(calls)
         .add_service(health_service)
         .add_service(grpc::reflection())
         .add_optional_service(faults)

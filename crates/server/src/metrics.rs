@@ -7,6 +7,11 @@ mod events;
 use std::time::Duration;
 
 use conclave_core::ShardId;
+use conclave_proto::admin::admin_service_server;
+use conclave_proto::chat::chat_service_server;
+use conclave_proto::fault::fault_service_server;
+use conclave_proto::raft::raft_service_server;
+use conclave_telemetry::calls::CallMetrics;
 use conclave_telemetry::metrics::{Exposition, Maker};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -21,6 +26,14 @@ const LATENCY: &[f64] = &[
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
 /// Outcomes of a send.
 const OUTCOMES: [&str; 5] = ["ok", "duplicate", "refused", "not_sent", "unknown"];
+
+/// The services on the ports of a node.
+const SERVICES: [&str; 4] = [
+    chat_service_server::SERVICE_NAME,
+    admin_service_server::SERVICE_NAME,
+    fault_service_server::SERVICE_NAME,
+    raft_service_server::SERVICE_NAME,
+];
 
 /// The metrics of one node.
 #[derive(Debug)]
@@ -61,9 +74,8 @@ pub struct Metrics {
     storage_vote: Histogram,
     applied_commands: IntCounterVec,
     // Requests
-    pub(crate) rpc_started: IntCounterVec,
-    pub(crate) rpc_handled: IntCounterVec,
-    pub(crate) rpc_duration: HistogramVec,
+    pub(crate) calls: CallMetrics,
+    pub(crate) call_failures: IntCounterVec,
     pub(crate) sends: IntCounterVec,
     pub(crate) send_duration: Histogram,
     pub(crate) delivery_latency: Histogram,
@@ -244,17 +256,11 @@ impl Metrics {
                 "Commands applied by the replica.",
                 shard,
             ),
-            rpc_started: make.counters("conclave_rpc_started_total", "Calls that began.", &["method"]),
-            rpc_handled: make.counters(
-                "conclave_rpc_handled_total",
-                "Calls that ended.",
+            calls: CallMetrics::new(&make, &SERVICES),
+            call_failures: make.counters(
+                "conclave_call_failures_total",
+                "Calls of clients that failed, by conclave's own word for the failure.",
                 &["method", "code"],
-            ),
-            rpc_duration: make.histograms(
-                "conclave_rpc_duration_seconds",
-                "Calls that are not streams.",
-                &["method"],
-                LATENCY,
             ),
             sends: make.counters_of("conclave_sends_total", "Sends by outcome.", "outcome", &OUTCOMES),
             send_duration: make.histogram(

@@ -129,6 +129,7 @@ async fn messages_need_a_valid_mac_and_cannot_be_replayed() {
         "conclave_dns_registrations_total{outcome=\"replayed\"} 1",
         "conclave_dns_registrations_total{outcome=\"refused\"} 2",
         "conclave_dns_registrations_total{outcome=\"accepted\"} 1",
+        "grpc_server_started_total{grpc_method=\"Register\",grpc_service=\"conclave.dns.v1.DNSService\"",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }

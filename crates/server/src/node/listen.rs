@@ -9,6 +9,7 @@ use conclave_proto::admin::admin_service_server::AdminServiceServer;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_proto::raft::raft_service_server::RaftServiceServer;
+use conclave_telemetry::calls::CallMetrics;
 use conclave_telemetry::grpc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -64,8 +65,14 @@ impl Listeners {
     }
 }
 
-pub(super) async fn serve_peers(socket: Listener, service: PeerService, stop: CancellationToken) {
+pub(super) async fn serve_peers(
+    socket: Listener,
+    service: PeerService,
+    calls: CallMetrics,
+    stop: CancellationToken,
+) {
     let server = Server::builder()
+        .layer(calls)
         .max_concurrent_streams(None)
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(32 * 1024 * 1024)
@@ -95,6 +102,7 @@ pub(super) async fn serve_clients(
         health.set_not_serving::<ChatServiceServer<Gateway>>().await;
     };
     let server = grpc::server()
+        .layer(gateway.metrics.calls.clone())
         .add_service(health_service)
         .add_service(grpc::reflection())
         .add_service(AdminServiceServer::new(admin))

@@ -83,7 +83,7 @@ impl Node {
         let records = Records::new(Arc::clone(info), Arc::clone(&peer_statuses), config.secret.clone());
         let admin =
             Admin { gateway: gateway.clone(), placement: placement.clone(), drain: drain.clone(), records };
-        tasks.spawn(serve_peers(listeners.peer, peer_service, stop.clone()));
+        tasks.spawn(serve_peers(listeners.peer, peer_service, metrics.calls.clone(), stop.clone()));
         let name = info.member.name.clone();
         let faults = config
             .faults
