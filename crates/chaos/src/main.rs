@@ -14,6 +14,7 @@ const NO_VERDICT: u8 = 3;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    conclave_telemetry::process::raise_file_limit();
     let args = args::Args::parse();
     #[cfg(debug_assertions)]
     if let Err(why) = plant() {

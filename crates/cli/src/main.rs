@@ -41,6 +41,7 @@ fn main() -> ExitCode {
     // needs nothing.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    conclave_telemetry::process::raise_file_limit();
     let args = Args::parse();
     #[cfg(debug_assertions)]
     if let Err(why) = plant() {

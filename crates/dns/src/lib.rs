@@ -7,6 +7,7 @@
 //! * `service`: `DNSService`, where nodes register. `watch`: streams in which nodes report all nodes they know.
 //! * `registry`: the only task that owns the node table; it publishes a zone after each change.
 //! * `forward`: questions outside the zone; `export`: the zone's records in a site's own DNS. Both only if configured.
+//! * `gates`: how many connections each port takes.
 //! * `announce`: how a server announces itself in the local network (mDNS).
 //!
 //! The name server never votes, writes nothing to disk, and no node waits for it: a cluster without any name server
@@ -18,6 +19,7 @@ pub mod config;
 mod export;
 pub mod faults;
 pub mod forward;
+mod gates;
 pub mod handler;
 pub mod limits;
 pub mod metrics;

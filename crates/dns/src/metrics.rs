@@ -6,6 +6,7 @@ use std::time::Duration;
 use conclave_proto::dns::dns_service_server;
 use conclave_proto::fault::fault_service_server;
 use conclave_telemetry::calls::CallMetrics;
+use conclave_telemetry::connections::ConnectionMetrics;
 use conclave_telemetry::metrics::{Exposition, Maker};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
@@ -41,6 +42,7 @@ pub struct Metrics {
     pub(crate) forwards: IntCounterVec,
     pub(crate) exports: IntCounterVec,
     pub(crate) export_serial: IntGauge,
+    pub(crate) connections: ConnectionMetrics,
     pub(crate) calls: CallMetrics,
     timestamps: Mutex<Timestamps>,
 }
@@ -109,6 +111,7 @@ impl Metrics {
                 outcome,
             ),
             export_serial: make.gauge("conclave_dns_export_serial", "Serial of the zone last exported."),
+            connections: ConnectionMetrics::new(&make),
             calls: CallMetrics::new(
                 &make,
                 &[dns_service_server::SERVICE_NAME, fault_service_server::SERVICE_NAME],

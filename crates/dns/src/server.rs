@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_net::{Listener, Net, Network};
+use conclave_net::{Entrance, Listener, Net, Network};
 use conclave_proto::dns::dns_service_server::DnsServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_telemetry::calls::CallMetrics;
 use conclave_telemetry::grpc;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +16,7 @@ use crate::config::Config;
 use crate::export;
 use crate::faults::{FaultApi, Faults};
 use crate::forward::Forwarder;
+use crate::gates;
 use crate::handler::{CurrentZone, Handler, HandlerConfig, Sockets, host_name};
 use crate::metrics::Metrics;
 use crate::names::zone_name;
@@ -67,7 +67,7 @@ pub struct Listeners {
     dns: Sockets,
     grpc: Listener,
     /// `None` in a simulation, which has no HTTP pages.
-    http: Option<TcpListener>,
+    http: Option<Listener>,
     /// The network of the sockets, also used to connect to nodes.
     net: Net,
 }
@@ -80,7 +80,7 @@ impl Listeners {
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
         let others = Self::on(Net::System, config).await?;
         let (purpose, address) = ("health and metrics", config.http_listen);
-        let http = TcpListener::bind(address).await;
+        let http = Net::System.listen(address).await;
         let http = http.map_err(|source| RunError::Listen { purpose, address, source })?;
         Ok(Self { http: Some(http), ..others })
     }
@@ -136,7 +136,7 @@ impl DnsServer {
             Some(found) => found.map_err(|source| RunError::Listen { purpose, address, source }),
             None => Ok(address),
         };
-        let page = http.as_ref().map(TcpListener::local_addr);
+        let page = http.as_ref().map(Listener::local_addr);
         let addresses = Addresses {
             dns: dns.addresses(),
             grpc: known("registrations", Some(grpc.local_addr()), config.grpc_listen)?,
@@ -144,6 +144,7 @@ impl DnsServer {
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Arc::new(Metrics::new(&config.zone));
+        let [grpc_gate, http_gate] = gates::grpc_and_http(&net, &metrics.connections);
         let zone = CurrentZone::default();
 
         let servers = config.name_servers;
@@ -191,10 +192,12 @@ impl DnsServer {
             tasks.clone(),
             stop.clone(),
         );
-        tasks.spawn(serve_grpc(grpc, service, fault_service, registry, metrics.calls.clone(), stop.clone()));
+        let entrance = grpc.gated(grpc_gate);
+        let calls = metrics.calls.clone();
+        tasks.spawn(serve_grpc(entrance, service, fault_service, registry, calls, stop.clone()));
         let page = web::NameServerPages { zone, metrics: Arc::clone(&metrics), dns_ended };
         if let Some(http) = http {
-            tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
+            tasks.spawn(conclave_telemetry::web::serve(http.gated(http_gate), page, stop.clone()));
         }
         Ok(Self { addresses, metrics, tasks, stop })
     }
@@ -222,7 +225,7 @@ impl DnsServer {
 }
 
 async fn serve_grpc(
-    socket: Listener,
+    entrance: Entrance,
     service: RegistryService,
     faults: Option<FaultServiceServer<FaultApi>>,
     registry: Registry,
@@ -243,7 +246,7 @@ async fn serve_grpc(
         .add_service(grpc::reflection())
         .add_optional_service(faults)
         .add_service(service.server());
-    let served = server.serve_with_incoming_shutdown(socket.incoming(), stop.clone().cancelled_owned());
+    let served = server.serve_with_incoming_shutdown(entrance.incoming(), stop.clone().cancelled_owned());
     let (served, _) = tokio::join!(served, stop.run_until_cancelled(ready));
     if let Err(error) = served {
         tracing::error!(%error, "serving registrations failed");

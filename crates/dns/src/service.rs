@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use conclave_net::{Gate, GateLimits, Peer, Ticket};
 use conclave_proto::cluster::NodeRecord;
 use conclave_proto::dns::dns_service_server::{DnsService, DnsServiceServer};
 use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, Target};
@@ -11,14 +13,15 @@ use conclave_proto::mac::{NONCE_BYTES, REGISTER, Secret};
 use futures::Stream;
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::limits::{
-    LOOKUP_WATCHES_MAX, REGISTER_IDLE_MAX, REGISTER_LEASE, REGISTER_MESSAGE_BYTES_MAX, REGISTER_STREAMS_MAX,
+    LOOKUP_WATCHES_MAX, REGISTER_IDLE_MAX, REGISTER_LEASE, REGISTER_LOG_INTERVAL, REGISTER_MESSAGE_BYTES_MAX,
+    REGISTER_PROOF_MAX, REGISTER_STREAMS_MAX, REGISTER_UNPROVEN_MAX, REGISTER_UNPROVEN_PER_ADDRESS_MAX,
 };
 use crate::metrics::Metrics;
 use crate::node_table::RecordSource;
@@ -35,7 +38,11 @@ pub(crate) struct RegistryService {
     tasks: TaskTracker,
     stop: CancellationToken,
     registrations: Arc<Semaphore>,
+    /// The registration streams that have not shown the secret yet. They are bounded as silent connections are: a new
+    /// one takes the place of the oldest.
+    unproven: Gate,
     watches: Arc<Semaphore>,
+    log: Arc<RegistrationLog>,
 }
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -51,7 +58,16 @@ impl RegistryService {
     ) -> Self {
         let [registrations, watches] =
             [REGISTER_STREAMS_MAX, LOOKUP_WATCHES_MAX].map(|most| Arc::new(Semaphore::new(most)));
-        Self { zone, secret, registry, metrics, tasks, stop, registrations, watches }
+        let limits = GateLimits {
+            connections: REGISTER_UNPROVEN_MAX,
+            per_address: REGISTER_UNPROVEN_PER_ADDRESS_MAX,
+            loopback: REGISTER_UNPROVEN_MAX,
+            first_request: REGISTER_PROOF_MAX,
+            idle: REGISTER_IDLE_MAX,
+        };
+        let unproven = Gate::new(limits, Arc::new(()));
+        let log = Arc::default();
+        Self { zone, secret, registry, metrics, tasks, stop, registrations, unproven, watches, log }
     }
 
     pub(crate) fn server(self) -> DnsServiceServer<Self> {
@@ -68,13 +84,11 @@ impl DnsService for RegistryService {
         &self,
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
-        let permit = Arc::clone(&self.registrations).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!(
-                "{REGISTER_STREAMS_MAX} streams are open, the maximum; use another name server"
-            ))
+        let peer = request.extensions().get::<Peer>();
+        let from = peer.ok_or_else(|| Status::internal("the connection has no address"))?.address.ip();
+        let unproven = self.unproven.admit(from).map_err(|_| {
+            Status::resource_exhausted("too many registrations are under way; try again in a second")
         })?;
-        let from =
-            request.remote_addr().ok_or_else(|| Status::internal("the connection has no address"))?.ip();
         // Each message gets one answer, so at most one waits beside the one in flight.
         let (answers, stream) = mpsc::channel(1);
         let registration = Registration {
@@ -85,11 +99,12 @@ impl DnsService for RegistryService {
             registry: self.registry.clone(),
             metrics: Arc::clone(&self.metrics),
             answers,
+            registrations: Arc::clone(&self.registrations),
+            log: Arc::clone(&self.log),
         };
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            stop.run_until_cancelled(registration.run(request.into_inner())).await;
-            drop(permit);
+            stop.run_until_cancelled(registration.run(unproven, request.into_inner())).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -182,52 +197,80 @@ struct Registration {
     registry: Registry,
     metrics: Arc<Metrics>,
     answers: mpsc::Sender<Result<RegisterResponse, Status>>,
+    registrations: Arc<Semaphore>,
+    log: Arc<RegistrationLog>,
 }
 
 impl Registration {
     /// Serves the stream until the node ends it, sends something invalid, or falls silent.
-    async fn run(self, requests: Streaming<RegisterRequest>) {
+    async fn run(self, unproven: Ticket, requests: Streaming<RegisterRequest>) {
         self.metrics.register_streams.inc();
-        if let Err(status) = self.serve(requests).await {
-            tracing::warn!(from = %self.from, why = status.message(), "node registration ended");
+        if let Err(status) = self.serve(unproven, requests).await {
+            self.log.ended(self.from, status.message());
             // The node may be gone, or not read.
             let _ = timeout(REGISTER_LEASE, self.answers.send(Err(status))).await;
         }
         self.metrics.register_streams.dec();
     }
 
-    async fn serve(&self, mut requests: Streaming<RegisterRequest>) -> Result<(), Status> {
+    async fn serve(&self, unproven: Ticket, mut requests: Streaming<RegisterRequest>) -> Result<(), Status> {
         let nonce = self.nonce.to_vec();
         self.answer(RegisterResponse { nonce, ..RegisterResponse::default() }).await?;
-        for counter in 1.. {
-            let request = match timeout(REGISTER_IDLE_MAX, requests.message()).await {
-                Ok(Ok(Some(request))) => request,
-                Ok(Ok(None)) => break,
-                Ok(Err(why)) => {
-                    // A broken connection is not logged: the end of the lease is. If the message was too long, the node
-                    // learns it from this answer.
-                    let _ = self.answers.try_send(Err(why));
-                    break;
-                }
-                Err(_) => {
-                    self.count("idle");
-                    return Err(Status::deadline_exceeded(format!(
-                        "no message within {REGISTER_IDLE_MAX:?}"
-                    )));
-                }
-            };
+        let first = tokio::select! {
+            biased;
+            () = unproven.displaced() => {
+                return Err(Status::resource_exhausted("another registration took the place of this one; try again"));
+            }
+            first = self.next(&mut requests, REGISTER_PROOF_MAX) => first?,
+        };
+        let Some(first) = first else { return Ok(()) };
+        let record = self.verified_record(1, &first)?;
+        let _registered = Arc::clone(&self.registrations).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!(
+                "{REGISTER_STREAMS_MAX} streams are open, the maximum; use another name server"
+            ))
+        })?;
+        drop(unproven);
+        self.merge(record).await?;
+        for counter in 2.. {
+            let Some(request) = self.next(&mut requests, REGISTER_IDLE_MAX).await? else { break };
             let record = self.verified_record(counter, &request)?;
-            let heard = self.registry.merge(record, RecordSource::Itself(Some(self.from))).await;
-            let heard =
-                heard.map_err(|stopped| Status::unavailable(stopped.to_string()))?.map_err(|why| {
-                    self.count("refused");
-                    Status::invalid_argument(why.to_string())
-                })?;
-            self.count(if heard.lapsed { "lapsed" } else { "accepted" });
-            let (known_revision, lapsed) = (heard.known_revision, heard.lapsed);
-            self.answer(RegisterResponse { known_revision, lapsed, ..RegisterResponse::default() }).await?;
+            self.merge(record).await?;
         }
         Ok(())
+    }
+
+    /// The next message; `None` when the stream has ended.
+    async fn next(
+        &self,
+        requests: &mut Streaming<RegisterRequest>,
+        patience: Duration,
+    ) -> Result<Option<RegisterRequest>, Status> {
+        match timeout(patience, requests.message()).await {
+            Ok(Ok(request)) => Ok(request),
+            Ok(Err(why)) => {
+                // A broken connection is not logged: the end of the lease is. If the message was too long, the node
+                // learns it from this answer.
+                let _ = self.answers.try_send(Err(why));
+                Ok(None)
+            }
+            Err(_) => {
+                self.count("idle");
+                Err(Status::deadline_exceeded(format!("no message within {patience:?}")))
+            }
+        }
+    }
+
+    /// Merges a record into the node table, and answers.
+    async fn merge(&self, record: NodeRecord) -> Result<(), Status> {
+        let heard = self.registry.merge(record, RecordSource::Itself(Some(self.from))).await;
+        let heard = heard.map_err(|stopped| Status::unavailable(stopped.to_string()))?.map_err(|why| {
+            self.count("refused");
+            Status::invalid_argument(why.to_string())
+        })?;
+        self.count(if heard.lapsed { "lapsed" } else { "accepted" });
+        let (known_revision, lapsed) = (heard.known_revision, heard.lapsed);
+        self.answer(RegisterResponse { known_revision, lapsed, ..RegisterResponse::default() }).await
     }
 
     /// The record of a message whose MAC is valid for this position in this stream.
@@ -263,5 +306,29 @@ impl Registration {
 
     fn count(&self, outcome: &str) {
         self.metrics.registrations.with_label_values(&[outcome]).inc();
+    }
+}
+
+/// Logs streams that ended with an error, at a bounded rate: strangers may open as many as they like.
+#[derive(Debug, Default)]
+struct RegistrationLog(Mutex<LogState>);
+
+#[derive(Debug, Default)]
+struct LogState {
+    last: Option<Instant>,
+    unlogged: u64,
+}
+
+impl RegistrationLog {
+    fn ended(&self, from: IpAddr, why: &str) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.last.is_some_and(|last| last.elapsed() < REGISTER_LOG_INTERVAL) {
+            state.unlogged += 1;
+            return;
+        }
+        let unlogged = std::mem::take(&mut state.unlogged);
+        state.last = Some(Instant::now());
+        drop(state);
+        tracing::warn!(%from, why, unlogged, "node registration ended");
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! Servers, name servers and clients listen and connect through [`Net`] only. [`Net`] is an enum, so that the system's
 //! network costs one branch for each read of a socket, and no allocation.
+//!
+//! Whoever listens does so behind a [`Gate`], which bounds connections, and closes those that say nothing.
 
+mod gate;
+mod limits;
 mod stream;
 
 use std::fmt::{self, Debug, Display};
@@ -19,6 +23,9 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
+pub use gate::{
+    Closed, Entrance, Full, Gate, GateLimits, GateObserver, Gated, InUse, Peer, Refused, Ticket, Usage,
+};
 pub use stream::{Listener, Wire};
 
 /// A network that replaces the system's, such as a simulation or a tunnel. Methods that it does not implement fail with
@@ -285,9 +292,9 @@ mod tests {
         let (net, any) = (Net::System, "127.0.0.1:0".parse().unwrap());
         let mut socket = net.listen(any).await.unwrap();
         let address = socket.local_addr().unwrap().to_string();
-        let (near, accepted) = tokio::join!(net.connect(&address), socket.accept());
+        let (near, accepted) = tokio::join!(net.connect(&address), socket.next());
         let Wire::Tcp(near) = near.unwrap() else { panic!("not the system's") };
-        assert_eq!(near.local_addr().unwrap(), accepted.unwrap().1);
+        assert_eq!(near.local_addr().unwrap(), accepted.unwrap().unwrap().1);
 
         let (here, there) = (net.datagrams(any).await.unwrap(), net.datagrams(any).await.unwrap());
         let DatagramSocket::Udp(udp) = &there else { panic!("not the system's") };

@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures::stream::{Stream, StreamExt as _};
+use futures::stream::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 
-use crate::{Connection, Incoming};
+use crate::{Connection, Entrance, Gate, Incoming};
 
 /// A listening socket.
 pub enum Listener {
@@ -42,36 +41,25 @@ impl Listener {
         }
     }
 
-    /// Accepts the next connection, with the address of the peer. Cancelling this future loses no connection.
-    ///
-    /// # Errors
-    /// If the connection was lost again already, or the system is out of resources, such as file descriptors.
-    pub async fn accept(&mut self) -> io::Result<(Wire, SocketAddr)> {
+    /// Puts a gate before the listener.
+    #[must_use]
+    pub fn gated(self, gate: Gate) -> Entrance {
+        Entrance::new(self, gate)
+    }
+
+    /// Accepts the next connection, with the address of the peer; `None` when listening has ended. Cancelling this
+    /// future loses no connection.
+    pub(crate) async fn next(&mut self) -> Option<io::Result<(Wire, SocketAddr)>> {
         match self {
-            Self::Tcp(listener) => {
-                let (stream, from) = listener.accept().await?;
+            Self::Tcp(listener) => Some(listener.accept().await.map(|(stream, from)| {
                 // Without TCP_NODELAY small answers wait for each other's acknowledgement. If this fails, the
                 // connection is broken, and the first read reports it.
                 drop(stream.set_nodelay(true));
-                Ok((Wire::Tcp(stream), from))
-            }
+                (Wire::Tcp(stream), from)
+            })),
             Self::Other(incoming, _) => {
-                let made = incoming.next().await;
-                let (stream, from) = made.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))?;
-                Ok((Wire::Other(stream, Some(from)), from))
-            }
-        }
-    }
-
-    /// Turns the listener into a stream of accepted connections.
-    pub fn incoming(self) -> impl Stream<Item = io::Result<Wire>> {
-        match self {
-            Self::Tcp(listener) => TcpIncoming::from(listener)
-                .with_nodelay(Some(true))
-                .map(|made| made.map(Wire::Tcp))
-                .left_stream(),
-            Self::Other(incoming, _) => {
-                incoming.map(|made| made.map(|(stream, from)| Wire::Other(stream, Some(from)))).right_stream()
+                let made = incoming.next().await?;
+                Some(made.map(|(stream, from)| (Wire::Other(stream, Some(from)), from)))
             }
         }
     }
@@ -90,17 +78,6 @@ impl Debug for Wire {
         match self {
             Self::Tcp(stream) => stream.fmt(f),
             Self::Other(_, from) => f.debug_tuple("Other").field(from).finish(),
-        }
-    }
-}
-
-impl Connected for Wire {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        match self {
-            Self::Tcp(stream) => stream.connect_info(),
-            Self::Other(_, from) => TcpConnectInfo { local_addr: None, remote_addr: *from },
         }
     }
 }

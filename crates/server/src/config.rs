@@ -10,6 +10,7 @@ use conclave_core::limits::{
 use conclave_proto::mac::Secret;
 
 use crate::faults::Faults;
+use crate::limits::CONNECTIONS_PER_ADDRESS_MAX_DEFAULT;
 
 /// A node's configuration. [`Config::validate`] reports all errors at once.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Config {
     pub log_tail_bytes: u64,
     /// Maximum number of sessions that subscribe on this node; further clients are sent to other nodes.
     pub max_clients: u32,
+    /// Maximum number of client connections from one address; of one /64 for IPv6. More are allowed from this machine.
+    pub connections_per_address_max: u32,
     /// `host:port` of the gRPC API of each name server to register with.
     pub name_servers: Vec<String>,
     /// The cluster's secret; name servers accept no records without it.
@@ -90,6 +93,7 @@ impl Config {
             timing: Timing::default(),
             log_tail_bytes: LOG_TAIL_BYTES_DEFAULT,
             max_clients: CLIENTS_MAX_DEFAULT,
+            connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX_DEFAULT,
             name_servers: Vec::new(),
             secret: None,
             faults: None,
@@ -149,6 +153,9 @@ impl Config {
         }
         if self.max_clients == 0 {
             wrong.push("the maximum number of clients must be at least 1 client, not 0".to_owned());
+        }
+        if self.connections_per_address_max == 0 {
+            wrong.push("an address may have at least 1 connection, not 0".to_owned());
         }
         if self.name_servers.len() > NAME_SERVERS_MAX {
             wrong.push(format!(
@@ -216,6 +223,7 @@ mod tests {
         bad.replicas = Some(1);
         bad.initial[1].http = "nowhere".to_owned();
         bad.max_clients = 0;
+        bad.connections_per_address_max = 0;
         bad.name_servers = vec!["ns1:7454".to_owned(); 9];
         let wrong = bad.validate().unwrap_err().join("\n");
         for part in [
@@ -226,6 +234,7 @@ mod tests {
             "not host:port",
             "used twice",
             "at least 1 client",
+            "at least 1 connection",
             "at most 8 name servers",
             "cluster's secret",
         ] {

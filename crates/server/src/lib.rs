@@ -41,4 +41,5 @@ pub use clock::Clock;
 pub use conclave_store::Options as StoreOptions;
 pub use config::{Config, Member, Timing};
 pub use faults::Faults;
+pub use limits::CONNECTIONS_PER_ADDRESS_MAX_DEFAULT;
 pub use node::{Listeners, Node, RunError, run};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conclave_core::limits::{LOG_COMMIT_BYTES_MAX, TEXT_BYTES_MAX};
+use conclave_core::limits::{LOG_COMMIT_BYTES_MAX, NODES_MAX, TEXT_BYTES_MAX};
 
 // ---- Serving ---------------------------------------------------------------------------------------
 
@@ -10,6 +10,29 @@ use conclave_core::limits::{LOG_COMMIT_BYTES_MAX, TEXT_BYTES_MAX};
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Maximum number of record streams that one node serves.
 pub(crate) const RECORDS_STREAMS_MAX: usize = 64;
+
+// ---- Connections -----------------------------------------------------------------------------------
+
+/// Connections for each client that may subscribe: one to follow rooms, one for a command beside it.
+pub(crate) const CONNECTIONS_PER_CLIENT: usize = 2;
+/// Default maximum number of client connections from one address: an office behind one address, and no more.
+pub const CONNECTIONS_PER_ADDRESS_MAX_DEFAULT: u32 = 256;
+/// Maximum number of connections from other nodes: a node has a few to each other one, and strangers' silent ones must
+/// not cost much.
+pub(crate) const PEER_CONNECTIONS_MAX: usize = 16 * NODES_MAX;
+/// Maximum number of connections to the pages for health and metrics: probes and a few scrapers.
+pub(crate) const HTTP_CONNECTIONS_MAX: usize = 256;
+/// Maximum number of those from one address.
+pub(crate) const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
+/// A connection that has made no request for this long after it was accepted is closed. A good client makes one at once;
+/// this leaves time for bad networks.
+pub(crate) const FIRST_REQUEST_MAX: Duration = Duration::from_secs(10);
+/// A client's connection without an open call for this long is closed. A subscription is an open call.
+pub(crate) const CLIENT_IDLE_MAX: Duration = Duration::from_mins(5);
+/// A peer's connection without an open call for this long is closed. Links between nodes are open calls.
+pub(crate) const PEER_IDLE_MAX: Duration = Duration::from_mins(5);
+/// A connection to the pages without a request for this long is closed: longer than usual intervals of scrapes.
+pub(crate) const HTTP_IDLE_MAX: Duration = Duration::from_mins(2);
 
 // ---- Proposals and entries -------------------------------------------------------------------------
 

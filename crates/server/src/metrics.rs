@@ -12,6 +12,7 @@ use conclave_proto::chat::chat_service_server;
 use conclave_proto::fault::fault_service_server;
 use conclave_proto::raft::raft_service_server;
 use conclave_telemetry::calls::CallMetrics;
+use conclave_telemetry::connections::ConnectionMetrics;
 use conclave_telemetry::metrics::{Exposition, Maker};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -74,6 +75,7 @@ pub struct Metrics {
     storage_vote: Histogram,
     applied_commands: IntCounterVec,
     // Requests
+    pub(crate) connections: ConnectionMetrics,
     pub(crate) calls: CallMetrics,
     pub(crate) call_failures: IntCounterVec,
     pub(crate) sends: IntCounterVec,
@@ -256,6 +258,7 @@ impl Metrics {
                 "Commands applied by the replica.",
                 shard,
             ),
+            connections: ConnectionMetrics::new(&make),
             calls: CallMetrics::new(&make, &SERVICES),
             call_failures: make.counters(
                 "conclave_call_failures_total",

@@ -2,8 +2,10 @@
 //!
 //! * [`groups`]: the store and the Raft groups on it.
 //! * [`serve`]: everything that runs until the node stops.
+//! * [`gates`]: how many connections each port takes.
 //! * [`listen`]: the ports and the services on them.
 
+mod gates;
 mod groups;
 mod listen;
 mod serve;

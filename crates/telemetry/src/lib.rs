@@ -3,10 +3,12 @@
 //! * [`metrics`]: a registry of metrics, with those of the process itself.
 //! * [`web`]: `/livez`, `/readyz`, `/startupz` and `/metrics` over HTTP.
 //! * [`calls`]: the standard metrics of gRPC servers.
+//! * [`connections`]: metrics of the connections at each port.
 //! * [`grpc`]: the limits of a public gRPC port, and reflection.
 //! * [`process`]: processor time, memory and files of this process.
 
 pub mod calls;
+pub mod connections;
 pub mod grpc;
 mod limits;
 pub mod metrics;

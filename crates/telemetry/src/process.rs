@@ -15,6 +15,48 @@ pub fn cpu_time() -> Duration {
     Reading::take().map(|reading| reading.cpu).unwrap_or_default()
 }
 
+/// The highest limit on open files that [`raise_file_limit`] asks for. More than conclave needs, and programs that it
+/// starts may walk through all possible descriptors.
+const FILES_MAX: u64 = 1 << 20;
+/// Files that are kept back from connections of others: databases, logs, sockets, and connections to others.
+const OWN_FILES: usize = 256;
+
+/// Raises the soft limit on open files to the hard one: shells and containers often start programs with a soft limit of
+/// 1,024, which is meant for programs that use `select`. Where that is not possible the limit stays as it is.
+pub fn raise_file_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let wanted = maximum.unwrap_or(FILES_MAX).min(FILES_MAX);
+        if current.is_some_and(|current| current < wanted) {
+            // Some systems do not allow as much as their hard limit says.
+            let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+        }
+    }
+}
+
+/// The limit on open files of this process; `None` if there is none.
+#[must_use]
+pub fn file_limit() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    }
+    #[cfg(not(unix))]
+    {
+        None
+    }
+}
+
+/// The number of connections that others may make in all, under a limit on open files: the limit without what the process needs for itself, which is
+/// 256, or half of a limit that is too low for that.
+#[must_use]
+pub fn files_for_connections(limit: Option<u64>) -> usize {
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit - OWN_FILES.min(limit / 2)
+}
+
 /// The metrics of this process. They stay 0 on systems other than Linux.
 #[derive(Debug)]
 pub(crate) struct ProcessMetrics {

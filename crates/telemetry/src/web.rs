@@ -4,13 +4,18 @@
 //! answers 200 or 503, and lists the checks if one fails or with `?verbose`.
 
 use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
 
 use axum::Router;
-use axum::extract::{RawQuery, State};
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use axum::serve::{IncomingStream, Listener};
+use conclave_net::{Entrance, Gated, Peer};
 use tokio_util::sync::CancellationToken;
 
 /// One check of a probe, and its result.
@@ -39,11 +44,51 @@ pub trait Page: Clone + Send + Sync + 'static {
 }
 
 /// Serves the pages until `stop`.
-pub async fn serve<P: Page>(listener: TcpListener, page: P, stop: CancellationToken) {
-    let served = axum::serve(listener, router(page)).with_graceful_shutdown(stop.cancelled_owned()).await;
+pub async fn serve<P: Page>(entrance: Entrance, page: P, stop: CancellationToken) {
+    let app = router(page).layer(from_fn(in_use)).into_make_service_with_connect_info::<From>();
+    let served = axum::serve(Doors(entrance), app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "serving health and metrics failed");
     }
+}
+
+/// The port of the pages, as axum listens.
+struct Doors(Entrance);
+
+impl Listener for Doors {
+    type Io = Gated;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Gated, SocketAddr) {
+        match self.0.accept().await {
+            Some(gated) => {
+                let from = gated.peer().address;
+                (gated, from)
+            }
+            // Listening has ended, so no further connection comes.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// The connection of a request.
+#[derive(Clone, Debug)]
+struct From(Peer);
+
+impl Connected<IncomingStream<'_, Doors>> for From {
+    fn connect_info(stream: IncomingStream<'_, Doors>) -> Self {
+        Self(stream.io().peer())
+    }
+}
+
+/// Tells the gate that the connection is in use. The answers are small, so they are taken for sent.
+async fn in_use(ConnectInfo(From(peer)): ConnectInfo<From>, request: Request, next: Next) -> Response {
+    let _in_use = peer.usage.begin();
+    next.run(request).await
 }
 
 /// The routes of the pages, to be merged with others.

@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use conclave_client::find::CLIENT_PORT;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
-use conclave_server::{Config, Faults, Member, Timing};
+use conclave_server::{CONNECTIONS_PER_ADDRESS_MAX_DEFAULT, Config, Faults, Member, Timing};
 
 use super::run::{LOG_DEFAULT, RunArgs, SecretArgs};
 use crate::parse;
@@ -80,6 +80,11 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "CONCLAVE_MAX_CLIENTS", value_name = "N", default_value_t = CLIENTS_MAX_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_clients: u32,
+    /// Connections that one address may have to the client port; one /64 of IPv6 counts as one address, and this machine may
+    /// have more. Raise it where clients come through a proxy or by address translation
+    #[arg(long, env = "CONCLAVE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value_t = CONNECTIONS_PER_ADDRESS_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections_per_address: u32,
     /// Highest feature level to offer; a lower one than the default holds the cluster back, so that every server can go back
     /// to the version before
     #[arg(long, env = "CONCLAVE_FEATURE_LEVEL", value_name = "N", default_value_t = FEATURE_LEVEL)]
@@ -135,6 +140,7 @@ impl ServerArgs {
         };
         config.log_tail_bytes = self.log_tail;
         config.max_clients = self.max_clients;
+        config.connections_per_address_max = self.max_connections_per_address;
         config.feature_level = self.feature_level;
         config.name_servers.clone_from(&self.resolvers);
         config.faults = self.allow_faults.then(Faults::default);

@@ -70,7 +70,11 @@ impl Ran {
 
 /// A command with an empty environment.
 pub(crate) fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+    command_of(env!("CARGO_BIN_EXE_conclave"), args)
+}
+
+fn command_of(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("CONCLAVE_") {
@@ -196,8 +200,25 @@ impl Up {
 
     /// As [`Up::start`], with more environment for `up` and its servers.
     pub(crate) fn start_in(scratch: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let command = command(&[&["up", "--json", "--exit-with-stdin"], args].concat());
+        Self::start_command(scratch, command, environment)
+    }
+
+    /// As [`Up::start_in`], with a limit on the open files of each process.
+    pub(crate) fn start_with_files(
+        scratch: &Path,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        files: u32,
+    ) -> Self {
+        let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        let mut limited = command_of("sh", &["-c", &script, env!("CARGO_BIN_EXE_conclave")]);
+        limited.args(["up", "--json", "--exit-with-stdin"]).args(args);
+        Self::start_command(scratch, limited, environment)
+    }
+
+    fn start_command(scratch: &Path, mut command: Command, environment: &[(&str, &str)]) -> Self {
         let one = ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut command = command(&[&["up", "--json", "--exit-with-stdin"], args].concat());
         command.env("TMPDIR", scratch).envs(environment.iter().copied()).stdin(Stdio::piped());
         let mut child = command.spawn().expect("the executable runs");
         let stdin = child.stdin.take().expect("it is piped");

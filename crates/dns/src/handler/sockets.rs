@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_net::{DatagramSocket, Listener, Net, Wire};
+use conclave_net::{DatagramSocket, Entrance, Gated, Listener, Net};
 use futures::StreamExt as _;
 use hickory_proto::op::SerialMessage;
 use hickory_server::net::DnsStreamHandle as _;
@@ -20,7 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{Handler, HandlerOutcome};
 use crate::answer::Transport;
-use crate::limits::{DNS_CONNECTION_IDLE, DNS_CONNECTIONS_MAX, DNS_REPLIES_WAITING_MAX};
+use crate::gates;
+use crate::limits::{DNS_CONNECTION_IDLE, DNS_REPLIES_WAITING_MAX};
 
 /// Receive buffer for a datagram, bytes. A question has about 300 at most; a longer datagram is cut, and then
 /// malformed.
@@ -31,12 +32,13 @@ const READ_BYTES: usize = 4 * 1024;
 const READERS_MAX: usize = 4;
 /// Attempts to find a port that is free for both TCP and UDP, if the configured port is 0.
 const PORT_ATTEMPTS: usize = 32;
-/// Pause after a failed receive or accept, for example when the system is out of file descriptors.
+/// Pause after a failed receive.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The bound sockets of a name server.
 #[derive(Debug)]
 pub struct Sockets {
+    net: Net,
     pairs: Vec<(Arc<DatagramSocket>, Listener)>,
     readers: usize,
 }
@@ -64,7 +66,7 @@ impl Sockets {
             // Datagrams of another network have a single reader.
             Net::Other(_) => 1,
         };
-        Ok(Self { pairs, readers })
+        Ok(Self { net: net.clone(), pairs, readers })
     }
 
     /// The bound addresses, with the chosen ports.
@@ -75,6 +77,7 @@ impl Sockets {
 
     /// Serves until `stop`. Returns when all tasks that it started have ended.
     pub async fn serve(self, handler: Arc<Handler>, stop: CancellationToken) {
+        let gate = gates::dns(&self.net, &handler.metrics.connections);
         let forwards = TaskTracker::new();
         let mut tasks = JoinSet::new();
         for (socket, listener) in self.pairs {
@@ -82,7 +85,8 @@ impl Sockets {
                 let datagrams = datagrams(socket.clone(), handler.clone(), forwards.clone(), stop.clone());
                 tasks.spawn(stop.clone().run_until_cancelled_owned(datagrams));
             }
-            tasks.spawn(stop.clone().run_until_cancelled_owned(connections(listener, handler.clone())));
+            let connections = connections(listener.gated(gate.clone()), handler.clone());
+            tasks.spawn(stop.clone().run_until_cancelled_owned(connections));
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended
@@ -148,19 +152,16 @@ async fn datagrams(
     }
 }
 
-/// Accepts connections, at most [`DNS_CONNECTIONS_MAX`] at the same time.
-async fn connections(mut listener: Listener, handler: Arc<Handler>) {
+/// Serves each connection that the gate lets in; the gate bounds their number.
+async fn connections(mut entrance: Entrance, handler: Arc<Handler>) {
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if open.len() < DNS_CONNECTIONS_MAX => match accepted {
-                Ok((stream, client)) => {
-                    open.spawn(connection(stream, client, handler.clone()));
+            accepted = entrance.accept() => match accepted {
+                Some(gated) => {
+                    open.spawn(connection(gated, handler.clone()));
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "failed to accept a connection, retrying");
-                    tokio::time::sleep(RETRY).await;
-                }
+                None => return,
             },
             Some(_) = open.join_next() => {}
         }
@@ -168,9 +169,11 @@ async fn connections(mut listener: Listener, handler: Arc<Handler>) {
 }
 
 /// Answers the questions of one connection in order, until it ends or is idle for [`DNS_CONNECTION_IDLE`].
-async fn connection(stream: Wire, client: SocketAddr, handler: Arc<Handler>) {
+async fn connection(gated: Gated, handler: Arc<Handler>) {
+    let peer = gated.peer();
+    let client = peer.address;
     // Pipelined questions are read together.
-    let stream = BufReader::with_capacity(READ_BYTES, stream);
+    let stream = BufReader::with_capacity(READ_BYTES, gated);
     let (stream, mut replies) = tcp::TcpStream::from_stream_with_buffer_size(
         AsyncIoTokioAsStd(stream),
         client,
@@ -178,6 +181,7 @@ async fn connection(stream: Wire, client: SocketAddr, handler: Arc<Handler>) {
     );
     let mut messages = TimeoutStream::new(stream, DNS_CONNECTION_IDLE);
     while let Some(Ok(message)) = messages.next().await {
+        let _in_use = peer.usage.begin();
         let mut out = Vec::new();
         let next = handler.answer(message.bytes(), client.ip(), Transport::Tcp, &mut out);
         handler.delay_answer().await;

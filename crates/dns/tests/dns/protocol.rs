@@ -1,11 +1,14 @@
 //! Sizes, EDNS options, and malformed questions.
 
+use conclave_dns::limits::{DNS_CONNECTIONS_LOOPBACK_MAX, DNS_CONNECTIONS_MAX};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{DNSClass, RecordType};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use crate::support::{Server, ZONE, five, node, question, read_framed, write_framed, zone};
+use crate::support::{DEADLINE, Server, ZONE, five, node, question, read_framed, write_framed, zone};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_respect_size_limits_and_are_truncated_beyond_them() {
@@ -151,5 +154,55 @@ async fn questions_on_one_connection_are_answered_in_order() {
         let answer = Message::from_vec(&read_framed(&mut stream).await.unwrap()).unwrap();
         assert_eq!((answer.metadata.id, answer.answers.len()), (id, 1));
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_say_nothing_shut_nobody_out_of_tcp() {
+    let server = Server::start(Some(zone(42, vec![node(1)])), &[]).await;
+    let mut silent = Vec::new();
+    for _ in 0..2 * DNS_CONNECTIONS_MAX {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let bytes = question(&format!("_conclave._tcp.{ZONE}"), RecordType::SRV, None).to_vec().unwrap();
+    let answer = Message::from_vec(&server.tcp(&bytes).await).unwrap();
+    assert_eq!(answer.answers.len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_cannot_take_all_connections() {
+    let server = Server::start(Some(zone(42, vec![node(1)])), &[]).await;
+    let bytes = question(&format!("_conclave._tcp.{ZONE}"), RecordType::SRV, None).to_vec().unwrap();
+    let mut busy = Vec::new();
+    // This machine's share, which leaves places for others; other addresses have a smaller one.
+    const { assert!(DNS_CONNECTIONS_LOOPBACK_MAX < DNS_CONNECTIONS_MAX) };
+    while busy.len() < DNS_CONNECTIONS_LOOPBACK_MAX {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        write_framed(&mut stream, &bytes).await;
+        read_framed(&mut stream).await;
+        busy.push(stream);
+    }
+    let mut refused = TcpStream::connect(server.address).await.unwrap();
+    // It is closed without an answer, perhaps before the question is written.
+    let _ = refused.write_all(&bytes).await;
+    let mut rest = Vec::new();
+    let _ = timeout(DEADLINE, refused.read_to_end(&mut rest)).await.expect("it is closed in time");
+    assert_eq!(rest, b"");
+    drop(busy);
+    let again = async {
+        loop {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            let framed = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+            let mut length = [0; 2];
+            if stream.write_all(&framed).await.is_ok()
+                && stream.write_all(&bytes).await.is_ok()
+                && stream.read_exact(&mut length).await.is_ok()
+            {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, again).await.expect("a place is free again");
     server.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use conclave_dns::limits::{REGISTER_LEASE, REGISTER_STREAMS_MAX};
+use conclave_dns::limits::{REGISTER_LEASE, REGISTER_STREAMS_MAX, REGISTER_UNPROVEN_MAX};
 use conclave_dns::{Listeners, RunError};
 use conclave_proto::dns::{LookupRequest, RegisterResponse};
 use conclave_proto::mac::Secret;
@@ -137,24 +137,48 @@ async fn messages_need_a_valid_mac_and_cannot_be_replayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registration_streams_are_bounded() {
+async fn strangers_who_never_show_the_secret_cannot_keep_a_node_out() {
     let server = start(config()).await;
     let mut client = client(&server).await;
-    let mut register = async || {
+    let mut strangers = Vec::new();
+    for _ in 0..2 * REGISTER_UNPROVEN_MAX {
         // Dropping the sender ends the stream.
         let (hold, requests) = tokio::sync::mpsc::channel(1);
-        let answers = within("an answer", client.register(ReceiverStream::new(requests))).await;
-        answers.map(|answers| (hold, answers))
+        let answers = within("a nonce", client.register(ReceiverStream::new(requests))).await.unwrap();
+        strangers.push((hold, answers.into_inner()));
+    }
+    let _n1 = RegisteredNode::start(&server, record(1, 10)).await;
+    until("the node is known", async || servers(&server, HEALTHY).await == ["n1"]).await;
+    // The oldest stream lost its place, and says so.
+    let (_hold, first) = &mut strangers[0];
+    let ended = async {
+        loop {
+            if let Err(why) = first.message().await {
+                return why;
+            }
+        }
     };
+    assert_eq!(within("the end of the first stream", ended).await.code(), Code::ResourceExhausted);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registration_streams_of_nodes_are_bounded() {
+    let server = start(config()).await;
     let mut open = Vec::new();
     for _ in 0..REGISTER_STREAMS_MAX {
-        open.push(register().await.unwrap());
+        let mut stream = RegistrationStream::connect(&server, secret()).await;
+        stream.register(&record(1, 10)).await.unwrap();
+        open.push(stream);
     }
-    let why = register().await.unwrap_err();
+    let mut more = RegistrationStream::connect(&server, secret()).await;
+    let why = more.register(&record(1, 10)).await.unwrap_err();
     assert_eq!(why.code(), Code::ResourceExhausted);
     assert!(why.message().contains("256 streams are open"), "{why}");
     open.pop();
-    until("a place", async || register().await.is_ok()).await;
+    let again =
+        async || RegistrationStream::connect(&server, secret()).await.register(&record(1, 10)).await.is_ok();
+    until("a place", again).await;
     server.stop().await;
 }
 

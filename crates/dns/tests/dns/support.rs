@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::sample::record;
 
 /// Timeout of every step: nothing on loopback takes this long.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// A question is repeated after this time: a datagram may get lost even on loopback.
 const RETRY: Duration = Duration::from_secs(2);
 

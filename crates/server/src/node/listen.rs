@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
-use conclave_net::{Listener, Net, Network};
+use conclave_net::{Entrance, Listener, Net, Network};
 use conclave_proto::admin::admin_service_server::AdminServiceServer;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_proto::raft::raft_service_server::RaftServiceServer;
-use conclave_telemetry::calls::CallMetrics;
 use conclave_telemetry::grpc;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -29,7 +27,7 @@ pub struct Listeners {
     pub(super) client: Listener,
     pub(super) peer: Listener,
     /// `None` in a simulated node, which has no health and metrics pages.
-    pub(super) http: Option<TcpListener>,
+    pub(super) http: Option<Listener>,
     /// The network that the sockets belong to.
     pub(super) net: Net,
 }
@@ -41,8 +39,8 @@ impl Listeners {
     /// [`RunError::Listen`], naming the address and what to do.
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
         let (purpose, address) = ("health and metrics", config.http_listen);
-        let listener = TcpListener::bind(address).await;
-        let http = listener.map_err(|source| RunError::Listen { purpose, address, source })?;
+        let http = Net::System.listen(address).await;
+        let http = http.map_err(|source| RunError::Listen { purpose, address, source })?;
         Ok(Self { http: Some(http), ..Self::on(Net::System, config).await? })
     }
 
@@ -65,14 +63,9 @@ impl Listeners {
     }
 }
 
-pub(super) async fn serve_peers(
-    socket: Listener,
-    service: PeerService,
-    calls: CallMetrics,
-    stop: CancellationToken,
-) {
+pub(super) async fn serve_peers(entrance: Entrance, service: PeerService, stop: CancellationToken) {
     let server = Server::builder()
-        .layer(calls)
+        .layer(service.metrics.calls.clone())
         .max_concurrent_streams(None)
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(32 * 1024 * 1024)
@@ -82,13 +75,14 @@ pub(super) async fn serve_peers(
                 .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX),
         );
-    if let Err(error) = server.serve_with_incoming_shutdown(socket.incoming(), stop.cancelled_owned()).await {
+    if let Err(error) = server.serve_with_incoming_shutdown(entrance.incoming(), stop.cancelled_owned()).await
+    {
         tracing::error!(%error, "failed to serve other nodes");
     }
 }
 
 pub(super) async fn serve_clients(
-    socket: Listener,
+    entrance: Entrance,
     gateway: Gateway,
     admin: Admin,
     faults: Option<FaultServiceServer<FaultApi>>,
@@ -108,8 +102,10 @@ pub(super) async fn serve_clients(
         .add_service(AdminServiceServer::new(admin))
         .add_optional_service(faults)
         .add_service(ChatServiceServer::new(gateway).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
-    let (served, ()) =
-        tokio::join!(server.serve_with_incoming_shutdown(socket.incoming(), stop.cancelled_owned()), unready);
+    let (served, ()) = tokio::join!(
+        server.serve_with_incoming_shutdown(entrance.incoming(), stop.cancelled_owned()),
+        unready
+    );
     if let Err(error) = served {
         tracing::error!(%error, "failed to serve clients");
     }

@@ -28,6 +28,7 @@ use crate::faults::FaultApi;
 use crate::feed::Feed;
 use crate::housekeeping;
 use crate::node::Node;
+use crate::node::gates::Entrances;
 use crate::node::listen::{Listeners, serve_clients, serve_peers};
 use crate::peer::LinkQueues;
 use crate::peer::admission::Admission;
@@ -80,16 +81,18 @@ impl Node {
             drain: drain.clone(),
             refused: Arc::default(),
         };
+        let net = listeners.net.clone();
+        let entrances = Entrances::new(config, listeners, &metrics.connections);
         let records = Records::new(Arc::clone(info), Arc::clone(&peer_statuses), config.secret.clone());
         let admin =
             Admin { gateway: gateway.clone(), placement: placement.clone(), drain: drain.clone(), records };
-        tasks.spawn(serve_peers(listeners.peer, peer_service, metrics.calls.clone(), stop.clone()));
+        tasks.spawn(serve_peers(entrances.peer, peer_service, stop.clone()));
         let name = info.member.name.clone();
         let faults = config
             .faults
             .clone()
             .map(|faults| FaultServiceServer::new(FaultApi { faults, clock: clock.clone(), name }));
-        tasks.spawn(serve_clients(listeners.client, gateway, admin, faults, stop.clone()));
+        tasks.spawn(serve_clients(entrances.client, gateway, admin, faults, stop.clone()));
         let health = Health::new(Arc::clone(info), Arc::clone(shards), Arc::clone(peers), store.clone());
         let health = Arc::new(health);
         let page = web::NodePages {
@@ -97,13 +100,13 @@ impl Node {
             shards: Arc::clone(shards),
             metrics: Arc::clone(metrics),
         };
-        if let Some(http) = listeners.http {
+        if let Some(http) = entrances.http {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         }
 
         let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
         for (peer, queue, echoes) in links {
-            tasks.spawn(maintain_link(listeners.net.clone(), peer, queue, died.clone(), stop.clone()));
+            tasks.spawn(maintain_link(net.clone(), peer, queue, died.clone(), stop.clone()));
             if let Some(echoes) = echoes {
                 tasks.spawn(echoes.run(stop.clone()));
             }
@@ -132,7 +135,7 @@ impl Node {
             stop.clone(),
         ));
         tasks.spawn(placement.run());
-        self.spawn_record_tasks(config, health, &clock, &listeners.net);
+        self.spawn_record_tasks(config, health, &clock, &net);
     }
 
     /// Starts the tasks that update and report the node's record.

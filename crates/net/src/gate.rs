@@ -1,0 +1,373 @@
+//! A gate: how many connections a port takes, from whom, and how long a connection may do nothing.
+//!
+//! A connection is *silent* until it has made its first request. When all places are taken, a new connection takes the
+//! place of the longest silent one, so that connections which say nothing cannot shut out those that do. A connection
+//! that stays silent for [`GateLimits::first_request`], or has no open call for [`GateLimits::idle`], is closed. A call
+//! is open until its answer has ended, so a connection with a subscription is never idle.
+//!
+//! * [`table`]: who is let in, as a function of counts.
+//! * [`entrance`]: the accept loop, also when no file descriptor is left.
+
+mod entrance;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::transport::server::Connected;
+
+use crate::Wire;
+use table::{Bounds, Table};
+
+pub use entrance::Entrance;
+pub use table::Full;
+
+/// What a gate lets in, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateLimits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections of one address; of one /64 for IPv6.
+    pub per_address: usize,
+    /// Connections from this machine.
+    pub loopback: usize,
+    /// How long a connection may take to make its first request.
+    pub first_request: Duration,
+    /// How long a connection may have no open call.
+    pub idle: Duration,
+}
+
+/// Why a connection was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The port holds as many connections as it takes.
+    Full,
+    /// The address has as many connections as one address may have.
+    Address,
+    /// The process has no file descriptor left.
+    Descriptors,
+}
+
+/// Why a connection was closed that had been let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Another connection took its place, because it had made no request yet.
+    Displaced,
+    /// It made no request in time.
+    Silent,
+    /// It had no open call for too long.
+    Idle,
+}
+
+/// Is told what a gate does, to count it.
+pub trait GateObserver: Debug + Send + Sync + 'static {
+    /// The number of connections has changed.
+    fn open(&self, connections: usize);
+
+    /// A connection was not let in.
+    fn refused(&self, why: Refused);
+
+    /// A connection was closed.
+    fn closed(&self, why: Closed);
+}
+
+/// An observer for those who need none.
+impl GateObserver for () {
+    fn open(&self, _connections: usize) {}
+
+    fn refused(&self, _why: Refused) {}
+
+    fn closed(&self, _why: Closed) {}
+}
+
+/// The gate of a port, or of several ports that share one bound.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limits: GateLimits,
+    observer: Arc<dyn GateObserver>,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    table: Table,
+    /// The silent connections, which may be displaced.
+    silent: BTreeMap<u64, Arc<State>>,
+}
+
+impl Gate {
+    /// A gate without connections.
+    #[must_use]
+    pub fn new(limits: GateLimits, observer: Arc<dyn GateObserver>) -> Self {
+        let GateLimits { connections, per_address, loopback, .. } = limits;
+        let table = Table::new(Bounds { connections, per_address, loopback });
+        Self(Arc::new(Inner {
+            limits,
+            observer,
+            inside: Mutex::new(Inside { table, silent: BTreeMap::new() }),
+        }))
+    }
+
+    /// Lets a connection in, or says why not. The longest silent one may lose its place for it.
+    ///
+    /// # Errors
+    /// If no place is free, and no silent connection has one.
+    pub fn admit(&self, from: IpAddr) -> Result<Ticket, Full> {
+        let state = Arc::new(State::new());
+        let mut inside = self.0.lock();
+        let admitted = inside.table.admit(from);
+        let (id, displaced) = match admitted {
+            Ok(admitted) => {
+                inside.silent.insert(admitted.id, Arc::clone(&state));
+                (admitted.id, admitted.displaced.and_then(|displaced| inside.silent.remove(&displaced)))
+            }
+            Err(why) => {
+                drop(inside);
+                self.0.observer.refused(match why {
+                    Full::Full => Refused::Full,
+                    Full::Address => Refused::Address,
+                });
+                return Err(why);
+            }
+        };
+        self.0.observer.open(inside.table.len());
+        drop(inside);
+        if let Some(displaced) = displaced {
+            displaced.displaced.store(true, Ordering::Release);
+            displaced.waker.wake();
+            self.0.observer.closed(Closed::Displaced);
+        }
+        Ok(Ticket(Usage { gate: Arc::clone(&self.0), id, state }))
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the gate knows of one connection.
+#[derive(Debug)]
+struct State {
+    since: Instant,
+    displaced: AtomicBool,
+    /// Woken when the connection is displaced.
+    waker: AtomicWaker,
+    spoke: AtomicBool,
+    calls: AtomicUsize,
+    /// When the last call ended, in milliseconds from `since`.
+    free_since_ms: AtomicU64,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            displaced: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            spoke: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+            free_since_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn free_since(&self) -> Instant {
+        self.since + Duration::from_millis(self.free_since_ms.load(Ordering::Acquire))
+    }
+}
+
+/// The place of one connection, given back when it is dropped.
+#[derive(Debug)]
+pub struct Ticket(Usage);
+
+impl Ticket {
+    /// Waits until another connection takes the place, which may happen until the first call of [`Usage::begin`].
+    pub async fn displaced(&self) {
+        std::future::poll_fn(|cx| if self.0.is_displaced(cx) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
+    }
+
+    /// Says when the connection is in use.
+    #[must_use]
+    pub fn usage(&self) -> &Usage {
+        &self.0
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut inside = self.0.gate.lock();
+        inside.silent.remove(&self.0.id);
+        inside.table.release(self.0.id);
+        self.0.gate.observer.open(inside.table.len());
+    }
+}
+
+/// Says when a connection is in use. The layers of a server get it with each request, in [`Peer`].
+#[derive(Clone, Debug)]
+pub struct Usage {
+    gate: Arc<Inner>,
+    id: u64,
+    state: Arc<State>,
+}
+
+impl Usage {
+    /// A call begins, and ends when the guard is dropped. The connection has made a request now, and keeps its place.
+    #[must_use]
+    pub fn begin(&self) -> InUse {
+        self.state.calls.fetch_add(1, Ordering::AcqRel);
+        if !self.state.spoke.load(Ordering::Relaxed) && !self.state.spoke.swap(true, Ordering::AcqRel) {
+            let mut inside = self.gate.lock();
+            inside.silent.remove(&self.id);
+            inside.table.spoke(self.id);
+        }
+        InUse(Arc::clone(&self.state))
+    }
+
+    fn is_displaced(&self, cx: &Context<'_>) -> bool {
+        if self.state.spoke.load(Ordering::Relaxed) && !self.state.displaced.load(Ordering::Acquire) {
+            return false;
+        }
+        self.state.waker.register(cx.waker());
+        self.state.displaced.load(Ordering::Acquire)
+    }
+}
+
+/// An open call.
+#[derive(Debug)]
+pub struct InUse(Arc<State>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let now = u64::try_from(self.0.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.free_since_ms.store(now, Ordering::Release);
+        self.0.calls.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Who is at the other end of a gated connection: in the extensions of each request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address.
+    pub address: SocketAddr,
+    /// Says when the connection is in use.
+    pub usage: Usage,
+}
+
+/// A connection that came through a gate. Reading fails when the connection has to be closed.
+#[derive(Debug)]
+pub struct Gated {
+    wire: Wire,
+    from: SocketAddr,
+    ticket: Ticket,
+    /// When to look next whether the connection is silent or idle for too long.
+    check: Pin<Box<Sleep>>,
+}
+
+impl Gated {
+    fn new(wire: Wire, from: SocketAddr, ticket: Ticket) -> Self {
+        let usage = ticket.usage();
+        let limits = &usage.gate.limits;
+        let check = Box::pin(sleep_until(usage.state.since + limits.first_request.min(limits.idle)));
+        Self { wire, from, ticket, check }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        Peer { address: self.from, usage: self.ticket.usage().clone() }
+    }
+
+    /// Why the connection has to be closed, if it has to.
+    fn overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Usage { gate, state, .. } = self.ticket.usage();
+        if self.ticket.usage().is_displaced(cx) {
+            let why = "the connection made no request, and another one took its place";
+            return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+        }
+        loop {
+            ready!(self.check.as_mut().poll(cx));
+            let now = Instant::now();
+            let (due, why, what) = if !state.spoke.load(Ordering::Acquire) {
+                let due = state.since + gate.limits.first_request;
+                (due, Closed::Silent, "the connection made no request in time")
+            } else {
+                let in_use = state.calls.load(Ordering::Acquire) > 0;
+                let since = if in_use { now } else { state.free_since() };
+                (since + gate.limits.idle, Closed::Idle, "the connection was idle for too long")
+            };
+            if due <= now {
+                gate.observer.closed(why);
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            self.check.as_mut().reset(due);
+        }
+    }
+}
+
+impl Connected for Gated {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer()
+    }
+}
+
+impl AsyncRead for Gated {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.wire).poll_read(cx, buf) {
+            Poll::Pending => self.overdue(cx).map(Err),
+            read @ Poll::Ready(_) => read,
+        }
+    }
+}
+
+impl AsyncWrite for Gated {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.wire).poll_write(cx, buf) {
+            Poll::Pending => self.overdue(cx).map(Err),
+            written @ Poll::Ready(_) => written,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.wire).poll_write_vectored(cx, bufs) {
+            Poll::Pending => self.overdue(cx).map(Err),
+            written @ Poll::Ready(_) => written,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.wire.is_write_vectored()
+    }
+}
