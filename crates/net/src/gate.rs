@@ -276,6 +276,8 @@ pub struct Gated {
     ticket: Ticket,
     /// When to look next whether the connection is silent or idle for too long.
     check: Pin<Box<Sleep>>,
+    /// Whether the connection was found silent or idle for too long, which counts once.
+    overdue: bool,
 }
 
 impl Gated {
@@ -283,7 +285,7 @@ impl Gated {
         let usage = ticket.usage();
         let limits = &usage.gate.limits;
         let check = Box::pin(sleep_until(usage.state.since + limits.first_request.min(limits.idle)));
-        Self { wire, from, ticket, check }
+        Self { wire, from, ticket, check, overdue: false }
     }
 
     /// Who is at the other end.
@@ -293,7 +295,7 @@ impl Gated {
     }
 
     /// Why the connection has to be closed, if it has to.
-    fn overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let Usage { gate, state, .. } = self.ticket.usage();
         if self.ticket.usage().is_displaced(cx) {
             let why = "the connection made no request, and another one took its place";
@@ -311,7 +313,9 @@ impl Gated {
                 (since + gate.limits.idle, Closed::Idle, "the connection was idle for too long")
             };
             if due <= now {
-                gate.observer.closed(why);
+                if !std::mem::replace(&mut self.overdue, true) {
+                    gate.observer.closed(why);
+                }
                 return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, what));
             }
             self.check.as_mut().reset(due);
@@ -334,7 +338,7 @@ impl AsyncRead for Gated {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.wire).poll_read(cx, buf) {
-            Poll::Pending => self.overdue(cx).map(Err),
+            Poll::Pending => self.poll_overdue(cx).map(Err),
             read @ Poll::Ready(_) => read,
         }
     }
@@ -343,7 +347,7 @@ impl AsyncRead for Gated {
 impl AsyncWrite for Gated {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.wire).poll_write(cx, buf) {
-            Poll::Pending => self.overdue(cx).map(Err),
+            Poll::Pending => self.poll_overdue(cx).map(Err),
             written @ Poll::Ready(_) => written,
         }
     }
@@ -362,7 +366,7 @@ impl AsyncWrite for Gated {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.wire).poll_write_vectored(cx, bufs) {
-            Poll::Pending => self.overdue(cx).map(Err),
+            Poll::Pending => self.poll_overdue(cx).map(Err),
             written @ Poll::Ready(_) => written,
         }
     }

@@ -49,9 +49,10 @@ fn client_connections(config: &Config) -> usize {
 }
 
 /// The limits of the ports for clients, for peers and for pages. Peers and pages get an eighth each of the files that
-/// connections may use, so that clients cannot take all of them.
+/// connections may use, so that clients cannot take all of them; a quarter, if that is no more than 32: with few places
+/// even a good connection may lose its place before its first request has arrived.
 fn limits(config: &Config, files: usize) -> [GateLimits; 3] {
-    let share = files / 8;
+    let share = (files / 8).max((files / 4).min(32));
     let client = client_connections(config).min(files - 2 * share);
     let per_address = usize::try_from(config.connections_per_address_max).unwrap_or(usize::MAX);
     let peer = PEER_CONNECTIONS_MAX.min(share);
@@ -98,7 +99,7 @@ mod tests {
             let [client, peer, http] = limits(&config, files);
             let all = client.connections + peer.connections + http.connections;
             assert!(all <= files && files < usize::try_from(limit).unwrap(), "{limit}: {all}");
-            assert!(peer.connections >= 16 && http.connections >= 16, "{limit}: {peer:?} {http:?}");
+            assert!(peer.connections >= 32 && http.connections >= 32, "{limit}: {peer:?} {http:?}");
             assert!(client.connections >= all / 2, "{limit}: {client:?}");
         }
         let [client, ..] = limits(&config, files_for_connections(None));
