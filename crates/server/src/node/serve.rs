@@ -104,20 +104,7 @@ impl Node {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         }
 
-        let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
-        for (peer, queue, echoes) in links {
-            tasks.spawn(maintain_link(net.clone(), peer, queue, died.clone(), stop.clone()));
-            if let Some(echoes) = echoes {
-                tasks.spawn(echoes.run(stop.clone()));
-            }
-        }
-        tasks.spawn(leadership::replace_dead_leaders(Arc::clone(shards), deaths, stop.clone()));
-        tasks.spawn(leadership.restore_preferred_leaders());
-        for replica in shards.replicas() {
-            tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
-        }
-        let keeping = housekeeping::run(Arc::clone(shards), store.clone(), Arc::clone(metrics), stop.clone());
-        tasks.spawn(keeping);
+        self.spawn_shard_tasks(&net, links, leadership);
         let settling = bootstrap::complete_start(
             router.clone(),
             Arc::clone(info),
@@ -136,6 +123,26 @@ impl Node {
         ));
         tasks.spawn(placement.run());
         self.spawn_record_tasks(config, health, &clock, &net);
+    }
+
+    /// Starts the links to the other nodes, and the tasks that watch and keep this node's replicas.
+    fn spawn_shard_tasks(&self, net: &Net, links: LinkQueues, leadership: Leadership) {
+        let Self { info, store, metrics, router, tasks, .. } = self;
+        let (shards, stop) = (&router.shards, &info.stop);
+        let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
+        for (peer, queue, echoes) in links {
+            tasks.spawn(maintain_link(net.clone(), peer, queue, died.clone(), stop.clone()));
+            if let Some(echoes) = echoes {
+                tasks.spawn(echoes.run(stop.clone()));
+            }
+        }
+        tasks.spawn(leadership::replace_dead_leaders(Arc::clone(shards), deaths, stop.clone()));
+        tasks.spawn(leadership.restore_preferred_leaders());
+        for replica in shards.replicas() {
+            tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
+        }
+        let keeping = housekeeping::run(Arc::clone(shards), store.clone(), Arc::clone(metrics), stop.clone());
+        tasks.spawn(keeping);
     }
 
     /// Starts the tasks that update and report the node's record.
