@@ -140,11 +140,13 @@ impl OutboxDir {
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
-        sync_directory(&self.dir)?;
+        // From here on the new file is the outbox: nothing may be appended to the old one any more.
         self.file = file;
         self.len = bytes.len() as u64;
         self.format = format;
         self.rewritten_len = self.len;
+        self.broken = Some("the replacement of the file is not known to be on disk".to_owned());
+        sync_directory(&self.dir)?;
         self.broken = None;
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! * [`admission`]: both ends of every call identify themselves; foreign nodes and replaced data dirs are refused.
 //! * [`check`]: refuses what no honest peer sends, before openraft sees it.
+//! * [`dial`]: connects to a node wherever it is now.
 //! * [`network`]: openraft's network over gRPC; the server side is `api/peer.rs`.
 //! * [`probe`]: measures how long a follower takes.
 //! * [`mod@echo`]: fault injection that repeats calls.
@@ -9,24 +10,20 @@
 
 pub(crate) mod admission;
 pub(crate) mod check;
+mod dial;
 pub(crate) mod echo;
 pub(crate) mod link;
 pub(crate) mod network;
 mod probe;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use conclave_core::NodeId;
 use conclave_net::Net;
-use conclave_proto::fault::PeerFault;
 use conclave_proto::raft::raft_service_client::RaftServiceClient;
-use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, watch};
-use tonic::codegen::http::Uri;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
@@ -34,12 +31,10 @@ use crate::config::Member;
 use crate::faults::{Faults, network as network_faults};
 use crate::limits::{FORWARD_QUEUE_MAX, PEER_MESSAGE_BYTES_MAX};
 use crate::peer::admission::Stamp;
+use crate::peer::dial::{CONNECT_DEADLINE, Dial, channel};
 use crate::peer::echo::{Call, Echo, EchoTask, echo};
 use crate::peer::link::ForwardedProposal;
 use crate::topology::Topology;
-
-/// Deadline of one attempt to connect to another node.
-const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 
 /// A client of another node's Raft service.
 pub(crate) type PeerClient = RaftServiceClient<InterceptedService<Channel, Stamp>>;
@@ -87,19 +82,14 @@ impl Peers {
         let mut queues = Vec::new();
         for (id, member) in topology.members().into_iter().filter(|(id, _)| *id != topology.me()) {
             let rule = faults.map(|faults| faults.network.rule(&member.name));
-            let dial = Arc::new(Dial {
-                id,
-                topology: Arc::clone(topology),
-                net: net.clone(),
-                rule,
-                turn: AtomicUsize::new(0),
-            });
-            let channel = || channel(&member.peer, &dial);
+            let dial = Arc::new(Dial::new(id, Arc::clone(topology), net.clone(), rule));
+            let endpoint = endpoint(&member.peer, net)?;
+            let channel = || channel(&endpoint, &dial);
             let (forward, queue) = mpsc::channel(FORWARD_QUEUE_MAX);
             let stamp = stamp.clone().to(id);
             let (echo, echoes) = match faults {
                 Some(known) => {
-                    let client = client(channel()?, stamp.clone());
+                    let client = client(channel(), stamp.clone());
                     let rule = known.network.rule(&member.name);
                     let (echo, echoes) = echo(rule, client, Arc::clone(known.network.repeated()));
                     (Some(echo), Some(echoes))
@@ -108,8 +98,8 @@ impl Peers {
             };
             let peer = Arc::new(Peer {
                 id,
-                client: client(channel()?, stamp.clone()),
-                bulk: client(channel()?, stamp),
+                client: client(channel(), stamp.clone()),
+                bulk: client(channel(), stamp),
                 name: member.name,
                 dial: Arc::clone(&dial),
                 forward,
@@ -148,9 +138,19 @@ impl Peer {
             .unwrap_or_else(|| Member { name: self.name.clone(), ..Member::default() })
     }
 
-    /// The address of the last connection, or of the next one if connecting has failed since.
+    /// The address of the last connection; before the first one, where it will go.
     pub(crate) fn address(&self) -> String {
-        self.dial.address()
+        self.dial.last_address()
+    }
+
+    /// The turn of the addresses at which the next connection is made, for [`Peer::give_up`].
+    pub(crate) fn turn(&self) -> usize {
+        self.dial.turn()
+    }
+
+    /// Gives up the address of this turn: who answers there refuses this node, or is no node.
+    pub(crate) fn give_up(&self, turn: usize) {
+        self.dial.give_up(turn);
     }
 
     /// Whether fault injection cuts this peer off: then a connection attempt says nothing about its process.
@@ -176,66 +176,11 @@ fn client(channel: Channel, stamp: Stamp) -> PeerClient {
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
 }
 
-/// Connects to a node wherever it is now.
-#[derive(Debug)]
-struct Dial {
-    id: NodeId,
-    topology: Arc<Topology>,
-    net: Net,
-    /// The injected faults on the connection to this node.
-    rule: Option<watch::Receiver<PeerFault>>,
-    /// Counts the addresses that failed, one after the other: it chooses among the node's addresses.
-    turn: AtomicUsize,
-}
-
-impl Dial {
-    fn address(&self) -> String {
-        self.address_at(self.turn.load(Ordering::Relaxed))
-    }
-
-    fn address_at(&self, turn: usize) -> String {
-        let mut addresses = self.topology.peer_addresses(self.id);
-        let turn = turn.checked_rem(addresses.len()).unwrap_or(0);
-        if turn < addresses.len() { addresses.swap_remove(turn) } else { String::new() }
-    }
-
-    /// Connects to the node's current address. A failure moves on to the next one: once, however many connections
-    /// fail at the same address in the same moment.
-    async fn attempt<T>(&self, connect: impl AsyncFnOnce(String) -> io::Result<T>) -> io::Result<TokioIo<T>> {
-        let turn = self.turn.load(Ordering::Relaxed);
-        let result = tokio::time::timeout(CONNECT_DEADLINE, connect(self.address_at(turn))).await;
-        let result = result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        if result.is_err() {
-            let _ = self.turn.compare_exchange(turn, turn + 1, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        result.map(TokioIo::new)
-    }
-}
-
-/// A channel that connects at first use and reconnects whenever the connection is lost. `address` names the endpoint
-/// only: each connection goes to where the node is then.
-fn channel(address: &str, dial: &Arc<Dial>) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = endpoint(address, &dial.net)?;
-    let dial = Arc::clone(dial);
-    Ok(match dial.rule.clone() {
-        None => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let dial = Arc::clone(&dial);
-            async move { dial.attempt(async |address| dial.net.connect(&address).await).await }
-        })),
-        Some(rule) => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let (dial, rule) = (Arc::clone(&dial), rule.clone());
-            async move {
-                dial.attempt(async |address| network_faults::connect(&dial.net, &address, rule).await).await
-            }
-        })),
-    })
-}
-
 fn endpoint(address: &str, net: &Net) -> Result<Endpoint, tonic::transport::Error> {
     Ok(net
         .endpoint(address)?
         .tcp_nodelay(true)
-        .connect_timeout(CONNECT_DEADLINE)
+        .connect_timeout(CONNECT_DEADLINE * 2)
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(32 * 1024 * 1024)
         // Keep-alives detect a peer that vanished without closing its connections.

@@ -83,6 +83,13 @@ impl Router {
                     Failure::not_sent(NOT_YET, why.clone(), NOT_YET_RETRY)
                 });
             }
+            if let ProposeError::Invalid(why) = &error {
+                return Err(if undecided {
+                    Failure::unknown("undecided", why.clone())
+                } else {
+                    Failure::invalid("proposal_invalid", why.clone())
+                });
+            }
             let now = Instant::now();
             if now >= deadline {
                 let failure = if undecided {
@@ -96,7 +103,7 @@ impl Router {
             // A leader named by the refusal itself is tried at once.
             let hint = match error {
                 ProposeError::NotSent { leader } => leader.filter(|leader| *leader != self.shards.me()),
-                ProposeError::NotUnderstood(_) | ProposeError::Unknown(_) => None,
+                ProposeError::NotUnderstood(_) | ProposeError::Invalid(_) | ProposeError::Unknown(_) => None,
             };
             let known = shard.leader();
             if hint.is_none() {

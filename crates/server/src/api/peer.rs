@@ -70,16 +70,18 @@ impl PeerService {
         replica: &Replica,
         check: impl FnOnce(&Known) -> Result<(), Dishonest>,
     ) -> Result<(), Status> {
-        let (term, committed) = {
+        let (term, committed, applied) = {
             let metrics = replica.raft.metrics();
             let metrics = metrics.borrow_watched();
-            (metrics.current_term, metrics.local_committed.as_ref().map(convert::log_id_to_proto))
+            let committed = metrics.local_committed.as_ref().map(convert::log_id_to_proto);
+            (metrics.current_term, committed, metrics.last_applied >= metrics.local_committed)
         };
         let topology = &self.shards.topology;
         let known = Known {
             from,
             term,
             committed,
+            applied,
             term_at: &|index| self.store.log_term(replica.shard, index),
             is_member: &|node| topology.member(node).is_some(),
             understands: replica.state.feature_level(),
@@ -248,12 +250,11 @@ impl RaftService for PeerService {
     ) -> Result<Response<raft::MoveClientsResponse>, Status> {
         self.admit(&request).await?;
         let raft::MoveClientsRequest { sessions, targets, reason } = request.into_inner();
-        // A client that moves shows its session's token to the target.
+        // A client that moves shows its session's token to the target, so that only members are targets. A member that
+        // this node does not know at that address yet is left out.
         let members = self.shards.topology.members();
-        let is_member = |target: &&String| members.values().any(|member| member.client == **target);
-        if let Some(stranger) = targets.iter().find(|target| !is_member(target)) {
-            return Err(Status::invalid_argument(format!("{stranger} is no client address of a member")));
-        }
+        let is_member = |target: &String| members.values().any(|member| member.client == *target);
+        let targets: Vec<String> = targets.into_iter().filter(is_member).collect();
         let asked = self.placement.move_clients(sessions, &targets, &reason)?;
         Ok(Response::new(raft::MoveClientsResponse { asked }))
     }

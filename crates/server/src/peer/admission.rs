@@ -125,7 +125,8 @@ impl Admission {
     }
 
     async fn bind(&self, from: NodeId, directory: DataDirId) -> Result<(), Status> {
-        let known = match self.topology.data_dir(from).or_else(|| self.store.peer_directory(from)) {
+        let registered = self.topology.data_dir(from);
+        let known = match registered.or_else(|| self.store.peer_directory(from)) {
             Some(known) => Err(known),
             None => match self.store.remember_peer(from, directory).await {
                 Ok(result) => result,
@@ -141,7 +142,11 @@ impl Admission {
                 let mut status = Status::failed_precondition(format!(
                     "node {from} is known to this node with data dir {known}, not {directory}"
                 ));
-                status.metadata_mut().insert(REFUSED, MetadataValue::from_static(EMPTIED));
+                // Only the cluster's own record makes a node stop. What this node remembers of a first call may be
+                // somebody else's word.
+                if registered.is_some() {
+                    status.metadata_mut().insert(REFUSED, MetadataValue::from_static(EMPTIED));
+                }
                 Err(status)
             }
             _ => Ok(()),

@@ -34,6 +34,9 @@ pub(crate) struct Known<'a> {
     pub(crate) term: u64,
     /// The last entry that the replica knows to be committed. It may lag behind.
     pub(crate) committed: Option<log::LogId>,
+    /// Whether the replica has applied everything up to `committed`. Until a snapshot is installed, the log may hold
+    /// older entries than those that the snapshot covers.
+    pub(crate) applied: bool,
     /// The term of the entry at an index of the replica's log, if the log has it.
     pub(crate) term_at: &'a dyn Fn(u64) -> Option<u64>,
     /// Whether a node is a member of the cluster.
@@ -132,7 +135,7 @@ impl Known<'_> {
 
     fn agrees_with_committed(&self, id: &log::LogId) -> Checked {
         let Some(committed) = &self.committed else { return Ok(()) };
-        let own = (id.index <= committed.index).then(|| (self.term_at)(id.index)).flatten();
+        let own = (self.applied && id.index <= committed.index).then(|| (self.term_at)(id.index)).flatten();
         if !consistent(id, committed) || own.is_some_and(|term| term != id.term) {
             return wrong(format!(
                 "entry {}-{} contradicts what is committed up to {}-{}",

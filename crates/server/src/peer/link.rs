@@ -34,6 +34,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 /// How often a process that still accepts connections is probed again, and the pause between probes.
 const PROBES: u32 = 8;
 const PROBE_PAUSE: Duration = Duration::from_millis(3);
+/// The code of a refusal that no repetition changes.
+const PROPOSAL_INVALID: &str = "proposal_invalid";
 /// Maximum number of results in one message.
 const RESULTS_MAX: usize = 256;
 
@@ -81,9 +83,13 @@ pub(crate) async fn maintain_link(
 async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<ForwardedProposal>) -> Status {
     let (requests, outgoing) = mpsc::channel(4);
     let mut client = peer.client();
+    let turn = peer.turn();
     let mut answers = match client.link(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return status,
+        Err(status) => {
+            peer.give_up(turn);
+            return status;
+        }
     };
     if !peer.alive.send_replace(true) {
         tracing::info!(peer = peer.id.0, name = peer.name, "link up");
@@ -162,6 +168,11 @@ fn outcome(outcome: Option<Outcome>) -> ProposeResult {
         {
             Err(ProposeError::NotUnderstood(failure.message))
         }
+        Some(Outcome::Failure(failure))
+            if failure.certainty() == Certainty::NotSent && failure.code == PROPOSAL_INVALID =>
+        {
+            Err(ProposeError::Invalid(failure.message))
+        }
         Some(Outcome::Failure(failure)) if failure.certainty() == Certainty::NotSent => {
             let leader = failure.leader.map(|hint| NodeId(hint.node_id)).filter(|node| node.0 != 0);
             Err(ProposeError::NotSent { leader })
@@ -217,7 +228,7 @@ impl From<Refused> for chat::Failure {
         let failure = match refused {
             Refused::NotYet(why) => Failure::not_sent(NOT_YET, why, NOT_YET_RETRY),
             Refused::SessionUnknown(_) => Failure::not_sent("session_not_applied", why, Duration::ZERO),
-            Refused::Invalid(_) => Failure::invalid("proposal_invalid", why),
+            Refused::Invalid(_) => Failure::not_sent(PROPOSAL_INVALID, why, Duration::ZERO),
         };
         Self::from(&failure)
     }
@@ -371,6 +382,7 @@ fn failure(id: u64, error: ProposeError, leader: Option<chat::LeaderHint>) -> ra
             Failure::not_sent("not_leader", "this node does not lead the shard", Duration::ZERO)
         }
         ProposeError::NotUnderstood(why) => Failure::not_sent(NOT_YET, why, NOT_YET_RETRY),
+        ProposeError::Invalid(why) => Failure::not_sent(PROPOSAL_INVALID, why, Duration::ZERO),
         ProposeError::Unknown(why) => Failure::unknown("undecided", why),
     };
     let failure = chat::Failure::from(&failure.with_leader(leader));

@@ -38,6 +38,9 @@ pub(crate) enum ProposeError {
     /// Proven not appended to any log, and a retry would fail too: the leader does not understand a command.
     #[error("not proposed: {0}")]
     NotUnderstood(String),
+    /// Proven not appended to any log, and final: the leader refuses what no honest node proposes.
+    #[error("not proposed: {0}")]
+    Invalid(String),
     /// In doubt: may or may not be decided.
     #[error("in doubt: {0}")]
     Unknown(String),

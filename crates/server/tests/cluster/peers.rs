@@ -237,8 +237,8 @@ async fn clients_are_sent_to_members_only() {
         within("the node answers", caller.client.move_clients(request)).await.map(drop)
     };
     let member = cluster.members()[2].client.clone();
-    ask(vec![member.clone()]).await.unwrap();
-    let status = ask(vec![member, "127.0.0.1:17390".to_owned()]).await.unwrap_err();
+    ask(vec![member]).await.unwrap();
+    let status = ask(vec!["127.0.0.1:17390".to_owned()]).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 

@@ -208,6 +208,7 @@ impl ShardState {
     /// Rows, in the order of the keys: each from memory, or else from the file. All that are only in the file are read
     /// in one transaction, and stay in memory.
     async fn rows(self: &Arc<Self>, keys: Vec<Key>) -> Result<Vec<Option<Row>>, ReadError> {
+        let installs = self.installs.load(Ordering::Acquire);
         let (mut rows, missing, epoch) = self.stable(|| {
             let inner = lock(&self.inner);
             let rows: Vec<_> = keys.iter().map(|key| inner.rows.get(key).cloned()).collect();
@@ -220,11 +221,17 @@ impl ShardState {
         }
         // Memory drops only written rows, so the file has each of these rows if it exists.
         let read = self.block(move |state| {
-            state.stable(|| {
+            let read = state.stable(|| {
                 let read = state.shared.db.rows(state.shard, missing)?;
                 state.keep(&read, epoch);
                 Ok(read)
-            })
+            })?;
+            // A snapshot in between would make the rows a mix of two states.
+            if state.installs.load(Ordering::Acquire) == installs {
+                Ok(read)
+            } else {
+                Err(ReadError::Installing)
+            }
         });
         let mut read = read.await?.into_iter().map(|(_, row)| row);
         for row in rows.iter_mut().filter(|row| row.is_none()) {

@@ -22,6 +22,7 @@ fn known() -> Known<'static> {
         from: PEER,
         term: TERM,
         committed: Some(id(3, 5)),
+        applied: true,
         term_at: &term_at,
         is_member: &|node| (1..=3).contains(&node.0),
         understands: FEATURE_LEVEL,
