@@ -24,8 +24,8 @@ pub(crate) fn grpc_and_http(net: &Net, metrics: &ConnectionMetrics) -> [Gate; 2]
 }
 
 fn files(net: &Net) -> usize {
-    match net {
-        Net::System => files_for_connections(file_limit()),
+    match net.plain() {
+        Net::System | Net::Secured(_) => files_for_connections(file_limit()),
         Net::Other(_) => usize::MAX,
     }
 }

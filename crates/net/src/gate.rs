@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::transport::server::Connected;
 
-use crate::Wire;
+use crate::{Identity, Wire};
 use table::{Bounds, Table};
 
 pub use entrance::Entrance;
@@ -264,6 +264,10 @@ impl Drop for InUse {
 pub struct Peer {
     /// The address.
     pub address: SocketAddr,
+    /// Whether the connection is encrypted.
+    pub encrypted: bool,
+    /// The verified owner of the peer's certificate.
+    pub identity: Identity,
     /// Says when the connection is in use.
     pub usage: Usage,
 }
@@ -291,7 +295,12 @@ impl Gated {
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> Peer {
-        Peer { address: self.from, usage: self.ticket.usage().clone() }
+        Peer {
+            address: self.from,
+            encrypted: self.wire.is_encrypted(),
+            identity: self.wire.identity(),
+            usage: self.ticket.usage().clone(),
+        }
     }
 
     /// Why the connection has to be closed, if it has to.

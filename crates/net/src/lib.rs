@@ -1,13 +1,15 @@
 //! The network of a process: the system's, or another one that is injected, such as a simulated one.
 //!
 //! Servers, name servers and clients listen and connect through [`Net`] only. [`Net`] is an enum, so that the system's
-//! network costs one branch for each read of a socket, and no allocation.
+//! network costs one branch for each read of a socket, and no allocation. TLS lies on top of either, see [`tls`].
 //!
 //! Whoever listens does so behind a [`Gate`], which bounds connections, and closes those that say nothing.
 
 mod gate;
+mod identity;
 mod limits;
 mod stream;
+pub mod tls;
 
 use std::fmt::{self, Debug, Display};
 use std::io;
@@ -26,7 +28,12 @@ use tonic::transport::{Channel, Endpoint};
 pub use gate::{
     Closed, Entrance, Full, Gate, GateLimits, GateObserver, Gated, InUse, Peer, Refused, Ticket, Usage,
 };
+pub use identity::{CaId, Identity, NoCaId};
 pub use stream::{Listener, Wire};
+pub use tls::{
+    CA_FILE, CERTIFICATE_FILE, Callers, Credentials, Expect, Exposed, KEY_FILE, Plain, SecretError,
+    TlsClient, TlsError, TlsServer, Trust, read_secret,
+};
 
 /// A network that replaces the system's, such as a simulation or a tunnel. Methods that it does not implement fail with
 /// [`io::ErrorKind::Unsupported`].
@@ -81,33 +88,75 @@ pub enum Net {
     System,
     /// An injected network.
     Other(Arc<dyn Network>),
+    /// One of the two, with TLS on outgoing connections. Listeners and datagrams are those of the network below.
+    Secured(Arc<Secured>),
+}
+
+/// A network with TLS on outgoing connections.
+#[derive(Debug)]
+pub struct Secured {
+    /// Never another secured one.
+    below: Net,
+    tls: TlsClient,
+    plain: Plain,
 }
 
 impl Net {
+    /// The same network with this TLS on outgoing connections, in place of other TLS.
+    #[must_use]
+    pub fn secured(&self, tls: TlsClient) -> Self {
+        self.secured_with(tls, Plain::Refuse)
+    }
+
+    /// As [`Net::secured`]. With [`Plain::Accept`] a server that fails the handshake gets a connection without TLS: for
+    /// the time in which a cluster is changed over to TLS.
+    #[must_use]
+    pub fn secured_with(&self, tls: TlsClient, plain: Plain) -> Self {
+        Self::Secured(Arc::new(Secured { below: self.plain().clone(), tls, plain }))
+    }
+
+    /// The same network without TLS.
+    #[must_use]
+    pub fn plain(&self) -> &Self {
+        match self {
+            Self::System | Self::Other(_) => self,
+            Self::Secured(secured) => &secured.below,
+        }
+    }
+
     /// Listens on an address. Port 0 chooses a free port.
     ///
     /// # Errors
     /// If the address cannot be bound.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
-        Ok(match self {
-            Self::System => Listener::Tcp(TcpListener::bind(address).await?),
+        Ok(match self.plain() {
             Self::Other(network) => Listener::Other(network.listen(address).await?, address),
+            Self::System | Self::Secured(_) => Listener::Tcp(TcpListener::bind(address).await?),
         })
     }
 
     /// Connects to `host:port`, with TCP_NODELAY.
     ///
     /// # Errors
-    /// If the address cannot be resolved or reached, or refuses the connection.
+    /// If the address cannot be resolved or reached, refuses the connection, or its TLS handshake fails.
     pub async fn connect(&self, address: &str) -> io::Result<Wire> {
-        Ok(match self {
-            Self::System => {
+        let wire = self.connect_plain(address).await?;
+        let Self::Secured(secured) = self else { return Ok(wire) };
+        match secured.tls.connect(wire, address).await {
+            Err(_) if secured.plain == Plain::Accept => self.connect_plain(address).await,
+            connected => connected,
+        }
+    }
+
+    async fn connect_plain(&self, address: &str) -> io::Result<Wire> {
+        Ok(match self.plain() {
+            // The network resolves the name, so the address of the peer is not known here.
+            Self::Other(network) => Wire::Other(network.connect(address.to_owned()).await?, None),
+            Self::System | Self::Secured(_) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 Wire::Tcp(stream)
             }
-            // The network resolves the name, so the address of the peer is not known here.
-            Self::Other(network) => Wire::Other(network.connect(address.to_owned()).await?, None),
         })
     }
 
@@ -116,9 +165,9 @@ impl Net {
     /// # Errors
     /// If the address cannot be bound.
     pub async fn datagrams(&self, address: SocketAddr) -> io::Result<DatagramSocket> {
-        Ok(match self {
-            Self::System => DatagramSocket::Udp(UdpSocket::bind(address).await?),
+        Ok(match self.plain() {
             Self::Other(network) => DatagramSocket::Other(network.datagrams(address).await?),
+            Self::System | Self::Secured(_) => DatagramSocket::Udp(UdpSocket::bind(address).await?),
         })
     }
 
@@ -128,9 +177,9 @@ impl Net {
     /// # Errors
     /// If the address cannot be part of a URI.
     pub fn endpoint(&self, address: impl Display) -> Result<Endpoint, tonic::transport::Error> {
-        // Neither kind of network encrypts.
         let scheme = match self {
             Self::System | Self::Other(_) => "http",
+            Self::Secured(_) => "https",
         };
         Endpoint::from_shared(format!("{scheme}://{address}"))
     }
@@ -140,8 +189,8 @@ impl Net {
     pub fn channel(&self, endpoint: &Endpoint, address: &str) -> Channel {
         match self {
             Self::System => endpoint.connect_lazy(),
-            Self::Other(network) => {
-                endpoint.connect_with_connector_lazy(tower::service_fn(dial(network, address)))
+            Self::Other(_) | Self::Secured(_) => {
+                endpoint.connect_with_connector_lazy(tower::service_fn(dial(self, address)))
             }
         }
     }
@@ -157,22 +206,19 @@ impl Net {
     ) -> Result<Channel, tonic::transport::Error> {
         match self {
             Self::System => endpoint.connect().await,
-            Self::Other(network) => {
-                endpoint.connect_with_connector(tower::service_fn(dial(network, address))).await
+            Self::Other(_) | Self::Secured(_) => {
+                endpoint.connect_with_connector(tower::service_fn(dial(self, address))).await
             }
         }
     }
 }
 
 /// The connector of a channel: connects to `address`, whatever the URI says.
-fn dial(
-    network: &Arc<dyn Network>,
-    address: &str,
-) -> impl Fn(Uri) -> BoxFuture<'static, io::Result<TokioIo<Box<dyn Connection>>>> + use<> {
-    let (network, address) = (Arc::clone(network), address.to_owned());
+fn dial(net: &Net, address: &str) -> impl Fn(Uri) -> BoxFuture<'static, io::Result<TokioIo<Wire>>> + use<> {
+    let (net, address) = (net.clone(), address.to_owned());
     move |_| {
-        let connecting = network.connect(address.clone());
-        Box::pin(async move { connecting.await.map(TokioIo::new) })
+        let (net, address) = (net.clone(), address.clone());
+        Box::pin(async move { net.connect(&address).await.map(TokioIo::new) })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The bounds of accepting connections. How many connections a port holds is each server's own matter: see
+//! The bounds of accepting connections and of TLS. How many connections a port holds is each server's own matter: see
 //! [`GateLimits`](crate::GateLimits).
 
 use std::time::Duration;
@@ -12,3 +12,17 @@ pub(crate) const ACCEPT_HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// Connections that are accepted and closed between two pauses while no file descriptor is left, so that their clients
 /// go to another server at once instead of waiting here.
 pub(crate) const ACCEPT_CLOSED_AT_ONCE_MAX: usize = 128;
+/// A TLS handshake is given up after this long, at either end. An honest one takes two round trips.
+pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Maximum number of TLS handshakes in flight at one listener. One more, and the oldest is given up: an honest handshake
+/// is done within milliseconds, so the oldest is most likely one whose other end says nothing.
+pub const HANDSHAKES_MAX: usize = 256;
+/// Pause between two log lines about failed handshakes: a stranger must not fill the log.
+pub(crate) const FAILURES_LOGGED_EVERY: Duration = Duration::from_secs(10);
+/// Maximum size of a key or certificate file, in bytes. A chain of a public authority has less than 16 KiB.
+pub(crate) const PEM_BYTES_MAX: u64 = 256 * 1024;
+/// Maximum number of certificates behind a peer's own that are looked at for the cluster's authority.
+pub(crate) const CHAIN_MAX: usize = 4;
+/// Number of sessions that a client keeps for each set of servers, so that reconnecting takes one round trip less and
+/// no signature.
+pub(crate) const SESSIONS_KEPT: usize = 256;

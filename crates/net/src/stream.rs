@@ -6,11 +6,16 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures::stream::StreamExt as _;
+use futures::stream::Stream as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsStream;
 
-use crate::{Connection, Entrance, Gate, Incoming};
+use crate::tls::{Handshakes, TlsServer};
+use crate::{Connection, Entrance, Gate, Identity, Incoming};
+
+/// The first byte of a TLS connection: a handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A listening socket.
 pub enum Listener {
@@ -18,6 +23,8 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A listener of an injected network, and its address.
     Other(Incoming, SocketAddr),
+    /// A listener whose connections are encrypted.
+    Tls(Box<Handshakes>),
 }
 
 impl Debug for Listener {
@@ -25,6 +32,7 @@ impl Debug for Listener {
         match self {
             Self::Tcp(listener) => listener.fmt(f),
             Self::Other(_, address) => address.fmt(f),
+            Self::Tls(handshakes) => handshakes.fmt(f),
         }
     }
 }
@@ -38,6 +46,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
             Self::Other(_, address) => Ok(*address),
+            Self::Tls(handshakes) => Ok(handshakes.address()),
         }
     }
 
@@ -47,20 +56,45 @@ impl Listener {
         Entrance::new(self, gate)
     }
 
+    /// The same listener with TLS on each connection.
+    ///
+    /// # Errors
+    /// If the system cannot tell the bound address.
+    pub fn secured(self, tls: TlsServer) -> io::Result<Self> {
+        let address = self.local_addr()?;
+        Ok(Self::Tls(Box::new(Handshakes::new(self, address, tls))))
+    }
+
+    /// The listener without its TLS, whose connections have made no handshake.
+    pub(crate) fn beneath(&mut self) -> &mut Self {
+        match self {
+            Self::Tcp(_) | Self::Other(..) => self,
+            Self::Tls(handshakes) => handshakes.beneath(),
+        }
+    }
+
     /// Accepts the next connection, with the address of the peer; `None` when listening has ended. Cancelling this
     /// future loses no connection.
     pub(crate) async fn next(&mut self) -> Option<io::Result<(Wire, SocketAddr)>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Listener::next`]. Only the latest task that called this is woken.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<(Wire, SocketAddr)>>> {
         match self {
-            Self::Tcp(listener) => Some(listener.accept().await.map(|(stream, from)| {
-                // Without TCP_NODELAY small answers wait for each other's acknowledgement. If this fails, the
-                // connection is broken, and the first read reports it.
-                drop(stream.set_nodelay(true));
-                (Wire::Tcp(stream), from)
-            })),
-            Self::Other(incoming, _) => {
-                let made = incoming.next().await?;
-                Some(made.map(|(stream, from)| (Wire::Other(stream, Some(from)), from)))
-            }
+            Self::Tcp(listener) => listener
+                .poll_accept(cx)
+                .map_ok(|(stream, from)| {
+                    // Without TCP_NODELAY small answers wait for each other's acknowledgement. If this fails, the
+                    // connection is broken, and the first read reports it.
+                    drop(stream.set_nodelay(true));
+                    (Wire::Tcp(stream), from)
+                })
+                .map(Some),
+            Self::Other(incoming, _) => Pin::new(incoming)
+                .poll_next(cx)
+                .map_ok(|(stream, from)| (Wire::Other(stream, Some(from)), from)),
+            Self::Tls(handshakes) => handshakes.poll_next(cx),
         }
     }
 }
@@ -71,6 +105,37 @@ pub enum Wire {
     Tcp(TcpStream),
     /// A connection of an injected network, and the address of the peer if the peer connected.
     Other(Box<dyn Connection>, Option<SocketAddr>),
+    /// An encrypted connection, and the verified owner of the peer's certificate.
+    Tls(Box<TlsStream<Wire>>, Identity),
+}
+
+impl Wire {
+    /// Whether the connection is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(..))
+    }
+
+    /// The verified owner of the peer's certificate.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        match self {
+            Self::Tls(_, identity) => *identity,
+            Self::Tcp(_) | Self::Other(..) => Identity::None,
+        }
+    }
+
+    /// Whether the first byte that the peer sends begins a TLS handshake. The byte is not consumed. Only a connection of
+    /// the system can tell; others do not encrypt.
+    pub(crate) async fn begins_with_handshake(&self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(stream) => {
+                let mut first = [0];
+                Ok(stream.peek(&mut first).await? == 1 && first == [TLS_HANDSHAKE])
+            }
+            Self::Other(..) | Self::Tls(..) => Ok(false),
+        }
+    }
 }
 
 impl Debug for Wire {
@@ -78,6 +143,9 @@ impl Debug for Wire {
         match self {
             Self::Tcp(stream) => stream.fmt(f),
             Self::Other(_, from) => f.debug_tuple("Other").field(from).finish(),
+            Self::Tls(stream, identity) => {
+                f.debug_tuple("Tls").field(stream.get_ref().0).field(identity).finish()
+            }
         }
     }
 }
@@ -87,6 +155,7 @@ impl AsyncRead for Wire {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Other(stream, _) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream, _) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -96,6 +165,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Other(stream, _) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream, _) => Pin::new(stream.as_mut()).poll_write(cx, buf),
         }
     }
 
@@ -103,6 +173,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Other(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, _) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
@@ -110,6 +181,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Other(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 
@@ -121,6 +193,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Other(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream, _) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -128,6 +201,7 @@ impl AsyncWrite for Wire {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Other(stream, _) => stream.is_write_vectored(),
+            Self::Tls(stream, _) => stream.is_write_vectored(),
         }
     }
 }

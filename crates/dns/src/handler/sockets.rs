@@ -61,8 +61,10 @@ impl Sockets {
         for address in addresses {
             pairs.push(pair(net, *address).await.map_err(|error| (*address, error))?);
         }
-        let readers = match net {
-            Net::System => std::thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX),
+        let readers = match net.plain() {
+            Net::System | Net::Secured(_) => {
+                std::thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX)
+            }
             // Datagrams of another network have a single reader.
             Net::Other(_) => 1,
         };

@@ -33,10 +33,10 @@ struct Trouble {
 }
 
 impl Entrance {
-    pub(crate) fn new(socket: Listener, gate: Gate) -> Self {
-        let spare = match &socket {
+    pub(crate) fn new(mut socket: Listener, gate: Gate) -> Self {
+        let spare = match socket.beneath() {
             Listener::Tcp(_) => spare(),
-            Listener::Other(..) => None,
+            Listener::Other(..) | Listener::Tls(_) => None,
         };
         Self { socket, gate, spare, trouble: None }
     }
@@ -113,7 +113,7 @@ impl Entrance {
             return;
         }
         for _ in 0..ACCEPT_CLOSED_AT_ONCE_MAX {
-            match self.socket.next().now_or_never() {
+            match self.socket.beneath().next().now_or_never() {
                 Some(Some(Ok(_))) => self.gate.0.observer.refused(Refused::Descriptors),
                 // None waits, or another thread was quicker to take the descriptor.
                 _ => break,

@@ -24,8 +24,8 @@ impl Entrances {
     /// Puts gates before the sockets of a node. On the system's network they take no more connections than the limit on
     /// open files allows.
     pub(super) fn new(config: &Config, listeners: Listeners, metrics: &ConnectionMetrics) -> Self {
-        let files = match &listeners.net {
-            Net::System => files_for_connections(file_limit()),
+        let files = match listeners.net.plain() {
+            Net::System | Net::Secured(_) => files_for_connections(file_limit()),
             Net::Other(_) => usize::MAX,
         };
         let [client, peer, http] = limits(config, files);

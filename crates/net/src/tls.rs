@@ -1,0 +1,173 @@
+//! TLS for the connections of a cluster.
+//!
+//! All TLS of conclave is here: what a process proves about itself ([`Credentials`]), whom a server lets in
+//! ([`TlsServer`], [`Callers`]), and whom a client believes ([`TlsClient`], [`Trust`]). A server's and a client's
+//! configuration can be replaced while the process runs; connections that exist keep theirs.
+//!
+//! The identity of a cluster is the key of its authority, [`CaId`]. Peers send the authority's certificate behind their
+//! own, so whoever knows the id can verify a peer without any file.
+
+mod client;
+mod secret;
+mod server;
+mod verify;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use webpki::EndEntityCert;
+
+pub use client::{TlsClient, Trust};
+pub use secret::{Exposed, SecretError, read_secret};
+pub use server::{Callers, Handshakes, Plain, TlsServer};
+pub use verify::Expect;
+
+pub use crate::limits::HANDSHAKES_MAX;
+
+use crate::limits::PEM_BYTES_MAX;
+use crate::{CaId, Identity};
+
+/// The certificate of the cluster's authority, in a directory of credentials.
+pub const CA_FILE: &str = "ca.pem";
+/// The own certificate, in a directory of credentials.
+pub const CERTIFICATE_FILE: &str = "node.pem";
+/// The own private key, in a directory of credentials.
+pub const KEY_FILE: &str = "node.key";
+
+/// The protocols of gRPC and of the pages.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// An error of the configuration of TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A private key that other users can read.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
+    /// A file does not contain what it should.
+    #[error("{what}: {why}")]
+    Damaged {
+        /// The file.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The certificate was not issued by the cluster's authority.
+    #[error(
+        "{CERTIFICATE_FILE} has no name that the authority in {CA_FILE} ({0}) gives; both must be of one cluster"
+    )]
+    Foreign(CaId),
+    /// The parts do not fit together.
+    #[error("the certificate and the key cannot be used: {0}")]
+    Unusable(#[from] rustls::Error),
+    /// The system's authorities cannot be read.
+    #[error(
+        "the system has no certificate authorities ({0}); install them (ca-certificates) or set SSL_CERT_FILE"
+    )]
+    NoRoots(String),
+}
+
+/// What a process proves about itself: its certificate and private key, and the authority that issued it.
+pub struct Credentials {
+    /// The own certificate, then the authority's.
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    ca: CaId,
+    identity: Identity,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("ca", &self.ca)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Credentials are equal if their certificates are.
+impl PartialEq for Credentials {
+    fn eq(&self, other: &Self) -> bool {
+        self.chain == other.chain
+    }
+}
+
+impl Eq for Credentials {}
+
+impl Credentials {
+    /// Reads `ca.pem`, `node.pem` and `node.key` of a directory. Blocks.
+    ///
+    /// # Errors
+    /// [`TlsError::Exposed`] if other users can read the key, [`TlsError::Foreign`] if the certificate is not of this
+    /// authority.
+    pub fn read(dir: &Path) -> Result<Self, TlsError> {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            let failed = |source| TlsError::File { path: path.display().to_string(), source };
+            secret::read_bounded(&path, PEM_BYTES_MAX).map_err(failed)
+        };
+        let path = dir.join(KEY_FILE);
+        let key = read_secret(&path, PEM_BYTES_MAX).map_err(|error| match error {
+            SecretError::Exposed(exposed) => TlsError::Exposed(exposed),
+            SecretError::File(source) => TlsError::File { path: path.display().to_string(), source },
+        })?;
+        Self::from_pem(&read(CA_FILE)?, &read(CERTIFICATE_FILE)?, &key)
+    }
+
+    /// Credentials from PEM texts.
+    ///
+    /// # Errors
+    /// If a text is not PEM, or the three do not belong together.
+    pub fn from_pem(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let damaged = |what: &str, why: &dyn std::fmt::Display| TlsError::Damaged {
+            what: what.to_owned(),
+            why: why.to_string(),
+        };
+        let authority = CertificateDer::from_pem_slice(ca).map_err(|error| damaged(CA_FILE, &error))?;
+        let own =
+            CertificateDer::from_pem_slice(certificate).map_err(|error| damaged(CERTIFICATE_FILE, &error))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| damaged(KEY_FILE, &error))?;
+        let ca =
+            CaId::of_certificate(&authority).ok_or_else(|| damaged(CA_FILE, &"it is not a certificate"))?;
+        let identity = {
+            let end_entity =
+                EndEntityCert::try_from(&own).map_err(|error| damaged(CERTIFICATE_FILE, &error))?;
+            verify::identity(&end_entity, ca)
+        };
+        if identity == Identity::None {
+            return Err(TlsError::Foreign(ca));
+        }
+        Ok(Self { chain: vec![own, authority], key, ca, identity })
+    }
+
+    /// The authority that issued the certificate.
+    #[must_use]
+    pub fn ca(&self) -> CaId {
+        self.ca
+    }
+
+    /// The owner of the certificate.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+}
+
+/// The cryptography of all connections. AES with 128 bits comes first: it is the fastest, and as safe as the keys.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = ring::default_provider();
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
+}

@@ -1,0 +1,238 @@
+//! Whom to believe: the verification of certificates.
+
+use std::fmt::{self, Display};
+use std::io;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use crate::limits::CHAIN_MAX;
+use crate::{CaId, Identity};
+
+/// The server that a client expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// This node.
+    Node(u64),
+    /// Any node of the cluster.
+    AnyNode,
+    /// Any name server of the cluster.
+    NameServer,
+}
+
+impl Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(id) => write!(f, "node {id}"),
+            Self::AnyNode => f.write_str("a node"),
+            Self::NameServer => f.write_str("a name server"),
+        }
+    }
+}
+
+impl Expect {
+    fn accepts(self, found: Identity) -> bool {
+        match self {
+            Self::Node(id) => found == Identity::Node(id),
+            Self::AnyNode => matches!(found, Identity::Node(_)),
+            Self::NameServer => matches!(found, Identity::NameServer(_)),
+        }
+    }
+}
+
+/// Why the peer's certificate is refused although its cryptography may be right.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("the peer's certificate is not of this cluster ({0})")]
+    OtherCluster(CaId),
+    #[error("the peer shows no authority of a cluster")]
+    NoAuthority,
+    #[error("the peer is {found}, expected was {expected}")]
+    OtherPeer { found: Identity, expected: Expect },
+    #[error("the peer's certificate has no name of the cluster")]
+    NoName,
+}
+
+/// The error of a handshake; a refusal of this module without the layers around it.
+pub(super) fn of_handshake(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    if let Some(Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) = inner {
+        return io::Error::new(io::ErrorKind::InvalidData, why.to_string());
+    }
+    error
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        CertificateError::Other(OtherError(Arc::new(refused))).into()
+    }
+}
+
+/// The one identity of a certificate.
+pub(super) fn identity(certificate: &EndEntityCert<'_>, ca: CaId) -> Identity {
+    certificate.valid_dns_names().find_map(|name| Identity::of_name(name, ca)).unwrap_or_default()
+}
+
+/// The identity in a chain that was verified before, for an established connection.
+pub(super) fn identity_of_chain(chain: &[CertificateDer<'_>], pin: Option<CaId>) -> Option<(Identity, CaId)> {
+    let (own, others) = chain.split_first()?;
+    let own = EndEntityCert::try_from(own).ok()?;
+    authorities(others, pin).find_map(|(ca, _)| match identity(&own, ca) {
+        Identity::None => None,
+        found => Some((found, ca)),
+    })
+}
+
+/// The certificates that may be the cluster's authority, each with its id.
+fn authorities<'a>(
+    others: &'a [CertificateDer<'a>],
+    pin: Option<CaId>,
+) -> impl Iterator<Item = (CaId, &'a CertificateDer<'a>)> {
+    let known = others.iter().take(CHAIN_MAX).filter_map(|other| Some((CaId::of_certificate(other)?, other)));
+    known.filter(move |(ca, _)| pin.is_none_or(|pin| pin == *ca))
+}
+
+/// Verifies that a certificate was issued by the pinned authority, or, without a pin, by any authority that gave it a
+/// name with its own id.
+fn verify(
+    own: &CertificateDer<'_>,
+    others: &[CertificateDer<'_>],
+    pin: Option<CaId>,
+    now: UnixTime,
+    usage: KeyUsage,
+) -> Result<Identity, Error> {
+    let own = EndEntityCert::try_from(own).map_err(|_| CertificateError::BadEncoding)?;
+    let (ca, authority) = authorities(others, pin)
+        .next()
+        .ok_or_else(|| pin.map_or(Refused::NoAuthority, Refused::OtherCluster))?;
+    let anchor = anchor_from_trusted_cert(authority).map_err(|_| CertificateError::BadEncoding)?;
+    own.verify_for_usage(algorithms().all, &[anchor], &[], now, usage, None, None).map_err(of_webpki)?;
+    match identity(&own, ca) {
+        Identity::None => Err(Refused::NoName.into()),
+        found => Ok(found),
+    }
+}
+
+fn of_webpki(error: webpki::Error) -> Error {
+    match error {
+        webpki::Error::CertExpired { time, not_after } => {
+            CertificateError::ExpiredContext { time, not_after }.into()
+        }
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }.into()
+        }
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer.into(),
+        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature.into(),
+        other => CertificateError::Other(OtherError(Arc::new(other))).into(),
+    }
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+        LazyLock::new(|| ring::default_provider().signature_verification_algorithms);
+    *ALGORITHMS
+}
+
+/// A client's verification of a server by the id of its cluster.
+#[derive(Debug)]
+pub(super) struct ClusterServer {
+    pub(super) expect: Expect,
+    /// The cluster; empty until the first handshake of a client that does not know its cluster yet.
+    pub(super) pin: Arc<OnceLock<CaId>>,
+}
+
+impl ServerCertVerifier for ClusterServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let pin = self.pin.get().copied();
+        let found = verify(end_entity, intermediates, pin, now, KeyUsage::server_auth())?;
+        if !self.expect.accepts(found) {
+            return Err(Refused::OtherPeer { found, expected: self.expect }.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
+/// A server's verification of its callers.
+#[derive(Debug)]
+pub(super) struct ClusterClient {
+    pub(super) ca: CaId,
+    pub(super) mandatory: bool,
+}
+
+impl ClientCertVerifier for ClusterClient {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        verify(end_entity, intermediates, Some(self.ca), now, KeyUsage::client_auth())?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
