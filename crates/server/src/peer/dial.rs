@@ -139,7 +139,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Severable<T> {
         // Data first: the usual case costs no look at the token.
         match Pin::new(&mut self.io).poll_read(cx, buffer) {
             Poll::Pending => self.cut.as_mut().poll(cx).map(|()| Err(io::ErrorKind::ConnectionReset.into())),
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         }
     }
 }
