@@ -156,6 +156,12 @@ impl Credentials {
         self.ca
     }
 
+    /// Whether the key belongs to the certificate.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        TlsServer::new(self, Callers::Members, Plain::Refuse).is_ok()
+    }
+
     /// The owner of the certificate.
     #[must_use]
     pub fn identity(&self) -> Identity {

@@ -7,6 +7,7 @@ use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{
     CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NAME_SERVERS_MAX, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
 };
+use conclave_net::Plain;
 use conclave_proto::mac::Secret;
 
 use crate::faults::Faults;
@@ -45,11 +46,23 @@ pub struct Config {
     pub name_servers: Vec<String>,
     /// The cluster's secret; name servers accept no records without it.
     pub secret: Option<Secret>,
+    /// TLS between the nodes; without it, whoever reaches the peer port is believed to be a node.
+    pub tls: Option<NodeTls>,
     /// Enables fault injection over the node's `FaultService`.
     pub faults: Option<Faults>,
     /// The highest feature level that this node offers: 1 to [`FEATURE_LEVEL`]. Below [`FEATURE_LEVEL`], it holds back
     /// the whole cluster, so that its nodes can still return to the previous version.
     pub feature_level: u32,
+}
+
+/// TLS between nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTls {
+    /// The directory with the authority's certificate (`ca.pem`) and the node's own certificate and key (`node.pem`,
+    /// `node.key`).
+    pub dir: PathBuf,
+    /// Whether nodes without TLS are served, too.
+    pub plain: Plain,
 }
 
 /// One of the initial nodes of a cluster.
@@ -96,6 +109,7 @@ impl Config {
             connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX_DEFAULT,
             name_servers: Vec::new(),
             secret: None,
+            tls: None,
             faults: None,
             feature_level: FEATURE_LEVEL,
         }

@@ -38,8 +38,10 @@ mod status;
 mod topology;
 
 pub use clock::Clock;
+pub use conclave_net::{CERTIFICATE_FILE, Credentials, Plain};
 pub use conclave_store::Options as StoreOptions;
-pub use config::{Config, Member, Timing};
+pub use config::{Config, Member, NodeTls, Timing};
 pub use faults::Faults;
 pub use limits::CONNECTIONS_PER_ADDRESS_MAX_DEFAULT;
 pub use node::{Listeners, Node, RunError, run};
+pub use peer::tls::NodeTlsError;

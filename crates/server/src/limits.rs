@@ -57,6 +57,8 @@ pub(crate) const FORWARD_QUEUE_MAX: usize = 4_096;
 pub(crate) const TERM_MAX: u64 = 1 << 32;
 /// How far a peer's term may be ahead of this replica's: a replica that was cut off meets elections that it missed.
 pub(crate) const TERM_AHEAD_MAX: u64 = 1_000_000;
+/// How often a node looks whether its certificate was renewed.
+pub(crate) const CERTIFICATE_READ_INTERVAL: Duration = Duration::from_secs(30);
 /// A snapshot transfer is abandoned when the receiver takes nothing for this long; it is retried later.
 pub(crate) const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
 /// Maximum chunk that a connection with injected faults carries at once, in bytes.

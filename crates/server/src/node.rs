@@ -11,6 +11,7 @@ mod listen;
 mod serve;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +28,9 @@ use crate::config::Config;
 use crate::feed::Feed;
 use crate::local::NodeInfo;
 use crate::metrics::{Metrics, StoreEvents};
-use crate::peer::Peers;
 use crate::peer::admission::{Admission, Stamp};
+use crate::peer::tls::{NodeTlsError, PeerTls};
+use crate::peer::{Peers, PeersError};
 use crate::plan::ClusterPlan;
 use crate::router::Router;
 use crate::topology::Topology;
@@ -57,6 +59,15 @@ pub enum RunError {
     /// The data dir cannot be used.
     #[error(transparent)]
     Open(#[from] conclave_store::OpenError),
+    /// The node's certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] NodeTlsError),
+    /// The cluster began with TLS, and the configuration has none.
+    #[error("the cluster in {dir} uses TLS between its nodes; give --tls-dir", dir = .dir.display())]
+    TlsMissing {
+        /// The data dir.
+        dir: PathBuf,
+    },
     /// A peer's address is invalid.
     #[error("a peer's address is wrong: {0}")]
     Address(#[from] tonic::transport::Error),
@@ -121,7 +132,16 @@ impl Node {
         let metrics = Arc::new(Metrics::new(&config.name, &config.cluster_name));
         let feed = Arc::new(Feed::default());
         let events = StoreEvents { metrics: Arc::clone(&metrics), feed: Arc::clone(&feed) };
-        let (identity, store) = groups::open_store(&config, &plan, options, events).await?;
+        let (work, me) = (options.work, plan.me);
+        let tls = match config.tls.clone() {
+            Some(tls) => {
+                let read = work.block(move || PeerTls::read(&tls, me)).await;
+                Some(Arc::new(read.map_err(|error| RunError::Storage(error.to_string()))??))
+            }
+            None => None,
+        };
+        let ca = tls.as_ref().map(|tls| tls.ca());
+        let (identity, store) = groups::open_store(&config, &plan, ca, options, events).await?;
 
         let info = Arc::new(NodeInfo::new(&plan, &config, identity.cluster, clock.now_ms()));
         let expelled = watch::Sender::new(None);
@@ -137,10 +157,16 @@ impl Node {
             topology: Arc::clone(&topology),
             directory: identity.directory,
             store: store.clone(),
+            tls: tls.as_ref().map(|tls| tls.plain()),
+            plan: identity.plan,
             expelled: expelled.clone(),
         };
-        let stamp = Stamp::new(identity.cluster, identity.directory, store.clone(), Arc::clone(&topology));
-        let (peers, links) = Peers::new(&topology, &stamp, config.faults.as_ref(), &listeners.net)?;
+        let stamp = Stamp::new(&identity, store.clone(), Arc::clone(&topology));
+        let peers = Peers::new(&topology, &stamp, config.faults.as_ref(), &listeners.net, tls.as_deref());
+        let (peers, links) = peers.map_err(|error| match error {
+            PeersError::Address(error) => RunError::Address(error),
+            PeersError::Tls(error) => RunError::Tls(error),
+        })?;
         let peers = Arc::new(peers);
         let tasks = TaskTracker::new();
         let groups = groups::Groups {
@@ -163,6 +189,10 @@ impl Node {
             Arc::clone(&metrics),
             tasks.clone(),
         );
+        let listeners = listeners.secured(tls.as_deref())?;
+        if let Some(tls) = tls {
+            tasks.spawn(tls.follow_files(work, info.stop.clone()));
+        }
         let node = Self { info, store, metrics, router, drain, tasks, expelled };
         let parts = serve::Parts { admission, feed, clock, links, identity, peer_statuses, leadership };
         node.serve(&config, listeners, parts);

@@ -6,6 +6,7 @@
 //! * [`network`]: openraft's network over gRPC; the server side is `api/peer.rs`.
 //! * [`probe`]: measures how long a follower takes.
 //! * [`mod@echo`]: fault injection that repeats calls.
+//! * [`tls`]: the node's certificate, and encrypted connections to the others.
 //! * [`link`]: proposals for shards led elsewhere, and detection of dead processes.
 
 pub(crate) mod admission;
@@ -15,6 +16,7 @@ pub(crate) mod echo;
 pub(crate) mod link;
 pub(crate) mod network;
 mod probe;
+pub(crate) mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use crate::peer::admission::Stamp;
 use crate::peer::dial::{CONNECT_DEADLINE, Dial, channel};
 use crate::peer::echo::{Call, Echo, EchoTask, echo};
 use crate::peer::link::ForwardedProposal;
+use crate::peer::tls::{NodeTlsError, PeerTls};
 use crate::topology::Topology;
 
 /// A client of another node's Raft service.
@@ -61,6 +64,15 @@ pub(crate) struct Peer {
 /// is enabled.
 pub(crate) type LinkQueues = Vec<(Arc<Peer>, mpsc::Receiver<ForwardedProposal>, Option<EchoTask>)>;
 
+/// Why the connections to the other nodes cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PeersError {
+    #[error(transparent)]
+    Address(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Tls(#[from] NodeTlsError),
+}
+
 /// All other nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
@@ -71,19 +83,21 @@ impl Peers {
     /// Prepares a connection to each of the other members; each connects at first use.
     ///
     /// # Errors
-    /// If an address is invalid.
+    /// If an address is invalid, or the node's certificate cannot be used.
     pub(crate) fn new(
         topology: &Arc<Topology>,
         stamp: &Stamp,
         faults: Option<&Faults>,
         net: &Net,
-    ) -> Result<(Self, LinkQueues), tonic::transport::Error> {
+        tls: Option<&PeerTls>,
+    ) -> Result<(Self, LinkQueues), PeersError> {
         let mut peers = BTreeMap::new();
         let mut queues = Vec::new();
         for (id, member) in topology.members().into_iter().filter(|(id, _)| *id != topology.me()) {
             let rule = faults.map(|faults| faults.network.rule(&member.name));
+            let net = tls.map_or_else(|| Ok(net.clone()), |tls| tls.net_to(id, net))?;
             let dial = Arc::new(Dial::new(id, Arc::clone(topology), net.clone(), rule));
-            let endpoint = endpoint(&member.peer, net)?;
+            let endpoint = endpoint(&member.peer, &net)?;
             let channel = || channel(&endpoint, &dial);
             let (forward, queue) = mpsc::channel(FORWARD_QUEUE_MAX);
             let stamp = stamp.clone().to(id);

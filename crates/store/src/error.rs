@@ -188,6 +188,15 @@ pub enum OpenError {
         /// The expected cluster.
         expected: String,
     },
+    /// The cluster of the data dir began with another plan.
+    #[error(
+        "the cluster in {} began with another name, other nodes or another number of shards; give the same ones as at \
+         its first start, or use another directory", .dir.display()
+    )]
+    OtherPlan {
+        /// The data dir.
+        dir: PathBuf,
+    },
     /// The data dir belongs to another node.
     #[error("{} belongs to node {found}, not to node {expected}; start it as node {found} or use another directory", .dir.display())]
     OtherNode {

@@ -28,6 +28,9 @@ pub(crate) const FORMAT: u32 = 2;
 pub struct Identity {
     /// The cluster's id.
     pub cluster: u128,
+    /// The digest of the plan that the cluster began with: its name, its first nodes and its number of shards. The same
+    /// as the cluster's id in a cluster that began without TLS.
+    pub plan: u128,
     /// The cluster's name.
     pub cluster_name: String,
     /// The node's id, which never changes.
@@ -67,6 +70,20 @@ impl Identity {
     /// # Errors
     /// If the data dir has an identity already, or cannot be written.
     pub fn create(dir: &Path, cluster: u128, cluster_name: &str, node: NodeId) -> Result<Self, OpenError> {
+        Self::create_planned(dir, cluster, cluster, cluster_name, node)
+    }
+
+    /// As [`Identity::create`], for a cluster whose id is not the digest of its plan.
+    ///
+    /// # Errors
+    /// As [`Identity::create`].
+    pub fn create_planned(
+        dir: &Path,
+        cluster: u128,
+        plan: u128,
+        cluster_name: &str,
+        node: NodeId,
+    ) -> Result<Self, OpenError> {
         std::fs::create_dir_all(dir).map_err(|error| OpenError::access(dir, error))?;
         let _lock = DataDirLock::take(dir)?;
         if Self::read(dir)?.is_some() {
@@ -74,7 +91,7 @@ impl Identity {
             return Err(OpenError::access(&dir.join(FILE), error));
         }
         let directory = DataDirId(rand::random());
-        let identity = Self { cluster, cluster_name: cluster_name.to_owned(), node, directory };
+        let identity = Self { cluster, plan, cluster_name: cluster_name.to_owned(), node, directory };
         let path = dir.join(FILE);
         let temporary = dir.join("identity.new");
         let write = || {
@@ -98,6 +115,10 @@ impl Identity {
             self.node,
             self.directory
         );
+        if self.plan != self.cluster {
+            // Versions that do not know this line skip it. Writing to a String cannot fail.
+            let _ = writeln!(text, "plan {:032x}", self.plan);
+        }
         let crc = crc32fast::hash(text.as_bytes());
         // Writing to a String cannot fail.
         let _ = writeln!(text, "check {crc:08x}");
@@ -110,6 +131,9 @@ impl Identity {
         if self.cluster != expected.cluster {
             let name = |identity: &Self| format!("{} ({:032x})", identity.cluster_name, identity.cluster);
             return Err(OpenError::OtherCluster { dir, found: name(self), expected: name(expected) });
+        }
+        if self.plan != expected.plan {
+            return Err(OpenError::OtherPlan { dir });
         }
         if self.node != expected.node {
             return Err(OpenError::OtherNode { dir, found: self.node, expected: expected.node });
@@ -146,7 +170,11 @@ fn parse(path: &Path, text: &str) -> Result<Identity, OpenError> {
     let node = field("node")?.parse().map_err(|_| damaged("node is no number"))?;
     let directory =
         u128::from_str_radix(field("directory")?, 16).map_err(|_| damaged("directory is no id"))?;
-    Ok(Identity { cluster, cluster_name, node: NodeId(node), directory: DataDirId(directory) })
+    let plan = match lines.next().and_then(|line| line.strip_prefix("plan ")) {
+        Some(plan) => u128::from_str_radix(plan, 16).map_err(|_| damaged("plan is no digest"))?,
+        None => cluster,
+    };
+    Ok(Identity { cluster, plan, cluster_name, node: NodeId(node), directory: DataDirId(directory) })
 }
 
 /// Reverses [`str::escape_default`]. Cluster names are usually plain, so this seldom changes anything.

@@ -1,11 +1,14 @@
 //! The arguments of `conclave admin`.
 
+use std::path::PathBuf;
+
 use clap::{Args as ClapArgs, Subcommand};
 
 const ADMIN_HELP: &str = "\
-Any server accepts these commands and forwards them to the server concerned.
+Any server accepts drain and rebalance, and forwards them to the server concerned.
 
 Examples:
+  conclave admin ca init --dir pki     before the first start of a cluster with TLS between its servers
   conclave admin drain node2           before node2 is stopped or its machine is restarted
   conclave admin rebalance             after many servers came back";
 
@@ -18,6 +21,19 @@ Ends with 0 when the server has no clients and no leaderships left, with 1 when 
 const REBALANCE_HELP: &str = "\
 Asks servers with more clients than others to redirect some of them there. Servers do this by themselves when the spread \
 has been uneven for a while; this command does it now. Clients continue without a gap.";
+
+const CA_INIT_HELP: &str = "\
+Prints the id of the authority, which becomes the id of a cluster that begins with it. Keep ca.key where only you can read \
+it: whoever has it can act as any server. Servers never read it.";
+
+const CA_ISSUE_HELP: &str = "\
+Give the names of all servers that the cluster begins with, as in --initial-cluster. Each gets a directory of its name in \
+--dir, for its --tls-dir. A certificate is valid for 90 days; issue again, daily if you like: only what has less than 30 \
+days left is renewed, and servers use the new files within 30 s.
+
+Examples:
+  conclave admin ca issue --dir pki n1 n2 n3
+  conclave server --name n1 --tls-dir pki/n1 ...";
 
 /// `conclave admin`
 #[derive(Debug, ClapArgs)]
@@ -36,7 +52,37 @@ pub(crate) enum AdminCommand {
         /// The server's name, as `conclave status` shows it
         node: String,
     },
+    /// Make the certificates with which servers prove themselves to each other
+    Ca {
+        #[command(subcommand)]
+        command: CaCommand,
+    },
     /// Spread the clients evenly over the servers, now
     #[command(after_help = REBALANCE_HELP)]
     Rebalance,
+}
+
+/// `conclave admin ca …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make a certificate authority
+    #[command(after_help = CA_INIT_HELP)]
+    Init {
+        /// Where its key is kept; made if it does not exist
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Leave an authority that is there already as it is
+        #[arg(long)]
+        if_missing: bool,
+    },
+    /// Issue or renew the certificates of the servers
+    #[command(after_help = CA_ISSUE_HELP)]
+    Issue {
+        /// The directory of the authority
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The names of all servers that the cluster begins with
+        #[arg(required = true, value_name = "NAME")]
+        servers: Vec<String>,
+    },
 }

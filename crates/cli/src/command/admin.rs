@@ -1,4 +1,6 @@
-//! `conclave admin`: drains a server, spreads clients.
+//! `conclave admin`: drains a server, spreads clients, makes certificates.
+
+mod ca;
 
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ pub(super) async fn run(args: AdminArgs, settings: &Settings) -> anyhow::Result<
     match args.command {
         AdminCommand::Drain { node } => drain(node, settings).await,
         AdminCommand::Rebalance => rebalance(settings).await,
+        AdminCommand::Ca { command } => ca::run(&command, settings),
     }
 }
 

@@ -23,6 +23,11 @@ const PORTS_EACH: u16 = 60;
 /// Serializes clusters: a machine with two cores cannot run nine servers at the same time.
 static ONE_CLUSTER: Mutex<()> = Mutex::new(());
 
+/// Waits until no other test runs a cluster.
+pub(crate) fn one_cluster() -> MutexGuard<'static, ()> {
+    ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Waits until the condition holds.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
@@ -218,7 +223,7 @@ impl Up {
     }
 
     fn start_command(scratch: &Path, mut command: Command, environment: &[(&str, &str)]) -> Self {
-        let one = ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = one_cluster();
         command.env("TMPDIR", scratch).envs(environment.iter().copied()).stdin(Stdio::piped());
         let mut child = command.spawn().expect("the executable runs");
         let stdin = child.stdin.take().expect("it is piped");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use conclave_core::{NodeId, ShardId};
+use conclave_net::Peer;
 use conclave_proto::FormatError;
 use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
 use conclave_proto::chat::{LeaderHint, NodeStatus};
@@ -50,7 +51,7 @@ pub(crate) struct PeerService {
 
 impl PeerService {
     async fn admit<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
-        self.admission.admit(request.metadata()).await
+        self.admission.admit(request.metadata(), request.extensions().get::<Peer>()).await
     }
 
     fn replica(&self, shard: u32) -> Result<&Arc<Replica>, Status> {

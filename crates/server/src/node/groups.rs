@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use conclave_core::ShardId;
+use conclave_net::CaId;
 use conclave_store::{Identity, Options, Raft, Store};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -25,22 +26,31 @@ use crate::topology::Topology;
 pub(super) async fn open_store(
     config: &Config,
     plan: &ClusterPlan,
+    ca: Option<CaId>,
     options: Options,
     events: StoreEvents,
 ) -> Result<(Identity, Store), RunError> {
     let dir = config.dir.clone();
-    let (cluster, name, me, shards) = (plan.cluster, config.cluster_name.clone(), plan.me, config.shards);
+    let (plan, name, me, shards) = (plan.cluster, config.cluster_name.clone(), plan.me, config.shards);
     let opened = options.work.block(move || {
         let identity = match Identity::read(&dir)? {
             Some(identity) => identity,
-            None => Identity::create(&dir, cluster, &name, me)?,
+            None => Identity::create_planned(&dir, ca.map_or(plan, |ca| ca.0), plan, &name, me)?,
         };
-        let expected = Identity { cluster, cluster_name: name, node: me, directory: identity.directory };
+        // A cluster keeps the id that it began with: the id of its authority, or, without TLS, the digest of its plan.
+        let began_with_tls = identity.cluster != identity.plan;
+        let cluster = match ca {
+            Some(CaId(ca)) if began_with_tls => ca,
+            None if began_with_tls => return Err(RunError::TlsMissing { dir }),
+            _ => plan,
+        };
+        let directory = identity.directory;
+        let expected = Identity { cluster, plan, cluster_name: name, node: me, directory };
         let store = Store::open(&dir, &expected, shards, options, Arc::new(events))?;
-        Ok::<_, conclave_store::OpenError>((identity, store))
+        Ok::<_, RunError>((identity, store))
     });
     match opened.await {
-        Ok(opened) => Ok(opened?),
+        Ok(opened) => opened,
         Err(error) => Err(RunError::Storage(error.to_string())),
     }
 }

@@ -1,5 +1,6 @@
 //! The three ports of a node, and the services on them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::faults::FaultApi;
 use crate::limits::PEER_MESSAGE_BYTES_MAX;
 use crate::node::RunError;
+use crate::peer::tls::PeerTls;
 
 /// The sockets of a node, bound before any other step of the start.
 #[derive(Debug)]
@@ -60,6 +62,19 @@ impl Listeners {
         let client = listen("clients", config.client_listen).await?;
         let peer = listen("other nodes", config.peer_listen).await?;
         Ok(Self { client, peer, http: None, net })
+    }
+}
+
+impl Listeners {
+    /// With TLS on connections from other nodes.
+    pub(super) fn secured(mut self, tls: Option<&PeerTls>) -> Result<Self, RunError> {
+        if let Some(tls) = tls {
+            let address = self.peer.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+            let secured = self.peer.secured(tls.server());
+            self.peer =
+                secured.map_err(|source| RunError::Listen { purpose: "other nodes", address, source })?;
+        }
+        Ok(self)
     }
 }
 

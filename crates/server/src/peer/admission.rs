@@ -9,7 +9,8 @@
 use std::sync::Arc;
 
 use conclave_core::{DataDirId, NodeId};
-use conclave_store::Store;
+use conclave_net::{Identity, Peer, Plain};
+use conclave_store::{Identity as DirIdentity, Store};
 use tokio::sync::watch;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
@@ -18,6 +19,7 @@ use tonic::{Request, Status};
 use crate::topology::Topology;
 
 const CLUSTER: &str = "conclave-cluster";
+const PLAN: &str = "conclave-plan";
 const FROM: &str = "conclave-from";
 const FROM_DIR: &str = "conclave-from-dir";
 const TO: &str = "conclave-to";
@@ -30,6 +32,7 @@ const EMPTIED: &str = "node_id_taken";
 #[derive(Clone, Debug)]
 pub(crate) struct Stamp {
     cluster: MetadataValue<Ascii>,
+    plan: MetadataValue<Ascii>,
     from: MetadataValue<Ascii>,
     from_dir: MetadataValue<Ascii>,
     to: NodeId,
@@ -38,12 +41,12 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub(crate) fn new(cluster: u128, directory: DataDirId, store: Store, topology: Arc<Topology>) -> Self {
-        let from = topology.me();
+    pub(crate) fn new(identity: &DirIdentity, store: Store, topology: Arc<Topology>) -> Self {
         Self {
-            cluster: ascii(format!("{cluster:032x}")),
-            from: MetadataValue::from(from.0),
-            from_dir: ascii(directory.to_string()),
+            cluster: ascii(format!("{:032x}", identity.cluster)),
+            plan: ascii(format!("{:032x}", identity.plan)),
+            from: MetadataValue::from(identity.node.0),
+            from_dir: ascii(identity.directory.to_string()),
             to: NodeId(0),
             store,
             topology,
@@ -60,6 +63,7 @@ impl Interceptor for Stamp {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let metadata = request.metadata_mut();
         metadata.insert(CLUSTER, self.cluster.clone());
+        metadata.insert(PLAN, self.plan.clone());
         metadata.insert(FROM, self.from.clone());
         metadata.insert(FROM_DIR, self.from_dir.clone());
         metadata.insert(TO, MetadataValue::from(self.to.0));
@@ -78,13 +82,21 @@ pub(crate) struct Admission {
     pub(crate) topology: Arc<Topology>,
     pub(crate) directory: DataDirId,
     pub(crate) store: Store,
+    /// Whether nodes without TLS are served; `None` if there is no TLS.
+    pub(crate) tls: Option<Plain>,
+    /// The digest of the plan that the cluster began with.
+    pub(crate) plan: u128,
     /// Set when a peer knows this node's id with another data dir: then this node must stop.
     pub(crate) expelled: watch::Sender<Option<String>>,
 }
 
 impl Admission {
     /// Admits the call or returns the refusal. The first call of a node binds its id to its data dir, durably.
-    pub(crate) async fn admit(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
+    pub(crate) async fn admit(
+        &self,
+        metadata: &MetadataMap,
+        caller: Option<&Peer>,
+    ) -> Result<NodeId, Status> {
         let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok());
         let number = |key: &str| text(key).and_then(|text| text.parse::<u64>().ok()).map(NodeId);
         let hex = |key: &str| text(key).and_then(|text| u128::from_str_radix(text, 16).ok());
@@ -94,11 +106,17 @@ impl Admission {
         else {
             return Err(Status::failed_precondition("the call does not name its sender and its receiver"));
         };
+        self.check_certificate(from, caller)?;
         if cluster != self.cluster {
             return Err(Status::failed_precondition(format!(
                 "this node belongs to cluster {:032x}, the caller to {cluster:032x}; check the list of nodes",
                 self.cluster
             )));
+        }
+        if hex(PLAN).is_some_and(|plan| plan != self.plan) {
+            return Err(Status::failed_precondition(
+                "the caller began with another list of nodes, cluster name or number of shards; give every node the same",
+            ));
         }
         let me = self.topology.me();
         if to != me {
@@ -122,6 +140,18 @@ impl Admission {
         }
         self.bind(from, from_dir).await?;
         Ok(from)
+    }
+
+    /// Nothing that a caller says is believed, or tells it anything, before its certificate proves who it is.
+    fn check_certificate(&self, from: NodeId, caller: Option<&Peer>) -> Result<(), Status> {
+        let Some(plain) = self.tls else { return Ok(()) };
+        let (encrypted, identity) =
+            caller.map_or_else(Default::default, |peer| (peer.encrypted, peer.identity));
+        let changing_over = plain == Plain::Accept && !encrypted;
+        if changing_over || identity == Identity::Node(from.0) {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!("the caller says that it is node {from}, and is {identity}")))
     }
 
     async fn bind(&self, from: NodeId, directory: DataDirId) -> Result<(), Status> {

@@ -76,6 +76,11 @@ impl Cluster {
         self
     }
 
+    /// Changes the configuration of every node that starts from now on.
+    pub(crate) fn tune(&mut self, tune: impl Fn(&mut Config) + Send + Sync + 'static) {
+        self.tune = Box::new(tune);
+    }
+
     /// Gives the cluster a name of its own.
     pub(crate) fn with_name(mut self, name: &'static str) -> Self {
         self.tune = Box::new(move |config| name.clone_into(&mut config.cluster_name));

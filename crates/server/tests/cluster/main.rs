@@ -18,4 +18,5 @@ mod placement;
 mod reads;
 mod restart;
 mod snapshot;
+mod tls;
 mod upgrade;

@@ -45,7 +45,7 @@ fn a_data_dir_belongs_to_one_node_and_one_cluster() {
     assert!(matches!(try_open(empty.path(), &me, SHARDS), Err(OpenError::Empty { .. })));
     drop(try_open(path, &me, SHARDS).unwrap());
 
-    let other = Identity { cluster: 8, cluster_name: "prod".into(), ..me.clone() };
+    let other = Identity { cluster: 8, plan: 8, cluster_name: "prod".into(), ..me.clone() };
     assert!(message(try_open(path, &other, SHARDS)).contains("belongs to the cluster test"));
     let other = Identity { node: NodeId(2), ..me.clone() };
     assert!(message(try_open(path, &other, SHARDS)).contains("belongs to node 1, not to node 2"));
