@@ -83,6 +83,6 @@ pub(crate) enum CaCommand {
         dir: PathBuf,
         /// The names of all servers that the cluster begins with
         #[arg(required = true, value_name = "NAME")]
-        servers: Vec<String>,
+        names: Vec<String>,
     },
 }

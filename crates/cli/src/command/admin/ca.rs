@@ -31,7 +31,7 @@ pub(super) fn run(command: &CaCommand, settings: &Settings) -> anyhow::Result<Ex
     let now = jiff::Timestamp::now().into();
     match command {
         CaCommand::Init { dir, if_missing } => init(dir, *if_missing, now, settings),
-        CaCommand::Issue { dir, servers } => issue(dir, servers, now, settings),
+        CaCommand::Issue { dir, names } => issue(dir, names, now, settings),
     }
 }
 
