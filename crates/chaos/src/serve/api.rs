@@ -32,7 +32,7 @@ use crate::serve::desk::Desk;
 use crate::serve::guard::Guard;
 use crate::serve::refusal::{Refusal, RefusalKind};
 
-/// What the document says beside the operations. Its version is the API's, which changes when a client has to.
+/// Title, description and version of the document. The version is the API's: it rises when clients have to change.
 #[derive(OpenApi)]
 #[openapi(
     info(

@@ -68,7 +68,7 @@ pub(crate) enum CaCommand {
     /// Make a certificate authority
     #[command(after_help = CA_INIT_HELP)]
     Init {
-        /// Where its key is kept; made if it does not exist
+        /// Directory of its key and certificate; created if it does not exist
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
         /// Leave an authority that is there already as it is

@@ -123,7 +123,7 @@ impl Entrance {
     }
 }
 
-/// An open file of no use.
+/// A file descriptor in reserve: it is closed to make room for accepting, and closing, a connection when none is left.
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
