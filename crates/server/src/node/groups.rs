@@ -18,6 +18,7 @@ use crate::peer::admission::Admission;
 use crate::peer::network::Factory;
 use crate::plan::ClusterPlan;
 use crate::shard::elections::EarlyElections;
+use crate::shard::heartbeats::Heartbeats;
 use crate::shard::proposer::Proposer;
 use crate::shard::{Replica, Shards};
 use crate::topology::Topology;
@@ -84,8 +85,10 @@ impl Groups<'_> {
         tasks: &TaskTracker,
     ) -> Result<Arc<Replica>, RunError> {
         let failed = |why: String| RunError::Raft { shard, why };
+        let heartbeats = Arc::new(Heartbeats::default());
         let factory = Factory {
             shard,
+            heartbeats: Arc::clone(&heartbeats),
             peers: Arc::clone(self.peers),
             admission: admission.clone(),
             metrics: Arc::clone(self.metrics),
@@ -105,7 +108,8 @@ impl Groups<'_> {
         };
         tasks.spawn(proposer.run(queue));
         let state = self.store.state(shard);
-        Ok(Arc::new(Replica { shard, raft, state, proposals, early_elections: EarlyElections::default() }))
+        let early_elections = EarlyElections::default();
+        Ok(Arc::new(Replica { shard, raft, state, proposals, early_elections, heartbeats }))
     }
 }
 

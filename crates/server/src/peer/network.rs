@@ -33,6 +33,7 @@ use crate::peer::admission::Admission;
 use crate::peer::echo::Call;
 use crate::peer::probe::Probe;
 use crate::peer::{Peer, PeerClient, Peers};
+use crate::shard::heartbeats::Heartbeats;
 
 /// openraft reopens a broken stream without any delay; this delay is added.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(30);
@@ -46,6 +47,7 @@ pub(crate) struct Factory {
     pub(crate) peers: Arc<Peers>,
     pub(crate) admission: Admission,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) heartbeats: Arc<Heartbeats>,
 }
 
 /// One shard's connection to one other replica.
@@ -55,7 +57,8 @@ pub(crate) struct PeerNetwork {
     target: u64,
     peer: Option<Arc<Peer>>,
     heartbeat: bool,
-    heartbeats: Option<HeartbeatStream>,
+    heartbeat_stream: Option<HeartbeatStream>,
+    heartbeats: Arc<Heartbeats>,
     rtt: Histogram,
     append: Histogram,
     append_failures: IntCounter,
@@ -96,7 +99,8 @@ impl Factory {
             target,
             peer,
             heartbeat,
-            heartbeats: None,
+            heartbeat_stream: None,
+            heartbeats: Arc::clone(&self.heartbeats),
             rtt: self.metrics.raft_peer_rtt.with_label_values(&[&name]),
             append: self.metrics.raft_peer_append.with_label_values(&[&name]),
             append_failures: self.metrics.raft_peer_append_failures.with_label_values(&[&name]),
@@ -181,23 +185,27 @@ impl PeerNetwork {
         timeout: Duration,
     ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
         let began = Instant::now();
+        let round = self.heartbeats.round();
         let message = append_to_proto(self.shard, request);
-        // After any error, the next heartbeat opens a new stream.
-        let heartbeats = self.heartbeats.take();
+        // After any error, the next heartbeat opens a new stream: an answer always belongs to the last heartbeat.
+        let stream = self.heartbeat_stream.take();
         let mut client = self.peer()?.client();
         let exchange = async {
-            let mut heartbeats = match heartbeats {
-                Some(heartbeats) => heartbeats,
+            let mut stream = match stream {
+                Some(stream) => stream,
                 None => HeartbeatStream::open(&mut client).await?,
             };
-            let answer = heartbeats.exchange(message).await?;
-            Ok::<_, Status>((heartbeats, answer))
+            let answer = stream.exchange(message).await?;
+            Ok::<_, Status>((stream, answer))
         };
         match tokio::time::timeout(timeout, exchange).await {
-            Ok(Ok((heartbeats, answer))) => {
+            Ok(Ok((stream, answer))) => {
                 self.rtt.observe(began.elapsed().as_secs_f64());
                 let result = appended(answer)?;
-                self.heartbeats = result.is_ok().then_some(heartbeats);
+                if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+                    self.heartbeats.answered(self.target, request.vote.leader_id().term, round);
+                }
+                self.heartbeat_stream = result.is_ok().then_some(stream);
                 Ok(result)
             }
             Ok(Err(status)) => Err(self.append_failed(&status)),

@@ -1,5 +1,6 @@
 //! One shard's replica on this node: proposals, reads, and its view of the leader.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,14 @@ use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::shard::elections::EarlyElections;
+use crate::shard::heartbeats::Heartbeats;
 use crate::shard::proposer::{Proposal, ProposeError, ProposeResult};
 
 /// A leader without quorum acks for this long is reported as no leader. Far above the longest election timeout.
 const QUORUM_FRESH: Duration = Duration::from_secs(3);
+/// How long a leader waits for a quorum to confirm that it still leads. Above the interval of heartbeats, so that a lost
+/// one is sent again; the caller asks again.
+const CONFIRMATION_MAX: Duration = Duration::from_secs(1);
 
 /// One replica.
 #[derive(Debug)]
@@ -27,6 +32,7 @@ pub(crate) struct Replica {
     pub(crate) state: Arc<ShardState>,
     pub(crate) proposals: mpsc::Sender<Proposal>,
     pub(crate) early_elections: EarlyElections,
+    pub(crate) heartbeats: Arc<Heartbeats>,
 }
 
 /// This replica's view of the leader.
@@ -98,15 +104,37 @@ impl Replica {
         let _ = tokio::time::timeout(at_most, wait).await;
     }
 
-    /// The index that a linearizable read must have applied, if this replica leads: the leader's committed
-    /// index, once a quorum has confirmed that it still leads (Raft dissertation, section 6.4).
+    /// The index that a linearizable read must have applied, if this replica leads: the leader's committed index, once
+    /// a quorum has confirmed after the call that it still leads (Raft dissertation, section 6.4). See [`Heartbeats`]
+    /// for why openraft's confirmation is not enough.
     pub(crate) async fn read_index_as_leader(&self) -> Result<u64, ReadError> {
         if planted(Bug::StaleRead) && self.leads() {
             return Ok(*self.state.applied().borrow());
         }
+        let round = self.heartbeats.begin();
+        // This sends the heartbeats, too. The index belongs to the term in which it is the leader's.
         let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
         let (log_id, _) = read.map_err(|_| ReadError::NotLeader)?;
-        Ok(log_id.index())
+        let term = log_id.committed_leader_id().term;
+        let voters = self.voters();
+        tokio::select! {
+            () = self.heartbeats.confirmed(*self.raft.node_id(), term, round, &voters) => Ok(log_id.index()),
+            () = self.leads_no_more(term) => Err(ReadError::NotLeader),
+            () = tokio::time::sleep(CONFIRMATION_MAX) => Err(ReadError::Timeout),
+        }
+    }
+
+    /// The sets of nodes of each of which a majority decides: two while the membership changes.
+    fn voters(&self) -> Vec<BTreeSet<u64>> {
+        let metrics = self.raft.metrics();
+        metrics.borrow_watched().membership_config.membership().get_joint_config().clone()
+    }
+
+    /// Waits until this replica does not lead in the term any more.
+    async fn leads_no_more(&self, term: u64) {
+        let mut metrics = self.raft.server_metrics();
+        let leads = |view: LeaderView| view.term == term && view.leader == Some(NodeId(*self.raft.node_id()));
+        while leads(view(&metrics.borrow_watched())) && metrics.changed().await.is_ok() {}
     }
 
     /// Waits until this replica has applied the index.
