@@ -30,11 +30,13 @@ pub enum Bug {
     UnsyncedVote,
     /// A gateway accepts requests that the cluster's feature level does not allow yet.
     SkipLevelGate,
+    /// A node accepts a peer whose data dir was put back from an older copy.
+    TrustOldCopy,
 }
 
 impl Bug {
     /// All planted bugs.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AckBeforeSync,
         Self::AckBeforeQuorum,
         Self::PublishBeforeCommit,
@@ -43,6 +45,7 @@ impl Bug {
         Self::FollowOffByOne,
         Self::UnsyncedVote,
         Self::SkipLevelGate,
+        Self::TrustOldCopy,
     ];
 
     /// The value of [`VARIABLE`] that chooses this bug.
@@ -57,6 +60,7 @@ impl Bug {
             Self::FollowOffByOne => "follow-off-by-one",
             Self::UnsyncedVote => "unsynced-vote",
             Self::SkipLevelGate => "skip-level-gate",
+            Self::TrustOldCopy => "trust-old-copy",
         }
     }
 

@@ -3,6 +3,7 @@
 //! * [`admission`]: both ends of every call identify themselves; foreign nodes and replaced data dirs are refused.
 //! * [`check`]: refuses what no honest peer sends, before openraft sees it.
 //! * [`dial`]: connects to a node wherever it is now.
+//! * [`introduce`]: a data dir that was put back from an older copy is refused.
 //! * [`network`]: openraft's network over gRPC; the server side is `api/peer.rs`.
 //! * [`probe`]: measures how long a follower takes.
 //! * [`mod@echo`]: fault injection that repeats calls.
@@ -13,6 +14,7 @@ pub(crate) mod admission;
 pub(crate) mod check;
 mod dial;
 pub(crate) mod echo;
+pub(crate) mod introduce;
 pub(crate) mod link;
 pub(crate) mod network;
 mod probe;

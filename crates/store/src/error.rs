@@ -166,9 +166,9 @@ pub enum OpenError {
         /// The data dir.
         dir: PathBuf,
     },
-    /// The identity file cannot be decoded.
+    /// The identity file, or the list of boots beside it, cannot be decoded.
     #[error(
-        "{} is damaged ({what}); put back the identity file of this data dir; see docs/deploy.md, \"A damaged data dir\"", .path.display()
+        "{} is damaged ({what}); put back this file of this data dir; see docs/deploy.md, \"A damaged data dir\"", .path.display()
     )]
     IdentityDamaged {
         /// The file.

@@ -16,6 +16,7 @@
 //! An error of any file is final: all waiting calls get it, [`Store::failed`] reports it, and the node
 //! must stop.
 
+mod boots;
 mod checksum;
 pub mod convert;
 mod disk;
@@ -34,6 +35,7 @@ mod types;
 mod votes;
 mod work;
 
+pub use boots::{BootId, Boots};
 pub use disk::{DataFile, Disk, RealDisk};
 pub use error::{OpenError, ReadError, StoreError};
 pub use faulty::{DiskFaults, FaultyDisk};

@@ -135,6 +135,11 @@ impl Log {
         lock(&self.cells.get(group as usize)?.group).term_at(index)
     }
 
+    /// The id of a group's last entry, or of the last one that was purged.
+    pub(crate) fn last_log_id(&self, group: u32) -> Option<LogId> {
+        self.group(group).last_log_id()
+    }
+
     /// The term of each group's last entry; 0 if it has none.
     pub(crate) fn last_terms(&self) -> Vec<u64> {
         let term = |cell: &Cell| lock(&cell.group).last_log_id().map_or(0, |last| last.leader_id.term);

@@ -14,6 +14,7 @@ use conclave_core::limits::{LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
 use conclave_core::{DataDirId, NodeId, RoomId, Seq, ShardId};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::boots::{BootId, Boots};
 use crate::disk::{DataFile, Disk, RealDisk};
 use crate::error::{OpenError, StoreError};
 use crate::failure::Failure;
@@ -22,7 +23,7 @@ use crate::lock;
 use crate::log::{Durable, Log, LogStore, Sender, TaskWriter, Writer};
 use crate::observer::Observer;
 use crate::snapshot::{Receiving, SnapshotReceiver, finish_installing};
-use crate::state::db::{HAS_LOG, peer};
+use crate::state::db::{HAS_LOG, peer, peer_boot};
 use crate::state::machine::StateMachine;
 use crate::state::writer::{StateWriter, StateWriterQueue, WriteRequest};
 use crate::state::{ShardState, StoreContext};
@@ -105,6 +106,8 @@ struct Inner {
     shards: Vec<Shard>,
     observer: Arc<dyn Observer>,
     peers: Mutex<BTreeMap<NodeId, DataDirId>>,
+    boots: Boots,
+    peer_boots: Mutex<BTreeMap<NodeId, BootId>>,
     disk: Arc<dyn Disk>,
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     /// In a simulation, the writers as tasks instead of threads.
@@ -187,6 +190,7 @@ impl Store {
         let log = Arc::new(log);
         let (vote_writer, votes) = VoteWriter::new(votes, failure.clone(), observer.clone());
         let peers = db.peers().map_err(broken)?.into_iter().collect();
+        let peer_boots = db.peer_boots().map_err(broken)?.into_iter().collect();
         let shared = Arc::new(StoreContext {
             db,
             failure: failure.clone(),
@@ -204,6 +208,7 @@ impl Store {
         };
         let shards: Vec<Shard> = (0..=shards).map(shard).collect::<Result<_, _>>().map_err(broken)?;
 
+        let boots = Boots::begin(dir)?;
         let (queue, jobs) = mpsc::channel(LOG_QUEUE_MAX);
         let store = Self(Arc::new(Inner {
             dir: dir.to_owned(),
@@ -216,6 +221,8 @@ impl Store {
             shards,
             observer: observer.clone(),
             peers: Mutex::new(peers),
+            boots,
+            peer_boots: Mutex::new(peer_boots),
             disk: disk.clone(),
             threads: Mutex::new(Vec::new()),
             tasks: Mutex::new(None),
@@ -337,6 +344,14 @@ impl Store {
         self.0.log.term_at(shard.0, index)
     }
 
+    /// The index of the last entry that a shard's log and state contain, 0 if there is none.
+    #[must_use]
+    pub fn last_index(&self, shard: ShardId) -> u64 {
+        let logged = self.0.log.last_log_id(shard.0);
+        let applied = self.at(shard).state.position().0;
+        [logged, applied].into_iter().flatten().map(|log_id| log_id.index).max().unwrap_or(0)
+    }
+
     /// Where blocking work runs.
     #[must_use]
     pub fn work(&self) -> Work {
@@ -373,6 +388,36 @@ impl Store {
             .write(WriteRequest { local, sync: true, ..WriteRequest::default() })
             .await?;
         Ok(Ok(()))
+    }
+
+    /// The boots of this data dir. The current one began when the store was opened.
+    #[must_use]
+    pub fn boots(&self) -> &Boots {
+        &self.0.boots
+    }
+
+    /// The last boot of a node that this one has stored.
+    #[must_use]
+    pub fn peer_boot(&self, node: NodeId) -> Option<BootId> {
+        lock(&self.0.peer_boots).get(&node).copied()
+    }
+
+    /// Stores the current boot of a node. When this returns, it survives a crash.
+    ///
+    /// # Errors
+    /// If the row cannot be written.
+    pub async fn remember_boot(&self, node: NodeId, boot: BootId) -> Result<(), StoreError> {
+        if self.peer_boot(node) == Some(boot) {
+            return Ok(());
+        }
+        let local = vec![(peer_boot(node), Some(boot.0.to_be_bytes().to_vec()))];
+        self.0
+            .shared
+            .writer_queue
+            .write(WriteRequest { local, sync: true, ..WriteRequest::default() })
+            .await?;
+        lock(&self.0.peer_boots).insert(node, boot);
+        Ok(())
     }
 
     /// The prefixes of a shard's history that this node has, for the answer to a snapshot's offer. Blocking.

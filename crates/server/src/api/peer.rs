@@ -26,8 +26,8 @@ use crate::cluster::placement::Placement;
 use crate::limits::SNAPSHOT_STALL;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
-use crate::peer::admission::Admission;
 use crate::peer::check::{Dishonest, Known};
+use crate::peer::introduce::Introductions;
 use crate::peer::link::serve_link;
 use crate::shard::{Replica, Shards};
 use crate::status::local_status;
@@ -37,7 +37,7 @@ type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// The Raft service of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerService {
-    pub(crate) admission: Admission,
+    pub(crate) introductions: Introductions,
     pub(crate) shards: Arc<Shards>,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
@@ -51,7 +51,7 @@ pub(crate) struct PeerService {
 
 impl PeerService {
     async fn admit<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
-        self.admission.admit(request.metadata(), request.extensions().get::<Peer>()).await
+        self.introductions.admission.admit(request.metadata(), request.extensions().get::<Peer>()).await
     }
 
     fn replica(&self, shard: u32) -> Result<&Arc<Replica>, Status> {
@@ -118,6 +118,20 @@ impl RaftService for PeerService {
             granted: answer.vote_granted,
             last_log_id: answer.last_log_id.as_ref().map(convert::log_id_to_proto),
         }))
+    }
+
+    async fn introduce(
+        &self,
+        request: Request<raft::IntroduceRequest>,
+    ) -> Result<Response<raft::IntroduceResponse>, Status> {
+        let from = self
+            .introductions
+            .admission
+            .identify(request.metadata(), request.extensions().get::<Peer>())
+            .await?;
+        let caller = request.into_inner().caller.unwrap_or_default();
+        self.introductions.accept(from, caller).await?;
+        Ok(Response::new(raft::IntroduceResponse { callee: Some(self.introductions.own()) }))
     }
 
     type AppendEntriesStream = ResponseStream<raft::AppendEntriesResponse>;

@@ -32,6 +32,7 @@ use crate::node::gates::Entrances;
 use crate::node::listen::{Listeners, serve_clients, serve_peers};
 use crate::peer::LinkQueues;
 use crate::peer::admission::Admission;
+use crate::peer::introduce::Introductions;
 use crate::peer::link::maintain_link;
 use crate::shard::elections;
 
@@ -70,8 +71,9 @@ impl Node {
             views,
             placement: placement.clone(),
         };
+        let introductions = Introductions { admission, shards: Arc::clone(shards) };
         let peer_service = PeerService {
-            admission,
+            introductions: introductions.clone(),
             shards: Arc::clone(shards),
             store: store.clone(),
             metrics: Arc::clone(metrics),
@@ -104,7 +106,7 @@ impl Node {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         }
 
-        self.spawn_shard_tasks(&net, links, leadership);
+        self.spawn_shard_tasks(&net, &introductions, links, leadership);
         let settling = bootstrap::complete_start(
             router.clone(),
             Arc::clone(info),
@@ -126,12 +128,19 @@ impl Node {
     }
 
     /// Starts the links to the other nodes, and the tasks that watch and keep this node's replicas.
-    fn spawn_shard_tasks(&self, net: &Net, links: LinkQueues, leadership: Leadership) {
+    fn spawn_shard_tasks(
+        &self,
+        net: &Net,
+        introductions: &Introductions,
+        links: LinkQueues,
+        leadership: Leadership,
+    ) {
         let Self { info, store, metrics, router, tasks, .. } = self;
         let (shards, stop) = (&router.shards, &info.stop);
         let (died, deaths) = mpsc::channel(DEATHS_WAITING_MAX);
         for (peer, queue, echoes) in links {
-            tasks.spawn(maintain_link(net.clone(), peer, queue, died.clone(), stop.clone()));
+            let (net, introductions, died) = (net.clone(), introductions.clone(), died.clone());
+            tasks.spawn(maintain_link(net, introductions, peer, queue, died, stop.clone()));
             if let Some(echoes) = echoes {
                 tasks.spawn(echoes.run(stop.clone()));
             }

@@ -8,9 +8,10 @@
 
 use std::sync::Arc;
 
+use conclave_core::planted::{Bug, planted};
 use conclave_core::{DataDirId, NodeId};
 use conclave_net::{Identity, Peer, Plain};
-use conclave_store::{Identity as DirIdentity, Store};
+use conclave_store::{BootId, Identity as DirIdentity, Store};
 use tokio::sync::watch;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
@@ -24,9 +25,17 @@ const FROM: &str = "conclave-from";
 const FROM_DIR: &str = "conclave-from-dir";
 const TO: &str = "conclave-to";
 const TO_DIR: &str = "conclave-to-dir";
+const BOOT: &str = "conclave-boot";
+const TO_BOOT: &str = "conclave-to-boot";
 /// The metadata key that marks a refusal because of the caller's own data dir.
-const REFUSED: &str = "conclave-code";
+pub(crate) const REFUSED: &str = "conclave-code";
 const EMPTIED: &str = "node_id_taken";
+/// The caller's data dir was put back from an older copy.
+pub(crate) const OLD_COPY: &str = "old_copy";
+/// The two ends do not know each other's current boot.
+const INTRODUCE_FIRST: &str = "introduce_first";
+/// The feature level from which every call names the boots of both ends.
+const BOOTS_LEVEL: u32 = 2;
 
 /// Adds the identities of both ends to every call.
 #[derive(Clone, Debug)]
@@ -35,6 +44,7 @@ pub(crate) struct Stamp {
     plan: MetadataValue<Ascii>,
     from: MetadataValue<Ascii>,
     from_dir: MetadataValue<Ascii>,
+    boot: Option<MetadataValue<Ascii>>,
     to: NodeId,
     store: Store,
     topology: Arc<Topology>,
@@ -47,6 +57,7 @@ impl Stamp {
             plan: ascii(format!("{:032x}", identity.plan)),
             from: MetadataValue::from(identity.node.0),
             from_dir: ascii(identity.directory.to_string()),
+            boot: store.boots().current().map(|boot| ascii(boot.to_string())),
             to: NodeId(0),
             store,
             topology,
@@ -71,6 +82,12 @@ impl Interceptor for Stamp {
         if let Some(directory) = registered.or_else(|| self.store.peer_directory(self.to)) {
             metadata.insert(TO_DIR, ascii(directory.to_string()));
         }
+        if let Some(boot) = self.boot.clone() {
+            metadata.insert(BOOT, boot);
+        }
+        if let Some(boot) = self.store.peer_boot(self.to) {
+            metadata.insert(TO_BOOT, ascii(boot.to_string()));
+        }
         Ok(request)
     }
 }
@@ -93,6 +110,17 @@ pub(crate) struct Admission {
 impl Admission {
     /// Admits the call or returns the refusal. The first call of a node binds its id to its data dir, durably.
     pub(crate) async fn admit(
+        &self,
+        metadata: &MetadataMap,
+        caller: Option<&Peer>,
+    ) -> Result<NodeId, Status> {
+        let from = self.identify(metadata, caller).await?;
+        self.check_boots(from, metadata)?;
+        Ok(from)
+    }
+
+    /// As [`Admission::admit`], for the call that introduces two nodes: it does not look at boots.
+    pub(crate) async fn identify(
         &self,
         metadata: &MetadataMap,
         caller: Option<&Peer>,
@@ -142,6 +170,28 @@ impl Admission {
         Ok(from)
     }
 
+    /// Only introduced processes speak to each other; see [`crate::peer::introduce`].
+    fn check_boots(&self, from: NodeId, metadata: &MetadataMap) -> Result<(), Status> {
+        let boot = |key: &str| {
+            let text = metadata.get(key)?.to_str().ok()?;
+            u64::from_str_radix(text, 16).ok().map(BootId)
+        };
+        let (caller, callee) = (boot(BOOT), boot(TO_BOOT));
+        // Older versions name no boot.
+        let may_be_older = self.topology.feature_level() < BOOTS_LEVEL && !metadata.contains_key(BOOT);
+        let introduced = caller.is_some()
+            && caller == self.store.peer_boot(from)
+            && callee == self.store.boots().current();
+        if introduced || may_be_older || planted(Bug::TrustOldCopy) {
+            return Ok(());
+        }
+        let mut status = Status::failed_precondition(
+            "the two nodes do not know each other's current boot; introduce first",
+        );
+        status.metadata_mut().insert(REFUSED, MetadataValue::from_static(INTRODUCE_FIRST));
+        Err(status)
+    }
+
     /// Nothing that a caller says is believed, or tells it anything, before its certificate proves who it is.
     fn check_certificate(&self, from: NodeId, caller: Option<&Peer>) -> Result<(), Status> {
         let Some(plain) = self.tls else { return Ok(()) };
@@ -185,9 +235,20 @@ impl Admission {
 
     /// Stops this node if `status` is a peer's refusal of its data dir.
     pub(crate) fn watch(&self, status: &Status) {
-        if status.metadata().get(REFUSED).is_some_and(|code| code == EMPTIED) {
-            self.expel(status.message());
+        match status.metadata().get(REFUSED) {
+            Some(code) if code == EMPTIED => self.expel(status.message()),
+            Some(code) if code == OLD_COPY => self.stop_old_copy(status.message()),
+            _ => {}
         }
+    }
+
+    fn stop_old_copy(&self, why: &str) {
+        self.expelled.send_replace(Some(format!(
+            "the data directory of node {} was put back from an older copy ({why}). What the node has acknowledged since \
+             is missing in it, so it must not run: put back the directory as the node left it last, if it still exists; \
+             see docs/deploy.md, \"A lost data dir\"",
+            self.topology.me()
+        )));
     }
 
     fn expel(&self, why: &str) {

@@ -25,6 +25,7 @@ use tonic::{Status, Streaming};
 use crate::limits::{ENTRY_BYTES_MAX, FORWARD_QUEUE_MAX};
 use crate::peer::Peer;
 use crate::peer::echo::Call;
+use crate::peer::introduce::Introductions;
 use crate::shard::{ProposeError, ProposeResult, Replica, Shards};
 
 /// Pause between two attempts to open a link.
@@ -50,6 +51,7 @@ pub(crate) struct ForwardedProposal {
 /// Keeps the link to one peer open while the node runs. Sends the peer to `died` when its process is gone.
 pub(crate) async fn maintain_link(
     net: Net,
+    introductions: Introductions,
     peer: Arc<Peer>,
     mut queue: mpsc::Receiver<ForwardedProposal>,
     died: mpsc::Sender<NodeId>,
@@ -57,7 +59,7 @@ pub(crate) async fn maintain_link(
 ) {
     loop {
         let ended = tokio::select! {
-            ended = run_link(&peer, &mut queue) => ended,
+            ended = run_link(&introductions, &peer, &mut queue) => ended,
             () = stop.cancelled() => return,
         };
         let was_alive = peer.alive.send_replace(false);
@@ -80,10 +82,18 @@ pub(crate) async fn maintain_link(
 }
 
 /// Runs one connection of the link until it breaks.
-async fn run_link(peer: &Peer, queue: &mut mpsc::Receiver<ForwardedProposal>) -> Status {
+async fn run_link(
+    introductions: &Introductions,
+    peer: &Peer,
+    queue: &mut mpsc::Receiver<ForwardedProposal>,
+) -> Status {
     let (requests, outgoing) = mpsc::channel(4);
     let mut client = peer.client();
     let turn = peer.turn();
+    if let Err(status) = introductions.introduce(peer).await {
+        peer.give_up(turn);
+        return status;
+    }
     let mut answers = match client.link(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await {
         Ok(response) => response.into_inner(),
         Err(status) => {

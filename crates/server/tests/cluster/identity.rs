@@ -1,5 +1,8 @@
 //! A node id belongs to one data dir for life.
 
+use std::path::Path;
+
+use conclave_client::HistoryQuery;
 use conclave_server::{Config, RunError};
 
 use crate::harness::{Cluster, eventually};
@@ -55,6 +58,124 @@ async fn a_restarted_node_is_accepted_again() {
         cluster.status(0).await.is_some_and(|status| status.can_lose == 1)
     })
     .await;
+}
+
+/// Copies the files of a data dir.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Puts a copy of a data dir back.
+fn put_back(copy_dir: &Path, to: &Path) {
+    std::fs::remove_dir_all(to).unwrap();
+    copy(copy_dir, to);
+}
+
+/// A backup of a stopped cluster is put back at one node, after the nodes went on. With that node's vote, the others would
+/// elect a leader that lacks acknowledged messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_data_dir_was_put_back_from_an_older_copy_is_refused() {
+    let mut cluster = Cluster::start().await;
+    cluster.client("ana").await.send("general", "before the copy").await.unwrap();
+    for node in 0..3 {
+        cluster.stop(node).await;
+    }
+    let older = tempfile::tempdir().unwrap();
+    copy(&cluster.node_dir(2), older.path());
+    for node in 0..3 {
+        cluster.start_node(node).await;
+    }
+    cluster.settled().await;
+    let client = cluster.client("ana").await;
+    client.send("general", "after the copy").await.unwrap();
+    // The second node misses what the first and the third one acknowledge.
+    cluster.stop(1).await;
+    let mut last = 0;
+    for text in ["one", "two", "three"] {
+        last = client.send("general", text).await.unwrap().seq;
+    }
+    cluster.stop(2).await;
+    cluster.kill(0);
+    put_back(older.path(), &cluster.node_dir(2));
+    cluster.start_node(1).await;
+    cluster.start_node(2).await;
+    for _ in 0..3 {
+        let error = cluster.gives_up(2).await;
+        assert!(matches!(error, RunError::Expelled(_)), "{error}");
+        assert!(error.to_string().contains("older copy"), "{error}");
+        // As a supervisor would.
+        cluster.start_node(2).await;
+    }
+    // The two nodes that kept everything go on.
+    cluster.gives_up(2).await;
+    cluster.start_node(0).await;
+    cluster.settled().await;
+    let client = cluster.client("ana").await;
+    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest("general", 1) };
+    assert_eq!(client.history(query).await.unwrap().last_seq, last);
+    assert_eq!(client.send("general", "four").await.unwrap().seq, last + 1);
+}
+
+/// A copy that was made while its node ran knows the node's last boot, but not all entries that the node acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_data_dir_was_copied_while_it_ran_is_refused_by_a_leader() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client("ana").await;
+    client.send("general", "before the copy").await.unwrap();
+    let shard = cluster.shard_of(&client, "general").await;
+    let leader = cluster.leader_of(shard).await;
+    let node = (leader + 1) % 3;
+    cluster.stop(node).await;
+    let older = tempfile::tempdir().unwrap();
+    copy(&cluster.node_dir(node), older.path());
+    cluster.start_node(node).await;
+    let index = async |node, name: &str| cluster.metric(node, &format!("{name}{{shard=\"{shard}\"}}")).await;
+    let boots = cluster.node_dir(node).join("boots");
+    client.send("general", "after the copy").await.unwrap();
+    let last = index(leader, "conclave_raft_last_log_index").await;
+    eventually("the node has the message", async || {
+        index(node, "conclave_raft_committed_index").await >= last
+    })
+    .await;
+    cluster.stop(node).await;
+    // As if the copy had been made in this boot.
+    std::fs::copy(boots, older.path().join("boots")).unwrap();
+    put_back(older.path(), &cluster.node_dir(node));
+    cluster.start_node(node).await;
+    let error = cluster.gives_up(node).await;
+    assert!(error.to_string().contains("older copy"), "{error}");
+    client.send("general", "two of three").await.unwrap();
+}
+
+/// All copies of one moment agree with each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_put_back_as_a_whole_goes_on_from_there() {
+    let mut cluster = Cluster::start().await;
+    let kept = cluster.client("ana").await.send("general", "before the copy").await.unwrap().seq;
+    let older = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    for (node, older) in older.iter().enumerate() {
+        cluster.stop(node).await;
+        copy(&cluster.node_dir(node), older.path());
+    }
+    for node in 0..3 {
+        cluster.start_node(node).await;
+    }
+    cluster.settled().await;
+    cluster.client("ana").await.send("general", "after the copy").await.unwrap();
+    for (node, older) in older.iter().enumerate() {
+        cluster.stop(node).await;
+        put_back(older.path(), &cluster.node_dir(node));
+    }
+    for node in 0..3 {
+        cluster.start_node(node).await;
+    }
+    cluster.settled().await;
+    let client = cluster.client("bob").await;
+    assert_eq!(client.send("general", "instead").await.unwrap().seq, kept + 1);
 }
 
 /// The error of a node that starts on the data dir of a node that was just stopped, once that node's last task has

@@ -12,7 +12,7 @@ use conclave_proto::raft::{
     AppendEntriesRequest, InstallSnapshotResponse, LinkRequest, MoveClientsRequest, NodeStatusRequest,
     Proposal, RequestVoteRequest, SnapshotChunk, SnapshotHeader,
 };
-use conclave_store::Identity;
+use conclave_store::{Boots, Identity};
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tonic::transport::Channel;
@@ -28,6 +28,7 @@ struct Caller {
     from_dir: String,
     to: usize,
     to_dir: Option<String>,
+    boots: [String; 2],
 }
 
 impl Caller {
@@ -42,6 +43,7 @@ impl Caller {
             from_dir: identity.directory.to_string(),
             to,
             to_dir: None,
+            boots: [from, to].map(|node| current_boot(cluster, node)),
         }
     }
 
@@ -52,6 +54,9 @@ impl Caller {
         metadata.insert("conclave-from", self.from.to_string().parse().unwrap());
         metadata.insert("conclave-from-dir", self.from_dir.parse().unwrap());
         metadata.insert("conclave-to", (self.to + 1).to_string().parse().unwrap());
+        let [from, to] = &self.boots;
+        metadata.insert("conclave-boot", from.parse().unwrap());
+        metadata.insert("conclave-to-boot", to.parse().unwrap());
         if let Some(directory) = &self.to_dir {
             metadata.insert("conclave-to-dir", directory.parse().unwrap());
         }
@@ -90,6 +95,11 @@ impl Caller {
         let request = self.request(tokio_stream::iter([chunk]));
         Ok(within("the node answers", self.client.install_snapshot(request)).await?.into_inner())
     }
+}
+
+/// The current boot of a node.
+fn current_boot(cluster: &Cluster, node: usize) -> String {
+    Boots::read(&cluster.node_dir(node)).unwrap().current().unwrap().to_string()
 }
 
 /// Proposes a command to the shard's leader as a peer would.

@@ -14,6 +14,7 @@ use redb::{
 
 use super::key::{self, Key};
 use super::row::{self, Row};
+use crate::boots::BootId;
 use crate::convert::{
     log_id_from_proto, log_id_to_proto, stored_membership_from_proto, stored_membership_to_proto,
 };
@@ -41,6 +42,11 @@ pub(crate) fn installing(shard: ShardId) -> String {
 /// Name of the local row with the identity of a peer's data dir.
 pub(crate) fn peer(node: NodeId) -> String {
     format!("peer/{node}")
+}
+
+/// Name of the local row with the last boot of a peer.
+pub(crate) fn peer_boot(node: NodeId) -> String {
+    format!("peer-boot/{node}")
 }
 
 /// A redb error of this file.
@@ -117,20 +123,35 @@ impl StateDb {
 
     /// The known identities of the peers' data dirs.
     pub(crate) fn peers(&self) -> Result<Vec<(NodeId, DataDirId)>, StoreError> {
+        let directory = |value: &[u8]| value.try_into().ok().map(u128::from_be_bytes).map(DataDirId);
+        self.by_node("peer/".."peer0", directory)
+    }
+
+    /// The last boots of the peers.
+    pub(crate) fn peer_boots(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
+        let boot = |value: &[u8]| value.try_into().ok().map(u64::from_be_bytes).map(BootId);
+        self.by_node("peer-boot/".."peer-boot0", boot)
+    }
+
+    /// Local rows whose names end with a node id.
+    fn by_node<T>(
+        &self,
+        names: Range<&str>,
+        read_value: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<(NodeId, T)>, StoreError> {
         let read = self.db.begin_read().map_err(broken)?;
         let table = read.open_table(LOCAL).map_err(broken)?;
-        let mut peers = Vec::new();
-        for row in table.range("peer/".."peer0").map_err(broken)? {
+        let mut rows = Vec::new();
+        for row in table.range(names.clone()).map_err(broken)? {
             let (name, row) = row.map_err(broken)?;
             let value = checksum::verify(FILE, name.value().as_bytes(), row.value())?;
-            let node = name.value().strip_prefix("peer/").and_then(|node| node.parse().ok());
-            let directory = value.try_into().ok().map(u128::from_be_bytes);
-            let (Some(node), Some(directory)) = (node, directory) else {
+            let node = name.value().strip_prefix(names.start).and_then(|node| node.parse().ok());
+            let (Some(node), Some(value)) = (node, read_value(value)) else {
                 return Err(StoreError::damaged(FILE, format!("the row {}", name.value())));
             };
-            peers.push((NodeId(node), DataDirId(directory)));
+            rows.push((NodeId(node), value));
         }
-        Ok(peers)
+        Ok(rows)
     }
 
     /// These rows of the newest written state, each as it is at the same moment; `None` for a row that does not exist.
