@@ -246,7 +246,7 @@ impl Admission {
         self.expelled.send_replace(Some(format!(
             "the data directory of node {} was put back from an older copy ({why}). What the node has acknowledged since \
              is missing in it, so it must not run: put back the directory as the node left it last, if it still exists; \
-             see docs/deploy.md, \"A lost data dir\"",
+             see docs/deploy.md, \"An older copy\"",
             self.topology.me()
         )));
     }
