@@ -3,6 +3,7 @@
 //!
 //! * [`gateway`]: the parts that the client API uses.
 //! * [`chat`]: the calls of `ChatService`.
+//! * [`front`]: the checks of a call that come before its body is read.
 //! * [`sends`]: the `SendMessages` stream.
 //! * [`subscription`]: the `JoinChat` stream.
 //! * [`auth`]: session tokens, and the identity of a caller.
@@ -14,6 +15,7 @@
 pub(crate) mod admin;
 pub(crate) mod auth;
 mod chat;
+pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod peer;
 pub(crate) mod sends;

@@ -18,6 +18,7 @@
 
 mod api;
 mod bootstrap;
+mod budget;
 pub mod clock;
 mod cluster;
 pub mod config;

@@ -11,6 +11,26 @@ pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Maximum number of record streams that one node serves.
 pub(crate) const RECORDS_STREAMS_MAX: usize = 64;
 
+/// Maximum size of a client's message, bytes: a subscription of the maximum number of rooms with a token fits.
+pub(crate) const CALL_BYTES_MAX: usize = 192 * 1024;
+/// Maximum size of a message of a send stream, bytes. The client library sends half of it.
+pub(crate) const SENDS_FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Maximum size of the requests of all clients that are received and not decided yet, bytes.
+pub(crate) const SENDS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Maximum size of the requests of one stream that are received and not decided yet, bytes. One more frame may exceed it.
+pub(crate) const STREAM_SENDS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Maximum size of all pages of events that wait to be sent and are larger than [`PAGE_BYTES_MIN`], bytes.
+pub(crate) const PAGES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Size of the first page of events that a subscription gets, bytes; the next ones double. So a reader that takes nothing
+/// costs little memory.
+pub(crate) const PAGE_BYTES_MIN: usize = 32 * 1024;
+/// Every session may have this many streams of a kind on a node.
+pub(crate) const STREAMS_PER_SESSION_MIN: u32 = 8;
+/// A session may have this part of the node's maximum number of sessions as streams of a kind.
+pub(crate) const STREAMS_PER_SESSION_SHARE: u32 = 16;
+/// When a session that has too many streams may try again.
+pub(crate) const STREAMS_RETRY: Duration = Duration::from_secs(1);
+
 // ---- Connections -----------------------------------------------------------------------------------
 
 /// Connections for each client that may subscribe: one to follow rooms, one for a command beside it.

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::feed::Subscriber;
-use crate::limits::MOVE_ASKED_AGAIN;
+use crate::limits::{MOVE_ASKED_AGAIN, STREAMS_PER_SESSION_MIN, STREAMS_PER_SESSION_SHARE};
 
 /// The sessions of one node. Locked only briefly, when streams open and close; never for an event.
 #[derive(Debug)]
@@ -26,8 +26,9 @@ struct Table {
     here: HashMap<SessionId, Here>,
     /// Open `JoinChat` streams.
     streams: u32,
-    /// Open `SendMessages` streams.
+    /// Open `SendMessages` streams, and those of each session.
     sends: u32,
+    sending: HashMap<SessionId, u32>,
     /// Whether new streams are refused.
     closed: bool,
     full: bool,
@@ -56,6 +57,9 @@ pub(crate) enum StreamRefusal {
     /// The node is draining.
     #[error("this node is draining")]
     Draining,
+    /// The session has its maximum number of streams on this node.
+    #[error("this session has its maximum number of streams on this node; end others first")]
+    Session,
 }
 
 impl StreamRefusal {
@@ -64,6 +68,7 @@ impl StreamRefusal {
         match self {
             Self::Full => "node_full",
             Self::Draining => "node_draining",
+            Self::Session => "too_many_streams",
         }
     }
 }
@@ -115,7 +120,7 @@ impl LocalSessions {
     }
 
     /// Admits a send stream, until its seat is dropped.
-    pub(crate) fn admit_sends(self: &Arc<Self>) -> Result<SendPermit, StreamRefusal> {
+    pub(crate) fn admit_sends(self: &Arc<Self>, session: SessionId) -> Result<SendPermit, StreamRefusal> {
         let mut table = self.table();
         if table.closed {
             return Err(StreamRefusal::Draining);
@@ -123,8 +128,13 @@ impl LocalSessions {
         if table.sends >= self.max.saturating_mul(2) {
             return Err(StreamRefusal::Full);
         }
+        let sending = table.sending.entry(session).or_default();
+        if *sending >= per_session(self.max) {
+            return Err(StreamRefusal::Session);
+        }
+        *sending += 1;
         table.sends += 1;
-        Ok(SendPermit(Arc::clone(self)))
+        Ok(SendPermit { sessions: Arc::clone(self), session })
     }
 
     /// Refuses all new streams from now on.
@@ -180,7 +190,9 @@ impl Table {
         } else if self.streams >= max.saturating_mul(2) || (!known && self.here.len() as u64 >= max.into()) {
             Some(StreamRefusal::Full)
         } else {
-            None
+            let here = session.and_then(|session| self.here.get(&session));
+            let streams = here.map_or(0, |here| here.subscribers.len());
+            (streams as u64 >= per_session(max).into()).then_some(StreamRefusal::Session)
         }
     }
 
@@ -225,12 +237,28 @@ impl Drop for SubscriptionPermit {
 
 /// The seat of a send stream.
 #[derive(Debug)]
-pub(crate) struct SendPermit(Arc<LocalSessions>);
+pub(crate) struct SendPermit {
+    sessions: Arc<LocalSessions>,
+    session: SessionId,
+}
 
 impl Drop for SendPermit {
     fn drop(&mut self) {
-        self.0.table().sends -= 1;
+        let mut table = self.sessions.table();
+        table.sends -= 1;
+        if let Some(sending) = table.sending.get_mut(&self.session) {
+            *sending -= 1;
+            if *sending == 0 {
+                table.sending.remove(&self.session);
+            }
+        }
     }
+}
+
+/// How many streams of a kind one session may have on a node that takes `max` sessions: one session cannot take the places
+/// of all others.
+fn per_session(max: u32) -> u32 {
+    STREAMS_PER_SESSION_MIN.max(max / STREAMS_PER_SESSION_SHARE)
 }
 
 #[cfg(test)]
@@ -266,7 +294,7 @@ mod tests {
         let three = admit_subscription(&sessions, 3).unwrap();
         sessions.close();
         assert_eq!(admit_subscription(&sessions, 3).unwrap_err(), StreamRefusal::Draining);
-        assert_eq!(sessions.admit_sends().unwrap_err(), StreamRefusal::Draining);
+        assert_eq!(sessions.admit_sends(SessionId(3)).unwrap_err(), StreamRefusal::Draining);
         drop((two, three));
         assert_eq!(sessions.count(), 0);
     }
@@ -276,10 +304,27 @@ mod tests {
         let sessions = sessions(1);
         let _one = [admit_subscription(&sessions, 1).unwrap(), admit_subscription(&sessions, 1).unwrap()];
         assert_eq!(admit_subscription(&sessions, 1).unwrap_err(), StreamRefusal::Full);
-        let sends = [sessions.admit_sends().unwrap(), sessions.admit_sends().unwrap()];
-        assert_eq!(sessions.admit_sends().unwrap_err(), StreamRefusal::Full);
+        let sends = [1, 2].map(|session| sessions.admit_sends(SessionId(session)).unwrap());
+        assert_eq!(sessions.admit_sends(SessionId(3)).unwrap_err(), StreamRefusal::Full);
         drop(sends);
-        sessions.admit_sends().unwrap();
+        sessions.admit_sends(SessionId(3)).unwrap();
+    }
+
+    #[test]
+    fn one_session_does_not_take_the_places_of_all_others() {
+        let sessions = sessions(100);
+        let mine: Vec<_> = (0..8).map(|_| admit_subscription(&sessions, 1).unwrap()).collect();
+        assert_eq!(admit_subscription(&sessions, 1).unwrap_err(), StreamRefusal::Session);
+        assert_eq!(sessions.refusal_for(Some(SessionId(1))), Some(StreamRefusal::Session));
+        admit_subscription(&sessions, 2).unwrap();
+        drop(mine);
+        admit_subscription(&sessions, 1).unwrap();
+        let mine: Vec<_> = (0..8).map(|_| sessions.admit_sends(SessionId(1)).unwrap()).collect();
+        assert_eq!(sessions.admit_sends(SessionId(1)).unwrap_err(), StreamRefusal::Session);
+        sessions.admit_sends(SessionId(2)).unwrap();
+        drop(mine);
+        sessions.admit_sends(SessionId(1)).unwrap();
+        assert_eq!(per_session(10_000), 625);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use conclave_core::{Command, Refusal, Reply, SessionId, ShardId, UserId};
 use conclave_proto::chat::OpenSessionResponse;
 use conclave_proto::status::Failure;
 use sha2::{Digest as _, Sha256};
-use tonic::metadata::MetadataMap;
+use tonic::codegen::http::HeaderMap;
 
 use crate::router::Router;
 
@@ -21,6 +21,28 @@ pub(crate) struct Caller {
     pub(crate) session: SessionId,
     pub(crate) user: UserId,
     pub(crate) name: String,
+}
+
+/// The token of a call, not checked yet.
+#[derive(Debug)]
+pub(crate) struct Token {
+    session: SessionId,
+    secret: u128,
+}
+
+impl Token {
+    /// Reads the token of a call.
+    ///
+    /// # Errors
+    /// If there is none, or it is damaged.
+    pub(crate) fn read(headers: &HeaderMap) -> Result<Self, Failure> {
+        parse(headers).map(|(session, secret)| Self { session, secret })
+    }
+
+    /// The session that the token names.
+    pub(crate) fn claimed(&self) -> SessionId {
+        self.session
+    }
 }
 
 /// Opens a session for the named user.
@@ -50,14 +72,9 @@ pub(crate) async fn open(
     }
 }
 
-/// The session that the call's token names; the token is not verified.
-pub(crate) fn claimed(metadata: &MetadataMap) -> Option<SessionId> {
-    parse(metadata).ok().map(|(session, _)| session)
-}
-
-/// Checks the token of a call.
-pub(crate) async fn caller(router: &Router, metadata: &MetadataMap) -> Result<Caller, Failure> {
-    let (session, secret) = parse(metadata)?;
+/// The caller whose token it is.
+pub(crate) async fn caller(router: &Router, token: Token) -> Result<Caller, Failure> {
+    let Token { session, secret } = token;
     let meta = router.reader(ShardId::META)?;
     let record = match meta.session(session).await? {
         Some(record) => Some(record),
@@ -76,14 +93,16 @@ pub(crate) async fn caller(router: &Router, metadata: &MetadataMap) -> Result<Ca
     }
 }
 
-fn parse(metadata: &MetadataMap) -> Result<(SessionId, u128), Failure> {
-    let missing = || {
-        Failure::Unauthenticated(
-            "the call has no session token; open a session and send it as `authorization: Bearer <token>`"
-                .to_owned(),
-        )
-    };
-    let value = metadata.get("authorization").ok_or_else(missing)?;
+/// The refusal of a call without a token.
+pub(crate) fn token_missing() -> Failure {
+    Failure::Unauthenticated(
+        "the call has no session token; open a session and send it as `authorization: Bearer <token>`"
+            .to_owned(),
+    )
+}
+
+fn parse(headers: &HeaderMap) -> Result<(SessionId, u128), Failure> {
+    let value = headers.get("authorization").ok_or_else(token_missing)?;
     let damaged = || Failure::Unauthenticated("the session token is damaged; open a new session".to_owned());
     let token = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(damaged)?;
     let digits = token.strip_prefix(PREFIX).ok_or_else(damaged)?;
@@ -112,10 +131,10 @@ fn same(a: [u8; 16], b: [u8; 16]) -> bool {
 mod tests {
     use super::*;
 
-    fn with(value: &str) -> MetadataMap {
-        let mut metadata = MetadataMap::new();
-        metadata.insert("authorization", value.parse().unwrap());
-        metadata
+    fn with(value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", value.parse().unwrap());
+        headers
     }
 
     #[test]
@@ -133,7 +152,7 @@ mod tests {
         ] {
             assert!(matches!(parse(&with(bad)), Err(Failure::Unauthenticated(_))), "{bad}");
         }
-        assert!(parse(&MetadataMap::new()).is_err());
+        assert!(parse(&HeaderMap::new()).is_err());
         assert_ne!(digest(1), digest(2));
     }
 }

@@ -1,10 +1,11 @@
-//! The calls of `ChatService`: authenticate, admit, translate.
+//! The calls of `ChatService`: admit, translate.
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 
 use conclave_core::limits::{
-    HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX, PING_BYTES_MAX,
+    HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX, PAGE_BYTES_MAX,
+    PING_BYTES_MAX,
 };
 use conclave_core::{Refusal, RoomId, Seq, ShardId};
 use conclave_proto::chat::chat_service_server::ChatService;
@@ -29,11 +30,12 @@ use crate::shard::reader::storage;
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-impl Gateway {
-    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {
-        auth::caller(&self.router, request.metadata()).await
-    }
+/// The caller of a call, whom [`crate::api::front`] has authenticated.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Failure> {
+    request.extensions().get::<Caller>().cloned().ok_or_else(auth::token_missing)
+}
 
+impl Gateway {
     /// Answers a call, and counts a failure by its code. All else about calls is counted at the port.
     async fn call<T>(
         &self,
@@ -72,7 +74,7 @@ impl Gateway {
         let wanted = usize::try_from(end.saturating_sub(after)).unwrap_or(usize::MAX).min(limit);
         let mut events = Vec::new();
         if wanted > 0 {
-            let page = reader.page(room, Seq(after), wanted).await?;
+            let page = reader.page(room, Seq(after), wanted, PAGE_BYTES_MAX).await?;
             events = decode_records(&page.records).map_err(storage)?;
         }
         Ok(HistoryResponse { events, last_seq: last, room_id: room.0 })
@@ -142,12 +144,7 @@ impl ChatService for Gateway {
         request: Request<JoinChatRequest>,
     ) -> Result<Response<Self::JoinChatStream>, Status> {
         self.call("JoinChat", async {
-            // Checked first: a refused client should get its answer at once, and a full node has no time to spare.
-            let claimed = auth::claimed(request.metadata());
-            if let Some(why) = self.node.sessions.refusal_for(claimed) {
-                return Err(self.placement.elsewhere(why));
-            }
-            let caller = self.caller(&request).await?;
+            let caller = caller(&request)?;
             let frames = subscription::open(self, &caller, request.into_inner()).await?;
             Ok(Box::pin(frames) as Self::JoinChatStream)
         })
@@ -159,8 +156,8 @@ impl ChatService for Gateway {
         request: Request<SendMessageRequest>,
     ) -> Result<Response<SendMessageResponse>, Status> {
         self.call("SendMessage", async {
-            let caller = self.caller(&request).await?;
-            send_one(&self.router, &self.metrics, &caller, request.into_inner()).await
+            let caller = caller(&request)?;
+            send_one(self, &caller, request.into_inner()).await
         })
         .await
     }
@@ -172,8 +169,9 @@ impl ChatService for Gateway {
         request: Request<Streaming<SendBatch>>,
     ) -> Result<Response<Self::SendMessagesStream>, Status> {
         self.call("SendMessages", async {
-            let permit = self.node.sessions.admit_sends().map_err(|why| self.placement.elsewhere(why))?;
-            let caller = self.caller(&request).await?;
+            let caller = caller(&request)?;
+            let permit = self.node.sessions.admit_sends(caller.session);
+            let permit = permit.map_err(|why| self.placement.refused(why))?;
             let stream = SendStream::open(request.into_inner(), self, caller, permit);
             Ok(Box::pin(stream) as Self::SendMessagesStream)
         })
@@ -182,7 +180,7 @@ impl ChatService for Gateway {
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
         self.call("History", async {
-            self.caller(&request).await?;
+            caller(&request)?;
             self.read_history(request.into_inner()).await
         })
         .await
@@ -193,7 +191,7 @@ impl ChatService for Gateway {
         request: Request<ListRoomsRequest>,
     ) -> Result<Response<ListRoomsResponse>, Status> {
         self.call("ListRooms", async {
-            let caller = self.caller(&request).await?;
+            let caller = caller(&request)?;
             self.list_rooms_page(&caller, request.into_inner()).await
         })
         .await
@@ -204,7 +202,7 @@ impl ChatService for Gateway {
         request: Request<CreateRoomRequest>,
     ) -> Result<Response<CreateRoomResponse>, Status> {
         self.call("CreateRoom", async {
-            let caller = self.caller(&request).await?;
+            let caller = caller(&request)?;
             let name = request.into_inner().name;
             let name = name.strip_prefix('#').unwrap_or(&name);
             let (room, created) = self.router.create_room(name, caller.user).await?;
@@ -218,11 +216,11 @@ impl ChatService for Gateway {
         request: Request<LeaveRoomRequest>,
     ) -> Result<Response<SendMessageResponse>, Status> {
         self.call("LeaveRoom", async {
-            let caller = self.caller(&request).await?;
+            let caller = caller(&request)?;
             let LeaveRoomRequest { room, request_no, settled_no } = request.into_inner();
             let content = Some(Content::Leave(chat::Leave {}));
             let request = SendMessageRequest { room, request_no, settled_no, content };
-            send_one(&self.router, &self.metrics, &caller, request).await
+            send_one(self, &caller, request).await
         })
         .await
     }

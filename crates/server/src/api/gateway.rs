@@ -6,6 +6,7 @@ use conclave_proto::chat;
 use conclave_store::Store;
 use tokio::sync::watch;
 
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster::placement::Placement;
 use crate::feed::Feed;
@@ -25,4 +26,5 @@ pub(crate) struct Gateway {
     /// This node's view of the cluster. Clients learn from it which other nodes they can use.
     pub(crate) views: watch::Receiver<Arc<chat::ClusterView>>,
     pub(crate) placement: Placement,
+    pub(crate) budget: Budget,
 }

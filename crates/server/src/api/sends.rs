@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use conclave_core::limits::{SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
 use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, ShardId};
@@ -11,24 +12,28 @@ use conclave_proto::chat::{self, SendMessageRequest, SendMessageResponse, SendRe
 use conclave_proto::command::{Encoded, encode};
 use conclave_proto::status::Failure;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use prost::Message as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::api::auth::Caller;
 use crate::api::gateway::Gateway;
+use crate::budget::{Budget, Share};
+use crate::limits::STREAM_SENDS_BYTES_MAX;
 use crate::local_sessions::SendPermit;
 use crate::metrics::Metrics;
 use crate::router::Router;
 
 /// Submits one request and waits until it is decided.
 pub(crate) async fn send_one(
-    router: &Router,
-    metrics: &Metrics,
+    gateway: &Gateway,
     caller: &Caller,
     request: SendMessageRequest,
 ) -> Result<SendMessageResponse, Failure> {
+    let Gateway { router, metrics, budget, .. } = gateway;
     let began = Instant::now();
+    let _share = budget.sends(request.encoded_len()).await;
     let room = router.room(request.room.as_ref()).await?;
     let request_no = request.request_no;
     let result = match command(router, caller, room, request) {
@@ -129,12 +134,35 @@ pub(crate) struct SendStream {
     open: bool,
     next_index: u64,
     in_flight: usize,
+    budget: Budget,
+    /// A frame that waits for its part of the budget. No further one is read meanwhile.
+    waiting: Option<chat::SendBatch>,
+    /// Size of the frames in flight, bytes; shared with their parts of the budget.
+    bytes_in_flight: Arc<AtomicUsize>,
     pending: FuturesUnordered<Pending>,
     ready: VecDeque<SendResult>,
 }
 
 /// The results of the requests of one frame that belong to one shard.
 type Pending = Pin<Box<dyn Future<Output = Vec<SendResult>> + Send>>;
+
+/// A frame in flight takes a part of the budget until all of its requests are decided.
+struct Held {
+    _share: Option<Share>,
+    bytes: usize,
+    of: Arc<AtomicUsize>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Waits for the part of the budget that a frame needs.
+async fn share(budget: &Budget, batch: Option<&chat::SendBatch>) -> Option<Share> {
+    budget.sends(batch.map_or(0, prost::Message::encoded_len)).await
+}
 
 /// A request in flight: its position in the stream, its room and its number.
 struct Sent {
@@ -161,6 +189,9 @@ impl SendStream {
             open: true,
             next_index: 0,
             in_flight: 0,
+            budget: gateway.budget.clone(),
+            waiting: None,
+            bytes_in_flight: Arc::default(),
             pending: FuturesUnordered::new(),
             ready: VecDeque::new(),
         };
@@ -178,21 +209,37 @@ impl SendStream {
             tokio::select! {
                 biased;
                 Some(results) = self.pending.next(), if !self.pending.is_empty() => self.complete(results),
-                message = self.requests.message(), if self.open && self.in_flight < SENDS_IN_FLIGHT_MAX => {
+                share = share(&self.budget, self.waiting.as_ref()), if self.waiting.is_some() => {
+                    let Some(batch) = self.waiting.take() else { continue };
+                    let bytes = batch.encoded_len();
+                    self.bytes_in_flight.fetch_add(bytes, Ordering::Relaxed);
+                    let held = Held { _share: share, bytes, of: Arc::clone(&self.bytes_in_flight) };
+                    if let Err(failure) = self.accept(batch, held).await {
+                        return Some(Err(failure.into()));
+                    }
+                }
+                message = self.requests.message(), if self.reads_on() => {
                     match message {
-                        Ok(Some(batch)) => {
-                            if let Err(failure) = self.accept(batch).await {
-                                return Some(Err(failure.into()));
-                            }
-                        }
+                        Ok(Some(batch)) => self.waiting = Some(batch),
                         Ok(None) => self.open = false,
                         Err(status) => return Some(Err(status)),
                     }
                 }
-                () = self.leaving.cancelled(), if self.open => self.open = false,
+                () = self.leaving.cancelled(), if self.open => {
+                    self.open = false;
+                    // Nothing of it was accepted: the client sends it to another node.
+                    self.waiting = None;
+                }
                 else => return None,
             }
         }
+    }
+
+    fn reads_on(&self) -> bool {
+        self.open
+            && self.waiting.is_none()
+            && self.in_flight < SENDS_IN_FLIGHT_MAX
+            && self.bytes_in_flight.load(Ordering::Relaxed) < STREAM_SENDS_BYTES_MAX
     }
 
     fn complete(&mut self, results: Vec<SendResult>) {
@@ -211,7 +258,7 @@ impl SendStream {
         chat::SendResults { results: self.ready.drain(..).collect() }
     }
 
-    async fn accept(&mut self, batch: chat::SendBatch) -> Result<(), Failure> {
+    async fn accept(&mut self, batch: chat::SendBatch, held: Held) -> Result<(), Failure> {
         if batch.sends.len() > SEND_BATCH_MAX {
             let why = format!("a frame has at most {SEND_BATCH_MAX} requests, not {}", batch.sends.len());
             return Err(Failure::invalid("frame_too_large", why));
@@ -233,15 +280,16 @@ impl SendStream {
                 }
             }
         }
+        let held = Arc::new(held);
         for (shard, sent) in shards {
-            self.hand_over(shard, sent, began).await;
+            self.hand_over(shard, sent, began, Arc::clone(&held)).await;
         }
         Ok(())
     }
 
     /// Submits one shard's requests before the next frame is read. So the leader receives them in the order of the
     /// stream.
-    async fn hand_over(&mut self, shard: ShardId, sent: Vec<Sent>, began: Instant) {
+    async fn hand_over(&mut self, shard: ShardId, sent: Vec<Sent>, began: Instant, held: Arc<Held>) {
         self.in_flight += sent.len();
         let commands = sent.iter().map(|sent| sent.command.clone()).collect();
         let replies = self.router.submit(shard, commands).await;
@@ -272,6 +320,7 @@ impl SendStream {
                     }
                 }
             }
+            drop(held);
             results
         }));
     }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use conclave_core::limits::{HISTORY_EVENTS_MAX, KEEPALIVE_INTERVAL, SUBSCRIPTION_ROOMS_MAX};
+use conclave_core::limits::{HISTORY_EVENTS_MAX, KEEPALIVE_INTERVAL, PAGE_BYTES_MAX, SUBSCRIPTION_ROOMS_MAX};
 use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, Seq};
 use conclave_proto::chat::{
     self, JoinChatRequest, RoomSubscription, room_subscription::Start, stream_frame::Frame,
@@ -25,7 +25,9 @@ use tonic::Status;
 
 use crate::api::auth::Caller;
 use crate::api::gateway::Gateway;
+use crate::budget::Share;
 use crate::feed::Subscriber;
+use crate::limits::PAGE_BYTES_MIN;
 use crate::local_sessions::SubscriptionPermit;
 use crate::shard::ShardReader;
 
@@ -52,6 +54,10 @@ pub(crate) struct Subscription {
     view_seen: u64,
     keepalive: std::pin::Pin<Box<Sleep>>,
     ended: bool,
+    /// Size of the next page of events, bytes.
+    page_bytes: usize,
+    /// The part of the node's budget that the last page takes. The next page is asked for when the last one was sent.
+    share: Option<Share>,
 }
 
 /// Prepares a subscription: resolves its rooms, joins the rooms that the client asked to join, and validates the start
@@ -65,7 +71,7 @@ pub(crate) async fn open(
     let sessions = &gateway.node.sessions;
     let permit = sessions
         .admit_subscription(caller.session, &subscriber)
-        .map_err(|why| gateway.placement.elsewhere(why))?;
+        .map_err(|why| gateway.placement.refused(why))?;
     let positions = positions(gateway, caller, request).await?;
     for (index, position) in (0..).zip(&positions) {
         gateway.feed.follow(position.room, &subscriber, index);
@@ -83,6 +89,8 @@ pub(crate) async fn open(
         view_seen: 0,
         keepalive: Box::pin(tokio::time::sleep(KEEPALIVE_INTERVAL)),
         ended: false,
+        page_bytes: PAGE_BYTES_MIN,
+        share: None,
     };
     Ok(futures::stream::unfold(subscription, |mut subscription| async move {
         let frame = subscription.next().await?;
@@ -268,12 +276,18 @@ impl Subscription {
             let Some(&room) = self.unread.front() else {
                 return Ok(None);
             };
+            // The last page was sent. A page beyond the first size needs a part of the budget.
+            self.share = None;
+            if self.page_bytes > PAGE_BYTES_MIN {
+                self.share = self.gateway.budget.page(self.page_bytes);
+            }
+            let bytes_max = if self.share.is_some() { self.page_bytes } else { PAGE_BYTES_MIN };
             let Some(position) = usize::try_from(room).ok().and_then(|room| self.positions.get_mut(room))
             else {
                 self.unread.pop_front();
                 continue;
             };
-            let page = read(&self.gateway, position).await?;
+            let page = read(&self.gateway, position, bytes_max).await?;
             if page.records.is_empty() {
                 self.unread.pop_front();
                 continue;
@@ -293,6 +307,7 @@ impl Subscription {
                 ));
             }
             position.seq = page.last;
+            self.page_bytes = self.page_bytes.saturating_mul(2).min(PAGE_BYTES_MAX);
             if page.last == page.head {
                 self.unread.pop_front();
             } else {
@@ -341,11 +356,11 @@ impl Subscription {
 }
 
 /// Reads the next page of a room, from memory if it is there.
-async fn read(gateway: &Gateway, position: &RoomCursor) -> Result<EventPage, Failure> {
+async fn read(gateway: &Gateway, position: &RoomCursor, bytes_max: usize) -> Result<EventPage, Failure> {
     let RoomCursor { room, seq, reader, .. } = position;
-    if let Some(page) = reader.recent_page(*room, *seq, HISTORY_EVENTS_MAX) {
+    if let Some(page) = reader.recent_page(*room, *seq, HISTORY_EVENTS_MAX, bytes_max) {
         return Ok(page);
     }
     gateway.metrics.catch_up_pages.inc();
-    reader.page(*room, *seq, HISTORY_EVENTS_MAX).await
+    reader.page(*room, *seq, HISTORY_EVENTS_MAX, bytes_max).await
 }

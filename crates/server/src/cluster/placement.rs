@@ -13,7 +13,7 @@ use conclave_proto::status::Failure;
 use tonic::Status;
 
 use crate::cluster::peer_statuses::{PeerStatuses, load_of};
-use crate::limits::{MOVE_TARGETS_MAX, PLACEMENT_INTERVAL};
+use crate::limits::{MOVE_TARGETS_MAX, PLACEMENT_INTERVAL, STREAMS_RETRY};
 use crate::local::NodeInfo;
 use crate::local::load::{Load, is_busy};
 use crate::local_sessions::StreamRefusal;
@@ -45,8 +45,13 @@ impl Placement {
         Self { router, node, peer_statuses, metrics, planner: Arc::default() }
     }
 
-    /// The answer to a client that is refused because of `why`.
-    pub(crate) fn elsewhere(&self, why: StreamRefusal) -> Failure {
+    /// The answer to a client whose stream is refused because of `why`: another node may take it, unless the session has
+    /// too many streams itself.
+    pub(crate) fn refused(&self, why: StreamRefusal) -> Failure {
+        if why == StreamRefusal::Session {
+            self.metrics.clients.streams_refused.with_label_values(&[why.code()]).inc();
+            return Failure::not_sent(why.code(), why.to_string(), STREAMS_RETRY);
+        }
         self.metrics.clients.streams_refused.with_label_values(&[why.code()]).inc();
         let addresses = self.peer_statuses.redirect_targets(&self.router.peers);
         let message = match addresses.first() {

@@ -4,7 +4,7 @@ use conclave_telemetry::metrics::Maker;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Reasons to refuse a stream.
-const CODES: [&str; 2] = ["node_full", "node_draining"];
+const CODES: [&str; 3] = ["node_full", "node_draining", "too_many_streams"];
 /// Reasons to ask clients to move.
 const REASONS: [&str; 2] = ["rebalance", "drain"];
 
@@ -19,6 +19,8 @@ pub(crate) struct ClientMetrics {
     pub(crate) queued: IntGauge,
     pub(crate) send_p99: Gauge,
     pub(crate) streams_refused: IntCounterVec,
+    pub(crate) sends_held: IntGauge,
+    pub(crate) pages_held: IntGauge,
     pub(crate) asked_to_move: IntCounterVec,
     /// Whether the node is registered, by name server.
     pub(crate) registered: IntGaugeVec,
@@ -42,9 +44,17 @@ impl ClientMetrics {
             ),
             streams_refused: make.counters_of(
                 "conclave_streams_refused_total",
-                "Streams that were refused and redirected to other nodes, by code.",
+                "Streams that were refused, by code.",
                 "code",
                 &CODES,
+            ),
+            sends_held: make.gauge(
+                "conclave_sends_held_bytes",
+                "Requests of clients that were received and are not decided, bytes.",
+            ),
+            pages_held: make.gauge(
+                "conclave_pages_held_bytes",
+                "Large pages of events that wait to be sent to subscribers, bytes.",
             ),
             asked_to_move: make.counters_of(
                 "conclave_clients_asked_to_move_total",

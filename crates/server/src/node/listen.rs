@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
 use conclave_net::{Entrance, Listener, Net, Network};
 use conclave_proto::admin::admin_service_server::AdminServiceServer;
 use conclave_proto::chat::chat_service_server::ChatServiceServer;
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::api::admin::Admin;
+use crate::api::front::Front;
 use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
 use crate::config::Config;
@@ -116,7 +116,7 @@ pub(super) async fn serve_clients(
         .add_service(grpc::reflection())
         .add_service(AdminServiceServer::new(admin))
         .add_optional_service(faults)
-        .add_service(ChatServiceServer::new(gateway).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
+        .add_service(Front::new(gateway));
     let (served, ()) = tokio::join!(
         server.serve_with_incoming_shutdown(entrance.incoming(), stop.cancelled_owned()),
         unready

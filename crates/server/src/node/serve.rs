@@ -13,6 +13,7 @@ use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
 use crate::api::web;
 use crate::bootstrap;
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster::health::Health;
 use crate::cluster::leadership::{self, Leadership};
@@ -70,6 +71,7 @@ impl Node {
             clock: clock.clone(),
             views,
             placement: placement.clone(),
+            budget: Budget::new(&metrics.clients),
         };
         let introductions = Introductions { admission, shards: Arc::clone(shards) };
         let peer_service = PeerService {

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::PAGE_BYTES_MAX;
 use conclave_core::record::{DirectoryEntry, RoomHead, RoomInfo, SessionRecord};
 use conclave_core::{Refusal, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::status::Failure;
@@ -49,19 +48,26 @@ impl ShardReader {
     }
 
     /// The events of a room after `after`, if they are in memory. See [`ShardReader::page`].
-    pub(crate) fn recent_page(&self, room: RoomId, after: Seq, events_max: usize) -> Option<EventPage> {
-        self.state.read_tail(room, after, events_max, PAGE_BYTES_MAX)
+    pub(crate) fn recent_page(
+        &self,
+        room: RoomId,
+        after: Seq,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Option<EventPage> {
+        self.state.read_tail(room, after, events_max, bytes_max)
     }
 
-    /// The events of a room after `after`: at least one if there is any, at most `events_max` and about
-    /// [`PAGE_BYTES_MAX`] bytes.
+    /// The events of a room after `after`: at least one if there is any, at most `events_max` and about `bytes_max`
+    /// bytes.
     pub(crate) async fn page(
         &self,
         room: RoomId,
         after: Seq,
         events_max: usize,
+        bytes_max: usize,
     ) -> Result<EventPage, Failure> {
-        match self.state.read(room, after, events_max, PAGE_BYTES_MAX).await {
+        match self.state.read(room, after, events_max, bytes_max).await {
             Ok(page) => Ok(page),
             Err(ReadError::RoomUnknown) => Err(Failure::Refused(Refusal::RoomUnknown)),
             Err(error) => Err(storage(error)),

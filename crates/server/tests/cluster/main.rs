@@ -5,6 +5,7 @@
 
 mod api;
 mod bad_input;
+mod budget;
 mod discovery;
 mod failover;
 mod fixture;

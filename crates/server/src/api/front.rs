@@ -1,0 +1,93 @@
+//! The checks of a client's call that come before its body is read: who calls, and how large the body may be.
+//!
+//! A body is decoded into structures that may be fifty times as large, so a stranger's is not read at all.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use conclave_proto::chat::chat_service_server::ChatServiceServer;
+use conclave_proto::status::Failure;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::server::NamedService;
+use tower::Service;
+
+use crate::api::auth::{self, Token};
+use crate::api::gateway::Gateway;
+use crate::limits::{CALL_BYTES_MAX, SENDS_FRAME_BYTES_MAX};
+
+/// The calls of a session. All others are public.
+const OF_SESSIONS: [&str; 7] =
+    [SUBSCRIPTION, SENDS, "SendMessage", "History", "ListRooms", "CreateRoom", "LeaveRoom"];
+/// The call whose messages may be large.
+const SENDS: &str = "SendMessages";
+/// The call that a node refuses when it is full.
+const SUBSCRIPTION: &str = "JoinChat";
+
+/// The chat service with these checks in front. A handler finds its caller in the extensions of its request.
+#[derive(Clone, Debug)]
+pub(crate) struct Front {
+    gateway: Gateway,
+    calls: ChatServiceServer<Gateway>,
+    sends: ChatServiceServer<Gateway>,
+}
+
+impl Front {
+    pub(crate) fn new(gateway: Gateway) -> Self {
+        let service = |bytes| ChatServiceServer::new(gateway.clone()).max_decoding_message_size(bytes);
+        Self { calls: service(CALL_BYTES_MAX), sends: service(SENDS_FRAME_BYTES_MAX), gateway }
+    }
+}
+
+impl NamedService for Front {
+    const NAME: &'static str = <ChatServiceServer<Gateway> as NamedService>::NAME;
+}
+
+impl Service<Request<Body>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The services behind are always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let Some(method) = OF_SESSIONS.into_iter().find(|method| *method == name) else {
+            return Box::pin(self.calls.call(request));
+        };
+        let mut service = if method == SENDS { self.sends.clone() } else { self.calls.clone() };
+        let gateway = self.gateway.clone();
+        let token = Token::read(request.headers());
+        Box::pin(async move {
+            match admit(&gateway, method, token).await {
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    service.call(request).await
+                }
+                Err(failure) => {
+                    gateway.metrics.call_failures.with_label_values(&[method, failure.code()]).inc();
+                    Ok(Status::from(failure).into_http())
+                }
+            }
+        })
+    }
+}
+
+async fn admit(
+    gateway: &Gateway,
+    method: &str,
+    token: Result<Token, Failure>,
+) -> Result<auth::Caller, Failure> {
+    // Checked first: a refused client should get its answer at once, and a full node has no time to spare.
+    if method == SUBSCRIPTION
+        && let Some(why) = gateway.node.sessions.refusal_for(token.as_ref().ok().map(Token::claimed))
+    {
+        return Err(gateway.placement.refused(why));
+    }
+    auth::caller(&gateway.router, token?).await
+}
