@@ -60,8 +60,12 @@ async fn a_restarted_node_is_accepted_again() {
     .await;
 }
 
-/// Copies the files of a data dir.
-fn copy(from: &Path, to: &Path) {
+/// Copies the files of a data dir once its node, which was stopped, has closed them.
+async fn copy(from: &Path, to: &Path) {
+    eventually("the data dir is free", async || {
+        std::fs::File::open(from.join("lock")).unwrap().try_lock().is_ok()
+    })
+    .await;
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -70,9 +74,13 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Puts a copy of a data dir back.
-fn put_back(copy_dir: &Path, to: &Path) {
+async fn put_back(copied: &Path, to: &Path) {
+    eventually("the data dir is free", async || {
+        std::fs::File::open(to.join("lock")).unwrap().try_lock().is_ok()
+    })
+    .await;
     std::fs::remove_dir_all(to).unwrap();
-    copy(copy_dir, to);
+    copy(copied, to).await;
 }
 
 /// A backup of a stopped cluster is put back at one node, after the nodes went on. With that node's vote, the others would
@@ -85,7 +93,7 @@ async fn a_node_whose_data_dir_was_put_back_from_an_older_copy_is_refused() {
         cluster.stop(node).await;
     }
     let older = tempfile::tempdir().unwrap();
-    copy(&cluster.node_dir(2), older.path());
+    copy(&cluster.node_dir(2), older.path()).await;
     for node in 0..3 {
         cluster.start_node(node).await;
     }
@@ -100,7 +108,7 @@ async fn a_node_whose_data_dir_was_put_back_from_an_older_copy_is_refused() {
     }
     cluster.stop(2).await;
     cluster.kill(0);
-    put_back(older.path(), &cluster.node_dir(2));
+    put_back(older.path(), &cluster.node_dir(2)).await;
     cluster.start_node(1).await;
     cluster.start_node(2).await;
     for _ in 0..3 {
@@ -131,7 +139,7 @@ async fn a_node_whose_data_dir_was_copied_while_it_ran_is_refused_by_a_leader() 
     let node = (leader + 1) % 3;
     cluster.stop(node).await;
     let older = tempfile::tempdir().unwrap();
-    copy(&cluster.node_dir(node), older.path());
+    copy(&cluster.node_dir(node), older.path()).await;
     cluster.start_node(node).await;
     let index = async |node, name: &str| cluster.metric(node, &format!("{name}{{shard=\"{shard}\"}}")).await;
     let boots = cluster.node_dir(node).join("boots");
@@ -144,7 +152,7 @@ async fn a_node_whose_data_dir_was_copied_while_it_ran_is_refused_by_a_leader() 
     cluster.stop(node).await;
     // As if the copy had been made in this boot.
     std::fs::copy(boots, older.path().join("boots")).unwrap();
-    put_back(older.path(), &cluster.node_dir(node));
+    put_back(older.path(), &cluster.node_dir(node)).await;
     cluster.start_node(node).await;
     let error = cluster.gives_up(node).await;
     assert!(error.to_string().contains("older copy"), "{error}");
@@ -159,7 +167,7 @@ async fn a_cluster_that_is_put_back_as_a_whole_goes_on_from_there() {
     let older = [(); 3].map(|()| tempfile::tempdir().unwrap());
     for (node, older) in older.iter().enumerate() {
         cluster.stop(node).await;
-        copy(&cluster.node_dir(node), older.path());
+        copy(&cluster.node_dir(node), older.path()).await;
     }
     for node in 0..3 {
         cluster.start_node(node).await;
@@ -168,7 +176,7 @@ async fn a_cluster_that_is_put_back_as_a_whole_goes_on_from_there() {
     cluster.client("ana").await.send("general", "after the copy").await.unwrap();
     for (node, older) in older.iter().enumerate() {
         cluster.stop(node).await;
-        put_back(older.path(), &cluster.node_dir(node));
+        put_back(older.path(), &cluster.node_dir(node)).await;
     }
     for node in 0..3 {
         cluster.start_node(node).await;

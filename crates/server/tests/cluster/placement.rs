@@ -102,8 +102,9 @@ async fn a_full_node_sends_further_clients_elsewhere() {
     // Send streams have a separate bound.
     let mut sending = Vec::new();
     for _ in 0..2 * MAX {
-        let request = late.request(tokio_stream::pending::<api::SendBatch>());
-        sending.push(late.client.send_messages(request).await.unwrap());
+        let mut sender = Raw::connect(&cluster, 0, "ana").await;
+        let request = sender.request(tokio_stream::pending::<api::SendBatch>());
+        sending.push(sender.client.send_messages(request).await.unwrap());
     }
     let request = late.request(tokio_stream::pending::<api::SendBatch>());
     let refused = late.client.send_messages(request).await.unwrap_err();
