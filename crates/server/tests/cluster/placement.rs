@@ -100,11 +100,15 @@ async fn a_full_node_sends_further_clients_elsewhere() {
         assert_eq!(event.seq, ack.seq);
     }
     // Send streams have a separate bound.
+    let open = api::OpenSessionRequest { user: "ana".to_owned(), client: "raw".to_owned() };
+    let second = late.client.open_session(open).await.unwrap().into_inner();
+    let mut second = Raw { client: late.client.clone(), token: second.token, session: second.session_id };
     let mut sending = Vec::new();
-    for _ in 0..2 * MAX {
-        let mut sender = Raw::connect(&cluster, 0, "ana").await;
-        let request = sender.request(tokio_stream::pending::<api::SendBatch>());
-        sending.push(sender.client.send_messages(request).await.unwrap());
+    for _ in 0..MAX {
+        for sender in [&mut late, &mut second] {
+            let request = sender.request(tokio_stream::pending::<api::SendBatch>());
+            sending.push(sender.client.send_messages(request).await.unwrap());
+        }
     }
     let request = late.request(tokio_stream::pending::<api::SendBatch>());
     let refused = late.client.send_messages(request).await.unwrap_err();
