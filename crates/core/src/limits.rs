@@ -98,6 +98,9 @@ pub const UNWRITTEN_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const TAIL_CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Cached rooms and sessions for each shard; beyond that they are read from the state file.
 pub const CACHED_ROWS_MAX: usize = 65_536;
+/// Pages of history that a node reads from the state file at a time. More would not make the disk faster, and would take
+/// memory and the threads that appends and snapshots need.
+pub const HISTORY_READS_MAX: usize = 8;
 /// Page cache of the state file, bytes.
 pub const STATE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Page cache of the log file, bytes.

@@ -21,9 +21,11 @@ pub(crate) const SENDS_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) const STREAM_SENDS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Maximum size of all pages of events that wait to be sent and are larger than [`PAGE_BYTES_MIN`], bytes.
 pub(crate) const PAGES_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Size of the first page of events that a subscription gets, bytes; the next ones double. So a reader that takes nothing
-/// costs little memory.
-pub(crate) const PAGE_BYTES_MIN: usize = 32 * 1024;
+/// Size of a small page of events, bytes.
+pub(crate) const PAGE_BYTES_MIN: usize = 16 * 1024;
+/// A subscription gets large pages after this many bytes in small ones. More than HTTP/2's usual window of 64 KiB, so that
+/// a reader that takes nothing gets no large page.
+pub(crate) const PAGES_GROW_AFTER: usize = 256 * 1024;
 /// Every session may have this many streams of a kind on a node.
 pub(crate) const STREAMS_PER_SESSION_MIN: u32 = 8;
 /// A session may have this part of the node's maximum number of sessions as streams of a kind.

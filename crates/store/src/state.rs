@@ -29,7 +29,7 @@ use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord};
 use conclave_core::ring::Layout;
 use conclave_core::{NodeId, RoomId, ShardId};
 use conclave_proto::FormatError;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::disk::DataFile;
 use crate::error::StoreError;
@@ -58,6 +58,8 @@ pub(crate) struct StoreContext {
     pub(crate) written: Notify,
     /// Where blocking work runs.
     pub(crate) work: Work,
+    /// A permit for each page of history that may be read from the file at a time.
+    pub(crate) history_reads: Semaphore,
     /// The highest feature level that the node understands.
     pub(crate) feature_level: u32,
 }

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use conclave_core::level::FEATURE_LEVEL;
-use conclave_core::limits::{LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
+use conclave_core::limits::{HISTORY_READS_MAX, LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
 use conclave_core::{DataDirId, NodeId, RoomId, Seq, ShardId};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::boots::{BootId, Boots};
 use crate::disk::{DataFile, Disk, RealDisk};
@@ -198,6 +198,7 @@ impl Store {
             unwritten: AtomicUsize::new(0),
             written: Notify::new(),
             work,
+            history_reads: Semaphore::new(HISTORY_READS_MAX),
             feature_level,
         });
         let shard = |n| -> Result<Shard, StoreError> {

@@ -27,7 +27,7 @@ use crate::api::auth::Caller;
 use crate::api::gateway::Gateway;
 use crate::budget::Share;
 use crate::feed::Subscriber;
-use crate::limits::PAGE_BYTES_MIN;
+use crate::limits::{PAGE_BYTES_MIN, PAGES_GROW_AFTER};
 use crate::local_sessions::SubscriptionPermit;
 use crate::shard::ShardReader;
 
@@ -54,8 +54,8 @@ pub(crate) struct Subscription {
     view_seen: u64,
     keepalive: std::pin::Pin<Box<Sleep>>,
     ended: bool,
-    /// Size of the next page of events, bytes.
-    page_bytes: usize,
+    /// Size of the pages of events so far, bytes.
+    paged_bytes: usize,
     /// The part of the node's budget that the last page takes. The next page is asked for when the last one was sent.
     share: Option<Share>,
 }
@@ -89,7 +89,7 @@ pub(crate) async fn open(
         view_seen: 0,
         keepalive: Box::pin(tokio::time::sleep(KEEPALIVE_INTERVAL)),
         ended: false,
-        page_bytes: PAGE_BYTES_MIN,
+        paged_bytes: 0,
         share: None,
     };
     Ok(futures::stream::unfold(subscription, |mut subscription| async move {
@@ -276,12 +276,13 @@ impl Subscription {
             let Some(&room) = self.unread.front() else {
                 return Ok(None);
             };
-            // The last page was sent. A page beyond the first size needs a part of the budget.
+            // The last page was sent. A large one needs a share of the budget, and a reader that has taken some pages:
+            // one that takes nothing costs no more than a small page.
             self.share = None;
-            if self.page_bytes > PAGE_BYTES_MIN {
-                self.share = self.gateway.budget.page(self.page_bytes);
+            if self.paged_bytes >= PAGES_GROW_AFTER {
+                self.share = self.gateway.budget.page(PAGE_BYTES_MAX);
             }
-            let bytes_max = if self.share.is_some() { self.page_bytes } else { PAGE_BYTES_MIN };
+            let bytes_max = if self.share.is_some() { PAGE_BYTES_MAX } else { PAGE_BYTES_MIN };
             let Some(position) = usize::try_from(room).ok().and_then(|room| self.positions.get_mut(room))
             else {
                 self.unread.pop_front();
@@ -307,7 +308,7 @@ impl Subscription {
                 ));
             }
             position.seq = page.last;
-            self.page_bytes = self.page_bytes.saturating_mul(2).min(PAGE_BYTES_MAX);
+            self.paged_bytes = self.paged_bytes.saturating_add(page.records.len());
             if page.last == page.head {
                 self.unread.pop_front();
             } else {

@@ -64,7 +64,7 @@ async fn one_session_does_not_take_the_streams_of_all_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_page_of_a_subscription_is_small_and_later_ones_grow() {
+async fn the_first_pages_of_a_subscription_are_small_and_later_ones_large() {
     let cluster = Cluster::start().await;
     let client = cluster.client("ana").await;
     for _ in 0..80 {
@@ -81,7 +81,7 @@ async fn the_first_page_of_a_subscription_is_small_and_later_ones_grow() {
             last = events.events.last().unwrap().seq;
         }
     }
-    assert!(pages[0] <= 32 * KIB + TEXT + KIB, "{pages:?}");
+    assert!(pages[..8].iter().all(|page| *page <= 2 * TEXT), "{pages:?}");
     assert!(pages.iter().any(|page| *page > 200 * KIB), "{pages:?}");
 }
 

@@ -116,6 +116,8 @@ impl ShardState {
         events_max: usize,
         bytes_max: usize,
     ) -> Result<EventPage, ReadError> {
+        // The semaphore is never closed.
+        let _permit = self.shared.history_reads.acquire().await;
         self.block(move |state| state.read_blocking(room, after, events_max, bytes_max)).await
     }
 

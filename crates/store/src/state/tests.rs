@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use conclave_core::level::FEATURE_LEVEL;
+use conclave_core::limits::HISTORY_READS_MAX;
 use conclave_core::mem::MemView;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, SessionId, ShardId, UserId};
 use conclave_proto::{command, event};
 use openraft::EntryPayload;
 use proptest::prelude::*;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::db::{StateDb, begin};
 use super::key::Key;
@@ -76,6 +77,7 @@ fn shared(dir: &std::path::Path) -> Arc<StoreContext> {
         writer_queue: StateWriterQueue::default(),
         unwritten: AtomicUsize::new(0),
         work: Work::default(),
+        history_reads: Semaphore::new(HISTORY_READS_MAX),
         feature_level: FEATURE_LEVEL,
         written: Notify::new(),
     })
