@@ -20,6 +20,10 @@ pub(crate) const CHAT_LINES_UNPRINTED_MAX: usize = 1_024;
 pub(crate) const RESUME_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// `conclave up` waits this long for its cluster to become ready.
 pub(crate) const UP_READY_DEADLINE: Duration = Duration::from_secs(120);
+/// Size of a process's log from which on `conclave up` moves it to an older file, of which it keeps two, bytes.
+pub(crate) const UP_LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Interval at which `conclave up` checks the sizes of the logs.
+pub(crate) const UP_LOG_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay before `conclave up` restarts a dead server.
 pub(crate) const UP_RESTART_DELAY: Duration = Duration::from_secs(3);
 /// `conclave up` kills a server that has not stopped this long after SIGTERM.

@@ -16,6 +16,7 @@ mod input;
 mod limits;
 mod output;
 mod parse;
+mod private;
 mod search;
 mod secret;
 mod session;

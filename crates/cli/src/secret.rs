@@ -1,13 +1,14 @@
 //! Secrets: created in files and read from files, never taken from the command line and never printed.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use conclave_proto::mac::{SECRET_BYTES, Secret};
 
 use crate::exit::{Exit, Failed};
+use crate::{output, private};
 
 /// White space around a secret that is tolerated, bytes.
 const AROUND: u64 = 1024;
@@ -15,22 +16,65 @@ const AROUND: u64 = 1024;
 /// Reads a secret. `what` names it in the error.
 ///
 /// # Errors
-/// If the file cannot be read, or its content is not a valid secret.
+/// If the file cannot be read, is this user's own and others can read it, or its content is not a valid secret.
 pub(crate) fn read(path: &Path, what: &str) -> Result<Secret, Failed> {
     let failed = |why: String| {
         let next =
             format!("make one with: (umask 077; head -c 32 /dev/urandom | base64 > {})", path.display());
         Failed::new(Exit::Usage, why, next)
     };
-    let content = bytes(path)
-        .map_err(|error| failed(format!("the {what} in {} cannot be read: {error}", path.display())))?;
+    let content = content(path, what, &failed)?;
     Secret::new(&content).map_err(|error| failed(format!("{}: {error}", path.display())))
 }
 
-fn bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    File::open(path)?.take(*SECRET_BYTES.end() as u64 + AROUND).read_to_end(&mut content)?;
-    Ok(content)
+/// Reads a file with a secret. `failed` makes the error of a file that cannot be read.
+///
+/// # Errors
+/// If the file cannot be read, or is this user's own and others can read it.
+pub(crate) fn content(path: &Path, what: &str, failed: &dyn Fn(String) -> Failed) -> Result<Vec<u8>, Failed> {
+    let read = || -> io::Result<(Vec<u8>, Exposure)> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let own = metadata.uid() == rustix::process::geteuid().as_raw();
+        let mut content = Vec::new();
+        file.take(*SECRET_BYTES.end() as u64 + AROUND).read_to_end(&mut content)?;
+        let exposure = if metadata.is_file() { exposure(own, metadata.mode()) } else { Exposure::None };
+        Ok((content, exposure))
+    };
+    let (content, exposure) = read()
+        .map_err(|error| failed(format!("the {what} in {} cannot be read: {error}", path.display())))?;
+    let exposed = || format!("the {what} in {} can be read by other users", path.display());
+    match exposure {
+        Exposure::None => Ok(content),
+        Exposure::Foreign => {
+            output::error(&format!("conclave: warning: {}", exposed()));
+            Ok(content)
+        }
+        Exposure::Own => {
+            let next = format!("chmod 600 {}, and make a new one if others may have read it", path.display());
+            Err(Failed::new(Exit::Usage, exposed(), next))
+        }
+    }
+}
+
+/// Whether others than its user can read a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exposure {
+    None,
+    /// Everybody can read it, as its owner, who is somebody else, chose.
+    Foreign,
+    /// Group or others can read it, and this user can change that.
+    Own,
+}
+
+/// A secret that the system gives to a service, such as a volume of Kubernetes, belongs to root and is readable by the
+/// service's group.
+fn exposure(own: bool, mode: u32) -> Exposure {
+    match own {
+        true if mode & private::FOREIGN != 0 => Exposure::Own,
+        false if mode & 0o007 != 0 => Exposure::Foreign,
+        _ => Exposure::None,
+    }
 }
 
 /// Creates a secret unless it exists, readable by its owner only.
@@ -41,22 +85,55 @@ pub(crate) fn create(path: &Path) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
+    write(path, &random())
+}
+
+/// 32 random bytes, in hexadecimal.
+pub(crate) fn random() -> String {
+    let secret: [u8; 32] = rand::random();
+    secret.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a secret, readable by its owner only.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(crate) fn write(path: &Path, secret: &str) -> io::Result<()> {
     // Written under another name and renamed, so that the file is always complete.
     let temporary = path.with_extension("new");
-    let secret: [u8; 32] = rand::random();
-    let mut text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    text.push('\n');
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    // A file that an earlier attempt left may have other permissions.
-    out.set_permissions(Permissions::from_mode(0o600))?;
-    out.write_all(text.as_bytes())?;
+    let mut out = private::create(&temporary)?;
+    writeln!(out, "{secret}")?;
     out.sync_all()?;
     fs::rename(&temporary, path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    fn write_private(path: &Path, text: &str) {
+        private::create(path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused_or_warned_about() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        write_private(&path, "0123456789abcdef");
+        assert!(read(&path, "cluster's secret").is_ok());
+        for mode in [0o640, 0o604, 0o622] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let refused = read(&path, "cluster's secret").unwrap_err();
+            assert!(refused.what.contains("can be read by other users"), "{refused}");
+            assert!(refused.next.contains("chmod 600"), "{refused}");
+        }
+        assert_eq!(exposure(false, 0o100_440), Exposure::None);
+        assert_eq!(exposure(false, 0o100_444), Exposure::Foreign);
+        assert_eq!(exposure(true, 0o100_400), Exposure::None);
+    }
 
     #[test]
     fn a_secret_is_created_once_and_readable_by_its_owner_only() {
@@ -78,10 +155,10 @@ mod tests {
         let path = dir.path().join("secret");
         let missing = read(&path, "cluster's secret").unwrap_err();
         assert!(missing.what.contains("cannot be read") && missing.next.contains("urandom"), "{missing}");
-        fs::write(&path, "hunter2").unwrap();
+        write_private(&path, "hunter2");
         let short = read(&path, "cluster's secret").unwrap_err();
         assert!(short.what.contains("7 bytes") && !short.to_string().contains("hunter2"), "{short}");
-        fs::write(&path, "  0123456789abcdef\n").unwrap();
+        write_private(&path, "  0123456789abcdef\n");
         assert_eq!(read(&path, "x").unwrap(), Secret::new(b"0123456789abcdef").unwrap());
         // An endless device is read up to the bound.
         assert!(read(Path::new("/dev/zero"), "x").is_err());

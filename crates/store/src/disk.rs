@@ -1,7 +1,7 @@
 //! Access to files: real ones in production, simulated ones in tests with power failures.
 
 use std::fmt::Debug;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +9,8 @@ use std::time::Duration;
 use conclave_core::ShardId;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
+
+use crate::private;
 
 /// A file of a data dir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +93,8 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = private::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        private::restrict(&file);
         if file.metadata()?.len() == 0
             && let Some(dir) = path.parent()
         {

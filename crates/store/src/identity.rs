@@ -4,7 +4,7 @@
 //! data dir that was swapped, copied or emptied is detected before anything is read from it.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use conclave_core::{DataDirId, NodeId};
 
 use crate::disk::{DataFile, sync_dir};
 use crate::error::OpenError;
+use crate::private;
 
 /// Name of the identity file.
 const FILE: &str = "identity";
@@ -84,7 +85,7 @@ impl Identity {
         cluster_name: &str,
         node: NodeId,
     ) -> Result<Self, OpenError> {
-        std::fs::create_dir_all(dir).map_err(|error| OpenError::access(dir, error))?;
+        private::create_dir(dir).map_err(|error| OpenError::access(dir, error))?;
         let _lock = DataDirLock::take(dir)?;
         if Self::read(dir)?.is_some() {
             let error = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
@@ -95,7 +96,8 @@ impl Identity {
         let path = dir.join(FILE);
         let temporary = dir.join("identity.new");
         let write = || {
-            let mut file = File::create(&temporary)?;
+            let mut file = private::options().write(true).create(true).truncate(true).open(&temporary)?;
+            private::restrict(&file);
             file.write_all(identity.to_text().as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;
@@ -104,7 +106,17 @@ impl Identity {
             dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir)
         };
         write().map_err(|error| OpenError::access(&path, error))?;
+        Self::restrict(dir);
         Ok(identity)
+    }
+
+    /// Makes a data dir and its identity private. An older version gave them the usual permissions.
+    pub(crate) fn restrict(dir: &Path) {
+        private::restrict_dir(dir);
+        // The identity was read, so the file is there. If it is gone, reading it fails, which is where the error belongs.
+        if let Ok(file) = File::open(dir.join(FILE)) {
+            private::restrict(&file);
+        }
     }
 
     fn to_text(&self) -> String {
@@ -216,8 +228,9 @@ impl Drop for DataDirLock {
 impl DataDirLock {
     pub(crate) fn take(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(LOCK);
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let open = private::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(|error| OpenError::access(&path, error))?;
+        private::restrict(&file);
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

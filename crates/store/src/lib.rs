@@ -26,6 +26,7 @@ mod faulty;
 mod identity;
 mod log;
 mod observer;
+mod private;
 #[cfg(feature = "simulated-disk")]
 pub mod simulated;
 mod snapshot;

@@ -178,6 +178,7 @@ impl Store {
         let directory_lock = DataDirLock::take(dir)?;
         let identity = Identity::read(dir)?.ok_or_else(|| OpenError::Empty { dir: dir.to_owned() })?;
         identity.check(dir, expect)?;
+        Identity::restrict(dir);
 
         let broken = |error| OpenError::Store { dir: dir.to_owned(), error };
         let Options { log_tail_bytes, disk, work, feature_level } = options;

@@ -226,7 +226,7 @@ mod tests {
     fn a_key_is_read_from_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key");
-        std::fs::write(&file, "0123456789abcdef0123\n").unwrap();
+        crate::secret::write(&file, "0123456789abcdef0123").unwrap();
         let key = format!("--export-key=chat:{}", file.display());
         let words = ["--export-to=10.0.0.2:53", "--export-zone=Example.org.", key.as_str()];
         let export = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap().export.unwrap();

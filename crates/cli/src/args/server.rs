@@ -136,6 +136,17 @@ pub(crate) enum Mdns {
     Off,
 }
 
+impl Mdns {
+    /// The word on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
 impl ServerArgs {
     /// The server's configuration.
     pub(crate) fn config(&self) -> Config {
@@ -241,6 +252,9 @@ pub(crate) struct UpArgs {
     /// Enable fault injection in the servers, for testing only: see conclave-chaos
     #[arg(long)]
     pub(crate) allow_faults: bool,
+    /// Whether to announce the servers on the local network by multicast DNS
+    #[arg(long, value_enum, default_value_t = Mdns::Auto)]
+    pub(crate) mdns: Mdns,
     /// Stop when stdin closes, so that the cluster never outlives the script that started it
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,

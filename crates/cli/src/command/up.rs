@@ -5,12 +5,13 @@
 
 mod child;
 mod list;
+mod log;
 mod plan;
 mod process;
 mod ready;
 mod show;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -35,8 +36,9 @@ use crate::args::Global;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
 use crate::input::stdin_closed;
-use crate::limits::{SECOND_SIGNAL_AFTER, UP_POLL_INTERVAL, UP_READY_DEADLINE};
+use crate::limits::{SECOND_SIGNAL_AFTER, UP_LOG_BYTES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE};
 use crate::output;
+use crate::private;
 use crate::settings::{Environment, Settings, resolve};
 
 /// Starts the cluster, watches over it, and stops it.
@@ -83,7 +85,9 @@ impl ClusterDir {
             Some(dir) => std::path::absolute(dir).context("the path of --dir cannot be resolved")?,
             None => environment.data_dir()?.join("up"),
         };
-        fs::create_dir_all(&dir).map_err(|error| cannot_use(&dir, &error))?;
+        private::create_dir(&dir)
+            .and_then(|()| make_private(&dir))
+            .map_err(|error| cannot_use(&dir, &error))?;
         Ok(Self::Kept(dir))
     }
 
@@ -95,6 +99,13 @@ impl ClusterDir {
     }
 }
 
+/// Makes the directory of a cluster private: one that is empty, or that an older version made. Any other directory, such
+/// as a home directory, keeps its permissions, and the files in it are private.
+fn make_private(dir: &Path) -> std::io::Result<()> {
+    let is_ours = UpPlan::is_saved_in(dir) || fs::read_dir(dir)?.next().is_none();
+    if is_ours { private::restrict_dir(dir) } else { Ok(()) }
+}
+
 fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
     let what = format!("the directory {} cannot be used: {error}", dir.display());
     Failed::new(Exit::Refused, what, "give --dir a directory that you may write to, or --ephemeral")
@@ -103,8 +114,9 @@ fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
 /// Locks the directory: one `conclave up` at a time. The lock file contains the process id.
 fn lock(dir: &Path) -> Result<File, Failed> {
     let path = dir.join("up.lock");
-    let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = options.map_err(|error| cannot_use(dir, &error))?;
+    let open = private::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(|error| cannot_use(dir, &error))?;
+    private::restrict(&file).map_err(|error| cannot_use(dir, &error))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
@@ -173,13 +185,14 @@ impl<'a> Cluster<'a> {
         let executable = std::env::current_exe().context("find this executable")?;
         let (events, happened) = mpsc::channel(4 * NODES_MAX);
         let mut children = JoinSet::new();
-        let processes = processes(plan, &args.log, args.allow_faults);
+        let processes = processes(plan, args);
         for (index, process) in processes.iter().enumerate() {
             let keeper = child::Keeper {
                 index,
                 executable: executable.clone(),
                 arguments: process.arguments.clone(),
                 log: process.log.clone(),
+                log_bytes_max: UP_LOG_BYTES_MAX,
                 restart: !args.no_restart,
                 events: events.clone(),
                 stop: stop.clone(),

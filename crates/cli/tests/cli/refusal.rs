@@ -1,7 +1,10 @@
 //! Configurations with which a server or a cluster refuses to start: one sentence, and an exit code that is not 0.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
@@ -12,6 +15,12 @@ use crate::harness::{Ran, command, finish, free_base_port, lines_of, run, signal
 fn sentence(ran: &Ran) -> &str {
     let mut lines = ran.err.lines().rev().filter(|line| !line.starts_with("  next: "));
     lines.next().unwrap_or_default()
+}
+
+/// Writes a secret for its owner only.
+fn write_secret(path: &Path, secret: &str) {
+    let file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.unwrap().write_all(secret.as_bytes()).unwrap();
 }
 
 fn server(dir: &str, base: u16) -> Command {
@@ -100,12 +109,16 @@ fn a_resolver_without_a_secret() {
     let path = file.to_str().unwrap();
     let ran = run(&mut command(&["dns", "--secret-file", path]), b"").expect(2);
     assert!(sentence(&ran).contains(path) && sentence(&ran).contains("cannot be read"), "{ran:#?}");
-    fs::write(&file, "short").unwrap();
+    write_secret(&file, "short");
     for command_line in [vec!["dns"], vec!["server", "--resolvers", "127.0.0.1:1"]] {
         let ran = run(&mut command(&[&command_line[..], &["--secret-file", path]].concat()), b"").expect(2);
         assert!(sentence(&ran).contains("5 bytes"), "{ran:#?}");
         assert!(ran.err.contains("next: make one with"), "{ran:#?}");
     }
+    // A secret that others can read is none.
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+    let ran = run(&mut command(&["dns", "--secret-file", path]), b"").expect(2);
+    assert!(sentence(&ran).contains("other users") && ran.err.contains("chmod 600"), "{ran:#?}");
     // A server that registers with a name server needs the secret as well.
     let ran = run(&mut command(&["server", "--resolvers", "127.0.0.1:1"]), b"").expect(2);
     assert!(sentence(&ran).contains("secret"), "{ran:#?}");
@@ -115,7 +128,7 @@ fn a_resolver_without_a_secret() {
 fn a_resolver_whose_port_is_taken() {
     let scratch = tempfile::tempdir().unwrap();
     let secret = scratch.path().join("secret");
-    fs::write(&secret, "0123456789abcdef").unwrap();
+    write_secret(&secret, "0123456789abcdef");
     let base = free_base_port();
     let busy = UdpSocket::bind(("127.0.0.1", base)).unwrap();
     let at = |offset: u16| format!("127.0.0.1:{}", base + offset);

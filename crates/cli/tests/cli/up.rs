@@ -1,6 +1,8 @@
 //! `conclave up`: continues its cluster, locks its directory, leaves no process behind.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -40,6 +42,42 @@ fn the_same_directory_continues_the_same_cluster() {
     let after = up.run(&["history", "general", "--json", "--linearizable"]).expect(0).out;
     assert_eq!(after, before);
     up.run(&["send", "general", "four"]).expect(0);
+    up.stop();
+}
+
+/// Everything in a directory that group or others may use.
+fn shared(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = path.metadata().unwrap();
+        if metadata.permissions().mode() & 0o077 != 0 {
+            found.push(path.display().to_string());
+        }
+        if metadata.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_cluster_is_for_its_owner_only() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("cluster");
+    let port = free_base_port().to_string();
+    let args = ["--dir", dir.to_str().unwrap(), "--base-port", &port, "--shards", "1"];
+    let up = Up::start(scratch.path(), &args);
+    up.run(&["send", "general", "hello"]).expect(0);
+    assert_eq!(shared(&dir), Vec::<String>::new());
+    up.stop();
+
+    // As an older version made it.
+    for path in [dir.clone(), dir.join("up.lock"), dir.join("node1"), dir.join("node1/state.redb")] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let up = Up::start(scratch.path(), &args);
+    assert_eq!(shared(&dir), Vec::<String>::new());
     up.stop();
 }
 

@@ -1,5 +1,6 @@
 //! Wrong and damaged data dirs, and full disks.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,32 @@ fn entries(range: std::ops::Range<u64>, len: usize) -> Vec<Entry> {
         payload: EntryPayload::Normal(Payload(vec![7; len].into())),
     };
     range.map(entry).collect()
+}
+
+/// Paths that group or others may use.
+fn shared(dir: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let all = files.chain([dir.to_owned()]);
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
+    all.filter(|path| mode(path) & 0o077 != 0).map(|path| path.display().to_string()).collect()
+}
+
+#[test]
+fn a_data_dir_is_for_its_owner_only() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("data");
+    let me = Identity::create(&path, 7, "test", NodeId(1)).unwrap();
+    drop(try_open(&path, &me, SHARDS).unwrap());
+    assert_eq!(shared(&path), Vec::<String>::new());
+
+    // As an older version made it.
+    let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    for entry in std::fs::read_dir(&path).unwrap() {
+        set(&entry.unwrap().path(), 0o644);
+    }
+    set(&path, 0o755);
+    drop(try_open(&path, &me, SHARDS).unwrap());
+    assert_eq!(shared(&path), Vec::<String>::new());
 }
 
 #[test]

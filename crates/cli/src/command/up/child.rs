@@ -1,7 +1,7 @@
 //! Runs one server process: starts, watches, restarts and stops it.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,9 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{UP_RESTART_DELAY, UP_STOP_DEADLINE};
+use super::log::{older, rotate};
+use crate::limits::{UP_LOG_CHECK_INTERVAL, UP_RESTART_DELAY, UP_STOP_DEADLINE};
+use crate::private;
 
 /// The part of a log's end that is searched for its last line, bytes.
 const LAST_WORDS_BYTES: u64 = 4 * 1024;
@@ -92,6 +94,7 @@ pub(super) struct Keeper {
     pub(super) executable: PathBuf,
     pub(super) arguments: Vec<String>,
     pub(super) log: PathBuf,
+    pub(super) log_bytes_max: u64,
     pub(super) restart: bool,
     pub(super) events: mpsc::Sender<ChildEvent>,
     pub(super) stop: Stop,
@@ -100,6 +103,25 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Runs until a shutdown is requested or, without restarts, until the process ends.
     pub(super) async fn run(self) {
+        tokio::select! {
+            biased;
+            () = self.keep() => {}
+            () = self.bound_log() => {}
+        }
+    }
+
+    /// Bounds the size of the log. Never ends.
+    async fn bound_log(&self) {
+        let mut check = tokio::time::interval(UP_LOG_CHECK_INTERVAL);
+        loop {
+            check.tick().await;
+            let (log, bytes_max) = (self.log.clone(), self.log_bytes_max);
+            // A log that cannot be moved, because the disk is full or was removed, is tried again.
+            let _ = tokio::task::spawn_blocking(move || rotate(&log, bytes_max)).await;
+        }
+    }
+
+    async fn keep(&self) {
         let mut again = false;
         loop {
             let cause = match self.spawn() {
@@ -137,7 +159,8 @@ impl Keeper {
     }
 
     fn spawn(&self) -> io::Result<(Child, Option<ChildStdin>)> {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let log = private::options().create(true).append(true).open(&self.log)?;
+        private::restrict(&log)?;
         let mut child = Command::new(&self.executable)
             .args(&self.arguments)
             .stdin(Stdio::piped())
@@ -190,7 +213,7 @@ fn terminate(child: &Child) {
 
 /// The last line of the log: a server that cannot start logs the reason in one sentence.
 fn last_words(log: &Path) -> String {
-    let read = || -> io::Result<String> {
+    let read = |log: &Path| -> io::Result<String> {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES)))?;
@@ -198,7 +221,11 @@ fn last_words(log: &Path) -> String {
         file.read_to_end(&mut end)?;
         Ok(String::from_utf8_lossy(&end).into_owned())
     };
-    let text = read().unwrap_or_default();
+    let mut text = read(log).unwrap_or_default();
+    if text.is_empty() {
+        // The log may have been moved right after the last line.
+        text = read(&older(log, 1)).unwrap_or_default();
+    }
     // Advice follows on a separate line, which is skipped.
     let mut lines =
         text.lines().rev().filter(|line| !line.trim().is_empty() && !line.starts_with("  next: "));
@@ -235,6 +262,7 @@ mod tests {
             executable: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             log: dir.join("log"),
+            log_bytes_max: 1_000,
             restart,
             events,
             stop: Stop::default(),
@@ -253,6 +281,25 @@ mod tests {
             panic!("it runs")
         };
         assert_eq!((cause, last_words.as_str()), (ExitCause::Code(3), "no room left"));
+        stop.graceful.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_running_process_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "i=0; while [ $i -lt 500 ]; do echo number $i; i=$((i + 1)); done; cat";
+        let (keeper, mut happened) = keeper(script, dir.path(), false);
+        let (stop, log) = (keeper.stop.clone(), keeper.log.clone());
+        let task = tokio::spawn(keeper.run());
+        happened.recv().await.unwrap();
+        let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let moved = async {
+            while length(&older(&log, 1)) == 0 || length(&log) > 1_000 {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), moved).await.unwrap();
         stop.graceful.cancel();
         task.await.unwrap();
     }

@@ -1,13 +1,14 @@
 //! The list of running processes, as a file: `conclave-chaos` finds its targets there.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use conclave_client::find::Seed;
 use serde::Serialize;
 
 use super::plan::UpPlan;
+use crate::private;
 
 /// Its name in the cluster's directory.
 const FILE: &str = "processes.json";
@@ -65,7 +66,7 @@ impl List {
         let children = children.collect();
         let listed = Listed { allow_faults: self.allow_faults, restarts: self.restarts, children };
         let temporary = self.path.with_extension("json.new");
-        fs::write(&temporary, serde_json::to_vec_pretty(&listed)?)?;
+        private::create(&temporary)?.write_all(&serde_json::to_vec_pretty(&listed)?)?;
         // A reader sees the old list or the new one.
         fs::rename(&temporary, &self.path)
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::cannot_use;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
+use crate::private;
 use crate::secret;
 
 const FORMAT: u32 = 1;
@@ -92,6 +93,11 @@ impl UpPlan {
         Ok(Self { dir: dir.to_owned(), nodes, resolver, kept })
     }
 
+    /// Whether the directory has a saved plan.
+    pub(super) fn is_saved_in(dir: &Path) -> bool {
+        file(dir).exists()
+    }
+
     pub(super) fn cluster(&self) -> &str {
         &self.kept.cluster
     }
@@ -115,7 +121,7 @@ impl UpPlan {
         let write = || -> io::Result<()> {
             let path = file(&self.dir);
             let temporary = path.with_extension("json.new");
-            let mut out = File::create(&temporary)?;
+            let mut out = private::create(&temporary)?;
             serde_json::to_writer_pretty(&mut out, &self.kept)?;
             out.write_all(b"\n")?;
             out.sync_all()?;
@@ -236,6 +242,7 @@ fn resolver(dir: &Path, base_port: u16, zone: &str) -> Option<NameServerPlan> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::args::server::Mdns;
 
     pub(in crate::command::up) fn args(
         nodes: Option<u16>,
@@ -252,6 +259,7 @@ pub(super) mod tests {
             no_dns: false,
             allow_faults: false,
             exit_with_stdin: false,
+            mdns: Mdns::Auto,
             log: "info".into(),
         }
     }

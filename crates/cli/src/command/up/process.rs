@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::plan::{NameServerPlan, Node, UpPlan};
+use crate::args::server::UpArgs;
 
 /// A process to start and to keep running.
 #[derive(Clone, Debug)]
@@ -15,21 +16,21 @@ pub(super) struct Process {
 }
 
 /// All processes to start: the servers, then the name server.
-pub(super) fn processes(plan: &UpPlan, log: &str, allow_faults: bool) -> Vec<Process> {
+pub(super) fn processes(plan: &UpPlan, args: &UpArgs) -> Vec<Process> {
     let server = |node: &Node| Process {
         name: node.name.clone(),
         log: node.log.clone(),
-        arguments: server(plan, node, log, allow_faults),
+        arguments: server(plan, node, args),
     };
     let resolver = |it: &NameServerPlan| Process {
         name: "the name server".to_owned(),
         log: it.log.clone(),
-        arguments: resolver(plan, it, log, allow_faults),
+        arguments: resolver(plan, it, args),
     };
     plan.nodes.iter().map(server).chain(plan.resolver.as_ref().map(resolver)).collect()
 }
 
-fn server(plan: &UpPlan, node: &Node, log: &str, allow_faults: bool) -> Vec<String> {
+fn server(plan: &UpPlan, node: &Node, args: &UpArgs) -> Vec<String> {
     let initial: Vec<String> = plan
         .nodes
         .iter()
@@ -44,19 +45,19 @@ fn server(plan: &UpPlan, node: &Node, log: &str, allow_faults: bool) -> Vec<Stri
         ("--peer-listen", node.peer.to_string()),
         ("--http-listen", node.http.to_string()),
         ("--shards", plan.shards().to_string()),
-        ("--mdns", "on".to_owned()),
-        ("--log", log.to_owned()),
+        ("--mdns", args.mdns.name().to_owned()),
+        ("--log", args.log.clone()),
     ];
     if let Some(resolver) = &plan.resolver {
         flags.push(("--resolvers", resolver.grpc.to_string()));
         flags.push(("--secret-file", resolver.secret.display().to_string()));
     }
     let mut line = command_line("server", flags);
-    line.extend(allow_faults.then(|| "--allow-faults".to_owned()));
+    line.extend(args.allow_faults.then(|| "--allow-faults".to_owned()));
     line
 }
 
-fn resolver(plan: &UpPlan, resolver: &NameServerPlan, log: &str, allow_faults: bool) -> Vec<String> {
+fn resolver(plan: &UpPlan, resolver: &NameServerPlan, args: &UpArgs) -> Vec<String> {
     let flags = vec![
         ("--zone", resolver.zone.clone()),
         ("--listen", resolver.dns.to_string()),
@@ -65,10 +66,10 @@ fn resolver(plan: &UpPlan, resolver: &NameServerPlan, log: &str, allow_faults: b
         ("--name-servers", format!("ns1={}", resolver.dns.ip())),
         ("--secret-file", resolver.secret.display().to_string()),
         ("--nodes", plan.servers()),
-        ("--log", log.to_owned()),
+        ("--log", args.log.clone()),
     ];
     let mut line = command_line("dns", flags);
-    line.extend(allow_faults.then(|| "--allow-faults".to_owned()));
+    line.extend(args.allow_faults.then(|| "--allow-faults".to_owned()));
     line
 }
 
@@ -83,7 +84,6 @@ mod tests {
 
     use super::super::plan::tests::args;
     use super::*;
-    use crate::args::server::UpArgs;
     use crate::args::{Args, Command};
     use crate::secret;
 
@@ -97,7 +97,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let plan = UpPlan::make(dir.path(), &args(None, None, None), "chat.example").unwrap();
         plan.save().unwrap();
-        let processes = processes(&plan, "info", true);
+        let more = UpArgs { allow_faults: true, ..args(None, None, None) };
+        let processes = processes(&plan, &more);
         let Command::Server(server) = parsed(&processes[1]).command else { panic!("not a server") };
         let mut config = server.config();
         let file = server.secret.secret_file.as_deref().unwrap();
@@ -105,7 +106,8 @@ mod tests {
         assert_eq!(config.validate(), Ok(()));
         assert_eq!((config.name.as_str(), config.cluster_name.as_str()), ("node2", plan.cluster()));
         assert_eq!(config.name_servers, ["127.0.0.1:7454"]);
-        assert!(server.run.exit_with_stdin && server.announces() && server.allow_faults);
+        assert!(server.run.exit_with_stdin && server.allow_faults);
+        assert!(!server.announces(), "it listens on loopback only");
 
         let resolver = parsed(&processes[3]);
         let Command::Dns(dns) = resolver.command else { panic!("not a resolver") };
@@ -121,7 +123,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let args = UpArgs { no_dns: true, ..args(None, None, None) };
         let plan = UpPlan::make(dir.path(), &args, "z").unwrap();
-        let processes = processes(&plan, "info", false);
+        let processes = processes(&plan, &args);
         assert_eq!(processes.len(), 3);
         assert!(processes.iter().all(|one| !one.arguments.iter().any(|word| word == "--resolvers")));
     }
