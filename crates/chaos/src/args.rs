@@ -60,6 +60,9 @@ pub(crate) struct PlaceArgs {
     /// the only one]
     #[arg(long, value_name = "NAME", env = "CONCLAVE_CHAOS_PROJECT", global = true)]
     project: Option<String>,
+    /// A file with the admin token of the servers, with --backend docker or kubernetes: faults inside servers need it
+    #[arg(long, value_name = "FILE", env = "CONCLAVE_ADMIN_TOKEN_FILE", global = true)]
+    admin_token_file: Option<PathBuf>,
     #[command(flatten)]
     kubernetes: KubernetesArgs,
 }
@@ -91,6 +94,7 @@ impl From<&PlaceArgs> for Settings {
             up_dir: args.dir.clone(),
             state_dir: args.state_dir.clone(),
             project: args.project.clone(),
+            admin_token_file: args.admin_token_file.clone(),
             kubernetes,
         }
     }

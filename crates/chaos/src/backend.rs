@@ -1,7 +1,11 @@
 //! Backends apply and heal faults: on local processes, containers or pods, and inside the servers themselves.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
+use conclave_proto::admin_token::AdminToken;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
@@ -16,6 +20,22 @@ mod open;
 mod url;
 
 pub use open::{Choice, Opened, Settings, open};
+
+/// The most that a file with an admin token has, bytes.
+const ADMIN_TOKEN_FILE_MAX: u64 = 1024;
+
+/// Reads the servers' admin token.
+fn admin_token(file: &Path) -> Result<AdminToken, BackendError> {
+    let mut content = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(ADMIN_TOKEN_FILE_MAX).read_to_end(&mut content));
+    let token = read
+        .map_err(|error| error.to_string())
+        .and_then(|_| AdminToken::parse(&content).map_err(|error| error.to_string()));
+    token.map_err(|why| BackendError::Failed {
+        what: format!("read the admin token in {}", file.display()),
+        why,
+    })
+}
 
 /// A node that faults can be applied to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ pub(crate) enum Exit {
     Refused,
     /// The command line was wrong.
     Usage,
-    /// The session was not accepted.
+    /// The session or the admin token was not accepted.
     Auth,
     /// The room does not exist, or access is forbidden.
     NotFound,
@@ -44,7 +44,7 @@ impl Exit {
     pub(crate) fn of_word(word: &str) -> Self {
         match word {
             "room_unknown" | "forbidden" | "not_found" => Self::NotFound,
-            "session_unknown" | "unauthenticated" => Self::Auth,
+            "session_unknown" | "unauthenticated" | "not_operator" => Self::Auth,
             _ => Self::Refused,
         }
     }
@@ -129,6 +129,7 @@ mod tests {
     fn each_refusal_has_its_exit_code() {
         assert_eq!(Exit::of_word("room_unknown"), Exit::NotFound);
         assert_eq!(Exit::of_word("session_unknown"), Exit::Auth);
+        assert_eq!(Exit::of_word("not_operator"), Exit::Auth);
         assert_eq!(Exit::of_word("text_too_long"), Exit::Refused);
     }
 

@@ -4,6 +4,7 @@
 //! [`settings`] the resolved configuration of a client command. Each command is one file in [`command`]. [`view`]
 //! renders output, without I/O.
 
+mod admin_token;
 mod args;
 mod bench;
 mod certificates;

@@ -125,7 +125,7 @@ async fn candidates(settings: &Settings) -> Vec<Vec<String>> {
 }
 
 /// Checks an id that becomes the name of a directory.
-fn is_cluster_id(id: &str) -> bool {
+pub(crate) fn is_cluster_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

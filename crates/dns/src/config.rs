@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use conclave_core::limits::{NAME_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX};
+use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
+use conclave_telemetry::operators::faults_without_token;
 use data_encoding::BASE64;
 use ipnet::IpNet;
 
@@ -37,7 +39,9 @@ pub struct Config {
     pub forward_to: Vec<SocketAddr>,
     /// A site's own DNS that gets the zone's records by dynamic update.
     pub export: Option<Export>,
-    /// Enables fault injection by anybody who reaches `grpc_listen`. For tests only.
+    /// The token of the cluster's operators. Without it, operators call from this machine only.
+    pub admin_token: Option<AdminToken>,
+    /// Enables fault injection by operators, at `grpc_listen`. For tests only.
     pub faults: Option<Faults>,
 }
 
@@ -76,6 +80,9 @@ impl Config {
         self.validate_forwarding(&mut wrong);
         if let Some(export) = &self.export {
             self.validate_export(export, &mut wrong);
+        }
+        if self.faults.is_some() {
+            wrong.extend(faults_without_token(self.grpc_listen.ip(), self.admin_token.as_ref()));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
@@ -223,6 +230,7 @@ mod tests {
                 key_name: "conclave-export".to_owned(),
                 key: Secret::new(b"MDEyMzQ1Njc4OWFiY2RlZg==").unwrap(),
             }),
+            admin_token: None,
             faults: None,
         }
     }

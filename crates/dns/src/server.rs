@@ -9,8 +9,10 @@ use conclave_proto::dns::dns_service_server::DnsServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_telemetry::calls::CallMetrics;
 use conclave_telemetry::grpc;
+use conclave_telemetry::operators::Operators;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::interceptor::InterceptedService;
 
 use crate::config::Config;
 use crate::export;
@@ -164,12 +166,9 @@ impl DnsServer {
             faults: faults(),
         });
         if config.faults.is_some() {
-            tracing::warn!(
-                "fault injection enabled: any client of the registration port may inject faults (--allow-faults)"
-            );
+            tracing::warn!("fault injection enabled (--allow-faults): every operator may inject faults");
         }
-        let fault_service =
-            config.faults.map(|faults| FaultServiceServer::new(FaultApi { faults, name: host_name() }));
+        let fault_service = config.faults.map(|faults| FaultApi { faults, name: host_name() });
         let dns_ended = CancellationToken::new();
         let (served, ended) = (dns.serve(Arc::new(handler), stop.clone()), dns_ended.clone().drop_guard());
         tasks.spawn(async move {
@@ -192,9 +191,10 @@ impl DnsServer {
             tasks.clone(),
             stop.clone(),
         );
+        let operators = Operators::new(config.admin_token);
         let entrance = grpc.gated(grpc_gate);
         let calls = metrics.calls.clone();
-        tasks.spawn(serve_grpc(entrance, service, fault_service, registry, calls, stop.clone()));
+        tasks.spawn(serve_grpc(entrance, service, fault_service, operators, registry, calls, stop.clone()));
         let page = web::NameServerPages { zone, metrics: Arc::clone(&metrics), dns_ended };
         if let Some(http) = http {
             tasks.spawn(conclave_telemetry::web::serve(http.gated(http_gate), page, stop.clone()));
@@ -227,7 +227,8 @@ impl DnsServer {
 async fn serve_grpc(
     entrance: Entrance,
     service: RegistryService,
-    faults: Option<FaultServiceServer<FaultApi>>,
+    faults: Option<FaultApi>,
+    operators: Operators,
     registry: Registry,
     calls: CallMetrics,
     stop: CancellationToken,
@@ -243,8 +244,8 @@ async fn serve_grpc(
     let server = grpc::server()
         .layer(calls)
         .add_service(health_service)
-        .add_service(grpc::reflection())
-        .add_optional_service(faults)
+        .add_service(InterceptedService::new(grpc::reflection(), operators.clone()))
+        .add_optional_service(faults.map(|faults| FaultServiceServer::with_interceptor(faults, operators)))
         .add_service(service.server());
     let served = server.serve_with_incoming_shutdown(entrance.incoming(), stop.clone().cancelled_owned());
     let (served, _) = tokio::join!(served, stop.run_until_cancelled(ready));

@@ -57,6 +57,7 @@ mod generated {
 }
 
 pub mod action;
+pub mod admin_token;
 pub mod command;
 pub mod event;
 pub mod frame;

@@ -50,6 +50,16 @@ pub enum Failure {
     /// The session token is missing, damaged or not known.
     #[error("{0}")]
     Unauthenticated(String),
+    /// The caller may not do this, or not now.
+    #[error("{message}")]
+    Denied {
+        /// The stable word of the API.
+        code: &'static str,
+        /// The status of the call.
+        status: Code,
+        /// What the caller can do, for display.
+        message: String,
+    },
     /// Proven not appended. The caller tries again, best at the leader.
     #[error("{message}")]
     NotSent {
@@ -119,6 +129,7 @@ impl Failure {
             Self::Refused(refusal) => refusal.word(),
             Self::Unauthenticated(_) => "session_unknown",
             Self::Invalid { code, .. }
+            | Self::Denied { code, .. }
             | Self::NotSent { code, .. }
             | Self::Elsewhere { code, .. }
             | Self::Unknown { code, .. } => code,
@@ -128,9 +139,11 @@ impl Failure {
     fn leader(&self) -> Option<&LeaderHint> {
         match self {
             Self::NotSent { leader, .. } | Self::Unknown { leader, .. } => leader.as_ref(),
-            Self::Refused(_) | Self::Invalid { .. } | Self::Unauthenticated(_) | Self::Elsewhere { .. } => {
-                None
-            }
+            Self::Refused(_)
+            | Self::Invalid { .. }
+            | Self::Unauthenticated(_)
+            | Self::Denied { .. }
+            | Self::Elsewhere { .. } => None,
         }
     }
 
@@ -143,7 +156,7 @@ impl Failure {
 
     fn certainty(&self) -> (Certainty, &'static str) {
         match self {
-            Self::Refused(_) | Self::Invalid { .. } | Self::Unauthenticated(_) => {
+            Self::Refused(_) | Self::Invalid { .. } | Self::Unauthenticated(_) | Self::Denied { .. } => {
                 (Certainty::Refused, "refused")
             }
             Self::NotSent { .. } | Self::Elsewhere { .. } => (Certainty::NotSent, "not_sent"),
@@ -217,7 +230,10 @@ impl From<Failure> for Status {
 
 fn retry_class(failure: &Failure) -> String {
     match failure {
-        Failure::Refused(_) | Failure::Invalid { .. } | Failure::Unauthenticated(_) => "never".to_owned(),
+        Failure::Refused(_)
+        | Failure::Invalid { .. }
+        | Failure::Unauthenticated(_)
+        | Failure::Denied { .. } => "never".to_owned(),
         Failure::Unknown { .. } => "same_request".to_owned(),
         Failure::NotSent { after, .. } => format!("after_ms={}", after.as_millis()),
         Failure::Elsewhere { .. } => "after_ms=0".to_owned(),
@@ -236,6 +252,7 @@ fn grpc_code(failure: &Failure) -> Code {
         },
         Failure::Invalid { .. } => Code::InvalidArgument,
         Failure::Unauthenticated(_) => Code::Unauthenticated,
+        Failure::Denied { status, .. } => *status,
         Failure::Elsewhere { .. } => Code::ResourceExhausted,
         Failure::NotSent { .. } | Failure::Unknown { .. } => Code::Unavailable,
     }
@@ -283,6 +300,7 @@ mod tests {
             Failure::Refused(Refusal::TextTooLong),
             Failure::invalid("frame_too_large", "too large"),
             Failure::Unauthenticated("no token".into()),
+            Failure::Denied { code: "not_operator", status: Code::PermissionDenied, message: "no".into() },
             Failure::not_sent("no_leader", "wait", Duration::from_millis(30)).with_leader(leader.clone()),
             Failure::unknown("timeout", "maybe").with_leader(leader),
             Failure::Elsewhere {

@@ -8,7 +8,9 @@ use conclave_core::limits::{
     CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NAME_SERVERS_MAX, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
 };
 use conclave_net::Plain;
+use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
+use conclave_telemetry::operators::faults_without_token;
 
 use crate::faults::Faults;
 use crate::limits::CONNECTIONS_PER_ADDRESS_MAX_DEFAULT;
@@ -46,6 +48,8 @@ pub struct Config {
     pub name_servers: Vec<String>,
     /// The cluster's secret; name servers accept no records without it.
     pub secret: Option<Secret>,
+    /// The token of the cluster's operators. Without it, operators call from this machine only.
+    pub admin_token: Option<AdminToken>,
     /// TLS between the nodes; without it, whoever reaches the peer port is believed to be a node.
     pub tls: Option<NodeTls>,
     /// Enables fault injection over the node's `FaultService`.
@@ -109,6 +113,7 @@ impl Config {
             connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX_DEFAULT,
             name_servers: Vec::new(),
             secret: None,
+            admin_token: None,
             tls: None,
             faults: None,
             feature_level: FEATURE_LEVEL,
@@ -183,6 +188,9 @@ impl Config {
                     .to_owned(),
             );
         }
+        if self.faults.is_some() {
+            wrong.extend(faults_without_token(self.client_listen.ip(), self.admin_token.as_ref()));
+        }
         let mut addresses: Vec<_> = self.initial.iter().flat_map(|m| [&m.peer, &m.client, &m.http]).collect();
         addresses.sort();
         if let Some(pair) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -237,6 +245,8 @@ mod tests {
         bad.replicas = Some(1);
         bad.initial[1].http = "nowhere".to_owned();
         bad.max_clients = 0;
+        bad.faults = Some(Faults::default());
+        bad.client_listen = "0.0.0.0:7400".parse().unwrap();
         bad.connections_per_address_max = 0;
         bad.name_servers = vec!["ns1:7454".to_owned(); 9];
         let wrong = bad.validate().unwrap_err().join("\n");
@@ -251,6 +261,7 @@ mod tests {
             "at least 1 connection",
             "at most 8 name servers",
             "cluster's secret",
+            "give --admin-token-file",
         ] {
             assert!(wrong.contains(part), "{part}: {wrong}");
         }

@@ -122,7 +122,7 @@ impl Node {
         config.validate().map_err(RunError::Config)?;
         let options = match &config.faults {
             Some(faults) => {
-                tracing::warn!("fault injection enabled (--allow-faults): any client may inject faults");
+                tracing::warn!("fault injection enabled (--allow-faults): every operator may inject faults");
                 faults.onto(options)
             }
             None => options,

@@ -13,6 +13,7 @@ use conclave_chaos::backend::inside::{desired, desired_of_resolver};
 use conclave_chaos::fault::{Fault, Grudge};
 use conclave_chaos::journal::Applied;
 use conclave_chaos::schedule::cuts;
+use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
 use conclave_server::{Clock, Config, Faults, Listeners, Member, Node, RunError, StoreOptions};
 use conclave_store::Work;
@@ -29,6 +30,8 @@ const PEER: u16 = 7401;
 const HTTP: u16 = 7402;
 /// The secret that nodes and name servers share.
 const SECRET: &[u8] = b"the secret of the simulation";
+/// The admin token, without which nothing listens beyond loopback with fault injection.
+const ADMIN_TOKEN: &[u8] = b"cnva_the-admin-token-of-the-simulation";
 /// The host number of the first name server.
 const FIRST_NAME_SERVER_HOST: u8 = 50;
 /// One node.
@@ -88,6 +91,7 @@ impl Cluster {
     /// A cluster of nodes that have not started. Their identity files, which are on a real disk, are in `dir`.
     pub(crate) fn new(nodes: u8, seed: u64, shape: &Shape, dir: &Path) -> anyhow::Result<Self> {
         let secret = Secret::new(SECRET)?;
+        let admin_token = AdminToken::parse(ADMIN_TOKEN)?;
         let at = |number: u8, port| SocketAddr::new(ip(number), port).to_string();
         let member = |number| Member {
             name: format!("n{number}"),
@@ -109,6 +113,7 @@ impl Cluster {
             config.faults = Some(faults.clone());
             config.name_servers = name_servers.iter().copied().map(NameServer::registry).collect();
             config.secret = Some(secret.clone());
+            config.admin_token = Some(admin_token.clone());
             Machine {
                 config,
                 ip: ip(number),
@@ -121,7 +126,7 @@ impl Cluster {
         };
         Ok(Self {
             machines: (1..=nodes).map(machine).collect(),
-            name_servers: NameServer::all(&name_servers, &members, &secret),
+            name_servers: NameServer::all(&name_servers, &members, &secret, &admin_token),
             clients: ip(100),
             cuts: Cuts::default(),
             open: Mutex::default(),

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use conclave_dns::config::NameServer as Named;
 use conclave_dns::{Config, Faults};
+use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
 use conclave_server::Member;
 use tokio::sync::Notify;
@@ -41,7 +42,12 @@ pub(crate) struct NameServer {
 
 impl NameServer {
     /// Name servers at these addresses that have not started, of a cluster with these nodes.
-    pub(crate) fn all(ips: &[IpAddr], nodes: &[Member], secret: &Secret) -> Vec<Self> {
+    pub(crate) fn all(
+        ips: &[IpAddr],
+        nodes: &[Member],
+        secret: &Secret,
+        admin_token: &AdminToken,
+    ) -> Vec<Self> {
         let named = |(number, ip): (usize, &IpAddr)| Named { name: format!("ns{number}"), ips: vec![*ip] };
         let name_servers: Vec<Named> = (1..).zip(ips).map(named).collect();
         let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
@@ -59,6 +65,7 @@ impl NameServer {
                 forward_for: Vec::new(),
                 forward_to: Vec::new(),
                 export: None,
+                admin_token: Some(admin_token.clone()),
                 faults: Some(faults.clone()),
             };
             Self {

@@ -5,6 +5,7 @@
 //! * [`calls`]: the standard metrics of gRPC servers.
 //! * [`connections`]: metrics of the connections at each port.
 //! * [`grpc`]: the limits of a public gRPC port, and reflection.
+//! * [`operators`]: who may make the calls of operators.
 //! * [`process`]: processor time, memory and files of this process.
 
 pub mod calls;
@@ -12,5 +13,6 @@ pub mod connections;
 pub mod grpc;
 mod limits;
 pub mod metrics;
+pub mod operators;
 pub mod process;
 pub mod web;

@@ -12,13 +12,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use conclave_proto::admin_token::AdminToken;
 use futures::future::{BoxFuture, try_join_all};
 
 use self::api::Api;
 use self::containers::Containers;
 use self::endpoints::EndpointFile;
 use self::model::{ContainerState, Inspected, Listed, Own, Part};
-use crate::backend::inside::{self, InForce};
+use crate::backend::inside::InForce;
 use crate::backend::{Backend, BackendError, Kind, Target, url};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
@@ -41,11 +42,16 @@ pub struct Docker {
 
 impl Docker {
     /// Opens the cluster of a Compose project on this machine's engine: the named project, the project of the container in which
-    /// this program runs, or the only one. `state_dir` gets the file of disconnected containers.
+    /// this program runs, or the only one. `state_dir` gets the file of disconnected containers. Faults inside servers need their
+    /// admin token.
     ///
     /// # Errors
     /// If the engine cannot be reached, or the project is ambiguous.
-    pub async fn open(named: Option<&str>, state_dir: &Path) -> Result<Self, BackendError> {
+    pub async fn open(
+        named: Option<&str>,
+        state_dir: &Path,
+        token: Option<Result<AdminToken, BackendError>>,
+    ) -> Result<Self, BackendError> {
         let docker_host = std::env::var("DOCKER_HOST").ok();
         let api = Api::connect(api::socket(docker_host.as_deref())?).await?;
         let own = own(&api).await?;
@@ -56,7 +62,7 @@ impl Docker {
             project,
             own,
             containers: Containers::new(api, places),
-            inside: InForce::default(),
+            inside: InForce::new(token),
             disconnected: InForce::default(),
             zone: None,
             may_have_faults_inside: AtomicBool::new(false),
@@ -144,7 +150,7 @@ impl Docker {
             Fault::PowerCut { torn } => {
                 let servers = self.servers().await?;
                 let hit = servers.iter().filter(|server| fault.nodes.contains(&server.name));
-                try_join_all(hit.map(|server| inside::cut_power(server, *torn, fault.id))).await.map(drop)
+                try_join_all(hit.map(|server| self.inside.cut_power(server, *torn, fault.id))).await.map(drop)
             }
             _ => {
                 self.inside.add(fault);

@@ -8,11 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use conclave_client::Net;
+use conclave_proto::admin_token::{AdminToken, WithAdminToken};
 use conclave_proto::fault::fault_service_client::FaultServiceClient;
 use conclave_proto::fault::{CutPowerRequest, DiskFault, PeerFault, ResolverFault, SetFaultsRequest};
 use tokio::time::Instant;
-use tonic::Code;
-use tonic::transport::Endpoint;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::backend::{BackendError, Kind, Target};
 use crate::fault::Fault;
@@ -137,9 +139,25 @@ impl From<Suffering> for SetFaultsRequest {
 
 /// The active faults inside the servers and name servers of one backend.
 #[derive(Debug, Default)]
-pub struct InForce(Mutex<Vec<Applied>>);
+pub struct InForce {
+    open: Mutex<Vec<Applied>>,
+    token: Option<AdminToken>,
+    /// Why there is no token although there should be one. Only targets that want a token make this an error.
+    unreadable: Option<String>,
+}
 
 impl InForce {
+    /// No faults yet. The targets are told with this admin token, if they have one.
+    #[must_use]
+    pub fn new(token: Option<Result<AdminToken, BackendError>>) -> Self {
+        let (token, unreadable) = match token {
+            None => (None, None),
+            Some(Ok(token)) => (Some(token), None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+        };
+        Self { open: Mutex::default(), token, unreadable }
+    }
+
     /// Adds an active fault, to be sent by [`InForce::send_faults`].
     pub fn add(&self, fault: &Applied) {
         self.lock().push(fault.clone());
@@ -162,7 +180,7 @@ impl InForce {
     /// # Errors
     /// If a target does not allow faults, or refuses one.
     pub async fn send_faults(&self, targets: &[Target]) -> Result<Vec<String>, BackendError> {
-        send_faults(&self.all(), targets).await
+        send_faults(&self.all(), targets, self).await
     }
 
     /// Removes a fault and sends the remaining faults to all targets. `excused` says of a silent target that it need not answer:
@@ -196,16 +214,43 @@ impl InForce {
         }
     }
 
+    /// Simulates a power cut at a server: it ends at once and loses unsynced writes. Returns whether the server was reached; one
+    /// that was not is down already.
+    ///
+    /// # Errors
+    /// If the server does not allow faults, or refuses.
+    pub async fn cut_power(&self, target: &Target, torn: bool, seed: u64) -> Result<bool, BackendError> {
+        let Ok(channel) = endpoint(target)?.connect().await else { return Ok(false) };
+        let mut client = client(channel, self.token.as_ref());
+        match tokio::time::timeout(DEADLINE, client.cut_power(CutPowerRequest { torn, seed })).await {
+            Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
+            Ok(Err(status)) if is_refusal(status.code()) => Err(BackendError::Failed {
+                what: format!("cut the power of {}", target.name),
+                why: self.why_refused(&status),
+            }),
+            // A server that has lost its power cannot answer.
+            Ok(Ok(_) | Err(_)) | Err(_) => Ok(true),
+        }
+    }
+
+    fn why_refused(&self, status: &Status) -> String {
+        match &self.unreadable {
+            Some(why) if status.code() == Code::Unauthenticated => format!("{}; {why}", status.message()),
+            _ => status.message().to_owned(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Applied>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Sends these faults to these targets, as [`InForce::send_faults`] does.
-///
-/// # Errors
-/// If a target does not allow faults, or refuses one.
-pub async fn send_faults(open: &[Applied], targets: &[Target]) -> Result<Vec<String>, BackendError> {
+async fn send_faults(
+    open: &[Applied],
+    targets: &[Target],
+    force: &InForce,
+) -> Result<Vec<String>, BackendError> {
     let names: Vec<String> = targets
         .iter()
         .filter(|target| target.kind == Kind::Server)
@@ -220,12 +265,12 @@ pub async fn send_faults(open: &[Applied], targets: &[Target]) -> Result<Vec<Str
     let calls = targets.iter().map(|target| {
         let request = wanted.get(&target.name).cloned().unwrap_or_default();
         async move {
-            let mut client = client(target)?;
+            let mut client = client(endpoint(target)?.connect_lazy(), force.token.as_ref());
             match tokio::time::timeout(DEADLINE, client.set_faults(request)).await {
                 Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
-                Ok(Err(status)) if status.code() == Code::InvalidArgument => Err(BackendError::Failed {
+                Ok(Err(status)) if is_refusal(status.code()) => Err(BackendError::Failed {
                     what: format!("set the faults of {}", target.name),
-                    why: status.message().to_owned(),
+                    why: force.why_refused(&status),
                 }),
                 Ok(Ok(_)) => Ok(None),
                 Ok(Err(_)) | Err(_) => Ok(Some(target.name.clone())),
@@ -237,23 +282,9 @@ pub async fn send_faults(open: &[Applied], targets: &[Target]) -> Result<Vec<Str
     results.into_iter().filter_map(Result::transpose).collect()
 }
 
-/// Simulates a power cut at a server: it ends at once and loses unsynced writes. Returns whether the server was reached; one that
-/// was not is down already.
-///
-/// # Errors
-/// If the server does not allow faults, or refuses.
-pub async fn cut_power(target: &Target, torn: bool, seed: u64) -> Result<bool, BackendError> {
-    let Ok(channel) = endpoint(target)?.connect().await else { return Ok(false) };
-    let mut client = FaultServiceClient::new(channel);
-    match tokio::time::timeout(DEADLINE, client.cut_power(CutPowerRequest { torn, seed })).await {
-        Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
-        Ok(Err(status)) if status.code() == Code::InvalidArgument => Err(BackendError::Failed {
-            what: format!("cut the power of {}", target.name),
-            why: status.message().to_owned(),
-        }),
-        // A server that has lost its power cannot answer.
-        Ok(Ok(_) | Err(_)) | Err(_) => Ok(true),
-    }
+/// Whether a status is the answer of a target, and not the lack of one.
+fn is_refusal(code: Code) -> bool {
+    matches!(code, Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied)
 }
 
 fn endpoint(target: &Target) -> Result<Endpoint, BackendError> {
@@ -265,8 +296,11 @@ fn endpoint(target: &Target) -> Result<Endpoint, BackendError> {
     Ok(endpoint.connect_timeout(DEADLINE))
 }
 
-fn client(target: &Target) -> Result<FaultServiceClient<tonic::transport::Channel>, BackendError> {
-    Ok(FaultServiceClient::new(endpoint(target)?.connect_lazy()))
+fn client(
+    channel: Channel,
+    token: Option<&AdminToken>,
+) -> FaultServiceClient<InterceptedService<Channel, WithAdminToken>> {
+    FaultServiceClient::with_interceptor(channel, WithAdminToken(token.cloned()))
 }
 
 fn not_allowed(target: &Target) -> BackendError {

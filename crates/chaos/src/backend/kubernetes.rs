@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use conclave_proto::admin_token::AdminToken;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backend::inside::{self, InForce};
+use crate::backend::inside::InForce;
 use crate::backend::kubernetes::api::{Api, Grace};
 use crate::backend::kubernetes::config::Config;
 use crate::backend::kubernetes::pod::{ALLOWED, COMPONENT, Pod};
@@ -59,11 +60,14 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// Opens the cluster in this place.
+    /// Opens the cluster in this place. Faults inside servers need their admin token.
     ///
     /// # Errors
     /// If the API cannot be reached or refuses, or no pod allows faults.
-    pub async fn open(place: &PodLocation) -> Result<Self, BackendError> {
+    pub async fn open(
+        place: &PodLocation,
+        token: Option<Result<AdminToken, BackendError>>,
+    ) -> Result<Self, BackendError> {
         let config = Config::find(place.kubeconfig.as_deref()).map_err(|error| BackendError::Failed {
             what: "find the Kubernetes API".to_owned(),
             why: error.to_string(),
@@ -72,7 +76,7 @@ impl Kubernetes {
             api: Api::new(config, place.namespace.clone())?,
             selector: selector(place.selector.as_deref()).to_owned(),
             seen: Mutex::default(),
-            inside: InForce::default(),
+            inside: InForce::new(token),
         };
         if kubernetes.list().await?.is_empty() {
             return Err(BackendError::Failed {
@@ -129,7 +133,7 @@ impl Kubernetes {
         if let Some(target) = pod.target().filter(|target| target.kind == Kind::Server)
             && (must || pod.allows_faults_inside())
         {
-            let reached = inside::cut_power(&target, torn, seed).await?;
+            let reached = self.inside.cut_power(&target, torn, seed).await?;
             if must && !reached {
                 return Err(BackendError::Failed {
                     what: format!("cut the power of {name}"),

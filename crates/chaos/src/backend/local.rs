@@ -14,8 +14,8 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::backend::inside::{self, InForce};
-use crate::backend::{Backend, BackendError, Kind, Target};
+use crate::backend::inside::InForce;
+use crate::backend::{Backend, BackendError, Kind, Target, admin_token};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
@@ -23,6 +23,8 @@ use crate::journal::Applied;
 pub const PROCESSES: &str = "processes.json";
 /// The file that a running `up` holds locked, in the same directory.
 const LOCK: &str = "up.lock";
+/// The file with the admin token, in the same directory.
+const ADMIN_TOKEN: &str = "admin-token";
 /// Timeout for a child to run again; `up` restarts a dead child after three seconds.
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
 /// Interval between two reads of the list while a child is waited for.
@@ -67,7 +69,10 @@ impl Local {
     /// # Errors
     /// If the list of processes cannot be read.
     pub fn open(dir: &Path) -> Result<Self, BackendError> {
-        let local = Self { path: dir.join(PROCESSES), inside: InForce::default() };
+        let file = dir.join(ADMIN_TOKEN);
+        // An older version made none.
+        let token = file.exists().then(|| admin_token(&file));
+        let local = Self { path: dir.join(PROCESSES), inside: InForce::new(token) };
         local.read().map(|_| local)
     }
 
@@ -176,7 +181,7 @@ impl Local {
                 let targets = self.list()?;
                 // All at the same moment: a server that lives a second longer could sync what the others lose.
                 let hit = targets.iter().filter(|target| fault.nodes.contains(&target.name));
-                let cuts = hit.map(|target| inside::cut_power(target, *torn, fault.id));
+                let cuts = hit.map(|target| self.inside.cut_power(target, *torn, fault.id));
                 try_join_all(cuts).await.map(drop)
             }
             _ => {

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use crate::backend::docker::Docker;
 use crate::backend::kubernetes::{Kubernetes, PodLocation};
 use crate::backend::local::Local;
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, admin_token};
 
 /// The journal's file name for local processes.
 const JOURNAL: &str = "chaos.journal";
@@ -34,6 +34,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The Compose project; `None` is the one that this program runs in, or the only one.
     pub project: Option<String>,
+    /// The file with the servers' admin token, for Docker and Kubernetes. `conclave up` has it in its directory.
+    pub admin_token_file: Option<PathBuf>,
     /// Where the pods are, for Kubernetes.
     pub kubernetes: PodLocation,
 }
@@ -53,6 +55,7 @@ pub struct Opened {
 /// # Errors
 /// If no cluster is found.
 pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
+    let token = settings.admin_token_file.as_deref().map(admin_token);
     match settings.backend {
         Choice::Local => {
             let dir = settings.up_dir.clone().map_or_else(Local::default_dir, Ok)?;
@@ -61,12 +64,12 @@ pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
         }
         Choice::Docker => {
             make(&settings.state_dir)?;
-            let backend = Docker::open(settings.project.as_deref(), &settings.state_dir).await?;
+            let backend = Docker::open(settings.project.as_deref(), &settings.state_dir, token).await?;
             let journal = backend.journal(&settings.state_dir);
             Ok(Opened { backend: Box::new(backend), journal })
         }
         Choice::Kubernetes => {
-            let kubernetes = Kubernetes::open(&settings.kubernetes).await?;
+            let kubernetes = Kubernetes::open(&settings.kubernetes, token).await?;
             let journal =
                 settings.state_dir.join(format!("kubernetes-{}.journal", kubernetes.name_of_cluster()));
             make(&settings.state_dir)?;

@@ -5,16 +5,19 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Subcommand};
 
 const ADMIN_HELP: &str = "\
-Any server accepts drain and rebalance, and forwards them to the server concerned.
+Any server accepts drain and rebalance from an operator, and forwards them to the server concerned. An operator is who has the cluster's admin token; for the cluster of your own `conclave up` it is found by itself. A server without a token accepts operators of its own machine.
 
 Examples:
   conclave admin ca init --dir pki     before the first start of a cluster with TLS between its servers
   conclave admin drain node2           before node2 is stopped or its machine is restarted
-  conclave admin rebalance             after many servers came back";
+  conclave admin rebalance             after many servers came back
+  conclave admin --admin-token-file /run/secrets/admin drain node2";
 
 const DRAIN_HELP: &str = "\
 The server is no longer ready, redirects its clients to other servers, and hands over its leaderships. It keeps its \
 replicas, and stays drained until it is restarted. Nothing is lost and no send fails.
+
+The last ready server is drained only with --force: nobody could join a room then until a server is restarted.
 
 Ends with 0 when the server has no clients and no leaderships left, with 1 when some are left after the timeout.";
 
@@ -39,6 +42,15 @@ Examples:
 #[derive(Debug, ClapArgs)]
 #[command(after_help = ADMIN_HELP)]
 pub(crate) struct AdminArgs {
+    /// A file with the cluster's admin token [default: the one of your own `conclave up`]
+    #[arg(
+        long,
+        env = "CONCLAVE_ADMIN_TOKEN_FILE",
+        value_name = "FILE",
+        global = true,
+        hide_env_values = true
+    )]
+    pub(crate) admin_token_file: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: AdminCommand,
 }
@@ -51,6 +63,9 @@ pub(crate) enum AdminCommand {
     Drain {
         /// The server's name, as `conclave status` shows it
         node: String,
+        /// Drain it even if no other server is ready
+        #[arg(long)]
+        force: bool,
     },
     /// Make the certificates with which servers prove themselves to each other
     Ca {

@@ -10,7 +10,8 @@ use conclave_dns::config::{Config, Export, NameServer};
 use conclave_proto::mac::Secret;
 use ipnet::IpNet;
 
-use super::run::{RunArgs, SecretArgs};
+use super::run::{AdminTokenArgs, RunArgs, SecretArgs};
+use crate::admin_token;
 use crate::exit::Failed;
 use crate::parse;
 
@@ -67,6 +68,8 @@ pub(crate) struct DnsArgs {
     pub(crate) all: Vec<NameServer>,
     #[command(flatten)]
     pub(crate) secret: SecretArgs,
+    #[command(flatten)]
+    pub(crate) admin_token: AdminTokenArgs,
     /// Client addresses of some servers, from which to learn the others before they have registered
     #[arg(long, env = "CONCLAVE_DNS_NODES", value_name = "HOST:PORT", value_delimiter = ',')]
     #[arg(value_parser = parse::server)]
@@ -93,8 +96,8 @@ pub(crate) struct DnsArgs {
     /// prints it
     #[arg(long, env = "CONCLAVE_EXPORT_KEY", value_name = "NAME:FILE", value_parser = key, requires = "export_to")]
     pub(crate) export_key: Option<ExportKey>,
-    /// Enable fault injection (see conclave-chaos), for testing only: everyone who reaches --grpc-listen may make this
-    /// name server's answers stale and late
+    /// Enable fault injection (see conclave-chaos), for testing only: operators may make this name server's answers stale
+    /// and late. Needs --admin-token-file unless --grpc-listen is a loopback address
     #[arg(long, env = "CONCLAVE_ALLOW_FAULTS")]
     pub(crate) allow_faults: bool,
     #[command(flatten)]
@@ -135,6 +138,7 @@ impl DnsArgs {
             forward_for: self.forward_for.clone(),
             forward_to: self.forward_to.clone(),
             export,
+            admin_token: self.admin_token.admin_token_file.as_deref().map(admin_token::read).transpose()?,
             faults: self.allow_faults.then(Faults::default),
         })
     }

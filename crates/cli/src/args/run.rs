@@ -32,6 +32,15 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// The file with the admin token.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct AdminTokenArgs {
+    /// A file with the cluster's admin token, the same at every server and name server. With it, the calls of operators
+    /// (conclave admin, fault injection, reflection) need the token; without it, they are accepted from this machine only
+    #[arg(long, env = "CONCLAVE_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+}
+
 /// The file with the cluster's secret.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct SecretArgs {

@@ -9,7 +9,7 @@ use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
 use conclave_server::{CONNECTIONS_PER_ADDRESS_MAX_DEFAULT, Config, Faults, Member, NodeTls, Plain, Timing};
 
-use super::run::{LOG_DEFAULT, RunArgs, SecretArgs};
+use super::run::{AdminTokenArgs, LOG_DEFAULT, RunArgs, SecretArgs};
 use crate::parse;
 
 /// The default port for other nodes.
@@ -76,6 +76,8 @@ pub(crate) struct ServerArgs {
     pub(crate) resolvers: Vec<String>,
     #[command(flatten)]
     pub(crate) secret: SecretArgs,
+    #[command(flatten)]
+    pub(crate) admin_token: AdminTokenArgs,
     /// The directory with this node's certificate (ca.pem, node.pem, node.key): nodes prove themselves to each other and
     /// encrypt what they say; a new cluster's id is that of its certificate authority
     #[arg(long, env = "CONCLAVE_TLS_DIR", value_name = "DIR")]
@@ -99,8 +101,8 @@ pub(crate) struct ServerArgs {
     /// Whether to announce the server on the local network by multicast DNS
     #[arg(long, env = "CONCLAVE_MDNS", value_enum, default_value_t = Mdns::Auto)]
     pub(crate) mdns: Mdns,
-    /// Enable fault injection (see conclave-chaos), for testing only: everyone who reaches the client port may isolate
-    /// this server, slow it down, fail its disk, and move its clock
+    /// Enable fault injection (see conclave-chaos), for testing only: operators may isolate this server, slow it down, fail
+    /// its disk, and move its clock. Needs --admin-token-file unless --listen is a loopback address
     #[arg(long, env = "CONCLAVE_ALLOW_FAULTS")]
     pub(crate) allow_faults: bool,
     #[command(flatten)]

@@ -2,17 +2,24 @@
 
 mod ca;
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use conclave_client::Net;
 use conclave_client::limits::CLIENT_CONNECT_TIMEOUT;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
-use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
+use conclave_proto::admin::{
+    DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse, StatusRequest,
+};
+use conclave_proto::admin_token::{AdminToken, WithAdminToken};
 use conclave_proto::status::from_status;
 use serde::Serialize;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use crate::admin_token::{self, Kept};
 use crate::args::admin::{AdminArgs, AdminCommand};
 use crate::errors::no_server;
 use crate::exit::{Exit, Failed};
@@ -20,16 +27,17 @@ use crate::output;
 use crate::settings::Settings;
 use crate::view::text::{count, safe};
 
-type Admin = AdminServiceClient<Channel>;
+type Admin = AdminServiceClient<InterceptedService<Channel, WithAdminToken>>;
 
 /// Runs the command.
 ///
 /// # Errors
 /// If no server can run it.
 pub(super) async fn run(args: AdminArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let tokens = Tokens::of(args.admin_token_file.as_deref(), settings);
     match args.command {
-        AdminCommand::Drain { node } => drain(node, settings).await,
-        AdminCommand::Rebalance => rebalance(settings).await,
+        AdminCommand::Drain { node, force } => drain(node, force, &tokens?, settings).await,
+        AdminCommand::Rebalance => rebalance(&tokens?, settings).await,
         AdminCommand::Ca { command } => ca::run(&command, settings),
     }
 }
@@ -41,9 +49,9 @@ struct Drained<'a> {
     clients: u32,
 }
 
-async fn drain(node: String, settings: &Settings) -> anyhow::Result<Exit> {
-    let answer = call_any_server(settings, async |mut admin: Admin| {
-        admin.drain(DrainRequest { node: node.clone() }).await
+async fn drain(node: String, force: bool, tokens: &Tokens, settings: &Settings) -> anyhow::Result<Exit> {
+    let answer = call_any_server(tokens, settings, async |mut admin: Admin| {
+        admin.drain(DrainRequest { node: node.clone(), force }).await
     });
     let DrainResponse { still_leads, clients } = answer.await?;
     if settings.json {
@@ -84,9 +92,10 @@ struct JsonMove<'a> {
     sessions: u32,
 }
 
-async fn rebalance(settings: &Settings) -> anyhow::Result<Exit> {
-    let answer =
-        call_any_server(settings, async |mut admin: Admin| admin.rebalance(RebalanceRequest {}).await);
+async fn rebalance(tokens: &Tokens, settings: &Settings) -> anyhow::Result<Exit> {
+    let answer = call_any_server(tokens, settings, async |mut admin: Admin| {
+        admin.rebalance(RebalanceRequest {}).await
+    });
     let RebalanceResponse { moves } = answer.await?;
     if settings.json {
         let json = |from, to, sessions| JsonMove { from, to, sessions };
@@ -105,8 +114,45 @@ async fn rebalance(settings: &Settings) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// Where the admin token comes from.
+#[derive(Debug)]
+enum Tokens {
+    /// The token of a file that was given.
+    Given(AdminToken),
+    /// The tokens that `conclave up` kept.
+    Kept(Kept),
+}
+
+impl Tokens {
+    fn of(file: Option<&Path>, settings: &Settings) -> Result<Self, Failed> {
+        match file {
+            Some(file) => admin_token::read(file).map(Self::Given),
+            None => Ok(Self::Kept(Kept::new(&settings.state_dir))),
+        }
+    }
+
+    /// The token for the server at an address. A kept token is of a cluster on this machine, so no other machine gets it:
+    /// the id of a cluster is no secret, and anybody can claim it.
+    async fn for_server(&self, address: &str, channel: &Channel) -> Option<AdminToken> {
+        match self {
+            Self::Given(token) => Some(token.clone()),
+            Self::Kept(kept) if is_local(address) => {
+                let request = StatusRequest { local_only: true };
+                let status = AdminServiceClient::new(channel.clone()).status(request).await;
+                kept.load(&status.ok()?.into_inner().cluster_id)
+            }
+            Self::Kept(_) => None,
+        }
+    }
+}
+
+fn is_local(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|address| address.ip().to_canonical().is_loopback())
+}
+
 /// Calls one server after the other until one answers. Both commands are idempotent.
 async fn call_any_server<A>(
+    tokens: &Tokens,
     settings: &Settings,
     call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
 ) -> Result<A, Failed> {
@@ -115,7 +161,11 @@ async fn call_any_server<A>(
     for address in found.addresses() {
         let Ok(endpoint) = Net::System.endpoint(&address) else { continue };
         let channel = endpoint.connect_timeout(connect_timeout(settings)).connect_lazy();
-        match tokio::time::timeout(settings.timeout, call(Admin::new(channel))).await {
+        let call = async {
+            let token = WithAdminToken(tokens.for_server(&address, &channel).await);
+            call(AdminServiceClient::with_interceptor(channel, token)).await
+        };
+        match tokio::time::timeout(settings.timeout, call).await {
             Ok(Ok(answer)) => return Ok(answer.into_inner()),
             Ok(Err(status)) => {
                 let failure = from_status(&status);
@@ -148,6 +198,14 @@ fn refused(word: &str, status: &Status) -> Failed {
             let next = "update the servers; `conclave doctor` shows their versions";
             Failed::new(Exit::Refused, "the server is older than this command", next)
         }
+        Code::Unauthenticated => {
+            let next = "give --admin-token-file (or CONCLAVE_ADMIN_TOKEN_FILE) the file that the servers have; `conclave up` has \
+                        it in its directory as admin-token";
+            Failed::new(Exit::of_word(word), status.message(), next)
+        }
+        _ if word == "last_ready_node" => {
+            Failed::new(Exit::Refused, status.message(), "--force drains it all the same")
+        }
         _ => Failed::new(Exit::of_word(word), status.message(), ""),
     }
 }
@@ -169,5 +227,18 @@ mod tests {
         let unknown = refused("not_found", &Status::not_found("there is no node \"x\""));
         assert_eq!((unknown.exit, unknown.next.contains("status")), (Exit::NotFound, true));
         assert_eq!(refused("", &Status::unimplemented("")).exit, Exit::Refused);
+        let stranger = refused("not_operator", &Status::unauthenticated("no"));
+        assert!(stranger.exit == Exit::Auth && stranger.next.contains("--admin-token-file"), "{stranger}");
+        assert!(refused("last_ready_node", &Status::failed_precondition("no")).next.contains("--force"));
+    }
+
+    #[test]
+    fn a_kept_token_is_for_servers_of_this_machine() {
+        assert!(is_local("127.0.0.1:7400") && is_local("[::1]:7400") && is_local("[::ffff:127.0.0.1]:1"));
+        for elsewhere in
+            ["10.0.0.1:7400", "localhost.example.org:7400", "127.0.0.1.example.org:7400", "0.0.0.0:1"]
+        {
+            assert!(!is_local(elsewhere), "{elsewhere}");
+        }
     }
 }

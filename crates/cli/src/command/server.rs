@@ -6,7 +6,7 @@ use conclave_server::Config;
 use super::daemon::{self, Shutdown};
 use crate::args::server::ServerArgs;
 use crate::exit::Exit;
-use crate::secret;
+use crate::{admin_token, secret};
 
 /// Runs the node until it is told to stop.
 ///
@@ -16,6 +16,9 @@ pub(super) async fn run(args: ServerArgs) -> anyhow::Result<Exit> {
     let mut config = args.config();
     if let Some(file) = &args.secret.secret_file {
         config.secret = Some(secret::read(file, "cluster's secret")?);
+    }
+    if let Some(file) = &args.admin_token.admin_token_file {
+        config.admin_token = Some(admin_token::read(file)?);
     }
     config.validate().map_err(|wrong| daemon::misconfigured(&wrong))?;
     let name = format!("server {}", args.name);

@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use conclave_client::Client;
 use conclave_core::limits::NODES_MAX;
+use conclave_proto::admin_token::AdminToken;
 use conclave_proto::chat::GetServerStatusResponse;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +33,7 @@ use self::child::{ChildEvent, ProcessEvent, Stop};
 use self::list::List;
 use self::plan::UpPlan;
 use self::process::{Process, processes};
+use crate::admin_token::{self, Kept};
 use crate::args::Global;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
@@ -47,25 +49,64 @@ use crate::settings::{Environment, Settings, resolve};
 /// If the cluster cannot be started; then no process of it is left running.
 pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     // This command needs no state directory, so a missing home directory is no error.
-    let global = Global { state_dir: Some(PathBuf::new()), ..global.clone() };
-    let settings = resolve(&global, environment)?;
+    let (settings, kept) = match resolve(global, environment) {
+        Ok(settings) => {
+            let kept = Kept::new(&settings.state_dir);
+            (settings, Some(kept))
+        }
+        Err(_) => {
+            (resolve(&Global { state_dir: Some(PathBuf::new()), ..global.clone() }, environment)?, None)
+        }
+    };
     let cluster_dir = ClusterDir::choose(&args, environment)?;
     let dir = cluster_dir.dir().to_owned();
     let _lock = lock(&dir)?;
     let plan = UpPlan::make(&dir, &args, &global.zone)?;
     let udp = |address| UdpSocket::bind::<SocketAddr>(address).map(drop);
     plan.free_ports(|address| TcpListener::bind(address).map(drop), udp)?;
+    let is_new = !plan.admin_token.exists();
     plan.save()?;
+    let admin_token = admin_token::read(&plan.admin_token)?;
     let stop = Stop::default();
     let _signals = listen_for_signals(stop.clone(), args.exit_with_stdin)?;
     let mut cluster = Cluster::start(&plan, &args, stop)?;
     cluster.write_list()?;
-    let result = cluster.serve(&args, &settings).await;
+    let mut keys = Keys { token: admin_token, is_new, kept, cluster_id: None };
+    let result = cluster.serve(&args, &settings, &mut keys).await;
     cluster.stop.graceful.cancel();
     let quiet = settings.quiet || result.is_err();
     output::note(quiet, "stopping the servers (Ctrl-C again: at once)");
     while cluster.children.join_next().await.is_some() {}
+    if args.ephemeral {
+        keys.forget();
+    }
     result
+}
+
+/// The admin token, and where the user's commands find it.
+struct Keys {
+    token: AdminToken,
+    /// Whether this run has made it.
+    is_new: bool,
+    /// `None` without a state directory.
+    kept: Option<Kept>,
+    /// Known once a server has answered.
+    cluster_id: Option<String>,
+}
+
+impl Keys {
+    /// Keeps the token for `conclave admin` of this user. A state directory that cannot be written is no error: the token
+    /// is also in the cluster's directory.
+    fn keep(&mut self, cluster_id: &str) -> std::io::Result<()> {
+        self.cluster_id = Some(cluster_id.to_owned());
+        self.kept.as_ref().map_or(Ok(()), |kept| kept.keep(cluster_id, &self.token))
+    }
+
+    fn forget(&self) {
+        if let (Some(kept), Some(cluster_id)) = (&self.kept, &self.cluster_id) {
+            kept.forget(cluster_id);
+        }
+    }
 }
 
 /// The directory of the cluster.
@@ -209,12 +250,17 @@ impl<'a> Cluster<'a> {
         self.list.write(self.plan, &self.pids).map_err(|error| cannot_use(&self.plan.dir, &error).into())
     }
 
-    async fn serve(&mut self, args: &UpArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    async fn serve(&mut self, args: &UpArgs, settings: &Settings, keys: &mut Keys) -> anyhow::Result<Exit> {
         let begun = Instant::now();
         output::note(settings.quiet, &show::starting(self.plan));
         let graceful = self.stop.graceful.clone();
         let Some(status) = self.ready(&graceful).await? else { return Ok(Exit::Ok) };
         self.write_list()?;
+        if let Err(error) = keys.keep(&status.cluster_id) {
+            let file = self.plan.admin_token.display();
+            let note = format!("`conclave admin` needs --admin-token-file {file}: {error}");
+            output::note(settings.quiet, &note);
+        }
         if settings.json {
             output::json(&show::json(self.plan, &self.pids, &status))?;
         } else {
@@ -227,6 +273,9 @@ impl<'a> Cluster<'a> {
         );
         let hints = show::hints(&executable, self.plan, begun.elapsed());
         output::note(settings.quiet || settings.json, &hints);
+        if keys.is_new {
+            output::note(settings.quiet || settings.json, &show::admin_token(keys.token.reveal(), self.plan));
+        }
         loop {
             let happened = tokio::select! {
                 biased;

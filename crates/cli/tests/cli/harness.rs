@@ -224,7 +224,8 @@ impl Up {
 
     fn start_command(scratch: &Path, mut command: Command, environment: &[(&str, &str)]) -> Self {
         let one = one_cluster();
-        command.env("TMPDIR", scratch).envs(environment.iter().copied()).stdin(Stdio::piped());
+        command.env("TMPDIR", scratch).env("CONCLAVE_STATE_DIR", scratch.join("state"));
+        command.envs(environment.iter().copied()).stdin(Stdio::piped());
         let mut child = command.spawn().expect("the executable runs");
         let stdin = child.stdin.take().expect("it is piped");
         let out = lines_of(child.stdout.take().expect("it is piped"));

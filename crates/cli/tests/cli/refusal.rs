@@ -125,6 +125,20 @@ fn a_resolver_without_a_secret() {
 }
 
 #[test]
+fn fault_injection_beyond_loopback_without_an_admin_token() {
+    for args in [
+        vec!["server", "--allow-faults", "--listen", "0.0.0.0:7400"],
+        vec!["dns", "--allow-faults", "--grpc-listen", "0.0.0.0:7454"],
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let secret = scratch.path().join("secret");
+        write_secret(&secret, "0123456789abcdef");
+        let ran = run(command(&args).arg("--secret-file").arg(&secret), b"").expect(2);
+        assert!(sentence(&ran).contains("--admin-token-file"), "{ran:#?}");
+    }
+}
+
+#[test]
 fn a_resolver_whose_port_is_taken() {
     let scratch = tempfile::tempdir().unwrap();
     let secret = scratch.path().join("secret");

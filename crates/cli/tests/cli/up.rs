@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Up, command, free_base_port, run, runs, signal, until};
+use crate::harness::{Up, command, free_base_port, run, runs, signal, until, until_says};
 
 #[test]
 fn the_same_directory_continues_the_same_cluster() {
@@ -79,6 +79,39 @@ fn a_cluster_is_for_its_owner_only() {
     let up = Up::start(scratch.path(), &args);
     assert_eq!(shared(&dir), Vec::<String>::new());
     up.stop();
+}
+
+#[test]
+fn the_user_who_started_a_cluster_is_its_operator() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1"]);
+    up.run(&["admin", "rebalance"]).expect(0);
+
+    let elsewhere = scratch.path().join("elsewhere");
+    let stranger = |args: &[&str]| run(up.command(args).env("CONCLAVE_STATE_DIR", &elsewhere), b"");
+    let refused = stranger(&["admin", "drain", "node2"]).expect(3);
+    assert!(
+        refused.err.contains("admin token") && refused.err.contains("--admin-token-file"),
+        "{refused:#?}"
+    );
+    let file = up.ready["admin_token_file"].as_str().unwrap();
+    stranger(&["admin", "rebalance", "--admin-token-file", file]).expect(0);
+    let wrong = scratch.path().join("wrong");
+    fs::write(&wrong, "cnva_short").unwrap();
+    let shared = stranger(&["admin", "rebalance", "--admin-token-file", wrong.to_str().unwrap()]).expect(2);
+    assert!(shared.err.contains("other users"), "{shared:#?}");
+
+    // Another drain ends the service, so it is refused until it is forced.
+    up.run(&["admin", "drain", "node3"]).expect(0);
+    up.run(&["admin", "drain", "node2"]).expect(0);
+    let last = up.run(&["admin", "drain", "node1"]).expect(1);
+    assert!(last.err.contains("no other node is ready") && last.err.contains("--force"), "{last:#?}");
+    until_says(0, &["leads nothing"], || up.run(&["admin", "drain", "node1", "--force"]));
+
+    let kept = up.state.join(up.ready["cluster_id"].as_str().unwrap()).join(".admin-token");
+    assert!(kept.exists());
+    up.stop();
+    assert!(!kept.exists(), "the token outlived its cluster");
 }
 
 #[test]

@@ -57,6 +57,7 @@ pub(crate) fn config() -> Config {
         forward_for: Vec::new(),
         forward_to: Vec::new(),
         export: None,
+        admin_token: None,
         faults: None,
     }
 }

@@ -8,6 +8,7 @@ use conclave_proto::admin::{
     RecordsRequest, RecordsResponse, ShardPlacement, StatusRequest,
 };
 use conclave_proto::chat::GetServerStatusResponse;
+use conclave_telemetry::operators::Operators;
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
@@ -24,6 +25,7 @@ pub(crate) struct Admin {
     pub(crate) placement: Placement,
     pub(crate) drain: Drain,
     pub(crate) records: Records,
+    pub(crate) operators: Operators,
 }
 
 #[tonic::async_trait]
@@ -35,7 +37,8 @@ impl AdminService for Admin {
         Ok(Response::new(cluster_status(&self.gateway, request.into_inner().local_only).await))
     }
 
-    async fn layout(&self, _request: Request<LayoutRequest>) -> Result<Response<LayoutResponse>, Status> {
+    async fn layout(&self, request: Request<LayoutRequest>) -> Result<Response<LayoutResponse>, Status> {
+        self.operators.check(request.metadata(), request.extensions())?;
         let shards = &self.gateway.router.shards;
         let layout = shards.topology.layout();
         let placements = layout.shards.into_iter().zip(shards.iter()).map(|(replicas, shard)| {
@@ -51,14 +54,15 @@ impl AdminService for Admin {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        let node = request.into_inner().node;
-        Ok(Response::new(self.drain.run_at(&node).await?))
+        self.operators.check(request.metadata(), request.extensions())?;
+        Ok(Response::new(self.drain.run_at(request.into_inner()).await?))
     }
 
     async fn rebalance(
         &self,
-        _request: Request<RebalanceRequest>,
+        request: Request<RebalanceRequest>,
     ) -> Result<Response<RebalanceResponse>, Status> {
+        self.operators.check(request.metadata(), request.extensions())?;
         Ok(Response::new(self.placement.rebalance().await?))
     }
 

@@ -276,7 +276,7 @@ impl RaftService for PeerService {
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         self.admit(&request).await?;
-        Ok(Response::new(self.drain.run_here().await?))
+        Ok(Response::new(self.drain.run_here(request.into_inner().force).await?))
     }
 
     async fn rebalance(

@@ -114,7 +114,12 @@ fn count(metrics: &Metrics, result: &Result<SendMessageResponse, Failure>, began
             metrics.send_duration.observe(began.elapsed().as_secs_f64());
             "ok"
         }
-        Err(Failure::Refused(_) | Failure::Invalid { .. } | Failure::Unauthenticated(_)) => "refused",
+        Err(
+            Failure::Refused(_)
+            | Failure::Invalid { .. }
+            | Failure::Unauthenticated(_)
+            | Failure::Denied { .. },
+        ) => "refused",
         Err(Failure::NotSent { .. } | Failure::Elsewhere { .. }) => "not_sent",
         Err(Failure::Unknown { .. }) => "unknown",
     };

@@ -6,10 +6,12 @@ use std::time::Duration;
 use conclave_core::NodeId;
 use conclave_core::limits::DRAIN_DEADLINE;
 use conclave_proto::admin::{DrainRequest, DrainResponse};
-use conclave_proto::chat::GoAway;
+use conclave_proto::chat::{GoAway, NodeStatus};
+use conclave_proto::status::Failure;
+use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::cluster::leadership::Leadership;
 use crate::cluster::peer_statuses::PeerStatuses;
@@ -18,6 +20,7 @@ use crate::limits::{DRAIN_BATCH, DRAIN_PAUSE};
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::router::Router;
+use crate::status::peer_status;
 
 /// Deadline for handing over all leaderships.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(3);
@@ -115,18 +118,30 @@ impl Drain {
     /// Drains this node. The drain continues even if the caller disconnects.
     ///
     /// # Errors
-    /// If the node stops before the drain is finished.
-    pub(crate) async fn run_here(&self) -> Result<DrainResponse, Status> {
+    /// If no other node is ready, unless forced. If the node stops before the drain is finished.
+    pub(crate) async fn run_here(&self, force: bool) -> Result<DrainResponse, Status> {
+        // To repeat a drain changes nothing.
+        if !force && !self.node.is_draining() && !self.another_is_ready().await {
+            return Err(last_ready_node(&self.node.member.name).into());
+        }
         let drain = self.clone();
         let drained = self.tasks.spawn(async move { drain.run().await }).await;
         drained.map_err(|error| Status::internal(format!("draining failed: {error}")))
     }
 
+    /// Whether another node says now that it is ready. Reports that were received earlier do not count: drains that
+    /// follow each other closely must not each find a node ready that the one before has drained.
+    async fn another_is_ready(&self) -> bool {
+        let statuses = join_all(self.router.peers.iter().map(|peer| peer_status(peer))).await;
+        statuses.iter().any(is_ready)
+    }
+
     /// Drains the node with this name or id, local or remote.
     ///
     /// # Errors
-    /// If there is no such node, or if the node does not answer.
-    pub(crate) async fn run_at(&self, wanted: &str) -> Result<DrainResponse, Status> {
+    /// If there is no such node, the node does not answer, or is the last one that is ready.
+    pub(crate) async fn run_at(&self, request: DrainRequest) -> Result<DrainResponse, Status> {
+        let DrainRequest { node: wanted, force } = request;
         let members = self.router.shards.topology.members();
         let named = members.iter().find(|(_, member)| member.name == wanted);
         let found = named.or_else(|| members.get_key_value(&NodeId(wanted.parse().ok()?)));
@@ -136,13 +151,46 @@ impl Drain {
             return Err(Status::not_found(why));
         };
         if *id == self.node.id {
-            return self.run_here().await;
+            return self.run_here(force).await;
         }
         let peer = self.router.peers.get(*id).filter(|peer| peer.is_alive());
         let peer = peer.ok_or_else(|| Status::unavailable(format!("{} cannot be reached", member.name)))?;
         let mut client = peer.client();
-        let call = client.drain(DrainRequest { node: member.name.clone() });
+        let call = client.drain(DrainRequest { node: member.name.clone(), force });
         let late = |_| Status::deadline_exceeded(format!("{} does not answer", member.name));
         Ok(tokio::time::timeout(PEER_DEADLINE, call).await.map_err(late)??.into_inner())
+    }
+}
+
+/// Whether the node takes clients, as it reports itself.
+fn is_ready(status: &NodeStatus) -> bool {
+    // A status without a record is from an older version.
+    status.reachable && !status.draining && status.record.as_ref().is_none_or(|record| record.ready)
+}
+
+fn last_ready_node(name: &str) -> Failure {
+    Failure::Denied {
+        code: "last_ready_node",
+        status: Code::FailedPrecondition,
+        message: format!(
+            "no other node is ready, so to drain {name} would end the service; restart the others first, or force it"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_proto::cluster::NodeRecord;
+
+    use super::*;
+
+    #[test]
+    fn a_node_is_ready_only_by_its_own_word_of_now() {
+        let record = NodeRecord { ready: true, ..NodeRecord::default() };
+        let ready = NodeStatus { reachable: true, record: Some(record), ..NodeStatus::default() };
+        assert!(is_ready(&ready));
+        assert!(!is_ready(&NodeStatus { draining: true, ..ready.clone() }));
+        assert!(!is_ready(&NodeStatus { reachable: false, ..ready.clone() }));
+        assert!(!is_ready(&NodeStatus { record: Some(NodeRecord::default()), ..ready }));
     }
 }

@@ -11,6 +11,7 @@ use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_proto::raft::raft_service_server::RaftServiceServer;
 use conclave_telemetry::grpc;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::api::admin::Admin;
@@ -100,7 +101,7 @@ pub(super) async fn serve_clients(
     entrance: Entrance,
     gateway: Gateway,
     admin: Admin,
-    faults: Option<FaultServiceServer<FaultApi>>,
+    faults: Option<FaultApi>,
     stop: CancellationToken,
 ) {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -110,10 +111,12 @@ pub(super) async fn serve_clients(
         draining.cancelled().await;
         health.set_not_serving::<ChatServiceServer<Gateway>>().await;
     };
+    let operators = admin.operators.clone();
+    let faults = faults.map(|faults| FaultServiceServer::with_interceptor(faults, operators.clone()));
     let server = grpc::server()
         .layer(gateway.metrics.calls.clone())
         .add_service(health_service)
-        .add_service(grpc::reflection())
+        .add_service(InterceptedService::new(grpc::reflection(), operators))
         .add_service(AdminServiceServer::new(admin))
         .add_optional_service(faults)
         .add_service(Front::new(gateway));

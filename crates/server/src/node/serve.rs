@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use conclave_net::Net;
 use conclave_proto::chat::ClusterView;
-use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_store::Identity;
+use conclave_telemetry::operators::Operators;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::admin::Admin;
@@ -88,14 +88,17 @@ impl Node {
         let net = listeners.net.clone();
         let entrances = Entrances::new(config, listeners, &metrics.connections);
         let records = Records::new(Arc::clone(info), Arc::clone(&peer_statuses), config.secret.clone());
-        let admin =
-            Admin { gateway: gateway.clone(), placement: placement.clone(), drain: drain.clone(), records };
+        let operators = Operators::new(config.admin_token.clone());
+        let admin = Admin {
+            gateway: gateway.clone(),
+            placement: placement.clone(),
+            drain: drain.clone(),
+            records,
+            operators: operators.clone(),
+        };
         tasks.spawn(serve_peers(entrances.peer, peer_service, stop.clone()));
         let name = info.member.name.clone();
-        let faults = config
-            .faults
-            .clone()
-            .map(|faults| FaultServiceServer::new(FaultApi { faults, clock: clock.clone(), name }));
+        let faults = config.faults.clone().map(|faults| FaultApi { faults, clock: clock.clone(), name });
         tasks.spawn(serve_clients(entrances.client, gateway, admin, faults, stop.clone()));
         let health = Health::new(Arc::clone(info), Arc::clone(shards), Arc::clone(peers), store.clone());
         let health = Arc::new(health);

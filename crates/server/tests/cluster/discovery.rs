@@ -196,7 +196,7 @@ async fn nodes_register_and_report_changes_at_once() {
     .await;
 
     // A drained node reports what it no longer offers.
-    admin(&cluster, 0).await.drain(DrainRequest { node: "node2".to_owned() }).await.unwrap();
+    admin(&cluster, 0).await.drain(DrainRequest { node: "node2".to_owned(), force: false }).await.unwrap();
     eventually("it says so", async || {
         let record = resolver.record(2).unwrap();
         record.draining && !record.ready && record.leads.is_empty()
@@ -228,7 +228,7 @@ async fn any_node_serves_the_records_of_all() {
     };
     while next().await.iter().filter(|record| record.ready).count() < 3 {}
     cluster.kill(2);
-    admin(&cluster, 0).await.drain(DrainRequest { node: "2".to_owned() }).await.unwrap();
+    admin(&cluster, 0).await.drain(DrainRequest { node: "2".to_owned(), force: false }).await.unwrap();
     loop {
         let records = next().await;
         assert_eq!(records.len(), 3, "what is gone is still known");

@@ -13,6 +13,7 @@ mod harness;
 mod identity;
 mod load;
 mod lost_ack;
+mod operators;
 mod partition;
 mod peers;
 mod placement;

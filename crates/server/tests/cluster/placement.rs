@@ -143,17 +143,23 @@ async fn a_draining_node_moves_all_its_clients() {
     load.progress(50).await;
     let mut stayer = Raw::connect(&cluster, 0, "stayer").await;
     let mut told = follow(&mut stayer).await.unwrap();
-    let unknown =
-        admin(&cluster, 1).await.drain(DrainRequest { node: "node9".to_owned() }).await.unwrap_err();
+    let unknown = admin(&cluster, 1)
+        .await
+        .drain(DrainRequest { node: "node9".to_owned(), force: false })
+        .await
+        .unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
     assert!(unknown.message().contains("node1, node2, node3"), "{unknown}");
     let drain = async || {
         let mut asked = admin(&cluster, 1).await;
-        asked.drain(DrainRequest { node: "node1".to_owned() }).await.unwrap().into_inner()
+        asked.drain(DrainRequest { node: "node1".to_owned(), force: false }).await.unwrap().into_inner()
     };
     knows_all(&cluster, 0).await;
     let mut asked = admin(&cluster, 1).await;
-    let drained = tokio::spawn(async move { asked.drain(DrainRequest { node: "node1".to_owned() }).await });
+    let drained =
+        tokio::spawn(
+            async move { asked.drain(DrainRequest { node: "node1".to_owned(), force: false }).await },
+        );
     let go_away = loop {
         if let Frame::GoAway(go_away) = frame(&mut told).await {
             break go_away;

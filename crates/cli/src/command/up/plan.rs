@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::cannot_use;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
-use crate::private;
-use crate::secret;
+use crate::{admin_token, private, secret};
 
 const FORMAT: u32 = 1;
 const NODES_DEFAULT: u16 = 3;
@@ -41,6 +40,8 @@ pub(super) struct UpPlan {
     pub(super) dir: PathBuf,
     pub(super) nodes: Vec<Node>,
     pub(super) resolver: Option<NameServerPlan>,
+    /// The file with the admin token.
+    pub(super) admin_token: PathBuf,
     kept: SavedPlan,
 }
 
@@ -90,7 +91,8 @@ impl UpPlan {
             true => None,
             false => Some(resolver(dir, kept.base_port, zone).ok_or_else(beyond)?),
         };
-        Ok(Self { dir: dir.to_owned(), nodes, resolver, kept })
+        let admin_token = dir.join("admin-token");
+        Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, kept })
     }
 
     /// Whether the directory has a saved plan.
@@ -126,6 +128,7 @@ impl UpPlan {
             out.write_all(b"\n")?;
             out.sync_all()?;
             fs::rename(&temporary, &path)?;
+            admin_token::create(&self.admin_token)?;
             if let Some(resolver) = &self.resolver {
                 secret::create(&resolver.secret)?;
             }

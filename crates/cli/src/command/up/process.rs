@@ -45,6 +45,7 @@ fn server(plan: &UpPlan, node: &Node, args: &UpArgs) -> Vec<String> {
         ("--peer-listen", node.peer.to_string()),
         ("--http-listen", node.http.to_string()),
         ("--shards", plan.shards().to_string()),
+        ("--admin-token-file", plan.admin_token.display().to_string()),
         ("--mdns", args.mdns.name().to_owned()),
         ("--log", args.log.clone()),
     ];
@@ -65,6 +66,7 @@ fn resolver(plan: &UpPlan, resolver: &NameServerPlan, args: &UpArgs) -> Vec<Stri
         ("--http-listen", resolver.http.to_string()),
         ("--name-servers", format!("ns1={}", resolver.dns.ip())),
         ("--secret-file", resolver.secret.display().to_string()),
+        ("--admin-token-file", plan.admin_token.display().to_string()),
         ("--nodes", plan.servers()),
         ("--log", args.log.clone()),
     ];

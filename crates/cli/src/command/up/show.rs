@@ -87,6 +87,11 @@ Kill a server (kill -9 PID) and continue to chat. Ctrl-C stops all servers.",
     )
 }
 
+/// The note about the admin token, at the first start of a cluster.
+pub(super) fn admin_token(token: &str, plan: &UpPlan) -> String {
+    format!("\nadmin token (shown once, kept in {}): {token}", plan.admin_token.display())
+}
+
 /// The note about a process that died or came back.
 pub(super) fn happened(name: &str, event: &ProcessEvent, restart: bool) -> String {
     match event {
@@ -112,6 +117,7 @@ pub(super) struct Json<'a> {
     cluster: &'a str,
     cluster_id: &'a str,
     dir: String,
+    admin_token_file: String,
     shards: u32,
     nodes: Vec<JsonNode<'a>>,
     resolver: Option<JsonResolver<'a>>,
@@ -155,6 +161,7 @@ pub(super) fn json<'a>(
         cluster: plan.cluster(),
         cluster_id: &status.cluster_id,
         dir: plan.dir.display().to_string(),
+        admin_token_file: plan.admin_token.display().to_string(),
         shards: plan.shards(),
         nodes: plan.nodes.iter().zip(pids).map(node).collect(),
         resolver: plan.resolver.as_ref().map(|resolver| JsonResolver {

@@ -1,0 +1,107 @@
+//! The calls of operators: who may make them, and the last ready node.
+
+use conclave_client::api::PingRequest;
+use conclave_client::api::chat_service_client::ChatServiceClient;
+use conclave_proto::admin::admin_service_client::AdminServiceClient;
+use conclave_proto::admin::{DrainRequest, LayoutRequest, RebalanceRequest, StatusRequest};
+use conclave_proto::admin_token::{AdminToken, WithAdminToken};
+use conclave_proto::fault::SetFaultsRequest;
+use conclave_proto::fault::fault_service_client::FaultServiceClient;
+use conclave_proto::status;
+use conclave_server::Faults;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+
+use crate::harness::{Cluster, eventually, within};
+
+type Operator = InterceptedService<Channel, WithAdminToken>;
+
+fn token(digit: &str) -> AdminToken {
+    AdminToken::parse(format!("cnva_{}", digit.repeat(64)).as_bytes()).unwrap()
+}
+
+async fn connect(cluster: &Cluster, index: usize, token: Option<AdminToken>) -> Operator {
+    let address = format!("http://{}", cluster.members()[index].client);
+    let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+    InterceptedService::new(channel, WithAdminToken(token))
+}
+
+/// The results of all calls that are for operators.
+async fn call_all(channel: Operator) -> Vec<(&'static str, Result<(), Status>)> {
+    let mut admin = AdminServiceClient::new(channel.clone());
+    let mut faults = FaultServiceClient::new(channel.clone());
+    let mut reflection = ServerReflectionClient::new(channel);
+    let list = MessageRequest::ListServices(String::new());
+    let list = ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let list = tokio_stream::iter([list]);
+    let node = "node3".to_owned();
+    vec![
+        ("Layout", admin.layout(LayoutRequest {}).await.map(drop)),
+        ("Rebalance", admin.rebalance(RebalanceRequest {}).await.map(drop)),
+        ("SetFaults", faults.set_faults(SetFaultsRequest::default()).await.map(drop)),
+        ("reflection", reflection.server_reflection_info(list).await.map(drop)),
+        ("Drain", admin.drain(DrainRequest { node, force: false }).await.map(drop)),
+    ]
+}
+
+#[tokio::test]
+async fn calls_of_operators_need_the_admin_token() {
+    let cluster = Cluster::start_with(|config| {
+        config.admin_token = Some(token("a"));
+        config.faults = Some(Faults::default());
+    })
+    .await;
+    for wrong in [None, Some(token("b"))] {
+        for (call, result) in call_all(connect(&cluster, 0, wrong).await).await {
+            let refused = result.expect_err(call);
+            assert_eq!(refused.code(), Code::Unauthenticated, "{call}: {refused}");
+            assert_eq!(status::from_status(&refused).code, "not_operator", "{call}: {refused}");
+        }
+    }
+    // Everybody may know how the cluster is.
+    let stranger = connect(&cluster, 0, None).await;
+    let status = AdminServiceClient::new(stranger.clone()).status(StatusRequest::default()).await.unwrap();
+    assert!(status.into_inner().nodes.iter().all(|node| !node.draining));
+    ChatServiceClient::new(stranger).ping(PingRequest::default()).await.unwrap();
+
+    // The node that is asked passes a drain on.
+    eventually("the operator's calls succeed", async || {
+        let results = call_all(connect(&cluster, 0, Some(token("a"))).await).await;
+        let unauthenticated = |result: &Result<(), Status>| {
+            result.as_ref().is_err_and(|status| status::from_status(status).code == "not_operator")
+        };
+        assert!(!results.iter().any(|(_, result)| unauthenticated(result)), "{results:?}");
+        results.iter().all(|(_, result)| result.is_ok())
+    })
+    .await;
+    assert!(cluster.statuses(0).await[2].draining);
+}
+
+#[tokio::test]
+async fn the_last_ready_node_is_drained_only_by_force() {
+    let cluster = Cluster::start().await;
+    let mut admin = AdminServiceClient::new(connect(&cluster, 0, None).await);
+    let mut drain = async |node: &str, force| {
+        let request = DrainRequest { node: node.to_owned(), force };
+        within("an answer", admin.drain(request)).await
+    };
+    eventually("node3 is drained", async || drain("node3", false).await.is_ok()).await;
+    // Right after it: a drain counts what the others say at this moment.
+    drain("node2", false).await.unwrap();
+    let refused = drain("node1", false).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    let failure = status::from_status(&refused);
+    assert_eq!(
+        (failure.code.as_str(), failure.certainty()),
+        ("last_ready_node", conclave_client::api::Certainty::Refused)
+    );
+    assert!(!cluster.statuses(0).await[0].draining);
+    // A drain that is repeated changes nothing, and is no error.
+    drain("node2", false).await.unwrap();
+    drain("node1", true).await.unwrap();
+    assert!(cluster.statuses(0).await[0].draining);
+}
