@@ -64,6 +64,17 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether a client asked for the command. All others are few, small, and keep the cluster in order.
+    #[must_use]
+    pub fn is_of_client(&self) -> bool {
+        match self {
+            Self::OpenRoom { .. } | Self::Act { .. } | Self::CreateRoom { .. } | Self::OpenSession { .. } => {
+                true
+            }
+            Self::RegisterNode(_) | Self::SetLayout { .. } | Self::SetFeatureLevel(_) => false,
+        }
+    }
+
     /// The level that a cluster needs to have before this command may stand in one of its logs.
     #[must_use]
     pub fn level(&self) -> u32 {

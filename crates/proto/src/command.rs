@@ -27,6 +27,7 @@ const LEVEL_FIELD: u32 = 3;
 pub struct Encoded {
     bytes: Bytes,
     level: u32,
+    is_of_client: bool,
 }
 
 impl Encoded {
@@ -42,13 +43,19 @@ impl Encoded {
         let command = from_proto(log::Command::decode(bytes.clone())?)?;
         let level = command.level().max(min_level);
         check_level(level, understands)?;
-        Ok((Self { bytes, level }, command))
+        Ok((Self { bytes, level, is_of_client: command.is_of_client() }, command))
     }
 
     /// The lowest feature level that allows the command.
     #[must_use]
     pub fn level(&self) -> u32 {
         self.level
+    }
+
+    /// Whether a client asked for the command: see [`Command::is_of_client`].
+    #[must_use]
+    pub fn is_of_client(&self) -> bool {
+        self.is_of_client
     }
 
     /// The length of the encoded command in bytes.
@@ -72,7 +79,11 @@ fn check_level(needs: u32, understands: u32) -> Result<(), FormatError> {
 /// Encodes one command.
 #[must_use]
 pub fn encode(command: &Command) -> Encoded {
-    Encoded { bytes: to_proto(command).encode_to_vec().into(), level: command.level() }
+    Encoded {
+        bytes: to_proto(command).encode_to_vec().into(),
+        level: command.level(),
+        is_of_client: command.is_of_client(),
+    }
 }
 
 /// Joins encoded commands to a batch, stamped with the leader's time in milliseconds since 1970 and with the highest
@@ -315,7 +326,7 @@ mod tests {
         for bytes in UNKNOWN_KINDS.map(Bytes::from_static) {
             let error = Encoded::from_peer(bytes.clone(), 0, u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");
-            let batch = encode_batch(1, &[Encoded { bytes, level: level::FIRST }]);
+            let batch = encode_batch(1, &[Encoded { bytes, level: level::FIRST, is_of_client: true }]);
             let error = decode_batch(&batch, u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");
         }

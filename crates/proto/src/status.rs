@@ -30,6 +30,10 @@ pub const TRY: &str = "conclave-try";
 
 /// Code: the cluster's feature level does not allow the request yet. Nothing was sent.
 pub const NOT_YET: &str = "not_yet";
+/// Code: the disk of the shard's leader has no room. Nothing was sent.
+pub const DISK_FULL: &str = "disk_full";
+/// How long a client waits before it retries a request for which there was no room.
+pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 /// How long a client waits before it retries a request that the cluster does not allow yet.
 pub const NOT_YET_RETRY: Duration = Duration::from_secs(1);
 

@@ -40,6 +40,9 @@ pub struct Config {
     pub timing: Timing,
     /// Bytes of log kept behind a snapshot for lagging followers.
     pub log_tail_bytes: u64,
+    /// Bytes of the data dir's file system to keep free: with less, the node refuses writes. 0 is none; `None` means a
+    /// twentieth of the file system, at least 64 MiB and at most 1 GiB.
+    pub disk_reserve: Option<u64>,
     /// Maximum number of sessions that subscribe on this node; further clients are sent to other nodes.
     pub max_clients: u32,
     /// Maximum number of client connections from one address; of one /64 for IPv6. More are allowed from this machine.
@@ -109,6 +112,7 @@ impl Config {
             replicas: None,
             timing: Timing::default(),
             log_tail_bytes: LOG_TAIL_BYTES_DEFAULT,
+            disk_reserve: None,
             max_clients: CLIENTS_MAX_DEFAULT,
             connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX_DEFAULT,
             name_servers: Vec::new(),

@@ -1,4 +1,4 @@
-//! Once a second: purges the Raft logs and updates the gauges.
+//! Once a second: purges the Raft logs, looks at the disk, and updates the gauges.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use conclave_store::Store;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::disk_space::DiskSpace;
 use crate::metrics::Metrics;
 use crate::shard::sample::sample;
 use crate::shard::{Replica, Shards};
@@ -16,7 +17,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs housekeeping until the node stops.
-pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
+pub(crate) async fn run(
+    shards: Arc<Shards>,
+    store: Store,
+    disk: DiskSpace,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    // A file system that cannot allocate a file is asked once.
+    let mut wants_ballast = true;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -34,9 +43,9 @@ pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>
         ] {
             metrics.storage_bytes.with_label_values(&[kind]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
-        for (kind, bytes) in [("free", usage.disk_free_bytes), ("size", usage.disk_size_bytes)] {
-            let gauge = metrics.storage_disk_bytes.with_label_values(&[kind]);
-            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        look_at_disk(&store, &disk, &metrics).await;
+        if wants_ballast && !disk.is_full() {
+            wants_ballast = keep_ballast(&store).await;
         }
         for wanted in store.compaction() {
             if let Some(replica) = shards.replica(wanted.shard) {
@@ -46,6 +55,32 @@ pub(crate) async fn run(shards: Arc<Shards>, store: Store, metrics: Arc<Metrics>
                 }
             }
         }
+    }
+}
+
+/// Decides whether the disk has room. The operating system may take its time to answer, so no worker of the runtime asks.
+async fn look_at_disk(store: &Store, disk: &DiskSpace, metrics: &Metrics) {
+    let asked = store.clone();
+    let Ok((free, size)) = store.work().block(move || asked.space()).await else { return };
+    disk.sample(free, size);
+    for (kind, bytes) in [("free", free), ("size", size)] {
+        let gauge = metrics.storage_disk_bytes.with_label_values(&[kind]);
+        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+    metrics.storage_disk_full.set(disk.is_full().into());
+}
+
+/// Makes the ballast if there is none. Returns whether to try again. Without the ballast a node whose disk is full may not
+/// start, which is no reason to stop it now.
+async fn keep_ballast(store: &Store) -> bool {
+    let asked = store.clone();
+    match store.work().block(move || asked.keep_ballast()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::info!(%error, "ballast not made, the node may not start on a full disk");
+            false
+        }
+        Err(_) => false,
     }
 }
 

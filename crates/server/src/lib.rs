@@ -23,6 +23,7 @@ pub mod clock;
 mod cluster;
 pub mod config;
 mod discovery;
+mod disk_space;
 pub mod faults;
 mod feed;
 mod housekeeping;

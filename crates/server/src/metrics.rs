@@ -70,6 +70,7 @@ pub struct Metrics {
     storage_synced_bytes: IntCounter,
     pub(crate) storage_bytes: IntGaugeVec,
     pub(crate) storage_disk_bytes: IntGaugeVec,
+    pub(crate) storage_disk_full: IntGauge,
     pub(crate) storage_errors: IntCounter,
     storage_checkpoint: Histogram,
     storage_vote: Histogram,
@@ -250,6 +251,10 @@ impl Metrics {
                 "conclave_storage_disk_bytes",
                 "Free space and size of the file system of the data dir, bytes, by kind.",
                 &["kind"],
+            ),
+            storage_disk_full: make.gauge(
+                "conclave_storage_disk_full",
+                "Whether the disk has less room than its reserve, so that the node refuses writes.",
             ),
             storage_errors: make
                 .counter("conclave_storage_errors_total", "Storage errors; the first one stops the node."),

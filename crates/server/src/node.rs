@@ -176,6 +176,7 @@ impl Node {
             peers: &peers,
             metrics: &metrics,
             clock: &clock,
+            disk: &info.disk,
         };
         let shards = Arc::new(groups.start(&admission, &tasks).await?);
         let router = Router { shards, peers };

@@ -9,7 +9,7 @@ use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, ShardId, UserId};
 use conclave_proto::chat::RoomRef;
 use conclave_proto::command::{Encoded, encode};
 use conclave_proto::raft::ReadIndexRequest;
-use conclave_proto::status::{Failure, NOT_YET, NOT_YET_RETRY};
+use conclave_proto::status::{DISK_FULL, DISK_FULL_RETRY, Failure, NOT_YET, NOT_YET_RETRY};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -20,6 +20,10 @@ use crate::shard::{ProposeError, ProposeResult, Replica, Shard, ShardReader, Sha
 
 /// How long to wait for a change of leader before retrying with the same one.
 const RETRY: Duration = Duration::from_millis(20);
+/// How long a request waits for a leader whose disk has room: longer than such a leader needs to hand over.
+const DISK_FULL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it waits for a change of leader meanwhile before it asks again.
+const DISK_FULL_RECHECK: Duration = Duration::from_millis(200);
 /// Deadline for a read's replica to catch up.
 const READ_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -70,7 +74,8 @@ impl Router {
         commands: &[Encoded],
         first: ProposeError,
     ) -> Result<Vec<Reply>, Failure> {
-        let deadline = Instant::now() + REQUEST_DEADLINE;
+        let began = Instant::now();
+        let deadline = began + REQUEST_DEADLINE;
         let mut error = first;
         let mut undecided = false;
         loop {
@@ -81,6 +86,14 @@ impl Router {
                     Failure::unknown("undecided", why.clone())
                 } else {
                     Failure::not_sent(NOT_YET, why.clone(), NOT_YET_RETRY)
+                });
+            }
+            if error == ProposeError::DiskFull && began.elapsed() >= DISK_FULL_PATIENCE {
+                let why = format!("{error}: free some space there");
+                return Err(if undecided {
+                    Failure::unknown("undecided", why)
+                } else {
+                    Failure::not_sent(DISK_FULL, why, DISK_FULL_RETRY)
                 });
             }
             if let ProposeError::Invalid(why) = &error {
@@ -103,11 +116,15 @@ impl Router {
             // A leader named by the refusal itself is tried at once.
             let hint = match error {
                 ProposeError::NotSent { leader } => leader.filter(|leader| *leader != self.shards.me()),
-                ProposeError::NotUnderstood(_) | ProposeError::Invalid(_) | ProposeError::Unknown(_) => None,
+                ProposeError::NotUnderstood(_)
+                | ProposeError::Invalid(_)
+                | ProposeError::DiskFull
+                | ProposeError::Unknown(_) => None,
             };
+            let pause = if error == ProposeError::DiskFull { DISK_FULL_RECHECK } else { RETRY };
             let known = shard.leader();
             if hint.is_none() {
-                shard.leader_change(known, RETRY.min(deadline - now)).await;
+                shard.leader_change(known, pause.min(deadline - now)).await;
             }
             let leader = self.target(shard, hint.or(shard.leader().leader));
             let attempt = self.attempt(shard, commands.to_vec(), leader).await;

@@ -30,6 +30,7 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         version: conclave_core::version::VERSION.to_owned(),
         reachable: true,
         draining: node.is_draining(),
+        disk_full: node.disk.is_full(),
         uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         clients,
         clients_max,

@@ -29,6 +29,7 @@ pub struct DiskFaults {
     sync_delay_ms: AtomicU64,
     fail_sync: AtomicBool,
     full: AtomicBool,
+    low_space: AtomicBool,
     files: Mutex<Vec<Weak<File>>>,
 }
 
@@ -39,6 +40,11 @@ impl DiskFaults {
         self.sync_delay_ms.store(millis, Ordering::Relaxed);
         self.fail_sync.store(fail_sync, Ordering::Relaxed);
         self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// Whether the disk says that it has no free space, although writes succeed.
+    pub fn set_low_space(&self, low: bool) {
+        self.low_space.store(low, Ordering::Relaxed);
     }
 
     /// Ends the process and loses all unsynced writes. If `torn`, some of them are written nevertheless, and the last
@@ -91,6 +97,11 @@ impl Disk for FaultyDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         RealDisk.remove(path)
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        let (free, size) = RealDisk.space(dir)?;
+        Ok((if self.faults.low_space.load(Ordering::Relaxed) { 0 } else { free }, size))
     }
 }
 

@@ -16,6 +16,7 @@
 //! An error of any file is final: all waiting calls get it, [`Store::failed`] reports it, and the node
 //! must stop.
 
+mod ballast;
 mod boots;
 mod checksum;
 pub mod convert;

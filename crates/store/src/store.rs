@@ -15,6 +15,7 @@ use conclave_core::{DataDirId, NodeId, RoomId, Seq, ShardId};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::boots::{BootId, Boots};
+use crate::ballast;
 use crate::disk::{DataFile, Disk, RealDisk};
 use crate::error::{OpenError, StoreError};
 use crate::failure::Failure;
@@ -76,10 +77,6 @@ pub struct Usage {
     pub unwritten_bytes: u64,
     /// Jobs waiting for the log writer.
     pub log_queue: usize,
-    /// Free space for this process on the file system of the data dir, bytes.
-    pub disk_free_bytes: u64,
-    /// The size of that file system, bytes.
-    pub disk_size_bytes: u64,
 }
 
 /// A group whose log should be purged: take a snapshot, then purge up to and including `upto`.
@@ -175,6 +172,8 @@ impl Store {
         if !dir.is_dir() {
             return Err(OpenError::Empty { dir: dir.to_owned() });
         }
+        // Before anything is written. Whoever else has the data dir open needs no ballast any more.
+        ballast::drop_if_needed(options.disk.as_ref(), dir);
         let directory_lock = DataDirLock::take(dir)?;
         let identity = Identity::read(dir)?.ok_or_else(|| OpenError::Empty { dir: dir.to_owned() })?;
         identity.check(dir, expect)?;
@@ -314,16 +313,30 @@ impl Store {
         // These numbers are only displayed: a file whose size cannot be read counts as 0.
         let disk = &self.0.disk;
         let size = |file| disk.size(&self.0.dir.join(file)).unwrap_or(0);
-        let (disk_free_bytes, disk_size_bytes) = disk.space(&self.0.dir).unwrap_or((0, 0));
         Usage {
             log_bytes: self.0.log.live_bytes(),
             log_file_bytes: size(DataFile::LOG),
             state_file_bytes: size(DataFile::STATE),
             unwritten_bytes: self.0.shared.unwritten.load(Ordering::Relaxed) as u64,
             log_queue: self.0.queue.max_capacity() - self.0.queue.capacity(),
-            disk_free_bytes,
-            disk_size_bytes,
         }
+    }
+
+    /// Free space for this process on the file system of the data dir, and the size of that file system, bytes; (0, 0) if
+    /// the operating system does not tell. Blocking.
+    #[must_use]
+    pub fn space(&self) -> (u64, u64) {
+        self.0.disk.space(&self.0.dir).unwrap_or((0, 0))
+    }
+
+    /// Makes the ballast that [`Store::open`] drops where the disk is full, unless it is there or the disk has little room.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn keep_ballast(&self) -> std::io::Result<()> {
+        // A simulated disk is not where the file would be.
+        if self.work() == Work::Tasks { Ok(()) } else { ballast::keep(self.0.disk.as_ref(), &self.0.dir) }
     }
 
     /// The groups to purge so that the log file keeps only its tail: the caller takes a snapshot of each

@@ -70,6 +70,10 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "CONCLAVE_LOG_TAIL", value_name = "SIZE", value_parser = parse::size)]
     #[arg(default_value_t = LOG_TAIL_BYTES_DEFAULT)]
     pub(crate) log_tail: u64,
+    /// Space to keep free on the disk, for example 1GiB: with less, the server refuses writes, and leads only what nobody
+    /// else can. 0 is none [default: 5 % of the disk, 64MiB to 1GiB]
+    #[arg(long, env = "CONCLAVE_DISK_RESERVE", value_name = "SIZE", value_parser = parse::size)]
+    pub(crate) disk_reserve: Option<u64>,
     /// Name servers to register with: host:port of their gRPC API, port 7454; repeat it or separate by commas
     #[arg(long, env = "CONCLAVE_RESOLVERS", value_name = "HOST:PORT", value_delimiter = ',')]
     #[arg(value_parser = parse::name_server_grpc)]
@@ -168,6 +172,7 @@ impl ServerArgs {
             TimingArg::Wan => Timing::Wan,
         };
         config.log_tail_bytes = self.log_tail;
+        config.disk_reserve = self.disk_reserve;
         config.max_clients = self.max_clients;
         config.connections_per_address_max = self.max_connections_per_address;
         config.feature_level = self.feature_level;

@@ -70,7 +70,10 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let stop = Stop::default();
     let _signals = listen_for_signals(stop.clone(), args.exit_with_stdin)?;
     let mut cluster = Cluster::start(&plan, &args, stop)?;
-    cluster.write_list()?;
+    // The cluster works without the list.
+    if let Err(error) = cluster.write_list() {
+        output::note(settings.quiet, &format!("{error:#}"));
+    }
     let mut keys = Keys { token: admin_token, is_new, kept, cluster_id: None };
     let result = cluster.serve(&args, &settings, &mut keys).await;
     cluster.stop.graceful.cancel();
@@ -169,10 +172,13 @@ fn lock(dir: &Path) -> Result<File, Failed> {
         }
         Err(fs::TryLockError::Error(error)) => return Err(cannot_use(dir, &error)),
     }
+    // On a full disk the file stays empty, and a second `up` cannot name this process.
     let written =
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(|error| cannot_use(dir, &error))?;
-    Ok(file)
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::StorageFull => Err(cannot_use(dir, &error)),
+        _ => Ok(file),
+    }
 }
 
 /// The first signal asks the servers to stop, the second one kills them.
@@ -255,7 +261,9 @@ impl<'a> Cluster<'a> {
         output::note(settings.quiet, &show::starting(self.plan));
         let graceful = self.stop.graceful.clone();
         let Some(status) = self.ready(&graceful).await? else { return Ok(Exit::Ok) };
-        self.write_list()?;
+        if let Err(error) = self.write_list() {
+            output::note(settings.quiet, &format!("{error:#}"));
+        }
         if let Err(error) = keys.keep(&status.cluster_id) {
             let file = self.plan.admin_token.display();
             let note = format!("`conclave admin` needs --admin-token-file {file}: {error}");
@@ -273,6 +281,9 @@ impl<'a> Cluster<'a> {
         );
         let hints = show::hints(&executable, self.plan, begun.elapsed());
         output::note(settings.quiet || settings.json, &hints);
+        for problem in status.problems.iter().filter(|problem| ready::is_of_disk(problem)) {
+            output::note(settings.quiet, problem);
+        }
         if keys.is_new {
             output::note(settings.quiet || settings.json, &show::admin_token(keys.token.reveal(), self.plan));
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
+use conclave_proto::status::DISK_FULL;
 
 use crate::api::gateway::Gateway;
 use crate::status::{local_status, peer_status, unknown};
@@ -47,6 +48,10 @@ fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
             problems.push(format!("{} does not answer", node.name));
         } else if node.draining {
             problems.push(format!("{} is draining", node.name));
+        }
+        if node.disk_full {
+            problems
+                .push(format!("the disk of {} has little room: it takes no writes ({DISK_FULL})", node.name));
         }
     }
     let mut voters: BTreeMap<u32, &[u64]> = BTreeMap::new();
@@ -100,5 +105,10 @@ mod tests {
         let (can_lose, problems) = judge(&one);
         assert_eq!(can_lose, -1);
         assert_eq!(problems.len(), 3, "{problems:?}");
+        let mut full = all;
+        full[1].disk_full = true;
+        let (can_lose, problems) = judge(&full);
+        assert_eq!(can_lose, 1);
+        assert!(problems.len() == 1 && problems[0].contains("disk of node2"), "{problems:?}");
     }
 }

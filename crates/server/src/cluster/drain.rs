@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
-use crate::cluster::leadership::Leadership;
+use crate::cluster::leadership::{Away, Leadership};
 use crate::cluster::peer_statuses::PeerStatuses;
 use crate::cluster::placement::GO_AWAY_IN_MS;
 use crate::limits::{DRAIN_BATCH, DRAIN_PAUSE};
@@ -62,7 +62,7 @@ impl Drain {
         node.own.news.notify_one();
         let deadline = Instant::now() + TRANSFER_DEADLINE;
         let hand_over = async {
-            if !leadership.transfer_all(deadline).await {
+            if !leadership.transfer_all(Away::Draining, deadline).await {
                 tracing::warn!("not all leaderships were transferred; the other replicas elect new leaders");
             }
             node.leaving.cancel();

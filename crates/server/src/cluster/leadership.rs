@@ -1,5 +1,5 @@
-//! Who should lead: a dead leader is replaced at once, a preferred leader gets its shards back, and a draining node
-//! transfers its shards away.
+//! Who should lead: a dead leader is replaced at once, a preferred leader gets its shards back, and a node that drains or
+//! whose disk has no room transfers its shards away.
 //!
 //! Nothing here touches votes, terms or logs: an election only starts earlier than its timeout would start it, or at a
 //! leader's request. A false alarm costs one needless election. Because leases can be cut short here, reads never rely
@@ -102,6 +102,15 @@ async fn campaign(replica: &Replica) {
     }
 }
 
+/// Why a node gives its leaderships away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Away {
+    /// It stops, or an operator asked for it.
+    Draining,
+    /// Its disk has no room.
+    DiskFull,
+}
+
 /// Transfers leaderships away from this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Leadership {
@@ -121,22 +130,30 @@ impl Leadership {
         let Self { router: Router { shards, peers }, node, peer_statuses } = &self;
         let mut alive_since: HashMap<NodeId, Instant> = HashMap::new();
         let mut led_since: HashMap<ShardId, (u64, Instant)> = HashMap::new();
+        let mut disk = node.disk.subscribe();
         let mut ticks = tokio::time::interval(BALANCE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                // At once: until another node leads, the shards take no writes.
+                Ok(()) = disk.changed() => {}
                 () = node.stop.cancelled() => return,
             }
             if node.is_draining() {
                 // Not while the drain itself is still transferring.
                 if node.leaving.is_cancelled() {
-                    self.transfer_all(Instant::now() + BALANCE_INTERVAL).await;
+                    self.transfer_all(Away::Draining, Instant::now() + BALANCE_INTERVAL).await;
                 }
                 continue;
             }
+            if node.disk.is_full() {
+                self.transfer_all(Away::DiskFull, Instant::now() + BALANCE_INTERVAL).await;
+                continue;
+            }
             for peer in peers.iter() {
-                if peer.is_alive() && !peer_statuses.is_draining(peer.id) {
+                let wanted = !peer_statuses.is_draining(peer.id) && !peer_statuses.is_disk_full(peer.id);
+                if peer.is_alive() && wanted {
                     alive_since.entry(peer.id).or_insert_with(Instant::now);
                 } else {
                     alive_since.remove(&peer.id);
@@ -175,14 +192,14 @@ impl Leadership {
     }
 
     /// Transfers all leaderships away until the deadline. Returns whether none is left.
-    pub(crate) async fn transfer_all(&self, deadline: Instant) -> bool {
+    pub(crate) async fn transfer_all(&self, why: Away, deadline: Instant) -> bool {
         let drains = self.router.shards.replicas().map(|replica| async {
             while replica.leads() && Instant::now() < deadline {
                 let known = replica.leader();
-                let Some(to) = self.successor(replica) else {
+                let Some(to) = self.successor(replica, why) else {
                     return false;
                 };
-                tracing::info!(shard = replica.shard.0, to = to.0, "draining, transferring leadership");
+                tracing::info!(shard = replica.shard.0, to = to.0, ?why, "transferring leadership away");
                 if replica.raft.trigger().transfer_leader(to.0).await.is_err() {
                     return false;
                 }
@@ -193,16 +210,21 @@ impl Leadership {
         futures::future::join_all(drains).await.into_iter().all(|gone| gone)
     }
 
-    /// The live replica with the most of the log; among equals, the more preferred one. Draining nodes are left out.
-    fn successor(&self, replica: &Replica) -> Option<NodeId> {
+    /// The live replica with the most of the log; among equals, the more preferred one. Draining nodes are left out, and
+    /// nodes whose disk has no room unless this node stops and there is no other one.
+    fn successor(&self, replica: &Replica, why: Away) -> Option<NodeId> {
         let Self { router: Router { shards, peers }, peer_statuses, .. } = self;
         let metrics = replica.raft.metrics();
         let metrics = metrics.borrow_watched();
         let living = |node: &NodeId| {
             peers.get(*node).is_some_and(|peer| peer.is_alive()) && !peer_statuses.is_draining(*node)
         };
-        let candidates = shards.topology.replicas(replica.shard).into_iter().filter(living);
-        candidates.rev().max_by_key(|node| matched(&metrics, *node))
+        let living: Vec<NodeId> =
+            shards.topology.replicas(replica.shard).into_iter().filter(living).collect();
+        let room = living.iter().filter(|node| !peer_statuses.is_disk_full(**node));
+        let best = room.rev().max_by_key(|node| matched(&metrics, **node));
+        let any = || living.iter().rev().max_by_key(|node| matched(&metrics, **node));
+        best.or_else(|| any().filter(|_| why == Away::Draining)).copied()
     }
 }
 

@@ -60,6 +60,11 @@ impl PeerStatuses {
         self.statuses.borrow().get(&node).is_some_and(|status| status.draining)
     }
 
+    /// Whether the node last reported that its disk has no room.
+    pub(crate) fn is_disk_full(&self, node: NodeId) -> bool {
+        self.statuses.borrow().get(&node).is_some_and(|status| status.disk_full)
+    }
+
     /// Client addresses of nodes that accept clients, the one with the most room first. The client is assumed to go to
     /// that one. If no node accepts clients: the addresses of all reachable nodes.
     pub(crate) fn redirect_targets(&self, peers: &Peers) -> Vec<String> {

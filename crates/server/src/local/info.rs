@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Member};
+use crate::disk_space::DiskSpace;
 use crate::local::load::Load;
 use crate::local::own_record::{self, OwnRecord};
 use crate::local_sessions::LocalSessions;
@@ -28,6 +29,8 @@ pub(crate) struct NodeInfo {
     pub(crate) started: Instant,
     /// The sessions that subscribe on this node.
     pub(crate) sessions: Arc<LocalSessions>,
+    /// Whether the disk has room.
+    pub(crate) disk: DiskSpace,
     /// The node's recent load.
     pub(crate) load: watch::Sender<Load>,
     /// The node's record.
@@ -57,6 +60,7 @@ impl NodeInfo {
             epoch: 1,
             started: Instant::now(),
             sessions: Arc::new(LocalSessions::new(config.max_clients, Arc::clone(&own.news))),
+            disk: DiskSpace::new(config.disk_reserve),
             load: watch::Sender::default(),
             own,
             start_complete: AtomicBool::new(false),

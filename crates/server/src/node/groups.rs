@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{Config, Timing};
+use crate::disk_space::DiskSpace;
 use crate::limits::PROPOSAL_QUEUE_MAX;
 use crate::metrics::{Metrics, StoreEvents};
 use crate::node::RunError;
@@ -64,6 +65,7 @@ pub(super) struct Groups<'a> {
     pub(super) peers: &'a Arc<Peers>,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) clock: &'a Clock,
+    pub(super) disk: &'a DiskSpace,
 }
 
 impl Groups<'_> {
@@ -109,7 +111,8 @@ impl Groups<'_> {
         tasks.spawn(proposer.run(queue));
         let state = self.store.state(shard);
         let early_elections = EarlyElections::default();
-        Ok(Arc::new(Replica { shard, raft, state, proposals, early_elections, heartbeats }))
+        let disk = self.disk.clone();
+        Ok(Arc::new(Replica { shard, raft, state, proposals, early_elections, heartbeats, disk }))
     }
 }
 

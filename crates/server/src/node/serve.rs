@@ -155,7 +155,13 @@ impl Node {
         for replica in shards.replicas() {
             tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
         }
-        let keeping = housekeeping::run(Arc::clone(shards), store.clone(), Arc::clone(metrics), stop.clone());
+        let keeping = housekeeping::run(
+            Arc::clone(shards),
+            store.clone(),
+            info.disk.clone(),
+            Arc::clone(metrics),
+            stop.clone(),
+        );
         tasks.spawn(keeping);
     }
 

@@ -16,7 +16,7 @@ use conclave_proto::chat::{self, Certainty};
 use conclave_proto::command::Encoded;
 use conclave_proto::raft::{self, proposal_result::Outcome};
 use conclave_proto::reply;
-use conclave_proto::status::{Failure, NOT_YET, NOT_YET_RETRY};
+use conclave_proto::status::{DISK_FULL, DISK_FULL_RETRY, Failure, NOT_YET, NOT_YET_RETRY};
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -182,6 +182,11 @@ fn outcome(outcome: Option<Outcome>) -> ProposeResult {
             if failure.certainty() == Certainty::NotSent && failure.code == PROPOSAL_INVALID =>
         {
             Err(ProposeError::Invalid(failure.message))
+        }
+        Some(Outcome::Failure(failure))
+            if failure.certainty() == Certainty::NotSent && failure.code == DISK_FULL =>
+        {
+            Err(ProposeError::DiskFull)
         }
         Some(Outcome::Failure(failure)) if failure.certainty() == Certainty::NotSent => {
             let leader = failure.leader.map(|hint| NodeId(hint.node_id)).filter(|node| node.0 != 0);
@@ -393,6 +398,7 @@ fn failure(id: u64, error: ProposeError, leader: Option<chat::LeaderHint>) -> ra
         }
         ProposeError::NotUnderstood(why) => Failure::not_sent(NOT_YET, why, NOT_YET_RETRY),
         ProposeError::Invalid(why) => Failure::not_sent(PROPOSAL_INVALID, why, Duration::ZERO),
+        error @ ProposeError::DiskFull => Failure::not_sent(DISK_FULL, error.to_string(), DISK_FULL_RETRY),
         ProposeError::Unknown(why) => Failure::unknown("undecided", why),
     };
     let failure = chat::Failure::from(&failure.with_leader(leader));

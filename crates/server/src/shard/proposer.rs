@@ -41,6 +41,9 @@ pub(crate) enum ProposeError {
     /// Proven not appended to any log, and final: the leader refuses what no honest node proposes.
     #[error("not proposed: {0}")]
     Invalid(String),
+    /// Proven not appended to any log: the leader's disk has no room, and no other node can lead the shard.
+    #[error("not proposed: the disk of the shard's leader has no room")]
+    DiskFull,
     /// In doubt: may or may not be decided.
     #[error("in doubt: {0}")]
     Unknown(String),

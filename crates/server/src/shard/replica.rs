@@ -14,6 +14,7 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::disk_space::DiskSpace;
 use crate::shard::elections::EarlyElections;
 use crate::shard::heartbeats::Heartbeats;
 use crate::shard::proposer::{Proposal, ProposeError, ProposeResult};
@@ -33,6 +34,7 @@ pub(crate) struct Replica {
     pub(crate) proposals: mpsc::Sender<Proposal>,
     pub(crate) early_elections: EarlyElections,
     pub(crate) heartbeats: Arc<Heartbeats>,
+    pub(crate) disk: DiskSpace,
 }
 
 /// This replica's view of the leader.
@@ -56,17 +58,23 @@ pub(crate) enum ReadError {
 }
 
 impl Replica {
-    /// Hands commands to the proposer, in the order of the calls. The returned future resolves to their result.
+    /// Hands commands to the proposer, in the order of the calls. The returned future resolves to their result. A leader
+    /// whose disk has no room takes only the commands by which nodes keep the cluster in order.
     pub(crate) async fn propose(
         &self,
         commands: Vec<Encoded>,
     ) -> impl Future<Output = ProposeResult> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
-        let handed = self.proposals.send(Proposal { commands, answer }).await;
-        async move {
-            if handed.is_err() {
-                return Err(ProposeError::NotSent { leader: None });
+        let no_room = self.disk.is_full() && self.leads() && commands.iter().any(Encoded::is_of_client);
+        let handed = match no_room {
+            true => Err(ProposeError::DiskFull),
+            false => {
+                let handed = self.proposals.send(Proposal { commands, answer }).await;
+                handed.map_err(|_| ProposeError::NotSent { leader: None })
             }
+        };
+        async move {
+            handed?;
             outcome.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the node stops".to_owned())))
         }
     }

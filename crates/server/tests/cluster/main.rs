@@ -7,6 +7,7 @@ mod api;
 mod bad_input;
 mod budget;
 mod discovery;
+mod disk;
 mod failover;
 mod fixture;
 mod harness;

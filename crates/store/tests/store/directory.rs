@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use conclave_core::{DataDirId, NodeId, ShardId};
 use conclave_store::convert::log_id_of;
-use conclave_store::{Entry, Identity, OpenError, Options, Payload, Store, TypeConfig, Vote};
+use conclave_store::{
+    DiskFaults, Entry, FaultyDisk, Identity, OpenError, Options, Payload, Store, TypeConfig, Vote,
+};
 use openraft::storage::{IOFlushed, RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _};
 use openraft::type_config::TypeConfigExt as _;
 use openraft::{EntryPayload, RaftLogReader as _, RaftSnapshotBuilder as _};
@@ -288,4 +290,30 @@ async fn a_peers_first_seen_data_dir_is_kept() {
     assert!(log.save_vote(&Vote::new(1, 1)).await.is_err());
     assert!(log.blocking_append(entries(1..2, 1)).await.is_err());
     assert!(machine.get_current_snapshot().await.is_err());
+}
+
+#[test]
+fn the_ballast_is_dropped_where_the_disk_is_full_and_made_again_where_it_has_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let me = identity(dir.path());
+    let faults = Arc::new(DiskFaults::default());
+    let options = || Options { disk: Arc::new(FaultyDisk::new(Arc::clone(&faults))), ..Options::default() };
+    let open = || Store::open(dir.path(), &me, SHARDS, options(), Arc::new(())).unwrap();
+    let ballast = dir.path().join("ballast");
+    let store = open();
+    store.keep_ballast().unwrap();
+    store.keep_ballast().unwrap();
+    assert_eq!(ballast.metadata().unwrap().len(), 16 << 20);
+    drop(store);
+    drop(open());
+    assert!(ballast.exists(), "the disk has room");
+
+    faults.set_low_space(true);
+    let store = open();
+    assert!(!ballast.exists(), "the disk is full");
+    store.keep_ballast().unwrap();
+    assert!(!ballast.exists(), "the disk is still full");
+    faults.set_low_space(false);
+    store.keep_ballast().unwrap();
+    assert!(ballast.exists());
 }

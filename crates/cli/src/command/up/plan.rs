@@ -43,6 +43,8 @@ pub(super) struct UpPlan {
     /// The file with the admin token.
     pub(super) admin_token: PathBuf,
     kept: SavedPlan,
+    /// Whether the file has this plan.
+    is_saved: bool,
 }
 
 /// The name server.
@@ -79,7 +81,9 @@ impl UpPlan {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(cannot_use(dir, &error)),
         };
+        let before = kept.clone();
         let kept = reconcile(dir, kept, args)?;
+        let is_saved = before.as_ref() == Some(&kept);
         let beyond = || {
             let what =
                 format!("{} servers from port {} on need ports beyond 65535", kept.nodes, kept.base_port);
@@ -92,7 +96,7 @@ impl UpPlan {
             false => Some(resolver(dir, kept.base_port, zone).ok_or_else(beyond)?),
         };
         let admin_token = dir.join("admin-token");
-        Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, kept })
+        Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, kept, is_saved })
     }
 
     /// Whether the directory has a saved plan.
@@ -122,19 +126,28 @@ impl UpPlan {
     pub(super) fn save(&self) -> Result<(), Failed> {
         let write = || -> io::Result<()> {
             let path = file(&self.dir);
+            // A plan that is saved already needs no space: the cluster starts on a full disk, too.
+            if self.is_saved {
+                return self.make_secrets();
+            }
             let temporary = path.with_extension("json.new");
             let mut out = private::create(&temporary)?;
             serde_json::to_writer_pretty(&mut out, &self.kept)?;
             out.write_all(b"\n")?;
             out.sync_all()?;
             fs::rename(&temporary, &path)?;
-            admin_token::create(&self.admin_token)?;
-            if let Some(resolver) = &self.resolver {
-                secret::create(&resolver.secret)?;
-            }
-            File::open(&self.dir)?.sync_all()
+            self.make_secrets()
         };
         write().map_err(|error| cannot_use(&self.dir, &error))
+    }
+
+    /// Makes the secrets that are not there.
+    fn make_secrets(&self) -> io::Result<()> {
+        admin_token::create(&self.admin_token)?;
+        if let Some(resolver) = &self.resolver {
+            secret::create(&resolver.secret)?;
+        }
+        File::open(&self.dir)?.sync_all()
     }
 
     /// Checks that all ports are free, so that the error names the port instead of a server's log.

@@ -8,6 +8,7 @@ use conclave_client::{Client, Net};
 use conclave_proto::chat::GetServerStatusResponse;
 use conclave_proto::dns::LookupRequest;
 use conclave_proto::dns::dns_service_client::DnsServiceClient;
+use conclave_proto::status::DISK_FULL;
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -62,8 +63,14 @@ async fn named(resolver: &NameServerPlan) -> Result<[usize; 2], tonic::Status> {
     Ok(counts)
 }
 
+/// Whether a problem is that a disk has no room.
+pub(super) fn is_of_disk(problem: &str) -> bool {
+    problem.contains(DISK_FULL)
+}
+
 fn waiting_for(status: &GetServerStatusResponse, nodes: usize) -> Option<String> {
-    if let Some(problem) = status.problems.first() {
+    // A cluster on a full disk runs, and the user can read and make room.
+    if let Some(problem) = status.problems.iter().find(|problem| !is_of_disk(problem)) {
         return Some(problem.clone());
     }
     let shards: Vec<String> = leaderless(status).iter().map(u32::to_string).collect();
@@ -98,6 +105,11 @@ mod tests {
         assert_eq!(waiting_for(&status([5, 5]), 2), None);
         assert!(waiting_for(&status([5, 4]), 2).is_some_and(|what| what.contains("caught up")));
         assert!(waiting_for(&status([5, 5]), 3).is_some_and(|what| what.contains("not every server")));
+        let mut full = status([5, 5]);
+        full.problems = vec!["the disk of a has little room (disk_full)".to_owned()];
+        assert_eq!(waiting_for(&full, 2), None, "it can be read");
+        full.problems.push("b does not answer".to_owned());
+        assert_eq!(waiting_for(&full, 2).as_deref(), Some("b does not answer"));
         let mut no_leader = status([5, 5]);
         no_leader.nodes[0].shards[0].role = Role::Candidate.into();
         assert_eq!(waiting_for(&no_leader, 2).as_deref(), Some("no leader yet in shard 0"));
