@@ -5,12 +5,12 @@
 //! which its node has acknowledged since are missing in it.
 
 use std::fmt::{self, Write as _};
-use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use crate::disk::sync_dir;
 use crate::error::OpenError;
+use crate::private;
 
 /// Name of the file.
 const FILE: &str = "boots";
@@ -76,7 +76,7 @@ impl Boots {
         let boots = Self(boots);
         let (path, temporary) = (dir.join(FILE), dir.join("boots.new"));
         let write = || {
-            let mut file = File::create(&temporary)?;
+            let mut file = private::options().write(true).create(true).truncate(true).open(&temporary)?;
             file.write_all(boots.to_text().as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;

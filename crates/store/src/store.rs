@@ -14,8 +14,8 @@ use conclave_core::limits::{HISTORY_READS_MAX, LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEF
 use conclave_core::{DataDirId, NodeId, RoomId, Seq, ShardId};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
-use crate::boots::{BootId, Boots};
 use crate::ballast;
+use crate::boots::{BootId, Boots};
 use crate::disk::{DataFile, Disk, RealDisk};
 use crate::error::{OpenError, StoreError};
 use crate::failure::Failure;
