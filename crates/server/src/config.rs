@@ -53,7 +53,8 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// The token of the cluster's operators. Without it, operators call from this machine only.
     pub admin_token: Option<AdminToken>,
-    /// TLS between the nodes; without it, whoever reaches the peer port is believed to be a node.
+    /// TLS between the nodes and for clients; without it, whoever reaches the peer port is believed to be a node, and
+    /// whoever is on the way reads the tokens of clients.
     pub tls: Option<NodeTls>,
     /// Enables fault injection over the node's `FaultService`.
     pub faults: Option<Faults>,
@@ -62,13 +63,13 @@ pub struct Config {
     pub feature_level: u32,
 }
 
-/// TLS between nodes.
+/// TLS between nodes, and for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeTls {
     /// The directory with the authority's certificate (`ca.pem`) and the node's own certificate and key (`node.pem`,
     /// `node.key`).
     pub dir: PathBuf,
-    /// Whether nodes without TLS are served, too.
+    /// Whether nodes and clients without TLS are served, too.
     pub plain: Plain,
 }
 

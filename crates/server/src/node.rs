@@ -63,7 +63,7 @@ pub enum RunError {
     #[error(transparent)]
     Tls(#[from] NodeTlsError),
     /// The cluster began with TLS, and the configuration has none.
-    #[error("the cluster in {dir} uses TLS between its nodes; give --tls-dir", dir = .dir.display())]
+    #[error("the cluster in {dir} uses TLS; give --tls-dir", dir = .dir.display())]
     TlsMissing {
         /// The data dir.
         dir: PathBuf,

@@ -82,11 +82,11 @@ pub(crate) struct ServerArgs {
     pub(crate) secret: SecretArgs,
     #[command(flatten)]
     pub(crate) admin_token: AdminTokenArgs,
-    /// The directory with this node's certificate (ca.pem, node.pem, node.key): nodes prove themselves to each other and
-    /// encrypt what they say; a new cluster's id is that of its certificate authority
+    /// The directory with this node's certificate (ca.pem, node.pem, node.key): nodes prove themselves to each other and to
+    /// clients, and encrypt what they say; a new cluster's id is that of its certificate authority
     #[arg(long, env = "CONCLAVE_TLS_DIR", value_name = "DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
-    /// What to do with other nodes that do not use TLS
+    /// What to do with other nodes and clients that do not use TLS
     #[arg(long, env = "CONCLAVE_TLS", value_enum, default_value_t = TlsMode::Require, requires = "tls_dir")]
     pub(crate) tls: TlsMode,
     /// Clients that may subscribe here at the same time; further ones are redirected to other servers
@@ -122,12 +122,12 @@ pub(crate) enum TimingArg {
     Wan,
 }
 
-/// What a server does with nodes that do not use TLS.
+/// What a server does with nodes and clients that do not use TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TlsMode {
     /// Refuse them
     Require,
-    /// Speak to them without TLS: only while a cluster is changed over to TLS, node by node
+    /// Speak to them without TLS: only while a cluster is changed over to TLS
     Accept,
 }
 

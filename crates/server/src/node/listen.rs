@@ -67,15 +67,16 @@ impl Listeners {
 }
 
 impl Listeners {
-    /// With TLS on connections from other nodes.
-    pub(super) fn secured(mut self, tls: Option<&PeerTls>) -> Result<Self, RunError> {
-        if let Some(tls) = tls {
-            let address = self.peer.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-            let secured = self.peer.secured(tls.server());
-            self.peer =
-                secured.map_err(|source| RunError::Listen { purpose: "other nodes", address, source })?;
-        }
-        Ok(self)
+    /// With TLS on connections from other nodes and from clients. The pages stay without.
+    pub(super) fn secured(self, tls: Option<&PeerTls>) -> Result<Self, RunError> {
+        let Some(tls) = tls else { return Ok(self) };
+        let secure = |listener: Listener, tls, purpose| {
+            let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+            listener.secured(tls).map_err(|source| RunError::Listen { purpose, address, source })
+        };
+        let peer = secure(self.peer, tls.server(), "other nodes")?;
+        let client = secure(self.client, tls.client_server(), "clients")?;
+        Ok(Self { client, peer, ..self })
     }
 }
 

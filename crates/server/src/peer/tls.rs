@@ -1,4 +1,4 @@
-//! The certificate of a node, and TLS between nodes with it.
+//! The certificate of a node, and TLS with it: between nodes, and for clients.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,13 +40,14 @@ pub enum NodeTlsError {
     },
 }
 
-/// TLS between this node and the others.
+/// TLS between this node and the others, and between this node and clients.
 #[derive(Debug)]
 pub(crate) struct PeerTls {
     config: NodeTls,
     me: NodeId,
     ca: CaId,
     server: TlsServer,
+    client_server: TlsServer,
     current: Mutex<Current>,
 }
 
@@ -60,11 +61,14 @@ impl PeerTls {
     /// Reads the node's certificate. Blocks.
     pub(crate) fn read(config: &NodeTls, me: NodeId) -> Result<Self, NodeTlsError> {
         let credentials = read(config, me)?;
-        let server = TlsServer::new(&credentials, Callers::Members, config.plain);
-        let server = server.map_err(|source| NodeTlsError::Files { dir: config.dir.clone(), source })?;
+        let server = |callers| {
+            TlsServer::new(&credentials, callers, config.plain)
+                .map_err(|source| NodeTlsError::Files { dir: config.dir.clone(), source })
+        };
+        let (server, client_server) = (server(Callers::Members)?, server(Callers::Anybody)?);
         let ca = credentials.ca();
         let current = Current { credentials: Arc::new(credentials), clients: BTreeMap::new() };
-        Ok(Self { config: config.clone(), me, ca, server, current: Mutex::new(current) })
+        Ok(Self { config: config.clone(), me, ca, server, client_server, current: Mutex::new(current) })
     }
 
     /// The authority of the cluster.
@@ -80,6 +84,11 @@ impl PeerTls {
     /// The TLS of the listener for other nodes.
     pub(crate) fn server(&self) -> TlsServer {
         self.server.clone()
+    }
+
+    /// The TLS of the listener for clients, who show no certificate.
+    pub(crate) fn client_server(&self) -> TlsServer {
+        self.client_server.clone()
     }
 
     /// The network for connections to another node.
@@ -124,6 +133,7 @@ impl PeerTls {
             return Err(failed(TlsError::Foreign(self.ca)));
         }
         self.server.reload(&found).map_err(failed)?;
+        self.client_server.reload(&found).map_err(failed)?;
         for client in current.clients.values() {
             client.reload(&found).map_err(failed)?;
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use conclave_client::api::{GetServerStatusResponse, NodeStatus};
-use conclave_client::{Builder, Client};
+use conclave_client::{Builder, Client, Net};
 use conclave_server::{Clock, Config, Listeners, Member, Node, RunError, StoreOptions};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -28,6 +28,8 @@ pub(crate) struct Cluster {
     shards: u32,
     log_tail_bytes: u64,
     tune: Box<dyn Fn(&mut Config) + Send + Sync>,
+    /// The network of clients.
+    net: Net,
 }
 
 struct Running {
@@ -67,7 +69,13 @@ impl Cluster {
             shards,
             log_tail_bytes: StoreOptions::default().log_tail_bytes,
             tune: Box::new(|_| {}),
+            net: Net::System,
         }
+    }
+
+    /// Sets the network of the clients that are made from now on, such as one with TLS.
+    pub(crate) fn clients_use(&mut self, net: Net) {
+        self.net = net;
     }
 
     /// Sets how many bytes of log are kept behind snapshots.
@@ -199,7 +207,12 @@ impl Cluster {
     }
 
     pub(crate) fn builder(&self, user: &str) -> Builder {
-        Client::builder().servers(self.addresses()).user(user).patience(DEADLINE)
+        self.at(self.addresses()).user(user).patience(DEADLINE)
+    }
+
+    /// Builds a client of these addresses.
+    pub(crate) fn at(&self, addresses: Vec<String>) -> Builder {
+        Client::builder().servers(addresses).network(self.net.clone())
     }
 
     pub(crate) async fn client(&self, user: &str) -> Client {
@@ -208,13 +221,13 @@ impl Cluster {
 
     /// A node's view of the cluster.
     pub(crate) async fn status(&self, index: usize) -> Option<GetServerStatusResponse> {
-        let observer = Client::builder().servers(self.addresses()).observe().await.ok()?;
+        let observer = self.at(self.addresses()).observe().await.ok()?;
         observer.status_of(&self.members[index].client).await.ok()
     }
 
     /// The statuses of all nodes, requested through one of them.
     pub(crate) async fn statuses(&self, index: usize) -> Vec<NodeStatus> {
-        let observer = Client::builder().servers([&self.members[index].client]).observe().await;
+        let observer = self.at(vec![self.members[index].client.clone()]).observe().await;
         let Ok(observer) = observer else { return Vec::new() };
         observer.status().await.map(|status| status.nodes).unwrap_or_default()
     }

@@ -181,7 +181,7 @@ impl Load {
             if !cluster.is_running(index) {
                 continue;
             }
-            let direct = Client::builder().servers([&member.client]).user("final").connect().await.unwrap();
+            let direct = cluster.at(vec![member.client.clone()]).user("final").connect().await.unwrap();
             let mut events = Vec::new();
             eventually("the replica reaches the end", async || {
                 let query = HistoryQuery::after(&self.room, events.len() as u64, 1_000);

@@ -1,9 +1,10 @@
 //! TLS between nodes: who is let in, and how a cluster comes to it.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use conclave_net::{Credentials, Expect, Identity, Net, TlsClient, Trust};
+use conclave_client::Client;
+use conclave_net::{Credentials, Expect, Identity, Net, TlsClient, Trust, Wire};
 use conclave_pki::{Ca, Subject};
 use conclave_proto::raft::raft_service_client::RaftServiceClient;
 use conclave_proto::raft::{ReadIndexRequest, RequestVoteRequest};
@@ -52,11 +53,18 @@ impl Authority {
     async fn start(&self) -> Cluster {
         let mut cluster = Cluster::prepare(3, 2);
         self.equip(&mut cluster, Plain::Refuse);
+        cluster.clients_use(self.client_net(Plain::Refuse));
         for index in 0..3 {
             cluster.start_node(index).await;
         }
         cluster.settled().await;
         cluster
+    }
+
+    /// A network of clients, who have no certificate and know the cluster.
+    fn client_net(&self, plain: Plain) -> Net {
+        let trust = Trust::Cluster(self.ca.id(), Expect::AnyNode);
+        Net::System.secured_with(TlsClient::new(trust, None).unwrap(), plain)
     }
 
     /// A network of somebody with a certificate of this authority.
@@ -178,6 +186,7 @@ async fn a_cluster_is_changed_over_to_tls_without_a_pause() {
     let authority = Authority::new();
     let mut cluster = Cluster::start().await;
     let before = cluster_id(&cluster).await;
+    cluster.clients_use(authority.client_net(Plain::Accept));
     let load = Load::start(&cluster, "deploys", 3, 3).await;
     for plain in [Plain::Accept, Plain::Refuse] {
         authority.equip(&mut cluster, plain);
@@ -195,6 +204,33 @@ async fn a_cluster_is_changed_over_to_tls_without_a_pause() {
         Err(_) => return,
     };
     assert!(ended_with_the_connection(&refused), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_port_serves_tls_and_plain_text_only_while_it_is_accepted() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let mut cluster = authority.start().await;
+    let client = cluster.client("ana").await;
+    client.send("general", "encrypted to the node").await.unwrap();
+    let address = cluster.members()[0].client.clone();
+    let net = authority.client_net(Plain::Refuse);
+    let Wire::Tls(_, identity) = net.connect(&address).await.unwrap() else { panic!("no TLS") };
+    assert!(matches!(identity, Identity::Node(_)), "{identity}");
+
+    let plain = async || {
+        let observer = Client::builder().servers([&address]).patience(Duration::from_secs(5)).observe().await;
+        within("an answer", observer.unwrap().status_of(&address)).await
+    };
+    plain().await.expect_err("a server with --tls require answered in plain text");
+    let foreign = other.client_net(Plain::Refuse).connect(&address).await.map(drop).unwrap_err();
+    assert!(foreign.to_string().contains("is not of this cluster"), "{foreign}");
+
+    cluster.stop(0).await;
+    authority.equip(&mut cluster, Plain::Accept);
+    cluster.start_node(0).await;
+    cluster.settled().await;
+    plain().await.expect("a server with --tls accept answers in plain text");
+    net.connect(&address).await.expect("and in TLS");
 }
 
 #[tokio::test(flavor = "multi_thread")]
