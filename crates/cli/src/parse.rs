@@ -86,7 +86,7 @@ pub(crate) fn seeds(text: &str) -> Result<Seeds, String> {
 /// `host:port` of a server; a host without a port gets the default one.
 pub(crate) fn server(text: &str) -> Result<String, String> {
     match text.parse() {
-        Ok(Seed::Node(address)) => Ok(address),
+        Ok(Seed::Node(address) | Seed::Pinned { address, .. }) => Ok(address),
         Ok(Seed::Zone { .. }) => {
             Err("give host:port of a server here, not a zone: the name server of a zone cannot look servers up in it"
                 .to_owned())

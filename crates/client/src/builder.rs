@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use conclave_core::name::check_user_name;
-use conclave_net::Net;
+use conclave_net::{CaId, Net};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -40,10 +40,12 @@ pub struct Builder {
     route: Route,
     patience: Option<Duration>,
     net: Net,
+    authority: Option<CaId>,
 }
 
 impl Builder {
-    /// Some nodes, as `host:port` or `conclave+srv://ZONE`. The client learns the others from them.
+    /// Some nodes, as `host:port`, `conclave://HOST:PORT/CLUSTER-ID` or `conclave+srv://ZONE`. The client learns the others
+    /// from them. A cluster id has the effect of [`Builder::authority`].
     #[must_use]
     pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
         self.servers = servers.into_iter().map(Into::into).collect();
@@ -99,14 +101,23 @@ impl Builder {
         self
     }
 
+    /// Speaks TLS only, and only to servers that prove that they belong to the cluster whose certificate authority has this
+    /// id; for a cluster that began with TLS that is the cluster's id. It holds for every server, however the client
+    /// learned of it. A durable outbox keeps the id, so its session is never used in plain text afterwards.
+    #[must_use]
+    pub fn authority(mut self, authority: CaId) -> Self {
+        self.authority = Some(authority);
+        self
+    }
+
     /// Builds a client without a session and without contacting a server: for [`Client::status`] and [`Client::ping`],
     /// which work without a majority.
     ///
     /// # Errors
     /// If no node was found.
     pub async fn observe(self) -> Result<Client, ConnectError> {
-        let finder = self.search()?;
-        let nodes = self.nodes();
+        let (finder, authority) = self.search()?;
+        let nodes = self.nodes(authority)?;
         let found = finder.find().await?;
         nodes.add_found(&found);
         let state = ClientState::new(self.route, Arc::clone(&nodes), false);
@@ -118,15 +129,19 @@ impl Builder {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let finder = self.search()?;
-        let nodes = self.nodes();
-        let durable = matches!(self.outbox, Outbox::Durable(_));
-        let mut state = ClientState::new(self.route, Arc::clone(&nodes), durable);
-        let mut directory = None;
+        let (finder, mut authority) = self.search()?;
+        let mut outbox = None;
         if let Outbox::Durable(path) = &self.outbox {
             let path = path.clone();
             let (opened, recovered) = blocking(move || OutboxDir::open(&path)).await??;
-            let identity = storage::restore(recovered, &mut state.requests);
+            authority = the_one(storage::stored_authority(&recovered)?, authority)?;
+            outbox = Some((opened, recovered));
+        }
+        let nodes = self.nodes(authority)?;
+        let mut state = ClientState::new(self.route, Arc::clone(&nodes), outbox.is_some());
+        let mut directory = None;
+        if let Some((opened, recovered)) = outbox {
+            let identity = storage::restore(recovered, authority, &mut state.requests);
             if let Some(identity) = &identity
                 && !self.user.is_empty()
                 && identity.session.user != self.user
@@ -167,9 +182,10 @@ impl Builder {
         self.patience.unwrap_or(CALL_TIMEOUT)
     }
 
-    fn search(&self) -> Result<Arc<dyn Finder>, ConnectError> {
+    /// Where nodes are found, and the certificate authority that they must prove to belong to.
+    fn search(&self) -> Result<(Arc<dyn Finder>, Option<CaId>), ConnectError> {
         if let Some(finder) = &self.finder {
-            return Ok(Arc::clone(finder));
+            return Ok((Arc::clone(finder), self.authority));
         }
         let seeds: Result<Vec<Seed>, _> = self.servers.iter().map(|server| server.parse()).collect();
         let seeds = seeds.map_err(|error| ConnectError::Invalid(error.to_string()))?;
@@ -177,15 +193,22 @@ impl Builder {
             let what = "no server is given; give the address of at least one";
             return Err(ConnectError::Invalid(what.to_owned()));
         }
-        Ok(Arc::new(Chain::new(Options { seeds, net: self.net.clone(), ..Options::default() })))
+        let mut authority = self.authority;
+        for seed in &seeds {
+            if let Seed::Pinned { authority: other, .. } = seed {
+                authority = the_one(authority, Some(*other))?;
+            }
+        }
+        Ok((Arc::new(Chain::new(Options { seeds, net: self.net.clone(), ..Options::default() })), authority))
     }
 
-    fn nodes(&self) -> Arc<Nodes> {
+    fn nodes(&self, authority: Option<CaId>) -> Result<Arc<Nodes>, ConnectError> {
         let nodes = match self.route {
             Route::Leader => Nodes::spread(),
             Route::Pinned => Nodes::in_order(),
         };
-        Arc::new(nodes.on(self.net.clone()))
+        let nodes = nodes.on(self.net.clone(), authority);
+        nodes.map(Arc::new).map_err(|error| ConnectError::Invalid(error.to_string()))
     }
 
     fn start(
@@ -218,5 +241,15 @@ impl Builder {
         tracker.spawn(supervisor.run());
         let writer = Mutex::new(writer);
         Client { handle: Arc::new(Handle { shared, caller, tracker, patience, progress, writer }) }
+    }
+}
+
+/// The one certificate authority of two statements of which either may be missing.
+fn the_one(known: Option<CaId>, other: Option<CaId>) -> Result<Option<CaId>, ConnectError> {
+    match (known, other) {
+        (Some(known), Some(other)) if known != other => Err(ConnectError::Invalid(format!(
+            "two clusters are named, {known} and {other}; a client and its session belong to one"
+        ))),
+        (known, other) => Ok(known.or(other)),
     }
 }

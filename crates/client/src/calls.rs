@@ -139,7 +139,7 @@ impl Caller {
             user: answer.user,
             cluster_id: answer.cluster_id,
         };
-        Ok(Identity { session, token: answer.token })
+        Ok(Identity { session, token: answer.token, authority: self.shared.nodes.authority() })
     }
 
     /// The status of one node, or of the whole cluster as one node sees it.

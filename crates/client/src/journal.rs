@@ -73,6 +73,9 @@ pub(crate) struct StoredSession {
     pub(crate) user: String,
     #[prost(string, tag = "6")]
     pub(crate) cluster_id: String,
+    /// The id of the cluster's certificate authority: the session is used over TLS only. Empty for a cluster without TLS.
+    #[prost(string, tag = "7")]
+    pub(crate) authority: String,
 }
 
 /// A room's numbers.

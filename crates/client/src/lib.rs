@@ -65,7 +65,7 @@ pub use client::Client;
 pub use conclave_core::planted;
 /// Version of the library and of the `conclave` binary, which are released together.
 pub use conclave_core::version::VERSION;
-pub use conclave_net::{Net, Network};
+pub use conclave_net::{CaId, Net, Network};
 pub use error::{CallError, ConnectError, OutboxError, SendError};
 pub use find::Finder;
 pub use raw::{EventView, RawBatch};

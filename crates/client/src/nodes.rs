@@ -12,7 +12,7 @@ use std::time::Duration;
 use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
 use conclave_core::ring::shard_of;
 use conclave_core::{RoomId, level as levels};
-use conclave_net::Net;
+use conclave_net::{CaId, Net, TlsError};
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use conclave_proto::chat::{self, ClusterView, GetServerStatusResponse, LeaderHint, Role};
 use tokio::sync::Notify;
@@ -39,6 +39,8 @@ const DRAINING: &str = "node_draining";
 pub(crate) struct Nodes {
     table: Mutex<NodeTable>,
     net: Net,
+    /// The certificate authority that all nodes must prove to belong to; `None` for a cluster without TLS.
+    authority: Option<CaId>,
     /// Notified when the leaders may have changed.
     pub(crate) changed: Notify,
     /// Notified when a search for nodes may be due, or members may have to be persisted.
@@ -70,15 +72,25 @@ impl Nodes {
         Self {
             table: Mutex::new(NodeTable::new(order)),
             net: Net::System,
+            authority: None,
             changed: Notify::new(),
             attention: Notify::new(),
             feature_level: AtomicU32::new(0),
         }
     }
 
-    /// Connects over this network.
-    pub(crate) fn on(self, net: Net) -> Self {
-        Self { net, ..self }
+    /// Connects over this network; with an authority over TLS only, and only to nodes that prove that they belong to it.
+    pub(crate) fn on(self, net: Net, authority: Option<CaId>) -> Result<Self, TlsError> {
+        let net = match authority {
+            Some(ca) => net.to_cluster(ca)?,
+            None => net,
+        };
+        Ok(Self { net, authority, ..self })
+    }
+
+    /// The certificate authority that all nodes must prove to belong to.
+    pub(crate) fn authority(&self) -> Option<CaId> {
+        self.authority
     }
 
     fn table(&self) -> MutexGuard<'_, NodeTable> {

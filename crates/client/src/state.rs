@@ -15,6 +15,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use conclave_core::limits::SEND_BATCH_MAX;
+use conclave_net::CaId;
 use conclave_proto::chat::{SendMessageRequest, send_message_request};
 use prost::Message as _;
 use tokio::sync::oneshot;
@@ -114,6 +115,8 @@ pub(crate) struct ClientState {
 pub(crate) struct Identity {
     pub(crate) session: Session,
     pub(crate) token: String,
+    /// The certificate authority of the cluster; only its servers may see the token. `None` for a cluster without TLS.
+    pub(crate) authority: Option<CaId>,
 }
 
 impl std::fmt::Debug for Identity {

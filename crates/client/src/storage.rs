@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conclave_core::limits::RETRY_DELAY_MAX;
+use conclave_net::{CaId, NoCaId};
 use conclave_proto::chat::{RoomRef, SendMessageRequest};
 use tokio::sync::watch;
 
@@ -182,6 +183,7 @@ pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Re
             user_id: session.user_id,
             user: session.user.clone(),
             cluster_id: session.cluster_id.clone(),
+            authority: identity.authority.map(|authority| authority.to_string()).unwrap_or_default(),
         })),
     }];
     for room in requests.keys() {
@@ -212,7 +214,11 @@ pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Re
 }
 
 /// Restores the requests of an outbox file. Returns the session, if the file has one.
-pub(crate) fn restore<W>(recovered: Recovered, requests: &mut Requests<W>) -> Option<Identity> {
+pub(crate) fn restore<W>(
+    recovered: Recovered,
+    authority: Option<CaId>,
+    requests: &mut Requests<W>,
+) -> Option<Identity> {
     for (name, room) in recovered.rooms {
         let key = requests.restore_room(&name, room.first, room.decided);
         for (request, settled) in room.requests {
@@ -229,7 +235,21 @@ pub(crate) fn restore<W>(recovered: Recovered, requests: &mut Requests<W>) -> Op
             cluster_id: stored.cluster_id,
         },
         token: stored.token,
+        authority,
     })
+}
+
+/// The certificate authority whose servers alone may see the token of a restored session.
+///
+/// # Errors
+/// If it is not readable: then nothing says to whom the token may be shown.
+pub(crate) fn stored_authority(recovered: &Recovered) -> Result<Option<CaId>, ConnectError> {
+    match recovered.session.as_ref().map(|stored| stored.authority.as_str()) {
+        None | Some("") => Ok(None),
+        Some(stored) => stored.parse().map(Some).map_err(|error: NoCaId| {
+            ConnectError::Invalid(format!("the outbox names {stored:?} as its cluster: {error}"))
+        }),
+    }
 }
 
 /// Runs blocking work on a thread of the blocking pool.

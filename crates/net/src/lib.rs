@@ -115,6 +115,14 @@ impl Net {
         Self::Secured(Arc::new(Secured { below: self.plain().clone(), tls, plain }))
     }
 
+    /// The same network with TLS on outgoing connections to nodes of this cluster, for those who have no certificate of it.
+    ///
+    /// # Errors
+    /// If the cryptography cannot be used.
+    pub fn to_cluster(&self, ca: CaId) -> Result<Self, TlsError> {
+        Ok(self.secured(TlsClient::new(Trust::Cluster(ca, Expect::AnyNode), None)?))
+    }
+
     /// The same network without TLS.
     #[must_use]
     pub fn plain(&self) -> &Self {

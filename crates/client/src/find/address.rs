@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use conclave_net::{CaId, NoCaId};
+
 use super::{CLIENT_PORT, NAME_SERVER_PORT};
 
 /// Maximum length of a DNS name without its last dot, bytes (RFC 1035).
@@ -11,6 +13,7 @@ const NAME_BYTES_MAX: usize = 253;
 /// Maximum length of a label of a DNS name, bytes.
 const LABEL_BYTES_MAX: usize = 63;
 const SCHEME: &str = "conclave+srv://";
+const NODE_SCHEME: &str = "conclave://";
 
 /// A starting point of the search for servers.
 ///
@@ -27,6 +30,14 @@ const SCHEME: &str = "conclave+srv://";
 pub enum Seed {
     /// A node: `host:port` of its client API.
     Node(String),
+    /// A node of the cluster whose certificate authority has this id. A client with such a seed speaks TLS only, to
+    /// servers that prove that they belong to this cluster.
+    Pinned {
+        /// `host:port` of its client API.
+        address: String,
+        /// The cluster.
+        authority: CaId,
+    },
     /// A zone, whose name servers know the nodes.
     Zone {
         /// Its name, in lower case and without the last dot.
@@ -39,7 +50,8 @@ pub enum Seed {
 /// Text that is not a [`Seed`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{what}; a server is host:port, for example 127.0.0.1:7400, or conclave+srv://ZONE[?ns=IP:PORT,IP:PORT]"
+    "{what}; a server is host:port, for example 127.0.0.1:7400, or conclave://HOST:PORT/CLUSTER-ID, or \
+     conclave+srv://ZONE[?ns=IP:PORT,IP:PORT]"
 )]
 pub struct SeedError {
     what: String,
@@ -65,6 +77,18 @@ impl FromStr for Seed {
             }
             return Ok(Self::Zone { zone, name_servers });
         }
+        if let Some(rest) = text.strip_prefix(NODE_SCHEME) {
+            let (address, id) = rest.split_once('/').unwrap_or((rest, ""));
+            let address = node(address).map_err(wrong)?;
+            return match id {
+                "" => Ok(Self::Node(address)),
+                id => {
+                    let authority =
+                        id.parse().map_err(|error: NoCaId| wrong(format!("{error}, not {id:?}")))?;
+                    Ok(Self::Pinned { address, authority })
+                }
+            };
+        }
         let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
         node(address).map(Self::Node).map_err(wrong)
     }
@@ -74,6 +98,7 @@ impl fmt::Display for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(address) => f.write_str(address),
+            Self::Pinned { address, authority } => write!(f, "{NODE_SCHEME}{address}/{authority}"),
             Self::Zone { zone, name_servers } => {
                 write!(f, "{SCHEME}{zone}")?;
                 for (at, server) in name_servers.iter().enumerate() {
@@ -168,6 +193,11 @@ mod tests {
             ("[::1]", "[::1]:7400"),
             ("[::1]:7410", "[::1]:7410"),
             ("http://n1:7400/", "n1:7400"),
+            ("conclave://n1", "n1:7400"),
+            (
+                "conclave://n1/0123456789abcdef0123456789abcdef",
+                "conclave://n1:7400/0123456789abcdef0123456789abcdef",
+            ),
             ("Chat.Example.com:80", "Chat.Example.com:80"),
             ("conclave+srv://conclave.internal", "conclave+srv://conclave.internal"),
             ("conclave+srv://Conclave.Internal./", "conclave+srv://conclave.internal"),
@@ -191,6 +221,7 @@ mod tests {
             ("1.2.3:7400", "is not host:port"),
             ("a b:1", "is not host:port"),
             ("https://n1:7400", "is not"),
+            ("conclave://n1:7400/7", "32 digits"),
             ("conclave+srv://", "is not a DNS name"),
             ("conclave+srv://a..b", "is not a DNS name"),
             ("conclave+srv://z?ns=", "a name server is IP:PORT"),
@@ -205,7 +236,7 @@ mod tests {
     proptest! {
         /// No text panics, and an accepted seed survives a round trip through its text.
         #[test]
-        fn a_displayed_seed_parses_to_itself(text in ".{0,40}|(conclave\\+srv://)?[a-z0-9.:?=,\\[\\]-]{0,40}") {
+        fn a_displayed_seed_parses_to_itself(text in ".{0,40}|(conclave(\\+srv)?://)?[a-z0-9.:?=,\\[\\]-]{0,40}") {
             if let Ok(seed) = text.parse::<Seed>() {
                 prop_assert_eq!(seed.to_string().parse::<Seed>(), Ok(seed));
             }

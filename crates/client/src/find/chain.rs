@@ -114,7 +114,7 @@ impl Chain {
         let zone = |seed: &Seed| match seed {
             Seed::Zone { zone, name_servers } if name_servers.is_empty() => Some((zone.clone(), usual())),
             Seed::Zone { zone, name_servers } => Some((zone.clone(), name_servers.clone())),
-            Seed::Node(_) => None,
+            Seed::Node(_) | Seed::Pinned { .. } => None,
         };
         self.options.seeds.iter().filter_map(zone).collect()
     }
@@ -174,7 +174,7 @@ impl Chain {
     /// The nodes that the seeds lead to.
     async fn given(&self, members_known: bool, notes: &mut Vec<String>) -> Option<Nodes> {
         let node = |seed: &Seed| match seed {
-            Seed::Node(address) => Some(Candidate::at(address)),
+            Seed::Node(address) | Seed::Pinned { address, .. } => Some(Candidate::at(address)),
             Seed::Zone { .. } => None,
         };
         let mut candidates: Vec<_> = self.options.seeds.iter().filter_map(node).collect();

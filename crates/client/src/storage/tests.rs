@@ -11,7 +11,11 @@ use crate::nodes::Nodes;
 use crate::types::Route;
 
 fn identity() -> Identity {
-    Identity { session: Session { user: "ana".into(), ..Session::default() }, token: "secret".into() }
+    Identity {
+        session: Session { user: "ana".into(), ..Session::default() },
+        token: "secret".into(),
+        authority: None,
+    }
 }
 
 fn submitted(number: u64) -> Record {
@@ -56,7 +60,7 @@ fn a_file_with_a_pin_names_the_newer_format_and_returns_to_the_older_one() {
 
     let (mut directory, recovered) = OutboxDir::open(dir.path()).unwrap();
     let mut requests = Requests::<()>::new(true);
-    let identity = restore(recovered, &mut requests).unwrap();
+    let identity = restore(recovered, None, &mut requests).unwrap();
     let key = requests.room("general");
     requests.submit(key, Content::Action(action), ());
     directory.replace(snapshot(&identity, &requests)).unwrap();
@@ -79,7 +83,7 @@ fn a_crash_while_rewriting_leaves_the_old_file_or_the_new_one() {
     let (mut opened, recovered) = OutboxDir::open(dir.path()).unwrap();
     assert_eq!(numbers(&recovered), [1, 2, 3]);
     let mut requests = Requests::<()>::new(true);
-    let identity = restore(recovered, &mut requests).unwrap();
+    let identity = restore(recovered, None, &mut requests).unwrap();
     opened.replace(snapshot(&identity, &requests)).unwrap();
     drop(opened);
     let (_, recovered) = OutboxDir::open(dir.path()).unwrap();
@@ -134,4 +138,28 @@ async fn a_request_that_was_not_stored_is_returned_and_its_number_is_free_again(
     assert!(answer.try_recv().is_err(), "its waiter is gone");
     assert_eq!(state.requests.unsettled_count(), 1);
     assert_eq!(submit(&mut state).0, 2, "the number is free again");
+}
+
+#[test]
+fn the_authority_of_a_session_is_kept_beside_its_token() {
+    let kept = |authority: &str| {
+        let mut bytes = Vec::new();
+        let session = StoredSession {
+            format: 1,
+            token: "secret".into(),
+            authority: authority.into(),
+            ..StoredSession::default()
+        };
+        journal::encode(vec![Record { kind: Some(record::Kind::Session(session)) }], &mut bytes);
+        stored_authority(&journal::read(&bytes).unwrap())
+    };
+    assert_eq!(kept("").unwrap(), None, "as version 0.1.0 writes it");
+    let authority = CaId(7);
+    assert_eq!(kept(&authority.to_string()).unwrap(), Some(authority));
+    assert!(kept("noise").is_err(), "nothing says who may see the token");
+
+    let secured = Identity { authority: Some(authority), ..identity() };
+    let mut bytes = Vec::new();
+    journal::encode(snapshot(&secured, &Requests::<()>::new(true)), &mut bytes);
+    assert_eq!(stored_authority(&journal::read(&bytes).unwrap()).unwrap(), Some(authority));
 }
