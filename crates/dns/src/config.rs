@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use conclave_core::limits::{NAME_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX};
+use conclave_net::CaId;
 use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
 use conclave_telemetry::operators::faults_without_token;
@@ -31,6 +32,9 @@ pub struct Config {
     pub secret: Secret,
     /// `host:port` of nodes' client APIs, to fetch the cluster's records from before any node has registered.
     pub nodes: Vec<String>,
+    /// The authority of the cluster's certificates: nodes are asked over TLS only, and must prove that they belong to it.
+    /// `None` if the nodes speak no TLS.
+    pub authority: Option<CaId>,
     /// Networks whose clients may transfer the zone (AXFR). None, if empty.
     pub transfer_to: Vec<IpNet>,
     /// Networks whose clients' questions outside the zone are forwarded. None, if empty.
@@ -221,6 +225,7 @@ mod tests {
             }],
             secret: Secret::new(b"0123456789abcdef").unwrap(),
             nodes: vec!["n1:7400".to_owned()],
+            authority: None,
             transfer_to: Vec::new(),
             forward_for: vec!["10.0.0.0/8".parse().unwrap()],
             forward_to: vec!["127.0.0.11:53".parse().unwrap()],

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_net::{Entrance, Listener, Net, Network};
+use conclave_net::{Entrance, Listener, Net, Network, TlsError};
 use conclave_proto::dns::dns_service_server::DnsServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_telemetry::calls::CallMetrics;
@@ -46,6 +46,9 @@ pub enum RunError {
         /// The cause.
         source: std::io::Error,
     },
+    /// TLS towards the nodes cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 fn advice(error: &std::io::Error) -> &'static str {
@@ -176,6 +179,10 @@ impl DnsServer {
             drop(ended);
         });
 
+        let net = match config.authority {
+            Some(ca) => net.to_cluster(ca)?,
+            None => net,
+        };
         let (nodes, secret) = (config.nodes, config.secret.clone());
         let watcher =
             Watcher { seeds: nodes, secret, registry: registry.clone(), net, metrics: Arc::clone(&metrics) };

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use conclave_client::find;
+use conclave_client::{CaId, find};
 use conclave_dns::Faults;
 use conclave_dns::config::{Config, Export, NameServer};
 use conclave_proto::mac::Secret;
@@ -74,6 +74,10 @@ pub(crate) struct DnsArgs {
     #[arg(long, env = "CONCLAVE_DNS_NODES", value_name = "HOST:PORT", value_delimiter = ',')]
     #[arg(value_parser = parse::server)]
     pub(crate) nodes: Vec<String>,
+    /// The id of the cluster's certificate authority, for servers with --tls-dir: they are asked over TLS only, and must
+    /// prove that they belong to it
+    #[arg(long, env = "CONCLAVE_DNS_AUTHORITY", value_name = "ID")]
+    pub(crate) authority: Option<CaId>,
     /// Networks that may transfer the zone (AXFR over TCP) [default: none]
     #[arg(long, env = "CONCLAVE_TRANSFER_TO", value_name = "NET", value_delimiter = ',')]
     #[arg(value_parser = parse::network)]
@@ -134,6 +138,7 @@ impl DnsArgs {
             name_servers: self.name_servers(),
             secret,
             nodes: self.nodes.clone(),
+            authority: self.authority,
             transfer_to: self.transfer_to.clone(),
             forward_for: self.forward_for.clone(),
             forward_to: self.forward_to.clone(),

@@ -54,6 +54,7 @@ pub(crate) fn config() -> Config {
         secret: secret(),
         nodes: Vec::new(),
         transfer_to: Vec::new(),
+        authority: None,
         forward_for: Vec::new(),
         forward_to: Vec::new(),
         export: None,
