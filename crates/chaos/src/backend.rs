@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use conclave_client::{CaId, Net};
 use conclave_proto::admin_token::AdminToken;
 use futures::future::BoxFuture;
 use serde::Deserialize;
@@ -46,6 +47,29 @@ pub struct Target {
     pub kind: Kind,
     /// `host:port` of a server's client API, or where a name server takes faults; may be empty for a name server.
     pub client: String,
+    /// The certificate authority of the cluster, if the node speaks TLS at this address.
+    pub authority: Option<CaId>,
+}
+
+impl Target {
+    /// The network to reach the node over.
+    ///
+    /// # Errors
+    /// If the cryptography cannot be used.
+    pub fn net(&self) -> Result<Net, BackendError> {
+        network(self.authority)
+    }
+}
+
+/// The network to reach servers over.
+///
+/// # Errors
+/// If the cryptography cannot be used.
+pub fn network(authority: Option<CaId>) -> Result<Net, BackendError> {
+    let Some(authority) = authority else { return Ok(Net::System) };
+    Net::System
+        .to_cluster(authority)
+        .map_err(|error| BackendError::Failed { what: "prepare TLS".to_owned(), why: error.to_string() })
 }
 
 /// The kind of a target.

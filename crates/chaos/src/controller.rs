@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use conclave_chaos::backend::{self, Kind, Opened, Settings};
+use conclave_chaos::backend::{self, Kind, Opened, Settings, Target};
 use conclave_chaos::connect;
 use conclave_chaos::engine::Engine;
 use conclave_chaos::events::NoObserver;
 use conclave_chaos::journal::Journal;
-use conclave_client::Net;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -32,8 +31,7 @@ impl Controller {
     pub(crate) async fn open(place: &PlaceArgs) -> anyhow::Result<Self> {
         let opened = backend::open(&Settings::from(place)).await?;
         let targets = opened.backend.targets().await?;
-        let servers = targets.into_iter().filter(|target| target.kind == Kind::Server);
-        Self::with(opened, servers.map(|server| server.client).collect())
+        Self::with(opened, targets.into_iter().filter(|target| target.kind == Kind::Server).collect())
     }
 
     /// For healing and for `serve`, which look up servers when they need them: the cluster may be down.
@@ -44,15 +42,17 @@ impl Controller {
         Self::with(backend::open(&Settings::from(place)).await?, Vec::new())
     }
 
-    fn with(opened: Opened, servers: Vec<String>) -> anyhow::Result<Self> {
+    fn with(opened: Opened, servers: Vec<Target>) -> anyhow::Result<Self> {
         let journal = Journal::open(&opened.journal)?;
         let stop = CancellationToken::new();
         let signals = listen_for_signals(stop.clone())?;
-        let connect = connect::to(servers);
+        let authority = servers.first().and_then(|server| server.authority);
+        let net = backend::network(authority)?;
+        let connect = connect::to(servers.into_iter().map(|server| server.client).collect(), authority);
         let state_dir = opened.journal.parent().map_or_else(PathBuf::new, Path::to_owned);
         let observer = Arc::new(NoObserver);
         Ok(Self {
-            engine: Engine { backend: opened.backend, connect, net: Net::System, journal, stop, observer },
+            engine: Engine { backend: opened.backend, connect, net, journal, stop, observer },
             state_dir,
             _signals: signals,
         })

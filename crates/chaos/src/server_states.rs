@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conclave_client::Net;
 use conclave_client::api::{GetServerStatusRequest, NodeStatus, Role, ShardStatus};
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use serde::Serialize;
@@ -150,8 +149,9 @@ impl Observed {
     pub async fn poll(&self, targets: &[Target]) {
         let servers = targets.iter().filter(|target| target.kind == Kind::Server);
         let asks = servers.filter_map(|target| {
-            let endpoint = Net::System.endpoint(&target.client).ok()?;
-            let mut client = ChatServiceClient::new(endpoint.connect_lazy());
+            let net = target.net().ok()?;
+            let endpoint = net.endpoint(&target.client).ok()?;
+            let mut client = ChatServiceClient::new(net.channel(&endpoint, &target.client));
             Some(async move { (target.name.as_str(), poll_server(&mut client, &target.name).await) })
         });
         for (name, (state, _)) in futures::future::join_all(asks).await {

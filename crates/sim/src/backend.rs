@@ -127,12 +127,18 @@ impl Backend for Simulated {
         let target = |machine: &Machine| {
             let name = machine.config.name.clone();
             let member = machine.config.initial.iter().find(|member| member.name == name);
-            Target { name, kind: Kind::Server, client: member.map(|m| m.client.clone()).unwrap_or_default() }
+            Target {
+                name,
+                kind: Kind::Server,
+                client: member.map(|m| m.client.clone()).unwrap_or_default(),
+                authority: None,
+            }
         };
         let named = |name_server: &NameServer| Target {
             name: name_server.name.clone(),
             kind: Kind::Resolver,
             client: NameServer::registry(name_server.ip),
+            authority: None,
         };
         let name_servers = self.0.name_servers.iter().map(named);
         let all = self.0.machines.iter().map(target).chain(name_servers).collect();

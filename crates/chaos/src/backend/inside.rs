@@ -220,7 +220,9 @@ impl InForce {
     /// # Errors
     /// If the server does not allow faults, or refuses.
     pub async fn cut_power(&self, target: &Target, torn: bool, seed: u64) -> Result<bool, BackendError> {
-        let Ok(channel) = endpoint(target)?.connect().await else { return Ok(false) };
+        let net = target.net()?;
+        let connected = net.connected(&endpoint(&net, target)?, &target.client).await;
+        let Ok(channel) = connected else { return Ok(false) };
         let mut client = client(channel, self.token.as_ref());
         match tokio::time::timeout(DEADLINE, client.cut_power(CutPowerRequest { torn, seed })).await {
             Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
@@ -265,7 +267,9 @@ async fn send_faults(
     let calls = targets.iter().map(|target| {
         let request = wanted.get(&target.name).cloned().unwrap_or_default();
         async move {
-            let mut client = client(endpoint(target)?.connect_lazy(), force.token.as_ref());
+            let net = target.net()?;
+            let channel = net.channel(&endpoint(&net, target)?, &target.client);
+            let mut client = client(channel, force.token.as_ref());
             match tokio::time::timeout(DEADLINE, client.set_faults(request)).await {
                 Ok(Err(status)) if status.code() == Code::Unimplemented => Err(not_allowed(target)),
                 Ok(Err(status)) if is_refusal(status.code()) => Err(BackendError::Failed {
@@ -287,8 +291,8 @@ fn is_refusal(code: Code) -> bool {
     matches!(code, Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied)
 }
 
-fn endpoint(target: &Target) -> Result<Endpoint, BackendError> {
-    let endpoint = Net::System.endpoint(&target.client);
+fn endpoint(net: &Net, target: &Target) -> Result<Endpoint, BackendError> {
+    let endpoint = net.endpoint(&target.client);
     let endpoint = endpoint.map_err(|error| BackendError::Failed {
         what: format!("reach {}", target.name),
         why: error.to_string(),

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use conclave_client::CaId;
 use futures::future::{BoxFuture, try_join_all};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
@@ -38,6 +39,9 @@ struct Processes {
     allow_faults: bool,
     /// Whether `up` restarts dead children.
     restarts: bool,
+    /// The id of the cluster's certificate authority, if its servers speak TLS.
+    #[serde(default)]
+    authority: Option<String>,
     children: Vec<Child>,
 }
 
@@ -168,8 +172,20 @@ impl Local {
     /// # Errors
     /// If the list cannot be read.
     pub fn list(&self) -> Result<Vec<Target>, BackendError> {
-        let target = |child: Child| Target { name: child.name, kind: child.kind, client: child.client };
-        Ok(self.read()?.children.into_iter().map(target).collect())
+        let processes = self.read()?;
+        let authority = processes.authority.as_deref().map(str::parse::<CaId>).transpose();
+        let authority = authority.map_err(|error| BackendError::Failed {
+            what: format!("find the cluster of conclave up in {}", self.path.display()),
+            why: error.to_string(),
+        })?;
+        let target = |child: Child| Target {
+            name: child.name,
+            kind: child.kind,
+            client: child.client,
+            // Name servers take faults without TLS.
+            authority: authority.filter(|_| child.kind == Kind::Server),
+        };
+        Ok(processes.children.into_iter().map(target).collect())
     }
 
     async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {

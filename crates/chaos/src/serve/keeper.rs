@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{BackendError, Kind as TargetKind, Target};
+use crate::backend::{self, BackendError, Kind as TargetKind, Target};
 use crate::connect;
 use crate::engine::{Engine, REAPPLY_INTERVAL, Run, RunError};
 use crate::events::{Event, Observers, Outcome};
@@ -313,8 +313,14 @@ impl Keeper {
         engine.stop = stop.clone();
         // Servers may have other addresses than at the controller's start. If listing them fails, the run fails with that error.
         let targets = engine.backend.targets().await.unwrap_or_default();
-        let servers = targets.iter().filter(|target| target.kind == TargetKind::Server);
-        engine.connect = connect::to(servers.map(|server| server.client.clone()).collect());
+        let servers: Vec<_> = targets.iter().filter(|target| target.kind == TargetKind::Server).collect();
+        let authority = servers.first().and_then(|server| server.authority);
+        if let Some(authority) = authority
+            && let Ok(net) = backend::network(Some(authority))
+        {
+            engine.net = net;
+        }
+        engine.connect = connect::to(servers.iter().map(|server| server.client.clone()).collect(), authority);
         let busy = || {
             let name = &run.experiment.name;
             let why = format!("run {} of {name} is in progress", run.id);

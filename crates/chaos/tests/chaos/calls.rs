@@ -95,7 +95,7 @@ impl Serving {
         let stop = CancellationToken::new();
         let engine = Engine {
             backend: Box::new(backend),
-            connect: connect::to(Vec::new()),
+            connect: connect::to(Vec::new(), None),
             net: conclave_client::Net::System,
             journal,
             stop: stop.clone(),

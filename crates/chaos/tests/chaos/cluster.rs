@@ -76,6 +76,7 @@ impl Cluster {
             name: member.name.clone(),
             kind: Kind::Server,
             client: member.client.clone(),
+            authority: None,
         };
         Here { targets: self.members.iter().map(server).collect(), inside: Arc::default() }
     }

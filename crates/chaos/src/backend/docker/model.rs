@@ -316,7 +316,7 @@ pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Resu
             Kind::Server => (format!("{}:{port}", host(name, container, own)), None),
             Kind::Resolver => (String::new(), address.map(|address| format!("{address}:{port}"))),
         };
-        let target = Target { name: name.to_owned(), kind, client };
+        let target = Target { name: name.to_owned(), kind, client, authority: None };
         if parts.insert(name, Part { id: container.id.clone(), target, asked_at }).is_some() {
             return Err(failed("two containers have this name: a server must not be scaled".to_owned()));
         }

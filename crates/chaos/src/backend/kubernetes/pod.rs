@@ -159,7 +159,7 @@ impl Pod {
         let port = ports.into_iter().find(|port| port.name == "client");
         let port = port.map_or(CLIENT_PORT, |port| port.container_port);
         let client = if kind == Kind::Server { format!("{host}:{port}") } else { String::new() };
-        Some(Target { name: self.metadata.name.clone(), kind, client })
+        Some(Target { name: self.metadata.name.clone(), kind, client, authority: None })
     }
 }
 
