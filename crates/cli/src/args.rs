@@ -50,7 +50,8 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Servers, as host:port of one of them, or as a zone that names them: conclave+srv://ZONE[?ns=IP:PORT,IP:PORT].
+    /// Servers, as host:port of one of them; with the cluster's id, conclave://HOST:PORT/ID, only its servers are believed,
+    /// from the first contact on; or as a zone that names them: conclave+srv://ZONE[?ns=IP:PORT,IP:PORT].
     /// Repeat it or separate by commas; the addresses after ns= up to the next zone are name servers [default: any that
     /// can be found, see below]
     #[arg(short = 's', long = "server", value_name = "SERVER", env = "CONCLAVE_SERVERS", global = true)]
@@ -71,6 +72,10 @@ pub(crate) struct Global {
     /// Where sessions and unsent messages are kept [default: $XDG_STATE_HOME/conclave]
     #[arg(long, value_name = "DIR", env = "CONCLAVE_STATE_DIR", global = true, hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Speak to a cluster without TLS although nothing is known about it: everybody on the way reads and changes what is
+    /// said. A cluster that is known to use TLS is never spoken to without. With `up`: make a new cluster without TLS
+    #[arg(long, env = "CONCLAVE_INSECURE", global = true, hide_env_values = true)]
+    pub(crate) insecure: bool,
     /// Print one JSON object a line
     #[arg(long, global = true)]
     pub(crate) json: bool,

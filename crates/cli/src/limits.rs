@@ -8,6 +8,10 @@ use conclave_core::limits::{DRAIN_DEADLINE, STORED_REPLIES_MAX};
 pub(crate) const CLI_SLOTS_MAX: usize = 64;
 /// Timeout for asking the servers for their cluster id; then the recorded id is used.
 pub(crate) const CLI_WHICH_CLUSTER: Duration = Duration::from_secs(2);
+/// Maximum number of servers whose authorities are remembered, beside those written last.
+pub(crate) const KNOWN_SERVERS_MAX: usize = 256;
+/// Maximum size of a file about known identities, bytes.
+pub(crate) const KNOWN_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Lines read ahead from stdin.
 pub(crate) const CLI_LINES_AHEAD_MAX: usize = 256;
 /// Messages of `send -` in flight.
@@ -32,5 +36,8 @@ pub(crate) const UP_STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(300);
 /// Interval at which `conclave up` checks whether its cluster is ready.
 pub(crate) const UP_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Interval at which `conclave up` renews the certificates that are due; due ones are valid for 30 more days.
+pub(crate) const UP_RENEW_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 const _: () = assert!(DRAIN_DEADLINE.as_millis() < UP_STOP_DEADLINE.as_millis(), "a drain can end by itself");

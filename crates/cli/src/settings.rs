@@ -7,10 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_client::CaId;
 use conclave_client::find::{self, Seed};
+use tokio::sync::OnceCell;
 
 use crate::args::Global;
 use crate::exit::{Exit, Failed};
+use crate::identify::Identified;
 use crate::parse;
 use crate::search::Search;
 
@@ -32,6 +35,12 @@ pub(crate) struct Settings {
     pub(crate) json: bool,
     /// Nothing on stderr but errors.
     pub(crate) quiet: bool,
+    /// The certificate authority that was given with the servers.
+    pub(crate) authority: Option<CaId>,
+    /// Whether a cluster without TLS is spoken to although nothing is known about it.
+    pub(crate) insecure: bool,
+    /// The cluster, once it is identified.
+    pub(crate) identified: Arc<OnceCell<Identified>>,
     /// The timeout for the cluster.
     pub(crate) timeout: Duration,
     /// The style of output.
@@ -91,7 +100,8 @@ impl Environment {
             })
     }
 
-    fn state_dir(&self) -> Result<PathBuf, Failed> {
+    /// The default directory of sessions and unsent messages.
+    pub(crate) fn state_dir(&self) -> Result<PathBuf, Failed> {
         self.state_home
             .clone()
             .or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
@@ -119,7 +129,11 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
         members: Some(state_dir.join(MEMBERS)),
         ..find::Options::default()
     };
+    let authority = authority(&find.seeds)?;
     Ok(Settings {
+        authority,
+        insecure: global.insecure,
+        identified: Arc::default(),
         search: Search::new(find.clone()),
         find,
         user,
@@ -157,6 +171,20 @@ fn seeds(global: &Global) -> Vec<Seed> {
     } else {
         given
     }
+}
+
+/// The certificate authority that the seeds name.
+fn authority(seeds: &[Seed]) -> Result<Option<CaId>, Failed> {
+    let mut named = seeds.iter().filter_map(|seed| match seed {
+        Seed::Pinned { authority, .. } => Some(*authority),
+        Seed::Node(_) | Seed::Zone { .. } => None,
+    });
+    let first = named.next();
+    if let Some(other) = named.find(|other| Some(*other) != first) {
+        let what = format!("the servers are of two clusters, one of them {other}");
+        return Err(Failed::new(Exit::Usage, what, "give servers of one cluster"));
+    }
+    Ok(first)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::report::Recorder;
 use crate::errors::{of_call, of_connect};
+use crate::identify::identify;
 use crate::settings::Settings;
 
 /// The number of clients that connect at the same time.
@@ -20,12 +21,17 @@ const USER: &str = "bench";
 /// Connects clients, each to the next server in turn.
 pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> anyhow::Result<Vec<Client>> {
     let servers = all_servers(settings).await?;
+    let net = &identify(settings).await?.net;
     let connect = |number: u32| {
         let mut servers = servers.clone();
         let count = servers.len();
         servers.rotate_left(usize::try_from(number).unwrap_or(0) % count);
-        let builder =
-            Client::builder().servers(servers).user(USER).client_name("conclave-bench").route(route);
+        let builder = Client::builder()
+            .servers(servers)
+            .user(USER)
+            .client_name("conclave-bench")
+            .route(route)
+            .network(net.clone());
         let timeout = settings.timeout;
         async move { builder.patience(timeout).connect().await.map_err(|error| of_connect(&error)) }
     };

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use conclave_client::Net;
 use conclave_client::limits::CLIENT_CONNECT_TIMEOUT;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{
@@ -23,6 +22,7 @@ use crate::admin_token::{self, Kept};
 use crate::args::admin::{AdminArgs, AdminCommand};
 use crate::errors::no_server;
 use crate::exit::{Exit, Failed};
+use crate::identify::identify;
 use crate::output;
 use crate::settings::Settings;
 use crate::view::text::{count, safe};
@@ -155,12 +155,13 @@ async fn call_any_server<A>(
     tokens: &Tokens,
     settings: &Settings,
     call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
-) -> Result<A, Failed> {
+) -> anyhow::Result<A> {
+    let net = &identify(settings).await?.net;
     let found = settings.search.found().await.map_err(|_| no_server(""))?;
     let mut last = String::new();
     for address in found.addresses() {
-        let Ok(endpoint) = Net::System.endpoint(&address) else { continue };
-        let channel = endpoint.connect_timeout(connect_timeout(settings)).connect_lazy();
+        let Ok(endpoint) = net.endpoint(&address) else { continue };
+        let channel = net.channel(&endpoint.connect_timeout(connect_timeout(settings)), &address);
         let call = async {
             let token = WithAdminToken(tokens.for_server(&address, &channel).await);
             call(AdminServiceClient::with_interceptor(channel, token)).await
@@ -170,14 +171,14 @@ async fn call_any_server<A>(
             Ok(Err(status)) => {
                 let failure = from_status(&status);
                 if !is_retryable(status.code()) {
-                    return Err(refused(&failure.code, &status));
+                    return Err(refused(&failure.code, &status).into());
                 }
                 last = failure.message;
             }
             Err(_) => last = format!("{address} did not answer within {:?}", settings.timeout),
         }
     }
-    Err(no_server(&last))
+    Err(no_server(&last).into())
 }
 
 /// Whether another server may succeed.

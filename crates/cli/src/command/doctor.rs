@@ -17,6 +17,7 @@ use futures::future::join_all;
 
 use crate::diagnosis::{Configuration, LocalNetwork, Report, Server};
 use crate::exit::Exit;
+use crate::identify::identify;
 use crate::settings::Settings;
 use crate::view::doctor::page;
 use crate::view::status::leaderless;
@@ -105,7 +106,10 @@ async fn servers(
     if names.is_empty() {
         names.extend(candidates.into_iter().map(|one| (one.address, (one.name, None))));
     }
+    // The reason is in the answers of the servers.
+    let net = identify(settings).await.map(|cluster| cluster.net.clone()).unwrap_or_default();
     let Ok(client) = Client::builder()
+        .network(net)
         .servers(names.keys().cloned())
         .patience(settings.timeout.min(PATIENCE))
         .observe()

@@ -38,7 +38,10 @@ use crate::args::Global;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
 use crate::input::stdin_closed;
-use crate::limits::{SECOND_SIGNAL_AFTER, UP_LOG_BYTES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE};
+use crate::known::Known;
+use crate::limits::{
+    SECOND_SIGNAL_AFTER, UP_LOG_BYTES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE, UP_RENEW_INTERVAL,
+};
 use crate::output;
 use crate::private;
 use crate::settings::{Environment, Settings, resolve};
@@ -48,24 +51,23 @@ use crate::settings::{Environment, Settings, resolve};
 /// # Errors
 /// If the cluster cannot be started; then no process of it is left running.
 pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    // This command needs no state directory, so a missing home directory is no error.
-    let (settings, kept) = match resolve(global, environment) {
-        Ok(settings) => {
-            let kept = Kept::new(&settings.state_dir);
-            (settings, Some(kept))
-        }
-        Err(_) => {
-            (resolve(&Global { state_dir: Some(PathBuf::new()), ..global.clone() }, environment)?, None)
-        }
-    };
+    // A missing home directory is no error: then nothing is written for the clients of this user.
+    let state_dir = global.state_dir.clone().or_else(|| environment.state_dir().ok());
+    let global = Global { state_dir: Some(PathBuf::new()), ..global.clone() };
+    let settings = resolve(&global, environment)?;
     let cluster_dir = ClusterDir::choose(&args, environment)?;
     let dir = cluster_dir.dir().to_owned();
     let _lock = lock(&dir)?;
-    let plan = UpPlan::make(&dir, &args, &global.zone)?;
+    let mut plan = UpPlan::make(&dir, &args, &global.zone, global.insecure)?;
     let udp = |address| UdpSocket::bind::<SocketAddr>(address).map(drop);
     plan.free_ports(|address| TcpListener::bind(address).map(drop), udp)?;
     let is_new = !plan.admin_token.exists();
-    plan.save()?;
+    let plan = tokio::task::spawn_blocking(move || {
+        plan.secure(jiff::Timestamp::now().into())?;
+        plan.save()?;
+        anyhow::Ok(plan)
+    });
+    let plan = plan.await.context("the certificates")??;
     let admin_token = admin_token::read(&plan.admin_token)?;
     let stop = Stop::default();
     let _signals = listen_for_signals(stop.clone(), args.exit_with_stdin)?;
@@ -74,8 +76,9 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     if let Err(error) = cluster.write_list() {
         output::note(settings.quiet, &format!("{error:#}"));
     }
+    let kept = state_dir.as_deref().map(Kept::new);
     let mut keys = Keys { token: admin_token, is_new, kept, cluster_id: None };
-    let result = cluster.serve(&args, &settings, &mut keys).await;
+    let result = cluster.serve(&args, &settings, &mut keys, state_dir.as_deref()).await;
     cluster.stop.graceful.cancel();
     let quiet = settings.quiet || result.is_err();
     output::note(quiet, "stopping the servers (Ctrl-C again: at once)");
@@ -216,6 +219,13 @@ async fn closed(stdin: &mut Option<oneshot::Receiver<()>>) {
     *stdin = None;
 }
 
+/// Tells the clients of this user which cluster runs at these addresses, so that they know it before they first speak to it.
+fn introduce(plan: &UpPlan, known: &Known, cluster_id: &str) -> std::io::Result<()> {
+    let addresses: Vec<String> = plan.nodes.iter().map(|node| node.client.to_string()).collect();
+    known.set_servers(&addresses, plan.authority())?;
+    plan.authority().map_or(Ok(()), |authority| known.remember(cluster_id, authority))
+}
+
 struct Cluster<'a> {
     plan: &'a UpPlan,
     /// The servers, then the name server.
@@ -256,13 +266,30 @@ impl<'a> Cluster<'a> {
         self.list.write(self.plan, &self.pids).map_err(|error| cannot_use(&self.plan.dir, &error).into())
     }
 
-    async fn serve(&mut self, args: &UpArgs, settings: &Settings, keys: &mut Keys) -> anyhow::Result<Exit> {
+    async fn serve(
+        &mut self,
+        args: &UpArgs,
+        settings: &Settings,
+        keys: &mut Keys,
+        state_dir: Option<&Path>,
+    ) -> anyhow::Result<Exit> {
         let begun = Instant::now();
         output::note(settings.quiet, &show::starting(self.plan));
+        if self.plan.began_without_tls() {
+            output::note(settings.quiet, show::WITHOUT_TLS);
+        }
         let graceful = self.stop.graceful.clone();
         let Some(status) = self.ready(&graceful).await? else { return Ok(Exit::Ok) };
         if let Err(error) = self.write_list() {
             output::note(settings.quiet, &format!("{error:#}"));
+        }
+        if let Some(dir) = state_dir
+            && let Err(error) = introduce(self.plan, &Known::new(dir), &status.cluster_id)
+        {
+            output::note(
+                settings.quiet,
+                &format!("clients of this user learn the cluster by themselves: {error}"),
+            );
         }
         if let Err(error) = keys.keep(&status.cluster_id) {
             let file = self.plan.admin_token.display();
@@ -287,11 +314,21 @@ impl<'a> Cluster<'a> {
         if keys.is_new {
             output::note(settings.quiet || settings.json, &show::admin_token(keys.token.reveal(), self.plan));
         }
+        let mut renewals = tokio::time::interval(UP_RENEW_INTERVAL);
         loop {
             let happened = tokio::select! {
                 biased;
                 () = graceful.cancelled() => return Ok(Exit::Ok),
                 happened = self.happened.recv() => happened,
+                _ = renewals.tick() => {
+                    let renew = self.plan.renewal();
+                    let renewed =
+                        tokio::task::spawn_blocking(move || renew(jiff::Timestamp::now().into())).await;
+                    if let Ok(Err(error)) = renewed {
+                        output::note(settings.quiet, &format!("certificates not renewed: {error:#}"));
+                    }
+                    continue;
+                }
             };
             // All keepers have ended.
             let Some(happened) = happened else { return Ok(Exit::Refused) };
@@ -310,7 +347,11 @@ impl<'a> Cluster<'a> {
         &mut self,
         graceful: &CancellationToken,
     ) -> anyhow::Result<Option<GetServerStatusResponse>> {
-        let client = Client::builder()
+        let builder = match self.plan.authority() {
+            Some(authority) => Client::builder().authority(authority),
+            None => Client::builder(),
+        };
+        let client = builder
             .servers(self.plan.nodes.iter().map(|node| node.client.to_string()))
             .patience(Duration::from_secs(1))
             .observe()

@@ -224,8 +224,13 @@ impl Up {
 
     fn start_command(scratch: &Path, mut command: Command, environment: &[(&str, &str)]) -> Self {
         let one = one_cluster();
-        command.env("TMPDIR", scratch).env("CONCLAVE_STATE_DIR", scratch.join("state"));
-        command.envs(environment.iter().copied()).stdin(Stdio::piped());
+        // `up` introduces the cluster to the clients of its user.
+        let state = scratch.join("state");
+        command
+            .env("CONCLAVE_STATE_DIR", &state)
+            .env("TMPDIR", scratch)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped());
         let mut child = command.spawn().expect("the executable runs");
         let stdin = child.stdin.take().expect("it is piped");
         let out = lines_of(child.stdout.take().expect("it is piped"));
@@ -236,7 +241,7 @@ impl Up {
             panic!("the cluster is not ready: {said:#?}");
         };
         let ready = serde_json::from_str(&line).expect(&line);
-        Self { child, ready, notes, state: scratch.join("state"), _stdin: stdin, _one: one }
+        Self { child, ready, notes, state, _stdin: stdin, _one: one }
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
@@ -263,6 +268,12 @@ impl Up {
     pub(crate) fn servers(&self) -> String {
         let nodes = self.ready["nodes"].as_array().expect("nodes");
         nodes.iter().map(|node| node["client"].as_str().expect("an address")).collect::<Vec<_>>().join(",")
+    }
+
+    /// Each server as `conclave://HOST:PORT/CLUSTER-ID`, for the client library.
+    pub(crate) fn pinned(&self) -> Vec<String> {
+        let id = self.ready["authority"].as_str().expect("the cluster uses TLS");
+        self.servers().split(',').map(|server| format!("conclave://{server}/{id}")).collect()
     }
 
     /// A client command for this cluster.

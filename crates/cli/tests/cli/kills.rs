@@ -26,7 +26,7 @@ fn a_minute_of_kills_loses_doubles_and_reorders_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "2"]);
     up.until_healthy();
-    let servers: Vec<String> = up.servers().split(',').map(str::to_owned).collect();
+    let servers = up.pinned();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let history = History::in_memory();
     let (stop, acked) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));

@@ -14,4 +14,5 @@ mod levels;
 mod logs;
 mod refusal;
 mod rolling;
+mod tls;
 mod up;

@@ -22,7 +22,7 @@ fn a_rolling_restart_costs_no_failed_send() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "4"]);
     up.until_healthy();
-    let servers: Vec<String> = up.servers().split(',').map(str::to_owned).collect();
+    let servers = up.pinned();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let history = History::in_memory();
     let (stop, acked) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));

@@ -27,6 +27,9 @@ struct Listed<'a> {
     allow_faults: bool,
     /// Whether dead processes are restarted.
     restarts: bool,
+    /// The id of the cluster's certificate authority, if its servers speak TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority: Option<String>,
     children: Vec<Child<'a>>,
 }
 
@@ -64,7 +67,8 @@ impl List {
             zone,
         });
         let children = children.collect();
-        let listed = Listed { allow_faults: self.allow_faults, restarts: self.restarts, children };
+        let authority = plan.authority().map(|authority| authority.to_string());
+        let listed = Listed { allow_faults: self.allow_faults, restarts: self.restarts, authority, children };
         let temporary = self.path.with_extension("json.new");
         private::create(&temporary)?.write_all(&serde_json::to_vec_pretty(&listed)?)?;
         // A reader sees the old list or the new one.
@@ -87,7 +91,7 @@ mod tests {
     #[test]
     fn the_list_has_all_processes_and_is_removed_with_the_cluster() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = UpPlan::make(dir.path(), &args(None, None, None), "z").unwrap();
+        let plan = UpPlan::make(dir.path(), &args(None, None, None), "z", true).unwrap();
         let list = List::new(dir.path(), true, true);
         list.write(&plan, &[Some(7), None, Some(9), Some(11)]).unwrap();
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();

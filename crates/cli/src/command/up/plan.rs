@@ -5,16 +5,24 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use anyhow::Context as _;
+use conclave_client::CaId;
 use conclave_client::find::CLIENT_PORT;
+use conclave_pki::Ca;
 use serde::{Deserialize, Serialize};
 
 use super::cannot_use;
 use crate::args::server::UpArgs;
+use crate::certificates;
 use crate::exit::{Exit, Failed};
 use crate::{admin_token, private, secret};
 
+/// The format of a cluster without TLS.
 const FORMAT: u32 = 1;
+/// The format of a cluster with TLS, which version 0.1.0 cannot run.
+const FORMAT_TLS: u32 = 2;
 const NODES_DEFAULT: u16 = 3;
 const SHARDS_DEFAULT: u32 = 8;
 /// The distance between the base ports of two nodes.
@@ -32,6 +40,9 @@ struct SavedPlan {
     nodes: u16,
     shards: u32,
     base_port: u16,
+    /// The id of the cluster's certificate authority; absent in a cluster without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authority: Option<String>,
 }
 
 /// The servers and the name server of a cluster.
@@ -42,6 +53,12 @@ pub(super) struct UpPlan {
     pub(super) resolver: Option<NameServerPlan>,
     /// The file with the admin token.
     pub(super) admin_token: PathBuf,
+    /// Whether the cluster uses TLS.
+    tls: bool,
+    /// Whether the directory had no cluster before.
+    new: bool,
+    /// The certificate authority, once [`UpPlan::secure`] has read or made it.
+    authority: Option<CaId>,
     kept: SavedPlan,
     /// Whether the file has this plan.
     is_saved: bool,
@@ -64,6 +81,8 @@ pub(super) struct Node {
     pub(super) name: String,
     pub(super) dir: PathBuf,
     pub(super) log: PathBuf,
+    /// The directory of its certificate, if the cluster uses TLS.
+    pub(super) tls_dir: PathBuf,
     pub(super) client: SocketAddr,
     pub(super) peer: SocketAddr,
     pub(super) http: SocketAddr,
@@ -71,7 +90,8 @@ pub(super) struct Node {
 
 impl UpPlan {
     /// Makes the plan: the command line overrides the saved plan, which overrides the defaults.
-    pub(super) fn make(dir: &Path, args: &UpArgs, zone: &str) -> Result<Self, Failed> {
+    /// `insecure` makes a new cluster without TLS; a cluster that exists stays as it began.
+    pub(super) fn make(dir: &Path, args: &UpArgs, zone: &str, insecure: bool) -> Result<Self, Failed> {
         let path = file(dir);
         let kept = match fs::read_to_string(&path) {
             Ok(text) => Some(parse(&text).map_err(|what| {
@@ -82,8 +102,10 @@ impl UpPlan {
             Err(error) => return Err(cannot_use(dir, &error)),
         };
         let before = kept.clone();
+        let new = kept.is_none();
         let kept = reconcile(dir, kept, args)?;
         let is_saved = before.as_ref() == Some(&kept);
+        let tls = kept.authority.is_some() || new && !insecure;
         let beyond = || {
             let what =
                 format!("{} servers from port {} on need ports beyond 65535", kept.nodes, kept.base_port);
@@ -96,12 +118,56 @@ impl UpPlan {
             false => Some(resolver(dir, kept.base_port, zone).ok_or_else(beyond)?),
         };
         let admin_token = dir.join("admin-token");
-        Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, kept, is_saved })
+        Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, tls, new, authority: None, kept, is_saved })
     }
 
     /// Whether the directory has a saved plan.
     pub(super) fn is_saved_in(dir: &Path) -> bool {
         file(dir).exists()
+    }
+
+    /// Reads the certificate authority, or makes the one of a new cluster, and issues the certificates that are missing or
+    /// due. Does nothing for a cluster without TLS. Must be called before [`UpPlan::save`]. Blocks.
+    pub(super) fn secure(&mut self, now: SystemTime) -> anyhow::Result<()> {
+        if !self.tls {
+            return Ok(());
+        }
+        let pki = pki_dir(&self.dir);
+        let ca = match &self.kept.authority {
+            Some(_) => Ca::read(&pki).context("the certificate authority of the cluster")?,
+            None => Ca::read_or_create(&pki, now).context("a new certificate authority")?.0,
+        };
+        let id = ca.id().to_string();
+        if let Some(known) = self.kept.authority.replace(id.clone()).filter(|known| *known != id) {
+            let what = format!("{} has the certificate authority of another cluster, {id}", pki.display());
+            return Err(Failed::new(Exit::Refused, what, format!("restore that of {known}")).into());
+        }
+        self.kept.format = FORMAT_TLS;
+        self.authority = Some(ca.id());
+        let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        certificates::issue(&pki, &ca, &names, now).map(drop)
+    }
+
+    /// The certificate authority of the cluster; `None` without TLS.
+    pub(super) fn authority(&self) -> Option<CaId> {
+        self.authority
+    }
+
+    /// Whether the cluster began without TLS in an earlier run.
+    pub(super) fn began_without_tls(&self) -> bool {
+        !self.new && !self.tls
+    }
+
+    /// Renews the certificates that are due. Servers read them by themselves.
+    pub(super) fn renewal(&self) -> impl FnOnce(SystemTime) -> anyhow::Result<()> + Send + use<> {
+        let pki = self.authority.map(|_| pki_dir(&self.dir));
+        let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        move |now| {
+            let Some(pki) = pki else { return Ok(()) };
+            let ca = Ca::read(&pki)?;
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            certificates::issue(&pki, &ca, &names, now).map(drop)
+        }
     }
 
     pub(super) fn cluster(&self) -> &str {
@@ -180,6 +246,10 @@ impl UpPlan {
     }
 }
 
+fn pki_dir(dir: &Path) -> PathBuf {
+    dir.join("pki")
+}
+
 fn file(dir: &Path) -> PathBuf {
     dir.join("up.json")
 }
@@ -188,7 +258,7 @@ fn parse(text: &str) -> Result<SavedPlan, String> {
     let value: serde_json::Value =
         serde_json::from_str(text).map_err(|error| format!("is damaged: {error}"))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
-        Some(format) if format == u64::from(FORMAT) => {}
+        Some(format) if format == u64::from(FORMAT) || format == u64::from(FORMAT_TLS) => {}
         Some(_) => return Err("was written by a newer version of conclave".to_owned()),
         None => return Err("is not what `conclave up` writes".to_owned()),
     }
@@ -206,6 +276,7 @@ fn reconcile(dir: &Path, kept: Option<SavedPlan>, args: &UpArgs) -> Result<Saved
             nodes: args.nodes.unwrap_or(NODES_DEFAULT),
             shards: args.shards.unwrap_or(SHARDS_DEFAULT),
             base_port: args.base_port.unwrap_or(CLIENT_PORT),
+            authority: None,
         });
     };
     let differs = |what: &str, flag: &str, has: u32, wants: u32| {
@@ -233,6 +304,7 @@ fn node(dir: &Path, base_port: u16, index: u16) -> Option<Node> {
     Some(Node {
         dir: dir.join(&name),
         log: dir.join(format!("{name}.log")),
+        tls_dir: pki_dir(dir).join(&name),
         client: at(0)?,
         peer: at(1)?,
         http: at(2)?,
@@ -281,7 +353,7 @@ pub(super) mod tests {
     }
 
     fn make(dir: &Path, args: &UpArgs) -> Result<UpPlan, Failed> {
-        UpPlan::make(dir, args, "conclave.internal")
+        UpPlan::make(dir, args, "conclave.internal", true)
     }
 
     #[test]
@@ -318,6 +390,40 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_new_cluster_has_an_authority_and_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000);
+        let plan = |insecure| {
+            let mut plan =
+                UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", insecure).unwrap();
+            plan.secure(now).map(|()| plan)
+        };
+        let first = plan(false).unwrap();
+        first.save().unwrap();
+        assert!(first.authority().is_some());
+        let again = plan(true).unwrap();
+        assert_eq!(again.authority(), first.authority(), "it is never spoken to in plain text again");
+        assert!(!again.began_without_tls());
+        fs::remove_dir_all(pki_dir(dir.path())).unwrap();
+        assert!(plan(false).is_err(), "a lost authority is not replaced");
+        Ca::read_or_create(&pki_dir(dir.path()), now).unwrap();
+        assert!(plan(false).unwrap_err().to_string().contains("another cluster"));
+    }
+
+    #[test]
+    fn a_cluster_that_began_without_tls_stays_without() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), &args(None, None, None)).unwrap().save().unwrap();
+        let text = fs::read_to_string(file(dir.path())).unwrap();
+        assert!(
+            text.contains("\"format\": 1") && !text.contains("authority"),
+            "as version 0.1.0 reads it: {text}"
+        );
+        let again = UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", false).unwrap();
+        assert!(again.began_without_tls());
+    }
+
+    #[test]
     fn two_clusters_never_have_the_same_name() {
         let plan = || make(tempfile::tempdir().unwrap().path(), &args(None, None, None)).unwrap();
         assert_ne!(plan().cluster(), plan().cluster());
@@ -325,7 +431,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_file_that_is_no_saved_plan_is_refused() {
-        for text in ["", "{}", "[1]", r#"{"format":2}"#, r#"{"format":1}"#] {
+        for text in ["", "{}", "[1]", r#"{"format":3}"#, r#"{"format":2}"#, r#"{"format":1}"#] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -49,6 +49,10 @@ fn server(plan: &UpPlan, node: &Node, args: &UpArgs) -> Vec<String> {
         ("--mdns", args.mdns.name().to_owned()),
         ("--log", args.log.clone()),
     ];
+    if plan.authority().is_some() {
+        flags.push(("--tls-dir", node.tls_dir.display().to_string()));
+        flags.push(("--tls", "require".to_owned()));
+    }
     if let Some(resolver) = &plan.resolver {
         flags.push(("--resolvers", resolver.grpc.to_string()));
         flags.push(("--secret-file", resolver.secret.display().to_string()));
@@ -59,7 +63,7 @@ fn server(plan: &UpPlan, node: &Node, args: &UpArgs) -> Vec<String> {
 }
 
 fn resolver(plan: &UpPlan, resolver: &NameServerPlan, args: &UpArgs) -> Vec<String> {
-    let flags = vec![
+    let mut flags = vec![
         ("--zone", resolver.zone.clone()),
         ("--listen", resolver.dns.to_string()),
         ("--grpc-listen", resolver.grpc.to_string()),
@@ -70,6 +74,7 @@ fn resolver(plan: &UpPlan, resolver: &NameServerPlan, args: &UpArgs) -> Vec<Stri
         ("--nodes", plan.servers()),
         ("--log", args.log.clone()),
     ];
+    flags.extend(plan.authority().map(|authority| ("--authority", authority.to_string())));
     let mut line = command_line("dns", flags);
     line.extend(args.allow_faults.then(|| "--allow-faults".to_owned()));
     line
@@ -97,7 +102,7 @@ mod tests {
     #[test]
     fn processes_accept_their_command_lines() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = UpPlan::make(dir.path(), &args(None, None, None), "chat.example").unwrap();
+        let plan = UpPlan::make(dir.path(), &args(None, None, None), "chat.example", true).unwrap();
         plan.save().unwrap();
         let more = UpArgs { allow_faults: true, ..args(None, None, None) };
         let processes = processes(&plan, &more);
@@ -121,10 +126,25 @@ mod tests {
     }
 
     #[test]
+    fn servers_of_a_cluster_with_tls_demand_it_and_the_name_server_speaks_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut plan = UpPlan::make(dir.path(), &args(None, None, None), "z", false).unwrap();
+        plan.secure(std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000)).unwrap();
+        plan.save().unwrap();
+        let processes = processes(&plan, "info", false);
+        let Command::Server(server) = parsed(&processes[1]).command else { panic!("not a server") };
+        let tls = server.config().tls.unwrap();
+        assert_eq!(tls.plain, conclave_server::Plain::Refuse);
+        assert!(conclave_server::Credentials::read(&tls.dir).is_ok());
+        let Command::Dns(dns) = parsed(&processes[3]).command else { panic!("not a resolver") };
+        assert_eq!(dns.authority, plan.authority());
+    }
+
+    #[test]
     fn without_a_resolver_servers_register_nowhere() {
         let dir = tempfile::tempdir().unwrap();
         let args = UpArgs { no_dns: true, ..args(None, None, None) };
-        let plan = UpPlan::make(dir.path(), &args, "z").unwrap();
+        let plan = UpPlan::make(dir.path(), &args, "z", true).unwrap();
         let processes = processes(&plan, &args);
         assert_eq!(processes.len(), 3);
         assert!(processes.iter().all(|one| !one.arguments.iter().any(|word| word == "--resolvers")));

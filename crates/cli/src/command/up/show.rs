@@ -16,6 +16,10 @@ use crate::settings::Style;
 use crate::view::table::{Align, Cell, render};
 use crate::view::text::{count, took};
 
+/// The note about a cluster of an earlier version.
+pub(super) const WITHOUT_TLS: &str =
+    "this cluster began without TLS and stays without; a cluster in a new --dir begins with TLS";
+
 /// The note before the cluster is ready.
 pub(super) fn starting(plan: &UpPlan) -> String {
     format!("starting {} in {}", count(plan.nodes.len() as u64, "server"), plan.dir.display())
@@ -116,6 +120,8 @@ pub(super) fn happened(name: &str, event: &ProcessEvent, restart: bool) -> Strin
 pub(super) struct Json<'a> {
     cluster: &'a str,
     cluster_id: &'a str,
+    /// The id of the certificate authority; `null` for a cluster without TLS.
+    authority: Option<String>,
     dir: String,
     admin_token_file: String,
     shards: u32,
@@ -160,6 +166,7 @@ pub(super) fn json<'a>(
     Json {
         cluster: plan.cluster(),
         cluster_id: &status.cluster_id,
+        authority: plan.authority().map(|authority| authority.to_string()),
         dir: plan.dir.display().to_string(),
         admin_token_file: plan.admin_token.display().to_string(),
         shards: plan.shards(),
