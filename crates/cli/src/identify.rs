@@ -254,7 +254,11 @@ pub(crate) fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::Args;
+    use crate::settings::{Environment, resolve};
 
     #[test]
     fn the_last_cluster_is_recorded_for_each_list_of_servers() {
@@ -269,6 +273,46 @@ mod tests {
         assert_eq!(recall(&file, here), Some(id("3")));
         assert_eq!(recall(&file, there), Some(id("2")));
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 2);
+    }
+
+    fn answer(address: &str, id: &str, authority: Option<u128>) -> Answer {
+        Answer { address: address.to_owned(), id: id.to_owned(), authority: authority.map(CaId) }
+    }
+
+    fn settings(state_dir: &Path, words: &[&str]) -> Settings {
+        let dir = state_dir.to_str().unwrap();
+        let words = ["conclave", "--quiet", "--state-dir", dir].iter().chain(words).chain(&["rooms"]);
+        let global = Args::try_parse_from(words).unwrap().global;
+        resolve(&global, &Environment::default()).unwrap()
+    }
+
+    #[test]
+    fn plain_text_is_for_known_clusters_this_machine_and_the_insecure() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let (strict, insecure) = (settings(dir.path(), &[]), settings(dir.path(), &["--insecure"]));
+        let (id, far) = ("ab".repeat(16), "10.0.0.1:7400");
+        let refused = believe(&known, &answer(far, &id, None), &strict).unwrap_err();
+        assert!(refused.next.contains("--insecure"), "{refused}");
+        believe(&known, &answer("127.0.0.1:7400", &id, None), &strict).unwrap();
+        believe(&known, &answer(far, &id, None), &insecure).unwrap();
+        // The state of version 0.1.0: directories of users alone.
+        fs::create_dir_all(dir.path().join(&id).join("ana/0")).unwrap();
+        believe(&known, &answer(far, &id, None), &strict).unwrap();
+    }
+
+    #[test]
+    fn a_cluster_that_proved_its_identity_is_never_believed_without_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let insecure = settings(dir.path(), &["--insecure"]);
+        let (id, here) = ("ab".repeat(16), "127.0.0.1:7400");
+        believe(&known, &answer(here, &id, Some(7)), &insecure).unwrap();
+        believe(&known, &answer(here, &id, Some(7)), &insecure).unwrap();
+        for false_proof in [None, Some(8)] {
+            let refused = believe(&known, &answer(here, &id, false_proof), &insecure).unwrap_err();
+            assert!(refused.what.contains("does not prove it"), "{refused}");
+        }
     }
 
     #[test]

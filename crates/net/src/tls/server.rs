@@ -212,8 +212,13 @@ struct Failures {
 
 impl Failures {
     fn note_failed(&mut self, error: &io::Error) {
-        // A connection that ends before it said anything only asked whether somebody listens.
-        if error.kind() != io::ErrorKind::UnexpectedEof {
+        // A caller that went away meanwhile only asked whether somebody listens, or had its answer from another server. One
+        // that refuses the certificate says so.
+        let gone = matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        );
+        if !gone {
             self.note(error);
         }
     }
