@@ -96,10 +96,10 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
 /// The network to servers of a cluster.
 fn net(authority: Option<CaId>) -> Result<Net, Failed> {
     let Some(ca) = authority else { return Ok(Net::System) };
-    Net::System.to_cluster(ca).map_err(tls_unusable)
+    Net::System.to_cluster(ca).map_err(|error| tls_unusable(&error))
 }
 
-fn tls_unusable(error: conclave_net::TlsError) -> Failed {
+fn tls_unusable(error: &conclave_net::TlsError) -> Failed {
     Failed::new(Exit::Refused, error.to_string(), "")
 }
 
@@ -123,7 +123,7 @@ async fn ask(address: &str, pin: Option<CaId>, patience: Duration) -> Result<Ans
         Some(ca) => Trust::Cluster(ca, Expect::AnyNode),
         None => Trust::FirstUse(Expect::AnyNode),
     };
-    let tls = TlsClient::new(trust, None).map_err(|error| Silence::Refused(tls_unusable(error)))?;
+    let tls = TlsClient::new(trust, None).map_err(|error| Silence::Refused(tls_unusable(&error)))?;
     let secured = Net::System.secured(tls.clone());
     let authority = match timeout(patience, secured.connect(address)).await {
         Ok(Ok(_)) => tls.ca(),
