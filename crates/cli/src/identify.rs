@@ -281,7 +281,8 @@ mod tests {
 
     fn settings(state_dir: &Path, words: &[&str]) -> Settings {
         let dir = state_dir.to_str().unwrap();
-        let words = ["conclave", "--quiet", "--state-dir", dir].iter().chain(words).chain(&["rooms"]);
+        let first = ["conclave", "--quiet", "--state-dir", dir];
+        let words: Vec<&str> = first.iter().chain(words).chain(&["rooms"]).copied().collect();
         let global = Args::try_parse_from(words).unwrap().global;
         resolve(&global, &Environment::default()).unwrap()
     }
