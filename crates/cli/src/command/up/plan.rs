@@ -118,7 +118,17 @@ impl UpPlan {
             false => Some(resolver(dir, kept.base_port, zone).ok_or_else(beyond)?),
         };
         let admin_token = dir.join("admin-token");
-        Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, tls, new, authority: None, kept, is_saved })
+        Ok(Self {
+            dir: dir.to_owned(),
+            nodes,
+            resolver,
+            admin_token,
+            tls,
+            new,
+            authority: None,
+            kept,
+            is_saved,
+        })
     }
 
     /// Whether the directory has a saved plan.

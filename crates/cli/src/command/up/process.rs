@@ -131,7 +131,7 @@ mod tests {
         let mut plan = UpPlan::make(dir.path(), &args(None, None, None), "z", false).unwrap();
         plan.secure(std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000)).unwrap();
         plan.save().unwrap();
-        let processes = processes(&plan, "info", false);
+        let processes = processes(&plan, &args(None, None, None));
         let Command::Server(server) = parsed(&processes[1]).command else { panic!("not a server") };
         let tls = server.config().tls.unwrap();
         assert_eq!(tls.plain, conclave_server::Plain::Refuse);
