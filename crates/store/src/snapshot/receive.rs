@@ -347,7 +347,8 @@ impl Check {
     /// rooms nor numbers ever shrink. So a snapshot that lacks a room or an event is no state of this shard.
     fn nothing_is_taken_away(&self, read: &ReadView, state: &ShardState) -> Result<(), StoreError> {
         let heads: BTreeMap<RoomId, Seq> = self.heads.iter().copied().collect();
-        for (room, here) in read.heads(state.shard())? {
+        // What was applied last is not in the file yet.
+        for (room, here) in read.heads(state.shard())?.into_iter().chain(state.cached_heads()) {
             match heads.get(&room) {
                 Some(there) if *there >= here => {}
                 Some(there) => {

@@ -71,6 +71,11 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
         Some(&slot.value)
     }
 
+    /// All rows in memory, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.slots.iter().map(|(key, slot)| (key, &slot.value))
+    }
+
     /// Adds a row as it is in the file.
     pub(crate) fn insert_clean(&mut self, key: K, value: V) {
         self.order.push_back(key.clone());

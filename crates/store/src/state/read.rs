@@ -105,6 +105,16 @@ fn as_block(chunk: &Chunk) -> Block {
 }
 
 impl ShardState {
+    /// The rooms whose rows are in memory, and the seq of the last event of each. Includes all that are not in the file yet.
+    pub(crate) fn cached_heads(&self) -> Vec<(RoomId, Seq)> {
+        let inner = lock(&self.inner);
+        let head = |(key, row): (&Key, &Row)| match (key, row) {
+            (Key::Room(room), Row::Room(head, _)) => Some((*room, head.last)),
+            _ => None,
+        };
+        inner.rows.iter().filter_map(head).collect()
+    }
+
     /// The events after `after`: at least one if there is any, up to the given bounds.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use conclave_store::{
     Entry, Options, Payload, ReadError, Snapshot, SnapshotData, StateMachine, Store, StoreError,
 };
 use openraft::storage::RaftStateMachine as _;
-use openraft::{EntryPayload, RaftSnapshotBuilder as _};
+use openraft::{EntryPayload, RaftSnapshotBuilder as _, SnapshotMeta};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -100,6 +100,23 @@ async fn an_empty_and_a_lagging_store_get_the_same_state() {
         assert_eq!(view_of(current), model(&batches));
     }
     assert!(sizes[1] * 3 < sizes[0], "the prefix is not sent again: {sizes:?}");
+}
+
+/// What was applied a moment ago may be in memory only.
+#[tokio::test]
+async fn a_snapshot_without_rooms_that_were_just_applied_is_refused() {
+    let batches = batches(7, 50);
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let (_, mut machine) = store.shard(SHARD);
+        apply_all(&mut machine, 1, &batches).await;
+        let meta = SnapshotMeta { last_log_id: Some(log_id_of(2, 1_000)), ..SnapshotMeta::default() };
+        let mut receiver = store.receive_snapshot(SHARD, meta, Vec::new()).unwrap();
+        receiver.chunk(&SnapshotChunk { last: true, ..SnapshotChunk::default() }).unwrap();
+        let refused = receiver.finish().map(drop).unwrap_err();
+        assert!(refused.to_string().contains("which this node has"), "{refused}");
+    }
 }
 
 #[tokio::test]
