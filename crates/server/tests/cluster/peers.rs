@@ -18,7 +18,7 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::harness::{Cluster, within};
+use crate::harness::{Cluster, eventually, within};
 
 /// A caller at the peer port of one node.
 struct Caller {
@@ -173,6 +173,14 @@ async fn a_snapshot_takes_no_room_and_no_event_away() {
     let shard = cluster.shard_of(&client, "general").await;
     let members = || Membership { configs: vec![MemberSet { voters: vec![1, 2, 3] }], nodes: vec![1, 2, 3] };
     for to in 0..3 {
+        // A node that lags has nothing yet that could be taken away.
+        let local = cluster.client_of(to).await;
+        eventually("the node has the room and the message", async || {
+            let newest = local.history(HistoryQuery::newest("general", 1)).await;
+            newest.is_ok_and(|page| page.last_seq >= sent.seq)
+                && local.all_rooms().await.is_ok_and(|rooms| rooms.iter().any(|room| room.name == "general"))
+        })
+        .await;
         let mut caller = Caller::member(&cluster, (to + 1) % 3, to).await;
         let term = cluster.term_of(to, shard).await + 5;
         for shard in [0, shard] {
