@@ -1,7 +1,7 @@
 //! The shards of the cluster, and this node's replicas of them.
 
+pub(crate) mod confirmations;
 pub(crate) mod elections;
-pub(crate) mod heartbeats;
 pub(crate) mod proposer;
 pub(crate) mod reader;
 pub(crate) mod replica;

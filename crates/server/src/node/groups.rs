@@ -18,8 +18,8 @@ use crate::peer::Peers;
 use crate::peer::admission::Admission;
 use crate::peer::network::Factory;
 use crate::plan::ClusterPlan;
+use crate::shard::confirmations::Confirmations;
 use crate::shard::elections::EarlyElections;
-use crate::shard::heartbeats::Heartbeats;
 use crate::shard::proposer::Proposer;
 use crate::shard::{Replica, Shards};
 use crate::topology::Topology;
@@ -87,10 +87,10 @@ impl Groups<'_> {
         tasks: &TaskTracker,
     ) -> Result<Arc<Replica>, RunError> {
         let failed = |why: String| RunError::Raft { shard, why };
-        let heartbeats = Arc::new(Heartbeats::default());
+        let confirmations = Arc::new(Confirmations::default());
         let factory = Factory {
             shard,
-            heartbeats: Arc::clone(&heartbeats),
+            confirmations: Arc::clone(&confirmations),
             peers: Arc::clone(self.peers),
             admission: admission.clone(),
             metrics: Arc::clone(self.metrics),
@@ -112,7 +112,7 @@ impl Groups<'_> {
         let state = self.store.state(shard);
         let early_elections = EarlyElections::default();
         let disk = self.disk.clone();
-        Ok(Arc::new(Replica { shard, raft, state, proposals, early_elections, heartbeats, disk }))
+        Ok(Arc::new(Replica { shard, raft, state, proposals, early_elections, confirmations, disk }))
     }
 }
 

@@ -5,7 +5,8 @@
 
 mod snapshot;
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use conclave_core::ShardId;
@@ -33,7 +34,7 @@ use crate::peer::admission::Admission;
 use crate::peer::echo::Call;
 use crate::peer::probe::Probe;
 use crate::peer::{Peer, PeerClient, Peers};
-use crate::shard::heartbeats::Heartbeats;
+use crate::shard::confirmations::Confirmations;
 
 /// openraft reopens a broken stream without any delay; this delay is added.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(30);
@@ -47,7 +48,7 @@ pub(crate) struct Factory {
     pub(crate) peers: Arc<Peers>,
     pub(crate) admission: Admission,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) heartbeats: Arc<Heartbeats>,
+    pub(crate) confirmations: Arc<Confirmations>,
 }
 
 /// One shard's connection to one other replica.
@@ -58,7 +59,7 @@ pub(crate) struct PeerNetwork {
     peer: Option<Arc<Peer>>,
     heartbeat: bool,
     heartbeat_stream: Option<HeartbeatStream>,
-    heartbeats: Arc<Heartbeats>,
+    confirmations: Arc<Confirmations>,
     rtt: Histogram,
     append: Histogram,
     append_failures: IntCounter,
@@ -100,7 +101,7 @@ impl Factory {
             peer,
             heartbeat,
             heartbeat_stream: None,
-            heartbeats: Arc::clone(&self.heartbeats),
+            confirmations: Arc::clone(&self.confirmations),
             rtt: self.metrics.raft_peer_rtt.with_label_values(&[&name]),
             append: self.metrics.raft_peer_append.with_label_values(&[&name]),
             append_failures: self.metrics.raft_peer_append_failures.with_label_values(&[&name]),
@@ -139,6 +140,13 @@ impl PeerNetwork {
         self.failed(status)
     }
 
+    /// Records an answer that shows that the follower knows of no later term.
+    fn confirm(&self, result: &StreamAppendResult<TypeConfig>, term: u64, round: u64) {
+        if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+            self.confirmations.answered(self.target, term, round);
+        }
+    }
+
     async fn open_append<S>(
         &mut self,
         input: S,
@@ -149,10 +157,15 @@ impl PeerNetwork {
         let shard = self.shard;
         let probe = Arc::new(Probe::default());
         let outgoing = Arc::clone(&probe);
+        // Each request of the stream gets one answer, in order.
+        let in_flight = Arc::new(Mutex::new(VecDeque::new()));
+        let sent = Arc::clone(&in_flight);
+        let confirmations = Arc::clone(&self.confirmations);
         let peer = Arc::clone(self.peer()?);
         let mut client = peer.client();
         let requests = input.map(move |request| {
             outgoing.sent(!request.entries.is_empty());
+            lock(&sent).push_back((request.vote.leader_id().term, confirmations.round()));
             let message = append_to_proto(shard, &request);
             peer.observe(|| Call::Append(message.clone()));
             message
@@ -164,7 +177,12 @@ impl PeerNetwork {
                         if let Some(took) = probe.answered() {
                             self.append.observe(took.as_secs_f64());
                         }
-                        appended(answer)
+                        let request = lock(&in_flight).pop_front();
+                        let result = appended(answer)?;
+                        if let Some((term, round)) = request {
+                            self.confirm(&result, term, round);
+                        }
+                        Ok(result)
                     }
                     Err(status) => Err(self.append_failed(&status)),
                 });
@@ -185,7 +203,7 @@ impl PeerNetwork {
         timeout: Duration,
     ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
         let began = Instant::now();
-        let round = self.heartbeats.round();
+        let round = self.confirmations.round();
         let message = append_to_proto(self.shard, request);
         // After any error, the next heartbeat opens a new stream: an answer always belongs to the last heartbeat.
         let stream = self.heartbeat_stream.take();
@@ -202,9 +220,7 @@ impl PeerNetwork {
             Ok(Ok((stream, answer))) => {
                 self.rtt.observe(began.elapsed().as_secs_f64());
                 let result = appended(answer)?;
-                if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
-                    self.heartbeats.answered(self.target, request.vote.leader_id().term, round);
-                }
+                self.confirm(&result, request.vote.leader_id().term, round);
                 self.heartbeat_stream = result.is_ok().then_some(stream);
                 Ok(result)
             }
@@ -307,6 +323,11 @@ impl NetBackoff<TypeConfig> for PeerNetwork {
     fn backoff(&self) -> Option<Backoff> {
         None
     }
+}
+
+/// Locks a queue that no code can leave half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn append_to_proto(shard: ShardId, request: &AppendEntriesRequest<TypeConfig>) -> raft::AppendEntriesRequest {

@@ -15,8 +15,8 @@ use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::disk_space::DiskSpace;
+use crate::shard::confirmations::Confirmations;
 use crate::shard::elections::EarlyElections;
-use crate::shard::heartbeats::Heartbeats;
 use crate::shard::proposer::{Proposal, ProposeError, ProposeResult};
 
 /// A leader without quorum acks for this long is reported as no leader. Far above the longest election timeout.
@@ -33,7 +33,7 @@ pub(crate) struct Replica {
     pub(crate) state: Arc<ShardState>,
     pub(crate) proposals: mpsc::Sender<Proposal>,
     pub(crate) early_elections: EarlyElections,
-    pub(crate) heartbeats: Arc<Heartbeats>,
+    pub(crate) confirmations: Arc<Confirmations>,
     pub(crate) disk: DiskSpace,
 }
 
@@ -113,20 +113,20 @@ impl Replica {
     }
 
     /// The index that a linearizable read must have applied, if this replica leads: the leader's committed index, once
-    /// a quorum has confirmed after the call that it still leads (Raft dissertation, section 6.4). See [`Heartbeats`]
+    /// a quorum has confirmed after the call that it still leads (Raft dissertation, section 6.4). See [`Confirmations`]
     /// for why openraft's confirmation is not enough.
     pub(crate) async fn read_index_as_leader(&self) -> Result<u64, ReadError> {
         if planted(Bug::StaleRead) && self.leads() {
             return Ok(*self.state.applied().borrow());
         }
-        let round = self.heartbeats.begin();
+        let round = self.confirmations.begin();
         // This sends the heartbeats, too. The index belongs to the term in which it is the leader's.
         let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
         let (log_id, _) = read.map_err(|_| ReadError::NotLeader)?;
         let term = log_id.committed_leader_id().term;
         let voters = self.voters();
         tokio::select! {
-            () = self.heartbeats.confirmed(*self.raft.node_id(), term, round, &voters) => Ok(log_id.index()),
+            () = self.confirmations.confirmed(*self.raft.node_id(), term, round, &voters) => Ok(log_id.index()),
             () = self.leads_no_more(term) => Err(ReadError::NotLeader),
             () = tokio::time::sleep(CONFIRMATION_MAX) => Err(ReadError::Timeout),
         }
