@@ -355,6 +355,14 @@ impl<W> Requests<W> {
         &self.rooms[index(room)].name
     }
 
+    /// The feature level that the request needs; `None` if it is settled.
+    pub(crate) fn level(&self, sent: SentCopy) -> Option<u32> {
+        let room = &self.rooms[index(sent.room)];
+        let mut pending = room.unsettled().filter(|_| sent.epoch == room.epoch);
+        let (_, item) = pending.find(|(number, _)| *number == sent.number)?;
+        Some(Content::from_wire(item.content.clone()).level())
+    }
+
     /// The room's id; 0 until it is known.
     pub(crate) fn id(&self, room: RoomKey) -> u64 {
         self.rooms[index(room)].id

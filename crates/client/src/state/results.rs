@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_proto::chat::{SendResult, send_result};
+use conclave_proto::chat::{Failure, SendResult, send_result};
+use conclave_proto::status::NOT_YET;
 use tokio::time::Instant;
 
 use super::{ClientState, LinkId, Wakes};
@@ -47,7 +48,8 @@ impl ClientState {
                 }
                 Some(send_result::Outcome::Failure(failure)) => {
                     let hint = failure.leader.as_ref().is_some_and(|hint| self.nodes.learn_leader(hint));
-                    let reply = Reply::from_failure(&failure);
+                    let reply = self.refused_by_level(sent, &failure);
+                    let reply = reply.unwrap_or_else(|| Reply::from_failure(&failure));
                     self.failure(sent, reply, hint, &address, now, wakes);
                 }
                 None => {
@@ -60,6 +62,19 @@ impl ClientState {
         {
             wakes.feeds.extend(link.feed.take());
         }
+    }
+
+    /// The refusal of a request that the cluster's feature level does not allow. Such a request was submitted before a node
+    /// had reported the level; sent again and again, it would hold back all later requests of its room until the last
+    /// server is upgraded. A node that lags behind a level that others have reported is asked again instead.
+    fn refused_by_level(&self, sent: SentCopy, failure: &Failure) -> Option<Reply> {
+        if failure.code != NOT_YET {
+            return None;
+        }
+        let needs = self.requests.level(sent)?;
+        let lags = self.nodes.feature_level().is_some_and(|level| level >= needs);
+        let (code, message) = (failure.code.clone(), failure.message.clone());
+        (!lags).then_some(Reply::Refused { code, message, number_used: false })
     }
 
     fn failure(

@@ -42,6 +42,8 @@ pub(crate) struct Faults {
     pub(crate) mute: bool,
     /// Does not accept the session.
     pub(crate) no_session: bool,
+    /// Answers requests of the second feature level with `not_yet`.
+    pub(crate) first_level: bool,
     /// The leader hint that is sent with "not sent".
     pub(crate) hint: Option<LeaderHint>,
 }
@@ -196,6 +198,10 @@ impl Node {
             faults.not_sent -= 1;
             let not_sent = status::Failure::not_sent("no_leader", "wait", Duration::from_millis(1));
             return Some(failure(not_sent.with_leader(faults.hint.clone())));
+        }
+        let is_newer = matches!(request.content, Some(send_message_request::Content::Action(_)));
+        if faults.first_level && is_newer {
+            return Some(failure(status::Failure::not_sent(status::NOT_YET, "wait", Duration::ZERO)));
         }
         if faults.swallowed > 0 {
             faults.swallowed -= 1;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use conclave_client::{Client, Content, Outbox, Route, SendError};
+use conclave_proto::chat::{Pin, RoomAction, room_action};
 
 use crate::fake::Cluster;
 use crate::soon;
@@ -47,6 +48,34 @@ async fn a_submitted_request_is_sent_by_the_next_process() {
     assert_eq!(soon("ack", again.send("general", "fourth")).await.unwrap().request_no, 4);
     assert_eq!(cluster.data().texts("general"), ["first", "second", "third", "fourth"]);
     again.close().await;
+}
+
+#[tokio::test]
+async fn a_request_above_the_clusters_level_does_not_hold_back_later_ones() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    client.close().await;
+    // The session is restored from the disk, so that no node has reported the level when the requests are submitted.
+    cluster.nodes[0].set(|f| {
+        f.dead = true;
+        f.first_level = true;
+    });
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    let pin = RoomAction { kind: Some(room_action::Kind::Pin(Pin { target_seq: 1, off: false })) };
+    let before = client.submit("general", Content::Text("before".into())).await.unwrap();
+    let pin = client.submit("general", Content::Action(pin)).await.unwrap();
+    let after = client.submit("general", Content::Text("after".into())).await.unwrap();
+    cluster.nodes[0].set(|f| f.dead = false);
+    let error = soon("refusal", pin.wait()).await.unwrap_err();
+    assert_eq!(error.code(), Some("not_yet"), "{error}");
+    assert_eq!(soon("ack", before.wait()).await.unwrap().request_no, 1);
+    assert_eq!(
+        soon("ack", after.wait()).await.unwrap().request_no,
+        2,
+        "the refused request used up no number"
+    );
+    assert_eq!(cluster.data().texts("general"), ["before", "after"]);
 }
 
 #[tokio::test]
