@@ -75,7 +75,7 @@ impl FaultService for FaultApi {
         }
         let delay = Duration::from_millis(disk.sync_delay_ms.into());
         self.faults.disk.set(delay, disk.fail_sync, disk.full);
-        self.faults.disk.set_low_space(disk.low_space);
+        self.faults.disk.set_free_bytes(disk.free_bytes);
         self.clock.set_offset_ms(clock_offset_ms);
         self.clock.set_rate_ppm(clock_rate_ppm);
         let repeated_calls = self.faults.network.repeated().load(Ordering::Relaxed);

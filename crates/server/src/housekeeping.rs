@@ -1,4 +1,4 @@
-//! Once a second: purges the Raft logs, looks at the disk, and updates the gauges.
+//! Once a second: purges the Raft logs, and updates the gauges. Beside it, looks at the disk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,6 @@ pub(crate) async fn run(
         ] {
             metrics.storage_bytes.with_label_values(&[kind]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
-        look_at_disk(&store, &disk, &metrics).await;
         if wants_ballast && !disk.is_full() {
             wants_ballast = keep_ballast(&store).await;
         }
@@ -58,8 +57,26 @@ pub(crate) async fn run(
     }
 }
 
+/// Looks at the disk until the node stops: once a second, and more often while it has little room, because the node must
+/// stop to take entries before the disk is full.
+pub(crate) async fn watch_disk(
+    store: Store,
+    disk: DiskSpace,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    loop {
+        look_at_disk(&store, &disk, &metrics).await;
+        let pause = if disk.is_full() { INTERVAL / 5 } else { INTERVAL };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
 /// Decides whether the disk has room. The operating system may take its time to answer, so no worker of the runtime asks.
-async fn look_at_disk(store: &Store, disk: &DiskSpace, metrics: &Metrics) {
+pub(crate) async fn look_at_disk(store: &Store, disk: &DiskSpace, metrics: &Metrics) {
     let asked = store.clone();
     let Ok((free, size)) = store.work().block(move || asked.space()).await else { return };
     disk.sample(free, size);

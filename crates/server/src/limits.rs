@@ -81,6 +81,8 @@ pub(crate) const TERM_MAX: u64 = 1 << 32;
 pub(crate) const TERM_AHEAD_MAX: u64 = 1_000_000;
 /// How often a node looks whether its certificate was renewed.
 pub(crate) const CERTIFICATE_READ_INTERVAL: Duration = Duration::from_secs(30);
+/// A follower whose disk has no room for a leader's entries waits for room this long before it ends their stream.
+pub(crate) const ROOM_WAIT: Duration = Duration::from_secs(1);
 /// A snapshot transfer is abandoned when the receiver takes nothing for this long; it is retried later.
 pub(crate) const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
 /// Maximum chunk that a connection with injected faults carries at once, in bytes.

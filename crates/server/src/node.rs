@@ -26,6 +26,7 @@ use crate::cluster::leadership::Leadership;
 use crate::cluster::peer_statuses::PeerStatuses;
 use crate::config::Config;
 use crate::feed::Feed;
+use crate::housekeeping;
 use crate::local::NodeInfo;
 use crate::metrics::{Metrics, StoreEvents};
 use crate::peer::admission::{Admission, Stamp};
@@ -194,6 +195,8 @@ impl Node {
         if let Some(tls) = tls {
             tasks.spawn(tls.follow_files(work, info.stop.clone()));
         }
+        // Before a leader sends entries.
+        housekeeping::look_at_disk(&store, &info.disk, &metrics).await;
         let node = Self { info, store, metrics, router, drain, tasks, expelled };
         let parts = serve::Parts { admission, feed, clock, links, identity, peer_statuses, leadership };
         node.serve(&config, listeners, parts);

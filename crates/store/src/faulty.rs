@@ -29,7 +29,7 @@ pub struct DiskFaults {
     sync_delay_ms: AtomicU64,
     fail_sync: AtomicBool,
     full: AtomicBool,
-    low_space: AtomicBool,
+    free_bytes: Mutex<Option<u64>>,
     files: Mutex<Vec<Weak<File>>>,
 }
 
@@ -42,9 +42,9 @@ impl DiskFaults {
         self.full.store(full, Ordering::Relaxed);
     }
 
-    /// Whether the disk says that it has no free space, although writes succeed.
-    pub fn set_low_space(&self, low: bool) {
-        self.low_space.store(low, Ordering::Relaxed);
+    /// The bytes that the disk says are free, although all writes succeed.
+    pub fn set_free_bytes(&self, free: Option<u64>) {
+        *lock(&self.free_bytes) = free;
     }
 
     /// Ends the process and loses all unsynced writes. If `torn`, some of them are written nevertheless, and the last
@@ -101,7 +101,7 @@ impl Disk for FaultyDisk {
 
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
         let (free, size) = RealDisk.space(dir)?;
-        Ok((if self.faults.low_space.load(Ordering::Relaxed) { 0 } else { free }, size))
+        Ok((lock(&self.faults.free_bytes).unwrap_or(free), size))
     }
 }
 

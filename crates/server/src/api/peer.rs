@@ -9,6 +9,7 @@ use conclave_net::Peer;
 use conclave_proto::FormatError;
 use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
 use conclave_proto::chat::{LeaderHint, NodeStatus};
+use conclave_proto::log::entry::Payload;
 use conclave_proto::raft::raft_service_server::RaftService;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
 use conclave_store::{Raft, Store, TypeConfig, Work, convert};
@@ -23,7 +24,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::drain::Drain;
 use crate::cluster::placement::Placement;
-use crate::limits::SNAPSHOT_STALL;
+use crate::disk_space::Room;
+use crate::limits::{ROOM_WAIT, SNAPSHOT_STALL};
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::peer::check::{Dishonest, Known};
@@ -33,6 +35,9 @@ use crate::shard::{Replica, Shards};
 use crate::status::local_status;
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Why a follower takes no commands and no snapshot.
+const NO_ROOM: &str = "this node's disk has too little room";
 
 /// The Raft service of one node.
 #[derive(Clone, Debug)]
@@ -61,6 +66,19 @@ impl PeerService {
 
     fn raft(&self, shard: u32) -> Result<&Raft, Status> {
         self.replica(shard).map(|replica| &replica.raft)
+    }
+
+    /// Whether the disk has room for a leader's entries. Waits for it for a moment, so that a leader that opens the stream
+    /// again and again costs nothing. Entries without commands are few and small, and a new leader needs one of them.
+    async fn has_room_for(&self, message: &raft::AppendEntriesRequest) -> bool {
+        if self.node.disk.room() != Room::Critical {
+            return true;
+        }
+        if !message.entries.iter().any(|entry| matches!(entry.payload, Some(Payload::Normal(_)))) {
+            return true;
+        }
+        let mut room = self.node.disk.subscribe();
+        tokio::time::timeout(ROOM_WAIT, room.wait_for(|room| *room != Room::Critical)).await.is_ok()
     }
 
     /// Checks a message from a peer, or refuses it. A peer that goes on must not fill the log: the first refusal is
@@ -184,6 +202,9 @@ impl RaftService for PeerService {
         };
         let left_out =
             header.left_out.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
+        if self.node.disk.room() == Room::Critical {
+            return Err(Status::resource_exhausted(NO_ROOM));
+        }
         let receiver = self.store.receive_snapshot(shard, meta.clone(), left_out).map_err(failed)?;
         let data = receive(self.store.work(), receiver, first, &mut chunks).await?;
         let answer =
@@ -303,13 +324,20 @@ async fn append_stream(
     let first = requests.message().await?.ok_or_else(|| Status::cancelled("nothing was sent"))?;
     let replica = Arc::clone(service.replica(first.shard)?);
     service.check(from, &replica, |known| known.append(&first))?;
+    if !service.has_room_for(&first).await {
+        return Err(Status::resource_exhausted(NO_ROOM));
+    }
     let first = append_from_proto(first)?;
     let raft = replica.raft.clone();
-    // A malformed request ends the stream: the leader reopens it and probes the log again.
+    // A malformed request, or one that the disk has no room for, ends the stream: the leader reopens it and probes the log
+    // again.
     let rest =
         stream::unfold((requests, service, replica), move |(mut requests, service, replica)| async move {
             let message = requests.message().await.ok()??;
             service.check(from, &replica, |known| known.append(&message)).ok()?;
+            if !service.has_room_for(&message).await {
+                return None;
+            }
             Some((append_from_proto(message).ok()?, (requests, service, replica)))
         });
     let results = raft.stream_append(stream::iter([first]).chain(rest));

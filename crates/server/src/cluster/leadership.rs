@@ -211,7 +211,9 @@ impl Leadership {
     }
 
     /// The live replica with the most of the log; among equals, the more preferred one. Draining nodes are left out, and
-    /// nodes whose disk has no room unless this node stops and there is no other one.
+    /// nodes whose disk has no room unless this node stops and there is no other one. A node whose disk is full stays
+    /// the leader of a shard while all others lag: they would refuse the leadership, and until the term ends openraft
+    /// takes no more proposals and sends no heartbeats, so that nobody would ever catch up.
     fn successor(&self, replica: &Replica, why: Away) -> Option<NodeId> {
         let Self { router: Router { shards, peers }, peer_statuses, .. } = self;
         let metrics = replica.raft.metrics();
@@ -221,7 +223,10 @@ impl Leadership {
         };
         let living: Vec<NodeId> =
             shards.topology.replicas(replica.shard).into_iter().filter(living).collect();
-        let room = living.iter().filter(|node| !peer_statuses.is_disk_full(**node));
+        let can_lead = |node: &NodeId| {
+            !peer_statuses.is_disk_full(*node) && (why == Away::Draining || caught_up(replica, *node))
+        };
+        let room = living.iter().filter(|node| can_lead(node));
         let best = room.rev().max_by_key(|node| matched(&metrics, **node));
         let any = || living.iter().rev().max_by_key(|node| matched(&metrics, **node));
         best.or_else(|| any().filter(|_| why == Away::Draining)).copied()

@@ -44,6 +44,9 @@ pub(crate) async fn run(
         let living = peers.iter().filter(|peer| peer.is_alive());
         let reported = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
         peer_statuses.update(reported.into_iter().filter(|status| status.reachable).collect());
+        let statuses = peer_statuses.statuses();
+        node.disk
+            .set_others_full(statuses.iter().filter(|(_, status)| status.disk_full).map(|(node, _)| *node));
         publish(&views, &node, &peers, &peer_statuses.statuses(), topology.feature_level());
     }
 }

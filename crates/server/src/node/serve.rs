@@ -163,6 +163,9 @@ impl Node {
             stop.clone(),
         );
         tasks.spawn(keeping);
+        let looking =
+            housekeeping::watch_disk(store.clone(), info.disk.clone(), Arc::clone(metrics), stop.clone());
+        tasks.spawn(looking);
     }
 
     /// Starts the tasks that update and report the node's record.

@@ -59,13 +59,14 @@ pub(crate) enum ReadError {
 
 impl Replica {
     /// Hands commands to the proposer, in the order of the calls. The returned future resolves to their result. A leader
-    /// whose disk has no room takes only the commands by which nodes keep the cluster in order.
+    /// takes only the commands by which nodes keep the cluster in order if its disk has no room, or if fewer than a
+    /// majority of the shard's nodes have room.
     pub(crate) async fn propose(
         &self,
         commands: Vec<Encoded>,
     ) -> impl Future<Output = ProposeResult> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
-        let no_room = self.disk.is_full() && self.leads() && commands.iter().any(Encoded::is_of_client);
+        let no_room = !self.has_room() && self.leads() && commands.iter().any(Encoded::is_of_client);
         let handed = match no_room {
             true => Err(ProposeError::DiskFull),
             false => {
@@ -77,6 +78,16 @@ impl Replica {
             handed?;
             outcome.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the node stops".to_owned())))
         }
+    }
+
+    fn has_room(&self) -> bool {
+        if self.disk.all_have_room() {
+            return true;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let others = metrics.membership_config.membership().voter_ids().filter(|id| *id != metrics.id);
+        !self.disk.is_full() && self.disk.majority_has_room(others.map(NodeId))
     }
 
     /// This replica's view of the leader.

@@ -10,11 +10,20 @@ use tonic::Status;
 use crate::harness::{Cluster, eventually, within};
 use crate::lost_ack::Raw;
 
-/// Says whether the disk of a node has room.
-async fn set_low_space(cluster: &Cluster, index: usize, low_space: bool) {
+/// The reserve of the nodes.
+const RESERVE: u64 = 64 * 1024 * 1024;
+/// Less than the reserve, but more than half of it.
+const LOW: Option<u64> = Some(RESERVE - 1);
+/// Less than half of the reserve.
+const CRITICAL: Option<u64> = Some(RESERVE / 2 - 1);
+/// As much as there is.
+const REAL: Option<u64> = None;
+
+/// Sets how much space the disk of a node says is free.
+async fn set_free(cluster: &Cluster, index: usize, free_bytes: Option<u64>) {
     let address = format!("http://{}", cluster.members()[index].client);
     let mut client = FaultServiceClient::connect(address).await.unwrap();
-    let disk = Some(DiskFault { low_space, ..DiskFault::default() });
+    let disk = Some(DiskFault { free_bytes, ..DiskFault::default() });
     let request = SetFaultsRequest { disk, ..SetFaultsRequest::default() };
     within("the faults are set", client.set_faults(request)).await.unwrap();
 }
@@ -31,7 +40,11 @@ async fn history(raw: &mut Raw) -> Result<usize, Status> {
 }
 
 async fn start() -> Cluster {
-    Cluster::start_with(|config| config.faults = Some(Faults::default())).await
+    Cluster::start_with(|config| {
+        config.faults = Some(Faults::default());
+        config.disk_reserve = Some(RESERVE);
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +52,7 @@ async fn a_node_without_room_gives_its_leaderships_away_and_serves_on() {
     let cluster = start().await;
     let mut raw = Raw::connect(&cluster, 0, "ana").await;
     raw.send("general", 1, "before").await.unwrap();
-    set_low_space(&cluster, 0, true).await;
+    set_free(&cluster, 0, LOW).await;
     let leads = async || {
         let nodes = cluster.statuses(1).await;
         nodes.first().map_or(usize::MAX, |node| node.shards.iter().filter(|shard| shard.role == 1).count())
@@ -54,9 +67,9 @@ async fn a_node_without_room_gives_its_leaderships_away_and_serves_on() {
     raw.send("general", 2, "meanwhile").await.unwrap();
     eventually("it has what others decided", async || history(&mut raw).await.unwrap() >= 3).await;
 
-    set_low_space(&cluster, 0, false).await;
-    eventually("its shards come back", async || leads().await > 0).await;
-    assert_eq!(full(&cluster).await, [false; 3]);
+    set_free(&cluster, 0, REAL).await;
+    eventually("its shards come back", async || leads().await > 0 && full(&cluster).await == [false; 3])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +78,7 @@ async fn without_room_anywhere_writes_are_refused_and_reads_and_restarts_go_on()
     let mut raw = Raw::connect(&cluster, 0, "ana").await;
     let first = raw.send("general", 1, "before").await.unwrap();
     for index in 0..3 {
-        set_low_space(&cluster, index, true).await;
+        set_free(&cluster, index, LOW).await;
     }
     eventually("all disks are full", async || full(&cluster).await == [true; 3]).await;
     for index in 0..3 {
@@ -82,7 +95,7 @@ async fn without_room_anywhere_writes_are_refused_and_reads_and_restarts_go_on()
     // A repeat of what was decided before is a write, too, but a client keeps it and asks again later.
     cluster.kill(2);
     cluster.start_node(2).await;
-    set_low_space(&cluster, 2, true).await;
+    set_free(&cluster, 2, LOW).await;
     cluster.settled().await;
     let mut restarted = raw.moved(&cluster, 2).await;
     eventually("the restarted node reads", async || {
@@ -91,7 +104,7 @@ async fn without_room_anywhere_writes_are_refused_and_reads_and_restarts_go_on()
     .await;
 
     for index in 0..3 {
-        set_low_space(&cluster, index, false).await;
+        set_free(&cluster, index, REAL).await;
     }
     let mut second = None;
     eventually("writes go on", async || {
@@ -100,4 +113,68 @@ async fn without_room_anywhere_writes_are_refused_and_reads_and_restarts_go_on()
     })
     .await;
     assert_eq!(second.map(|second| (second.seq, second.duplicate)), Some((first.seq + 1, false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_is_almost_full_stops_to_append_and_goes_on_to_vote_and_read() {
+    let cluster = start().await;
+    let mut raw = Raw::connect(&cluster, 0, "ana").await;
+    raw.send("general", 1, "before").await.unwrap();
+    let mut full = raw.moved(&cluster, 2).await;
+    eventually("node3 has the message", async || history(&mut full).await.is_ok_and(|events| events >= 2))
+        .await;
+    set_free(&cluster, 2, CRITICAL).await;
+    eventually("the others know", async || cluster.statuses(0).await[2].disk_full).await;
+    let leads = async || cluster.statuses(2).await[2].shards.iter().any(|shard| shard.role == 1);
+    eventually("it leads nothing", async || !leads().await).await;
+    let before = history(&mut full).await.unwrap();
+    for number in 2..12 {
+        raw.send("general", number, "without node3").await.unwrap();
+    }
+    assert_eq!(history(&mut full).await.unwrap(), before, "its disk takes no commands");
+    eventually("it follows a leader of each shard", async || {
+        cluster.statuses(2).await[2].shards.iter().all(|shard| shard.leader_id != 0 && shard.role == 2)
+    })
+    .await;
+    set_free(&cluster, 2, REAL).await;
+    eventually("node3 catches up", async || {
+        history(&mut full).await.is_ok_and(|events| events >= before + 10)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_takes_no_writes_while_most_other_disks_are_full() {
+    let cluster = start().await;
+    let mut raw = Raw::connect(&cluster, 0, "ana").await;
+    let first = raw.send("general", 1, "before").await.unwrap();
+    for index in 1..3 {
+        set_free(&cluster, index, LOW).await;
+    }
+    eventually("node1 leads all shards and knows of the full disks", async || {
+        let nodes = cluster.statuses(0).await;
+        nodes[0].shards.iter().all(|shard| shard.role == 1) && nodes[1].disk_full && nodes[2].disk_full
+    })
+    .await;
+    let mut last = None;
+    eventually("a write is refused", async || {
+        last = raw.send("general", 2, "no room").await.err().map(|status| from_status(&status));
+        last.is_some()
+    })
+    .await;
+    let refused = last.unwrap();
+    assert_eq!(
+        (refused.code.as_str(), refused.certainty()),
+        ("disk_full", Certainty::NotSent),
+        "{refused:?}"
+    );
+    assert!(history(&mut raw).await.unwrap() >= 2);
+    set_free(&cluster, 1, REAL).await;
+    let mut second = None;
+    eventually("writes go on once a majority has room", async || {
+        second = raw.send("general", 2, "much").await.ok();
+        second.is_some()
+    })
+    .await;
+    assert!(second.unwrap().seq > first.seq);
 }
