@@ -195,8 +195,11 @@ impl Node {
         if let Some(tls) = tls {
             tasks.spawn(tls.follow_files(work, info.stop.clone()));
         }
-        // Before a leader sends entries.
+        // The last steps that may fail. From here on the node speaks and listens to others.
         housekeeping::look_at_disk(&store, &info.disk, &metrics).await;
+        let written = store.clone();
+        let written = work.block(move || written.write_boots()).await;
+        written.map_err(|error| RunError::Storage(error.to_string()))??;
         let node = Self { info, store, metrics, router, drain, tasks, expelled };
         let parts = serve::Parts { admission, feed, clock, links, identity, peer_statuses, leadership };
         node.serve(&config, listeners, parts);

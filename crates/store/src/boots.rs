@@ -68,27 +68,34 @@ impl Boots {
         boots.map(Self).map_err(|_| damaged("a line is no boot"))
     }
 
-    /// Adds a boot. When this returns, it survives a crash.
-    pub(crate) fn begin(dir: &Path) -> Result<Self, OpenError> {
+    /// The boots of the data dir and a new one, which is not written yet.
+    pub(crate) fn with_new(dir: &Path) -> Result<Self, OpenError> {
         let Self(mut boots) = Self::read(dir)?;
         boots.push(BootId(rand::random()));
-        boots.drain(..boots.len().saturating_sub(BOOTS_MAX));
-        let boots = Self(boots);
+        Ok(Self::newest(boots))
+    }
+
+    /// Writes the boots. When this returns, they survive a crash.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), OpenError> {
         let (path, temporary) = (dir.join(FILE), dir.join("boots.new"));
         let write = || {
             let mut file = private::options().write(true).create(true).truncate(true).open(&temporary)?;
-            file.write_all(boots.to_text().as_bytes())?;
+            file.write_all(self.to_text().as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;
             sync_dir(dir)
         };
-        write().map_err(|error| OpenError::access(&path, error))?;
-        Ok(boots)
+        write().map_err(|error| OpenError::access(&path, error))
     }
 
-    /// From other nodes' words. Only the newest are kept.
+    /// From another node's words, oldest first. Only the newest are kept.
     pub fn from_peer(boots: impl IntoIterator<Item = u64>) -> Self {
-        Self(boots.into_iter().take(BOOTS_MAX).map(BootId).collect())
+        Self::newest(boots.into_iter().map(BootId).collect())
+    }
+
+    fn newest(mut boots: Vec<BootId>) -> Self {
+        boots.drain(..boots.len().saturating_sub(BOOTS_MAX));
+        Self(boots)
     }
 
     /// The current boot; `None` if there was none.
@@ -128,26 +135,36 @@ mod tests {
     fn every_boot_is_kept_up_to_a_number() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Boots::read(dir.path()).unwrap(), Boots::default());
-        let first = Boots::begin(dir.path()).unwrap();
-        let second = Boots::begin(dir.path()).unwrap();
+        let begin = || {
+            let boots = Boots::with_new(dir.path()).unwrap();
+            boots.write(dir.path()).unwrap();
+            boots
+        };
+        let first = begin();
+        let second = begin();
         assert_eq!(Boots::read(dir.path()).unwrap(), second);
         assert!(second.contains(first.current().unwrap()) && !first.contains(second.current().unwrap()));
         let many = Boots((0..BOOTS_MAX as u64).map(BootId).collect());
         std::fs::write(dir.path().join(FILE), many.to_text()).unwrap();
-        let next = Boots::begin(dir.path()).unwrap();
+        let next = begin();
         assert_eq!(next.iter().count(), BOOTS_MAX);
         assert!(!next.contains(BootId(0)) && next.contains(BootId(1)));
+        let many = Boots::from_peer(0..=BOOTS_MAX as u64);
+        assert_eq!((many.iter().count(), many.current()), (BOOTS_MAX, Some(BootId(BOOTS_MAX as u64))));
     }
 
     #[test]
     fn a_damaged_list_is_an_error_and_stays_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        Boots::begin(dir.path()).unwrap();
+        Boots::with_new(dir.path()).unwrap().write(dir.path()).unwrap();
         let path = dir.path().join(FILE);
         let text = std::fs::read_to_string(&path).unwrap();
         for damage in [text.replace("boots 1", "boats 1"), text[..text.len() - 3].to_owned(), String::new()] {
             std::fs::write(&path, &damage).unwrap();
-            assert!(matches!(Boots::begin(dir.path()), Err(OpenError::IdentityDamaged { .. })), "{damage}");
+            assert!(
+                matches!(Boots::with_new(dir.path()), Err(OpenError::IdentityDamaged { .. })),
+                "{damage}"
+            );
             assert_eq!(std::fs::read_to_string(&path).unwrap(), damage);
         }
     }

@@ -59,7 +59,7 @@ pub(crate) struct StoreContext {
     /// Where blocking work runs.
     pub(crate) work: Work,
     /// A permit for each page of history that may be read from the file at a time.
-    pub(crate) history_reads: Semaphore,
+    pub(crate) history_reads: Arc<Semaphore>,
     /// The highest feature level that the node understands.
     pub(crate) feature_level: u32,
 }

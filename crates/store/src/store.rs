@@ -198,7 +198,7 @@ impl Store {
             unwritten: AtomicUsize::new(0),
             written: Notify::new(),
             work,
-            history_reads: Semaphore::new(HISTORY_READS_MAX),
+            history_reads: Arc::new(Semaphore::new(HISTORY_READS_MAX)),
             feature_level,
         });
         let shard = |n| -> Result<Shard, StoreError> {
@@ -209,7 +209,7 @@ impl Store {
         };
         let shards: Vec<Shard> = (0..=shards).map(shard).collect::<Result<_, _>>().map_err(broken)?;
 
-        let boots = Boots::begin(dir)?;
+        let boots = Boots::with_new(dir)?;
         let (queue, jobs) = mpsc::channel(LOG_QUEUE_MAX);
         let store = Self(Arc::new(Inner {
             dir: dir.to_owned(),
@@ -403,6 +403,16 @@ impl Store {
             .write(WriteRequest { local, sync: true, ..WriteRequest::default() })
             .await?;
         Ok(Ok(()))
+    }
+
+    /// Writes the boots with the current one, which other nodes may know from then on. Until then a failed start leaves no
+    /// boot behind: a node that is restarted once a second because its port is in use must not use up the boots that are
+    /// kept. Blocking.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn write_boots(&self) -> Result<(), OpenError> {
+        self.0.boots.write(&self.0.dir)
     }
 
     /// The boots of this data dir. The current one began when the store was opened.

@@ -105,7 +105,8 @@ impl Introductions {
         stored.map_err(|error| Status::internal(format!("failed to store the boot of the peer: {error}")))
     }
 
-    /// The index up to which a node has acknowledged entries of a shard that this node leads.
+    /// The index up to which a node has acknowledged committed entries of a shard that this node leads. Entries that are
+    /// not committed may rightly be gone: another leader may have replaced them, of which this node has not heard yet.
     fn acked(&self, shard: ShardId, node: NodeId) -> Option<u64> {
         // The leader acknowledges early with this planted bug; the experiment for it is about the consequences.
         if planted(Bug::AckBeforeSync) {
@@ -114,7 +115,8 @@ impl Introductions {
         let metrics = self.shards.replica(shard)?.raft.metrics();
         let metrics = metrics.borrow_watched();
         let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?;
-        Some(matched.index)
+        let committed = metrics.local_committed.as_ref()?;
+        Some(matched.index.min(committed.index))
     }
 
     /// Introduces this node to a peer, and the peer to this node.

@@ -215,8 +215,9 @@ impl SnapshotReceiver {
         if !self.last {
             return Err(bad("its end is missing"));
         }
-        self.check.retained(&self.state)?;
         self.file.sync_data().map_err(|error| failed(&error))?;
+        // As late as possible: meanwhile entries are applied.
+        self.check.retained(&self.state)?;
         Ok(ReceivedSnapshot {
             busy: self.busy,
             meta: self.meta,
@@ -345,10 +346,14 @@ impl Check {
 
     /// Checks that the snapshot is not behind what this node has applied: applied entries are committed, and neither
     /// rooms nor numbers ever shrink. So a snapshot that lacks a room or an event is no state of this shard.
-    fn nothing_is_taken_away(&self, read: &ReadView, state: &ShardState) -> Result<(), StoreError> {
+    fn nothing_is_taken_away(
+        &self,
+        read: &ReadView,
+        cached: Vec<(RoomId, Seq)>,
+        state: &ShardState,
+    ) -> Result<(), StoreError> {
         let heads: BTreeMap<RoomId, Seq> = self.heads.iter().copied().collect();
-        // What was applied last is not in the file yet.
-        for (room, here) in read.heads(state.shard())?.into_iter().chain(state.cached_heads()) {
+        for (room, here) in read.heads(state.shard())?.into_iter().chain(cached) {
             match heads.get(&room) {
                 Some(there) if *there >= here => {}
                 Some(there) => {
@@ -372,8 +377,11 @@ impl Check {
 
     /// Checks that this node has the history that the sender left out.
     fn retained(&self, state: &ShardState) -> Result<(), StoreError> {
+        // What was applied last is in memory only. Memory first: a row that is written and evicted in between is in the
+        // file.
+        let cached = state.cached_heads();
         let read = state.shared().db.read()?;
-        self.nothing_is_taken_away(&read, state)?;
+        self.nothing_is_taken_away(&read, cached, state)?;
         for (room, seq) in &self.left_out {
             let last = last_block(&read, state.shard(), *room, *seq)?;
             if last.is_none_or(|block| block.last() < *seq) {

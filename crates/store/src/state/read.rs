@@ -126,9 +126,14 @@ impl ShardState {
         events_max: usize,
         bytes_max: usize,
     ) -> Result<EventPage, ReadError> {
-        // The semaphore is never closed.
-        let _permit = self.shared.history_reads.acquire().await;
-        self.block(move |state| state.read_blocking(room, after, events_max, bytes_max)).await
+        // The semaphore is never closed. The read goes on if its caller gives up, so the permit belongs to the read.
+        let permit = Arc::clone(&self.shared.history_reads).acquire_owned().await;
+        self.block(move |state| {
+            let page = state.read_blocking(room, after, events_max, bytes_max);
+            drop(permit);
+            page
+        })
+        .await
     }
 
     fn read_blocking(
