@@ -135,8 +135,9 @@ pub(crate) fn set_feature_level<V: View>(view: &V, level: u32) -> Result<Outcome
     Ok(Outcome { reply: Reply::Done, changes: vec![Change::Meta(head)], event: None })
 }
 
-/// A client's description of itself is only displayed: one that is too long is truncated, not refused.
-fn truncated(client: &str) -> String {
+/// A client's description of itself, which is only displayed: one that is too long is truncated, not refused.
+#[must_use]
+pub fn truncated(client: &str) -> String {
     let mut end = client.len().min(CLIENT_NAME_BYTES_MAX);
     while !client.is_char_boundary(end) {
         end -= 1;

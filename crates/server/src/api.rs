@@ -4,6 +4,7 @@
 //! * [`gateway`]: the parts that the client API uses.
 //! * [`chat`]: the calls of `ChatService`.
 //! * [`front`]: the checks of a call that come before its body is read.
+//! * [`answers`]: answers with a page of events or rooms, until their clients have taken them.
 //! * [`sends`]: the `SendMessages` stream.
 //! * [`subscription`]: the `JoinChat` stream.
 //! * [`auth`]: session tokens, and the identity of a caller.
@@ -13,6 +14,7 @@
 //! * [`web`]: the pages for health and metrics.
 
 pub(crate) mod admin;
+pub(crate) mod answers;
 pub(crate) mod auth;
 mod chat;
 pub(crate) mod front;

@@ -1,14 +1,20 @@
 //! How many bytes of clients' calls a node holds at a time.
 //!
 //! Counts of requests do not bound memory: a request may be small or large. Each budget is in bytes and for the whole
-//! node. Whoever waits for a budget does not read on from its client, so that the client's sends slow down.
+//! node. Whoever waits for a budget does not read on from its client, so that the client's sends slow down; the wait ends
+//! with a failure before the client gives up.
 
 use std::sync::Arc;
 
+use conclave_core::limits::PAGE_BYTES_MAX;
+use conclave_proto::status::Failure;
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::{PAGES_BYTES_MAX, SENDS_BYTES_MAX};
+use crate::limits::{
+    ANSWERS_BYTES_MAX, BUSY_RETRY, CALL_BYTES_MAX, CALLS_BYTES_MAX, PAGES_BYTES_MAX, REQUEST_DEADLINE,
+    SENDS_BYTES_MAX,
+};
 use crate::metrics::ClientMetrics;
 
 /// The unit of the budgets, bytes. Every use is rounded up to it.
@@ -18,6 +24,8 @@ const UNIT: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     sends: Part,
+    calls: Part,
+    answers: Part,
     pages: Part,
 }
 
@@ -44,27 +52,67 @@ impl Budget {
         };
         Self {
             sends: part(SENDS_BYTES_MAX, &metrics.sends_held),
+            calls: part(CALLS_BYTES_MAX, &metrics.calls_held),
+            answers: part(ANSWERS_BYTES_MAX, &metrics.answers_held),
             pages: part(PAGES_BYTES_MAX, &metrics.pages_held),
         }
     }
 
-    /// Waits for a share for requests that are received and not decided yet. `None` if the budget is closed, which it
-    /// never is.
-    pub(crate) async fn sends(&self, bytes: usize) -> Option<Share> {
+    /// A share for a frame of requests that is received and not decided yet, if it is free.
+    pub(crate) fn try_sends(&self, bytes: usize) -> Option<Share> {
+        self.sends.try_take(bytes.min(SENDS_BYTES_MAX))
+    }
+
+    /// Waits for such a share.
+    ///
+    /// # Errors
+    /// `busy`, not sent, if none is free in time.
+    pub(crate) fn sends(&self, bytes: usize) -> impl Future<Output = Result<Share, Failure>> + Send + use<> {
         // More than all of it is never free at once.
-        let units = units(bytes.min(SENDS_BYTES_MAX));
-        let permit = Arc::clone(&self.sends.free).acquire_many_owned(units).await.ok()?;
-        Some(self.sends.share(permit))
+        self.sends.clone().take(bytes.min(SENDS_BYTES_MAX))
+    }
+
+    /// Waits for a share for one call whose body is not read yet.
+    ///
+    /// # Errors
+    /// As [`Budget::sends`].
+    pub(crate) fn call(&self) -> impl Future<Output = Result<Share, Failure>> + Send + use<> {
+        self.calls.clone().take(CALL_BYTES_MAX)
+    }
+
+    /// Waits for a share for an answer that may be large, until its client has taken it.
+    ///
+    /// # Errors
+    /// As [`Budget::sends`].
+    pub(crate) fn answer(&self) -> impl Future<Output = Result<Share, Failure>> + Send + use<> {
+        self.answers.clone().take(PAGE_BYTES_MAX)
     }
 
     /// A share for a page of events that waits to be sent, if it is free.
     pub(crate) fn page(&self, bytes: usize) -> Option<Share> {
-        let permit = Arc::clone(&self.pages.free).try_acquire_many_owned(units(bytes)).ok()?;
-        Some(self.pages.share(permit))
+        self.pages.try_take(bytes)
     }
 }
 
 impl Part {
+    fn try_take(&self, bytes: usize) -> Option<Share> {
+        let permit = Arc::clone(&self.free).try_acquire_many_owned(units(bytes)).ok()?;
+        Some(self.share(permit))
+    }
+
+    async fn take(self, bytes: usize) -> Result<Share, Failure> {
+        let permit = Arc::clone(&self.free).acquire_many_owned(units(bytes));
+        match tokio::time::timeout(REQUEST_DEADLINE, permit).await {
+            Ok(Ok(permit)) => Ok(self.share(permit)),
+            // The semaphore is never closed.
+            Ok(Err(_)) | Err(_) => {
+                let why =
+                    "this node holds as many bytes of clients' calls as it may; nothing was done: send again";
+                Err(Failure::not_sent("busy", why, BUSY_RETRY))
+            }
+        }
+    }
+
     fn share(&self, permit: OwnedSemaphorePermit) -> Share {
         let bytes = i64::try_from(permit.num_permits() * UNIT).unwrap_or(i64::MAX);
         self.held.add(bytes);
@@ -89,18 +137,21 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    #[test]
-    fn sends_beyond_the_budget_wait_until_others_are_decided() {
+    #[tokio::test(start_paused = true)]
+    async fn sends_beyond_the_budget_wait_until_others_are_decided() {
         let metrics = Metrics::new("n1", "test");
         let budget = Budget::new(&metrics.clients);
-        let all = budget.sends(SENDS_BYTES_MAX - UNIT).now_or_never().unwrap();
-        let last = budget.sends(1).now_or_never().unwrap();
+        let all = budget.try_sends(SENDS_BYTES_MAX - UNIT).unwrap();
+        let last = budget.sends(1).await.unwrap();
         assert_eq!(usize::try_from(metrics.clients.sends_held.get()).unwrap(), SENDS_BYTES_MAX);
-        assert!(budget.sends(1).now_or_never().is_none());
+        let mut waiting = Box::pin(budget.sends(1));
+        assert!((&mut waiting).now_or_never().is_none() && budget.try_sends(1).is_none());
         drop(last);
-        assert!(budget.sends(UNIT).now_or_never().is_some());
+        drop(waiting.await.unwrap());
+        let busy = budget.sends(2 * UNIT).await.unwrap_err();
+        assert_eq!(busy.code(), "busy", "the wait ends");
         drop(all);
-        assert!(budget.sends(usize::MAX).now_or_never().is_some(), "one frame can always be taken");
+        assert!(budget.try_sends(usize::MAX).is_some(), "one frame can always be taken");
         assert_eq!(metrics.clients.sends_held.get(), 0);
     }
 

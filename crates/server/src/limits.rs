@@ -13,6 +13,21 @@ pub(crate) const RECORDS_STREAMS_MAX: usize = 64;
 
 /// Maximum size of a client's message, bytes: a subscription of the maximum number of rooms with a token fits.
 pub(crate) const CALL_BYTES_MAX: usize = 192 * 1024;
+/// Maximum size of a message of a call that needs no session, bytes: the largest ping fits.
+pub(crate) const PUBLIC_CALL_BYTES_MAX: usize = 8 * 1024;
+/// Maximum duration of a call with one answer; its client may send its body slowly. Longer than any call needs.
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// Maximum size of the single requests that are received and not decided yet, bytes, at [`CALL_BYTES_MAX`] for each.
+pub(crate) const CALLS_BYTES_MAX: usize = 48 * 1024 * 1024;
+/// Maximum size of the answers with a page of events or rooms that wait for their clients, bytes, at the largest page for
+/// each.
+pub(crate) const ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A session may have this many of those at a time.
+pub(crate) const ANSWERS_PER_SESSION_MAX: u32 = 8;
+/// An answer that its client has not taken after this long is dropped.
+pub(crate) const ANSWER_UNREAD_MAX: Duration = Duration::from_secs(30);
+/// When a client whose call met a used-up budget may try again.
+pub(crate) const BUSY_RETRY: Duration = Duration::from_millis(500);
 /// Maximum size of a message of a send stream, bytes. The client library sends half of it.
 pub(crate) const SENDS_FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Maximum size of the requests of all clients that are received and not decided yet, bytes.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_core::name::check_room_name;
 use conclave_core::planted::{Bug, planted};
 use conclave_core::record::DirectoryEntry;
 use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, ShardId, UserId};
@@ -300,6 +301,7 @@ impl Router {
 
     /// Adds a room to the room directory and creates it in its shard.
     pub(crate) async fn create_room(&self, name: &str, creator: UserId) -> Result<(RoomId, bool), Failure> {
+        check_room_name(name).map_err(Failure::Refused)?;
         let command = Command::CreateRoom { name: name.to_owned(), creator };
         match self.decide(ShardId::META, &command).await? {
             Reply::RoomCreated { room, created } => {

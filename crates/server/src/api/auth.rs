@@ -3,6 +3,8 @@
 //! A token is `cnv1_` and, in hexadecimal, the session's id (8 bytes) and a secret (16 bytes). The meta
 //! shard keeps only a digest of the secret, so any node can check a token and none can make one up.
 
+use conclave_core::meta::truncated;
+use conclave_core::name::check_user_name;
 use conclave_core::{Command, Refusal, Reply, SessionId, ShardId, UserId};
 use conclave_proto::chat::OpenSessionResponse;
 use conclave_proto::status::Failure;
@@ -52,12 +54,11 @@ pub(crate) async fn open(
     client: &str,
     cluster: u128,
 ) -> Result<OpenSessionResponse, Failure> {
+    // A stranger's call: nothing large or refused of it is replicated.
+    check_user_name(user).map_err(Failure::Refused)?;
     let secret: u128 = rand::random();
-    let command = Command::OpenSession {
-        user: user.to_owned(),
-        secret_digest: digest(secret),
-        client: client.to_owned(),
-    };
+    let client = truncated(client);
+    let command = Command::OpenSession { user: user.to_owned(), secret_digest: digest(secret), client };
     match router.decide(ShardId::META, &command).await? {
         Reply::SessionOpened { session, user: id } => Ok(OpenSessionResponse {
             token: format!("{PREFIX}{:016x}{secret:032x}", session.0),

@@ -16,7 +16,7 @@ use tower::Service;
 
 use crate::api::auth::{self, Token};
 use crate::api::gateway::Gateway;
-use crate::limits::{CALL_BYTES_MAX, SENDS_FRAME_BYTES_MAX};
+use crate::limits::{CALL_BYTES_MAX, CALL_DEADLINE, PUBLIC_CALL_BYTES_MAX, SENDS_FRAME_BYTES_MAX};
 
 /// The calls of a session. All others are public.
 const OF_SESSIONS: [&str; 7] =
@@ -26,10 +26,14 @@ const SENDS: &str = "SendMessages";
 /// The call that a node refuses when it is full.
 const SUBSCRIPTION: &str = "JoinChat";
 
+/// The calls whose answer may be a large page.
+const PAGES: [&str; 2] = ["History", "ListRooms"];
+
 /// The chat service with these checks in front. A handler finds its caller in the extensions of its request.
 #[derive(Clone, Debug)]
 pub(crate) struct Front {
     gateway: Gateway,
+    public: ChatServiceServer<Gateway>,
     calls: ChatServiceServer<Gateway>,
     sends: ChatServiceServer<Gateway>,
 }
@@ -37,7 +41,12 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) fn new(gateway: Gateway) -> Self {
         let service = |bytes| ChatServiceServer::new(gateway.clone()).max_decoding_message_size(bytes);
-        Self { calls: service(CALL_BYTES_MAX), sends: service(SENDS_FRAME_BYTES_MAX), gateway }
+        Self {
+            public: service(PUBLIC_CALL_BYTES_MAX),
+            calls: service(CALL_BYTES_MAX),
+            sends: service(SENDS_FRAME_BYTES_MAX),
+            gateway,
+        }
     }
 }
 
@@ -58,23 +67,55 @@ impl Service<Request<Body>> for Front {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let name = request.uri().path().rsplit('/').next().unwrap_or_default();
         let Some(method) = OF_SESSIONS.into_iter().find(|method| *method == name) else {
-            return Box::pin(self.calls.call(request));
+            let call = self.public.call(request);
+            return Box::pin(async move {
+                in_time(call).await.or_else(|failure| Ok(Status::from(failure).into_http()))
+            });
         };
         let mut service = if method == SENDS { self.sends.clone() } else { self.calls.clone() };
         let gateway = self.gateway.clone();
         let token = Token::read(request.headers());
         Box::pin(async move {
-            match admit(&gateway, method, token).await {
-                Ok(caller) => {
-                    request.extensions_mut().insert(caller);
-                    service.call(request).await
+            let answered = async {
+                let caller = admit(&gateway, method, token).await?;
+                let session = caller.session;
+                request.extensions_mut().insert(caller);
+                match method {
+                    SENDS | SUBSCRIPTION => service.call(request).await.map_err(|never| match never {}),
+                    _ if PAGES.contains(&method) => {
+                        let place = gateway.answers.admit(session)?;
+                        let share = gateway.budget.answer().await?;
+                        let answer = in_time(service.call(request)).await?;
+                        Ok(gateway.answers.hold(answer, share, place))
+                    }
+                    _ => {
+                        // Held from before the body is read until the request is decided.
+                        let _share = gateway.budget.call().await?;
+                        in_time(service.call(request)).await
+                    }
                 }
+            };
+            match answered.await {
+                Ok(answer) => Ok(answer),
                 Err(failure) => {
                     gateway.metrics.call_failures.with_label_values(&[method, failure.code()]).inc();
                     Ok(Status::from(failure).into_http())
                 }
             }
         })
+    }
+}
+
+/// Runs a call with one answer, for no longer than it may take: a client may send its body slowly, or never.
+async fn in_time(
+    call: impl Future<Output = Result<Response<Body>, Infallible>>,
+) -> Result<Response<Body>, Failure> {
+    match tokio::time::timeout(CALL_DEADLINE, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Err(_) => {
+            let why = format!("the call took longer than {} s", CALL_DEADLINE.as_secs());
+            Err(Failure::unknown("timeout", why))
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use conclave_proto::chat;
 use conclave_store::Store;
 use tokio::sync::watch;
 
+use crate::api::answers::Answers;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster::placement::Placement;
@@ -27,4 +28,5 @@ pub(crate) struct Gateway {
     pub(crate) views: watch::Receiver<Arc<chat::ClusterView>>,
     pub(crate) placement: Placement,
     pub(crate) budget: Budget,
+    pub(crate) answers: Answers,
 }

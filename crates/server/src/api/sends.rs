@@ -11,8 +11,9 @@ use conclave_proto::action::from_content;
 use conclave_proto::chat::{self, SendMessageRequest, SendMessageResponse, SendResult, send_result};
 use conclave_proto::command::{Encoded, encode};
 use conclave_proto::status::Failure;
-use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use futures::stream::Stream;
 use prost::Message as _;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -31,9 +32,8 @@ pub(crate) async fn send_one(
     caller: &Caller,
     request: SendMessageRequest,
 ) -> Result<SendMessageResponse, Failure> {
-    let Gateway { router, metrics, budget, .. } = gateway;
+    let Gateway { router, metrics, .. } = gateway;
     let began = Instant::now();
-    let _share = budget.sends(request.encoded_len()).await;
     let room = router.room(request.room.as_ref()).await?;
     let request_no = request.request_no;
     let result = match command(router, caller, room, request) {
@@ -140,20 +140,25 @@ pub(crate) struct SendStream {
     next_index: u64,
     in_flight: usize,
     budget: Budget,
-    /// A frame that waits for its part of the budget. No further one is read meanwhile.
-    waiting: Option<chat::SendBatch>,
-    /// Size of the frames in flight, bytes; shared with their parts of the budget.
+    /// A frame that waits for its share of the budget. No further one is read meanwhile.
+    waiting: Option<Waiting>,
+    /// Size of the frames in flight, bytes; shared with their shares of the budget.
     bytes_in_flight: Arc<AtomicUsize>,
-    pending: FuturesUnordered<Pending>,
+    /// For each frame and shard, a task that ends with the results. Tasks and not futures of the stream: nobody polls the
+    /// stream of a client that takes no results, and its requests must give back their share of the budget all the same.
+    pending: JoinSet<Vec<SendResult>>,
     ready: VecDeque<SendResult>,
 }
 
-/// The results of the requests of one frame that belong to one shard.
-type Pending = Pin<Box<dyn Future<Output = Vec<SendResult>> + Send>>;
+/// A frame, and the share that it waits for.
+struct Waiting {
+    batch: chat::SendBatch,
+    share: Pin<Box<dyn Future<Output = Result<Share, Failure>> + Send>>,
+}
 
-/// A frame in flight takes a part of the budget until all of its requests are decided.
+/// A frame in flight has a share of the budget until all of its requests are decided.
 struct Held {
-    _share: Option<Share>,
+    _share: Share,
     bytes: usize,
     of: Arc<AtomicUsize>,
 }
@@ -164,9 +169,12 @@ impl Drop for Held {
     }
 }
 
-/// Waits for the part of the budget that a frame needs.
-async fn share(budget: &Budget, batch: Option<&chat::SendBatch>) -> Option<Share> {
-    budget.sends(batch.map_or(0, prost::Message::encoded_len)).await
+/// Waits for the share of the frame that waits, if one does.
+async fn share(waiting: &mut Option<Waiting>) -> Result<Share, Failure> {
+    match waiting {
+        Some(waiting) => waiting.share.as_mut().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A request in flight: its position in the stream, its room and its number.
@@ -197,7 +205,7 @@ impl SendStream {
             budget: gateway.budget.clone(),
             waiting: None,
             bytes_in_flight: Arc::default(),
-            pending: FuturesUnordered::new(),
+            pending: JoinSet::new(),
             ready: VecDeque::new(),
         };
         futures::stream::unfold(state, |mut state| async move {
@@ -209,23 +217,29 @@ impl SendStream {
     async fn next(&mut self) -> Option<Result<chat::SendResults, Status>> {
         loop {
             if !self.ready.is_empty() {
-                return Some(Ok(self.drain()));
+                return Some(self.drain());
             }
             tokio::select! {
                 biased;
-                Some(results) = self.pending.next(), if !self.pending.is_empty() => self.complete(results),
-                share = share(&self.budget, self.waiting.as_ref()), if self.waiting.is_some() => {
-                    let Some(batch) = self.waiting.take() else { continue };
-                    let bytes = batch.encoded_len();
-                    self.bytes_in_flight.fetch_add(bytes, Ordering::Relaxed);
-                    let held = Held { _share: share, bytes, of: Arc::clone(&self.bytes_in_flight) };
-                    if let Err(failure) = self.accept(batch, held).await {
-                        return Some(Err(failure.into()));
+                Some(results) = self.pending.join_next(), if !self.pending.is_empty() => {
+                    if let Err(status) = self.complete(results) {
+                        return Some(Err(status));
+                    }
+                }
+                share = share(&mut self.waiting), if self.waiting.is_some() => {
+                    let Some(Waiting { batch, .. }) = self.waiting.take() else { continue };
+                    match share {
+                        Ok(share) => self.accept(batch, share).await,
+                        Err(failure) => self.fail(&batch, &failure),
                     }
                 }
                 message = self.requests.message(), if self.reads_on() => {
                     match message {
-                        Ok(Some(batch)) => self.waiting = Some(batch),
+                        Ok(Some(batch)) => {
+                            if let Err(failure) = self.receive(batch).await {
+                                return Some(Err(failure.into()));
+                            }
+                        }
                         Ok(None) => self.open = false,
                         Err(status) => return Some(Err(status)),
                     }
@@ -247,27 +261,57 @@ impl SendStream {
             && self.bytes_in_flight.load(Ordering::Relaxed) < STREAM_SENDS_BYTES_MAX
     }
 
-    fn complete(&mut self, results: Vec<SendResult>) {
+    fn complete(&mut self, results: Result<Vec<SendResult>, JoinError>) -> Result<(), Status> {
+        let results = results.map_err(|error| {
+            let why = format!("the node stopped deciding requests of this stream: {error}");
+            Status::from(Failure::unknown("undecided", why))
+        })?;
         self.in_flight = self.in_flight.saturating_sub(results.len());
         self.ready.extend(results);
+        Ok(())
     }
 
     /// Puts all results that are available already into one frame.
-    fn drain(&mut self) -> chat::SendResults {
+    fn drain(&mut self) -> Result<chat::SendResults, Status> {
         while self.ready.len() < SEND_BATCH_MAX {
-            match futures::FutureExt::now_or_never(self.pending.next()) {
-                Some(Some(results)) => self.complete(results),
-                _ => break,
+            match self.pending.try_join_next() {
+                Some(results) => self.complete(results)?,
+                None => break,
             }
         }
-        chat::SendResults { results: self.ready.drain(..).collect() }
+        Ok(chat::SendResults { results: self.ready.drain(..).collect() })
     }
 
-    async fn accept(&mut self, batch: chat::SendBatch, held: Held) -> Result<(), Failure> {
+    /// Accepts a frame, or lets it wait for its share of the budget.
+    async fn receive(&mut self, batch: chat::SendBatch) -> Result<(), Failure> {
+        // Before the frame may wait: requests without content are fifty times as large in memory.
         if batch.sends.len() > SEND_BATCH_MAX {
             let why = format!("a frame has at most {SEND_BATCH_MAX} requests, not {}", batch.sends.len());
             return Err(Failure::invalid("frame_too_large", why));
         }
+        let bytes = batch.encoded_len();
+        match self.budget.try_sends(bytes) {
+            Some(share) => self.accept(batch, share).await,
+            None => self.waiting = Some(Waiting { batch, share: Box::pin(self.budget.sends(bytes)) }),
+        }
+        Ok(())
+    }
+
+    /// Answers each request of a frame with this failure.
+    fn fail(&mut self, batch: &chat::SendBatch, failure: &Failure) {
+        let began = Instant::now();
+        for _ in &batch.sends {
+            let result = Err(failure.clone());
+            count(&self.metrics, &result, began);
+            self.ready.push_back(to_result(self.next_index, result));
+            self.next_index += 1;
+        }
+    }
+
+    async fn accept(&mut self, batch: chat::SendBatch, share: Share) {
+        let bytes = batch.encoded_len();
+        self.bytes_in_flight.fetch_add(bytes, Ordering::Relaxed);
+        let held = Held { _share: share, bytes, of: Arc::clone(&self.bytes_in_flight) };
         let began = Instant::now();
         let mut shards: BTreeMap<ShardId, Vec<Sent>> = BTreeMap::new();
         for request in batch.sends {
@@ -289,7 +333,6 @@ impl SendStream {
         for (shard, sent) in shards {
             self.hand_over(shard, sent, began, Arc::clone(&held)).await;
         }
-        Ok(())
     }
 
     /// Submits one shard's requests before the next frame is read. So the leader receives them in the order of the
@@ -300,7 +343,7 @@ impl SendStream {
         let replies = self.router.submit(shard, commands).await;
         let router = self.router.clone();
         let metrics = Arc::clone(&self.metrics);
-        self.pending.push(Box::pin(async move {
+        self.pending.spawn(async move {
             let replies = replies.await;
             let mut results = Vec::with_capacity(sent.len());
             match replies {
@@ -327,7 +370,7 @@ impl SendStream {
             }
             drop(held);
             results
-        }));
+        });
     }
 }
 

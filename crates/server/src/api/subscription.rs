@@ -273,12 +273,13 @@ impl Subscription {
                     self.unread.push_back(room);
                 }
             }
+            // The last page was sent.
+            self.share = None;
             let Some(&room) = self.unread.front() else {
                 return Ok(None);
             };
-            // The last page was sent. A large one needs a share of the budget, and a reader that has taken some pages:
-            // one that takes nothing costs no more than a small page.
-            self.share = None;
+            // A large page needs a share of the budget, and a reader that has taken some pages: one that takes nothing
+            // costs no more than a small page.
             if self.paged_bytes >= PAGES_GROW_AFTER {
                 self.share = self.gateway.budget.page(PAGE_BYTES_MAX);
             }

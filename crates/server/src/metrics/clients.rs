@@ -20,6 +20,8 @@ pub(crate) struct ClientMetrics {
     pub(crate) send_p99: Gauge,
     pub(crate) streams_refused: IntCounterVec,
     pub(crate) sends_held: IntGauge,
+    pub(crate) calls_held: IntGauge,
+    pub(crate) answers_held: IntGauge,
     pub(crate) pages_held: IntGauge,
     pub(crate) asked_to_move: IntCounterVec,
     /// Whether the node is registered, by name server.
@@ -51,6 +53,14 @@ impl ClientMetrics {
             sends_held: make.gauge(
                 "conclave_sends_held_bytes",
                 "Requests of clients that were received and are not decided, bytes.",
+            ),
+            calls_held: make.gauge(
+                "conclave_calls_held_bytes",
+                "Room for single requests that are received and not decided, bytes.",
+            ),
+            answers_held: make.gauge(
+                "conclave_answers_held_bytes",
+                "Room for answers with a page of events or rooms that wait for their clients, bytes.",
             ),
             pages_held: make.gauge(
                 "conclave_pages_held_bytes",

@@ -20,7 +20,7 @@ use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
 use crate::config::Config;
 use crate::faults::FaultApi;
-use crate::limits::PEER_MESSAGE_BYTES_MAX;
+use crate::limits::{PEER_MESSAGE_BYTES_MAX, PUBLIC_CALL_BYTES_MAX};
 use crate::node::RunError;
 use crate::peer::tls::PeerTls;
 
@@ -118,7 +118,7 @@ pub(super) async fn serve_clients(
         .layer(gateway.metrics.calls.clone())
         .add_service(health_service)
         .add_service(InterceptedService::new(grpc::reflection(), operators))
-        .add_service(AdminServiceServer::new(admin))
+        .add_service(AdminServiceServer::new(admin).max_decoding_message_size(PUBLIC_CALL_BYTES_MAX))
         .add_optional_service(faults)
         .add_service(Front::new(gateway));
     let (served, ()) = tokio::join!(

@@ -9,6 +9,7 @@ use conclave_telemetry::operators::Operators;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::admin::Admin;
+use crate::api::answers::Answers;
 use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
 use crate::api::web;
@@ -72,7 +73,9 @@ impl Node {
             views,
             placement: placement.clone(),
             budget: Budget::new(&metrics.clients),
+            answers: Answers::default(),
         };
+        tasks.spawn(gateway.answers.clone().run(stop.clone()));
         let introductions = Introductions { admission, shards: Arc::clone(shards) };
         let peer_service = PeerService {
             introductions: introductions.clone(),
