@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use conclave_client::HistoryQuery;
-use conclave_server::{Config, RunError};
+use conclave_server::{Config, RunError, Timing};
 
 use crate::harness::{Cluster, eventually};
 
@@ -131,7 +131,8 @@ async fn a_node_whose_data_dir_was_put_back_from_an_older_copy_is_refused() {
 /// A copy that was made while its node ran knows the node's last boot, but not all entries that the node acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_data_dir_was_copied_while_it_ran_is_refused_by_a_leader() {
-    let mut cluster = Cluster::start().await;
+    // A leader remembers; one that is elected meanwhile knows nothing yet.
+    let mut cluster = Cluster::start_with(|config| config.timing = Timing::Wan).await;
     let client = cluster.client("ana").await;
     client.send("general", "before the copy").await.unwrap();
     let shard = cluster.shard_of(&client, "general").await;
