@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::{NodeId, ShardId};
-use conclave_store::{Options, Store};
+use conclave_store::{Options, Store, Work};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -97,6 +97,17 @@ fn advice(error: &std::io::Error) -> &'static str {
     }
 }
 
+async fn write_boots(store: Store) -> Result<(), RunError> {
+    let written = store.work().block(move || store.write_boots()).await;
+    Ok(written.map_err(|error| RunError::Storage(error.to_string()))??)
+}
+
+async fn read_tls(config: &Config, me: NodeId, work: Work) -> Result<Option<Arc<PeerTls>>, RunError> {
+    let Some(tls) = config.tls.clone() else { return Ok(None) };
+    let read = work.block(move || PeerTls::read(&tls, me)).await;
+    Ok(Some(Arc::new(read.map_err(|error| RunError::Storage(error.to_string()))??)))
+}
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -134,13 +145,7 @@ impl Node {
         let feed = Arc::new(Feed::default());
         let events = StoreEvents { metrics: Arc::clone(&metrics), feed: Arc::clone(&feed) };
         let (work, me) = (options.work, plan.me);
-        let tls = match config.tls.clone() {
-            Some(tls) => {
-                let read = work.block(move || PeerTls::read(&tls, me)).await;
-                Some(Arc::new(read.map_err(|error| RunError::Storage(error.to_string()))??))
-            }
-            None => None,
-        };
+        let tls = read_tls(&config, me, work).await?;
         let ca = tls.as_ref().map(|tls| tls.ca());
         let (identity, store) = groups::open_store(&config, &plan, ca, options, events).await?;
 
@@ -195,11 +200,9 @@ impl Node {
         if let Some(tls) = tls {
             tasks.spawn(tls.follow_files(work, info.stop.clone()));
         }
-        // The last steps that may fail. From here on the node speaks and listens to others.
         housekeeping::look_at_disk(&store, &info.disk, &metrics).await;
-        let written = store.clone();
-        let written = work.block(move || written.write_boots()).await;
-        written.map_err(|error| RunError::Storage(error.to_string()))??;
+        // The last step that may fail. From here on the node speaks and listens to others.
+        write_boots(store.clone()).await?;
         let node = Self { info, store, metrics, router, drain, tasks, expelled };
         let parts = serve::Parts { admission, feed, clock, links, identity, peer_statuses, leadership };
         node.serve(&config, listeners, parts);

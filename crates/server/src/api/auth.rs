@@ -11,6 +11,7 @@ use conclave_proto::status::Failure;
 use sha2::{Digest as _, Sha256};
 use tonic::codegen::http::HeaderMap;
 
+use crate::api::coalesced::Coalesced;
 use crate::router::Router;
 
 const PREFIX: &str = "cnv1_";
@@ -73,18 +74,21 @@ pub(crate) async fn open(
     }
 }
 
+/// The linearizable reads for sessions that this node does not know.
+pub(crate) type SessionReads = Coalesced<Result<(), Failure>>;
+
 /// The caller whose token it is.
-pub(crate) async fn caller(router: &Router, token: Token) -> Result<Caller, Failure> {
+pub(crate) async fn caller(router: &Router, reads: &SessionReads, token: Token) -> Result<Caller, Failure> {
     let Token { session, secret } = token;
     let meta = router.reader(ShardId::META)?;
-    let record = match meta.session(session).await? {
-        Some(record) => Some(record),
-        // The session may be newer than what this node has applied.
-        None => {
-            router.barrier(ShardId::META).await?;
-            meta.session(session).await?
-        }
-    };
+    // Ids are given in order: only a session with a higher one may be newer than what this node has applied.
+    let last = meta.last_session();
+    let mut record = meta.session(session).await?;
+    if record.is_none() && session > last {
+        let router = router.clone();
+        reads.run(move || async move { router.barrier(ShardId::META).await }).await?;
+        record = meta.session(session).await?;
+    }
     match record {
         Some(record) if same(record.secret_digest, digest(secret)) => {
             Ok(Caller { session: record.session, user: record.user, name: record.user_name })

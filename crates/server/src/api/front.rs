@@ -130,5 +130,5 @@ async fn admit(
     {
         return Err(gateway.placement.refused(why));
     }
-    auth::caller(&gateway.router, token?).await
+    auth::caller(&gateway.router, &gateway.session_reads, token?).await
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use conclave_proto::chat;
+use conclave_proto::chat::{self, GetServerStatusResponse};
 use conclave_store::Store;
 use tokio::sync::watch;
 
 use crate::api::answers::Answers;
+use crate::api::auth::SessionReads;
+use crate::api::coalesced::Coalesced;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster::placement::Placement;
@@ -29,4 +31,6 @@ pub(crate) struct Gateway {
     pub(crate) placement: Placement,
     pub(crate) budget: Budget,
     pub(crate) answers: Answers,
+    pub(crate) session_reads: SessionReads,
+    pub(crate) statuses: Coalesced<GetServerStatusResponse>,
 }

@@ -4,13 +4,30 @@ use std::collections::BTreeMap;
 
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
 use conclave_proto::status::DISK_FULL;
+use conclave_store::Store;
 
 use crate::api::gateway::Gateway;
+use crate::local::NodeInfo;
+use crate::metrics::Metrics;
+use crate::router::Router;
 use crate::status::{local_status, peer_status, unknown};
 
-/// The status of all nodes, each as the node itself reports it, and what follows from it.
+/// The status of all nodes, each as the node itself reports it, and what follows from it. Calls at the same time share one
+/// question to each other node.
 pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetServerStatusResponse {
-    let Gateway { router, store, metrics, node, .. } = gateway;
+    // Without the gateway itself, which owns the calls that wait.
+    let Gateway { router, store, metrics, node, .. } = gateway.clone();
+    let collected = move || async move { collect(&router, &store, &metrics, &node, local_only).await };
+    if local_only { collected().await } else { gateway.statuses.run(collected).await }
+}
+
+async fn collect(
+    router: &Router,
+    store: &Store,
+    metrics: &Metrics,
+    node: &NodeInfo,
+    local_only: bool,
+) -> GetServerStatusResponse {
     let mut nodes = vec![local_status(node, &router.shards, store, metrics)];
     if local_only {
         nodes.extend(

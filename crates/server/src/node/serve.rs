@@ -10,6 +10,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::admin::Admin;
 use crate::api::answers::Answers;
+use crate::api::auth::SessionReads;
+use crate::api::coalesced::Coalesced;
 use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
 use crate::api::web;
@@ -74,6 +76,8 @@ impl Node {
             placement: placement.clone(),
             budget: Budget::new(&metrics.clients),
             answers: Answers::default(),
+            session_reads: SessionReads::default(),
+            statuses: Coalesced::default(),
         };
         tasks.spawn(gateway.answers.clone().run(stop.clone()));
         let introductions = Introductions { admission, shards: Arc::clone(shards) };

@@ -85,6 +85,11 @@ impl ShardReader {
         self.state.meta().last_room
     }
 
+    /// The id of the last session that was opened. Ids are given in order.
+    pub(crate) fn last_session(&self) -> SessionId {
+        self.state.meta().last_session
+    }
+
     /// The room of this name in the room directory.
     pub(crate) async fn room_named(&self, name: &str) -> Result<Option<DirectoryEntry>, Failure> {
         self.state.room_named(name).await.map_err(storage)

@@ -79,7 +79,7 @@ pub(super) const STEPS: &[Step] = &[
         once_running: None,
         alone: false,
         deadline: minutes(30),
-        work: |_| vec![cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]).into()],
+        work: tests,
     },
     Step {
         name: "clippy",
@@ -203,6 +203,14 @@ fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);
     command
+}
+
+/// The tests mostly wait, for elections and for processes, so one more than the machine has processors run at a time.
+fn tests(_: &Context) -> Vec<Work> {
+    let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    command.env("RUST_TEST_THREADS", (processors + 1).to_string());
+    vec![command.into()]
 }
 
 /// Builds the documentation with private items, which is for conclave's developers.
