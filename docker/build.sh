@@ -9,11 +9,14 @@
 #   CONCLAVE_BASES [auto]              published: rust and debian from a registry; local: what
 #                                      docker/base-images.sh makes (and is made if missing);
 #                                      auto: local ones if they are there, else published
+#   CONCLAVE_RUST_IMAGE, CONCLAVE_RUNTIME_IMAGE
+#                                      other published bases than those of docker/Dockerfile, such as docker/pin.sh prints
 #   CONCLAVE_CA                        a file of CA certificates for the way to the crate registry
 #   CONCLAVE_PROGRAMS                  a folder with conclave, conclave-check and conclave-chaos, such as target/release:
-#                                      they are put into the images, without debug information, and nothing is compiled
+#                                      they are put into the images, without debug information, and nothing is compiled.
+#                                      They are taken for programs of this checkout: its bill of materials goes in with them
 #   CARGO_PROFILE [release]            dev builds in a tenth of the time, for tries
-#   CARGO_AUDITABLE                    a version of cargo-auditable: puts the list of dependencies in
+#   CARGO_AUDITABLE                    a version of cargo-auditable: puts the list of dependencies into the programs, too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec </dev/null
@@ -39,6 +42,9 @@ if [ "$bases" = local ]; then
     if [ -n "${CONCLAVE_PROGRAMS:-}" ]; then docker/base-images.sh debian; else docker/base-images.sh; fi
     options+=(--build-arg RUST_IMAGE=conclave-base/rust:bookworm)
     options+=(--build-arg RUNTIME_IMAGE=conclave-base/debian:bookworm-slim)
+else
+    [ -z "${CONCLAVE_RUST_IMAGE:-}" ] || options+=(--build-arg "RUST_IMAGE=$CONCLAVE_RUST_IMAGE")
+    [ -z "${CONCLAVE_RUNTIME_IMAGE:-}" ] || options+=(--build-arg "RUNTIME_IMAGE=$CONCLAVE_RUNTIME_IMAGE")
 fi
 if [ -n "${CONCLAVE_CA:-}" ]; then
     options+=(--secret "id=ca,src=$CONCLAVE_CA")
@@ -59,10 +65,13 @@ if [ -n "${CONCLAVE_PROGRAMS:-}" ]; then
     for program in conclave conclave-check conclave-chaos; do
         strip --strip-debug -o "$scratch/programs/$program" "$CONCLAVE_PROGRAMS/$program"
     done
+    for program in cli check chaos; do
+        docker/sbom.sh "conclave-$program" >"$scratch/programs/conclave-$program.cdx.json"
+    done
     options+=(--build-arg PROGRAMS=given)
-    tar -c LICENSE docker/Dockerfile -C "$scratch" programs >"$context"
+    tar -c LICENSE docker/Dockerfile docker/needed-files.sh -C "$scratch" programs >"$context"
 else
-    tar -c Cargo.toml Cargo.lock LICENSE crates proto docker/Dockerfile >"$context"
+    tar -c Cargo.toml Cargo.lock LICENSE crates proto docker/Dockerfile docker/needed-files.sh docker/sbom.sh >"$context"
 fi
 for target in "${targets[@]}"; do
     echo "==> conclave/$target:$tag"
