@@ -305,13 +305,16 @@ pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Resu
         if label(ALLOW) != Some(ALLOWED) {
             return Err(BackendError::NotAllowed {
                 target: format!("the container of {name} ({})", container.id.get(..12).unwrap_or_default()),
-                advice: format!("give it the label {ALLOW}={ALLOWED}, unless it has people's messages"),
+                advice: format!(
+                    "unless it has people's messages, start the composition with --env-file docker/chaos.env, which gives it \
+                     the label {ALLOW}={ALLOWED}"
+                ),
             });
         }
         let usual = if kind == Kind::Server { CLIENT_PORT } else { DNS_PORT };
         let port = label(PORT).map_or(Ok(usual), str::parse);
         let port = port.map_err(|_| failed(format!("the label {PORT} is not a port")))?;
-        let address = container.network_settings.networks.values().find_map(Endpoint::address);
+        let address = address(container, own);
         let (client, asked_at) = match kind {
             Kind::Server => (format!("{}:{port}", host(name, container, own)), None),
             Kind::Resolver => (String::new(), address.map(|address| format!("{address}:{port}"))),
@@ -355,7 +358,15 @@ fn host<'a>(name: &'a str, container: &'a Listed, own: Option<&Own>) -> &'a str 
     if shares(&container.host_config.network_mode) || networks.keys().any(shares) {
         return name;
     }
-    networks.values().find_map(Endpoint::address).unwrap_or(name)
+    address(container, own).unwrap_or(name)
+}
+
+/// The address of a container in a network that this program's container shares, otherwise in any network.
+fn address<'a>(container: &'a Listed, own: Option<&Own>) -> Option<&'a str> {
+    let networks = &container.network_settings.networks;
+    let shared =
+        networks.iter().filter(|(network, _)| own.is_some_and(|own| own.networks.contains(*network)));
+    shared.map(|(_, endpoint)| endpoint).chain(networks.values()).find_map(Endpoint::address)
 }
 
 #[cfg(test)]

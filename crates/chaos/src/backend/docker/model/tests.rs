@@ -79,7 +79,9 @@ fn a_container_that_does_not_allow_faults_is_named_in_the_refusal() {
         let labels = format!(r#", "org.conclave.chaos.kind": "server", "{label}": "{value}""#);
         let error =
             targets(&[server("n1", "10.0.0.1"), container("n2", &labels, "mesh", "")], None).unwrap_err();
-        assert!(error.contains("n2") && error.contains("org.conclave.chaos=allowed"), "{error}");
+        for part in ["n2", "org.conclave.chaos=allowed", "docker/chaos.env"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 }
 
@@ -174,6 +176,15 @@ fn the_zone_address_lists_the_name_servers_that_have_an_address() {
     assert_eq!(zone("here", &found).unwrap(), "conclave+srv://here?ns=10.0.0.53:53,10.0.0.54:7453");
     let without = parts("chat", &all(&[server("n1", "10.0.0.1"), resolver("dns1", "", "")]), None).unwrap();
     assert_eq!(zone("here", &without), None);
+    // In several networks: the address in the network of this program's container, if it has one there.
+    let one = r#"{"mesh": {"IPAMConfig": null, "IPAddress": "10.0.0.53"}}"#;
+    let two = r#"{"mesh": {"IPAddress": "10.0.0.53"}, "watch": {"IPAddress": "10.0.9.53"}}"#;
+    let there = resolver("dns1", "", "10.0.0.53").replace(one, two);
+    for (network, expected) in [("watch", "10.0.9.53"), ("mesh", "10.0.0.53"), ("elsewhere", "10.0.0.53")] {
+        let own = Own { networks: [network.to_owned()].into(), project: None };
+        let found = parts("chat", &all(std::slice::from_ref(&there)), Some(&own)).unwrap();
+        assert_eq!(found[0].asked_at, Some(format!("{expected}:53")), "{network}");
+    }
     let config = |text: &str| serde_json::from_str::<Config>(text).unwrap();
     assert_eq!(config(r#"{"Env": ["A=b", "CONCLAVE_ZONE=x.example"]}"#).zone(), Some("x.example"));
     assert_eq!(config(r#"{"Env": ["A=b"]}"#).zone(), None);
