@@ -10,7 +10,7 @@ use conclave_proto::admin_token::AdminToken;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
-use crate::fault::Means;
+use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
 pub mod docker;
@@ -114,6 +114,11 @@ pub enum BackendError {
         /// The reason.
         why: String,
     },
+}
+
+/// The refusal to exchange the data dir of a target of this kind.
+fn cannot_exchange_data_dirs(fault: &Fault, what: &'static str) -> BackendError {
+    BackendError::Unable { fault: fault.to_string(), what, advice: Means::Copies.advice() }
 }
 
 /// Applies and heals faults. Both are idempotent: a fault that is applied, or healed, already is no error.

@@ -31,10 +31,6 @@ pub use run::{Run, RunError};
 
 /// How long the cluster gets to reach its steady state before the first fault.
 const STEADY_DEADLINE: Duration = Duration::from_secs(30);
-/// Timeout for in-flight sends after recovery; used again for the readers, and for the final read of each server.
-const END_PATIENCE: Duration = Duration::from_secs(60);
-/// The same for a cluster that has not recovered: it has had the whole recovery time already.
-const END_PATIENCE_AFTER_ALL: Duration = Duration::from_secs(5);
 /// Interval between two checks of the steady state, and of the cluster's health during recovery.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval at which active faults are applied again, for servers that were restarted since.
@@ -254,7 +250,7 @@ impl Engine {
         // Sending ends here, so the time from here on is not a time without an ack.
         drop(pace);
         let (at_us, acks) = (seen.now_us(), seen.samples());
-        let patience = if recovered.is_some() { END_PATIENCE } else { END_PATIENCE_AFTER_ALL };
+        let patience = if recovered.is_some() { experiment.finish } else { workload::PATIENCE_AFTER_FAILURE };
         let finish = running.finish(&to_reach, &dial, patience);
         let undone = or_stopped(&self.stop, finish).await?;
         let end = End { at_us, acks, recovered, undone };

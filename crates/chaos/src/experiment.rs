@@ -50,6 +50,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("snapshot-catch-up", include_str!("../experiments/snapshot-catch-up.yaml")),
     ("power-cut-slow-disk", include_str!("../experiments/power-cut-slow-disk.yaml")),
     ("lost-vote", include_str!("../experiments/lost-vote.yaml")),
+    ("restored-copy", include_str!("../experiments/restored-copy.yaml")),
     ("clocks", include_str!("../experiments/clocks.yaml")),
     ("everything", include_str!("../experiments/everything.yaml")),
 ];
@@ -76,6 +77,10 @@ pub struct Experiment {
     /// How long the cluster may take to recover after all faults are healed.
     #[serde(with = "crate::time", default = "recover_default")]
     pub recover: Duration,
+    /// How long, after recovery, the senders may take for what is in flight; the same for the readers, and for the final read of
+    /// each server.
+    #[serde(with = "crate::time", default = "finish_default")]
+    pub finish: Duration,
     /// What must hold for the run to pass, beside the guarantees.
     #[serde(default)]
     pub expect: Expect,
@@ -204,10 +209,27 @@ impl Experiment {
     /// # Errors
     /// Everything that is wrong with it at once.
     pub fn parse(text: &str) -> Result<Self, Unusable> {
-        let experiment: Self =
-            serde_saphyr::from_str(text).map_err(|error| Unusable::Unreadable(error.to_string()))?;
+        let experiment = Self::read(text)?;
+        let wrong = [experiment.wrong(), experiment.copies_missing()].concat();
+        experiment.unless(wrong)
+    }
+
+    /// As [`Experiment::parse`], for a single fault: a copy that it needs may have been made by an earlier one.
+    ///
+    /// # Errors
+    /// As [`Experiment::parse`].
+    pub(crate) fn parse_single(text: &str) -> Result<Self, Unusable> {
+        let experiment = Self::read(text)?;
         let wrong = experiment.wrong();
-        if wrong.is_empty() { Ok(experiment) } else { Err(Unusable::Wrong { name: experiment.name, wrong }) }
+        experiment.unless(wrong)
+    }
+
+    fn read(text: &str) -> Result<Self, Unusable> {
+        serde_saphyr::from_str(text).map_err(|error| Unusable::Unreadable(error.to_string()))
+    }
+
+    fn unless(self, wrong: Vec<String>) -> Result<Self, Unusable> {
+        if wrong.is_empty() { Ok(self) } else { Err(Unusable::Wrong { name: self.name, wrong }) }
     }
 
     /// The text of a shipped experiment.
@@ -237,8 +259,8 @@ impl Experiment {
                 "has too many clients: senders, readers and visitors together must be at most {CLIENTS_MAX}"
             ));
         }
-        if duration > DURATION_MAX || self.recover > DURATION_MAX {
-            wrong.push("takes longer than a day: shorten `duration` or `recover`".to_owned());
+        if [duration, self.recover, self.finish].iter().any(|time| *time > DURATION_MAX) {
+            wrong.push("takes longer than a day: shorten `duration`, `recover` or `finish`".to_owned());
         }
         if rooms > ROOMS_MAX {
             wrong.push(format!("has {rooms} rooms, which must be at most {ROOMS_MAX}"));
@@ -287,6 +309,29 @@ impl Experiment {
         }
         wrong
     }
+
+    /// The steps that put back a copy which no other step has made by then, and keeps until their end.
+    fn copies_missing(&self) -> Vec<String> {
+        let span = |step: &Step| match step.when {
+            When::At(at) => Some((at.0, at.0 + step.lasts)),
+            When::Every(..) => None,
+        };
+        let is_there = |step: &Step| {
+            let copies = self.method.iter().filter(|other| other.fault == Fault::CopyDataDir);
+            let mut spans = copies.filter(|other| other.nodes == step.nodes).filter_map(span);
+            // Otherwise the copy may be one of another node.
+            matches!(step.nodes, Nodes::Named(_))
+                && span(step).is_some_and(|(from, to)| spans.any(|(made, kept)| made < from && to <= kept))
+        };
+        let restores = (1..).zip(&self.method).filter(|(_, step)| step.fault == Fault::RestoreOldCopy);
+        let missing = restores.filter(|(_, step)| !is_there(step)).map(|(number, _)| {
+            format!(
+                "step {number} puts back a copy that is not there: let `copy-data-dir` begin earlier, last at least until its \
+                 end, and name the same node; both need `at`"
+            )
+        });
+        missing.collect()
+    }
 }
 
 impl Default for Workload {
@@ -311,6 +356,10 @@ impl Default for Steady {
 
 fn recover_default() -> Duration {
     Duration::from_secs(15)
+}
+
+fn finish_default() -> Duration {
+    Duration::from_secs(60)
 }
 
 #[cfg(test)]

@@ -77,6 +77,12 @@ pub enum Fault {
         #[serde(with = "crate::time")]
         delay: Duration,
     },
+    /// The node's data dir is copied while the process stands still for a moment, as by a volume snapshot, and the copy is kept
+    /// beside it. Healed by removing the copy.
+    CopyDataDir,
+    /// The process dies and is started again on the copy that [`Fault::CopyDataDir`] has made. Healed by putting the node's own
+    /// data dir back.
+    RestoreOldCopy,
     /// The name server keeps its current answers and ignores new records of servers.
     ResolverStale,
     /// Each answer of the name server takes longer, and the next question waits for it.
@@ -137,6 +143,8 @@ pub enum Means {
     Network,
     /// To delay or fail a node's disk operations.
     Disk,
+    /// To copy a node's data dir and to put the copy in its place.
+    Copies,
     /// To change a node's wall clock.
     Clock,
     /// To change a name server's answers.
@@ -157,6 +165,9 @@ impl Means {
             }
             Self::Isolation | Self::Network | Self::Disk | Self::Clock => {
                 "start the servers with --allow-faults (conclave up --allow-faults), or with CONCLAVE_ALLOW_FAULTS=true"
+            }
+            Self::Copies => {
+                "only the data dirs of conclave up --allow-faults can be exchanged; run the experiment on local processes"
             }
             Self::Resolver => {
                 "only the name server of conclave up --allow-faults can give wrong answers; run the experiment on local processes"
@@ -179,6 +190,7 @@ impl Fault {
             | Self::Bandwidth { .. }
             | Self::Duplicate { .. } => Means::Network,
             Self::SlowDisk { .. } | Self::FailSync | Self::FullDisk | Self::PowerCut { .. } => Means::Disk,
+            Self::CopyDataDir | Self::RestoreOldCopy => Means::Copies,
             Self::ClockStep { .. } | Self::ClockSkew { .. } => Means::Clock,
             Self::ResolverStale | Self::ResolverSlow { .. } => Means::Resolver,
         }
@@ -221,6 +233,7 @@ impl Fault {
             | Self::Pause
             | Self::FailSync
             | Self::FullDisk
+            | Self::RestoreOldCopy
             | Self::PowerCut { .. } => true,
             Self::Isolate
             | Self::Partition { .. }
@@ -228,6 +241,7 @@ impl Fault {
             | Self::Loss { .. }
             | Self::Bandwidth { .. }
             | Self::SlowDisk { .. }
+            | Self::CopyDataDir
             | Self::ClockStep { .. }
             | Self::ClockSkew { .. }
             | Self::Duplicate { .. }
@@ -252,6 +266,8 @@ impl Fault {
             Self::FailSync => "fail-sync",
             Self::FullDisk => "full-disk",
             Self::PowerCut { .. } => "power-cut",
+            Self::CopyDataDir => "copy-data-dir",
+            Self::RestoreOldCopy => "restore-old-copy",
             Self::ClockStep { .. } => "clock-step",
             Self::ClockSkew { .. } => "clock-skew",
             Self::Duplicate { .. } => "duplicate",
@@ -321,6 +337,8 @@ mod tests {
             Fault::FailSync,
             Fault::FullDisk,
             Fault::PowerCut { torn: false },
+            Fault::CopyDataDir,
+            Fault::RestoreOldCopy,
             Fault::ClockStep { offset_ms: 1 },
             Fault::ClockSkew { percent: 1 },
             Fault::Duplicate { percent: 1, delay },
@@ -337,8 +355,17 @@ mod tests {
     /// taking a server away keeps other faults from being applied at all.
     #[test]
     fn only_stopped_and_cut_off_servers_count_as_away() {
-        let away =
-            ["kill", "restart", "pause", "isolate", "partition", "fail-sync", "full-disk", "power-cut"];
+        let away = [
+            "kill",
+            "restart",
+            "pause",
+            "isolate",
+            "partition",
+            "fail-sync",
+            "full-disk",
+            "power-cut",
+            "restore-old-copy",
+        ];
         assert_eq!(names(Fault::takes_away), away);
     }
 

@@ -1,4 +1,4 @@
-//! The bounds of a long-running controller's API.
+//! The bounds of a long-running controller's API, and of what faults leave on the disk.
 
 /// Body of a request, bytes: the largest one is a fault with its parameters, a few hundred bytes.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -16,3 +16,5 @@ pub const TOKEN_BYTES_MAX: usize = 1_024;
 pub const RUNS_LISTED: usize = 50;
 /// The most runs in one answer: a run takes a few hundred bytes, and a few hundred kilobytes are no burden to anyone.
 pub const RUNS_LISTED_MAX: usize = 200;
+/// The most bytes of a data dir that is copied: the server stands still meanwhile, and the copy takes room on its disk.
+pub const COPY_BYTES_MAX: u64 = 1024 * 1024 * 1024;

@@ -44,7 +44,7 @@ pub fn step(
     // JSON is YAML, and a quoted string cannot become more than one value.
     let text =
         json!({ "name": "now", "proves": "nothing", "workload": workload, "method": [step] }).to_string();
-    let experiment = Experiment::parse(&text).map_err(|error| error.to_string())?;
+    let experiment = Experiment::parse_single(&text).map_err(|error| error.to_string())?;
     experiment.method.into_iter().next().ok_or_else(|| "there is no fault".to_owned())
 }
 
@@ -113,6 +113,8 @@ mod tests {
             read("power-cut", "n1", &[("torn", "true")]).unwrap().fault,
             Fault::PowerCut { torn: true }
         );
+        // An earlier fault may have made the copy.
+        assert_eq!(read("restore-old-copy", "n3", &[]).unwrap().fault, Fault::RestoreOldCopy);
         // A name with YAML in it stays a name.
         let odd = "x}], expect: {";
         assert_eq!(read("kill", odd, &[]).unwrap().nodes, Nodes::Named(odd.to_owned()));

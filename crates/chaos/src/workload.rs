@@ -23,6 +23,9 @@ pub use client_view::{ClientView, Sample};
 
 /// The most probers of one server.
 const PROBERS: usize = 4;
+/// Timeout of each step of [`Running::finish`] for a cluster that has failed already: it did not recover, or not finish an earlier
+/// step.
+pub const PATIENCE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// What the workload could not do. It says nothing about the cluster's promises.
 #[derive(Debug, thiserror::Error)]
@@ -217,17 +220,22 @@ impl Running {
     }
 
     /// Ends the workload in three steps: in-flight sends get their answers, the readers read to the end, and every server is read
-    /// in full. Each step has the timeout `patience`. Returns what was not finished, one sentence each: with all faults healed,
+    /// in full. Each step has the timeout `patience`, or less once something was not finished. Returns what was not finished, one sentence each: with all faults healed,
     /// that is a failure of the cluster.
     pub async fn finish(mut self, servers: &[Server], dial: &Dial, patience: Duration) -> Vec<String> {
         let mut undone = Vec::new();
+        let rest = |undone: &[String]| {
+            if undone.is_empty() { patience } else { patience.min(PATIENCE_AFTER_FAILURE) }
+        };
         self.stop_sending.cancel();
         join_within(&mut self.senders, patience, "a sender's last message stayed in doubt", &mut undone)
             .await;
         self.stop_reading.cancel();
+        let patience = rest(&undone);
         join_within(&mut self.readers, patience, "a reader did not reach the end of its room", &mut undone)
             .await;
         for server in servers {
+            let patience = rest(&undone);
             let read = tokio::time::timeout(patience, self.final_read(server, dial)).await;
             let late = || Err(WorkloadError::Stuck(format!("no answer within {}", show(patience))));
             if let Err(error) = read.unwrap_or_else(|_| late()) {

@@ -82,6 +82,8 @@ impl Simulated {
                 fault_counts.disk_faults += affected
             }
             Fault::ClockStep { .. } | Fault::ClockSkew { .. } => fault_counts.clock_steps += affected,
+            // Refused before: a simulated disk is not copied.
+            Fault::CopyDataDir | Fault::RestoreOldCopy => {}
             // Counted above already, in `resolver_faults`.
             Fault::ResolverStale | Fault::ResolverSlow { .. } => {}
         }

@@ -49,6 +49,7 @@ pub(crate) fn experiment(seed: u64) -> Experiment {
         steady: Steady { acked_per_second: 20, p99: Duration::from_secs(1) },
         method,
         recover: Duration::from_secs(30),
+        finish: Duration::from_secs(60),
         expect: Expect::default(),
     }
 }

@@ -20,7 +20,7 @@ use self::containers::Containers;
 use self::endpoints::EndpointFile;
 use self::model::{ContainerState, Inspected, Listed, Own, Part};
 use crate::backend::inside::InForce;
-use crate::backend::{Backend, BackendError, Kind, Target, url};
+use crate::backend::{Backend, BackendError, Kind, Target, cannot_exchange_data_dirs, url};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
@@ -152,6 +152,9 @@ impl Docker {
                 let hit = servers.iter().filter(|server| fault.nodes.contains(&server.name));
                 try_join_all(hit.map(|server| self.inside.cut_power(server, *torn, fault.id))).await.map(drop)
             }
+            copied @ (Fault::CopyDataDir | Fault::RestoreOldCopy) => {
+                Err(cannot_exchange_data_dirs(copied, "a container"))
+            }
             _ => {
                 self.inside.add(fault);
                 self.send_faults().await.map(drop)
@@ -182,6 +185,8 @@ impl Docker {
                     .await
                     .map(drop)
             }
+            // `apply` refuses them.
+            Fault::CopyDataDir | Fault::RestoreOldCopy => Ok(()),
             _ => {
                 self.may_have_faults_inside.store(true, Ordering::Relaxed);
                 // A server with a failing disk has stopped.

@@ -19,7 +19,7 @@ use crate::backend::inside::InForce;
 use crate::backend::kubernetes::api::{Api, Grace};
 use crate::backend::kubernetes::config::Config;
 use crate::backend::kubernetes::pod::{ALLOWED, COMPONENT, Pod};
-use crate::backend::{Backend, BackendError, Kind, Target};
+use crate::backend::{Backend, BackendError, Kind, Target, cannot_exchange_data_dirs};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
@@ -186,6 +186,9 @@ impl Kubernetes {
     async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {
         let death = match &fault.fault {
             Fault::Pause => return Err(cannot_pause()),
+            copied @ (Fault::CopyDataDir | Fault::RestoreOldCopy) => {
+                return Err(cannot_exchange_data_dirs(copied, "a pod"));
+            }
             Fault::Kill => Some(Death { torn: false, seed: fault.id, must: false }),
             Fault::PowerCut { torn } => Some(Death { torn: *torn, seed: fault.id, must: true }),
             Fault::Restart => None,
@@ -202,8 +205,8 @@ impl Kubernetes {
             Fault::Kill | Fault::Restart | Fault::PowerCut { .. } => {
                 try_join_all(fault.nodes.iter().map(|name| self.wait_until_ready(name))).await.map(drop)
             }
-            // `apply` refuses it.
-            Fault::Pause => Ok(()),
+            // `apply` refuses them.
+            Fault::Pause | Fault::CopyDataDir | Fault::RestoreOldCopy => Ok(()),
             // A server without a running pod has forgotten its faults.
             _ => {
                 let servers = self.servers();

@@ -1,7 +1,9 @@
 //! The processes of `conclave up`.
 //!
 //! `up` keeps a list of its children in its directory (`processes.json`) and restarts children that die. Signals need only the
-//! operating system's permission; faults inside a server need `conclave up --allow-faults`.
+//! operating system's permission; faults inside a server, and exchanging its data dir, need `conclave up --allow-faults`.
+
+mod copies;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,12 +13,12 @@ use std::time::Duration;
 
 use conclave_client::CaId;
 use futures::future::{BoxFuture, try_join_all};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::backend::inside::InForce;
-use crate::backend::{Backend, BackendError, Kind, Target, admin_token};
+use crate::backend::{Backend, BackendError, Kind, Target, admin_token, cannot_exchange_data_dirs};
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
 
@@ -144,15 +146,14 @@ impl Local {
         }
     }
 
-    /// Waits until the child runs.
-    async fn wait_until_running(&self, name: &str) -> Result<(), BackendError> {
+    /// Waits until the child runs, and returns its process id.
+    async fn wait_until_running(&self, name: &str) -> Result<i32, BackendError> {
         let deadline = Instant::now() + BACK_DEADLINE;
         loop {
-            let lives = |child: &Child| {
-                child.pid.and_then(Pid::from_raw).is_some_and(|pid| test_kill_process(pid).is_ok())
-            };
-            if lives(&self.child(name)?) {
-                return Ok(());
+            // `up` has not noticed yet that a zombie has died.
+            let runs = |pid: &i32| !matches!(state(*pid), None | Some('Z' | 'X'));
+            if let Some(pid) = self.child(name)?.pid.filter(runs) {
+                return Ok(pid);
             }
             if Instant::now() > deadline || !self.read()?.restarts {
                 let why = "conclave up has not restarted it (was it started with --no-restart?)";
@@ -188,6 +189,22 @@ impl Local {
         Ok(processes.children.into_iter().map(target).collect())
     }
 
+    fn check_allows_faults(&self) -> Result<(), BackendError> {
+        if self.read()?.allow_faults {
+            return Ok(());
+        }
+        Err(BackendError::NotAllowed {
+            target: "this cluster".to_owned(),
+            advice: "start it with conclave up --allow-faults".to_owned(),
+        })
+    }
+
+    fn is_at_resolver(&self, fault: &Applied) -> Result<bool, BackendError> {
+        let is_resolver =
+            |target: &Target| target.kind == Kind::Resolver && fault.nodes.contains(&target.name);
+        Ok(self.list()?.iter().any(is_resolver))
+    }
+
     async fn apply_to(&self, fault: &Applied) -> Result<(), BackendError> {
         match &fault.fault {
             Fault::Kill => self.each(fault, Signal::KILL),
@@ -200,16 +217,23 @@ impl Local {
                 let cuts = hit.map(|target| self.inside.cut_power(target, *torn, fault.id));
                 try_join_all(cuts).await.map(drop)
             }
-            _ => {
-                if !self.read()?.allow_faults {
-                    return Err(BackendError::NotAllowed {
-                        target: "this cluster".to_owned(),
-                        advice: "start it with conclave up --allow-faults".to_owned(),
-                    });
+            copied @ (Fault::CopyDataDir | Fault::RestoreOldCopy) => {
+                self.check_allows_faults()?;
+                if self.is_at_resolver(fault)? {
+                    return Err(cannot_exchange_data_dirs(copied, "a resolver of conclave up"));
                 }
-                let is_resolver =
-                    |target: &Target| target.kind == Kind::Resolver && fault.nodes.contains(&target.name);
-                if fault.fault == Fault::Isolate && self.list()?.iter().any(is_resolver) {
+                for name in &fault.nodes {
+                    if *copied == Fault::CopyDataDir {
+                        self.copy_data_dir(name).await?;
+                    } else {
+                        self.restore_old_copy(name).await?;
+                    }
+                }
+                Ok(())
+            }
+            _ => {
+                self.check_allows_faults()?;
+                if fault.fault == Fault::Isolate && self.is_at_resolver(fault)? {
                     return Err(BackendError::Unable {
                         fault: fault.fault.to_string(),
                         what: "a resolver of conclave up",
@@ -226,6 +250,19 @@ impl Local {
         match &fault.fault {
             Fault::Kill | Fault::Restart | Fault::PowerCut { .. } => {
                 for name in &fault.nodes {
+                    self.wait_until_running(name).await?;
+                }
+                Ok(())
+            }
+            Fault::CopyDataDir => {
+                for name in &fault.nodes {
+                    self.remove_copy(name).await?;
+                }
+                Ok(())
+            }
+            Fault::RestoreOldCopy => {
+                for name in &fault.nodes {
+                    self.put_back(name).await?;
                     self.wait_until_running(name).await?;
                 }
                 Ok(())
@@ -256,7 +293,12 @@ impl Local {
 
 /// The kernel's letter for the state of a process (`T` is stopped); `None` if there is no such process.
 fn state(pid: i32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    state_in(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+/// The same of a process or a thread, from its `stat`.
+fn state_in(stat: &Path) -> Option<char> {
+    let stat = fs::read_to_string(stat).ok()?;
     // The state follows the name, which is in parentheses and may contain parentheses itself.
     stat.rsplit_once(") ")?.1.chars().next()
 }
@@ -269,7 +311,7 @@ impl Backend for Local {
     fn means(&self) -> BoxFuture<'_, Result<BTreeSet<Means>, BackendError>> {
         Box::pin(async {
             let inside = self.read()?.allow_faults;
-            let more = Means::INSIDE.into_iter().chain([Means::Resolver]).filter(|_| inside);
+            let more = Means::INSIDE.into_iter().chain([Means::Copies, Means::Resolver]).filter(|_| inside);
             Ok(more.chain([Means::Process, Means::Freeze]).collect())
         })
     }

@@ -57,6 +57,30 @@ fn every_mistake_is_reported() {
 }
 
 #[test]
+fn a_copy_is_put_back_only_where_it_was_made_and_while_it_is_kept() {
+    let method = |copy: &str, restore: &str| {
+        with(&format!("  - {{fault: copy-data-dir, {copy}}}\n  - {{fault: restore-old-copy, {restore}}}"))
+    };
+    let copy = "at: 1s, nodes: \"#3\", for: 20s";
+    let read = method(copy, "at: 9s, nodes: \"#3\", for: 12s").unwrap();
+    assert_eq!((&read.method[0].fault, &read.method[1].fault), (&Fault::CopyDataDir, &Fault::RestoreOldCopy));
+    for (copy, restore) in [
+        (copy, "at: 9s, nodes: \"#3\", for: 13s"),
+        (copy, "at: 1s, nodes: \"#3\""),
+        (copy, "at: 9s, nodes: \"#2\""),
+        (copy, "every: 5s, between: [5s, 9s], nodes: \"#3\""),
+        ("at: 1s, nodes: one, for: 20s", "at: 9s, nodes: one"),
+    ] {
+        let error = method(copy, restore).unwrap_err().to_string();
+        assert!(error.contains("step 2 puts back a copy that is not there"), "{copy} {restore}: {error}");
+    }
+    assert!(why("  - {at: 1s, fault: restore-old-copy, nodes: node3}").contains("step 1 puts back"));
+    assert!(
+        why("  - {at: 1s, fault: copy-data-dir, nodes: node3, torn: true}").contains("does not take `torn`")
+    );
+}
+
+#[test]
 fn a_message_longer_than_servers_accept_is_refused() {
     let sends = |bytes: usize| {
         Experiment::parse(&format!(

@@ -76,6 +76,8 @@ impl Step {
             "fail-sync" => Fault::FailSync,
             "full-disk" => Fault::FullDisk,
             "power-cut" => Fault::PowerCut { torn: self.torn.take().unwrap_or(false) },
+            "copy-data-dir" => Fault::CopyDataDir,
+            "restore-old-copy" => Fault::RestoreOldCopy,
             "clock-step" => Fault::ClockStep { offset_ms: need(name, "offset_ms", self.offset_ms.take())? },
             "clock-skew" => match need(name, "percent", self.percent.take())? {
                 percent @ -90..=1_000 => Fault::ClockSkew { percent },

@@ -30,10 +30,12 @@ struct Row {
     finds: &'static [&'static str],
     /// More of the servers' environment.
     environment: &'static [(&'static str, &'static str)],
+    /// Of a control: a server's log must contain this, or nothing was tried.
+    says: &'static str,
 }
 
 const fn row(bug: &'static str, experiment: &'static str, finds: &'static [&'static str]) -> Row {
-    Row { bug, experiment, finds, environment: &[] }
+    Row { bug, experiment, finds, environment: &[], says: "" }
 }
 
 /// A short tail of the log, so that a replica that was down needs a snapshot.
@@ -50,6 +52,8 @@ const ROWS: &[Row] = &[
         environment: SHORT_TAIL,
         ..row("forget-dedupe", "snapshot-catch-up", &["acked_kept", "replicas_agree", "no_gap"])
     },
+    row("trust-old-copy", "restored-copy", &["acked_kept"]),
+    Row { says: OLD_COPY_REFUSED, ..row(NONE, "restored-copy", &[]) },
     row("follow-off-by-one", "kill-and-resume", &["resume_exact"]),
     row(NONE, "lone-leader", &[]),
     row(NONE, "power-cut-slow-disk", &[]),
@@ -61,6 +65,8 @@ const ROWS: &[Row] = &[
 const NONE: &str = "none";
 /// Found where a server had votes older than its log and refused to start.
 const VOTE_REFUSED: &str = "vote_refused";
+/// What a server says before it stops because its data dir is an older copy.
+const OLD_COPY_REFUSED: &str = "was put back from an older copy";
 
 /// The bugs of all rows.
 pub(super) fn bugs() -> BTreeSet<&'static str> {
@@ -160,7 +166,7 @@ fn run_row(site: &Site, row: &Row, at: usize, suffix: &str) -> anyhow::Result<Ou
     let site = site.folder(&format!("{}{suffix}", at + 1))?;
     let bug = if row.bug == NONE { "" } else { row.bug };
     let environment = [&[(VARIABLE, bug)][..], row.environment].concat();
-    let (mut code, mut found) = (None, BTreeSet::new());
+    let (mut code, mut found, mut said) = (None, BTreeSet::new(), true);
     match Cluster::start(&site, &["--allow-faults"], &environment) {
         Ok(cluster) => {
             let out = site.dir.join("out");
@@ -179,24 +185,29 @@ fn run_row(site: &Site, row: &Row, at: usize, suffix: &str) -> anyhow::Result<Ou
             drop(cluster);
             let report = read(&out.join("report.json")).unwrap_or_default();
             found = violations(&serde_json::from_str(&report).unwrap_or_default());
-            if refused_a_vote(&dir)? {
+            if is_logged(&dir, says_vote_refused)? {
                 found.insert(VOTE_REFUSED.to_owned());
             }
+            said = row.says.is_empty() || is_logged(&dir, |line| line.contains(row.says))?;
         }
         Err(error) => site.say(&format!("{} with {}: no cluster: {error:#}", row.experiment, row.bug))?,
     }
-    Ok(Outcome { word: judge(row, code, &found), code, took: began.elapsed(), found })
+    let word = match judge(row, code, &found) {
+        Word::Ok if !said => Word::Busy,
+        word => word,
+    };
+    Ok(Outcome { word, code, took: began.elapsed(), found })
 }
 
-/// Whether a server's log says that its votes were older than its log.
-fn refused_a_vote(cluster: &Path) -> anyhow::Result<bool> {
+/// Whether a line of a server's log is like this.
+fn is_logged(cluster: &Path, is_like: impl Fn(&str) -> bool) -> anyhow::Result<bool> {
     let entries = std::fs::read_dir(cluster)?.collect::<Result<Vec<_>, _>>()?;
     let logs = entries
         .iter()
         .map(std::fs::DirEntry::path)
         .filter(|path| path.extension().is_some_and(|e| e == "log"));
     for log in logs {
-        if read(&log)?.lines().any(says_vote_refused) {
+        if read(&log)?.lines().any(&is_like) {
             return Ok(true);
         }
     }

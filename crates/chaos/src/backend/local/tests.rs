@@ -18,15 +18,33 @@ struct Started {
 
 impl Started {
     fn new(client: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let process = Command::new("sleep").arg("600").spawn().unwrap();
+        let started = Self { dir: tempfile::tempdir().unwrap(), process: sleeping() };
+        started.list(true, client);
+        started
+    }
+
+    /// Writes the list of children: a server, or without an address a resolver.
+    fn list(&self, allow_faults: bool, client: &str) {
+        let kind = if client.is_empty() { "resolver" } else { "server" };
         let list = serde_json::json!({
-            "allow_faults": true,
+            "allow_faults": allow_faults,
             "restarts": true,
-            "children": [{ "name": "node1", "kind": "server", "pid": process.id(), "client": client }],
+            "children": [{ "name": "node1", "kind": kind, "pid": self.process.id(), "client": client }],
         });
-        fs::write(dir.path().join(PROCESSES), list.to_string()).unwrap();
-        Self { dir, process }
+        let (file, new) = (self.dir.path().join(PROCESSES), self.dir.path().join("new"));
+        fs::write(&new, list.to_string()).unwrap();
+        fs::rename(new, file).unwrap();
+    }
+
+    /// Starts the child again whenever it has died, as `up` does. Never ends.
+    async fn keep(&mut self) -> ! {
+        loop {
+            if self.process.try_wait().unwrap().is_some() {
+                self.process = sleeping();
+                self.list(true, "127.0.0.1:1");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Takes the lock that a running `up` holds.
@@ -42,6 +60,10 @@ impl Drop for Started {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
+}
+
+fn sleeping() -> Running {
+    Command::new("sleep").arg("600").spawn().unwrap()
 }
 
 /// A `FaultService` that answers for the process, and fails while the process is stopped.
@@ -107,11 +129,7 @@ async fn a_thawed_server_learns_of_faults_that_ended_while_it_was_frozen() {
         local.apply(&late).await.unwrap();
         assert_eq!(offset(), 7);
         local.apply(&pause).await.unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while state(pid) != Some('T') {
-            assert!(Instant::now() < deadline, "the process is not stopped");
-            tokio::task::yield_now().await;
-        }
+        until(|| state(pid) == Some('T')).await;
         local.heal(&late).await.unwrap();
         assert_eq!(offset(), 7, "a frozen server keeps its faults");
         local.heal(&pause).await.unwrap();
@@ -120,5 +138,113 @@ async fn a_thawed_server_learns_of_faults_that_ended_while_it_was_frozen() {
     tokio::select! {
         ended = server => panic!("the server ended: {ended:?}"),
         () = broken => {}
+    }
+}
+
+#[tokio::test]
+async fn a_server_gets_its_older_copy_and_its_own_data_dir_back() {
+    let mut started = Started::new("127.0.0.1:1");
+    let _lock = started.lock();
+    let pid = i32::try_from(started.process.id()).unwrap();
+    let up = started.dir.path().to_owned();
+    let (boots, theirs) = (up.join("node1/boots"), up.join("node1.copy/boots"));
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    fs::create_dir(up.join("node1")).unwrap();
+    for file in ["boots", "lock", "ballast"] {
+        fs::write(up.join("node1").join(file), "one").unwrap();
+    }
+    let (copy, restore) = (applied(1, Fault::CopyDataDir), applied(2, Fault::RestoreOldCopy));
+    let local = Local::open(&up).unwrap();
+    assert!(local.means().await.unwrap().contains(&Means::Copies));
+
+    let refused = local.apply(&restore).await.unwrap_err().to_string();
+    assert!(refused.contains("there is no copy"), "{refused}");
+    local.apply(&copy).await.unwrap();
+    assert_ne!(state(pid), Some('T'), "the server is still frozen");
+    assert!(!up.join("node1.copy/ballast").exists() && !up.join("node1.copy/lock").exists());
+    fs::write(&boots, "one two").unwrap();
+    // The rest of a fault that was applied already, or in part, is no error.
+    for _ in 0..2 {
+        local.apply(&restore).await.unwrap();
+        assert_eq!((read(&boots), read(&theirs)), ("one".to_owned(), "one two".to_owned()));
+    }
+    assert!(!started.process.wait().unwrap().success(), "the server was not killed");
+    let refused = local.apply(&copy).await.unwrap_err().to_string();
+    assert!(refused.contains("an older copy is in its place"), "{refused}");
+
+    // The controller was killed: the next one begins with the oldest fault.
+    fs::write(&boots, "one three").unwrap();
+    let local = Local::open(&up).unwrap();
+    let healed = async {
+        local.heal(&copy).await.unwrap();
+        assert_eq!((read(&boots), up.join("node1.copy").exists()), ("one two".to_owned(), false));
+        local.heal(&restore).await.unwrap();
+    };
+    tokio::select! {
+        () = healed => {}
+        _ = started.keep() => {}
+    }
+    assert_eq!(read(&boots), "one two");
+
+    // In the usual order.
+    local.apply(&copy).await.unwrap();
+    local.apply(&restore).await.unwrap();
+    let healed = async {
+        local.heal(&restore).await.unwrap();
+        assert_eq!((read(&boots), read(&theirs)), ("one two".to_owned(), "one two".to_owned()));
+        local.heal(&copy).await.unwrap();
+    };
+    tokio::select! {
+        () = healed => {}
+        _ = started.keep() => {}
+    }
+    let left: BTreeSet<_> = fs::read_dir(&up).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [PROCESSES, LOCK, "node1"].map(std::ffi::OsString::from).into());
+}
+
+#[tokio::test]
+async fn a_data_dir_is_exchanged_only_at_servers_that_allow_faults() {
+    let started = Started::new("127.0.0.1:1");
+    let _lock = started.lock();
+    let local = Local::open(started.dir.path()).unwrap();
+    started.list(true, "");
+    let refused = local.apply(&applied(1, Fault::CopyDataDir)).await.unwrap_err().to_string();
+    assert!(refused.contains("cannot be applied to a resolver"), "{refused}");
+    started.list(false, "127.0.0.1:1");
+    assert!(!local.means().await.unwrap().contains(&Means::Copies));
+    for fault in [Fault::CopyDataDir, Fault::RestoreOldCopy] {
+        let refused = local.apply(&applied(1, fault)).await.unwrap_err().to_string();
+        assert!(refused.contains("--allow-faults"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_was_stopped_for_a_copy_goes_on_when_that_is_healed() {
+    let started = Started::new("127.0.0.1:1");
+    let _lock = started.lock();
+    let pid = i32::try_from(started.process.id()).unwrap();
+    let local = Local::open(started.dir.path()).unwrap();
+    fs::create_dir(started.dir.path().join("node1")).unwrap();
+    // A controller was killed here.
+    local.data_dirs("node1").begin().unwrap();
+    local.apply(&applied(1, Fault::Pause)).await.unwrap();
+    until(|| state(pid) == Some('T')).await;
+    local.heal(&applied(2, Fault::CopyDataDir)).await.unwrap();
+    until(|| state(pid) != Some('T')).await;
+    assert!(!started.dir.path().join("node1.copy.unfinished").exists());
+
+    // A finished copy says nothing about why a server is frozen.
+    local.apply(&applied(3, Fault::CopyDataDir)).await.unwrap();
+    local.apply(&applied(1, Fault::Pause)).await.unwrap();
+    until(|| state(pid) == Some('T')).await;
+    local.heal(&applied(3, Fault::CopyDataDir)).await.unwrap();
+    assert_eq!(state(pid), Some('T'));
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never holds");
+        tokio::task::yield_now().await;
     }
 }
