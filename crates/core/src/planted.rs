@@ -32,11 +32,13 @@ pub enum Bug {
     SkipLevelGate,
     /// A node accepts a peer whose data dir was put back from an older copy.
     TrustOldCopy,
+    /// What an entry does depends on the process that applies it.
+    ApplyByProcess,
 }
 
 impl Bug {
     /// All planted bugs.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AckBeforeSync,
         Self::AckBeforeQuorum,
         Self::PublishBeforeCommit,
@@ -46,6 +48,7 @@ impl Bug {
         Self::UnsyncedVote,
         Self::SkipLevelGate,
         Self::TrustOldCopy,
+        Self::ApplyByProcess,
     ];
 
     /// The value of [`VARIABLE`] that chooses this bug.
@@ -61,6 +64,7 @@ impl Bug {
             Self::UnsyncedVote => "unsynced-vote",
             Self::SkipLevelGate => "skip-level-gate",
             Self::TrustOldCopy => "trust-old-copy",
+            Self::ApplyByProcess => "apply-by-process",
         }
     }
 

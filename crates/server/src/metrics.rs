@@ -71,6 +71,7 @@ pub struct Metrics {
     pub(crate) storage_bytes: IntGaugeVec,
     pub(crate) storage_disk_bytes: IntGaugeVec,
     pub(crate) storage_disk_full: IntGauge,
+    pub(crate) replicas_diverged: IntGauge,
     pub(crate) storage_errors: IntCounter,
     storage_checkpoint: Histogram,
     storage_vote: Histogram,
@@ -251,6 +252,10 @@ impl Metrics {
                 "conclave_storage_disk_bytes",
                 "Free space and size of the file system of the data dir, bytes, by kind.",
                 &["kind"],
+            ),
+            replicas_diverged: make.gauge(
+                "conclave_replicas_diverged",
+                "Replicas of other nodes that have applied something else than this node's.",
             ),
             storage_disk_full: make.gauge(
                 "conclave_storage_disk_full",

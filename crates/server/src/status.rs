@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use conclave_proto::chat::{NodeStatus, Role, ShardStatus};
+use conclave_proto::chat::{self, NodeStatus, Role, ShardStatus};
 use conclave_proto::cluster::NodeRecord;
 use conclave_proto::raft::NodeStatusRequest;
-use conclave_store::Store;
+use conclave_store::{AppliedDigest, DigestSum, Store};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 
@@ -41,12 +41,13 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         sync_p99_us: metrics.sync_p99_us(),
         log_bytes: usage.log_file_bytes,
         state_bytes: usage.state_file_bytes,
-        shards: shards.replicas().map(|replica| shard_status(replica)).collect(),
+        shards: shards.replicas().map(|replica| shard_status(node, replica)).collect(),
         record: Some(NodeRecord::clone(&node.own.get())),
     }
 }
 
-fn shard_status(replica: &Replica) -> ShardStatus {
+fn shard_status(node: &NodeInfo, replica: &Replica) -> ShardStatus {
+    let digest = replica.state.digest();
     let metrics = replica.raft.metrics();
     let metrics = metrics.borrow_watched();
     let role = match metrics.state {
@@ -68,6 +69,23 @@ fn shard_status(replica: &Replica) -> ShardStatus {
         snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
         purged_index: metrics.purged.map_or(0, |id| id.index),
         voters: metrics.membership_config.membership().voter_ids().collect(),
+        digest: Some(chat::AppliedDigest {
+            index: digest.index,
+            total_since: digest.total.since,
+            total: digest.total.sum,
+            window_since: digest.window.since,
+            window: digest.window.sum,
+        }),
+        diverged: node.diverged.of(replica.shard),
+    }
+}
+
+/// A digest that another node reports.
+pub(crate) fn digest_from_proto(digest: &chat::AppliedDigest) -> AppliedDigest {
+    AppliedDigest {
+        index: digest.index,
+        total: DigestSum { since: digest.total_since, sum: digest.total },
+        window: DigestSum { since: digest.window_since, sum: digest.window },
     }
 }
 

@@ -8,6 +8,7 @@ mod apply;
 pub(crate) mod block;
 mod cache;
 pub(crate) mod db;
+pub(crate) mod digest;
 mod flush;
 pub(crate) mod key;
 pub(crate) mod machine;
@@ -39,11 +40,13 @@ use crate::types::{LogId, StoredMembership};
 use crate::work::Work;
 use cache::Cache;
 use db::{ReadView, StateDb};
+use digest::Digests;
 use key::Key;
 use row::{Row, Small};
 use tail::{ApplyBatch, Chunk, Tails};
 use writer::StateWriterQueue;
 
+pub use digest::{AppliedDigest, DigestSum};
 pub use read::EventPage;
 
 /// The parts that all shards share.
@@ -95,6 +98,7 @@ pub struct ShardState {
 struct Inner {
     applied: Option<LogId>,
     membership: StoredMembership,
+    digests: Digests,
     /// `applied` or `membership` has changed since the writer took it.
     moved: bool,
     /// The current epoch; see [`cache`]. The writer ends an epoch when it takes the epoch's changes.
@@ -157,6 +161,18 @@ impl ShardState {
         self.shared.work
     }
 
+    /// The digest of what this replica has applied.
+    #[must_use]
+    pub fn digest(&self) -> AppliedDigest {
+        lock(&self.inner).digests.now()
+    }
+
+    /// The digest as it was at an index; `None` unless it is one of the last.
+    #[must_use]
+    pub fn digest_at(&self, index: u64) -> Option<AppliedDigest> {
+        lock(&self.inner).digests.at(index)
+    }
+
     /// The applied position in the log, and the membership at that position.
     pub(crate) fn position(&self) -> (Option<LogId>, StoredMembership) {
         let inner = lock(&self.inner);
@@ -211,13 +227,14 @@ impl StoreContext {
 
 impl Inner {
     fn load(shard: ShardId, read: &ReadView, understands: u32) -> Result<Self, StoreError> {
-        let (applied, membership) = match read.applied(shard)? {
-            Some((applied, membership)) => (Some(applied), membership),
-            None => (None, StoredMembership::default()),
+        let (applied, membership, digest) = match read.applied(shard)? {
+            Some((applied, membership, digest)) => (Some(applied), membership, digest),
+            None => (None, StoredMembership::default(), AppliedDigest::starting(0)),
         };
         let mut inner = Self {
             applied,
             membership,
+            digests: Digests::new(digest),
             moved: false,
             epoch: 1,
             written: 0,

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{HISTORY_READS_MAX, LOG_QUEUE_MAX, LOG_TAIL_BYTES_DEFAULT};
 use conclave_core::{DataDirId, NodeId, RoomId, Seq, ShardId};
+use conclave_proto::log as proto;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::ballast;
@@ -462,9 +463,10 @@ impl Store {
         shard: ShardId,
         meta: SnapshotMeta,
         left_out: Vec<(RoomId, Seq)>,
+        digest: Option<proto::AppliedDigest>,
     ) -> Result<SnapshotReceiver, StoreError> {
         let Shard { state, receiving } = self.at(shard);
-        receiving.begin(state, meta, left_out)
+        receiving.begin(state, meta, left_out, digest)
     }
 
     /// Writes and syncs everything and stops the writers. Blocking. Later calls of the store return an

@@ -1,5 +1,5 @@
 //! Feature levels of real processes: a cluster held at a level refuses requests of the next one, and a planted bug that
-//! skips this check is found.
+//! skips this check is found. And a planted bug by which servers apply different things.
 
 use std::path::Path;
 
@@ -53,4 +53,21 @@ fn a_gateway_that_skips_the_level_is_found_by_the_server_that_stops() {
         let log = std::fs::read_to_string(scratch.path().join("cluster/node1.log"));
         log.is_ok_and(|text| text.contains("upgrade this node, its data is intact"))
     });
+}
+
+#[test]
+fn replicas_that_apply_different_things_are_reported_as_diverged() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = held_back(scratch.path(), "3", &[("CONCLAVE_PLANTED_BUG", "apply-by-process")]);
+    up.until_healthy();
+    up.run(&["send", "general", "what time is it"]).expect(0);
+    let mut said = String::new();
+    until("the status says that replicas differ", || {
+        let ran = up.run(&["status"]);
+        said = ran.out;
+        said.contains("DIVERGED: node1 and node2") && said.contains("DIVERGED: node2 and node3")
+    });
+    assert!(said.contains("NOT HEALTHY"), "{said}");
+    assert!(up.run(&["doctor"]).out.contains("DIVERGED: "));
+    up.stop();
 }

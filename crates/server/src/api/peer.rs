@@ -205,7 +205,8 @@ impl RaftService for PeerService {
         if self.node.disk.room() == Room::Critical {
             return Err(Status::resource_exhausted(NO_ROOM));
         }
-        let receiver = self.store.receive_snapshot(shard, meta.clone(), left_out).map_err(failed)?;
+        let receiver =
+            self.store.receive_snapshot(shard, meta.clone(), left_out, header.digest).map_err(failed)?;
         let data = receive(self.store.work(), receiver, first, &mut chunks).await?;
         let answer =
             raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await.map_err(failed)?;

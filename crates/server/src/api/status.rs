@@ -1,6 +1,6 @@
 //! The status of the cluster, as its nodes report it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
 use conclave_proto::status::DISK_FULL;
@@ -71,6 +71,7 @@ fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
                 .push(format!("the disk of {} has little room: it takes no writes ({DISK_FULL})", node.name));
         }
     }
+    problems.extend(divergences(nodes));
     let mut voters: BTreeMap<u32, &[u64]> = BTreeMap::new();
     let mut led: BTreeMap<u32, bool> = BTreeMap::new();
     for shard in nodes.iter().flat_map(|node| &node.shards) {
@@ -93,6 +94,27 @@ fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
     (spare.min().unwrap_or(-1).max(-1), problems)
 }
 
+/// A sentence for each pair of replicas that have applied different things.
+fn divergences(nodes: &[NodeStatus]) -> BTreeSet<String> {
+    let name = |id: u64| nodes.iter().find(|node| node.node_id == id).map_or("?", |node| node.name.as_str());
+    let pairs = nodes.iter().flat_map(|node| {
+        node.shards.iter().flat_map(move |shard| {
+            shard
+                .diverged
+                .iter()
+                .map(move |other| (shard.shard, node.node_id.min(*other), node.node_id.max(*other)))
+        })
+    });
+    let sentence = |(shard, one, other)| {
+        format!(
+            "DIVERGED: {} and {} have applied different things in shard {shard}; their messages may differ",
+            name(one),
+            name(other)
+        )
+    };
+    pairs.map(sentence).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use conclave_proto::chat::{Role, ShardStatus};
@@ -110,6 +132,18 @@ mod tests {
         };
         let shards = if reachable { vec![shard] } else { Vec::new() };
         NodeStatus { node_id: id, name: format!("node{id}"), reachable, shards, ..NodeStatus::default() }
+    }
+
+    #[test]
+    fn replicas_that_differ_are_one_problem_for_both_of_their_nodes() {
+        let mut nodes = [node(1, true, true), node(2, true, false), node(3, true, false)];
+        nodes[0].shards[0].diverged = vec![3];
+        nodes[2].shards[0].diverged = vec![1];
+        let (can_lose, problems) = judge(&nodes);
+        assert_eq!((can_lose, problems.len()), (1, 1), "{problems:?}");
+        assert!(
+            problems[0].starts_with("DIVERGED: node1 and node3 have applied different things in shard 1")
+        );
     }
 
     #[test]

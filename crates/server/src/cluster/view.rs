@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_core::{NodeId, ShardId};
 use conclave_proto::chat::{ClusterView, NodeStatus, NodeView};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
@@ -11,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::peer_statuses::{PeerStatuses, Statuses};
 use crate::local::NodeInfo;
+use crate::metrics::Metrics;
 use crate::peer::{Peer, Peers};
-use crate::status::peer_status;
-use crate::topology::Topology;
+use crate::shard::Shards;
+use crate::status::{digest_from_proto, peer_status};
 
 /// How often the other nodes are asked for their status.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,7 +25,8 @@ pub(crate) async fn run(
     node: Arc<NodeInfo>,
     peers: Arc<Peers>,
     peer_statuses: Arc<PeerStatuses>,
-    topology: Arc<Topology>,
+    shards: Arc<Shards>,
+    metrics: Arc<Metrics>,
     views: watch::Sender<Arc<ClusterView>>,
     stop: CancellationToken,
 ) {
@@ -40,14 +43,16 @@ pub(crate) async fn run(
         }
         drop(changes);
         // Dead nodes are published before the other nodes have answered.
-        publish(&views, &node, &peers, &peer_statuses.statuses(), topology.feature_level());
+        publish(&views, &node, &peers, &peer_statuses.statuses(), shards.topology.feature_level());
         let living = peers.iter().filter(|peer| peer.is_alive());
         let reported = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
+        compare_digests(&shards, &node, &reported);
+        metrics.replicas_diverged.set(i64::try_from(node.diverged.count()).unwrap_or(i64::MAX));
         peer_statuses.update(reported.into_iter().filter(|status| status.reachable).collect());
         let statuses = peer_statuses.statuses();
         node.disk
             .set_others_full(statuses.iter().filter(|(_, status)| status.disk_full).map(|(node, _)| *node));
-        publish(&views, &node, &peers, &peer_statuses.statuses(), topology.feature_level());
+        publish(&views, &node, &peers, &peer_statuses.statuses(), shards.topology.feature_level());
     }
 }
 
@@ -80,6 +85,30 @@ fn publish(
         *view = Arc::new(ClusterView { cluster_id: view.cluster_id.clone(), version, nodes, feature_level });
         !same
     });
+}
+
+/// Compares what other nodes have applied with what this one had applied at the same index. Of two nodes the one that is
+/// ahead can compare, so that one of them does, sooner or later.
+fn compare_digests(shards: &Shards, node: &NodeInfo, reported: &[NodeStatus]) {
+    for status in reported.iter().filter(|status| status.reachable) {
+        for theirs in &status.shards {
+            let (Some(replica), Some(digest)) = (shards.replica(ShardId(theirs.shard)), &theirs.digest)
+            else {
+                continue;
+            };
+            let digest = digest_from_proto(digest);
+            let ours = replica.state.digest_at(digest.index);
+            let Some(agree) = ours.and_then(|ours| ours.agrees(&digest)) else { continue };
+            if node.diverged.compared(replica.shard, NodeId(status.node_id), agree) {
+                tracing::error!(
+                    shard = replica.shard.0,
+                    peer = status.node_id,
+                    index = digest.index,
+                    "replica of another node has applied something else than this node's up to the same index"
+                );
+            }
+        }
+    }
 }
 
 fn view_of(peer: &Peer, status: Option<&NodeStatus>) -> NodeView {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Member};
 use crate::disk_space::DiskSpace;
+use crate::local::diverged::Diverged;
 use crate::local::load::Load;
 use crate::local::own_record::{self, OwnRecord};
 use crate::local_sessions::LocalSessions;
@@ -31,6 +32,8 @@ pub(crate) struct NodeInfo {
     pub(crate) sessions: Arc<LocalSessions>,
     /// Whether the disk has room.
     pub(crate) disk: DiskSpace,
+    /// Replicas of other nodes that differ from this node's.
+    pub(crate) diverged: Diverged,
     /// The node's recent load.
     pub(crate) load: watch::Sender<Load>,
     /// The node's record.
@@ -61,6 +64,7 @@ impl NodeInfo {
             started: Instant::now(),
             sessions: Arc::new(LocalSessions::new(config.max_clients, Arc::clone(&own.news))),
             disk: DiskSpace::new(config.disk_reserve),
+            diverged: Diverged::default(),
             load: watch::Sender::default(),
             own,
             start_complete: AtomicBool::new(false),

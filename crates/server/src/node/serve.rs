@@ -131,7 +131,8 @@ impl Node {
             Arc::clone(info),
             Arc::clone(peers),
             peer_statuses,
-            Arc::clone(&shards.topology),
+            Arc::clone(shards),
+            Arc::clone(metrics),
             view_sender,
             stop.clone(),
         ));

@@ -193,6 +193,7 @@ async fn a_snapshot_takes_no_room_and_no_event_away() {
                     membership: Some(members()),
                 }),
                 left_out: Vec::new(),
+                digest: None,
             };
             let status = caller.install(header).await.unwrap_err();
             assert_eq!(status.code(), Code::DataLoss, "{status}");

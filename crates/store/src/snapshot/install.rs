@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use conclave_core::limits::SNAPSHOT_INSTALL_BYTES;
 use conclave_core::{RoomId, Seq, ShardId};
+use conclave_proto::log;
 use conclave_proto::raft::{RoomPrefix, SnapshotHeader};
 use prost::Message as _;
 
@@ -22,7 +23,7 @@ use crate::error::StoreError;
 use crate::state::db::{ReadView, encode_applied, installing};
 use crate::state::key::{self, kind};
 use crate::state::writer::WriteRequest;
-use crate::state::{ShardState, StoreContext};
+use crate::state::{AppliedDigest, ShardState, StoreContext};
 use crate::types::SnapshotMeta;
 
 /// Replaces a shard's state. Blocking. After an error the state may be half replaced, and the store has failed.
@@ -51,9 +52,9 @@ pub(crate) fn finish_installing(state: &ShardState, receiving: &Arc<Receiving>) 
     let Some(marker) = state.shared().db.local(&installing(state.shard()))? else {
         return receiving.clean();
     };
-    let (meta, left_out, len) = decode_marker(&marker)?;
+    let (meta, left_out, digest, len) = decode_marker(&marker)?;
     tracing::warn!(shard = %state.shard(), "repeating a snapshot installation that a crash interrupted");
-    let received = receiving.again(meta.clone(), left_out.into_iter().collect(), len)?;
+    let received = receiving.again(meta.clone(), left_out.into_iter().collect(), digest, len)?;
     install(state, &meta, &received)
 }
 
@@ -65,13 +66,14 @@ fn encode_marker(shard: ShardId, meta: &SnapshotMeta, received: &ReceivedSnapsho
         last_log_id: meta.last_log_id.as_ref().map(log_id_to_proto),
         membership: Some(stored_membership_to_proto(&meta.last_membership)),
         left_out: received.left_out.iter().map(prefix).collect(),
+        digest: received.digest,
     };
     let mut marker = received.len.to_le_bytes().to_vec();
     marker.extend(header.encode_to_vec());
     marker
 }
 
-type Marker = (SnapshotMeta, Vec<(RoomId, Seq)>, u64);
+type Marker = (SnapshotMeta, Vec<(RoomId, Seq)>, Option<log::AppliedDigest>, u64);
 
 fn decode_marker(marker: &[u8]) -> Result<Marker, StoreError> {
     let damaged =
@@ -83,7 +85,7 @@ fn decode_marker(marker: &[u8]) -> Result<Marker, StoreError> {
         last_membership: stored_membership_from_proto(header.membership),
     };
     let left_out = header.left_out.into_iter().map(|prefix| (RoomId(prefix.room_id), Seq(prefix.last_seq)));
-    Ok((meta, left_out.collect(), u64::from_le_bytes(*len)))
+    Ok((meta, left_out.collect(), header.digest, u64::from_le_bytes(*len)))
 }
 
 /// Collects rows into transactions of bounded size.
@@ -124,11 +126,10 @@ fn replace(
         }
     }
     let applied = key::applied(shard);
-    let position = meta.last_log_id.map(|id| (applied.clone(), encode_applied(&id, &meta.last_membership)));
-    match position {
-        Some((key, value)) => batches.write.rows.push((key, Some(value))),
-        None => batches.write.rows.push((applied, None)),
-    }
+    let position = meta.last_log_id.map(|id| {
+        encode_applied(&id, &meta.last_membership, &AppliedDigest::stored(id.index, received.digest))
+    });
+    batches.write.rows.push((applied, position));
     batches.write.local.push((installing(shard), None));
     batches.write.sync = true;
     batches.write.applied = meta.last_log_id.map(|id| (shard.0, id));

@@ -9,6 +9,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use conclave_core::limits::SNAPSHOT_INSTALL_BYTES;
 use conclave_core::record::MetaHead;
 use conclave_core::{RoomId, Seq, ShardId};
+use conclave_proto::log;
 use conclave_proto::raft::SnapshotChunk;
 use redb::StorageBackend;
 
@@ -58,6 +59,7 @@ pub struct SnapshotReceiver {
     busy: Busy,
     state: Arc<ShardState>,
     meta: SnapshotMeta,
+    digest: Option<log::AppliedDigest>,
     file: Box<dyn StorageBackend>,
     len: u64,
     allocated: u64,
@@ -74,6 +76,8 @@ pub struct ReceivedSnapshot {
     /// The position and the membership that the snapshot covers.
     pub meta: SnapshotMeta,
     pub(super) left_out: BTreeMap<RoomId, Seq>,
+    /// The sender's, if it has one.
+    pub(super) digest: Option<log::AppliedDigest>,
     /// Bytes of the staging file that are in use.
     pub(super) len: u64,
 }
@@ -104,6 +108,7 @@ impl Receiving {
         state: &Arc<ShardState>,
         meta: SnapshotMeta,
         left_out: Vec<(RoomId, Seq)>,
+        digest: Option<log::AppliedDigest>,
     ) -> Result<SnapshotReceiver, StoreError> {
         let busy = self.occupy()?;
         let file = self.disk.open(&self.path).map_err(|error| failed(&error))?;
@@ -116,6 +121,7 @@ impl Receiving {
             state,
             meta,
             file,
+            digest,
             len: 0,
             allocated: 0,
             check,
@@ -132,7 +138,7 @@ impl Receiving {
         meta: SnapshotMeta,
         local: LocalSnapshot,
     ) -> Result<ReceivedSnapshot, StoreError> {
-        let mut receiver = self.begin(state, meta, Vec::new())?;
+        let mut receiver = self.begin(state, meta, Vec::new(), local.digest())?;
         for chunk in local.chunks(Vec::new()) {
             receiver.chunk(&chunk?)?;
         }
@@ -149,9 +155,10 @@ impl Receiving {
         self: &Arc<Self>,
         meta: SnapshotMeta,
         left_out: BTreeMap<RoomId, Seq>,
+        digest: Option<log::AppliedDigest>,
         len: u64,
     ) -> Result<ReceivedSnapshot, StoreError> {
-        Ok(ReceivedSnapshot { busy: self.occupy()?, meta, left_out, len })
+        Ok(ReceivedSnapshot { busy: self.occupy()?, meta, left_out, digest, len })
     }
 }
 
@@ -222,6 +229,7 @@ impl SnapshotReceiver {
             busy: self.busy,
             meta: self.meta,
             left_out: self.check.left_out,
+            digest: self.digest,
             len: self.len,
         })
     }

@@ -6,10 +6,12 @@ use bytes::BytesMut;
 use conclave_core::limits::SNAPSHOT_CHUNK_BYTES;
 use conclave_core::planted::{Bug, planted};
 use conclave_core::{RoomId, Seq, ShardId};
+use conclave_proto::log;
 use conclave_proto::raft::SnapshotChunk;
 
 use super::put_row;
 use crate::error::StoreError;
+use crate::state::AppliedDigest;
 use crate::state::block::{self, Block};
 use crate::state::db::{KeyValue, ReadView};
 use crate::state::key::{self, kind};
@@ -20,11 +22,18 @@ use crate::state::key::{self, kind};
 pub struct LocalSnapshot {
     shard: ShardId,
     reading: ReadView,
+    digest: Option<AppliedDigest>,
 }
 
 impl LocalSnapshot {
-    pub(crate) fn new(shard: ShardId, reading: ReadView) -> Self {
-        Self { shard, reading }
+    pub(crate) fn new(shard: ShardId, reading: ReadView, digest: Option<AppliedDigest>) -> Self {
+        Self { shard, reading, digest }
+    }
+
+    /// The digest of the state that the snapshot covers, for the header.
+    #[must_use]
+    pub fn digest(&self) -> Option<log::AppliedDigest> {
+        self.digest.as_ref().map(AppliedDigest::to_proto)
     }
 
     /// The snapshot's chunks, without the history up to the given events. Reading a chunk blocks. The

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use conclave_core::limits::UNWRITTEN_BYTES_MAX;
+use conclave_core::planted::{Bug, planted};
 use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, UserRecord};
 use conclave_core::ring::Layout;
 use conclave_core::session::{SessionRoom, Standing};
@@ -111,6 +112,7 @@ impl ShardState {
         inner.absent = absent;
         for (log_id, decoded) in entries {
             let mut replies = Vec::new();
+            inner.digests.begin_entry();
             match decoded {
                 Decoded::Blank => {}
                 Decoded::Membership(membership) => {
@@ -126,6 +128,7 @@ impl ShardState {
                     out.commands += commands.len();
                 }
             }
+            inner.digests.end_entry(&log_id);
             inner.applied = Some(log_id);
             inner.moved = true;
             out.replies.push(Replies(replies));
@@ -172,6 +175,7 @@ impl Inner {
         let outcome = conclave_core::apply(&ApplyView { inner: self, db, shard }, shard, time_ms, command)?;
         let reply = outcome.reply;
         self.commit(db, shard, outcome)?;
+        self.digests.reply(&reply);
         Ok(reply)
     }
 
@@ -252,8 +256,14 @@ impl Inner {
         for change in outcome.changes {
             self.write(db, shard, change)?;
         }
-        if let Some(event) = outcome.event {
-            event::encode_record(&event, self.batch.buffer(event.room, event.seq));
+        if let Some(mut event) = outcome.event {
+            if planted(Bug::ApplyByProcess) {
+                event.time_ms += i64::from(std::process::id());
+            }
+            let buffer = self.batch.buffer(event.room, event.seq);
+            let begin = buffer.len();
+            event::encode_record(&event, buffer);
+            self.digests.event(&buffer[begin..]);
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use redb::{
     WriteTransaction,
 };
 
+use super::digest::AppliedDigest;
 use super::key::{self, Key};
 use super::row::{self, Row};
 use crate::boots::BootId;
@@ -261,25 +262,35 @@ impl ReadView {
     }
 
     /// The shard's position in the log.
-    pub(crate) fn applied(&self, shard: ShardId) -> Result<Option<(LogId, StoredMembership)>, StoreError> {
+    pub(crate) fn applied(&self, shard: ShardId) -> Result<Option<AppliedPosition>, StoreError> {
         let Some(value) = self.get(&key::applied(shard))? else { return Ok(None) };
         decode_applied(&value).map(Some)
     }
 }
 
+/// A shard's position in the log, the membership at that position, and the digest of what was applied up to it.
+pub(crate) type AppliedPosition = (LogId, StoredMembership, AppliedDigest);
+
 /// The value of a shard's position in the log.
-pub(crate) fn encode_applied(applied: &LogId, membership: &StoredMembership) -> Vec<u8> {
+pub(crate) fn encode_applied(
+    applied: &LogId,
+    membership: &StoredMembership,
+    digest: &AppliedDigest,
+) -> Vec<u8> {
     log::AppliedRow {
         applied: Some(log_id_to_proto(applied)),
         membership: Some(stored_membership_to_proto(membership)),
+        digest: Some(digest.to_proto()),
     }
     .encode_to_vec()
 }
 
 /// A shard's position in the log from its value.
-pub(crate) fn decode_applied(value: &[u8]) -> Result<(LogId, StoredMembership), StoreError> {
+pub(crate) fn decode_applied(value: &[u8]) -> Result<AppliedPosition, StoreError> {
     let damaged = |what: &str| StoreError::damaged(FILE, format!("a shard's applied row {what}"));
     let row = log::AppliedRow::decode(value).map_err(|error| damaged(&error.to_string()))?;
     let applied = row.applied.ok_or_else(|| damaged("has no position"))?;
-    Ok((log_id_from_proto(applied), stored_membership_from_proto(row.membership)))
+    let applied = log_id_from_proto(applied);
+    let digest = AppliedDigest::stored(applied.index, row.digest);
+    Ok((applied, stored_membership_from_proto(row.membership), digest))
 }

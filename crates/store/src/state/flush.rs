@@ -44,7 +44,10 @@ impl ShardState {
             rows.push((key.encode(self.shard), inner.encode_small(&key)));
         }
         if let Some(applied) = &inner.applied {
-            rows.push((key::applied(self.shard), Some(encode_applied(applied, &inner.membership))));
+            rows.push((
+                key::applied(self.shard),
+                Some(encode_applied(applied, &inner.membership, &inner.digests.now())),
+            ));
         }
         inner.moved = false;
         inner.epoch += 1;

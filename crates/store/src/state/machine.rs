@@ -47,11 +47,11 @@ impl StateMachine {
         let read = self.state.work().block(move || reading.applied(shard).map(|applied| (reading, applied)));
         let stopped = |error| StoreError::Closed(format!("building a snapshot was cut off: {error}"));
         let (reading, applied) = read.await.map_err(stopped)??;
-        let (last_log_id, last_membership) = match applied {
-            Some((applied, membership)) => (Some(applied), membership),
-            None => (None, StoredMembership::default()),
+        let (last_log_id, last_membership, digest) = match applied {
+            Some((applied, membership, digest)) => (Some(applied), membership, Some(digest)),
+            None => (None, StoredMembership::default(), None),
         };
-        let snapshot = SnapshotData::Local(LocalSnapshot::new(shard, reading));
+        let snapshot = SnapshotData::Local(LocalSnapshot::new(shard, reading, digest));
         Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
     }
 }

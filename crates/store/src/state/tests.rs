@@ -77,7 +77,7 @@ fn shared(dir: &std::path::Path) -> Arc<StoreContext> {
         writer_queue: StateWriterQueue::default(),
         unwritten: AtomicUsize::new(0),
         work: Work::default(),
-        history_reads: Semaphore::new(HISTORY_READS_MAX),
+        history_reads: Arc::new(Semaphore::new(HISTORY_READS_MAX)),
         feature_level: FEATURE_LEVEL,
         written: Notify::new(),
     })

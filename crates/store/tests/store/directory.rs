@@ -308,12 +308,12 @@ fn the_ballast_is_dropped_where_the_disk_is_full_and_made_again_where_it_has_roo
     drop(open());
     assert!(ballast.exists(), "the disk has room");
 
-    faults.set_low_space(true);
+    faults.set_free_bytes(Some(0));
     let store = open();
     assert!(!ballast.exists(), "the disk is full");
     store.keep_ballast().unwrap();
     assert!(!ballast.exists(), "the disk is still full");
-    faults.set_low_space(false);
+    faults.set_free_bytes(None);
     store.keep_ballast().unwrap();
     assert!(ballast.exists());
 }

@@ -89,7 +89,7 @@ async fn send(from: &mut StateMachine, to: &Store) -> usize {
     let sent = Instant::now();
     let transfer = tokio::task::spawn_blocking(move || {
         let left_out = receiving.prefixes(SHARD).unwrap();
-        let mut receiver = receiving.receive_snapshot(SHARD, for_receiver, left_out.clone()).unwrap();
+        let mut receiver = receiving.receive_snapshot(SHARD, for_receiver, left_out.clone(), None).unwrap();
         let mut bytes = 0;
         for chunk in local.chunks(left_out) {
             let chunk = chunk.unwrap();

@@ -53,7 +53,8 @@ fn batches(seed: u64, count: usize) -> Vec<Bytes> {
 fn send(to: &Store, snapshot: Snapshot) -> Result<(SnapshotData, Vec<SnapshotChunk>), StoreError> {
     let left_out = to.prefixes(SHARD).unwrap();
     let SnapshotData::Local(local) = snapshot.snapshot else { panic!("a snapshot of this node") };
-    let mut receiver = to.receive_snapshot(SHARD, snapshot.meta, left_out.clone())?;
+    let digest = local.digest();
+    let mut receiver = to.receive_snapshot(SHARD, snapshot.meta, left_out.clone(), digest)?;
     let mut sent = Vec::new();
     for chunk in local.chunks(left_out) {
         let chunk = chunk?;
@@ -91,6 +92,9 @@ async fn an_empty_and_a_lagging_store_get_the_same_state() {
         assert_eq!(machine.applied_state().await.unwrap().0, meta.last_log_id);
         assert_eq!(*store.state(SHARD).applied().borrow(), 400);
         assert_eq!(view_of(snapshot(&mut machine).await), model(&batches));
+        let digest = from.state(SHARD).digest();
+        assert_eq!((digest.index, digest.total.since), (400, 0));
+        assert_eq!(store.state(SHARD).digest(), digest, "the digest came with the snapshot");
         assert_eq!(store.failed().borrow().clone(), None);
         drop((machine, store));
         // The installed snapshot is on disk.
@@ -98,6 +102,7 @@ async fn an_empty_and_a_lagging_store_get_the_same_state() {
         let current = again.shard(SHARD).1.get_current_snapshot().await.unwrap().unwrap();
         assert_eq!(current.meta, meta);
         assert_eq!(view_of(current), model(&batches));
+        assert_eq!(again.state(SHARD).digest(), digest);
     }
     assert!(sizes[1] * 3 < sizes[0], "the prefix is not sent again: {sizes:?}");
 }
@@ -112,7 +117,7 @@ async fn a_snapshot_without_rooms_that_were_just_applied_is_refused() {
         let (_, mut machine) = store.shard(SHARD);
         apply_all(&mut machine, 1, &batches).await;
         let meta = SnapshotMeta { last_log_id: Some(log_id_of(2, 1_000)), ..SnapshotMeta::default() };
-        let mut receiver = store.receive_snapshot(SHARD, meta, Vec::new()).unwrap();
+        let mut receiver = store.receive_snapshot(SHARD, meta, Vec::new(), None).unwrap();
         receiver.chunk(&SnapshotChunk { last: true, ..SnapshotChunk::default() }).unwrap();
         let refused = receiver.finish().map(drop).unwrap_err();
         assert!(refused.to_string().contains("which this node has"), "{refused}");
@@ -152,7 +157,7 @@ async fn a_damaged_transfer_changes_nothing() {
     for (n, damage) in damages.into_iter().enumerate() {
         let mut chunks = chunks.clone();
         damage(&mut chunks);
-        let mut receiver = to.receive_snapshot(SHARD, meta.clone(), Vec::new()).unwrap();
+        let mut receiver = to.receive_snapshot(SHARD, meta.clone(), Vec::new(), None).unwrap();
         let result = chunks.iter().try_for_each(|chunk| receiver.chunk(chunk));
         let result = result.and_then(|()| receiver.finish());
         assert!(matches!(result, Err(StoreError::Snapshot(_))), "damage {n}: {result:?}");
@@ -161,8 +166,8 @@ async fn a_damaged_transfer_changes_nothing() {
     let left_out = vec![(RoomId(1), Seq(1))];
     let taken = snapshot(&mut source).await;
     let SnapshotData::Local(local) = taken.snapshot else { panic!("a snapshot of this node") };
-    let mut receiver = to.receive_snapshot(SHARD, meta, left_out.clone()).unwrap();
-    let busy = to.receive_snapshot(SHARD, taken.meta, Vec::new());
+    let mut receiver = to.receive_snapshot(SHARD, meta, left_out.clone(), None).unwrap();
+    let busy = to.receive_snapshot(SHARD, taken.meta, Vec::new(), None);
     assert!(matches!(busy, Err(StoreError::Snapshot(_))), "one at a time");
     local.chunks(left_out).for_each(|chunk| receiver.chunk(&chunk.unwrap()).unwrap());
     assert!(matches!(receiver.finish(), Err(StoreError::Snapshot(_))));

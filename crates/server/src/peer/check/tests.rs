@@ -65,6 +65,7 @@ fn header() -> SnapshotHeader {
         last_log_id: Some(id(4, 7)),
         membership: Some(membership),
         left_out: Vec::new(),
+        digest: None,
     }
 }
 

@@ -64,6 +64,7 @@ impl PeerNetwork {
             last_log_id: snapshot.meta.last_log_id.as_ref().map(convert::log_id_to_proto),
             membership: Some(convert::stored_membership_to_proto(&snapshot.meta.last_membership)),
             left_out: offer.rooms,
+            digest: local.digest(),
         };
         let (chunks, queue) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
         let (progress, taken) = watch::channel(());
