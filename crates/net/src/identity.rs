@@ -24,6 +24,13 @@ impl CaId {
         Self(digest.into_iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(byte)))
     }
 
+    /// The name that the certificates of all nodes and name servers of a cluster carry, for those who verify names but do
+    /// not know the nodes, such as Prometheus. It stands for nobody.
+    #[must_use]
+    pub fn pages_name(self) -> String {
+        format!("pages.{self}.{DOMAIN}")
+    }
+
     /// The id of the authority with this certificate; `None` if it cannot be read.
     #[must_use]
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
@@ -140,6 +147,7 @@ mod tests {
             let name = identity.name(CaId(ca)).unwrap();
             prop_assert_eq!(Identity::of_name(&name, CaId(ca)), Some(identity));
             prop_assert_eq!(Identity::of_name(&name, CaId(!ca)), None);
+            prop_assert_eq!(Identity::of_name(&CaId(ca).pages_name(), CaId(ca)), None);
             prop_assert_eq!(CaId(ca).to_string().parse(), Ok(CaId(ca)));
         }
 

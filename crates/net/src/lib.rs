@@ -32,7 +32,7 @@ pub use identity::{CaId, Identity, NoCaId};
 pub use stream::{Listener, Wire};
 pub use tls::{
     CA_FILE, CERTIFICATE_FILE, Callers, Credentials, Expect, Exposed, KEY_FILE, Plain, SecretError,
-    TlsClient, TlsError, TlsServer, Trust, read_secret,
+    TlsClient, TlsDir, TlsError, TlsServer, Trust, read_authority, read_secret,
 };
 
 /// A network that replaces the system's, such as a simulation or a tunnel. Methods that it does not implement fail with
@@ -121,6 +121,14 @@ impl Net {
     /// If the cryptography cannot be used.
     pub fn to_cluster(&self, ca: CaId) -> Result<Self, TlsError> {
         Ok(self.secured(TlsClient::new(Trust::Cluster(ca, Expect::AnyNode), None)?))
+    }
+
+    /// As [`Net::to_cluster`], to name servers of the cluster.
+    ///
+    /// # Errors
+    /// If the cryptography cannot be used.
+    pub fn to_name_servers(&self, ca: CaId) -> Result<Self, TlsError> {
+        Ok(self.secured(TlsClient::new(Trust::Cluster(ca, Expect::NameServer), None)?))
     }
 
     /// The same network without TLS.

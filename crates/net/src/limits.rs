@@ -21,6 +21,8 @@ pub const HANDSHAKES_MAX: usize = 256;
 pub(crate) const FAILURES_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// Maximum size of a key or certificate file, in bytes. A chain of a public authority has less than 16 KiB.
 pub(crate) const PEM_BYTES_MAX: u64 = 256 * 1024;
+/// Pause between two looks at the files of a directory of credentials. They are renewed weeks before they expire.
+pub(crate) const CREDENTIALS_READ_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum number of certificates behind a peer's own that are looked at for the cluster's authority.
 pub(crate) const CHAIN_MAX: usize = 4;
 /// Number of sessions that a client keeps for each set of servers, so that reconnecting takes one round trip less and

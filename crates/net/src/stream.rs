@@ -65,6 +65,14 @@ impl Listener {
         Ok(Self::Tls(Box::new(Handshakes::new(self, address, tls))))
     }
 
+    /// As [`Listener::secured`], unless the address is one of this machine alone: then the same listener.
+    ///
+    /// # Errors
+    /// If the system cannot tell the bound address.
+    pub fn secured_beyond_loopback(self, tls: TlsServer) -> io::Result<Self> {
+        if self.local_addr()?.ip().is_loopback() { Ok(self) } else { self.secured(tls) }
+    }
+
     /// The listener without its TLS, whose connections have made no handshake.
     pub(crate) fn beneath(&mut self) -> &mut Self {
         match self {

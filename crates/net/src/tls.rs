@@ -8,6 +8,7 @@
 //! own, so whoever knows the id can verify a peer without any file.
 
 mod client;
+mod dir;
 mod secret;
 mod server;
 mod verify;
@@ -21,6 +22,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use webpki::EndEntityCert;
 
 pub use client::{TlsClient, Trust};
+pub use dir::TlsDir;
 pub use secret::{Exposed, SecretError, read_secret};
 pub use server::{Callers, Handshakes, Plain, TlsServer};
 pub use verify::Expect;
@@ -37,8 +39,10 @@ pub const CERTIFICATE_FILE: &str = "node.pem";
 /// The own private key, in a directory of credentials.
 pub const KEY_FILE: &str = "node.key";
 
-/// The protocols of gRPC and of the pages.
+/// The protocols of gRPC.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// The protocol of the pages.
+const PAGE_PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
 
 /// An error of the configuration of TLS.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,14 @@ pub enum TlsError {
         "{CERTIFICATE_FILE} has no name that the authority in {CA_FILE} ({0}) gives; both must be of one cluster"
     )]
     Foreign(CaId),
+    /// The certificate belongs to somebody else than before.
+    #[error("the certificate is that of {found} now, and was that of {before}; put the right directory back")]
+    OtherOwner {
+        /// The owner of the new certificate.
+        found: Identity,
+        /// The owner of the certificate in use.
+        before: Identity,
+    },
     /// The parts do not fit together.
     #[error("the certificate and the key cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
@@ -167,6 +179,19 @@ impl Credentials {
     pub fn identity(&self) -> Identity {
         self.identity
     }
+}
+
+/// The authority of a directory of credentials, for those who need no credentials of their own. Blocks.
+///
+/// # Errors
+/// If `ca.pem` cannot be read, or is not a certificate.
+pub fn read_authority(dir: &Path) -> Result<CaId, TlsError> {
+    let path = dir.join(CA_FILE);
+    let content = secret::read_bounded(&path, PEM_BYTES_MAX)
+        .map_err(|source| TlsError::File { path: path.display().to_string(), source })?;
+    let damaged = |why: String| TlsError::Damaged { what: path.display().to_string(), why };
+    let certificate = CertificateDer::from_pem_slice(&content).map_err(|error| damaged(error.to_string()))?;
+    CaId::of_certificate(&certificate).ok_or_else(|| damaged("it is not a certificate".to_owned()))
 }
 
 /// The cryptography of all connections. AES with 128 bits comes first: it is the fastest, and as safe as the keys.

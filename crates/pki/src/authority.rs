@@ -17,7 +17,7 @@ use crate::limits::{
     CA_LIFETIME, CERTIFICATE_LIFETIME, CLOCK_ERROR, CLOCK_LATEST, FILE_BYTES_MAX, HOSTS_MAX,
 };
 use crate::request::RequestedKey;
-use crate::{PkiError, Request};
+use crate::{PkiError, Request, Validity, der};
 
 /// The file with the authority's private key and certificate: one file, so that they are written in one step.
 const CA_KEY_FILE: &str = "ca.key";
@@ -44,6 +44,15 @@ pub struct Subject {
     pub identity: Identity,
     /// Host names and IP addresses under which others reach the owner.
     pub hosts: Vec<String>,
+}
+
+/// A certificate of the authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The owner, with the host names and addresses of the certificate.
+    pub subject: Subject,
+    /// The time during which it is valid.
+    pub validity: Validity,
 }
 
 /// A certificate and its private key.
@@ -181,6 +190,38 @@ impl Ca {
         }
         Ok(params.signed_by(&key, &self.issuer)?.pem())
     }
+
+    /// Reads a certificate that this authority issued, also one that has expired.
+    ///
+    /// # Errors
+    /// [`PkiError::Damaged`] if it is no certificate, or not of this authority.
+    pub fn certificate(&self, pem: &[u8]) -> Result<Certificate, PkiError> {
+        let damaged = |why: String| PkiError::Damaged { what: CERTIFICATE_FILE.to_owned(), why };
+        let certificate = CertificateDer::from_pem_slice(pem).map_err(|error| damaged(error.to_string()))?;
+        let foreign = || damaged(format!("it was not issued by the authority {}", self.id));
+        let (validity, names) =
+            der::issued(&certificate, self.issuer.key().der_bytes()).ok_or_else(foreign)?;
+        let identity = names.iter().find_map(|name| Identity::of_name(name, self.id)).ok_or_else(foreign)?;
+        let own = identity.name(self.id).into_iter().chain([self.id.pages_name()]).collect::<Vec<_>>();
+        let hosts = names.into_iter().filter(|name| !own.contains(name)).collect();
+        Ok(Certificate { subject: Subject { identity, hosts }, validity })
+    }
+}
+
+impl Subject {
+    /// The same owner with its host names and addresses in their only form, each once.
+    #[must_use]
+    pub fn normalised(mut self) -> Self {
+        for host in &mut self.hosts {
+            *host = match host.parse::<IpAddr>() {
+                Ok(address) => address.to_string(),
+                Err(_) => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+            };
+        }
+        self.hosts.sort();
+        self.hosts.dedup();
+        self
+    }
 }
 
 impl Issued {
@@ -220,7 +261,12 @@ fn names(subject: &Subject, ca: CaId) -> Result<Vec<SanType>, PkiError> {
     if subject.hosts.len() > HOSTS_MAX {
         return Err(PkiError::Hosts);
     }
-    let own = subject.identity.name(ca).into_iter().map(|name| Ok(SanType::DnsName(name.try_into()?)));
+    let pages = match subject.identity {
+        Identity::Node(_) | Identity::NameServer(_) => Some(ca.pages_name()),
+        Identity::Tool | Identity::None => None,
+    };
+    let own = subject.identity.name(ca).into_iter().chain(pages);
+    let own = own.map(|name| Ok(SanType::DnsName(name.try_into()?)));
     own.chain(subject.hosts.iter().map(|host| host_name(host))).collect()
 }
 

@@ -3,19 +3,30 @@
 //! Signatures, names and chains are verified by rustls-webpki; only what that does not show is read here. The reader
 //! accepts definite lengths only, and never reads beyond its input.
 
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use time::{Date, Month, PrimitiveDateTime, Time};
 
 use crate::Validity;
 
+const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
+const OCTET_STRING: u8 = 0x04;
+const OBJECT_ID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
+/// A host name in a list of names.
+const DNS_NAME: u8 = 0x82;
+/// An IP address in a list of names.
+const IP_ADDRESS: u8 = 0x87;
 const CONTEXT_0: u8 = 0xa0;
+const CONTEXT_3: u8 = 0xa3;
 
+/// The id of the extension with the names of a certificate's owner, without its outer tag.
+const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 /// The algorithm identifier of ECDSA with SHA-256, without its outer tag.
 const ECDSA_SHA256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 /// The public key information of a P-256 key, up to the point.
@@ -63,6 +74,11 @@ impl<'a> Reader<'a> {
 /// The validity of a certificate.
 pub(crate) fn validity(certificate: &[u8]) -> Option<Validity> {
     let mut fields = Reader(certificate).enter(SEQUENCE)?.enter(SEQUENCE)?;
+    validity_of(&mut fields)
+}
+
+/// Reads the fields of a certificate up to its validity.
+fn validity_of(fields: &mut Reader<'_>) -> Option<Validity> {
     fields.element(CONTEXT_0)?;
     fields.element(INTEGER)?;
     fields.element(SEQUENCE)?;
@@ -71,6 +87,81 @@ pub(crate) fn validity(certificate: &[u8]) -> Option<Validity> {
     let found = Validity { not_before: moment(&mut validity)?, not_after: moment(&mut validity)? };
     validity.end()?;
     Some(found)
+}
+
+/// The validity and the names of a certificate that the authority with this public point signed, each name and address as
+/// text.
+pub(crate) fn issued(certificate: &[u8], authority: &[u8]) -> Option<(Validity, Vec<String>)> {
+    let signed = Signed::read(certificate)?;
+    if !signed.is_signed_by(authority) {
+        return None;
+    }
+    let mut fields = Reader(signed.content);
+    let validity = validity_of(&mut fields)?;
+    fields.element(SEQUENCE)?;
+    fields.element(SEQUENCE)?;
+    let mut extensions = fields.enter(CONTEXT_3)?.enter(SEQUENCE)?;
+    while extensions.end().is_none() {
+        let mut extension = extensions.enter(SEQUENCE)?;
+        let (id, _) = extension.element(OBJECT_ID)?;
+        // Absent where it is false.
+        let _critical = extension.element(BOOLEAN);
+        let value = extension.enter(OCTET_STRING)?;
+        if id == SUBJECT_ALT_NAME {
+            return names(value).map(|names| (validity, names));
+        }
+    }
+    None
+}
+
+/// The host names and addresses of an extension with names.
+fn names(mut value: Reader<'_>) -> Option<Vec<String>> {
+    let mut names = value.enter(SEQUENCE)?;
+    let mut found = Vec::new();
+    while names.end().is_none() {
+        let name = if let Some((name, _)) = names.element(DNS_NAME) {
+            std::str::from_utf8(name).ok()?.to_owned()
+        } else {
+            let (address, _) = names.element(IP_ADDRESS)?;
+            match (<[u8; 4]>::try_from(address), <[u8; 16]>::try_from(address)) {
+                (Ok(v4), _) => IpAddr::from(v4).to_string(),
+                (_, Ok(v6)) => IpAddr::from(v6).to_string(),
+                _ => return None,
+            }
+        };
+        found.push(name);
+    }
+    Some(found)
+}
+
+/// A certificate or signing request: what is signed, and the signature.
+struct Signed<'a> {
+    /// The content of what is signed.
+    content: &'a [u8],
+    /// All of what is signed.
+    whole: &'a [u8],
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let mut outside = Reader(der);
+        let mut parts = outside.enter(SEQUENCE)?;
+        outside.end()?;
+        let (content, whole) = parts.element(SEQUENCE)?;
+        let (algorithm, _) = parts.element(SEQUENCE)?;
+        let (signature, _) = parts.element(BIT_STRING)?;
+        parts.end()?;
+        Some(Self { content, whole, algorithm, signature: signature.strip_prefix(&[0])? })
+    }
+
+    /// Whether it is signed by the P-256 key with this point.
+    fn is_signed_by(&self, point: &[u8]) -> bool {
+        self.algorithm == ECDSA_SHA256
+            && point.len() == P256_POINT_BYTES
+            && webpki::ring::ECDSA_P256_SHA256.verify_signature(point, self.whole, self.signature).is_ok()
+    }
 }
 
 fn moment(fields: &mut Reader<'_>) -> Option<SystemTime> {
@@ -99,22 +190,13 @@ fn moment(fields: &mut Reader<'_>) -> Option<SystemTime> {
 
 /// The public point of a P-256 signing request, if the request is signed with its key.
 pub(crate) fn requested_key(request: &[u8]) -> Option<Vec<u8>> {
-    let mut outside = Reader(request);
-    let mut parts = outside.enter(SEQUENCE)?;
-    outside.end()?;
-    let (inside, signed) = parts.element(SEQUENCE)?;
-    let (algorithm, _) = parts.element(SEQUENCE)?;
-    let (signature, _) = parts.element(BIT_STRING)?;
-    parts.end()?;
-    let mut fields = Reader(inside);
+    let signed = Signed::read(request)?;
+    let mut fields = Reader(signed.content);
     let (version, _) = fields.element(INTEGER)?;
     fields.element(SEQUENCE)?;
     let (key, _) = fields.element(SEQUENCE)?;
     let point = key.strip_prefix(P256_KEY)?;
-    let signature = signature.strip_prefix(&[0])?;
-    let sound = version == [0] && algorithm == ECDSA_SHA256 && point.len() == P256_POINT_BYTES;
-    let verified = webpki::ring::ECDSA_P256_SHA256.verify_signature(point, signed, signature).is_ok();
-    (sound && verified).then(|| point.to_vec())
+    (version == [0] && signed.is_signed_by(point)).then(|| point.to_vec())
 }
 
 #[cfg(test)]
@@ -146,6 +228,8 @@ mod tests {
         fn noise_is_refused_without_a_panic(noise in proptest::collection::vec(any::<u8>(), 0..400)) {
             prop_assert!(validity(&noise).is_none());
             prop_assert!(requested_key(&noise).is_none());
+            prop_assert!(issued(&noise, &[4; P256_POINT_BYTES]).is_none());
+            let _ = names(Reader(&noise));
         }
 
         #[test]

@@ -14,7 +14,7 @@ mod request;
 
 use std::time::SystemTime;
 
-pub use authority::{Ca, Issued, Subject};
+pub use authority::{Ca, Certificate, Issued, Subject};
 pub use conclave_net::{CaId, Identity};
 pub use files::write_secret;
 pub use request::Request;

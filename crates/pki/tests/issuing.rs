@@ -7,6 +7,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use conclave_net::Credentials;
 use conclave_pki::limits::CERTIFICATE_LIFETIME;
 use conclave_pki::{Ca, CaId, Identity, PkiError, Request, Subject, Validity};
 use rustls_pki_types::pem::PemObject as _;
@@ -44,7 +45,10 @@ fn a_chain_verifies_and_carries_its_names() {
     for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
         let names: BTreeSet<_> =
             verify(&ca, &issued.certificate_pem, usage, now).unwrap().into_iter().collect();
-        assert_eq!(names, BTreeSet::from([own_name.clone(), "n3.example.org".to_owned()]));
+        assert_eq!(
+            names,
+            BTreeSet::from([own_name.clone(), ca.id().pages_name(), "n3.example.org".to_owned()])
+        );
     }
     let der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
     let certificate = EndEntityCert::try_from(&der).unwrap();
@@ -90,6 +94,54 @@ fn the_validity_of_a_certificate_can_be_read_back() {
 }
 
 #[test]
+fn a_certificate_is_read_back_by_its_own_authority_only() {
+    let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let (ca, other) = (Ca::create(now).unwrap(), Ca::create(now).unwrap());
+    for identity in [Identity::Node(3), Identity::NameServer(1), Identity::Tool] {
+        let hosts = ["N3.example.org.", "127.0.0.1", "FD00::1", "n3.example.org"].map(str::to_owned);
+        let subject = Subject { identity, hosts: hosts.to_vec() }.normalised();
+        assert_eq!(subject.hosts, ["127.0.0.1", "fd00::1", "n3.example.org"]);
+        let issued = ca.issue(&subject, now).unwrap();
+        let read = ca.certificate(issued.certificate_pem.as_bytes()).unwrap();
+        assert_eq!(read.subject.normalised(), subject);
+        assert_eq!(read.validity, Validity::of_pem(issued.certificate_pem.as_bytes()).unwrap());
+        let foreign = other.certificate(issued.certificate_pem.as_bytes()).unwrap_err();
+        assert!(foreign.to_string().contains("not issued by the authority"), "{foreign}");
+        // A name of the first authority in a certificate of another one.
+        let mut der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap().to_vec();
+        let at = der.windows(7).position(|window| window == b"conclav").unwrap();
+        der[at] = b'C';
+        let text = data_encoding::BASE64.encode(&der);
+        let forged = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        assert!(matches!(ca.certificate(forged.as_bytes()), Err(PkiError::Damaged { .. })));
+    }
+    assert!(ca.certificate(ca.pem().as_bytes()).is_err(), "an authority is no member");
+    assert!(ca.certificate(b"noise").is_err());
+}
+
+#[test]
+fn a_request_keeps_its_key_in_its_directory() {
+    let now = now();
+    let ca = Ca::create(now).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("tls");
+    let first = Request::in_dir(&dir).unwrap();
+    let key = dir.join("node.key");
+    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = Request::in_dir(&dir).unwrap();
+    assert_eq!(again.key_pem(), first.key_pem());
+    assert_eq!(fs::read_to_string(&key).unwrap(), first.key_pem());
+    let signed = ca.sign(again.pem(), &node(2, &[]), now).unwrap();
+    Credentials::from_pem(ca.pem().as_bytes(), signed.as_bytes(), first.key_pem().as_bytes()).unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    assert!(matches!(Request::in_dir(&dir), Err(PkiError::Exposed(_))));
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    fs::write(&key, "noise").unwrap();
+    assert!(matches!(Request::in_dir(&dir), Err(PkiError::Damaged { .. })));
+}
+
+#[test]
 fn a_clock_beyond_all_calendars_makes_a_certificate_nevertheless() {
     let latest = UNIX_EPOCH.checked_add(Duration::from_secs(u64::MAX >> 2)).unwrap();
     for now in [UNIX_EPOCH, latest] {
@@ -104,7 +156,7 @@ fn a_signing_request_gets_the_names_of_its_subject() {
     let request = Request::new().unwrap();
     let signed = ca.sign(request.pem(), &node(9, &["n9"]), now).unwrap();
     let names = verify(&ca, &signed, KeyUsage::server_auth(), now).unwrap();
-    assert_eq!(names, [Identity::Node(9).name(ca.id()).unwrap(), "n9".to_owned()]);
+    assert_eq!(names, [Identity::Node(9).name(ca.id()).unwrap(), ca.id().pages_name(), "n9".to_owned()]);
     assert!(request.key_pem().contains("PRIVATE KEY"));
     assert!(!request.pem().contains("PRIVATE KEY"));
 }

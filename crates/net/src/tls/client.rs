@@ -71,6 +71,11 @@ impl TlsClient {
         Ok(Self { config: Arc::new(ArcSwap::from_pointee(config)), verifier, trust, pin })
     }
 
+    /// Whether a clone of this configuration exists.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.config) > 1
+    }
+
     /// Connects from now on with other credentials. Existing connections stay as they are.
     ///
     /// # Errors

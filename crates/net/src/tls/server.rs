@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::verify::{ClusterClient, identity_of_chain, of_handshake};
-use super::{Credentials, PROTOCOLS, TlsError, provider};
+use super::{Credentials, PAGE_PROTOCOLS, PROTOCOLS, TlsError, provider};
 use crate::limits::{FAILURES_LOGGED_EVERY, HANDSHAKE_DEADLINE, HANDSHAKES_MAX};
 use crate::{CaId, Identity, Listener, Wire};
 
@@ -27,6 +27,8 @@ pub enum Callers {
     Members,
     /// Everybody, with TLS 1.2 or later. A caller's certificate of the cluster is verified if there is one.
     Anybody,
+    /// Browsers, probes and scrapers, which speak HTTP/1.1 and are asked for no certificate.
+    Readers,
 }
 
 /// What a server does with a caller that does not begin a TLS handshake.
@@ -69,6 +71,11 @@ impl TlsServer {
         Ok(Self { current, callers, plain })
     }
 
+    /// Whether a clone of this configuration exists.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.current) > 1
+    }
+
     /// Serves connections from now on with other credentials. Existing connections stay as they are.
     ///
     /// # Errors
@@ -102,14 +109,18 @@ impl TlsServer {
 fn configure(credentials: &Credentials, callers: Callers) -> Result<Current, TlsError> {
     let (versions, mandatory) = match callers {
         Callers::Members => (&[&TLS13][..], true),
-        Callers::Anybody => (&[&TLS13, &TLS12][..], false),
+        Callers::Anybody | Callers::Readers => (&[&TLS13, &TLS12][..], false),
     };
     let verifier = ClusterClient { ca: credentials.ca, mandatory };
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(versions)?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
-    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
+    let (builder, protocols) = match callers {
+        Callers::Members | Callers::Anybody => {
+            (builder.with_client_cert_verifier(Arc::new(verifier)), &PROTOCOLS[..])
+        }
+        Callers::Readers => (builder.with_no_client_auth(), &PAGE_PROTOCOLS[..]),
+    };
+    let mut config = builder.with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = ring::Ticketer::new()?;
     // One ticket is enough: a client reconnects once at a time.
     config.send_tls13_tickets = 1;

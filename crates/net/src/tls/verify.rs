@@ -25,6 +25,8 @@ pub enum Expect {
     AnyNode,
     /// Any name server of the cluster.
     NameServer,
+    /// Any node or name server of the cluster.
+    AnyServer,
 }
 
 impl Display for Expect {
@@ -33,6 +35,7 @@ impl Display for Expect {
             Self::Node(id) => write!(f, "node {id}"),
             Self::AnyNode => f.write_str("a node"),
             Self::NameServer => f.write_str("a name server"),
+            Self::AnyServer => f.write_str("a node or a name server"),
         }
     }
 }
@@ -43,6 +46,7 @@ impl Expect {
             Self::Node(id) => found == Identity::Node(id),
             Self::AnyNode => matches!(found, Identity::Node(_)),
             Self::NameServer => matches!(found, Identity::NameServer(_)),
+            Self::AnyServer => matches!(found, Identity::Node(_) | Identity::NameServer(_)),
         }
     }
 }

@@ -1,0 +1,126 @@
+//! A directory of credentials that is followed while the process runs.
+
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Callers, Credentials, Expect, Plain, TlsClient, TlsError, TlsServer, Trust};
+use crate::limits::CREDENTIALS_READ_INTERVAL;
+use crate::{CaId, Identity};
+
+/// A directory of credentials, and every TLS configuration that was made with them: when the files are renewed, so are the
+/// configurations.
+#[derive(Debug)]
+pub struct TlsDir {
+    dir: PathBuf,
+    ca: CaId,
+    identity: Identity,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    credentials: Credentials,
+    servers: Vec<TlsServer>,
+    clients: Vec<TlsClient>,
+}
+
+impl TlsDir {
+    /// Reads the credentials of a directory. Blocks.
+    ///
+    /// # Errors
+    /// As [`Credentials::read`].
+    pub fn read(dir: &Path) -> Result<Self, TlsError> {
+        let credentials = Credentials::read(dir)?;
+        let (ca, identity) = (credentials.ca(), credentials.identity());
+        let current = Mutex::new(Current { credentials, servers: Vec::new(), clients: Vec::new() });
+        Ok(Self { dir: dir.to_owned(), ca, identity, current })
+    }
+
+    /// The authority of the cluster.
+    #[must_use]
+    pub fn ca(&self) -> CaId {
+        self.ca
+    }
+
+    /// The owner of the certificate.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The TLS of a listener of this process.
+    ///
+    /// # Errors
+    /// If the key does not belong to the certificate.
+    pub fn server(&self, callers: Callers, plain: Plain) -> Result<TlsServer, TlsError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = TlsServer::new(&current.credentials, callers, plain)?;
+        current.servers.retain(TlsServer::is_shared);
+        current.servers.push(server.clone());
+        Ok(server)
+    }
+
+    /// The TLS of connections to servers of the cluster.
+    ///
+    /// # Errors
+    /// If the key does not belong to the certificate.
+    pub fn client(&self, expect: Expect) -> Result<TlsClient, TlsError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = TlsClient::new(Trust::Cluster(self.ca, expect), Some(&current.credentials))?;
+        current.clients.retain(TlsClient::is_shared);
+        current.clients.push(client.clone());
+        Ok(client)
+    }
+
+    /// Looks at the files until `stop`, and uses a renewed certificate for new connections.
+    pub async fn follow(self: Arc<Self>, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut ticks = interval(CREDENTIALS_READ_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = &mut stop => return,
+            }
+            let this = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || this.reload()).await {
+                Ok(Ok(true)) => tracing::info!("certificate renewed"),
+                Ok(Ok(false)) => {}
+                // A writer may be between two files; the next look finds both.
+                Ok(Err(error)) => tracing::warn!(%error, "certificate not read again, the one in use stays"),
+                Err(error) => tracing::warn!(%error, "certificate not read again, the one in use stays"),
+            }
+        }
+    }
+
+    /// Reads the files again; whether they were new. Blocks.
+    ///
+    /// # Errors
+    /// If the files cannot be used, or belong to another authority or owner; then nothing changes.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let found = Credentials::read(&self.dir)?;
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.credentials == found {
+            return Ok(false);
+        }
+        if found.ca() != self.ca {
+            return Err(TlsError::Foreign(self.ca));
+        }
+        if found.identity() != self.identity {
+            return Err(TlsError::OtherOwner { found: found.identity(), before: self.identity });
+        }
+        // A key that does not belong to the certificate must not be taken over by some and refused by others.
+        TlsServer::new(&found, Callers::Anybody, Plain::Refuse)?;
+        for server in &current.servers {
+            server.reload(&found)?;
+        }
+        for client in &current.clients {
+            client.reload(&found)?;
+        }
+        current.credentials = found;
+        Ok(true)
+    }
+}
