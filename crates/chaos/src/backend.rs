@@ -57,7 +57,12 @@ impl Target {
     /// # Errors
     /// If the cryptography cannot be used.
     pub fn net(&self) -> Result<Net, BackendError> {
-        network(self.authority)
+        match (self.kind, self.authority) {
+            (Kind::Resolver, Some(authority)) => {
+                Net::System.to_name_servers(authority).map_err(|error| unusable(&error))
+            }
+            (Kind::Server, _) | (Kind::Resolver, None) => network(self.authority),
+        }
     }
 }
 
@@ -67,9 +72,11 @@ impl Target {
 /// If the cryptography cannot be used.
 pub fn network(authority: Option<CaId>) -> Result<Net, BackendError> {
     let Some(authority) = authority else { return Ok(Net::System) };
-    Net::System
-        .to_cluster(authority)
-        .map_err(|error| BackendError::Failed { what: "prepare TLS".to_owned(), why: error.to_string() })
+    Net::System.to_cluster(authority).map_err(|error| unusable(&error))
+}
+
+fn unusable(error: &dyn std::error::Error) -> BackendError {
+    BackendError::Failed { what: "prepare TLS".to_owned(), why: error.to_string() }
 }
 
 /// The kind of a target.

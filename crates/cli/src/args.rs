@@ -364,7 +364,7 @@ Examples:
 
 const HEALTH_HELP: &str = "\
 Ends with 0 when the page answers 200 within 2 s, otherwise with 1 and the page on stderr. Reads no state and needs no \
-shell, so it works in the smallest container.
+shell, so it works in the smallest container. With --tls-dir it speaks TLS where the page does, also to a URL with http.
 
 Examples:
   conclave health                                                   a server
@@ -378,6 +378,10 @@ pub(crate) struct HealthArgs {
     #[arg(long, env = "CONCLAVE_HEALTH_URL", value_name = "URL", value_parser = parse::url)]
     #[arg(default_value = "http://127.0.0.1:7480/readyz")]
     pub(crate) url: parse::Url,
+    /// The directory with the certificate of the server or name server, if it has one: its page has TLS then, unless it is
+    /// for this machine alone. Only ca.pem is read
+    #[arg(long, env = "CONCLAVE_TLS_DIR", value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use conclave_client::{CaId, Net};
+use conclave_net::{Expect, TlsClient, TlsError, Trust};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 /// The longest answer that is read, bytes.
@@ -19,20 +20,66 @@ pub(crate) struct HttpResponse {
     pub(crate) body: String,
 }
 
-/// Gets a page.
-///
-/// # Errors
-/// If there is no complete answer before the deadline, or the answer is not HTTP.
-pub(crate) async fn get(address: &str, path: &str, deadline: Duration) -> io::Result<HttpResponse> {
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {deadline:?}"));
-    timeout(deadline, exchange(address, path)).await.map_err(late)?
+/// Reads the pages of servers and name servers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pages {
+    /// The network to those of a cluster with TLS.
+    secured: Option<Net>,
 }
 
-async fn exchange(address: &str, path: &str) -> io::Result<HttpResponse> {
-    let mut stream = TcpStream::connect(address).await?;
+impl Pages {
+    /// The pages of a cluster. One with an authority has TLS on pages that are not for their machine alone, and those who
+    /// show them must belong to the cluster; other pages are read without TLS, since nothing secret is said to them.
+    ///
+    /// # Errors
+    /// If the cryptography cannot be used.
+    pub(crate) fn of(authority: Option<CaId>) -> Result<Self, TlsError> {
+        let trust = authority.map(|ca| Trust::Cluster(ca, Expect::AnyServer));
+        let client = trust.map(|trust| TlsClient::new(trust, None)).transpose()?;
+        Ok(Self { secured: client.map(|client| Net::System.secured(client)) })
+    }
+
+    /// Gets a page.
+    ///
+    /// # Errors
+    /// If there is no complete answer before the deadline, or the answer is not HTTP.
+    pub(crate) async fn get(
+        &self,
+        address: &str,
+        path: &str,
+        deadline: Duration,
+    ) -> io::Result<HttpResponse> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {deadline:?}"));
+        timeout(deadline, self.get_patiently(address, path)).await.map_err(late)?
+    }
+
+    async fn get_patiently(&self, address: &str, path: &str) -> io::Result<HttpResponse> {
+        let Some(secured) = &self.secured else { return exchange(&Net::System, address, path).await };
+        let encrypted = match secured.connect(address).await {
+            Ok(wire) => return say(wire, address, path).await,
+            Err(error) => error,
+        };
+        match exchange(&Net::System, address, path).await {
+            // It speaks TLS, and is not believed.
+            Err(plain) if plain.kind() == io::ErrorKind::InvalidData => Err(encrypted),
+            answer => answer,
+        }
+    }
+}
+
+async fn exchange(net: &Net, address: &str, path: &str) -> io::Result<HttpResponse> {
+    say(net.connect(address).await?, address, path).await
+}
+
+async fn say(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: &str,
+    path: &str,
+) -> io::Result<HttpResponse> {
     // With HTTP 1.0 the answer ends with the connection and is not chunked.
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
     parse(&String::from_utf8_lossy(&answer))
@@ -62,7 +109,8 @@ mod tests {
             assert!(request.starts_with(b"GET /readyz HTTP"));
             stream.write_all(answer.as_bytes()).await.unwrap();
         };
-        let (said, ()) = tokio::join!(get(&address, "/readyz", Duration::from_secs(10)), serve);
+        let pages = Pages::default();
+        let (said, ()) = tokio::join!(pages.get(&address, "/readyz", Duration::from_secs(10)), serve);
         said
     }
 
@@ -81,7 +129,7 @@ mod tests {
     async fn a_silent_server_is_a_timeout() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let error = get(&address, "/", Duration::from_millis(20)).await.unwrap_err();
+        let error = Pages::default().get(&address, "/", Duration::from_millis(20)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -1,9 +1,10 @@
 //! The configuration of a name server, and its validation.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use conclave_core::limits::{NAME_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX};
-use conclave_net::CaId;
+use conclave_net::Plain;
 use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
 use conclave_telemetry::operators::faults_without_token;
@@ -32,9 +33,8 @@ pub struct Config {
     pub secret: Secret,
     /// `host:port` of nodes' client APIs, to fetch the cluster's records from before any node has registered.
     pub nodes: Vec<String>,
-    /// The authority of the cluster's certificates: nodes are asked over TLS only, and must prove that they belong to it.
-    /// `None` if the nodes speak no TLS.
-    pub authority: Option<CaId>,
+    /// TLS with the nodes, and for all who call `grpc_listen` or read the pages. `None` if the cluster has none.
+    pub tls: Option<NameServerTls>,
     /// Networks whose clients may transfer the zone (AXFR). None, if empty.
     pub transfer_to: Vec<IpNet>,
     /// Networks whose clients' questions outside the zone are forwarded. None, if empty.
@@ -47,6 +47,16 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     /// Enables fault injection by operators, at `grpc_listen`. For tests only.
     pub faults: Option<Faults>,
+}
+
+/// TLS of a name server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameServerTls {
+    /// The directory with the authority's certificate (`ca.pem`) and the name server's own certificate and key (`node.pem`,
+    /// `node.key`).
+    pub dir: PathBuf,
+    /// Whether nodes and others without TLS are served, and nodes without TLS asked, too.
+    pub plain: Plain,
 }
 
 /// The target of an export by dynamic update (RFC 2136), and its TSIG key (RFC 8945).
@@ -225,7 +235,7 @@ mod tests {
             }],
             secret: Secret::new(b"0123456789abcdef").unwrap(),
             nodes: vec!["n1:7400".to_owned()],
-            authority: None,
+            tls: None,
             transfer_to: Vec::new(),
             forward_for: vec!["10.0.0.0/8".parse().unwrap()],
             forward_to: vec!["127.0.0.11:53".parse().unwrap()],

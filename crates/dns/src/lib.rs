@@ -7,7 +7,7 @@
 //! * `service`: `DNSService`, where nodes register. `watch`: streams in which nodes report all nodes they know.
 //! * `registry`: the only task that owns the node table; it publishes a zone after each change.
 //! * `forward`: questions outside the zone; `export`: the zone's records in a site's own DNS. Both only if configured.
-//! * `gates`: how many connections each port takes.
+//! * `gates`: how many connections each port takes. `tls`: the certificate, and whom it is shown to.
 //! * `announce`: how a server announces itself in the local network (mDNS).
 //!
 //! The name server never votes, writes nothing to disk, and no node waits for it: a cluster without any name server
@@ -29,10 +29,12 @@ mod registry;
 mod retry;
 mod server;
 mod service;
+mod tls;
 mod watch;
 mod web;
 pub mod zone;
 
-pub use config::Config;
+pub use conclave_net::Plain;
+pub use config::{Config, NameServerTls};
 pub use faults::Faults;
 pub use server::{Addresses, DnsServer, Listeners, RunError, run};

@@ -1,10 +1,11 @@
 //! One name server: starts its parts, and stops them.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_net::{Entrance, Listener, Net, Network, TlsError};
+use conclave_net::{Entrance, Identity, Listener, Net, Network, TlsError};
 use conclave_proto::dns::dns_service_server::DnsServiceServer;
 use conclave_proto::fault::fault_service_server::FaultServiceServer;
 use conclave_telemetry::calls::CallMetrics;
@@ -24,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::names::zone_name;
 use crate::registry::{Registry, RegistryTask};
 use crate::service::RegistryService;
+use crate::tls::Tls;
 use crate::watch::Watcher;
 use crate::web;
 
@@ -46,9 +48,25 @@ pub enum RunError {
         /// The cause.
         source: std::io::Error,
     },
-    /// TLS towards the nodes cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    /// The certificate cannot be used.
+    #[error("TLS in {dir}: {source}", dir = .dir.display())]
+    Tls {
+        /// The directory of the files.
+        dir: PathBuf,
+        /// The cause.
+        source: TlsError,
+    },
+    /// The certificate belongs to somebody else.
+    #[error(
+        "the certificate in {dir} is that of {found}, and this is a name server: issue one for it (conclave admin ca \
+         issue --dns)", dir = .dir.display()
+    )]
+    OtherOwner {
+        /// The directory of the files.
+        dir: PathBuf,
+        /// The owner of the certificate.
+        found: Identity,
+    },
 }
 
 fn advice(error: &std::io::Error) -> &'static str {
@@ -75,6 +93,7 @@ pub struct Listeners {
     http: Option<Listener>,
     /// The network of the sockets, also used to connect to nodes.
     net: Net,
+    tls: Option<Tls>,
 }
 
 impl Listeners {
@@ -104,7 +123,27 @@ impl Listeners {
         let (purpose, address) = ("registrations", config.grpc_listen);
         let grpc = net.listen(address).await;
         let grpc = grpc.map_err(|source| RunError::Listen { purpose, address, source })?;
-        Ok(Self { dns, grpc, http: None, net })
+        let tls = match config.tls.clone() {
+            Some(config) => Some(Tls::read(config).await?),
+            None => None,
+        };
+        Ok(Self { dns, grpc, http: None, net, tls })
+    }
+
+    /// With TLS on connections to the nodes, on those to the gRPC port, and to the pages where they are not for this machine
+    /// alone.
+    fn secured(self) -> Result<Self, RunError> {
+        let Some(tls) = &self.tls else { return Ok(self) };
+        let failed = |purpose, address| move |source| RunError::Listen { purpose, address, source };
+        let at = |listener: &Listener| listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let address = at(&self.grpc);
+        let grpc = self.grpc.secured(tls.grpc.clone()).map_err(failed("registrations", address))?;
+        let secure_pages = |http: Listener| {
+            let address = at(&http);
+            http.secured_beyond_loopback(tls.pages.clone()).map_err(failed("health and metrics", address))
+        };
+        let http = self.http.map(secure_pages).transpose()?;
+        Ok(Self { grpc, http, net: tls.net(&self.net), dns: self.dns, tls: self.tls })
     }
 }
 
@@ -136,7 +175,7 @@ impl DnsServer {
     pub fn start(config: Config, listeners: Listeners) -> Result<Self, RunError> {
         config.validate().map_err(RunError::Config)?;
         let zone_name = zone_name(&config.zone).map_err(|why| RunError::Config(vec![why]))?;
-        let Listeners { dns, grpc, http, net } = listeners;
+        let Listeners { dns, grpc, http, net, tls } = listeners.secured()?;
         let known = |purpose, found: Option<std::io::Result<SocketAddr>>, address| match found {
             Some(found) => found.map_err(|source| RunError::Listen { purpose, address, source }),
             None => Ok(address),
@@ -179,10 +218,10 @@ impl DnsServer {
             drop(ended);
         });
 
-        let net = match config.authority {
-            Some(ca) => net.to_cluster(ca)?,
-            None => net,
-        };
+        let with_tls = tls.is_some();
+        if let Some(tls) = tls {
+            tasks.spawn(tls.dir.follow(stop.clone().cancelled_owned()));
+        }
         let (nodes, secret) = (config.nodes, config.secret.clone());
         let watcher =
             Watcher { seeds: nodes, secret, registry: registry.clone(), net, metrics: Arc::clone(&metrics) };
@@ -193,6 +232,7 @@ impl DnsServer {
         let service = RegistryService::new(
             config.zone,
             config.secret,
+            with_tls,
             registry.clone(),
             Arc::clone(&metrics),
             tasks.clone(),

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conclave_net::{Gate, GateLimits, Peer, Ticket};
+use conclave_net::{Gate, GateLimits, Identity, Peer, Ticket};
 use conclave_proto::cluster::NodeRecord;
 use conclave_proto::dns::dns_service_server::{DnsService, DnsServiceServer};
 use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, Target};
@@ -33,6 +33,8 @@ use crate::zone::{self, Zone};
 pub(crate) struct RegistryService {
     zone: String,
     secret: Secret,
+    /// Whether nodes that use TLS must prove which node they are.
+    tls: bool,
     registry: Registry,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
@@ -51,6 +53,7 @@ impl RegistryService {
     pub(crate) fn new(
         zone: String,
         secret: Secret,
+        tls: bool,
         registry: Registry,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
@@ -67,7 +70,18 @@ impl RegistryService {
         };
         let unproven = Gate::new(limits, Arc::new(()));
         let log = Arc::default();
-        Self { zone, secret, registry, metrics, tasks, stop, registrations, unproven, watches, log }
+        Self { zone, secret, tls, registry, metrics, tasks, stop, registrations, unproven, watches, log }
+    }
+
+    /// The node that the caller's certificate names; `None` without TLS, which the listener refuses unless it is accepted.
+    fn proved_node(&self, peer: &Peer) -> Result<Option<u64>, Status> {
+        match peer.identity {
+            Identity::Node(id) => Ok(Some(id)),
+            _ if !self.tls || !peer.encrypted => Ok(None),
+            found => Err(Status::permission_denied(format!(
+                "only nodes of the cluster register, with the certificate of their --tls-dir, and not {found}"
+            ))),
+        }
     }
 
     pub(crate) fn server(self) -> DnsServiceServer<Self> {
@@ -85,7 +99,9 @@ impl DnsService for RegistryService {
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
         let peer = request.extensions().get::<Peer>();
-        let from = peer.ok_or_else(|| Status::internal("the connection has no address"))?.address.ip();
+        let peer = peer.ok_or_else(|| Status::internal("the connection has no address"))?;
+        let from = peer.address.ip();
+        let node = self.proved_node(peer)?;
         let unproven = self.unproven.admit(from).map_err(|_| {
             Status::resource_exhausted("too many registrations are under way; try again in a second")
         })?;
@@ -93,6 +109,7 @@ impl DnsService for RegistryService {
         let (answers, stream) = mpsc::channel(1);
         let registration = Registration {
             from,
+            node,
             nonce: rand::random(),
             secret: self.secret.clone(),
             zone: self.zone.clone(),
@@ -191,6 +208,8 @@ fn look_up(zone: &Zone, zone_name: &str, name: &str) -> Result<LookupResponse, S
 /// One node's registration stream.
 struct Registration {
     from: IpAddr,
+    /// The node that the caller has proved to be; `None` without TLS.
+    node: Option<u64>,
     nonce: [u8; NONCE_BYTES],
     secret: Secret,
     zone: String,
@@ -289,10 +308,18 @@ impl Registration {
                  the same secret file",
             ));
         }
-        NodeRecord::decode(request.record.as_slice()).map_err(|error| {
+        let record = NodeRecord::decode(request.record.as_slice()).map_err(|error| {
             self.count("refused");
             Status::invalid_argument(format!("the record cannot be decoded: {error}"))
-        })
+        })?;
+        if let Some(node) = self.node.filter(|node| *node != record.node_id) {
+            self.count("refused");
+            let found = record.node_id;
+            return Err(Status::permission_denied(format!(
+                "the certificate is that of node {node}, and the record that of node {found}"
+            )));
+        }
+        Ok(record)
     }
 
     async fn answer(&self, answer: RegisterResponse) -> Result<(), Status> {

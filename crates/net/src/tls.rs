@@ -41,8 +41,6 @@ pub const KEY_FILE: &str = "node.key";
 
 /// The protocols of gRPC.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
-/// The protocol of the pages.
-const PAGE_PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
 
 /// An error of the configuration of TLS.
 #[derive(Debug, thiserror::Error)]

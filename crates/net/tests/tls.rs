@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use conclave_net::tls::HANDSHAKES_MAX;
 use conclave_net::{
-    Callers, Credentials, Entrance, Expect, Gate, GateLimits, Gated, Identity, Net, Plain, TlsClient,
-    TlsError, TlsServer, Trust,
+    Callers, Credentials, Entrance, Expect, Gate, GateLimits, Gated, Identity, Net, Plain, TlsClient, TlsDir,
+    TlsError, TlsServer, Trust, Wire,
 };
 use conclave_pki::{Ca, Subject};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -257,6 +257,48 @@ async fn new_connections_see_new_credentials_and_old_ones_go_on() {
     assert_eq!(second_far.peer().identity, Identity::Node(8));
     echo(&mut near, &mut far).await;
     assert_eq!(near.identity(), Identity::Node(1));
+}
+
+/// The certificate that a listener shows.
+async fn shown(socket: &mut Entrance, net: &Net) -> Vec<u8> {
+    let address = socket.local_addr().unwrap().to_string();
+    let (near, _far) = tokio::join!(net.connect(&address), accept(socket));
+    let Wire::Tls(stream, _) = near.unwrap() else { panic!("no TLS") };
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_in_a_directory_is_taken_over_and_that_of_another_is_not() {
+    let (ca, other) = (ca(), ca());
+    let dir = tempfile::tempdir().unwrap();
+    let issue = |ca: &Ca, identity| {
+        let subject = Subject { identity, hosts: Vec::new() };
+        ca.issue(&subject, now()).unwrap().write(dir.path()).unwrap();
+    };
+    issue(&ca, Identity::NameServer(1));
+    let followed = TlsDir::read(dir.path()).unwrap();
+    let tls = followed.server(Callers::Readers, Plain::Refuse).unwrap();
+    let (mut socket, _) = listen(&tls).await;
+    let client = followed.client(Expect::NameServer).unwrap();
+    let net = Net::System.secured(client);
+    let first = shown(&mut socket, &net).await;
+    assert!(!followed.reload().unwrap(), "nothing has changed");
+
+    issue(&ca, Identity::NameServer(1));
+    assert!(followed.reload().unwrap());
+    let second = shown(&mut socket, &net).await;
+    assert_ne!(second, first, "the listener shows the old certificate");
+    for (ca, identity, why) in [
+        (&ca, Identity::NameServer(2), "that of name server 2 now, and was that of name server 1"),
+        (&other, Identity::NameServer(1), "both must be of one cluster"),
+    ] {
+        issue(ca, identity);
+        let refused = followed.reload().unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    std::fs::write(dir.path().join("node.key"), "noise").unwrap();
+    followed.reload().unwrap_err();
+    assert_eq!(shown(&mut socket, &net).await, second);
 }
 
 #[tokio::test]

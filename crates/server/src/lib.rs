@@ -41,7 +41,7 @@ mod topology;
 
 pub use clock::Clock;
 pub use conclave_net::{CERTIFICATE_FILE, Credentials, Plain};
-pub use conclave_store::Options as StoreOptions;
+pub use conclave_store::{IDENTITY_FILE, Options as StoreOptions};
 pub use config::{Config, Member, NodeTls, Timing};
 pub use faults::Faults;
 pub use limits::CONNECTIONS_PER_ADDRESS_MAX_DEFAULT;

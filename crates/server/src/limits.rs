@@ -94,8 +94,6 @@ pub(crate) const FORWARD_QUEUE_MAX: usize = 4_096;
 pub(crate) const TERM_MAX: u64 = 1 << 32;
 /// How far a peer's term may be ahead of this replica's: a replica that was cut off meets elections that it missed.
 pub(crate) const TERM_AHEAD_MAX: u64 = 1_000_000;
-/// How often a node looks whether its certificate was renewed.
-pub(crate) const CERTIFICATE_READ_INTERVAL: Duration = Duration::from_secs(30);
 /// A follower whose disk has no room for a leader's entries waits for room this long before it ends their stream.
 pub(crate) const ROOM_WAIT: Duration = Duration::from_secs(1);
 /// A snapshot transfer is abandoned when the receiver takes nothing for this long; it is retried later.

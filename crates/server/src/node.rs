@@ -196,15 +196,28 @@ impl Node {
             Arc::clone(&metrics),
             tasks.clone(),
         );
+        let name_server_net = match &tls {
+            Some(tls) => tls.net_to_name_servers(&listeners.net)?,
+            None => listeners.net.clone(),
+        };
         let listeners = listeners.secured(tls.as_deref())?;
         if let Some(tls) = tls {
-            tasks.spawn(tls.follow_files(work, info.stop.clone()));
+            tasks.spawn(tls.follow_files(info.stop.clone()));
         }
         housekeeping::look_at_disk(&store, &info.disk, &metrics).await;
         // The last step that may fail. From here on the node speaks and listens to others.
         write_boots(store.clone()).await?;
         let node = Self { info, store, metrics, router, drain, tasks, expelled };
-        let parts = serve::Parts { admission, feed, clock, links, identity, peer_statuses, leadership };
+        let parts = serve::Parts {
+            admission,
+            feed,
+            clock,
+            links,
+            identity,
+            peer_statuses,
+            leadership,
+            name_server_net,
+        };
         node.serve(&config, listeners, parts);
         Ok(node)
     }

@@ -62,7 +62,7 @@ impl NameServer {
                 secret: secret.clone(),
                 nodes: nodes.iter().map(|node| node.client.clone()).collect(),
                 transfer_to: Vec::new(),
-                authority: None,
+                tls: None,
                 forward_for: Vec::new(),
                 forward_to: Vec::new(),
                 export: None,

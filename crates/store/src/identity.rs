@@ -14,8 +14,8 @@ use crate::disk::{DataFile, sync_dir};
 use crate::error::OpenError;
 use crate::private;
 
-/// Name of the identity file.
-const FILE: &str = "identity";
+/// Name of the file with the identity of a data dir, which is written at the first start.
+pub const IDENTITY_FILE: &str = "identity";
 /// Name of the lock file.
 const LOCK: &str = "lock";
 /// First word of the identity file.
@@ -46,7 +46,7 @@ impl Identity {
     /// # Errors
     /// If the identity file is damaged, of a newer version, unreadable, or missing beside data files.
     pub fn read(dir: &Path) -> Result<Option<Self>, OpenError> {
-        let path = dir.join(FILE);
+        let path = dir.join(IDENTITY_FILE);
         let mut text = String::new();
         match File::open(&path).and_then(|mut file| file.read_to_string(&mut text)) {
             Ok(_) => parse(&path, &text).map(Some),
@@ -89,11 +89,11 @@ impl Identity {
         let _lock = DataDirLock::take(dir)?;
         if Self::read(dir)?.is_some() {
             let error = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
-            return Err(OpenError::access(&dir.join(FILE), error));
+            return Err(OpenError::access(&dir.join(IDENTITY_FILE), error));
         }
         let directory = DataDirId(rand::random());
         let identity = Self { cluster, plan, cluster_name: cluster_name.to_owned(), node, directory };
-        let path = dir.join(FILE);
+        let path = dir.join(IDENTITY_FILE);
         let temporary = dir.join("identity.new");
         let write = || {
             let mut file = private::options().write(true).create(true).truncate(true).open(&temporary)?;
@@ -114,7 +114,7 @@ impl Identity {
     pub(crate) fn restrict(dir: &Path) {
         private::restrict_dir(dir);
         // The identity was read, so the file is there. If it is gone, reading it fails, which is where the error belongs.
-        if let Ok(file) = File::open(dir.join(FILE)) {
+        if let Ok(file) = File::open(dir.join(IDENTITY_FILE)) {
             private::restrict(&file);
         }
     }

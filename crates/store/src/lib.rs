@@ -41,7 +41,7 @@ pub use boots::{BootId, Boots};
 pub use disk::{DataFile, Disk, RealDisk};
 pub use error::{OpenError, ReadError, StoreError};
 pub use faulty::{DiskFaults, FaultyDisk};
-pub use identity::Identity;
+pub use identity::{IDENTITY_FILE, Identity};
 pub use log::{LogReader, LogStore};
 pub use observer::Observer;
 pub use snapshot::{LocalSnapshot, ReceivedSnapshot, SnapshotData, SnapshotReceiver};

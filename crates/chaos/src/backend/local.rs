@@ -41,7 +41,7 @@ struct Processes {
     allow_faults: bool,
     /// Whether `up` restarts dead children.
     restarts: bool,
-    /// The id of the cluster's certificate authority, if its servers speak TLS.
+    /// The id of the cluster's certificate authority, if its servers and name servers speak TLS.
     #[serde(default)]
     authority: Option<String>,
     children: Vec<Child>,
@@ -179,13 +179,8 @@ impl Local {
             what: format!("find the cluster of conclave up in {}", self.path.display()),
             why: error.to_string(),
         })?;
-        let target = |child: Child| Target {
-            name: child.name,
-            kind: child.kind,
-            client: child.client,
-            // Name servers take faults without TLS.
-            authority: authority.filter(|_| child.kind == Kind::Server),
-        };
+        let target =
+            |child: Child| Target { name: child.name, kind: child.kind, client: child.client, authority };
         Ok(processes.children.into_iter().map(target).collect())
     }
 

@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use conclave_client::{CaId, find};
+use conclave_client::find;
 use conclave_dns::Faults;
-use conclave_dns::config::{Config, Export, NameServer};
+use conclave_dns::config::{Config, Export, NameServer, NameServerTls};
 use conclave_proto::mac::Secret;
 use ipnet::IpNet;
 
-use super::run::{AdminTokenArgs, RunArgs, SecretArgs};
+use super::run::{AdminTokenArgs, RunArgs, SecretArgs, TlsMode};
 use crate::admin_token;
 use crate::exit::Failed;
 use crate::parse;
@@ -37,11 +37,12 @@ resolver. --transfer-to allows AXFR; --export-to writes the records into a site'
 Every flag can also be given as an environment variable. SIGTERM or SIGINT stops it; a second signal stops it at once. \
 Port 53 needs the capability CAP_NET_BIND_SERVICE, or a low net.ipv4.ip_unprivileged_port_start.
 
-Health: http://HTTP-LISTEN/livez and /readyz, metrics: /metrics.
+Health: http://HTTP-LISTEN/livez and /readyz, metrics: /metrics; https with --tls-dir, unless HTTP-LISTEN is a loopback address.
 
 Examples:
   conclave dns --secret-file secret                                  on this machine: 127.0.0.1:7453
   dig @127.0.0.1 -p 7453 _conclave._tcp.conclave.internal SRV
+  conclave dns --secret-file secret --tls-dir pki/ns1 ...            a cluster with TLS: conclave admin ca issue --dns ns1
   conclave dns --listen 10.0.0.53:53 --grpc-listen 10.0.0.53:7454 --secret-file /run/secrets/conclave \\
       --name-servers 'ns1=10.0.0.53;ns2=10.0.1.53' --nodes 10.0.0.1:7400,10.0.0.2:7400
   conclave dns --secret-file s --transfer-to 10.0.0.0/8 --forward-to 10.0.0.2:53 --forward-for 10.0.0.0/8
@@ -74,10 +75,13 @@ pub(crate) struct DnsArgs {
     #[arg(long, env = "CONCLAVE_DNS_NODES", value_name = "HOST:PORT", value_delimiter = ',')]
     #[arg(value_parser = parse::server)]
     pub(crate) nodes: Vec<String>,
-    /// The id of the cluster's certificate authority, for servers with --tls-dir: they are asked over TLS only, and must
-    /// prove that they belong to it
-    #[arg(long, env = "CONCLAVE_DNS_AUTHORITY", value_name = "ID")]
-    pub(crate) authority: Option<CaId>,
+    /// The directory with this name server's certificate (ca.pem, node.pem, node.key), for a cluster whose servers have
+    /// --tls-dir: they register over TLS, each for itself, and are asked over TLS; pages beyond this machine have TLS, too
+    #[arg(long, env = "CONCLAVE_TLS_DIR", value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// What to do with servers and others that do not use TLS
+    #[arg(long, env = "CONCLAVE_TLS", value_enum, default_value_t = TlsMode::Require, requires = "tls_dir")]
+    pub(crate) tls: TlsMode,
     /// Networks that may transfer the zone (AXFR over TCP) [default: none]
     #[arg(long, env = "CONCLAVE_TRANSFER_TO", value_name = "NET", value_delimiter = ',')]
     #[arg(value_parser = parse::network)]
@@ -138,7 +142,7 @@ impl DnsArgs {
             name_servers: self.name_servers(),
             secret,
             nodes: self.nodes.clone(),
-            authority: self.authority,
+            tls: self.tls_dir.clone().map(|dir| NameServerTls { dir, plain: self.tls.plain() }),
             transfer_to: self.transfer_to.clone(),
             forward_for: self.forward_for.clone(),
             forward_to: self.forward_to.clone(),
@@ -207,6 +211,7 @@ mod tests {
         assert_eq!((config.grpc_listen.port(), config.http_listen.port()), (7454, 7455));
         let ips = vec!["127.0.0.1".parse().unwrap()];
         assert_eq!(config.name_servers, [NameServer { name: "ns1".into(), ips }]);
+        assert_eq!(config.tls, None);
         assert!(config.forward_to.is_empty() && config.transfer_to.is_empty() && config.export.is_none());
     }
 
@@ -258,6 +263,7 @@ mod tests {
             vec!["--zone=a..b"],
             vec!["--export-key=chat"],
             vec!["--listen=53"],
+            vec!["--tls=accept"],
         ] {
             assert!(parsed(&words).is_err(), "{words:?}");
         }

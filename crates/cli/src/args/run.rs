@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
+use conclave_net::Plain;
 
 /// The default log filter of servers and name servers. Without openraft's warnings: it logs each heartbeat and each vote that
 /// does not arrive, hundreds of lines a second while a node is dead, where "link lost" and "link up" of the server say the
@@ -48,4 +49,22 @@ pub(crate) struct SecretArgs {
     /// Make one with: (umask 077; head -c 32 /dev/urandom | base64 > FILE)
     #[arg(long, env = "CONCLAVE_SECRET_FILE", value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
+}
+
+/// What a server or name server does with those who do not use TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsMode {
+    /// Refuse them
+    Require,
+    /// Speak to them without TLS: only while a cluster is changed over to TLS
+    Accept,
+}
+
+impl TlsMode {
+    pub(crate) fn plain(self) -> Plain {
+        match self {
+            Self::Require => Plain::Refuse,
+            Self::Accept => Plain::Accept,
+        }
+    }
 }

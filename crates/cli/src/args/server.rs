@@ -7,9 +7,9 @@ use clap::{Args as ClapArgs, ValueEnum};
 use conclave_client::find::CLIENT_PORT;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
-use conclave_server::{CONNECTIONS_PER_ADDRESS_MAX_DEFAULT, Config, Faults, Member, NodeTls, Plain, Timing};
+use conclave_server::{CONNECTIONS_PER_ADDRESS_MAX_DEFAULT, Config, Faults, Member, NodeTls, Timing};
 
-use super::run::{AdminTokenArgs, LOG_DEFAULT, RunArgs, SecretArgs};
+use super::run::{AdminTokenArgs, LOG_DEFAULT, RunArgs, SecretArgs, TlsMode};
 use crate::parse;
 
 /// The default port for other nodes.
@@ -82,11 +82,12 @@ pub(crate) struct ServerArgs {
     pub(crate) secret: SecretArgs,
     #[command(flatten)]
     pub(crate) admin_token: AdminTokenArgs,
-    /// The directory with this node's certificate (ca.pem, node.pem, node.key): nodes prove themselves to each other and to
-    /// clients, and encrypt what they say; a new cluster's id is that of its certificate authority
+    /// The directory with this node's certificate (ca.pem, node.pem, node.key): nodes prove themselves to each other, to name
+    /// servers and to clients, and encrypt what they say; pages beyond this machine have TLS, too. A new cluster's id is that of
+    /// its certificate authority
     #[arg(long, env = "CONCLAVE_TLS_DIR", value_name = "DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
-    /// What to do with other nodes and clients that do not use TLS
+    /// What to do with other nodes, name servers and clients that do not use TLS
     #[arg(long, env = "CONCLAVE_TLS", value_enum, default_value_t = TlsMode::Require, requires = "tls_dir")]
     pub(crate) tls: TlsMode,
     /// Clients that may subscribe here at the same time; further ones are redirected to other servers
@@ -120,15 +121,6 @@ pub(crate) enum TimingArg {
     Lan,
     /// Within 1.5 to 3 s: nodes far from each other
     Wan,
-}
-
-/// What a server does with nodes and clients that do not use TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TlsMode {
-    /// Refuse them
-    Require,
-    /// Speak to them without TLS: only while a cluster is changed over to TLS
-    Accept,
 }
 
 /// Whether a server is announced on the local network.
@@ -177,13 +169,7 @@ impl ServerArgs {
         config.connections_per_address_max = self.max_connections_per_address;
         config.feature_level = self.feature_level;
         config.name_servers.clone_from(&self.resolvers);
-        config.tls = self.tls_dir.clone().map(|dir| NodeTls {
-            dir,
-            plain: match self.tls {
-                TlsMode::Require => Plain::Refuse,
-                TlsMode::Accept => Plain::Accept,
-            },
-        });
+        config.tls = self.tls_dir.clone().map(|dir| NodeTls { dir, plain: self.tls.plain() });
         config.faults = self.allow_faults.then(Faults::default);
         config
     }

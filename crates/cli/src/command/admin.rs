@@ -38,7 +38,7 @@ pub(super) async fn run(args: AdminArgs, settings: &Settings) -> anyhow::Result<
     match args.command {
         AdminCommand::Drain { node, force } => drain(node, force, &tokens?, settings).await,
         AdminCommand::Rebalance => rebalance(&tokens?, settings).await,
-        AdminCommand::Ca { command } => ca::run(&command, settings),
+        AdminCommand::Ca { command } => ca::run(command, settings).await,
     }
 }
 

@@ -17,6 +17,7 @@ use futures::future::join_all;
 
 use crate::diagnosis::{Configuration, LocalNetwork, Report, Server};
 use crate::exit::Exit;
+use crate::http::Pages;
 use crate::identify::identify;
 use crate::settings::Settings;
 use crate::view::doctor::page;
@@ -53,8 +54,11 @@ async fn examine(settings: &Settings) -> Report {
     let members = examined.members.clone().unwrap_or_default();
     let network = network(&examined);
     let usual = usual(settings);
-    let zones = examined.zones.into_iter().map(|(zone, answers)| names::zone(zone, answers, usual));
-    let (zones, (servers, status)) = futures::join!(join_all(zones), servers(settings, candidates));
+    // Why there is no answer is in the answers of the servers.
+    let cluster = identify(settings).await.ok();
+    let pages = Pages::of(cluster.and_then(|cluster| cluster.authority)).unwrap_or_default();
+    let zones = examined.zones.into_iter().map(|(zone, answers)| names::zone(&pages, zone, answers, usual));
+    let (zones, (servers, status)) = futures::join!(join_all(zones), servers(settings, &pages, candidates));
     Report {
         ok: false,
         version: conclave_core::version::VERSION,
@@ -94,6 +98,7 @@ fn network(examined: &Examined) -> Option<LocalNetwork> {
 /// cluster.
 async fn servers(
     settings: &Settings,
+    pages: &Pages,
     candidates: Vec<Candidate>,
 ) -> (Vec<Server>, Option<GetServerStatusResponse>) {
     let mut names: BTreeMap<String, (String, Option<String>)> = BTreeMap::new();
@@ -119,7 +124,7 @@ async fn servers(
     };
     let looks = names.into_iter().take(NODES_MAX).map(|(address, (name, http))| {
         let client = &client;
-        async move { servers::server(client, name, address, http).await }
+        async move { servers::server(client, pages, name, address, http).await }
     });
     let mut servers = join_all(looks).await;
     servers.sort_by(|a, b| a.name.cmp(&b.name));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::args::HealthArgs;
 use crate::exit::{Exit, Failed};
-use crate::{http, output};
+use crate::http::Pages;
+use crate::output;
 
 /// Timeout. Health checks have short deadlines of their own.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -14,10 +15,11 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// # Errors
 /// If the answer is anything but 200; the page goes to stderr.
 pub(super) async fn run(args: &HealthArgs) -> anyhow::Result<Exit> {
-    let answer = http::get(&args.url.address, &args.url.path, DEADLINE).await.map_err(|error| {
-        let what = format!("{} does not answer: {error}", args.url);
-        Failed::new(Exit::Refused, what, "")
-    })?;
+    let failed = |what: String| Failed::new(Exit::Refused, what, "");
+    let authority = args.tls_dir.as_deref().map(conclave_net::read_authority).transpose();
+    let pages = authority.and_then(Pages::of).map_err(|error| failed(error.to_string()))?;
+    let answer = pages.get(&args.url.address, &args.url.path, DEADLINE).await;
+    let answer = answer.map_err(|error| failed(format!("{} does not answer: {error}", args.url)))?;
     if answer.status == 200 {
         return Ok(Exit::Ok);
     }

@@ -275,8 +275,8 @@ impl<'a> Cluster<'a> {
     ) -> anyhow::Result<Exit> {
         let begun = Instant::now();
         output::note(settings.quiet, &show::starting(self.plan));
-        if self.plan.began_without_tls() {
-            output::note(settings.quiet, show::WITHOUT_TLS);
+        if let Some(note) = show::tls(self.plan.tls()) {
+            output::note(settings.quiet, note);
         }
         let graceful = self.stop.graceful.clone();
         let Some(status) = self.ready(&graceful).await? else { return Ok(Exit::Ok) };

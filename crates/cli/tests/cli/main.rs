@@ -8,6 +8,7 @@ mod discovery;
 mod doctor;
 mod everyday;
 mod failure;
+mod false_server;
 mod harness;
 mod kills;
 mod levels;

@@ -1,13 +1,10 @@
 //! TLS between clients and servers, as people meet it.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc;
 
-use crate::harness::{DEADLINE, Ran, Up, command, free_base_port, run};
+use crate::harness::{Ran, Up, command, free_base_port, run};
 
 /// A command with this state directory that knows only the address.
 fn at(address: &str, state: &Path, args: &[&str]) -> Command {
@@ -77,40 +74,4 @@ fn a_new_cluster_of_up_speaks_tls_and_its_users_commands_need_no_flag() {
     let history = again.run(&["history", "general"]).expect(0);
     assert!(history.out.contains("hello"), "{history:#?}");
     again.stop();
-}
-
-/// A false server: it accepts one connection after the other, says nothing, and passes on what it is told.
-fn listener() -> (String, mpsc::Receiver<Vec<u8>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let (sender, heard) = mpsc::sync_channel(64);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            stream.set_read_timeout(Some(DEADLINE)).unwrap();
-            let mut bytes = vec![0; 64 * 1024];
-            let count = stream.read(&mut bytes).unwrap_or(0);
-            bytes.truncate(count);
-            // A refusal in the words of a server without TLS.
-            let _ = stream.write_all(b"\0\0\0\x04\0\0\0\0\0");
-            if sender.send(bytes).is_err() {
-                return;
-            }
-        }
-    });
-    (address, heard)
-}
-
-#[test]
-fn a_server_that_proves_nothing_gets_no_byte_of_a_known_cluster() {
-    let scratch = tempfile::tempdir().unwrap();
-    let (address, heard) = listener();
-    let given = format!("conclave://{address}/{}", "ab".repeat(16));
-    let refused = run(&mut at(&given, scratch.path(), &["send", "general", "secret"]), b"").expect(1);
-    assert!(refused.err.contains("nothing was sent"), "{refused:#?}");
-    let heard: Vec<Vec<u8>> = heard.try_iter().collect();
-    assert!(!heard.is_empty());
-    for bytes in heard {
-        assert_eq!(bytes.first(), Some(&0x16), "the client said something else than a TLS handshake");
-    }
 }

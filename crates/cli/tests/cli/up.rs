@@ -45,6 +45,46 @@ fn the_same_directory_continues_the_same_cluster() {
     up.stop();
 }
 
+#[test]
+fn a_cluster_without_tls_is_changed_over_and_its_clients_go_on() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("cluster");
+    let port = free_base_port().to_string();
+    let args = ["--dir", dir.to_str().unwrap(), "--base-port", &port, "--shards", "1"];
+    let up = Up::start(scratch.path(), &[&args[..], &["--insecure"]].concat());
+    assert_eq!(up.ready["authority"], Value::Null);
+    let id = up.ready["cluster_id"].as_str().unwrap().to_owned();
+    // Another user of this machine knows the cluster without TLS, too.
+    let elsewhere = scratch.path().join("elsewhere");
+    let send = |up: &Up, text: &str| {
+        up.run(&["send", "general", text]).expect(0);
+        let mut other = up.command(&["send", "general", text]);
+        run(other.env("CONCLAVE_STATE_DIR", &elsewhere).env("CONCLAVE_USER", "bob"), b"").expect(0)
+    };
+    send(&up, "before");
+    up.stop();
+
+    let up = Up::start(scratch.path(), &args);
+    assert_eq!(up.ready["cluster_id"], id.as_str(), "it keeps its id");
+    let authority = up.ready["authority"].as_str().unwrap().to_owned();
+    assert_ne!(authority, id);
+    let first = send(&up, "after");
+    assert!(first.err.contains("from now on only servers with its authority"), "{first:#?}");
+    assert_eq!(send(&up, "again").err, "");
+    let history = up.run(&["history", "general", "--linearizable"]).expect(0).out;
+    for text in ["before", "after", "again"] {
+        assert_eq!(history.matches(text).count(), 2, "{text}: {history}");
+    }
+    up.find(&["rooms"]).expect(0);
+    up.stop();
+
+    let refused = run(&mut command(&[&["up", "--insecure"], &args[..]].concat()), b"").expect(1);
+    assert!(refused.err.contains("uses TLS") && refused.err.contains("leave out --insecure"), "{refused:#?}");
+    let up = Up::start(scratch.path(), &args);
+    assert_eq!(up.ready["authority"], authority.as_str());
+    up.stop();
+}
+
 /// Everything in a directory that group or others may use.
 fn shared(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();

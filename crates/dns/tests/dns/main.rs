@@ -12,4 +12,5 @@ mod protocol;
 mod registry;
 mod sample;
 mod support;
+mod tls;
 mod transfer;

@@ -54,7 +54,7 @@ pub(crate) fn config() -> Config {
         secret: secret(),
         nodes: Vec::new(),
         transfer_to: Vec::new(),
-        authority: None,
+        tls: None,
         forward_for: Vec::new(),
         forward_to: Vec::new(),
         export: None,
@@ -159,13 +159,16 @@ pub(crate) struct RegistrationStream {
 
 impl RegistrationStream {
     pub(crate) async fn connect(server: &DnsServer, secret: Secret) -> Self {
+        Self::open(client(server).await, secret).await.unwrap()
+    }
+
+    pub(crate) async fn open(mut client: DnsServiceClient<Channel>, secret: Secret) -> Result<Self, Status> {
         let (requests, stream) = mpsc::channel(1);
-        let mut client = client(server).await;
         let answers = client.register(ReceiverStream::new(stream));
-        let mut answers = within("a stream", answers).await.unwrap().into_inner();
-        let hello = within("the nonce", answers.message()).await.unwrap().unwrap();
+        let mut answers = within("a stream", answers).await?.into_inner();
+        let hello = within("the nonce", answers.message()).await?.expect("a first message");
         assert_eq!(hello.nonce.len(), NONCE_BYTES);
-        Self { secret, requests, answers, hello, counter: 0 }
+        Ok(Self { secret, requests, answers, hello, counter: 0 })
     }
 
     /// The next message, with this record and its MAC.
@@ -250,9 +253,9 @@ impl Drop for FakeNode {
 }
 
 #[derive(Debug)]
-struct RecordsService {
-    secret: Option<Secret>,
-    records: watch::Receiver<BTreeMap<u64, NodeRecord>>,
+pub(crate) struct RecordsService {
+    pub(crate) secret: Option<Secret>,
+    pub(crate) records: watch::Receiver<BTreeMap<u64, NodeRecord>>,
 }
 
 #[tonic::async_trait]

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::verify::{ClusterClient, identity_of_chain, of_handshake};
-use super::{Credentials, PAGE_PROTOCOLS, PROTOCOLS, TlsError, provider};
+use super::{Credentials, PROTOCOLS, TlsError, provider};
 use crate::limits::{FAILURES_LOGGED_EVERY, HANDSHAKE_DEADLINE, HANDSHAKES_MAX};
 use crate::{CaId, Identity, Listener, Wire};
 
@@ -117,7 +117,8 @@ fn configure(credentials: &Credentials, callers: Callers) -> Result<Current, Tls
         Callers::Members | Callers::Anybody => {
             (builder.with_client_cert_verifier(Arc::new(verifier)), &PROTOCOLS[..])
         }
-        Callers::Readers => (builder.with_no_client_auth(), &PAGE_PROTOCOLS[..]),
+        // Without a protocol of the server's, readers speak HTTP/1.1, whatever they offer.
+        Callers::Readers => (builder.with_no_client_auth(), &[][..]),
     };
     let mut config = builder.with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();

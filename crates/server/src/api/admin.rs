@@ -72,6 +72,7 @@ impl AdminService for Admin {
         &self,
         request: Request<RecordsRequest>,
     ) -> Result<Response<Self::RecordsStream>, Status> {
-        Ok(Response::new(Box::pin(self.records.stream(request.into_inner().nonce)?)))
+        let caller = request.extensions().get().cloned();
+        Ok(Response::new(Box::pin(self.records.stream(caller.as_ref(), request.into_inner().nonce)?)))
     }
 }

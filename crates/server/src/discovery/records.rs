@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use conclave_net::{Identity, Peer, Plain};
 use conclave_proto::admin::RecordsResponse;
 use conclave_proto::cluster::{NodeRecord, NodeRecords};
 use conclave_proto::mac::{NONCE_BYTES, RECORDS, Secret};
@@ -12,6 +13,7 @@ use tokio::time::Interval;
 use tonic::Status;
 
 use crate::cluster::peer_statuses::{PeerStatuses, Statuses};
+use crate::config::Config;
 use crate::limits::RECORDS_STREAMS_MAX;
 use crate::local::NodeInfo;
 
@@ -24,6 +26,8 @@ pub(crate) struct Records {
     pub(crate) node: Arc<NodeInfo>,
     pub(crate) peer_statuses: Arc<PeerStatuses>,
     secret: Option<Secret>,
+    /// Whether callers must prove that they belong to the cluster.
+    members_only: bool,
     places: Arc<Semaphore>,
 }
 
@@ -39,18 +43,27 @@ struct RecordStream {
 }
 
 impl Records {
-    pub(crate) fn new(node: Arc<NodeInfo>, peer_statuses: Arc<PeerStatuses>, secret: Option<Secret>) -> Self {
-        Self { node, peer_statuses, secret, places: Arc::new(Semaphore::new(RECORDS_STREAMS_MAX)) }
+    pub(crate) fn new(node: Arc<NodeInfo>, peer_statuses: Arc<PeerStatuses>, config: &Config) -> Self {
+        let members_only = config.tls.as_ref().is_some_and(|tls| tls.plain == Plain::Refuse);
+        let places = Arc::new(Semaphore::new(RECORDS_STREAMS_MAX));
+        Self { node, peer_statuses, secret: config.secret.clone(), members_only, places }
     }
 
     /// Streams all records: whenever one changes, and once a second, until the node stops.
     ///
     /// # Errors
-    /// If the nonce has the wrong size, or if there are too many streams already.
+    /// If the caller must be a member of the cluster and is none, if the nonce has the wrong size, or if there are too many
+    /// streams already.
     pub(crate) fn stream(
         &self,
+        caller: Option<&Peer>,
         nonce: Vec<u8>,
     ) -> Result<impl Stream<Item = Result<RecordsResponse, Status>> + Send + use<>, Status> {
+        let is_member = |peer: &Peer| matches!(peer.identity, Identity::NameServer(_) | Identity::Node(_));
+        if self.members_only && !caller.is_some_and(is_member) {
+            let why = "the records are for name servers of this cluster; give the name server --tls-dir";
+            return Err(Status::permission_denied(why));
+        }
         if nonce.len() != NONCE_BYTES {
             let why = format!("a nonce has {NONCE_BYTES} bytes, not {}", nonce.len());
             return Err(Status::invalid_argument(why));

@@ -67,7 +67,7 @@ impl Listeners {
 }
 
 impl Listeners {
-    /// With TLS on connections from other nodes and from clients. The pages stay without.
+    /// With TLS on connections from other nodes and from clients, and to the pages where they are not for this machine alone.
     pub(super) fn secured(self, tls: Option<&PeerTls>) -> Result<Self, RunError> {
         let Some(tls) = tls else { return Ok(self) };
         let secure = |listener: Listener, tls, purpose| {
@@ -76,7 +76,13 @@ impl Listeners {
         };
         let peer = secure(self.peer, tls.server(), "other nodes")?;
         let client = secure(self.client, tls.client_server(), "clients")?;
-        Ok(Self { client, peer, ..self })
+        let secure_pages = |listener: Listener| {
+            let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+            let secured = listener.secured_beyond_loopback(tls.page_server());
+            secured.map_err(|source| RunError::Listen { purpose: "health and metrics", address, source })
+        };
+        let http = self.http.map(secure_pages).transpose()?;
+        Ok(Self { client, peer, http, ..self })
     }
 }
 

@@ -52,13 +52,16 @@ pub(super) struct Parts {
     pub(super) identity: Identity,
     pub(super) peer_statuses: Arc<PeerStatuses>,
     pub(super) leadership: Leadership,
+    /// The network for connections to name servers.
+    pub(super) name_server_net: Net,
 }
 
 impl Node {
     /// Starts all tasks that run until the node stops.
     pub(super) fn serve(&self, config: &Config, listeners: Listeners, parts: Parts) {
         let Self { info, store, metrics, router, drain, tasks, .. } = self;
-        let Parts { admission, feed, clock, links, identity, peer_statuses, leadership } = parts;
+        let Parts { admission, feed, clock, links, identity, peer_statuses, leadership, name_server_net } =
+            parts;
         let (shards, peers) = (&router.shards, &router.peers);
         let stop = &info.stop;
         let view = ClusterView { cluster_id: format!("{:032x}", info.cluster), ..ClusterView::default() };
@@ -94,7 +97,7 @@ impl Node {
         };
         let net = listeners.net.clone();
         let entrances = Entrances::new(config, listeners, &metrics.connections);
-        let records = Records::new(Arc::clone(info), Arc::clone(&peer_statuses), config.secret.clone());
+        let records = Records::new(Arc::clone(info), Arc::clone(&peer_statuses), config);
         let operators = Operators::new(config.admin_token.clone());
         let admin = Admin {
             gateway: gateway.clone(),
@@ -137,7 +140,7 @@ impl Node {
             stop.clone(),
         ));
         tasks.spawn(placement.run());
-        self.spawn_record_tasks(config, health, &clock, &net);
+        self.spawn_record_tasks(config, health, &clock, &name_server_net);
     }
 
     /// Starts the links to the other nodes, and the tasks that watch and keep this node's replicas.

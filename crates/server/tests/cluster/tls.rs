@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime};
 use conclave_client::Client;
 use conclave_net::{Credentials, Expect, Identity, Net, TlsClient, Trust, Wire};
 use conclave_pki::{Ca, Subject};
+use conclave_proto::admin::RecordsRequest;
+use conclave_proto::admin::admin_service_client::AdminServiceClient;
+use conclave_proto::mac::NONCE_BYTES;
 use conclave_proto::raft::raft_service_client::RaftServiceClient;
 use conclave_proto::raft::{ReadIndexRequest, RequestVoteRequest};
 use conclave_server::{NodeTls, Plain, RunError};
@@ -250,4 +253,47 @@ async fn nodes_that_began_with_other_plans_refuse_each_other() {
     client.send("general", "still two of three").await.unwrap();
     let alone = cluster.http(2, "/readyz").await.is_none_or(|page| !page.contains("200 OK"));
     assert!(alone, "a node with another plan is ready");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_for_members_of_a_cluster_that_demands_tls() {
+    let authority = Authority::new();
+    let cluster = authority.start().await;
+    let ask = async |net: &Net| {
+        let address = &cluster.members()[0].client;
+        let channel = net.channel(&net.endpoint(address).unwrap(), address);
+        let request = RecordsRequest { nonce: vec![1; NONCE_BYTES] };
+        within("an answer", AdminServiceClient::new(channel).records(request)).await.map(drop)
+    };
+    for member in [Identity::NameServer(1), Identity::Node(2)] {
+        ask(&authority.net(member)).await.unwrap();
+    }
+    for stranger in [authority.client_net(Plain::Refuse), authority.net(Identity::Tool)] {
+        let refused = ask(&stranger).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        assert!(refused.message().contains("give the name server --tls-dir"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_beyond_this_machine_have_tls() {
+    let authority = Authority::new();
+    let mut cluster = authority.start().await;
+    let ready =
+        async |cluster: &Cluster| cluster.http(0, "/livez").await.is_some_and(|page| page.contains("200 OK"));
+    assert!(ready(&cluster).await, "pages for this machine alone need no TLS");
+    let dir = authority.dir.path().to_owned();
+    for (plain, served) in [(Plain::Refuse, false), (Plain::Accept, true)] {
+        cluster.stop(0).await;
+        let dir = dir.clone();
+        cluster.tune(move |config| {
+            config.tls = Some(NodeTls { dir: dir.join(&config.name), plain });
+            config.http_listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+        });
+        cluster.start_node(0).await;
+        let address = cluster.members()[0].http.clone();
+        let wire = authority.client_net(Plain::Refuse).connect(&address).await.unwrap();
+        assert_eq!(wire.identity(), Identity::Node(1));
+        assert_eq!(ready(&cluster).await, served, "{plain:?}");
+    }
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::servers::page;
 use crate::diagnosis::{HealthPage, NameServer, Service, Target, Zone};
+use crate::http::Pages;
 
 /// Timeout for one DNS query.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,12 +27,18 @@ const PORT_OF_DNS: u16 = 53;
 
 /// Examines a zone, given the answers of its name servers for the service of clients. `usual` name servers are the
 /// system's.
-pub(super) async fn zone(zone: String, answers: Vec<srv::NameServerAnswer>, usual: bool) -> Zone {
-    let name_servers = join_all(answers.into_iter().map(|answer| name_server(&zone, answer, usual))).await;
+pub(super) async fn zone(
+    pages: &Pages,
+    zone: String,
+    answers: Vec<srv::NameServerAnswer>,
+    usual: bool,
+) -> Zone {
+    let name_servers =
+        join_all(answers.into_iter().map(|answer| name_server(pages, &zone, answer, usual))).await;
     Zone { zone, name_servers }
 }
 
-async fn name_server(zone: &str, answer: srv::NameServerAnswer, usual: bool) -> NameServer {
+async fn name_server(pages: &Pages, zone: &str, answer: srv::NameServerAnswer, usual: bool) -> NameServer {
     let address = answer.name_server;
     let mut found = NameServer {
         address,
@@ -55,7 +62,7 @@ async fn name_server(zone: &str, answer: srv::NameServerAnswer, usual: bool) -> 
         join_all([srv::leader(zone), srv::peers(zone)].map(|name| service(address, name))),
         serial(address, zone),
         async { stale(address, zone, node.as_deref()?).await },
-        health(address),
+        health(pages, address),
     );
     found.services.push(targets(srv::clients(zone), Ok(clients)));
     found.services.extend(others);
@@ -129,12 +136,12 @@ async fn ask(address: SocketAddr, name: &str, kind: RecordType) -> io::Result<Ve
 }
 
 /// The health page of a conclave name server. Other name servers have none, which is no problem.
-async fn health(address: SocketAddr) -> Option<HealthPage> {
+async fn health(pages: &Pages, address: SocketAddr) -> Option<HealthPage> {
     let port = match address.port() {
         PORT_OF_DNS => HTTP_PORT,
         port => port.checked_add(HTTP_OFFSET)?,
     };
-    let page = page(&SocketAddr::new(address.ip(), port).to_string()).await;
+    let page = page(pages, &SocketAddr::new(address.ip(), port).to_string()).await;
     (!page.unreachable).then_some(page)
 }
 

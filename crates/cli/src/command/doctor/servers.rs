@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::diagnosis::{Cluster, HealthPage, Server};
 use crate::errors::last_attempt;
-use crate::http;
+use crate::http::Pages;
 use crate::view::status::{leader_name, leaderless};
 
 /// Timeout for each step of examining a server.
@@ -18,10 +18,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CHECKS_MAX: usize = 32;
 
 /// Examines one server: its host name, its port, its answer, its health.
-pub(super) async fn server(client: &Client, name: String, address: String, http: Option<String>) -> Server {
+pub(super) async fn server(
+    client: &Client,
+    pages: &Pages,
+    name: String,
+    address: String,
+    http: Option<String>,
+) -> Server {
     let health = async {
         match &http {
-            Some(http) => Some(page(http).await),
+            Some(http) => Some(page(pages, http).await),
             None => None,
         }
     };
@@ -90,8 +96,8 @@ fn micros(time: Duration) -> Option<u64> {
 }
 
 /// Gets the page that reports whether a server or name server is ready, and why not.
-pub(super) async fn page(address: &str) -> HealthPage {
-    match http::get(address, "/readyz?verbose", PATIENCE).await {
+pub(super) async fn page(pages: &Pages, address: &str) -> HealthPage {
+    match pages.get(address, "/readyz?verbose", PATIENCE).await {
         Ok(answer) => {
             let failing = answer.body.lines().filter_map(|line| line.strip_prefix("[-] ")).take(CHECKS_MAX);
             let failing = failing.map(str::to_owned).collect();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cannot_use;
 use crate::args::server::UpArgs;
-use crate::certificates;
+use crate::certificates::{self, Named, Owner};
 use crate::exit::{Exit, Failed};
 use crate::{admin_token, private, secret};
 
@@ -29,6 +29,8 @@ const SHARDS_DEFAULT: u32 = 8;
 const PORTS_EACH: u16 = 10;
 /// The distance of the name server's first port from the base port. No node uses these ports.
 const NAME_SERVER_OFFSET: u16 = 53;
+/// The name of the name server, and of the directory of its certificate.
+pub(super) const NAME_SERVER: &str = "ns1";
 /// The first part of the cluster's name: see [`reconcile`].
 const CLUSTER: &str = "local";
 
@@ -53,10 +55,7 @@ pub(super) struct UpPlan {
     pub(super) resolver: Option<NameServerPlan>,
     /// The file with the admin token.
     pub(super) admin_token: PathBuf,
-    /// Whether the cluster uses TLS.
-    tls: bool,
-    /// Whether the directory had no cluster before.
-    new: bool,
+    tls: Tls,
     /// The certificate authority, once [`UpPlan::secure`] has read or made it.
     authority: Option<CaId>,
     kept: SavedPlan,
@@ -64,9 +63,25 @@ pub(super) struct UpPlan {
     is_saved: bool,
 }
 
+/// How a cluster comes to TLS, or why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tls {
+    /// It began with TLS, or was changed over in an earlier run, or is new.
+    Has,
+    /// It ran without TLS until now, and is changed over in this run.
+    ChangesOver,
+    /// It runs without TLS, as the user asks (`--insecure`).
+    Refused,
+    /// It ran without TLS until now and goes on so, because some of its servers have never started: these would take the
+    /// authority for the identity of the cluster, and the others know it by another one.
+    Incomplete,
+}
+
 /// The name server.
 #[derive(Clone, Debug)]
 pub(super) struct NameServerPlan {
+    /// The directory of its certificate, if the cluster uses TLS.
+    pub(super) tls_dir: PathBuf,
     pub(super) zone: String,
     pub(super) dns: SocketAddr,
     pub(super) grpc: SocketAddr,
@@ -90,7 +105,7 @@ pub(super) struct Node {
 
 impl UpPlan {
     /// Makes the plan: the command line overrides the saved plan, which overrides the defaults.
-    /// `insecure` makes a new cluster without TLS; a cluster that exists stays as it began.
+    /// A cluster that ran without TLS is changed over to it, unless `insecure`.
     pub(super) fn make(dir: &Path, args: &UpArgs, zone: &str, insecure: bool) -> Result<Self, Failed> {
         let path = file(dir);
         let kept = match fs::read_to_string(&path) {
@@ -102,33 +117,37 @@ impl UpPlan {
             Err(error) => return Err(cannot_use(dir, &error)),
         };
         let before = kept.clone();
-        let new = kept.is_none();
+        let uses_tls = kept.as_ref().map(|kept| kept.authority.is_some());
+        if insecure && uses_tls == Some(true) {
+            let what = format!(
+                "the cluster in {} uses TLS, and its clients never speak to it without",
+                dir.display()
+            );
+            let next =
+                "leave out --insecure (CONCLAVE_INSECURE), or give another --dir for a cluster without TLS";
+            return Err(Failed::new(Exit::Refused, what, next));
+        }
         let kept = reconcile(dir, kept, args)?;
         let is_saved = before.as_ref() == Some(&kept);
-        let tls = kept.authority.is_some() || new && !insecure;
         let beyond = || {
             let what =
                 format!("{} servers from port {} on need ports beyond 65535", kept.nodes, kept.base_port);
             Failed::new(Exit::Usage, what, "give a smaller --base-port")
         };
         let nodes = (0..kept.nodes).map(|index| node(dir, kept.base_port, index)).collect::<Option<_>>();
-        let nodes = nodes.ok_or_else(beyond)?;
+        let nodes: Vec<Node> = nodes.ok_or_else(beyond)?;
+        let tls = match uses_tls {
+            _ if insecure => Tls::Refused,
+            None | Some(true) => Tls::Has,
+            Some(false) if began_everywhere_or_nowhere(&nodes)? => Tls::ChangesOver,
+            Some(false) => Tls::Incomplete,
+        };
         let resolver = match args.no_dns {
             true => None,
             false => Some(resolver(dir, kept.base_port, zone).ok_or_else(beyond)?),
         };
         let admin_token = dir.join("admin-token");
-        Ok(Self {
-            dir: dir.to_owned(),
-            nodes,
-            resolver,
-            admin_token,
-            tls,
-            new,
-            authority: None,
-            kept,
-            is_saved,
-        })
+        Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, tls, authority: None, kept, is_saved })
     }
 
     /// Whether the directory has a saved plan.
@@ -136,10 +155,10 @@ impl UpPlan {
         file(dir).exists()
     }
 
-    /// Reads the certificate authority, or makes the one of a new cluster, and issues the certificates that are missing or
-    /// due. Does nothing for a cluster without TLS. Must be called before [`UpPlan::save`]. Blocks.
+    /// Reads the certificate authority, or makes the one of a cluster that had none, and issues the certificates that are
+    /// missing or due. Does nothing for a cluster without TLS. Must be called before [`UpPlan::save`]. Blocks.
     pub(super) fn secure(&mut self, now: SystemTime) -> anyhow::Result<()> {
-        if !self.tls {
+        if !matches!(self.tls, Tls::Has | Tls::ChangesOver) {
             return Ok(());
         }
         let pki = pki_dir(&self.dir);
@@ -154,8 +173,14 @@ impl UpPlan {
         }
         self.kept.format = FORMAT_TLS;
         self.authority = Some(ca.id());
-        let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-        certificates::issue(&pki, &ca, &names, now).map(drop)
+        certificates::issue(&pki, &ca, &self.owners()?, now).map(drop)
+    }
+
+    /// The owners of certificates.
+    fn owners(&self) -> anyhow::Result<Vec<Owner>> {
+        let nodes: Vec<Named> = self.nodes.iter().map(|node| Named::only(&node.name)).collect();
+        let name_servers: Vec<Named> = self.resolver.iter().map(|_| Named::only(NAME_SERVER)).collect();
+        certificates::owners(&nodes, &name_servers).map_err(anyhow::Error::msg)
     }
 
     /// The certificate authority of the cluster; `None` without TLS.
@@ -163,20 +188,19 @@ impl UpPlan {
         self.authority
     }
 
-    /// Whether the cluster began without TLS in an earlier run.
-    pub(super) fn began_without_tls(&self) -> bool {
-        !self.new && !self.tls
+    /// How the cluster comes to TLS, or why not.
+    pub(super) fn tls(&self) -> Tls {
+        self.tls
     }
 
     /// Renews the certificates that are due. Servers read them by themselves.
     pub(super) fn renewal(&self) -> impl FnOnce(SystemTime) -> anyhow::Result<()> + Send + use<> {
         let pki = self.authority.map(|_| pki_dir(&self.dir));
-        let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let owners = self.owners();
         move |now| {
             let Some(pki) = pki else { return Ok(()) };
             let ca = Ca::read(&pki)?;
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            certificates::issue(&pki, &ca, &names, now).map(drop)
+            certificates::issue(&pki, &ca, &owners?, now).map(drop)
         }
     }
 
@@ -256,6 +280,16 @@ impl UpPlan {
     }
 }
 
+/// Whether all servers have begun their data dirs, or none has.
+fn began_everywhere_or_nowhere(nodes: &[Node]) -> Result<bool, Failed> {
+    let mut begun = 0;
+    for node in nodes {
+        let identity = node.dir.join(conclave_server::IDENTITY_FILE);
+        begun += usize::from(identity.try_exists().map_err(|error| cannot_use(&node.dir, &error))?);
+    }
+    Ok(begun == 0 || begun == nodes.len())
+}
+
 fn pki_dir(dir: &Path) -> PathBuf {
     dir.join("pki")
 }
@@ -328,6 +362,7 @@ fn resolver(dir: &Path, base_port: u16, zone: &str) -> Option<NameServerPlan> {
         Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     };
     Some(NameServerPlan {
+        tls_dir: pki_dir(dir).join(NAME_SERVER),
         zone: zone.to_owned(),
         dns: at(0)?,
         grpc: at(1)?,
@@ -404,16 +439,16 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000);
         let plan = |insecure| {
-            let mut plan =
-                UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", insecure).unwrap();
+            let mut plan = UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", insecure)?;
             plan.secure(now).map(|()| plan)
         };
         let first = plan(false).unwrap();
         first.save().unwrap();
         assert!(first.authority().is_some());
-        let again = plan(true).unwrap();
-        assert_eq!(again.authority(), first.authority(), "it is never spoken to in plain text again");
-        assert!(!again.began_without_tls());
+        let refused = plan(true).unwrap_err().to_string();
+        assert!(refused.contains("uses TLS") && refused.contains("--insecure"), "{refused}");
+        let again = plan(false).unwrap();
+        assert_eq!((again.authority(), again.tls()), (first.authority(), Tls::Has));
         fs::remove_dir_all(pki_dir(dir.path())).unwrap();
         assert!(plan(false).is_err(), "a lost authority is not replaced");
         Ca::read_or_create(&pki_dir(dir.path()), now).unwrap();
@@ -421,16 +456,36 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_cluster_that_began_without_tls_stays_without() {
+    fn a_cluster_without_tls_is_changed_over_once_all_its_servers_have_begun() {
         let dir = tempfile::tempdir().unwrap();
-        make(dir.path(), &args(None, None, None)).unwrap().save().unwrap();
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000);
+        let plan = |insecure| {
+            UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", insecure).unwrap()
+        };
+        plan(true).save().unwrap();
         let text = fs::read_to_string(file(dir.path())).unwrap();
         assert!(
             text.contains("\"format\": 1") && !text.contains("authority"),
             "as version 0.1.0 reads it: {text}"
         );
-        let again = UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", false).unwrap();
-        assert!(again.began_without_tls());
+        for (name, expected) in
+            [("node1", Tls::Incomplete), ("node2", Tls::Incomplete), ("node3", Tls::ChangesOver)]
+        {
+            let data = dir.path().join(name);
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("identity"), "").unwrap();
+            assert_eq!(plan(false).tls(), expected, "{name}");
+            assert_eq!(plan(true).tls(), Tls::Refused);
+        }
+        for insecure in [true, false] {
+            let mut plan = plan(insecure);
+            plan.secure(now).unwrap();
+            plan.save().unwrap();
+            assert_eq!(plan.authority().is_none(), insecure);
+        }
+        let after = fs::read_to_string(file(dir.path())).unwrap();
+        assert!(after.contains("\"format\": 2") && after.contains("authority"), "{after}");
+        assert_eq!(plan(false).tls(), Tls::Has);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::plan::{NameServerPlan, Node, UpPlan};
+use super::plan::{NAME_SERVER, NameServerPlan, Node, UpPlan};
 use crate::args::server::UpArgs;
 
 /// A process to start and to keep running.
@@ -68,13 +68,16 @@ fn resolver(plan: &UpPlan, resolver: &NameServerPlan, args: &UpArgs) -> Vec<Stri
         ("--listen", resolver.dns.to_string()),
         ("--grpc-listen", resolver.grpc.to_string()),
         ("--http-listen", resolver.http.to_string()),
-        ("--name-servers", format!("ns1={}", resolver.dns.ip())),
+        ("--name-servers", format!("{NAME_SERVER}={}", resolver.dns.ip())),
         ("--secret-file", resolver.secret.display().to_string()),
         ("--admin-token-file", plan.admin_token.display().to_string()),
         ("--nodes", plan.servers()),
         ("--log", args.log.clone()),
     ];
-    flags.extend(plan.authority().map(|authority| ("--authority", authority.to_string())));
+    if plan.authority().is_some() {
+        flags.push(("--tls-dir", resolver.tls_dir.display().to_string()));
+        flags.push(("--tls", "require".to_owned()));
+    }
     let mut line = command_line("dns", flags);
     line.extend(args.allow_faults.then(|| "--allow-faults".to_owned()));
     line
@@ -137,7 +140,11 @@ mod tests {
         assert_eq!(tls.plain, conclave_server::Plain::Refuse);
         assert!(conclave_server::Credentials::read(&tls.dir).is_ok());
         let Command::Dns(dns) = parsed(&processes[3]).command else { panic!("not a resolver") };
-        assert_eq!(dns.authority, plan.authority());
+        let read = conclave_server::Credentials::read(dns.tls_dir.as_deref().unwrap()).unwrap();
+        assert_eq!(
+            (Some(read.ca()), read.identity()),
+            (plan.authority(), conclave_net::Identity::NameServer(1))
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use conclave_client::{Client, Net};
+use conclave_client::{CaId, Client, Net};
 use conclave_proto::chat::GetServerStatusResponse;
 use conclave_proto::dns::LookupRequest;
 use conclave_proto::dns::dns_service_client::DnsServiceClient;
@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::plan::{NameServerPlan, Node, UpPlan};
-use crate::http;
+use crate::http::Pages;
 use crate::view::status::{json, leaderless};
 
 /// Timeout for one step of a check.
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// With what is missing, for people.
 pub(super) async fn check(client: &Client, plan: &UpPlan) -> Result<GetServerStatusResponse, String> {
-    let probe = async |node: &Node| http::get(&node.http.to_string(), "/readyz", PATIENCE).await;
+    let probe = async |node: &Node| Pages::default().get(&node.http.to_string(), "/readyz", PATIENCE).await;
     let answers = join_all(plan.nodes.iter().map(probe)).await;
     for (node, answer) in plan.nodes.iter().zip(answers) {
         match answer {
@@ -39,7 +39,7 @@ pub(super) async fn check(client: &Client, plan: &UpPlan) -> Result<GetServerSta
         return Err(what);
     }
     if let Some(resolver) = &plan.resolver {
-        let named = timeout(PATIENCE, named(resolver)).await;
+        let named = timeout(PATIENCE, named(resolver, plan.authority())).await;
         let named = named.map_err(|_| "the name server does not answer".to_owned())?;
         let [healthy, leaders] =
             named.map_err(|status| format!("the name server answers: {}", status.message()))?;
@@ -51,10 +51,14 @@ pub(super) async fn check(client: &Client, plan: &UpPlan) -> Result<GetServerSta
 }
 
 /// The number of healthy servers that the name server has, and the number of leaders.
-async fn named(resolver: &NameServerPlan) -> Result<[usize; 2], tonic::Status> {
-    let endpoint = Net::System.endpoint(resolver.grpc);
-    let endpoint = endpoint.map_err(|error| tonic::Status::internal(error.to_string()))?;
-    let mut dns = DnsServiceClient::new(endpoint.connect_lazy());
+async fn named(resolver: &NameServerPlan, authority: Option<CaId>) -> Result<[usize; 2], tonic::Status> {
+    let internal = |error: &dyn std::error::Error| tonic::Status::internal(error.to_string());
+    let net = match authority {
+        Some(ca) => Net::System.to_name_servers(ca).map_err(|error| internal(&error))?,
+        None => Net::System,
+    };
+    let endpoint = net.endpoint(resolver.grpc).map_err(|error| internal(&error))?;
+    let mut dns = DnsServiceClient::new(net.channel(&endpoint, &resolver.grpc.to_string()));
     let mut counts = [0; 2];
     for (count, name) in counts.iter_mut().zip(["", "leader"]) {
         let answer = dns.lookup(LookupRequest { name: name.to_owned() }).await?;

@@ -11,14 +11,26 @@ use conclave_proto::chat::GetServerStatusResponse;
 use serde::Serialize;
 
 use super::child::ProcessEvent;
-use super::plan::{NameServerPlan, Node, UpPlan};
+use super::plan::{NameServerPlan, Node, Tls, UpPlan};
 use crate::settings::Style;
 use crate::view::table::{Align, Cell, render};
 use crate::view::text::{count, took};
 
-/// The note about a cluster of an earlier version.
-pub(super) const WITHOUT_TLS: &str =
-    "this cluster began without TLS and stays without; a cluster in a new --dir begins with TLS";
+/// The note about a cluster that does not simply use TLS.
+pub(super) fn tls(tls: Tls) -> Option<&'static str> {
+    match tls {
+        Tls::Has => None,
+        Tls::ChangesOver => Some(
+            "this cluster ran without TLS, and uses it from now on; version 0.1.0 cannot run it any more",
+        ),
+        Tls::Refused => {
+            Some("this cluster runs without TLS; the next start without --insecure changes it over to TLS")
+        }
+        Tls::Incomplete => Some(
+            "this cluster runs without TLS, because some of its servers start for the first time; the next start changes it over",
+        ),
+    }
+}
 
 /// The note before the cluster is ready.
 pub(super) fn starting(plan: &UpPlan) -> String {
