@@ -167,6 +167,7 @@ impl UpPlan {
             None => Ca::read_or_create(&pki, now).context("a new certificate authority")?.0,
         };
         let id = ca.id().to_string();
+        self.is_saved &= self.kept.authority.as_ref() == Some(&id) && self.kept.format == FORMAT_TLS;
         if let Some(known) = self.kept.authority.replace(id.clone()).filter(|known| *known != id) {
             let what = format!("{} has the certificate authority of another cluster, {id}", pki.display());
             return Err(Failed::new(Exit::Refused, what, format!("restore that of {known}")).into());
