@@ -14,6 +14,8 @@ use conclave_net::{CA_FILE, CERTIFICATE_FILE, Credentials, KEY_FILE};
 use conclave_pki::limits::REQUEST_BYTES_MAX;
 use conclave_pki::{Ca, Identity, PkiError, Subject, write_secret};
 
+use crate::private;
+
 /// The signing request of an owner who keeps the key elsewhere.
 pub(crate) const REQUEST_FILE: &str = "node.csr";
 /// Names of files in the directory of an authority.
@@ -155,6 +157,8 @@ pub(crate) fn sign(
     let subject = with_hosts_of(fs::read(own_dir.join(CERTIFICATE_FILE)).ok(), ca, &owner.subject);
     // Signed first: a request that cannot be signed leaves everything as it is.
     let certificate = ca.sign(request_pem, &subject, now)?;
+    let failed = |source| PkiError::File { path: own_dir.display().to_string(), source };
+    private::create_dir(&own_dir).map_err(failed)?;
     write_signed(&own_dir, ca, request_pem, &certificate)
 }
 
@@ -322,7 +326,6 @@ mod tests {
         let request = Request::in_dir(far.path()).unwrap();
         let owner = &at("n1.example.org")[0];
         let own_dir = dir.path().join("a");
-        fs::create_dir(&own_dir).unwrap();
         sign(dir.path(), &ca, owner, request.pem(), now()).unwrap();
         assert!(!own_dir.join("node.key").exists());
         let fits = || {

@@ -50,10 +50,11 @@ pub(super) async fn run(command: CaCommand, settings: &Settings) -> anyhow::Resu
     };
     let (json, quiet) = (settings.json, settings.quiet);
     // The first time tells whether the directory is right. A later failure is reported each time, and may end by itself.
+    // Before the first time, so that a signal never ends it halfway.
+    let listen = |_| anyhow::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
+    let signals = every.map(listen).transpose()?;
     let first = blocking(&command, json, quiet).await?;
-    let Some(every) = every else { return Ok(first) };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (Some(every), Some((mut terminate, mut interrupt))) = (every, signals) else { return Ok(first) };
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
