@@ -49,10 +49,10 @@ pub(super) async fn run(command: CaCommand, settings: &Settings) -> anyhow::Resu
         _ => None,
     };
     let (json, quiet) = (settings.json, settings.quiet);
-    // The first time tells whether the directory is right. A later failure is reported each time, and may end by itself.
-    // Before the first time, so that a signal never ends it halfway.
+    // A signal never ends a renewal halfway, also not the first one.
     let listen = |_| anyhow::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
     let signals = every.map(listen).transpose()?;
+    // The first time tells whether the directory is right. A later failure is reported each time, and may end by itself.
     let first = blocking(&command, json, quiet).await?;
     let (Some(every), Some((mut terminate, mut interrupt))) = (every, signals) else { return Ok(first) };
     loop {
