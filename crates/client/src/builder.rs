@@ -41,6 +41,7 @@ pub struct Builder {
     patience: Option<Duration>,
     net: Net,
     authority: Option<CaId>,
+    cluster: Option<String>,
 }
 
 impl Builder {
@@ -110,6 +111,14 @@ impl Builder {
         self
     }
 
+    /// Uses only nodes of the cluster with this id. Without TLS a node is asked for its cluster before anything else is said
+    /// to it; that is no proof, but keeps clusters apart that share addresses over time. A durable outbox keeps the id.
+    #[must_use]
+    pub fn cluster(mut self, id: impl Into<String>) -> Self {
+        self.cluster = Some(id.into());
+        self
+    }
+
     /// Builds a client without a session and without contacting a server: for [`Client::status`] and [`Client::ping`],
     /// which work without a majority.
     ///
@@ -148,6 +157,9 @@ impl Builder {
             {
                 return Err(opened.other_user(&identity.session.user).into());
             }
+            if let Some(identity) = &identity {
+                nodes.expect(&identity.session.cluster_id);
+            }
             state.session = identity.map(Arc::new);
             directory = Some(opened);
         }
@@ -170,6 +182,7 @@ impl Builder {
             let caller = Caller { shared: Arc::clone(&shared) };
             let identity = caller.open_session(&self.user, &self.name, self.time_for_calls()).await?;
             if let Some(mut opened) = directory.take() {
+                shared.nodes.expect(&identity.session.cluster_id);
                 let first = storage::snapshot(&identity, &shared.lock().requests);
                 directory = Some(blocking(move || opened.begin(first).map(|()| opened)).await??);
             }
@@ -208,7 +221,9 @@ impl Builder {
             Route::Pinned => Nodes::in_order(),
         };
         let nodes = nodes.on(self.net.clone(), authority);
-        nodes.map(Arc::new).map_err(|error| ConnectError::Invalid(error.to_string()))
+        let nodes = nodes.map_err(|error| ConnectError::Invalid(error.to_string()))?;
+        nodes.expect(self.cluster.as_deref().unwrap_or_default());
+        Ok(Arc::new(nodes))
     }
 
     fn start(

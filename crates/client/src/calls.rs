@@ -68,10 +68,12 @@ impl Caller {
                 tried.push(Arc::clone(&address));
                 let answer = nodes.chat(&address).map(|chat| call(chat, request));
                 racers.push(async move {
-                    match answer {
-                        Ok(answer) => (address, answer.await),
-                        Err(status) => (address, Err(status)),
-                    }
+                    // The call is made once its future is polled.
+                    let answer = match (nodes.admit(&address).await, answer) {
+                        (Ok(()), Ok(answer)) => answer.await,
+                        (Err(status), _) | (_, Err(status)) => Err(status),
+                    };
+                    (address, answer)
                 });
                 next_try = now + CALL_RACE_AFTER;
             } else if next_try <= now {
@@ -175,8 +177,12 @@ impl Caller {
             .nodes
             .chat(address)
             .map_err(|status| failed_after(Some(from_status(&status)), patience))?;
+        let call = async {
+            self.shared.nodes.admit(address).await?;
+            call(chat, request).await
+        };
         let answer = tokio::select! {
-            answer = tokio::time::timeout(patience, call(chat, request)) => answer,
+            answer = tokio::time::timeout(patience, call) => answer,
             () = self.shared.cancel.cancelled() => return Err(CallError::Closed),
         };
         match answer {

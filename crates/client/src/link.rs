@@ -81,6 +81,7 @@ async fn run_until_end(shared: &Arc<SharedState>, link: LinkId, address: &str) -
 }
 
 async fn exchange(shared: &Arc<SharedState>, link: LinkId, address: &str) -> Result<(), Status> {
+    shared.nodes.admit(address).await?;
     let mut chat = shared.nodes.chat(address)?;
     let mut request = Request::new(RequestStream { shared: Arc::clone(shared), link });
     let authorization =

@@ -6,7 +6,7 @@
 mod table;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use conclave_core::limits::CLIENT_MESSAGE_BYTES_MAX;
@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 use crate::find::Found;
 use crate::limits::{
     AVOID_FULL_NODE, AVOID_LEAVING_NODE, CLIENT_CONNECT_TIMEOUT, CLIENT_CONNECTION_WINDOW_BYTES,
-    CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES,
+    CLIENT_OPEN_TIMEOUT, CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES,
 };
 use crate::retry;
 use table::{NodeOrder, NodeTable};
@@ -41,6 +41,8 @@ pub(crate) struct Nodes {
     net: Net,
     /// The certificate authority that all nodes must prove to belong to; `None` for a cluster without TLS.
     authority: Option<CaId>,
+    /// The id of the cluster that all nodes must belong to, once it is known.
+    cluster: OnceLock<String>,
     /// Notified when the leaders may have changed.
     pub(crate) changed: Notify,
     /// Notified when a search for nodes may be due, or members may have to be persisted.
@@ -73,6 +75,7 @@ impl Nodes {
             table: Mutex::new(NodeTable::new(order)),
             net: Net::System,
             authority: None,
+            cluster: OnceLock::new(),
             changed: Notify::new(),
             attention: Notify::new(),
             feature_level: AtomicU32::new(0),
@@ -91,6 +94,41 @@ impl Nodes {
     /// The certificate authority that all nodes must prove to belong to.
     pub(crate) fn authority(&self) -> Option<CaId> {
         self.authority
+    }
+
+    /// Uses only nodes of this cluster from here on. Has no effect if another cluster was expected before.
+    pub(crate) fn expect(&self, cluster_id: &str) {
+        if !cluster_id.is_empty() {
+            // The first expectation stays: a client belongs to one cluster.
+            let _ = self.cluster.set(cluster_id.to_owned());
+        }
+    }
+
+    /// Asks a node without TLS for its cluster before the first request on a connection, because another cluster may have
+    /// taken its address. With TLS the connection itself proves it.
+    ///
+    /// # Errors
+    /// If the node does not answer, or belongs to another cluster.
+    pub(crate) async fn admit(&self, address: &str) -> Result<(), tonic::Status> {
+        let Some(expected) = self.cluster.get().filter(|_| self.authority.is_none()) else { return Ok(()) };
+        if self.table().node(address).is_some_and(|node| node.admitted) {
+            return Ok(());
+        }
+        let question = chat::GetServerStatusRequest { local_only: true };
+        let mut chat = self.chat(address)?;
+        let asked = tokio::time::timeout(CLIENT_OPEN_TIMEOUT, chat.get_server_status(question)).await;
+        let status = asked.map_err(|_| tonic::Status::unavailable("the node did not answer"))??.into_inner();
+        if status.cluster_id != *expected {
+            let what = match status.cluster_id.as_str() {
+                "" => format!("{address} does not know its cluster yet"),
+                other => format!("{address} belongs to another cluster ({other})"),
+            };
+            return Err(tonic::Status::unavailable(what));
+        }
+        if let Some(node) = self.table().node(address) {
+            node.admitted = true;
+        }
+        Ok(())
     }
 
     fn table(&self) -> MutexGuard<'_, NodeTable> {
@@ -181,6 +219,7 @@ impl Nodes {
     pub(crate) fn mark_failed(&self, address: &str) {
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
+        node.admitted = false;
         // The minimum makes an immediate retry go to another node.
         let wait = retry::delay(node.failures, rand::random()).max(Duration::from_millis(20));
         node.failures = node.failures.saturating_add(1);

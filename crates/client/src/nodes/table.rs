@@ -61,6 +61,8 @@ pub(super) struct Node {
     full: Option<Instant>,
     /// It has answered this client.
     pub(super) worked: bool,
+    /// It has said, over its present connection, that it belongs to the expected cluster.
+    pub(super) admitted: bool,
     /// The last search has found it.
     found: bool,
     /// The cluster has named it as a member.
@@ -122,6 +124,7 @@ impl NodeTable {
             leaving: None,
             full: None,
             worked: false,
+            admitted: false,
             found: false,
             member: false,
             last: false,

@@ -74,10 +74,13 @@ const JOIN_CHAT: &str = "/conclave.chat.v1.ChatService/JoinChat";
 
 /// Begins an attempt at one node.
 pub(super) fn open(handle: &Handle, address: &Arc<str>, request: JoinChatRequest) -> OpenAttempt {
-    let channel = handle.shared.nodes.channel(address);
-    let authorization = handle.shared.authorization();
+    let shared = Arc::clone(&handle.shared);
     let address = Arc::clone(address);
+    let node = Arc::clone(&address);
     let opening = async move {
+        shared.nodes.admit(&node).await?;
+        let channel = shared.nodes.channel(&node);
+        let authorization = shared.authorization();
         let mut request = Request::new(request);
         if let Some(authorization) = authorization {
             request.metadata_mut().insert("authorization", authorization);

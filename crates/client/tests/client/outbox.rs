@@ -196,3 +196,24 @@ async fn a_request_to_an_unknown_room_does_not_use_up_its_number() {
     assert_eq!(soon("ack", client.send("nowhere", "y")).await.unwrap().request_no, 1);
     assert_eq!(client.session().id, session);
 }
+
+#[tokio::test]
+async fn a_queued_request_is_never_sent_to_another_cluster_at_the_same_address() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    soon("ack", client.send("general", "first")).await.unwrap();
+    client.close().await;
+
+    cluster.data().status.cluster_id = "another".into();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    let mut ticket = client.submit("general", Content::Text("secret".into())).await.unwrap();
+    let error = client.history(conclave_client::HistoryQuery::newest("general", 1)).await.unwrap_err();
+    assert!(error.to_string().contains("belongs to another cluster (another)"), "{error}");
+    assert_eq!(cluster.data().texts("general"), ["first"]);
+
+    cluster.data().status.cluster_id = "c".into();
+    let ack = soon("it is sent once the cluster is back", ticket.wait_for(Duration::from_secs(60))).await;
+    assert_eq!(ack.unwrap().request_no, 2);
+    client.close().await;
+}
