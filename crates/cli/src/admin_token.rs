@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use conclave_proto::admin_token::{AdminToken, PREFIX};
 
 use crate::exit::{Exit, Failed};
-use crate::identify::is_cluster_id;
+use crate::known::is_cluster_id;
 use crate::{private, secret};
 
 /// The name of the copy in the state directory. No user has a name that begins with a dot.

@@ -27,7 +27,8 @@ Examples:
 
 Servers are found in this order: those of --server; the zone's SRV records, asked of --name-server or else of \
 127.0.0.1:7453 and the system's name servers; the local network (mDNS); the members that an earlier command learned; \
-the three addresses of `conclave up`. If a server, a name server or a zone is given, only that cluster is used.
+the three addresses of `conclave up`. If a server, a name server or a zone is given, only that cluster is used; otherwise \
+the current one of `conclave use`, which is the first that you used. Another cluster never takes its place by itself.
 
 Exit codes:
   0 ok   1 refused   2 usage   3 not authenticated   4 not found or forbidden
@@ -69,6 +70,9 @@ pub(crate) struct Global {
     #[arg(short, long, value_name = "NAME", env = "CONCLAVE_USER", global = true, value_parser = parse::user)]
     #[arg(hide_env_values = true)]
     pub(crate) user: Option<String>,
+    /// The cluster to use this once, by its name or the beginning of its id, as `conclave use` lists them
+    #[arg(long, value_name = "NAME", env = "CONCLAVE_CONTEXT", global = true, hide_env_values = true)]
+    pub(crate) context: Option<String>,
     /// Where sessions and unsent messages are kept [default: $XDG_STATE_HOME/conclave]
     #[arg(long, value_name = "DIR", env = "CONCLAVE_STATE_DIR", global = true, hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
@@ -135,6 +139,9 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Drain a server, or spread the clients
     Admin(admin::AdminArgs),
+    /// List the clusters that you use, and choose the one that commands go to
+    #[command(after_help = USE_HELP)]
+    Use(UseArgs),
     /// Examine name servers, network and servers, and give advice
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
@@ -348,6 +355,32 @@ pub(crate) struct StatusArgs {
     /// Interval of --watch
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1s")]
     pub(crate) every: Duration,
+}
+
+const USE_HELP: &str = "\
+Commands go to one cluster, the current one: the first that you used, or started with `conclave up`, until you choose another \
+one here. If its servers do not answer, messages wait in the outbox; no other cluster that can be found takes its place. \
+Servers, a name server or a zone that you give (--server, CONCLAVE_SERVERS …) choose a cluster for that command alone.
+
+Without an argument it lists the clusters; a star marks the current one.
+
+Examples:
+  conclave use
+  conclave use local-a1ea9570                by its name
+  conclave use be10                          by the beginning of its id
+  conclave use chat.example.com              a cluster that is new here, by one of its servers
+  conclave use local-a1ea9570 --name play    from now on it is called play
+  conclave --context play send general hi    this once";
+
+/// `conclave use`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UseArgs {
+    /// The cluster: its name, the beginning of its id, or one of its servers as for --server
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    /// Call the cluster by this name here
+    #[arg(long, value_name = "NAME", requires = "cluster", value_parser = parse::context)]
+    pub(crate) name: Option<String>,
 }
 
 const DOCTOR_HELP: &str = "\

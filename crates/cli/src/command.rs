@@ -15,6 +15,7 @@ mod server;
 mod status;
 mod tail;
 mod up;
+mod use_cluster;
 
 use std::io;
 
@@ -72,6 +73,7 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         Command::Ping => ping::run(settings).await,
         Command::Status(status) => status::run(&status, settings).await,
         Command::Admin(args) => admin::run(args, settings).await,
+        Command::Use(args) => use_cluster::run(&args, settings).await,
         Command::Doctor => doctor::run(settings).await,
         Command::Bench(args) => bench::run(args, settings).await,
         Command::Server(_)

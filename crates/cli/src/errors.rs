@@ -4,6 +4,8 @@ use conclave_client::find::{Found, NotFound};
 use conclave_client::{CallError, ConnectError, SendError};
 
 use crate::exit::{Exit, Failed};
+use crate::identify::{Identified, Other};
+use crate::known::short;
 use crate::settings::Settings;
 use crate::view::text::safe;
 
@@ -82,15 +84,43 @@ pub(crate) fn no_server(last: &str) -> Failed {
     Failed::new(Exit::NoServer, format!("no server answers{why}"), NO_SERVER)
 }
 
-/// Adds the sources that were searched to an error that no server answered.
+/// Adds to an error that the cluster did not answer: which other clusters were found, and where servers were searched.
 pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     let mut failed = match error.downcast::<Failed>() {
-        Ok(failed) if failed.exit == Exit::NoServer => failed,
+        Ok(failed) if matches!(failed.exit, Exit::NoServer | Exit::Queued) => failed,
         Ok(other) => return other.into(),
         Err(other) => return other,
     };
-    failed.what.push_str(&searched_sources(&settings.search.found().await));
+    if let Some(cluster) = settings.identified.get() {
+        name_others(&mut failed, cluster);
+    }
+    if failed.exit == Exit::NoServer {
+        failed.what.push_str(&searched_sources(&settings.search.found().await));
+    }
     failed.into()
+}
+
+/// Says that another cluster was found and left alone.
+fn name_others(failed: &mut Failed, cluster: &Identified) {
+    if let (None, Some(refused)) = (&cluster.answered, &cluster.refused) {
+        failed.what.push_str(&format!("\n  {}", refused.what));
+        failed.next.clone_from(&refused.next);
+    }
+    let (None, [first, ..]) = (&cluster.answered, cluster.others.as_slice()) else { return };
+    let named = |other: &Other| {
+        format!("{} ({}) at {}", safe(&other.name, ""), short(&other.id), safe(&other.address, ""))
+    };
+    let others: Vec<String> = cluster.others.iter().map(named).collect();
+    failed.what.push_str(&format!(
+        "\n  your cluster {} ({}) does not answer; another one was found and is left alone: {}",
+        safe(&cluster.name, ""),
+        cluster.id.as_deref().map_or("", short),
+        others.join(", ")
+    ));
+    failed.next = format!(
+        "start your cluster, or go over to the other one with: conclave use {}",
+        safe(&first.address, "")
+    );
 }
 
 /// The searched sources, one line each.
@@ -124,6 +154,32 @@ mod tests {
             "\n  tried: the name server 127.0.0.1:7453 does not answer\n  tried: the default addresses: a:1, b:2"
         );
         assert_eq!(searched_sources(&Err(NotFound { notes })).lines().count(), 2);
+    }
+
+    #[test]
+    fn another_cluster_is_named_and_how_to_go_over_to_it() {
+        let other = Other { id: "cd".repeat(16), name: "local-2".into(), address: "b:1".into() };
+        let mut cluster = Identified {
+            id: Some("ab".repeat(16)),
+            name: "play".into(),
+            authority: None,
+            net: conclave_client::Net::System,
+            answered: None,
+            others: vec![other],
+            refused: None,
+            last: String::new(),
+        };
+        let mut queued = of_send("ops", &SendError::Queued(Duration::from_secs(1)));
+        name_others(&mut queued, &cluster);
+        for part in
+            ["outbox", "your cluster play (abababab)", "local-2 (cdcdcdcd) at b:1", "conclave use b:1"]
+        {
+            assert!(queued.to_string().contains(part), "{part}: {queued}");
+        }
+        cluster.answered = Some("a:1".into());
+        let mut queued = of_send("ops", &SendError::Queued(Duration::from_secs(1)));
+        name_others(&mut queued, &cluster);
+        assert!(!queued.to_string().contains("local-2"), "{queued}");
     }
 
     #[test]

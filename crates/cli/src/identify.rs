@@ -1,18 +1,21 @@
 //! Finds out which cluster the servers belong to, before anything secret is said to them.
 //!
+//! A command means one cluster: the one of the servers that are given, else the current one of the state directory
+//! (`conclave use`). Servers of other clusters are left alone, whatever rooms they have: nothing is sent to them, nothing
+//! is read from them. If no server of the cluster answers, what is sent waits in the outbox. Only a state directory that
+//! knows no cluster takes the one that answers first.
+//!
 //! A server proves by TLS that it belongs to a cluster. If the cluster is known already, from the given address
 //! (`conclave://HOST:PORT/ID`), from `conclave up` on this machine or from an earlier command, only its servers are
 //! believed. At the first contact the cluster that a server proves to belong to is believed and kept, as ssh does. A
 //! server without TLS is spoken to only if this user's state says that its cluster has none, if it is on this machine, or
 //! with `--insecure`; and never if its cluster is known to use TLS.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use conclave_client::find::{Candidate, PRIORITY_LAST};
 use conclave_client::{CaId, Client, Net};
 use conclave_net::{Expect, TlsClient, Trust};
@@ -21,50 +24,113 @@ use tokio::time::timeout;
 
 use crate::errors::{last_attempt, of_connect};
 use crate::exit::{Exit, Failed};
-use crate::known::Known;
-use crate::limits::{CLI_SLOTS_MAX, CLI_WHICH_CLUSTER};
+use crate::known::{Cluster, Known, is_cluster_id};
+use crate::limits::{CLI_WHICH_CLUSTER, OTHER_CLUSTERS_MAX};
 use crate::output;
 use crate::settings::Settings;
 
-/// The file that maps the searched servers to the id of their cluster.
-const LAST_CLUSTER: &str = "last-cluster";
-
-/// The cluster of the servers, as far as it is known.
+/// The cluster that the command uses, as far as it is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Identified {
-    /// Its id; if no server answers, the one that was recorded for these servers.
+    /// Its id; if none of its servers answers, the one that is known from before.
     pub(crate) id: Option<String>,
+    /// Its name, for people.
+    pub(crate) name: String,
     /// Its certificate authority; `None` for a cluster without TLS.
     pub(crate) authority: Option<CaId>,
     /// The network to reach its servers over.
     pub(crate) net: Net,
+    /// The server of the cluster that has answered.
+    pub(crate) answered: Option<String>,
+    /// Other clusters that were found while no server of this one answered.
+    pub(crate) others: Vec<Other>,
+    /// Why a server must not be believed although it claims to belong to the cluster.
+    pub(crate) refused: Option<Failed>,
     /// Why the last server did not answer.
     pub(crate) last: String,
 }
 
-/// The cluster of the searched servers. The servers are asked once in each command.
+impl Identified {
+    /// The failure of a command that cannot do anything without an answer of the cluster.
+    pub(crate) fn must_answer(&self) -> Result<(), Failed> {
+        if self.answered.is_some() {
+            return Ok(());
+        }
+        match &self.refused {
+            Some(failed) => Err(failed.clone()),
+            None if self.others.is_empty() => Ok(()),
+            // `explain` names the other clusters.
+            None => Err(Failed::new(
+                Exit::NoServer,
+                format!("no server of the cluster {} answers", self.name),
+                "",
+            )),
+        }
+    }
+}
+
+/// A cluster that was found and is not the one that is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Other {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// One of its servers.
+    pub(crate) address: String,
+}
+
+/// The cluster of the command. The servers are asked once in each command.
 ///
 /// # Errors
-/// If a server answers and must not be believed.
+/// If no cluster is known, and a server answers that must not be believed.
 pub(crate) async fn identify(settings: &Settings) -> anyhow::Result<&Identified> {
     settings.identified.get_or_try_init(async || find_out(settings).await).await
 }
 
+/// The cluster that a command expects.
+#[derive(Clone, Debug, Default)]
+struct Expected {
+    /// Its id, if this user has met it before.
+    id: Option<String>,
+    /// The authority that its servers must prove to belong to.
+    authority: Option<CaId>,
+}
+
+impl Expected {
+    fn of(settings: &Settings, known: &Known, addresses: &[String]) -> Result<Self, Failed> {
+        let mut id = settings.cluster.as_ref().map(|cluster| cluster.id.clone());
+        if settings.given && id.is_none() && !settings.anew {
+            id = known.recorded(&settings.asked());
+        }
+        let kept = id.as_deref().map(|id| known.authority(id)).transpose()?.flatten();
+        if let Some(given) = settings.authority {
+            // The given identity is what the user means.
+            let id = id.filter(|_| kept == Some(given));
+            return Ok(Self { id, authority: Some(given) });
+        }
+        let authority = if id.is_some() { kept } else { known.of_servers(addresses).flatten() };
+        Ok(Self { id, authority })
+    }
+
+    fn is(&self, answer: &Answer) -> bool {
+        self.authority.is_none_or(|authority| answer.authority == Some(authority))
+            && self.id.as_deref().is_none_or(|id| answer.id == id)
+    }
+
+    /// Whether the command knows which cluster it means.
+    fn is_known(&self) -> bool {
+        self.id.is_some() || self.authority.is_some()
+    }
+}
+
 async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
     let known = Known::new(&settings.state_dir);
-    let memory = settings.state_dir.join(LAST_CLUSTER);
-    let recorded = recall(&memory, &settings.asked());
     let groups = candidates(settings).await;
-    let told = settings.authority.map(Some).or_else(|| known.of_servers(&groups.concat()));
-    let pin = match told {
-        Some(told) => told,
-        None => recorded.as_deref().map(|id| known.authority(id)).transpose()?.flatten(),
-    };
-    let (mut last, mut refused) = (String::new(), None);
+    let expected = Expected::of(settings, &known, &groups.concat())?;
+    let (mut last, mut refused, mut others) = (String::new(), None, Vec::new());
     for addresses in groups {
         let patience = settings.timeout.min(CLI_WHICH_CLUSTER);
         let mut answers: FuturesUnordered<_> =
-            addresses.iter().map(|address| ask(address, pin, patience)).collect();
+            addresses.iter().map(|address| ask(address, expected.authority, patience)).collect();
         while let Some(answer) = answers.next().await {
             let answer = match answer {
                 Ok(answer) => answer,
@@ -77,20 +143,56 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
                     continue;
                 }
             };
+            if !expected.is(&answer) {
+                match settings.authority {
+                    // The user has said whose server this must be.
+                    Some(given) => {
+                        refused = Some(unproven(&answer.address, given, "it is of another cluster"))
+                    }
+                    None => note_other(&mut others, &answer),
+                }
+                continue;
+            }
             match believe(&known, &answer, settings) {
                 Ok(()) => {
-                    remember(&memory, &settings.asked(), &answer.id)?;
+                    remember(&known, &answer, settings)?;
                     let net = net(answer.authority)?;
-                    return Ok(Identified { id: Some(answer.id), authority: answer.authority, net, last });
+                    return Ok(Identified {
+                        name: known.cluster(&answer.id).shown().to_owned(),
+                        id: Some(answer.id),
+                        authority: answer.authority,
+                        net,
+                        answered: Some(answer.address),
+                        others: Vec::new(),
+                        refused: None,
+                        last,
+                    });
                 }
                 Err(failed) => refused = Some(failed),
             }
         }
     }
-    if let Some(failed) = refused {
+    if let Some(failed) = refused.clone().filter(|_| !expected.is_known()) {
         return Err(failed.into());
     }
-    Ok(Identified { id: recorded.or(pin.map(|pin| pin.to_string())), authority: pin, net: net(pin)?, last })
+    let id = expected.id.or_else(|| expected.authority.map(|authority| authority.to_string()));
+    Ok(Identified {
+        name: id.as_deref().map(|id| known.cluster(id).shown().to_owned()).unwrap_or_default(),
+        net: net(expected.authority)?,
+        authority: expected.authority,
+        answered: None,
+        id,
+        others,
+        refused,
+        last,
+    })
+}
+
+fn note_other(others: &mut Vec<Other>, answer: &Answer) {
+    if others.len() < OTHER_CLUSTERS_MAX && !others.iter().any(|other: &Other| other.id == answer.id) {
+        let Answer { id, name, address, .. } = answer.clone();
+        others.push(Other { id, name, address });
+    }
 }
 
 /// The network to servers of a cluster.
@@ -104,9 +206,11 @@ fn tls_unusable(error: &conclave_net::TlsError) -> Failed {
 }
 
 /// The answer of a server.
+#[derive(Clone, Debug)]
 struct Answer {
     address: String,
     id: String,
+    name: String,
     /// The authority that the server has proved to belong to; `None` if it speaks no TLS.
     authority: Option<CaId>,
 }
@@ -117,43 +221,85 @@ enum Silence {
     Refused(Failed),
 }
 
-/// Asks a server for its cluster: over TLS, or without if it speaks none and no authority is expected.
+/// Why a server proves nothing.
+enum Unproven {
+    Unreachable(String),
+    /// It answers, but not as TLS, or not as a server of the expected cluster.
+    Otherwise(std::io::Error),
+}
+
+/// Asks a server for its cluster: over TLS, or without if it speaks none and no authority is expected. A server of another
+/// cluster than the expected one is told nothing but this question.
 async fn ask(address: &str, pin: Option<CaId>, patience: Duration) -> Result<Answer, Silence> {
-    let trust = match pin {
-        Some(ca) => Trust::Cluster(ca, Expect::AnyNode),
-        None => Trust::FirstUse(Expect::AnyNode),
-    };
-    let tls = TlsClient::new(trust, None).map_err(|error| Silence::Refused(tls_unusable(&error)))?;
-    let secured = Net::System.secured(tls.clone());
-    let authority = match timeout(patience, secured.connect(address)).await {
-        Ok(Ok(_)) => tls.ca(),
-        Ok(Err(error)) => match (error.kind(), pin) {
-            // The server answered, but not as a server of the cluster does.
-            (
-                ErrorKind::InvalidData
-                | ErrorKind::UnexpectedEof
-                | ErrorKind::ConnectionReset
-                | ErrorKind::BrokenPipe,
-                Some(pin),
-            ) => return Err(Silence::Refused(unproven(address, pin, &error))),
-            (ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset, None) => None,
-            _ => return Err(Silence::Unreachable(format!("{address}: {error}"))),
+    let first_use = || Trust::FirstUse(Expect::AnyNode);
+    let trust = pin.map_or_else(first_use, |ca| Trust::Cluster(ca, Expect::AnyNode));
+    let authority = match (prove(address, trust, patience).await?, pin) {
+        (Ok(authority), _) => authority,
+        (Err(Unproven::Unreachable(why)), _) => return Err(Silence::Unreachable(why)),
+        (Err(Unproven::Otherwise(_)), None) => None,
+        (Err(Unproven::Otherwise(error)), Some(pin)) => match prove(address, first_use(), patience).await? {
+            Ok(Some(other)) => Some(other),
+            _ => return Err(Silence::Refused(unproven(address, pin, error))),
         },
-        Err(_) => return Err(Silence::Unreachable(format!("{address} did not answer within {patience:?}"))),
     };
     let mut builder = Client::builder().servers([address]).patience(patience);
     if let Some(authority) = authority {
         builder = builder.authority(authority);
     }
     let observer = builder.observe().await.map_err(|error| Silence::Refused(of_connect(&error)))?;
-    let status = observer.status_of(address).await;
-    match status {
-        Ok(status) if is_cluster_id(&status.cluster_id) => {
-            Ok(Answer { address: address.to_owned(), id: status.cluster_id, authority })
-        }
+    match observer.status_of(address).await {
+        Ok(status) if is_cluster_id(&status.cluster_id) => Ok(Answer {
+            address: address.to_owned(),
+            id: status.cluster_id,
+            name: status.cluster_name,
+            authority,
+        }),
         Ok(_) => Err(Silence::Unreachable("the server does not know its cluster yet".to_owned())),
         Err(error) => Err(Silence::Unreachable(last_attempt(&error))),
     }
+}
+
+/// The authority that a server proves to belong to in a TLS handshake.
+async fn prove(
+    address: &str,
+    trust: Trust,
+    patience: Duration,
+) -> Result<Result<Option<CaId>, Unproven>, Silence> {
+    let tls = TlsClient::new(trust, None).map_err(|error| Silence::Refused(tls_unusable(&error)))?;
+    let secured = Net::System.secured(tls.clone());
+    Ok(match timeout(patience, secured.connect(address)).await {
+        Ok(Ok(_)) => Ok(tls.ca()),
+        Ok(Err(error)) => Err(match error.kind() {
+            ErrorKind::InvalidData
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::ConnectionReset
+            | ErrorKind::BrokenPipe => Unproven::Otherwise(error),
+            _ => Unproven::Unreachable(format!("{address}: {error}")),
+        }),
+        Err(_) => Err(Unproven::Unreachable(format!("{address} did not answer within {patience:?}"))),
+    })
+}
+
+/// Keeps which cluster it is, how it is found, and, if there is no current one, that it is the current one.
+fn remember(known: &Known, answer: &Answer, settings: &Settings) -> Result<(), Failed> {
+    let write = || -> std::io::Result<()> {
+        let before = known.cluster(&answer.id);
+        let mut now = Cluster { name: answer.name.clone(), ..before.clone() };
+        if !before.servers.contains(&answer.address) {
+            now.servers.push(answer.address.clone());
+        }
+        if before.name.is_empty() && settings.given {
+            now.asked = settings.asked();
+        }
+        let current = known.current();
+        known.keep(&now)?;
+        known.record(&settings.asked(), &answer.id)?;
+        match current {
+            Some(_) => Ok(()),
+            None => known.set_current(&answer.id),
+        }
+    };
+    write().map_err(|error| cannot_use(&settings.state_dir, &error))
 }
 
 /// Decides whether an answer is believed, and keeps what it proves.
@@ -200,7 +346,7 @@ fn is_loopback(address: &str) -> bool {
     }
 }
 
-fn unproven(address: &str, pin: CaId, error: &std::io::Error) -> Failed {
+fn unproven(address: &str, pin: CaId, error: impl std::fmt::Display) -> Failed {
     let what = format!(
         "the server {address} does not prove that it belongs to the cluster {pin} ({error}): nothing was sent to it"
     );
@@ -218,35 +364,6 @@ async fn candidates(settings: &Settings) -> Vec<Vec<String>> {
     [first, last].into_iter().filter(|some| !some.is_empty()).map(addresses).collect()
 }
 
-/// Checks an id that becomes the name of a directory.
-pub(crate) fn is_cluster_id(id: &str) -> bool {
-    id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// Records a cluster id: one line with the id and the searched servers.
-fn remember(file: &Path, asked: &str, id: &str) -> anyhow::Result<()> {
-    let line = format!("{id} {asked}");
-    let old = fs::read_to_string(file).unwrap_or_default();
-    if old.lines().any(|known| known == line) {
-        return Ok(());
-    }
-    let others = old.lines().filter(|known| known.split_once(' ').is_none_or(|(_, other)| other != asked));
-    let mut text: String = others.take(CLI_SLOTS_MAX).map(|known| format!("{known}\n")).collect();
-    text.push_str(&line);
-    text.push('\n');
-    let dir = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(|error| cannot_use(dir, &error))?;
-    let temporary = file.with_extension(std::process::id().to_string());
-    fs::write(&temporary, text).map_err(|error| cannot_use(dir, &error))?;
-    fs::rename(&temporary, file).with_context(|| format!("write {}", file.display()))
-}
-
-fn recall(file: &Path, asked: &str) -> Option<String> {
-    let text = fs::read_to_string(file).ok()?;
-    let (id, _) = text.lines().filter_map(|line| line.split_once(' ')).find(|(_, other)| *other == asked)?;
-    is_cluster_id(id).then(|| id.to_owned())
-}
-
 pub(crate) fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
     let what = format!("the state directory {} cannot be used: {error}", dir.display());
     Failed::new(Exit::Refused, what, "give --state-dir a directory that you may write to")
@@ -254,29 +371,17 @@ pub(crate) fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::Parser as _;
 
     use super::*;
     use crate::args::Args;
     use crate::settings::{Environment, resolve};
 
-    #[test]
-    fn the_last_cluster_is_recorded_for_each_list_of_servers() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("state").join(LAST_CLUSTER);
-        let (here, there) = ("a:1,b:2", "conclave+srv://z");
-        let id = |digit: &str| digit.repeat(32);
-        assert_eq!(recall(&file, here), None);
-        remember(&file, here, &id("1")).unwrap();
-        remember(&file, there, &id("2")).unwrap();
-        remember(&file, here, &id("3")).unwrap();
-        assert_eq!(recall(&file, here), Some(id("3")));
-        assert_eq!(recall(&file, there), Some(id("2")));
-        assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 2);
-    }
-
     fn answer(address: &str, id: &str, authority: Option<u128>) -> Answer {
-        Answer { address: address.to_owned(), id: id.to_owned(), authority: authority.map(CaId) }
+        let (address, id, name) = (address.to_owned(), id.to_owned(), String::new());
+        Answer { address, id, name, authority: authority.map(CaId) }
     }
 
     fn settings(state_dir: &Path, words: &[&str]) -> Settings {
@@ -317,10 +422,30 @@ mod tests {
     }
 
     #[test]
-    fn only_a_cluster_id_becomes_a_directory() {
-        assert!(is_cluster_id("0123456789abcdef0123456789abcdef"));
-        for bad in ["", "../../etc", &"x".repeat(32), &"1".repeat(31)] {
-            assert!(!is_cluster_id(bad), "{bad}");
-        }
+    fn a_state_directory_that_knows_a_cluster_expects_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let (ours, theirs) = ("ab".repeat(16), "cd".repeat(16));
+        let strict = settings(dir.path(), &[]);
+        let expected = |settings: &Settings| Expected::of(settings, &known, &["a:1".to_owned()]).unwrap();
+        assert!(expected(&strict).is(&answer("a:1", &theirs, None)), "no cluster is known yet");
+        known.set_current(&ours).unwrap();
+        let strict = settings(dir.path(), &[]);
+        assert!(expected(&strict).is(&answer("a:1", &ours, None)));
+        assert!(!expected(&strict).is(&answer("a:1", &theirs, Some(9))));
+        // With an authority, the id alone is no proof.
+        known.remember(&ours, CaId(7)).unwrap();
+        assert!(!expected(&strict).is(&answer("a:1", &ours, None)));
+        assert!(expected(&strict).is(&answer("a:1", &ours, Some(7))));
+        // Given servers are another choice, which is remembered for them alone.
+        let given = settings(dir.path(), &["-s", "b:2"]);
+        assert!(expected(&given).is(&answer("b:2", &theirs, None)));
+        remember(&known, &answer("b:2", &theirs, None), &given).unwrap();
+        assert!(!expected(&given).is(&answer("b:2", &ours, Some(7))));
+        assert_eq!(known.current().unwrap().id, ours);
+        // Its name leads there, too.
+        let named = settings(dir.path(), &["--context", "cdcd"]);
+        assert!(!named.given && expected(&named).is(&answer("b:2", &theirs, None)));
+        assert_eq!(named.asked(), "b:2");
     }
 }

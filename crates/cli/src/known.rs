@@ -3,6 +3,9 @@
 //! * `STATE_DIR/<cluster id>/.tls`: the id of the cluster's certificate authority. A cluster with this file is never spoken
 //!   to in plain text again. A user's name cannot begin with a dot, so programs of version 0.1.0, which know only the
 //!   users' directories, skip the file.
+//! * `STATE_DIR/<cluster id>/.cluster`: the cluster's name, and how its servers are found.
+//! * `STATE_DIR/current-cluster`: the id of the cluster that commands use unless they name another one.
+//! * `STATE_DIR/last-cluster`: the cluster's id for each list of servers that was given.
 //! * `STATE_DIR/known-servers`: the authorities of servers by address, which `conclave up` writes for its own servers.
 
 use std::collections::BTreeSet;
@@ -11,14 +14,66 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use conclave_client::CaId;
+use conclave_client::find::{Seed, ZONE};
 
 use crate::exit::{Exit, Failed};
-use crate::limits::{KNOWN_FILE_BYTES_MAX, KNOWN_SERVERS_MAX};
+use crate::files::replace;
+use crate::limits::{CLI_SLOTS_MAX, KNOWN_CLUSTERS_MAX, KNOWN_FILE_BYTES_MAX, KNOWN_SERVERS_MAX};
+use crate::parse;
 
 const AUTHORITY: &str = ".tls";
+const CLUSTER: &str = ".cluster";
+const CURRENT: &str = "current-cluster";
+const RECORDED: &str = "last-cluster";
 const SERVERS: &str = "known-servers";
 /// What stands in place of the authority of a server without TLS.
 const PLAIN: &str = "plain";
+
+/// A cluster that this user has used, or has started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    /// Its id, 32 hexadecimal digits.
+    pub(crate) id: String,
+    /// The name that its servers have told; empty if they have told none.
+    pub(crate) name: String,
+    /// The name that the user has given to it; empty if there is none.
+    pub(crate) alias: String,
+    /// The servers to search, as they were given; empty for all that can be found.
+    pub(crate) asked: String,
+    /// Addresses at which its servers were met.
+    pub(crate) servers: Vec<String>,
+}
+
+impl Cluster {
+    /// The name to show: the user's, the cluster's, or the beginning of the id.
+    pub(crate) fn shown(&self) -> &str {
+        [&self.alias, &self.name]
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .map_or_else(|| short(&self.id), String::as_str)
+    }
+
+    /// Whether people mean this cluster by this text: a name, or the beginning of the id.
+    pub(crate) fn is_meant(&self, text: &str) -> bool {
+        let id = text.len() >= 4 && self.id.starts_with(&text.to_ascii_lowercase());
+        id || self.alias == text || self.name == text
+    }
+
+    /// The seeds to search.
+    pub(crate) fn seeds(&self) -> Vec<Seed> {
+        parse::seeds(&self.asked).map(|seeds| seeds.0).unwrap_or_default()
+    }
+}
+
+/// The beginning of a cluster's id, which people see.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// Checks an id that becomes the name of a directory.
+pub(crate) fn is_cluster_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())
+}
 
 /// The known identities in a state directory.
 #[derive(Clone, Debug)]
@@ -58,6 +113,160 @@ impl Known {
         let dir = self.state_dir.join(cluster_id);
         fs::create_dir_all(&dir)?;
         replace(&dir.join(AUTHORITY), &format!("{authority}\n"))
+    }
+
+    /// Everything known about a cluster. A file that cannot be read counts as empty: it is only about names and addresses.
+    pub(crate) fn cluster(&self, id: &str) -> Cluster {
+        let mut cluster = Cluster { id: id.to_owned(), ..Cluster::default() };
+        let text = read(&self.state_dir.join(id).join(CLUSTER)).ok().flatten().unwrap_or_default();
+        for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+            match key {
+                "name" => value.clone_into(&mut cluster.name),
+                "alias" => value.clone_into(&mut cluster.alias),
+                "asked" => value.clone_into(&mut cluster.asked),
+                "server" => cluster.servers.push(value.to_owned()),
+                _ => {}
+            }
+        }
+        cluster
+    }
+
+    /// Keeps what is known about a cluster.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn keep(&self, cluster: &Cluster) -> io::Result<()> {
+        if *cluster == self.cluster(&cluster.id) {
+            return Ok(());
+        }
+        let line = |key: &str, value: &str| match value {
+            "" => String::new(),
+            value => format!("{key} {}\n", value.replace(char::is_control, " ")),
+        };
+        let mut text = [("name", &cluster.name), ("alias", &cluster.alias), ("asked", &cluster.asked)]
+            .map(|(key, value)| line(key, value))
+            .concat();
+        cluster
+            .servers
+            .iter()
+            .take(KNOWN_SERVERS_MAX)
+            .for_each(|server| text.push_str(&line("server", server)));
+        let dir = self.state_dir.join(&cluster.id);
+        fs::create_dir_all(&dir)?;
+        replace(&dir.join(CLUSTER), &text)
+    }
+
+    /// All known clusters, by name.
+    pub(crate) fn clusters(&self) -> Vec<Cluster> {
+        let Ok(entries) = fs::read_dir(&self.state_dir) else { return Vec::new() };
+        let ids = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let ids = ids.filter(|id| is_cluster_id(id)).take(KNOWN_CLUSTERS_MAX);
+        let mut clusters: Vec<Cluster> = ids.map(|id| self.cluster(&id)).collect();
+        clusters.sort_by(|a, b| (a.shown(), &a.id).cmp(&(b.shown(), &b.id)));
+        clusters
+    }
+
+    /// The cluster that commands use if they name no servers. Version 0.1.0 kept none: it is the one of the default zone,
+    /// or the only one.
+    pub(crate) fn current(&self) -> Option<Cluster> {
+        let chosen = read(&self.state_dir.join(CURRENT)).ok().flatten();
+        if let Some(id) = chosen.as_deref().map(str::trim).filter(|id| is_cluster_id(id)) {
+            return Some(self.cluster(id));
+        }
+        if let Some(id) = self.recorded(ZONE) {
+            return Some(self.cluster(&id));
+        }
+        let recorded = self.records();
+        let (asked, id) = recorded.first()?;
+        let mut only = self.cluster(id);
+        if only.asked.is_empty() {
+            only.asked.clone_from(asked);
+        }
+        recorded.iter().all(|(_, other)| other == id).then_some(only)
+    }
+
+    /// Makes a cluster the one that commands use.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn set_current(&self, id: &str) -> io::Result<()> {
+        fs::create_dir_all(&self.state_dir)?;
+        replace(&self.state_dir.join(CURRENT), &format!("{id}\n"))
+    }
+
+    /// The cluster that was met at these searched servers.
+    pub(crate) fn recorded(&self, asked: &str) -> Option<String> {
+        self.records().into_iter().find(|(other, _)| other == asked).map(|(_, id)| id)
+    }
+
+    /// Records the cluster of these searched servers.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn record(&self, asked: &str, id: &str) -> io::Result<()> {
+        let mut records = self.records();
+        if records.iter().any(|(other, known)| other == asked && known == id) {
+            return Ok(());
+        }
+        records.retain(|(other, _)| other != asked);
+        records.truncate(CLI_SLOTS_MAX);
+        records.push((asked.to_owned(), id.to_owned()));
+        self.write_records(&records)
+    }
+
+    /// Forgets which other clusters were met at these addresses, where a new cluster runs now.
+    fn forget_others(&self, addresses: &[String], id: &str) -> io::Result<()> {
+        let before = self.records();
+        let taken = |seed: &Seed| match seed {
+            Seed::Node(address) | Seed::Pinned { address, .. } => addresses.contains(address),
+            Seed::Zone { name_servers, .. } => {
+                name_servers.iter().any(|server| addresses.contains(&server.to_string()))
+            }
+        };
+        let stays = |(asked, other): &&(String, String)| {
+            other == id || !parse::seeds(asked).is_ok_and(|seeds| seeds.0.iter().any(taken))
+        };
+        let after: Vec<_> = before.iter().filter(stays).cloned().collect();
+        if after == before { Ok(()) } else { self.write_records(&after) }
+    }
+
+    /// The recorded ids by searched servers: one line `ID ASKED` each.
+    fn records(&self) -> Vec<(String, String)> {
+        let text = read(&self.state_dir.join(RECORDED)).ok().flatten().unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        lines
+            .filter(|(id, _)| is_cluster_id(id))
+            .map(|(id, asked)| (asked.to_owned(), id.to_owned()))
+            .collect()
+    }
+
+    fn write_records(&self, records: &[(String, String)]) -> io::Result<()> {
+        let text: String = records.iter().map(|(asked, id)| format!("{id} {asked}\n")).collect();
+        fs::create_dir_all(&self.state_dir)?;
+        replace(&self.state_dir.join(RECORDED), &text)
+    }
+
+    /// Keeps a cluster that this user has started. It becomes the current one if there is none, or if it runs where the
+    /// current one ran. Returns whether it is the current one.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub(crate) fn started(&self, cluster: &Cluster, name_server: Option<&str>) -> io::Result<bool> {
+        let before = self.current();
+        let mut addresses = cluster.servers.clone();
+        addresses.extend(name_server.map(str::to_owned));
+        self.forget_others(&addresses, &cluster.id)?;
+        self.keep(&Cluster { alias: self.cluster(&cluster.id).alias, ..cluster.clone() })?;
+        let replaces = |before: &Cluster| {
+            let seeds = before.seeds();
+            let given = seeds.iter().any(|seed| addresses.iter().any(|own| *own == seed.to_string()));
+            given || before.servers.iter().any(|server| addresses.contains(server))
+        };
+        match before {
+            Some(before) if before.id == cluster.id => Ok(true),
+            Some(before) if !replaces(&before) => Ok(false),
+            _ => self.set_current(&cluster.id).map(|()| true),
+        }
     }
 
     /// What `conclave up` said about the servers at these addresses: their authority, or that they speak no TLS. `None` if
@@ -108,13 +317,6 @@ fn read(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Replaces a file in one step.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
-    fs::write(&temporary, text)?;
-    fs::rename(&temporary, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +350,72 @@ mod tests {
         known.set_servers(&addresses(&[3, 2]), None).unwrap();
         assert_eq!(known.of_servers(&addresses(&[2, 3])), Some(None), "they speak no TLS now");
         assert_eq!(known.of_servers(&addresses(&[1])), Some(Some(CaId(7))));
+    }
+
+    fn id(digit: &str) -> String {
+        digit.repeat(32)
+    }
+
+    #[test]
+    fn the_cluster_is_recorded_for_each_list_of_servers() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(&dir.path().join("state"));
+        let (here, there) = ("a:1,b:2", "conclave+srv://z");
+        assert_eq!(known.recorded(here), None);
+        known.record(here, &id("1")).unwrap();
+        known.record(there, &id("2")).unwrap();
+        known.record(here, &id("3")).unwrap();
+        assert_eq!((known.recorded(here), known.recorded(there)), (Some(id("3")), Some(id("2"))));
+        assert_eq!(fs::read_to_string(dir.path().join("state/last-cluster")).unwrap().lines().count(), 2);
+        known.forget_others(&["b:2".to_owned()], &id("4")).unwrap();
+        assert_eq!((known.recorded(here), known.recorded(there)), (None, Some(id("2"))));
+    }
+
+    #[test]
+    fn the_current_cluster_is_the_chosen_one_or_that_of_an_earlier_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let current = || known.current().map(|cluster| (cluster.id, cluster.asked));
+        assert_eq!(current(), None);
+        known.record("a:1", &id("1")).unwrap();
+        assert_eq!(current(), Some((id("1"), "a:1".to_owned())));
+        known.record("b:1", &id("2")).unwrap();
+        assert_eq!(current(), None, "either may be meant");
+        known.record(ZONE, &id("2")).unwrap();
+        assert_eq!(current(), Some((id("2"), String::new())));
+        known.set_current(&id("1")).unwrap();
+        assert_eq!(current(), Some((id("1"), String::new())));
+    }
+
+    #[test]
+    fn a_cluster_is_kept_with_its_names_and_found_by_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let cluster = Cluster {
+            id: id("a"),
+            name: "local-1 of\nana".into(),
+            alias: "play".into(),
+            asked: "a:1,b:2".into(),
+            servers: addresses(&[1, 2]),
+        };
+        known.keep(&cluster).unwrap();
+        let kept = known.clusters().remove(0);
+        assert_eq!(kept, Cluster { name: "local-1 of ana".into(), ..cluster });
+        assert_eq!((kept.shown(), kept.seeds().len()), ("play", 2));
+        assert!(["play", "local-1 of ana", "aaaa", "AAAAA"].iter().all(|text| kept.is_meant(text)));
+        assert!(!["", "aaa", "b", "local"].iter().any(|text| kept.is_meant(text)));
+        assert_eq!(known.cluster(&id("b")).shown(), "bbbbbbbb");
+    }
+
+    #[test]
+    fn a_cluster_that_is_started_becomes_the_current_one_only_in_place_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let at = |id: String, ports: &[u16]| Cluster { id, servers: addresses(ports), ..Cluster::default() };
+        assert!(known.started(&at(id("1"), &[1, 2]), None).unwrap(), "there is no other");
+        assert!(!known.started(&at(id("2"), &[5, 6]), None).unwrap(), "the user may mean the first one");
+        assert_eq!(known.current().unwrap().id, id("1"));
+        assert!(known.started(&at(id("3"), &[2, 3]), None).unwrap(), "it runs where the first one ran");
+        assert_eq!(known.current().unwrap().id, id("3"));
     }
 }

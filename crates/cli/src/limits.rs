@@ -10,6 +10,10 @@ pub(crate) const CLI_SLOTS_MAX: usize = 64;
 pub(crate) const CLI_WHICH_CLUSTER: Duration = Duration::from_secs(2);
 /// Maximum number of servers whose authorities are remembered, beside those written last.
 pub(crate) const KNOWN_SERVERS_MAX: usize = 256;
+/// Maximum number of clusters of one state directory that are looked at.
+pub(crate) const KNOWN_CLUSTERS_MAX: usize = 256;
+/// Maximum number of other clusters that are named when the own one does not answer.
+pub(crate) const OTHER_CLUSTERS_MAX: usize = 8;
 /// Maximum size of a file about known identities, bytes.
 pub(crate) const KNOWN_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Lines read ahead from stdin.

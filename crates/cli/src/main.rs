@@ -12,6 +12,7 @@ mod command;
 mod diagnosis;
 mod errors;
 mod exit;
+mod files;
 mod http;
 mod identify;
 mod input;

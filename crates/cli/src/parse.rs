@@ -11,6 +11,8 @@ use jiff::SignedDuration;
 
 /// The port of resolvers at which servers register.
 const NAME_SERVER_GRPC_PORT: u16 = 7454;
+/// Maximum length of the name that a user gives to a cluster, bytes.
+const CONTEXT_BYTES_MAX: usize = 64;
 /// The longest duration. It can be added to any clock without overflow.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -60,6 +62,15 @@ pub(crate) fn room(text: &str) -> Result<String, String> {
 pub(crate) fn user(text: &str) -> Result<String, String> {
     check_user_name(text).map_err(|refusal| refusal.to_string())?;
     Ok(text.to_owned())
+}
+
+/// A name that a user gives to a cluster: shown among other words, and no address.
+pub(crate) fn context(text: &str) -> Result<String, String> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if (1..=CONTEXT_BYTES_MAX).contains(&text.len()) && text.bytes().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("a name has 1 to {CONTEXT_BYTES_MAX} letters, digits and . _ -, not {text:?}"))
 }
 
 /// The seeds of one `--server`.

@@ -14,24 +14,29 @@ use crate::errors::{no_server, of_connect};
 use crate::exit::{Exit, Failed};
 use crate::identify::{cannot_use, identify};
 use crate::limits::CLI_SLOTS_MAX;
+use crate::output;
 use crate::settings::Settings;
+use crate::view::text::safe;
 
 /// A client without a session, which works without a majority.
 ///
 /// # Errors
-/// If no server was found, or one answers that must not be believed.
+/// If no server was found, only servers of other clusters answer, or one answers that must not be believed.
 pub(crate) async fn observer(settings: &Settings, patience: Duration) -> anyhow::Result<Client> {
     let cluster = identify(settings).await?;
-    let observer = Client::builder()
-        .network(cluster.net.clone())
+    cluster.must_answer()?;
+    let mut builder = Client::builder()
         .finder(settings.search.finder())
         .user(settings.user.clone())
         .client_name(client_name())
-        .patience(patience)
-        .observe()
-        .await
-        .map_err(|error| of_connect(&error))?;
-    Ok(observer)
+        .patience(patience);
+    if let Some(authority) = cluster.authority {
+        builder = builder.authority(authority);
+    }
+    if let Some(id) = &cluster.id {
+        builder = builder.cluster(id);
+    }
+    Ok(builder.observe().await.map_err(|error| of_connect(&error))?)
 }
 
 /// A client with the user's session.
@@ -40,7 +45,15 @@ pub(crate) async fn observer(settings: &Settings, patience: Duration) -> anyhow:
 /// If no server answers, the session is not accepted, or the state directory cannot be used.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     let cluster = identify(settings).await?;
-    let dir = user_dir(settings, cluster.id.as_deref().ok_or_else(|| no_server(&cluster.last))?);
+    let id = cluster.id.as_deref().ok_or_else(|| no_server(&cluster.last))?;
+    let dir = user_dir(settings, id);
+    // Without a session nothing can be kept until the cluster answers.
+    if !dir.is_dir() {
+        cluster.must_answer()?;
+    }
+    if settings.for_people {
+        output::note(settings.quiet, &format!("cluster {}, as {}", safe(&cluster.name, ""), settings.user));
+    }
     fs::create_dir_all(&dir).map_err(|error| cannot_use(&dir, &error))?;
     for slot in 0..CLI_SLOTS_MAX {
         match open_slot(settings, cluster.authority, dir.join(slot.to_string())).await {

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use crate::args::Global;
 use crate::exit::{Exit, Failed};
 use crate::identify::Identified;
+use crate::known::{Cluster, Known};
 use crate::parse;
 use crate::search::Search;
 
@@ -35,6 +36,14 @@ pub(crate) struct Settings {
     pub(crate) json: bool,
     /// Nothing on stderr but errors.
     pub(crate) quiet: bool,
+    /// Whether servers, a name server or a zone were given. They name the cluster then.
+    pub(crate) given: bool,
+    /// The cluster that is meant, if it was given by its name, or if nothing was given and there is a current one.
+    pub(crate) cluster: Option<Cluster>,
+    /// Whether any cluster at the given servers is taken, whatever was met there before.
+    pub(crate) anew: bool,
+    /// Whether a person reads the output.
+    pub(crate) for_people: bool,
     /// The certificate authority that was given with the servers.
     pub(crate) authority: Option<CaId>,
     /// Whether a cluster without TLS is spoken to although nothing is known about it.
@@ -123,14 +132,29 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
         None => environment.state_dir()?,
     };
     let locale = environment.locale.to_ascii_lowercase();
+    let mut seeds = seeds(global);
+    let given = !seeds.is_empty();
+    let known = Known::new(&state_dir);
+    let cluster = match &global.context {
+        Some(text) => Some(context(&known, text)?),
+        None if given => None,
+        None => known.current(),
+    };
+    if let Some(cluster) = cluster.as_ref().filter(|_| !given) {
+        seeds = cluster.seeds();
+    }
     let find = find::Options {
-        seeds: seeds(global),
+        seeds,
         name_servers: global.name_servers.clone(),
         members: Some(state_dir.join(MEMBERS)),
         ..find::Options::default()
     };
     let authority = authority(&find.seeds)?;
     Ok(Settings {
+        given,
+        cluster,
+        anew: false,
+        for_people: environment.stdout_is_terminal && !global.json && !global.quiet,
         authority,
         insecure: global.insecure,
         identified: Arc::default(),
@@ -151,7 +175,55 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
     })
 }
 
+/// The known cluster of this name.
+///
+/// # Errors
+/// If there is none, or more than one.
+pub(crate) fn context(known: &Known, text: &str) -> Result<Cluster, Failed> {
+    let mut meant = known.clusters();
+    meant.retain(|cluster| cluster.is_meant(text));
+    match meant.len() {
+        1 => Ok(meant.remove(0)),
+        0 => {
+            let what = format!("no cluster {text:?} is known here");
+            Err(Failed::new(
+                Exit::Usage,
+                what,
+                "`conclave use` lists the clusters, `conclave use HOST:PORT` adds one",
+            ))
+        }
+        _ => {
+            let ids: Vec<&str> = meant.iter().map(|cluster| cluster.id.as_str()).collect();
+            let what = format!("{} clusters are named {text:?}: {}", ids.len(), ids.join(", "));
+            Err(Failed::new(
+                Exit::Usage,
+                what,
+                "give the beginning of its id, or name it: conclave use ID --name NAME",
+            ))
+        }
+    }
+}
+
 impl Settings {
+    /// The same settings for other servers, whatever cluster they belong to.
+    ///
+    /// # Errors
+    /// If the seeds name two clusters.
+    pub(crate) fn anew(&self, seeds: Vec<Seed>) -> Result<Self, Failed> {
+        let authority = authority(&seeds)?;
+        let find = find::Options { seeds, ..self.find.clone() };
+        Ok(Self {
+            search: Search::new(find.clone()),
+            find,
+            given: true,
+            cluster: None,
+            anew: true,
+            authority,
+            identified: Arc::default(),
+            ..self.clone()
+        })
+    }
+
     /// The searched servers as text: the key under which the cluster is recorded.
     pub(crate) fn asked(&self) -> String {
         match self.find.seeds.as_slice() {

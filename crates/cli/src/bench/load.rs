@@ -21,7 +21,8 @@ const USER: &str = "bench";
 /// Connects clients, each to the next server in turn.
 pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> anyhow::Result<Vec<Client>> {
     let servers = all_servers(settings).await?;
-    let net = &identify(settings).await?.net;
+    let cluster = identify(settings).await?;
+    let (net, id) = (&cluster.net, cluster.id.clone().unwrap_or_default());
     let connect = |number: u32| {
         let mut servers = servers.clone();
         let count = servers.len();
@@ -31,7 +32,8 @@ pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> an
             .user(USER)
             .client_name("conclave-bench")
             .route(route)
-            .network(net.clone());
+            .network(net.clone())
+            .cluster(id.clone());
         let timeout = settings.timeout;
         async move { builder.patience(timeout).connect().await.map_err(|error| of_connect(&error)) }
     };

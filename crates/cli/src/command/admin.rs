@@ -20,12 +20,12 @@ use tonic::{Code, Response, Status};
 
 use crate::admin_token::{self, Kept};
 use crate::args::admin::{AdminArgs, AdminCommand};
-use crate::errors::no_server;
+use crate::errors::{last_attempt, no_server};
 use crate::exit::{Exit, Failed};
 use crate::identify::identify;
-use crate::output;
 use crate::settings::Settings;
 use crate::view::text::{count, safe};
+use crate::{output, session};
 
 type Admin = AdminServiceClient<InterceptedService<Channel, WithAdminToken>>;
 
@@ -157,9 +157,15 @@ async fn call_any_server<A>(
     call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
 ) -> anyhow::Result<A> {
     let net = &identify(settings).await?.net;
+    // A server of another cluster is not asked for anything.
+    let observer = session::observer(settings, settings.timeout).await?;
     let found = settings.search.found().await.map_err(|_| no_server(""))?;
     let mut last = String::new();
     for address in found.addresses() {
+        if let Err(error) = observer.status_of(&address).await {
+            last = last_attempt(&error);
+            continue;
+        }
         let Ok(endpoint) = net.endpoint(&address) else { continue };
         let channel = net.channel(&endpoint.connect_timeout(connect_timeout(settings)), &address);
         let call = async {

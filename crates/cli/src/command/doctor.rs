@@ -15,10 +15,11 @@ use conclave_core::limits::NODES_MAX;
 use conclave_proto::chat::GetServerStatusResponse;
 use futures::future::join_all;
 
-use crate::diagnosis::{Configuration, LocalNetwork, Report, Server};
+use crate::diagnosis::{Configuration, LocalNetwork, Problem, Report, Server};
 use crate::exit::Exit;
 use crate::http::Pages;
-use crate::identify::identify;
+use crate::identify::{Other, identify};
+use crate::known::short;
 use crate::settings::Settings;
 use crate::view::doctor::page;
 use crate::view::status::leaderless;
@@ -70,9 +71,25 @@ async fn examine(settings: &Settings) -> Report {
         members,
         servers,
         cluster: status.as_ref().map(servers::cluster),
-        problems: Vec::new(),
+        problems: others(settings),
         notes: Vec::new(),
     }
+}
+
+/// The clusters that were found in place of the one that is meant.
+fn others(settings: &Settings) -> Vec<Problem> {
+    let Some(cluster) = settings.identified.get() else { return Vec::new() };
+    let problem = |other: &Other| Problem {
+        what: format!(
+            "{} belongs to another cluster, {} ({}); yours is {}, and no server of it answers",
+            other.address,
+            other.name,
+            short(&other.id),
+            cluster.name
+        ),
+        next: format!("start your cluster, or go over to the other one with: conclave use {}", other.address),
+    };
+    cluster.others.iter().map(problem).collect()
 }
 
 /// Whether the name servers are the system's, and none was given.
@@ -112,9 +129,10 @@ async fn servers(
         names.extend(candidates.into_iter().map(|one| (one.address, (one.name, None))));
     }
     // The reason is in the answers of the servers.
-    let net = identify(settings).await.map(|cluster| cluster.net.clone()).unwrap_or_default();
+    let cluster = identify(settings).await.ok();
     let Ok(client) = Client::builder()
-        .network(net)
+        .network(cluster.map(|cluster| cluster.net.clone()).unwrap_or_default())
+        .cluster(cluster.and_then(|cluster| cluster.id.clone()).unwrap_or_default())
         .servers(names.keys().cloned())
         .patience(settings.timeout.min(PATIENCE))
         .observe()

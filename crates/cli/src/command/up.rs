@@ -38,7 +38,7 @@ use crate::args::Global;
 use crate::args::server::UpArgs;
 use crate::exit::{Exit, Failed};
 use crate::input::stdin_closed;
-use crate::known::Known;
+use crate::known::{Cluster as KnownCluster, Known};
 use crate::limits::{
     SECOND_SIGNAL_AFTER, UP_LOG_BYTES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE, UP_RENEW_INTERVAL,
 };
@@ -220,10 +220,23 @@ async fn closed(stdin: &mut Option<oneshot::Receiver<()>>) {
 }
 
 /// Tells the clients of this user which cluster runs at these addresses, so that they know it before they first speak to it.
-fn introduce(plan: &UpPlan, known: &Known, cluster_id: &str) -> std::io::Result<()> {
+/// Returns whether their commands go to it.
+fn introduce(plan: &UpPlan, known: &Known, status: &GetServerStatusResponse) -> std::io::Result<bool> {
+    let id = &status.cluster_id;
     let addresses: Vec<String> = plan.nodes.iter().map(|node| node.client.to_string()).collect();
     known.set_servers(&addresses, plan.authority())?;
-    plan.authority().map_or(Ok(()), |authority| known.remember(cluster_id, authority))
+    if let Some(authority) = plan.authority() {
+        known.remember(id, authority)?;
+    }
+    let cluster = KnownCluster {
+        id: id.clone(),
+        name: status.cluster_name.clone(),
+        asked: if plan.is_found_by_default() { String::new() } else { plan.servers() },
+        servers: addresses,
+        ..KnownCluster::default()
+    };
+    let name_server = plan.resolver.as_ref().map(|resolver| resolver.dns.to_string());
+    known.started(&cluster, name_server.as_deref())
 }
 
 struct Cluster<'a> {
@@ -283,13 +296,13 @@ impl<'a> Cluster<'a> {
         if let Err(error) = self.write_list() {
             output::note(settings.quiet, &format!("{error:#}"));
         }
-        if let Some(dir) = state_dir
-            && let Err(error) = introduce(self.plan, &Known::new(dir), &status.cluster_id)
-        {
-            output::note(
-                settings.quiet,
-                &format!("clients of this user learn the cluster by themselves: {error}"),
-            );
+        if let Some(dir) = state_dir {
+            let note = match introduce(self.plan, &Known::new(dir), &status) {
+                Ok(true) => None,
+                Ok(false) => Some(show::not_current(&status)),
+                Err(error) => Some(format!("clients of this user learn the cluster by themselves: {error}")),
+            };
+            note.iter().for_each(|note| output::note(settings.quiet, note));
         }
         if let Err(error) = keys.keep(&status.cluster_id) {
             let file = self.plan.admin_token.display();

@@ -189,7 +189,7 @@ pub(crate) struct Up {
     pub(crate) notes: Receiver<String>,
     pub(crate) state: PathBuf,
     _stdin: ChildStdin,
-    _one: MutexGuard<'static, ()>,
+    _one: Option<MutexGuard<'static, ()>>,
 }
 
 impl Up {
@@ -222,8 +222,22 @@ impl Up {
         Self::start_command(scratch, limited, environment)
     }
 
-    fn start_command(scratch: &Path, mut command: Command, environment: &[(&str, &str)]) -> Self {
-        let one = one_cluster();
+    /// A small cluster beside another one of the same test.
+    pub(crate) fn beside(scratch: &Path, args: &[&str]) -> Self {
+        let command = command(&[&["up", "--json", "--exit-with-stdin"], args].concat());
+        Self::start_alone(scratch, command, &[], None)
+    }
+
+    fn start_command(scratch: &Path, command: Command, environment: &[(&str, &str)]) -> Self {
+        Self::start_alone(scratch, command, environment, Some(one_cluster()))
+    }
+
+    fn start_alone(
+        scratch: &Path,
+        mut command: Command,
+        environment: &[(&str, &str)],
+        one: Option<MutexGuard<'static, ()>>,
+    ) -> Self {
         // `up` introduces the cluster to the clients of its user.
         let state = scratch.join("state");
         command

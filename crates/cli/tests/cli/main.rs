@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod certificates;
+mod clusters;
 mod connections;
 mod discovery;
 mod doctor;

@@ -9,7 +9,7 @@ use crate::view::text::count;
 /// The largest clock offset that is no problem. Messages are shown with the time of the server that ordered them.
 const CLOCK_OFFSET_MS_MAX: u64 = 500;
 
-/// Fills in problems and notes.
+/// Adds problems and notes.
 pub(super) fn diagnose(report: &mut Report) {
     let mut found = Findings::default();
     for zone in &report.zones {
@@ -29,8 +29,9 @@ pub(super) fn diagnose(report: &mut Report) {
             "start a cluster with `conclave up`, or say where one is: --server HOST:PORT or --name-server IP:PORT",
         );
     }
-    report.ok = found.problems.is_empty();
-    (report.problems, report.notes) = (found.problems, found.notes);
+    report.problems.append(&mut found.problems);
+    report.notes = found.notes;
+    report.ok = report.problems.is_empty();
 }
 
 /// The exit code.

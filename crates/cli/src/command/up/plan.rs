@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use conclave_client::CaId;
-use conclave_client::find::CLIENT_PORT;
+use conclave_client::find::{CLIENT_PORT, ZONE};
 use conclave_pki::Ca;
 use serde::{Deserialize, Serialize};
 
@@ -216,6 +216,11 @@ impl UpPlan {
     /// Whether clients find the cluster at the default ports.
     pub(super) fn at_default_ports(&self) -> bool {
         self.kept.base_port == CLIENT_PORT
+    }
+
+    /// Whether a command without any address finds the cluster.
+    pub(super) fn is_found_by_default(&self) -> bool {
+        self.at_default_ports() && self.resolver.as_ref().is_none_or(|resolver| resolver.zone == ZONE)
     }
 
     /// The client addresses, separated by commas.

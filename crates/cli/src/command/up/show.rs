@@ -37,6 +37,14 @@ pub(super) fn starting(plan: &UpPlan) -> String {
     format!("starting {} in {}", count(plan.nodes.len() as u64, "server"), plan.dir.display())
 }
 
+/// The note that commands go to another cluster.
+pub(super) fn not_current(status: &GetServerStatusResponse) -> String {
+    let name = &status.cluster_name;
+    format!(
+        "your commands go to another cluster unless they name this one; to change that: conclave use {name}"
+    )
+}
+
 /// The table of processes, once the cluster is ready.
 pub(super) fn table(style: Style, plan: &UpPlan, pids: &[Option<u32>]) -> String {
     let columns = [
