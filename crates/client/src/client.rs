@@ -1,5 +1,6 @@
 //! The client, as programs use it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::state::{Waiter, Wakes};
 use crate::storage::blocking;
 use crate::subscription::Subscription;
 use crate::ticket::Ticket;
-use crate::types::{Ack, Content, Follow, HistoryQuery, Pending, Pong, Session};
+use crate::types::{Ack, Content, Follow, HistoryQuery, Pending, Pong, Position, Session};
 
 /// One user's connection to a cluster. Cheap to clone; all clones are one client with one session.
 #[derive(Clone, Debug)]
@@ -83,6 +84,81 @@ impl Client {
         }
         let Some((content, waiter)) = ask.take() else { return Ok(None) };
         let taken = state.submit(room, content, waiter, &mut wakes);
+        drop(state);
+        self.handle.shared.wake(wakes);
+        Ok(Some(taken))
+    }
+
+    /// The positions of the consumer that [`Client::reply`] has recorded: the seq of the last event that it is done with, by
+    /// room id.
+    #[must_use]
+    pub fn positions(&self) -> BTreeMap<u64, u64> {
+        self.handle.shared.lock().requests.positions().clone()
+    }
+
+    /// Records that a consumer is done with an event, and submits its replies to it. When this returns, a durable outbox has
+    /// both on disk, written as one: a crash keeps the position and all replies, or nothing. So a consumer that continues
+    /// at [`Client::positions`] replies to each event exactly once. Waits while the outbox is full.
+    ///
+    /// # Errors
+    /// If a reply is invalid, or the outbox cannot be written; then the position has not moved.
+    pub async fn reply(
+        &self,
+        position: Position,
+        replies: Vec<(String, Content)>,
+    ) -> Result<Vec<Ticket>, SendError> {
+        let shared = &self.handle.shared;
+        for (room, content) in &replies {
+            check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
+            if let Some(level) = shared.nodes.feature_level().filter(|level| content.level() > *level) {
+                return Err(SendError::not_yet(content.level(), level));
+            }
+        }
+        let (waiters, answers): (Vec<_>, Vec<_>) = replies.iter().map(|_| oneshot::channel()).unzip();
+        let mut asked = Some(
+            replies
+                .into_iter()
+                .zip(waiters)
+                .map(|((room, content), waiter)| (room, content, waiter))
+                .collect(),
+        );
+        let (numbers, serial) = loop {
+            let space_freed = shared.space_freed.notified();
+            if let Some(taken) = self.try_reply(position, &mut asked)? {
+                break taken;
+            }
+            space_freed.await;
+        };
+        if serial > 0 {
+            let mut progress = self.handle.progress.clone();
+            progress.wait_for(|done| *done >= serial).await.map_err(|_| SendError::Closed)?;
+            if !shared.lock().requests.has_stored(position.room_id, position.seq) {
+                return Err(SendError::Outbox("the position and the replies were not stored".to_owned()));
+            }
+        }
+        let tickets = numbers.into_iter().zip(answers);
+        Ok(tickets.map(|(request_no, answer)| Ticket { request_no, answer, early: None }).collect())
+    }
+
+    fn try_reply(
+        &self,
+        position: Position,
+        asked: &mut Option<Vec<(String, Content, Waiter)>>,
+    ) -> Result<Option<(Vec<u64>, u64)>, SendError> {
+        let mut wakes = Wakes::default();
+        let mut state = self.handle.shared.lock();
+        if state.closed {
+            return Err(SendError::Closed);
+        }
+        if state.session.is_none() {
+            return Err(SendError::Auth("this client has no session".to_owned()));
+        }
+        let count = asked.as_ref().map_or(0, Vec::len);
+        if count > 0 && state.requests.unsettled_count() + count > OUTBOX_REQUESTS_MAX {
+            return Ok(None);
+        }
+        let Some(replies) = asked.take() else { return Ok(None) };
+        let taken = state.submit_replies(position, replies, &mut wakes);
         drop(state);
         self.handle.shared.wake(wakes);
         Ok(Some(taken))

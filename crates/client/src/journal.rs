@@ -12,13 +12,19 @@ use prost::Message;
 
 use crate::limits::OUTBOX_FRAME_BYTES_MAX;
 
-/// The newest format that this version reads and writes. Format 2 may hold requests that need feature level 2.
-pub(crate) const FORMAT: u32 = 2;
+/// The newest format that this version reads and writes. Format 2 may hold requests that need feature level 2, format 3
+/// the positions of a consumer.
+pub(crate) const FORMAT: u32 = 3;
 
 /// The lowest format that may hold these records, so that earlier versions can read a file whenever that is possible.
 pub(crate) fn format_of(records: &[Record]) -> u32 {
     let holds_action = |record: &Record| matches!(&record.kind, Some(record::Kind::Submit(request)) if matches!(request.content, Some(Content::Action(_))));
-    if records.iter().any(holds_action) { 2 } else { 1 }
+    let holds_position = |record: &Record| matches!(&record.kind, Some(record::Kind::Position(_)));
+    match () {
+        () if records.iter().any(holds_position) => 3,
+        () if records.iter().any(holds_action) => 2,
+        () => 1,
+    }
 }
 
 const MAGIC: [u8; 4] = *b"cvob";
@@ -34,7 +40,7 @@ pub(crate) struct Frame {
 /// One change of the outbox.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Record {
-    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5")]
     pub(crate) kind: Option<record::Kind>,
 }
 
@@ -55,6 +61,10 @@ pub(crate) mod record {
         /// A request is settled.
         #[prost(message, tag = "4")]
         Settled(super::StoredSettled),
+        /// A consumer is done with the events of a room up to here. It stands in one frame with the requests that answer
+        /// the last of them, so a crash keeps both or neither.
+        #[prost(message, tag = "5")]
+        Position(super::StoredPosition),
     }
 }
 
@@ -101,6 +111,15 @@ pub(crate) struct StoredSettled {
     pub(crate) consumed: bool,
 }
 
+/// How far a consumer has come in a room. It does not belong to a session.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StoredPosition {
+    #[prost(uint64, tag = "1")]
+    pub(crate) room_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) seq: u64,
+}
+
 /// Puts records into a frame.
 pub(crate) fn encode(records: Vec<Record>, out: &mut Vec<u8>) {
     let body = Frame { records }.encode_to_vec();
@@ -119,6 +138,8 @@ pub(crate) fn encode(records: Vec<Record>, out: &mut Vec<u8>) {
 pub(crate) struct Recovered {
     pub(crate) session: Option<StoredSession>,
     pub(crate) rooms: BTreeMap<String, RecoveredRoom>,
+    /// The seq of the last event that a consumer is done with, by room id.
+    pub(crate) positions: BTreeMap<u64, u64>,
     /// Length of the good frames in bytes; the rest of the file is an incomplete write.
     pub(crate) good: u64,
 }
@@ -242,6 +263,9 @@ fn apply(to: &mut Recovered, record: Record, at: usize) -> Result<(), ReadError>
                     room.decided = room.decided.max(settled.request_no);
                 }
             }
+        }
+        Some(record::Kind::Position(position)) => {
+            to.positions.insert(position.room_id, position.seq);
         }
         None => return Err(ReadError::Newer(FORMAT + 1)),
     }

@@ -44,6 +44,7 @@ mod error;
 pub mod find;
 mod handle;
 mod journal;
+mod kept;
 pub mod limits;
 mod link;
 mod nodes;
@@ -68,11 +69,13 @@ pub use conclave_core::version::VERSION;
 pub use conclave_net::{CaId, Net, Network};
 pub use error::{CallError, ConnectError, OutboxError, SendError};
 pub use find::Finder;
+pub use kept::Kept;
 pub use raw::{EventView, RawBatch};
 pub use subscription::Subscription;
 pub use ticket::Ticket;
 pub use types::{
-    Ack, Batch, Content, Follow, HistoryQuery, Incoming, Outbox, Pending, Pong, Route, Session, Start, Window,
+    Ack, Batch, Content, Follow, HistoryQuery, Incoming, Outbox, Pending, Pong, Position, Route, Session,
+    Start, Window,
 };
 
 /// The protobuf messages of the API.

@@ -15,7 +15,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use conclave_proto::chat::{SendMessageRequest, send_message_request};
@@ -67,12 +67,24 @@ pub(crate) struct Requests<W> {
     /// The session is being replaced; no request is sent for the first time.
     moving: bool,
     unsettled_count: usize,
+    /// The seq of the last event that a consumer is done with, by room id.
+    positions: BTreeMap<u64, u64>,
+    /// Those of `positions` that are on disk.
+    positions_stored: BTreeMap<u64, u64>,
 }
 
 impl<W> Requests<W> {
     /// An empty outbox. If `durable`, requests are sent only after [`Requests::stored`].
     pub(crate) fn new(durable: bool) -> Self {
-        Self { rooms: Vec::new(), by_name: HashMap::new(), durable, moving: false, unsettled_count: 0 }
+        Self {
+            rooms: Vec::new(),
+            by_name: HashMap::new(),
+            durable,
+            moving: false,
+            unsettled_count: 0,
+            positions: BTreeMap::new(),
+            positions_stored: BTreeMap::new(),
+        }
     }
 
     /// The room of that name.
@@ -129,6 +141,35 @@ impl<W> Requests<W> {
             }
         }
         waiters
+    }
+
+    /// The positions of a consumer, by room id.
+    pub(crate) fn positions(&self) -> &BTreeMap<u64, u64> {
+        &self.positions
+    }
+
+    /// Moves a consumer's position forward.
+    pub(crate) fn reach(&mut self, room_id: u64, seq: u64) {
+        let position = self.positions.entry(room_id).or_default();
+        *position = seq.max(*position);
+        if !self.durable {
+            self.positions_stored.insert(room_id, *position);
+        }
+    }
+
+    /// Records that these positions are on disk.
+    pub(crate) fn positions_stored(&mut self, positions: impl IntoIterator<Item = (u64, u64)>) {
+        self.positions_stored.extend(positions);
+    }
+
+    /// Forgets positions that could not be stored.
+    pub(crate) fn drop_unstored_positions(&mut self) {
+        self.positions.clone_from(&self.positions_stored);
+    }
+
+    /// Whether it is on disk that a consumer has come this far.
+    pub(crate) fn has_stored(&self, room_id: u64, seq: u64) -> bool {
+        self.positions_stored.get(&room_id).is_some_and(|stored| *stored >= seq)
     }
 
     /// Records that the room's requests up to this number are on disk.

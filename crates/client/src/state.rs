@@ -26,7 +26,7 @@ use crate::SendError;
 use crate::limits::{ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX};
 use crate::nodes::Nodes;
 use crate::outbox::{Requests, RoomKey, Settled};
-use crate::types::{Ack, Content, Route, Session};
+use crate::types::{Ack, Content, Position, Route, Session};
 use in_flight::InFlight;
 pub(crate) use queue::{Queue, QueuedBatch};
 
@@ -288,6 +288,7 @@ impl ClientState {
         queue.drop_submitted();
         wakes.failed = Some(SendError::Outbox(why.to_owned()));
         wakes.waiters.extend(self.requests.drop_unstored());
+        self.requests.drop_unstored_positions();
         true
     }
 
@@ -310,6 +311,24 @@ impl ClientState {
             self.enqueue(key, Instant::now(), wakes);
         }
         (number, serial)
+    }
+
+    /// Moves a consumer's position and submits its replies, as one record in the outbox file. Returns the numbers of the
+    /// replies and, with a durable outbox, the serial to wait for (else 0).
+    pub(crate) fn submit_replies(
+        &mut self,
+        position: Position,
+        replies: Vec<(String, Content, Waiter)>,
+        wakes: &mut Wakes,
+    ) -> (Vec<u64>, u64) {
+        let mut numbers = Vec::with_capacity(replies.len());
+        for (room, content, waiter) in replies {
+            numbers.push(self.submit(&room, content, waiter, wakes).0);
+        }
+        self.requests.reach(position.room_id, position.seq);
+        let serial = self.queue.as_mut().map_or(0, |queue| queue.reached(position.room_id, position.seq));
+        wakes.queue |= serial > 0;
+        (numbers, serial)
     }
 
     /// Continues under a new session.

@@ -4,6 +4,7 @@
 //! requests are written together with the next request; they get a sync of their own once there are
 //! `OUTBOX_UNSYNCED_SETTLED_MAX` of them.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -16,7 +17,9 @@ use conclave_proto::chat::{RoomRef, SendMessageRequest};
 use tokio::sync::watch;
 
 use crate::error::{ConnectError, OutboxError};
-use crate::journal::{self, ReadError, Record, Recovered, StoredRoom, StoredSession, StoredSettled, record};
+use crate::journal::{
+    self, ReadError, Record, Recovered, StoredPosition, StoredRoom, StoredSession, StoredSettled, record,
+};
 use crate::limits::OUTBOX_COMPACT_BYTES;
 use crate::outbox::{Requests, RoomKey};
 use crate::shared::SharedState;
@@ -70,10 +73,7 @@ impl OutboxDir {
             .map_err(failed(&path))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed(&path))?;
-        let recovered = journal::read(&bytes).map_err(|error| match error {
-            ReadError::Damaged { offset, what } => OutboxError::Damaged { path: path.clone(), offset, what },
-            ReadError::Newer(version) => OutboxError::Newer { path: path.clone(), version },
-        })?;
+        let recovered = recover(&path, &bytes)?;
         let good = recovered.good;
         if good < bytes.len() as u64 {
             tracing::info!(
@@ -97,6 +97,11 @@ impl OutboxDir {
             },
             recovered,
         ))
+    }
+
+    /// Removes the session and its requests, and keeps a consumer's positions.
+    pub(crate) fn clear(&mut self, recovered: &Recovered) -> Result<(), OutboxError> {
+        self.begin(positions(&recovered.positions).collect())
     }
 
     /// Writes the first records of a new outbox.
@@ -162,6 +167,14 @@ impl OutboxDir {
     }
 }
 
+/// Reads the content of an outbox file.
+pub(crate) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered, OutboxError> {
+    journal::read(bytes).map_err(|error| match error {
+        ReadError::Damaged { offset, what } => OutboxError::Damaged { path: path.to_owned(), offset, what },
+        ReadError::Newer(version) => OutboxError::Newer { path: path.to_owned(), version },
+    })
+}
+
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
@@ -186,6 +199,7 @@ pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Re
             authority: identity.authority.map(|authority| authority.to_string()).unwrap_or_default(),
         })),
     }];
+    records.extend(positions(requests.positions()));
     for room in requests.keys() {
         let name = requests.name(room).to_string();
         let (_, decided_no) = requests.position(room);
@@ -213,12 +227,24 @@ pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Re
     records
 }
 
+/// The records of a consumer's positions.
+pub(crate) fn positions(positions: &BTreeMap<u64, u64>) -> impl Iterator<Item = Record> + '_ {
+    let record = |(&room_id, &seq): (&u64, &u64)| Record {
+        kind: Some(record::Kind::Position(StoredPosition { room_id, seq })),
+    };
+    positions.iter().map(record)
+}
+
 /// Restores the requests of an outbox file. Returns the session, if the file has one.
 pub(crate) fn restore<W>(
     recovered: Recovered,
     authority: Option<CaId>,
     requests: &mut Requests<W>,
 ) -> Option<Identity> {
+    for (&room_id, &seq) in &recovered.positions {
+        requests.reach(room_id, seq);
+    }
+    requests.positions_stored(recovered.positions);
     for (name, room) in recovered.rooms {
         let key = requests.restore_room(&name, room.first, room.decided);
         for (request, settled) in room.requests {
@@ -301,6 +327,7 @@ pub(crate) fn run(shared: &SharedState, mut directory: OutboxDir, progress: &wat
 struct Rewrite {
     records: Vec<Record>,
     marks: Vec<(RoomKey, u64, u64)>,
+    positions: BTreeMap<u64, u64>,
 }
 
 impl Rewrite {
@@ -308,7 +335,8 @@ impl Rewrite {
         let requests = &state.requests;
         let mark = |room| (room, requests.position(room).0 - 1, requests.settled(room));
         let records = snapshot(state.session.as_deref()?, requests);
-        Some(Self { records, marks: requests.keys().map(mark).collect() })
+        let positions = requests.positions().clone();
+        Some(Self { records, marks: requests.keys().map(mark).collect(), positions })
     }
 }
 
@@ -320,6 +348,7 @@ fn append(shared: &SharedState, directory: &mut OutboxDir, taken: QueuedBatch, w
         Ok(()) => {
             let submitted = taken.submitted.into_iter().map(|(room, number)| (room, number, 0));
             let settled = taken.settled.into_iter().map(|(room, number)| (room, 0, number));
+            state.requests.positions_stored(taken.positions);
             state.stored(submitted.chain(settled), wakes);
             true
         }
@@ -342,6 +371,7 @@ fn rewrite(
     let mut state = shared.lock();
     match written {
         Ok(()) => {
+            state.requests.positions_stored(full.positions);
             state.stored(full.marks, wakes);
             None
         }

@@ -120,6 +120,15 @@ pub struct Pending {
     pub content: Content,
 }
 
+/// How far a consumer has come in a room: it is done with the events up to this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The room's id.
+    pub room_id: u64,
+    /// The seq of the last event that it is done with.
+    pub seq: u64,
+}
+
 /// The session of this client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {

@@ -2,7 +2,7 @@
 
 use conclave_proto::chat::{RoomRef, SendMessageRequest};
 
-use crate::journal::{Record, StoredSettled, record};
+use crate::journal::{Record, StoredPosition, StoredSettled, record};
 use crate::limits::OUTBOX_UNSYNCED_SETTLED_MAX;
 use crate::outbox::RoomKey;
 use crate::types::Content;
@@ -15,7 +15,9 @@ pub(crate) struct Queue {
     submitted: Vec<(RoomKey, u64)>,
     /// The settled number of each room once the records are on disk.
     settled: Vec<(RoomKey, u64)>,
-    /// Counts submitted requests. A submitter waits until the writer has reached the serial of its request.
+    /// The positions of a consumer that are among the records.
+    positions: Vec<(u64, u64)>,
+    /// Counts submitted requests and positions. A submitter waits until the writer has reached the serial of its request.
     pub(crate) serial: u64,
     unsynced_settled: u64,
     /// Write a complete new file: numbers or the session changed.
@@ -46,10 +48,22 @@ impl Queue {
         self.unsynced_settled += 1;
     }
 
-    /// Removes the queued requests.
+    /// Queues the position of a consumer. Returns the serial to wait for.
+    pub(crate) fn reached(&mut self, room_id: u64, seq: u64) -> u64 {
+        self.records.push(Record { kind: Some(record::Kind::Position(StoredPosition { room_id, seq })) });
+        self.positions.push((room_id, seq));
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Removes the queued requests and positions.
     pub(crate) fn drop_submitted(&mut self) {
         self.submitted.clear();
-        self.records.retain(|record| !matches!(record.kind, Some(record::Kind::Submit(_))));
+        self.positions.clear();
+        let dropped = |record: &Record| {
+            matches!(record.kind, Some(record::Kind::Submit(_) | record::Kind::Position(_)))
+        };
+        self.records.retain(|record| !dropped(record));
     }
 
     /// Takes everything that waits.
@@ -59,6 +73,7 @@ impl Queue {
             records: std::mem::take(&mut self.records),
             submitted: std::mem::take(&mut self.submitted),
             settled: std::mem::take(&mut self.settled),
+            positions: std::mem::take(&mut self.positions),
         }
     }
 
@@ -67,6 +82,7 @@ impl Queue {
         self.rewrite
             || self.stop
             || !self.submitted.is_empty()
+            || !self.positions.is_empty()
             || self.unsynced_settled >= OUTBOX_UNSYNCED_SETTLED_MAX
     }
 }
@@ -77,4 +93,5 @@ pub(crate) struct QueuedBatch {
     pub(crate) records: Vec<Record>,
     pub(crate) submitted: Vec<(RoomKey, u64)>,
     pub(crate) settled: Vec<(RoomKey, u64)>,
+    pub(crate) positions: Vec<(u64, u64)>,
 }

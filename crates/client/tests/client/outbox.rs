@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use conclave_client::{Client, Content, Outbox, Route, SendError};
+use conclave_client::{Client, Content, Kept, Outbox, Position, Route, SendError};
 use conclave_proto::chat::{Pin, RoomAction, room_action};
 
 use crate::fake::Cluster;
@@ -216,4 +216,52 @@ async fn a_queued_request_is_never_sent_to_another_cluster_at_the_same_address()
     let ack = soon("it is sent once the cluster is back", ticket.wait_for(Duration::from_secs(60))).await;
     assert_eq!(ack.unwrap().request_no, 2);
     client.close().await;
+}
+
+#[tokio::test]
+async fn a_position_and_its_replies_are_kept_together_or_not_at_all() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    let reply = |text: &str| ("general".to_owned(), Content::Text(text.to_owned()));
+    let at = |seq| Position { room_id: 7, seq };
+    let mut lengths = Vec::new();
+    let length = || usize::try_from(std::fs::metadata(dir.path().join("outbox")).unwrap().len()).unwrap();
+    cluster.nodes[0].set(|f| f.dead = true);
+    soon("reply", client.reply(at(3), vec![reply("one"), reply("two")])).await.unwrap();
+    lengths.push(length());
+    soon("nothing to say", client.reply(at(4), vec![])).await.unwrap();
+    lengths.push(length());
+    soon("reply", client.reply(at(5), vec![reply("three")])).await.unwrap();
+    let long = "x".repeat(16 * 1024 + 1);
+    assert!(client.reply(at(6), vec![reply("four"), reply(&long)]).await.is_err());
+    assert_eq!(client.positions()[&7], 5, "a reply that is refused at once moves nothing");
+    drop(client);
+
+    // The file of a crash at each byte.
+    let file = std::fs::read(dir.path().join("outbox")).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    for cut in lengths[0]..=file.len() {
+        std::fs::write(copy.path().join("outbox"), &file[..cut]).unwrap();
+        let kept = Kept::read(copy.path()).await.unwrap();
+        let expected = match cut {
+            _ if cut < lengths[1] => (3, 2),
+            _ if cut < file.len() => (4, 2),
+            _ => (5, 3),
+        };
+        assert_eq!((kept.positions[&7], kept.pending.len()), expected, "cut at {cut}");
+    }
+    cluster.nodes[0].set(|f| f.dead = false);
+    let again = soon("connect", builder(&cluster, copy.path()).connect()).await.unwrap();
+    assert_eq!((soon("flush", again.flush(Duration::from_secs(15))).await, again.positions()[&7]), (0, 5));
+    assert_eq!(cluster.data().texts("general"), ["one", "two", "three"]);
+    again.close().await;
+
+    // To give requests up keeps the position.
+    let dropped = Kept::drop_requests(copy.path()).await.unwrap();
+    assert_eq!((dropped.user.as_str(), dropped.positions.len()), ("ana", 1));
+    let fresh = soon("connect", builder(&cluster, copy.path()).connect()).await.unwrap();
+    assert_eq!((fresh.session().id, fresh.positions()[&7]), (2, 5), "a session of its own");
+    fresh.close().await;
+    assert_eq!(Kept::read(copy.path()).await.unwrap().positions[&7], 5);
 }
