@@ -116,6 +116,9 @@ pub(crate) enum Command {
     /// Follow rooms, across servers, without a gap
     #[command(after_help = TAIL_HELP)]
     Tail(TailArgs),
+    /// Run a command for each message of rooms, and send what it prints as replies, exactly once
+    #[command(after_help = BOT_HELP)]
+    Bot(BotArgs),
     /// Print past events of a room
     #[command(after_help = HISTORY_HELP)]
     History(HistoryArgs),
@@ -198,15 +201,18 @@ pub(crate) struct SendArgs {
 const TAIL_HELP: &str = "\
 Follows until interrupted. When a server dies, it continues on another one at exactly the next event.
 
-With --resume-file the position is written to disk after each printed line: kill the command at any moment, start it \
-again, and every line arrives at least once. A line that was printed right before the kill may be repeated, with the \
-same seq. The first run begins at the room's beginning, or with -n events.
+With --resume-file the position is kept on disk, and the next run continues there. The first run begins at the room's \
+beginning, or with -n events. With --ack a line counts once its consumer says so: it writes `ROOM SEQ` for each line that \
+it is done with, or for the last of several, to this command's stdin. Kill both at any moment, start them again, and every \
+line arrives; one that was not acknowledged comes again, with the same seq. Without --ack a line counts once it is printed: \
+a consumer that is killed loses what it had not read. `conclave bot` does all of it, and replies exactly once.
 
 Examples:
   conclave tail general ops
   conclave tail general -n 50 --no-follow
   conclave tail general --since 1042
-  conclave tail ci --json --resume-file ~/.ci.pos | ./bot";
+  mkfifo acks; conclave tail ci --json --resume-file ci.pos --ack <acks | ./consumer >acks
+  conclave bot ci --exec ./bot                what a consumer that replies wants";
 
 /// `conclave tail`
 #[derive(Debug, ClapArgs)]
@@ -229,9 +235,63 @@ pub(crate) struct TailArgs {
     /// Keep the position in this file and continue from it (at least once)
     #[arg(long, value_name = "FILE")]
     pub(crate) resume_file: Option<PathBuf>,
+    /// Move the position only past lines that the consumer acknowledges on stdin, as `ROOM SEQ`
+    #[arg(long, requires = "resume_file")]
+    pub(crate) ack: bool,
     /// Begin with everything acknowledged before now; needs a quorum
     #[arg(long)]
     pub(crate) linearizable: bool,
+}
+
+const BOT_HELP: &str = "\
+For each message of somebody else, CMD is started by /bin/sh with the message on its stdin: one line, the JSON object of \
+`tail --json`. Each line that it prints is sent to the room of the message, and when it has ended with 0, its replies and \
+the position behind the message are written to disk as one. So each message is answered exactly once, whatever is killed \
+and whenever: a kill before that moment gives the message to CMD again, one after it does not, and the replies are sent. \
+What else CMD does (files, other services) may happen twice.
+
+The first run begins at the room's beginning, or with -n events; later ones continue. A bot is known by its --name: its \
+position is kept in the state directory, and one bot of a name runs at a time. If CMD fails, the bot ends with 1, and the \
+next run begins with the same message.
+
+Examples:
+  conclave bot general --exec ./bot
+  conclave bot general ops -n 0 --name clock --exec 'jq -r .body | grep -x time >/dev/null && date || true'
+  conclave bot ci --json-replies --exec ./ci-bot    each line is {\"text\": \"…\"}, or has another \"room\", too";
+
+/// `conclave bot`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BotArgs {
+    /// The rooms
+    #[arg(required = true, value_parser = parse::room)]
+    pub(crate) rooms: Vec<String>,
+    /// The command to run for each message
+    #[arg(long, value_name = "CMD")]
+    pub(crate) exec: String,
+    /// The name under which the position is kept; give each bot its own
+    #[arg(long, value_name = "NAME", default_value = "bot", value_parser = parse::room)]
+    pub(crate) name: String,
+    /// Begin with this many past events, in the first run
+    #[arg(short = 'n', long = "last", value_name = "N", conflicts_with = "since")]
+    pub(crate) last: Option<u32>,
+    /// Begin after this seq, in the first run; 0 is the beginning
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) since: Option<u64>,
+    /// Run CMD for every event: joins, topics, and what this user has sent, too
+    #[arg(long)]
+    pub(crate) all_events: bool,
+    /// Replies are JSON objects: {\"text\": TEXT, \"room\": ROOM}; without a room they go where the message came from
+    #[arg(long)]
+    pub(crate) json_replies: bool,
+    /// How long CMD may take for one message
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1m")]
+    pub(crate) exec_timeout: Duration,
+    /// Pass over a message for which CMD fails, instead of ending
+    #[arg(long)]
+    pub(crate) skip_failed: bool,
+    /// Stop after the past events
+    #[arg(long)]
+    pub(crate) no_follow: bool,
 }
 
 const HISTORY_HELP: &str = "\

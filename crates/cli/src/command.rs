@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod admin;
+mod bot;
 mod chat;
 mod daemon;
 mod dns;
@@ -48,7 +49,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         other => other,
     };
     let settings = resolve(&args.global, &environment)?;
-    match with_cluster(command, &settings).await {
+    let ended = with_cluster(command, &settings).await;
+    match ended {
         Err(error) => Err(explain(error, &settings).await),
         ended => ended,
     }
@@ -60,6 +62,7 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         Command::Chat(chat) => chat::run(chat, settings.clone()).await,
         Command::Send(send) => send::run(send, settings).await,
         Command::Tail(tail) => tail::run(tail, settings).await,
+        Command::Bot(bot) => bot::run(bot, settings).await,
         Command::History(history) => history::run(&history, settings).await,
         Command::Rooms(rooms) => match rooms.command {
             Some(RoomsCommand::Create(arg)) => rooms::create(&arg.room, settings).await,

@@ -20,6 +20,12 @@ pub(crate) const KNOWN_FILE_BYTES_MAX: u64 = 64 * 1024;
 pub(crate) const CLI_LINES_AHEAD_MAX: usize = 256;
 /// Messages of `send -` in flight.
 pub(crate) const CLI_SENDS_IN_FLIGHT_MAX: usize = STORED_REPLIES_MAX;
+/// Lines that one run of a bot's command may print.
+pub(crate) const BOT_REPLIES_MAX: usize = 256;
+/// Size of what one run of a bot's command may print, bytes.
+pub(crate) const BOT_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
+/// Delay before an outbox that is in use is tried again.
+pub(crate) const LOCKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// A chat shows the user's own message with a clock after it has waited this long for its ack.
 pub(crate) const CHAT_CLOCK_AFTER: Duration = Duration::from_millis(300);
 /// Lines of a chat that wait to be printed; with this many, nothing is read from the network.

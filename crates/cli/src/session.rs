@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use conclave_client::{CaId, Client, ConnectError, Outbox, OutboxError};
+use tokio::time::Instant;
 
 use crate::errors::{no_server, of_connect};
 use crate::exit::{Exit, Failed};
 use crate::identify::{cannot_use, identify};
-use crate::limits::CLI_SLOTS_MAX;
+use crate::limits::{CLI_SLOTS_MAX, LOCKED_AGAIN_AFTER};
 use crate::output;
 use crate::settings::Settings;
 use crate::view::text::safe;
@@ -64,6 +65,34 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     }
     let what = format!("{CLI_SLOTS_MAX} commands of {} are running at the same time", settings.user);
     Err(Failed::new(Exit::Refused, what, "wait for some of them, or give another --state-dir").into())
+}
+
+/// A client with the session of a bot, which has an outbox of its own.
+///
+/// # Errors
+/// As [`open`], or if another bot of this name runs.
+pub(crate) async fn open_bot(settings: &Settings, name: &str) -> anyhow::Result<Client> {
+    let cluster = identify(settings).await?;
+    let id = cluster.id.as_deref().ok_or_else(|| no_server(&cluster.last))?;
+    let dir = user_dir(settings, id).join(format!("bot.{name}"));
+    if !dir.is_dir() {
+        cluster.must_answer()?;
+    }
+    let deadline = Instant::now() + settings.timeout;
+    loop {
+        match open_slot(settings, cluster.authority, dir.clone()).await {
+            Ok(client) => return Ok(client),
+            // Another command may be sending its replies just now.
+            Err(ConnectError::Outbox(OutboxError::Locked { .. })) if Instant::now() < deadline => {
+                tokio::time::sleep(LOCKED_AGAIN_AFTER).await;
+            }
+            Err(ConnectError::Outbox(OutboxError::Locked { .. })) => {
+                let what = format!("a bot of {} with the name {name:?} runs already", settings.user);
+                return Err(Failed::new(Exit::Refused, what, "give each bot its own --name").into());
+            }
+            Err(error) => return Err(of_connect(&error).into()),
+        }
+    }
 }
 
 /// Clients for the slots in which earlier commands left unsent messages. They send by themselves; flush and close them.

@@ -4,15 +4,39 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_client::{Client, Start};
+use conclave_client::{CallError, Client, HistoryQuery, Start};
 use tokio::time::Instant;
 
+use crate::errors::of_call;
 use crate::exit::{Exit, Failed};
 use crate::search::Search;
 use crate::view::text::took;
 
 /// A connection is reported as lost after this long; most are back much sooner.
 const MISSING_AFTER: Duration = Duration::from_secs(1);
+
+/// The ids of rooms by name. A room is named by its name in commands, and by its id in events and positions.
+///
+/// # Errors
+/// If a room does not exist, or, unless `patient`, no server answers.
+pub(super) async fn resolve(
+    client: &Client,
+    rooms: &[String],
+    patient: bool,
+) -> Result<BTreeMap<String, u64>, Failed> {
+    let mut ids = BTreeMap::new();
+    for room in rooms {
+        let id = loop {
+            match client.history(HistoryQuery::newest(room.as_str(), 1)).await {
+                Ok(page) => break page.room_id,
+                Err(CallError::NoServer { .. } | CallError::Unavailable { .. }) if patient => {}
+                Err(error) => return Err(of_call(Some(room), &error)),
+            }
+        };
+        ids.insert(room.clone(), id);
+    }
+    Ok(ids)
+}
 
 /// The position of each followed room.
 #[derive(Debug, Default)]
@@ -69,10 +93,13 @@ impl FollowedRooms {
         self.rooms.entry(room.to_owned()).or_default().last = Some(seq);
     }
 
-    /// The stream has delivered everything up to this seq, even if that was nothing.
-    pub(super) fn reached(&mut self, room: &str, seq: u64) {
+    /// The stream has delivered everything up to this seq, even if that was nothing. Returns whether it has delivered
+    /// an event of the room, or began after one.
+    pub(super) fn reached(&mut self, room: &str, seq: u64) -> bool {
         let position = self.rooms.entry(room.to_owned()).or_default();
+        let begun = position.last.is_some_and(|last| last > 0);
         position.last = position.last.or(Some(seq));
+        begun
     }
 
     /// Whether every room has reached its target.

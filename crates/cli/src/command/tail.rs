@@ -1,20 +1,26 @@
 //! `conclave tail`: follows rooms across servers without a gap.
 
+mod ack;
 mod resume;
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
 use conclave_client::{CallError, Client, Follow, HistoryQuery, Incoming, Start, Subscription};
 use conclave_proto::chat;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::ack::Acks;
 use self::resume::ResumeFile;
 use super::follow::{self, Connection, FollowedRooms};
 use super::line_style;
 use crate::args::TailArgs;
 use crate::errors::{no_server, of_call};
 use crate::exit::{Exit, Failed};
+use crate::input::{Line, stdin_lines};
+use crate::limits::CLI_LINES_AHEAD_MAX;
 use crate::settings::Settings;
 use crate::view::event;
 use crate::{output, session};
@@ -43,23 +49,32 @@ struct Tail<'a> {
     follow: bool,
     positions: FollowedRooms,
     resume: Option<ResumeFile>,
+    /// The ids of the rooms by name.
+    rooms: BTreeMap<String, u64>,
+    /// The acknowledgements of the consumer, and the lines with them, if there are any.
+    acks: Option<(Acks, mpsc::Receiver<std::io::Result<Line>>)>,
     subscription: Subscription,
     connection: Connection,
 }
 
 impl<'a> Tail<'a> {
     async fn new(args: TailArgs, settings: &'a Settings, client: &Client) -> anyhow::Result<Self> {
+        // With a resume file the command runs unattended, and waits for the cluster.
+        let patient = args.resume_file.is_some() && !args.no_follow;
+        let rooms = follow::resolve(client, &args.rooms, patient).await?;
         let resume = match &args.resume_file {
-            Some(path) => Some(ResumeFile::open(path, &client.session().cluster_id)?),
+            Some(path) => Some(ResumeFile::open(path, &client.session().cluster_id, &rooms)?),
             None => None,
         };
+        let acks = if args.ack { Some((Acks::default(), stdin_lines()?)) } else { None };
         let mut positions = FollowedRooms::default();
         let mut follows = Vec::new();
-        for room in &args.rooms {
+        for (room, &id) in &rooms {
             let newest = if args.linearizable { Some(newest(room, client).await?) } else { None };
-            let known = resume.as_ref().and_then(|file| file.position(room));
+            let known = resume.as_ref().and_then(|file| file.position(id));
             let start = start(&args, known, newest);
             positions.begin(room, start, newest);
+            positions.named(id, room);
             follows.push(Follow::room(room.clone()).from(start));
         }
         Ok(Self {
@@ -67,6 +82,8 @@ impl<'a> Tail<'a> {
             follow: !args.no_follow,
             positions,
             resume,
+            rooms,
+            acks,
             subscription: client.subscribe(follows),
             connection: Connection::default(),
         })
@@ -76,7 +93,11 @@ impl<'a> Tail<'a> {
         let deadline = Instant::now() + self.settings.timeout;
         let mut names = pin!(follow::names(client.clone(), Arc::clone(&self.settings.search)));
         let mut named = false;
+        let mut complete = false;
         loop {
+            if complete && self.acks.as_ref().is_none_or(|(acks, _)| acks.complete()) {
+                return Ok(Exit::Ok);
+            }
             let patient = self.connection.ever || self.follow_alone();
             let incoming = tokio::select! {
                 names = &mut names, if !named => {
@@ -84,16 +105,49 @@ impl<'a> Tail<'a> {
                     self.connection.name_nodes(names);
                     continue;
                 }
-                incoming = self.subscription.next() => incoming,
+                ack = next_ack(&mut self.acks) => match ack {
+                    Some(line) => {
+                        self.acknowledged(line?)?;
+                        continue;
+                    }
+                    None => return self.without_consumer(),
+                },
+                incoming = self.subscription.next(), if !complete => incoming,
                 () = tokio::time::sleep_until(deadline), if !patient => {
                     return Err(no_server("no stream could be opened").into());
                 }
             };
-            let done = self.take(incoming.map_err(|e| self.refused(&e))?)?;
-            if done {
-                return Ok(Exit::Ok);
-            }
+            complete = self.take(incoming.map_err(|e| self.refused(&e))?)?;
         }
+    }
+
+    /// Takes the acknowledgements that have come: one sync for all of them.
+    fn acknowledged(&mut self, first: Line) -> anyhow::Result<()> {
+        let Some((acks, lines)) = &mut self.acks else { return Ok(()) };
+        let mut taken = BTreeMap::new();
+        let mut next = Some(first);
+        while let Some(line) = next {
+            let Line::Text(line) = line else {
+                let what = "an acknowledgement is too long, or no text";
+                return Err(Failed::new(Exit::Refused, what, "write ROOM SEQ for each line").into());
+            };
+            taken.extend(acks.take(&line, &self.rooms)?);
+            // The end of the input, and errors, come again with the next wait.
+            next = if taken.len() < CLI_LINES_AHEAD_MAX { lines.try_recv().ok().transpose()? } else { None };
+        }
+        let name = |id: u64| self.positions.name(id, || None);
+        let named: Vec<_> = taken.into_iter().map(|(id, seq)| (id, name(id), seq)).collect();
+        let named: Vec<_> = named.iter().map(|(id, name, seq)| (*id, name.as_str(), *seq)).collect();
+        Ok(self.resume.as_mut().map_or(Ok(()), |file| file.taken(&named))?)
+    }
+
+    /// The consumer has closed its end: it takes nothing more. It may choose to while the command follows.
+    fn without_consumer(&self) -> anyhow::Result<Exit> {
+        if self.follow && self.acks.as_ref().is_some_and(|(acks, _)| acks.any() && acks.complete()) {
+            return Ok(Exit::Ok);
+        }
+        let what = "the consumer has ended before it had acknowledged all lines";
+        Err(Failed::new(Exit::Refused, what, "the next run begins with the first of them").into())
     }
 
     /// Whether to wait for the cluster without a timeout: with a resume file the command runs unattended.
@@ -111,15 +165,14 @@ impl<'a> Tail<'a> {
             Incoming::Event(event) => self.show(&event)?,
             Incoming::CaughtUp { rooms, .. } => {
                 for room in rooms {
-                    self.positions.reached(&room.name, room.seq);
+                    let printed = self.positions.reached(&room.name, room.seq);
                     if let Some(file) =
-                        self.resume.as_mut().filter(|file| file.position(&room.name).is_none())
+                        self.resume.as_mut().filter(|file| !printed && file.position(room.room_id).is_none())
                     {
                         // Records the position although nothing was printed: the next run must print the events that
                         // follow.
-                        file.passed(&room.name, room.seq)?;
+                        file.taken(&[(room.room_id, &room.name, room.seq)])?;
                     }
-                    self.positions.named(room.room_id, &room.name);
                 }
                 if let Some(text) = self.connection.caught_up() {
                     output::note(self.settings.quiet, &text);
@@ -152,15 +205,27 @@ impl<'a> Tail<'a> {
         } else {
             output::line(&event::line(&line_style(self.settings), &room, event, None))?;
         }
-        if let Some(file) = &mut self.resume {
-            // Recorded after the line is printed: a kill in between repeats the line and never skips it.
-            file.passed(&room, event.seq)?;
+        if let Some((acks, _)) = &mut self.acks {
+            acks.printed(event.room_id, event.seq);
+        } else if let Some(file) = &mut self.resume {
+            // Recorded after the line is printed: a kill of this command in between repeats the line and never skips it.
+            file.taken(&[(event.room_id, &room, event.seq)])?;
         }
         Ok(())
     }
 
     fn room(&self, id: u64) -> String {
         self.positions.name(id, || self.subscription.room_name(id))
+    }
+}
+
+/// The next line of the consumer; `None` at its end, and never without acknowledgements.
+async fn next_ack(
+    acks: &mut Option<(Acks, mpsc::Receiver<std::io::Result<Line>>)>,
+) -> Option<std::io::Result<Line>> {
+    match acks {
+        Some((_, lines)) => lines.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -196,6 +261,7 @@ mod tests {
             follow: false,
             no_follow: false,
             resume_file: None,
+            ack: false,
             linearizable: false,
         }
     }

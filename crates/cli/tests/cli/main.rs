@@ -5,6 +5,7 @@
 mod certificates;
 mod clusters;
 mod connections;
+mod consumers;
 mod discovery;
 mod doctor;
 mod everyday;
