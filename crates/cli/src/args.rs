@@ -142,6 +142,9 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Drain a server, or spread the clients
     Admin(admin::AdminArgs),
+    /// List, send or drop the messages that wait on this machine
+    #[command(after_help = OUTBOX_HELP)]
+    Outbox(OutboxArgs),
     /// List the clusters that you use, and choose the one that commands go to
     #[command(after_help = USE_HELP)]
     Use(UseArgs),
@@ -172,8 +175,8 @@ pub(crate) struct RoomArg {
 
 const SEND_HELP: &str = "\
 Prints `#room:seq` for each message once it is on disk at a majority of its replicas. A message that could not be \
-committed within --timeout stays in the outbox on this machine (exit code 5) and is sent, once, by the next command of \
-the same user.
+committed within --timeout stays in the outbox on this machine (exit code 5) and is sent, once, by any command of the same \
+user that reaches the cluster, also one that is already running. `conclave outbox` lists what waits.
 
 Examples:
   conclave send general the build is green
@@ -415,6 +418,40 @@ pub(crate) struct StatusArgs {
     /// Interval of --watch
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1s")]
     pub(crate) every: Duration,
+}
+
+const OUTBOX_HELP: &str = "\
+A message that a majority did not take in time waits in an outbox on this machine. Any command of the same user that \
+reaches the cluster sends it, once, also one that is already running, such as a chat. `drop` gives up what waits for the \
+current cluster: it opens a new session next time, so nothing takes the place of a message; one that was on its way already \
+may have arrived all the same.
+
+Examples:
+  conclave outbox                     lists what waits for any cluster
+  conclave outbox list --json | jq -r .body
+  conclave outbox flush               sends it now: 0 if nothing is left, 5 otherwise
+  conclave outbox drop --yes          never sends it";
+
+/// `conclave outbox`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct OutboxArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<OutboxCommand>,
+}
+
+/// `conclave outbox …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum OutboxCommand {
+    /// List what waits, for every cluster
+    List,
+    /// Send what waits for the current cluster
+    Flush,
+    /// Give up what waits for the current cluster
+    Drop {
+        /// Really give it up
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 const USE_HELP: &str = "\

@@ -9,6 +9,7 @@ mod doctor;
 mod follow;
 mod health;
 mod history;
+mod outbox;
 mod ping;
 mod rooms;
 mod send;
@@ -30,7 +31,7 @@ use crate::errors::explain;
 use crate::exit::Exit;
 use crate::settings::{Environment, Settings, resolve};
 use crate::view::event::LineStyle;
-use crate::{bench, output};
+use crate::{bench, output, session};
 
 /// Runs the command.
 ///
@@ -49,10 +50,27 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         other => other,
     };
     let settings = resolve(&args.global, &environment)?;
-    let ended = with_cluster(command, &settings).await;
+    let sends_leftovers = sends_leftovers(&command);
+    let ended = tokio::select! {
+        ended = with_cluster(command, &settings) => ended,
+        () = session::send_leftovers_forever(&settings), if sends_leftovers => Ok(Exit::Ok),
+    };
+    if ended.is_ok() && sends_leftovers {
+        session::send_leftovers_once(&settings).await;
+    }
     match ended {
         Err(error) => Err(explain(error, &settings).await),
         ended => ended,
+    }
+}
+
+/// Whether the command sends what earlier commands have left, while it runs and at its end.
+fn sends_leftovers(command: &Command) -> bool {
+    match command {
+        // It leaves messages on purpose.
+        Command::Send(send) => !send.no_wait,
+        Command::Outbox(_) | Command::Use(_) | Command::Bench(_) | Command::Doctor => false,
+        _ => true,
     }
 }
 
@@ -76,6 +94,7 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         Command::Ping => ping::run(settings).await,
         Command::Status(status) => status::run(&status, settings).await,
         Command::Admin(args) => admin::run(args, settings).await,
+        Command::Outbox(args) => outbox::run(args.command, settings).await,
         Command::Use(args) => use_cluster::run(&args, settings).await,
         Command::Doctor => doctor::run(settings).await,
         Command::Bench(args) => bench::run(args, settings).await,

@@ -21,8 +21,10 @@ pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
         SendError::Refused { code, message } => of_refusal(Some(room), code, message),
         SendError::Queued(_) => Failed::new(
             Exit::Queued,
-            format!("{error}; it is safe in the outbox and is sent, once, by the next command"),
-            STATUS,
+            format!(
+                "{error}; it is safe in the outbox and is sent, once, by the next command that reaches the cluster"
+            ),
+            "conclave outbox flush; `conclave status` shows the cluster",
         ),
         SendError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), NO_SESSION),
         SendError::Outbox(_) => Failed::new(

@@ -24,6 +24,10 @@ pub(crate) const CLI_SENDS_IN_FLIGHT_MAX: usize = STORED_REPLIES_MAX;
 pub(crate) const BOT_REPLIES_MAX: usize = 256;
 /// Size of what one run of a bot's command may print, bytes.
 pub(crate) const BOT_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
+/// Outboxes of one user in one cluster that are looked at.
+pub(crate) const OUTBOXES_MAX: usize = 1024;
+/// Interval at which a running command looks for messages that other commands have left.
+pub(crate) const LEFTOVERS_INTERVAL: Duration = Duration::from_secs(5);
 /// Delay before an outbox that is in use is tried again.
 pub(crate) const LOCKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// A chat shows the user's own message with a clock after it has waited this long for its ack.

@@ -8,16 +8,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use conclave_client::{CaId, Client, ConnectError, Outbox, OutboxError};
+use conclave_client::{CaId, Client, ConnectError, Kept, Outbox, OutboxError};
 use tokio::time::Instant;
 
 use crate::errors::{no_server, of_connect};
 use crate::exit::{Exit, Failed};
-use crate::identify::{cannot_use, identify};
-use crate::limits::{CLI_SLOTS_MAX, LOCKED_AGAIN_AFTER};
+use crate::identify::{Identified, cannot_use, identify};
+use crate::known::is_cluster_id;
+use crate::limits::{CLI_SLOTS_MAX, LEFTOVERS_INTERVAL, LOCKED_AGAIN_AFTER, OUTBOXES_MAX};
 use crate::output;
 use crate::settings::Settings;
-use crate::view::text::safe;
+use crate::view::text::{count, safe};
 
 /// A client without a session, which works without a majority.
 ///
@@ -93,6 +94,111 @@ pub(crate) async fn open_bot(settings: &Settings, name: &str) -> anyhow::Result<
             Err(error) => return Err(of_connect(&error).into()),
         }
     }
+}
+
+/// The names and directories of the user's outboxes in a cluster.
+pub(crate) fn outboxes(settings: &Settings, cluster_id: &str) -> Vec<(String, PathBuf)> {
+    if !is_cluster_id(cluster_id) {
+        return Vec::new();
+    }
+    let Ok(entries) = fs::read_dir(user_dir(settings, cluster_id)) else { return Vec::new() };
+    let named = entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        entry
+            .path()
+            .join("outbox")
+            .is_file()
+            .then(|| Some((entry.file_name().into_string().ok()?, entry.path())))?
+    });
+    let mut found: Vec<_> = named.take(OUTBOXES_MAX).collect();
+    found.sort();
+    found
+}
+
+/// The outboxes of the command's cluster in which messages wait, and how many.
+async fn waiting_in(settings: &Settings) -> Vec<(PathBuf, usize)> {
+    let Some(id) = settings.identified.get().and_then(|cluster| cluster.id.clone()) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (_, dir) in outboxes(settings, &id) {
+        // `conclave outbox list` reports an outbox that cannot be read.
+        match Kept::read(&dir).await {
+            Ok(kept) if !kept.pending.is_empty() => found.push((dir, kept.pending.len())),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The number of the user's messages that wait for the command's cluster on this machine.
+pub(crate) async fn waiting(settings: &Settings) -> usize {
+    waiting_in(settings).await.iter().map(|(_, count)| count).sum()
+}
+
+/// Sends what earlier commands have left, if the cluster has a majority. Returns the number of messages that still wait,
+/// without those of commands that run and send them themselves.
+pub(crate) async fn send_leftovers(settings: &Settings, patience: Duration) -> usize {
+    let deadline = Instant::now() + patience;
+    let waiting = waiting_in(settings).await;
+    let Some(cluster) = settings.identified.get().filter(|_| !waiting.is_empty()) else { return 0 };
+    if !has_majority(settings, cluster, patience).await {
+        return waiting.iter().map(|(_, count)| count).sum();
+    }
+    let mut left = 0;
+    for (dir, count) in waiting {
+        match open_slot(settings, cluster.authority, dir).await {
+            Ok(client) => {
+                left += client.flush(deadline.saturating_duration_since(Instant::now())).await;
+                client.close().await;
+            }
+            Err(ConnectError::Outbox(OutboxError::Locked { .. })) => {}
+            Err(_) => left += count,
+        }
+    }
+    left
+}
+
+/// Sends what earlier commands have left, again and again while a command runs.
+pub(crate) async fn send_leftovers_forever(settings: &Settings) {
+    loop {
+        tokio::time::sleep(LEFTOVERS_INTERVAL).await;
+        send_leftovers(settings, LEFTOVERS_INTERVAL).await;
+    }
+}
+
+/// Sends what earlier commands have left, at the end of a command that the cluster has answered.
+pub(crate) async fn send_leftovers_once(settings: &Settings) {
+    if settings.identified.get().is_none_or(|cluster| cluster.answered.is_none()) {
+        return;
+    }
+    let before = waiting(settings).await;
+    if before > 0 {
+        note_leftover(settings, before, send_leftovers(settings, settings.timeout).await);
+    }
+}
+
+/// Says how many messages of earlier commands were sent.
+pub(crate) fn note_leftover(settings: &Settings, before: usize, left: usize) {
+    let sent = before.saturating_sub(left) as u64;
+    if sent > 0 {
+        output::note(settings.quiet, &format!("{} from an earlier command sent too", count(sent, "message")));
+    }
+}
+
+/// Whether every room can be written to. An outbox is not taken from the next command before that: its order counts.
+async fn has_majority(settings: &Settings, cluster: &Identified, patience: Duration) -> bool {
+    let mut builder = Client::builder().finder(settings.search.finder()).patience(patience);
+    if let Some(authority) = cluster.authority {
+        builder = builder.authority(authority);
+    }
+    if let Some(id) = &cluster.id {
+        builder = builder.cluster(id);
+    }
+    let Ok(observer) = builder.observe().await else { return false };
+    let status = observer.status().await;
+    observer.close().await;
+    status.is_ok_and(|status| status.can_lose >= 0)
 }
 
 /// Clients for the slots in which earlier commands left unsent messages. They send by themselves; flush and close them.

@@ -37,18 +37,11 @@ pub(super) async fn run(args: SendArgs, settings: &Settings) -> anyhow::Result<E
     for other in leftovers {
         let before = other.pending_count();
         let left = other.flush(patience).await;
-        note_leftover(settings, before, left);
+        session::note_leftover(settings, before, left);
         other.close().await;
     }
     client.close().await;
     result
-}
-
-fn note_leftover(settings: &Settings, before: usize, left: usize) {
-    let sent = before.saturating_sub(left) as u64;
-    if sent > 0 {
-        output::note(settings.quiet, &format!("{} from an earlier command sent too", count(sent, "message")));
-    }
 }
 
 async fn send(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {

@@ -3,18 +3,29 @@
 use std::io::{IsTerminal as _, stdout};
 
 use conclave_client::Client;
+use serde::Serialize;
 
 use crate::args::StatusArgs;
 use crate::errors::{no_server, of_call};
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::view::status::{json, page};
+use crate::view::text::count;
 use crate::{output, session};
 
 /// Moves to the top of the screen. The page then overwrites the last one, without a flicker.
 const HOME: &str = "\x1b[H";
 const CLEAR_BELOW: &str = "\x1b[J";
 const CLEAR_SCREEN: &str = "\x1b[2J";
+
+/// The state, and what waits for the cluster on this machine.
+#[derive(Debug, Serialize)]
+struct WithOutbox<T> {
+    #[serde(flatten)]
+    status: T,
+    /// The number of the user's messages.
+    waiting_here: usize,
+}
 
 /// Shows the state once, or repeatedly.
 ///
@@ -48,14 +59,23 @@ async fn show(settings: &Settings, client: &Client, redraw: bool) -> anyhow::Res
         conclave_client::CallError::NoServer { last, .. } => no_server(last),
         other => of_call(None, other),
     })?;
+    let waiting = session::waiting(settings).await;
+    let page = || {
+        let mut page = page(settings.style, &status);
+        if waiting > 0 {
+            let (messages, user) = (count(waiting as u64, "message"), &settings.user);
+            page.push_str(&format!("{messages} of {user} waiting on this machine: conclave outbox list\n"));
+        }
+        page
+    };
     if settings.json {
-        output::json(&json(&status))?;
+        output::json(&WithOutbox { status: json(&status), waiting_here: waiting })?;
     } else if redraw {
         // Each line clears the rest of the old one.
-        let text = page(settings.style, &status).replace('\n', "\x1b[K\n");
+        let text = page().replace('\n', "\x1b[K\n");
         output::block(&format!("{HOME}{text}{CLEAR_BELOW}"))?;
     } else {
-        output::block(&page(settings.style, &status))?;
+        output::block(&page())?;
     }
     Ok(if status.healthy { Exit::Ok } else { Exit::Refused })
 }

@@ -15,6 +15,7 @@ mod harness;
 mod kills;
 mod levels;
 mod logs;
+mod outbox;
 mod refusal;
 mod rolling;
 mod tls;
