@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use anyhow::Context as _;
 use serde::Serialize;
 
+use crate::exit::is_broken_pipe;
+
 /// Writes one line of data and flushes it, so that the reader of a pipe gets it at once.
 ///
 /// # Errors
@@ -23,7 +25,33 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// As [`line()`].
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    line(&serde_json::to_string(value).context("failed to encode the output")?)
+    line(&harmless(&serde_json::to_string(value).context("failed to encode the output")?))
+}
+
+/// JSON in which no text of other people can command a terminal: control characters and overrides of the writing direction
+/// are escaped. The values stay the same.
+pub(crate) fn harmless(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Writes what a command has done: one line, or one JSON object. What became of the work decides the exit code, so a failure
+/// to write is only a note, and none at all if nobody reads.
+pub(crate) fn done<T: Serialize>(as_json: bool, value: &T, text: &str) {
+    let written = if as_json { json(value) } else { line(text) };
+    if let Err(failed) = written
+        && !is_broken_pipe(&failed)
+    {
+        error(&format!("conclave: it is done, but the output cannot be written: {failed:#}"));
+    }
 }
 
 /// Writes text of one or more lines that ends with a line feed.
@@ -47,4 +75,21 @@ pub(crate) fn error(text: &str) {
     let mut stderr = io::stderr().lock();
     // A closed stderr cannot be reported anywhere.
     let _ = writeln!(stderr, "{text}").and_then(|()| stderr.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_no_character_that_commands_a_terminal_and_keeps_its_values() {
+        let text = "a\x1b[2J\u{9b}2J\u{9d}\u{7f}\u{85}\u{202e}\u{2066}\u{2028}é日";
+        let json = harmless(&serde_json::to_string(text).unwrap());
+        assert!(
+            !json.chars().any(|c| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}')),
+            "{json:?}"
+        );
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        assert!(json.contains("é日"));
+    }
 }

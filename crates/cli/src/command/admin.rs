@@ -54,11 +54,8 @@ async fn drain(node: String, force: bool, tokens: &Tokens, settings: &Settings) 
         admin.drain(DrainRequest { node: node.clone(), force }).await
     });
     let DrainResponse { still_leads, clients } = answer.await?;
-    if settings.json {
-        output::json(&Drained { node: &node, still_leads, clients })?;
-    } else {
-        output::line(&drained(&node, still_leads, clients))?;
-    }
+    let json = Drained { node: &node, still_leads, clients };
+    output::done(settings.json, &json, &drained(&node, still_leads, clients));
     Ok(if still_leads + clients == 0 { Exit::Ok } else { Exit::Refused })
 }
 
@@ -97,21 +94,22 @@ async fn rebalance(tokens: &Tokens, settings: &Settings) -> anyhow::Result<Exit>
         admin.rebalance(RebalanceRequest {}).await
     });
     let RebalanceResponse { moves } = answer.await?;
-    if settings.json {
-        let json = |from, to, sessions| JsonMove { from, to, sessions };
-        let moves = moves.iter().map(|one| json(&one.from, &one.to, one.sessions)).collect();
-        output::json(&Moved { moves })?;
-        return Ok(Exit::Ok);
-    }
-    if moves.is_empty() {
-        output::line("the clients are spread evenly already")?;
-    }
-    for one in &moves {
-        let to: Vec<String> = one.to.iter().map(|name| safe(name, "")).collect();
-        let clients = count(one.sessions.into(), "client");
-        output::line(&format!("{} sends {clients} to {}", safe(&one.from, ""), to.join(", ")))?;
-    }
+    let json = |from, to, sessions| JsonMove { from, to, sessions };
+    let json = Moved { moves: moves.iter().map(|one| json(&one.from, &one.to, one.sessions)).collect() };
+    output::done(settings.json, &json, &rebalanced(&json.moves));
     Ok(Exit::Ok)
+}
+
+/// The moves of clients, a line each.
+fn rebalanced(moves: &[JsonMove<'_>]) -> String {
+    let line = |one: &JsonMove<'_>| {
+        let to: Vec<String> = one.to.iter().map(|name| safe(name, "")).collect();
+        format!("{} sends {} to {}", safe(one.from, ""), count(one.sessions.into(), "client"), to.join(", "))
+    };
+    if moves.is_empty() {
+        return "the clients are spread evenly already".to_owned();
+    }
+    moves.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Where the admin token comes from.

@@ -182,6 +182,11 @@ impl Chat {
                 self.dim("Ctrl-C again or /quit leaves").await?;
             }
             Input::End => self.end(),
+            Input::Broken(why) => {
+                self.bad(&format!("the input cannot be read: {why}")).await?;
+                self.refused = Some(Exit::Refused);
+                self.end();
+            }
         }
         Ok(())
     }

@@ -117,11 +117,8 @@ async fn flush(settings: &Settings) -> anyhow::Result<Exit> {
     let before = session::waiting(settings).await;
     let left = session::send_leftovers(settings, settings.timeout).await;
     let sent = before.saturating_sub(left) as u64;
-    if settings.json {
-        output::json(&serde_json::json!({ "sent": sent, "waiting": left }))?;
-    } else {
-        output::line(&format!("{} sent, {left} waiting", count(sent, "message")))?;
-    }
+    let json = serde_json::json!({ "sent": sent, "waiting": left });
+    output::done(settings.json, &json, &format!("{} sent, {left} waiting", count(sent, "message")));
     Ok(if left == 0 { Exit::Ok } else { Exit::Queued })
 }
 
@@ -143,11 +140,8 @@ async fn drop_all(yes: bool, settings: &Settings) -> anyhow::Result<Exit> {
         })?;
         dropped += kept.pending.len();
     }
-    if settings.json {
-        output::json(&serde_json::json!({ "dropped": dropped }))?;
-    } else {
-        output::line(&format!("{} dropped", count(dropped as u64, "message")))?;
-    }
+    let json = serde_json::json!({ "dropped": dropped });
+    output::done(settings.json, &json, &format!("{} dropped", count(dropped as u64, "message")));
     Ok(Exit::Ok)
 }
 

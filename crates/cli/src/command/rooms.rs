@@ -82,11 +82,9 @@ pub(super) async fn create(room: &str, settings: &Settings) -> anyhow::Result<Ex
     let made = client.create_room(room).await.map_err(|e| of_call(Some(room), &e));
     client.close().await;
     let made = made?;
-    if settings.json {
-        output::json(&serde_json::json!({ "room": room, "id": made.room_id, "created": made.created }))?;
-    } else {
-        output::line(&format!("#{room}{}", if made.created { "" } else { " (was there already)" }))?;
-    }
+    let json = serde_json::json!({ "room": room, "id": made.room_id, "created": made.created });
+    let text = format!("#{room}{}", if made.created { "" } else { " (was there already)" });
+    output::done(settings.json, &json, &text);
     Ok(Exit::Ok)
 }
 
@@ -134,19 +132,16 @@ async fn change(room: &str, content: Content, settings: &Settings) -> anyhow::Re
 async fn decide(room: &str, content: Content, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
     let mut ticket: Ticket = client.submit(room, content).await.map_err(|e| of_send(room, &e))?;
     let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send(room, &e))?;
-    if settings.json {
-        output::json(&serde_json::json!({
-            "room": room,
-            "seq": ack.seq,
-            "time_ms": ack.time_ms,
-            "duplicate": ack.duplicate,
-            "changed": ack.seq != 0,
-        }))?;
-    } else if ack.seq == 0 {
-        output::line(&format!("#{room} (nothing to change)"))?;
-    } else {
-        output::line(&format!("#{room}:{}", ack.seq))?;
-    }
+    let json = serde_json::json!({
+        "room": room,
+        "seq": ack.seq,
+        "time_ms": ack.time_ms,
+        "duplicate": ack.duplicate,
+        "changed": ack.seq != 0,
+    });
+    let text =
+        if ack.seq == 0 { format!("#{room} (nothing to change)") } else { format!("#{room}:{}", ack.seq) };
+    output::done(settings.json, &json, &text);
     Ok(Exit::Ok)
 }
 

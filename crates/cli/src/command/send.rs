@@ -64,17 +64,15 @@ async fn send(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::
 /// Waits for the ack and prints room and seq.
 async fn print_ack(args: &SendArgs, settings: &Settings, mut ticket: Ticket) -> anyhow::Result<()> {
     let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send(&args.room, &e))?;
-    if settings.json {
-        output::json(&Json {
-            room: &args.room,
-            seq: ack.seq,
-            time_ms: ack.time_ms,
-            request_no: ack.request_no,
-            duplicate: ack.duplicate,
-        })
-    } else {
-        output::line(&place(&args.room, &ack))
-    }
+    let json = Json {
+        room: &args.room,
+        seq: ack.seq,
+        time_ms: ack.time_ms,
+        request_no: ack.request_no,
+        duplicate: ack.duplicate,
+    };
+    output::done(settings.json, &json, &place(&args.room, &ack));
+    Ok(())
 }
 
 /// `#room:seq`, or `#room:?` if the cluster no longer keeps the reply; the message was decided in either case.

@@ -1,5 +1,6 @@
 //! Everyday commands: sending, reading, status, chat.
 
+use std::io::Write as _;
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -193,5 +194,35 @@ fn a_reader_with_a_resume_file_misses_nothing() {
     assert_eq!(seen[0], 1);
     let wrong = up.run(&["tail", "general", "--no-follow", "--resume-file", "/nowhere/pos"]).expect(1);
     assert!(wrong.err.contains("/nowhere/pos"), "{wrong:#?}");
+    up.stop();
+}
+
+#[test]
+fn what_became_of_the_work_decides_the_exit_code_and_not_who_reads_the_output() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "1", "--nodes", "1"]);
+    // The reader of the places goes away after the first.
+    let mut send = up.command(&["send", "general", "-"]);
+    let mut send = send.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = send.stdin.take().unwrap();
+    drop(send.stdout.take());
+    for line in 0..2_000 {
+        writeln!(stdin, "line {line}").unwrap();
+    }
+    drop(stdin);
+    let sent = finish(send).expect(0);
+    assert_eq!(sent.err, "");
+    let history = up.run(&["history", "general", "-n", "5000", "--json", "--linearizable"]).expect(0);
+    assert_eq!(history.json().iter().filter(|event| event["kind"] == "message").count(), 2_000);
+
+    // A full disk at the output is no failure of what was done.
+    for args in
+        [&["create", "ops"][..], &["send", "ops", "x"], &["topic", "ops", "x"], &["admin", "rebalance"]]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let ran = finish(up.command(args).stdout(full).spawn().unwrap());
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:#?}");
+        assert!(ran.err.contains("it is done, but the output cannot be written"), "{args:?}: {ran:#?}");
+    }
     up.stop();
 }

@@ -30,6 +30,9 @@ const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
 /// The assumed width of a terminal that does not report one, columns.
 const COLUMNS: usize = 80;
 
+/// Bytes that are no UTF-8 one after the other, with which the input counts as broken.
+const WRONG_BYTES_MAX: usize = 1_024;
+
 /// One input of the user.
 #[derive(Debug)]
 pub(super) enum Input {
@@ -40,6 +43,8 @@ pub(super) enum Input {
     Interrupt,
     /// Ctrl-D, or the end of piped input.
     End,
+    /// The input cannot be read any more, with the reason.
+    Broken(String),
 }
 
 /// The inputs of the user.
@@ -82,9 +87,10 @@ impl Screen {
                     Some(Ok(Line::Text(text))) => Input::Line(text),
                     Some(Ok(Line::TooLong)) => Input::Wrong("the line is longer than 16 KiB; split it"),
                     Some(Ok(Line::NotText)) => Input::Wrong("the line is not UTF-8"),
-                    Some(Err(_)) | None => Input::End,
+                    Some(Err(error)) => Input::Broken(error.to_string()),
+                    None => Input::End,
                 };
-                let end = matches!(next, Input::End);
+                let end = matches!(next, Input::End | Input::Broken(_));
                 if to_loop.blocking_send(next).is_err() || end {
                     return;
                 }
@@ -107,6 +113,7 @@ impl Screen {
         let shared = Arc::clone(&prompt);
         let (resume_input, moved) = sync_channel(1);
         std::thread::Builder::new().name("editor".to_owned()).spawn(move || {
+            let mut wrong = 0;
             loop {
                 let prompt = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let next = match editor.readline(&prompt) {
@@ -116,12 +123,20 @@ impl Screen {
                         Input::Line(line)
                     }
                     Err(ReadlineError::Interrupted) => Input::Interrupt,
-                    Err(_) => Input::End,
+                    Err(ReadlineError::Eof) => Input::End,
+                    // A byte that is no UTF-8 was typed or pasted. The editor has dropped the line.
+                    Err(ReadlineError::Io(error))
+                        if error.kind() == io::ErrorKind::InvalidData && wrong < WRONG_BYTES_MAX =>
+                    {
+                        Input::Wrong("what was typed is not UTF-8; the line is dropped, type it again")
+                    }
+                    Err(error) => Input::Broken(error.to_string()),
                 };
+                wrong = if matches!(next, Input::Wrong(_)) { wrong + 1 } else { 0 };
                 // After this the terminal must not be used again.
                 let (moves, end) = match &next {
                     Input::Line(line) => (typed(line).moves(), typed(line) == Typed::Quit),
-                    Input::End => (false, true),
+                    Input::End | Input::Broken(_) => (false, true),
                     Input::Interrupt | Input::Wrong(_) => (false, false),
                 };
                 if to_loop.blocking_send(next).is_err() || end || (moves && moved.recv().is_err()) {
@@ -208,13 +223,13 @@ fn erase(prompt: &str, line: &str) {
     let columns = if columns == 0 { COLUMNS } else { columns };
     let mut out = io::stdout().lock();
     // A failure only leaves the line on the screen.
-    let _ = write!(out, "\x1b[{}A\r\x1b[J", rows(width(prompt) + width(line), columns))
-        .and_then(|()| out.flush());
+    let _ =
+        write!(out, "\x1b[{}A\r\x1b[J", rows(&format!("{prompt}{line}"), columns)).and_then(|()| out.flush());
 }
 
-/// The number of rows that text of this width takes.
-fn rows(width: usize, columns: usize) -> usize {
-    width.div_ceil(columns).max(1)
+/// The number of rows that text takes, which may have several lines.
+fn rows(text: &str, columns: usize) -> usize {
+    text.split('\n').map(|line| width(line).div_ceil(columns).max(1)).sum()
 }
 
 #[cfg(test)]
@@ -223,8 +238,10 @@ mod tests {
 
     #[test]
     fn long_lines_take_several_rows() {
-        assert_eq!(rows(0, 80), 1);
-        assert_eq!(rows(80, 80), 1);
-        assert_eq!(rows(81, 80), 2);
+        assert_eq!(rows("", 80), 1);
+        assert_eq!(rows(&"x".repeat(80), 80), 1);
+        assert_eq!(rows(&"x".repeat(81), 80), 2);
+        assert_eq!(rows("#ops> first\nsecond\nthird", 80), 3);
+        assert_eq!(rows(&format!("> \n{}", "x".repeat(81)), 80), 3);
     }
 }
