@@ -237,6 +237,8 @@ mod tests {
         assert_eq!(made(now()), 12);
         assert_eq!(made(now() + 59 * DAY), 0);
         assert_eq!(made(now() + 61 * DAY), 12);
+        assert_eq!(made(now()), 12, "a clock that was ahead is set right");
+        assert_eq!(made(now()), 0);
         // node10 comes second in the order of the names.
         let identity = |name| Credentials::read(&dir.path().join(name)).unwrap().identity();
         assert_eq!(

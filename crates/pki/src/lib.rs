@@ -81,12 +81,14 @@ impl Validity {
         der::validity(&certificate).ok_or_else(|| damaged("its validity cannot be read".to_owned()))
     }
 
-    /// Whether a certificate is due for renewal: two thirds of its validity are over.
+    /// Whether a certificate is due for renewal: two thirds of its validity are over, or it is not valid yet, as after it was
+    /// issued while the clock was ahead.
     #[must_use]
     pub fn is_due(&self, now: SystemTime) -> bool {
         let lifetime = self.not_after.duration_since(self.not_before).unwrap_or_default();
         // An overflow or a validity that ends before it begins is due.
-        self.not_before.checked_add(lifetime * 2 / 3).is_none_or(|due| now >= due)
+        now < self.not_before
+            || self.not_before.checked_add(lifetime * 2 / 3).is_none_or(|due| now >= due)
     }
 }
 
@@ -102,7 +104,8 @@ mod tests {
     fn a_certificate_is_due_from_two_thirds_of_its_validity_on() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         let validity = Validity { not_before: at(1_000), not_after: at(1_900) };
-        assert!(!validity.is_due(at(0)));
+        assert!(validity.is_due(at(999)), "nobody believes it yet");
+        assert!(!validity.is_due(at(1_000)));
         assert!(!validity.is_due(at(1_599)));
         assert!(validity.is_due(at(1_600)));
         assert!(validity.is_due(at(5_000)));
@@ -115,7 +118,7 @@ mod tests {
         fn once_due_a_certificate_stays_due(from in 0u64..1 << 40, lifetime in 0u64..1 << 36, now in 0u64..1 << 41) {
             let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
             let validity = Validity { not_before: at(from), not_after: at(from + lifetime) };
-            prop_assert!(!validity.is_due(at(now)) || validity.is_due(at(now + 1)));
+            prop_assert!(now < from || !validity.is_due(at(now)) || validity.is_due(at(now + 1)));
             prop_assert!(validity.is_due(validity.not_after));
         }
     }
