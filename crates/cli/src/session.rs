@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use conclave_client::{CaId, Client, ConnectError, Kept, Outbox, OutboxError};
+use conclave_client::{Client, ConnectError, Kept, Outbox, OutboxError};
 use tokio::time::Instant;
 
 use crate::errors::{no_server, of_connect};
@@ -58,7 +58,7 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     }
     fs::create_dir_all(&dir).map_err(|error| cannot_use(&dir, &error))?;
     for slot in 0..CLI_SLOTS_MAX {
-        match open_slot(settings, cluster.authority, dir.join(slot.to_string())).await {
+        match open_slot(settings, cluster, dir.join(slot.to_string())).await {
             Ok(client) => return Ok(client),
             Err(ConnectError::Outbox(OutboxError::Locked { .. })) => {}
             Err(error) => return Err(of_connect(&error).into()),
@@ -81,7 +81,7 @@ pub(crate) async fn open_bot(settings: &Settings, name: &str) -> anyhow::Result<
     }
     let deadline = Instant::now() + settings.timeout;
     loop {
-        match open_slot(settings, cluster.authority, dir.clone()).await {
+        match open_slot(settings, cluster, dir.clone()).await {
             Ok(client) => return Ok(client),
             // Another command may be sending its replies just now.
             Err(ConnectError::Outbox(OutboxError::Locked { .. })) if Instant::now() < deadline => {
@@ -147,7 +147,7 @@ pub(crate) async fn send_leftovers(settings: &Settings, patience: Duration) -> u
     }
     let mut left = 0;
     for (dir, count) in waiting {
-        match open_slot(settings, cluster.authority, dir).await {
+        match open_slot(settings, cluster, dir).await {
             Ok(client) => {
                 left += client.flush(deadline.saturating_duration_since(Instant::now())).await;
                 client.close().await;
@@ -202,17 +202,18 @@ async fn has_majority(settings: &Settings, cluster: &Identified, patience: Durat
 }
 
 /// Clients for the slots in which earlier commands left unsent messages. They send by themselves; flush and close them.
-pub(crate) async fn leftovers(settings: &Settings, main: &Client) -> Vec<Client> {
-    let dir = user_dir(settings, &main.session().cluster_id);
-    let authority = settings.identified.get().and_then(|cluster| cluster.authority);
+pub(crate) async fn leftovers(settings: &Settings) -> Vec<Client> {
     let mut found = Vec::new();
+    // The cluster is the one that the servers were judged by, not the one that a server names in its answers.
+    let Some(cluster) = settings.identified.get() else { return found };
+    let Some(dir) = cluster.id.as_deref().map(|id| user_dir(settings, id)) else { return found };
     for slot in 0..CLI_SLOTS_MAX {
         let slot = dir.join(slot.to_string());
         if !slot.is_dir() {
             break;
         }
         // The slot is locked by this or another running command, which sends its messages.
-        let Ok(client) = open_slot(settings, authority, slot).await else { continue };
+        let Ok(client) = open_slot(settings, cluster, slot).await else { continue };
         if client.pending_count() > 0 {
             found.push(client);
         } else {
@@ -224,14 +225,15 @@ pub(crate) async fn leftovers(settings: &Settings, main: &Client) -> Vec<Client>
 
 async fn open_slot(
     settings: &Settings,
-    authority: Option<CaId>,
+    cluster: &Identified,
     dir: PathBuf,
 ) -> Result<Client, ConnectError> {
-    let builder = match authority {
+    let builder = match cluster.authority {
         Some(authority) => Client::builder().authority(authority),
         None => Client::builder(),
     };
     builder
+        .cluster(cluster.id.clone().unwrap_or_default())
         .finder(settings.search.finder())
         .user(settings.user.clone())
         .client_name(client_name())

@@ -112,7 +112,8 @@ impl Builder {
     }
 
     /// Uses only nodes of the cluster with this id. Without TLS a node is asked for its cluster before anything else is said
-    /// to it; that is no proof, but keeps clusters apart that share addresses over time. A durable outbox keeps the id.
+    /// to it; that is no proof, but keeps clusters apart that share addresses over time. A durable outbox keeps the id. A
+    /// session of another cluster is neither opened nor restored.
     #[must_use]
     pub fn cluster(mut self, id: impl Into<String>) -> Self {
         self.cluster = Some(id.into());
@@ -158,6 +159,9 @@ impl Builder {
                 return Err(opened.other_user(&identity.session.user).into());
             }
             if let Some(identity) = &identity {
+                if !identity.session.cluster_id.is_empty() {
+                    nodes.check_session(&identity.session.cluster_id)?;
+                }
                 nodes.expect(&identity.session.cluster_id);
             }
             state.session = identity.map(Arc::new);

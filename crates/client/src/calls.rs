@@ -124,7 +124,8 @@ impl Caller {
         }
     }
 
-    /// Opens a session. If two raced nodes both open one, the second session stays unused.
+    /// Opens a session. If two raced nodes both open one, the second session stays unused. A session of another cluster than
+    /// the expected one is refused.
     pub(crate) async fn open_session(
         &self,
         user: &str,
@@ -134,6 +135,7 @@ impl Caller {
         let question = chat::OpenSessionRequest { user: user.to_owned(), client: client.to_owned() };
         let call = |mut chat: Chat, request| async move { chat.open_session(request).await };
         let answer = self.call(patience, question, call).await?;
+        self.shared.nodes.check_session(&answer.cluster_id)?;
         self.shared.nodes.observe_level(answer.feature_level);
         let session = Session {
             id: answer.session_id,

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
+use crate::error::CallError;
 use crate::find::Found;
 use crate::limits::{
     AVOID_FULL_NODE, AVOID_LEAVING_NODE, CLIENT_CONNECT_TIMEOUT, CLIENT_CONNECTION_WINDOW_BYTES,
@@ -33,6 +34,8 @@ pub(crate) type Chat = ChatServiceClient<Channel>;
 /// The codes of a node that is full or leaving and names others.
 const FULL: &str = "node_full";
 const DRAINING: &str = "node_draining";
+/// The code of a session of another cluster than the expected one.
+const OTHER_CLUSTER: &str = "other_cluster";
 
 /// All known nodes. The lock is held briefly and never across an await.
 #[derive(Debug)]
@@ -101,6 +104,22 @@ impl Nodes {
         if !cluster_id.is_empty() {
             // The first expectation stays: a client belongs to one cluster.
             let _ = self.cluster.set(cluster_id.to_owned());
+        }
+    }
+
+    /// Checks that a session belongs to the expected cluster, if one is expected.
+    ///
+    /// # Errors
+    /// If it belongs to another one.
+    pub(crate) fn check_session(&self, cluster_id: &str) -> Result<(), CallError> {
+        match self.cluster.get() {
+            Some(expected) if expected != cluster_id => Err(CallError::Refused {
+                code: OTHER_CLUSTER.to_owned(),
+                message: format!(
+                    "the session is of another cluster ({cluster_id:?}) than the expected one ({expected:?})"
+                ),
+            }),
+            _ => Ok(()),
         }
     }
 

@@ -50,7 +50,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// If the chat cannot start, or the cluster breaks a guarantee.
 pub(super) async fn run(args: ChatArgs, settings: Settings) -> anyhow::Result<Exit> {
     let client = session::open(&settings).await?;
-    let leftovers = session::leftovers(&settings, &client).await;
+    let leftovers = session::leftovers(&settings).await;
     let (screen, inputs) = Screen::open()?;
     let mut chat = Chat::new(args.room, settings, client, screen);
     chat.update_prompt();

@@ -30,7 +30,7 @@ struct Json<'a> {
 /// If a message is refused, or not committed before the timeout; in the latter case it stays in the outbox.
 pub(super) async fn run(args: SendArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
-    let leftovers = session::leftovers(settings, &client).await;
+    let leftovers = session::leftovers(settings).await;
     let result = send(&args, settings, &client).await;
     // Earlier messages were sent while this command waited. With --no-wait the next command sends them.
     let patience = if args.no_wait || result.is_err() { Duration::ZERO } else { settings.timeout };

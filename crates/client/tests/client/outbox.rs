@@ -265,3 +265,20 @@ async fn a_position_and_its_replies_are_kept_together_or_not_at_all() {
     fresh.close().await;
     assert_eq!(Kept::read(copy.path()).await.unwrap().positions[&7], 5);
 }
+
+#[tokio::test]
+async fn a_session_of_another_cluster_is_neither_opened_nor_restored() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let of = |id: &str| builder(&cluster, dir.path()).cluster(id).connect();
+    // The node tells one cluster when it is asked, and another one when it opens a session.
+    cluster.data().status.cluster_id = "another".into();
+    let refused = soon("connect", of("another")).await.unwrap_err();
+    assert!(refused.to_string().contains("of another cluster"), "{refused}");
+
+    cluster.data().status.cluster_id = "c".into();
+    soon("connect", of("c")).await.unwrap().close().await;
+    let refused = soon("connect", of("another")).await.unwrap_err();
+    assert!(refused.to_string().contains("of another cluster"), "{refused}");
+    soon("connect", of("c")).await.unwrap().close().await;
+}
