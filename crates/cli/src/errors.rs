@@ -168,6 +168,7 @@ mod tests {
             net: conclave_client::Net::System,
             answered: None,
             others: vec![other],
+            is_known: true,
             refused: None,
             last: String::new(),
         };

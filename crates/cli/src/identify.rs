@@ -46,6 +46,8 @@ pub(crate) struct Identified {
     pub(crate) others: Vec<Other>,
     /// Why a server must not be believed although it claims to belong to the cluster.
     pub(crate) refused: Option<Failed>,
+    /// Whether this user knew before this command whether the cluster uses TLS, and which authority it has.
+    pub(crate) is_known: bool,
     /// Why the last server did not answer.
     pub(crate) last: String,
 }
@@ -116,6 +118,15 @@ impl Expected {
             && self.id.as_deref().is_none_or(|id| answer.id == id)
     }
 
+    /// Whether this user knew before this answer what it proves: from an address with the cluster's id, from `conclave up`,
+    /// or from an earlier command.
+    fn was_known(&self, known: &Known, answer: &Answer) -> Result<bool, Failed> {
+        Ok(match answer.authority {
+            Some(proved) => self.authority == Some(proved) || known.authority(&answer.id)? == Some(proved),
+            None => known.of_servers(std::slice::from_ref(&answer.address)) == Some(None),
+        })
+    }
+
     /// Whether the command knows which cluster it means.
     fn is_known(&self) -> bool {
         self.id.is_some() || self.authority.is_some()
@@ -153,6 +164,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
                 }
                 continue;
             }
+            let is_known = expected.was_known(&known, &answer)?;
             match believe(&known, &answer, settings) {
                 Ok(()) => {
                     remember(&known, &answer, settings)?;
@@ -164,6 +176,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
                         net,
                         answered: Some(answer.address),
                         others: Vec::new(),
+                        is_known,
                         refused: None,
                         last,
                     });
@@ -181,6 +194,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
         net: net(expected.authority)?,
         authority: expected.authority,
         answered: None,
+        is_known: expected.authority.is_some(),
         id,
         others,
         refused,
@@ -415,7 +429,9 @@ mod tests {
         let (id, here) = ("ab".repeat(16), "127.0.0.1:7400");
         believe(&known, &answer(here, &id, Some(7)), &insecure).unwrap();
         believe(&known, &answer(here, &id, Some(7)), &insecure).unwrap();
+        assert!(Expected::default().was_known(&known, &answer(here, &id, Some(7))).unwrap());
         for false_proof in [None, Some(8)] {
+            assert!(!Expected::default().was_known(&known, &answer(here, &id, false_proof)).unwrap());
             let refused = believe(&known, &answer(here, &id, false_proof), &insecure).unwrap_err();
             assert!(refused.what.contains("does not prove it"), "{refused}");
         }

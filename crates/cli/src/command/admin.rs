@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use conclave_client::limits::CLIENT_CONNECT_TIMEOUT;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
-use conclave_proto::admin::{
-    DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse, StatusRequest,
-};
+use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
 use conclave_proto::admin_token::{AdminToken, WithAdminToken};
 use conclave_proto::status::from_status;
 use serde::Serialize;
@@ -22,7 +20,7 @@ use crate::admin_token::{self, Kept};
 use crate::args::admin::{AdminArgs, AdminCommand};
 use crate::errors::{last_attempt, no_server};
 use crate::exit::{Exit, Failed};
-use crate::identify::identify;
+use crate::identify::{Identified, identify};
 use crate::settings::Settings;
 use crate::view::text::{count, safe};
 use crate::{output, session};
@@ -129,19 +127,51 @@ impl Tokens {
         }
     }
 
-    /// The token for the server at an address. A kept token is of a cluster on this machine, so no other machine gets it:
-    /// the id of a cluster is no secret, and anybody can claim it.
-    async fn for_server(&self, address: &str, channel: &Channel) -> Option<AdminToken> {
+    /// The token for a server of this cluster at an address. A server that merely claims to belong to the cluster gets
+    /// none: a given token needs a cluster that was known before, or `--insecure`. A kept token is of a cluster on this
+    /// machine, so no other machine gets it, and without TLS only the addresses at which `conclave up` started its servers.
+    ///
+    /// # Errors
+    /// If nothing proves whose server it is.
+    fn for_server(
+        &self,
+        address: &str,
+        cluster: &Identified,
+        settings: &Settings,
+    ) -> Result<Option<AdminToken>, Failed> {
         match self {
-            Self::Given(token) => Some(token.clone()),
-            Self::Kept(kept) if is_local(address) => {
-                let request = StatusRequest { local_only: true };
-                let status = AdminServiceClient::new(channel.clone()).status(request).await;
-                kept.load(&status.ok()?.into_inner().cluster_id)
+            Self::Given(token) if cluster.is_known || settings.insecure => Ok(Some(token.clone())),
+            Self::Given(_) => Err(unknown(address, cluster)),
+            Self::Kept(kept) if is_local(address) && (cluster.authority.is_some() || cluster.is_known) => {
+                Ok(cluster.id.as_deref().and_then(|id| kept.load(id)))
             }
-            Self::Kept(_) => None,
+            Self::Kept(_) => Ok(None),
         }
     }
+}
+
+/// The refusal to show the admin token to a server about which nothing was known before.
+fn unknown(address: &str, cluster: &Identified) -> Failed {
+    let id = cluster.id.as_deref().unwrap_or_default();
+    let (what, next) = match cluster.authority {
+        Some(authority) => (
+            format!(
+                "the cluster {id} at {address}, with the authority {authority}, was not known here before: the admin token \
+                 was not sent to it"
+            ),
+            format!(
+                "if that is your cluster's authority, name it: --server conclave://{address}/{authority}; or run this again, \
+                 since it is known now"
+            ),
+        ),
+        None => (
+            format!(
+                "the server {address} speaks no TLS, so nothing proves that it may see the admin token: it was not sent"
+            ),
+            "give --insecure if you trust every network and every user on the way".to_owned(),
+        ),
+    };
+    Failed::new(Exit::Refused, what, next)
 }
 
 fn is_local(address: &str) -> bool {
@@ -154,7 +184,8 @@ async fn call_any_server<A>(
     settings: &Settings,
     call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
 ) -> anyhow::Result<A> {
-    let net = &identify(settings).await?.net;
+    let cluster = identify(settings).await?;
+    let net = &cluster.net;
     // A server of another cluster is not asked for anything.
     let observer = session::observer(settings, settings.timeout).await?;
     let found = settings.search.found().await.map_err(|_| no_server(""))?;
@@ -164,12 +195,10 @@ async fn call_any_server<A>(
             last = last_attempt(&error);
             continue;
         }
+        let token = WithAdminToken(tokens.for_server(&address, cluster, settings)?);
         let Ok(endpoint) = net.endpoint(&address) else { continue };
         let channel = net.channel(&endpoint.connect_timeout(connect_timeout(settings)), &address);
-        let call = async {
-            let token = WithAdminToken(tokens.for_server(&address, &channel).await);
-            call(AdminServiceClient::with_interceptor(channel, token)).await
-        };
+        let call = call(AdminServiceClient::with_interceptor(channel, token));
         match tokio::time::timeout(settings.timeout, call).await {
             Ok(Ok(answer)) => return Ok(answer.into_inner()),
             Ok(Err(status)) => {

@@ -12,6 +12,8 @@ mod everyday;
 mod failure;
 mod false_server;
 mod harness;
+mod impostor;
+mod impostors;
 mod kills;
 mod levels;
 mod logs;
