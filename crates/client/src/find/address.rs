@@ -78,16 +78,16 @@ impl FromStr for Seed {
             return Ok(Self::Zone { zone, name_servers });
         }
         if let Some(rest) = text.strip_prefix(NODE_SCHEME) {
-            let (address, id) = rest.split_once('/').unwrap_or((rest, ""));
-            let address = node(address).map_err(wrong)?;
-            return match id {
-                "" => Ok(Self::Node(address)),
-                id => {
-                    let authority =
-                        id.parse().map_err(|error: NoCaId| wrong(format!("{error}, not {id:?}")))?;
-                    Ok(Self::Pinned { address, authority })
-                }
+            // Without the id nothing would be demanded of the server, as after a variable that is not set.
+            let Some((address, id)) = rest.split_once('/').filter(|(_, id)| !id.is_empty()) else {
+                let address = rest.trim_end_matches('/');
+                return Err(wrong(format!(
+                    "{text:?} names no cluster; write its id behind the address, or {address} for any cluster there"
+                )));
             };
+            let address = node(address).map_err(wrong)?;
+            let authority = id.parse().map_err(|error: NoCaId| wrong(format!("{error}, not {id:?}")))?;
+            return Ok(Self::Pinned { address, authority });
         }
         let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
         node(address).map(Self::Node).map_err(wrong)
@@ -193,7 +193,6 @@ mod tests {
             ("[::1]", "[::1]:7400"),
             ("[::1]:7410", "[::1]:7410"),
             ("http://n1:7400/", "n1:7400"),
-            ("conclave://n1", "n1:7400"),
             (
                 "conclave://n1/0123456789abcdef0123456789abcdef",
                 "conclave://n1:7400/0123456789abcdef0123456789abcdef",
@@ -222,6 +221,8 @@ mod tests {
             ("a b:1", "is not host:port"),
             ("https://n1:7400", "is not"),
             ("conclave://n1:7400/7", "32 digits"),
+            ("conclave://n1:7400/", "names no cluster; write its id behind the address, or n1:7400 for any"),
+            ("conclave://n1", "names no cluster"),
             ("conclave+srv://", "is not a DNS name"),
             ("conclave+srv://a..b", "is not a DNS name"),
             ("conclave+srv://z?ns=", "a name server is IP:PORT"),
