@@ -16,7 +16,7 @@ use conclave_proto::chat::GetServerStatusResponse;
 use futures::future::join_all;
 
 use crate::diagnosis::{Configuration, LocalNetwork, Problem, Report, Server};
-use crate::exit::Exit;
+use crate::exit::{Exit, Failed};
 use crate::http::Pages;
 use crate::identify::{Other, identify};
 use crate::known::short;
@@ -39,17 +39,18 @@ const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
 /// # Errors
 /// If stdout is closed.
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
-    let mut report = examine(settings).await;
+    let (mut report, refused) = examine(settings).await;
     diagnose::diagnose(&mut report);
     if settings.json {
         output::json(&report)?;
     } else {
         output::block(&page(settings.style, &report))?;
     }
-    Ok(diagnose::exit(&report))
+    Ok(if refused { Exit::Refused } else { diagnose::exit(&report) })
 }
 
-async fn examine(settings: &Settings) -> Report {
+/// The report, and whether a server answers that must not be believed.
+async fn examine(settings: &Settings) -> (Report, bool) {
     let (examined, found) = futures::join!(settings.search.examine(), settings.search.found());
     let candidates = found.map(|found| found.candidates).unwrap_or_default();
     let members = examined.members.clone().unwrap_or_default();
@@ -59,8 +60,19 @@ async fn examine(settings: &Settings) -> Report {
     let cluster = identify(settings).await.ok();
     let pages = Pages::of(cluster.and_then(|cluster| cluster.authority)).unwrap_or_default();
     let zones = examined.zones.into_iter().map(|(zone, answers)| names::zone(&pages, zone, answers, usual));
-    let (zones, (servers, status)) = futures::join!(join_all(zones), servers(settings, &pages, candidates));
-    Report {
+    let (zones, (refused, servers, status)) = futures::join!(join_all(zones), async {
+        match refusal(settings).await {
+            // No byte more goes to servers that must not be believed, and none without TLS.
+            Some(refused) => (Some(refused), Vec::new(), None),
+            None => {
+                let (servers, status) = servers(settings, &pages, candidates).await;
+                (None, servers, status)
+            }
+        }
+    });
+    let is_refused = refused.is_some();
+    let problems = refused.into_iter().chain(others(settings)).collect();
+    let report = Report {
         ok: false,
         version: conclave_core::version::VERSION,
         os: os(),
@@ -71,9 +83,10 @@ async fn examine(settings: &Settings) -> Report {
         members,
         servers,
         cluster: status.as_ref().map(servers::cluster),
-        problems: others(settings),
+        problems,
         notes: Vec::new(),
-    }
+    };
+    (report, is_refused)
 }
 
 /// The clusters that were found in place of the one that is meant.
@@ -90,6 +103,19 @@ fn others(settings: &Settings) -> Vec<Problem> {
         next: format!("start your cluster, or go over to the other one with: conclave use {}", other.address),
     };
     cluster.others.iter().map(problem).collect()
+}
+
+/// Why a server that answers must not be believed; every other command would be refused for this reason.
+async fn refusal(settings: &Settings) -> Option<Problem> {
+    let failed = match identify(settings).await {
+        Ok(cluster) if cluster.answered.is_none() => cluster.refused.clone()?,
+        Ok(_) => return None,
+        Err(error) => match error.downcast::<Failed>() {
+            Ok(failed) => failed,
+            Err(error) => Failed::new(Exit::Refused, format!("{error:#}"), ""),
+        },
+    };
+    Some(Problem { what: failed.what, next: failed.next })
 }
 
 /// Whether the name servers are the system's, and none was given.
@@ -128,11 +154,10 @@ async fn servers(
     if names.is_empty() {
         names.extend(candidates.into_iter().map(|one| (one.address, (one.name, None))));
     }
-    // The reason is in the answers of the servers.
-    let cluster = identify(settings).await.ok();
+    let Ok(cluster) = identify(settings).await else { return (Vec::new(), status) };
     let Ok(client) = Client::builder()
-        .network(cluster.map(|cluster| cluster.net.clone()).unwrap_or_default())
-        .cluster(cluster.and_then(|cluster| cluster.id.clone()).unwrap_or_default())
+        .network(cluster.net.clone())
+        .cluster(cluster.id.clone().unwrap_or_default())
         .servers(names.keys().cloned())
         .patience(settings.timeout.min(PATIENCE))
         .observe()

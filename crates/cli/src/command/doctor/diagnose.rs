@@ -9,7 +9,7 @@ use crate::view::text::count;
 /// The largest clock offset that is no problem. Messages are shown with the time of the server that ordered them.
 const CLOCK_OFFSET_MS_MAX: u64 = 500;
 
-/// Adds problems and notes.
+/// Adds problems and notes. What is a problem already, which kept the servers from being examined, stays the first.
 pub(super) fn diagnose(report: &mut Report) {
     let mut found = Findings::default();
     for zone in &report.zones {
@@ -23,7 +23,7 @@ pub(super) fn diagnose(report: &mut Report) {
     }
     found.versions(report);
     found.cluster(report);
-    if report.servers.iter().all(|server| server.ping_us.is_none()) {
+    if report.problems.is_empty() && report.servers.iter().all(|server| server.ping_us.is_none()) {
         found.problem(
             "no server answers",
             "start a cluster with `conclave up`, or say where one is: --server HOST:PORT or --name-server IP:PORT",
@@ -351,6 +351,22 @@ mod tests {
             assert!(notes.contains(part), "{part:?} is missing in {notes}");
             assert_eq!((exit, problems.as_str()), (Exit::Ok, ""), "{part}");
         }
+    }
+
+    #[test]
+    fn a_server_that_is_refused_is_the_first_problem_and_answers() {
+        let refused = || Problem { what: "not of this cluster".into(), next: "look".into() };
+        let (_, problems, _) = said(|report| {
+            report.servers.clear();
+            report.cluster = None;
+            report.problems.push(refused());
+        });
+        assert_eq!(problems, "not of this cluster");
+        let (_, problems, _) = said(|report| {
+            report.problems.push(refused());
+            report.zones[0].name_servers[0].stale = Some(true);
+        });
+        assert!(problems.starts_with("not of this cluster\nthe name server"), "{problems}");
     }
 
     #[test]
