@@ -8,6 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::private;
+
 /// The number of links that a path may lead through.
 const LINKS_MAX: usize = 40;
 
@@ -32,7 +34,7 @@ pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, "too many symbolic links"))
 }
 
-/// Replaces the content of a file, or creates it, and syncs it. A file that is there keeps its permissions.
+/// Replaces the content of a file, or creates it for its owner only, and syncs it. A file that is there keeps its permissions.
 ///
 /// # Errors
 /// If the file is no plain file, or cannot be written.
@@ -40,7 +42,7 @@ pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let path = resolve(path)?;
     let permissions = fs::metadata(&path).map(|metadata| metadata.permissions()).ok();
     let temporary = beside(&path, &format!("{}.new", std::process::id()));
-    let written = File::create(&temporary).and_then(|mut file| {
+    let written = private::create(&temporary).and_then(|mut file| {
         if let Some(permissions) = permissions.clone() {
             file.set_permissions(permissions)?;
         }

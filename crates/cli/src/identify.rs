@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use conclave_client::find::{Candidate, PRIORITY_LAST};
 use conclave_client::{CaId, Client, Net};
-use conclave_net::{Expect, TlsClient, Trust};
+use conclave_net::{Expect, TlsClient, Trust, speaks_no_tls};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::timeout;
 
@@ -95,10 +95,13 @@ struct Expected {
     id: Option<String>,
     /// The authority that its servers must prove to belong to.
     authority: Option<CaId>,
+    /// Where the state directory says so; empty if the user does, in the command.
+    said_in: String,
 }
 
 impl Expected {
     fn of(settings: &Settings, known: &Known, addresses: &[String]) -> Result<Self, Failed> {
+        known.check()?;
         let mut id = settings.cluster.as_ref().map(|cluster| cluster.id.clone());
         if settings.given && id.is_none() && !settings.anew {
             id = known.recorded(&settings.asked());
@@ -107,10 +110,37 @@ impl Expected {
         if let Some(given) = settings.authority {
             // The given identity is what the user means.
             let id = id.filter(|_| kept == Some(given));
-            return Ok(Self { id, authority: Some(given) });
+            return Ok(Self { id, authority: Some(given), said_in: String::new() });
         }
-        let authority = if id.is_some() { kept } else { known.of_servers(addresses).flatten() };
-        Ok(Self { id, authority })
+        let said_in = match (&id, &settings.cluster) {
+            (Some(_), Some(_)) => known.says_current(),
+            (Some(_), None) => known.says_recorded(&settings.asked()),
+            (None, _) => known.says_servers(addresses),
+        };
+        let authority = match id {
+            Some(_) => kept,
+            // The user goes over to the cluster that runs there now, whatever ran there before.
+            None if settings.anew => None,
+            None => known.of_servers(addresses)?.flatten(),
+        };
+        Ok(Self { id, authority, said_in })
+    }
+
+    /// The refusal of a server that does not prove that it belongs to the expected cluster. `presented` is what it does.
+    fn unproven(&self, address: &str, pin: CaId, presented: impl std::fmt::Display) -> Failed {
+        let what = format!(
+            "the server {address} does not prove that it belongs to the cluster {pin} ({presented}): nothing was sent to it"
+        );
+        let next = match self.said_in.as_str() {
+            "" => "somebody may be listening; if another cluster is meant, give its id (`conclave up` and `conclave status` \
+                   show it)"
+                .to_owned(),
+            file => format!(
+                "somebody may be listening; if another cluster runs there now and you mean it, go over to it: conclave use \
+                 {address} (what is known of the old one is in {file})"
+            ),
+        };
+        Failed::new(Exit::Refused, what, next)
     }
 
     fn is(&self, answer: &Answer) -> bool {
@@ -123,7 +153,7 @@ impl Expected {
     fn was_known(&self, known: &Known, answer: &Answer) -> Result<bool, Failed> {
         Ok(match answer.authority {
             Some(proved) => self.authority == Some(proved) || known.authority(&answer.id)? == Some(proved),
-            None => known.of_servers(std::slice::from_ref(&answer.address)) == Some(None),
+            None => known.of_servers(std::slice::from_ref(&answer.address))? == Some(None),
         })
     }
 
@@ -141,7 +171,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
     for addresses in groups {
         let patience = settings.timeout.min(CLI_WHICH_CLUSTER);
         let mut answers: FuturesUnordered<_> =
-            addresses.iter().map(|address| ask(address, expected.authority, patience)).collect();
+            addresses.iter().map(|address| ask(address, &expected, patience)).collect();
         while let Some(answer) = answers.next().await {
             let answer = match answer {
                 Ok(answer) => answer,
@@ -158,7 +188,8 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
                 match settings.authority {
                     // The user has said whose server this must be.
                     Some(given) => {
-                        refused = Some(unproven(&answer.address, given, "it is of another cluster"))
+                        let other = format!("it belongs to the cluster {}", answer.id);
+                        refused = Some(expected.unproven(&answer.address, given, other));
                     }
                     None => note_other(&mut others, &answer),
                 }
@@ -244,16 +275,20 @@ enum Unproven {
 
 /// Asks a server for its cluster: over TLS, or without if it speaks none and no authority is expected. A server of another
 /// cluster than the expected one is told nothing but this question.
-async fn ask(address: &str, pin: Option<CaId>, patience: Duration) -> Result<Answer, Silence> {
+async fn ask(address: &str, expected: &Expected, patience: Duration) -> Result<Answer, Silence> {
+    let pin = expected.authority;
     let first_use = || Trust::FirstUse(Expect::AnyNode);
     let trust = pin.map_or_else(first_use, |ca| Trust::Cluster(ca, Expect::AnyNode));
     let authority = match (prove(address, trust, patience).await?, pin) {
         (Ok(authority), _) => authority,
         (Err(Unproven::Unreachable(why)), _) => return Err(Silence::Unreachable(why)),
-        (Err(Unproven::Otherwise(_)), None) => None,
+        (Err(Unproven::Otherwise(error)), None) if is_plain(&error) => None,
+        (Err(Unproven::Otherwise(error)), None) => {
+            return Err(Silence::Refused(bad_certificate(address, &error)));
+        }
         (Err(Unproven::Otherwise(error)), Some(pin)) => match prove(address, first_use(), patience).await? {
             Ok(Some(other)) => Some(other),
-            _ => return Err(Silence::Refused(unproven(address, pin, error))),
+            _ => return Err(Silence::Refused(expected.unproven(address, pin, error))),
         },
     };
     let mut builder = Client::builder().servers([address]).patience(patience);
@@ -271,6 +306,11 @@ async fn ask(address: &str, pin: Option<CaId>, patience: Duration) -> Result<Ans
         Ok(_) => Err(Silence::Unreachable("the server does not know its cluster yet".to_owned())),
         Err(error) => Err(Silence::Unreachable(last_attempt(&error))),
     }
+}
+
+/// Whether a handshake failed as it does at a server without TLS, which may also just hang up.
+fn is_plain(error: &std::io::Error) -> bool {
+    error.kind() != ErrorKind::InvalidData || speaks_no_tls(error)
 }
 
 /// The authority that a server proves to belong to in a TLS handshake.
@@ -360,12 +400,12 @@ fn is_loopback(address: &str) -> bool {
     }
 }
 
-fn unproven(address: &str, pin: CaId, error: impl std::fmt::Display) -> Failed {
+/// The refusal of a server that speaks TLS and proves nothing by it. Without TLS it would prove even less.
+fn bad_certificate(address: &str, error: &std::io::Error) -> Failed {
     let what = format!(
-        "the server {address} does not prove that it belongs to the cluster {pin} ({error}): nothing was sent to it"
+        "the server {address} does not prove which cluster it belongs to ({error}): nothing was sent to it"
     );
-    let next = "somebody may be listening; if another cluster is meant, name it (--server conclave://HOST:PORT/CLUSTER-ID), or give another \
-                --state-dir";
+    let next = "see whether the clocks of both machines are right; an expired certificate is renewed by `conclave admin ca issue`";
     Failed::new(Exit::Refused, what, next)
 }
 

@@ -7,19 +7,22 @@
 //! * `STATE_DIR/current-cluster`: the id of the cluster that commands use unless they name another one.
 //! * `STATE_DIR/last-cluster`: the cluster's id for each list of servers that was given.
 //! * `STATE_DIR/known-servers`: the authorities of servers by address, which `conclave up` writes for its own servers.
+//!
+//! Only their owner can read them.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use conclave_client::CaId;
 use conclave_client::find::{Seed, ZONE};
 
 use crate::exit::{Exit, Failed};
-use crate::files::replace;
 use crate::limits::{CLI_SLOTS_MAX, KNOWN_CLUSTERS_MAX, KNOWN_FILE_BYTES_MAX, KNOWN_SERVERS_MAX};
-use crate::parse;
+use crate::{files, parse, private};
 
 const AUTHORITY: &str = ".tls";
 const CLUSTER: &str = ".cluster";
@@ -111,7 +114,7 @@ impl Known {
     /// Keeps the certificate authority of a cluster.
     pub(crate) fn remember(&self, cluster_id: &str, authority: CaId) -> io::Result<()> {
         let dir = self.state_dir.join(cluster_id);
-        fs::create_dir_all(&dir)?;
+        private::create_dir(&dir)?;
         replace(&dir.join(AUTHORITY), &format!("{authority}\n"))
     }
 
@@ -152,7 +155,7 @@ impl Known {
             .take(KNOWN_SERVERS_MAX)
             .for_each(|server| text.push_str(&line("server", server)));
         let dir = self.state_dir.join(&cluster.id);
-        fs::create_dir_all(&dir)?;
+        private::create_dir(&dir)?;
         replace(&dir.join(CLUSTER), &text)
     }
 
@@ -185,12 +188,62 @@ impl Known {
         recorded.iter().all(|(_, other)| other == id).then_some(only)
     }
 
+    /// Checks that the files which say what cluster is meant can be read.
+    ///
+    /// # Errors
+    /// If one of them is damaged: then any cluster would be as good as the known one.
+    pub(crate) fn check(&self) -> Result<(), Failed> {
+        let is_record = |line: &str| line.split_once(' ').is_some_and(|(id, _)| is_cluster_id(id));
+        let checks: [(&str, &dyn Fn(&str) -> bool); 2] =
+            [(CURRENT, &|text| is_cluster_id(text.trim())), (RECORDED, &|text| text.lines().all(is_record))];
+        for (name, is_good) in checks {
+            let path = self.state_dir.join(name);
+            let why = match read(&path) {
+                Ok(None) => continue,
+                Ok(Some(text)) if is_good(&text) => continue,
+                Ok(Some(_)) => "it is damaged".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let what = format!("which cluster you use is not readable in {}: {why}", path.display());
+            return Err(Failed::new(
+                Exit::Refused,
+                what,
+                "mend it, or remove it and choose a cluster: conclave use",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where it is said which cluster commands use.
+    pub(crate) fn says_current(&self) -> String {
+        self.place_of(CURRENT, |_| false)
+    }
+
+    /// Where it is said which cluster was met at these searched servers.
+    pub(crate) fn says_recorded(&self, asked: &str) -> String {
+        self.place_of(RECORDED, |line| line.split_once(' ').is_some_and(|(_, other)| other == asked))
+    }
+
+    /// Where it is said whose servers are at these addresses.
+    pub(crate) fn says_servers(&self, addresses: &[String]) -> String {
+        let is = |address: &str| addresses.iter().any(|other| same_place(other, address));
+        self.place_of(SERVERS, |line| line.split_once(' ').is_some_and(|(address, _)| is(address)))
+    }
+
+    /// A file, and its first line that is meant.
+    fn place_of(&self, name: &str, is_meant: impl Fn(&str) -> bool) -> String {
+        let path = self.state_dir.join(name);
+        let text = read(&path).ok().flatten().unwrap_or_default();
+        let at = text.lines().position(is_meant).map(|at| format!(", line {}", at + 1));
+        format!("{}{}", path.display(), at.unwrap_or_default())
+    }
+
     /// Makes a cluster the one that commands use.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub(crate) fn set_current(&self, id: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.state_dir)?;
+        private::create_dir(&self.state_dir)?;
         replace(&self.state_dir.join(CURRENT), &format!("{id}\n"))
     }
 
@@ -242,7 +295,7 @@ impl Known {
 
     fn write_records(&self, records: &[(String, String)]) -> io::Result<()> {
         let text: String = records.iter().map(|(asked, id)| format!("{id} {asked}\n")).collect();
-        fs::create_dir_all(&self.state_dir)?;
+        private::create_dir(&self.state_dir)?;
         replace(&self.state_dir.join(RECORDED), &text)
     }
 
@@ -271,39 +324,95 @@ impl Known {
 
     /// What `conclave up` said about the servers at these addresses: their authority, or that they speak no TLS. `None` if
     /// nothing is known, or they differ.
-    pub(crate) fn of_servers(&self, addresses: &[String]) -> Option<Option<CaId>> {
-        let text = read(&self.state_dir.join(SERVERS)).ok().flatten()?;
-        let known = text.lines().filter_map(|line| line.split_once(' '));
-        let found: BTreeSet<Option<CaId>> = known
-            .filter(|(address, _)| addresses.iter().any(|other| other == address))
-            .filter_map(|(_, authority)| match authority {
-                PLAIN => Some(None),
-                authority => authority.parse().ok().map(Some),
-            })
-            .collect();
-        found.first().copied().filter(|_| found.len() == 1)
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read: then nothing says whom to believe.
+    pub(crate) fn of_servers(&self, addresses: &[String]) -> Result<Option<Option<CaId>>, Failed> {
+        let path = self.servers_file();
+        let failed = |why: String| {
+            let what = format!("the identities of servers in {} cannot be read: {why}", path.display());
+            let next = "mend it, or remove it: then each cluster is met for the first time again, unless it was used before";
+            Failed::new(Exit::Refused, what, next)
+        };
+        let text = read(&path).map_err(|error| failed(error.to_string()))?.unwrap_or_default();
+        let mut found = BTreeSet::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let (address, says) = entry(line).ok_or_else(|| failed(format!("line {number} is damaged")))?;
+            if addresses.iter().any(|other| same_place(other, address)) {
+                found.insert(says);
+            }
+        }
+        Ok(found.first().copied().filter(|_| found.len() == 1))
+    }
+
+    /// The file with the authorities of servers.
+    pub(crate) fn servers_file(&self) -> PathBuf {
+        self.state_dir.join(SERVERS)
+    }
+
+    /// Forgets what was said about the servers at these addresses, and the authority of their cluster.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub(crate) fn forget(&self, cluster_id: &str, addresses: &[String]) -> io::Result<()> {
+        let file = self.state_dir.join(cluster_id).join(AUTHORITY);
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let Some(before) = read(&self.servers_file())? else { return Ok(()) };
+        let text = others(&before, addresses);
+        if text == before { Ok(()) } else { replace(&self.servers_file(), &text) }
     }
 
     /// Keeps the authority of the servers at these addresses, in place of what was known about them; `None` says that they
     /// speak no TLS.
     pub(crate) fn set_servers(&self, addresses: &[String], authority: Option<CaId>) -> io::Result<()> {
-        let path = self.state_dir.join(SERVERS);
+        let path = self.servers_file();
         let before = read(&path)?.unwrap_or_default();
         let mut text = String::new();
         let says = authority.map_or_else(|| PLAIN.to_owned(), |authority| authority.to_string());
         addresses.iter().for_each(|address| text.push_str(&format!("{address} {says}\n")));
-        let other = |line: &&str| {
-            line.split_once(' ').is_some_and(|(address, _)| !addresses.iter().any(|own| own == address))
-        };
-        for line in before.lines().filter(other).take(KNOWN_SERVERS_MAX) {
-            text.push_str(line);
-            text.push('\n');
-        }
+        text.push_str(&others(&before, addresses));
         if text == before {
             return Ok(());
         }
-        fs::create_dir_all(&self.state_dir)?;
+        private::create_dir(&self.state_dir)?;
         replace(&path, &text)
+    }
+}
+
+/// A line of the file with servers: an address, and its authority or that it speaks no TLS.
+fn entry(line: &str) -> Option<(&str, Option<CaId>)> {
+    let (address, says) = line.split_once(' ')?;
+    let says = if says == PLAIN { None } else { Some(says.parse().ok()?) };
+    Some((address, says))
+}
+
+/// The lines about other servers than those at these addresses.
+fn others(text: &str, addresses: &[String]) -> String {
+    let other = |line: &&str| {
+        line.split_once(' ').is_some_and(|(address, _)| !addresses.iter().any(|own| same_place(own, address)))
+    };
+    text.lines().filter(other).take(KNOWN_SERVERS_MAX).map(|line| format!("{line}\n")).collect()
+}
+
+/// Whether two addresses are the same place: this machine has several names.
+fn same_place(one: &str, other: &str) -> bool {
+    place(one) == place(other)
+}
+
+/// The address, with 127.0.0.1 for each usual name of this machine.
+fn place(address: &str) -> Cow<'_, str> {
+    let here = |port: &str| Cow::Owned(format!("{}:{port}", Ipv4Addr::LOCALHOST));
+    if let Ok(socket) = address.parse::<SocketAddr>() {
+        let ip = socket.ip().to_canonical();
+        let usual = ip.is_loopback() && (ip.is_ipv6() || ip == Ipv4Addr::LOCALHOST);
+        return if usual { here(&socket.port().to_string()) } else { Cow::Borrowed(address) };
+    }
+    match address.rsplit_once(':') {
+        Some((host, port)) if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") => here(port),
+        _ => Cow::Borrowed(address),
     }
 }
 
@@ -315,6 +424,12 @@ fn read(path: &Path) -> io::Result<Option<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Replaces a file. Only its owner can read it, also if an older version made it: it says where this user's clusters are.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    files::replace(path, text)?;
+    private::restrict(&File::open(path)?)
 }
 
 #[cfg(test)]
@@ -343,13 +458,91 @@ mod tests {
         let known = Known::new(dir.path());
         known.set_servers(&addresses(&[1, 2]), Some(CaId(7))).unwrap();
         known.set_servers(&addresses(&[3]), Some(CaId(8))).unwrap();
-        assert_eq!(known.of_servers(&addresses(&[2, 9])), Some(Some(CaId(7))));
-        assert_eq!(known.of_servers(&addresses(&[2, 3])), None, "two clusters");
+        let of = |ports: &[u16]| known.of_servers(&addresses(ports)).unwrap();
+        assert_eq!(of(&[2, 9]), Some(Some(CaId(7))));
+        assert_eq!(of(&[2, 3]), None, "two clusters");
         known.set_servers(&addresses(&[2]), Some(CaId(8))).unwrap();
-        assert_eq!(known.of_servers(&addresses(&[2, 3])), Some(Some(CaId(8))));
+        assert_eq!(of(&[2, 3]), Some(Some(CaId(8))));
         known.set_servers(&addresses(&[3, 2]), None).unwrap();
-        assert_eq!(known.of_servers(&addresses(&[2, 3])), Some(None), "they speak no TLS now");
-        assert_eq!(known.of_servers(&addresses(&[1])), Some(Some(CaId(7))));
+        assert_eq!(of(&[2, 3]), Some(None), "they speak no TLS now");
+        assert_eq!(of(&[1]), Some(Some(CaId(7))));
+    }
+
+    #[test]
+    fn what_was_said_about_servers_is_forgotten_with_their_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let id = "ab".repeat(16);
+        known.forget(&id, &addresses(&[1])).unwrap();
+        known.set_servers(&addresses(&[1, 2]), Some(CaId(7))).unwrap();
+        known.remember(&id, CaId(7)).unwrap();
+        known.forget(&id, &addresses(&[1])).unwrap();
+        assert_eq!(known.of_servers(&addresses(&[1])).unwrap(), None);
+        assert_eq!(known.of_servers(&addresses(&[2])).unwrap(), Some(Some(CaId(7))));
+        assert_eq!(known.authority(&id).unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_file_of_servers_is_an_error_and_not_a_first_contact() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let good = format!("127.0.0.1:1 {}\n", CaId(7));
+        for (bad, line) in [("noise", "line 2"), ("127.0.0.1:1 7", "line 2"), ("127.0.0.1:2", "line 2")] {
+            fs::write(known.servers_file(), format!("{good}{bad}\n")).unwrap();
+            let failed = known.of_servers(&addresses(&[1])).unwrap_err();
+            assert!(failed.what.contains(line) && failed.next.contains("remove it"), "{failed}");
+        }
+        fs::write(known.servers_file(), [good.as_bytes(), b"\xff\n"].concat()).unwrap();
+        assert!(known.of_servers(&addresses(&[1])).is_err());
+        fs::write(known.servers_file(), good).unwrap();
+        assert_eq!(known.of_servers(&addresses(&[1])).unwrap(), Some(Some(CaId(7))));
+    }
+
+    #[test]
+    fn damage_of_what_says_which_cluster_is_meant_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        known.check().unwrap();
+        known.set_current(&id("1")).unwrap();
+        known.record("a:1", &id("1")).unwrap();
+        known.check().unwrap();
+        for (name, bad) in [(CURRENT, &b"noise"[..]), (RECORDED, b"noise a:1\n"), (RECORDED, b"\xff")] {
+            let path = dir.path().join(name);
+            let before = fs::read(&path).unwrap();
+            fs::write(&path, bad).unwrap();
+            let failed = known.check().unwrap_err();
+            assert!(failed.what.contains(name), "{failed}");
+            fs::write(&path, before).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_names_of_this_machine_are_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        known.set_servers(&addresses(&[1]), Some(CaId(7))).unwrap();
+        for name in ["127.0.0.1:1", "localhost:1", "LocalHost.:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(known.of_servers(&[name.to_owned()]).unwrap(), Some(Some(CaId(7))), "{name}");
+        }
+        for other in ["localhost:2", "127.0.0.2:1", "[::2]:1", "localhost.example.org:1", "10.0.0.1:1"] {
+            assert_eq!(known.of_servers(&[other.to_owned()]).unwrap(), None, "{other}");
+        }
+        known.set_servers(&["localhost:1".to_owned()], None).unwrap();
+        assert_eq!(known.of_servers(&addresses(&[1])).unwrap(), Some(None), "in place of what was known");
+    }
+
+    #[test]
+    fn others_learn_nothing_about_known_clusters() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(&dir.path().join("state"));
+        let id = "ab".repeat(16);
+        known.set_servers(&addresses(&[1]), Some(CaId(7))).unwrap();
+        known.remember(&id, CaId(7)).unwrap();
+        for path in ["state", "state/known-servers", &format!("state/{id}"), &format!("state/{id}/.tls")] {
+            let mode = fs::metadata(dir.path().join(path)).unwrap().permissions().mode();
+            assert_eq!(mode & private::FOREIGN, 0, "{path}");
+        }
     }
 
     fn id(digit: &str) -> String {

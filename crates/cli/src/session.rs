@@ -4,7 +4,6 @@
 //! one, and a message for one cluster is never sent to another. One process uses a slot at a time; a second command at
 //! the same time uses the next slot. The next command that sends also sends the unsent messages of all slots.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,9 +15,9 @@ use crate::exit::{Exit, Failed};
 use crate::identify::{Identified, cannot_use, identify};
 use crate::known::is_cluster_id;
 use crate::limits::{CLI_SLOTS_MAX, LEFTOVERS_INTERVAL, LOCKED_AGAIN_AFTER, OUTBOXES_MAX};
-use crate::output;
 use crate::settings::Settings;
 use crate::view::text::{count, safe};
+use crate::{output, private};
 
 /// A client without a session, which works without a majority.
 ///
@@ -56,7 +55,7 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     if settings.for_people {
         output::note(settings.quiet, &format!("cluster {}, as {}", safe(&cluster.name, ""), settings.user));
     }
-    fs::create_dir_all(&dir).map_err(|error| cannot_use(&dir, &error))?;
+    private::create_dir(&dir).map_err(|error| cannot_use(&dir, &error))?;
     for slot in 0..CLI_SLOTS_MAX {
         match open_slot(settings, cluster, dir.join(slot.to_string())).await {
             Ok(client) => return Ok(client),
@@ -223,11 +222,7 @@ pub(crate) async fn leftovers(settings: &Settings) -> Vec<Client> {
     found
 }
 
-async fn open_slot(
-    settings: &Settings,
-    cluster: &Identified,
-    dir: PathBuf,
-) -> Result<Client, ConnectError> {
+async fn open_slot(settings: &Settings, cluster: &Identified, dir: PathBuf) -> Result<Client, ConnectError> {
     let builder = match cluster.authority {
         Some(authority) => Client::builder().authority(authority),
         None => Client::builder(),

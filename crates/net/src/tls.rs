@@ -25,7 +25,7 @@ pub use client::{TlsClient, Trust};
 pub use dir::TlsDir;
 pub use secret::{Exposed, SecretError, read_secret};
 pub use server::{Callers, Handshakes, Plain, TlsServer};
-pub use verify::Expect;
+pub use verify::{Expect, speaks_no_tls};
 
 pub use crate::limits::HANDSHAKES_MAX;
 
@@ -143,10 +143,12 @@ impl Credentials {
             what: what.to_owned(),
             why: why.to_string(),
         };
-        let authority = CertificateDer::from_pem_slice(ca).map_err(|error| damaged(CA_FILE, &error))?;
-        let own =
-            CertificateDer::from_pem_slice(certificate).map_err(|error| damaged(CERTIFICATE_FILE, &error))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| damaged(KEY_FILE, &error))?;
+        let authority =
+            CertificateDer::from_pem_slice(ca).map_err(|error| damaged(CA_FILE, &pem_problem(&error)))?;
+        let own = CertificateDer::from_pem_slice(certificate)
+            .map_err(|error| damaged(CERTIFICATE_FILE, &pem_problem(&error)))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(key).map_err(|error| damaged(KEY_FILE, &pem_problem(&error)))?;
         let ca =
             CaId::of_certificate(&authority).ok_or_else(|| damaged(CA_FILE, &"it is not a certificate"))?;
         let identity = {
@@ -188,8 +190,20 @@ pub fn read_authority(dir: &Path) -> Result<CaId, TlsError> {
     let content = secret::read_bounded(&path, PEM_BYTES_MAX)
         .map_err(|source| TlsError::File { path: path.display().to_string(), source })?;
     let damaged = |why: String| TlsError::Damaged { what: path.display().to_string(), why };
-    let certificate = CertificateDer::from_pem_slice(&content).map_err(|error| damaged(error.to_string()))?;
+    let certificate = CertificateDer::from_pem_slice(&content).map_err(|error| damaged(pem_problem(&error)))?;
     CaId::of_certificate(&certificate).ok_or_else(|| damaged("it is not a certificate".to_owned()))
+}
+
+/// What is wrong with a PEM text. The error of the reader prints bytes, which may be those of a key.
+#[must_use]
+pub fn pem_problem(error: &rustls::pki_types::pem::Error) -> String {
+    use rustls::pki_types::pem::Error;
+    match error {
+        Error::MissingSectionEnd { .. } => "it is cut off".to_owned(),
+        Error::IllegalSectionStart { .. } | Error::Base64Decode(_) => "it is not PEM".to_owned(),
+        Error::NoItemsFound => "what belongs there is not in it".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// The cryptography of all connections. AES with 128 bits comes first: it is the fastest, and as safe as the keys.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use conclave_net::tls::HANDSHAKES_MAX;
 use conclave_net::{
     Callers, Credentials, Entrance, Expect, Gate, GateLimits, Gated, Identity, Net, Plain, TlsClient, TlsDir,
-    TlsError, TlsServer, Trust, Wire,
+    TlsError, TlsServer, Trust, Wire, speaks_no_tls,
 };
 use conclave_pki::{Ca, Subject};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -120,6 +120,8 @@ async fn a_false_server_gets_no_byte() {
         connected = client.connect(&address) => {
             let error = connected.unwrap_err();
             assert!(error.to_string().contains("not of this cluster"), "{error}");
+            assert!(error.to_string().contains(&format!("shows the authority {}", other.id())), "{error}");
+            assert!(!speaks_no_tls(&error));
         }
         far = accept(&mut socket) => panic!("accepted {far:?}"),
     }
@@ -451,4 +453,39 @@ async fn a_public_name_is_checked_against_the_authorities_of_the_system() {
         };
         assert_eq!(output.status.success(), passes, "{}", String::from_utf8_lossy(&output.stdout));
     }
+}
+
+#[tokio::test]
+async fn an_error_says_what_the_server_presents() {
+    let ca = ca();
+    let year = Duration::from_secs(365 * 24 * 60 * 60);
+    for (issued_at, says) in [(now() - year, "has expired"), (now() + year, "not valid yet")] {
+        let subject = Subject { identity: Identity::Node(1), hosts: Vec::new() };
+        let issued = ca.issue(&subject, issued_at).unwrap();
+        let [ca_pem, certificate, key] =
+            [&issued.ca_pem, &issued.certificate_pem, &issued.key_pem].map(|pem| pem.as_bytes());
+        let credentials = Credentials::from_pem(ca_pem, certificate, key).unwrap();
+        let tls = TlsServer::new(&credentials, Callers::Anybody, Plain::Refuse).unwrap();
+        let (mut socket, address) = listen(&tls).await;
+        let client = net(Trust::FirstUse(Expect::AnyNode), None);
+        tokio::select! {
+            connected = client.connect(&address) => {
+                let error = connected.unwrap_err();
+                assert!(error.to_string().contains(says) && error.to_string().contains("clock"), "{error}");
+                assert!(!speaks_no_tls(&error), "{error}");
+            }
+            far = accept(&mut socket) => panic!("accepted {far:?}"),
+        }
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let client = net(of(&ca), None);
+    let plain = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        stream
+    };
+    let (connected, _stream) = tokio::join!(client.connect(&address), plain);
+    let error = connected.unwrap_err();
+    assert!(speaks_no_tls(&error) && error.to_string().contains("speaks no TLS"), "{error}");
 }

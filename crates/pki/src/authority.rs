@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use conclave_net::{CA_FILE, CERTIFICATE_FILE, CaId, Identity, KEY_FILE, read_secret};
+use conclave_net::{CA_FILE, CERTIFICATE_FILE, CaId, Identity, KEY_FILE, pem_problem, read_secret};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
@@ -125,11 +125,11 @@ impl Ca {
             conclave_net::SecretError::File(source) => failed(&path)(source),
         })?;
         let damaged = |why: String| PkiError::Damaged { what: path.display().to_string(), why };
-        let key = PrivateKeyDer::from_pem_slice(&content).map_err(|error| damaged(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(&content).map_err(|error| damaged(pem_problem(&error)))?;
         let key = KeyPair::from_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)
             .map_err(|error| damaged(error.to_string()))?;
         let certificate =
-            CertificateDer::from_pem_slice(&content).map_err(|error| damaged(error.to_string()))?;
+            CertificateDer::from_pem_slice(&content).map_err(|error| damaged(pem_problem(&error)))?;
         let found = CaId::of_certificate(&certificate);
         if found != Some(CaId::of(&key.subject_public_key_info())) {
             return Err(damaged("its certificate belongs to another key".to_owned()));

@@ -77,7 +77,7 @@ impl Validity {
         use rustls_pki_types::pem::PemObject as _;
         let damaged = |why: String| PkiError::Damaged { what: "the certificate".to_owned(), why };
         let certificate = rustls_pki_types::CertificateDer::from_pem_slice(pem)
-            .map_err(|error| damaged(error.to_string()))?;
+            .map_err(|error| damaged(conclave_net::pem_problem(&error)))?;
         der::validity(&certificate).ok_or_else(|| damaged("its validity cannot be read".to_owned()))
     }
 
@@ -87,8 +87,7 @@ impl Validity {
     pub fn is_due(&self, now: SystemTime) -> bool {
         let lifetime = self.not_after.duration_since(self.not_before).unwrap_or_default();
         // An overflow or a validity that ends before it begins is due.
-        now < self.not_before
-            || self.not_before.checked_add(lifetime * 2 / 3).is_none_or(|due| now >= due)
+        now < self.not_before || self.not_before.checked_add(lifetime * 2 / 3).is_none_or(|due| now >= due)
     }
 }
 

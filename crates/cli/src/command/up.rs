@@ -84,6 +84,16 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     output::note(quiet, "stopping the servers (Ctrl-C again: at once)");
     while cluster.children.join_next().await.is_some() {}
     if args.ephemeral {
+        if let (Some(dir), Some(cluster_id)) = (&state_dir, &keys.cluster_id) {
+            // What stays stands for a cluster that is gone: other clusters at its addresses would be refused.
+            let forgotten = Known::new(dir).forget(cluster_id, &plan.client_addresses());
+            if let Err(error) = forgotten {
+                output::note(
+                    settings.quiet,
+                    &format!("the identity of the cluster stays in {}: {error}", dir.display()),
+                );
+            }
+        }
         keys.forget();
     }
     result
@@ -223,7 +233,7 @@ async fn closed(stdin: &mut Option<oneshot::Receiver<()>>) {
 /// Returns whether their commands go to it.
 fn introduce(plan: &UpPlan, known: &Known, status: &GetServerStatusResponse) -> std::io::Result<bool> {
     let id = &status.cluster_id;
-    let addresses: Vec<String> = plan.nodes.iter().map(|node| node.client.to_string()).collect();
+    let addresses = plan.client_addresses();
     known.set_servers(&addresses, plan.authority())?;
     if let Some(authority) = plan.authority() {
         known.remember(id, authority)?;
@@ -319,7 +329,7 @@ impl<'a> Cluster<'a> {
             &std::env::current_dir().unwrap_or_default(),
             std::env::var_os("PATH").as_deref(),
         );
-        let hints = show::hints(&executable, self.plan, begun.elapsed());
+        let hints = show::hints(&executable, self.plan, &status.cluster_id, begun.elapsed());
         output::note(settings.quiet || settings.json, &hints);
         for problem in status.problems.iter().filter(|problem| ready::is_of_disk(problem)) {
             output::note(settings.quiet, problem);

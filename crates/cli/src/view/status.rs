@@ -64,7 +64,7 @@ pub(crate) fn page(style: Style, status: &GetServerStatusResponse) -> String {
     out
 }
 
-/// `cluster local   HEALTHY   3/3 nodes   can lose 1   8 shards x 3 replicas`
+/// `cluster local   HEALTHY   3/3 nodes   can lose 1   8 shards x 3 replicas   layout 1   id be10…`
 fn headline(style: Style, status: &GetServerStatusResponse) -> String {
     let up = status.nodes.iter().filter(|node| node.reachable).count();
     let all = status.nodes.len();
@@ -73,8 +73,12 @@ fn headline(style: Style, status: &GetServerStatusResponse) -> String {
     } else {
         paint(style, Ink::Bad, if status.can_lose < 0 { "NOT WRITABLE" } else { "NOT HEALTHY" })
     };
+    let id = match status.cluster_id.as_str() {
+        "" => String::new(),
+        id => format!("   id {}", safe(id, "")),
+    };
     format!(
-        "cluster {}   {health}   {up}/{all} nodes   {}   {} x {}   layout {}\n",
+        "cluster {}   {health}   {up}/{all} nodes   {}   {} x {}   layout {}{id}\n",
         paint(style, Ink::Bold, &safe(&status.cluster_name, "")),
         can_lose(style, status.can_lose),
         count(u64::from(status.shards), "shard"),
@@ -220,6 +224,7 @@ mod tests {
     fn healthy() -> GetServerStatusResponse {
         GetServerStatusResponse {
             cluster_name: "local".into(),
+            cluster_id: "be10".into(),
             nodes: vec![node(1, &[0], 400_000), node(2, &[1, 2], 400_000), node(3, &[], 399_998)],
             can_lose: 1,
             healthy: true,
@@ -234,7 +239,7 @@ mod tests {
     #[test]
     fn a_healthy_cluster() {
         let expected = "\
-cluster local   HEALTHY   3/3 nodes   can lose 1   2 shards x 3 replicas   layout 1
+cluster local   HEALTHY   3/3 nodes   can lose 1   2 shards x 3 replicas   layout 1   id be10
 NODE   ROLE          ADDRESS         VERSION    APPLIED  LAG  SYNC p99    CLIENTS  LOAD      DISK  UP
 node1  leads 1 of 3  127.0.0.1:7400  0.1.0    1,200,000    0    3.1 ms  41/10,000   9 %  12.5 MiB  2h
 node2  leads 2 of 3  127.0.0.1:7410  0.1.0    1,200,000    0    3.1 ms  41/10,000   9 %  12.5 MiB  2h

@@ -54,8 +54,7 @@ impl Impostor {
     fn start(status: &str, claim: &str, tls: Option<TlsServer>) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let state =
-            State { status: status.to_owned(), claim: claim.to_owned(), ..State::default() };
+        let state = State { status: status.to_owned(), claim: claim.to_owned(), ..State::default() };
         let state = Arc::new(Mutex::new(state));
         let limits = GateLimits {
             connections: 1_000,

@@ -5,12 +5,15 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use conclave_client::{Client, Content, Outbox};
+use conclave_pki::Ca;
 
 use crate::harness::{command, run};
 use crate::impostor::Impostor;
 
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const TOKEN: &str = "cnva_0123456789abcdef0123456789abcdef";
 
 fn ids() -> [String; 2] {
@@ -84,4 +87,72 @@ fn sessions_and_unsent_messages_are_for_the_cluster_that_was_identified() {
     let refused = run(&mut at(&server.address, scratch.path(), &["send", "general", "hello"]), b"").expect(1);
     assert!(refused.err.contains("of another cluster"), "{refused:#?}");
     assert_eq!(server.heard(), ["OpenSession -"]);
+}
+
+#[expect(clippy::disallowed_methods, reason = "commands compare certificates with the system's clock")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+#[test]
+fn a_given_admin_token_is_for_clusters_that_are_known_or_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [own, _] = ids();
+    let file = scratch.path().join("token");
+    private(&file, TOKEN);
+    let rebalance = ["admin", "rebalance", "--admin-token-file", file.to_str().unwrap()];
+    let plain = Impostor::plain(&own, &own);
+    let refused = run(&mut at(&plain.address, &scratch.path().join("a"), &rebalance), b"").expect(1);
+    assert!(refused.err.contains("speaks no TLS") && refused.err.contains("--insecure"), "{refused:#?}");
+    assert_eq!(secrets(&plain), Vec::<String>::new());
+    let insecure = [&["--insecure"], &rebalance[..]].concat();
+    run(&mut at(&plain.address, &scratch.path().join("a"), &insecure), b"").expect(0);
+    assert_eq!(secrets(&plain).len(), 1);
+
+    let ca = Ca::create(now()).unwrap();
+    let server = Impostor::tls(&ca, now());
+    let refused = run(&mut at(&server.address, &scratch.path().join("b"), &rebalance), b"").expect(1);
+    assert!(refused.err.contains("was not known here before"), "{refused:#?}");
+    assert_eq!(secrets(&server), Vec::<String>::new());
+    let named = format!("conclave://{}/{}", server.address, ca.id());
+    run(&mut at(&named, &scratch.path().join("c"), &rebalance), b"").expect(0);
+    run(&mut at(&server.address, &scratch.path().join("b"), &rebalance), b"").expect(0);
+    assert_eq!(secrets(&server).len(), 2);
+}
+
+#[test]
+fn a_server_with_a_bad_certificate_is_not_asked_without_tls() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ca = Ca::create(now()).unwrap();
+    for (issued_at, says) in [(now() - YEAR, "has expired"), (now() + YEAR, "not valid yet")] {
+        let server = Impostor::tls(&ca, issued_at);
+        let refused = run(&mut at(&server.address, scratch.path(), &["--insecure", "status"]), b"").expect(1);
+        assert!(refused.err.contains(says) && refused.err.contains("clock"), "{refused:#?}");
+        let doctor = run(&mut at(&server.address, scratch.path(), &["doctor"]), b"").expect(1);
+        assert!(doctor.out.contains(says), "{doctor:#?}");
+        assert_eq!(server.heard(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn another_cluster_at_known_addresses_is_named_and_can_be_gone_over_to() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [old, new] = ids();
+    let server = Impostor::plain(&new, &new);
+    let known = scratch.path().join("known-servers");
+    private(&known, &format!("127.0.0.1:1 {old}\n{} {old}\n", server.address));
+    let line = format!("{}, line 2", known.display());
+    let port = server.address.rsplit_once(':').unwrap().1;
+    for address in [server.address.clone(), format!("localhost:{port}")] {
+        let refused = run(&mut at(&address, scratch.path(), &["--insecure", "status"]), b"").expect(1);
+        for part in ["speaks no TLS", &line, &format!("conclave use {address}")] {
+            assert!(refused.err.contains(part), "{part}: {refused:#?}");
+        }
+        let doctor = run(&mut at(&address, scratch.path(), &["doctor"]), b"").expect(1);
+        assert!(doctor.out.contains("speaks no TLS") && doctor.out.contains("conclave use"), "{doctor:#?}");
+    }
+    assert_eq!(server.heard(), Vec::<String>::new());
+    run(&mut at(&server.address, scratch.path(), &["use", &server.address]), b"").expect(0);
+    let status = run(&mut at(&server.address, scratch.path(), &["status"]), b"");
+    assert!(status.out.contains(&new), "{status:#?}");
 }

@@ -12,8 +12,9 @@
 //! The file is only a hint: invalid lines are skipped, and an invalid file is overwritten. If two processes write at
 //! the same time, the file of one of them remains.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use conclave_core::limits::NODES_MAX;
@@ -47,12 +48,14 @@ pub fn remember(file: &Path, asked: &str, members: &[String]) -> io::Result<()> 
         return Ok(());
     }
     if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     // Written under another name and renamed, so that no reader sees half a file.
     let mut draft = file.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
-    let written = File::create(&draft).and_then(|mut new| new.write_all(text.as_bytes()));
+    // Only its owner can read it: it says where this user's clusters are.
+    let made = OpenOptions::new().mode(0o600).write(true).create(true).truncate(true).open(&draft);
+    let written = made.and_then(|mut new| new.write_all(text.as_bytes()));
     written.and_then(|()| fs::rename(&draft, file)).inspect_err(|_| {
         // A file that is left behind does no harm.
         let _ = fs::remove_file(&draft);
@@ -119,6 +122,8 @@ fn render(memory: &Memory) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -140,6 +145,9 @@ mod tests {
         assert_eq!(recall(&file, "a").unwrap(), expected, "former members come last");
         assert_eq!(recall(&file, "b").unwrap(), addresses(7..8));
         assert_eq!(fs::read_dir(dir.path().join("state")).unwrap().count(), 1, "no drafts are left");
+        for path in [&file, &dir.path().join("state")] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
+        }
     }
 
     #[test]

@@ -54,8 +54,8 @@ impl Expect {
 /// Why the peer's certificate is refused although its cryptography may be right.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("the peer's certificate is not of this cluster ({0})")]
-    OtherCluster(CaId),
+    #[error("the peer's certificate is not of this cluster ({expected}){}", shows(*.shown))]
+    OtherCluster { expected: CaId, shown: Option<CaId> },
     #[error("the peer shows no authority of a cluster")]
     NoAuthority,
     #[error("the peer is {found}, expected was {expected}")]
@@ -64,13 +64,37 @@ enum Refused {
     NoName,
 }
 
-/// The error of a handshake; a refusal of this module without the layers around it.
+/// What a peer of another cluster shows; nothing proves that it belongs there.
+fn shows(shown: Option<CaId>) -> String {
+    shown.map_or_else(String::new, |shown| format!("; it shows the authority {shown}"))
+}
+
+/// The peer's first bytes are no TLS.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer speaks no TLS")]
+struct NoTls;
+
+/// Whether a handshake has failed because the peer speaks no TLS, and not because of what it said in it.
+#[must_use]
+pub fn speaks_no_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NoTls>)
+}
+
+/// The error of a handshake, in words for operators; a refusal of this module without the layers around it.
 pub(super) fn of_handshake(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    if let Some(Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) = inner {
-        return io::Error::new(io::ErrorKind::InvalidData, why.to_string());
-    }
-    error
+    let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref()) else { return error };
+    let what = match inner {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => why.to_string(),
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "the peer's certificate has expired; is the clock of this machine right?".to_owned()
+        }
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "the peer's certificate is not valid yet; is the clock of this machine right?".to_owned(),
+        Error::InvalidMessage(_) => return io::Error::new(io::ErrorKind::InvalidData, NoTls),
+        _ => return error,
+    };
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 impl From<Refused> for Error {
@@ -113,9 +137,13 @@ fn verify(
     usage: KeyUsage,
 ) -> Result<Identity, Error> {
     let own = EndEntityCert::try_from(own).map_err(|_| CertificateError::BadEncoding)?;
-    let (ca, authority) = authorities(others, pin)
-        .next()
-        .ok_or_else(|| pin.map_or(Refused::NoAuthority, Refused::OtherCluster))?;
+    let (ca, authority) = authorities(others, pin).next().ok_or_else(|| match pin {
+        Some(expected) => {
+            let shown = authorities(others, None).next().map(|(ca, _)| ca);
+            Refused::OtherCluster { expected, shown }
+        }
+        None => Refused::NoAuthority,
+    })?;
     let anchor = anchor_from_trusted_cert(authority).map_err(|_| CertificateError::BadEncoding)?;
     own.verify_for_usage(algorithms().all, &[anchor], &[], now, usage, None, None).map_err(of_webpki)?;
     match identity(&own, ca) {

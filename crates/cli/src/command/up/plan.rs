@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use conclave_client::CaId;
 use conclave_client::find::{CLIENT_PORT, ZONE};
-use conclave_pki::Ca;
+use conclave_pki::{Ca, PkiError};
 use serde::{Deserialize, Serialize};
 
 use super::cannot_use;
@@ -113,6 +113,17 @@ impl UpPlan {
                 let what = format!("{} {what}", path.display());
                 Failed::new(Exit::Refused, what, "give another --dir, or --ephemeral")
             })?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && has_data(dir) => {
+                let what = format!(
+                    "{} has servers' data but no up.json, which says which cluster they are of",
+                    dir.display()
+                );
+                return Err(Failed::new(
+                    Exit::Refused,
+                    what,
+                    "restore up.json from a copy, or give another --dir",
+                ));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(cannot_use(dir, &error)),
         };
@@ -163,7 +174,7 @@ impl UpPlan {
         }
         let pki = pki_dir(&self.dir);
         let ca = match &self.kept.authority {
-            Some(_) => Ca::read(&pki).context("the certificate authority of the cluster")?,
+            Some(_) => Ca::read(&pki).map_err(|error| lost_authority(&pki, &error))?,
             None => Ca::read_or_create(&pki, now).context("a new certificate authority")?.0,
         };
         let id = ca.id().to_string();
@@ -200,7 +211,7 @@ impl UpPlan {
         let owners = self.owners();
         move |now| {
             let Some(pki) = pki else { return Ok(()) };
-            let ca = Ca::read(&pki)?;
+            let ca = Ca::read(&pki).map_err(|error| lost_authority(&pki, &error))?;
             certificates::issue(&pki, &ca, &owners?, now).map(drop)
         }
     }
@@ -223,9 +234,14 @@ impl UpPlan {
         self.at_default_ports() && self.resolver.as_ref().is_none_or(|resolver| resolver.zone == ZONE)
     }
 
+    /// The client addresses.
+    pub(super) fn client_addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.client.to_string()).collect()
+    }
+
     /// The client addresses, separated by commas.
     pub(super) fn servers(&self) -> String {
-        self.nodes.iter().map(|node| node.client.to_string()).collect::<Vec<_>>().join(",")
+        self.client_addresses().join(",")
     }
 
     /// Saves the plan for the next run. Must be called before a process is started.
@@ -294,6 +310,21 @@ fn began_everywhere_or_nowhere(nodes: &[Node]) -> Result<bool, Failed> {
         begun += usize::from(identity.try_exists().map_err(|error| cannot_use(&node.dir, &error))?);
     }
     Ok(begun == 0 || begun == nodes.len())
+}
+
+/// Whether the first server has a directory, which it gets after the plan was saved.
+fn has_data(dir: &Path) -> bool {
+    node(dir, CLIENT_PORT, 0).is_some_and(|node| node.dir.exists())
+}
+
+/// The failure to read the authority of a cluster that began with it.
+fn lost_authority(pki: &Path, error: &PkiError) -> Failed {
+    let what = format!("the certificate authority of the cluster cannot be used: {error}");
+    let next = match error {
+        PkiError::Exposed(_) => "see whether others may have read it; then chmod 600 it".to_owned(),
+        _ => format!("restore ca.key in {} from a copy: it is the identity of the cluster", pki.display()),
+    };
+    Failed::new(Exit::Refused, what, next)
 }
 
 fn pki_dir(dir: &Path) -> PathBuf {
@@ -459,6 +490,40 @@ pub(super) mod tests {
         assert!(plan(false).is_err(), "a lost authority is not replaced");
         Ca::read_or_create(&pki_dir(dir.path()), now).unwrap();
         assert!(plan(false).unwrap_err().to_string().contains("another cluster"));
+    }
+
+    #[test]
+    fn what_was_lost_is_named_and_how_to_get_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000);
+        let plan = || UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", false);
+        let mut first = plan().unwrap();
+        first.secure(now).unwrap();
+        first.save().unwrap();
+        let key = pki_dir(dir.path()).join("ca.key");
+        let content = fs::read_to_string(&key).unwrap();
+        for damage in [None, content.get(..60)] {
+            match damage {
+                Some(text) => fs::write(&key, text).unwrap(),
+                None => fs::remove_file(&key).unwrap(),
+            }
+            if damage.is_some() {
+                use std::os::unix::fs::PermissionsExt as _;
+                fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+            }
+            let error = plan().unwrap().secure(now).unwrap_err();
+            let failed = error.downcast::<Failed>().unwrap();
+            assert!(failed.next.contains("restore ca.key"), "{failed}");
+            assert!(
+                !failed.what.contains('[') && failed.what.matches("No such file").count() < 2,
+                "{failed}"
+            );
+        }
+        fs::create_dir(dir.path().join("node1")).unwrap();
+        fs::remove_file(file(dir.path())).unwrap();
+        let failed = plan().unwrap_err();
+        assert!(failed.what.contains("no up.json") && failed.next.contains("restore"), "{failed}");
+        assert!(!UpPlan::is_saved_in(dir.path()));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> Stri
 }
 
 /// Commands to try next.
-pub(super) fn hints(executable: &str, plan: &UpPlan, after: Duration) -> String {
+pub(super) fn hints(executable: &str, plan: &UpPlan, cluster_id: &str, after: Duration) -> String {
     let name = match &plan.resolver {
         Some(resolver) if resolver.zone != ZONE => {
             format!("{executable} --name-server {} --zone {}", resolver.dns, resolver.zone)
@@ -98,7 +98,8 @@ pub(super) fn hints(executable: &str, plan: &UpPlan, after: Duration) -> String 
     });
     format!(
         "
-ready after {}; {} in {}. In another terminal:
+ready after {}; {} in {}.
+The cluster is {}, with the id {cluster_id}. In another terminal:
 
   {name} tail general
   {name} send general hello
@@ -108,6 +109,7 @@ Kill a server (kill -9 PID) and continue to chat. Ctrl-C stops all servers.",
         took(after),
         count(u64::from(plan.shards()), "shard"),
         plan.dir.display(),
+        plan.cluster(),
     )
 }
 
