@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use conclave_client::{CaId, Net};
-use conclave_proto::admin_token::AdminToken;
+use conclave_proto::admin_token::{AdminToken, PREFIX};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
@@ -27,6 +27,13 @@ const ADMIN_TOKEN_FILE_MAX: u64 = 1024;
 
 /// Reads the servers' admin token.
 fn admin_token(file: &Path) -> Result<AdminToken, BackendError> {
+    if file.to_string_lossy().starts_with(PREFIX) && !file.exists() {
+        // Not repeated: what is printed ends in logs.
+        return Err(BackendError::Failed {
+            what: "read the admin token".to_owned(),
+            why: "a token was given where the path of the file with it belongs".to_owned(),
+        });
+    }
     let mut content = Vec::new();
     let read = File::open(file).and_then(|file| file.take(ADMIN_TOKEN_FILE_MAX).read_to_end(&mut content));
     let token = read

@@ -16,18 +16,38 @@ use crate::{private, secret};
 /// The name of the copy in the state directory. No user has a name that begins with a dot.
 const KEPT: &str = ".admin-token";
 
-/// Reads the token from a file.
+/// Reads the token of a server from a file.
 ///
 /// # Errors
 /// If the file cannot be read, is this user's own and others can read it, or has no token.
 pub(crate) fn read(path: &Path) -> Result<AdminToken, Failed> {
-    let failed = |why: String| {
-        let file = path.display();
-        let next = format!(
+    let file = path.display();
+    read_or(
+        path,
+        format!(
             "make one with: (umask 077; echo {PREFIX}$(head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \\n') > {file})"
-        );
-        Failed::new(Exit::Usage, why, next)
-    };
+        ),
+    )
+}
+
+/// Reads the token of an operator from a file. A new token would be of no use: the servers have another one.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_given(path: &Path) -> Result<AdminToken, Failed> {
+    read_or(path, format!("{SERVERS_FILE}, readable by you alone"))
+}
+
+/// Reads the token from a file. `next` is the advice if there is none in it.
+fn read_or(path: &Path, next: String) -> Result<AdminToken, Failed> {
+    if path.to_string_lossy().starts_with(PREFIX) && !path.exists() {
+        // Not repeated: what is printed ends in logs.
+        let what = "an admin token was given where the path of the file with it belongs";
+        let next =
+            format!("write it into a file that only you can read, and give its path instead of {PREFIX}…");
+        return Err(Failed::new(Exit::Usage, what, next));
+    }
+    let failed = |why: String| Failed::new(Exit::Usage, why, next.clone());
     let content = secret::content(path, "admin token", &failed)?;
     AdminToken::parse(&content).map_err(|error| failed(format!("{}: {error}", path.display())))
 }
@@ -39,6 +59,10 @@ pub(crate) fn read(path: &Path) -> Result<AdminToken, Failed> {
 pub(crate) fn create(path: &Path) -> io::Result<()> {
     if path.exists() { Ok(()) } else { secret::write(path, &format!("{PREFIX}{}", secret::random())) }
 }
+
+/// Advice for operators.
+pub(crate) const SERVERS_FILE: &str = "give --admin-token-file (or CONCLAVE_ADMIN_TOKEN_FILE) the file that the servers have; \
+                                       `conclave up` has it in its directory as admin-token";
 
 /// The copies of tokens in a user's state directory.
 #[derive(Clone, Debug)]
@@ -55,9 +79,15 @@ impl Kept {
         is_cluster_id(cluster_id).then(|| self.state_dir.join(cluster_id).join(KEPT))
     }
 
-    /// The token of this cluster, if there is a copy that can be read.
-    pub(crate) fn load(&self, cluster_id: &str) -> Option<AdminToken> {
-        read(&self.file(cluster_id)?).ok()
+    /// The token of this cluster; `None` if there is no copy.
+    ///
+    /// # Errors
+    /// If there is a copy that cannot be used, such as one that others can read.
+    pub(crate) fn load(&self, cluster_id: &str) -> Result<Option<AdminToken>, Failed> {
+        match self.file(cluster_id) {
+            Some(file) if file.exists() => read_given(&file).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Keeps a copy of the token of this cluster.
@@ -83,7 +113,22 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_token_in_place_of_its_file_is_not_repeated() {
+        let token = format!("{PREFIX}{}", "7".repeat(64));
+        for failed in [read(Path::new(&token)).unwrap_err(), read_given(Path::new(&token)).unwrap_err()] {
+            assert!(
+                failed.what.contains("path of the file") && !failed.to_string().contains("777"),
+                "{failed}"
+            );
+        }
+        let missing = read_given(Path::new("/nowhere/admin-token")).unwrap_err();
+        assert!(missing.next.contains("that the servers have"), "{missing}");
+    }
 
     #[test]
     fn a_token_is_made_once_and_kept_below_the_id_of_its_cluster() {
@@ -96,14 +141,18 @@ mod tests {
 
         let kept = Kept::new(dir.path());
         let id = "7".repeat(32);
-        assert_eq!(kept.load(&id), None);
+        assert_eq!(kept.load(&id), Ok(None));
         kept.keep(&id, &token).unwrap();
-        assert_eq!(kept.load(&id), Some(token.clone()));
-        assert_eq!(kept.load(&"8".repeat(32)), None);
+        assert_eq!(kept.load(&id), Ok(Some(token.clone())));
+        assert_eq!(kept.load(&"8".repeat(32)), Ok(None));
         kept.keep("../elsewhere", &token).unwrap();
-        assert_eq!(kept.load("../elsewhere"), None);
+        assert_eq!(kept.load("../elsewhere"), Ok(None));
+        let copy = dir.path().join(&id).join(KEPT);
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
+        let exposed = kept.load(&id).unwrap_err();
+        assert!(exposed.what.contains("can be read by other users"), "{exposed}");
         kept.forget(&id);
-        assert_eq!(kept.load(&id), None);
+        assert_eq!(kept.load(&id), Ok(None));
         assert!(!dir.path().join(&id).exists());
     }
 

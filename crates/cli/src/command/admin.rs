@@ -122,7 +122,7 @@ enum Tokens {
 impl Tokens {
     fn of(file: Option<&Path>, settings: &Settings) -> Result<Self, Failed> {
         match file {
-            Some(file) => admin_token::read(file).map(Self::Given),
+            Some(file) => admin_token::read_given(file).map(Self::Given),
             None => Ok(Self::Kept(Kept::new(&settings.state_dir))),
         }
     }
@@ -143,7 +143,7 @@ impl Tokens {
             Self::Given(token) if cluster.is_known || settings.insecure => Ok(Some(token.clone())),
             Self::Given(_) => Err(unknown(address, cluster)),
             Self::Kept(kept) if is_local(address) && (cluster.authority.is_some() || cluster.is_known) => {
-                Ok(cluster.id.as_deref().and_then(|id| kept.load(id)))
+                cluster.id.as_deref().map_or(Ok(None), |id| kept.load(id))
             }
             Self::Kept(_) => Ok(None),
         }
@@ -196,6 +196,7 @@ async fn call_any_server<A>(
             continue;
         }
         let token = WithAdminToken(tokens.for_server(&address, cluster, settings)?);
+        let is_shown = token.0.is_some();
         let Ok(endpoint) = net.endpoint(&address) else { continue };
         let channel = net.channel(&endpoint.connect_timeout(connect_timeout(settings)), &address);
         let call = call(AdminServiceClient::with_interceptor(channel, token));
@@ -204,7 +205,7 @@ async fn call_any_server<A>(
             Ok(Err(status)) => {
                 let failure = from_status(&status);
                 if !is_retryable(status.code()) {
-                    return Err(refused(&failure.code, &status).into());
+                    return Err(refused(&failure.code, &status, is_shown).into());
                 }
                 last = failure.message;
             }
@@ -223,8 +224,13 @@ fn connect_timeout(settings: &Settings) -> Duration {
     settings.timeout.min(CLIENT_CONNECT_TIMEOUT)
 }
 
-fn refused(word: &str, status: &Status) -> Failed {
+/// The refusal of a server. `is_shown` says whether it has seen a token.
+fn refused(word: &str, status: &Status, is_shown: bool) -> Failed {
     match status.code() {
+        Code::Unauthenticated if is_shown => {
+            let what = "the admin token is not this cluster's";
+            Failed::new(Exit::of_word(word), what, admin_token::SERVERS_FILE)
+        }
         Code::NotFound => {
             Failed::new(Exit::NotFound, status.message(), "`conclave status` shows the servers' names")
         }
@@ -233,9 +239,7 @@ fn refused(word: &str, status: &Status) -> Failed {
             Failed::new(Exit::Refused, "the server is older than this command", next)
         }
         Code::Unauthenticated => {
-            let next = "give --admin-token-file (or CONCLAVE_ADMIN_TOKEN_FILE) the file that the servers have; `conclave up` has \
-                        it in its directory as admin-token";
-            Failed::new(Exit::of_word(word), status.message(), next)
+            Failed::new(Exit::of_word(word), status.message(), admin_token::SERVERS_FILE)
         }
         _ if word == "last_ready_node" => {
             Failed::new(Exit::Refused, status.message(), "--force drains it all the same")
@@ -258,12 +262,16 @@ mod tests {
 
     #[test]
     fn refusals_have_advice() {
-        let unknown = refused("not_found", &Status::not_found("there is no node \"x\""));
+        let unknown = refused("not_found", &Status::not_found("there is no node \"x\""), true);
         assert_eq!((unknown.exit, unknown.next.contains("status")), (Exit::NotFound, true));
-        assert_eq!(refused("", &Status::unimplemented("")).exit, Exit::Refused);
-        let stranger = refused("not_operator", &Status::unauthenticated("no"));
+        assert_eq!(refused("", &Status::unimplemented(""), true).exit, Exit::Refused);
+        let wrong = refused("not_operator", &Status::unauthenticated("no"), true);
+        assert!(wrong.exit == Exit::Auth && wrong.what.contains("not this cluster's"), "{wrong}");
+        let stranger = refused("not_operator", &Status::unauthenticated("no"), false);
         assert!(stranger.exit == Exit::Auth && stranger.next.contains("--admin-token-file"), "{stranger}");
-        assert!(refused("last_ready_node", &Status::failed_precondition("no")).next.contains("--force"));
+        assert!(
+            refused("last_ready_node", &Status::failed_precondition("no"), true).next.contains("--force")
+        );
     }
 
     #[test]
