@@ -1,5 +1,6 @@
 //! The authority and what it issues.
 
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -154,11 +155,21 @@ impl Ca {
             }
         }
         let ca = Self::read(dir)?;
-        // The process that made the key may have ended before it wrote the copy.
-        if !dir.join(CA_FILE).try_exists().map_err(failed(dir))? {
-            write_secret(&dir.join(CA_FILE), ca.pem.as_bytes())?;
-        }
+        ca.restore_copy(dir)?;
         Ok((ca, false))
+    }
+
+    /// Writes `ca.pem` in the directory of this authority again if it is not what it should be: the process that made the
+    /// key may have ended before it wrote the copy.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn restore_copy(&self, dir: &Path) -> Result<(), PkiError> {
+        let path = dir.join(CA_FILE);
+        match fs::read(&path) {
+            Ok(content) if content == self.pem.as_bytes() => Ok(()),
+            _ => write_secret(&path, self.pem.as_bytes()),
+        }
     }
 
     /// Issues a certificate with a new key.
