@@ -52,12 +52,13 @@ fn read_or(path: &Path, next: String) -> Result<AdminToken, Failed> {
     AdminToken::parse(&content).map_err(|error| failed(format!("{}: {error}", path.display())))
 }
 
-/// Makes a token in a file, unless the file exists.
+/// Makes a token in a file, unless the file exists and is not empty.
 ///
 /// # Errors
 /// If the file cannot be written.
 pub(crate) fn create(path: &Path) -> io::Result<()> {
-    if path.exists() { Ok(()) } else { secret::write(path, &format!("{PREFIX}{}", secret::random())) }
+    let is_there = fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() || metadata.len() > 0);
+    if is_there { Ok(()) } else { secret::write(path, &format!("{PREFIX}{}", secret::random())) }
 }
 
 /// Advice for operators.
@@ -134,6 +135,7 @@ mod tests {
     fn a_token_is_made_once_and_kept_below_the_id_of_its_cluster() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("admin-token");
+        fs::write(&file, "").unwrap();
         create(&file).unwrap();
         let token = read(&file).unwrap();
         create(&file).unwrap();

@@ -101,6 +101,11 @@ pub(crate) fn random() -> String {
 pub(crate) fn write(path: &Path, secret: &str) -> io::Result<()> {
     // Written under another name and renamed, so that the file is always complete.
     let temporary = path.with_extension("new");
+    // One that was left behind may be read-only.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut out = private::create(&temporary)?;
     writeln!(out, "{secret}")?;
     out.sync_all()?;
@@ -139,7 +144,9 @@ mod tests {
     fn a_secret_is_created_once_and_readable_by_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
-        fs::write(dir.path().join("secret.new"), "left over").unwrap();
+        let left = dir.path().join("secret.new");
+        fs::write(&left, "left over").unwrap();
+        fs::set_permissions(&left, Permissions::from_mode(0o400)).unwrap();
         create(&path).unwrap();
         let first = fs::read_to_string(&path).unwrap();
         assert_eq!(first.trim().len(), 64);

@@ -128,6 +128,8 @@ pub(super) fn happened(name: &str, event: &ProcessEvent, restart: bool) -> Strin
             let why = match cause {
                 // A signal comes from outside, and the log has nothing about it.
                 super::child::ExitCause::Signal(_) => String::new(),
+                // It was asked to stop; the last line of its log is not the reason.
+                super::child::ExitCause::Code(0) => String::new(),
                 super::child::ExitCause::Code(_) | super::child::ExitCause::NotStarted(_) => {
                     format!(": {last_words}")
                 }
@@ -206,6 +208,17 @@ pub(super) fn json<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_line_is_shown_only_as_the_cause_of_a_failure() {
+        let said = |cause| {
+            let event = ProcessEvent::Ended { cause, last_words: "ERROR lost".to_owned() };
+            happened("node1", &event, false)
+        };
+        use super::super::child::ExitCause;
+        assert_eq!(said(ExitCause::Code(0)), "node1 has stopped");
+        assert!(said(ExitCause::Code(1)).contains("ERROR lost"));
+    }
 
     #[test]
     fn hints_are_valid_commands() {
