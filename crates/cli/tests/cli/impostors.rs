@@ -30,7 +30,8 @@ fn at(address: &str, state: &Path, args: &[&str]) -> Command {
 /// Writes a file for its owner only.
 fn private(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
 

@@ -148,10 +148,18 @@ fn the_user_who_started_a_cluster_is_its_operator() {
     assert!(last.err.contains("no other node is ready") && last.err.contains("--force"), "{last:#?}");
     until_says(0, &["leads nothing"], || up.run(&["admin", "drain", "node1", "--force"]));
 
-    let kept = up.state.join(up.ready["cluster_id"].as_str().unwrap()).join(".admin-token");
+    let id = up.ready["cluster_id"].as_str().unwrap().to_owned();
+    assert!(up.run(&["status"]).out.contains(&id), "people can give others the id");
+    let state = up.state.clone();
+    let kept = state.join(&id).join(".admin-token");
     assert!(kept.exists());
     up.stop();
     assert!(!kept.exists(), "the token outlived its cluster");
+    assert!(!state.join(&id).join(".tls").exists() && !state.join("current-cluster").exists());
+    for file in ["known-servers", "last-cluster"] {
+        let text = fs::read_to_string(state.join(file)).unwrap_or_default();
+        assert!(!text.contains(&id), "{file}: {text}");
+    }
 }
 
 #[test]
