@@ -22,12 +22,10 @@ const KEPT: &str = ".admin-token";
 /// If the file cannot be read, is this user's own and others can read it, or has no token.
 pub(crate) fn read(path: &Path) -> Result<AdminToken, Failed> {
     let file = path.display();
-    read_or(
-        path,
-        format!(
-            "make one with: (umask 077; echo {PREFIX}$(head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \\n') > {file})"
-        ),
-    )
+    let next = format!(
+        "make one with: (umask 077; echo {PREFIX}$(head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \\n') > {file})"
+    );
+    read_or(path, &next)
 }
 
 /// Reads the token of an operator from a file. A new token would be of no use: the servers have another one.
@@ -35,11 +33,11 @@ pub(crate) fn read(path: &Path) -> Result<AdminToken, Failed> {
 /// # Errors
 /// As [`read`].
 pub(crate) fn read_given(path: &Path) -> Result<AdminToken, Failed> {
-    read_or(path, format!("{SERVERS_FILE}, readable by you alone"))
+    read_or(path, &format!("{SERVERS_FILE}, readable by you alone"))
 }
 
 /// Reads the token from a file. `next` is the advice if there is none in it.
-fn read_or(path: &Path, next: String) -> Result<AdminToken, Failed> {
+fn read_or(path: &Path, next: &str) -> Result<AdminToken, Failed> {
     if path.to_string_lossy().starts_with(PREFIX) && !path.exists() {
         // Not repeated: what is printed ends in logs.
         let what = "an admin token was given where the path of the file with it belongs";
@@ -47,7 +45,7 @@ fn read_or(path: &Path, next: String) -> Result<AdminToken, Failed> {
             format!("write it into a file that only you can read, and give its path instead of {PREFIX}…");
         return Err(Failed::new(Exit::Usage, what, next));
     }
-    let failed = |why: String| Failed::new(Exit::Usage, why, next.clone());
+    let failed = |why: String| Failed::new(Exit::Usage, why, next);
     let content = secret::content(path, "admin token", &failed)?;
     AdminToken::parse(&content).map_err(|error| failed(format!("{}: {error}", path.display())))
 }

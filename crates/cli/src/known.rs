@@ -190,13 +190,12 @@ impl Known {
     /// If one of them is damaged: then any cluster would be as good as the known one.
     pub(crate) fn check(&self) -> Result<(), Failed> {
         let is_record = |line: &str| line.split_once(' ').is_some_and(|(id, _)| is_cluster_id(id));
-        let checks: [(&str, &dyn Fn(&str) -> bool); 2] =
-            [(CURRENT, &|text| is_cluster_id(text.trim())), (RECORDED, &|text| text.lines().all(is_record))];
-        for (name, is_good) in checks {
+        for name in [CURRENT, RECORDED] {
             let path = self.state_dir.join(name);
             let why = match read(&path) {
                 Ok(None) => continue,
-                Ok(Some(text)) if is_good(&text) => continue,
+                Ok(Some(text)) if name == CURRENT && is_cluster_id(text.trim()) => continue,
+                Ok(Some(text)) if name == RECORDED && text.lines().all(is_record) => continue,
                 Ok(Some(_)) => "it is damaged".to_owned(),
                 Err(error) => error.to_string(),
             };
