@@ -4,6 +4,7 @@
 //! one, and a message for one cluster is never sent to another. One process uses a slot at a time; a second command at
 //! the same time uses the next slot. The next command that sends also sends the unsent messages of all slots.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -190,7 +190,8 @@ pub fn read_authority(dir: &Path) -> Result<CaId, TlsError> {
     let content = secret::read_bounded(&path, PEM_BYTES_MAX)
         .map_err(|source| TlsError::File { path: path.display().to_string(), source })?;
     let damaged = |why: String| TlsError::Damaged { what: path.display().to_string(), why };
-    let certificate = CertificateDer::from_pem_slice(&content).map_err(|error| damaged(pem_problem(&error)))?;
+    let certificate =
+        CertificateDer::from_pem_slice(&content).map_err(|error| damaged(pem_problem(&error)))?;
     CaId::of_certificate(&certificate).ok_or_else(|| damaged("it is not a certificate".to_owned()))
 }
 

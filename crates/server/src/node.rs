@@ -89,12 +89,33 @@ pub enum RunError {
     Expelled(String),
 }
 
+impl From<PeersError> for RunError {
+    fn from(error: PeersError) -> Self {
+        match error {
+            PeersError::Address(error) => Self::Address(error),
+            PeersError::Tls(error) => Self::Tls(error),
+        }
+    }
+}
+
 fn advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "another process uses the port: stop it, or choose another port",
         std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose another port",
         _ => "check the address",
     }
+}
+
+/// The store's options as the configuration wants them.
+fn adapted(config: &Config, options: Options) -> Options {
+    let options = match &config.faults {
+        Some(faults) => {
+            tracing::warn!("fault injection enabled (--allow-faults): every operator may inject faults");
+            faults.onto(options)
+        }
+        None => options,
+    };
+    Options { feature_level: config.feature_level, ..options }
 }
 
 async fn write_boots(store: Store) -> Result<(), RunError> {
@@ -132,14 +153,7 @@ impl Node {
         clock: Clock,
     ) -> Result<Self, RunError> {
         config.validate().map_err(RunError::Config)?;
-        let options = match &config.faults {
-            Some(faults) => {
-                tracing::warn!("fault injection enabled (--allow-faults): every operator may inject faults");
-                faults.onto(options)
-            }
-            None => options,
-        };
-        let options = Options { feature_level: config.feature_level, ..options };
+        let options = adapted(&config, options);
         let plan = ClusterPlan::new(&config);
         let metrics = Arc::new(Metrics::new(&config.name, &config.cluster_name));
         let feed = Arc::new(Feed::default());
@@ -168,11 +182,8 @@ impl Node {
             expelled: expelled.clone(),
         };
         let stamp = Stamp::new(&identity, store.clone(), Arc::clone(&topology));
-        let peers = Peers::new(&topology, &stamp, config.faults.as_ref(), &listeners.net, tls.as_deref());
-        let (peers, links) = peers.map_err(|error| match error {
-            PeersError::Address(error) => RunError::Address(error),
-            PeersError::Tls(error) => RunError::Tls(error),
-        })?;
+        let (peers, links) =
+            Peers::new(&topology, &stamp, config.faults.as_ref(), &listeners.net, tls.as_deref())?;
         let peers = Arc::new(peers);
         let tasks = TaskTracker::new();
         let groups = groups::Groups {

@@ -37,6 +37,18 @@ fn server(scratch: &Path, base: u16, index: u16, tls: &Path) -> Command {
     server
 }
 
+/// Processes that end with the test: closing their stdin stops them.
+struct Processes(Vec<Child>);
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for process in &mut self.0 {
+            drop(process.stdin.take());
+            let _ = process.wait();
+        }
+    }
+}
+
 #[test]
 fn an_authority_is_made_once_and_certificates_are_renewed_when_due() {
     let scratch = tempfile::tempdir().unwrap();
@@ -125,15 +137,14 @@ fn servers_with_certificates_are_a_cluster_whose_id_is_the_authoritys() {
     name_server.args(["--http-listen", &everywhere, "--secret-file"]).arg(&secret);
     name_server.arg("--tls-dir").arg(pki.join("ns1"));
     name_server.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _name_server = name_server.spawn().unwrap();
+    let name_server = name_server.spawn().unwrap();
     let start = |index: u16| -> Child {
         let tls = if index == 1 { far.clone() } else { pki.join(NAMES[usize::from(index)]) };
         let mut server = server(scratch.path(), base, index, &tls);
         server.args(["--resolvers", &at(54), "--secret-file"]).arg(&secret);
         server.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
-    // Closing their stdin at the end of the test stops them.
-    let _servers = [0, 1, 2].map(start);
+    let _processes = Processes([0, 1, 2].map(start).into_iter().chain([name_server]).collect());
     let address = format!("127.0.0.1:{base}");
     until("the cluster is healthy", || {
         let mut status = command(&["-s", &address, "status", "--json"]);

@@ -118,6 +118,7 @@ pub(super) async fn serve_clients(
         draining.cancelled().await;
         health.set_not_serving::<ChatServiceServer<Gateway>>().await;
     };
+    let answers = gateway.answers.clone().run(stop.clone());
     let operators = admin.operators.clone();
     let faults = faults.map(|faults| FaultServiceServer::with_interceptor(faults, operators.clone()));
     let server = grpc::server()
@@ -127,9 +128,10 @@ pub(super) async fn serve_clients(
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(PUBLIC_CALL_BYTES_MAX))
         .add_optional_service(faults)
         .add_service(Front::new(gateway));
-    let (served, ()) = tokio::join!(
+    let (served, (), ()) = tokio::join!(
         server.serve_with_incoming_shutdown(entrance.incoming(), stop.cancelled_owned()),
-        unready
+        unready,
+        answers
     );
     if let Err(error) = served {
         tracing::error!(%error, "failed to serve clients");

@@ -82,7 +82,6 @@ impl Node {
             session_reads: SessionReads::default(),
             statuses: Coalesced::default(),
         };
-        tasks.spawn(gateway.answers.clone().run(stop.clone()));
         let introductions = Introductions { admission, shards: Arc::clone(shards) };
         let peer_service = PeerService {
             introductions: introductions.clone(),
