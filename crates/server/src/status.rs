@@ -70,7 +70,7 @@ fn shard_status(node: &NodeInfo, replica: &Replica) -> ShardStatus {
         purged_index: metrics.purged.map_or(0, |id| id.index),
         voters: metrics.membership_config.membership().voter_ids().collect(),
         digest: Some(chat::AppliedDigest {
-            index: digest.index,
+            entries: digest.entries,
             total_since: digest.total.since,
             total: digest.total.sum,
             window_since: digest.window.since,
@@ -83,7 +83,7 @@ fn shard_status(node: &NodeInfo, replica: &Replica) -> ShardStatus {
 /// A digest that another node reports.
 pub(crate) fn digest_from_proto(digest: &chat::AppliedDigest) -> AppliedDigest {
     AppliedDigest {
-        index: digest.index,
+        entries: digest.entries,
         total: DigestSum { since: digest.total_since, sum: digest.total },
         window: DigestSum { since: digest.window_since, sum: digest.window },
     }

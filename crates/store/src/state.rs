@@ -167,10 +167,10 @@ impl ShardState {
         lock(&self.inner).digests.now()
     }
 
-    /// The digest as it was at an index; `None` unless it is one of the last.
+    /// The digest as it was after this many entries; `None` unless it is one of the last.
     #[must_use]
-    pub fn digest_at(&self, index: u64) -> Option<AppliedDigest> {
-        lock(&self.inner).digests.at(index)
+    pub fn digest_after(&self, entries: u64) -> Option<AppliedDigest> {
+        lock(&self.inner).digests.at(entries)
     }
 
     /// The applied position in the log, and the membership at that position.

@@ -87,7 +87,7 @@ fn publish(
     });
 }
 
-/// Compares what other nodes have applied with what this one had applied at the same index. Of two nodes the one that is
+/// Compares what other nodes have applied with what this one had applied after as many entries. Of two nodes the one that is
 /// ahead can compare, so that one of them does, sooner or later.
 fn compare_digests(shards: &Shards, node: &NodeInfo, reported: &[NodeStatus]) {
     for status in reported.iter().filter(|status| status.reachable) {
@@ -97,14 +97,14 @@ fn compare_digests(shards: &Shards, node: &NodeInfo, reported: &[NodeStatus]) {
                 continue;
             };
             let digest = digest_from_proto(digest);
-            let ours = replica.state.digest_at(digest.index);
+            let ours = replica.state.digest_after(digest.entries);
             let Some(agree) = ours.and_then(|ours| ours.agrees(&digest)) else { continue };
             if node.diverged.compared(replica.shard, NodeId(status.node_id), agree) {
                 tracing::error!(
                     shard = replica.shard.0,
                     peer = status.node_id,
-                    index = digest.index,
-                    "replica of another node has applied something else than this node's up to the same index"
+                    entries = digest.entries,
+                    "replica of another node has applied something else than this node's"
                 );
             }
         }

@@ -21,20 +21,20 @@ const WINDOW: u64 = 4_096;
 /// The number of digests that are kept of the past: another node's report is a little behind, or ahead.
 const RECENT_MAX: usize = 256;
 
-/// The sum over all entries after an index.
+/// The sum over all entries from an index on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DigestSum {
-    /// The index of the last entry before.
+    /// The index of the first entry, or of the next one if there is none yet.
     pub since: u64,
     /// The sum of the entries' hashes, modulo 2^64.
     pub sum: u64,
 }
 
-/// What a replica has applied up to an index.
+/// What a replica has applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AppliedDigest {
-    /// The index of the last applied entry.
-    pub index: u64,
+    /// The number of applied entries: the index of the last one plus 1, since the first one has index 0.
+    pub entries: u64,
     /// All entries that this replica has summed, or those of the snapshot that it got.
     pub total: DigestSum,
     /// The entries since the last multiple of 4,096.
@@ -42,23 +42,24 @@ pub struct AppliedDigest {
 }
 
 impl AppliedDigest {
-    /// A digest that begins after this index.
-    pub(crate) fn starting(index: u64) -> Self {
-        let none = DigestSum { since: index, sum: 0 };
-        Self { index, total: none, window: none }
+    /// A digest that begins after this many entries.
+    pub(crate) fn starting(entries: u64) -> Self {
+        let none = DigestSum { since: entries, sum: 0 };
+        Self { entries, total: none, window: none }
     }
 
-    /// The digest at this index, as it is stored, or else one that begins there.
+    /// The digest after the entry with this index, as it is stored, or else one that begins there.
     pub(crate) fn stored(index: u64, stored: Option<log::AppliedDigest>) -> Self {
-        let Some(stored) = stored else { return Self::starting(index) };
+        let entries = index + 1;
+        let Some(stored) = stored else { return Self::starting(entries) };
         Self {
-            index,
+            entries,
             total: DigestSum { since: stored.total_since, sum: stored.total },
             window: DigestSum { since: stored.window_since, sum: stored.window },
         }
     }
 
-    /// The stored form, without the index.
+    /// The stored form, without the number of entries.
     #[must_use]
     pub fn to_proto(&self) -> log::AppliedDigest {
         log::AppliedDigest {
@@ -70,10 +71,10 @@ impl AppliedDigest {
     }
 
     fn add(&mut self, index: u64, hash: u64) {
-        if index % WINDOW == 1 {
-            self.window = DigestSum { since: index - 1, sum: 0 };
+        if index.is_multiple_of(WINDOW) {
+            self.window = DigestSum { since: index, sum: 0 };
         }
-        self.index = index;
+        self.entries = index + 1;
         self.total.sum = self.total.sum.wrapping_add(hash);
         self.window.sum = self.window.sum.wrapping_add(hash);
     }
@@ -81,7 +82,7 @@ impl AppliedDigest {
     /// Whether two replicas have applied the same. `None` if their digests cannot be compared.
     #[must_use]
     pub fn agrees(&self, other: &Self) -> Option<bool> {
-        if self.index != other.index {
+        if self.entries != other.entries {
             return None;
         }
         let compare = |a: DigestSum, b: DigestSum| (a.since == b.since).then_some(a.sum == b.sum);
@@ -92,7 +93,7 @@ impl AppliedDigest {
     }
 }
 
-/// The digests at the last indexes, and the hash of the entry that is being applied.
+/// The last digests, and the hash of the entry that is being applied.
 pub(crate) struct Digests {
     now: AppliedDigest,
     recent: VecDeque<AppliedDigest>,
@@ -115,10 +116,10 @@ impl Digests {
         self.now
     }
 
-    /// The digest at an index, if it is one of the last.
-    pub(crate) fn at(&self, index: u64) -> Option<AppliedDigest> {
+    /// The digest after this many entries, if it is one of the last.
+    pub(crate) fn at(&self, entries: u64) -> Option<AppliedDigest> {
         // Consecutive, but for a snapshot, which begins anew.
-        let back = usize::try_from(self.now.index.checked_sub(index)?).ok()?;
+        let back = usize::try_from(self.now.entries.checked_sub(entries)?).ok()?;
         let at = self.recent.len().checked_sub(back + 1)?;
         self.recent.get(at).copied()
     }
@@ -165,7 +166,7 @@ mod tests {
 
     fn applied(start: AppliedDigest, upto: u64, wrong: u64) -> AppliedDigest {
         let mut digest = start;
-        for index in start.index + 1..=upto {
+        for index in start.entries..upto {
             digest.add(index, index.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(index == wrong));
         }
         digest
@@ -173,23 +174,25 @@ mod tests {
 
     #[test]
     fn replicas_that_applied_the_same_agree_wherever_they_began() {
-        let whole = applied(AppliedDigest::starting(0), 9_000, 0);
-        assert_eq!(whole.agrees(&applied(AppliedDigest::starting(0), 9_000, 0)), Some(true));
-        let later = applied(AppliedDigest::starting(5_000), 8_000, 0);
-        let early = applied(AppliedDigest::starting(0), 8_000, 0);
+        let nothing = AppliedDigest::starting(0);
+        assert_eq!(nothing.agrees(&applied(nothing, 1, u64::MAX)), None, "the first entry has index 0");
+        let whole = applied(AppliedDigest::starting(0), 9_000, u64::MAX);
+        assert_eq!(whole.agrees(&applied(AppliedDigest::starting(0), 9_000, u64::MAX)), Some(true));
+        let later = applied(AppliedDigest::starting(5_000), 8_000, u64::MAX);
+        let early = applied(AppliedDigest::starting(0), 8_000, u64::MAX);
         assert_eq!(later.agrees(&early), None, "it began in the middle of this window");
-        assert_eq!(applied(later, 9_000, 0).agrees(&whole), Some(true));
+        assert_eq!(applied(later, 9_000, u64::MAX).agrees(&whole), Some(true));
         assert_eq!(whole.agrees(&early), None, "at different indexes");
     }
 
     #[test]
     fn one_wrong_entry_shows_in_its_window_and_in_the_total_for_ever() {
-        let right = applied(AppliedDigest::starting(0), 4_096, 0);
+        let right = applied(AppliedDigest::starting(0), 4_096, u64::MAX);
         let wrong = applied(AppliedDigest::starting(0), 4_096, 7);
         assert_eq!(right.agrees(&wrong), Some(false));
-        assert_eq!(applied(right, 20_000, 0).agrees(&applied(wrong, 20_000, 0)), Some(false));
-        let joined = applied(AppliedDigest::starting(10), 4_100, 0);
-        assert_eq!(joined.agrees(&applied(wrong, 4_100, 0)), Some(true), "it has not seen that entry");
+        assert_eq!(applied(right, 20_000, u64::MAX).agrees(&applied(wrong, 20_000, u64::MAX)), Some(false));
+        let joined = applied(AppliedDigest::starting(10), 4_100, u64::MAX);
+        assert_eq!(joined.agrees(&applied(wrong, 4_100, u64::MAX)), Some(true), "it has not seen that entry");
         assert_eq!(joined.agrees(&applied(right, 4_100, 4_098)), Some(false));
     }
 
@@ -197,13 +200,13 @@ mod tests {
     fn the_last_digests_are_kept() {
         let mut digests = Digests::new(AppliedDigest::starting(10));
         let id = |index| crate::convert::log_id_of(3, index);
-        for index in 11..=600 {
+        for index in 10..600 {
             digests.begin_entry();
             digests.reply(&Reply::Done);
             digests.end_entry(&id(index));
         }
         assert_eq!(digests.at(600), Some(digests.now()));
-        assert_eq!(digests.at(345).map(|digest| digest.index), Some(345));
+        assert_eq!(digests.at(345).map(|digest| digest.entries), Some(345));
         assert_eq!((digests.at(344), digests.at(601)), (None, None));
     }
 }

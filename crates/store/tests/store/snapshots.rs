@@ -93,7 +93,7 @@ async fn an_empty_and_a_lagging_store_get_the_same_state() {
         assert_eq!(*store.state(SHARD).applied().borrow(), 400);
         assert_eq!(view_of(snapshot(&mut machine).await), model(&batches));
         let digest = from.state(SHARD).digest();
-        assert_eq!((digest.index, digest.total.since), (400, 0));
+        assert_eq!((digest.entries, digest.total.since), (401, 0));
         assert_eq!(store.state(SHARD).digest(), digest, "the digest came with the snapshot");
         assert_eq!(store.failed().borrow().clone(), None);
         drop((machine, store));
