@@ -130,9 +130,17 @@ class Run:
         lend_port_53(self.folder)
         name_here(self.folder, "chaos")
         flags = [f"--storage.tsdb.path={self.folder / 'tsdb'}", "--web.listen-address=127.0.0.1:9090", "--log.level=warn"]
-        program = ["prometheus", "--config.file=prometheus/prometheus.yml", *flags]
+        program = ["prometheus", f"--config.file={self.config()}", *flags]
         self.spawn("prometheus", program, self.folder / "prometheus.out")
         self.wait_for("Prometheus to find all targets through the SRV records", lambda: len(self.targets()) == NODES + 2)
+
+    def config(self) -> Path:
+        """The configuration of the composition for a cluster whose pages are on loopback, where they have no TLS."""
+        text = Path("prometheus/prometheus.yml").read_text()
+        lines = [line for line in text.splitlines() if not line.strip().startswith(("scheme:", "tls_config:"))]
+        path = self.folder / "prometheus.yml"
+        path.write_text("\n".join(lines).replace(" rules/", f" {Path('prometheus/rules').resolve()}/") + "\n")
+        return path
 
     def start_clients(self) -> None:
         acks, states = self.folder / "acks", self.folder / "states"

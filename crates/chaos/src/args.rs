@@ -63,6 +63,9 @@ pub(crate) struct PlaceArgs {
     /// A file with the admin token of the servers, with --backend docker or kubernetes: faults inside servers need it
     #[arg(long, value_name = "FILE", env = "CONCLAVE_ADMIN_TOKEN_FILE", global = true)]
     admin_token_file: Option<PathBuf>,
+    /// A directory with the ca.pem of the cluster, if it uses TLS, with --backend docker or kubernetes
+    #[arg(long, value_name = "DIR", env = "CONCLAVE_TLS_DIR", global = true)]
+    tls_dir: Option<PathBuf>,
     #[command(flatten)]
     kubernetes: KubernetesArgs,
 }
@@ -95,6 +98,7 @@ impl From<&PlaceArgs> for Settings {
             state_dir: args.state_dir.clone(),
             project: args.project.clone(),
             admin_token_file: args.admin_token_file.clone(),
+            tls_dir: args.tls_dir.clone(),
             kubernetes,
         }
     }

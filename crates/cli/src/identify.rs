@@ -188,7 +188,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
                 match settings.authority {
                     // The user has said whose server this must be.
                     Some(given) => {
-                        let other = format!("it belongs to the cluster {}", answer.id);
+                        let other = format!("it says that it belongs to the cluster {}", answer.id);
                         refused = Some(expected.unproven(&answer.address, given, other));
                     }
                     None => note_other(&mut others, &answer),

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use conclave_client::CaId;
 use conclave_proto::admin_token::AdminToken;
 use futures::future::{BoxFuture, try_join_all};
 
@@ -34,6 +35,8 @@ pub struct Docker {
     inside: InForce,
     /// Active `isolate` faults, whose containers are disconnected.
     disconnected: InForce,
+    /// The cluster's certificate authority, if it uses TLS.
+    authority: Option<CaId>,
     /// How clients find the cluster by name.
     zone: Option<String>,
     /// Whether servers may have faults inside. A server that was frozen or cut off may have missed that a fault ended.
@@ -43,7 +46,7 @@ pub struct Docker {
 impl Docker {
     /// Opens the cluster of a Compose project on this machine's engine: the named project, the project of the container in which
     /// this program runs, or the only one. `state_dir` gets the file of disconnected containers. Faults inside servers need their
-    /// admin token.
+    /// admin token, and servers with TLS their authority.
     ///
     /// # Errors
     /// If the engine cannot be reached, or the project is ambiguous.
@@ -51,6 +54,7 @@ impl Docker {
         named: Option<&str>,
         state_dir: &Path,
         token: Option<Result<AdminToken, BackendError>>,
+        authority: Option<CaId>,
     ) -> Result<Self, BackendError> {
         let docker_host = std::env::var("DOCKER_HOST").ok();
         let api = Api::connect(api::socket(docker_host.as_deref())?).await?;
@@ -64,6 +68,7 @@ impl Docker {
             containers: Containers::new(api, places),
             inside: InForce::new(token),
             disconnected: InForce::default(),
+            authority,
             zone: None,
             may_have_faults_inside: AtomicBool::new(false),
         };
@@ -91,7 +96,7 @@ impl Docker {
 
     async fn parts(&self) -> Result<Vec<Part>, BackendError> {
         let listed = list(&self.containers.api, &[format!("{}={}", model::PROJECT, self.project)]).await?;
-        model::parts(&self.project, &listed, self.own.as_ref())
+        model::parts(&self.project, &listed, self.own.as_ref(), self.authority)
     }
 
     async fn servers(&self) -> Result<Vec<Target>, BackendError> {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use conclave_client::CaId;
 use conclave_proto::admin_token::AdminToken;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::net::TcpStream;
@@ -57,16 +58,20 @@ pub struct Kubernetes {
     seen: Mutex<BTreeMap<String, Target>>,
     /// Active faults inside servers.
     inside: InForce,
+    /// The cluster's certificate authority, if it uses TLS.
+    authority: Option<CaId>,
 }
 
 impl Kubernetes {
-    /// Opens the cluster in this place. Faults inside servers need their admin token.
+    /// Opens the cluster in this place. Faults inside servers need their admin token, and servers with TLS
+    /// their authority.
     ///
     /// # Errors
     /// If the API cannot be reached or refuses, or no pod allows faults.
     pub async fn open(
         place: &PodLocation,
         token: Option<Result<AdminToken, BackendError>>,
+        authority: Option<CaId>,
     ) -> Result<Self, BackendError> {
         let config = Config::find(place.kubeconfig.as_deref()).map_err(|error| BackendError::Failed {
             what: "find the Kubernetes API".to_owned(),
@@ -77,6 +82,7 @@ impl Kubernetes {
             selector: selector(place.selector.as_deref()).to_owned(),
             seen: Mutex::default(),
             inside: InForce::new(token),
+            authority,
         };
         if kubernetes.list().await?.is_empty() {
             return Err(BackendError::Failed {
@@ -99,11 +105,15 @@ impl Kubernetes {
     /// Lists the pods and returns every target that was ever listed.
     async fn list(&self) -> Result<Vec<Target>, BackendError> {
         let pods = self.api.pods(&self.selector).await?;
-        if let Some(pod) = pods.iter().find(|pod| pod.target().is_some() && !pod.is_allowed()) {
+        if let Some(pod) = pods.iter().find(|pod| pod.target(self.authority).is_some() && !pod.is_allowed()) {
             return Err(not_allowed(pod));
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.extend(pods.iter().filter_map(Pod::target).map(|target| (target.name.clone(), target)));
+        seen.extend(
+            pods.iter()
+                .filter_map(|pod| pod.target(self.authority))
+                .map(|target| (target.name.clone(), target)),
+        );
         Ok(seen.values().cloned().collect())
     }
 
@@ -130,7 +140,7 @@ impl Kubernetes {
     async fn delete(&self, name: &str, death: Option<Death>) -> Result<(), BackendError> {
         let Some(pod) = self.allowed(name).await? else { return Ok(()) };
         let Some(Death { torn, seed, must }) = death else { return self.api.delete(&pod, Grace::Its).await };
-        if let Some(target) = pod.target().filter(|target| target.kind == Kind::Server)
+        if let Some(target) = pod.target(self.authority).filter(|target| target.kind == Kind::Server)
             && (must || pod.allows_faults_inside())
         {
             let reached = self.inside.cut_power(&target, torn, seed).await?;
@@ -151,7 +161,7 @@ impl Kubernetes {
         let deadline = Instant::now() + BACK_DEADLINE;
         loop {
             let is_back = match self.api.pod(name).await {
-                Ok(Some(pod)) if pod.is_ready() => match pod.target() {
+                Ok(Some(pod)) if pod.is_ready() => match pod.target(self.authority) {
                     Some(target) => takes_connections(&target).await,
                     None => true,
                 },
@@ -297,7 +307,7 @@ impl Backend for Kubernetes {
 
 /// The means for these pods: faults inside need permission of every server.
 fn means(pods: &[Pod]) -> BTreeSet<Means> {
-    let server = |pod: &&Pod| pod.target().is_some_and(|target| target.kind == Kind::Server);
+    let server = |pod: &&Pod| pod.target(None).is_some_and(|target| target.kind == Kind::Server);
     let mut servers = pods.iter().filter(server).peekable();
     let inside = servers.peek().is_some() && servers.all(Pod::allows_faults_inside);
     let more = Means::INSIDE.into_iter().filter(|_| inside);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use conclave_client::CaId;
 
 use crate::backend::docker::Docker;
 use crate::backend::kubernetes::{Kubernetes, PodLocation};
@@ -36,6 +37,9 @@ pub struct Settings {
     pub project: Option<String>,
     /// The file with the servers' admin token, for Docker and Kubernetes. `conclave up` has it in its directory.
     pub admin_token_file: Option<PathBuf>,
+    /// The directory with the cluster's `ca.pem`, for Docker and Kubernetes; `None` if it does not use TLS. `conclave up` has it
+    /// in its directory.
+    pub tls_dir: Option<PathBuf>,
     /// Where the pods are, for Kubernetes.
     pub kubernetes: PodLocation,
 }
@@ -53,9 +57,10 @@ pub struct Opened {
 /// Opens the backend.
 ///
 /// # Errors
-/// If no cluster is found.
+/// If no cluster is found, or `ca.pem` cannot be read.
 pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
     let token = settings.admin_token_file.as_deref().map(admin_token);
+    let authority = settings.tls_dir.as_deref().map(authority);
     match settings.backend {
         Choice::Local => {
             let dir = settings.up_dir.clone().map_or_else(Local::default_dir, Ok)?;
@@ -64,18 +69,28 @@ pub async fn open(settings: &Settings) -> Result<Opened, BackendError> {
         }
         Choice::Docker => {
             make(&settings.state_dir)?;
-            let backend = Docker::open(settings.project.as_deref(), &settings.state_dir, token).await?;
+            let backend =
+                Docker::open(settings.project.as_deref(), &settings.state_dir, token, authority.transpose()?)
+                    .await?;
             let journal = backend.journal(&settings.state_dir);
             Ok(Opened { backend: Box::new(backend), journal })
         }
         Choice::Kubernetes => {
-            let kubernetes = Kubernetes::open(&settings.kubernetes, token).await?;
+            let kubernetes = Kubernetes::open(&settings.kubernetes, token, authority.transpose()?).await?;
             let journal =
                 settings.state_dir.join(format!("kubernetes-{}.journal", kubernetes.name_of_cluster()));
             make(&settings.state_dir)?;
             Ok(Opened { backend: Box::new(kubernetes), journal })
         }
     }
+}
+
+/// The authority whose certificate is `ca.pem` in this directory.
+fn authority(dir: &Path) -> Result<CaId, BackendError> {
+    conclave_net::read_authority(dir).map_err(|error| BackendError::Failed {
+        what: format!("read the cluster's authority in {}", dir.display()),
+        why: error.to_string(),
+    })
 }
 
 fn make(dir: &Path) -> Result<(), BackendError> {

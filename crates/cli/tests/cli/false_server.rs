@@ -194,7 +194,7 @@ fn a_false_server_gets_no_byte_of_a_call_or_token_of_a_known_cluster() {
     for (what, way) in &ways {
         for (server, state) in [(&given, &pinned), (&address, &kept)] {
             relay.take(way);
-            let refused = send(server, state).expect(1);
+            let refused = send(server, state).expect(5);
             assert!(refused.err.contains("nothing was sent to it"), "{what}: {refused:#?}");
             for said in relay.said() {
                 let nothing = match way {

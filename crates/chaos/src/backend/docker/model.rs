@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use conclave_client::CaId;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendError, Kind, Target};
@@ -279,11 +280,16 @@ pub(super) struct Part {
     pub(super) asked_at: Option<String>,
 }
 
-/// The containers of the cluster, by name.
+/// The containers of the cluster, by name; with its certificate authority, if it uses TLS.
 ///
 /// # Errors
 /// If one does not allow faults, or its labels are wrong.
-pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Result<Vec<Part>, BackendError> {
+pub(super) fn parts(
+    project: &str,
+    listed: &[Listed],
+    own: Option<&Own>,
+    authority: Option<CaId>,
+) -> Result<Vec<Part>, BackendError> {
     let mut parts: BTreeMap<&str, Part> = BTreeMap::new();
     for container in listed {
         let label = |name: &str| container.labels.get(name).map(String::as_str);
@@ -319,7 +325,7 @@ pub(super) fn parts(project: &str, listed: &[Listed], own: Option<&Own>) -> Resu
             Kind::Server => (format!("{}:{port}", host(name, container, own)), None),
             Kind::Resolver => (String::new(), address.map(|address| format!("{address}:{port}"))),
         };
-        let target = Target { name: name.to_owned(), kind, client, authority: None };
+        let target = Target { name: name.to_owned(), kind, client, authority };
         if parts.insert(name, Part { id: container.id.clone(), target, asked_at }).is_some() {
             return Err(failed("two containers have this name: a server must not be scaled".to_owned()));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use conclave_client::CaId;
 use serde::Deserialize;
 
 use crate::backend::{Kind, Target};
@@ -138,9 +139,9 @@ impl Pod {
 
     /// The pod as a target, whether it allows faults or not; `None` if it is neither server nor name server.
     ///
-    /// A pod of a `StatefulSet` is reached by its stable host name, any other pod by its address.
+    /// Its cluster has this certificate authority, if it uses TLS. A pod of a `StatefulSet` is reached by its stable host name, any other pod by its address.
     #[must_use]
-    pub fn target(&self) -> Option<Target> {
+    pub fn target(&self, authority: Option<CaId>) -> Option<Target> {
         let kind = match self.metadata.labels.get(COMPONENT)?.as_str() {
             "server" => Kind::Server,
             "dns" => Kind::Resolver,
@@ -159,7 +160,7 @@ impl Pod {
         let port = ports.into_iter().find(|port| port.name == "client");
         let port = port.map_or(CLIENT_PORT, |port| port.container_port);
         let client = if kind == Kind::Server { format!("{host}:{port}") } else { String::new() };
-        Some(Target { name: self.metadata.name.clone(), kind, client, authority: None })
+        Some(Target { name: self.metadata.name.clone(), kind, client, authority })
     }
 }
 
@@ -185,11 +186,13 @@ mod tests {
 
     #[test]
     fn a_server_of_a_stateful_set_is_reached_by_its_stable_name() {
-        let target = pod(|_| {}).target().unwrap();
+        let target = pod(|_| {}).target(None).unwrap();
         assert_eq!((target.name.as_str(), target.kind), ("conclave-1", Kind::Server));
         assert_eq!(target.client, "conclave-1.conclave-peers.talk.svc:7500");
+        assert_eq!(target.authority, None);
+        assert_eq!(pod(|_| {}).target(Some(CaId(7))).unwrap().authority, Some(CaId(7)));
         // Also while the pod starts.
-        assert!(pod(|pod| pod["status"] = serde_json::json!({})).target().is_some());
+        assert!(pod(|pod| pod["status"] = serde_json::json!({})).target(None).is_some());
     }
 
     #[test]
@@ -200,13 +203,13 @@ mod tests {
                 pod["status"]["podIP"] = address.into();
             })
         };
-        assert_eq!(nameless("10.0.0.7").target().unwrap().client, "10.0.0.7:7400");
-        assert_eq!(nameless("fd00::7").target().unwrap().client, "[fd00::7]:7400");
+        assert_eq!(nameless("10.0.0.7").target(None).unwrap().client, "10.0.0.7:7400");
+        assert_eq!(nameless("fd00::7").target(None).unwrap().client, "[fd00::7]:7400");
         let unborn = pod(|pod| {
             pod["spec"] = serde_json::json!({"containers": []});
             pod["status"] = serde_json::json!({});
         });
-        assert_eq!(unborn.target(), None);
+        assert_eq!(unborn.target(None), None);
     }
 
     #[test]
@@ -214,10 +217,10 @@ mod tests {
         let labelled = |label: &str, value: &str| pod(|pod| pod["metadata"]["labels"][label] = value.into());
         assert!(pod(|_| {}).is_allowed());
         assert!(!labelled("conclave.chaos", "no").is_allowed());
-        assert_eq!(labelled(COMPONENT, "cli").target(), None);
+        assert_eq!(labelled(COMPONENT, "cli").target(None), None);
         let bare = pod(|pod| pod["metadata"]["labels"] = serde_json::json!({}));
-        assert!(!bare.is_allowed() && bare.target().is_none());
-        let resolver = pod(|pod| pod["metadata"]["labels"][COMPONENT] = "dns".into()).target().unwrap();
+        assert!(!bare.is_allowed() && bare.target(None).is_none());
+        let resolver = pod(|pod| pod["metadata"]["labels"][COMPONENT] = "dns".into()).target(None).unwrap();
         assert_eq!((resolver.kind, resolver.client.as_str()), (Kind::Resolver, ""));
     }
 

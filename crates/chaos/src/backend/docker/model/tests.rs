@@ -28,7 +28,7 @@ fn all(containers: &[String]) -> Vec<Listed> {
 }
 
 fn targets(containers: &[String], own: Option<&Own>) -> Result<Vec<(String, Kind, String)>, String> {
-    let parts = parts("chat", &all(containers), own).map_err(|error| error.to_string())?;
+    let parts = parts("chat", &all(containers), own, None).map_err(|error| error.to_string())?;
     Ok(parts.into_iter().map(|part| (part.target.name, part.target.kind, part.target.client)).collect())
 }
 
@@ -163,6 +163,17 @@ fn a_container_id_is_twelve_lowercase_hex_digits() {
 }
 
 #[test]
+fn servers_and_name_servers_have_the_authority_of_their_cluster() {
+    let labels = r#", "org.conclave.chaos": "allowed", "org.conclave.chaos.kind": "resolver""#;
+    let there = all(&[server("n1", "10.0.0.1"), container("dns1", labels, "mesh", "10.0.0.53")]);
+    for authority in [None, Some(CaId(7))] {
+        let found = parts("chat", &there, None, authority).unwrap();
+        let of = |part: &Part| part.target.authority;
+        assert_eq!(found.iter().map(of).collect::<Vec<_>>(), [authority, authority]);
+    }
+}
+
+#[test]
 fn the_zone_address_lists_the_name_servers_that_have_an_address() {
     let resolver = |name: &str, port: &str, address: &str| {
         let labels =
@@ -172,9 +183,10 @@ fn the_zone_address_lists_the_name_servers_that_have_an_address() {
     let odd = r#", "org.conclave.chaos.port": "7453""#;
     let there =
         [resolver("dns1", "", "10.0.0.53"), resolver("dns2", odd, "10.0.0.54"), resolver("dns3", "", "")];
-    let found = parts("chat", &all(&there), None).unwrap();
+    let found = parts("chat", &all(&there), None, None).unwrap();
     assert_eq!(zone("here", &found).unwrap(), "conclave+srv://here?ns=10.0.0.53:53,10.0.0.54:7453");
-    let without = parts("chat", &all(&[server("n1", "10.0.0.1"), resolver("dns1", "", "")]), None).unwrap();
+    let without =
+        parts("chat", &all(&[server("n1", "10.0.0.1"), resolver("dns1", "", "")]), None, None).unwrap();
     assert_eq!(zone("here", &without), None);
     // In several networks: the address in the network of this program's container, if it has one there.
     let one = r#"{"mesh": {"IPAMConfig": null, "IPAddress": "10.0.0.53"}}"#;
@@ -182,7 +194,7 @@ fn the_zone_address_lists_the_name_servers_that_have_an_address() {
     let there = resolver("dns1", "", "10.0.0.53").replace(one, two);
     for (network, expected) in [("watch", "10.0.9.53"), ("mesh", "10.0.0.53"), ("elsewhere", "10.0.0.53")] {
         let own = Own { networks: [network.to_owned()].into(), project: None };
-        let found = parts("chat", &all(std::slice::from_ref(&there)), Some(&own)).unwrap();
+        let found = parts("chat", &all(std::slice::from_ref(&there)), Some(&own), None).unwrap();
         assert_eq!(found[0].asked_at, Some(format!("{expected}:53")), "{network}");
     }
     let config = |text: &str| serde_json::from_str::<Config>(text).unwrap();
