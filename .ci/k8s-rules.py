@@ -24,8 +24,14 @@ def check_references(workload, objects, wrong):
     for volume in spec.get("volumes", []):
         if "secret" in volume:
             needed.add(("Secret", volume["secret"]["secretName"]))
+        if "configMap" in volume:
+            needed.add(("ConfigMap", volume["configMap"]["name"]))
         if "persistentVolumeClaim" in volume:
             needed.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
+    for container in spec["containers"]:
+        for variable in container.get("env", []):
+            if "configMapKeyRef" in variable.get("valueFrom", {}):
+                needed.add(("ConfigMap", variable["valueFrom"]["configMapKeyRef"]["name"]))
     if "serviceName" in workload["spec"]:
         needed.add(("Service", workload["spec"]["serviceName"]))
     for kind, name in sorted(needed - known):
@@ -43,6 +49,29 @@ def check_references(workload, objects, wrong):
         for mount in container.get("volumeMounts", []):
             if mount["name"] not in volumes:
                 wrong(f"mounts {mount['name']}, which is not there")
+
+
+def check_certificates(workload, objects, wrong):
+    """Each pod of a set finds its certificate and key in the directory of its name, and probes ask over TLS."""
+    if workload["kind"] != "StatefulSet":
+        return
+    name, spec = workload["metadata"]["name"], workload["spec"]["template"]["spec"]
+    secrets = {o["metadata"]["name"]: o.get("data", {}) for o in objects if o["kind"] == "Secret"}
+    volumes = [v["secret"] for v in spec.get("volumes", []) if v["name"] == "tls"]
+    items = {item["path"]: item["key"] for volume in volumes for item in volume["items"]}
+    pods = [f"{name}-{at}" for at in range(workload["spec"]["replicas"])]
+    wanted = {f"{pod}/{file}": f"{pod}{file.removeprefix('node')}" for pod in pods for file in ("node.pem", "node.key")}
+    wanted |= {f"{pod}/ca.pem": "ca.pem" for pod in pods}
+    if items != wanted:
+        wrong(f"has other certificates than its pods need: {sorted(items.items() ^ wanted.items())}")
+    for volume in volumes:
+        for key in sorted(set(items.values()) - set(secrets.get(volume["secretName"], {}))):
+            wrong(f"mounts {key} of Secret {volume['secretName']}, which is not there")
+    for container in spec["containers"]:
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = container.get(probe, {}).get("httpGet")
+            if asked and asked.get("scheme") != "HTTPS":
+                wrong(f"{probe} asks without TLS")
 
 
 def check_environment(workload, objects, wrong):
@@ -163,6 +192,7 @@ def main():
     for one in objects:
         if one["kind"] in WORKLOADS:
             check_references(one, objects, lambda what, one=one: wrong_at(one, what))
+            check_certificates(one, objects, lambda what, one=one: wrong_at(one, what))
             check_environment(one, objects, lambda what, one=one: wrong_at(one, what))
             check_confined(one, objects, lambda what, one=one: wrong_at(one, what))
     check_roles(objects, wrong_at)
