@@ -185,11 +185,12 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
                 }
             };
             if !expected.is(&answer) {
-                match settings.authority {
-                    // The user has said whose server this must be.
-                    Some(given) => {
+                let claims_it = expected.id.as_deref() == Some(answer.id.as_str());
+                match settings.authority.or(expected.authority.filter(|_| claims_it)) {
+                    // The user has said whose server this must be, or it says that it is of the cluster that is meant.
+                    Some(pin) => {
                         let other = format!("it says that it belongs to the cluster {}", answer.id);
-                        refused = Some(expected.unproven(&answer.address, given, other));
+                        refused = Some(expected.unproven(&answer.address, pin, other));
                     }
                     None => note_other(&mut others, &answer),
                 }

@@ -219,7 +219,7 @@ fn positions_of_several_rooms_move_during_the_backlog_and_wait_for_acknowledgeme
     let args = ["tail", "ops", &id, "--json", "--resume-file", file.to_str().unwrap()];
     let mut last: BTreeMap<String, u64> = BTreeMap::new();
     let all = |last: &BTreeMap<String, u64>| last.values().sum::<u64>() >= 40;
-    for _ in 0..6 {
+    for _ in 0..12 {
         if all(&last) {
             break;
         }

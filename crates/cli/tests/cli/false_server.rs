@@ -148,6 +148,32 @@ fn self_made(cluster: CaId, shown: &[CertificateDer<'static>]) -> Way {
     Way::Tls(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// The headers of the question take fewer bytes. Those of a call with a token take 40 more.
+const QUESTION_HEADERS_MAX: usize = 100;
+
+/// Whether these bytes of HTTP/2 are at most the question which cluster it is: one call, without room for a token in its
+/// headers or for a message in its body. (What false servers get of tokens and messages is in `impostors`, too.)
+fn is_only_the_question(said: &[u8]) -> bool {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    if said.is_empty() {
+        return true;
+    }
+    let Some(mut rest) = said.strip_prefix(PREFACE) else { return false };
+    let (mut headers, mut data) = (0, 0);
+    while let [a, b, c, kind, _, _, _, _, _, more @ ..] = rest {
+        let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+        match *kind {
+            HEADERS => headers += length,
+            DATA => data += length,
+            _ => {}
+        }
+        rest = more.get(length..).unwrap_or_default();
+    }
+    headers <= QUESTION_HEADERS_MAX && data <= 8
+}
+
 /// Whether these bytes are handshakes and alerts of TLS and nothing else.
 fn is_handshake(mut bytes: &[u8]) -> bool {
     while let [kind, 3, _, high, low, rest @ ..] = bytes {
@@ -161,7 +187,7 @@ fn is_handshake(mut bytes: &[u8]) -> bool {
 }
 
 fn send(server: &str, state: &Path) -> Ran {
-    let mut command = command(&["-s", server, "send", "general", "secret"]);
+    let mut command = command(&["--timeout", "3s", "-s", server, "send", "general", "secret"]);
     run(command.env("CONCLAVE_STATE_DIR", state).env("CONCLAVE_USER", "ana"), b"")
 }
 
@@ -194,12 +220,14 @@ fn a_false_server_gets_no_byte_of_a_call_or_token_of_a_known_cluster() {
     for (what, way) in &ways {
         for (server, state) in [(&given, &pinned), (&address, &kept)] {
             relay.take(way);
-            let refused = send(server, state).expect(5);
-            assert!(refused.err.contains("nothing was sent to it"), "{what}: {refused:#?}");
+            let ran = send(server, state);
+            // Whoever has used the cluster before may know another way to it, past the false server.
+            assert!(matches!(ran.code, Some(0 | 5)), "{what}: {ran:#?}");
+            assert!(ran.code == Some(0) || ran.err.contains("nothing was sent to it"), "{what}: {ran:#?}");
             for said in relay.said() {
                 let nothing = match way {
                     Way::Plain => is_handshake(&said),
-                    Way::Tls(_) | Way::Through => said.is_empty(),
+                    Way::Tls(_) | Way::Through => is_only_the_question(&said),
                 };
                 assert!(nothing, "with {what} the server heard {}", String::from_utf8_lossy(&said));
             }
