@@ -75,6 +75,7 @@ fn shard_status(node: &NodeInfo, replica: &Replica) -> ShardStatus {
             total: digest.total.sum,
             window_since: digest.window.since,
             window: digest.window.sum,
+            version: digest.version,
         }),
         diverged: node.diverged.of(replica.shard),
     }
@@ -83,6 +84,7 @@ fn shard_status(node: &NodeInfo, replica: &Replica) -> ShardStatus {
 /// A digest that another node reports.
 pub(crate) fn digest_from_proto(digest: &chat::AppliedDigest) -> AppliedDigest {
     AppliedDigest {
+        version: digest.version,
         entries: digest.entries,
         total: DigestSum { since: digest.total_since, sum: digest.total },
         window: DigestSum { since: digest.window_since, sum: digest.window },

@@ -45,8 +45,13 @@ pub(crate) async fn run(
         // Dead nodes are published before the other nodes have answered.
         publish(&views, &node, &peers, &peer_statuses.statuses(), shards.topology.feature_level());
         let living = peers.iter().filter(|peer| peer.is_alive());
-        let reported = futures::future::join_all(living.map(|peer| peer_status(peer))).await;
-        compare_digests(&shards, &node, &reported);
+        // Compared as soon as each has answered: a node that hangs must not make the digests of the others too old.
+        let asked = living.map(|peer| async {
+            let status = peer_status(peer).await;
+            compare_digests(&shards, &node, &status);
+            status
+        });
+        let reported = futures::future::join_all(asked).await;
         metrics.replicas_diverged.set(i64::try_from(node.diverged.count()).unwrap_or(i64::MAX));
         peer_statuses.update(reported.into_iter().filter(|status| status.reachable).collect());
         let statuses = peer_statuses.statuses();
@@ -87,26 +92,22 @@ fn publish(
     });
 }
 
-/// Compares what other nodes have applied with what this one had applied after as many entries. Of two nodes the one that is
-/// ahead can compare, so that one of them does, sooner or later.
-fn compare_digests(shards: &Shards, node: &NodeInfo, reported: &[NodeStatus]) {
-    for status in reported.iter().filter(|status| status.reachable) {
-        for theirs in &status.shards {
-            let (Some(replica), Some(digest)) = (shards.replica(ShardId(theirs.shard)), &theirs.digest)
-            else {
-                continue;
-            };
-            let digest = digest_from_proto(digest);
-            let ours = replica.state.digest_after(digest.entries);
-            let Some(agree) = ours.and_then(|ours| ours.agrees(&digest)) else { continue };
-            if node.diverged.compared(replica.shard, NodeId(status.node_id), agree) {
-                tracing::error!(
-                    shard = replica.shard.0,
-                    peer = status.node_id,
-                    entries = digest.entries,
-                    "replica of another node has applied something else than this node's"
-                );
-            }
+/// Compares what another node has applied with what this one had applied after as many entries. Only the node that is ahead
+/// still has the other's digest, so it makes the comparison.
+fn compare_digests(shards: &Shards, node: &NodeInfo, status: &NodeStatus) {
+    for theirs in &status.shards {
+        let (Some(replica), Some(digest)) = (shards.replica(ShardId(theirs.shard)), &theirs.digest) else {
+            continue;
+        };
+        let digest = digest_from_proto(digest);
+        let Some(ours) = replica.state.digest_after(digest.entries) else { continue };
+        if node.diverged.compare(replica.shard, NodeId(status.node_id), &ours, &digest) {
+            tracing::error!(
+                shard = replica.shard.0,
+                peer = status.node_id,
+                entries = digest.entries,
+                "replicas diverged, see `conclave status` and docs/deploy.md"
+            );
         }
     }
 }

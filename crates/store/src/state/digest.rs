@@ -1,9 +1,10 @@
 //! A digest of what a replica has applied, by which replicas of one shard are compared.
 //!
 //! Replicas apply the same entries, so at the same index each must have given the same answers and made the same events. The
-//! digest is a sum over the entries, of a hash of the entry's index and term, of the answers and of the events. It shows that
-//! replicas differ, whatever the cause: a mistake in applying, a damaged memory, a data dir that was changed by hand. A
-//! replica that lacks an event gives later ones of that room other numbers, so that it differs again with each of them.
+//! digest is a sum over the entries, of a hash of the entry's index and term, of the answers and of the events. It shows
+//! replicas that differ in these, whatever the cause: a mistake in applying, a damaged memory, a data dir that was changed
+//! by hand. A replica that lacks an event gives later ones of that room other numbers, so that it differs again with each of
+//! them. Rows that show in no answer and no event, such as most of the meta shard's, are not compared.
 //!
 //! The digest is no part of the replicated state, and no promise to anybody outside the cluster: a replica whose file has
 //! none, because an older version wrote it, begins to sum where it is.
@@ -16,9 +17,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::types::LogId;
 
+/// What is hashed, and how. A change of either is another version, or replicas of different versions would seem to differ.
+const VERSION: u32 = 1;
 /// Length of a window in entries: replicas that began at different indexes are comparable from the next window on.
 const WINDOW: u64 = 4_096;
-/// The number of digests that are kept of the past: another node's report is a little behind, or ahead.
+/// The number of digests that are kept of the past: another node's report is usually older than this node's state.
 const RECENT_MAX: usize = 256;
 
 /// The sum over all entries from an index on.
@@ -31,8 +34,10 @@ pub struct DigestSum {
 }
 
 /// What a replica has applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppliedDigest {
+    /// What was hashed, and how.
+    pub version: u32,
     /// The number of applied entries: the index of the last one plus 1, since the first one has index 0.
     pub entries: u64,
     /// All entries that this replica has summed, or those of the snapshot that it got.
@@ -45,14 +50,17 @@ impl AppliedDigest {
     /// A digest that begins after this many entries.
     pub(crate) fn starting(entries: u64) -> Self {
         let none = DigestSum { since: entries, sum: 0 };
-        Self { entries, total: none, window: none }
+        Self { version: VERSION, entries, total: none, window: none }
     }
 
     /// The digest after the entry with this index, as it is stored, or else one that begins there.
     pub(crate) fn stored(index: u64, stored: Option<log::AppliedDigest>) -> Self {
-        let entries = index + 1;
-        let Some(stored) = stored else { return Self::starting(entries) };
+        let entries = index.saturating_add(1);
+        let Some(stored) = stored.filter(|stored| stored.version == VERSION) else {
+            return Self::starting(entries);
+        };
         Self {
+            version: VERSION,
             entries,
             total: DigestSum { since: stored.total_since, sum: stored.total },
             window: DigestSum { since: stored.window_since, sum: stored.window },
@@ -67,6 +75,7 @@ impl AppliedDigest {
             total: self.total.sum,
             window_since: self.window.since,
             window: self.window.sum,
+            version: self.version,
         }
     }
 
@@ -79,10 +88,16 @@ impl AppliedDigest {
         self.window.sum = self.window.sum.wrapping_add(hash);
     }
 
+    /// Whether the totals of two replicas began at the same entry.
+    #[must_use]
+    pub fn has_same_total(&self, other: &Self) -> bool {
+        self.version == other.version && self.total.since == other.total.since
+    }
+
     /// Whether two replicas have applied the same. `None` if their digests cannot be compared.
     #[must_use]
     pub fn agrees(&self, other: &Self) -> Option<bool> {
-        if self.entries != other.entries {
+        if (self.version, self.entries) != (other.version, other.entries) {
             return None;
         }
         let compare = |a: DigestSum, b: DigestSum| (a.since == b.since).then_some(a.sum == b.sum);
@@ -194,6 +209,29 @@ mod tests {
         let joined = applied(AppliedDigest::starting(10), 4_100, u64::MAX);
         assert_eq!(joined.agrees(&applied(wrong, 4_100, u64::MAX)), Some(true), "it has not seen that entry");
         assert_eq!(joined.agrees(&applied(right, 4_100, 4_098)), Some(false));
+    }
+
+    /// Stored sums are compared with those of other nodes: whoever changes what is hashed must raise the version.
+    #[test]
+    fn the_sum_of_these_entries_never_changes_within_a_version() {
+        let mut digests = Digests::new(AppliedDigest::starting(0));
+        let refusal = conclave_core::Refusal::TextTooLong;
+        let replies = [
+            Reply::Acked { seq: 1.into(), time_ms: 2, duplicate: false },
+            Reply::Unchanged,
+            Reply::Forgotten,
+            Reply::Refused(refusal),
+            Reply::RoomCreated { room: 3.into(), created: true },
+            Reply::SessionOpened { session: 4.into(), user: 5.into() },
+            Reply::Done,
+        ];
+        for (index, reply) in (0..).zip(&replies) {
+            digests.begin_entry();
+            digests.event(b"an event");
+            digests.reply(reply);
+            digests.end_entry(&crate::convert::log_id_of(2, index));
+        }
+        assert_eq!((VERSION, digests.now().total.sum), (1, 6_581_940_139_959_755_893));
     }
 
     #[test]
