@@ -9,6 +9,7 @@ use conclave_net::Peer;
 use conclave_proto::FormatError;
 use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
 use conclave_proto::chat::{LeaderHint, NodeStatus};
+use conclave_proto::log::Entry;
 use conclave_proto::log::entry::Payload;
 use conclave_proto::raft::raft_service_server::RaftService;
 use conclave_proto::raft::{self, append_entries_response::Result as Appended};
@@ -24,7 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::drain::Drain;
 use crate::cluster::placement::Placement;
-use crate::disk_space::Room;
+use crate::disk_space::{DiskSpace, Room};
 use crate::limits::{ROOM_WAIT, SNAPSHOT_STALL};
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
@@ -68,13 +69,17 @@ impl PeerService {
         self.replica(shard).map(|replica| &replica.raft)
     }
 
-    /// Whether the disk has room for a leader's entries. Waits for it for a moment, so that a leader that opens the stream
-    /// again and again costs nothing. Entries without commands are few and small, and a new leader needs one of them.
+    /// Whether the disk has room for a leader's entries. Entries without commands are few and small, and a new leader needs
+    /// one of them.
     async fn has_room_for(&self, message: &raft::AppendEntriesRequest) -> bool {
+        let is_command = |entry: &Entry| matches!(entry.payload, Some(Payload::Normal(_)));
+        !message.entries.iter().any(is_command) || self.waits_for_room().await
+    }
+
+    /// Whether the disk has room for what a leader sends. If not, waits up to [`ROOM_WAIT`], which slows down the leader's
+    /// retries.
+    async fn waits_for_room(&self) -> bool {
         if self.node.disk.room() != Room::Critical {
-            return true;
-        }
-        if !message.entries.iter().any(|entry| matches!(entry.payload, Some(Payload::Normal(_)))) {
             return true;
         }
         let mut room = self.node.disk.subscribe();
@@ -173,6 +178,9 @@ impl RaftService for PeerService {
         self.admit(&request).await?;
         let shard = ShardId(request.into_inner().shard);
         self.raft(shard.0)?;
+        if !self.waits_for_room().await {
+            return Err(Status::resource_exhausted(NO_ROOM));
+        }
         let store = self.store.clone();
         let prefixes = self.store.work().block(move || store.prefixes(shard)).await.map_err(failed)?;
         let rooms = prefixes.map_err(failed)?.into_iter();
@@ -202,12 +210,9 @@ impl RaftService for PeerService {
         };
         let left_out =
             header.left_out.iter().map(|prefix| (prefix.room_id.into(), prefix.last_seq.into())).collect();
-        if self.node.disk.room() == Room::Critical {
-            return Err(Status::resource_exhausted(NO_ROOM));
-        }
         let receiver =
             self.store.receive_snapshot(shard, meta.clone(), left_out, header.digest).map_err(failed)?;
-        let data = receive(self.store.work(), receiver, first, &mut chunks).await?;
+        let data = receive(self.store.work(), &self.node.disk, receiver, first, &mut chunks).await?;
         let answer =
             raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await.map_err(failed)?;
         self.metrics.raft_snapshot_install.observe(began.elapsed().as_secs_f64());
@@ -347,12 +352,16 @@ async fn append_stream(
 
 async fn receive(
     work: Work,
+    disk: &DiskSpace,
     mut receiver: conclave_store::SnapshotReceiver,
     first: raft::SnapshotChunk,
     chunks: &mut Streaming<raft::SnapshotChunk>,
 ) -> Result<conclave_store::SnapshotData, Status> {
     let mut next = Some(first);
     while let Some(chunk) = next {
+        if disk.room() == Room::Critical {
+            return Err(Status::resource_exhausted(NO_ROOM));
+        }
         // Writing to disk blocks; a chunk is small, so one blocking call for each keeps memory bounded.
         receiver = work
             .block(move || receiver.chunk(&chunk).map(|()| receiver))

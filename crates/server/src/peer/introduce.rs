@@ -54,12 +54,12 @@ fn judge(remembered: Option<BootId>, boots: &Boots) -> Result<bool, NotAccepted>
     }
 }
 
-/// Whether a node has all entries that a leader knows it has acknowledged. `acked` gives this number for a shard, if this
-/// node leads the shard.
-fn judge_logs(ends: &[LogEnd], acked: impl Fn(ShardId) -> Option<u64>) -> Result<(), NotAccepted> {
+/// Whether a node has all entries that a leader knows it has acknowledged. `acked` gives this number for a log, if this node
+/// leads its shard.
+fn judge_logs(ends: &[LogEnd], acked: impl Fn(&LogEnd) -> Option<u64>) -> Result<(), NotAccepted> {
     for end in ends {
         let (shard, last) = (ShardId(end.shard), end.last_index);
-        if let Some(acked) = acked(shard).filter(|acked| *acked > last) {
+        if let Some(acked) = acked(end).filter(|acked| *acked > last) {
             return Err(NotAccepted::EntriesMissing { shard, last, acked });
         }
     }
@@ -73,6 +73,7 @@ impl Introductions {
         let log = |replica: &Arc<Replica>| LogEnd {
             shard: replica.shard.0,
             last_index: store.last_index(replica.shard),
+            term: replica.leader().term,
         };
         Introduction {
             boots: store.boots().iter().map(|boot| boot.0).collect(),
@@ -86,7 +87,7 @@ impl Introductions {
         let boots = Boots::from_peer(them.boots);
         let accepted = match judge(store.peer_boot(node), &boots) {
             // What a leader knows was acknowledged in an earlier boot: nothing is sent to the new one before this.
-            Ok(true) => judge_logs(&them.logs, |shard| self.acked(shard, node)),
+            Ok(true) => judge_logs(&them.logs, |end| self.acked(end, node)),
             other => other.map(drop),
         };
         match accepted {
@@ -105,18 +106,20 @@ impl Introductions {
         stored.map_err(|error| Status::internal(format!("failed to store the boot of the peer: {error}")))
     }
 
-    /// The index up to which a node has acknowledged committed entries of a shard that this node leads. Entries that are
-    /// not committed may rightly be gone: another leader may have replaced them, of which this node has not heard yet.
-    fn acked(&self, shard: ShardId, node: NodeId) -> Option<u64> {
+    /// The index up to which a node has acknowledged entries of a shard that this node leads. If the node is in a higher
+    /// term, another leader may have replaced entries that are not committed, and this node does not know that leader yet.
+    fn acked(&self, end: &LogEnd, node: NodeId) -> Option<u64> {
         // The leader acknowledges early with this planted bug; the experiment for it is about the consequences.
         if planted(Bug::AckBeforeSync) {
             return None;
         }
-        let metrics = self.shards.replica(shard)?.raft.metrics();
+        let metrics = self.shards.replica(ShardId(end.shard))?.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?;
-        let committed = metrics.local_committed.as_ref()?;
-        Some(matched.index.min(committed.index))
+        let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?.index;
+        if end.term <= metrics.current_term {
+            return Some(matched);
+        }
+        Some(matched.min(metrics.local_committed.as_ref()?.index))
     }
 
     /// Introduces this node to a peer, and the peer to this node.
@@ -160,9 +163,9 @@ mod tests {
 
     #[test]
     fn a_log_that_is_shorter_than_what_its_node_acknowledged_is_refused() {
-        let ends = [LogEnd { shard: 1, last_index: 10 }, LogEnd { shard: 2, last_index: 7 }];
+        let ends = [(1, 10), (2, 7)].map(|(shard, last_index)| LogEnd { shard, last_index, term: 1 });
         let acked = |ones: &'static [(u32, u64)]| {
-            move |shard: ShardId| ones.iter().find(|(id, _)| *id == shard.0).map(|(_, acked)| *acked)
+            move |end: &LogEnd| ones.iter().find(|(id, _)| *id == end.shard).map(|(_, acked)| *acked)
         };
         assert_eq!(judge_logs(&ends, acked(&[(1, 10), (2, 6)])), Ok(()));
         assert_eq!(judge_logs(&ends, acked(&[])), Ok(()), "this node leads none of them");
