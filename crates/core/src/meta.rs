@@ -66,7 +66,7 @@ pub(crate) fn open_session<V: View>(
         user: user.user,
         user_name: user.name.clone(),
         secret_digest,
-        client: truncated(client),
+        client: displayed_client_name(client),
         opened_ms: time_ms,
     };
     Ok(Outcome {
@@ -137,7 +137,7 @@ pub(crate) fn set_feature_level<V: View>(view: &V, level: u32) -> Result<Outcome
 
 /// A client's description of itself, which is only displayed: one that is too long is truncated, not refused.
 #[must_use]
-pub fn truncated(client: &str) -> String {
+pub fn displayed_client_name(client: &str) -> String {
     let mut end = client.len().min(CLIENT_NAME_BYTES_MAX);
     while !client.is_char_boundary(end) {
         end -= 1;

@@ -5,7 +5,6 @@
 //! * [`chat`]: the calls of `ChatService`.
 //! * [`front`]: the checks of a call that come before its body is read.
 //! * [`answers`]: answers with a page of events or rooms, until their clients have taken them.
-//! * [`coalesced`]: work that many calls ask for at the same time.
 //! * [`sends`]: the `SendMessages` stream.
 //! * [`subscription`]: the `JoinChat` stream.
 //! * [`auth`]: session tokens, and the identity of a caller.
@@ -18,7 +17,6 @@ pub(crate) mod admin;
 pub(crate) mod answers;
 pub(crate) mod auth;
 mod chat;
-pub(crate) mod coalesced;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod peer;

@@ -4,16 +4,18 @@
 //! node. Whoever waits for a budget does not read on from its client, so that the client's sends slow down; the wait ends
 //! with a failure before the client gives up.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use conclave_core::SessionId;
 use conclave_core::limits::PAGE_BYTES_MAX;
 use conclave_proto::status::Failure;
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{
-    ANSWERS_BYTES_MAX, BUSY_RETRY, CALL_BYTES_MAX, CALLS_BYTES_MAX, PAGES_BYTES_MAX, REQUEST_DEADLINE,
-    SENDS_BYTES_MAX,
+    ANSWERS_BYTES_MAX, ANSWERS_PER_SESSION_MAX, BUSY_RETRY, CALL_BYTES_MAX, CALLS_BYTES_MAX,
+    CALLS_PER_SESSION_MAX, PAGES_BYTES_MAX, REQUEST_DEADLINE, SENDS_BYTES_MAX,
 };
 use crate::metrics::ClientMetrics;
 
@@ -27,6 +29,10 @@ pub(crate) struct Budget {
     calls: Part,
     answers: Part,
     pages: Part,
+    /// Of single requests.
+    pub(crate) call_places: Places,
+    /// Of calls whose answer may be large.
+    pub(crate) answer_places: Places,
 }
 
 /// One budget, and the bytes of it that are in use.
@@ -55,6 +61,8 @@ impl Budget {
             calls: part(CALLS_BYTES_MAX, &metrics.calls_held),
             answers: part(ANSWERS_BYTES_MAX, &metrics.answers_held),
             pages: part(PAGES_BYTES_MAX, &metrics.pages_held),
+            call_places: Places::new(CALLS_PER_SESSION_MAX),
+            answer_places: Places::new(ANSWERS_PER_SESSION_MAX),
         }
     }
 
@@ -63,7 +71,7 @@ impl Budget {
         self.sends.try_take(bytes.min(SENDS_BYTES_MAX))
     }
 
-    /// Waits for such a share.
+    /// Waits for a share for a frame of requests.
     ///
     /// # Errors
     /// `busy`, not sent, if none is free in time.
@@ -91,6 +99,61 @@ impl Budget {
     /// A share for a page of events that waits to be sent, if it is free.
     pub(crate) fn page(&self, bytes: usize) -> Option<Share> {
         self.pages.try_take(bytes)
+    }
+}
+
+/// How many calls of a kind each session has at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    max: u32,
+    taken: Arc<Mutex<HashMap<SessionId, u32>>>,
+}
+
+/// The place of one call of a session, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Places,
+    session: SessionId,
+}
+
+impl Places {
+    pub(crate) fn new(max: u32) -> Self {
+        Self { max, taken: Arc::default() }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<SessionId, u32>> {
+        // No code under this lock can panic half-way, so a poisoned one is still consistent.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Admits a call of a session.
+    ///
+    /// # Errors
+    /// `too_many_calls`, not sent, if the session has its maximum number of them.
+    pub(crate) fn admit(&self, session: SessionId) -> Result<Place, Failure> {
+        let mut taken = self.taken();
+        let count = taken.entry(session).or_default();
+        if *count >= self.max {
+            let why = format!(
+                "a session may have {} calls of this kind at a time; take their answers first",
+                self.max
+            );
+            return Err(Failure::not_sent("too_many_calls", why, BUSY_RETRY));
+        }
+        *count += 1;
+        Ok(Place { places: self.clone(), session })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        if let Some(count) = taken.get_mut(&self.session) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.session);
+            }
+        }
     }
 }
 
@@ -153,6 +216,16 @@ mod tests {
         drop(all);
         assert!(budget.try_sends(usize::MAX).is_some(), "one frame can always be taken");
         assert_eq!(metrics.clients.sends_held.get(), 0);
+    }
+
+    #[test]
+    fn a_session_has_a_few_calls_of_a_kind_at_a_time() {
+        let places = Places::new(3);
+        let mut taken: Vec<_> = (0..3).map(|_| places.admit(SessionId(1)).unwrap()).collect();
+        assert_eq!(places.admit(SessionId(1)).unwrap_err().code(), "too_many_calls");
+        places.admit(SessionId(2)).unwrap();
+        taken.pop();
+        places.admit(SessionId(1)).unwrap();
     }
 
     #[test]

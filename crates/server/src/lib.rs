@@ -21,6 +21,7 @@ mod bootstrap;
 mod budget;
 pub mod clock;
 mod cluster;
+mod coalesced;
 pub mod config;
 mod discovery;
 mod disk_space;

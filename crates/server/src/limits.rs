@@ -19,11 +19,15 @@ pub(crate) const PUBLIC_CALL_BYTES_MAX: usize = 8 * 1024;
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// Maximum size of the single requests that are received and not decided yet, bytes, at [`CALL_BYTES_MAX`] for each.
 pub(crate) const CALLS_BYTES_MAX: usize = 48 * 1024 * 1024;
+/// A session may have this many of those at a time.
+pub(crate) const CALLS_PER_SESSION_MAX: u32 = 64;
 /// Maximum size of the answers with a page of events or rooms that wait for their clients, bytes, at the largest page for
 /// each.
 pub(crate) const ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A session may have this many of those at a time.
 pub(crate) const ANSWERS_PER_SESSION_MAX: u32 = 8;
+/// A piece of such an answer, bytes: this much of an answer is in the transport before its client takes anything.
+pub(crate) const ANSWER_PIECE_BYTES: usize = 16 * 1024;
 /// An answer that its client has not taken after this long is dropped.
 pub(crate) const ANSWER_UNREAD_MAX: Duration = Duration::from_secs(30);
 /// When a client whose call met a used-up budget may try again.

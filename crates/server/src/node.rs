@@ -196,7 +196,7 @@ impl Node {
             disk: &info.disk,
         };
         let shards = Arc::new(groups.start(&admission, &tasks).await?);
-        let router = Router { shards, peers };
+        let router = Router::new(shards, peers);
         let peer_statuses = Arc::new(PeerStatuses::default());
         let leadership = Leadership::new(router.clone(), Arc::clone(&info), Arc::clone(&peer_statuses));
         let drain = Drain::new(

@@ -14,6 +14,7 @@ use conclave_proto::status::{DISK_FULL, DISK_FULL_RETRY, Failure, NOT_YET, NOT_Y
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::coalesced::Coalesced;
 use crate::limits::REQUEST_DEADLINE;
 use crate::peer::Peers;
 use crate::peer::link::ForwardedProposal;
@@ -33,9 +34,16 @@ const READ_DEADLINE: Duration = Duration::from_secs(3);
 pub(crate) struct Router {
     pub(crate) shards: Arc<Shards>,
     pub(crate) peers: Arc<Peers>,
+    /// For each shard, the linearizable reads of calls at the same time.
+    barriers: Arc<[Coalesced<Result<(), Failure>>]>,
 }
 
 impl Router {
+    pub(crate) fn new(shards: Arc<Shards>, peers: Arc<Peers>) -> Self {
+        let barriers = (0..=shards.topology.data_shards()).map(|_| Coalesced::default()).collect();
+        Self { shards, peers, barriers }
+    }
+
     /// Gets commands of one shard decided, in their order, retrying over changes of leader until the deadline. A retry
     /// after an unknown outcome is safe because every command is idempotent, by its request number or by its nature.
     ///
@@ -189,7 +197,7 @@ impl Router {
     /// # Errors
     /// `no_replica` if this node holds no replica: the client uses another node.
     pub(crate) fn reader(&self, shard: ShardId) -> Result<ShardReader, Failure> {
-        let replica = self.local(shard)?;
+        let replica = local(&self.shards, shard)?;
         Ok(ShardReader::new(shard, Arc::clone(&replica.state)))
     }
 
@@ -201,45 +209,14 @@ impl Router {
         self.reader(self.shards.of_room(room).id)
     }
 
-    fn local(&self, shard: ShardId) -> Result<&Arc<Replica>, Failure> {
-        let shard = self.shards.get(shard).ok_or_else(|| no_such_shard(shard))?;
-        shard.replica().ok_or_else(|| {
-            let why = format!("this node holds no replica of shard {}; use another node", shard.id);
-            Failure::not_sent("no_replica", why, RETRY).with_leader(shard.hint())
-        })
-    }
-
-    /// Returns once the shard's reader shows everything that was acknowledged before the call.
+    /// Returns once the shard's reader shows everything that was acknowledged before the call. Calls at the same time share
+    /// one question to the leader: whoever names what does not exist costs the leader no more than that.
     pub(crate) async fn barrier(&self, shard: ShardId) -> Result<(), Failure> {
-        let replica = self.local(shard)?;
-        let deadline = Instant::now() + READ_DEADLINE;
-        loop {
-            let known = replica.leader();
-            let index = match known.leader {
-                Some(leader) if leader == self.shards.me() => replica.read_index_as_leader().await.ok(),
-                Some(leader) => self.read_index_of(leader, shard, deadline).await,
-                None => None,
-            };
-            if let Some(index) = index {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if replica.applied(index, left).await.is_ok() {
-                    return Ok(());
-                }
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let why = format!("shard {shard} has no quorum to read from; read locally or wait");
-                return Err(Failure::not_sent("no_quorum", why, Duration::from_millis(500)));
-            }
-            replica.leader_change(known, RETRY.min(left)).await;
-        }
-    }
-
-    async fn read_index_of(&self, leader: NodeId, shard: ShardId, deadline: Instant) -> Option<u64> {
-        let mut client = self.peers.get(leader).filter(|peer| peer.is_alive())?.client();
-        let call = client.read_index(ReadIndexRequest { shard: shard.0 });
-        let answer = tokio::time::timeout_at(deadline, call).await.ok()?;
-        Some(answer.ok()?.into_inner().index)
+        let place = usize::try_from(shard.0).unwrap_or(usize::MAX);
+        let shared = self.barriers.get(place).ok_or_else(|| no_such_shard(shard))?;
+        let (shards, peers) = (Arc::clone(&self.shards), Arc::clone(&self.peers));
+        let barrier = shared.run(move || async move { barrier(&shards, &peers, shard).await });
+        tokio::time::timeout(READ_DEADLINE, barrier).await.unwrap_or_else(|_| Err(no_quorum(shard)))
     }
 
     /// Refuses requests that the cluster's feature level does not allow yet. The check uses the level that this node
@@ -312,6 +289,50 @@ impl Router {
             other => Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}"))),
         }
     }
+}
+
+fn local(shards: &Shards, shard: ShardId) -> Result<&Arc<Replica>, Failure> {
+    let shard = shards.get(shard).ok_or_else(|| no_such_shard(shard))?;
+    shard.replica().ok_or_else(|| {
+        let why = format!("this node holds no replica of shard {}; use another node", shard.id);
+        Failure::not_sent("no_replica", why, RETRY).with_leader(shard.hint())
+    })
+}
+
+async fn barrier(shards: &Shards, peers: &Peers, shard: ShardId) -> Result<(), Failure> {
+    let replica = local(shards, shard)?;
+    let deadline = Instant::now() + READ_DEADLINE;
+    loop {
+        let known = replica.leader();
+        let index = match known.leader {
+            Some(leader) if leader == shards.me() => replica.read_index_as_leader().await.ok(),
+            Some(leader) => read_index_of(peers, leader, shard, deadline).await,
+            None => None,
+        };
+        if let Some(index) = index {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if replica.applied(index, left).await.is_ok() {
+                return Ok(());
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(no_quorum(shard));
+        }
+        replica.leader_change(known, RETRY.min(left)).await;
+    }
+}
+
+async fn read_index_of(peers: &Peers, leader: NodeId, shard: ShardId, deadline: Instant) -> Option<u64> {
+    let mut client = peers.get(leader).filter(|peer| peer.is_alive())?.client();
+    let call = client.read_index(ReadIndexRequest { shard: shard.0 });
+    let answer = tokio::time::timeout_at(deadline, call).await.ok()?;
+    Some(answer.ok()?.into_inner().index)
+}
+
+fn no_quorum(shard: ShardId) -> Failure {
+    let why = format!("shard {shard} has no quorum to read from; read locally or wait");
+    Failure::not_sent("no_quorum", why, Duration::from_millis(500))
 }
 
 fn no_such_shard(shard: ShardId) -> Failure {

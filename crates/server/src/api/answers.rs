@@ -1,18 +1,16 @@
 //! Answers with a page of events or rooms, until their clients have taken them.
 //!
 //! A client that asks and takes no answer leaves it in the node's memory for as long as its connection lives: the
-//! transport does not even ask for the body then. So each such answer has a share of the budget, a session has a few of
-//! them at a time, and a task drops those that nobody takes.
+//! transport takes the first piece of a body and does not ask for more without window. So the pieces are small copies,
+//! each such answer has a share of the budget, a session has a few of them at a time, and a task drops what nobody takes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use conclave_core::SessionId;
-use conclave_proto::status::Failure;
+use bytes::{Buf as _, Bytes};
 use http_body::{Body as HttpBody, Frame};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +18,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::Response;
 
-use crate::budget::Share;
-use crate::limits::{ANSWER_UNREAD_MAX, ANSWERS_PER_SESSION_MAX, BUSY_RETRY};
+use crate::budget::{Place, Share};
+use crate::limits::{ANSWER_PIECE_BYTES, ANSWER_UNREAD_MAX};
 
 /// How often unread answers are looked for.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -33,24 +31,25 @@ pub(crate) struct Answers(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
-    /// Oldest first. A call takes its place here before it is answered.
-    open: BTreeMap<u64, (Instant, Option<Answer>)>,
-    of_sessions: HashMap<SessionId, u32>,
+    /// Since when each answer waits to be taken.
+    open: HashMap<u64, (Instant, Answer)>,
 }
 
-/// The body of an answer and its share of the budget; nothing once it was dropped.
-type Answer = Arc<Mutex<Option<(Body, Share)>>>;
+/// What is left of an answer; nothing once it was dropped.
+type Answer = Arc<Mutex<Option<Left>>>;
 
-/// The place of one call of a session.
 #[derive(Debug)]
-pub(crate) struct Place {
-    answers: Answers,
-    number: u64,
-    session: SessionId,
+struct Left {
+    body: Body,
+    /// The rest of the part of the body that is being handed out.
+    part: Bytes,
+    _share: Share,
 }
 
 /// A body that may be dropped before it is read.
 struct UnreadBody {
+    answers: Answers,
+    number: u64,
     answer: Answer,
     _place: Place,
 }
@@ -61,32 +60,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Answers {
-    /// Admits a call of a session, until its place is dropped.
-    ///
-    /// # Errors
-    /// `too_many_calls`, not sent, if the session has its maximum number of them.
-    pub(crate) fn admit(&self, session: SessionId) -> Result<Place, Failure> {
-        let mut table = lock(&self.0);
-        let count = table.of_sessions.entry(session).or_default();
-        if *count >= ANSWERS_PER_SESSION_MAX {
-            let why = format!(
-                "a session may have {ANSWERS_PER_SESSION_MAX} such calls at a time; take their answers first"
-            );
-            return Err(Failure::not_sent("too_many_calls", why, BUSY_RETRY));
-        }
-        *count += 1;
-        let number = table.next;
-        table.next += 1;
-        table.open.insert(number, (Instant::now(), None));
-        Ok(Place { answers: self.clone(), number, session })
-    }
-
     /// Keeps the place and the share until the body has been read, dropped, or not been read for too long.
     pub(crate) fn hold(&self, response: Response<Body>, share: Share, place: Place) -> Response<Body> {
         response.map(|body| {
-            let answer = Arc::new(Mutex::new(Some((body, share))));
-            lock(&self.0).open.insert(place.number, (Instant::now(), Some(Arc::clone(&answer))));
-            Body::new(UnreadBody { answer, _place: place })
+            let answer = Arc::new(Mutex::new(Some(Left { body, part: Bytes::new(), _share: share })));
+            let mut table = lock(&self.0);
+            let number = table.next;
+            table.next += 1;
+            table.open.insert(number, (Instant::now(), Arc::clone(&answer)));
+            drop(table);
+            Body::new(UnreadBody { answers: self.clone(), number, answer, _place: place })
         })
     }
 
@@ -103,28 +86,19 @@ impl Answers {
     }
 
     fn drop_unread(&self) {
-        let unread: Vec<Answer> = {
-            let table = lock(&self.0);
-            let old = table.open.values().filter(|(since, _)| since.elapsed() >= ANSWER_UNREAD_MAX);
-            old.filter_map(|(_, answer)| answer.clone()).collect()
-        };
+        let is_old = |(since, _): &&(Instant, Answer)| since.elapsed() >= ANSWER_UNREAD_MAX;
+        let old: Vec<Answer> =
+            lock(&self.0).open.values().filter(is_old).map(|(_, answer)| Arc::clone(answer)).collect();
         // A place stays taken until the client gives up its call: it cannot make more of them.
-        for answer in unread {
+        for answer in old {
             drop(lock(&answer).take());
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for UnreadBody {
     fn drop(&mut self) {
-        let mut table = lock(&self.answers.0);
-        table.open.remove(&self.number);
-        if let Some(count) = table.of_sessions.get_mut(&self.session) {
-            *count -= 1;
-            if *count == 0 {
-                table.of_sessions.remove(&self.session);
-            }
-        }
+        lock(&self.answers.0).open.remove(&self.number);
     }
 }
 
@@ -136,58 +110,65 @@ impl HttpBody for UnreadBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match &mut *lock(&self.answer) {
-            Some((body, _)) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(Some(Err(Status::cancelled("the answer was not read in time")))),
+        let mut left = lock(&self.answer);
+        let Some(left) = left.as_mut() else {
+            return Poll::Ready(Some(Err(Status::cancelled("the answer was not read in time"))));
+        };
+        if left.part.is_empty() {
+            match ready!(Pin::new(&mut left.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(part) => left.part = part,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                end => return Poll::Ready(end),
+            }
         }
+        // A copy: a slice would keep the whole part alive.
+        let piece = left.part.len().min(ANSWER_PIECE_BYTES);
+        let copy = Bytes::copy_from_slice(&left.part[..piece]);
+        left.part.advance(piece);
+        Poll::Ready(Some(Ok(Frame::data(copy))))
     }
 
     fn is_end_stream(&self) -> bool {
-        lock(&self.answer).as_ref().is_some_and(|(body, _)| body.is_end_stream())
+        lock(&self.answer).as_ref().is_some_and(|left| left.part.is_empty() && left.body.is_end_stream())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use conclave_core::SessionId;
+    use futures::FutureExt as _;
     use http_body_util::BodyExt as _;
 
     use super::*;
     use crate::budget::Budget;
     use crate::metrics::Metrics;
 
-    const ANA: SessionId = SessionId(1);
-
-    fn answer(text: &'static str) -> Response<Body> {
-        Response::new(Body::new(http_body_util::Full::new(Bytes::from_static(text.as_bytes()))))
-    }
-
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_nobody_reads_gives_back_its_share_of_the_budget() {
         let metrics = Metrics::new("n1", "test");
         let (budget, answers) = (Budget::new(&metrics.clients), Answers::default());
-        let place = answers.admit(ANA).unwrap();
-        let read = answers.hold(answer("read"), budget.answer().await.unwrap(), place);
-        let place = answers.admit(ANA).unwrap();
-        let unread = answers.hold(answer("unread"), budget.answer().await.unwrap(), place);
-        assert_eq!(read.into_body().collect().await.unwrap().to_bytes(), "read");
+        let content: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let answer = || Response::new(Body::new(http_body_util::Full::new(Bytes::from(content.clone()))));
+        let place = || budget.answer_places.admit(SessionId(1)).unwrap();
+        let read = answers.hold(answer(), budget.answer().await.unwrap(), place());
+        let unread = answers.hold(answer(), budget.answer().await.unwrap(), place());
+        assert_eq!(read.into_body().collect().await.unwrap().to_bytes(), content);
         let one = metrics.clients.answers_held.get();
         assert!(one > 0);
+        // What the transport takes of an unread answer is small and no part of the whole.
+        let mut unread = unread.into_body();
+        let piece = unread.frame().now_or_never().unwrap().unwrap().unwrap().into_data().unwrap();
+        assert_eq!(piece.len(), ANSWER_PIECE_BYTES);
+        assert!(piece.is_unique());
         tokio::time::advance(ANSWER_UNREAD_MAX - Duration::from_millis(1)).await;
         answers.drop_unread();
         assert_eq!(metrics.clients.answers_held.get(), one);
         tokio::time::advance(Duration::from_millis(1)).await;
         answers.drop_unread();
         assert_eq!(metrics.clients.answers_held.get(), 0);
-        assert!(unread.into_body().collect().await.is_err());
-    }
-
-    #[test]
-    fn a_session_has_a_few_of_these_calls_at_a_time() {
-        let answers = Answers::default();
-        let mut places: Vec<_> = (0..ANSWERS_PER_SESSION_MAX).map(|_| answers.admit(ANA).unwrap()).collect();
-        assert_eq!(answers.admit(ANA).unwrap_err().code(), "too_many_calls");
-        answers.admit(SessionId(2)).unwrap();
-        places.pop();
-        answers.admit(ANA).unwrap();
+        assert!(unread.collect().await.is_err());
+        assert!(lock(&answers.0).open.is_empty());
     }
 }

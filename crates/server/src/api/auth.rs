@@ -3,7 +3,7 @@
 //! A token is `cnv1_` and, in hexadecimal, the session's id (8 bytes) and a secret (16 bytes). The meta
 //! shard keeps only a digest of the secret, so any node can check a token and none can make one up.
 
-use conclave_core::meta::truncated;
+use conclave_core::meta::displayed_client_name;
 use conclave_core::name::check_user_name;
 use conclave_core::{Command, Refusal, Reply, SessionId, ShardId, UserId};
 use conclave_proto::chat::OpenSessionResponse;
@@ -11,7 +11,6 @@ use conclave_proto::status::Failure;
 use sha2::{Digest as _, Sha256};
 use tonic::codegen::http::HeaderMap;
 
-use crate::api::coalesced::Coalesced;
 use crate::router::Router;
 
 const PREFIX: &str = "cnv1_";
@@ -55,10 +54,10 @@ pub(crate) async fn open(
     client: &str,
     cluster: u128,
 ) -> Result<OpenSessionResponse, Failure> {
-    // A stranger's call: nothing large or refused of it is replicated.
+    // Checked before anything is replicated: anybody may make this call.
     check_user_name(user).map_err(Failure::Refused)?;
     let secret: u128 = rand::random();
-    let client = truncated(client);
+    let client = displayed_client_name(client);
     let command = Command::OpenSession { user: user.to_owned(), secret_digest: digest(secret), client };
     match router.decide(ShardId::META, &command).await? {
         Reply::SessionOpened { session, user: id } => Ok(OpenSessionResponse {
@@ -74,19 +73,15 @@ pub(crate) async fn open(
     }
 }
 
-/// The linearizable reads for sessions that this node does not know.
-pub(crate) type SessionReads = Coalesced<Result<(), Failure>>;
-
 /// The caller whose token it is.
-pub(crate) async fn caller(router: &Router, reads: &SessionReads, token: Token) -> Result<Caller, Failure> {
+pub(crate) async fn caller(router: &Router, token: Token) -> Result<Caller, Failure> {
     let Token { session, secret } = token;
     let meta = router.reader(ShardId::META)?;
     // Ids are given in order: only a session with a higher one may be newer than what this node has applied.
     let last = meta.last_session();
     let mut record = meta.session(session).await?;
     if record.is_none() && session > last {
-        let router = router.clone();
-        reads.run(move || async move { router.barrier(ShardId::META).await }).await?;
+        router.barrier(ShardId::META).await?;
         record = meta.session(session).await?;
     }
     match record {

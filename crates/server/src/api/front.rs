@@ -81,15 +81,16 @@ impl Service<Request<Body>> for Front {
                 let session = caller.session;
                 request.extensions_mut().insert(caller);
                 match method {
-                    SENDS | SUBSCRIPTION => service.call(request).await.map_err(|never| match never {}),
+                    SENDS => service.call(request).await.map_err(|never| match never {}),
                     _ if PAGES.contains(&method) => {
-                        let place = gateway.answers.admit(session)?;
+                        let place = gateway.budget.answer_places.admit(session)?;
                         let share = gateway.budget.answer().await?;
                         let answer = in_time(service.call(request)).await?;
                         Ok(gateway.answers.hold(answer, share, place))
                     }
                     _ => {
-                        // Held from before the body is read until the request is decided.
+                        // Held from before the body is read until the request is decided, or the subscription is open.
+                        let _place = gateway.budget.call_places.admit(session)?;
                         let _share = gateway.budget.call().await?;
                         in_time(service.call(request)).await
                     }
@@ -130,5 +131,5 @@ async fn admit(
     {
         return Err(gateway.placement.refused(why));
     }
-    auth::caller(&gateway.router, &gateway.session_reads, token?).await
+    auth::caller(&gateway.router, token?).await
 }

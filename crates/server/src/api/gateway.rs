@@ -7,11 +7,10 @@ use conclave_store::Store;
 use tokio::sync::watch;
 
 use crate::api::answers::Answers;
-use crate::api::auth::SessionReads;
-use crate::api::coalesced::Coalesced;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster::placement::Placement;
+use crate::coalesced::Coalesced;
 use crate::feed::Feed;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
@@ -31,6 +30,5 @@ pub(crate) struct Gateway {
     pub(crate) placement: Placement,
     pub(crate) budget: Budget,
     pub(crate) answers: Answers,
-    pub(crate) session_reads: SessionReads,
     pub(crate) statuses: Coalesced<GetServerStatusResponse>,
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use conclave_core::limits::{SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
 use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, ShardId};
@@ -11,11 +12,12 @@ use conclave_proto::action::from_content;
 use conclave_proto::chat::{self, SendMessageRequest, SendMessageResponse, SendResult, send_result};
 use conclave_proto::command::{Encoded, encode};
 use conclave_proto::status::Failure;
-use futures::stream::Stream;
+use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use prost::Message as _;
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
 use crate::api::auth::Caller;
@@ -144,10 +146,27 @@ pub(crate) struct SendStream {
     waiting: Option<Waiting>,
     /// Size of the frames in flight, bytes; shared with their shares of the budget.
     bytes_in_flight: Arc<AtomicUsize>,
-    /// For each frame and shard, a task that ends with the results. Tasks and not futures of the stream: nobody polls the
-    /// stream of a client that takes no results, and its requests must give back their share of the budget all the same.
-    pending: JoinSet<Vec<SendResult>>,
+    pending: FuturesUnordered<Pending>,
+    /// Results that are not handed to the transport yet.
     ready: VecDeque<SendResult>,
+}
+
+/// The results of the requests of one frame that belong to one shard.
+type Pending = Pin<Box<dyn Future<Output = Vec<SendResult>> + Send>>;
+
+/// The results of a [`SendStream`], which runs in a task of its own until this is dropped: nobody polls the results of a
+/// client that takes none, and its requests must give back their shares of the budget all the same.
+struct Results {
+    results: mpsc::Receiver<Result<chat::SendResults, Status>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Stream for Results {
+    type Item = Result<chat::SendResults, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.results.poll_recv(context)
+    }
 }
 
 /// A frame, and the share that it waits for.
@@ -205,26 +224,28 @@ impl SendStream {
             budget: gateway.budget.clone(),
             waiting: None,
             bytes_in_flight: Arc::default(),
-            pending: JoinSet::new(),
+            pending: FuturesUnordered::new(),
             ready: VecDeque::new(),
         };
-        futures::stream::unfold(state, |mut state| async move {
-            let results = state.next().await?;
-            Some((results, state))
-        })
+        let (sender, results) = mpsc::channel(1);
+        let task = tokio::spawn(async move {
+            if let Err(status) = state.run(&sender).await {
+                // The client may be gone.
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Results { results, _task: AbortOnDropHandle::new(task) }
     }
 
-    async fn next(&mut self) -> Option<Result<chat::SendResults, Status>> {
+    /// Serves the stream until it has ended and everything is answered.
+    async fn run(mut self, results: &mpsc::Sender<Result<chat::SendResults, Status>>) -> Result<(), Status> {
         loop {
-            if !self.ready.is_empty() {
-                return Some(self.drain());
-            }
             tokio::select! {
                 biased;
-                Some(results) = self.pending.join_next(), if !self.pending.is_empty() => {
-                    if let Err(status) = self.complete(results) {
-                        return Some(Err(status));
-                    }
+                Some(done) = self.pending.next(), if !self.pending.is_empty() => self.complete(done),
+                place = results.reserve(), if !self.ready.is_empty() => {
+                    let Ok(place) = place else { return Ok(()) };
+                    place.send(Ok(self.drain()));
                 }
                 share = share(&mut self.waiting), if self.waiting.is_some() => {
                     let Some(Waiting { batch, .. }) = self.waiting.take() else { continue };
@@ -235,13 +256,9 @@ impl SendStream {
                 }
                 message = self.requests.message(), if self.reads_on() => {
                     match message {
-                        Ok(Some(batch)) => {
-                            if let Err(failure) = self.receive(batch).await {
-                                return Some(Err(failure.into()));
-                            }
-                        }
+                        Ok(Some(batch)) => self.receive(batch).await?,
                         Ok(None) => self.open = false,
-                        Err(status) => return Some(Err(status)),
+                        Err(status) => return Err(status),
                     }
                 }
                 () = self.leaving.cancelled(), if self.open => {
@@ -249,7 +266,7 @@ impl SendStream {
                     // Nothing of it was accepted: the client sends it to another node.
                     self.waiting = None;
                 }
-                else => return None,
+                else => return Ok(()),
             }
         }
     }
@@ -257,34 +274,24 @@ impl SendStream {
     fn reads_on(&self) -> bool {
         self.open
             && self.waiting.is_none()
-            && self.in_flight < SENDS_IN_FLIGHT_MAX
+            && self.in_flight + self.ready.len() < SENDS_IN_FLIGHT_MAX
             && self.bytes_in_flight.load(Ordering::Relaxed) < STREAM_SENDS_BYTES_MAX
     }
 
-    fn complete(&mut self, results: Result<Vec<SendResult>, JoinError>) -> Result<(), Status> {
-        let results = results.map_err(|error| {
-            let why = format!("the node stopped deciding requests of this stream: {error}");
-            Status::from(Failure::unknown("undecided", why))
-        })?;
+    fn complete(&mut self, results: Vec<SendResult>) {
         self.in_flight = self.in_flight.saturating_sub(results.len());
         self.ready.extend(results);
-        Ok(())
     }
 
-    /// Puts all results that are available already into one frame.
-    fn drain(&mut self) -> Result<chat::SendResults, Status> {
-        while self.ready.len() < SEND_BATCH_MAX {
-            match self.pending.try_join_next() {
-                Some(results) => self.complete(results)?,
-                None => break,
-            }
-        }
-        Ok(chat::SendResults { results: self.ready.drain(..).collect() })
+    /// The next frame of results.
+    fn drain(&mut self) -> chat::SendResults {
+        let count = self.ready.len().min(SEND_BATCH_MAX);
+        chat::SendResults { results: self.ready.drain(..count).collect() }
     }
 
     /// Accepts a frame, or lets it wait for its share of the budget.
     async fn receive(&mut self, batch: chat::SendBatch) -> Result<(), Failure> {
-        // Before the frame may wait: requests without content are fifty times as large in memory.
+        // Checked before the frame may wait: a decoded request without content takes fifty times its encoded size.
         if batch.sends.len() > SEND_BATCH_MAX {
             let why = format!("a frame has at most {SEND_BATCH_MAX} requests, not {}", batch.sends.len());
             return Err(Failure::invalid("frame_too_large", why));
@@ -343,7 +350,7 @@ impl SendStream {
         let replies = self.router.submit(shard, commands).await;
         let router = self.router.clone();
         let metrics = Arc::clone(&self.metrics);
-        self.pending.spawn(async move {
+        self.pending.push(Box::pin(async move {
             let replies = replies.await;
             let mut results = Vec::with_capacity(sent.len());
             match replies {
@@ -370,7 +377,7 @@ impl SendStream {
             }
             drop(held);
             results
-        });
+        }));
     }
 }
 

@@ -127,7 +127,7 @@ impl Leadership {
     /// Transfers shards to their preferred leaders, one at a time, until the node stops. A draining node transfers
     /// away every shard that it comes to lead.
     pub(crate) async fn restore_preferred_leaders(self) {
-        let Self { router: Router { shards, peers }, node, peer_statuses } = &self;
+        let Self { router: Router { shards, peers, .. }, node, peer_statuses } = &self;
         let mut alive_since: HashMap<NodeId, Instant> = HashMap::new();
         let mut led_since: HashMap<ShardId, (u64, Instant)> = HashMap::new();
         let mut disk = node.disk.subscribe();
@@ -215,7 +215,7 @@ impl Leadership {
     /// the leader of a shard while all others lag: they would refuse the leadership, and until the term ends openraft
     /// takes no more proposals and sends no heartbeats, so that nobody would ever catch up.
     fn successor(&self, replica: &Replica, why: Away) -> Option<NodeId> {
-        let Self { router: Router { shards, peers }, peer_statuses, .. } = self;
+        let Self { router: Router { shards, peers, .. }, peer_statuses, .. } = self;
         let metrics = replica.raft.metrics();
         let metrics = metrics.borrow_watched();
         let living = |node: &NodeId| {

@@ -10,8 +10,6 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::admin::Admin;
 use crate::api::answers::Answers;
-use crate::api::auth::SessionReads;
-use crate::api::coalesced::Coalesced;
 use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
 use crate::api::web;
@@ -24,6 +22,7 @@ use crate::cluster::load_sampler;
 use crate::cluster::peer_statuses::PeerStatuses;
 use crate::cluster::placement::Placement;
 use crate::cluster::view;
+use crate::coalesced::Coalesced;
 use crate::config::Config;
 use crate::discovery::record;
 use crate::discovery::records::Records;
@@ -79,7 +78,6 @@ impl Node {
             placement: placement.clone(),
             budget: Budget::new(&metrics.clients),
             answers: Answers::default(),
-            session_reads: SessionReads::default(),
             statuses: Coalesced::default(),
         };
         let introductions = Introductions { admission, shards: Arc::clone(shards) };

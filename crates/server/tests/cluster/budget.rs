@@ -150,7 +150,9 @@ async fn a_client_that_takes_no_results_keeps_no_decided_request_in_the_budget()
     let sending = async {
         for frame in 0..6 {
             let numbers = frame * 8 + 1..=(frame + 1) * 8;
-            let sends = numbers.map(|no| message("general", no, &"x".repeat(TEXT))).collect();
+            let mut sends: Vec<_> = numbers.map(|no| message("general", no, &"x".repeat(TEXT))).collect();
+            // To know that there is no such room takes a question to another node.
+            sends.insert(4, message("nowhere", frame + 1, "lost"));
             frames.send(SendBatch { sends }).await.unwrap();
         }
     };

@@ -1,4 +1,4 @@
-//! One piece of work that many calls ask for at the same time.
+//! Runs one piece of work for all calls that wait for it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,8 +21,7 @@ impl<T: Clone> Default for Coalesced<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
-    /// The result of work that begins after this call: that of this call, or of another one that waits, too. The work must
-    /// not own this value.
+    /// Returns the result of work that began after this call. Waiting calls share one run. The work must not own this value.
     pub(crate) async fn run<F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
     where
         F: Future<Output = T> + Send + 'static,
