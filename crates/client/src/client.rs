@@ -15,7 +15,6 @@ use tonic::{Request, Response, Status};
 
 use crate::error::{CallError, SendError};
 use crate::handle::Handle;
-use crate::limits::OUTBOX_REQUESTS_MAX;
 use crate::nodes::Chat;
 use crate::position::Positions;
 use crate::state::{Waiter, Wakes};
@@ -38,12 +37,8 @@ impl Client {
     /// # Errors
     /// If the request is invalid, or the outbox cannot be written.
     pub async fn submit(&self, room: &str, content: Content) -> Result<Ticket, SendError> {
-        check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
+        self.check(room, &content)?;
         let shared = &self.handle.shared;
-        let too_low = |level: &u32| content.level() > *level && !planted(Bug::SkipLevelGate);
-        if let Some(level) = shared.nodes.feature_level().filter(too_low) {
-            return Err(SendError::not_yet(content.level(), level));
-        }
         let (waiter, answer) = oneshot::channel();
         let mut ask = Some((content, waiter));
         let (request_no, serial) = loop {
@@ -66,6 +61,16 @@ impl Client {
         Ok(ticket)
     }
 
+    /// Refuses a request that the cluster would refuse, as far as is known here.
+    fn check(&self, room: &str, content: &Content) -> Result<(), SendError> {
+        check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
+        let too_low = |level: &u32| content.level() > *level && !planted(Bug::SkipLevelGate);
+        match self.handle.shared.nodes.feature_level().filter(too_low) {
+            Some(level) => Err(SendError::not_yet(content.level(), level)),
+            None => Ok(()),
+        }
+    }
+
     fn try_submit(
         &self,
         room: &str,
@@ -73,13 +78,7 @@ impl Client {
     ) -> Result<Option<(u64, u64)>, SendError> {
         let mut wakes = Wakes::default();
         let mut state = self.handle.shared.lock();
-        if state.closed {
-            return Err(SendError::Closed);
-        }
-        if state.session.is_none() {
-            return Err(SendError::Auth("this client has no session".to_owned()));
-        }
-        if state.requests.unsettled_count() >= OUTBOX_REQUESTS_MAX {
+        if !state.has_room_for(1)? {
             return Ok(None);
         }
         let Some((content, waiter)) = ask.take() else { return Ok(None) };
@@ -108,20 +107,14 @@ impl Client {
         replies: Vec<(String, Content)>,
     ) -> Result<Vec<Ticket>, SendError> {
         let shared = &self.handle.shared;
-        for (room, content) in &replies {
-            check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
-            if let Some(level) = shared.nodes.feature_level().filter(|level| content.level() > *level) {
-                return Err(SendError::not_yet(content.level(), level));
-            }
+        let (mut asked, mut answers) = (Vec::new(), Vec::new());
+        for (room, content) in replies {
+            self.check(&room, &content)?;
+            let (waiter, answer) = oneshot::channel();
+            asked.push((room, content, waiter));
+            answers.push(answer);
         }
-        let (waiters, answers): (Vec<_>, Vec<_>) = replies.iter().map(|_| oneshot::channel()).unzip();
-        let mut asked = Some(
-            replies
-                .into_iter()
-                .zip(waiters)
-                .map(|((room, content), waiter)| (room, content, waiter))
-                .collect(),
-        );
+        let mut asked = Some(asked);
         let (numbers, serial) = loop {
             let space_freed = shared.space_freed.notified();
             if let Some(taken) = self.try_reply(position, &mut asked)? {
@@ -147,14 +140,7 @@ impl Client {
     ) -> Result<Option<(Vec<u64>, u64)>, SendError> {
         let mut wakes = Wakes::default();
         let mut state = self.handle.shared.lock();
-        if state.closed {
-            return Err(SendError::Closed);
-        }
-        if state.session.is_none() {
-            return Err(SendError::Auth("this client has no session".to_owned()));
-        }
-        let count = asked.as_ref().map_or(0, Vec::len);
-        if count > 0 && state.requests.unsettled_count() + count > OUTBOX_REQUESTS_MAX {
+        if !state.has_room_for(asked.as_ref().map_or(0, Vec::len))? {
             return Ok(None);
         }
         let Some(replies) = asked.take() else { return Ok(None) };

@@ -265,7 +265,8 @@ fn apply(to: &mut Recovered, record: Record, at: usize) -> Result<(), ReadError>
             }
         }
         Some(record::Kind::Position(position)) => {
-            to.positions.insert(position.room_id, position.seq);
+            let known = to.positions.entry(position.room_id).or_default();
+            *known = position.seq.max(*known);
         }
         None => return Err(ReadError::Newer(FORMAT + 1)),
     }

@@ -159,7 +159,10 @@ impl<W> Requests<W> {
 
     /// Records that these positions are on disk.
     pub(crate) fn positions_stored(&mut self, positions: impl IntoIterator<Item = (u64, u64)>) {
-        self.positions_stored.extend(positions);
+        for (room_id, seq) in positions {
+            let known = self.positions_stored.entry(room_id).or_default();
+            *known = seq.max(*known);
+        }
     }
 
     /// Forgets positions that could not be stored.

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::SendError;
-use crate::limits::{ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX};
+use crate::limits::{OUTBOX_REQUESTS_MAX, ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX};
 use crate::nodes::Nodes;
 use crate::outbox::{Requests, RoomKey, Settled};
 use crate::types::{Ack, Content, Position, Route, Session};
@@ -311,6 +311,22 @@ impl ClientState {
             self.enqueue(key, Instant::now(), wakes);
         }
         (number, serial)
+    }
+
+    /// Whether the outbox has room for so many requests more.
+    ///
+    /// # Errors
+    /// If the client takes no requests at all: it is closed, or has no session.
+    pub(crate) fn has_room_for(&self, count: usize) -> Result<bool, SendError> {
+        if self.closed {
+            return Err(SendError::Closed);
+        }
+        if self.session.is_none() {
+            return Err(SendError::Auth("this client has no session".to_owned()));
+        }
+        let unsettled = self.requests.unsettled_count();
+        // An empty outbox takes any number: nothing would ever make more room.
+        Ok(count == 0 || unsettled == 0 || unsettled + count <= OUTBOX_REQUESTS_MAX)
     }
 
     /// Moves a consumer's position and submits its replies, as one record in the outbox file. Returns the numbers of the
