@@ -79,7 +79,7 @@ impl RegistryService {
             Identity::Node(id) => Ok(Some(id)),
             _ if !self.tls || !peer.encrypted => Ok(None),
             found => Err(Status::permission_denied(format!(
-                "only nodes of the cluster register, with the certificate of their --tls-dir, and not {found}"
+                "the certificate is that of {found}; only a node's certificate may register"
             ))),
         }
     }

@@ -66,7 +66,7 @@ pub enum TlsError {
     },
     /// The certificate was not issued by the cluster's authority.
     #[error(
-        "{CERTIFICATE_FILE} has no name that the authority in {CA_FILE} ({0}) gives; both must be of one cluster"
+        "{CERTIFICATE_FILE} was not issued by the authority in {CA_FILE} ({0}); take both from one directory"
     )]
     Foreign(CaId),
     /// The certificate belongs to somebody else than before.

@@ -208,7 +208,8 @@ impl Ca {
     /// [`PkiError::Damaged`] if it is no certificate, or not of this authority.
     pub fn certificate(&self, pem: &[u8]) -> Result<Certificate, PkiError> {
         let damaged = |why: String| PkiError::Damaged { what: CERTIFICATE_FILE.to_owned(), why };
-        let certificate = CertificateDer::from_pem_slice(pem).map_err(|error| damaged(error.to_string()))?;
+        let certificate =
+            CertificateDer::from_pem_slice(pem).map_err(|error| damaged(pem_problem(&error)))?;
         let foreign = || damaged(format!("it was not issued by the authority {}", self.id));
         let (validity, names) =
             der::issued(&certificate, self.issuer.key().der_bytes()).ok_or_else(foreign)?;

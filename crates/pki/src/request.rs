@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use conclave_net::{KEY_FILE, SecretError, read_secret};
+use conclave_net::{KEY_FILE, SecretError, pem_problem, read_secret};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateSigningRequestDer, PrivateKeyDer};
@@ -53,7 +53,7 @@ impl Request {
             SecretError::File(source) => failed(&path)(source),
         })?;
         let damaged = |why: String| PkiError::Damaged { what: path.display().to_string(), why };
-        let key = PrivateKeyDer::from_pem_slice(&content).map_err(|error| damaged(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(&content).map_err(|error| damaged(pem_problem(&error)))?;
         let key = KeyPair::from_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256);
         Self::of(key.map_err(|error| damaged(error.to_string()))?)
     }
@@ -83,7 +83,7 @@ impl RequestedKey {
             return Err(damaged(&format!("it has more than {REQUEST_BYTES_MAX} bytes")));
         }
         let request = CertificateSigningRequestDer::from_pem_slice(request_pem.as_bytes())
-            .map_err(|error| damaged(&error.to_string()))?;
+            .map_err(|error| damaged(&pem_problem(&error)))?;
         let key = der::requested_key(&request);
         key.map(Self).ok_or_else(|| damaged("it is not signed by the P-256 key that it names"))
     }

@@ -90,8 +90,12 @@ impl TlsDir {
                 Ok(Ok(true)) => tracing::info!("certificate renewed"),
                 Ok(Ok(false)) => {}
                 // A writer may be between two files; the next look finds both.
-                Ok(Err(error)) => tracing::warn!(%error, "certificate not read again, the one in use stays"),
-                Err(error) => tracing::warn!(%error, "certificate not read again, the one in use stays"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "certificate files rejected, keeping the certificate in use")
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "certificate files not read, keeping the certificate in use")
+                }
             }
         }
     }
