@@ -76,8 +76,9 @@ pub(crate) struct Global {
     /// Where sessions and unsent messages are kept [default: $XDG_STATE_HOME/conclave]
     #[arg(long, value_name = "DIR", env = "CONCLAVE_STATE_DIR", global = true, hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Speak to a cluster without TLS although nothing is known about it: everybody on the way reads and changes what is
-    /// said. A cluster that is known to use TLS is never spoken to without. With `up`: make a new cluster without TLS
+    /// Speak to a cluster without TLS although nothing is known about it: anybody on the way can read and
+    /// change all messages. A cluster that is known to use TLS is never spoken to without. With `up`: make a new cluster
+    /// without TLS
     #[arg(long, env = "CONCLAVE_INSECURE", global = true, hide_env_values = true)]
     pub(crate) insecure: bool,
     /// Print one JSON object a line

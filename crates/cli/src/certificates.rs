@@ -118,9 +118,15 @@ pub(crate) fn renew(dir: &Path, ca: &Ca, now: SystemTime) -> anyhow::Result<Rene
     for entry in found {
         let (own_dir, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let Ok(pem) = fs::read(own_dir.join(CERTIFICATE_FILE)) else { continue };
-        let done = ca
-            .certificate(&pem)
-            .and_then(|certificate| bring_up_to_date(&own_dir, ca, &certificate.subject.normalised(), now));
+        let done = ca.certificate(&pem).and_then(|certificate| {
+            if !own_dir.join(KEY_FILE).exists() && !own_dir.join(REQUEST_FILE).exists() {
+                let what = own_dir.join(REQUEST_FILE).display().to_string();
+                let why =
+                    "it is gone, and its owner has the key: let the owner make a new request".to_owned();
+                return Err(PkiError::Damaged { what, why });
+            }
+            bring_up_to_date(&own_dir, ca, &certificate.subject.normalised(), now)
+        });
         match done {
             Ok(true) => renewed.names.push(name),
             Ok(false) => {}
@@ -224,6 +230,20 @@ mod tests {
     fn at(host: &str) -> Vec<Owner> {
         let named = Named { name: "a".to_owned(), hosts: vec![host.to_owned()] };
         owners(&[named], &[]).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_whose_request_is_lost_gets_no_other_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::create(now()).unwrap();
+        let owners = of(&["node1"], &[]).unwrap();
+        let request = Request::new().unwrap();
+        sign(dir.path(), &ca, &owners[0], request.pem(), now()).unwrap();
+        let own = dir.path().join("node1");
+        fs::remove_file(own.join(REQUEST_FILE)).unwrap();
+        let done = renew(dir.path(), &ca, now() + 61 * DAY).unwrap();
+        assert!(done.names.is_empty() && done.failed[0].1.contains("new request"), "{done:?}");
+        assert!(!own.join(KEY_FILE).exists());
     }
 
     #[test]

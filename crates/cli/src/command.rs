@@ -26,6 +26,7 @@ use clap::CommandFactory as _;
 use conclave_core::version::VERSION;
 use jiff::tz::TimeZone;
 
+use crate::args::admin::{AdminArgs, AdminCommand};
 use crate::args::{Args, Command, RoomsCommand};
 use crate::errors::explain;
 use crate::exit::Exit;
@@ -70,6 +71,7 @@ fn sends_leftovers(command: &Command) -> bool {
         // It leaves messages on purpose.
         Command::Send(send) => !send.no_wait,
         Command::Outbox(_) | Command::Use(_) | Command::Bench(_) | Command::Doctor => false,
+        Command::Admin(AdminArgs { command: AdminCommand::Ca { .. }, .. }) => false,
         _ => true,
     }
 }

@@ -1,4 +1,4 @@
-//! Replaces state files, whatever they are.
+//! Replaces state files, also symbolic links and files that are mounted by themselves.
 //!
 //! A file is replaced by a rename, so that a crash leaves the old content or the new one. A symbolic link is followed,
 //! and its target is replaced. A file that cannot be renamed over, such as one that is mounted into a container by

@@ -28,8 +28,8 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// The pages of a cluster. One with an authority has TLS on pages that are not for their machine alone, and those who
-    /// show them must belong to the cluster; other pages are read without TLS, since nothing secret is said to them.
+    /// The pages of a cluster. With an authority, pages beyond loopback use TLS, and their server must belong to the cluster.
+    /// All other pages are read without TLS, since nothing secret is said to them.
     ///
     /// # Errors
     /// If the cryptography cannot be used.

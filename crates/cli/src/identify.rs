@@ -53,7 +53,8 @@ pub(crate) struct Identified {
 }
 
 impl Identified {
-    /// The failure of a command that cannot do anything without an answer of the cluster.
+    /// The failure of a command that cannot do anything without an answer of the cluster, if others have answered in its
+    /// place. If nobody has, the command asks for longer.
     pub(crate) fn must_answer(&self) -> Result<(), Failed> {
         if self.answered.is_some() {
             return Ok(());
@@ -80,7 +81,7 @@ pub(crate) struct Other {
     pub(crate) address: String,
 }
 
-/// The cluster of the command. The servers are asked once in each command.
+/// The cluster of the command. The servers are asked until they were told from others once.
 ///
 /// # Errors
 /// If no cluster is known, and a server answers that must not be believed.
@@ -95,7 +96,7 @@ struct Expected {
     id: Option<String>,
     /// The authority that its servers must prove to belong to.
     authority: Option<CaId>,
-    /// Where the state directory says so; empty if the user does, in the command.
+    /// The file that names the expected cluster; empty if the command line names it.
     said_in: String,
 }
 
@@ -113,6 +114,10 @@ impl Expected {
             return Ok(Self { id, authority: Some(given), said_in: String::new() });
         }
         let said_in = match (&id, &settings.cluster) {
+            // Chosen by its name.
+            (Some(id), Some(_)) if known.current().is_none_or(|current| current.id != *id) => {
+                known.says_authority(id)
+            }
             (Some(_), Some(_)) => known.says_current(),
             (Some(_), None) => known.says_recorded(&settings.asked()),
             (None, _) => known.says_servers(addresses),
@@ -129,7 +134,7 @@ impl Expected {
     /// The refusal of a server that does not prove that it belongs to the expected cluster. `presented` is what it does.
     fn unproven(&self, address: &str, pin: CaId, presented: impl std::fmt::Display) -> Failed {
         let what = format!(
-            "the server {address} does not prove that it belongs to the cluster {pin} ({presented}): nothing was sent to it"
+            "the server {address} does not prove that it belongs to the cluster {pin} ({presented}): no message and no token was sent to it"
         );
         let next = match self.said_in.as_str() {
             "" => "somebody may be listening; if another cluster is meant, give its id (`conclave up` and `conclave status` \
@@ -365,10 +370,11 @@ fn believe(known: &Known, answer: &Answer, settings: &Settings) -> Result<(), Fa
         (Some(kept), Some(proved)) if kept == proved => Ok(()),
         (Some(kept), _) => {
             let what = format!(
-                "the server {address} says that it belongs to the cluster {id}, and does not prove it: nothing was sent to it"
+                "the server {address} says that it belongs to the cluster {id}, and does not prove it: no message and no token was sent to it"
             );
             let next = format!(
-                "somebody may be listening; if the cluster really has another authority than {kept} now, write it into {}",
+                "somebody may be listening: a cluster's authority is never replaced, and that of this one is {kept} ({}). Ask \
+                 its operator; if you mean another cluster, go over to it: conclave use {address}",
                 settings.state_dir.join(id).join(".tls").display()
             );
             Err(Failed::new(Exit::Refused, what, next))
@@ -404,9 +410,9 @@ fn is_loopback(address: &str) -> bool {
 /// The refusal of a server that speaks TLS and proves nothing by it. Without TLS it would prove even less.
 fn bad_certificate(address: &str, error: &std::io::Error) -> Failed {
     let what = format!(
-        "the server {address} does not prove which cluster it belongs to ({error}): nothing was sent to it"
+        "the server {address} does not prove which cluster it belongs to ({error}): no message and no token was sent to it"
     );
-    let next = "see whether the clocks of both machines are right; an expired certificate is renewed by `conclave admin ca issue`";
+    let next = "see whether the clocks of both machines are right; an expired certificate is renewed by `conclave admin ca renew`";
     Failed::new(Exit::Refused, what, next)
 }
 

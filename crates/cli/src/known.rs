@@ -20,7 +20,9 @@ use conclave_client::CaId;
 use conclave_client::find::{Seed, ZONE};
 
 use crate::exit::{Exit, Failed};
-use crate::limits::{CLI_SLOTS_MAX, KNOWN_CLUSTERS_MAX, KNOWN_FILE_BYTES_MAX, KNOWN_SERVERS_MAX};
+use crate::limits::{
+    KNOWN_CLUSTERS_MAX, KNOWN_FILE_BYTES_MAX, KNOWN_RECORD_BYTES_MAX, KNOWN_RECORDS_MAX, KNOWN_SERVERS_MAX,
+};
 use crate::{files, parse, private};
 
 const AUTHORITY: &str = ".tls";
@@ -190,7 +192,9 @@ impl Known {
     /// If one of them is damaged: then any cluster would be as good as the known one.
     pub(crate) fn check(&self) -> Result<(), Failed> {
         let is_record = |line: &str| line.split_once(' ').is_some_and(|(id, _)| is_cluster_id(id));
-        for name in [CURRENT, RECORDED] {
+        for (name, about) in
+            [(CURRENT, "names your current cluster"), (RECORDED, "has the clusters of your servers")]
+        {
             let path = self.state_dir.join(name);
             let why = match read(&path) {
                 Ok(None) => continue,
@@ -199,7 +203,7 @@ impl Known {
                 Ok(Some(_)) => "it is damaged".to_owned(),
                 Err(error) => error.to_string(),
             };
-            let what = format!("which cluster you use is not readable in {}: {why}", path.display());
+            let what = format!("{}, which {about}, cannot be read: {why}", path.display());
             return Err(Failed::new(
                 Exit::Refused,
                 what,
@@ -207,6 +211,11 @@ impl Known {
             ));
         }
         Ok(())
+    }
+
+    /// Where it is said which authority a cluster has.
+    pub(crate) fn says_authority(&self, cluster_id: &str) -> String {
+        self.state_dir.join(cluster_id).join(AUTHORITY).display().to_string()
     }
 
     /// Where it is said which cluster commands use.
@@ -251,7 +260,6 @@ impl Known {
             return Ok(());
         }
         records.retain(|(other, _)| other != asked);
-        records.truncate(CLI_SLOTS_MAX);
         records.push((asked.to_owned(), id.to_owned()));
         self.write_records(&records)
     }
@@ -308,7 +316,14 @@ impl Known {
     }
 
     fn write_records(&self, records: &[(String, String)]) -> io::Result<()> {
-        let text: String = records.iter().map(|(asked, id)| format!("{id} {asked}\n")).collect();
+        let mut text = String::new();
+        // The oldest go, and also the longest if the file would not be read again.
+        for (asked, id) in records.iter().rev().take(KNOWN_RECORDS_MAX).rev() {
+            let line = format!("{id} {asked}\n");
+            if line.len() <= KNOWN_RECORD_BYTES_MAX {
+                text.push_str(&line);
+            }
+        }
         private::create_dir(&self.state_dir)?;
         replace(&self.state_dir.join(RECORDED), &text)
     }

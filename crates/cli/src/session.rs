@@ -2,13 +2,13 @@
 //!
 //! A session and its outbox are in `STATE_DIR/<cluster id>/<user>/<slot>`: a command continues the session of the last
 //! one, and a message for one cluster is never sent to another. One process uses a slot at a time; a second command at
-//! the same time uses the next slot. The next command that sends also sends the unsent messages of all slots.
+//! the same time uses the next slot. Every command that reaches the cluster also sends what others have left.
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use conclave_client::{Client, ConnectError, Kept, Outbox, OutboxError};
+use conclave_client::{Builder, Client, ConnectError, Kept, Outbox, OutboxError};
 use tokio::time::Instant;
 
 use crate::errors::{no_server, of_connect};
@@ -27,18 +27,7 @@ use crate::{output, private};
 pub(crate) async fn observer(settings: &Settings, patience: Duration) -> anyhow::Result<Client> {
     let cluster = identify(settings).await?;
     cluster.must_answer()?;
-    let mut builder = Client::builder()
-        .finder(settings.search.finder())
-        .user(settings.user.clone())
-        .client_name(client_name())
-        .patience(patience);
-    if let Some(authority) = cluster.authority {
-        builder = builder.authority(authority);
-    }
-    if let Some(id) = &cluster.id {
-        builder = builder.cluster(id);
-    }
-    Ok(builder.observe().await.map_err(|error| of_connect(&error))?)
+    Ok(builder(settings, cluster, patience).observe().await.map_err(|error| of_connect(&error))?)
 }
 
 /// A client with the user's session.
@@ -49,9 +38,8 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     let cluster = identify(settings).await?;
     let id = cluster.id.as_deref().ok_or_else(|| no_server(&cluster.last))?;
     let dir = user_dir(settings, id);
-    // Without a session nothing can be kept until the cluster answers.
     if !dir.is_dir() {
-        cluster.must_answer()?;
+        must_have_answered(cluster)?;
     }
     if settings.for_people {
         output::note(settings.quiet, &format!("cluster {}, as {}", safe(&cluster.name, ""), settings.user));
@@ -68,6 +56,16 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     Err(Failed::new(Exit::Refused, what, "wait for some of them, or give another --state-dir").into())
 }
 
+/// Checks that the cluster has answered, for a command that begins the first session with it: without a session nothing
+/// can be kept until it does, and the session's directory says that the cluster was met.
+fn must_have_answered(cluster: &Identified) -> anyhow::Result<()> {
+    cluster.must_answer()?;
+    if cluster.answered.is_none() {
+        return Err(no_server(&cluster.last).into());
+    }
+    Ok(())
+}
+
 /// A client with the session of a bot, which has an outbox of its own.
 ///
 /// # Errors
@@ -77,7 +75,7 @@ pub(crate) async fn open_bot(settings: &Settings, name: &str) -> anyhow::Result<
     let id = cluster.id.as_deref().ok_or_else(|| no_server(&cluster.last))?;
     let dir = user_dir(settings, id).join(format!("bot.{name}"));
     if !dir.is_dir() {
-        cluster.must_answer()?;
+        must_have_answered(cluster)?;
     }
     let deadline = Instant::now() + settings.timeout;
     loop {
@@ -188,59 +186,30 @@ pub(crate) fn note_leftover(settings: &Settings, before: usize, left: usize) {
 
 /// Whether every room can be written to. An outbox is not taken from the next command before that: its order counts.
 async fn has_majority(settings: &Settings, cluster: &Identified, patience: Duration) -> bool {
-    let mut builder = Client::builder().finder(settings.search.finder()).patience(patience);
+    let Ok(observer) = builder(settings, cluster, patience).observe().await else { return false };
+    let status = observer.status().await;
+    observer.close().await;
+    status.is_ok_and(|status| status.can_lose >= 0)
+}
+
+async fn open_slot(settings: &Settings, cluster: &Identified, dir: PathBuf) -> Result<Client, ConnectError> {
+    builder(settings, cluster, settings.timeout).outbox(Outbox::Durable(dir)).connect().await
+}
+
+/// A client of this user and of no other cluster.
+fn builder(settings: &Settings, cluster: &Identified, patience: Duration) -> Builder {
+    let mut builder = Client::builder()
+        .finder(settings.search.finder())
+        .user(settings.user.clone())
+        .client_name(format!("conclave-cli/{}", conclave_core::version::VERSION))
+        .patience(patience);
     if let Some(authority) = cluster.authority {
         builder = builder.authority(authority);
     }
     if let Some(id) = &cluster.id {
         builder = builder.cluster(id);
     }
-    let Ok(observer) = builder.observe().await else { return false };
-    let status = observer.status().await;
-    observer.close().await;
-    status.is_ok_and(|status| status.can_lose >= 0)
-}
-
-/// Clients for the slots in which earlier commands left unsent messages. They send by themselves; flush and close them.
-pub(crate) async fn leftovers(settings: &Settings) -> Vec<Client> {
-    let mut found = Vec::new();
-    // The cluster is the one that the servers were judged by, not the one that a server names in its answers.
-    let Some(cluster) = settings.identified.get() else { return found };
-    let Some(dir) = cluster.id.as_deref().map(|id| user_dir(settings, id)) else { return found };
-    for slot in 0..CLI_SLOTS_MAX {
-        let slot = dir.join(slot.to_string());
-        if !slot.is_dir() {
-            break;
-        }
-        // The slot is locked by this or another running command, which sends its messages.
-        let Ok(client) = open_slot(settings, cluster, slot).await else { continue };
-        if client.pending_count() > 0 {
-            found.push(client);
-        } else {
-            client.close().await;
-        }
-    }
-    found
-}
-
-async fn open_slot(settings: &Settings, cluster: &Identified, dir: PathBuf) -> Result<Client, ConnectError> {
-    let builder = match cluster.authority {
-        Some(authority) => Client::builder().authority(authority),
-        None => Client::builder(),
-    };
     builder
-        .cluster(cluster.id.clone().unwrap_or_default())
-        .finder(settings.search.finder())
-        .user(settings.user.clone())
-        .client_name(client_name())
-        .patience(settings.timeout)
-        .outbox(Outbox::Durable(dir))
-        .connect()
-        .await
-}
-
-fn client_name() -> String {
-    format!("conclave-cli/{}", conclave_core::version::VERSION)
 }
 
 fn user_dir(settings: &Settings, cluster_id: &str) -> PathBuf {

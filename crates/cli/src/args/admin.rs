@@ -200,7 +200,7 @@ fn without_port(host: &str) -> &str {
 fn pause(text: &str) -> Result<Duration, String> {
     let pause = parse::duration(text)?;
     if pause < RENEW_EVERY_MIN {
-        return Err("the pause is at least a second; 12h is often enough".to_owned());
+        return Err("--every must be at least 1s; 12h is frequent enough".to_owned());
     }
     Ok(pause)
 }

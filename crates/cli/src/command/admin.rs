@@ -21,6 +21,7 @@ use crate::args::admin::{AdminArgs, AdminCommand};
 use crate::errors::{last_attempt, no_server};
 use crate::exit::{Exit, Failed};
 use crate::identify::{Identified, identify};
+use crate::known::Known;
 use crate::settings::Settings;
 use crate::view::text::{count, safe};
 use crate::{output, session};
@@ -128,8 +129,9 @@ impl Tokens {
     }
 
     /// The token for a server of this cluster at an address. A server that merely claims to belong to the cluster gets
-    /// none: a given token needs a cluster that was known before, or `--insecure`. A kept token is of a cluster on this
-    /// machine, so no other machine gets it, and without TLS only the addresses at which `conclave up` started its servers.
+    /// none. A given token needs a cluster that proves by TLS to be one that was known before, or an address at which
+    /// `conclave up` started a server without TLS, or `--insecure`. A kept token is for the servers that `conclave up`
+    /// started on this machine, with the authority that it gave them or none.
     ///
     /// # Errors
     /// If nothing proves whose server it is.
@@ -139,13 +141,23 @@ impl Tokens {
         cluster: &Identified,
         settings: &Settings,
     ) -> Result<Option<AdminToken>, Failed> {
+        let is_started_by_up = || {
+            let known = Known::new(&settings.state_dir);
+            known.of_servers(&[address.to_owned()]).map(|said| said == Some(cluster.authority))
+        };
         match self {
-            Self::Given(token) if cluster.is_known || settings.insecure => Ok(Some(token.clone())),
-            Self::Given(_) => Err(unknown(address, cluster)),
-            Self::Kept(kept) if is_local(address) && (cluster.authority.is_some() || cluster.is_known) => {
-                cluster.id.as_deref().map_or(Ok(None), |id| kept.load(id))
+            Self::Given(token) => {
+                let proved = cluster.is_known && cluster.authority.is_some();
+                if settings.insecure || proved || is_started_by_up()? {
+                    Ok(Some(token.clone()))
+                } else {
+                    Err(unknown(address, cluster))
+                }
             }
-            Self::Kept(_) => Ok(None),
+            Self::Kept(kept) => match &cluster.id {
+                Some(id) if is_local(address) && is_started_by_up()? => kept.load(id),
+                _ => Ok(None),
+            },
         }
     }
 }
@@ -160,8 +172,8 @@ fn unknown(address: &str, cluster: &Identified) -> Failed {
                  was not sent to it"
             ),
             format!(
-                "if that is your cluster's authority, name it: --server conclave://{address}/{authority}; or run this again, \
-                 since it is known now"
+                "if that is your cluster's authority, which `conclave admin ca init` prints, name it: \
+                 --server conclave://{address}/{authority}"
             ),
         ),
         None => (

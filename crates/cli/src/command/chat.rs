@@ -50,16 +50,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// If the chat cannot start, or the cluster breaks a guarantee.
 pub(super) async fn run(args: ChatArgs, settings: Settings) -> anyhow::Result<Exit> {
     let client = session::open(&settings).await?;
-    let leftovers = session::leftovers(&settings).await;
     let (screen, inputs) = Screen::open()?;
     let mut chat = Chat::new(args.room, settings, client, screen);
     chat.update_prompt();
     let result = chat.run(inputs).await;
     let last = chat.closing_note().await;
     chat.screen.close(last.as_deref());
-    for other in leftovers {
-        other.close().await;
-    }
     let waiting = chat.client.pending_count();
     chat.client.close().await;
     result.map(|exit| if waiting > 0 { Exit::Queued } else { exit })

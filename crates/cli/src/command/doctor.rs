@@ -18,7 +18,7 @@ use futures::future::join_all;
 use crate::diagnosis::{Configuration, LocalNetwork, Problem, Report, Server};
 use crate::exit::{Exit, Failed};
 use crate::http::Pages;
-use crate::identify::{Other, identify};
+use crate::identify::{Identified, Other, identify};
 use crate::known::short;
 use crate::settings::Settings;
 use crate::view::doctor::page;
@@ -57,11 +57,12 @@ async fn examine(settings: &Settings) -> (Report, bool) {
     let network = network(&examined);
     let usual = usual(settings);
     // Why there is no answer is in the answers of the servers.
-    let cluster = identify(settings).await.ok();
-    let pages = Pages::of(cluster.and_then(|cluster| cluster.authority)).unwrap_or_default();
+    let cluster = identify(settings).await;
+    let authority = cluster.as_ref().ok().and_then(|cluster| cluster.authority);
+    let pages = Pages::of(authority).unwrap_or_default();
     let zones = examined.zones.into_iter().map(|(zone, answers)| names::zone(&pages, zone, answers, usual));
     let (zones, (refused, servers, status)) = futures::join!(join_all(zones), async {
-        match refusal(settings).await {
+        match refusal(cluster) {
             // No byte more goes to servers that must not be believed, and none without TLS.
             Some(refused) => (Some(refused), Vec::new(), None),
             None => {
@@ -106,8 +107,8 @@ fn others(settings: &Settings) -> Vec<Problem> {
 }
 
 /// Why a server that answers must not be believed; every other command would be refused for this reason.
-async fn refusal(settings: &Settings) -> Option<Problem> {
-    let failed = match identify(settings).await {
+fn refusal(cluster: anyhow::Result<&Identified>) -> Option<Problem> {
+    let failed = match cluster {
         Ok(cluster) if cluster.answered.is_none() => cluster.refused.clone()?,
         Ok(_) => return None,
         Err(error) => match error.downcast::<Failed>() {

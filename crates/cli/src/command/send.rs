@@ -1,7 +1,5 @@
 //! `conclave send`: sends messages and prints their acks.
 
-use std::time::Duration;
-
 use conclave_client::{Ack, Client, Content, SendError, Ticket};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -30,16 +28,7 @@ struct Json<'a> {
 /// If a message is refused, or not committed before the timeout; in the latter case it stays in the outbox.
 pub(super) async fn run(args: SendArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
-    let leftovers = session::leftovers(settings).await;
     let result = send(&args, settings, &client).await;
-    // Earlier messages were sent while this command waited. With --no-wait the next command sends them.
-    let patience = if args.no_wait || result.is_err() { Duration::ZERO } else { settings.timeout };
-    for other in leftovers {
-        let before = other.pending_count();
-        let left = other.flush(patience).await;
-        session::note_leftover(settings, before, left);
-        other.close().await;
-    }
     client.close().await;
     result
 }

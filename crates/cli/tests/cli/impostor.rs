@@ -42,13 +42,17 @@ impl Impostor {
 
     /// With a certificate of this authority that was issued at this time.
     pub(crate) fn tls(ca: &Ca, issued_at: SystemTime) -> Self {
+        Self::tls_claiming(ca, issued_at, &ca.id().to_string())
+    }
+
+    /// The same, claiming to belong to this cluster.
+    pub(crate) fn tls_claiming(ca: &Ca, issued_at: SystemTime, claim: &str) -> Self {
         let subject = Subject { identity: Identity::Node(1), hosts: Vec::new() };
         let issued = ca.issue(&subject, issued_at).unwrap();
         let pems = [&issued.ca_pem, &issued.certificate_pem, &issued.key_pem].map(|pem| pem.as_bytes());
         let credentials = Credentials::from_pem(pems[0], pems[1], pems[2]).unwrap();
         let tls = TlsServer::new(&credentials, Callers::Anybody, Plain::Refuse).unwrap();
-        let id = ca.id().to_string();
-        Self::start(&id, &id, Some(tls))
+        Self::start(claim, claim, Some(tls))
     }
 
     fn start(status: &str, claim: &str, tls: Option<TlsServer>) -> Self {

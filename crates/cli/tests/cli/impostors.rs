@@ -22,7 +22,7 @@ fn ids() -> [String; 2] {
 
 /// A command with this state directory that knows only the address.
 fn at(address: &str, state: &Path, args: &[&str]) -> Command {
-    let mut command = command(&[&["-s", address, "--timeout", "2s"], args].concat());
+    let mut command = command(&[&["-s", address, "--timeout", "30s"], args].concat());
     command.env("CONCLAVE_STATE_DIR", state).env("CONCLAVE_USER", "ana");
     command
 }
@@ -63,6 +63,10 @@ fn a_kept_admin_token_is_for_the_cluster_that_was_identified() {
     private(&scratch.path().join("known-servers"), &format!("{} plain\n", server.address));
     run(&mut at(&server.address, scratch.path(), &["admin", "rebalance"]), b"").expect(0);
     assert_eq!(secrets(&server), [format!("Rebalance Bearer {TOKEN}")]);
+    // Nobody keeps another account of this machine from serving TLS in that cluster's name.
+    let server = Impostor::tls_claiming(&Ca::create(now()).unwrap(), now(), &victim);
+    run(&mut at(&server.address, scratch.path(), &["admin", "rebalance"]), b"").expect(0);
+    assert!(!server.heard().is_empty() && secrets(&server).is_empty(), "{:?}", server.heard());
 }
 
 /// Leaves an unsent message of ana for this cluster.

@@ -177,7 +177,6 @@ impl UpPlan {
             Some(_) => Ca::read(&pki).map_err(|error| lost_authority(&pki, &error))?,
             None => Ca::read_or_create(&pki, now).context("a new certificate authority")?.0,
         };
-        ca.restore_copy(&pki)?;
         let id = ca.id().to_string();
         self.is_saved &= self.kept.authority.as_ref() == Some(&id) && self.kept.format == FORMAT_TLS;
         if let Some(known) = self.kept.authority.replace(id.clone()).filter(|known| *known != id) {

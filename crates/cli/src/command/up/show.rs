@@ -27,7 +27,7 @@ pub(super) fn tls(tls: Tls) -> Option<&'static str> {
             Some("this cluster runs without TLS; the next start without --insecure changes it over to TLS")
         }
         Tls::Incomplete => Some(
-            "this cluster runs without TLS, because some of its servers start for the first time; the next start changes it over",
+            "this cluster runs without TLS: some of its servers have no data yet; once all have, the next start changes to TLS",
         ),
     }
 }
