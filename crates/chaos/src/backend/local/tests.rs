@@ -43,7 +43,7 @@ impl Started {
                 self.process = sleeping();
                 self.list(true, "127.0.0.1:1");
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     }
 
