@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{command, free_base_port, one_cluster, run, signal, until};
+use crate::harness::{ClusterPermit, command, free_base_port, run, signal, until};
 
 const NAMES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -90,9 +90,10 @@ fn renewals_go_on_until_they_are_stopped() {
     run(&mut ca(&["init", "--dir", dir]), b"").expect(0);
     run(&mut ca(&["issue", "--dir", dir, "--dns", "ns1"]), b"").expect(0);
     let mut renewing = ca(&["renew", "--dir", dir, "--every", "1s"]).stdin(Stdio::null()).spawn().unwrap();
-    // The key of another certificate, as after a crash between two files, is a reason to renew as well.
-    std::fs::remove_file(pki.join("ns1/node.key")).unwrap();
-    until("the certificate is renewed", || pki.join("ns1/node.key").exists());
+    // A damaged key is a reason to renew as well.
+    let key = pki.join("ns1/node.key");
+    std::fs::write(&key, "").unwrap();
+    until("the certificate is renewed", || !std::fs::read(&key).unwrap().is_empty());
     assert!(renewing.try_wait().unwrap().is_none(), "it has ended by itself");
     signal(renewing.id(), Signal::TERM);
     let mut code = None;
@@ -105,7 +106,7 @@ fn renewals_go_on_until_they_are_stopped() {
 
 #[test]
 fn servers_with_certificates_are_a_cluster_whose_id_is_the_authoritys() {
-    let _one = one_cluster();
+    let _permit = ClusterPermit::wait();
     let scratch = tempfile::tempdir().unwrap();
     let pki = scratch.path().join("pki");
     let dir = pki.to_str().unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -20,12 +20,33 @@ const PORTS_TO: u16 = 26_000;
 /// Processes of one cluster: three servers, and the name server at the end.
 const PORTS_EACH: u16 = 60;
 
-/// Serializes clusters: a machine with two cores cannot run nine servers at the same time.
-static ONE_CLUSTER: Mutex<()> = Mutex::new(());
+/// Clusters at the same time. Most of them wait most of the time, but a machine with two cores is too slow for many.
+const CLUSTERS_MAX: u32 = 2;
 
-/// Waits until no other test runs a cluster.
-pub(crate) fn one_cluster() -> MutexGuard<'static, ()> {
-    ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
+static CLUSTERS: Mutex<u32> = Mutex::new(0);
+static CLUSTER_ENDED: Condvar = Condvar::new();
+
+/// The right to run a cluster.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct ClusterPermit(());
+
+impl ClusterPermit {
+    /// Waits until few other tests run a cluster.
+    pub(crate) fn wait() -> Self {
+        let running = CLUSTERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |running: &mut u32| *running == CLUSTERS_MAX;
+        let running = CLUSTER_ENDED.wait_while(running, is_full);
+        *running.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(())
+    }
+}
+
+impl Drop for ClusterPermit {
+    fn drop(&mut self) {
+        *CLUSTERS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        CLUSTER_ENDED.notify_one();
+    }
 }
 
 /// Waits until the condition holds.
@@ -189,7 +210,7 @@ pub(crate) struct Up {
     pub(crate) notes: Receiver<String>,
     pub(crate) state: PathBuf,
     _stdin: ChildStdin,
-    _one: Option<MutexGuard<'static, ()>>,
+    _permit: Option<ClusterPermit>,
 }
 
 impl Up {
@@ -229,14 +250,14 @@ impl Up {
     }
 
     fn start_command(scratch: &Path, command: Command, environment: &[(&str, &str)]) -> Self {
-        Self::start_alone(scratch, command, environment, Some(one_cluster()))
+        Self::start_alone(scratch, command, environment, Some(ClusterPermit::wait()))
     }
 
     fn start_alone(
         scratch: &Path,
         mut command: Command,
         environment: &[(&str, &str)],
-        one: Option<MutexGuard<'static, ()>>,
+        permit: Option<ClusterPermit>,
     ) -> Self {
         // `up` introduces the cluster to the clients of its user.
         let state = scratch.join("state");
@@ -255,7 +276,7 @@ impl Up {
             panic!("the cluster is not ready: {said:#?}");
         };
         let ready = serde_json::from_str(&line).expect(&line);
-        Self { child, ready, notes, state, _stdin: stdin, _one: one }
+        Self { child, ready, notes, state, _stdin: stdin, _permit: permit }
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
