@@ -79,7 +79,7 @@ impl RegistryService {
             Identity::Node(id) => Ok(Some(id)),
             _ if !self.tls || !peer.encrypted => Ok(None),
             found => Err(Status::permission_denied(format!(
-                "the certificate is that of {found}; only a node's certificate may register"
+                "only a node may register, with its own certificate, and the caller is {found}"
             ))),
         }
     }

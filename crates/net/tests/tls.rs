@@ -292,7 +292,7 @@ async fn a_renewed_certificate_in_a_directory_is_taken_over_and_that_of_another_
     assert_ne!(second, first, "the listener shows the old certificate");
     for (ca, identity, why) in [
         (&ca, Identity::NameServer(2), "that of name server 2 now, and was that of name server 1"),
-        (&other, Identity::NameServer(1), "both must be of one cluster"),
+        (&other, Identity::NameServer(1), "take both from one directory"),
     ] {
         issue(ca, identity);
         let refused = followed.reload().unwrap_err();
