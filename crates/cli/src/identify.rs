@@ -27,7 +27,7 @@ use crate::exit::{Exit, Failed};
 use crate::known::{Cluster, Known, is_cluster_id};
 use crate::limits::{CLI_WHICH_CLUSTER, OTHER_CLUSTERS_MAX};
 use crate::output;
-use crate::settings::Settings;
+use crate::settings::{NO_STATE_DIR, Settings};
 
 /// The cluster that the command uses, as far as it is known.
 #[derive(Clone, Debug)]
@@ -204,7 +204,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
             let is_known = expected.was_known(&known, &answer)?;
             match believe(&known, &answer, settings) {
                 Ok(()) => {
-                    remember(&known, &answer, settings)?;
+                    remember(&known, &answer, settings);
                     let net = net(answer.authority)?;
                     return Ok(Identified {
                         name: known.cluster(&answer.id).shown().to_owned(),
@@ -340,8 +340,9 @@ async fn prove(
     })
 }
 
-/// Keeps which cluster it is, how it is found, and, if there is no current one, that it is the current one.
-fn remember(known: &Known, answer: &Answer, settings: &Settings) -> Result<(), Failed> {
+/// Keeps which cluster it is, how it is found, and, if there is no current one, that it is the current one. Where nothing can be
+/// kept, a command that only reads goes on.
+fn remember(known: &Known, answer: &Answer, settings: &Settings) {
     let write = || -> std::io::Result<()> {
         let before = known.cluster(&answer.id);
         let mut now = Cluster { name: answer.name.clone(), ..before.clone() };
@@ -359,7 +360,9 @@ fn remember(known: &Known, answer: &Answer, settings: &Settings) -> Result<(), F
             None => known.set_current(&answer.id),
         }
     };
-    write().map_err(|error| cannot_use(&settings.state_dir, &error))
+    if let Err(error) = write() {
+        tracing::debug!(dir = %settings.state_dir.display(), %error, "failed to keep what is known of the cluster");
+    }
 }
 
 /// Decides whether an answer is believed, and keeps what it proves.
@@ -380,12 +383,16 @@ fn believe(known: &Known, answer: &Answer, settings: &Settings) -> Result<(), Fa
             Err(Failed::new(Exit::Refused, what, next))
         }
         (None, Some(proved)) => {
-            known.remember(id, proved).map_err(|error| cannot_use(&settings.state_dir, &error))?;
             let given = settings.authority == Some(proved);
-            let note = format!(
-                "first contact with the cluster {id} at {address}; from now on only servers with its authority {proved} are \
-                 believed"
-            );
+            let from_now_on = match known.remember(id, proved) {
+                Ok(()) => format!("from now on only servers with its authority {proved} are believed"),
+                // What has to be kept, such as a session, fails later.
+                Err(error) => format!(
+                    "its authority {proved} cannot be kept in {} ({error}), so the next command believes whoever answers",
+                    settings.state_dir.display()
+                ),
+            };
+            let note = format!("first contact with the cluster {id} at {address}; {from_now_on}");
             output::note(settings.quiet || given, &note);
             Ok(())
         }
@@ -426,6 +433,10 @@ async fn candidates(settings: &Settings) -> Vec<Vec<String>> {
 }
 
 pub(crate) fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
+    if dir.starts_with(NO_STATE_DIR) {
+        let what = "neither XDG_STATE_HOME nor HOME is set, and this command keeps what it sends";
+        return Failed::new(Exit::Usage, what, "give --state-dir DIR");
+    }
     let what = format!("the state directory {} cannot be used: {error}", dir.display());
     Failed::new(Exit::Refused, what, "give --state-dir a directory that you may write to")
 }
@@ -503,7 +514,7 @@ mod tests {
         // Given servers are another choice, which is remembered for them alone.
         let given = settings(dir.path(), &["-s", "b:2"]);
         assert!(expected(&given).is(&answer("b:2", &theirs, None)));
-        remember(&known, &answer("b:2", &theirs, None), &given).unwrap();
+        remember(&known, &answer("b:2", &theirs, None), &given);
         assert!(!expected(&given).is(&answer("b:2", &ours, Some(7))));
         assert_eq!(known.current().unwrap().id, ours);
         // Its name leads there, too.

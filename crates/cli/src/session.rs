@@ -30,6 +30,25 @@ pub(crate) async fn observer(settings: &Settings, patience: Duration) -> anyhow:
     Ok(builder(settings, cluster, patience).observe().await.map_err(|error| of_connect(&error))?)
 }
 
+/// A client that only reads, as this user: it works without a majority, and keeps nothing on this machine.
+///
+/// # Errors
+/// As [`observer`].
+pub(crate) async fn reader(settings: &Settings) -> anyhow::Result<Client> {
+    let cluster = identify(settings).await?;
+    cluster.must_answer()?;
+    introduce(settings, cluster);
+    let builder = builder(settings, cluster, settings.timeout).user(&settings.user);
+    Ok(builder.read().await.map_err(|error| of_connect(&error))?)
+}
+
+/// Says in the first line for people which cluster this is, and as whom it is used.
+fn introduce(settings: &Settings, cluster: &Identified) {
+    if settings.for_people {
+        output::note(settings.quiet, &format!("cluster {}, as {}", safe(&cluster.name, ""), settings.user));
+    }
+}
+
 /// A client with the user's session.
 ///
 /// # Errors
@@ -41,9 +60,7 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Client> {
     if !dir.is_dir() {
         must_have_answered(cluster)?;
     }
-    if settings.for_people {
-        output::note(settings.quiet, &format!("cluster {}, as {}", safe(&cluster.name, ""), settings.user));
-    }
+    introduce(settings, cluster);
     private::create_dir(&dir).map_err(|error| cannot_use(&dir, &error))?;
     for slot in 0..CLI_SLOTS_MAX {
         match open_slot(settings, cluster, dir.join(slot.to_string())).await {

@@ -65,6 +65,9 @@ pub(crate) struct Style {
     pub(crate) unicode: bool,
 }
 
+/// Stands for a state directory where the environment names none: nothing is in it, and nothing can be.
+pub(crate) const NO_STATE_DIR: &str = "/dev/null";
+
 /// The environment as a value, so that [`resolve`] can be tested.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
@@ -110,14 +113,9 @@ impl Environment {
     }
 
     /// The default directory of sessions and unsent messages.
-    pub(crate) fn state_dir(&self) -> Result<PathBuf, Failed> {
-        self.state_home
-            .clone()
-            .or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
-            .map(|dir| dir.join("conclave"))
-            .ok_or_else(|| {
-                Failed::new(Exit::Usage, "neither XDG_STATE_HOME nor HOME is set", "give --state-dir DIR")
-            })
+    pub(crate) fn state_dir(&self) -> Option<PathBuf> {
+        let home = || self.home.as_ref().map(|home| home.join(".local/state"));
+        self.state_home.clone().or_else(home).map(|dir| dir.join("conclave"))
     }
 }
 
@@ -129,7 +127,8 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
         .unwrap_or_else(|| parse::sanitised_user(environment.user.as_deref().unwrap_or_default()));
     let state_dir = match &global.state_dir {
         Some(dir) => dir.clone(),
-        None => environment.state_dir()?,
+        // Commands that keep nothing need no directory.
+        None => environment.state_dir().unwrap_or_else(|| NO_STATE_DIR.into()),
     };
     let locale = environment.locale.to_ascii_lowercase();
     let mut seeds = seeds(global);

@@ -14,7 +14,7 @@ use crate::error::ConnectError;
 use crate::find::{Chain, Finder, Options, Seed};
 use crate::handle::Handle;
 use crate::limits::CALL_TIMEOUT;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, Reader};
 use crate::sender::Supervisor;
 use crate::shared::SharedState;
 use crate::state::ClientState;
@@ -134,6 +134,32 @@ impl Builder {
         Ok(self.start(Arc::new(SharedState::new(state, nodes)), None, finder, found.fresh_for))
     }
 
+    /// Builds a client that only reads: [`Client::history`], [`Client::rooms`], [`Client::follow`], [`Client::status`]. It needs no
+    /// majority: each node gives it a session of its own, which is kept nowhere, neither there nor here. If no node is found, and
+    /// the cluster's id is given, the client starts and goes on to search.
+    ///
+    /// # Errors
+    /// If an argument is invalid, or no node was found. See [`ConnectError`].
+    pub async fn read(self) -> Result<Client, ConnectError> {
+        check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
+        let (finder, authority) = self.search()?;
+        let reader = Reader { user: self.user.clone(), client: self.name.clone() };
+        let nodes = Arc::new(self.table(authority)?.reading(reader));
+        let fresh_for = match finder.find().await {
+            Ok(found) => {
+                nodes.add_found(&found);
+                found.fresh_for
+            }
+            Err(error) if nodes.cluster().is_some() => {
+                tracing::warn!(%error, "no server found, searching again");
+                Some(Duration::ZERO)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let state = ClientState::new(self.route, Arc::clone(&nodes), false);
+        Ok(self.start(Arc::new(SharedState::new(state, nodes)), None, finder, fresh_for))
+    }
+
     /// Opens a session, or restores the session of the durable outbox. To restore one, no server needs to be reachable.
     ///
     /// # Errors
@@ -220,6 +246,10 @@ impl Builder {
     }
 
     fn nodes(&self, authority: Option<CaId>) -> Result<Arc<Nodes>, ConnectError> {
+        self.table(authority).map(Arc::new)
+    }
+
+    fn table(&self, authority: Option<CaId>) -> Result<Nodes, ConnectError> {
         let nodes = match self.route {
             Route::Leader => Nodes::spread(),
             Route::Pinned => Nodes::in_order(),
@@ -227,7 +257,7 @@ impl Builder {
         let nodes = nodes.on(self.net.clone(), authority);
         let nodes = nodes.map_err(|error| ConnectError::Invalid(error.to_string()))?;
         nodes.expect(self.cluster.as_deref().unwrap_or_default());
-        Ok(Arc::new(nodes))
+        Ok(nodes)
     }
 
     fn start(

@@ -60,19 +60,11 @@ impl Caller {
                 && racers.len() < CALL_RACERS_MAX
                 && let Some(address) = next_node(nodes, &mut suggested, &tried, &running)
             {
-                let mut request = Request::new(question.clone());
-                if let Some(authorization) = self.shared.authorization() {
-                    request.metadata_mut().insert("authorization", authorization);
-                }
                 running.push(Arc::clone(&address));
                 tried.push(Arc::clone(&address));
-                let answer = nodes.chat(&address).map(|chat| call(chat, request));
+                let (call, question) = (&call, question.clone());
                 racers.push(async move {
-                    // The call is made once its future is polled.
-                    let answer = match (nodes.admit(&address).await, answer) {
-                        (Ok(()), Ok(answer)) => answer.await,
-                        (Err(status), _) | (_, Err(status)) => Err(status),
-                    };
+                    let answer = self.call_once(&address, question, call).await;
                     (address, answer)
                 });
                 next_try = now + CALL_RACE_AFTER;
@@ -93,6 +85,9 @@ impl Caller {
                     let failure = from_status(&status);
                     if failure.certainty() == Certainty::Refused {
                         refusals += 1;
+                        if is_auth(&failure.code) {
+                            nodes.forget_reading(&address);
+                        }
                         if !is_auth(&failure.code) || refusals >= AUTH_TRIES {
                             return Err(CallError::last_word(failure));
                         }
@@ -124,6 +119,24 @@ impl Caller {
         }
     }
 
+    /// Calls one node, with what authorizes this client there.
+    async fn call_once<Q, A, F>(
+        &self,
+        address: &str,
+        question: Q,
+        call: impl FnOnce(Chat, Request<Q>) -> F,
+    ) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let chat = self.shared.nodes.chat(address)?;
+        let mut request = Request::new(question);
+        if let Some(authorization) = self.shared.admit(address).await? {
+            request.metadata_mut().insert("authorization", authorization);
+        }
+        call(chat, request).await
+    }
+
     /// Opens a session. If two raced nodes both open one, the second session stays unused. A session of another cluster than
     /// the expected one is refused.
     pub(crate) async fn open_session(
@@ -132,11 +145,15 @@ impl Caller {
         client: &str,
         patience: Duration,
     ) -> Result<Identity, CallError> {
-        let question = chat::OpenSessionRequest { user: user.to_owned(), client: client.to_owned() };
+        let question =
+            chat::OpenSessionRequest { user: user.to_owned(), client: client.to_owned(), reads_only: false };
         let call = |mut chat: Chat, request| async move { chat.open_session(request).await };
         let answer = self.call(patience, question, call).await?;
         self.shared.nodes.check_session(&answer.cluster_id)?;
         self.shared.nodes.observe_level(answer.feature_level);
+        if let Some(view) = &answer.cluster {
+            self.shared.nodes.observe_view(view);
+        }
         let session = Session {
             id: answer.session_id,
             user_id: answer.user_id,
@@ -170,19 +187,7 @@ impl Caller {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let mut request = Request::new(question);
-        if let Some(authorization) = self.shared.authorization() {
-            request.metadata_mut().insert("authorization", authorization);
-        }
-        let chat = self
-            .shared
-            .nodes
-            .chat(address)
-            .map_err(|status| failed_after(Some(from_status(&status)), patience))?;
-        let call = async {
-            self.shared.nodes.admit(address).await?;
-            call(chat, request).await
-        };
+        let call = self.call_once(address, question, call);
         let answer = tokio::select! {
             answer = tokio::time::timeout(patience, call) => answer,
             () = self.shared.cancel.cancelled() => return Err(CallError::Closed),

@@ -63,6 +63,9 @@ impl Client {
 
     /// Refuses a request that the cluster would refuse, as far as is known here.
     fn check(&self, room: &str, content: &Content) -> Result<(), SendError> {
+        if self.handle.shared.nodes.reader().is_some() {
+            return Err(SendError::reads_only());
+        }
         check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
         let too_low = |level: &u32| content.level() > *level && !planted(Bug::SkipLevelGate);
         match self.handle.shared.nodes.feature_level().filter(too_low) {
@@ -315,16 +318,20 @@ impl Client {
         self.handle.caller.ping(address, self.handle.patience).await
     }
 
-    /// The session of this client; empty without one.
+    /// The session of this client; without one only what is known of it.
     #[must_use]
     pub fn session(&self) -> Session {
-        self.handle
-            .shared
-            .lock()
-            .session
-            .as_ref()
-            .map(|identity| identity.session.clone())
-            .unwrap_or_default()
+        let shared = &self.handle.shared;
+        if let Some(identity) = &shared.lock().session {
+            return identity.session.clone();
+        }
+        let user = shared.nodes.reader().map(|reader| reader.user.clone());
+        let cluster_id = shared.nodes.cluster().map(str::to_owned);
+        Session {
+            user: user.unwrap_or_default(),
+            cluster_id: cluster_id.unwrap_or_default(),
+            ..Session::default()
+        }
     }
 
     /// The addresses of all known nodes, the preferred first.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use conclave_core::Refusal;
 use conclave_proto::chat;
-use conclave_proto::status::NOT_YET;
+use conclave_proto::status::{NOT_YET, READS_ONLY};
 
 use crate::find::NotFound;
 
@@ -49,6 +49,12 @@ impl SendError {
              until all of its servers are upgraded and none is held back (--feature-level)"
         );
         Self::Refused { code: NOT_YET.to_owned(), message }
+    }
+
+    /// The client only reads.
+    pub(crate) fn reads_only() -> Self {
+        let message = "this client only reads; connect with a session to send".to_owned();
+        Self::Refused { code: READS_ONLY.to_owned(), message }
     }
 
     /// The stable code of a refusal.

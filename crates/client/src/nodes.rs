@@ -3,6 +3,7 @@
 //! Addresses come from the program or its [`Finder`](crate::Finder), and from the cluster itself. The addresses that
 //! the cluster names are kept, so that a failover never has to wait for another search.
 
+mod reading;
 mod table;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +27,7 @@ use crate::limits::{
     CLIENT_OPEN_TIMEOUT, CLIENT_PING_INTERVAL, CLIENT_PING_TIMEOUT, CLIENT_STREAM_WINDOW_BYTES,
 };
 use crate::retry;
+pub(crate) use reading::{Reader, bearer};
 use table::{NodeOrder, NodeTable};
 
 /// The generated client over one node's channel.
@@ -52,6 +54,8 @@ pub(crate) struct Nodes {
     pub(crate) attention: Notify,
     /// The highest feature level that a node has reported; 0 while none has.
     feature_level: AtomicU32,
+    /// Who reads, if this client has no session and only reads.
+    reader: Option<Reader>,
 }
 
 /// The node to ask next.
@@ -82,7 +86,23 @@ impl Nodes {
             changed: Notify::new(),
             attention: Notify::new(),
             feature_level: AtomicU32::new(0),
+            reader: None,
         }
+    }
+
+    /// Has no session, and reads at each node with a session that this node gives it.
+    pub(crate) fn reading(self, reader: Reader) -> Self {
+        Self { reader: Some(reader), ..self }
+    }
+
+    /// Who reads, if this client has no session and only reads.
+    pub(crate) fn reader(&self) -> Option<&Reader> {
+        self.reader.as_ref()
+    }
+
+    /// The id of the cluster that all nodes must belong to, once it is known.
+    pub(crate) fn cluster(&self) -> Option<&str> {
+        self.cluster.get().map(String::as_str)
     }
 
     /// Connects over this network; with an authority over TLS only, and only to nodes that prove that they belong to it.
@@ -218,14 +238,10 @@ impl Nodes {
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
         let still = node.leaving.filter(|until| *until > Instant::now());
-        let first = !std::mem::replace(&mut node.worked, true);
         if node.failures > 0 || node.not_before != still {
             node.failures = 0;
             node.not_before = still;
             table.version += 1;
-        }
-        if first {
-            self.attention.notify_one();
         }
     }
 

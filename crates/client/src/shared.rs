@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, bearer};
 use crate::state::{ClientState, Wakes};
 
 /// The parts that all tasks of a client share.
@@ -119,12 +120,20 @@ impl SharedState {
         self.wake(wakes);
     }
 
+    /// Makes sure that a node belongs to the cluster. Returns the `authorization` metadata for calls to it: the session's, or
+    /// that of a client which only reads.
+    pub(crate) async fn admit(&self, address: &str) -> Result<Option<MetadataValue<Ascii>>, Status> {
+        self.nodes.admit(address).await?;
+        match self.authorization() {
+            Some(authorization) => Ok(Some(authorization)),
+            None => self.nodes.reading_authorization(address).await,
+        }
+    }
+
     /// The `authorization` metadata of the session.
     pub(crate) fn authorization(&self) -> Option<MetadataValue<Ascii>> {
         let identity = self.lock().session.clone()?;
-        let mut value = MetadataValue::try_from(format!("Bearer {}", identity.token)).ok()?;
-        value.set_sensitive(true);
-        Some(value)
+        bearer(&identity.token)
     }
 }
 

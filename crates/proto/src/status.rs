@@ -30,6 +30,8 @@ pub const TRY: &str = "conclave-try";
 
 /// Code: the cluster's feature level does not allow the request yet. Nothing was sent.
 pub const NOT_YET: &str = "not_yet";
+/// The code of a write with a session that may only read.
+pub const READS_ONLY: &str = "reads_only";
 /// Code: the disk of the shard's leader has no room. Nothing was sent.
 pub const DISK_FULL: &str = "disk_full";
 /// How long a client waits before it retries a request for which there was no room.

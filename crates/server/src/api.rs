@@ -8,6 +8,7 @@
 //! * [`sends`]: the `SendMessages` stream.
 //! * [`subscription`]: the `JoinChat` stream.
 //! * [`auth`]: session tokens, and the identity of a caller.
+//! * [`readers`]: sessions for reading only, each of one node.
 //! * [`status`]: the status of all nodes, and what follows from it.
 //! * [`admin`]: the calls of `AdminService`.
 //! * [`peer`]: the calls of `RaftService`.
@@ -20,6 +21,7 @@ mod chat;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod peer;
+pub(crate) mod readers;
 pub(crate) mod sends;
 pub(crate) mod status;
 pub(crate) mod subscription;

@@ -49,9 +49,9 @@ impl Shard {
         self.replica.as_ref().is_some_and(|replica| replica.leads())
     }
 
-    /// Whether this node's replica follows a leader, or leads with a quorum.
-    pub(crate) fn has_leader_contact(&self) -> bool {
-        self.replica.as_ref().is_some_and(|replica| replica.has_leader_contact())
+    /// The leader, if it has a quorum as far as this node's replica knows.
+    pub(crate) fn leader_with_quorum(&self) -> Option<NodeId> {
+        self.replica.as_ref()?.leader_with_quorum()
     }
 
     /// Waits until the leader differs from `known`, or until `at_most` has passed.

@@ -12,7 +12,6 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
-use crate::shard::replica::has_quorum;
 use crate::shard::{Replica, Shards};
 
 /// Deadline for a peer to report its status.
@@ -56,13 +55,11 @@ fn shard_status(node: &NodeInfo, replica: &Replica) -> ShardStatus {
         ServerState::Candidate => Role::Candidate,
         ServerState::Learner | ServerState::Shutdown => Role::Learner,
     };
-    // A leader without quorum acks is reported as no leader.
-    let leader = metrics.current_leader.filter(|_| role != Role::Leader || has_quorum(&metrics));
     ShardStatus {
         shard: replica.shard.0,
         role: role.into(),
         term: metrics.current_term,
-        leader_id: leader.unwrap_or(0),
+        leader_id: replica.leader_with_quorum_in(&metrics).map_or(0, |leader| leader.0),
         last_log_index: metrics.last_log_index.unwrap_or(0),
         committed_index: metrics.local_committed.map_or(0, |id| id.index),
         applied_index: metrics.last_applied.map_or(0, |id| id.index),

@@ -63,7 +63,11 @@ impl Direct {
             |why: String| WorkloadError::Stuck(format!("{} does not serve {user}: {why}", server.name));
         let channel = dial(&server.client).map_err(&failed)?;
         let mut chat = ChatServiceClient::new(channel);
-        let question = OpenSessionRequest { user: user.to_owned(), client: "conclave-chaos".to_owned() };
+        let question = OpenSessionRequest {
+            user: user.to_owned(),
+            client: "conclave-chaos".to_owned(),
+            reads_only: false,
+        };
         let mut last = "no answer".to_owned();
         let deadline = Instant::now() + OPEN_DEADLINE;
         // A node that has just started opens sessions once it hears from a leader.

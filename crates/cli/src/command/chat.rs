@@ -259,7 +259,12 @@ impl Chat {
                 self.positions.jump(&room, first_seq.saturating_sub(1));
                 self.dim(&format!("retention has deleted the events of #{room} before {first_seq}")).await?;
             }
-            // Keepalives, and items of later versions.
+            Incoming::Keepalive { quorum, .. } => {
+                if let Some(text) = self.connection.quorum(quorum) {
+                    self.dim(&text).await?;
+                }
+            }
+            // Items of later versions.
             _ => {}
         }
         Ok(())
@@ -268,6 +273,9 @@ impl Chat {
     async fn event(&mut self, event: &chat::Event) -> anyhow::Result<()> {
         let room = self.positions.name(event.room_id, || self.subscription.room_name(event.room_id));
         self.positions.next(&room, event.seq)?;
+        if let Some(text) = self.connection.quorum(true) {
+            self.dim(&text).await?;
+        }
         let own = event.session_id == self.client.session().id;
         let mut text = self.line(&room, event);
         if own && let Some(after) = self.ticks.arrived(&room, event.request_no, Instant::now()) {

@@ -147,6 +147,9 @@ pub(super) struct Connection {
     lost: Option<Instant>,
     said: bool,
     back: Option<String>,
+    /// Signs of life in a row that said that no majority of the servers answers.
+    without_quorum: u32,
+    said_without_quorum: bool,
 }
 
 impl Connection {
@@ -184,6 +187,21 @@ impl Connection {
         (now.saturating_duration_since(lost) >= MISSING_AFTER).then(|| {
             self.said = true;
             format!("{} lost, trying other servers; messages that you send are kept", self.name(&self.node))
+        })
+    }
+
+    /// Handles a sign of life, or an event, which has a quorum. Returns a note when the quorum is gone, and when it is back. A
+    /// single sign without a quorum may be an election.
+    pub(super) fn quorum(&mut self, is_there: bool) -> Option<String> {
+        self.without_quorum = if is_there { 0 } else { self.without_quorum.saturating_add(1) };
+        let is_gone = self.without_quorum > 1;
+        if is_gone == self.said_without_quorum {
+            return None;
+        }
+        self.said_without_quorum = is_gone;
+        Some(match is_gone {
+            true => "no majority of the servers answers; messages wait until one does".to_owned(),
+            false => "a majority of the servers answers again".to_owned(),
         })
     }
 
@@ -230,6 +248,18 @@ mod tests {
         assert_eq!(positions.name(7, || Some("s".into())), "s");
         positions.named(7, "r");
         assert_eq!(positions.name(7, || None), "r");
+    }
+
+    #[test]
+    fn a_lost_quorum_is_reported_once_and_an_election_is_not() {
+        let mut connection = Connection::default();
+        let mut said = |signs: &[bool]| {
+            signs.iter().filter_map(|is_there| connection.quorum(*is_there)).collect::<Vec<_>>()
+        };
+        assert!(said(&[true, false, true, false]).is_empty());
+        assert!(said(&[false, false, false])[0].starts_with("no majority"));
+        assert!(said(&[false]).is_empty());
+        assert_eq!(said(&[true, true, false, true]), ["a majority of the servers answers again"]);
     }
 
     #[test]

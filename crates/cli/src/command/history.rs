@@ -17,7 +17,7 @@ use crate::{output, session};
 /// # Errors
 /// If the room does not exist or no server answers.
 pub(super) async fn run(args: &HistoryArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let client = session::open(settings).await?;
+    let client = session::reader(settings).await?;
     let result = print(args, settings, &client).await;
     client.close().await;
     result

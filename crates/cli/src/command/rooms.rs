@@ -28,7 +28,7 @@ struct Json<'a> {
 /// # Errors
 /// If no server answers.
 pub(super) async fn list(_args: &RoomsArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let client = session::open(settings).await?;
+    let client = session::reader(settings).await?;
     let rooms = client.all_rooms().await.map_err(|e| of_call(None, &e));
     client.close().await;
     let rooms = rooms?;

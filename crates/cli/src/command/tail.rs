@@ -38,7 +38,7 @@ pub(super) async fn run(mut args: TailArgs, settings: &Settings) -> anyhow::Resu
     }
     args.rooms.sort();
     args.rooms.dedup();
-    let client = session::open(settings).await?;
+    let client = session::reader(settings).await?;
     let result = Tail::new(args, settings, &client).await?.run(&client).await;
     client.close().await;
     result
@@ -191,7 +191,12 @@ impl<'a> Tail<'a> {
                 ));
                 self.positions.jump(&room, first_seq.saturating_sub(1));
             }
-            // Keepalives, and items of later versions.
+            Incoming::Keepalive { quorum, .. } => {
+                if let Some(text) = self.connection.quorum(quorum) {
+                    output::note(self.settings.quiet, &text);
+                }
+            }
+            // Items of later versions.
             _ => {}
         }
         Ok(false)
@@ -200,6 +205,9 @@ impl<'a> Tail<'a> {
     fn show(&mut self, event: &chat::Event) -> anyhow::Result<()> {
         let room = self.room(event.room_id);
         self.positions.next(&room, event.seq)?;
+        if let Some(text) = self.connection.quorum(true) {
+            output::note(self.settings.quiet, &text);
+        }
         if self.settings.json {
             output::json(&event::json(&room, event))?;
         } else {

@@ -52,7 +52,7 @@ use crate::settings::{Environment, Settings, resolve};
 /// If the cluster cannot be started; then no process of it is left running.
 pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     // A missing home directory is no error: then nothing is written for the clients of this user.
-    let state_dir = global.state_dir.clone().or_else(|| environment.state_dir().ok());
+    let state_dir = global.state_dir.clone().or_else(|| environment.state_dir());
     let global = Global { state_dir: Some(PathBuf::new()), ..global.clone() };
     let settings = resolve(&global, environment)?;
     let cluster_dir = ClusterDir::choose(&args, environment)?;

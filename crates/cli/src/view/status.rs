@@ -15,11 +15,14 @@ pub(crate) fn leaderless(status: &GetServerStatusResponse) -> Vec<u32> {
     (0..=status.shards).filter(|shard| leader(status, *shard).is_none()).collect()
 }
 
-/// The node that leads the shard. If two claim to, the one with the higher term does.
+/// The node that leads the shard, with a quorum. If two claim to, the one with the higher term does.
 fn leader(status: &GetServerStatusResponse, shard: u32) -> Option<(&NodeStatus, &ShardStatus)> {
-    replicas(status, shard)
-        .filter(|(_, state)| state.role() == Role::Leader)
-        .max_by_key(|(_, state)| state.term)
+    replicas(status, shard).filter(|(node, state)| leads(node, state)).max_by_key(|(_, state)| state.term)
+}
+
+/// Whether the node leads the shard. A leader that has lost its quorum leads nobody.
+fn leads(node: &NodeStatus, state: &ShardStatus) -> bool {
+    state.role() == Role::Leader && state.leader_id == node.node_id
 }
 
 /// The name of the shard's leader.
@@ -103,7 +106,7 @@ fn role(node: &NodeStatus) -> Cell {
     if node.draining {
         return Cell::inked("draining", Ink::Warn);
     }
-    let leads = node.shards.iter().filter(|state| state.role() == Role::Leader).count();
+    let leads = node.shards.iter().filter(|state| leads(node, state)).count();
     let learns = node.shards.iter().filter(|state| state.role() == Role::Learner).count();
     match (leads, learns) {
         (0, 0) => "follower".into(),
@@ -198,6 +201,7 @@ mod tests {
             shard,
             role: (if leads.contains(&shard) { Role::Leader } else { Role::Follower }).into(),
             term: 4,
+            leader_id: if leads.contains(&shard) { id } else { 0 },
             applied_index: applied,
             committed_index: applied,
             voters: vec![1, 2, 3],
@@ -274,7 +278,11 @@ SHARD     LEADER  TERM  APPLIED  LAG  REPLICAS
         let mut status = healthy();
         status.nodes[2].shards[0].role = Role::Leader.into();
         status.nodes[2].shards[0].term = 5;
+        status.nodes[2].shards[0].leader_id = 3;
         assert_eq!(leader(&status, 0).map(|(node, _)| node.node_id), Some(3));
+        // It has lost its quorum.
+        status.nodes[2].shards[0].leader_id = 0;
+        assert_eq!(leader(&status, 0).map(|(node, _)| node.node_id), Some(1));
     }
 
     #[test]

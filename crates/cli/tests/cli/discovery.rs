@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::harness::{DEADLINE, Up, finish, lines_of, run, signal, until, until_says};
 
 /// Targets of a name: the first label, and the priority.
-fn targets(resolver: SocketAddr, name: &str) -> Vec<(String, u16)> {
+pub(crate) fn targets(resolver: SocketAddr, name: &str) -> Vec<(String, u16)> {
     let mut found = None;
     until("the resolver answers", || {
         found = ask(resolver, name);

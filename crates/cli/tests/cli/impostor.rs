@@ -137,6 +137,7 @@ impl ChatService for Service {
             user: request.into_inner().user,
             cluster_id,
             feature_level: 1,
+            cluster: None,
         }))
     }
 

@@ -17,6 +17,7 @@ mod impostors;
 mod kills;
 mod levels;
 mod logs;
+mod minority;
 mod outbox;
 mod refusal;
 mod rolling;

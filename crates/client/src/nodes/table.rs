@@ -10,6 +10,7 @@ use conclave_core::ShardId;
 use conclave_core::limits::NODES_MAX;
 use conclave_proto::chat::{ClusterView, NodeView};
 use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
 use super::Pick;
@@ -59,10 +60,10 @@ pub(super) struct Node {
     pub(super) leaving: Option<Instant>,
     /// It accepts no further subscriptions until this time.
     full: Option<Instant>,
-    /// It has answered this client.
-    pub(super) worked: bool,
     /// It has said, over its present connection, that it belongs to the expected cluster.
     pub(super) admitted: bool,
+    /// What authorizes a client that only reads at this node, once the node has said it.
+    pub(super) reading: Option<MetadataValue<Ascii>>,
     /// The last search has found it.
     found: bool,
     /// The cluster has named it as a member.
@@ -123,8 +124,8 @@ impl NodeTable {
             not_before: None,
             leaving: None,
             full: None,
-            worked: false,
             admitted: false,
+            reading: None,
             found: false,
             member: false,
             last: false,
@@ -322,12 +323,10 @@ impl NodeTable {
         nodes.into_iter().map(|(_, address)| address.to_string()).collect()
     }
 
+    /// The nodes that the cluster has named. A part of them, such as those that answered, would replace all that are
+    /// remembered.
     pub(super) fn members(&self) -> Vec<String> {
-        let addresses = |wanted: fn(&&Node) -> bool| {
-            self.nodes.iter().filter(wanted).map(|node| node.address.to_string()).collect::<Vec<_>>()
-        };
-        let members = addresses(|node| node.member);
-        if members.is_empty() { addresses(|node| node.worked) } else { members }
+        self.nodes.iter().filter(|node| node.member).map(|node| node.address.to_string()).collect()
     }
 
     pub(super) fn count(&self) -> usize {

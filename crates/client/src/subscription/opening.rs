@@ -78,9 +78,8 @@ pub(super) fn open(handle: &Handle, address: &Arc<str>, request: JoinChatRequest
     let address = Arc::clone(address);
     let node = Arc::clone(&address);
     let opening = async move {
-        shared.nodes.admit(&node).await?;
+        let authorization = shared.admit(&node).await?;
         let channel = shared.nodes.channel(&node);
-        let authorization = shared.authorization();
         let mut request = Request::new(request);
         if let Some(authorization) = authorization {
             request.metadata_mut().insert("authorization", authorization);

@@ -156,7 +156,7 @@ fn txt_strings(member: &Member<'_>, stale: bool) -> Vec<String> {
     let state = match () {
         () if !member.live => "silent",
         () if record.draining => "draining",
-        () if !record.ready => "starting",
+        () if !record.ready => "not-ready",
         () if record.full => "full",
         () => "ready",
     };

@@ -121,8 +121,9 @@ pub(super) fn sets(members: &[Member<'_>]) -> Vec<ServerSet> {
     sets
 }
 
-/// The nodes that take clients. Draining nodes come last, and full nodes are listed only if no other node takes
-/// clients: a full node knows free ones sooner than a name server does.
+/// The nodes that take clients, then those that live and would rather take none: a node that is not ready, for instance because
+/// it hears no leader, still answers what it knows, and others of the list may be dead. Full nodes are listed only if no other
+/// node takes clients: a full node knows free ones sooner than a name server does.
 fn client_targets(members: &[Member<'_>], leader: Option<&Member<'_>>) -> Vec<Target> {
     let takes_clients = |member: &Member<'_>| member.live && member.record.ready && !member.record.draining;
     let all_full = !members.iter().any(|member| takes_clients(member) && !member.record.full);
@@ -136,12 +137,12 @@ fn client_targets(members: &[Member<'_>], leader: Option<&Member<'_>>) -> Vec<Ta
                 MemberRole::Voter => VOTER,
                 MemberRole::Unspecified | MemberRole::Learner | MemberRole::Witness => LEARNER,
             }
-        } else if (member.live && member.record.draining) || (takes_clients(member) && all_full) {
+        } else if member.live && (!takes_clients(member) || all_full) {
             LAST
         } else {
             continue;
         };
-        let weight = if member.record.draining { 1 } else { member.weight() };
+        let weight = if takes_clients(member) { member.weight() } else { 1 };
         targets.extend(member.target(Port::Client, priority, weight));
     }
     best_first(targets)
@@ -157,7 +158,7 @@ fn leader_of<'m, 'a>(members: &'m [Member<'a>], shard: u32) -> Option<&'m Member
     live.then_some(member)
 }
 
-/// The nodes of a shard: its leader, its other voters, then the draining voters.
+/// The nodes of a shard: its leader, its other voters, then the voters that drain or are not ready.
 fn shard_targets(members: &[Member<'_>], shard: u32) -> Vec<Target> {
     let leader = leader_of(members, shard).map(|leader| leader.record.node_id);
     let rank = |member: &Member<'_>| {
@@ -165,8 +166,8 @@ fn shard_targets(members: &[Member<'_>], shard: u32) -> Vec<Target> {
         let votes = member.live && record.votes_in.contains(&shard);
         match () {
             () if leader == Some(record.node_id) => Some(LEADER),
-            () if votes && record.draining => Some(LAST),
-            () if votes && record.ready => Some(VOTER),
+            () if votes && record.ready && !record.draining => Some(VOTER),
+            () if votes => Some(LAST),
             () => None,
         }
     };

@@ -42,7 +42,7 @@ fn named(expected: &[(&str, u16)]) -> Vec<(String, u16)> {
 }
 
 #[test]
-fn client_targets_rank_leader_voters_learners_draining() {
+fn client_targets_rank_leader_voters_learners_and_then_who_takes_no_clients() {
     let mut nodes = three();
     nodes.push(node(4));
     nodes[3].record.set_role(MemberRole::Learner);
@@ -54,7 +54,10 @@ fn client_targets_rank_leader_voters_learners_draining() {
     nodes[6].record.full = true;
     nodes.push(node(8));
     nodes[7].live = false;
-    assert_eq!(ranks(nodes, ""), named(&[("n1", 10), ("n2", 20), ("n3", 20), ("n4", 30), ("n5", 40)]));
+    assert_eq!(
+        ranks(nodes, ""),
+        named(&[("n1", 10), ("n2", 20), ("n3", 20), ("n4", 30), ("n5", 40), ("n6", 40)])
+    );
 }
 
 #[test]
@@ -91,6 +94,19 @@ fn there_is_no_leader_when_the_claim_with_the_highest_term_is_not_live() {
     // The old leader comes back with its old term.
     nodes[0].live = true;
     assert_eq!(ranks(nodes, "leader"), named(&[("n3", 10)]));
+}
+
+#[test]
+fn a_living_node_without_a_leader_stays_listed_behind_all_others() {
+    // From here, two dead nodes whose records are kept look like this.
+    let mut nodes = three();
+    nodes[2].record.ready = false;
+    assert_eq!(ranks(nodes.clone(), ""), named(&[("n1", 10), ("n2", 20), ("n3", 40)]));
+    assert_eq!(ranks(nodes.clone(), "shard-1"), named(&[("n2", 10), ("n1", 20), ("n3", 40)]));
+    nodes[0].live = false;
+    nodes[1].live = false;
+    assert_eq!(ranks(nodes.clone(), ""), named(&[("n3", 40)]));
+    assert_eq!(ranks(nodes, "shard-1"), named(&[("n3", 40)]));
 }
 
 #[test]

@@ -133,8 +133,17 @@ impl ChatService for Gateway {
         &self,
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
-        let OpenSessionRequest { user, client } = request.into_inner();
-        self.call("OpenSession", auth::open(&self.router, &user, &client, self.node.cluster)).await
+        let OpenSessionRequest { user, client, reads_only } = request.into_inner();
+        self.call("OpenSession", async {
+            let Self { router, readers, node, .. } = self;
+            let mut answer = match reads_only {
+                true => auth::open_reading(router, readers, &user, node.cluster).await?,
+                false => auth::open(router, &user, &client, node.cluster).await?,
+            };
+            answer.cluster = Some((**self.views.borrow()).clone());
+            Ok(answer)
+        })
+        .await
     }
 
     type JoinChatStream = Frames<EncodedFrame>;

@@ -23,6 +23,8 @@ const OF_SESSIONS: [&str; 7] =
     [SUBSCRIPTION, SENDS, "SendMessage", "History", "ListRooms", "CreateRoom", "LeaveRoom"];
 /// The call whose messages may be large.
 const SENDS: &str = "SendMessages";
+/// The calls of a session that may only read.
+const READS: [&str; 3] = [SUBSCRIPTION, "History", "ListRooms"];
 /// The call that a node refuses when it is full.
 const SUBSCRIPTION: &str = "JoinChat";
 
@@ -131,5 +133,9 @@ async fn admit(
     {
         return Err(gateway.placement.refused(why));
     }
-    auth::caller(&gateway.router, token?).await
+    let caller = auth::caller(&gateway.router, &gateway.readers, token?).await?;
+    if caller.reads_only && !READS.contains(&method) {
+        return Err(auth::reads_only());
+    }
+    Ok(caller)
 }

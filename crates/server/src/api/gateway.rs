@@ -7,6 +7,7 @@ use conclave_store::Store;
 use tokio::sync::watch;
 
 use crate::api::answers::Answers;
+use crate::api::readers::Readers;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster::placement::Placement;
@@ -30,5 +31,6 @@ pub(crate) struct Gateway {
     pub(crate) placement: Placement,
     pub(crate) budget: Budget,
     pub(crate) answers: Answers,
+    pub(crate) readers: Readers,
     pub(crate) statuses: Coalesced<GetServerStatusResponse>,
 }

@@ -79,8 +79,13 @@ fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
         if shard.voters.len() > known.len() {
             *known = &shard.voters;
         }
-        // A shard counts as led if its leader has quorum acks, or if a replica follows a leader.
-        *led.entry(shard.shard).or_default() |= shard.leader_id != 0;
+        // A follower may still believe in a leader that says itself that it has no quorum.
+        let denies = |node: &NodeStatus| {
+            let own = node.shards.iter().find(|own| own.shard == shard.shard);
+            node.node_id == shard.leader_id && own.is_some_and(|own| own.leader_id != node.node_id)
+        };
+        let is_led = shard.leader_id != 0 && !nodes.iter().any(denies);
+        *led.entry(shard.shard).or_default() |= is_led;
     }
     for (shard, _) in led.iter().filter(|(_, led)| !**led) {
         problems.push(format!("shard {shard} has no leader: messages to its rooms wait"));
@@ -152,6 +157,13 @@ mod tests {
         assert_eq!(judge(&all), (1, vec![]));
         let two = [node(1, true, true), node(2, false, false), node(3, true, false)];
         assert_eq!(judge(&two), (0, vec!["node2 does not answer".to_owned()]));
+        let mut two_of_five = [node(1, true, true), node(2, true, false)];
+        two_of_five[1].shards[0].leader_id = 1;
+        assert_eq!(judge(&two_of_five).1, Vec::<String>::new());
+        // It leads in its term, and has lost its quorum, of which its follower has not heard yet.
+        two_of_five[0].shards[0].leader_id = 0;
+        let (_, problems) = judge(&two_of_five);
+        assert_eq!(problems, ["shard 1 has no leader: messages to its rooms wait"]);
         let one = [node(1, true, false), node(2, false, false), node(3, false, false)];
         let (can_lose, problems) = judge(&one);
         assert_eq!(can_lose, -1);

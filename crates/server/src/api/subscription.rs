@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use crate::api::auth::Caller;
+use crate::api::auth::{self, Caller};
 use crate::api::gateway::Gateway;
 use crate::budget::Share;
 use crate::feed::Subscriber;
@@ -192,6 +192,9 @@ async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<RoomC
 
 /// Joins without a request number: joining twice changes nothing.
 async fn join(gateway: &Gateway, caller: &Caller, room: RoomId) -> Result<(), Failure> {
+    if caller.reads_only {
+        return Err(auth::reads_only());
+    }
     let reader = gateway.router.room_reader(room)?;
     if reader.member(room, caller.user).await? {
         return Ok(());
@@ -350,7 +353,7 @@ impl Subscription {
             if leaders.iter().any(|hint| hint.shard == shard.id.0) {
                 continue;
             }
-            quorum &= shard.has_leader_contact();
+            quorum &= shard.leader_with_quorum().is_some();
             leaders.extend(shard.hint());
         }
         chat::Keepalive { resume_token: self.token(), leaders, quorum }

@@ -65,10 +65,8 @@ impl Health {
 
     /// Whether the meta shard has a leader: this node with quorum acks, or another node to which the link is up.
     fn has_leader(&self) -> bool {
-        let meta = self.shards.meta();
-        meta.has_leader_contact()
-            && meta.leader().leader.is_some_and(|leader| {
-                leader == self.node.id || self.peers.get(leader).is_some_and(|peer| peer.is_alive())
-            })
+        self.shards.meta().leader_with_quorum().is_some_and(|leader| {
+            leader == self.node.id || self.peers.get(leader).is_some_and(|peer| peer.is_alive())
+        })
     }
 }

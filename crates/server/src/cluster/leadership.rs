@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::{NodeId, ShardId};
+use conclave_store::TypeConfig;
+use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
 use tokio::sync::mpsc;
@@ -175,7 +177,7 @@ impl Leadership {
                 let wanted = preferred != shards.me()
                     && settled(preferred)
                     && steady(replica.shard)
-                    && caught_up(replica, preferred);
+                    && caught_up(&replica.raft.metrics().borrow_watched(), preferred);
                 wanted.then_some((replica, preferred))
             });
             if let Some((replica, to)) = moved {
@@ -224,7 +226,7 @@ impl Leadership {
         let living: Vec<NodeId> =
             shards.topology.replicas(replica.shard).into_iter().filter(living).collect();
         let can_lead = |node: &NodeId| {
-            !peer_statuses.is_disk_full(*node) && (why == Away::Draining || caught_up(replica, *node))
+            !peer_statuses.is_disk_full(*node) && (why == Away::Draining || caught_up(&metrics, *node))
         };
         let room = living.iter().filter(|node| can_lead(node));
         let best = room.rev().max_by_key(|node| matched(&metrics, **node));
@@ -233,13 +235,11 @@ impl Leadership {
     }
 }
 
-fn caught_up(replica: &Replica, node: NodeId) -> bool {
-    let metrics = replica.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    matched(&metrics, node)
+fn caught_up(metrics: &RaftMetrics<TypeConfig>, node: NodeId) -> bool {
+    matched(metrics, node)
         .is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= metrics.last_log_index.unwrap_or(0))
 }
 
-fn matched(metrics: &openraft::RaftMetrics<conclave_store::TypeConfig>, node: NodeId) -> Option<u64> {
+fn matched(metrics: &RaftMetrics<TypeConfig>, node: NodeId) -> Option<u64> {
     metrics.replication.as_ref()?.get(&node.0)?.as_ref().map(|log_id| log_id.index)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_core::{NodeId, ShardId};
-use conclave_proto::chat::{ClusterView, NodeStatus, NodeView};
+use conclave_proto::chat::{ClusterView, NodeStatus, NodeView, Role};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,7 @@ pub(crate) async fn run(
         let asked = living.map(|peer| async {
             let status = peer_status(peer).await;
             compare_digests(&shards, &node, &status);
+            hear_of_quorums(&shards, &status);
             status
         });
         let reported = futures::future::join_all(asked).await;
@@ -90,6 +91,15 @@ fn publish(
         *view = Arc::new(ClusterView { cluster_id: view.cluster_id.clone(), version, nodes, feature_level });
         !same
     });
+}
+
+/// Takes from another node whether it has a quorum in the shards that it leads.
+fn hear_of_quorums(shards: &Shards, status: &NodeStatus) {
+    for led in status.shards.iter().filter(|shard| shard.role() == Role::Leader) {
+        if let Some(replica) = shards.replica(ShardId(led.shard)) {
+            replica.hear_of_quorum(led.term, led.leader_id == status.node_id);
+        }
+    }
 }
 
 /// Compares what another node has applied with what this one had applied after as many entries. Only the node that is ahead

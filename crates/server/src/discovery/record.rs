@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use conclave_core::limits::{NODE_IPS_MAX, REGISTER_INTERVAL};
 use conclave_proto::cluster::{MemberRole, NodeRecord, ShardLead};
-use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -78,9 +77,11 @@ fn now(node: &NodeInfo, shards: &Shards, health: &Health, ips: Vec<String>) -> N
 fn roles(shards: &Shards) -> (MemberRole, Vec<ShardLead>, Vec<u32>) {
     let (mut leads, mut votes_in) = (Vec::new(), Vec::new());
     for replica in shards.replicas() {
+        let leads_here = replica.leads_as_far_as_known();
         let metrics = replica.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.state == ServerState::Leader {
+        // A leader without a quorum leads nobody.
+        if leads_here {
             leads.push(ShardLead { shard: replica.shard.0, term: metrics.vote.leader_id().term });
         }
         if metrics.membership_config.membership().voter_ids().any(|voter| voter == metrics.id) {

@@ -1,6 +1,7 @@
 //! Opens the store and starts the Raft groups on it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use conclave_core::ShardId;
 use conclave_net::CaId;
@@ -112,7 +113,16 @@ impl Groups<'_> {
         let state = self.store.state(shard);
         let early_elections = EarlyElections::default();
         let disk = self.disk.clone();
-        Ok(Arc::new(Replica { shard, raft, state, proposals, early_elections, confirmations, disk }))
+        Ok(Arc::new(Replica {
+            shard,
+            raft,
+            state,
+            proposals,
+            early_elections,
+            confirmations,
+            disk,
+            term_without_quorum: AtomicU64::new(0),
+        }))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::api::admin::Admin;
 use crate::api::answers::Answers;
 use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
+use crate::api::readers::Readers;
 use crate::api::web;
 use crate::bootstrap;
 use crate::budget::Budget;
@@ -78,6 +79,7 @@ impl Node {
             placement: placement.clone(),
             budget: Budget::new(&metrics.clients),
             answers: Answers::default(),
+            readers: Readers::new(),
             statuses: Coalesced::default(),
         };
         let introductions = Introductions { admission, shards: Arc::clone(shards) };

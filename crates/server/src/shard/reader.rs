@@ -79,6 +79,11 @@ impl ShardReader {
         self.state.session(session).await.map_err(storage)
     }
 
+    /// The user of this name.
+    pub(crate) async fn user_named(&self, name: &str) -> Result<Option<UserId>, Failure> {
+        self.state.user_named(name).await.map_err(storage)
+    }
+
     /// The id of the last room that was added to the room directory. Ids are dense from 1, so every id up to this one
     /// exists.
     pub(crate) fn last_room(&self) -> RoomId {

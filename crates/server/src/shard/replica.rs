@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use conclave_core::planted::{Bug, planted};
@@ -35,6 +36,8 @@ pub(crate) struct Replica {
     pub(crate) early_elections: EarlyElections,
     pub(crate) confirmations: Arc<Confirmations>,
     pub(crate) disk: DiskSpace,
+    /// The last term whose leader said that it has no quorum; 0 if there is none.
+    pub(crate) term_without_quorum: AtomicU64,
 }
 
 /// This replica's view of the leader.
@@ -100,11 +103,40 @@ impl Replica {
         self.raft.is_leader()
     }
 
-    /// Whether this replica follows a leader, or leads itself with quorum acks.
-    pub(crate) fn has_leader_contact(&self) -> bool {
+    /// The leader with a quorum: this node if it leads and has quorum acks, or the node that this one follows, unless that
+    /// node said that it has no quorum. A leader without a quorum leads nobody.
+    pub(crate) fn leader_with_quorum(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        self.leader_with_quorum_in(&metrics.borrow_watched())
+    }
+
+    /// As [`Replica::leader_with_quorum`], for a caller that has the replica's metrics: to borrow them a second time at the
+    /// same moment can block for ever.
+    pub(crate) fn leader_with_quorum_in(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<NodeId> {
+        let leader = NodeId(metrics.current_leader?);
+        let has_quorum = match metrics.state {
+            ServerState::Leader => has_quorum(metrics),
+            _ => self.term_without_quorum.load(Ordering::Relaxed) != metrics.current_term,
+        };
+        has_quorum.then_some(leader)
+    }
+
+    /// Takes from the leader of this term whether it has a quorum. For one caller at a time.
+    pub(crate) fn hear_of_quorum(&self, term: u64, has_quorum: bool) {
+        let known = self.term_without_quorum.load(Ordering::Relaxed);
+        if has_quorum && known == term {
+            self.term_without_quorum.store(0, Ordering::Relaxed);
+        } else if !has_quorum && known < term {
+            self.term_without_quorum.store(term, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether this replica leads and has not lost its quorum. A leader that was elected a moment ago has one: it was
+    /// elected by it.
+    pub(crate) fn leads_as_far_as_known(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.current_leader.is_some() && (metrics.state != ServerState::Leader || has_quorum(&metrics))
+        metrics.state == ServerState::Leader && (metrics.last_quorum_acked.is_none() || has_quorum(&metrics))
     }
 
     /// Waits until the leader differs from `known`, or until `at_most` has passed.
@@ -168,7 +200,7 @@ impl Replica {
 }
 
 /// Whether a quorum has acked this leader recently.
-pub(crate) fn has_quorum(metrics: &RaftMetrics<TypeConfig>) -> bool {
+fn has_quorum(metrics: &RaftMetrics<TypeConfig>) -> bool {
     let alone = metrics.membership_config.membership().voter_ids().count() == 1;
     alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < QUORUM_FRESH)
 }

@@ -24,8 +24,10 @@ pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
         ] {
             metrics.raft_role.with_label_values(&[shard, role]).set(i64::from(raft.state == state));
         }
-        metrics.raft_is_leader.with_label_values(&[shard]).set(i64::from(raft.state == ServerState::Leader));
-        metrics.raft_has_leader.with_label_values(&[shard]).set(i64::from(raft.current_leader.is_some()));
+        let leader = replica.leader_with_quorum_in(&raft);
+        let leads = leader == Some(shards.me());
+        metrics.raft_is_leader.with_label_values(&[shard]).set(i64::from(leads));
+        metrics.raft_has_leader.with_label_values(&[shard]).set(i64::from(leader.is_some()));
         metrics.raft_last_log_index.with_label_values(&[shard]).set(index(raft.last_log_index));
         metrics
             .raft_committed_index

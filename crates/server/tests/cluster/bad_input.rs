@@ -57,7 +57,8 @@ async fn invalid_requests_are_refused_and_leave_no_trace() {
         assert_eq!(code(&refused), "room_name_invalid", "{name}");
     }
     for user in ["", "Ana", "a b", &"x".repeat(33)] {
-        let open = api::OpenSessionRequest { user: user.to_owned(), client: String::new() };
+        let open =
+            api::OpenSessionRequest { user: user.to_owned(), client: String::new(), reads_only: false };
         assert_eq!(code(&raw.client.open_session(open).await.unwrap_err()), "user_name_invalid", "{user}");
     }
     // No refused request left a trace.

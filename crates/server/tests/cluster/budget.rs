@@ -49,7 +49,7 @@ async fn nothing_of_a_strangers_bad_or_large_name_is_replicated() {
     let mut raw = Raw::connect(&cluster, 0, "ana").await;
     let last = async || cluster.statuses(0).await[0].shards[0].last_log_index;
     let before = last().await;
-    let open = |user: String| OpenSessionRequest { user, client: "test".to_owned() };
+    let open = |user: String| OpenSessionRequest { user, client: "test".to_owned(), reads_only: false };
     const TIMES: u64 = 50;
     for _ in 0..TIMES {
         let bad = raw.client.open_session(open("NO ".repeat(1_000))).await.unwrap_err();

@@ -17,7 +17,8 @@ pub(crate) struct Raw {
 impl Raw {
     pub(crate) async fn connect(cluster: &Cluster, index: usize, user: &str) -> Self {
         let mut client = connect(cluster, index).await;
-        let open = api::OpenSessionRequest { user: user.to_owned(), client: "raw".to_owned() };
+        let open =
+            api::OpenSessionRequest { user: user.to_owned(), client: "raw".to_owned(), reads_only: false };
         let session = client.open_session(open).await.unwrap().into_inner();
         Self { client, token: session.token, session: session.session_id }
     }

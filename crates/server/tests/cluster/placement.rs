@@ -100,7 +100,8 @@ async fn a_full_node_sends_further_clients_elsewhere() {
         assert_eq!(event.seq, ack.seq);
     }
     // Send streams have a separate bound.
-    let open = api::OpenSessionRequest { user: "ana".to_owned(), client: "raw".to_owned() };
+    let open =
+        api::OpenSessionRequest { user: "ana".to_owned(), client: "raw".to_owned(), reads_only: false };
     let second = late.client.open_session(open).await.unwrap().into_inner();
     let mut second = Raw { client: late.client.clone(), token: second.token, session: second.session_id };
     let mut sending = Vec::new();

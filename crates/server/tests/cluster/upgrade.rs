@@ -61,7 +61,8 @@ fn pin_request(no: u64) -> api::SendMessageRequest {
 /// The level that a node reports to a client that opens a session there.
 async fn level(cluster: &Cluster, index: usize) -> u32 {
     let mut raw = Raw::connect(cluster, index, "ana").await;
-    let open = api::OpenSessionRequest { user: "ana".to_owned(), client: "level".to_owned() };
+    let open =
+        api::OpenSessionRequest { user: "ana".to_owned(), client: "level".to_owned(), reads_only: false };
     raw.client.open_session(open).await.unwrap().into_inner().feature_level
 }
 

@@ -367,6 +367,17 @@ impl ShardState {
         })
     }
 
+    /// The id of the user of this name.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn user_named(self: &Arc<Self>, name: &str) -> Result<Option<UserId>, ReadError> {
+        Ok(match self.row(Key::User(name.to_owned())).await? {
+            Some(Row::User(user)) => Some(user.user),
+            _ => None,
+        })
+    }
+
     /// The room of this name in the room directory.
     ///
     /// # Errors

@@ -43,6 +43,7 @@ impl ChatService for Service {
             user,
             cluster_id: "c".into(),
             feature_level: 1,
+            cluster: None,
         }))
     }
 
