@@ -59,6 +59,8 @@ pub(crate) struct Data {
     pub(crate) rooms: BTreeMap<String, Room>,
     pub(crate) sessions: HashMap<String, (u64, String)>,
     pub(crate) status: GetServerStatusResponse,
+    /// The nodes that are named to who opens a session.
+    pub(crate) members: Vec<String>,
 }
 
 impl Data {
@@ -229,6 +231,12 @@ pub(crate) fn go_away(to: &str, stay_away: bool) -> Option<GoAway> {
 }
 
 impl Cluster {
+    /// Names all nodes to who opens a session.
+    pub(crate) fn name_members(&self) {
+        let members = self.nodes.iter().map(|node| node.address.clone()).collect();
+        self.data.lock().unwrap().members = members;
+    }
+
     pub(crate) fn node(&self, address: &str) -> &Node {
         self.nodes.iter().find(|node| node.address == address).unwrap()
     }

@@ -36,6 +36,10 @@ impl ChatService for Service {
         let user = request.into_inner().user;
         let token = format!("token{session_id}");
         data.sessions.insert(token.clone(), (session_id, user.clone()));
+        let named = (1..).zip(data.members.clone());
+        let named =
+            named.map(|(node_id, address)| NodeView { node_id, address, alive: true, ..NodeView::default() });
+        let view = ClusterView { nodes: named.collect(), ..ClusterView::default() };
         Ok(Response::new(OpenSessionResponse {
             token,
             session_id,
@@ -43,7 +47,7 @@ impl ChatService for Service {
             user,
             cluster_id: "c".into(),
             feature_level: 1,
-            cluster: None,
+            cluster: Some(view).filter(|view| !view.nodes.is_empty()),
         }))
     }
 
