@@ -1,8 +1,11 @@
 //! Local and linearizable reads, and subscriptions that continue on another node.
 
-use conclave_client::{Client, Follow, HistoryQuery, Incoming, Start};
+use conclave_client::{Client, Follow, HistoryQuery, Incoming, Start, api};
+use conclave_proto::status;
+use tonic::Code;
 
 use crate::harness::{Cluster, DEADLINE, eventually, within};
+use crate::lost_ack::Raw;
 
 impl Cluster {
     /// A client that knows only this node.
@@ -10,6 +13,12 @@ impl Cluster {
         let address = &self.members()[index].client;
         let builder = Client::builder().servers([address]).user("local").patience(DEADLINE);
         builder.connect().await.expect("a session opens")
+    }
+
+    /// A client that only reads, of all nodes.
+    async fn reader(&self, user: &str) -> Client {
+        let builder = Client::builder().servers(self.addresses()).user(user).patience(DEADLINE);
+        builder.read().await.expect("the servers are given")
     }
 }
 
@@ -56,23 +65,25 @@ async fn history_is_paged_both_ways() {
 async fn a_subscription_continues_when_its_node_stops_or_dies() {
     let mut cluster = Cluster::start().await;
     let writer = cluster.client("ana").await;
-    let reader = cluster.client("bo").await;
-    let mut events = reader.subscribe(vec![Follow::room("general").from(Start::After(0))]);
-    let mut last = 0;
+    let all = || vec![Follow::room("general").from(Start::After(0))];
+    let (reader, without_session) = (cluster.client("bo").await, cluster.reader("cy").await);
+    let mut subscriptions = [(reader.subscribe(all()), 0), (without_session.subscribe(all()), 0)];
     let mut nodes = Vec::new();
     for round in 0..4 {
         for n in 0..20 {
             writer.send("general", format!("{round}/{n}")).await.unwrap();
         }
         let target = 1 + (round + 1) * 20;
-        while last < target {
-            match within("events come", events.next()).await.unwrap() {
-                Incoming::Event(event) => {
-                    assert_eq!(event.seq, last + 1, "no gap and no repeat");
-                    last = event.seq;
+        for (events, last) in &mut subscriptions {
+            while *last < target {
+                match within("events come", events.next()).await.unwrap() {
+                    Incoming::Event(event) => {
+                        assert_eq!(event.seq, *last + 1, "no gap and no repeat");
+                        *last = event.seq;
+                    }
+                    Incoming::Connected { node } => nodes.push(node),
+                    _ => {}
                 }
-                Incoming::Connected { node } => nodes.push(node),
-                _ => {}
             }
         }
         let here = nodes.last().expect("it was connected somewhere").clone();
@@ -86,6 +97,43 @@ async fn a_subscription_continues_when_its_node_stops_or_dies() {
         cluster.settled().await;
     }
     assert!(nodes.len() >= 3, "it moved: {nodes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_for_reading_is_of_one_start_of_one_node_and_writes_nothing() {
+    let mut cluster = Cluster::start().await;
+    let mut writer = Raw::connect(&cluster, 0, "ana").await;
+    writer.send("general", 1, "hello").await.unwrap();
+    let question =
+        api::OpenSessionRequest { user: "ana".to_owned(), client: String::new(), reads_only: true };
+    let opened = writer.client.open_session(question).await.unwrap().into_inner();
+    assert_eq!(opened.user_id, 1, "the cluster knows the user");
+    let mut reader = Raw { token: opened.token, ..writer.moved(&cluster, 0).await };
+    let room = || Some(api::RoomRef { name: "general".to_owned(), id: 0 });
+    let history = async |reader: &mut Raw| {
+        let request = reader.request(api::HistoryRequest { room: room(), ..Default::default() });
+        reader.client.history(request).await.map(|page| page.into_inner().last_seq)
+    };
+    assert_eq!(history(&mut reader).await.unwrap(), 2);
+
+    let join = api::RoomSubscription { room: room(), join: true, start: None };
+    let join = reader.request(api::JoinChatRequest { rooms: vec![join], ..Default::default() });
+    let create = reader.request(api::CreateRoomRequest { name: "other".to_owned() });
+    for refused in [
+        reader.send("general", 2, "no").await.map(drop).unwrap_err(),
+        reader.client.join_chat(join).await.map(drop).unwrap_err(),
+        reader.client.create_room(create).await.map(drop).unwrap_err(),
+    ] {
+        let code = status::from_status(&refused).code;
+        assert_eq!((refused.code(), code.as_str()), (Code::PermissionDenied, status::READS_ONLY));
+    }
+
+    let mut elsewhere = reader.moved(&cluster, 1).await;
+    assert_eq!(history(&mut elsewhere).await.unwrap_err().code(), Code::Unauthenticated);
+    cluster.stop(0).await;
+    cluster.start_node(0).await;
+    let mut later = reader.moved(&cluster, 0).await;
+    assert_eq!(history(&mut later).await.unwrap_err().code(), Code::Unauthenticated);
 }
 
 #[tokio::test(flavor = "multi_thread")]
