@@ -5,7 +5,8 @@
 //! that have not registered.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use conclave_core::record::NodeRecord;
 use conclave_core::ring::{Layout, shard_of};
@@ -23,6 +24,8 @@ pub(crate) struct Topology {
     planned: BTreeMap<NodeId, Member>,
     planned_layout: Layout,
     table: watch::Receiver<Arc<ClusterTable>>,
+    /// Where nodes called from last, with the ports that they named. Bounded by the members.
+    heard: Mutex<BTreeMap<NodeId, String>>,
 }
 
 impl Topology {
@@ -33,7 +36,7 @@ impl Topology {
         planned_layout: Layout,
         table: watch::Receiver<Arc<ClusterTable>>,
     ) -> Self {
-        Self { me, planned, planned_layout, table }
+        Self { me, planned, planned_layout, table, heard: Mutex::default() }
     }
 
     /// This node.
@@ -63,16 +66,33 @@ impl Topology {
         members
     }
 
-    /// The addresses at which other nodes may reach this one, without repetition: the one in this node's configuration
-    /// first, then the one with which the node registered last. Either may be outdated: the first if the node moved,
-    /// the second if the whole cluster did.
+    /// The addresses at which a node may be reached by other nodes, without repetition: the one in this node's configuration
+    /// first, then where the node called from last, then the one with which it registered last. Each may be outdated: the
+    /// first if the node moved and its name does not say so yet, the last if the whole cluster moved.
     pub(crate) fn peer_addresses(&self, node: NodeId) -> Vec<String> {
-        let table = self.table.borrow();
-        let registered = table.nodes.get(&node).map(|record| record.peer_address.clone());
-        let mut addresses: Vec<_> =
-            self.planned.get(&node).map(|member| member.peer.clone()).into_iter().collect();
-        addresses.extend(registered.filter(|address| !addresses.contains(address)));
+        let planned = self.planned.get(&node).map(|member| member.peer.clone());
+        let heard = self.heard().get(&node).cloned();
+        let registered = self.table.borrow().nodes.get(&node).map(|record| record.peer_address.clone());
+        let mut addresses = Vec::new();
+        for address in [planned, heard, registered].into_iter().flatten() {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
         addresses
+    }
+
+    /// Takes where a node calls from, and the port at which it takes calls. The caller must have proved to be that node, as far
+    /// as the cluster demands it.
+    pub(crate) fn heard_from(&self, node: NodeId, host: IpAddr, port: u16) {
+        if port != 0 && self.member(node).is_some() {
+            self.heard().insert(node, SocketAddr::new(host.to_canonical(), port).to_string());
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
+        // No code under this lock can panic half-way, so a poisoned one is still consistent.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The layout in force.
@@ -203,9 +223,15 @@ mod tests {
         };
         sender.send_replace(Arc::new(moved(50)));
         assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1", "b:51"]);
+        let host = "::ffff:10.0.0.2".parse().unwrap();
+        topology.heard_from(NodeId(2), host, 0);
+        topology.heard_from(NodeId(2), host, 7401);
+        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1", "10.0.0.2:7401", "b:51"]);
+        topology.heard_from(NodeId(9), host, 7401);
         assert_eq!(topology.peer_addresses(NodeId(3)), ["c:61"], "it is not in the configuration");
         sender.send_replace(Arc::new(moved(0)));
-        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1"], "both are the same");
+        let both = ["b:1", "10.0.0.2:7401"];
+        assert_eq!(topology.peer_addresses(NodeId(2)), both, "it registered as it is configured");
         assert_eq!(topology.peer_addresses(NodeId(9)), [] as [&str; 0]);
     }
 }

@@ -152,8 +152,13 @@ impl RaftService for PeerService {
             .admission
             .identify(request.metadata(), request.extensions().get::<Peer>())
             .await?;
+        let host = request.extensions().get::<Peer>().map(|peer| peer.address.ip());
         let caller = request.into_inner().caller.unwrap_or_default();
+        let port = u16::try_from(caller.peer_port).unwrap_or(0);
         self.introductions.accept(from, caller).await?;
+        if let Some(host) = host {
+            self.shards.topology.heard_from(from, host, port);
+        }
         Ok(Response::new(raft::IntroduceResponse { callee: Some(self.introductions.own()) }))
     }
 

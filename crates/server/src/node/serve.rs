@@ -82,7 +82,9 @@ impl Node {
             readers: Readers::new(),
             statuses: Coalesced::default(),
         };
-        let introductions = Introductions { admission, shards: Arc::clone(shards) };
+        let port = info.member.peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let peer_port = port.unwrap_or_else(|| config.peer_listen.port());
+        let introductions = Introductions { admission, shards: Arc::clone(shards), peer_port };
         let peer_service = PeerService {
             introductions: introductions.clone(),
             shards: Arc::clone(shards),

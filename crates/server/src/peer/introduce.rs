@@ -27,6 +27,8 @@ use crate::shard::{Replica, Shards};
 pub(crate) struct Introductions {
     pub(crate) admission: Admission,
     pub(crate) shards: Arc<Shards>,
+    /// The port of this node's address for other nodes.
+    pub(crate) peer_port: u16,
 }
 
 /// Why a node is not accepted.
@@ -78,6 +80,7 @@ impl Introductions {
         Introduction {
             boots: store.boots().iter().map(|boot| boot.0).collect(),
             logs: self.shards.replicas().map(log).collect(),
+            peer_port: self.peer_port.into(),
         }
     }
 

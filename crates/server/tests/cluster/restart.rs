@@ -79,6 +79,26 @@ async fn a_node_may_come_back_at_other_addresses() {
     assert_eq!(after.seq, before.seq + 1);
 }
 
+/// As where a name server still has the old address: the node that moved says itself where it is. To register takes a
+/// majority, which needs it, and only the other node can lead, because only it has all messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_moved_says_where_it_is_before_there_is_a_majority() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client("ana").await;
+    client.send("general", "before").await.unwrap();
+    cluster.stop(0).await;
+    let missed = client.send("general", "missed").await.unwrap();
+    cluster.stop(1).await;
+    cluster.relocate(0);
+    cluster.start_node(0).await;
+    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest("general", 10) };
+    let reader = cluster.client_of(0).await;
+    eventually("the node that moved has what it missed", async || {
+        reader.history(query.clone()).await.is_ok_and(|page| page.last_seq == missed.seq)
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_works_with_one_node_and_one_shard() {
     let mut cluster = Cluster::prepare(1, 1);
