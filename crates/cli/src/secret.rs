@@ -1,10 +1,10 @@
 //! Secrets: created in files and read from files, never taken from the command line and never printed.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::Path;
 
+use conclave_net::{SecretError, read_given_secret};
 use conclave_proto::mac::{SECRET_BYTES, Secret};
 
 use crate::exit::{Exit, Failed};
@@ -32,48 +32,21 @@ pub(crate) fn read(path: &Path, what: &str) -> Result<Secret, Failed> {
 /// # Errors
 /// If the file cannot be read, or is this user's own and others can read it.
 pub(crate) fn content(path: &Path, what: &str, failed: &dyn Fn(String) -> Failed) -> Result<Vec<u8>, Failed> {
-    let read = || -> io::Result<(Vec<u8>, Exposure)> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        let own = metadata.uid() == rustix::process::geteuid().as_raw();
-        let mut content = Vec::new();
-        file.take(*SECRET_BYTES.end() as u64 + AROUND).read_to_end(&mut content)?;
-        let exposure = if metadata.is_file() { exposure(own, metadata.mode()) } else { Exposure::None };
-        Ok((content, exposure))
-    };
-    let (content, exposure) = read()
-        .map_err(|error| failed(format!("the {what} in {} cannot be read: {error}", path.display())))?;
     let exposed = || format!("the {what} in {} can be read by other users", path.display());
-    match exposure {
-        Exposure::None => Ok(content),
-        Exposure::Foreign => {
-            output::error(&format!("conclave: warning: {}", exposed()));
-            Ok(content)
+    match read_given_secret(path, *SECRET_BYTES.end() as u64 + AROUND) {
+        Ok(given) => {
+            if given.exposed.is_some() {
+                output::error(&format!("conclave: warning: {}", exposed()));
+            }
+            Ok(given.content)
         }
-        Exposure::Own => {
+        Err(SecretError::Exposed(_)) => {
             let next = format!("chmod 600 {}, and make a new one if others may have read it", path.display());
             Err(Failed::new(Exit::Usage, exposed(), next))
         }
-    }
-}
-
-/// Whether others than its user can read a secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exposure {
-    None,
-    /// Everybody can read it, as its owner, who is somebody else, chose.
-    Foreign,
-    /// Group or others can read it, and this user can change that.
-    Own,
-}
-
-/// A secret that the system gives to a service, such as a volume of Kubernetes, belongs to root and is readable by the
-/// service's group.
-fn exposure(own: bool, mode: u32) -> Exposure {
-    match own {
-        true if mode & private::FOREIGN != 0 => Exposure::Own,
-        false if mode & 0o007 != 0 => Exposure::Foreign,
-        _ => Exposure::None,
+        Err(SecretError::File(error)) => {
+            Err(failed(format!("the {what} in {} cannot be read: {error}", path.display())))
+        }
     }
 }
 
@@ -124,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_others_can_read_is_refused_or_warned_about() {
+    fn a_secret_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         write_private(&path, "0123456789abcdef");
@@ -135,9 +108,6 @@ mod tests {
             assert!(refused.what.contains("can be read by other users"), "{refused}");
             assert!(refused.next.contains("chmod 600"), "{refused}");
         }
-        assert_eq!(exposure(false, 0o100_440), Exposure::None);
-        assert_eq!(exposure(false, 0o100_444), Exposure::Foreign);
-        assert_eq!(exposure(true, 0o100_400), Exposure::None);
     }
 
     #[test]

@@ -31,8 +31,9 @@ pub use gate::{
 pub use identity::{CaId, Identity, NoCaId};
 pub use stream::{Listener, Wire};
 pub use tls::{
-    CA_FILE, CERTIFICATE_FILE, Callers, Credentials, Expect, Exposed, KEY_FILE, Plain, SecretError,
-    TlsClient, TlsDir, TlsError, TlsServer, Trust, pem_problem, read_authority, read_secret, speaks_no_tls,
+    CA_FILE, CERTIFICATE_FILE, Callers, Credentials, Expect, Exposed, GivenSecret, KEY_FILE, Plain,
+    SecretError, TlsClient, TlsDir, TlsError, TlsServer, Trust, pem_problem, read_authority,
+    read_given_secret, read_secret, speaks_no_tls,
 };
 
 /// A network that replaces the system's, such as a simulation or a tunnel. Methods that it does not implement fail with

@@ -23,7 +23,7 @@ use webpki::EndEntityCert;
 
 pub use client::{TlsClient, Trust};
 pub use dir::TlsDir;
-pub use secret::{Exposed, SecretError, read_secret};
+pub use secret::{Exposed, GivenSecret, SecretError, read_given_secret, read_secret};
 pub use server::{Callers, Handshakes, Plain, TlsServer};
 pub use verify::{Expect, speaks_no_tls};
 
