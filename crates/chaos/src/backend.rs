@@ -1,8 +1,6 @@
 //! Backends apply and heal faults: on local processes, containers or pods, and inside the servers themselves.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use conclave_client::{CaId, Net};
@@ -12,6 +10,7 @@ use serde::Deserialize;
 
 use crate::fault::{Fault, Means};
 use crate::journal::Applied;
+use crate::secret::read_token;
 
 pub mod docker;
 pub mod inside;
@@ -22,9 +21,6 @@ mod url;
 
 pub use open::{Choice, Opened, Settings, open};
 
-/// The most that a file with an admin token has, bytes.
-const ADMIN_TOKEN_FILE_MAX: u64 = 1024;
-
 /// Reads the servers' admin token.
 fn admin_token(file: &Path) -> Result<AdminToken, BackendError> {
     if file.to_string_lossy().starts_with(PREFIX) && !file.exists() {
@@ -34,11 +30,9 @@ fn admin_token(file: &Path) -> Result<AdminToken, BackendError> {
             why: "a token was given where the path of the file with it belongs".to_owned(),
         });
     }
-    let mut content = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(ADMIN_TOKEN_FILE_MAX).read_to_end(&mut content));
-    let token = read
+    let token = read_token(file)
         .map_err(|error| error.to_string())
-        .and_then(|_| AdminToken::parse(&content).map_err(|error| error.to_string()));
+        .and_then(|content| AdminToken::parse(&content).map_err(|error| error.to_string()));
     token.map_err(|why| BackendError::Failed {
         what: format!("read the admin token in {}", file.display()),
         why,

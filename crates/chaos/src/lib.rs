@@ -17,6 +17,7 @@ pub mod limits;
 pub mod metrics;
 pub mod report;
 pub mod schedule;
+mod secret;
 pub mod serve;
 pub mod server_states;
 pub mod sides;

@@ -12,6 +12,8 @@ pub const EVENTS_BEHIND_MAX: usize = 256;
 pub const TOKEN_BYTES_MIN: usize = 16;
 /// The longest token, bytes.
 pub const TOKEN_BYTES_MAX: usize = 1_024;
+/// The most that the file of a token has, bytes: the longest token, and lines behind it.
+pub(crate) const TOKEN_FILE_BYTES_MAX: u64 = 4 * 1_024;
 /// Runs in one answer, unless the request says how many.
 pub const RUNS_LISTED: usize = 50;
 /// The most runs in one answer: a run takes a few hundred bytes, and a few hundred kilobytes are no burden to anyone.

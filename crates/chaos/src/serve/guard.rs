@@ -6,7 +6,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use conclave_net::SecretError;
+
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_BYTES_MIN};
+use crate::secret::read_token;
 use crate::serve::refusal::{Refusal, RefusalKind};
 
 /// The controller's token, or none.
@@ -25,11 +28,16 @@ impl Guard {
     /// The guard of a controller that listens at this address. The token is the first line of the file.
     ///
     /// # Errors
-    /// If the file has no token, or there is no file and a token is needed.
+    /// If the file has no token, or is this user's own and others can read it, or there is no file and a token is needed.
     pub fn open(token_file: Option<&Path>, listen: SocketAddr) -> Result<Self, String> {
         let Some(path) = token_file else { return Self::new(None, listen) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("the token cannot be read from {}: {error}", path.display()))?;
+        let content = read_token(path).map_err(|error| match error {
+            SecretError::Exposed(exposed) => format!("the controller's token: {exposed}"),
+            SecretError::File(error) => {
+                format!("the token cannot be read from {}: {error}", path.display())
+            }
+        })?;
+        let text = String::from_utf8_lossy(&content);
         let token = text.lines().next().unwrap_or_default().trim();
         if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len()) || !token.is_ascii() {
             return Err(format!(
@@ -130,9 +138,29 @@ mod tests {
         let path = dir.path().join("token");
         assert!(Guard::open(Some(&path), loopback()).unwrap_err().contains("cannot be read"));
         std::fs::write(&path, "short\n").unwrap();
+        set_mode(&path, 0o600);
         assert!(Guard::open(Some(&path), loopback()).unwrap_err().contains("has no token"));
         std::fs::write(&path, format!("{TOKEN}\nmore\n")).unwrap();
         let guard = Guard::open(Some(&path), loopback()).unwrap();
         assert!(guard.authorise(Some(&format!("Bearer {TOKEN}")), None).is_ok());
+    }
+
+    #[test]
+    fn a_token_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, format!("{TOKEN}\n")).unwrap();
+        for mode in [0o640, 0o604] {
+            set_mode(&path, mode);
+            let refused = Guard::open(Some(&path), loopback()).unwrap_err();
+            assert!(refused.contains("other users") && refused.contains("chmod 600"), "{refused}");
+            assert!(!refused.contains(TOKEN), "{refused}");
+        }
+        set_mode(&path, 0o600);
+        assert!(Guard::open(Some(&path), loopback()).is_ok());
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     }
 }
