@@ -8,6 +8,7 @@
 mod gate;
 mod identity;
 mod limits;
+mod loopback;
 mod stream;
 pub mod tls;
 
@@ -29,6 +30,7 @@ pub use gate::{
     Closed, Entrance, Full, Gate, GateLimits, GateObserver, Gated, InUse, Peer, Refused, Ticket, Usage,
 };
 pub use identity::{CaId, Identity, NoCaId};
+pub use loopback::{beyond_loopback, is_loopback, refuse_without_tls};
 pub use stream::{Listener, Wire};
 pub use tls::{
     CA_FILE, CERTIFICATE_FILE, Callers, Credentials, Expect, Exposed, GivenSecret, KEY_FILE, Plain,

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsStream;
 
 use crate::tls::{Handshakes, TlsServer};
-use crate::{Connection, Entrance, Gate, Identity, Incoming};
+use crate::{Connection, Entrance, Gate, Identity, Incoming, is_loopback};
 
 /// The first byte of a TLS connection: a handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -70,7 +70,7 @@ impl Listener {
     /// # Errors
     /// If the system cannot tell the bound address.
     pub fn secured_beyond_loopback(self, tls: TlsServer) -> io::Result<Self> {
-        if self.local_addr()?.ip().is_loopback() { Ok(self) } else { self.secured(tls) }
+        if is_loopback(self.local_addr()?.ip()) { Ok(self) } else { self.secured(tls) }
     }
 
     /// The listener without its TLS, whose connections have made no handshake.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use conclave_net::Peer;
+use conclave_net::{Peer, is_loopback};
 use conclave_proto::admin_token::AdminToken;
 use conclave_proto::status::Failure;
 use tonic::metadata::MetadataMap;
@@ -40,7 +40,7 @@ impl Operators {
                 Code::Unauthenticated,
                 "this call is for operators and needs the cluster's admin token, as `authorization: Bearer cnva_…`",
             ),
-            None if from.is_some_and(is_local) => return Ok(()),
+            None if from.is_some_and(is_loopback) => return Ok(()),
             None => (
                 Code::PermissionDenied,
                 "this call is for operators, and without an admin token they call from the server's own machine; start \
@@ -49,11 +49,6 @@ impl Operators {
         };
         Err(Failure::Denied { code: NOT_OPERATOR, status, message: message.to_owned() })
     }
-}
-
-fn is_local(address: IpAddr) -> bool {
-    // A socket for both families sees IPv4 addresses as mapped ones.
-    address.to_canonical().is_loopback()
 }
 
 impl Interceptor for Operators {
@@ -67,7 +62,7 @@ impl Interceptor for Operators {
 /// operators without a token would have to be refused, so faults could not be injected from there.
 #[must_use]
 pub fn faults_without_token(address: IpAddr, token: Option<&AdminToken>) -> Option<String> {
-    (token.is_none() && !is_local(address)).then(|| {
+    (token.is_none() && !is_loopback(address)).then(|| {
         format!(
             "--allow-faults at {address} lets whoever reaches it break this process: give --admin-token-file, or listen \
              on a loopback address"
@@ -103,11 +98,11 @@ mod tests {
     #[test]
     fn only_addresses_of_this_machine_are_local() {
         for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
-            assert!(is_local(local.parse().unwrap()), "{local}");
+            assert!(is_loopback(local.parse().unwrap()), "{local}");
             assert_eq!(faults_without_token(local.parse().unwrap(), None), None);
         }
         for remote in ["10.0.0.1", "0.0.0.0", "::", "::ffff:10.0.0.1", "fe80::1"] {
-            assert!(!is_local(remote.parse().unwrap()), "{remote}");
+            assert!(!is_loopback(remote.parse().unwrap()), "{remote}");
             assert!(faults_without_token(remote.parse().unwrap(), None).is_some(), "{remote}");
             assert!(faults_without_token(remote.parse().unwrap(), Some(&token("a"))).is_none(), "{remote}");
         }
