@@ -21,7 +21,7 @@ pub(crate) const REQUEST_FILE: &str = "node.csr";
 /// Names of files in the directory of an authority.
 const RESERVED: [&str; 4] = [".", "..", "ca.key", CA_FILE];
 
-/// A server or name server, as people name it.
+/// The owner of a certificate, as people name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) name: String,
@@ -46,13 +46,17 @@ pub(crate) struct Owner {
 }
 
 /// The owners of a cluster's certificates. `servers` are all servers that the cluster begins with, since a server's id is
-/// the position of its name among them. A name server's number is the one that its name ends with.
+/// the position of its name among them. A name server's number is the one that its name ends with. Chaos controllers are alike.
 ///
 /// # Errors
 /// With the name that cannot be used, and why.
-pub(crate) fn owners(servers: &[Named], name_servers: &[Named]) -> Result<Vec<Owner>, String> {
+pub(crate) fn owners(
+    servers: &[Named],
+    name_servers: &[Named],
+    chaos: &[Named],
+) -> Result<Vec<Owner>, String> {
     let mut names = BTreeSet::new();
-    for Named { name, .. } in servers.iter().chain(name_servers) {
+    for Named { name, .. } in servers.iter().chain(name_servers).chain(chaos) {
         if name.is_empty() || name.contains('/') || RESERVED.contains(&name.as_str()) {
             return Err(format!("{name:?} cannot be the name of a directory for a certificate"));
         }
@@ -80,6 +84,7 @@ pub(crate) fn owners(servers: &[Named], name_servers: &[Named]) -> Result<Vec<Ow
         }
         owners.push(made);
     }
+    owners.extend(chaos.iter().map(|named| owner(named, Identity::Chaos)));
     Ok(owners)
 }
 
@@ -224,12 +229,12 @@ mod tests {
 
     fn of(servers: &[&str], name_servers: &[&str]) -> Result<Vec<Owner>, String> {
         let named = |names: &[&str]| names.iter().map(|name| Named::only(name)).collect::<Vec<_>>();
-        owners(&named(servers), &named(name_servers))
+        owners(&named(servers), &named(name_servers), &[])
     }
 
     fn at(host: &str) -> Vec<Owner> {
         let named = Named { name: "a".to_owned(), hosts: vec![host.to_owned()] };
-        owners(&[named], &[]).unwrap()
+        owners(&[named], &[], &[]).unwrap()
     }
 
     #[test]
@@ -290,6 +295,9 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_initial_cluster_and_of_directories() {
+        let chaos = owners(&[], &[], &[Named::only("chaos"), Named::only("other")]).unwrap();
+        assert!(chaos.iter().all(|owner| owner.subject.identity == Identity::Chaos), "{chaos:?}");
+        assert!(owners(&[Named::only("a")], &[], &[Named::only("a")]).unwrap_err().contains("named twice"));
         let dotted = of(&["n1.example.org", "n2"], &["ns1.example.org2"]).unwrap();
         assert_eq!(dotted[0].subject.identity, Identity::Node(1));
         assert_eq!(dotted[2].subject.identity, Identity::NameServer(2));

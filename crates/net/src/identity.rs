@@ -24,7 +24,7 @@ impl CaId {
         Self(digest.into_iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(byte)))
     }
 
-    /// The name that the certificates of all nodes and name servers of a cluster carry, for those who verify names but do
+    /// The name that the certificates of all who serve pages in a cluster carry, for those who verify names but do
     /// not know the nodes, such as Prometheus. It stands for nobody.
     #[must_use]
     pub fn pages_name(self) -> String {
@@ -73,8 +73,10 @@ pub enum Identity {
     Node(u64),
     /// A name server: `ns<number>.<cluster>.dns.conclave`.
     NameServer(u64),
-    /// An internal tool, such as the chaos controller: `client.<cluster>.conclave`.
+    /// An internal tool that calls servers: `client.<cluster>.conclave`.
     Tool,
+    /// A chaos controller, at the address of its API and pages: `chaos.<cluster>.conclave`.
+    Chaos,
     /// A peer without a certificate of the cluster, such as a chat client.
     #[default]
     None,
@@ -88,6 +90,7 @@ impl Identity {
             Self::Node(id) => Some(format!("n{id}.{ca}.node.{DOMAIN}")),
             Self::NameServer(number) => Some(format!("ns{number}.{ca}.dns.{DOMAIN}")),
             Self::Tool => Some(format!("client.{ca}.{DOMAIN}")),
+            Self::Chaos => Some(format!("chaos.{ca}.{DOMAIN}")),
             Self::None => None,
         }
     }
@@ -105,6 +108,7 @@ impl Identity {
             "node" => first.strip_prefix('n').and_then(number).map(Self::Node),
             "dns" => first.strip_prefix("ns").and_then(number).map(Self::NameServer),
             "" if first == "client" => Some(Self::Tool),
+            "" if first == "chaos" => Some(Self::Chaos),
             _ => None,
         }
     }
@@ -116,6 +120,7 @@ impl Display for Identity {
             Self::Node(id) => write!(f, "node {id}"),
             Self::NameServer(number) => write!(f, "name server {number}"),
             Self::Tool => f.write_str("a tool of the cluster"),
+            Self::Chaos => f.write_str("a chaos controller"),
             Self::None => f.write_str("a peer without a certificate"),
         }
     }
@@ -138,6 +143,7 @@ mod tests {
             any::<u64>().prop_map(Identity::Node),
             any::<u64>().prop_map(Identity::NameServer),
             Just(Identity::Tool),
+            Just(Identity::Chaos),
         ]
     }
 

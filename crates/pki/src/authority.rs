@@ -195,10 +195,12 @@ impl Ca {
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if matches!(subject.identity, Identity::Node(_) | Identity::NameServer(_)) {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        }
+        let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
+        params.extended_key_usages = match subject.identity {
+            Identity::Node(_) | Identity::NameServer(_) => vec![client, server],
+            Identity::Chaos => vec![server],
+            Identity::Tool | Identity::None => vec![client],
+        };
         Ok(params.signed_by(&key, &self.issuer)?.pem())
     }
 
@@ -274,7 +276,7 @@ fn names(subject: &Subject, ca: CaId) -> Result<Vec<SanType>, PkiError> {
         return Err(PkiError::Hosts);
     }
     let pages = match subject.identity {
-        Identity::Node(_) | Identity::NameServer(_) => Some(ca.pages_name()),
+        Identity::Node(_) | Identity::NameServer(_) | Identity::Chaos => Some(ca.pages_name()),
         Identity::Tool | Identity::None => None,
     };
     let own = subject.identity.name(ca).into_iter().chain(pages);

@@ -46,7 +46,9 @@ Examples:
   conclave admin ca issue --dir pki n1 n2 n3 --dns ns1 --dns ns2
   conclave admin ca issue --dir pki 'n1=n1.example.org,10.0.0.1;n2=10.0.0.2' --dns 'ns1=10.0.0.53'
   conclave server --name n1 --tls-dir pki/n1 ...
-  conclave dns --tls-dir pki/ns1 ...";
+  conclave dns --tls-dir pki/ns1 ...
+  conclave admin ca issue --dir pki --chaos chaos=chaos.example.org
+  conclave-chaos serve --listen 0.0.0.0:9464 --pages-tls-dir pki/chaos ...";
 
 const CA_RENEW_HELP: &str = "\
 Renews every certificate of the authority that lies in a directory in --dir and has less than 30 days left, with the names \
@@ -122,7 +124,7 @@ pub(crate) enum CaCommand {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Issue or renew the certificates of servers and name servers
+    /// Issue or renew the certificates of servers, name servers and chaos controllers
     #[command(after_help = CA_ISSUE_HELP)]
     Issue {
         /// The directory of the authority
@@ -169,11 +171,14 @@ pub(crate) enum CaCommand {
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Owners {
     /// All servers that the cluster begins with: NAME or NAME=HOST,HOST, separated by spaces or ;
-    #[arg(required_unless_present = "dns", value_name = "NAME", value_delimiter = ';', value_parser = named)]
+    #[arg(required_unless_present_any = ["dns", "chaos"], value_name = "NAME", value_delimiter = ';', value_parser = named)]
     pub(crate) names: Vec<Named>,
     /// Name servers, whose names end with their numbers: NAME or NAME=HOST,HOST; repeat it or separate by ;
     #[arg(long, value_name = "NAME", value_delimiter = ';', value_parser = named)]
     pub(crate) dns: Vec<Named>,
+    /// Chaos controllers (conclave-chaos), for the directory that --pages-tls-dir names: NAME or NAME=HOST,HOST
+    #[arg(long, value_name = "NAME", value_delimiter = ';', value_parser = named)]
+    pub(crate) chaos: Vec<Named>,
 }
 
 /// `NAME` or `NAME=HOST,HOST`; a host may be followed by a port, as in --initial-cluster.

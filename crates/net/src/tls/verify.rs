@@ -27,6 +27,8 @@ pub enum Expect {
     NameServer,
     /// Any node or name server of the cluster.
     AnyServer,
+    /// A chaos controller of the cluster.
+    Chaos,
 }
 
 impl Display for Expect {
@@ -36,6 +38,7 @@ impl Display for Expect {
             Self::AnyNode => f.write_str("a node"),
             Self::NameServer => f.write_str("a name server"),
             Self::AnyServer => f.write_str("a node or a name server"),
+            Self::Chaos => f.write_str("a chaos controller"),
         }
     }
 }
@@ -47,6 +50,7 @@ impl Expect {
             Self::AnyNode => matches!(found, Identity::Node(_)),
             Self::NameServer => matches!(found, Identity::NameServer(_)),
             Self::AnyServer => matches!(found, Identity::Node(_) | Identity::NameServer(_)),
+            Self::Chaos => found == Identity::Chaos,
         }
     }
 }

@@ -101,7 +101,8 @@ fn once(command: &CaCommand, form: &Form) -> anyhow::Result<Exit> {
 }
 
 fn all(owners: &Owners) -> Result<Vec<Owner>, Failed> {
-    certificates::owners(&owners.names, &owners.dns).map_err(|what| Failed::new(Exit::Usage, what, ""))
+    certificates::owners(&owners.names, &owners.dns, &owners.chaos)
+        .map_err(|what| Failed::new(Exit::Usage, what, ""))
 }
 
 fn init(dir: &Path, now: SystemTime, form: &Form) -> anyhow::Result<Exit> {

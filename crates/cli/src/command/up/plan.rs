@@ -192,7 +192,7 @@ impl UpPlan {
     fn owners(&self) -> anyhow::Result<Vec<Owner>> {
         let nodes: Vec<Named> = self.nodes.iter().map(|node| Named::only(&node.name)).collect();
         let name_servers: Vec<Named> = self.resolver.iter().map(|_| Named::only(NAME_SERVER)).collect();
-        certificates::owners(&nodes, &name_servers).map_err(anyhow::Error::msg)
+        certificates::owners(&nodes, &name_servers, &[]).map_err(anyhow::Error::msg)
     }
 
     /// The certificate authority of the cluster; `None` without TLS.
