@@ -6,8 +6,11 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{RawQuery, Request, State};
 use axum::http::{StatusCode, header};
@@ -15,7 +18,8 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::{IncomingStream, Listener};
-use conclave_net::{Entrance, Gated, Peer};
+use conclave_net::{Entrance, Gated, InUse, Peer};
+use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 /// One check of a probe, and its result.
@@ -45,10 +49,15 @@ pub trait Page: Clone + Send + Sync + 'static {
 
 /// Serves the pages until `stop`.
 pub async fn serve<P: Page>(entrance: Entrance, page: P, stop: CancellationToken) {
-    let app = router(page).layer(from_fn(in_use)).into_make_service_with_connect_info::<From>();
+    serve_routes(entrance, router(page), stop).await;
+}
+
+/// Serves routes, such as those of [`router`] with others, until `stop`.
+pub async fn serve_routes(entrance: Entrance, routes: Router, stop: CancellationToken) {
+    let app = routes.layer(from_fn(in_use)).into_make_service_with_connect_info::<From>();
     let served = axum::serve(Doors(entrance), app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
-        tracing::error!(%error, "serving health and metrics failed");
+        tracing::error!(%error, "HTTP server failed");
     }
 }
 
@@ -85,10 +94,36 @@ impl Connected<IncomingStream<'_, Doors>> for From {
     }
 }
 
-/// Tells the gate that the connection is in use. The answers are small, so they are taken for sent.
+/// Tells the gate that the connection is in use until the answer has ended.
 async fn in_use(ConnectInfo(From(peer)): ConnectInfo<From>, request: Request, next: Next) -> Response {
-    let _in_use = peer.usage.begin();
-    next.run(request).await
+    let in_use = peer.usage.begin();
+    next.run(request).await.map(|inner| Body::new(Answer { inner, _in_use: in_use }))
+}
+
+/// The body of an answer, which keeps the connection in use.
+struct Answer {
+    inner: Body,
+    _in_use: InUse,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 /// The routes of the pages, to be merged with others.

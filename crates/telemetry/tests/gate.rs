@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics fails, which is the point")]
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use conclave_net::{Entrance, Gate, GateLimits, Net};
@@ -152,6 +154,32 @@ async fn pages_are_served_and_half_requests_are_closed() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
     shows(&exposition, "conclave_connections_closed_total{port=\"test\",why=\"idle\"} 1");
     shows(&exposition, "conclave_connections_closed_total{port=\"test\",why=\"silent\"} 1");
+}
+
+#[tokio::test]
+async fn an_answer_that_goes_on_keeps_its_connection() {
+    let make = Maker::new();
+    let (address, entrance) = entrance(&make, GateLimits { idle: SOON, ..LIMITS }).await;
+    // Longer than three idle times.
+    let lines = futures::stream::unfold(0, async |number| {
+        tokio::time::sleep(SOON / 10).await;
+        (number < 40).then(|| (Ok::<_, Infallible>(format!("{number}\n")), number + 1))
+    });
+    let lines = Arc::new(Mutex::new(Some(Box::pin(lines))));
+    let routes = axum::Router::new().route(
+        "/",
+        axum::routing::get(async move || {
+            axum::body::Body::from_stream(lines.lock().unwrap().take().unwrap())
+        }),
+    );
+    tokio::spawn(web::serve_routes(entrance, routes, CancellationToken::new()));
+    let exposition = make.finish();
+    let mut reader = TcpStream::connect(address).await.unwrap();
+    reader.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within("the answer", reader.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("\n39\n"), "{answer}");
+    shows(&exposition, "conclave_connections_closed_total{port=\"test\",why=\"idle\"} 0");
 }
 
 #[tokio::test]
