@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use conclave_chaos::backend::kubernetes::PodLocation;
 use conclave_chaos::backend::{Choice, Settings};
+use conclave_chaos::serve::door::Listening;
 use conclave_chaos::serve::timetable::OnViolation;
 use conclave_chaos::time;
 
@@ -153,6 +154,8 @@ pub(crate) struct RunArgs {
     /// Serve metrics over HTTP at this address, until this command ends
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) pages: PagesArgs,
     /// Print only the verdict
     #[arg(long, short)]
     pub(crate) quiet: bool,
@@ -177,6 +180,27 @@ pub(crate) struct FaultArgs {
     /// Serve metrics over HTTP at this address, until this command ends
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) pages: PagesArgs,
+}
+
+/// The options of whatever serves over HTTP.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PagesArgs {
+    /// The directory with this controller's certificate (ca.pem, node.pem, node.key; `conclave admin ca issue --chaos`): beyond
+    /// loopback, API and metrics use TLS
+    #[arg(long, value_name = "DIR", env = "CONCLAVE_CHAOS_PAGES_TLS_DIR")]
+    pages_tls_dir: Option<PathBuf>,
+    /// Serve beyond loopback without TLS: anybody on the way can read the token, and change what is said
+    #[arg(long, env = "CONCLAVE_INSECURE")]
+    insecure: bool,
+}
+
+impl PagesArgs {
+    /// Where to listen, and with what.
+    pub(crate) fn listening(&self, address: SocketAddr) -> Listening {
+        Listening { address, tls_dir: self.pages_tls_dir.clone(), insecure: self.insecure }
+    }
 }
 
 /// `serve`
@@ -185,7 +209,10 @@ pub(crate) struct ServeArgs {
     /// Address of the HTTP API, metrics and health
     #[arg(long, value_name = "IP:PORT", env = "CONCLAVE_CHAOS_LISTEN", default_value = "127.0.0.1:9464")]
     pub(crate) listen: SocketAddr,
-    /// The file with the token that every changing request must send; without it, the address must be loopback
+    #[command(flatten)]
+    pub(crate) pages: PagesArgs,
+    /// The file with the token that every changing request must send, readable by its user alone; without it, the address must be
+    /// loopback
     #[arg(long, value_name = "FILE", env = "CONCLAVE_CHAOS_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The schedule: a YAML file, such as `{on_violation: stop, runs: [{experiment: smoke, every: 1h, jitter: 10m}]}`

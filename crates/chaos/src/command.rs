@@ -14,6 +14,7 @@ use conclave_chaos::events::{Event, Observer, Observers};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::metrics::Metrics;
 use conclave_chaos::report::VerdictSummary;
+use conclave_chaos::serve::door::Door;
 use conclave_chaos::serve::http::{self, Pages};
 use conclave_chaos::verdict::Sum;
 use conclave_chaos::{report, single, time};
@@ -21,7 +22,7 @@ use conclave_check::{Options, Outcome, Records};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::args::{Args, Command, FaultArgs, RunArgs};
+use crate::args::{Args, Command, FaultArgs, PagesArgs, RunArgs};
 use crate::controller::Controller;
 use crate::output::{print_error, print_line};
 
@@ -83,13 +84,14 @@ impl Observer for Lines {
 /// Serves metrics at the address, if there is one, for as long as the returned handle lives.
 async fn serve_metrics(
     address: Option<SocketAddr>,
+    pages: &PagesArgs,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Option<AbortOnDropHandle<()>>> {
     let Some(address) = address else { return Ok(None) };
-    let listener = serve::listen(address).await?;
+    let door = Door::open(&pages.listening(address)).await?;
     let ended = CancellationToken::new();
     let pages = Pages { api: None, metrics: Arc::clone(metrics), ended };
-    Ok(Some(AbortOnDropHandle::new(tokio::spawn(http::serve(listener, pages)))))
+    Ok(Some(AbortOnDropHandle::new(tokio::spawn(http::serve(door, pages)))))
 }
 
 /// Sends the log to stderr.
@@ -117,7 +119,7 @@ async fn run_experiment(mut controller: Controller, args: &RunArgs) -> anyhow::R
     let run = Run { id: format!("{:08x}", rand::random::<u32>()), experiment, seed, dir: out };
     let metrics = Arc::new(Metrics::new([&run.experiment]));
     metrics.add_open_faults(&engine.journal.open_faults());
-    let _showing = serve_metrics(args.metrics, &metrics).await?;
+    let _showing = serve_metrics(args.metrics, &args.pages, &metrics).await?;
     engine.observer = Arc::new(Observers(vec![Arc::new(Lines { began, quiet }), metrics]));
     let verdict = engine.run(&run).await?;
     let out = run.dir;
@@ -137,7 +139,7 @@ async fn apply_fault(mut controller: Controller, args: &FaultArgs) -> anyhow::Re
     let step = single::step(&args.fault, &args.nodes, args.lasts, with).map_err(anyhow::Error::msg)?;
     let metrics = Arc::new(Metrics::new([]));
     metrics.add_open_faults(&engine.journal.open_faults());
-    let _showing = serve_metrics(args.metrics, &metrics).await?;
+    let _showing = serve_metrics(args.metrics, &args.pages, &metrics).await?;
     engine.observer = metrics;
     let chosen = single::choose_targets(engine.backend.as_ref(), &step, rand::random()).await?;
     print_line(&format!("{}: {} for {}", step.fault, chosen.join(", "), time::show(args.lasts)));

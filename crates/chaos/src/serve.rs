@@ -3,10 +3,11 @@
 //! * [`keeper`]: owns the engine and works through requests one at a time. [`desk`]: the requests.
 //! * [`refusal`]: why a request is refused. [`shared`]: what the keeper shares with all desks.
 //! * [`timetable`]: the times of scheduled runs; pure. [`runs`]: the records of runs, on disk.
-//! * [`http`]: metrics, health and the API, which only translates to the desk. [`guard`]: authorises requests that change something.
+//! * [`http`]: metrics, health and the API, which only translates to the desk. [`door`]: the socket, with TLS. [`guard`]: authorises requests that change something.
 
 mod api;
 pub mod desk;
+pub mod door;
 pub mod guard;
 pub mod http;
 pub mod keeper;
@@ -18,13 +19,13 @@ pub mod timetable;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::RunError;
 use crate::metrics::Metrics;
 use crate::serve::desk::Desk;
+use crate::serve::door::Door;
 use crate::serve::guard::Guard;
 use crate::serve::http::Pages;
 use crate::serve::keeper::Keeper;
@@ -41,11 +42,11 @@ pub async fn run(
     desk: Desk,
     metrics: Arc<Metrics>,
     guard: Arc<Guard>,
-    listener: TcpListener,
+    door: Door,
 ) -> Result<(), RunError> {
     let ended = CancellationToken::new();
     let pages = Pages { api: Some((desk, guard)), metrics, ended: ended.clone() };
-    let mut serving = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, pages)));
+    let mut serving = AbortOnDropHandle::new(tokio::spawn(http::serve(door, pages)));
     let kept = keeper.run().await;
     ended.cancel();
     // Requests that take longer are aborted.

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::serve;
+use conclave_chaos::serve::door::Door;
 use conclave_chaos::serve::guard::Guard;
 use conclave_chaos::serve::keeper::{Keeper, Settings};
 use conclave_chaos::serve::timetable::{Entry, OnViolation, Schedule};
-use tokio::net::TcpListener;
 
 use crate::args::ServeArgs;
 use crate::controller::Controller;
@@ -31,14 +30,14 @@ pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::R
     let schedule = schedule(args, &experiments)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let runs = args.runs.clone().unwrap_or_else(|| controller.state_dir.join("chaos-runs"));
-    let listener = listen(args.listen).await?;
+    let door = Door::open(&args.pages.listening(args.listen)).await?;
     let scheduled = schedule.runs.len();
     let settings = Settings { experiments, schedule, seed, runs: runs.clone(), keep: args.keep };
     let backend = controller.engine.backend.name();
     let (keeper, desk, metrics) = Keeper::new(controller.engine, settings)?;
     print_error(&format!(
-        "a controller of {backend}: API and metrics at http://{}; runs in {}; {}",
-        listener.local_addr()?,
+        "a controller of {backend}: API and metrics at {}; runs in {}; {}",
+        door.url(),
         runs.display(),
         if scheduled == 0 {
             "no schedule".to_owned()
@@ -46,15 +45,9 @@ pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::R
             format!("{scheduled} by schedule, seed {seed}")
         }
     ));
-    serve::run(keeper, desk, metrics, Arc::new(guard), listener).await?;
+    serve::run(keeper, desk, metrics, Arc::new(guard), door).await?;
     print_error("stopped; all faults are healed");
     Ok(0)
-}
-
-pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen at {address}; choose another address with --listen or --metrics")
-    })
 }
 
 /// The shipped experiments and those of the directory, by name.

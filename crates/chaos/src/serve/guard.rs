@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use conclave_net::SecretError;
+use conclave_net::{SecretError, is_loopback};
 
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_BYTES_MIN};
 use crate::secret::read_token;
@@ -54,7 +54,7 @@ impl Guard {
     /// # Errors
     /// If there is no token and the controller listens on more than loopback.
     pub fn new(token: Option<String>, listen: SocketAddr) -> Result<Self, String> {
-        if token.is_none() && !listen.ip().is_loopback() {
+        if token.is_none() && !is_loopback(listen.ip()) {
             return Err(format!(
                 "without a token anyone who reaches {listen} could break the cluster: use --token-file, or listen on 127.0.0.1"
             ));

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use conclave_telemetry::web::{Check, Page};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::serve::api;
 use crate::serve::desk::Desk;
+use crate::serve::door::Door;
 use crate::serve::guard::Guard;
 
 /// The state behind the pages.
@@ -41,12 +41,10 @@ impl Page for Pages {
 }
 
 /// Serves metrics and health, and the API if there is one, until the controller has ended.
-pub async fn serve(listener: TcpListener, pages: Pages) {
+pub async fn serve(door: Door, pages: Pages) {
+    let Door { entrance, renewal: _renewal, .. } = door;
     let stop = pages.ended.clone();
     let api = pages.api.clone().map(|(desk, guard)| api::router(desk, guard, stop.clone()));
     let app = conclave_telemetry::web::router(pages).merge(api.unwrap_or_default());
-    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "HTTP server failed");
-    }
+    conclave_telemetry::web::serve_routes(entrance, app, stop).await;
 }

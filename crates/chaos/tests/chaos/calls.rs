@@ -11,12 +11,13 @@ use conclave_chaos::events::NoObserver;
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::journal::Journal;
 use conclave_chaos::serve;
+use conclave_chaos::serve::door::{Door, Listening};
 use conclave_chaos::serve::guard::Guard;
 use conclave_chaos::serve::keeper::{Keeper, Settings};
 use conclave_chaos::serve::timetable::Schedule;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use crate::cluster::Here;
 use crate::contract::Contract;
 
 /// Long enough for a busy machine; nothing waits this long unless it is broken.
-const DEADLINE: Duration = Duration::from_secs(90);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 /// Interval between two checks of a condition.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -91,6 +92,23 @@ impl Serving {
         token: Option<&str>,
         schedule: Schedule,
     ) -> Self {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let door = Door::open(&Listening { address, tls_dir: None, insecure: false }).await.unwrap();
+        let address = door.address();
+        let (stop, task) = Self::open(backend, dir, token, schedule, door).await;
+        let document = send(address, "GET", "/openapi.json", &[], "").await;
+        assert_eq!(document.status, 200, "{document:?}");
+        Self { address, contract: Contract::new(&document.body), stop, task }
+    }
+
+    /// Starts a controller behind this door: what stops it, and its task.
+    pub(crate) async fn open(
+        backend: Here,
+        dir: &Path,
+        token: Option<&str>,
+        schedule: Schedule,
+        door: Door,
+    ) -> (CancellationToken, JoinHandle<()>) {
         let journal = wait_for_journal(&dir.join("journal")).await;
         let stop = CancellationToken::new();
         let engine = Engine {
@@ -109,15 +127,11 @@ impl Serving {
             runs: dir.join("runs"),
             keep: 10,
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let guard = Arc::new(Guard::new(token.map(str::to_owned), address).unwrap());
+        let guard = Arc::new(Guard::new(token.map(str::to_owned), door.address()).unwrap());
         let (keeper, desk, metrics) = Keeper::new(engine, settings).unwrap();
-        let serving = serve::run(keeper, desk, metrics, guard, listener);
+        let serving = serve::run(keeper, desk, metrics, guard, door);
         let task = tokio::spawn(async move { serving.await.expect("all faults are healed at the end") });
-        let document = send(address, "GET", "/openapi.json", &[], "").await;
-        assert_eq!(document.status, 200, "{document:?}");
-        Self { address, contract: Contract::new(&document.body), stop, task }
+        (stop, task)
     }
 
     /// Ends the controller as SIGTERM does.

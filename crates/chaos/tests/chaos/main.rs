@@ -6,6 +6,7 @@
 mod calls;
 mod cluster;
 mod contract;
+mod tls;
 
 use std::path::Path;
 use std::time::Duration;
