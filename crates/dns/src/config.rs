@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use conclave_core::limits::{NAME_SERVERS_MAX, NODE_IPS_MAX, NODES_MAX};
-use conclave_net::Plain;
+use conclave_net::{Plain, beyond_loopback, refuse_without_tls};
 use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
 use conclave_telemetry::operators::faults_without_token;
@@ -35,6 +35,8 @@ pub struct Config {
     pub nodes: Vec<String>,
     /// TLS with the nodes, and for all who call `grpc_listen` or read the pages. `None` if the cluster has none.
     pub tls: Option<NameServerTls>,
+    /// Lets the name server listen beyond this machine without TLS, on a network that is trusted. DNS itself has none.
+    pub insecure: bool,
     /// Networks whose clients may transfer the zone (AXFR). None, if empty.
     pub transfer_to: Vec<IpNet>,
     /// Networks whose clients' questions outside the zone are forwarded. None, if empty.
@@ -98,7 +100,20 @@ impl Config {
         if self.faults.is_some() {
             wrong.extend(faults_without_token(self.grpc_listen.ip(), self.admin_token.as_ref()));
         }
+        if self.tls.is_none() && !self.insecure {
+            wrong.extend(refuse_without_tls(&self.ports(), "--tls-dir"));
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// The ports that would have TLS, with what they are for.
+    fn ports(&self) -> [(&'static str, SocketAddr); 2] {
+        [("registrations", self.grpc_listen), ("health and metrics", self.http_listen)]
+    }
+
+    /// The ports that are reached from beyond this machine without TLS although they might have it.
+    pub(crate) fn without_tls(&self) -> Option<String> {
+        if self.tls.is_some() { None } else { beyond_loopback(&self.ports()) }
     }
 
     fn validate_listening(&self, wrong: &mut Vec<String>) {
@@ -236,6 +251,7 @@ mod tests {
             secret: Secret::new(b"0123456789abcdef").unwrap(),
             nodes: vec!["n1:7400".to_owned()],
             tls: None,
+            insecure: false,
             transfer_to: Vec::new(),
             forward_for: vec!["10.0.0.0/8".parse().unwrap()],
             forward_to: vec!["127.0.0.11:53".parse().unwrap()],
@@ -286,6 +302,27 @@ mod tests {
         ] {
             assert!(wrong.contains(part), "{part}: {wrong}");
         }
+    }
+
+    #[test]
+    fn registrations_and_pages_beyond_loopback_need_tls() {
+        let mut plain = config();
+        // DNS has no TLS.
+        plain.listen = vec!["10.0.0.53:53".parse().unwrap()];
+        assert_eq!((plain.validate(), plain.without_tls()), (Ok(()), None));
+        plain.grpc_listen = "10.0.0.53:7454".parse().unwrap();
+        plain.http_listen = "[::]:7455".parse().unwrap();
+        let wrong = plain.validate().unwrap_err().join("\n");
+        let named = "registrations at 10.0.0.53:7454, health and metrics at [::]:7455";
+        assert!(
+            wrong.contains(&format!("{named}: give --tls-dir")) && wrong.contains("--insecure"),
+            "{wrong}"
+        );
+        let tls = Some(NameServerTls { dir: PathBuf::new(), plain: Plain::Accept });
+        let secured = Config { tls, ..plain.clone() };
+        assert_eq!((secured.validate(), secured.without_tls()), (Ok(()), None));
+        plain.insecure = true;
+        assert_eq!((plain.validate(), plain.without_tls().as_deref()), (Ok(()), Some(named)));
     }
 
     #[test]

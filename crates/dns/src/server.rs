@@ -174,6 +174,7 @@ impl DnsServer {
     /// [`RunError::Config`], or if a socket has no address.
     pub fn start(config: Config, listeners: Listeners) -> Result<Self, RunError> {
         config.validate().map_err(RunError::Config)?;
+        let without_tls = config.without_tls();
         let zone_name = zone_name(&config.zone).map_err(|why| RunError::Config(vec![why]))?;
         let Listeners { dns, grpc, http, net, tls } = listeners.secured()?;
         let known = |purpose, found: Option<std::io::Result<SocketAddr>>, address| match found {
@@ -207,6 +208,9 @@ impl DnsServer {
             metrics: Arc::clone(&metrics),
             faults: faults(),
         });
+        if let Some(ports) = &without_tls {
+            tracing::warn!(%ports, "ports beyond this machine have no TLS (--insecure): everybody on the way can read and change it");
+        }
         if config.faults.is_some() {
             tracing::warn!("fault injection enabled (--allow-faults): every operator may inject faults");
         }

@@ -7,7 +7,7 @@ use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{
     CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NAME_SERVERS_MAX, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
 };
-use conclave_net::Plain;
+use conclave_net::{Plain, beyond_loopback, refuse_without_tls};
 use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
 use conclave_telemetry::operators::faults_without_token;
@@ -56,6 +56,8 @@ pub struct Config {
     /// TLS between the nodes and for clients; without it, whoever reaches the peer port is believed to be a node, and
     /// whoever is on the way reads the tokens of clients.
     pub tls: Option<NodeTls>,
+    /// Lets the node listen beyond this machine without TLS, on a network that is trusted.
+    pub insecure: bool,
     /// Enables fault injection over the node's `FaultService`.
     pub faults: Option<Faults>,
     /// The highest feature level that this node offers: 1 to [`FEATURE_LEVEL`]. Below [`FEATURE_LEVEL`], it holds back
@@ -120,6 +122,7 @@ impl Config {
             secret: None,
             admin_token: None,
             tls: None,
+            insecure: false,
             faults: None,
             feature_level: FEATURE_LEVEL,
         }
@@ -196,12 +199,29 @@ impl Config {
         if self.faults.is_some() {
             wrong.extend(faults_without_token(self.client_listen.ip(), self.admin_token.as_ref()));
         }
+        if self.tls.is_none() && !self.insecure {
+            wrong.extend(refuse_without_tls(&self.ports(), "--tls-dir"));
+        }
         let mut addresses: Vec<_> = self.initial.iter().flat_map(|m| [&m.peer, &m.client, &m.http]).collect();
         addresses.sort();
         if let Some(pair) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
             wrong.push(format!("the address {:?} is used twice; give each node ports of its own", pair[0]));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// What the node listens for, and where.
+    fn ports(&self) -> [(&'static str, SocketAddr); 3] {
+        [
+            ("clients", self.client_listen),
+            ("other nodes", self.peer_listen),
+            ("health and metrics", self.http_listen),
+        ]
+    }
+
+    /// The ports that are reached from beyond this machine without TLS.
+    pub(crate) fn without_tls(&self) -> Option<String> {
+        if self.tls.is_some() { None } else { beyond_loopback(&self.ports()) }
     }
 
     /// This node's id: its position among the initial nodes sorted by name, counted from 1.
@@ -267,9 +287,25 @@ mod tests {
             "at most 8 name servers",
             "cluster's secret",
             "give --admin-token-file",
+            "clients at 0.0.0.0:7400: give --tls-dir",
         ] {
             assert!(wrong.contains(part), "{part}: {wrong}");
         }
+    }
+
+    #[test]
+    fn ports_beyond_loopback_need_tls() {
+        let mut plain = config(vec![member("a", 1)]);
+        assert_eq!((plain.validate(), plain.without_tls()), (Ok(()), None));
+        plain.peer_listen = "[::]:7401".parse().unwrap();
+        let wrong = plain.validate().unwrap_err().join("\n");
+        assert!(wrong.contains("other nodes at [::]:7401") && wrong.contains("--insecure"), "{wrong}");
+        let tls = Some(NodeTls { dir: PathBuf::new(), plain: Plain::Accept });
+        let secured = Config { tls, ..plain.clone() };
+        assert_eq!((secured.validate(), secured.without_tls()), (Ok(()), None));
+        plain.insecure = true;
+        assert_eq!(plain.validate(), Ok(()));
+        assert_eq!(plain.without_tls().as_deref(), Some("other nodes at [::]:7401"));
     }
 
     #[test]

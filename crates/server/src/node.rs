@@ -108,6 +108,9 @@ fn advice(error: &std::io::Error) -> &'static str {
 
 /// The store's options as the configuration wants them.
 fn adapted(config: &Config, options: Options) -> Options {
+    if let Some(ports) = config.without_tls() {
+        tracing::warn!(%ports, "ports beyond this machine have no TLS (--insecure): everybody on the way can read and change it");
+    }
     let options = match &config.faults {
         Some(faults) => {
             tracing::warn!("fault injection enabled (--allow-faults): every operator may inject faults");

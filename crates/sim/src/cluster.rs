@@ -111,6 +111,7 @@ impl Cluster {
             config.shards = shape.shards;
             config.log_tail_bytes = shape.log_tail_bytes;
             config.faults = Some(faults.clone());
+            config.insecure = true;
             config.name_servers = name_servers.iter().copied().map(NameServer::registry).collect();
             config.secret = Some(secret.clone());
             config.admin_token = Some(admin_token.clone());

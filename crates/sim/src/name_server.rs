@@ -63,6 +63,7 @@ impl NameServer {
                 nodes: nodes.iter().map(|node| node.client.clone()).collect(),
                 transfer_to: Vec::new(),
                 tls: None,
+                insecure: true,
                 forward_for: Vec::new(),
                 forward_to: Vec::new(),
                 export: None,

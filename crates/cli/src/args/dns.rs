@@ -124,7 +124,7 @@ impl DnsArgs {
     ///
     /// # Errors
     /// If a file is missing or cannot be read.
-    pub(crate) fn config(&self, zone: &str, secret: Secret) -> Result<Config, Failed> {
+    pub(crate) fn config(&self, zone: &str, secret: Secret, insecure: bool) -> Result<Config, Failed> {
         let export = match (&self.export_to, &self.export_zone, &self.export_key) {
             (Some(server), Some(zone), Some(key)) => Some(Export {
                 server: *server,
@@ -143,6 +143,7 @@ impl DnsArgs {
             secret,
             nodes: self.nodes.clone(),
             tls: self.tls_dir.clone().map(|dir| NameServerTls { dir, plain: self.tls.plain() }),
+            insecure,
             transfer_to: self.transfer_to.clone(),
             forward_for: self.forward_for.clone(),
             forward_to: self.forward_to.clone(),
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_for_this_machine() {
-        let config = parsed(&[]).unwrap().config(find::ZONE, secret()).unwrap();
+        let config = parsed(&[]).unwrap().config(find::ZONE, secret(), false).unwrap();
         assert_eq!(config.zone, "conclave.internal");
         assert_eq!(config.listen, ["127.0.0.1:7453".parse().unwrap()]);
         assert_eq!((config.grpc_listen.port(), config.http_listen.port()), (7454, 7455));
@@ -225,7 +226,7 @@ mod tests {
             "--forward-to=127.0.0.11:53",
             "--forward-for=172.16.0.0/12",
         ];
-        let config = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap();
+        let config = parsed(&words).unwrap().config(find::ZONE, secret(), false).unwrap();
         assert_eq!(config.listen.len(), 2);
         assert_eq!(config.name_servers[0].ips.len(), 2);
         assert_eq!(config.name_servers[1].name, "ns2");
@@ -243,10 +244,10 @@ mod tests {
         crate::secret::write(&file, "0123456789abcdef0123").unwrap();
         let key = format!("--export-key=chat:{}", file.display());
         let words = ["--export-to=10.0.0.2:53", "--export-zone=Example.org.", key.as_str()];
-        let export = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap().export.unwrap();
+        let export = parsed(&words).unwrap().config(find::ZONE, secret(), false).unwrap().export.unwrap();
         assert_eq!((export.zone.as_str(), export.key_name.as_str()), ("example.org", "chat"));
         std::fs::remove_file(&file).unwrap();
-        let failed = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap_err();
+        let failed = parsed(&words).unwrap().config(find::ZONE, secret(), false).unwrap_err();
         assert!(failed.what.contains("TSIG key") && failed.what.contains("cannot be read"), "{failed}");
     }
 

@@ -139,6 +139,34 @@ fn fault_injection_beyond_loopback_without_an_admin_token() {
 }
 
 #[test]
+fn ports_beyond_loopback_without_tls() {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret = scratch.path().join("secret");
+    write_secret(&secret, "0123456789abcdef");
+    for args in [
+        ["server", "--listen", "0.0.0.0:7400"],
+        ["server", "--peer-listen", "[::]:7401"],
+        ["server", "--http-listen", "0.0.0.0:7480"],
+        ["dns", "--grpc-listen", "0.0.0.0:7454"],
+        ["dns", "--http-listen", "[::]:7455"],
+    ] {
+        let ran = run(command(&args).arg("--secret-file").arg(&secret), b"").expect(2);
+        assert!(sentence(&ran).contains(&format!("{}: give --tls-dir", args[2])), "{ran:#?}");
+        assert!(sentence(&ran).contains("--insecure"), "{ran:#?}");
+    }
+    // With --insecure they listen: the next thing that is wrong is the directory.
+    let file = scratch.path().join("file");
+    fs::write(&file, "not a directory").unwrap();
+    let (dir, base) = (file.join("data"), free_base_port());
+    let at = |host: &str, offset: u16| format!("{host}:{}", base + offset);
+    let (client, peer, http) = (at("127.0.0.1", 0), at("127.0.0.1", 1), at("0.0.0.0", 2));
+    let args = ["server", "--insecure", "--listen", &client, "--peer-listen", &peer, "--http-listen", &http];
+    let ran = run(command(&args).arg("--dir").arg(&dir), b"").expect(1);
+    assert!(sentence(&ran).contains(file.to_str().unwrap()), "{ran:#?}");
+    assert!(ran.err.contains("have no TLS (--insecure)"), "{ran:#?}");
+}
+
+#[test]
 fn a_resolver_whose_port_is_taken() {
     let scratch = tempfile::tempdir().unwrap();
     let secret = scratch.path().join("secret");

@@ -55,6 +55,7 @@ pub(crate) fn config() -> Config {
         nodes: Vec::new(),
         transfer_to: Vec::new(),
         tls: None,
+        insecure: false,
         forward_for: Vec::new(),
         forward_to: Vec::new(),
         export: None,

@@ -224,7 +224,10 @@ async fn pages_have_tls_unless_they_are_for_this_machine_alone() {
         assert!(page_of(&both, net).await.contains("200 OK"));
     }
     both.stop().await;
-    let without = start(Config { http_listen: everywhere, ..config() }).await;
+    let refused = Config { http_listen: everywhere, ..config() };
+    let error = conclave_dns::run(refused.clone(), std::future::ready(())).await.unwrap_err();
+    assert!(matches!(&error, RunError::Config(wrong) if wrong[0].contains("--tls-dir")), "{error}");
+    let without = start(Config { insecure: true, ..refused }).await;
     assert!(page_of(&without, &Net::System).await.contains("200 OK"));
     let _ = ask(&without, "conclave.internal.", RecordType::SOA).await;
     without.stop().await;
