@@ -34,7 +34,7 @@ pub use loopback::{beyond_loopback, is_loopback, refuse_without_tls};
 pub use stream::{Listener, Wire};
 pub use tls::{
     CA_FILE, CERTIFICATE_FILE, Callers, Credentials, Expect, Exposed, GivenSecret, KEY_FILE, Plain,
-    SecretError, TlsClient, TlsDir, TlsError, TlsServer, Trust, pem_problem, read_authority,
+    PublicFiles, SecretError, TlsClient, TlsDir, TlsError, TlsServer, Trust, pem_problem, read_authority,
     read_given_secret, read_secret, speaks_no_tls,
 };
 

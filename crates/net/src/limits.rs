@@ -21,6 +21,8 @@ pub const HANDSHAKES_MAX: usize = 256;
 pub(crate) const FAILURES_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// Maximum size of a key or certificate file, in bytes. A chain of a public authority has less than 16 KiB.
 pub(crate) const PEM_BYTES_MAX: u64 = 256 * 1024;
+/// Maximum number of certificates for a public name: its own, and those up to an authority that systems know.
+pub(crate) const PUBLIC_CHAIN_MAX: usize = 8;
 /// Pause between two looks at the files of a directory of credentials. They are renewed weeks before they expire.
 pub(crate) const CREDENTIALS_READ_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum number of certificates behind a peer's own that are looked at for the cluster's authority.

@@ -9,6 +9,7 @@
 
 mod client;
 mod dir;
+mod public;
 mod secret;
 mod server;
 mod verify;
@@ -23,6 +24,7 @@ use webpki::EndEntityCert;
 
 pub use client::{TlsClient, Trust};
 pub use dir::TlsDir;
+pub use public::PublicFiles;
 pub use secret::{Exposed, GivenSecret, SecretError, read_given_secret, read_secret};
 pub use server::{Callers, Handshakes, Plain, TlsServer};
 pub use verify::{Expect, speaks_no_tls};
@@ -41,6 +43,9 @@ pub const KEY_FILE: &str = "node.key";
 
 /// The protocols of gRPC.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// A protocol that nobody speaks: a client that offers it wants the certificate of the cluster, also where there is one for
+/// the host name that the client asks for.
+const CLUSTER_PROOF: &[u8] = b"conclave";
 
 /// An error of the configuration of TLS.
 #[derive(Debug, thiserror::Error)]

@@ -7,14 +7,14 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::verify::{ClusterServer, Expect, identity_of_chain, of_handshake};
-use super::{Credentials, PROTOCOLS, TlsError, provider};
+use super::{CLUSTER_PROOF, Credentials, PROTOCOLS, TlsError, provider};
 use crate::limits::{HANDSHAKE_DEADLINE, SESSIONS_KEPT};
 use crate::{CaId, Identity, Wire};
 
@@ -27,7 +27,7 @@ pub enum Trust {
     /// this cluster are believed.
     FirstUse(Expect),
     /// Servers that show a certificate for the host name they are connected by, issued by one of the system's
-    /// authorities.
+    /// authorities. [`TlsClient::ca`] tells the cluster for which the first one vouches, if it does.
     System,
 }
 
@@ -85,8 +85,9 @@ impl TlsClient {
         Ok(())
     }
 
-    /// The authority of the cluster: known from the start, or since the first handshake. Always `None` for
-    /// [`Trust::System`].
+    /// The authority of the cluster: known from the start, or since the first handshake. With [`Trust::System`] it is the
+    /// one that the owner of the public name names; whether the server belongs to its cluster is another question, for a
+    /// client with [`Trust::Cluster`].
     #[must_use]
     pub fn ca(&self) -> Option<CaId> {
         self.pin.get().copied()
@@ -102,7 +103,12 @@ impl TlsClient {
         let stream = stream.map_err(of_handshake)?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let found = match self.trust {
-            Trust::System => None,
+            Trust::System => {
+                if let Some(ca) = vouched_for(chain) {
+                    self.pin.get_or_init(|| ca);
+                }
+                None
+            }
             Trust::Cluster(..) | Trust::FirstUse(_) => identity_of_chain(chain, self.ca()),
         };
         if let Some((_, ca)) = found
@@ -125,6 +131,13 @@ impl TlsClient {
         ServerName::try_from(host.to_owned())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{host:?} is not a host name")))
     }
+}
+
+/// The authority behind a public certificate: the last one of the chain. The handshake was signed by the owner of the first
+/// one, with all others in it.
+fn vouched_for(chain: &[CertificateDer<'_>]) -> Option<CaId> {
+    let [_, .., last] = chain else { return None };
+    CaId::of_certificate(last)
 }
 
 /// The host of `host:port`.
@@ -164,7 +177,10 @@ fn configure(
         Some(own) => config.with_client_auth_cert(own.chain.clone(), own.key.clone_key())?,
         None => config.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![PROTOCOLS[0].to_vec()];
+    config.alpn_protocols = match trust {
+        Trust::Cluster(..) | Trust::FirstUse(_) => vec![PROTOCOLS[0].to_vec(), CLUSTER_PROOF.to_vec()],
+        Trust::System => vec![PROTOCOLS[0].to_vec()],
+    };
     config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
     Ok(config)
 }

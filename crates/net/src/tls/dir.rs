@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Callers, Credentials, Expect, Plain, TlsClient, TlsError, TlsServer, Trust};
+use super::public::PublicCertificate;
+use super::{Callers, Credentials, Expect, Plain, PublicFiles, TlsClient, TlsError, TlsServer, Trust};
 use crate::limits::CREDENTIALS_READ_INTERVAL;
 use crate::{CaId, Identity};
 
@@ -17,12 +18,15 @@ pub struct TlsDir {
     dir: PathBuf,
     ca: CaId,
     identity: Identity,
+    /// The files of a certificate for a public name, beside those of the directory.
+    public: Option<PublicFiles>,
     current: Mutex<Current>,
 }
 
 #[derive(Debug)]
 struct Current {
     credentials: Credentials,
+    public: Option<PublicCertificate>,
     servers: Vec<TlsServer>,
     clients: Vec<TlsClient>,
 }
@@ -33,10 +37,20 @@ impl TlsDir {
     /// # Errors
     /// As [`Credentials::read`].
     pub fn read(dir: &Path) -> Result<Self, TlsError> {
+        Self::read_with_public(dir, None)
+    }
+
+    /// As [`TlsDir::read`], with a certificate for a public name, which listeners for [`Callers::Anybody`] show to those who
+    /// ask for this name. Behind it stands the authority of the cluster. Blocks.
+    ///
+    /// # Errors
+    /// As [`Credentials::read`], for either.
+    pub fn read_with_public(dir: &Path, files: Option<PublicFiles>) -> Result<Self, TlsError> {
         let credentials = Credentials::read(dir)?;
+        let public = files.as_ref().map(PublicCertificate::read).transpose()?;
         let (ca, identity) = (credentials.ca(), credentials.identity());
-        let current = Mutex::new(Current { credentials, servers: Vec::new(), clients: Vec::new() });
-        Ok(Self { dir: dir.to_owned(), ca, identity, current })
+        let current = Mutex::new(Current { credentials, public, servers: Vec::new(), clients: Vec::new() });
+        Ok(Self { dir: dir.to_owned(), ca, identity, public: files, current })
     }
 
     /// The authority of the cluster.
@@ -57,7 +71,7 @@ impl TlsDir {
     /// If the key does not belong to the certificate.
     pub fn server(&self, callers: Callers, plain: Plain) -> Result<TlsServer, TlsError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = TlsServer::new(&current.credentials, callers, plain)?;
+        let server = TlsServer::with_public(&current.credentials, current.public.as_ref(), callers, plain)?;
         current.servers.retain(TlsServer::is_shared);
         current.servers.push(server.clone());
         Ok(server)
@@ -86,18 +100,40 @@ impl TlsDir {
                 () = &mut stop => return,
             }
             let this = Arc::clone(&self);
-            match tokio::task::spawn_blocking(move || this.reload()).await {
-                Ok(Ok(true)) => tracing::info!("certificate renewed"),
-                Ok(Ok(false)) => {}
-                // A writer may be between two files; the next look finds both.
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "certificate files rejected, keeping the certificate in use")
-                }
+            // One of the two is renewed although the other one is damaged.
+            let look = move || [("cluster", this.reload()), ("public", this.reload_public())];
+            match tokio::task::spawn_blocking(look).await {
+                Ok(looks) => looks.into_iter().for_each(|(certificate, look)| match look {
+                    Ok(true) => tracing::info!(certificate, "certificate renewed"),
+                    Ok(false) => {}
+                    // A writer may be between two files; the next look finds both.
+                    Err(error) => {
+                        tracing::warn!(certificate, %error, "certificate files rejected, keeping the certificate in use")
+                    }
+                }),
                 Err(error) => {
                     tracing::warn!(%error, "certificate files not read, keeping the certificate in use")
                 }
             }
         }
+    }
+
+    /// Reads the files of the certificate for a public name again; whether they were new. Blocks.
+    ///
+    /// # Errors
+    /// If the files cannot be used; then nothing changes.
+    pub fn reload_public(&self) -> Result<bool, TlsError> {
+        let Some(files) = &self.public else { return Ok(false) };
+        let found = PublicCertificate::read(files)?;
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.public.as_ref() == Some(&found) {
+            return Ok(false);
+        }
+        for server in &current.servers {
+            server.reload_with_public(&current.credentials, Some(&found))?;
+        }
+        current.public = Some(found);
+        Ok(true)
     }
 
     /// Reads the files again; whether they were new. Blocks.
@@ -119,7 +155,7 @@ impl TlsDir {
         // A key that does not belong to the certificate must not be taken over by some and refused by others.
         TlsServer::new(&found, Callers::Anybody, Plain::Refuse)?;
         for server in &current.servers {
-            server.reload(&found)?;
+            server.reload_with_public(&found, current.public.as_ref())?;
         }
         for client in &current.clients {
             client.reload(&found)?;

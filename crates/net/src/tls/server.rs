@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
+use super::public::{ByName, PublicCertificate};
 use super::verify::{ClusterClient, identity_of_chain, of_handshake};
 use super::{Credentials, PROTOCOLS, TlsError, provider};
 use crate::limits::{FAILURES_LOGGED_EVERY, HANDSHAKE_DEADLINE, HANDSHAKES_MAX};
@@ -67,7 +68,17 @@ impl TlsServer {
     /// # Errors
     /// If the key does not belong to the certificate.
     pub fn new(credentials: &Credentials, callers: Callers, plain: Plain) -> Result<Self, TlsError> {
-        let current = Arc::new(ArcSwap::from_pointee(configure(credentials, callers)?));
+        Self::with_public(credentials, None, callers, plain)
+    }
+
+    /// As [`TlsServer::new`], with a certificate for a public name, which [`Callers::Anybody`] who asks for this name is shown.
+    pub(super) fn with_public(
+        credentials: &Credentials,
+        public: Option<&PublicCertificate>,
+        callers: Callers,
+        plain: Plain,
+    ) -> Result<Self, TlsError> {
+        let current = Arc::new(ArcSwap::from_pointee(configure(credentials, public, callers)?));
         Ok(Self { current, callers, plain })
     }
 
@@ -81,7 +92,15 @@ impl TlsServer {
     /// # Errors
     /// If the key does not belong to the certificate; then nothing changes.
     pub fn reload(&self, credentials: &Credentials) -> Result<(), TlsError> {
-        self.current.store(Arc::new(configure(credentials, self.callers)?));
+        self.reload_with_public(credentials, None)
+    }
+
+    pub(super) fn reload_with_public(
+        &self,
+        credentials: &Credentials,
+        public: Option<&PublicCertificate>,
+    ) -> Result<(), TlsError> {
+        self.current.store(Arc::new(configure(credentials, public, self.callers)?));
         Ok(())
     }
 
@@ -106,7 +125,11 @@ impl TlsServer {
     }
 }
 
-fn configure(credentials: &Credentials, callers: Callers) -> Result<Current, TlsError> {
+fn configure(
+    credentials: &Credentials,
+    public: Option<&PublicCertificate>,
+    callers: Callers,
+) -> Result<Current, TlsError> {
     let (versions, mandatory) = match callers {
         Callers::Members => (&[&TLS13][..], true),
         Callers::Anybody | Callers::Readers => (&[&TLS13, &TLS12][..], false),
@@ -120,7 +143,12 @@ fn configure(credentials: &Credentials, callers: Callers) -> Result<Current, Tls
         // Without a protocol of the server's, readers speak HTTP/1.1, whatever they offer.
         Callers::Readers => (builder.with_no_client_auth(), &[][..]),
     };
-    let mut config = builder.with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
+    let mut config = match public {
+        Some(public) if callers == Callers::Anybody => {
+            builder.with_cert_resolver(Arc::new(ByName::new(credentials, public)?))
+        }
+        _ => builder.with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?,
+    };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = ring::Ticketer::new()?;
     // One ticket is enough: a client reconnects once at a time.
