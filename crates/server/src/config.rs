@@ -7,7 +7,7 @@ use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{
     CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NAME_SERVERS_MAX, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
 };
-use conclave_net::{Plain, beyond_loopback, refuse_without_tls};
+use conclave_net::{Plain, PublicFiles, beyond_loopback, refuse_without_tls};
 use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
 use conclave_telemetry::operators::faults_without_token;
@@ -73,6 +73,8 @@ pub struct NodeTls {
     pub dir: PathBuf,
     /// Whether nodes and clients without TLS are served, too.
     pub plain: Plain,
+    /// A certificate for a public name, shown to clients that ask for this name.
+    pub public: Option<PublicFiles>,
 }
 
 /// One of the initial nodes of a cluster.
@@ -300,7 +302,7 @@ mod tests {
         plain.peer_listen = "[::]:7401".parse().unwrap();
         let wrong = plain.validate().unwrap_err().join("\n");
         assert!(wrong.contains("other nodes at [::]:7401") && wrong.contains("--insecure"), "{wrong}");
-        let tls = Some(NodeTls { dir: PathBuf::new(), plain: Plain::Accept });
+        let tls = Some(NodeTls { dir: PathBuf::new(), plain: Plain::Accept, public: None });
         let secured = Config { tls, ..plain.clone() };
         assert_eq!((secured.validate(), secured.without_tls()), (Ok(()), None));
         plain.insecure = true;

@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use conclave_client::find::CLIENT_PORT;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
+use conclave_net::PublicFiles;
 use conclave_server::{CONNECTIONS_PER_ADDRESS_MAX_DEFAULT, Config, Faults, Member, NodeTls, Timing};
 
 use super::run::{AdminTokenArgs, LOG_DEFAULT, RunArgs, SecretArgs, TlsMode};
@@ -90,6 +91,13 @@ pub(crate) struct ServerArgs {
     /// What to do with other nodes, name servers and clients that do not use TLS
     #[arg(long, env = "CONCLAVE_TLS", value_enum, default_value_t = TlsMode::Require, requires = "tls_dir")]
     pub(crate) tls: TlsMode,
+    /// A certificate for a public name, in PEM, with those of the authorities behind it: clients that connect by this name and do
+    /// not know the cluster yet are shown it, and believe it if their system knows the authority. A new file is used within 30 s
+    #[arg(long, env = "CONCLAVE_TLS_CERT", value_name = "FILE", requires_all = ["tls_dir", "tls_key"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, readable by its user alone
+    #[arg(long, env = "CONCLAVE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Clients that may subscribe here at the same time; further ones are redirected to other servers
     #[arg(long, env = "CONCLAVE_MAX_CLIENTS", value_name = "N", default_value_t = CLIENTS_MAX_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -169,7 +177,9 @@ impl ServerArgs {
         config.connections_per_address_max = self.max_connections_per_address;
         config.feature_level = self.feature_level;
         config.name_servers.clone_from(&self.resolvers);
-        config.tls = self.tls_dir.clone().map(|dir| NodeTls { dir, plain: self.tls.plain() });
+        let public = self.tls_cert.clone().zip(self.tls_key.clone());
+        let public = public.map(|(certificate, key)| PublicFiles { certificate, key });
+        config.tls = self.tls_dir.clone().map(|dir| NodeTls { dir, plain: self.tls.plain(), public });
         config.faults = self.allow_faults.then(Faults::default);
         config
     }

@@ -49,7 +49,7 @@ impl PeerTls {
     /// Reads the node's certificate. Blocks.
     pub(crate) fn read(config: &NodeTls, me: NodeId) -> Result<Self, NodeTlsError> {
         let failed = |source| NodeTlsError::Files { dir: config.dir.clone(), source };
-        let dir = TlsDir::read(&config.dir).map_err(failed)?;
+        let dir = TlsDir::read_with_public(&config.dir, config.public.clone()).map_err(failed)?;
         if dir.identity() != Identity::Node(me.0) {
             return Err(NodeTlsError::OtherNode { dir: config.dir.clone(), found: dir.identity(), me });
         }

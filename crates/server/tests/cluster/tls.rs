@@ -50,7 +50,9 @@ impl Authority {
     /// From now on nodes start with TLS.
     fn equip(&self, cluster: &mut Cluster, plain: Plain) {
         let dir = self.dir.path().to_owned();
-        cluster.tune(move |config| config.tls = Some(NodeTls { dir: dir.join(&config.name), plain }));
+        cluster.tune(move |config| {
+            config.tls = Some(NodeTls { dir: dir.join(&config.name), plain, public: None })
+        });
     }
 
     async fn start(&self) -> Cluster {
@@ -132,7 +134,7 @@ async fn the_id_of_a_cluster_with_tls_is_its_authority_and_survives_restarts() {
 
     // The plan of such a cluster is still bound to the data dir.
     cluster.stop(2).await;
-    let tls = NodeTls { dir: authority.node_dir("node3"), plain: Plain::Refuse };
+    let tls = NodeTls { dir: authority.node_dir("node3"), plain: Plain::Refuse, public: None };
     let shared = tls.clone();
     cluster.tune(move |config| {
         config.tls = Some(shared.clone());
@@ -144,7 +146,9 @@ async fn the_id_of_a_cluster_with_tls_is_its_authority_and_survives_restarts() {
     let error = cluster.refuses_to_start(2).await;
     assert!(matches!(error, RunError::TlsMissing { .. }), "{error}");
     let other = authority.node_dir("node2");
-    cluster.tune(move |config| config.tls = Some(NodeTls { dir: other.clone(), plain: Plain::Refuse }));
+    cluster.tune(move |config| {
+        config.tls = Some(NodeTls { dir: other.clone(), plain: Plain::Refuse, public: None })
+    });
     let error = cluster.refuses_to_start(2).await;
     assert!(error.to_string().contains("that of node 2, and this is node 3"), "{error}");
     authority.equip(&mut cluster, Plain::Refuse);
@@ -244,7 +248,7 @@ async fn nodes_that_began_with_other_plans_refuse_each_other() {
     std::fs::remove_dir_all(cluster.node_dir(2)).unwrap();
     let dir = authority.node_dir("node3");
     cluster.tune(move |config| {
-        config.tls = Some(NodeTls { dir: dir.clone(), plain: Plain::Refuse });
+        config.tls = Some(NodeTls { dir: dir.clone(), plain: Plain::Refuse, public: None });
         config.cluster_name = "other".to_owned();
     });
     cluster.start_node(2).await;
@@ -287,7 +291,7 @@ async fn pages_beyond_this_machine_have_tls() {
         cluster.stop(0).await;
         let dir = dir.clone();
         cluster.tune(move |config| {
-            config.tls = Some(NodeTls { dir: dir.join(&config.name), plain });
+            config.tls = Some(NodeTls { dir: dir.join(&config.name), plain, public: None });
             config.http_listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
         });
         cluster.start_node(0).await;
