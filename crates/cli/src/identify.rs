@@ -7,7 +7,9 @@
 //!
 //! A server proves by TLS that it belongs to a cluster. If the cluster is known already, from the given address
 //! (`conclave://HOST:PORT/ID`), from `conclave up` on this machine or from an earlier command, only its servers are
-//! believed. At the first contact the cluster that a server proves to belong to is believed and kept, as ssh does. A
+//! believed. At the first contact the cluster that a server proves to belong to is believed and kept, as ssh does. Where the
+//! user gives a host name, and the server has a certificate for it that the system's authorities accept, the owner of the name
+//! says which cluster that is, and the server proves that it belongs to it. A
 //! server without TLS is spoken to only if this user's state says that its cluster has none, if it is on this machine, or
 //! with `--insecure`; and never if its cluster is known to use TLS.
 
@@ -16,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use conclave_client::find::{Candidate, PRIORITY_LAST};
+use conclave_client::find::{Candidate, PRIORITY_LAST, Seed};
 use conclave_client::{CaId, Client, Net};
 use conclave_net::{Expect, TlsClient, Trust, speaks_no_tls};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -154,9 +156,10 @@ impl Expected {
     }
 
     /// Whether this user knew before this answer what it proves: from an address with the cluster's id, from `conclave up`,
-    /// or from an earlier command.
+    /// or from an earlier command; or whether the host name that the user gave proves it.
     fn was_known(&self, known: &Known, answer: &Answer) -> Result<bool, Failed> {
         Ok(match answer.authority {
+            Some(_) if answer.by_name => true,
             Some(proved) => self.authority == Some(proved) || known.authority(&answer.id)? == Some(proved),
             None => known.of_servers(std::slice::from_ref(&answer.address))? == Some(None),
         })
@@ -176,7 +179,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
     for addresses in groups {
         let patience = settings.timeout.min(CLI_WHICH_CLUSTER);
         let mut answers: FuturesUnordered<_> =
-            addresses.iter().map(|address| ask(address, &expected, patience)).collect();
+            addresses.iter().map(|address| ask(address, &expected, settings, patience)).collect();
         while let Some(answer) = answers.next().await {
             let answer = match answer {
                 Ok(answer) => answer,
@@ -264,6 +267,8 @@ struct Answer {
     name: String,
     /// The authority that the server has proved to belong to; `None` if it speaks no TLS.
     authority: Option<CaId>,
+    /// Whether the owner of the host name that the user gave says that this is the authority.
+    by_name: bool,
 }
 
 /// Why a server gave no answer.
@@ -281,12 +286,24 @@ enum Unproven {
 
 /// Asks a server for its cluster: over TLS, or without if it speaks none and no authority is expected. A server of another
 /// cluster than the expected one is told nothing but this question.
-async fn ask(address: &str, expected: &Expected, patience: Duration) -> Result<Answer, Silence> {
+async fn ask(
+    address: &str,
+    expected: &Expected,
+    settings: &Settings,
+    patience: Duration,
+) -> Result<Answer, Silence> {
     let pin = expected.authority;
+    let named = match pin {
+        None if is_given_name(address, settings) => named_by_owner(address, patience).await?,
+        _ => None,
+    };
     let first_use = || Trust::FirstUse(Expect::AnyNode);
-    let trust = pin.map_or_else(first_use, |ca| Trust::Cluster(ca, Expect::AnyNode));
+    let trust = pin.or(named).map_or_else(first_use, |ca| Trust::Cluster(ca, Expect::AnyNode));
     let authority = match (prove(address, trust, patience).await?, pin) {
         (Ok(authority), _) => authority,
+        (Err(Unproven::Otherwise(error)), None) if named.is_some() => {
+            return Err(Silence::Refused(bad_certificate(address, &error)));
+        }
         (Err(Unproven::Unreachable(why)), _) => return Err(Silence::Unreachable(why)),
         (Err(Unproven::Otherwise(error)), None) if is_plain(&error) => None,
         (Err(Unproven::Otherwise(error)), None) => {
@@ -308,9 +325,30 @@ async fn ask(address: &str, expected: &Expected, patience: Duration) -> Result<A
             id: status.cluster_id,
             name: status.cluster_name,
             authority,
+            by_name: named.is_some(),
         }),
         Ok(_) => Err(Silence::Unreachable("the server does not know its cluster yet".to_owned())),
         Err(error) => Err(Silence::Unreachable(last_attempt(&error))),
+    }
+}
+
+/// Whether the user gave this address, and gave a host name. Names from elsewhere, such as the DNS, prove nothing: whoever
+/// answers there may have a certificate for a name of their own.
+fn is_given_name(address: &str, settings: &Settings) -> bool {
+    let is_name = address.parse::<SocketAddr>().is_err();
+    is_name && settings.given && settings.find.seeds.contains(&Seed::Node(address.to_owned()))
+}
+
+/// The authority of the cluster that a host name stands for, as the owner of the name says; `None` if the server has no
+/// certificate for the name that this system accepts, or the certificate comes without an authority.
+async fn named_by_owner(address: &str, patience: Duration) -> Result<Option<CaId>, Silence> {
+    // It reads the system's authorities. Without any, names prove nothing.
+    let made = tokio::task::spawn_blocking(|| TlsClient::new(Trust::System, None)).await;
+    let Ok(Ok(tls)) = made else { return Ok(None) };
+    match prove_with(address, tls, patience).await {
+        Ok(authority) => Ok(authority),
+        Err(Unproven::Otherwise(_)) => Ok(None),
+        Err(Unproven::Unreachable(why)) => Err(Silence::Unreachable(why)),
     }
 }
 
@@ -326,8 +364,12 @@ async fn prove(
     patience: Duration,
 ) -> Result<Result<Option<CaId>, Unproven>, Silence> {
     let tls = TlsClient::new(trust, None).map_err(|error| Silence::Refused(tls_unusable(&error)))?;
+    Ok(prove_with(address, tls, patience).await)
+}
+
+async fn prove_with(address: &str, tls: TlsClient, patience: Duration) -> Result<Option<CaId>, Unproven> {
     let secured = Net::System.secured(tls.clone());
-    Ok(match timeout(patience, secured.connect(address)).await {
+    match timeout(patience, secured.connect(address)).await {
         Ok(Ok(_)) => Ok(tls.ca()),
         Ok(Err(error)) => Err(match error.kind() {
             ErrorKind::InvalidData
@@ -337,7 +379,7 @@ async fn prove(
             _ => Unproven::Unreachable(format!("{address}: {error}")),
         }),
         Err(_) => Err(Unproven::Unreachable(format!("{address} did not answer within {patience:?}"))),
-    })
+    }
 }
 
 /// Keeps which cluster it is, how it is found, and, if there is no current one, that it is the current one. Where nothing can be
@@ -392,7 +434,8 @@ fn believe(known: &Known, answer: &Answer, settings: &Settings) -> Result<(), Fa
                     settings.state_dir.display()
                 ),
             };
-            let note = format!("first contact with the cluster {id} at {address}; {from_now_on}");
+            let proof = if answer.by_name { ", as a certificate for this name says" } else { "" };
+            let note = format!("first contact with the cluster {id} at {address}{proof}; {from_now_on}");
             output::note(settings.quiet || given, &note);
             Ok(())
         }
@@ -453,7 +496,7 @@ mod tests {
 
     fn answer(address: &str, id: &str, authority: Option<u128>) -> Answer {
         let (address, id, name) = (address.to_owned(), id.to_owned(), String::new());
-        Answer { address, id, name, authority: authority.map(CaId) }
+        Answer { address, id, name, authority: authority.map(CaId), by_name: false }
     }
 
     fn settings(state_dir: &Path, words: &[&str]) -> Settings {
@@ -462,6 +505,29 @@ mod tests {
         let words: Vec<&str> = first.iter().chain(words).chain(&["rooms"]).copied().collect();
         let global = Args::try_parse_from(words).unwrap().global;
         resolve(&global, &Environment::default()).unwrap()
+    }
+
+    #[test]
+    fn only_a_host_name_that_the_user_gave_is_a_proof() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = settings(dir.path(), &["-s", "chat.example.org,10.0.0.1,[::1]:7410"]);
+        assert!(is_given_name("chat.example.org:7400", &given));
+        for other in ["10.0.0.1:7400", "[::1]:7410", "chat.example.org:7410", "other.example.org:7400"] {
+            assert!(!is_given_name(other, &given), "{other}");
+        }
+        let zone = settings(dir.path(), &["-s", "conclave+srv://chat.example.org"]);
+        assert!(!is_given_name("chat.example.org:7400", &zone));
+        let id = "ab".repeat(16);
+        let pinned = settings(dir.path(), &["-s", &format!("conclave://chat.example.org/{id}")]);
+        assert!(!is_given_name("chat.example.org:7400", &pinned));
+        assert!(!is_given_name("chat.example.org:7400", &settings(dir.path(), &[])));
+
+        // It may see an admin token, as a cluster that was known before.
+        let known = Known::new(dir.path());
+        let by_name = Answer { by_name: true, ..answer("chat.example.org:7400", &id, Some(7)) };
+        assert!(Expected::default().was_known(&known, &by_name).unwrap());
+        let first = answer("chat.example.org:7400", &id, Some(7));
+        assert!(!Expected::default().was_known(&known, &first).unwrap());
     }
 
     #[test]

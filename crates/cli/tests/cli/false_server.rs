@@ -21,7 +21,7 @@ use crate::harness::{Ran, Up, command, run};
 
 /// What the one on the way does.
 #[derive(Clone)]
-enum Way {
+pub(crate) enum Way {
     /// Passes on what the two say, which is encrypted.
     Through,
     /// Speaks TLS with the client in the cluster's place, and TLS with the cluster in the client's.
@@ -38,8 +38,8 @@ struct Heard {
     said: Vec<Vec<u8>>,
 }
 
-struct Relay {
-    address: SocketAddr,
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
     way: Arc<Mutex<Way>>,
     heard: Arc<Mutex<Heard>>,
     _runtime: tokio::runtime::Runtime,
@@ -47,7 +47,7 @@ struct Relay {
 
 impl Relay {
     /// Between a client and the server at this address.
-    fn start(server: SocketAddr) -> Self {
+    pub(crate) fn start(server: SocketAddr) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -71,13 +71,13 @@ impl Relay {
     }
 
     /// From now on this way; what was heard before is forgotten.
-    fn take(&self, way: &Way) {
+    pub(crate) fn take(&self, way: &Way) {
         *self.way.lock().unwrap() = way.clone();
         *self.heard.lock().unwrap() = Heard::default();
     }
 
     /// What clients said since, each connection for itself.
-    fn said(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn said(&self) -> Vec<Vec<u8>> {
         let heard = self.heard.lock().unwrap();
         assert!(heard.connections > 0, "no client came");
         heard.said.clone()
@@ -141,6 +141,11 @@ fn self_made(cluster: CaId, shown: &[CertificateDer<'static>]) -> Way {
     chain.extend_from_slice(shown);
     chain.push(certificate.der().clone());
     let key = PrivateKeyDer::try_from(node_key.serialize_der()).unwrap();
+    shows(chain, key)
+}
+
+/// TLS with this certificate.
+pub(crate) fn shows(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Way {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
@@ -186,7 +191,7 @@ fn is_handshake(mut bytes: &[u8]) -> bool {
     bytes.is_empty()
 }
 
-fn send(server: &str, state: &Path, timeout: &str) -> Ran {
+pub(crate) fn send(server: &str, state: &Path, timeout: &str) -> Ran {
     let mut command = command(&["--timeout", timeout, "-s", server, "send", "general", "secret"]);
     run(command.env("CONCLAVE_STATE_DIR", state).env("CONCLAVE_USER", "ana"), b"")
 }

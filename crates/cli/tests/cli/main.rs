@@ -19,6 +19,7 @@ mod levels;
 mod logs;
 mod minority;
 mod outbox;
+mod public_name;
 mod refusal;
 mod rolling;
 mod tls;
