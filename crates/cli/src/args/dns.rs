@@ -44,7 +44,7 @@ Examples:
   dig @127.0.0.1 -p 7453 _conclave._tcp.conclave.internal SRV
   conclave dns --secret-file secret --tls-dir pki/ns1 ...            a cluster with TLS: conclave admin ca issue --dns ns1
   conclave dns --listen 10.0.0.53:53 --grpc-listen 10.0.0.53:7454 --secret-file /run/secrets/conclave \\
-      --name-servers 'ns1=10.0.0.53;ns2=10.0.1.53' --nodes 10.0.0.1:7400,10.0.0.2:7400
+      --tls-dir pki/ns1 --name-servers 'ns1=10.0.0.53;ns2=10.0.1.53' --nodes 10.0.0.1:7400,10.0.0.2:7400
   conclave dns --secret-file s --transfer-to 10.0.0.0/8 --forward-to 10.0.0.2:53 --forward-for 10.0.0.0/8
   conclave dns --secret-file s --export-to 10.0.0.2:53 --export-zone example.org --export-key chat:/etc/chat.key";
 
