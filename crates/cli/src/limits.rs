@@ -14,9 +14,9 @@ pub(crate) const KNOWN_SERVERS_MAX: usize = 256;
 pub(crate) const KNOWN_CLUSTERS_MAX: usize = 256;
 /// Maximum number of other clusters that are named when the own one does not answer.
 pub(crate) const OTHER_CLUSTERS_MAX: usize = 8;
-/// Maximum number of lists of servers whose clusters are remembered, and the longest one, bytes. All of them fit
-/// [`KNOWN_FILE_BYTES_MAX`].
+/// Maximum number of lists of servers whose clusters are remembered. All of them fit [`KNOWN_FILE_BYTES_MAX`].
 pub(crate) const KNOWN_RECORDS_MAX: usize = 64;
+/// The longest of these lists, bytes.
 pub(crate) const KNOWN_RECORD_BYTES_MAX: usize = 1024;
 /// Maximum size of a file about known identities, bytes.
 pub(crate) const KNOWN_FILE_BYTES_MAX: u64 = 64 * 1024;

@@ -313,7 +313,7 @@ impl ClientState {
         (number, serial)
     }
 
-    /// Whether the outbox has room for so many requests more.
+    /// Whether the outbox has room for this many requests more.
     ///
     /// # Errors
     /// If the client takes no requests at all: it is closed, or has no session.
