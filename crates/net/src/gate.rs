@@ -78,6 +78,12 @@ pub trait GateObserver: Debug + Send + Sync + 'static {
 
     /// A connection was closed.
     fn closed(&self, why: Closed);
+
+    /// A peer sent this many bytes, without those of TLS itself.
+    fn received(&self, bytes: usize);
+
+    /// This many bytes went to a peer, without those of TLS itself.
+    fn sent(&self, bytes: usize);
 }
 
 /// An observer for those who need none.
@@ -87,6 +93,10 @@ impl GateObserver for () {
     fn refused(&self, _why: Refused) {}
 
     fn closed(&self, _why: Closed) {}
+
+    fn received(&self, _bytes: usize) {}
+
+    fn sent(&self, _bytes: usize) {}
 }
 
 /// The gate of a port, or of several ports that share one bound.

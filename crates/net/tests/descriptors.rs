@@ -30,6 +30,10 @@ impl GateObserver for Refusals {
     }
 
     fn closed(&self, _why: Closed) {}
+
+    fn received(&self, _bytes: usize) {}
+
+    fn sent(&self, _bytes: usize) {}
 }
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -25,6 +25,8 @@ struct Seen {
     most: AtomicUsize,
     refused: Mutex<Vec<Refused>>,
     closed: Mutex<Vec<Closed>>,
+    received: AtomicUsize,
+    sent: AtomicUsize,
 }
 
 impl GateObserver for Seen {
@@ -39,6 +41,14 @@ impl GateObserver for Seen {
 
     fn closed(&self, why: Closed) {
         self.closed.lock().unwrap().push(why);
+    }
+
+    fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes, Ordering::SeqCst);
     }
 }
 
@@ -93,6 +103,20 @@ async fn a_connection_that_makes_no_request_is_closed() {
     let mut silent = TcpStream::connect(address).await.unwrap();
     closed(&mut silent).await;
     assert_eq!(*seen.closed.lock().unwrap(), [Closed::Silent]);
+}
+
+#[tokio::test]
+async fn bytes_in_both_directions_are_counted() {
+    let (address, seen) = serve(LIMITS).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for _ in 0..7 {
+        assert!(call(&mut stream, b'a').await);
+    }
+    stream.write_all(b"h").await.unwrap();
+    stream.shutdown().await.unwrap();
+    closed(&mut stream).await;
+    assert_eq!(seen.received.load(Ordering::SeqCst), 8, "the last request is never answered");
+    assert_eq!(seen.sent.load(Ordering::SeqCst), 7);
 }
 
 #[tokio::test]

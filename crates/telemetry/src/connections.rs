@@ -13,6 +13,7 @@ pub struct ConnectionMetrics {
     open: IntGaugeVec,
     refused: IntCounterVec,
     closed: IntCounterVec,
+    bytes: IntCounterVec,
 }
 
 impl ConnectionMetrics {
@@ -31,6 +32,11 @@ impl ConnectionMetrics {
                 "Connections that were closed because they did nothing, by reason.",
                 &["port", "why"],
             ),
+            bytes: make.counters(
+                "conclave_connection_bytes_total",
+                "Bytes received and sent at a port, without those of TLS itself.",
+                &["port", "direction"],
+            ),
         }
     }
 
@@ -47,6 +53,8 @@ impl ConnectionMetrics {
             displaced: closed("displaced"),
             silent: closed("silent"),
             idle: closed("idle"),
+            received: self.bytes.with_label_values(&[port, "received"]),
+            sent: self.bytes.with_label_values(&[port, "sent"]),
         })
     }
 }
@@ -60,6 +68,8 @@ struct Port {
     displaced: IntCounter,
     silent: IntCounter,
     idle: IntCounter,
+    received: IntCounter,
+    sent: IntCounter,
 }
 
 impl GateObserver for Port {
@@ -81,5 +91,13 @@ impl GateObserver for Port {
             Closed::Silent => self.silent.inc(),
             Closed::Idle => self.idle.inc(),
         }
+    }
+
+    fn received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.sent.inc_by(bytes as u64);
     }
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::transport::server::Connected;
 
-use super::{Closed, Peer, Ticket, Usage};
+use super::{Closed, GateObserver, Peer, Ticket, Usage};
 use crate::Wire;
 
 /// A connection that came through a gate. Reading fails when the connection has to be closed.
@@ -41,6 +41,23 @@ impl Gated {
             encrypted: self.wire.is_encrypted(),
             identity: self.wire.identity(),
             usage: self.ticket.usage().clone(),
+        }
+    }
+
+    fn observer(&self) -> &dyn GateObserver {
+        &*self.ticket.usage().gate.observer
+    }
+
+    /// Counts what was written; where nothing could be, looks whether the connection has to be closed.
+    fn written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => self.poll_overdue(cx).map(Err),
+            Poll::Ready(written) => {
+                if let Ok(bytes) = &written {
+                    self.observer().sent(*bytes);
+                }
+                Poll::Ready(written)
+            }
         }
     }
 
@@ -87,19 +104,21 @@ impl AsyncRead for Gated {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         match Pin::new(&mut self.wire).poll_read(cx, buf) {
             Poll::Pending => self.poll_overdue(cx).map(Err),
-            read @ Poll::Ready(_) => read,
+            read @ Poll::Ready(_) => {
+                self.observer().received(buf.filled().len() - before);
+                read
+            }
         }
     }
 }
 
 impl AsyncWrite for Gated {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.wire).poll_write(cx, buf) {
-            Poll::Pending => self.poll_overdue(cx).map(Err),
-            written @ Poll::Ready(_) => written,
-        }
+        let written = Pin::new(&mut self.wire).poll_write(cx, buf);
+        self.written(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -115,10 +134,8 @@ impl AsyncWrite for Gated {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.wire).poll_write_vectored(cx, bufs) {
-            Poll::Pending => self.poll_overdue(cx).map(Err),
-            written @ Poll::Ready(_) => written,
-        }
+        let written = Pin::new(&mut self.wire).poll_write_vectored(cx, bufs);
+        self.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
