@@ -3,6 +3,7 @@
 
 mod clients;
 mod events;
+mod sends;
 
 use std::time::Duration;
 
@@ -25,8 +26,6 @@ const LATENCY: &[f64] = &[
 ];
 /// Buckets for the sizes of batches.
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
-/// Outcomes of a send.
-const OUTCOMES: [&str; 5] = ["ok", "duplicate", "refused", "not_sent", "unknown"];
 
 /// The services on the ports of a node.
 const SERVICES: [&str; 4] = [
@@ -275,7 +274,7 @@ impl Metrics {
                 "Calls of clients that failed, by conclave's own word for the failure.",
                 &["method", "code"],
             ),
-            sends: make.counters_of("conclave_sends_total", "Sends by outcome.", "outcome", &OUTCOMES),
+            sends: make.counters_of("conclave_sends_total", "Sends by outcome.", "outcome", &sends::OUTCOMES),
             send_duration: make.histogram(
                 "conclave_send_duration_seconds",
                 "From a send's arrival to its ack.",

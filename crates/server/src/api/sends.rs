@@ -44,7 +44,7 @@ pub(crate) async fn send_one(
         }
         Err(failure) => Err(failure),
     };
-    count(metrics, &result, began);
+    metrics.count_send(&result, began);
     result
 }
 
@@ -107,25 +107,6 @@ fn response(room: RoomId, request_no: u64, reply: Reply) -> Result<SendMessageRe
             Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}")))
         }
     }
-}
-
-fn count(metrics: &Metrics, result: &Result<SendMessageResponse, Failure>, began: Instant) {
-    let outcome = match result {
-        Ok(response) if response.duplicate => "duplicate",
-        Ok(_) => {
-            metrics.send_duration.observe(began.elapsed().as_secs_f64());
-            "ok"
-        }
-        Err(
-            Failure::Refused(_)
-            | Failure::Invalid { .. }
-            | Failure::Unauthenticated(_)
-            | Failure::Denied { .. },
-        ) => "refused",
-        Err(Failure::NotSent { .. } | Failure::Elsewhere { .. }) => "not_sent",
-        Err(Failure::Unknown { .. }) => "unknown",
-    };
-    metrics.sends.with_label_values(&[outcome]).inc();
 }
 
 /// A client's `SendMessages` stream: reads requests while fewer than the maximum are in flight, and answers each.
@@ -309,7 +290,7 @@ impl SendStream {
         let began = Instant::now();
         for _ in &batch.sends {
             let result = Err(failure.clone());
-            count(&self.metrics, &result, began);
+            self.metrics.count_send(&result, began);
             self.ready.push_back(to_result(self.next_index, result));
             self.next_index += 1;
         }
@@ -331,7 +312,7 @@ impl SendStream {
                 }
                 Err(failure) => {
                     let result = Err(failure);
-                    count(&self.metrics, &result, began);
+                    self.metrics.count_send(&result, began);
                     self.ready.push_back(to_result(index, result));
                 }
             }
@@ -363,14 +344,14 @@ impl SendStream {
                             reply => Ok(reply),
                         };
                         let result = reply.and_then(|reply| response(sent.room, sent.request_no, reply));
-                        count(&metrics, &result, began);
+                        metrics.count_send(&result, began);
                         results.push(to_result(sent.index, result));
                     }
                 }
                 Err(failure) => {
                     for sent in sent {
                         let result = Err(failure.clone());
-                        count(&metrics, &result, began);
+                        metrics.count_send(&result, began);
                         results.push(to_result(sent.index, result));
                     }
                 }
