@@ -6,6 +6,7 @@ use std::time::Duration;
 use conclave_proto::dns::dns_service_server;
 use conclave_proto::fault::fault_service_server;
 use conclave_telemetry::calls::CallMetrics;
+use conclave_telemetry::certificate::CertificateMetrics;
 use conclave_telemetry::connections::ConnectionMetrics;
 use conclave_telemetry::metrics::{Exposition, Maker};
 use hickory_proto::op::ResponseCode;
@@ -44,6 +45,7 @@ pub struct Metrics {
     pub(crate) export_serial: IntGauge,
     pub(crate) connections: ConnectionMetrics,
     pub(crate) calls: CallMetrics,
+    pub(crate) certificate: CertificateMetrics,
     timestamps: Mutex<Timestamps>,
 }
 
@@ -116,6 +118,7 @@ impl Metrics {
                 &make,
                 &[dns_service_server::SERVICE_NAME, fault_service_server::SERVICE_NAME],
             ),
+            certificate: CertificateMetrics::new(&make),
             timestamps: Mutex::default(),
             exposition: make.finish(),
         }

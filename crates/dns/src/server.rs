@@ -222,9 +222,9 @@ impl DnsServer {
             drop(ended);
         });
 
-        let with_tls = tls.is_some();
-        if let Some(tls) = tls {
-            tasks.spawn(tls.dir.follow(stop.clone().cancelled_owned()));
+        let tls = tls.map(|tls| tls.dir);
+        if let Some(tls) = &tls {
+            tasks.spawn(Arc::clone(tls).follow(stop.clone().cancelled_owned()));
         }
         let (nodes, secret) = (config.nodes, config.secret.clone());
         let watcher =
@@ -236,7 +236,7 @@ impl DnsServer {
         let service = RegistryService::new(
             config.zone,
             config.secret,
-            with_tls,
+            tls.is_some(),
             registry.clone(),
             Arc::clone(&metrics),
             tasks.clone(),
@@ -246,7 +246,7 @@ impl DnsServer {
         let entrance = grpc.gated(grpc_gate);
         let calls = metrics.calls.clone();
         tasks.spawn(serve_grpc(entrance, service, fault_service, operators, registry, calls, stop.clone()));
-        let page = web::NameServerPages { zone, metrics: Arc::clone(&metrics), dns_ended };
+        let page = web::NameServerPages { zone, metrics: Arc::clone(&metrics), tls, dns_ended };
         if let Some(http) = http {
             tasks.spawn(conclave_telemetry::web::serve(http.gated(http_gate), page, stop.clone()));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use conclave_net::TlsDir;
 use conclave_telemetry::web::{self, Check};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,8 @@ use crate::zone::Zone;
 pub(crate) struct NameServerPages {
     pub(crate) zone: Arc<ArcSwapOption<Zone>>,
     pub(crate) metrics: Arc<Metrics>,
+    /// The certificate; `None` without TLS.
+    pub(crate) tls: Option<Arc<TlsDir>>,
     /// Cancelled when serving DNS has ended.
     pub(crate) dns_ended: CancellationToken,
 }
@@ -43,6 +46,7 @@ impl web::Page for NameServerPages {
     }
 
     fn metrics(&self) -> String {
+        self.metrics.certificate.set(self.tls.as_ref().and_then(|tls| tls.expiry()));
         self.metrics.render()
     }
 }

@@ -184,6 +184,12 @@ impl Credentials {
     pub fn identity(&self) -> Identity {
         self.identity
     }
+
+    /// When the certificate expires, seconds since 1970; `None` if the certificate does not say.
+    #[must_use]
+    pub fn expiry(&self) -> Option<u64> {
+        verify::expiry(&self.chain)
+    }
 }
 
 /// The authority of a directory of credentials, for those who need no credentials of their own. Blocks.

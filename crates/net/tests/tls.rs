@@ -13,7 +13,7 @@ use conclave_net::{
     Callers, Credentials, Entrance, Expect, Gate, GateLimits, Gated, Identity, Net, Plain, TlsClient, TlsDir,
     TlsError, TlsServer, Trust, Wire, speaks_no_tls,
 };
-use conclave_pki::{Ca, Subject};
+use conclave_pki::{Ca, Subject, Validity};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -301,6 +301,18 @@ async fn a_renewed_certificate_in_a_directory_is_taken_over_and_that_of_another_
     std::fs::write(dir.path().join("node.key"), "noise").unwrap();
     followed.reload().unwrap_err();
     assert_eq!(shown(&mut socket, &net).await, second);
+}
+
+#[test]
+fn credentials_say_when_they_expire() {
+    let (ca, now) = (ca(), now());
+    let subject = Subject { identity: Identity::Node(1), hosts: Vec::new() };
+    let issued = ca.issue(&subject, now).unwrap();
+    let [ca_pem, own, key] =
+        [&issued.ca_pem, &issued.certificate_pem, &issued.key_pem].map(|text| text.as_bytes());
+    let expiry = Credentials::from_pem(ca_pem, own, key).unwrap().expiry();
+    let wanted = Validity::of_pem(own).unwrap().not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(expiry, Some(wanted.as_secs()));
 }
 
 #[tokio::test]

@@ -4,11 +4,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use conclave_core::{RoomId, Seq};
 use conclave_proto::chat::GoAway;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+/// A subscriber that has lacked an event for longer is behind.
+const BEHIND_AFTER: Duration = Duration::from_secs(1);
 
 /// The subscribers of each room, on this node.
 #[derive(Debug, Default)]
@@ -39,6 +43,17 @@ struct News {
     rooms: Vec<u32>,
     /// When the oldest pending notification came.
     since: Option<Instant>,
+    /// Since when the subscriber has lacked an event; `None` once it has read everything.
+    behind_since: Option<Instant>,
+}
+
+/// How far the subscribers are behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lag {
+    /// Subscribers that have lacked an event for longer than [`BEHIND_AFTER`].
+    pub(crate) behind: usize,
+    /// How long the subscriber that is furthest behind has lacked an event.
+    pub(crate) longest: Duration,
 }
 
 impl Feed {
@@ -46,6 +61,7 @@ impl Feed {
     /// itself.
     pub(crate) fn follow(&self, room: RoomId, subscriber: &Arc<Subscriber>, index: u32) {
         let follower = Follower { subscriber: Arc::clone(subscriber), room: index };
+        lock(&subscriber.news).behind_since.get_or_insert_with(Instant::now);
         lock(&self.rooms).entry(room).or_default().push(follower);
     }
 
@@ -71,6 +87,18 @@ impl Feed {
             follower.subscriber.mark_unread(follower.room, now);
         }
     }
+
+    /// How far the subscribers are behind.
+    pub(crate) fn lag(&self, now: Instant) -> Lag {
+        let rooms = lock(&self.rooms);
+        // A subscriber follows several rooms, and exactly one of them as its first.
+        let subscribers = rooms.values().flatten().filter(|follower| follower.room == 0);
+        subscribers.fold(Lag::default(), |lag, follower| {
+            let since = lock(&follower.subscriber.news).behind_since;
+            let behind = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            Lag { behind: lag.behind + usize::from(behind > BEHIND_AFTER), longest: lag.longest.max(behind) }
+        })
+    }
 }
 
 impl Subscriber {
@@ -81,6 +109,7 @@ impl Subscriber {
         if !news.rooms.contains(&room) {
             news.rooms.push(room);
             news.since.get_or_insert(now);
+            news.behind_since.get_or_insert(now);
         }
         drop(news);
         if first {
@@ -93,6 +122,12 @@ impl Subscriber {
         let mut news = lock(&self.news);
         rooms.append(&mut news.rooms);
         news.since.take()
+    }
+
+    /// The subscriber has read everything that it was notified of, and maybe more.
+    pub(crate) fn caught_up(&self) {
+        let mut news = lock(&self.news);
+        news.behind_since = news.since;
     }
 
     /// Asks the subscription's client to move to another node.
@@ -145,5 +180,31 @@ mod tests {
         assert!(subscriber.take(&mut rooms).is_none());
         feed.unfollow(RoomId(1), &subscriber);
         assert!(lock(&feed.rooms).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_is_behind_until_it_has_read_everything() {
+        let feed = Feed::default();
+        let (slow, quick) = (Arc::new(Subscriber::default()), Arc::new(Subscriber::default()));
+        for subscriber in [&slow, &quick] {
+            feed.follow(RoomId(1), subscriber, 0);
+            feed.follow(RoomId(2), subscriber, 1);
+            subscriber.caught_up();
+        }
+        let second = Duration::from_secs(1);
+        tokio::time::advance(second * 9).await;
+        assert_eq!(feed.lag(Instant::now()), Lag::default(), "a quiet room leaves nobody behind");
+        feed.publish(&[(RoomId(1), Seq(1)), (RoomId(2), Seq(1))]);
+        for subscriber in [&slow, &quick] {
+            subscriber.take(&mut Vec::new());
+        }
+        quick.caught_up();
+        tokio::time::advance(second * 2).await;
+        feed.publish(&[(RoomId(2), Seq(2))]);
+        assert_eq!(feed.lag(Instant::now()), Lag { behind: 1, longest: second * 2 });
+        // What came while the slow one read what it had been told of is lacking still.
+        tokio::time::advance(second / 2).await;
+        slow.caught_up();
+        assert_eq!(feed.lag(Instant::now()), Lag { behind: 0, longest: second / 2 });
     }
 }

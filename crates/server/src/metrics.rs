@@ -3,6 +3,7 @@
 
 mod clients;
 mod events;
+mod node;
 mod sends;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 
 pub(crate) use clients::ClientMetrics;
 pub(crate) use events::StoreEvents;
+pub(crate) use node::NodeMetrics;
 
 /// Buckets for latencies of disks and networks, in seconds.
 const LATENCY: &[f64] = &[
@@ -87,6 +89,7 @@ pub struct Metrics {
     pub(crate) catch_up_pages: IntCounter,
     pub(crate) draining: IntGauge,
     pub(crate) clients: ClientMetrics,
+    pub(crate) node: NodeMetrics,
 }
 
 impl Metrics {
@@ -294,6 +297,7 @@ impl Metrics {
             ),
             draining: make.gauge("conclave_draining", "1 while the node gives its work away."),
             clients: ClientMetrics::new(&make),
+            node: NodeMetrics::new(&make),
             exposition: make.finish(),
         }
     }

@@ -215,8 +215,8 @@ impl Node {
             None => listeners.net.clone(),
         };
         let listeners = listeners.secured(tls.as_deref())?;
-        if let Some(tls) = tls {
-            tasks.spawn(tls.follow_files(info.stop.clone()));
+        if let Some(tls) = &tls {
+            tasks.spawn(Arc::clone(tls).follow_files(info.stop.clone()));
         }
         housekeeping::look_at_disk(&store, &info.disk, &metrics).await;
         // The last step that may fail. From here on the node speaks and listens to others.
@@ -231,6 +231,7 @@ impl Node {
             peer_statuses,
             leadership,
             name_server_net,
+            tls,
         };
         node.serve(&config, listeners, parts);
         Ok(node)

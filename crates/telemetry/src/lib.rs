@@ -3,12 +3,14 @@
 //! * [`metrics`]: a registry of metrics, with those of the process itself.
 //! * [`web`]: `/livez`, `/readyz`, `/startupz` and `/metrics` over HTTP.
 //! * [`calls`]: the standard metrics of gRPC servers.
+//! * [`certificate`]: when the certificate in use expires.
 //! * [`connections`]: metrics of the connections at each port.
 //! * [`grpc`]: the limits of a public gRPC port, and reflection.
 //! * [`operators`]: who may make the calls of operators.
 //! * [`process`]: processor time, memory and files of this process.
 
 pub mod calls;
+pub mod certificate;
 pub mod connections;
 pub mod grpc;
 mod limits;

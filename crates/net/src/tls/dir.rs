@@ -65,6 +65,12 @@ impl TlsDir {
         self.identity
     }
 
+    /// When the certificate in use expires, seconds since 1970; `None` if the certificate does not say.
+    #[must_use]
+    pub fn expiry(&self) -> Option<u64> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).credentials.expiry()
+    }
+
     /// The TLS of a listener of this process.
     ///
     /// # Errors

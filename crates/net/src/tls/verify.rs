@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 use std::io;
 use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
@@ -153,6 +154,19 @@ fn verify(
     match identity(&own, ca) {
         Identity::None => Err(Refused::NoName.into()),
         found => Ok(found),
+    }
+}
+
+/// When the first certificate of a chain expires, seconds since 1970. The verifier reads the validity and shows it only in
+/// its refusal of an expired certificate, so it is asked whether the certificate is valid at the end of time.
+pub(super) fn expiry(chain: &[CertificateDer<'_>]) -> Option<u64> {
+    let (own, others) = chain.split_first()?;
+    let own = EndEntityCert::try_from(own).ok()?;
+    let anchors: Vec<_> = others.iter().filter_map(|other| anchor_from_trusted_cert(other).ok()).collect();
+    let end = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    match own.verify_for_usage(algorithms().all, &anchors, &[], end, KeyUsage::client_auth(), None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs()),
+        _ => None,
     }
 }
 

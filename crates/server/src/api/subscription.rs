@@ -279,6 +279,7 @@ impl Subscription {
             // The last page was sent.
             self.share = None;
             let Some(&room) = self.unread.front() else {
+                self.subscriber.caught_up();
                 return Ok(None);
             };
             // A large page needs a share of the budget, and a reader that has taken some pages: one that takes nothing
@@ -315,6 +316,9 @@ impl Subscription {
             self.paged_bytes = self.paged_bytes.saturating_add(page.records.len());
             if page.last == page.head {
                 self.unread.pop_front();
+                if self.unread.is_empty() {
+                    self.subscriber.caught_up();
+                }
             } else {
                 // Rotate, so that rooms take turns page by page.
                 self.unread.rotate_left(1);

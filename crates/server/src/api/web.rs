@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use conclave_telemetry::web::{self, Check};
+use tokio::time::Instant;
 
+use crate::api::gateway::Gateway;
 use crate::cluster::health::Health;
-use crate::metrics::Metrics;
-use crate::shard::Shards;
+use crate::peer::tls::PeerTls;
 use crate::shard::sample::sample;
 
 /// The parts that the pages are rendered from.
 #[derive(Clone, Debug)]
 pub(crate) struct NodePages {
     pub(crate) health: Arc<Health>,
-    pub(crate) shards: Arc<Shards>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) gateway: Gateway,
+    /// `None` without TLS.
+    pub(crate) tls: Option<Arc<PeerTls>>,
 }
 
 impl web::Page for NodePages {
@@ -32,7 +34,15 @@ impl web::Page for NodePages {
     }
 
     fn metrics(&self) -> String {
-        sample(&self.shards, &self.metrics);
-        self.metrics.render()
+        let Gateway { router, metrics, feed, clock, .. } = &self.gateway;
+        sample(&router.shards, metrics);
+        let node = &metrics.node;
+        let lag = feed.lag(Instant::now());
+        node.subscriptions_behind.set(i64::try_from(lag.behind).unwrap_or(i64::MAX));
+        node.subscription_lag.set(lag.longest.as_secs_f64());
+        node.certificate.set(self.tls.as_ref().and_then(|tls| tls.expiry()));
+        // Last, so that it is as close as possible to the moment that the reader takes for that of the page.
+        node.set_time(clock.now_ms());
+        metrics.render()
     }
 }

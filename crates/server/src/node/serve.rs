@@ -38,6 +38,7 @@ use crate::peer::LinkQueues;
 use crate::peer::admission::Admission;
 use crate::peer::introduce::Introductions;
 use crate::peer::link::maintain_link;
+use crate::peer::tls::PeerTls;
 use crate::shard::elections;
 
 /// Capacity of the queue of dead peers.
@@ -54,14 +55,16 @@ pub(super) struct Parts {
     pub(super) leadership: Leadership,
     /// The network for connections to name servers.
     pub(super) name_server_net: Net,
+    /// `None` without TLS.
+    pub(super) tls: Option<Arc<PeerTls>>,
 }
 
 impl Node {
     /// Starts all tasks that run until the node stops.
     pub(super) fn serve(&self, config: &Config, listeners: Listeners, parts: Parts) {
         let Self { info, store, metrics, router, drain, tasks, .. } = self;
-        let Parts { admission, feed, clock, links, identity, peer_statuses, leadership, name_server_net } =
-            parts;
+        let Parts { admission, feed, clock, links, identity, peer_statuses, .. } = parts;
+        let (leadership, name_server_net, tls) = (parts.leadership, parts.name_server_net, parts.tls);
         let (shards, peers) = (&router.shards, &router.peers);
         let stop = &info.stop;
         let view = ClusterView { cluster_id: format!("{:032x}", info.cluster), ..ClusterView::default() };
@@ -110,19 +113,15 @@ impl Node {
         tasks.spawn(serve_peers(entrances.peer, peer_service, stop.clone()));
         let name = info.member.name.clone();
         let faults = config.faults.clone().map(|faults| FaultApi { faults, clock: clock.clone(), name });
-        tasks.spawn(serve_clients(entrances.client, gateway, admin, faults, stop.clone()));
         let health = Health::new(Arc::clone(info), Arc::clone(shards), Arc::clone(peers), store.clone());
         let health = Arc::new(health);
-        let page = web::NodePages {
-            health: Arc::clone(&health),
-            shards: Arc::clone(shards),
-            metrics: Arc::clone(metrics),
-        };
+        let page = web::NodePages { health: Arc::clone(&health), gateway: gateway.clone(), tls };
         if let Some(http) = entrances.http {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         }
+        tasks.spawn(serve_clients(entrances.client, gateway, admin, faults, stop.clone()));
 
-        self.spawn_shard_tasks(&net, &introductions, links, leadership);
+        self.spawn_shard_tasks(&net, &introductions, links, leadership, &clock);
         let settling = bootstrap::complete_start(
             router.clone(),
             Arc::clone(info),
@@ -151,6 +150,7 @@ impl Node {
         introductions: &Introductions,
         links: LinkQueues,
         leadership: Leadership,
+        clock: &Clock,
     ) {
         let Self { info, store, metrics, router, tasks, .. } = self;
         let (shards, stop) = (&router.shards, &info.stop);
@@ -165,7 +165,12 @@ impl Node {
         tasks.spawn(leadership::replace_dead_leaders(Arc::clone(shards), deaths, stop.clone()));
         tasks.spawn(leadership.restore_preferred_leaders());
         for replica in shards.replicas() {
-            tasks.spawn(elections::watch(Arc::clone(replica), Arc::clone(metrics), stop.clone()));
+            tasks.spawn(elections::watch(
+                Arc::clone(replica),
+                Arc::clone(metrics),
+                clock.clone(),
+                stop.clone(),
+            ));
         }
         let keeping = housekeeping::run(
             Arc::clone(shards),

@@ -64,6 +64,11 @@ impl PeerTls {
         self.dir.ca()
     }
 
+    /// When the certificate in use expires, seconds since 1970.
+    pub(crate) fn expiry(&self) -> Option<u64> {
+        self.dir.expiry()
+    }
+
     /// Whether callers without TLS are served.
     pub(crate) fn plain(&self) -> Plain {
         self.config.plain

@@ -9,6 +9,7 @@ use conclave_core::NodeId;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::metrics::{Metrics, label};
 use crate::shard::replica::{LeaderView, Replica};
 
@@ -35,7 +36,7 @@ impl EarlyElections {
         if term == self.leader_died.load(Ordering::Relaxed) {
             "leader_died"
         } else if term == self.transfer.load(Ordering::Relaxed) {
-            "transfer"
+            TRANSFER
         } else {
             "timeout"
         }
@@ -43,7 +44,9 @@ impl EarlyElections {
 }
 
 /// Why a node starts an election.
-pub(crate) const CAUSES: [&str; 3] = ["leader_died", "transfer", "timeout"];
+pub(crate) const CAUSES: [&str; 3] = ["leader_died", TRANSFER, "timeout"];
+/// The leader handed over.
+const TRANSFER: &str = "transfer";
 
 /// What changed between two observations of the leadership.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -83,7 +86,12 @@ impl LeaderWatch {
 }
 
 /// Counts and times the elections that a replica observes, until the node stops.
-pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: CancellationToken) {
+pub(crate) async fn watch(
+    replica: Arc<Replica>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    stop: CancellationToken,
+) {
     let shard = label(replica.shard);
     let changes = metrics.raft_leader_changes.with_label_values(&[&shard]);
     let duration = metrics.raft_election_duration.with_label_values(&[&shard]);
@@ -111,6 +119,10 @@ pub(crate) async fn watch(replica: Arc<Replica>, metrics: Arc<Metrics>, stop: Ca
         }
         if let Some(leaderless_for) = seen.leaderless_for {
             duration.observe(leaderless_for.as_secs_f64());
+            // The winner tells; where a leader handed over, nobody was lost.
+            if seen.leader == Some(watch.me) && replica.early_elections.why(view.term) != TRANSFER {
+                metrics.node.failed_over(&shard, leaderless_for, clock.now_ms());
+            }
         }
     }
 }

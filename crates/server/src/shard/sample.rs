@@ -9,6 +9,7 @@ use crate::shard::Shards;
 /// Copies openraft's metrics of the groups into ours.
 pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
     let members = shards.topology.members();
+    metrics.node.set_members(members.values().map(|member| member.name.as_str()));
     let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
     for replica in shards.replicas() {
         let shard = label(replica.shard);
@@ -23,6 +24,12 @@ pub(crate) fn sample(shards: &Shards, metrics: &Metrics) {
             ("learner", ServerState::Learner),
         ] {
             metrics.raft_role.with_label_values(&[shard, role]).set(i64::from(raft.state == state));
+        }
+        // The voters of a group that has not begun yet are not known.
+        let voters = raft.membership_config.voter_ids().count();
+        if voters > 0 {
+            let voters = i64::try_from(voters).unwrap_or(i64::MAX);
+            metrics.node.raft_voters.with_label_values(&[shard]).set(voters);
         }
         let leader = replica.leader_with_quorum_in(&raft);
         let leads = leader == Some(shards.me());

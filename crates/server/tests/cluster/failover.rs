@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, eventually};
 use crate::load::Load;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,6 +18,23 @@ async fn no_ack_is_lost_when_the_leader_dies() {
     cluster.start_node(leader).await;
     load.progress(200).await;
     load.judge(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_miss_a_dead_member_and_time_the_failover() {
+    let mut cluster = Cluster::start().await;
+    let dead = cluster.leader_of(0).await;
+    cluster.kill(dead);
+    let next = cluster.leader_of(0).await;
+    for name in ["conclave_members", "conclave_raft_voters{shard=\"0\"}"] {
+        eventually(name, async || cluster.metric(next, name).await == 3.0).await;
+    }
+    let ended = "conclave_raft_last_failover_timestamp_seconds{shard=\"0\"}";
+    eventually("the winner tells of the failover", async || cluster.metric(next, ended).await > 0.0).await;
+    let took = cluster.metric(next, "conclave_raft_last_failover_seconds{shard=\"0\"}").await;
+    let at = cluster.metric(next, ended).await;
+    let now = cluster.metric(next, "conclave_time_seconds").await;
+    assert!(took > 0.0 && at <= now, "it took {took} s until {at}, and now is {now}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +96,7 @@ async fn a_minority_never_acks() {
     cluster.kill(0);
     cluster.kill(1);
     // Commands decided before the second death may still be answered; after that, nothing is.
-    crate::harness::eventually("the survivor notices", async || {
+    eventually("the survivor notices", async || {
         cluster.status(2).await.is_some_and(|status| status.can_lose == -1)
     })
     .await;
