@@ -94,7 +94,8 @@ impl ProcessMetrics {
             (&self.open_fds, reading.open_fds),
             (&self.max_fds, reading.max_fds),
             (&self.threads, Some(reading.threads)),
-            (&self.start_time, reading.start_seconds),
+            // The kernel derives the moment of its own start from the clock, which may be set: a process starts once.
+            (&self.start_time, reading.start_seconds.filter(|_| self.start_time.get() == 0)),
         ] {
             if let Some(value) = value {
                 gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
