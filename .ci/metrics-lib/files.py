@@ -39,10 +39,10 @@ def check_alerts(text: str):
     headings = docs.anchors()
     for alert in re.split(r"\n\s*- alert: ", text)[1:]:
         name = alert.split(maxsplit=1)[0]
-        for part in ("severity:", "summary:", "description:", "runbook:"):
+        for part in ("severity:", "summary:", "description:", "runbook_url:"):
             if part not in alert:
                 yield f"alert {name} has no {part[:-1]}"
-        anchor = re.search(r"runbook: docs/observability\.md#(\S+)", alert)
+        anchor = re.search(r"runbook_url: .*/observability\.md#(\w+)'", alert)
         if not anchor or anchor.group(1) not in headings:
             yield f"alert {name}: its runbook is no heading of docs/observability.md"
         fires = rf'labels: .ALERTS{{alertname="{name}", alertstate="firing"|alertname: {name}\n.*\n\s+exp_alerts:\n'
