@@ -10,7 +10,7 @@ FOLDER = Path("grafana/dashboards")
 SCHEMA = 39
 WIDTH = 24
 KINDS = {"row", "stat", "timeseries", "state-timeline", "heatmap", "table"}
-UNITS = {"none", "s", "ops", "reqps", "bytes", "Bps", "percentunit"}
+UNITS = {"none", "short", "s", "d", "ops", "reqps", "bytes", "Bps", "percentunit"}
 # Windows that grow with what is shown; a fixed one leaves holes or hides what happened.
 WINDOWS = {"$__rate_interval", "$__range"}
 
@@ -64,6 +64,9 @@ def check_board(board: dict):
     for annotation in board["annotations"]["list"]:
         if not annotation.get("titleFormat") or not annotation.get("enable"):
             yield f"annotation {annotation.get('name')}: no title, or off"
+    for variable in board["templating"]["list"]:
+        if variable["includeAll"] and variable.get("allValue") != ".+":
+            yield f"variable {variable['name']}: All is not .+, so that a new server is not among them until the page is loaded again"
 
 
 def check_places(panels: list[dict]):
@@ -89,6 +92,9 @@ def check_panel(panel: dict):
     unit = panel["fieldConfig"]["defaults"].get("unit")
     if unit not in UNITS:
         yield f"unknown unit {unit!r}"
+    # Numbers above 1,000 have no k without.
+    if unit == "none" and panel["type"] in {"stat", "timeseries"}:
+        yield "a number has no unit: say short"
     targets = panel.get("targets", [])
     if not targets:
         yield "asks nothing"
@@ -97,11 +103,15 @@ def check_panel(panel: dict):
     for target in targets:
         if not target.get("legendFormat"):
             yield f"{target['refId']} has no legend"
+        if "$__range" in target["expr"] and not target["instant"]:
+            yield f"{target['refId']} asks for the whole time shown at every step"
         if target.get("datasource") != panel["datasource"]:
             yield f"{target['refId']} has another data source"
 
 
 def check_expression(expr: str, variables: set[str]):
+    if "vector(0)" in expr:
+        yield "says 0 where there is nothing to see"
     for window in re.findall(r"\[([^]]*)\]", expr):
         if window not in WINDOWS:
             yield f"the window [{window}] does not fit every resolution"

@@ -41,6 +41,10 @@ class Prometheus:
 
     def has_values(self, expr: str, now_only: bool) -> bool:
         """Whether an expression has any number in the last minutes, or now."""
+        return any(not math.isnan(value) for value in self.numbers(expr, now_only))
+
+    def numbers(self, expr: str, now_only: bool = False) -> list[float]:
+        """All numbers of an expression in the last minutes, or now."""
         now = time.time()
         if now_only:
             series = self.get("query", query=expr, time=now)["result"]
@@ -48,7 +52,7 @@ class Prometheus:
         else:
             series = self.get("query_range", query=expr, start=now - LOOK_BACK, end=now, step=STEP)["result"]
             points = [point for one in series for point in one["values"]]
-        return any(not math.isnan(float(value)) for _, value in points)
+        return [float(value) for _, value in points]
 
 
 class Allowed(NamedTuple):
@@ -119,8 +123,17 @@ def check_boards(prometheus: Prometheus, loaded: dict[str, dict], cluster: str, 
                 continue
             if not shows and place not in empty:
                 problems.append(f"{place} shows nothing: {expr}")
+        problems += check_annotations(prometheus, name, board, values)
     problems += [f"metrics-allowed: there is no {place}" for place in sorted(empty - known)]
     return asked, problems
+
+
+def check_annotations(prometheus: Prometheus, name: str, board: dict, values: dict[str, str], drawn: bool = False):
+    """Grafana draws a mark only where a value is above 0. With `drawn`, there must be one."""
+    for annotation in board["annotations"]["list"]:
+        found = prometheus.numbers(promql.substitute(annotation["expr"], values))
+        if (found or drawn) and not any(value > 0 for value in found):
+            yield f"{name} / annotation / {annotation['name']} draws nothing: {sorted(set(found))} of {annotation['expr']}"
 
 
 def variables(prometheus: Prometheus, board: dict, cluster: str) -> dict[str, str]:
@@ -130,7 +143,8 @@ def variables(prometheus: Prometheus, board: dict, cluster: str) -> dict[str, st
         if variable["type"] == "query" and variable["name"] != "cluster":
             selector, label = variable["definition"].removeprefix("label_values(").removesuffix(")").rsplit(",", 1)
             found = prometheus.values(label.strip(), promql.substitute(selector, values))
-            values[variable["name"]] = "|".join(found)
+            # A choice of all is the regular expression for it; that there is a choice is seen nevertheless.
+            values[variable["name"]] = variable["allValue"] if found else "|".join(found)
     return values
 
 

@@ -19,6 +19,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import boards
+import docs
 import live
 
 NODES = 3
@@ -35,6 +37,8 @@ steady: {acked_per_second: 5, p99: 10s}
 method: [{at: 1s, fault: pause, nodes: leader, for: 7s}]
 recover: 60s
 """
+# What may fire after a server was killed, and nothing else.
+AFTER_ONE_KILL = {"ConclaveNodeDown"}
 # Before the kill and after it: long enough for Prometheus to see rates of everything.
 LOAD_SECONDS = 25
 MESSAGES_PER_SECOND = 200
@@ -96,11 +100,15 @@ class Run:
         self.wait_for(f"Prometheus to notice that {killed} is down", lambda: killed in self.labels("node", down))
         self.wait_for("Prometheus to expect an alert", lambda: "ConclaveNodeDown" in self.alerts())
         time.sleep(LOAD_SECONDS)
+        # Not at one moment: a machine that is busy has an election now and then.
+        led = "cluster:conclave_shards_without_leader:count == 0"
+        self.wait_for("every shard to have a leader", lambda: self.prometheus.has_values(led, now_only=True))
         self.check_clients()
         self.show_numbers()
         # The story first: it asks for the last minute.
-        problems = list(self.check_story(killed))
-        return problems + live.check(PROMETHEUS, self.targets())
+        problems = [*self.check_story(killed), *self.check_marks(), *self.check_runbooks()]
+        problems += live.check(PROMETHEUS, self.targets())
+        return problems + list(self.check_lost_majority(nodes, killed))
 
     def start_cluster(self) -> dict[str, int]:
         ready = self.folder / "up.json"
@@ -130,6 +138,8 @@ class Run:
         lend_port_53(self.folder)
         name_here(self.folder, "chaos")
         flags = [f"--storage.tsdb.path={self.folder / 'tsdb'}", "--web.listen-address=127.0.0.1:9090", "--log.level=warn"]
+        # Runbooks, as in the composition.
+        flags += [f"--web.user-assets={docs.PAGE.parent.resolve()}", f"--web.external-url={PROMETHEUS}"]
         program = ["prometheus", f"--config.file={self.config()}", *flags]
         self.spawn("prometheus", program, self.folder / "prometheus.out")
         self.wait_for("Prometheus to find all targets through the SRV records", lambda: len(self.targets()) == NODES + 2)
@@ -162,6 +172,12 @@ class Run:
         """What a reader must see of the kill."""
         questions = {
             "the dead server is down": f'up{{job="conclave", node="{killed}"}} == 0',
+            "it is missed": f'node:conclave_server_down:max{{node="{killed}"}} == 1',
+            "and nobody else": "sum(node:conclave_server_down:max) == 1",
+            "there should be one more": "cluster:conclave_members:expected - cluster:conclave_servers_up:sum == 1",
+            "no other server may fail": "cluster:conclave_may_fail:min == 0",
+            "the failover was timed": 'max(conclave_raft_last_failover_seconds{shard="0"}) > 0',
+            "nobody was refused anything": 'sum(conclave_sends_total{outcome="refused"}) == 0',
             "every shard has had a leader since": "count(max_over_time(shard:conclave_raft_leaders:count[20s]) >= 1) == 9",
             "shard 0 has a new term": 'max(changes(conclave_raft_term{shard="0"}[1m])) >= 1',
             "elections began": "sum(increase(conclave_raft_elections_total[1m])) >= 1",
@@ -173,6 +189,43 @@ class Run:
         for what, expr in questions.items():
             if not self.prometheus.has_values(expr, now_only=True):
                 yield f"not seen: {what}: {expr}"
+
+    def check_marks(self):
+        """A reader sees the faults, the elections and the dead server on every board that has such marks."""
+        [cluster] = self.prometheus.values("cluster", 'up{job="conclave"}')
+        for name, board in boards.load().items():
+            # Servers may have been started before Prometheus.
+            marks = [mark for mark in board["annotations"]["list"] if mark["name"] != "Starts"]
+            values = live.variables(self.prometheus, board, cluster)
+            yield from live.check_annotations(self.prometheus, name, {"annotations": {"list": marks}}, values, drawn=True)
+
+    def check_runbooks(self):
+        """The runbook of an alert can be opened, and none fires but those that should."""
+        seen = self.prometheus.get("alerts")["alerts"]
+        for alert in seen:
+            name, url = alert["labels"]["alertname"], alert["annotations"]["runbook_url"]
+            if alert["state"] == "firing" and name not in AFTER_ONE_KILL:
+                yield f"unexpected: {alert['labels']}"
+            page, _, heading = url.partition("#")
+            with urllib.request.urlopen(page, timeout=30) as answer:
+                if answer.read() != docs.PAGE.read_bytes() or heading not in docs.anchors():
+                    yield f"{url} is not the runbook of {name}"
+
+    def check_lost_majority(self, nodes: dict[str, int], killed: str):
+        """With two of three servers dead, what should be red is red."""
+        second = next(name for name in nodes if name != killed)
+        self.say(f"kill -9 {second}")
+        os.kill(nodes[second], signal.SIGKILL)
+        for what, expr in {
+            "a majority to be missed": "cluster:conclave_may_fail:min == -1",
+            "two servers to be missed": "cluster:conclave_members:expected - cluster:conclave_servers_up:sum == 2",
+            "no shard to have a leader": "cluster:conclave_shards_without_leader:count == 9",
+        }.items():
+            self.wait_for(what, lambda expr=expr: self.prometheus.has_values(expr, now_only=True))
+        expected = {"ConclaveInsufficientNodes", "ConclaveNoLeader"}
+        self.wait_for(f"Prometheus to expect {' and '.join(sorted(expected))}", lambda: expected <= self.alerts())
+        for unexpected in sorted(self.alerts(firing=True) - expected - AFTER_ONE_KILL - {"ConclaveProposalsStuck"}):
+            yield f"unexpected with two of three servers dead: {unexpected}"
 
     def show_numbers(self) -> None:
         """What was measured on the way, for whoever reads the log."""
@@ -200,8 +253,10 @@ class Run:
         """Servers, resolvers and the chaos controller that answer, host:port."""
         return self.labels("instance", 'up{job=~"conclave.*"} == 1')
 
-    def alerts(self) -> set[str]:
-        return {alert["labels"]["alertname"] for alert in self.prometheus.get("alerts")["alerts"]}
+    def alerts(self, firing: bool = False) -> set[str]:
+        """Alerts that fire; without `firing`, also those that will if it goes on."""
+        alerts = self.prometheus.get("alerts")["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if not firing or alert["state"] == "firing"}
 
     # Processes.
 

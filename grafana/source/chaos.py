@@ -17,19 +17,19 @@ BOARD.row("Now")
 BOARD.line(
     4,
     number(
-        "Faults in force", "Faults that are applied and not healed yet, counted at each server.", "none",
+        "Faults in force", "Faults that are applied and not healed yet, counted at each server.", "short",
         "sum(conclave_chaos_fault_active{@c})", "faults", steps(GREEN, (ORANGE, 1)),
     ),
     number(
-        "Runs that are on", "Experiments that run now: one at a time for each controller.", "none",
+        "Runs that are on", "Experiments that run now: one at a time for each controller.", "short",
         "sum(conclave_chaos_run_active{@c})", "runs", steps(GREY, (BLUE, 1)),
     ),
     number(
-        "Passed", "Runs in the time shown in which every promise held.", "none",
+        "Passed", "Runs in the time shown in which every promise held.", "short",
         'sum(increase(conclave_chaos_runs_total{@c, verdict="passed"}[$__range]))', "runs", steps(GREEN), decimals=0,
     ),
     number(
-        "Broke a promise", "Runs in the time shown in which a promise was broken, or an expectation of the experiment.", "none",
+        "Broke a promise", "Runs in the time shown in which a promise was broken, or an expectation of the experiment.", "short",
         'sum(increase(conclave_chaos_runs_total{@c, verdict="violated"}[$__range]))', "runs", steps(GREEN, (RED, 0.5)), decimals=0,
     ),
     number(
@@ -37,7 +37,7 @@ BOARD.line(
         "max(conclave_chaos_longest_gap_seconds{@c})", "gap", steps(GREEN, (YELLOW, 1), (RED, 5)),
     ),
     number(
-        "Schedule halted", "1 since a broken promise ended what was run by schedule, so that the cluster stays as it was found.", "none",
+        "Schedule halted", "1 since a broken promise ended what was run by schedule, so that the cluster stays as it was found.", "short",
         "max(conclave_chaos_schedule_halted{@c})", "halted", steps(GREEN, (RED, 1)),
     ),
 )
@@ -53,18 +53,18 @@ BOARD.line(
 BOARD.line(
     8,
     curves(
-        "Applied and healed", "not_applied and not_healed should not be seen: the controller says why in its log.", "none",
+        "Applied and healed", "not_applied and not_healed should not be seen: the controller says why in its log.", "short",
         [target("sum by (fault, outcome) (increase(conclave_chaos_faults_total{@c}[@]))", "{{fault}} {{outcome}}")],
         bars=True, stack=True,
     ),
     curves(
         "Elections begun, by cause", "What the servers did about it. leader_died: a process was gone; timeout: nothing was heard of a leader.",
-        "none",
+        "short",
         [target("sum by (cause) (increase(conclave_raft_elections_total{@n}[@]))", "{{cause}}")],
         bars=True, stack=True,
     ),
     curves(
-        "Shards led", "How many shards each server leads. One that is killed, frozen or cut off loses its own to the others.", "none",
+        "Shards led", "How many shards each server leads. One that is killed, frozen or cut off loses its own to the others.", "short",
         [target("sum by (node) (conclave_raft_is_leader{@n})", "{{node}}")],
         stack=True, step=True,
     ),
@@ -103,14 +103,16 @@ BOARD.line(
         [target("max by (cluster) (conclave_chaos_longest_gap_seconds{@c})", "{{cluster}}")],
         step=True,
     ),
-    curves(
-        "Recovery",
-        "Over the time shown: from when everything was healed until the cluster was as before. Runs in which it was not in time are not in it.",
-        "s",
-        [
-            target(f"histogram_quantile({q}, sum by (le) (increase(conclave_chaos_recovery_seconds_bucket{{@c}}[$__range])))", f"p{p}")
-            for q, p in (("0.50", "50"), ("0.99", "99"))
-        ],
+    *(
+        number(
+            f"Recovery, p{p}",
+            "In the time shown: from when everything was healed until the cluster was as before. Runs in which it was not in time are not "
+            "in it.",
+            "s",
+            f"histogram_quantile({q}, sum by (le) (increase(conclave_chaos_recovery_seconds_bucket{{@c}}[$__range])))", f"p{p}",
+            steps(GREEN, (YELLOW, 5), (RED, 60)), nothing="no run yet",
+        )
+        for q, p in (("0.50", "50"), ("0.99", "99"))
     ),
 )
 
@@ -124,13 +126,13 @@ BOARD.line(
     curves(
         "Runs, by verdict",
         "too_little: nothing was broken, but something that had to happen never did. failed: no verdict, as something else went wrong.",
-        "none",
+        "short",
         [target("sum by (verdict) (increase(conclave_chaos_runs_total{@c}[@]))", "{{verdict}}")],
         bars=True, stack=True,
     ),
     curves(
         "Broken promises, by property", "Any at all is a bug in conclave, or damage to its data: the run's report has the lines that show it.",
-        "none",
+        "short",
         [target("sum by (property) (increase(conclave_chaos_violations_total{@c}[@]))", "{{property}}")],
         bars=True, stack=True,
     ),
@@ -140,7 +142,7 @@ BOARD.row("Resources")
 BOARD.line(
     8,
     curves(
-        "Processor", "Cores in use by controllers and the clients of their runs. 1 is one core.", "none",
+        "Processor", "Cores in use by controllers and the clients of their runs. 1 is one core.", "short",
         [target('rate(process_cpu_seconds_total{job="conclave-chaos", @c}[@])', "{{instance}}")],
     ),
     curves(

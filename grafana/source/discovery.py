@@ -17,19 +17,20 @@ BOARD.row("Now")
 BOARD.line(
     4,
     number(
-        "Resolvers up", "Resolvers that answer Prometheus.", "none",
-        'sum(up{job="conclave-dns", @c})', "resolvers", steps(RED, (ORANGE, 1), (GREEN, 2)),
+        "Resolvers up", "Resolvers that answer Prometheus.", "short",
+        'sum(up{job="conclave-dns", @c})', "resolvers", steps(RED, (ORANGE, 1), (GREEN, 2)), nothing="none",
     ),
     number(
-        "Servers alive", "Servers whose lease runs, at the resolver that knows the most.", "none",
-        'max(conclave_dns_nodes{@c, state="live"})', "servers", steps(RED, (ORANGE, 1), (GREEN, 2)),
+        "Servers missing", "Members of the cluster whose lease does not run at the resolver that knows the most.", "short",
+        'sum(cluster:conclave_members:expected{@c}) - max(conclave_dns_nodes{@c, state="live"})', "servers", steps(GREEN, (ORANGE, 1)),
+        nothing="unknown",
     ),
     number(
-        "Cut off", "Resolvers that most servers fell silent for at once, and that keep answering with the last good set.", "none",
+        "Cut off", "Resolvers that most servers fell silent for at once, and that keep answering with the last good set.", "short",
         "sum(conclave_dns_stale{@c})", "resolvers", steps(GREEN, (RED, 1)),
     ),
     number(
-        "Different zones", "The same content has the same serial at every resolver: 1 means that all of them agree.", "none",
+        "Different zones", "The same content has the same serial at every resolver: 1 means that all of them agree.", "short",
         'count(count_values by (cluster) ("serial", conclave_dns_zone_serial{@c}))', "serials", steps(GREEN, (YELLOW, 2)),
     ),
     number(
@@ -58,17 +59,17 @@ BOARD.line(
 BOARD.line(
     8,
     curves(
-        "Servers known", "By what the resolver thinks of them.", "none",
+        "Servers known", "By what the resolver thinks of them.", "short",
         [target("conclave_dns_nodes{@n}", "{{node}} {{state}}")],
         step=True,
     ),
     curves(
-        "Serial of the zone", "It rises with every change of the content, and is the same at all resolvers that know the same.", "none",
+        "Serial of the zone", "It rises with every change of the content, and is the same at all resolvers that know the same.", "short",
         [target("conclave_dns_zone_serial{@n}", "{{node}}")],
         step=True, defaults={"min": None},
     ),
     curves(
-        "Changes of the zone", "How often the content changed: with every election, and when a server comes, goes, or gets full.", "none",
+        "Changes of the zone", "How often the content changed: with every election, and when a server comes, goes, or gets full.", "short",
         [target("increase(conclave_dns_zones_published_total{@n}[@])", "{{node}}")],
         bars=True,
     ),
@@ -91,7 +92,7 @@ BOARD.line(
 BOARD.line(
     8,
     curves(
-        "Servers connected", "Servers whose stream of registrations is open, and servers that are asked about all the others.", "none",
+        "Servers connected", "Servers whose stream of registrations is open, and servers that are asked about all the others.", "short",
         [
             target("conclave_dns_register_streams{@n}", "{{node}} registering"),
             target("conclave_dns_records_watched{@n}", "{{node}} watched"),
@@ -165,7 +166,7 @@ BOARD.line(
         stack=True,
     ),
     curves(
-        "Serial exported", "Of the zone that the site's own DNS was last told. 0 where nothing is exported.", "none",
+        "Serial exported", "Of the zone that the site's own DNS was last told. 0 where nothing is exported.", "short",
         [target("conclave_dns_export_serial{@n}", "{{node}}")],
         step=True,
     ),
@@ -175,12 +176,27 @@ BOARD.row("Resources")
 BOARD.line(
     8,
     curves(
-        "Processor", "Cores in use. 1 is one core.", "none",
+        "Processor", "Cores in use. 1 is one core.", "short",
         [target('rate(process_cpu_seconds_total{job="conclave-dns", @n}[@])', "{{node}}")],
     ),
     curves(
         "Memory", "Resident memory.", "bytes",
         [target('process_resident_memory_bytes{job="conclave-dns", @n}', "{{node}}")],
+    ),
+    curves(
+        "Open files", "File descriptors in use, of those that the process may have.", "percentunit",
+        [target('process_open_fds{job="conclave-dns", @n} / (process_max_fds{job="conclave-dns", @n} > 0)', "{{node}}")],
+    ),
+)
+BOARD.line(
+    8,
+    curves(
+        "Since the start", "How long each resolver has run.", "s",
+        [target('time() - process_start_time_seconds{job="conclave-dns", @n}', "{{node}}")],
+    ),
+    curves(
+        "Certificate", "Days until each resolver's certificate expires, where there is TLS. It is renewed when 30 are left.", "d",
+        [target('(conclave_certificate_expiry_timestamp_seconds{job="conclave-dns", @n} - time()) / 86400', "{{node}}")],
     ),
     table(
         "Versions", "What each resolver says of itself.", "conclave_dns_build_info{@n}",

@@ -1,16 +1,16 @@
 """Overview: does the chat work, how fast is it, and which server is doing what."""
 
 from panels import (
-    BLUE, CLUSTER, DOWN, ELECTIONS, FAULTS, GREEN, NODE, ORANGE, RED, YELLOW,
+    BLUE, CLUSTER, DOWN, ELECTIONS, FAULTS, GREEN, NODE, ORANGE, RED, STARTS, YELLOW,
     Board, curves, number, quantiles, states, steps, table, target, values,
 )
 
 BOARD = Board(
     "conclave-overview",
     "conclave: Overview",
-    "Does the chat work, how fast is it, and which server does what. Purple marks are elections, red ones servers that are down, orange ones faults on purpose.",
+    "Does the chat work, how fast is it, and which server does what. Purple marks are elections, red ones servers that are down, blue ones starts, orange ones faults on purpose.",
     [CLUSTER, NODE],
-    [FAULTS, ELECTIONS, DOWN],
+    [FAULTS, ELECTIONS, STARTS, DOWN],
 )
 
 UP = values(down=(0, RED), up=(1, GREEN))
@@ -19,22 +19,46 @@ BOARD.row("Now")
 BOARD.line(
     4,
     number(
-        "Servers up", "Servers that answer Prometheus.", "none",
-        'sum(up{job="conclave", @c})', "servers", steps(RED, (ORANGE, 1), (GREEN, 2)),
+        "Servers up", "Servers that answer Prometheus. Whether they are enough is told by May still fail.", "short",
+        "sum(cluster:conclave_servers_up:sum{@c})", "servers", steps(RED, (BLUE, 1)),
+    ),
+    number(
+        "Servers missing", "Members of the cluster that do not answer Prometheus, also those that it has no address of.", "short",
+        "sum(cluster:conclave_members:expected{@c}) - sum(cluster:conclave_servers_up:sum{@c})", "servers", steps(GREEN, (ORANGE, 1)),
     ),
     number(
         "May still fail",
-        "How many more servers may fail before sending stops. Below 0 there is no majority: messages wait in the senders' outboxes.",
-        "none",
-        'sum(up{job="conclave", @c}) - floor(count(up{job="conclave", @c}) / 2) - 1', "servers",
-        steps(RED, (ORANGE, 0), (GREEN, 1)),
+        "How many more servers may fail before the first shard has no majority. Below 0 one has none: its messages wait in outboxes.",
+        "short",
+        "min(cluster:conclave_may_fail:min{@c})", "servers", steps(RED, (ORANGE, 0), (GREEN, 1)),
     ),
     number(
         "Shards without a leader",
-        "Shards that nobody leads with a majority behind it. During an election this is not 0 for less than a second.",
-        "none",
-        "count(shard:conclave_raft_leaders:count{@c} == 0) or vector(0)", "shards", steps(GREEN, (RED, 1)),
+        "Shards that nobody leads with a majority behind it, or that nobody tells of any more. During an election this is not 0 for "
+        "less than a second.",
+        "short",
+        "sum(cluster:conclave_shards_without_leader:count{@c})", "shards", steps(GREEN, (RED, 1)),
     ),
+    number(
+        "Last failover",
+        "How long the slowest shard had no leader when a leader was last lost. Begins when the loss is noticed: at once where a process "
+        "died, 150 to 300 ms after it fell silent otherwise.",
+        "s",
+        """max(
+             conclave_raft_last_failover_seconds{@c} and on (cluster, node, shard) (
+               conclave_raft_last_failover_timestamp_seconds{@c} > scalar(max(conclave_raft_last_failover_timestamp_seconds{@c})) - 10
+             )
+           )""",
+        "failover", steps(GREEN, (YELLOW, 0.5), (RED, 2)), nothing="none yet",
+    ),
+    number(
+        "Alerts", "Alerts that fire and are more than a hint.", "short",
+        'count(ALERTS{@c, alertstate="firing", severity!="info"}) or sum(0 * cluster:conclave_members:expected{@c})', "alerts",
+        steps(GREEN, (RED, 1)),
+    ),
+)
+BOARD.line(
+    4,
     number(
         "Acknowledged sends", "Messages that became certain, each second.", "ops",
         'sum(rate(conclave_sends_total{@c, outcome="ok"}[@]))', "sends", steps(BLUE), decimals=1,
@@ -49,6 +73,29 @@ BOARD.line(
         "percentunit",
         "cluster:conclave_send_failures:ratio5m{@c}", "failed", steps(GREEN, (YELLOW, 0.001), (RED, 0.0144)),
     ),
+    number(
+        "Slower than 0.5 s", "Part of the acknowledged sends of the last 5 minutes that took longer than half a second.", "percentunit",
+        "cluster:conclave_send_slow:ratio5m{@c}", "slow", steps(GREEN, (YELLOW, 0.01), (RED, 0.144)),
+    ),
+    number(
+        "Subscribers behind", "Subscriptions that have lacked a message for longer than a second.", "short",
+        "sum(conclave_subscriptions_behind{@c})", "subscriptions", steps(GREEN, (YELLOW, 1)),
+    ),
+    number(
+        "Restarts", "In the time shown: how often servers were started again.", "short",
+        'sum(changes(node:conclave_start_time_seconds:max{job="conclave", @c}[$__range]))', "restarts", steps(GREEN, (YELLOW, 1)),
+        decimals=0,
+    ),
+)
+BOARD.line(
+    6,
+    table(
+        "Alerts now", "Alerts that fire or will fire if it goes on. Their runbooks are in docs/observability.md.", "ALERTS{@c}",
+        {
+            "alertname": "Alert", "alertstate": "State", "severity": "Severity", "node": "Server", "shard": "Shard", "peer": "Peer",
+            "resolver": "Resolver",
+        },
+    ),
 )
 
 BOARD.row("Messages")
@@ -56,8 +103,8 @@ BOARD.line(
     8,
     curves(
         "Sends by outcome",
-        "ok: on disk at a majority. duplicate: a repetition of one that was. refused: not allowed, final. not_sent: in no log, to be "
-        "repeated. unknown: may or may not be decided, to be repeated.",
+        "ok: on disk at a majority. duplicate: a repetition of one that was. refused: not allowed, final. out_of_order: the client goes "
+        "back to an earlier one. not_sent: in no log, to be repeated. unknown: may or may not be decided, to be repeated.",
         "ops",
         [target("sum by (outcome) (rate(conclave_sends_total{@n}[@]))", "{{outcome}}")],
         stack=True,
@@ -93,7 +140,10 @@ BOARD.line(
 BOARD.row("Servers")
 BOARD.line(
     6,
-    states("Up", "Whether Prometheus reached the server.", 'up{job="conclave", @n}', "{{node}}", UP),
+    states(
+        "Up", "Whether Prometheus reached the server, also if it has no address of it any more.",
+        "1 - node:conclave_server_down:max{@n}", "{{node}}", UP,
+    ),
     states(
         "Draining", "Whether the server gives its work away, before it is stopped.", "conclave_draining{@n}", "{{node}}",
         values(no=(0, GREEN), draining=(1, ORANGE)),
@@ -102,7 +152,7 @@ BOARD.line(
 BOARD.line(
     8,
     curves(
-        "Shards led", "How many shards each server leads. A server that returns gets its share back after a few seconds.", "none",
+        "Shards led", "How many shards each server leads. A server that returns gets its share back after a few seconds.", "short",
         [target("sum by (node) (conclave_raft_is_leader{@n})", "{{node}}")],
         stack=True, step=True,
     ),
@@ -115,7 +165,7 @@ BOARD.line(
         [target("conclave_cpu_ratio{@n}", "{{node}}")],
     ),
     curves(
-        "Queued", "Commands that waited to be proposed, lately. Another part of load.", "none",
+        "Queued", "Commands that waited to be proposed, lately. Another part of load.", "short",
         [target("conclave_load_queued_proposals{@n}", "{{node}}")],
     ),
 )
@@ -124,7 +174,7 @@ BOARD.row("Clients")
 BOARD.line(
     8,
     curves(
-        "Sessions", "Sessions that subscribe at each server. They move when a server dies, drains or has too many.", "none",
+        "Sessions", "Sessions that subscribe at each server. They move when a server dies, drains or has too many.", "short",
         [target("conclave_sessions{@n}", "{{node}}")],
         stack=True, step=True,
     ),
@@ -133,9 +183,24 @@ BOARD.line(
         [target("conclave_sessions{@n} / conclave_sessions_max{@n}", "{{node}}")],
     ),
     curves(
-        "Subscriptions", "Open subscriptions at each server. A session may have several.", "none",
+        "Subscriptions", "Open subscriptions at each server. A session may have several.", "short",
         [target("conclave_streams{@n}", "{{node}}")],
         stack=True, step=True,
+    ),
+)
+BOARD.line(
+    8,
+    curves(
+        "Furthest behind", "How long the subscription that is furthest behind at each server has lacked a message.", "s",
+        [target("conclave_subscription_lag_seconds{@n}", "{{node}}")],
+    ),
+    curves(
+        "Bytes of clients", "What clients send to each server and get from it, without TLS's own.", "Bps",
+        [target('sum by (node, direction) (rate(conclave_connection_bytes_total{@n, port="client"}[@]))', "{{node}} {{direction}}")],
+    ),
+    curves(
+        "Bytes between servers", "What each server gets from the others at its port, and its answers.", "Bps",
+        [target('sum by (node, direction) (rate(conclave_connection_bytes_total{@n, port="peer"}[@]))', "{{node}} {{direction}}")],
     ),
 )
 BOARD.line(
@@ -187,7 +252,7 @@ BOARD.row("Resources")
 BOARD.line(
     8,
     curves(
-        "Processor", "Cores in use. 1 is one core.", "none",
+        "Processor", "Cores in use. 1 is one core.", "short",
         [target('rate(process_cpu_seconds_total{job="conclave", @n}[@])', "{{node}}")],
     ),
     curves(
@@ -209,15 +274,31 @@ BOARD.line(
 BOARD.line(
     8,
     curves(
-        "Open files", "File descriptors in use, one for each connection among them.", "none",
-        [target('process_open_fds{job="conclave", @n}', "{{node}}")],
+        "Open files", "File descriptors in use, one for each connection among them, of those that the process may have.", "percentunit",
+        [target('process_open_fds{job="conclave", @n} / (process_max_fds{job="conclave", @n} > 0)', "{{node}}")],
     ),
     curves(
-        "Tasks and threads", "Tasks of the runtime grow with connections; threads do not.", "none",
+        "Tasks and threads", "Tasks of the runtime grow with connections; threads do not.", "short",
         [
             target('conclave_runtime_tasks{job="conclave", @n}', "{{node}} tasks"),
             target('process_threads{job="conclave", @n}', "{{node}} threads"),
         ],
+    ),
+    curves(
+        "Since the start", "How long each server has run.", "s",
+        [target('time() - process_start_time_seconds{job="conclave", @n}', "{{node}}")],
+    ),
+)
+BOARD.line(
+    8,
+    curves(
+        "Clock", "By how much each server's clock is ahead of Prometheus', and the time that its page took. Messages show it.", "s",
+        [target("node:conclave_clock_offset_seconds:max{@n}", "{{node}}")],
+        defaults={"min": None},
+    ),
+    curves(
+        "Certificate", "Days until each server's certificate expires, where there is TLS. It is renewed when 30 are left.", "d",
+        [target('(conclave_certificate_expiry_timestamp_seconds{job="conclave", @n} - time()) / 86400', "{{node}}")],
     ),
     table(
         "Versions", "What each server says of itself. More than one version is an upgrade that is not over.",

@@ -102,18 +102,20 @@ def curves(title, about, unit, targets, *, stack=False, bars=False, step=False, 
     return panel("timeseries", title, about, unit, targets, custom=custom, options=options, **parts)
 
 
-def number(title, about, unit, expr, legend, thresholds, *, decimals=None, **parts) -> dict:
-    """One number, coloured by what it means, with its recent course behind it."""
+def number(title, about, unit, expr, legend, thresholds, *, decimals=None, nothing=None, **parts) -> dict:
+    """One number, coloured by what it means, with its recent course behind it; without, where the number is about the whole
+    time that is shown, which is asked for once. `nothing` is what it says when there is nothing."""
+    whole = "[$__range]" in expr
     options = {
         "colorMode": "value",
-        "graphMode": "area",
+        "graphMode": "none" if whole else "area",
         "justifyMode": "auto",
         "orientation": "auto",
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "textMode": "value",
     }
-    defaults = {} if decimals is None else {"decimals": decimals}
-    queries = [target(expr, legend)]
+    defaults = {name: value for name, value in (("decimals", decimals), ("noValue", nothing)) if value is not None}
+    queries = [target(expr, legend, now=whole)]
     return panel("stat", title, about, unit, queries, defaults=defaults, thresholds=thresholds, options=options, **parts)
 
 
@@ -180,6 +182,8 @@ def variable(name, label, query, *, many, sort) -> dict:
         "sort": sort,
         "multi": many,
         "includeAll": many,
+        # Also those that come later: without this, All is what there was when the page was loaded.
+        "allValue": ".+" if many else None,
         "current": everything if many else {},
         "options": [],
         "hide": 0,
@@ -197,7 +201,7 @@ SHARD = variable("shard", "Shard", 'label_values(conclave_raft_term{cluster="$cl
 
 
 def annotation(name: str, expr: str, color: str, title: str) -> dict:
-    """Marks in every panel, while an expression has a value."""
+    """Marks in every panel, while an expression has a value above 0: others are not drawn."""
     return {
         "name": name,
         "datasource": DATASOURCE,
@@ -219,7 +223,9 @@ ELECTIONS = annotation(
     "shard {{shard}}: new term",
 )
 FAULTS = annotation("Faults", "conclave_chaos_fault_active{@c} == 1", "orange", "{{fault}} at {{node}}, on purpose")
-DOWN = annotation("Servers down", 'up{job="conclave", @c} == 0', "red", "{{node}} is down")
+DOWN = annotation("Servers down", "node:conclave_server_down:max{@c} == 1", "red", "{{node}} is down")
+# Also of a server that was away for less time than there is between two looks.
+STARTS = annotation("Starts", 'node:conclave_start_time_seconds:max{job="conclave", @c} > time() - 15', "blue", "{{node}} was started")
 
 
 class Board:

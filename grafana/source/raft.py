@@ -1,7 +1,7 @@
 """Raft: who leads which shard, how elections went, and what replication waits for."""
 
 from panels import (
-    BLUE, CLUSTER, DOWN, ELECTIONS, FAULTS, GREEN, GREY, NODE, ORANGE, PURPLE, RED, SHARD, YELLOW,
+    BLUE, CLUSTER, DOWN, ELECTIONS, FAULTS, GREEN, GREY, NODE, ORANGE, PURPLE, RED, SHARD, STARTS, YELLOW,
     Board, curves, heat, number, quantiles, states, steps, target, values,
 )
 
@@ -10,7 +10,7 @@ BOARD = Board(
     "conclave: Raft",
     "Who leads which shard, how elections went, and what replication waits for. Shard 0 is the meta shard: users and rooms.",
     [CLUSTER, NODE, SHARD],
-    [FAULTS, ELECTIONS, DOWN],
+    [FAULTS, ELECTIONS, STARTS, DOWN],
 )
 
 ROLES = values(none=(0, GREY), follower=(1, BLUE), candidate=(2, ORANGE), leader=(3, GREEN), learner=(4, PURPLE))
@@ -19,15 +19,16 @@ BOARD.row("Elections")
 BOARD.line(
     4,
     number(
-        "Leaders", "Shards that somebody leads with a majority behind it.", "none",
-        'sum(shard:conclave_raft_leaders:count{@c, shard=~"$shard"})', "leaders", steps(GREEN),
+        "Leaders", "Shards that somebody leads with a majority behind it.", "short",
+        'sum(shard:conclave_raft_leaders:count{@c, shard=~"$shard"})', "leaders", steps(RED, (GREEN, 1)), nothing="none",
     ),
     number(
-        "Shards without a leader", "Messages to their rooms wait in the senders' outboxes.", "none",
-        'count(shard:conclave_raft_leaders:count{@c, shard=~"$shard"} == 0) or vector(0)', "shards", steps(GREEN, (RED, 1)),
+        "Shards without a leader", "Of all shards, also those that nobody tells of any more. Messages to their rooms wait in outboxes.",
+        "short",
+        "sum(cluster:conclave_shards_without_leader:count{@c})", "shards", steps(GREEN, (RED, 1)),
     ),
     number(
-        "Changes of leader", "In the time shown: the shard that changed its leader most often.", "none",
+        "Changes of leader", "In the time shown: the shard that changed its leader most often.", "short",
         "max(max by (shard) (increase(conclave_raft_leader_changes_total{@s}[$__range])))", "changes",
         steps(GREEN, (YELLOW, 2), (RED, 4)), decimals=0,
     ),
@@ -56,14 +57,14 @@ BOARD.line(
 BOARD.line(
     8,
     curves(
-        "Terms", "The highest term of each shard: it rises with every election and never falls.", "none",
+        "Terms", "The highest term of each shard: it rises with every election and never falls.", "short",
         [target("max by (shard) (conclave_raft_term{@s})", "shard {{shard}}")],
         step=True,
     ),
     curves(
         "Elections begun, by cause",
         "leader_died: the leader's process was seen to be gone. transfer: the leader handed over. timeout: nothing was heard of it.",
-        "none",
+        "short",
         [target("sum by (cause) (increase(conclave_raft_elections_total{@s}[@]))", "{{cause}}")],
         bars=True, stack=True,
     ),
@@ -75,7 +76,7 @@ BOARD.line(
 BOARD.line(
     8,
     curves(
-        "Replicas without a leader", "Replicas that know of no leader at all. Not 0 for longer than a second is an outage.", "none",
+        "Replicas without a leader", "Replicas that know of no leader at all. Not 0 for longer than a second is an outage.", "short",
         [target("sum by (shard) (1 - conclave_raft_has_leader{@s})", "shard {{shard}}")],
         step=True,
     ),
@@ -91,18 +92,18 @@ BOARD.row("Log")
 BOARD.line(
     8,
     curves(
-        "Commit lag", "Entries in a leader's log that no majority has yet.", "none",
+        "Commit lag", "Entries in a leader's log that no majority has yet.", "short",
         [target(
             "max by (shard) ((conclave_raft_last_log_index{@s} - conclave_raft_committed_index{@s}) and conclave_raft_is_leader{@s} == 1)",
             "shard {{shard}}",
         )],
     ),
     curves(
-        "Apply lag", "Committed entries that the replica furthest behind has not applied yet.", "none",
+        "Apply lag", "Committed entries that the replica furthest behind has not applied yet.", "short",
         [target("max by (shard) (conclave_raft_committed_index{@s} - conclave_raft_applied_index{@s})", "shard {{shard}}")],
     ),
     curves(
-        "Follower lag", "Entries that a follower lacks, as the shard's leader sees it; the worst shard of each follower.", "none",
+        "Follower lag", "Entries that a follower lacks, as the shard's leader sees it; the worst shard of each follower.", "short",
         [target('max by (peer) (shard_peer:conclave_raft_follower_lag:max{@c, shard=~"$shard"})', "{{peer}}")],
     ),
 )
@@ -114,11 +115,11 @@ BOARD.line(
         stack=True,
     ),
     curves(
-        "Proposals pending", "Commands that leaders have proposed and that are not decided yet.", "none",
+        "Proposals pending", "Commands that leaders have proposed and that are not decided yet.", "short",
         [target("sum by (shard) (conclave_raft_proposals_pending{@s})", "shard {{shard}}")],
     ),
     curves(
-        "Commands in an entry", "How many commands share one entry, and how many entries share one sync. More load, larger batches.", "none",
+        "Commands in an entry", "How many commands share one entry, and how many entries share one sync. More load, larger batches.", "short",
         [
             target(
                 "sum(rate(conclave_raft_entry_commands_sum{@n}[@])) / (sum(rate(conclave_raft_entry_commands_count{@n}[@])) > 0)",
@@ -199,7 +200,7 @@ BOARD.line(
         [target("rate(conclave_storage_synced_bytes_total{@n}[@])", "{{node}}")],
     ),
     curves(
-        "Storage errors", "The first one stops the server; the number is there to be seen until it is gone.", "none",
+        "Storage errors", "The first one stops the server; the number is there to be seen until it is gone.", "short",
         [target("conclave_storage_errors_total{@n}", "{{node}}")],
         step=True,
     ),
@@ -211,11 +212,11 @@ BOARD.line(
         [target('conclave_storage_bytes{@n, kind=~"log|unwritten"}', "{{node}} {{kind}}")],
     ),
     curves(
-        "Entries kept in the log", "Since the last cut. The log is cut behind snapshots, by bytes.", "none",
+        "Entries kept in the log", "Since the last cut. The log is cut behind snapshots, by bytes.", "short",
         [target("max by (node, shard) (conclave_raft_last_log_index{@s} - conclave_raft_purged_index{@s})", "{{node}} shard {{shard}}")],
     ),
     curves(
-        "Entries since the last snapshot", "What a restart replays at most.", "none",
+        "Entries since the last snapshot", "What a restart replays at most.", "short",
         [target("max by (node, shard) (conclave_raft_last_log_index{@s} - conclave_raft_snapshot_index{@s})", "{{node}} shard {{shard}}")],
     ),
     curves(
