@@ -19,6 +19,7 @@ use conclave_chaos::serve::http::{self, Pages};
 use conclave_chaos::verdict::Sum;
 use conclave_chaos::{report, single, time};
 use conclave_check::{Options, Outcome, Records};
+use conclave_telemetry::log;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
         Command::Run(run) => run_experiment(Controller::open(&args.place).await?, &run).await,
         Command::Fault(fault) => apply_fault(Controller::open(&args.place).await?, &fault).await,
         Command::Serve(serve) => {
-            init_logging();
+            init_logging()?;
             serve::serve(Controller::healer(&args.place).await?, &serve).await
         }
         Command::Heal { all: _ } => {
@@ -95,10 +96,13 @@ async fn serve_metrics(
 }
 
 /// Sends the log to stderr.
-fn init_logging() {
+fn init_logging() -> anyhow::Result<()> {
+    let writer = log::start().context("failed to start the log")?;
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    log.with_writer(move || writer.clone()).init();
+    Ok(())
 }
 
 async fn run_experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Result<u8> {

@@ -7,7 +7,9 @@ mod output;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
+use conclave_telemetry::log;
 
 /// The exit code of a run without a verdict: the run failed, which says nothing about the cluster's promises.
 const NO_VERDICT: u8 = 3;
@@ -21,13 +23,21 @@ async fn main() -> ExitCode {
         output::print_error(&format!("conclave-chaos: {why}"));
         return ExitCode::from(NO_VERDICT);
     }
-    match command::run(args).await {
+    let code = match run(args).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::print_error(&format!("conclave-chaos: {error:#}"));
             ExitCode::from(NO_VERDICT)
         }
-    }
+    };
+    log::finish();
+    code
+}
+
+/// Runs the command. Faults are healed in time also while nobody takes the output.
+async fn run(args: args::Args) -> anyhow::Result<u8> {
+    log::start().context("failed to start the log")?;
+    command::run(args).await
 }
 
 /// Chooses the planted bug of this process (only those of the client library have an effect here) and reports it.

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(command::run(args));
     runtime.shutdown_timeout(RUNTIME_STOP);
-    match result {
+    let code = match result {
         Ok(exit) => exit.into(),
         Err(error) => {
             if !exit::is_broken_pipe(&error) {
@@ -73,7 +73,9 @@ fn main() -> ExitCode {
             }
             exit::of_error(&error).into()
         }
-    }
+    };
+    conclave_telemetry::log::finish();
+    code
 }
 
 /// Chooses the planted bug of this process and reports it, so that nobody takes the process for a sound one.

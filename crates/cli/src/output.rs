@@ -12,6 +12,8 @@ use crate::exit::is_broken_pipe;
 /// # Errors
 /// If stdout is closed, which ends the command without a message.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+    // Notes that were made before appear before.
+    conclave_telemetry::log::finish();
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(text.as_bytes())
@@ -59,6 +61,7 @@ pub(crate) fn done<T: Serialize>(as_json: bool, value: &T, text: &str) {
 /// # Errors
 /// As [`line()`].
 pub(crate) fn block(text: &str) -> anyhow::Result<()> {
+    conclave_telemetry::log::finish();
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write to stdout")
 }
@@ -72,9 +75,7 @@ pub(crate) fn note(quiet: bool, text: &str) {
 
 /// Writes an error to stderr, also with `--quiet`.
 pub(crate) fn error(text: &str) {
-    let mut stderr = io::stderr().lock();
-    // A closed stderr cannot be reported anywhere.
-    let _ = writeln!(stderr, "{text}").and_then(|()| stderr.flush());
+    conclave_telemetry::log::say(text);
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! * [`connections`]: metrics of the connections at each port.
 //! * [`grpc`]: the limits of a public gRPC port, and reflection.
 //! * [`operators`]: who may make the calls of operators.
+//! * [`log`]: the log on stderr, which never holds a process up.
 //! * [`process`]: processor time, memory and files of this process.
 
 pub mod calls;
@@ -14,6 +15,7 @@ pub mod certificate;
 pub mod connections;
 pub mod grpc;
 mod limits;
+pub mod log;
 pub mod metrics;
 pub mod operators;
 pub mod process;

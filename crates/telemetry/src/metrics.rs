@@ -6,6 +6,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::log;
 use crate::process::ProcessMetrics;
 
 /// Registers metrics as they are created.
@@ -88,6 +89,7 @@ impl Maker {
     #[must_use]
     pub fn finish(self) -> Exposition {
         let process = ProcessMetrics::register(&self);
+        drop(self.put(Ok(log::dropped())));
         let runtime_tasks = self.gauge("conclave_runtime_tasks", "Tasks alive in the async runtime.");
         Exposition { registry: self.0, process, runtime_tasks }
     }
@@ -136,6 +138,7 @@ mod tests {
         assert!(text.contains("conclave_three_seconds_bucket{le=\"1\"} 1"), "{text}");
         assert!(text.contains("\nprocess_cpu_seconds_total "), "{text}");
         assert!(text.contains("\nconclave_runtime_tasks "), "{text}");
+        assert!(text.contains("\nconclave_log_lines_dropped_total "), "{text}");
         if cfg!(target_os = "linux") {
             assert!(!text.contains("\nprocess_resident_memory_bytes 0\n"), "{text}");
             assert!(!text.contains("\nprocess_open_fds 0\n"), "{text}");

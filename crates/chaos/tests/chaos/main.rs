@@ -7,6 +7,7 @@ mod calls;
 mod cluster;
 mod contract;
 mod tls;
+mod logging;
 
 use std::path::Path;
 use std::time::Duration;

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::pin;
 
 use anyhow::Context as _;
+use conclave_telemetry::log;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -58,6 +59,7 @@ where
             }
         }
         output::error("conclave: stopped at once by a second signal");
+        log::finish();
         // Exits at once: returning would wait for the drain.
         std::process::exit(INTERRUPTED);
     };
@@ -95,7 +97,11 @@ fn start_logging(args: &RunArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| {
         Failed::new(Exit::Usage, format!("the log filter {:?} is wrong: {error}", args.log), "--log info")
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let writer = log::start().context("failed to start the log")?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .log_internal_errors(false)
+        .with_writer(move || writer.clone());
     let started = match args.log_format {
         LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

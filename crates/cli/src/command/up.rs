@@ -51,6 +51,8 @@ use crate::settings::{Environment, Settings, resolve};
 /// # Errors
 /// If the cluster cannot be started; then no process of it is left running.
 pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    // The servers are watched over also while nobody takes the notes about them.
+    conclave_telemetry::log::start().context("failed to start the notes")?;
     // A missing home directory is no error: then nothing is written for the clients of this user.
     let state_dir = global.state_dir.clone().or_else(|| environment.state_dir());
     let global = Global { state_dir: Some(PathBuf::new()), ..global.clone() };

@@ -16,6 +16,7 @@ mod impostor;
 mod impostors;
 mod kills;
 mod levels;
+mod logging;
 mod logs;
 mod minority;
 mod outbox;
