@@ -50,6 +50,10 @@ pub(crate) const UP_LOG_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const UP_RESTART_DELAY: Duration = Duration::from_secs(3);
 /// `conclave up` kills a server that has not stopped this long after SIGTERM.
 pub(crate) const UP_STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// `conclave up` waits this long for the lock of its directory: the system may still be taking down an `up` that was killed.
+pub(crate) const UP_LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// `conclave up` asks servers that an earlier `up` has left behind to stop this often; the second time ends one that waits for its clients.
+pub(crate) const UP_STOP_AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 /// A second signal within this time after the first is ignored: `timeout` and some supervisors send a signal twice.
 pub(crate) const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(300);
 /// Interval at which `conclave up` checks whether its cluster is ready.
@@ -58,4 +62,6 @@ pub(crate) const UP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval at which `conclave up` renews the certificates that are due; due ones are valid for 30 more days.
 pub(crate) const UP_RENEW_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
+const _: () =
+    assert!(SECOND_SIGNAL_AFTER.as_millis() < UP_STOP_AGAIN_INTERVAL.as_millis(), "the second signal counts");
 const _: () = assert!(DRAIN_DEADLINE.as_millis() < UP_STOP_DEADLINE.as_millis(), "a drain can end by itself");

@@ -1,9 +1,11 @@
 //! `conclave up`: a whole cluster on this machine.
 //!
 //! The servers and the name server are real processes of this executable. Each reads a pipe whose other end only this
-//! process holds, and stops when the pipe closes: so they end with this process even after kill -9.
+//! process holds, and stops when the pipe closes: so they end with this process even after kill -9. The next `up` ends those
+//! that take their time ([`leftovers`]).
 
 mod child;
+mod leftovers;
 mod list;
 mod log;
 mod plan;
@@ -30,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::child::{ChildEvent, ProcessEvent, Stop};
+use self::leftovers::Leftovers;
 use self::list::List;
 use self::plan::UpPlan;
 use self::process::{Process, processes};
@@ -40,7 +43,8 @@ use crate::exit::{Exit, Failed};
 use crate::input::stdin_closed;
 use crate::known::{Cluster as KnownCluster, Known};
 use crate::limits::{
-    SECOND_SIGNAL_AFTER, UP_LOG_BYTES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE, UP_RENEW_INTERVAL,
+    SECOND_SIGNAL_AFTER, UP_LOCK_PATIENCE, UP_LOG_BYTES_MAX, UP_POLL_INTERVAL, UP_READY_DEADLINE,
+    UP_RENEW_INTERVAL, UP_STOP_DEADLINE,
 };
 use crate::output;
 use crate::private;
@@ -59,10 +63,13 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let settings = resolve(&global, environment)?;
     let cluster_dir = ClusterDir::choose(&args, environment)?;
     let dir = cluster_dir.dir().to_owned();
-    let _lock = lock(&dir)?;
+    let _lock = lock_patiently(&dir).await?;
     let mut plan = UpPlan::make(&dir, &args, &global.zone, global.insecure)?;
-    let udp = |address| UdpSocket::bind::<SocketAddr>(address).map(drop);
-    plan.free_ports(|address| TcpListener::bind(address).map(drop), udp)?;
+    let leftovers = Leftovers::of(&dir);
+    let was_killed = leftovers.was_killed();
+    leftovers.note().iter().for_each(|note| output::note(settings.quiet, note));
+    leftovers.stop(UP_STOP_DEADLINE).await;
+    free_ports(&plan, was_killed).await?;
     let is_new = !plan.admin_token.exists();
     let plan = tokio::task::spawn_blocking(move || {
         plan.secure(jiff::Timestamp::now().into())?;
@@ -99,6 +106,19 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
         keys.forget();
     }
     result
+}
+
+/// Checks that the ports are free. After an `up` that was killed, waits for those of a process that its list does not name yet.
+async fn free_ports(plan: &UpPlan, was_killed: bool) -> Result<(), Failed> {
+    let tcp = |address| TcpListener::bind::<SocketAddr>(address).map(drop);
+    let udp = |address| UdpSocket::bind::<SocketAddr>(address).map(drop);
+    let deadline = Instant::now() + UP_STOP_DEADLINE;
+    loop {
+        match plan.free_ports(tcp, udp) {
+            Err(_) if was_killed && Instant::now() < deadline => tokio::time::sleep(UP_POLL_INTERVAL).await,
+            result => return result,
+        }
+    }
 }
 
 /// The admin token, and where the user's commands find it.
@@ -170,8 +190,20 @@ fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
     Failed::new(Exit::Refused, what, "give --dir a directory that you may write to, or --ephemeral")
 }
 
-/// Locks the directory: one `conclave up` at a time. The lock file contains the process id.
-fn lock(dir: &Path) -> Result<File, Failed> {
+/// Locks the directory as [`lock`] does. An `up` that was just killed may hold its lock for another moment.
+async fn lock_patiently(dir: &Path) -> Result<File, Failed> {
+    let deadline = Instant::now() + UP_LOCK_PATIENCE;
+    loop {
+        match lock(dir)? {
+            Ok(file) => return Ok(file),
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(UP_POLL_INTERVAL).await,
+            Err(is_locked) => return Err(is_locked),
+        }
+    }
+}
+
+/// Locks the directory: one `conclave up` at a time; the inner error says that one runs. The lock file contains the process id.
+fn lock(dir: &Path) -> Result<Result<File, Failed>, Failed> {
     let path = dir.join("up.lock");
     let open = private::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.map_err(|error| cannot_use(dir, &error))?;
@@ -183,7 +215,8 @@ fn lock(dir: &Path) -> Result<File, Failed> {
             // Only for the message.
             let _ = file.read_to_string(&mut pid);
             let what = format!("the cluster in {} is running already (pid {})", dir.display(), pid.trim());
-            return Err(Failed::new(Exit::Refused, what, "use it, stop it first, or give another --dir"));
+            let next = "use it, stop it first, or give another --dir";
+            return Ok(Err(Failed::new(Exit::Refused, what, next)));
         }
         Err(fs::TryLockError::Error(error)) => return Err(cannot_use(dir, &error)),
     }
@@ -192,7 +225,7 @@ fn lock(dir: &Path) -> Result<File, Failed> {
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
     match written {
         Err(error) if error.kind() != std::io::ErrorKind::StorageFull => Err(cannot_use(dir, &error)),
-        _ => Ok(file),
+        _ => Ok(Ok(file)),
     }
 }
 
@@ -407,17 +440,20 @@ impl<'a> Cluster<'a> {
     }
 
     /// Handles an event before the cluster is ready. A process that ends this early is an error with its last log line.
-    fn starting(&mut self, happened: Option<ChildEvent>) -> Result<(), Failed> {
+    fn starting(&mut self, happened: Option<ChildEvent>) -> anyhow::Result<()> {
         let Some(ChildEvent { index, event }) = happened else {
-            return Err(Failed::new(Exit::Refused, "no server could be started", ""));
+            return Err(Failed::new(Exit::Refused, "no server could be started", "").into());
         };
         let process = &self.processes[index];
         self.pids[index] = event.pid();
+        // Also before the cluster is ready: the next `up` finds there what this one leaves if it is killed. The cluster works
+        // without the list.
+        let _ = self.write_list();
         match event {
             ProcessEvent::Started { .. } => Ok(()),
             ProcessEvent::Ended { cause, last_words } => {
                 let what = format!("{} {cause}: {last_words}", process.name);
-                Err(Failed::new(Exit::Refused, what, format!("see {}", process.log.display())))
+                Err(Failed::new(Exit::Refused, what, format!("see {}", process.log.display())).into())
             }
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Up, command, free_base_port, run, runs, signal, until};
+use crate::harness::{DEADLINE, Up, command, free_base_port, lines_of, run, runs, signal, until};
 
 #[test]
 fn the_same_directory_continues_the_same_cluster() {
@@ -173,6 +173,32 @@ fn servers_die_with_the_command_that_started_them() {
     signal(up.child.id(), Signal::KILL);
     up.child.wait().unwrap();
     until("the servers stop", || pids.iter().all(|pid| !runs(*pid)));
+}
+
+#[test]
+fn a_cluster_whose_up_was_killed_is_up_again_at_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("cluster");
+    let port = free_base_port().to_string();
+    let args = ["--dir", dir.to_str().unwrap(), "--base-port", &port, "--shards", "1"];
+    let mut up = Up::start(scratch.path(), &args);
+    up.run(&["send", "general", "before"]).expect(0);
+    // Its servers wait for this client before they stop.
+    let mut tail = up.command(&["tail", "general"]).spawn().unwrap();
+    let lines = lines_of(tail.stdout.take().unwrap());
+    until("the tail follows", || lines.recv_timeout(DEADLINE).unwrap().contains("before"));
+    let left = [&up.pids()[..], &[up.resolver().pid]].concat();
+    signal(up.child.id(), Signal::KILL);
+    up.child.wait().unwrap();
+
+    let again = Up::beside(scratch.path(), &args);
+    assert!(left.iter().all(|pid| !runs(*pid)), "{left:?}");
+    assert_eq!(again.ready["cluster_id"], up.ready["cluster_id"]);
+    again.run(&["send", "general", "after"]).expect(0);
+    until("the tail goes on", || lines.recv_timeout(DEADLINE).unwrap().contains("after"));
+    signal(tail.id(), Signal::TERM);
+    tail.wait().unwrap();
+    again.stop();
 }
 
 #[test]

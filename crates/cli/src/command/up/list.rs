@@ -7,11 +7,17 @@ use std::path::{Path, PathBuf};
 use conclave_client::find::Seed;
 use serde::Serialize;
 
+use super::leftovers::start_of;
 use super::plan::UpPlan;
 use crate::private;
 
 /// Its name in the cluster's directory.
 const FILE: &str = "processes.json";
+
+/// The list in this directory. An `up` that was killed leaves it behind.
+pub(super) fn file(dir: &Path) -> PathBuf {
+    dir.join(FILE)
+}
 
 /// The file with the list. Dropping this removes it.
 #[derive(Debug)]
@@ -40,6 +46,9 @@ struct Child<'a> {
     kind: &'static str,
     /// `null` while it is not running.
     pid: Option<u32>,
+    /// The start of the process `pid`, which tells it from later ones with the same id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<String>,
     /// `host:port` of the server's client API, or of the name server's gRPC API.
     client: String,
     /// Only for the name server: the zone as clients write it for `--server`.
@@ -49,7 +58,7 @@ struct Child<'a> {
 
 impl List {
     pub(super) fn new(dir: &Path, allow_faults: bool, restarts: bool) -> Self {
-        Self { path: dir.join(FILE), allow_faults, restarts }
+        Self { path: file(dir), allow_faults, restarts }
     }
 
     /// Writes the list. `pids` are those of the servers, then that of the name server.
@@ -63,6 +72,7 @@ impl List {
             name,
             kind,
             pid,
+            started: pid.and_then(start_of),
             client: client.to_string(),
             zone,
         });
