@@ -226,13 +226,34 @@ fn last_words(log: &Path) -> String {
         // The log may have been moved right after the last line.
         text = read(&older(log, 1)).unwrap_or_default();
     }
-    // Advice follows on a separate line, which is skipped.
-    let mut lines =
-        text.lines().rev().filter(|line| !line.trim().is_empty() && !line.starts_with("  next: "));
+    // Advice follows on a separate line, which is skipped. So is the count of lines that could not be written.
+    let mut lines = text
+        .lines()
+        .rev()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with("  next: "))
+        .filter(|line| !line.contains("log lines dropped"));
     lines.next().map_or_else(
-        || "its log is empty".to_owned(),
+        || {
+            empty_log(
+                log,
+                log.parent()
+                    .and_then(|dir| rustix::fs::statvfs(dir).ok())
+                    .map(|disk| disk.f_bavail * disk.f_frsize),
+            )
+        },
         |line| line.trim_start_matches("conclave: ").to_owned(),
     )
+}
+
+/// Why there is no last line, given the bytes that are left on the disk of the log, if they are known.
+fn empty_log(log: &Path, available: Option<u64>) -> String {
+    match available {
+        Some(bytes) if bytes < LAST_WORDS_BYTES => {
+            let dir = log.parent().unwrap_or(log);
+            format!("the disk of {} is full, so its log could not be written", dir.display())
+        }
+        _ => "its log is empty".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -251,8 +272,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         assert_eq!(last_words(&log), "its log is empty");
-        std::fs::write(&log, "INFO x\nconclave: the port is in use\n  next: use another\n\n").unwrap();
+        std::fs::write(
+            &log,
+            "INFO x\nconclave: the port is in use\n  next: use another\nWARN log lines dropped lines=1\n\n",
+        )
+        .unwrap();
         assert_eq!(last_words(&log), "the port is in use");
+    }
+
+    #[test]
+    fn a_full_disk_is_named_where_the_log_could_not_be_written() {
+        let log = Path::new("/data/up/node1.log");
+        for (available, says) in [
+            (Some(0), "the disk of /data/up is full, so its log could not be written"),
+            (Some(1 << 20), "its log is empty"),
+            (None, "its log is empty"),
+        ] {
+            assert_eq!(empty_log(log, available), says);
+        }
     }
 
     fn keeper(script: &str, dir: &Path, restart: bool) -> (Keeper, mpsc::Receiver<ChildEvent>) {
