@@ -6,8 +6,8 @@
 mod calls;
 mod cluster;
 mod contract;
-mod tls;
 mod logging;
+mod tls;
 
 use std::path::Path;
 use std::time::Duration;
