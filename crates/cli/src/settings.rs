@@ -326,8 +326,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_home_the_error_says_what_to_give() {
-        let failed = settings(&[], &Environment::default()).unwrap_err();
+    fn without_a_home_a_command_that_keeps_something_says_what_to_give() {
+        let settings = settings(&[], &Environment::default()).unwrap();
+        let failed =
+            crate::identify::cannot_use(&settings.state_dir, &std::io::ErrorKind::NotADirectory.into());
         assert_eq!((failed.exit, failed.next.as_str()), (Exit::Usage, "give --state-dir DIR"));
     }
 }

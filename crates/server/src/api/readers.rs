@@ -2,7 +2,8 @@
 //!
 //! To open a session takes a majority of the servers, and to read takes one of them. So a client that only reads gets its
 //! token from the node that it reads from: the token says whose it is, with a MAC (RFC 2104) under a key that the node has
-//! drawn at its start. No other node accepts the token, nor does this one after a restart: the client asks for another one.
+//! drawn at its start. No other node accepts the token, nor does this one after a restart: the client asks for another one
+//! (docs/adr/0020-sessions-for-reading.md).
 
 use std::fmt;
 use std::sync::Arc;
