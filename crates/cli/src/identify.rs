@@ -83,7 +83,7 @@ pub(crate) struct Other {
     pub(crate) address: String,
 }
 
-/// The cluster of the command. The servers are asked until they were told from others once.
+/// The cluster of the command. Asks the servers until one has proved which cluster it belongs to; the result is kept for the command.
 ///
 /// # Errors
 /// If no cluster is known, and a server answers that must not be believed.

@@ -256,7 +256,10 @@ impl Known {
     /// If the file cannot be written.
     pub(crate) fn record(&self, asked: &str, id: &str) -> io::Result<()> {
         let mut records = self.records();
-        if records.iter().any(|(other, known)| other == asked && known == id) {
+        // The oldest are dropped first, so one that is in use moves to the end in time.
+        let is_new = |at: usize| at + KNOWN_RECORDS_MAX / 2 >= records.len();
+        let known = records.iter().position(|(other, known)| other == asked && known == id);
+        if known.is_some_and(is_new) {
             return Ok(());
         }
         records.retain(|(other, _)| other != asked);
@@ -489,6 +492,19 @@ mod tests {
         assert!(known.started(&at(id("3"), &[2, 3]), None).unwrap(), "it runs where the first one ran");
         assert_eq!(known.current().unwrap().id, id("3"));
     }
+    #[test]
+    fn servers_that_are_used_stay_recorded_however_many_others_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        known.record("daily", &id("1")).unwrap();
+        known.record("once", &id("1")).unwrap();
+        for port in 0..2 * KNOWN_RECORDS_MAX {
+            known.record(&format!("127.0.0.1:{port}"), &id("2")).unwrap();
+            known.record("daily", &id("1")).unwrap();
+        }
+        assert_eq!((known.recorded("daily"), known.recorded("once")), (Some(id("1")), None));
+    }
+
     #[test]
     fn a_cluster_that_is_gone_stands_in_nobodys_way() {
         let dir = tempfile::tempdir().unwrap();

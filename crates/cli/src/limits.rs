@@ -16,10 +16,10 @@ pub(crate) const KNOWN_CLUSTERS_MAX: usize = 256;
 pub(crate) const OTHER_CLUSTERS_MAX: usize = 8;
 /// Maximum number of lists of servers whose clusters are remembered. All of them fit [`KNOWN_FILE_BYTES_MAX`].
 pub(crate) const KNOWN_RECORDS_MAX: usize = 64;
-/// The longest of these lists, bytes.
-pub(crate) const KNOWN_RECORD_BYTES_MAX: usize = 1024;
+/// The longest of these lists, bytes: 64 servers with names of 60 bytes.
+pub(crate) const KNOWN_RECORD_BYTES_MAX: usize = 4 * 1024;
 /// Maximum size of a file about known identities, bytes.
-pub(crate) const KNOWN_FILE_BYTES_MAX: u64 = 64 * 1024;
+pub(crate) const KNOWN_FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Lines read ahead from stdin.
 pub(crate) const CLI_LINES_AHEAD_MAX: usize = 256;
 /// Messages of `send -` in flight.

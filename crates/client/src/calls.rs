@@ -85,9 +85,6 @@ impl Caller {
                     let failure = from_status(&status);
                     if failure.certainty() == Certainty::Refused {
                         refusals += 1;
-                        if is_auth(&failure.code) {
-                            nodes.forget_reading(&address);
-                        }
                         if !is_auth(&failure.code) || refusals >= AUTH_TRIES {
                             return Err(CallError::last_word(failure));
                         }
@@ -119,22 +116,31 @@ impl Caller {
         }
     }
 
-    /// Calls one node, with what authorizes this client there.
+    /// Calls one node, with what authorizes this client there. A node that has restarted does not know a client that only
+    /// reads any more, and is asked anew.
     async fn call_once<Q, A, F>(
         &self,
         address: &str,
         question: Q,
-        call: impl FnOnce(Chat, Request<Q>) -> F,
+        call: impl Fn(Chat, Request<Q>) -> F,
     ) -> Result<Response<A>, Status>
     where
+        Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let chat = self.shared.nodes.chat(address)?;
-        let mut request = Request::new(question);
-        if let Some(authorization) = self.shared.admit(address).await? {
-            request.metadata_mut().insert("authorization", authorization);
+        let nodes = &self.shared.nodes;
+        let authorized = async |question| {
+            let chat = nodes.chat(address)?;
+            let mut request = Request::new(question);
+            if let Some(authorization) = self.shared.admit(address).await? {
+                request.metadata_mut().insert("authorization", authorization);
+            }
+            call(chat, request).await
+        };
+        match authorized(question.clone()).await {
+            Err(status) if nodes.forget_reading(address, &status) => authorized(question).await,
+            answer => answer,
         }
-        call(chat, request).await
     }
 
     /// Opens a session. If two raced nodes both open one, the second session stays unused. A session of another cluster than
@@ -182,9 +188,10 @@ impl Caller {
         address: &str,
         patience: Duration,
         question: Q,
-        call: impl FnOnce(Chat, Request<Q>) -> F,
+        call: impl Fn(Chat, Request<Q>) -> F,
     ) -> Result<A, CallError>
     where
+        Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let call = self.call_once(address, question, call);

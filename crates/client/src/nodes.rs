@@ -238,10 +238,14 @@ impl Nodes {
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
         let still = node.leaving.filter(|until| *until > Instant::now());
+        let first = !std::mem::replace(&mut node.worked, true);
         if node.failures > 0 || node.not_before != still {
             node.failures = 0;
             node.not_before = still;
             table.version += 1;
+        }
+        if first {
+            self.attention.notify_one();
         }
     }
 
@@ -255,6 +259,7 @@ impl Nodes {
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
         node.admitted = false;
+        node.reading = None;
         // The minimum makes an immediate retry go to another node.
         let wait = retry::delay(node.failures, rand::random()).max(Duration::from_millis(20));
         node.failures = node.failures.saturating_add(1);

@@ -256,11 +256,8 @@ impl Subscription {
         self.handle.shared.nodes.mark_failed(address);
         if failure.certainty() == Certainty::Refused {
             self.refusals += 1;
-            let is_auth = is_auth(&failure.code);
-            if is_auth {
-                self.handle.shared.nodes.forget_reading(address);
-            }
-            let max = if self.was_open && !is_auth { REFUSALS_AFTER_OPEN_MAX } else { REFUSALS_MAX };
+            let max =
+                if self.was_open && !is_auth(&failure.code) { REFUSALS_AFTER_OPEN_MAX } else { REFUSALS_MAX };
             if self.refusals >= max {
                 self.wait(Duration::ZERO);
                 return Err(CallError::last_word(failure));

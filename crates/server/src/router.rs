@@ -239,12 +239,25 @@ impl Router {
     /// The room that a client refers to. A room unknown to this node may be newer than the applied state, so the
     /// answer "unknown" is given only after a linearizable read.
     pub(crate) async fn room(&self, reference: Option<&RoomRef>) -> Result<RoomId, Failure> {
+        self.room_of_several(reference, &mut None).await
+    }
+
+    /// As [`Router::room`], for one of several rooms of a call: all that are unknown share one linearizable read, of which
+    /// `asked` keeps the result.
+    pub(crate) async fn room_of_several(
+        &self,
+        reference: Option<&RoomRef>,
+        asked: &mut Option<Result<(), Failure>>,
+    ) -> Result<RoomId, Failure> {
         let reference =
             reference.ok_or_else(|| Failure::invalid("room_missing", "the call names no room"))?;
         if let Some(room) = self.known_room(reference).await? {
             return Ok(room);
         }
-        self.barrier(ShardId::META).await?;
+        if asked.is_none() {
+            *asked = Some(self.barrier(ShardId::META).await);
+        }
+        asked.clone().unwrap_or(Ok(()))?;
         self.known_room(reference).await?.ok_or(Failure::Refused(Refusal::RoomUnknown))
     }
 
@@ -306,7 +319,11 @@ async fn barrier(shards: &Shards, peers: &Peers, shard: ShardId) -> Result<(), F
         let known = replica.leader();
         let index = match known.leader {
             Some(leader) if leader == shards.me() => replica.read_index_as_leader().await.ok(),
-            Some(leader) => read_index_of(peers, leader, shard, deadline).await,
+            // A leader that hangs must not hold up the calls that wait for this one once there is another leader.
+            Some(leader) => tokio::select! {
+                index = read_index_of(peers, leader, shard, deadline) => index,
+                () = replica.leader_change(known, READ_DEADLINE) => None,
+            },
             None => None,
         };
         if let Some(index) = index {

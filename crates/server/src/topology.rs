@@ -82,11 +82,20 @@ impl Topology {
         addresses
     }
 
-    /// Takes where a node calls from, and the port at which it takes calls. The caller must have proved to be that node, as far
-    /// as the cluster demands it.
+    /// Takes where a node calls from, and the port at which it takes calls. With TLS, the caller's certificate has proved that
+    /// it is this node. A link-local address is of no use without its scope.
     pub(crate) fn heard_from(&self, node: NodeId, host: IpAddr, port: u16) {
-        if port != 0 && self.member(node).is_some() {
+        let is_link_local = matches!(host, IpAddr::V6(host) if host.is_unicast_link_local());
+        if port != 0 && !is_link_local && self.member(node).is_some() {
             self.heard().insert(node, SocketAddr::new(host.to_canonical(), port).to_string());
+        }
+    }
+
+    /// Forgets that a node called from this address: nobody answers there.
+    pub(crate) fn forget_heard(&self, node: NodeId, address: &str) {
+        let mut heard = self.heard();
+        if heard.get(&node).is_some_and(|known| known == address) {
+            heard.remove(&node);
         }
     }
 
@@ -228,6 +237,12 @@ mod tests {
         topology.heard_from(NodeId(2), host, 7401);
         assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1", "10.0.0.2:7401", "b:51"]);
         topology.heard_from(NodeId(9), host, 7401);
+        topology.forget_heard(NodeId(2), "10.0.0.3:7401");
+        assert_eq!(topology.peer_addresses(NodeId(2)).len(), 3);
+        topology.forget_heard(NodeId(2), "10.0.0.2:7401");
+        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1", "b:51"]);
+        topology.heard_from(NodeId(2), "fe80::1".parse().unwrap(), 7401);
+        topology.heard_from(NodeId(2), host, 7401);
         assert_eq!(topology.peer_addresses(NodeId(3)), ["c:61"], "it is not in the configuration");
         sender.send_replace(Arc::new(moved(0)));
         let both = ["b:1", "10.0.0.2:7401"];

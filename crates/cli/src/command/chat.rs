@@ -273,7 +273,7 @@ impl Chat {
     async fn event(&mut self, event: &chat::Event) -> anyhow::Result<()> {
         let room = self.positions.name(event.room_id, || self.subscription.room_name(event.room_id));
         self.positions.next(&room, event.seq)?;
-        if let Some(text) = self.connection.quorum(true) {
+        if let Some(text) = self.connection.event() {
             self.dim(&text).await?;
         }
         let own = event.session_id == self.client.session().id;

@@ -150,6 +150,8 @@ pub(super) struct Connection {
     /// Signs of life in a row that said that no majority of the servers answers.
     without_quorum: u32,
     said_without_quorum: bool,
+    /// Whether the stream has caught up since it was opened: from then on an event is a sign of a quorum.
+    caught_up: bool,
 }
 
 impl Connection {
@@ -169,6 +171,7 @@ impl Connection {
         let lost = self.lost.take();
         let first = !std::mem::replace(&mut self.ever, true);
         self.said = false;
+        self.caught_up = false;
         if let Some(lost) = lost.filter(|_| !first) {
             let gap = took(now.saturating_duration_since(lost));
             self.back = Some(format!("{} lost, on {} after {gap}", self.name(&before), self.name(node)));
@@ -178,6 +181,7 @@ impl Connection {
     /// `node2 lost, on node3 after 0.03 s, nothing missed`. Reported when the stream has caught up: by then every
     /// event's seq was checked, and a gap would have ended the command.
     pub(super) fn caught_up(&mut self) -> Option<String> {
+        self.caught_up = true;
         self.back.take().map(|back| format!("{back}, nothing missed"))
     }
 
@@ -190,8 +194,8 @@ impl Connection {
         })
     }
 
-    /// Handles a sign of life, or an event, which has a quorum. Returns a note when the quorum is gone, and when it is back. A
-    /// single sign without a quorum may be an election.
+    /// Handles a sign of life. Returns a note when the quorum is gone, and when it is back. A single sign without a quorum may
+    /// be an election.
     pub(super) fn quorum(&mut self, is_there: bool) -> Option<String> {
         self.without_quorum = if is_there { 0 } else { self.without_quorum.saturating_add(1) };
         let is_gone = self.without_quorum > 1;
@@ -203,6 +207,11 @@ impl Connection {
             true => "no majority of the servers answers; messages wait until one does".to_owned(),
             false => "a majority of the servers answers again".to_owned(),
         })
+    }
+
+    /// Handles an event: a majority has decided it just now, unless the stream is still catching up.
+    pub(super) fn event(&mut self) -> Option<String> {
+        if self.caught_up { self.quorum(true) } else { None }
     }
 
     fn name<'a>(&'a self, address: &'a str) -> &'a str {

@@ -205,7 +205,7 @@ impl<'a> Tail<'a> {
     fn show(&mut self, event: &chat::Event) -> anyhow::Result<()> {
         let room = self.room(event.room_id);
         self.positions.next(&room, event.seq)?;
-        if let Some(text) = self.connection.quorum(true) {
+        if let Some(text) = self.connection.event() {
             output::note(self.settings.quiet, &text);
         }
         if self.settings.json {

@@ -27,7 +27,9 @@ fn reading_goes_on(up: &Up, scratch: &Path, alive: &[&str]) {
         let listed = targets(up.resolver().dns, "_conclave._tcp");
         alive.iter().all(|name| listed.contains(&((*name).to_owned(), LAST)))
     });
-    let status = until_says(1, &["quorum lost", "shard 1 has no leader"], || up.find(&["status"]));
+    let status = until_says(1, &["quorum lost", "shard 0 has no leader", "shard 1 has no leader"], || {
+        up.find(&["status"])
+    });
     assert!(!status.out.contains("leads"), "a leader without a quorum leads nobody: {status:#?}");
 
     let elsewhere = scratch.join("elsewhere");

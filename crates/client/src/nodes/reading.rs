@@ -4,9 +4,15 @@ use tonic::Status;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use conclave_proto::chat::OpenSessionRequest;
+use conclave_proto::status::from_status;
 
 use super::Nodes;
+use crate::error::is_auth;
 use crate::limits::CLIENT_OPEN_TIMEOUT;
+
+/// How the token of a session for reading begins. An older node gives a session that all nodes accept, and for ever, so it is
+/// asked for one only once.
+const OF_ONE_NODE: &str = "cnr1_";
 
 /// A client that only reads. Each node gives it a session of its own, which needs no majority and is kept nowhere.
 #[derive(Clone, Debug)]
@@ -27,8 +33,13 @@ impl Nodes {
         address: &str,
     ) -> Result<Option<MetadataValue<Ascii>>, Status> {
         let Some(Reader { user, client }) = self.reader.clone() else { return Ok(None) };
-        if let Some(known) = self.table().node(address).and_then(|node| node.reading.clone()) {
-            return Ok(Some(known));
+        {
+            let mut table = self.table();
+            let everywhere = table.reading_everywhere.clone();
+            let known = everywhere.or_else(|| table.node(address).and_then(|node| node.reading.clone()));
+            if known.is_some() {
+                return Ok(known);
+            }
         }
         let question = OpenSessionRequest { user, client, reads_only: true };
         let mut chat = self.chat(address)?;
@@ -42,17 +53,27 @@ impl Nodes {
             self.observe_view(view);
         }
         let authorization = bearer(&opened.token);
-        if let Some(node) = self.table().node(address) {
-            node.reading.clone_from(&authorization);
+        let mut table = self.table();
+        if opened.token.starts_with(OF_ONE_NODE) {
+            if let Some(node) = table.node(address) {
+                node.reading.clone_from(&authorization);
+            }
+        } else {
+            table.reading_everywhere.clone_from(&authorization);
         }
         Ok(authorization)
     }
 
-    /// Forgets what a node gave to a client that only reads: the node does not accept it any more, as after a restart.
-    pub(crate) fn forget_reading(&self, address: &str) {
-        if let Some(node) = self.table().node(address) {
-            node.reading = None;
+    /// Forgets what authorized a client that only reads at this node, if the node does not accept it any more. Returns whether
+    /// something was forgotten.
+    pub(crate) fn forget_reading(&self, address: &str, refused: &Status) -> bool {
+        if !is_auth(&from_status(refused).code) {
+            return false;
         }
+        let mut table = self.table();
+        let everywhere = table.reading_everywhere.take();
+        let here = table.node(address).and_then(|node| node.reading.take());
+        everywhere.or(here).is_some()
     }
 }
 

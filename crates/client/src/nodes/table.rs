@@ -39,6 +39,8 @@ pub(super) struct NodeTable {
     pub(super) version: u64,
     /// Whether a search for nodes is wanted, because a node failed or an address is unknown.
     pub(super) search_wanted: bool,
+    /// What authorizes a client that only reads at all nodes: a session of version 0.1.0.
+    pub(super) reading_everywhere: Option<MetadataValue<Ascii>>,
     /// The number of nodes that were ever added.
     added: u32,
 }
@@ -60,6 +62,8 @@ pub(super) struct Node {
     pub(super) leaving: Option<Instant>,
     /// It accepts no further subscriptions until this time.
     full: Option<Instant>,
+    /// It has answered this client.
+    pub(super) worked: bool,
     /// It has said, over its present connection, that it belongs to the expected cluster.
     pub(super) admitted: bool,
     /// What authorizes a client that only reads at this node, once the node has said it.
@@ -92,6 +96,7 @@ impl NodeTable {
             leaders: HashMap::new(),
             version: 0,
             search_wanted: false,
+            reading_everywhere: None,
             added: 0,
         }
     }
@@ -124,6 +129,7 @@ impl NodeTable {
             not_before: None,
             leaving: None,
             full: None,
+            worked: false,
             admitted: false,
             reading: None,
             found: false,
@@ -323,10 +329,13 @@ impl NodeTable {
         nodes.into_iter().map(|(_, address)| address.to_string()).collect()
     }
 
-    /// The nodes that the cluster has named. A part of them, such as those that answered, would replace all that are
-    /// remembered.
+    /// The nodes that the cluster has named. While a cluster of version 0.1.0 has named none, those that have answered.
     pub(super) fn members(&self) -> Vec<String> {
-        self.nodes.iter().filter(|node| node.member).map(|node| node.address.to_string()).collect()
+        let addresses = |wanted: fn(&&Node) -> bool| {
+            self.nodes.iter().filter(wanted).map(|node| node.address.to_string()).collect::<Vec<_>>()
+        };
+        let members = addresses(|node| node.member);
+        if members.is_empty() { addresses(|node| node.worked) } else { members }
     }
 
     pub(super) fn count(&self) -> usize {

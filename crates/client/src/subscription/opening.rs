@@ -78,17 +78,23 @@ pub(super) fn open(handle: &Handle, address: &Arc<str>, request: JoinChatRequest
     let address = Arc::clone(address);
     let node = Arc::clone(&address);
     let opening = async move {
-        let authorization = shared.admit(&node).await?;
-        let channel = shared.nodes.channel(&node);
-        let mut request = Request::new(request);
-        if let Some(authorization) = authorization {
-            request.metadata_mut().insert("authorization", authorization);
+        let authorized = async |request| {
+            let mut request = Request::new(request);
+            if let Some(authorization) = shared.admit(&node).await? {
+                request.metadata_mut().insert("authorization", authorization);
+            }
+            let channel = shared.nodes.channel(&node)?;
+            let mut grpc = Grpc::new(channel).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+            let codec = ProstCodec::<JoinChatRequest, Frame>::default();
+            grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            let opened = grpc.server_streaming(request, PathAndQuery::from_static(JOIN_CHAT), codec).await;
+            opened.map(tonic::Response::into_inner)
+        };
+        match authorized(request.clone()).await {
+            // It has restarted, and does not know a client that only reads any more.
+            Err(status) if shared.nodes.forget_reading(&node, &status) => authorized(request).await,
+            opened => opened,
         }
-        let mut grpc = Grpc::new(channel?).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
-        let codec = ProstCodec::<JoinChatRequest, Frame>::default();
-        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let opened = grpc.server_streaming(request, PathAndQuery::from_static(JOIN_CHAT), codec).await;
-        opened.map(tonic::Response::into_inner)
     };
     Box::pin(async move {
         let opened = tokio::time::timeout(CLIENT_OPEN_TIMEOUT, opening).await;

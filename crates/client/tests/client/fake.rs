@@ -59,7 +59,7 @@ pub(crate) struct Data {
     pub(crate) rooms: BTreeMap<String, Room>,
     pub(crate) sessions: HashMap<String, (u64, String)>,
     pub(crate) status: GetServerStatusResponse,
-    /// The nodes that are named to who opens a session.
+    /// The nodes that are named to each client that opens a session.
     pub(crate) members: Vec<String>,
 }
 
@@ -231,7 +231,7 @@ pub(crate) fn go_away(to: &str, stay_away: bool) -> Option<GoAway> {
 }
 
 impl Cluster {
-    /// Names all nodes to who opens a session.
+    /// Names all nodes to each client that opens a session.
     pub(crate) fn name_members(&self) {
         let members = self.nodes.iter().map(|node| node.address.clone()).collect();
         self.data.lock().unwrap().members = members;

@@ -121,8 +121,8 @@ pub(super) fn sets(members: &[Member<'_>]) -> Vec<ServerSet> {
     sets
 }
 
-/// The nodes that take clients, then those that live and would rather take none: a node that is not ready, for instance because
-/// it hears no leader, still answers what it knows, and others of the list may be dead. Full nodes are listed only if no other
+/// The nodes that take clients, then the other living ones: a node that is not ready, for instance because it hears no leader,
+/// still answers what it knows, and others of the list may be dead. Full nodes are listed only if no other
 /// node takes clients: a full node knows free ones sooner than a name server does.
 fn client_targets(members: &[Member<'_>], leader: Option<&Member<'_>>) -> Vec<Target> {
     let takes_clients = |member: &Member<'_>| member.live && member.record.ready && !member.record.draining;

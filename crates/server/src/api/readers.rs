@@ -14,7 +14,7 @@ use sha2::Sha256;
 
 /// Ids from here on are of these sessions; those that the meta shard gives begin with 1 and never get there.
 const FIRST_ID: u64 = 1 << 63;
-/// The bytes of a token's MAC, of which the rest is cut off.
+/// The size of a token's MAC: the first bytes of the HMAC.
 pub(crate) const MAC_BYTES: usize = 16;
 
 /// Makes and checks the tokens of a node's readers. Cheap to clone.

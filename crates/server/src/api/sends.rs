@@ -302,10 +302,11 @@ impl SendStream {
         let held = Held { _share: share, bytes, of: Arc::clone(&self.bytes_in_flight) };
         let began = Instant::now();
         let mut shards: BTreeMap<ShardId, Vec<Sent>> = BTreeMap::new();
+        let mut asked = None;
         for request in batch.sends {
             let index = self.next_index;
             self.next_index += 1;
-            match prepare(&self.router, &self.caller, index, request).await {
+            match prepare(&self.router, &self.caller, index, request, &mut asked).await {
                 Ok(sent) => {
                     let shard = self.router.shards.of_room(sent.room).id;
                     shards.entry(shard).or_default().push(sent);
@@ -367,8 +368,9 @@ async fn prepare(
     caller: &Caller,
     index: u64,
     request: SendMessageRequest,
+    asked: &mut Option<Result<(), Failure>>,
 ) -> Result<Sent, Failure> {
-    let room = router.room(request.room.as_ref()).await?;
+    let room = router.room_of_several(request.room.as_ref(), asked).await?;
     let request_no = request.request_no;
     let command = command(router, caller, room, request)?;
     Ok(Sent { index, room, request_no, command })

@@ -97,7 +97,7 @@ fn publish(
 fn hear_of_quorums(shards: &Shards, status: &NodeStatus) {
     for led in status.shards.iter().filter(|shard| shard.role() == Role::Leader) {
         if let Some(replica) = shards.replica(ShardId(led.shard)) {
-            replica.hear_of_quorum(led.term, led.leader_id == status.node_id);
+            replica.quorum_reports.take(led.term, led.leader_id == status.node_id);
         }
     }
 }

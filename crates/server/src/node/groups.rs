@@ -1,7 +1,6 @@
 //! Opens the store and starts the Raft groups on it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use conclave_core::ShardId;
 use conclave_net::CaId;
@@ -22,6 +21,7 @@ use crate::plan::ClusterPlan;
 use crate::shard::confirmations::Confirmations;
 use crate::shard::elections::EarlyElections;
 use crate::shard::proposer::Proposer;
+use crate::shard::replica::QuorumReports;
 use crate::shard::{Replica, Shards};
 use crate::topology::Topology;
 
@@ -121,7 +121,7 @@ impl Groups<'_> {
             early_elections,
             confirmations,
             disk,
-            term_without_quorum: AtomicU64::new(0),
+            quorum_reports: QuorumReports::default(),
         }))
     }
 }

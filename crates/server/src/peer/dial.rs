@@ -95,6 +95,7 @@ impl Dial {
                 Ok(TokioIo::new(Severable { io, cut: Box::pin(cut.cancelled_owned()) }))
             }
             Err(error) => {
+                self.topology.forget_heard(self.id, &address);
                 self.give_up(turn);
                 Err(error)
             }

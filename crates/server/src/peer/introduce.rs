@@ -119,7 +119,8 @@ impl Introductions {
         let metrics = self.shards.replica(ShardId(end.shard))?.raft.metrics();
         let metrics = metrics.borrow_watched();
         let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?.index;
-        if end.term <= metrics.current_term {
+        // A node that has just started may not know its term yet.
+        if end.term != 0 && end.term <= metrics.current_term {
             return Some(matched);
         }
         Some(matched.min(metrics.local_committed.as_ref()?.index))

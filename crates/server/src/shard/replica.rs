@@ -36,8 +36,41 @@ pub(crate) struct Replica {
     pub(crate) early_elections: EarlyElections,
     pub(crate) confirmations: Arc<Confirmations>,
     pub(crate) disk: DiskSpace,
-    /// The last term whose leader said that it has no quorum; 0 if there is none.
-    pub(crate) term_without_quorum: AtomicU64,
+    /// What the leaders said of their quorum.
+    pub(crate) quorum_reports: QuorumReports,
+}
+
+/// What the leaders of a shard said of their quorum. Two reports in a row without one count: a leader that was elected a moment
+/// ago has not heard of its quorum yet.
+#[derive(Debug, Default)]
+pub(crate) struct QuorumReports {
+    /// The last term whose leader said once that it has none; 0 if there is no such term.
+    in_doubt: AtomicU64,
+    /// The last term whose leader said it again; 0 if there is no such term.
+    without: AtomicU64,
+}
+
+impl QuorumReports {
+    /// Takes a report of the leader of this term. For one caller at a time.
+    pub(crate) fn take(&self, term: u64, has_quorum: bool) {
+        let in_doubt = self.in_doubt.load(Ordering::Relaxed);
+        if has_quorum {
+            for known in [&self.in_doubt, &self.without] {
+                if known.load(Ordering::Relaxed) == term {
+                    known.store(0, Ordering::Relaxed);
+                }
+            }
+        } else if in_doubt == term {
+            self.without.fetch_max(term, Ordering::Relaxed);
+        } else if in_doubt < term {
+            self.in_doubt.store(term, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the leader of this term has no quorum, as it said last.
+    fn say_none(&self, term: u64) -> bool {
+        self.without.load(Ordering::Relaxed) == term
+    }
 }
 
 /// This replica's view of the leader.
@@ -116,23 +149,13 @@ impl Replica {
         let leader = NodeId(metrics.current_leader?);
         let has_quorum = match metrics.state {
             ServerState::Leader => has_quorum(metrics),
-            _ => self.term_without_quorum.load(Ordering::Relaxed) != metrics.current_term,
+            _ => !self.quorum_reports.say_none(metrics.current_term),
         };
         has_quorum.then_some(leader)
     }
 
-    /// Takes from the leader of this term whether it has a quorum. For one caller at a time.
-    pub(crate) fn hear_of_quorum(&self, term: u64, has_quorum: bool) {
-        let known = self.term_without_quorum.load(Ordering::Relaxed);
-        if has_quorum && known == term {
-            self.term_without_quorum.store(0, Ordering::Relaxed);
-        } else if !has_quorum && known < term {
-            self.term_without_quorum.store(term, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether this replica leads and has not lost its quorum. A leader that was elected a moment ago has one: it was
-    /// elected by it.
+    /// Whether this replica leads, and has not lost its quorum. A majority has elected a new leader a moment ago, so it counts
+    /// although it has no acks yet.
     pub(crate) fn leads_as_far_as_known(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -211,5 +234,29 @@ fn view(metrics: &RaftServerMetrics<TypeConfig>) -> LeaderView {
         leader: metrics.current_leader.map(NodeId),
         term: vote.term,
         voted_for: NodeId(vote.voted_for),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_says_twice_that_it_has_no_quorum_leads_nobody_until_it_says_otherwise() {
+        let reports = QuorumReports::default();
+        reports.take(4, false);
+        assert!(!reports.say_none(4), "it may have been elected a moment ago");
+        reports.take(4, false);
+        assert!(reports.say_none(4) && !reports.say_none(5));
+        // Another node leads in a higher term, while the old leader goes on to report.
+        reports.take(5, false);
+        reports.take(4, false);
+        reports.take(5, true);
+        assert!(!reports.say_none(5));
+        reports.take(5, false);
+        reports.take(5, false);
+        assert!(reports.say_none(5));
+        reports.take(5, true);
+        assert!(!reports.say_none(5));
     }
 }

@@ -97,6 +97,20 @@ async fn a_subscription_continues_when_its_node_stops_or_dies() {
         cluster.settled().await;
     }
     assert!(nodes.len() >= 3, "it moved: {nodes:?}");
+
+    // None of the nodes knows the client without a session any more.
+    (0..3).for_each(|index| cluster.kill(index));
+    for index in 0..3 {
+        cluster.start_node(index).await;
+    }
+    cluster.settled().await;
+    let last = writer.send("general", "after all restarts").await.unwrap().seq;
+    let query = || HistoryQuery { linearizable: true, ..HistoryQuery::newest("general", 1) };
+    assert_eq!(without_session.history(query()).await.unwrap().last_seq, last);
+    let [_, (events, _)] = &mut subscriptions;
+    while !matches!(within("events come", events.next()).await.unwrap(), Incoming::Event(event) if event.seq == last)
+    {
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +128,7 @@ async fn a_session_for_reading_is_of_one_start_of_one_node_and_writes_nothing() 
         let request = reader.request(api::HistoryRequest { room: room(), ..Default::default() });
         reader.client.history(request).await.map(|page| page.into_inner().last_seq)
     };
-    assert_eq!(history(&mut reader).await.unwrap(), 2);
+    eventually("this node has applied the message", async || history(&mut reader).await.unwrap() == 2).await;
 
     let join = api::RoomSubscription { room: room(), join: true, start: None };
     let join = reader.request(api::JoinChatRequest { rooms: vec![join], ..Default::default() });
