@@ -2,7 +2,8 @@
 //!
 //! Whoever logs puts the line into a queue with a bound in lines and in bytes, and goes on. A line for which the queue has
 //! no room, because nobody takes the log, is dropped, and so is one that cannot be written, because the reader is gone
-//! or the disk is full. `conclave_log_lines_dropped_total` counts both.
+//! or the disk is full. `conclave_log_lines_dropped_total` counts both. Beyond the bound, room is reserved for what people
+//! have to read: the messages of panics, and the notes and the last error of a process.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::VecDeque;
@@ -14,7 +15,10 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-use crate::limits::{LOG_BYTES_MAX, LOG_FINISH_DEADLINE, LOG_LINES_MAX, LOG_WRITE_AGAIN_AFTER};
+use crate::limits::{
+    LOG_BYTES_MAX, LOG_BYTES_RESERVED, LOG_FINISH_DEADLINE, LOG_LINES_MAX, LOG_LINES_RESERVED,
+    LOG_WRITE_AGAIN_AFTER,
+};
 
 /// The writer of this process, once it was started.
 static STDERR: OnceLock<LogWriter> = OnceLock::new();
@@ -50,7 +54,7 @@ pub fn start() -> io::Result<LogWriter> {
         if backtrace.status() == BacktraceStatus::Captured {
             text.push_str(&format!("\nstack backtrace:\n{backtrace}"));
         }
-        panics.put(&line(&text));
+        panics.say(&text);
         panics.finish(LOG_FINISH_DEADLINE);
     }));
     Ok(writer)
@@ -60,8 +64,8 @@ pub fn start() -> io::Result<LogWriter> {
 /// there is nowhere to report it.
 pub fn say(text: &str) {
     match STDERR.get() {
-        Some(writer) => writer.put(&line(text)),
-        None => drop(io::stderr().lock().write_all(&line(text))),
+        Some(writer) => writer.say(text),
+        None => drop(io::stderr().lock().write_all(format!("{text}\n").as_bytes())),
     }
 }
 
@@ -70,10 +74,6 @@ pub fn finish() {
     if let Some(writer) = STDERR.get() {
         writer.finish(LOG_FINISH_DEADLINE);
     }
-}
-
-fn line(text: &str) -> Vec<u8> {
-    format!("{text}\n").into_bytes()
 }
 
 /// Stderr without the lock of the standard library, which would be held while a write waits.
@@ -106,8 +106,8 @@ struct Queue {
     waiting: Mutex<Waiting>,
     /// A line was put into the queue.
     came: Condvar,
-    /// The last line of the queue was written or dropped.
-    emptied: Condvar,
+    /// A line of the queue was written or dropped.
+    gone: Condvar,
     dropped: IntCounter,
 }
 
@@ -116,15 +116,17 @@ struct Waiting {
     lines: VecDeque<Vec<u8>>,
     /// Bytes of `lines`.
     bytes: usize,
-    /// Whether the thread writes a line, which is no longer in `lines`.
-    writing: bool,
+    /// Count of lines that ever came into the queue.
+    came: u64,
+    /// Count of those that were written, or dropped because they could not be. The lines go in the order in which they came.
+    gone: u64,
 }
 
 impl LogWriter {
     /// Starts the thread that writes to `out`, for as long as the process lives.
     fn start(out: impl Write + Send + 'static, dropped: IntCounter) -> io::Result<Self> {
-        let (waiting, came, emptied) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let queue = Arc::new(Queue { waiting, came, emptied, dropped });
+        let (waiting, came, gone) = (Mutex::default(), Condvar::new(), Condvar::new());
+        let queue = Arc::new(Queue { waiting, came, gone, dropped });
         let writes = Arc::clone(&queue);
         thread::Builder::new().name("log".to_owned()).spawn(move || writes.write_to(out))?;
         Ok(Self { queue })
@@ -137,23 +139,44 @@ impl LogWriter {
             self.queue.dropped.inc();
             return;
         }
-        waiting.bytes += line.len();
-        waiting.lines.push_back(line.to_vec());
+        waiting.push(line.to_vec());
         self.queue.came.notify_one();
     }
 
-    /// Waits until the queue is empty and the last line is written, at most this long.
+    /// Puts a text and a line feed into the queue, also into the reserved room. Cuts a text that is too large, and drops
+    /// it only if the reserved room is full too.
+    fn say(&self, text: &str) {
+        let mut waiting = self.queue.lock();
+        let most = waiting.bytes_for_a_text().saturating_sub(1);
+        if waiting.lines.len() >= LOG_LINES_MAX + LOG_LINES_RESERVED || most == 0 {
+            self.queue.dropped.inc();
+            return;
+        }
+        let end = (0..=most.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+        let text = text.get(..end.unwrap_or_default()).unwrap_or_default();
+        waiting.push(format!("{text}\n").into_bytes());
+        self.queue.came.notify_one();
+    }
+
+    /// Waits until the lines that have come so far are gone, at most this long.
     fn finish(&self, at_most: Duration) {
+        let last = self.queue.lock().came;
+        self.wait_for(last, at_most);
+    }
+
+    /// Waits until the line with this number, counted from 1, is gone, at most this long. Returns whether it is.
+    fn wait_for(&self, last: u64, at_most: Duration) -> bool {
         let deadline = Instant::now() + at_most;
         let mut waiting = self.queue.lock();
-        while !waiting.is_empty() {
+        while waiting.gone < last {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                return false;
             }
-            let woken = self.queue.emptied.wait_timeout(waiting, left);
+            let woken = self.queue.gone.wait_timeout(waiting, left);
             waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+        true
     }
 }
 
@@ -169,8 +192,17 @@ impl Write for LogWriter {
 }
 
 impl Waiting {
-    fn is_empty(&self) -> bool {
-        self.lines.is_empty() && !self.writing
+    fn push(&mut self, line: Vec<u8>) {
+        self.bytes += line.len();
+        self.came += 1;
+        self.lines.push_back(line);
+    }
+
+    /// The room for a text that must not get lost. One text takes at most half of the reserved room, so that another one
+    /// can follow.
+    fn bytes_for_a_text(&self) -> usize {
+        let reserved = (LOG_BYTES_MAX + LOG_BYTES_RESERVED).saturating_sub(self.bytes);
+        LOG_BYTES_MAX.saturating_sub(self.bytes).max(reserved.min(LOG_BYTES_RESERVED / 2))
     }
 }
 
@@ -186,14 +218,22 @@ impl Queue {
         let mut told = 0;
         loop {
             let line = self.next();
-            if out.write(&line).is_err() {
+            let written = out.write(&line);
+            if written.is_err() {
                 self.dropped.inc();
+            }
+            self.lock().gone += 1;
+            self.gone.notify_all();
+            if written.is_err() {
                 continue;
             }
             let dropped = self.dropped.get();
             // Only once there is room again, or each line that gets through would bring another one.
             if dropped > told && self.lock().lines.is_empty() {
-                tracing::warn!(lines = dropped - told, "log lines dropped, see whether its reader keeps up");
+                tracing::warn!(
+                    lines = dropped - told,
+                    "log lines dropped, check the reader of stderr, or the disk of the log file"
+                );
                 told = dropped;
             }
         }
@@ -202,14 +242,11 @@ impl Queue {
     /// Waits for a line and takes it.
     fn next(&self) -> Vec<u8> {
         let mut waiting = self.lock();
-        waiting.writing = false;
         loop {
             if let Some(line) = waiting.lines.pop_front() {
                 waiting.bytes -= line.len();
-                waiting.writing = true;
                 return line;
             }
-            self.emptied.notify_all();
             waiting = self.came.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -321,6 +358,45 @@ mod tests {
         large.writer.put(&vec![b'x'; LOG_BYTES_MAX + 1]);
         assert!((4..=5).contains(&large.dropped.get()), "{}", large.dropped.get());
         drop(large.all());
+    }
+
+    #[test]
+    fn a_full_queue_has_room_for_the_last_words_and_cuts_those_that_are_too_large() {
+        let mut full = log();
+        // One line may be in the thread's hands.
+        (0..=LOG_LINES_MAX).for_each(|_| full.writer.write_all(b"x\n").unwrap());
+        full.writer.say("the last error");
+        let written = full.all();
+        assert!(written.ends_with("x\nthe last error\n"));
+
+        let mut full = log();
+        let large = vec![b'x'; LOG_BYTES_MAX / 2];
+        (0..4).for_each(|_| full.writer.write_all(&large).unwrap());
+        full.writer.say(&"é".repeat(LOG_BYTES_MAX));
+        full.writer.say("the last error");
+        let written = full.all();
+        let texts: Vec<&str> = written.trim_start_matches('x').lines().collect();
+        assert_eq!(texts.len(), 2);
+        assert!(texts[0].len() > LOG_BYTES_RESERVED / 2 - 4 && texts[0].chars().all(|it| it == 'é'));
+        assert_eq!(texts[1], "the last error");
+
+        let empty = log();
+        (0..LOG_LINES_MAX + LOG_LINES_RESERVED + 8).for_each(|_| empty.writer.say("x"));
+        assert!((7..=8).contains(&empty.dropped.get()), "{}", empty.dropped.get());
+        drop(empty.all());
+    }
+
+    #[test]
+    fn whoever_ends_does_not_wait_for_lines_that_come_later() {
+        let log = log();
+        log.writer.put(b"mine\n");
+        let mine = log.writer.queue.lock().came;
+        // Nothing takes this one.
+        log.writer.put(b"later\n");
+        log.answers.send(Ok(usize::MAX)).unwrap();
+        assert!(log.writer.wait_for(mine, DEADLINE));
+        assert_eq!(log.written.try_iter().collect::<Vec<_>>(), [b"mine\n"]);
+        assert_eq!(log.all(), "later\n");
     }
 
     #[test]
