@@ -50,6 +50,8 @@ pub(crate) const UP_LOG_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const UP_RESTART_DELAY: Duration = Duration::from_secs(3);
 /// `conclave up` kills a server that has not stopped this long after SIGTERM.
 pub(crate) const UP_STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// `conclave up` gives up on processes of an earlier one that still run this long after SIGKILL: a disk may hold them up for ever.
+pub(crate) const UP_KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// `conclave up` waits this long for the lock of its directory: the system may still be taking down an `up` that was killed.
 pub(crate) const UP_LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// `conclave up` asks servers that an earlier `up` has left behind to stop this often; the second time ends one that waits for its clients.

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::child::{ChildEvent, ProcessEvent, Stop};
+use self::child::{ChildEvent, ProcessEvent, Running, Stop};
 use self::leftovers::Leftovers;
 use self::list::List;
 use self::plan::UpPlan;
@@ -68,7 +68,7 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let leftovers = Leftovers::of(&dir);
     let was_killed = leftovers.was_killed();
     leftovers.note().iter().for_each(|note| output::note(settings.quiet, note));
-    leftovers.stop(UP_STOP_DEADLINE).await;
+    leftovers.stop(UP_STOP_DEADLINE).await?;
     free_ports(&plan, was_killed).await?;
     let is_new = !plan.admin_token.exists();
     let plan = tokio::task::spawn_blocking(move || {
@@ -290,7 +290,7 @@ struct Cluster<'a> {
     processes: Vec<Process>,
     children: JoinSet<()>,
     happened: mpsc::Receiver<ChildEvent>,
-    pids: Vec<Option<u32>>,
+    running: Vec<Option<Running>>,
     list: List,
     stop: Stop,
 }
@@ -314,14 +314,18 @@ impl<'a> Cluster<'a> {
             };
             children.spawn(keeper.run());
         }
-        let pids = vec![None; processes.len()];
+        let running = vec![None; processes.len()];
         let list = List::new(&plan.dir, args.allow_faults, !args.no_restart);
-        Ok(Self { plan, processes, children, happened, pids, list, stop })
+        Ok(Self { plan, processes, children, happened, running, list, stop })
+    }
+
+    fn pids(&self) -> Vec<Option<u32>> {
+        self.running.iter().map(|running| running.as_ref().map(|process| process.pid)).collect()
     }
 
     /// Writes the list of running processes.
     fn write_list(&self) -> anyhow::Result<()> {
-        self.list.write(self.plan, &self.pids).map_err(|error| cannot_use(&self.plan.dir, &error).into())
+        self.list.write(self.plan, &self.running).map_err(|error| cannot_use(&self.plan.dir, &error).into())
     }
 
     async fn serve(
@@ -355,9 +359,9 @@ impl<'a> Cluster<'a> {
             output::note(settings.quiet, &note);
         }
         if settings.json {
-            output::json(&show::json(self.plan, &self.pids, &status))?;
+            output::json(&show::json(self.plan, &self.pids(), &status))?;
         } else {
-            output::block(&show::table(settings.style, self.plan, &self.pids))?;
+            output::block(&show::table(settings.style, self.plan, &self.pids()))?;
         }
         let executable = show::executable(
             &std::env::current_exe().context("find this executable")?,
@@ -391,7 +395,7 @@ impl<'a> Cluster<'a> {
             // All keepers have ended.
             let Some(happened) = happened else { return Ok(Exit::Refused) };
             let name = &self.processes[happened.index].name;
-            self.pids[happened.index] = happened.event.pid();
+            self.running[happened.index] = happened.event.running().cloned();
             // The cluster works without the list.
             if let Err(error) = self.write_list() {
                 output::note(settings.quiet, &format!("{error:#}"));
@@ -445,7 +449,7 @@ impl<'a> Cluster<'a> {
             return Err(Failed::new(Exit::Refused, "no server could be started", "").into());
         };
         let process = &self.processes[index];
-        self.pids[index] = event.pid();
+        self.running[index] = event.running().cloned();
         // Also before the cluster is ready: the next `up` finds there what this one leaves if it is killed. The cluster works
         // without the list.
         let _ = self.write_list();

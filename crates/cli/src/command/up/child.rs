@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::leftovers::start_of;
 use super::log::{older, rotate};
 use crate::limits::{UP_LOG_CHECK_INTERVAL, UP_RESTART_DELAY, UP_STOP_DEADLINE};
 use crate::private;
@@ -35,12 +36,20 @@ pub(super) struct ChildEvent {
     pub(super) event: ProcessEvent,
 }
 
+/// A process that runs, or whose end is not known yet.
+#[derive(Clone, Debug)]
+pub(super) struct Running {
+    pub(super) pid: u32,
+    /// Its start, which tells it from later processes with the same id; `None` if the system does not tell.
+    pub(super) start: Option<String>,
+}
+
 /// An event of a process.
 #[derive(Debug)]
 pub(super) enum ProcessEvent {
     /// The process was started.
     Started {
-        pid: u32,
+        process: Running,
         /// Whether this is a restart.
         again: bool,
     },
@@ -49,10 +58,10 @@ pub(super) enum ProcessEvent {
 }
 
 impl ProcessEvent {
-    /// The id of the running process.
-    pub(super) fn pid(&self) -> Option<u32> {
+    /// The running process.
+    pub(super) fn running(&self) -> Option<&Running> {
         match self {
-            Self::Started { pid, .. } => Some(*pid),
+            Self::Started { process, .. } => Some(process),
             Self::Ended { .. } => None,
         }
     }
@@ -126,8 +135,10 @@ impl Keeper {
         loop {
             let cause = match self.spawn() {
                 Ok((child, pipe)) => {
+                    // Nobody has waited for the process yet, so no other one can have its id.
                     let pid = child.id().unwrap_or_default();
-                    self.report(ProcessEvent::Started { pid, again }).await;
+                    let process = Running { pid, start: start_of(pid) };
+                    self.report(ProcessEvent::Started { process, again }).await;
                     let cause = self.watch(child).await;
                     // Held until here: the process stops when the pipe closes.
                     drop(pipe);
@@ -313,7 +324,8 @@ mod tests {
         let (keeper, mut happened) = keeper("echo no room left >&2; exit 3", dir.path(), false);
         let stop = keeper.stop.clone();
         let task = tokio::spawn(keeper.run());
-        assert!(happened.recv().await.unwrap().event.pid().is_some());
+        let started = happened.recv().await.unwrap().event;
+        assert!(started.running().is_some());
         let ProcessEvent::Ended { cause, last_words } = happened.recv().await.unwrap().event else {
             panic!("it runs")
         };

@@ -4,16 +4,21 @@
 //! The list of processes, which only an `up` that was killed leaves behind, names them. A process is one of the list only
 //! if it has the id and the start of the list: ids are used again.
 
-use std::fs;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Signal, geteuid};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::list;
-use crate::limits::{UP_POLL_INTERVAL, UP_STOP_AGAIN_INTERVAL};
+use crate::exit::{Exit, Failed};
+use crate::limits::{UP_KILL_PATIENCE, UP_POLL_INTERVAL, UP_STOP_AGAIN_INTERVAL};
 
 /// The processes that an earlier `up` has left behind.
 #[derive(Debug, Default)]
@@ -34,13 +39,19 @@ struct Leftover {
     name: String,
     pid: Option<u32>,
     started: Option<String>,
+    /// Why it could not be sent a signal.
+    #[serde(skip)]
+    error: Option<Errno>,
 }
 
 impl Leftovers {
     /// Finds the processes that an earlier `up` has left behind. Nobody else may run an `up` of this directory meanwhile.
     pub(super) fn of(dir: &Path) -> Self {
-        let Ok(text) = fs::read(list::file(dir)) else { return Self::default() };
-        // A damaged list, or one of another version, names nobody.
+        let text = match read(&list::file(dir)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            text => text.unwrap_or_default(),
+        };
+        // A damaged list, or one of another version or of somebody else, names nobody.
         let mut running =
             serde_json::from_slice(&text).map_or_else(|_| Vec::new(), |list: Listed| list.children);
         running.retain(Leftover::runs);
@@ -54,38 +65,87 @@ impl Leftovers {
 
     /// The processes, for people; `None` if none runs.
     pub(super) fn note(&self) -> Option<String> {
-        let name = |left: &Leftover| format!("{} (pid {})", left.name, left.pid.unwrap_or_default());
-        let names: Vec<String> = self.running.iter().map(name).collect();
-        (!names.is_empty()).then(|| {
+        (!self.running.is_empty()).then(|| {
             format!(
                 "an earlier `conclave up` of this directory was killed; stopping what it left: {}",
-                names.join(", ")
+                self.names()
             )
         })
     }
 
+    fn names(&self) -> String {
+        let name = |left: &Leftover| {
+            let error = left.error.map(|error| format!(": {error}")).unwrap_or_default();
+            format!("{} (pid {}{error})", left.name, left.pid.unwrap_or_default())
+        };
+        self.running.iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+
     /// Stops the processes, and kills those that still run after this time. Returns when none runs any more.
-    pub(super) async fn stop(mut self, patience: Duration) {
+    ///
+    /// # Errors
+    /// If one still runs some seconds after it was killed, or may not be sent a signal.
+    pub(super) async fn stop(self, patience: Duration) -> Result<(), Failed> {
+        self.stop_by(patience, UP_KILL_PATIENCE, Leftover::send).await
+    }
+
+    async fn stop_by(
+        mut self,
+        patience: Duration,
+        kill_patience: Duration,
+        send: impl Fn(&Leftover, Signal) -> Result<(), Errno>,
+    ) -> Result<(), Failed> {
         let deadline = Instant::now() + patience;
         let mut next = Instant::now();
         while !self.running.is_empty() {
             let now = Instant::now();
             if now >= next {
                 next = now + UP_STOP_AGAIN_INTERVAL;
-                for left in &self.running {
+                for left in &mut self.running {
                     // A process that stops already is ended at once by another signal: it waits for clients to go elsewhere, and
                     // all of them stop. A frozen one must go on to stop.
-                    left.send(Signal::TERM);
-                    left.send(Signal::CONT);
-                    if now >= deadline {
-                        left.send(Signal::KILL);
-                    }
+                    let kill = (now >= deadline).then_some(Signal::KILL);
+                    left.error = [Signal::TERM, Signal::CONT]
+                        .into_iter()
+                        .chain(kill)
+                        .find_map(|signal| send(left, signal).err().filter(|&error| error != Errno::SRCH));
                 }
             }
             sleep(UP_POLL_INTERVAL).await;
             self.running.retain(Leftover::runs);
+            if Instant::now() >= deadline + kill_patience && !self.running.is_empty() {
+                let what = format!(
+                    "processes of an earlier `conclave up` of this directory do not end: {}",
+                    self.names()
+                );
+                let next = "end them as the user that started them, or wait until the disk that holds them up answers";
+                return Err(Failed::new(Exit::Refused, what, next));
+            }
         }
+        Ok(())
     }
+}
+
+/// Reads the list, if only this user can have written it: whoever has planted another one would have chosen which
+/// processes are killed.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::options().read(true).custom_flags(nofollow()).open(path)?;
+    if !is_own(&file.metadata()?, geteuid().as_raw()) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Another list of this user must not be taken for that of this directory. Nor may a pipe hold this process up.
+fn nofollow() -> i32 {
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
+}
+
+/// Whether this is a file of the user alone, which nobody else can write, and which has no other name.
+fn is_own(list: &Metadata, user: u32) -> bool {
+    list.is_file() && list.uid() == user && list.mode() & 0o022 == 0 && list.nlink() == 1
 }
 
 impl Leftover {
@@ -95,20 +155,19 @@ impl Leftover {
 
     /// Sends a signal to this very process, and never to another one that has got its id.
     #[cfg(target_os = "linux")]
-    fn send(&self, signal: Signal) {
+    fn send(&self, signal: Signal) -> Result<(), Errno> {
         use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
         let pid = self.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
+        let process = pidfd_open(pid.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
         // Checked after the process was opened, so that no other process can take its place.
-        if self.runs() {
-            // The process may have ended.
-            let _ = pidfd_send_signal(process, signal);
-        }
+        if self.runs() { pidfd_send_signal(process, signal) } else { Err(Errno::SRCH) }
     }
 
     /// Elsewhere the start of a process is not known, so nobody is found.
     #[cfg(not(target_os = "linux"))]
-    fn send(&self, _: Signal) {}
+    fn send(&self, _: Signal) -> Result<(), Errno> {
+        Err(Errno::SRCH)
+    }
 }
 
 /// The start of a running process: which start of the machine, and how long after that. Two processes with the same id differ in
@@ -127,10 +186,13 @@ pub(super) fn start_of(pid: u32) -> Option<String> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::io::{BufRead as _, BufReader};
+    use std::fs::Permissions;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::private;
 
     /// A process that ignores SIGTERM.
     fn stubborn() -> Child {
@@ -147,7 +209,8 @@ mod tests {
             {"name": "node1", "pid": pid, "started": started, "kind": "server"},
             {"name": "node2", "pid": null},
         ]});
-        fs::write(list::file(dir), list.to_string()).expect("a file");
+        let mut file = private::create(&list::file(dir)).expect("a file");
+        file.write_all(list.to_string().as_bytes()).expect("it is written");
     }
 
     #[tokio::test]
@@ -160,7 +223,7 @@ mod tests {
         assert!(left.was_killed());
         let note = left.note().unwrap();
         assert!(note.contains(&format!("node1 (pid {})", child.id())) && !note.contains("node2"), "{note}");
-        left.stop(Duration::ZERO).await;
+        left.stop(Duration::ZERO).await.unwrap();
         assert!(!child.wait().unwrap().success());
         assert_eq!(start_of(child.id()), None);
     }
@@ -172,14 +235,49 @@ mod tests {
         write(dir.path(), child.id(), "another boot/1");
         let left = Leftovers::of(dir.path());
         assert_eq!((left.was_killed(), left.note()), (true, None));
-        left.stop(Duration::ZERO).await;
+        left.stop(Duration::ZERO).await.unwrap();
         assert!(child.try_wait().unwrap().is_none());
         // The same after the list was read.
-        let late =
-            Leftover { name: "node1".to_owned(), pid: Some(child.id()), started: Some("1/1".to_owned()) };
-        late.send(Signal::KILL);
+        let (name, pid, started) = ("node1".to_owned(), Some(child.id()), Some("1/1".to_owned()));
+        assert_eq!(Leftover { name, pid, started, error: None }.send(Signal::KILL), Err(Errno::SRCH));
         drop(child.stdin.take());
         assert!(child.wait().unwrap().code().is_some(), "it ended by itself");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_nothing_ends_is_named_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let this = std::process::id();
+        write(dir.path(), this, &start_of(this).unwrap());
+        let left = Leftovers::of(dir.path());
+        let refused = |_: &Leftover, _| Err(Errno::PERM);
+        let failed = left.stop_by(Duration::ZERO, Duration::ZERO, refused).await.unwrap_err();
+        assert!(failed.what.contains(&format!("node1 (pid {this}: ")), "{failed}");
+        assert!(failed.what.contains(&Errno::PERM.to_string()), "{failed}");
+    }
+
+    #[test]
+    fn a_list_that_others_can_have_written_names_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = list::file(dir.path());
+        let this = std::process::id();
+        write(dir.path(), this, &start_of(this).unwrap());
+        assert!(Leftovers::of(dir.path()).note().is_some());
+        let metadata = fs::metadata(&list).unwrap();
+        assert!(is_own(&metadata, metadata.uid()) && !is_own(&metadata, metadata.uid() + 1));
+        for mode in [0o620, 0o602] {
+            fs::set_permissions(&list, Permissions::from_mode(mode)).unwrap();
+            let left = Leftovers::of(dir.path());
+            assert!(left.was_killed() && left.note().is_none(), "{mode:o}");
+        }
+        fs::set_permissions(&list, Permissions::from_mode(0o600)).unwrap();
+        // The list of another directory.
+        let another = tempfile::tempdir().unwrap();
+        symlink(&list, list::file(another.path())).unwrap();
+        assert!(Leftovers::of(another.path()).note().is_none());
+        fs::remove_file(list::file(another.path())).unwrap();
+        fs::hard_link(&list, list::file(another.path())).unwrap();
+        assert!(Leftovers::of(another.path()).note().is_none());
     }
 
     #[test]

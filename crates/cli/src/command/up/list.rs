@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use conclave_client::find::Seed;
 use serde::Serialize;
 
-use super::leftovers::start_of;
+use super::child::Running;
 use super::plan::UpPlan;
 use crate::private;
 
@@ -48,7 +48,7 @@ struct Child<'a> {
     pid: Option<u32>,
     /// The start of the process `pid`, which tells it from later ones with the same id.
     #[serde(skip_serializing_if = "Option::is_none")]
-    started: Option<String>,
+    started: Option<&'a str>,
     /// `host:port` of the server's client API, or of the name server's gRPC API.
     client: String,
     /// Only for the name server: the zone as clients write it for `--server`.
@@ -61,21 +61,22 @@ impl List {
         Self { path: file(dir), allow_faults, restarts }
     }
 
-    /// Writes the list. `pids` are those of the servers, then that of the name server.
-    pub(super) fn write(&self, plan: &UpPlan, pids: &[Option<u32>]) -> io::Result<()> {
+    /// Writes the list. `running` are the servers, then the name server.
+    pub(super) fn write(&self, plan: &UpPlan, running: &[Option<Running>]) -> io::Result<()> {
         let servers = plan.nodes.iter().map(|node| (node.name.as_str(), "server", node.client, None));
         let resolver = plan.resolver.iter().map(|it| {
             let zone = Seed::Zone { zone: it.zone.clone(), name_servers: vec![it.dns] };
             ("resolver", "resolver", it.grpc, Some(zone.to_string()))
         });
-        let children = servers.chain(resolver).zip(pids).map(|((name, kind, client, zone), &pid)| Child {
-            name,
-            kind,
-            pid,
-            started: pid.and_then(start_of),
-            client: client.to_string(),
-            zone,
-        });
+        let children =
+            servers.chain(resolver).zip(running).map(|((name, kind, client, zone), running)| Child {
+                name,
+                kind,
+                pid: running.as_ref().map(|process| process.pid),
+                started: running.as_ref().and_then(|process| process.start.as_deref()),
+                client: client.to_string(),
+                zone,
+            });
         let children = children.collect();
         let authority = plan.authority().map(|authority| authority.to_string());
         let listed = Listed { allow_faults: self.allow_faults, restarts: self.restarts, authority, children };
@@ -103,11 +104,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let plan = UpPlan::make(dir.path(), &args(None, None, None), "z", true).unwrap();
         let list = List::new(dir.path(), true, true);
-        list.write(&plan, &[Some(7), None, Some(9), Some(11)]).unwrap();
+        let running = |pid| Some(Running { pid, start: Some(format!("boot/{pid}")) });
+        list.write(&plan, &[running(7), None, running(9), running(11)]).unwrap();
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["allow_faults"], true);
         assert_eq!(json["children"][0]["pid"], 7);
+        // As it was at the spawn: the process may have ended, and another one have got its id.
+        assert_eq!(json["children"][0]["started"], "boot/7");
         assert_eq!(json["children"][1]["pid"], serde_json::Value::Null);
         assert_eq!(json["children"][2]["client"], "127.0.0.1:7420");
         assert_eq!(json["children"][3]["kind"], "resolver");

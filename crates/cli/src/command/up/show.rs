@@ -121,8 +121,8 @@ pub(super) fn admin_token(token: &str, plan: &UpPlan) -> String {
 /// The note about a process that died or came back.
 pub(super) fn happened(name: &str, event: &ProcessEvent, restart: bool) -> String {
     match event {
-        ProcessEvent::Started { pid, again: true } => format!("{name} is back (pid {pid})"),
-        ProcessEvent::Started { pid, again: false } => format!("{name} runs (pid {pid})"),
+        ProcessEvent::Started { process, again: true } => format!("{name} is back (pid {})", process.pid),
+        ProcessEvent::Started { process, again: false } => format!("{name} runs (pid {})", process.pid),
         ProcessEvent::Ended { cause, last_words } => {
             let then = if restart { "; starting it again in 3 s" } else { "" };
             let why = match cause {
