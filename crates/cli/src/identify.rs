@@ -434,7 +434,7 @@ fn believe(known: &Known, answer: &Answer, settings: &Settings) -> Result<(), Fa
                     settings.state_dir.display()
                 ),
             };
-            let proof = if answer.by_name { ", as a certificate for this name says" } else { "" };
+            let proof = proof(answer, settings);
             let note = format!("first contact with the cluster {id} at {address}{proof}; {from_now_on}");
             output::note(settings.quiet || given, &note);
             Ok(())
@@ -447,6 +447,21 @@ fn believe(known: &Known, answer: &Answer, settings: &Settings) -> Result<(), Fa
                         the way";
             Err(Failed::new(Exit::Refused, what, next))
         }
+    }
+}
+
+/// What a first contact proves about the host name that the user gave. Whoever is on the way can leave a certificate for the
+/// name out, so its absence is said.
+fn proof(answer: &Answer, settings: &Settings) -> String {
+    let host = answer.address.rsplit_once(':').map_or(answer.address.as_str(), |(host, _)| host);
+    // An IPv6 address with a scope is in brackets too.
+    let is_of_dns = host != "localhost" && !host.ends_with(".localhost") && !host.starts_with('[');
+    if answer.by_name {
+        ", as a certificate for this name says".to_owned()
+    } else if is_of_dns && is_given_name(&answer.address, settings) {
+        format!(", and nothing proves that this is the server of {host}")
+    } else {
+        String::new()
     }
 }
 
@@ -528,6 +543,23 @@ mod tests {
         assert!(Expected::default().was_known(&known, &by_name).unwrap());
         let first = answer("chat.example.org:7400", &id, Some(7));
         assert!(!Expected::default().was_known(&known, &first).unwrap());
+    }
+
+    #[test]
+    fn a_first_contact_says_that_nothing_proves_a_host_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let given =
+            settings(dir.path(), &["-s", "chat.example.org,10.0.0.1,[::1]:7410,localhost,n1.localhost"]);
+        let id = "ab".repeat(16);
+        let first = answer("chat.example.org:7400", &id, Some(7));
+        assert_eq!(proof(&first, &given), ", and nothing proves that this is the server of chat.example.org");
+        assert!(!proof(&Answer { by_name: true, ..first }, &given).contains("nothing"));
+        // The last name comes from elsewhere.
+        let others =
+            ["10.0.0.1:7400", "[::1]:7410", "localhost:7400", "n1.localhost:7400", "n1.example.org:7400"];
+        for other in others {
+            assert_eq!(proof(&answer(other, &id, Some(7)), &given), "", "{other}");
+        }
     }
 
     #[test]
