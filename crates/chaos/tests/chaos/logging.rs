@@ -30,6 +30,16 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// An address with a port that nobody uses, and that no connection gets meanwhile: it is below those that the system hands
+/// out, and beside those of the tests of other packages.
+fn free_address() -> SocketAddr {
+    // Other test processes start at other ports.
+    let start = u16::try_from(std::process::id() % 2_000).unwrap_or(0);
+    let port = |offset: u16| 18_000 + (start + offset) % 2_000;
+    let mut addresses = (0..2_000).map(|offset| SocketAddr::from(([127, 0, 0, 1], port(offset))));
+    addresses.find(|&address| TcpListener::bind(address).is_ok()).expect("a free port")
+}
+
 fn metrics(address: SocketAddr) -> String {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
@@ -52,11 +62,14 @@ fn a_controller_whose_output_nobody_reads_serves_and_stops() {
     fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
     while writer.write(b"x").is_ok() {}
     fcntl_setfl(&writer, OFlags::empty()).unwrap();
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free_address();
     let mut serve = Command::new(env!("CARGO_BIN_EXE_conclave-chaos"));
     serve.arg("--dir").arg(dir.path()).args(["serve", "--listen", &address.to_string()]);
     let mut serve = Process(serve.stdin(Stdio::null()).stderr(writer).spawn().unwrap());
-    until("the controller answers", || metrics(address).contains("\nconclave_log_lines_dropped_total 0\n"));
+    until("the controller answers", || {
+        assert_eq!(serve.0.try_wait().unwrap(), None, "the controller ended");
+        metrics(address).contains("\nconclave_log_lines_dropped_total 0\n")
+    });
     let pid = i32::try_from(serve.0.id()).ok().and_then(Pid::from_raw).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     let mut status = None;
