@@ -209,7 +209,7 @@ impl DnsServer {
             faults: faults(),
         });
         if let Some(ports) = &without_tls {
-            tracing::warn!(%ports, "ports beyond this machine have no TLS (--insecure): everybody on the way can read and change it");
+            tracing::warn!(%ports, "listening beyond loopback without TLS (--insecure)");
         }
         if config.faults.is_some() {
             tracing::warn!("fault injection enabled (--allow-faults): every operator may inject faults");
