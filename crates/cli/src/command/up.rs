@@ -5,6 +5,7 @@
 //! that take their time ([`leftovers`]).
 
 mod child;
+mod last_words;
 mod leftovers;
 mod list;
 mod log;

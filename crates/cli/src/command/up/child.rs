@@ -1,24 +1,22 @@
 //! Runs one server process: starts, watches, restarts and stops it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::last_words::Begin;
 use super::leftovers::start_of;
-use super::log::{older, rotate};
+use super::log::rotate;
 use crate::limits::{UP_LOG_CHECK_INTERVAL, UP_RESTART_DELAY, UP_STOP_DEADLINE};
 use crate::private;
-
-/// The part of a log's end that is searched for its last line, bytes.
-const LAST_WORDS_BYTES: u64 = 4 * 1024;
 
 /// The two ways to stop the servers.
 #[derive(Clone, Debug, Default)]
@@ -112,27 +110,34 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Runs until a shutdown is requested or, without restarts, until the process ends.
     pub(super) async fn run(self) {
+        let begin = Mutex::default();
         tokio::select! {
             biased;
-            () = self.keep() => {}
-            () = self.bound_log() => {}
+            () = self.keep(&begin) => {}
+            () = self.bound_log(&begin) => {}
         }
     }
 
     /// Bounds the size of the log. Never ends.
-    async fn bound_log(&self) {
+    async fn bound_log(&self, begin: &Mutex<Begin>) {
         let mut check = tokio::time::interval(UP_LOG_CHECK_INTERVAL);
         loop {
             check.tick().await;
             let (log, bytes_max) = (self.log.clone(), self.log_bytes_max);
             // A log that cannot be moved, because the disk is full or was removed, is tried again.
-            let _ = tokio::task::spawn_blocking(move || rotate(&log, bytes_max)).await;
+            let rotated = tokio::task::spawn_blocking(move || rotate(&log, bytes_max)).await;
+            if let Ok(Ok(Some(cut))) = rotated {
+                begin.lock().unwrap_or_else(PoisonError::into_inner).rotated(cut);
+            }
         }
     }
 
-    async fn keep(&self) {
+    /// Keeps the process running. `begin` is where its part of the log begins.
+    async fn keep(&self, begin: &Mutex<Begin>) {
         let mut again = false;
         loop {
+            let length = std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len());
+            *begin.lock().unwrap_or_else(PoisonError::into_inner) = Begin::at(length);
             let cause = match self.spawn() {
                 Ok((child, pipe)) => {
                     // Nobody has waited for the process yet, so no other one can have its id.
@@ -149,7 +154,8 @@ impl Keeper {
             if self.stop.graceful.is_cancelled() {
                 return;
             }
-            self.report(ProcessEvent::Ended { cause, last_words: last_words(&self.log) }).await;
+            let begin = *begin.lock().unwrap_or_else(PoisonError::into_inner);
+            self.report(ProcessEvent::Ended { cause, last_words: begin.last_words(&self.log) }).await;
             if !self.restart {
                 // Other processes may still run, so the channel stays open until the shutdown.
                 return self.stop.graceful.cancelled().await;
@@ -222,53 +228,11 @@ fn terminate(child: &Child) {
     }
 }
 
-/// The last line of the log: a server that cannot start logs the reason in one sentence.
-fn last_words(log: &Path) -> String {
-    let read = |log: &Path| -> io::Result<String> {
-        let mut file = File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES)))?;
-        let mut end = Vec::new();
-        file.read_to_end(&mut end)?;
-        Ok(String::from_utf8_lossy(&end).into_owned())
-    };
-    let mut text = read(log).unwrap_or_default();
-    if text.is_empty() {
-        // The log may have been moved right after the last line.
-        text = read(&older(log, 1)).unwrap_or_default();
-    }
-    // Advice follows on a separate line, which is skipped. So is the count of lines that could not be written.
-    let mut lines = text
-        .lines()
-        .rev()
-        .filter(|line| !line.trim().is_empty() && !line.starts_with("  next: "))
-        .filter(|line| !line.contains("log lines dropped"));
-    lines.next().map_or_else(
-        || {
-            empty_log(
-                log,
-                log.parent()
-                    .and_then(|dir| rustix::fs::statvfs(dir).ok())
-                    .map(|disk| disk.f_bavail * disk.f_frsize),
-            )
-        },
-        |line| line.trim_start_matches("conclave: ").to_owned(),
-    )
-}
-
-/// Why there is no last line, given the bytes that are left on the disk of the log, if they are known.
-fn empty_log(log: &Path, available: Option<u64>) -> String {
-    match available {
-        Some(bytes) if bytes < LAST_WORDS_BYTES => {
-            let dir = log.parent().unwrap_or(log);
-            format!("the disk of {} is full, so its log could not be written", dir.display())
-        }
-        _ => "its log is empty".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::log::older;
     use super::*;
 
     #[test]
@@ -276,31 +240,6 @@ mod tests {
         assert_eq!(ExitCause::from(ExitStatus::from_raw(9)).to_string(), "was killed (signal 9)");
         assert_eq!(ExitCause::from(ExitStatus::from_raw(1 << 8)).to_string(), "has ended with code 1");
         assert_eq!(ExitCause::from(ExitStatus::from_raw(0)).to_string(), "has stopped");
-    }
-
-    #[test]
-    fn the_last_words_are_the_last_line_without_advice() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("log");
-        assert_eq!(last_words(&log), "its log is empty");
-        std::fs::write(
-            &log,
-            "INFO x\nconclave: the port is in use\n  next: use another\nWARN log lines dropped lines=1\n\n",
-        )
-        .unwrap();
-        assert_eq!(last_words(&log), "the port is in use");
-    }
-
-    #[test]
-    fn a_full_disk_is_named_where_the_log_could_not_be_written() {
-        let log = Path::new("/data/up/node1.log");
-        for (available, says) in [
-            (Some(0), "the disk of /data/up is full, so its log could not be written"),
-            (Some(1 << 20), "its log is empty"),
-            (None, "its log is empty"),
-        ] {
-            assert_eq!(empty_log(log, available), says);
-        }
     }
 
     fn keeper(script: &str, dir: &Path, restart: bool) -> (Keeper, mpsc::Receiver<ChildEvent>) {
@@ -330,6 +269,22 @@ mod tests {
             panic!("it runs")
         };
         assert_eq!((cause, last_words.as_str()), (ExitCause::Code(3), "no room left"));
+        stop.graceful.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_line_of_an_earlier_run_is_no_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("log"), "an old reason\n").unwrap();
+        let (keeper, mut happened) = keeper("exit 3", dir.path(), false);
+        let stop = keeper.stop.clone();
+        let task = tokio::spawn(keeper.run());
+        happened.recv().await.unwrap();
+        let ProcessEvent::Ended { last_words, .. } = happened.recv().await.unwrap().event else {
+            panic!("it runs")
+        };
+        assert!(!last_words.contains("an old reason"), "{last_words}");
         stop.graceful.cancel();
         task.await.unwrap();
     }

@@ -18,14 +18,15 @@ pub(super) fn older(log: &Path, number: u32) -> PathBuf {
 }
 
 /// Moves the content of a log with more than this many bytes to the file [`older`] 1, whose content moves to `older` 2.
-/// Keeps the end of a log that has grown beyond twice the bound. Blocks.
+/// Keeps the end of a log that has grown beyond twice the bound. Returns how many bytes of its beginning are not kept, if it
+/// was moved. Blocks.
 ///
 /// # Errors
 /// If a file cannot be written; a later call begins again.
-pub(super) fn rotate(log: &Path, bytes_max: u64) -> io::Result<()> {
-    let Some(length) = found(fs::metadata(log))?.map(|metadata| metadata.len()) else { return Ok(()) };
+pub(super) fn rotate(log: &Path, bytes_max: u64) -> io::Result<Option<u64>> {
+    let Some(length) = found(fs::metadata(log))?.map(|metadata| metadata.len()) else { return Ok(None) };
     if length <= bytes_max {
-        return Ok(());
+        return Ok(None);
     }
     let copy = older(log, 1);
     // First, because that makes room on the disk for the copy.
@@ -36,7 +37,8 @@ pub(super) fn rotate(log: &Path, bytes_max: u64) -> io::Result<()> {
     let mut out = private::create(&copy)?;
     // The process writes on meanwhile: with a bound, this ends.
     io::copy(&mut (&log).take(2 * bytes_max), &mut out)?;
-    log.set_len(0)
+    log.set_len(0)?;
+    Ok(Some(begin))
 }
 
 /// `None` if the file does not exist.
@@ -78,7 +80,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("node1.log");
         fs::write(&log, format!("{}the end\n", "x".repeat(10_000))).unwrap();
-        rotate(&log, 100).unwrap();
+        assert_eq!(rotate(&log, 100).unwrap(), Some(9_908));
         let kept = fs::read_to_string(older(&log, 1)).unwrap();
         assert!(kept.len() == 100 && kept.ends_with("the end\n"), "{kept}");
         assert_eq!(fs::metadata(&log).unwrap().len(), 0);
