@@ -13,16 +13,16 @@
 //! server without TLS is spoken to only if this user's state says that its cluster has none, if it is on this machine, or
 //! with `--insecure`; and never if its cluster is known to use TLS.
 
-use std::io::ErrorKind;
+mod proof;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use conclave_client::find::{Candidate, PRIORITY_LAST, Seed};
 use conclave_client::{CaId, Client, Net};
-use conclave_net::{Expect, TlsClient, Trust, speaks_no_tls};
+use conclave_net::{Expect, Trust};
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::time::timeout;
 
 use crate::errors::{last_attempt, of_connect};
 use crate::exit::{Exit, Failed};
@@ -30,6 +30,7 @@ use crate::known::{Cluster, Known, is_cluster_id};
 use crate::limits::{CLI_WHICH_CLUSTER, OTHER_CLUSTERS_MAX};
 use crate::output;
 use crate::settings::{NO_STATE_DIR, Settings};
+use proof::{Silence, Unproven, is_plain, named_by_owner, prove, tls_unusable};
 
 /// The cluster that the command uses, as far as it is known.
 #[derive(Clone, Debug)]
@@ -255,10 +256,6 @@ fn net(authority: Option<CaId>) -> Result<Net, Failed> {
     Net::System.to_cluster(ca).map_err(|error| tls_unusable(&error))
 }
 
-fn tls_unusable(error: &conclave_net::TlsError) -> Failed {
-    Failed::new(Exit::Refused, error.to_string(), "")
-}
-
 /// The answer of a server.
 #[derive(Clone, Debug)]
 struct Answer {
@@ -269,19 +266,6 @@ struct Answer {
     authority: Option<CaId>,
     /// Whether the owner of the host name that the user gave says that this is the authority.
     by_name: bool,
-}
-
-/// Why a server gave no answer.
-enum Silence {
-    Unreachable(String),
-    Refused(Failed),
-}
-
-/// Why a server proves nothing.
-enum Unproven {
-    Unreachable(String),
-    /// It answers, but not as TLS, or not as a server of the expected cluster.
-    Otherwise(std::io::Error),
 }
 
 /// Asks a server for its cluster: over TLS, or without if it speaks none and no authority is expected. A server of another
@@ -337,49 +321,6 @@ async fn ask(
 fn is_given_name(address: &str, settings: &Settings) -> bool {
     let is_name = address.parse::<SocketAddr>().is_err();
     is_name && settings.given && settings.find.seeds.contains(&Seed::Node(address.to_owned()))
-}
-
-/// The authority of the cluster that a host name stands for, as the owner of the name says; `None` if the server has no
-/// certificate for the name that this system accepts, or the certificate comes without an authority.
-async fn named_by_owner(address: &str, patience: Duration) -> Result<Option<CaId>, Silence> {
-    // It reads the system's authorities. Without any, names prove nothing.
-    let made = tokio::task::spawn_blocking(|| TlsClient::new(Trust::System, None)).await;
-    let Ok(Ok(tls)) = made else { return Ok(None) };
-    match prove_with(address, tls, patience).await {
-        Ok(authority) => Ok(authority),
-        Err(Unproven::Otherwise(_)) => Ok(None),
-        Err(Unproven::Unreachable(why)) => Err(Silence::Unreachable(why)),
-    }
-}
-
-/// Whether a handshake failed as it does at a server without TLS, which may also just hang up.
-fn is_plain(error: &std::io::Error) -> bool {
-    error.kind() != ErrorKind::InvalidData || speaks_no_tls(error)
-}
-
-/// The authority that a server proves to belong to in a TLS handshake.
-async fn prove(
-    address: &str,
-    trust: Trust,
-    patience: Duration,
-) -> Result<Result<Option<CaId>, Unproven>, Silence> {
-    let tls = TlsClient::new(trust, None).map_err(|error| Silence::Refused(tls_unusable(&error)))?;
-    Ok(prove_with(address, tls, patience).await)
-}
-
-async fn prove_with(address: &str, tls: TlsClient, patience: Duration) -> Result<Option<CaId>, Unproven> {
-    let secured = Net::System.secured(tls.clone());
-    match timeout(patience, secured.connect(address)).await {
-        Ok(Ok(_)) => Ok(tls.ca()),
-        Ok(Err(error)) => Err(match error.kind() {
-            ErrorKind::InvalidData
-            | ErrorKind::UnexpectedEof
-            | ErrorKind::ConnectionReset
-            | ErrorKind::BrokenPipe => Unproven::Otherwise(error),
-            _ => Unproven::Unreachable(format!("{address}: {error}")),
-        }),
-        Err(_) => Err(Unproven::Unreachable(format!("{address} did not answer within {patience:?}"))),
-    }
 }
 
 /// Keeps which cluster it is, how it is found, and, if there is no current one, that it is the current one. Where nothing can be
