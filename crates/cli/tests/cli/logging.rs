@@ -160,7 +160,6 @@ fn a_name_server_serves_on_while_its_log_cannot_be_written() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let dns = Process(name_server(scratch.path(), base).stderr(full).spawn().unwrap());
     until("the name server has dropped lines", || dropped_lines(base) > 0);
-    let before = dropped_lines(base);
     let mut client = TcpStream::connect(("127.0.0.1", base)).unwrap();
     client.set_read_timeout(Some(DEADLINE)).unwrap();
     // id.server CH TXT, over TCP.
@@ -168,6 +167,5 @@ fn a_name_server_serves_on_while_its_log_cannot_be_written() {
         b"\x00\x1b\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02id\x06server\x00\x00\x10\x00\x03";
     client.write_all(question).unwrap();
     client.read_exact(&mut [0; 14]).unwrap();
-    until("the answer was logged", || dropped_lines(base) > before);
     assert_eq!(dns.stop(), Some(0));
 }
