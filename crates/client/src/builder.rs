@@ -134,7 +134,7 @@ impl Builder {
         Ok(self.start(Arc::new(SharedState::new(state, nodes)), None, finder, found.fresh_for))
     }
 
-    /// Builds a client that only reads: [`Client::history`], [`Client::rooms`], [`Client::follow`], [`Client::status`]. It needs no
+    /// Builds a client that only reads: [`Client::history`], [`Client::rooms`], [`Client::subscribe`], [`Client::status`]. It needs no
     /// majority: each node gives it a session of its own, which is kept nowhere, neither there nor here. If no node is found, and
     /// the cluster's id is given, the client starts and goes on to search.
     ///

@@ -163,7 +163,7 @@ fn ports_beyond_loopback_without_tls() {
     let args = ["server", "--insecure", "--listen", &client, "--peer-listen", &peer, "--http-listen", &http];
     let ran = run(command(&args).arg("--dir").arg(&dir), b"").expect(1);
     assert!(sentence(&ran).contains(file.to_str().unwrap()), "{ran:#?}");
-    assert!(ran.err.contains("have no TLS (--insecure)"), "{ran:#?}");
+    assert!(ran.err.contains("without TLS (--insecure)"), "{ran:#?}");
 }
 
 #[test]
