@@ -73,6 +73,14 @@ pub struct Journal {
     whole: u64,
 }
 
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // To close the file is not enough: a process that is being started at this moment may have a copy of it. The file
+        // is closed next, whatever this says.
+        let _ = self.file.unlock();
+    }
+}
+
 impl Journal {
     /// Opens the journal, and creates it if it does not exist. The faults of an earlier controller are in
     /// [`Journal::open_faults`].

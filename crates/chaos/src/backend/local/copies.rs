@@ -130,13 +130,25 @@ fn remove_if_there(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The lock that a server takes on its data dir; `None` if a server has it.
-fn lock(dir: &Path) -> io::Result<Option<File>> {
+/// The lock that a server takes on its data dir.
+#[derive(Debug)]
+struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a process that is being started at this moment may have a copy of it. The file
+        // is closed next, whatever this says.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the lock of a data dir; `None` if a server has it.
+fn lock(dir: &Path) -> io::Result<Option<DirLock>> {
     let mut options = OpenOptions::new();
     let file =
         options.read(true).write(true).create(true).truncate(false).mode(0o600).open(dir.join(LOCK))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => Ok(Some(DirLock(file))),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }

@@ -62,6 +62,13 @@ impl Drop for Started {
     }
 }
 
+/// The process in the list of children.
+fn listed(up: &Path) -> i32 {
+    let list = fs::read_to_string(up.join(PROCESSES)).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    i32::try_from(list["children"][0]["pid"].as_i64().unwrap()).unwrap()
+}
+
 fn sleeping() -> Running {
     Command::new("sleep").arg("600").spawn().unwrap()
 }
@@ -179,6 +186,8 @@ async fn a_server_gets_its_older_copy_and_its_own_data_dir_back() {
         local.heal(&copy).await.unwrap();
         assert_eq!((read(&boots), up.join("node1.copy").exists()), ("one two".to_owned(), false));
         local.heal(&restore).await.unwrap();
+        // A process that was killed a moment ago does not sleep any more.
+        until(|| state(listed(&up)) == Some('S')).await;
     };
     tokio::select! {
         () = healed => {}
