@@ -111,7 +111,9 @@ mod tests {
         assert_eq!(run("echo hi", &"x".repeat(200_000), LIMIT).await.as_deref(), Ok(&b"hi\n"[..]));
         assert!(run("echo hi; exit 3", "x", LIMIT).await.unwrap_err().contains('3'));
         assert!(run("kill -9 $$", "x", LIMIT).await.is_err());
-        assert!(run("sleep 600", "x", Duration::from_millis(50)).await.unwrap_err().contains("did not end"));
+        assert!(
+            run("exec sleep 600", "x", Duration::from_millis(50)).await.unwrap_err().contains("did not end")
+        );
         assert!(run("head -c 2000000 /dev/zero", "x", LIMIT).await.unwrap_err().contains("more than"));
     }
 }
