@@ -13,8 +13,10 @@ use conclave_telemetry::connections::ConnectionMetrics;
 use conclave_telemetry::metrics::{Exposition, Maker};
 use conclave_telemetry::web::{self, Check};
 use conclave_telemetry::{grpc, web::Page};
+use futures::StreamExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
@@ -160,11 +162,13 @@ async fn pages_are_served_and_half_requests_are_closed() {
 async fn an_answer_that_goes_on_keeps_its_connection() {
     let make = Maker::new();
     let (address, entrance) = entrance(&make, GateLimits { idle: SOON, ..LIMITS }).await;
-    // Longer than three idle times.
-    let lines = futures::stream::unfold(0, async |number| {
-        tokio::time::sleep(SOON / 10).await;
-        (number < 40).then(|| (Ok::<_, Infallible>(format!("{number}\n")), number + 1))
-    });
+    let goes_on = Arc::new(Notify::new());
+    let waits = Arc::clone(&goes_on);
+    let last = async move {
+        waits.notified().await;
+        Ok::<_, Infallible>("last\n")
+    };
+    let lines = futures::stream::iter([Ok("first\n")]).chain(futures::stream::once(last));
     let lines = Arc::new(Mutex::new(Some(Box::pin(lines))));
     let routes = axum::Router::new().route(
         "/",
@@ -176,10 +180,18 @@ async fn an_answer_that_goes_on_keeps_its_connection() {
     let exposition = make.finish();
     let mut reader = TcpStream::connect(address).await.unwrap();
     reader.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    within("the answer", reader.read_to_string(&mut answer)).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("\n39\n"), "{answer}");
-    shows(&exposition, "conclave_connections_closed_total{port=\"test\",why=\"idle\"} 0");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"first\n") {
+        answer.push(within("the first line", reader.read_u8()).await.unwrap());
+    }
+    // A connection that began later and has its answer is idle for too long now.
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    idle.write_all(b"GET /nothing HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+    closed(&mut idle).await;
+    goes_on.notify_one();
+    within("the rest", reader.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.0 200") && answer.ends_with(b"first\nlast\n"), "{answer:?}");
+    shows(&exposition, "conclave_connections_closed_total{port=\"test\",why=\"idle\"} 1");
 }
 
 #[tokio::test]
