@@ -130,8 +130,7 @@ impl Builder {
         let nodes = self.nodes(authority)?;
         let found = finder.find().await?;
         nodes.add_found(&found);
-        let state = ClientState::new(self.route, Arc::clone(&nodes), false);
-        Ok(self.start(Arc::new(SharedState::new(state, nodes)), None, finder, found.fresh_for))
+        Ok(self.start_without_session(nodes, finder, found.fresh_for))
     }
 
     /// Builds a client that only reads: [`Client::history`], [`Client::rooms`], [`Client::subscribe`], [`Client::status`]. It needs no
@@ -156,8 +155,17 @@ impl Builder {
             }
             Err(error) => return Err(error.into()),
         };
+        Ok(self.start_without_session(nodes, finder, fresh_for))
+    }
+
+    fn start_without_session(
+        self,
+        nodes: Arc<Nodes>,
+        finder: Arc<dyn Finder>,
+        fresh_for: Option<Duration>,
+    ) -> Client {
         let state = ClientState::new(self.route, Arc::clone(&nodes), false);
-        Ok(self.start(Arc::new(SharedState::new(state, nodes)), None, finder, fresh_for))
+        self.start(Arc::new(SharedState::new(state, nodes)), None, finder, fresh_for)
     }
 
     /// Opens a session, or restores the session of the durable outbox. To restore one, no server needs to be reachable.
