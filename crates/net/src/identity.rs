@@ -24,6 +24,12 @@ impl CaId {
         Self(digest.into_iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(byte)))
     }
 
+    /// The name in the certificate of the authority.
+    #[must_use]
+    pub fn authority_name(self) -> String {
+        format!("conclave authority {self}")
+    }
+
     /// The name that the certificates of all who serve pages in a cluster carry, for those who verify names but do
     /// not know the nodes, such as Prometheus. It stands for nobody.
     #[must_use]

@@ -257,7 +257,7 @@ impl Issued {
 fn params(id: CaId) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("conclave authority {id}"));
+    params.distinguished_name.push(DnType::CommonName, id.authority_name());
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     params

@@ -9,7 +9,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, TlsStream};
 
@@ -104,7 +104,7 @@ impl TlsClient {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let found = match self.trust {
             Trust::System => {
-                if let Some(ca) = vouched_for(chain) {
+                if let Some(ca) = vouched_for(chain, stream.get_ref().1.protocol_version()) {
                     self.pin.get_or_init(|| ca);
                 }
                 None
@@ -133,11 +133,14 @@ impl TlsClient {
     }
 }
 
-/// The authority behind a public certificate: the last one of the chain. The handshake was signed by the owner of the first
-/// one, with all others in it.
-fn vouched_for(chain: &[CertificateDer<'_>]) -> Option<CaId> {
+/// The authority of a cluster behind a public certificate: the last one of the chain, if it is one. The owner of the first
+/// certificate has signed the whole chain in the handshake, which is so from TLS 1.3 on (RFC 8446, section 4.4.3).
+fn vouched_for(chain: &[CertificateDer<'_>], version: Option<ProtocolVersion>) -> Option<CaId> {
     let [_, .., last] = chain else { return None };
-    CaId::of_certificate(last)
+    let ca = CaId::of_certificate(last).filter(|_| version == Some(ProtocolVersion::TLSv1_3))?;
+    // The authorities behind usual certificates have other names.
+    let name = ca.authority_name();
+    last.windows(name.len()).any(|part| part == name.as_bytes()).then_some(ca)
 }
 
 /// The host of `host:port`.
@@ -187,7 +190,29 @@ fn configure(
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
     use super::*;
+
+    #[test]
+    fn only_the_authority_of_a_cluster_is_vouched_for() {
+        let key = KeyPair::generate().unwrap();
+        let named = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.self_signed(&key).unwrap().der().clone()
+        };
+        let usual = named("An Intermediate Authority");
+        let ca = CaId::of_certificate(&usual).unwrap();
+        let chain = [usual.clone(), named(&ca.authority_name())];
+        assert_eq!(vouched_for(&chain, Some(ProtocolVersion::TLSv1_3)), Some(ca));
+        assert_eq!(vouched_for(&chain, Some(ProtocolVersion::TLSv1_2)), None, "the chain is not signed");
+        assert_eq!(vouched_for(&chain[..1], Some(ProtocolVersion::TLSv1_3)), None);
+        let other = CaId(ca.0 ^ 1).authority_name();
+        for last in [usual.clone(), named(&other)] {
+            assert_eq!(vouched_for(&[usual.clone(), last], Some(ProtocolVersion::TLSv1_3)), None);
+        }
+    }
 
     #[test]
     fn the_host_of_an_address_is_what_stands_before_the_port() {
