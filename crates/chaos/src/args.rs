@@ -192,14 +192,14 @@ pub(crate) struct PagesArgs {
     #[arg(long, value_name = "DIR", env = "CONCLAVE_CHAOS_PAGES_TLS_DIR")]
     pages_tls_dir: Option<PathBuf>,
     /// Serve beyond loopback without TLS: anybody on the way can read the token, and change what is said
-    #[arg(long, env = "CONCLAVE_INSECURE")]
-    insecure: bool,
+    #[arg(long, env = "CONCLAVE_LISTEN_INSECURE")]
+    listen_insecure: bool,
 }
 
 impl PagesArgs {
     /// Where to listen, and with what.
     pub(crate) fn listening(&self, address: SocketAddr) -> Listening {
-        Listening { address, tls_dir: self.pages_tls_dir.clone(), insecure: self.insecure }
+        Listening { address, tls_dir: self.pages_tls_dir.clone(), insecure: self.listen_insecure }
     }
 }
 

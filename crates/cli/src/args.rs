@@ -78,7 +78,7 @@ pub(crate) struct Global {
     pub(crate) state_dir: Option<PathBuf>,
     /// Speak to a cluster without TLS although nothing is known about it: anybody on the way can read and
     /// change all messages. A cluster that is known to use TLS is never spoken to without. With `up`: make a new cluster
-    /// without TLS. With `server` and `dns`: listen beyond this machine without TLS
+    /// without TLS
     #[arg(long, env = "CONCLAVE_INSECURE", global = true, hide_env_values = true)]
     pub(crate) insecure: bool,
     /// Print one JSON object a line

@@ -42,8 +42,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let environment = Environment::read();
     // These commands need no user and no state directory.
     let command = match args.command {
-        Command::Server(server) => return server::run(*server, args.global.insecure).await,
-        Command::Dns(dns) => return dns::run(*dns, &args.global.zone, args.global.insecure).await,
+        Command::Server(server) => return server::run(*server).await,
+        Command::Dns(dns) => return dns::run(*dns, &args.global.zone).await,
         Command::Health(args) => return health::run(&args).await,
         Command::Up(up) => return up::run(up, &args.global, &environment).await,
         Command::Version => return version(args.global.json),

@@ -315,7 +315,7 @@ mod tests {
         let wrong = plain.validate().unwrap_err().join("\n");
         let named = "registrations at 10.0.0.53:7454, health and metrics at [::]:7455";
         assert!(
-            wrong.contains(&format!("{named}: give --tls-dir")) && wrong.contains("--insecure"),
+            wrong.contains(&format!("{named}: give --tls-dir")) && wrong.contains("--listen-insecure"),
             "{wrong}"
         );
         let tls = Some(NameServerTls { dir: PathBuf::new(), plain: Plain::Accept });

@@ -209,7 +209,7 @@ impl DnsServer {
             faults: faults(),
         });
         if let Some(ports) = &without_tls {
-            tracing::warn!(%ports, "listening beyond loopback without TLS (--insecure)");
+            tracing::warn!(%ports, "listening beyond loopback without TLS (--listen-insecure)");
         }
         if config.faults.is_some() {
             tracing::warn!("fault injection enabled (--allow-faults): every operator may inject faults");

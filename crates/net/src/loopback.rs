@@ -24,7 +24,7 @@ pub fn refuse_without_tls(ports: &[(&str, SocketAddr)], tls_flag: &str) -> Optio
     let named = beyond_loopback(ports)?;
     Some(format!(
         "without TLS, everybody on the way can read and change what is said to {named}: give {tls_flag}, listen on a loopback \
-         address, or give --insecure if you trust every network on the way"
+         address, or give --listen-insecure if you trust every network on the way"
     ))
 }
 
@@ -44,7 +44,7 @@ mod tests {
         for address in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[::ffff:10.0.0.1]:1", "[fe80::1]:1"] {
             let refused = refuse_without_tls(&ports(&["127.0.0.1:1", address]), "--tls-dir").unwrap();
             assert!(refused.contains(&format!("pages at {address}: give --tls-dir")), "{refused}");
-            assert!(!refused.contains("127.0.0.1:1") && refused.contains("--insecure"), "{refused}");
+            assert!(!refused.contains("127.0.0.1:1") && refused.contains("--listen-insecure"), "{refused}");
         }
     }
 }

@@ -301,7 +301,7 @@ mod tests {
         assert_eq!((plain.validate(), plain.without_tls()), (Ok(()), None));
         plain.peer_listen = "[::]:7401".parse().unwrap();
         let wrong = plain.validate().unwrap_err().join("\n");
-        assert!(wrong.contains("other nodes at [::]:7401") && wrong.contains("--insecure"), "{wrong}");
+        assert!(wrong.contains("other nodes at [::]:7401") && wrong.contains("--listen-insecure"), "{wrong}");
         let tls = Some(NodeTls { dir: PathBuf::new(), plain: Plain::Accept, public: None });
         let secured = Config { tls, ..plain.clone() };
         assert_eq!((secured.validate(), secured.without_tls()), (Ok(()), None));

@@ -109,7 +109,7 @@ fn advice(error: &std::io::Error) -> &'static str {
 /// The store's options as the configuration wants them.
 fn adapted(config: &Config, options: Options) -> Options {
     if let Some(ports) = config.without_tls() {
-        tracing::warn!(%ports, "listening beyond loopback without TLS (--insecure)");
+        tracing::warn!(%ports, "listening beyond loopback without TLS (--listen-insecure)");
     }
     let options = match &config.faults {
         Some(faults) => {

@@ -82,6 +82,9 @@ pub(crate) struct DnsArgs {
     /// What to do with servers and others that do not use TLS
     #[arg(long, env = "CONCLAVE_TLS", value_enum, default_value_t = TlsMode::Require, requires = "tls_dir")]
     pub(crate) tls: TlsMode,
+    /// Listen beyond this machine although there is no --tls-dir: anybody on the way can read and change what is said
+    #[arg(long, env = "CONCLAVE_LISTEN_INSECURE")]
+    pub(crate) listen_insecure: bool,
     /// Networks that may transfer the zone (AXFR over TCP) [default: none]
     #[arg(long, env = "CONCLAVE_TRANSFER_TO", value_name = "NET", value_delimiter = ',')]
     #[arg(value_parser = parse::network)]
@@ -124,7 +127,7 @@ impl DnsArgs {
     ///
     /// # Errors
     /// If a file is missing or cannot be read.
-    pub(crate) fn config(&self, zone: &str, secret: Secret, insecure: bool) -> Result<Config, Failed> {
+    pub(crate) fn config(&self, zone: &str, secret: Secret) -> Result<Config, Failed> {
         let export = match (&self.export_to, &self.export_zone, &self.export_key) {
             (Some(server), Some(zone), Some(key)) => Some(Export {
                 server: *server,
@@ -143,7 +146,7 @@ impl DnsArgs {
             secret,
             nodes: self.nodes.clone(),
             tls: self.tls_dir.clone().map(|dir| NameServerTls { dir, plain: self.tls.plain() }),
-            insecure,
+            insecure: self.listen_insecure,
             transfer_to: self.transfer_to.clone(),
             forward_for: self.forward_for.clone(),
             forward_to: self.forward_to.clone(),
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_for_this_machine() {
-        let config = parsed(&[]).unwrap().config(find::ZONE, secret(), false).unwrap();
+        let config = parsed(&[]).unwrap().config(find::ZONE, secret()).unwrap();
         assert_eq!(config.zone, "conclave.internal");
         assert_eq!(config.listen, ["127.0.0.1:7453".parse().unwrap()]);
         assert_eq!((config.grpc_listen.port(), config.http_listen.port()), (7454, 7455));
@@ -226,7 +229,7 @@ mod tests {
             "--forward-to=127.0.0.11:53",
             "--forward-for=172.16.0.0/12",
         ];
-        let config = parsed(&words).unwrap().config(find::ZONE, secret(), false).unwrap();
+        let config = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap();
         assert_eq!(config.listen.len(), 2);
         assert_eq!(config.name_servers[0].ips.len(), 2);
         assert_eq!(config.name_servers[1].name, "ns2");
@@ -244,10 +247,10 @@ mod tests {
         crate::secret::write(&file, "0123456789abcdef0123").unwrap();
         let key = format!("--export-key=chat:{}", file.display());
         let words = ["--export-to=10.0.0.2:53", "--export-zone=Example.org.", key.as_str()];
-        let export = parsed(&words).unwrap().config(find::ZONE, secret(), false).unwrap().export.unwrap();
+        let export = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap().export.unwrap();
         assert_eq!((export.zone.as_str(), export.key_name.as_str()), ("example.org", "chat"));
         std::fs::remove_file(&file).unwrap();
-        let failed = parsed(&words).unwrap().config(find::ZONE, secret(), false).unwrap_err();
+        let failed = parsed(&words).unwrap().config(find::ZONE, secret()).unwrap_err();
         assert!(failed.what.contains("TSIG key") && failed.what.contains("cannot be read"), "{failed}");
     }
 

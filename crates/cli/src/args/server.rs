@@ -91,6 +91,9 @@ pub(crate) struct ServerArgs {
     /// What to do with other nodes, name servers and clients that do not use TLS
     #[arg(long, env = "CONCLAVE_TLS", value_enum, default_value_t = TlsMode::Require, requires = "tls_dir")]
     pub(crate) tls: TlsMode,
+    /// Listen beyond this machine although there is no --tls-dir: anybody on the way can read and change what is said
+    #[arg(long, env = "CONCLAVE_LISTEN_INSECURE")]
+    pub(crate) listen_insecure: bool,
     /// A certificate for a public name, in PEM, with those of the authorities behind it: clients that connect by this name and do
     /// not know the cluster yet are shown it, and believe it if their system knows the authority. A new file is used within 30 s
     #[arg(long, env = "CONCLAVE_TLS_CERT", value_name = "FILE", requires_all = ["tls_dir", "tls_key"])]
@@ -180,6 +183,7 @@ impl ServerArgs {
         let public = self.tls_cert.clone().zip(self.tls_key.clone());
         let public = public.map(|(certificate, key)| PublicFiles { certificate, key });
         config.tls = self.tls_dir.clone().map(|dir| NodeTls { dir, plain: self.tls.plain(), public });
+        config.insecure = self.listen_insecure;
         config.faults = self.allow_faults.then(Faults::default);
         config
     }

@@ -12,9 +12,8 @@ use crate::{admin_token, secret};
 ///
 /// # Errors
 /// With one sentence that says what to do.
-pub(super) async fn run(args: ServerArgs, insecure: bool) -> anyhow::Result<Exit> {
+pub(super) async fn run(args: ServerArgs) -> anyhow::Result<Exit> {
     let mut config = args.config();
-    config.insecure = insecure;
     if let Some(file) = &args.secret.secret_file {
         config.secret = Some(secret::read(file, "cluster's secret")?);
     }

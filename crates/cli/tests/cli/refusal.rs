@@ -152,18 +152,19 @@ fn ports_beyond_loopback_without_tls() {
     ] {
         let ran = run(command(&args).arg("--secret-file").arg(&secret), b"").expect(2);
         assert!(sentence(&ran).contains(&format!("{}: give --tls-dir", args[2])), "{ran:#?}");
-        assert!(sentence(&ran).contains("--insecure"), "{ran:#?}");
+        assert!(sentence(&ran).contains("--listen-insecure"), "{ran:#?}");
     }
-    // With --insecure they listen: the next thing that is wrong is the directory.
+    // With --listen-insecure they listen: the next thing that is wrong is the directory.
     let file = scratch.path().join("file");
     fs::write(&file, "not a directory").unwrap();
     let (dir, base) = (file.join("data"), free_base_port());
     let at = |host: &str, offset: u16| format!("{host}:{}", base + offset);
     let (client, peer, http) = (at("127.0.0.1", 0), at("127.0.0.1", 1), at("0.0.0.0", 2));
-    let args = ["server", "--insecure", "--listen", &client, "--peer-listen", &peer, "--http-listen", &http];
+    let args =
+        ["server", "--listen-insecure", "--listen", &client, "--peer-listen", &peer, "--http-listen", &http];
     let ran = run(command(&args).arg("--dir").arg(&dir), b"").expect(1);
     assert!(sentence(&ran).contains(file.to_str().unwrap()), "{ran:#?}");
-    assert!(ran.err.contains("without TLS (--insecure)"), "{ran:#?}");
+    assert!(ran.err.contains("without TLS (--listen-insecure)"), "{ran:#?}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ mod tests {
         let resolver = parsed(&processes[3]);
         let Command::Dns(dns) = resolver.command else { panic!("not a resolver") };
         let file = dns.secret.secret_file.as_deref().unwrap();
-        let config = dns.config(&resolver.global.zone, secret::read(file, "secret").unwrap(), false).unwrap();
+        let config = dns.config(&resolver.global.zone, secret::read(file, "secret").unwrap()).unwrap();
         assert_eq!(config.validate(), Ok(()));
         assert_eq!((config.zone.as_str(), config.nodes.len()), ("chat.example", 3));
         assert!(dns.run.exit_with_stdin);
