@@ -8,7 +8,6 @@ use conclave_telemetry::web::Check;
 use tokio::time::Instant;
 
 use crate::local::NodeInfo;
-use crate::peer::Peers;
 use crate::shard::Shards;
 
 /// A node without contact to a leader of the meta shard for this long is not ready. Far longer than an election, so
@@ -20,15 +19,14 @@ const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Health {
     node: Arc<NodeInfo>,
     shards: Arc<Shards>,
-    peers: Arc<Peers>,
     store: Store,
     /// When this node last had contact to the meta shard's leader.
     leader_seen: Mutex<Option<Instant>>,
 }
 
 impl Health {
-    pub(crate) fn new(node: Arc<NodeInfo>, shards: Arc<Shards>, peers: Arc<Peers>, store: Store) -> Self {
-        Self { node, shards, peers, store, leader_seen: Mutex::default() }
+    pub(crate) fn new(node: Arc<NodeInfo>, shards: Arc<Shards>, store: Store) -> Self {
+        Self { node, shards, store, leader_seen: Mutex::default() }
     }
 
     pub(crate) fn storage(&self) -> Check {
@@ -57,16 +55,9 @@ impl Health {
     fn had_leader_recently(&self) -> bool {
         let now = Instant::now();
         let mut leader_seen = self.leader_seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.has_leader() {
+        if self.shards.meta().leader_with_quorum().is_some() {
             *leader_seen = Some(now);
         }
         leader_seen.is_some_and(|leader_seen| now.saturating_duration_since(leader_seen) < LEADERLESS_MAX)
-    }
-
-    /// Whether the meta shard has a leader: this node with quorum acks, or another node to which the link is up.
-    fn has_leader(&self) -> bool {
-        self.shards.meta().leader_with_quorum().is_some_and(|leader| {
-            leader == self.node.id || self.peers.get(leader).is_some_and(|peer| peer.is_alive())
-        })
     }
 }

@@ -122,6 +122,7 @@ impl Groups<'_> {
             confirmations,
             disk,
             quorum_reports: QuorumReports::default(),
+            peers: Arc::clone(self.peers),
         }))
     }
 }

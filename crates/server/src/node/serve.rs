@@ -113,7 +113,7 @@ impl Node {
         tasks.spawn(serve_peers(entrances.peer, peer_service, stop.clone()));
         let name = info.member.name.clone();
         let faults = config.faults.clone().map(|faults| FaultApi { faults, clock: clock.clone(), name });
-        let health = Health::new(Arc::clone(info), Arc::clone(shards), Arc::clone(peers), store.clone());
+        let health = Health::new(Arc::clone(info), Arc::clone(shards), store.clone());
         let health = Arc::new(health);
         let page = web::NodePages { health: Arc::clone(&health), gateway: gateway.clone(), tls };
         if let Some(http) = entrances.http {

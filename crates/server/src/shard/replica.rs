@@ -16,6 +16,7 @@ use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::disk_space::DiskSpace;
+use crate::peer::Peers;
 use crate::shard::confirmations::Confirmations;
 use crate::shard::elections::EarlyElections;
 use crate::shard::proposer::{Proposal, ProposeError, ProposeResult};
@@ -38,6 +39,7 @@ pub(crate) struct Replica {
     pub(crate) disk: DiskSpace,
     /// What the leaders said of their quorum.
     pub(crate) quorum_reports: QuorumReports,
+    pub(crate) peers: Arc<Peers>,
 }
 
 /// What the leaders of a shard said of their quorum. Two reports in a row without one count: a leader that was elected a moment
@@ -136,8 +138,9 @@ impl Replica {
         self.raft.is_leader()
     }
 
-    /// The leader with a quorum: this node if it leads and has quorum acks, or the node that this one follows, unless that
-    /// node said that it has no quorum. A leader without a quorum leads nobody.
+    /// The leader with a quorum: this node if it leads and has quorum acks, or the node that this one follows, if the link to
+    /// it is up and it did not say that it has no quorum. A leader without a quorum leads nobody. The link matters because a
+    /// follower that is alone stays in the term of the leader that it lost: nobody answers its pre-votes.
     pub(crate) fn leader_with_quorum(&self) -> Option<NodeId> {
         let metrics = self.raft.metrics();
         self.leader_with_quorum_in(&metrics.borrow_watched())
@@ -149,7 +152,10 @@ impl Replica {
         let leader = NodeId(metrics.current_leader?);
         let has_quorum = match metrics.state {
             ServerState::Leader => has_quorum(metrics),
-            _ => !self.quorum_reports.say_none(metrics.current_term),
+            _ => {
+                let is_up = self.peers.get(leader).is_some_and(|peer| peer.is_alive());
+                is_up && !self.quorum_reports.say_none(metrics.current_term)
+            }
         };
         has_quorum.then_some(leader)
     }

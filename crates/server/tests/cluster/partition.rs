@@ -89,6 +89,27 @@ async fn a_partitioned_leader_is_replaced_and_acks_nothing() {
     load.judge(&cluster).await;
 }
 
+/// Nobody answers the pre-votes of a follower that is alone, so it stays in the term of the leader that it lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_is_cut_off_names_no_leader() {
+    let cluster = breakable().await;
+    let (load, shard, leader) = loaded(&cluster).await;
+    let (alone, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    cut(&cluster, &[(alone, leader), (alone, other), (leader, alone), (other, alone)]).await;
+    eventually("the follower names no leader", async || {
+        let status = cluster.status(alone).await.expect("a status");
+        let problem = format!("shard {shard} has no leader: messages to its rooms wait");
+        leader_by(&cluster, alone, shard).await == 0 && status.problems.contains(&problem)
+    })
+    .await;
+    let has_leader = format!("conclave_raft_has_leader{{shard=\"{shard}\"}}");
+    eventually("its metrics say so", async || cluster.metric(alone, &has_leader).await == 0.0).await;
+    load.progress(100).await;
+    cut(&cluster, &[]).await;
+    eventually("the follower names the leader", async || leader_by(&cluster, alone, shard).await != 0).await;
+    load.judge(&cluster).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_can_receive_but_not_send_is_replaced() {
     let cluster = breakable().await;
