@@ -118,6 +118,28 @@ impl PeerService {
             Status::invalid_argument(error.to_string())
         })
     }
+
+    /// Refuses a snapshot of a cluster that uses what this node does not know: its rows would be read without it.
+    fn understands(&self, from: NodeId, replica: &Replica, level: u32) -> Result<(), Status> {
+        let known = replica.state.feature_level();
+        if level <= known {
+            return Ok(());
+        }
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        if refused.is_power_of_two() {
+            tracing::error!(
+                peer = from.0,
+                shard = replica.shard.0,
+                level,
+                known,
+                refused,
+                "snapshot of a newer version refused; upgrade this node, its data is intact"
+            );
+        }
+        Err(Status::failed_precondition(format!(
+            "the snapshot needs feature level {level} and this node knows {known}: upgrade the node"
+        )))
+    }
 }
 
 #[tonic::async_trait]
@@ -207,6 +229,7 @@ impl RaftService for PeerService {
         let shard = ShardId(header.shard);
         let replica = self.replica(shard.0)?;
         self.check(from, replica, |known| known.snapshot(&header))?;
+        self.understands(from, replica, header.feature_level)?;
         let raft = &replica.raft;
         let vote = read_vote(header.vote)?;
         let meta = SnapshotMeta {

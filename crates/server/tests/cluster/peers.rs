@@ -166,7 +166,7 @@ async fn the_counter_of_terms_cannot_be_used_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_takes_no_room_and_no_event_away() {
+async fn a_snapshot_takes_nothing_away_and_is_of_no_newer_version() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client("ana").await;
     let sent = client.send("general", "kept").await.unwrap();
@@ -194,7 +194,12 @@ async fn a_snapshot_takes_no_room_and_no_event_away() {
                 }),
                 left_out: Vec::new(),
                 digest: None,
+                feature_level: 0,
             };
+            let newer = SnapshotHeader { feature_level: 1_000, ..header.clone() };
+            let status = caller.install(newer).await.unwrap_err();
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+            assert!(status.message().contains("upgrade the node"), "{status}");
             let status = caller.install(header).await.unwrap_err();
             assert_eq!(status.code(), Code::DataLoss, "{status}");
         }

@@ -63,6 +63,7 @@ fn encode_marker(shard: ShardId, meta: &SnapshotMeta, received: &ReceivedSnapsho
     let header = SnapshotHeader {
         shard: shard.0,
         vote: None,
+        feature_level: 0,
         last_log_id: meta.last_log_id.as_ref().map(log_id_to_proto),
         membership: Some(stored_membership_to_proto(&meta.last_membership)),
         left_out: received.left_out.iter().map(prefix).collect(),

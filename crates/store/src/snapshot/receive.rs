@@ -176,7 +176,7 @@ impl SnapshotReceiver {
         }
         let mut rows = chunk.rows.clone();
         while let Some((key, value)) = next_row(&mut rows)? {
-            self.check.row(&key, &value)?;
+            self.check.row(&key, &value, self.state.feature_level())?;
             self.rows += 1;
         }
         self.stage(&chunk.rows).map_err(|error| failed(&error))?;
@@ -292,7 +292,8 @@ struct Check {
 }
 
 impl Check {
-    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    /// Takes the next row, at a node that knows feature levels up to `understands`.
+    fn row(&mut self, key: &[u8], value: &[u8], understands: u32) -> Result<(), StoreError> {
         if key <= self.last_key.as_slice() || key.first().is_none_or(|kind| *kind == kind::APPLIED) {
             return Err(bad("its rows are out of order"));
         }
@@ -304,6 +305,12 @@ impl Check {
         if key.first() == Some(&kind::META)
             && let Some(Small::Meta(meta)) = row::decode_small(key, value)?
         {
+            if meta.feature_level > understands {
+                let needs = meta.feature_level;
+                return Err(bad(format!(
+                    "it needs feature level {needs} and this node knows {understands}: upgrade the node"
+                )));
+            }
             self.meta = meta;
         }
         if key.first() == Some(&kind::HISTORY) {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::record::NodeRecord;
-use conclave_core::{Command, NodeId, ShardId, UserId};
+use conclave_core::{Command, DataDirId, NodeId, ShardId, UserId};
 use conclave_proto::command::{encode, encode_batch};
 use conclave_store::convert::log_id_of;
-use conclave_store::{Entry, OpenError, Options, Payload, Store, Vote};
+use conclave_store::{Entry, OpenError, Options, Payload, SnapshotData, Store, Vote};
 use openraft::EntryPayload;
 use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _};
 
-use crate::support::{SHARDS, identity, open};
+use crate::support::{SHARDS, identity, open, open_with};
 
 /// A batch with one command of a kind that no version has yet.
 const UNKNOWN_COMMAND: &[u8] = &[0x12, 0x03, 0xfa, 0x06, 0x00];
@@ -63,6 +63,41 @@ async fn garbage_is_damage_and_not_a_newer_version() {
     );
 }
 
+/// The entries by which a cluster of one node gets this program's feature level.
+fn raise_level(directory: DataDirId) -> [Entry; 2] {
+    let node = NodeRecord {
+        node: NodeId(1),
+        name: "node1".into(),
+        client_address: "a:1".into(),
+        peer_address: "b:2".into(),
+        http_address: "c:3".into(),
+        directory,
+        version: "0".into(),
+        feature_level: FEATURE_LEVEL,
+    };
+    let commands = [Command::RegisterNode(node), Command::SetFeatureLevel(FEATURE_LEVEL)];
+    let [register, raise] = commands.map(|command| encode_batch(1, &[encode(&command)]));
+    [entry(1, register), entry(2, raise)]
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_newer_version_is_refused_and_changes_nothing() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let newer = open(dirs[0].path());
+    for entry in raise_level(identity(dirs[0].path()).directory) {
+        apply(&newer, entry).await.unwrap();
+    }
+    let taken = newer.shard(ShardId::META).1.get_current_snapshot().await.unwrap().unwrap();
+    let SnapshotData::Local(local) = taken.snapshot else { panic!("a snapshot of this node") };
+
+    let older = open_with(dirs[1].path(), Options { feature_level: FEATURE_LEVEL - 1, ..Options::default() });
+    let mut receiver = older.receive_snapshot(ShardId::META, taken.meta, Vec::new(), None).unwrap();
+    let refused = local.chunks(Vec::new()).try_for_each(|chunk| receiver.chunk(&chunk?)).unwrap_err();
+    assert!(refused.to_string().contains("upgrade the node"), "{refused}");
+    assert_eq!(older.shard(ShardId::META).1.applied_state().await.unwrap().0, None);
+    assert_eq!(older.failed().borrow().clone(), None);
+}
+
 #[tokio::test]
 async fn a_data_dir_beyond_the_programs_level_is_not_opened_and_not_changed() {
     let dir = tempfile::tempdir().unwrap();
@@ -70,18 +105,7 @@ async fn a_data_dir_beyond_the_programs_level_is_not_opened_and_not_changed() {
     let store = open(dir.path());
     {
         let (mut log, _) = store.shard(ShardId::META);
-        let raise = encode_batch(1, &[encode(&Command::SetFeatureLevel(FEATURE_LEVEL))]);
-        let node = NodeRecord {
-            node: NodeId(1),
-            name: "node1".into(),
-            client_address: "a:1".into(),
-            peer_address: "b:2".into(),
-            http_address: "c:3".into(),
-            directory: expect.directory,
-            version: "0".into(),
-            feature_level: FEATURE_LEVEL,
-        };
-        let entries = [entry(1, encode_batch(1, &[encode(&Command::RegisterNode(node))])), entry(2, raise)];
+        let entries = raise_level(expect.directory);
         log.save_vote(&Vote::new(1, 1)).await.unwrap();
         log.blocking_append(entries.clone()).await.unwrap();
         for entry in entries {

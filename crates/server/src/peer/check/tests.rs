@@ -66,6 +66,7 @@ fn header() -> SnapshotHeader {
         membership: Some(membership),
         left_out: Vec::new(),
         digest: None,
+        feature_level: FEATURE_LEVEL,
     }
 }
 

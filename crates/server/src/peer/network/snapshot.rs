@@ -65,6 +65,7 @@ impl PeerNetwork {
             membership: Some(convert::stored_membership_to_proto(&snapshot.meta.last_membership)),
             left_out: offer.rooms,
             digest: local.digest(),
+            feature_level: self.admission.topology.feature_level(),
         };
         let (chunks, queue) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
         let (progress, taken) = watch::channel(());
