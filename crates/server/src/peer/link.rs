@@ -226,9 +226,13 @@ struct Serving {
 /// Why a proposal of a peer is refused. Nothing of it was appended.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    /// A newer version's command, or one above the cluster's feature level.
+    /// A newer version's command.
     #[error("{0}")]
     NotYet(String),
+    /// A command above the feature level that this node has applied. The peer that passed it on knows the higher level, so
+    /// this node is about to apply it; the other commands of the proposal must not be refused for that.
+    #[error("feature level {needs} is not applied here, only {applied}")]
+    LevelUnknown { needs: u32, applied: u32 },
     /// This node has not applied the session's opening yet, or there is no such session.
     #[error("session {0} is not known here")]
     SessionUnknown(SessionId),
@@ -242,6 +246,7 @@ impl From<Refused> for chat::Failure {
         let why = refused.to_string();
         let failure = match refused {
             Refused::NotYet(why) => Failure::not_sent(NOT_YET, why, NOT_YET_RETRY),
+            Refused::LevelUnknown { .. } => Failure::not_sent("level_not_applied", why, Duration::ZERO),
             Refused::SessionUnknown(_) => Failure::not_sent("session_not_applied", why, Duration::ZERO),
             Refused::Invalid(_) => Failure::not_sent(PROPOSAL_INVALID, why, Duration::ZERO),
         };
@@ -344,7 +349,7 @@ async fn acceptable(
     min_level: u32,
 ) -> Result<Vec<Encoded>, Refused> {
     let understands = replica.state.feature_level();
-    let allowed = shards.topology.feature_level();
+    let applied = shards.topology.feature_level();
     let mut accepted = Vec::with_capacity(commands.len());
     for bytes in commands {
         let (encoded, command) = Encoded::from_peer(bytes, min_level, understands).map_err(|error| {
@@ -355,10 +360,8 @@ async fn acceptable(
             }
         })?;
         // The level is raised by a command of the next level, in the meta shard.
-        if encoded.level() > allowed && !replica.shard.is_meta() {
-            let needs = encoded.level();
-            let why = format!("it needs feature level {needs}, and the cluster has {allowed}");
-            return Err(Refused::NotYet(why));
+        if encoded.level() > applied && !replica.shard.is_meta() {
+            return Err(Refused::LevelUnknown { needs: encoded.level(), applied });
         }
         authorized(shards, from, &command).await?;
         accepted.push(encoded);

@@ -104,8 +104,12 @@ fn current_boot(cluster: &Cluster, node: usize) -> String {
 
 /// Proposes a command to the shard's leader as a peer would.
 pub(crate) async fn propose(cluster: &Cluster, shard: u32, command: &[u8]) -> api::Failure {
-    let leader = cluster.leader_of(shard).await;
-    Caller::member(cluster, (leader + 1) % 3, leader).await.propose(shard, command).await
+    propose_to(cluster, cluster.leader_of(shard).await, shard, command).await
+}
+
+/// Proposes a command to a node as a peer would.
+pub(crate) async fn propose_to(cluster: &Cluster, to: usize, shard: u32, command: &[u8]) -> api::Failure {
+    Caller::member(cluster, (to + 1) % 3, to).await.propose(shard, command).await
 }
 
 /// Checks that the cluster works, with all of its nodes, and again after all of them were restarted.

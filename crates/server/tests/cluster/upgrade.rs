@@ -4,16 +4,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use bytes::Bytes;
 use conclave_client::api::event::Kind;
 use conclave_client::api::{self, Pin, RoomAction, room_action, send_message_request};
 use conclave_client::{Client, Content, HistoryQuery};
+use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, UserId};
 use conclave_proto::chat::Certainty;
+use conclave_proto::command::encode;
 use conclave_proto::status::from_status;
 
 use crate::harness::{Cluster, eventually, within};
 use crate::load::Load;
 use crate::lost_ack::Raw;
-use crate::peers::propose;
+use crate::peers::{propose, propose_to};
 
 /// The feature level of version 0.1.0, and the first level that has pins.
 const OLD: u32 = 1;
@@ -47,6 +50,18 @@ impl Levels {
 
 fn pin(seq: u64) -> RoomAction {
     RoomAction { kind: Some(room_action::Kind::Pin(Pin { target_seq: seq, off: false })) }
+}
+
+fn pin_command() -> Bytes {
+    let origin = Origin {
+        session: SessionId(1),
+        author: UserId(1),
+        author_name: "ana".to_owned(),
+        request: RequestNo(1),
+        settled: RequestNo(0),
+    };
+    let action = Action::Pin { target: Seq(1), off: false };
+    encode(&Command::Act { room: RoomId(1), origin, action }).into_bytes()
 }
 
 fn pin_request(no: u64) -> api::SendMessageRequest {
@@ -88,6 +103,11 @@ async fn a_new_action_waits_for_the_last_upgraded_node_and_nothing_is_lost() {
         assert_eq!(error.code(), Some("not_yet"), "{error}");
     }
     load.progress(50).await;
+    // A peer that has applied a rise of the level passes on what this node is about to take: it is asked again, and the other
+    // commands of the proposal are not refused.
+    for (to, code) in [(0, "level_not_applied"), (1, "level_not_applied"), (2, "not_yet")] {
+        assert_eq!(propose_to(&cluster, to, 1, &pin_command()).await.code, code);
+    }
     levels.replace(&mut cluster, 2, NEW).await;
     for index in 0..3 {
         eventually("the level rises", async || level(&cluster, index).await == NEW).await;
