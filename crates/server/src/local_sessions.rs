@@ -137,9 +137,14 @@ impl LocalSessions {
         Ok(SendPermit { sessions: Arc::clone(self), session })
     }
 
-    /// Refuses all new streams from now on.
+    /// Refuses all new streams until [`Self::open`].
     pub(crate) fn close(&self) {
         self.table().closed = true;
+    }
+
+    /// Admits new streams again.
+    pub(crate) fn open(&self) {
+        self.table().closed = false;
     }
 
     /// Asks `count` sessions to move. Sessions asked recently and still here count towards it, because the caller may

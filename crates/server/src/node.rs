@@ -254,7 +254,7 @@ impl Node {
 
     /// Drains the node: it is no longer ready, its clients are asked to move, its leaderships are transferred.
     pub async fn drain(&self) {
-        self.drain.run().await;
+        self.drain.run_to_stop().await;
     }
 
     /// Stops all tasks and writes everything that is not written yet.

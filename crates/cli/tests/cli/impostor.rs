@@ -8,7 +8,7 @@ use conclave_pki::{Ca, Subject};
 use conclave_proto::admin::admin_service_server::{AdminService, AdminServiceServer};
 use conclave_proto::admin::{
     DrainRequest, DrainResponse, LayoutRequest, LayoutResponse, RebalanceRequest, RebalanceResponse,
-    RecordsRequest, RecordsResponse, StatusRequest,
+    RecordsRequest, RecordsResponse, StatusRequest, UndrainRequest, UndrainResponse,
 };
 use conclave_proto::chat::chat_service_server::{ChatService, ChatServiceServer};
 use conclave_proto::chat::*;
@@ -224,6 +224,10 @@ impl AdminService for Service {
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         self.no("Drain", &request)
+    }
+
+    async fn undrain(&self, request: Request<UndrainRequest>) -> Result<Response<UndrainResponse>, Status> {
+        self.no("Undrain", &request)
     }
 
     async fn rebalance(

@@ -10,7 +10,7 @@ use conclave_dns::{DnsServer, Listeners};
 use conclave_proto::admin::admin_service_server::{AdminService, AdminServiceServer};
 use conclave_proto::admin::{
     DrainRequest, DrainResponse, LayoutRequest, LayoutResponse, RebalanceRequest, RebalanceResponse,
-    RecordsRequest, RecordsResponse, StatusRequest,
+    RecordsRequest, RecordsResponse, StatusRequest, UndrainRequest, UndrainResponse,
 };
 use conclave_proto::chat::GetServerStatusResponse;
 use conclave_proto::cluster::{NodeRecord, NodeRecords};
@@ -294,6 +294,10 @@ impl AdminService for RecordsService {
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn undrain(&self, _: Request<UndrainRequest>) -> Result<Response<UndrainResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use conclave_proto::admin::admin_service_server::AdminService;
 use conclave_proto::admin::{
     DrainRequest, DrainResponse, LayoutRequest, LayoutResponse, RebalanceRequest, RebalanceResponse,
-    RecordsRequest, RecordsResponse, ShardPlacement, StatusRequest,
+    RecordsRequest, RecordsResponse, ShardPlacement, StatusRequest, UndrainRequest, UndrainResponse,
 };
 use conclave_proto::chat::GetServerStatusResponse;
 use conclave_telemetry::operators::Operators;
@@ -56,6 +56,11 @@ impl AdminService for Admin {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         self.operators.check(request.metadata(), request.extensions())?;
         Ok(Response::new(self.drain.run_at(request.into_inner()).await?))
+    }
+
+    async fn undrain(&self, request: Request<UndrainRequest>) -> Result<Response<UndrainResponse>, Status> {
+        self.operators.check(request.metadata(), request.extensions())?;
+        Ok(Response::new(self.drain.undo_at(request.into_inner()).await?))
     }
 
     async fn rebalance(

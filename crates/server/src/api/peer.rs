@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use conclave_core::{NodeId, ShardId};
 use conclave_net::Peer;
 use conclave_proto::FormatError;
-use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
+use conclave_proto::admin::{
+    DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse, UndrainRequest, UndrainResponse,
+};
 use conclave_proto::chat::{LeaderHint, NodeStatus};
 use conclave_proto::log::Entry;
 use conclave_proto::log::entry::Payload;
@@ -332,6 +334,11 @@ impl RaftService for PeerService {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         self.admit(&request).await?;
         Ok(Response::new(self.drain.run_here(request.into_inner().force).await?))
+    }
+
+    async fn undrain(&self, request: Request<UndrainRequest>) -> Result<Response<UndrainResponse>, Status> {
+        self.admit(&request).await?;
+        Ok(Response::new(self.drain.undo_here()?))
     }
 
     async fn rebalance(

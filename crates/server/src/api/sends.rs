@@ -16,7 +16,6 @@ use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
@@ -24,6 +23,7 @@ use crate::api::auth::Caller;
 use crate::api::gateway::Gateway;
 use crate::budget::{Budget, Share};
 use crate::limits::STREAM_SENDS_BYTES_MAX;
+use crate::local::duty::{DutyReceiver, until};
 use crate::local_sessions::SendPermit;
 use crate::metrics::Metrics;
 use crate::router::Router;
@@ -117,7 +117,7 @@ pub(crate) struct SendStream {
     caller: Caller,
     /// Cancelled when the node drains: requests in flight are still answered, then the stream ends and the client
     /// continues on another node.
-    leaving: CancellationToken,
+    duty: DutyReceiver,
     _permit: SendPermit,
     open: bool,
     next_index: u64,
@@ -197,7 +197,7 @@ impl SendStream {
             router: gateway.router.clone(),
             metrics: Arc::clone(&gateway.metrics),
             caller,
-            leaving: gateway.node.leaving.clone(),
+            duty: gateway.node.duty.subscribe(),
             _permit: permit,
             open: true,
             next_index: 0,
@@ -242,7 +242,7 @@ impl SendStream {
                         Err(status) => return Err(status),
                     }
                 }
-                () = self.leaving.cancelled(), if self.open => {
+                () = until(&mut self.duty, |duty| duty.is_drained()), if self.open => {
                     self.open = false;
                     // Nothing of it was accepted: the client sends it to another node.
                     self.waiting = None;

@@ -144,7 +144,7 @@ impl Leadership {
             }
             if node.is_draining() {
                 // Not while the drain itself is still transferring.
-                if node.leaving.is_cancelled() {
+                if node.duty.get().is_drained() {
                     self.transfer_all(Away::Draining, Instant::now() + BALANCE_INTERVAL).await;
                 }
                 continue;

@@ -31,6 +31,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut alive: Vec<_> = peers.iter().map(|peer| peer.alive.subscribe()).collect();
+    let mut duty = node.duty.subscribe();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -38,7 +39,7 @@ pub(crate) async fn run(
         tokio::select! {
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
-            () = node.draining.cancelled(), if !node.is_draining() => {}
+            Ok(()) = duty.changed() => {}
             Some(_) = changes.next() => {}
         }
         drop(changes);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Member};
 use crate::disk_space::DiskSpace;
 use crate::local::diverged::Diverged;
+use crate::local::duty::OwnDuty;
 use crate::local::load::Load;
 use crate::local::own_record::{self, OwnRecord};
 use crate::local_sessions::LocalSessions;
@@ -40,11 +41,8 @@ pub(crate) struct NodeInfo {
     pub(crate) own: OwnRecord,
     /// Whether the replicas have recovered and the node is registered.
     pub(crate) start_complete: AtomicBool,
-    /// Cancelled when the drain begins: the node accepts no new clients.
-    pub(crate) draining: CancellationToken,
-    /// Cancelled when the leaderships are transferred: streams of sends end once their requests in flight are
-    /// answered.
-    pub(crate) leaving: CancellationToken,
+    /// Whether the node works, or gives its clients and leaderships away.
+    pub(crate) duty: OwnDuty,
     /// Cancelled when the node stops.
     pub(crate) stop: CancellationToken,
 }
@@ -68,13 +66,12 @@ impl NodeInfo {
             load: watch::Sender::default(),
             own,
             start_complete: AtomicBool::new(false),
-            draining: CancellationToken::new(),
-            leaving: CancellationToken::new(),
+            duty: OwnDuty::default(),
             stop: CancellationToken::new(),
         }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.is_cancelled()
+        self.duty.get().is_draining()
     }
 }

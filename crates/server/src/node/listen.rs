@@ -21,6 +21,7 @@ use crate::api::peer::PeerService;
 use crate::config::Config;
 use crate::faults::FaultApi;
 use crate::limits::{PEER_MESSAGE_BYTES_MAX, PUBLIC_CALL_BYTES_MAX};
+use crate::local::duty::until;
 use crate::node::RunError;
 use crate::peer::tls::PeerTls;
 
@@ -113,10 +114,21 @@ pub(super) async fn serve_clients(
 ) {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ChatServiceServer<Gateway>>().await;
-    let draining = gateway.node.draining.clone();
-    let unready = async move {
-        draining.cancelled().await;
-        health.set_not_serving::<ChatServiceServer<Gateway>>().await;
+    let mut duty = gateway.node.duty.subscribe();
+    let ended = stop.clone();
+    let readiness = async move {
+        let follow = async {
+            loop {
+                until(&mut duty, |duty| duty.is_draining()).await;
+                health.set_not_serving::<ChatServiceServer<Gateway>>().await;
+                until(&mut duty, |duty| !duty.is_draining()).await;
+                health.set_serving::<ChatServiceServer<Gateway>>().await;
+            }
+        };
+        tokio::select! {
+            () = follow => {}
+            () = ended.cancelled() => {}
+        }
     };
     let answers = gateway.answers.clone().run(stop.clone());
     let operators = admin.operators.clone();
@@ -130,7 +142,7 @@ pub(super) async fn serve_clients(
         .add_service(Front::new(gateway));
     let (served, (), ()) = tokio::join!(
         server.serve_with_incoming_shutdown(entrance.incoming(), stop.cancelled_owned()),
-        unready,
+        readiness,
         answers
     );
     if let Err(error) = served {

@@ -228,7 +228,8 @@ async fn any_node_serves_the_records_of_all() {
     };
     while next().await.iter().filter(|record| record.ready).count() < 3 {}
     cluster.kill(2);
-    admin(&cluster, 0).await.drain(DrainRequest { node: "2".to_owned(), force: false }).await.unwrap();
+    // Once node 2 is stopped, too, no majority is left.
+    admin(&cluster, 0).await.drain(DrainRequest { node: "2".to_owned(), force: true }).await.unwrap();
     loop {
         let records = next().await;
         assert_eq!(records.len(), 3, "what is gone is still known");

@@ -1,9 +1,9 @@
-//! The calls of operators: who may make them, and the last ready node.
+//! The calls of operators: who may make them, drains that would end the service, and drains that are taken back.
 
-use conclave_client::api::PingRequest;
 use conclave_client::api::chat_service_client::ChatServiceClient;
+use conclave_client::api::{PingRequest, Role};
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
-use conclave_proto::admin::{DrainRequest, LayoutRequest, RebalanceRequest, StatusRequest};
+use conclave_proto::admin::{DrainRequest, LayoutRequest, RebalanceRequest, StatusRequest, UndrainRequest};
 use conclave_proto::admin_token::{AdminToken, WithAdminToken};
 use conclave_proto::fault::SetFaultsRequest;
 use conclave_proto::fault::fault_service_client::FaultServiceClient;
@@ -44,6 +44,7 @@ async fn call_all(channel: Operator) -> Vec<(&'static str, Result<(), Status>)> 
         ("Rebalance", admin.rebalance(RebalanceRequest {}).await.map(drop)),
         ("SetFaults", faults.set_faults(SetFaultsRequest::default()).await.map(drop)),
         ("reflection", reflection.server_reflection_info(list).await.map(drop)),
+        ("Undrain", admin.undrain(UndrainRequest { node: node.clone() }).await.map(drop)),
         ("Drain", admin.drain(DrainRequest { node, force: false }).await.map(drop)),
     ]
 }
@@ -82,7 +83,7 @@ async fn calls_of_operators_need_the_admin_token() {
 }
 
 #[tokio::test]
-async fn the_last_ready_node_is_drained_only_by_force() {
+async fn a_node_without_which_no_majority_is_ready_is_drained_only_by_force() {
     let cluster = Cluster::start().await;
     let mut admin = AdminServiceClient::new(connect(&cluster, 0, None).await);
     let mut drain = async |node: &str, force| {
@@ -91,17 +92,74 @@ async fn the_last_ready_node_is_drained_only_by_force() {
     };
     eventually("node3 is drained", async || drain("node3", false).await.is_ok()).await;
     // Right after it: a drain counts what the others say at this moment.
-    drain("node2", false).await.unwrap();
-    let refused = drain("node1", false).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-    let failure = status::from_status(&refused);
-    assert_eq!(
-        (failure.code.as_str(), failure.certainty()),
-        ("last_ready_node", conclave_client::api::Certainty::Refused)
-    );
+    let mut refused = async |node: &str| {
+        let refused = drain(node, false).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        let failure = status::from_status(&refused);
+        assert_eq!(failure.certainty(), conclave_client::api::Certainty::Refused);
+        failure
+    };
+    let failure = refused("node2").await;
+    assert_eq!(failure.code, "no_ready_majority");
+    assert!(failure.message.contains("node3 is not ready"), "{}", failure.message);
+    drain("node2", true).await.unwrap();
+    let mut refused = async |node: &str| status::from_status(&drain(node, false).await.unwrap_err());
+    assert_eq!(refused("node1").await.code, "last_ready_node");
     assert!(!cluster.statuses(0).await[0].draining);
     // A drain that is repeated changes nothing, and is no error.
     drain("node2", false).await.unwrap();
     drain("node1", true).await.unwrap();
     assert!(cluster.statuses(0).await[0].draining);
+}
+
+#[tokio::test]
+async fn a_dead_node_counts_as_one_that_is_not_ready() {
+    let mut cluster = Cluster::start().await;
+    cluster.kill(2);
+    let mut admin = AdminServiceClient::new(connect(&cluster, 0, None).await);
+    let request = DrainRequest { node: "node2".to_owned(), force: false };
+    let refused = within("an answer", admin.drain(request)).await.unwrap_err();
+    assert_eq!(status::from_status(&refused).code, "no_ready_majority", "{refused}");
+    assert!(!cluster.statuses(0).await[1].draining);
+}
+
+#[tokio::test]
+async fn an_undrained_node_is_ready_and_leads_again() {
+    let cluster = Cluster::start().await;
+    let mut admin = AdminServiceClient::new(connect(&cluster, 0, None).await);
+    let undrain = || UndrainRequest { node: "node2".to_owned() };
+    let undrained = within("an answer", admin.undrain(undrain())).await.unwrap().into_inner();
+    assert!(!undrained.was_draining);
+    let preferred = admin.layout(LayoutRequest {}).await.unwrap().into_inner();
+    let wanted: Vec<u32> =
+        preferred.shards.iter().filter(|shard| shard.replicas[0] == 2).map(|shard| shard.shard).collect();
+    assert!(!wanted.is_empty(), "{preferred:?}");
+    let leads = async |shards: &[u32]| {
+        let status = cluster.statuses(1).await;
+        status[1].shards.iter().filter(|own| own.role() == Role::Leader).count() >= shards.len()
+            && shards.iter().all(|shard| {
+                status[1].shards.iter().any(|own| own.shard == *shard && own.role() == Role::Leader)
+            })
+    };
+    eventually("node2 leads its shards", async || leads(&wanted).await).await;
+
+    let drain = DrainRequest { node: "node2".to_owned(), force: false };
+    eventually("node2 is drained", async || {
+        let drained = within("an answer", admin.drain(drain.clone())).await;
+        drained.is_ok_and(|drained| drained.into_inner().still_leads == 0)
+    })
+    .await;
+    assert!(cluster.http(1, "/readyz").await.unwrap().contains("503"));
+    let undrained = within("an answer", admin.undrain(undrain())).await.unwrap().into_inner();
+    assert!(undrained.was_draining);
+    eventually("node2 is ready", async || {
+        cluster.http(1, "/readyz").await.is_some_and(|page| page.contains("200 OK"))
+    })
+    .await;
+    // It takes clients: a send stream that an earlier drain had refused.
+    let client = cluster.at(vec![cluster.members()[1].client.clone()]).user("ana").connect().await.unwrap();
+    within("an ack", client.send("general", "hello")).await.unwrap();
+    eventually("node2 leads its shards again", async || leads(&wanted).await).await;
+    let unknown = admin.undrain(UndrainRequest { node: "node9".to_owned() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound, "{unknown}");
 }
