@@ -296,6 +296,7 @@ async fn serve_grpc(
         .layer(calls)
         .add_service(health_service)
         .add_service(InterceptedService::new(grpc::reflection(), operators.clone()))
+        .add_service(InterceptedService::new(grpc::reflection_v1alpha(), operators.clone()))
         .add_optional_service(faults.map(|faults| FaultServiceServer::with_interceptor(faults, operators)))
         .add_service(service.server());
     let served = server.serve_with_incoming_shutdown(entrance.incoming(), stop.clone().cancelled_owned());

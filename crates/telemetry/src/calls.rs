@@ -75,6 +75,7 @@ impl CallMetrics {
         let standard = [
             tonic_health::pb::health_server::SERVICE_NAME,
             tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME,
+            tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME,
         ];
         for service in services.iter().chain(&standard) {
             let before = known.len();
@@ -103,6 +104,7 @@ fn methods(service: &str) -> Vec<(String, &'static str)> {
         conclave_proto::DESCRIPTORS,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     ];
     let files =
         sets.into_iter().filter_map(|set| FileDescriptorSet::decode(set).ok()).flat_map(|set| set.file);

@@ -136,7 +136,8 @@ pub(super) async fn serve_clients(
     let server = grpc::server()
         .layer(gateway.metrics.calls.clone())
         .add_service(health_service)
-        .add_service(InterceptedService::new(grpc::reflection(), operators))
+        .add_service(InterceptedService::new(grpc::reflection(), operators.clone()))
+        .add_service(InterceptedService::new(grpc::reflection_v1alpha(), operators))
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(PUBLIC_CALL_BYTES_MAX))
         .add_optional_service(faults)
         .add_service(Front::new(gateway));

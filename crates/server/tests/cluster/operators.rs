@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1alpha;
 
 use crate::harness::{Cluster, eventually, within};
 
@@ -34,16 +35,25 @@ async fn connect(cluster: &Cluster, index: usize, token: Option<AdminToken>) -> 
 async fn call_all(channel: Operator) -> Vec<(&'static str, Result<(), Status>)> {
     let mut admin = AdminServiceClient::new(channel.clone());
     let mut faults = FaultServiceClient::new(channel.clone());
-    let mut reflection = ServerReflectionClient::new(channel);
+    let mut reflection = ServerReflectionClient::new(channel.clone());
     let list = MessageRequest::ListServices(String::new());
     let list = ServerReflectionRequest { host: String::new(), message_request: Some(list) };
     let list = tokio_stream::iter([list]);
+    let mut older = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let older_list = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
+    };
+    let older_list = tokio_stream::iter([older_list]);
     let node = "node3".to_owned();
     vec![
         ("Layout", admin.layout(LayoutRequest {}).await.map(drop)),
         ("Rebalance", admin.rebalance(RebalanceRequest {}).await.map(drop)),
         ("SetFaults", faults.set_faults(SetFaultsRequest::default()).await.map(drop)),
         ("reflection", reflection.server_reflection_info(list).await.map(drop)),
+        ("reflection v1alpha", older.server_reflection_info(older_list).await.map(drop)),
         ("Undrain", admin.undrain(UndrainRequest { node: node.clone() }).await.map(drop)),
         ("Drain", admin.drain(DrainRequest { node, force: false }).await.map(drop)),
     ]
