@@ -61,6 +61,8 @@ pub(crate) fn room(was: Room, free: u64, size: u64, configured: Option<u64>) -> 
 #[derive(Clone, Debug)]
 pub(crate) struct DiskSpace {
     room: Arc<watch::Sender<Room>>,
+    /// The last sample: free bytes, and the size of the file system.
+    sample: Arc<Mutex<(u64, u64)>>,
     configured: Option<u64>,
     /// The other nodes that last reported a full disk.
     others: Arc<Mutex<BTreeSet<NodeId>>>,
@@ -69,7 +71,12 @@ pub(crate) struct DiskSpace {
 impl DiskSpace {
     /// A disk with room, until a sample says otherwise.
     pub(crate) fn new(configured: Option<u64>) -> Self {
-        Self { room: Arc::new(watch::Sender::new(Room::Enough)), configured, others: Arc::default() }
+        Self {
+            room: Arc::new(watch::Sender::new(Room::Enough)),
+            sample: Arc::default(),
+            configured,
+            others: Arc::default(),
+        }
     }
 
     /// How much room there is.
@@ -87,8 +94,14 @@ impl DiskSpace {
         self.room.subscribe()
     }
 
+    /// The bytes that are free, and the size of the file system, when it was last looked at; both 0 if not known.
+    pub(crate) fn free_and_size(&self) -> (u64, u64) {
+        *self.sample.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a sample of the file system: free bytes, and its size.
     pub(crate) fn sample(&self, free: u64, size: u64) {
+        *self.sample.lock().unwrap_or_else(PoisonError::into_inner) = (free, size);
         let before = self.room();
         let now = room(before, free, size, self.configured);
         if now == before {
@@ -201,6 +214,7 @@ mod tests {
         assert!(disk.majority_has_room([]), "a node alone");
         disk.set_others_full([].into_iter());
         disk.sample(0, GIB);
+        assert_eq!(disk.free_and_size(), (0, GIB));
         assert!(disk.majority_has_room(others()) && !disk.majority_has_room([]) && !disk.all_have_room());
     }
 

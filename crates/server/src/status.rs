@@ -22,6 +22,7 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
     let usage = store.usage();
     let load = *node.load.borrow();
     let (clients, clients_max) = (node.sessions.count(), node.sessions.max());
+    let (disk_free_bytes, disk_size_bytes) = node.disk.free_and_size();
     NodeStatus {
         node_id: node.id.0,
         name: node.member.name.clone(),
@@ -30,6 +31,8 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         reachable: true,
         draining: node.is_draining(),
         disk_full: node.disk.is_full(),
+        disk_free_bytes,
+        disk_size_bytes,
         uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         clients,
         clients_max,
