@@ -236,6 +236,8 @@ impl From<Failure> for Status {
 
 fn retry_class(failure: &Failure) -> String {
     match failure {
+        // Not lost: the client sends again, from the number that is expected.
+        Failure::Refused(Refusal::RequestOutOfOrder { .. }) => "from_expected".to_owned(),
         Failure::Refused(_)
         | Failure::Invalid { .. }
         | Failure::Unauthenticated(_)
@@ -318,6 +320,17 @@ mod tests {
             let direct = chat::Failure::from(&failure);
             assert_eq!(from_status(&Status::from(failure)), direct);
         }
+    }
+
+    #[test]
+    fn a_request_that_came_too_early_is_sent_again_from_the_expected_number() {
+        let retry = |refusal| {
+            let status = Status::from(Failure::Refused(refusal));
+            status.metadata().get(RETRY).and_then(|word| word.to_str().ok()).map(str::to_owned)
+        };
+        let early = retry(Refusal::RequestOutOfOrder { expected: 2 });
+        assert_eq!(early.as_deref(), Some("from_expected"));
+        assert_eq!(retry(Refusal::RequestReused).as_deref(), Some("never"));
     }
 
     #[test]
