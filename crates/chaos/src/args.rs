@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use conclave_chaos::backend::kubernetes::PodLocation;
 use conclave_chaos::backend::{Choice, Settings};
-use conclave_chaos::serve::door::Listening;
+use conclave_chaos::serve;
 use conclave_chaos::serve::timetable::OnViolation;
 use conclave_chaos::time;
+use conclave_telemetry::door::Listening;
 
 const AFTER_HELP: &str = "\
 Faults are applied only where they are allowed. The processes of `conclave up` on this machine can be killed and frozen by
@@ -199,7 +200,8 @@ pub(crate) struct PagesArgs {
 impl PagesArgs {
     /// Where to listen, and with what.
     pub(crate) fn listening(&self, address: SocketAddr) -> Listening {
-        Listening { address, tls_dir: self.pages_tls_dir.clone(), insecure: self.listen_insecure }
+        let tls_dir = self.pages_tls_dir.clone();
+        Listening { purpose: serve::PORT, address, tls_dir, insecure: self.listen_insecure }
     }
 }
 

@@ -3,11 +3,10 @@
 //! * [`keeper`]: owns the engine and works through requests one at a time. [`desk`]: the requests.
 //! * [`refusal`]: why a request is refused. [`shared`]: what the keeper shares with all desks.
 //! * [`timetable`]: the times of scheduled runs; pure. [`runs`]: the records of runs, on disk.
-//! * [`http`]: metrics, health and the API, which only translates to the desk. [`door`]: the socket, with TLS. [`guard`]: authorises requests that change something.
+//! * [`http`]: metrics, health and the API, which only translates to the desk. [`guard`]: authorises requests that change something.
 
 mod api;
 pub mod desk;
-pub mod door;
 pub mod guard;
 pub mod http;
 pub mod keeper;
@@ -19,16 +18,33 @@ pub mod timetable;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_net::{GateLimits, Identity};
+use conclave_telemetry::door::{Door, Purpose};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::RunError;
+use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, FIRST_REQUEST_MAX, IDLE_MAX};
 use crate::metrics::Metrics;
 use crate::serve::desk::Desk;
-use crate::serve::door::Door;
 use crate::serve::guard::Guard;
 use crate::serve::http::Pages;
 use crate::serve::keeper::Keeper;
+
+/// The port of API and pages.
+pub const PORT: Purpose = Purpose {
+    owner: Identity::Chaos,
+    tls_flag: "--pages-tls-dir",
+    issue_flag: "--chaos",
+    address_flags: "--listen or --metrics",
+    limits: GateLimits {
+        connections: CONNECTIONS_MAX,
+        per_address: CONNECTIONS_PER_ADDRESS_MAX,
+        loopback: CONNECTIONS_MAX,
+        first_request: FIRST_REQUEST_MAX,
+        idle: IDLE_MAX,
+    },
+};
 
 /// How long requests in flight may still take after the keeper (the task that runs experiments) has ended.
 const GRACE: Duration = Duration::from_secs(5);

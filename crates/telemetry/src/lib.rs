@@ -5,6 +5,7 @@
 //! * [`calls`]: the standard metrics of gRPC servers.
 //! * [`certificate`]: when the certificate in use expires.
 //! * [`connections`]: metrics of the connections at each port.
+//! * [`door`]: the port of a program that is asked over HTTP, with TLS beyond loopback.
 //! * [`grpc`]: the limits of a public gRPC port, and reflection.
 //! * [`operators`]: who may make the calls of operators.
 //! * [`log`]: the log on stderr, which never holds a process up.
@@ -13,6 +14,7 @@
 pub mod calls;
 pub mod certificate;
 pub mod connections;
+pub mod door;
 pub mod grpc;
 mod limits;
 pub mod log;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::serve;
-use conclave_chaos::serve::door::Door;
 use conclave_chaos::serve::guard::Guard;
 use conclave_chaos::serve::keeper::{Keeper, Settings};
 use conclave_chaos::serve::timetable::{Entry, OnViolation, Schedule};
+use conclave_telemetry::door::Door;
 
 use crate::args::ServeArgs;
 use crate::controller::Controller;

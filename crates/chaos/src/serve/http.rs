@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use conclave_telemetry::door::Door;
 use conclave_telemetry::web::{Check, Page};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::serve::api;
 use crate::serve::desk::Desk;
-use crate::serve::door::Door;
 use crate::serve::guard::Guard;
 
 /// The state behind the pages.
@@ -42,9 +42,8 @@ impl Page for Pages {
 
 /// Serves metrics and health, and the API if there is one, until the controller has ended.
 pub async fn serve(door: Door, pages: Pages) {
-    let Door { entrance, renewal: _renewal, .. } = door;
     let stop = pages.ended.clone();
     let api = pages.api.clone().map(|(desk, guard)| api::router(desk, guard, stop.clone()));
     let app = conclave_telemetry::web::router(pages).merge(api.unwrap_or_default());
-    conclave_telemetry::web::serve_routes(entrance, app, stop).await;
+    door.serve(app, stop).await;
 }

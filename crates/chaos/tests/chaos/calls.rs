@@ -11,10 +11,10 @@ use conclave_chaos::events::NoObserver;
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::journal::Journal;
 use conclave_chaos::serve;
-use conclave_chaos::serve::door::{Door, Listening};
 use conclave_chaos::serve::guard::Guard;
 use conclave_chaos::serve::keeper::{Keeper, Settings};
 use conclave_chaos::serve::timetable::Schedule;
+use conclave_telemetry::door::{Door, Listening};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
@@ -93,7 +93,9 @@ impl Serving {
         schedule: Schedule,
     ) -> Self {
         let address = "127.0.0.1:0".parse().unwrap();
-        let door = Door::open(&Listening { address, tls_dir: None, insecure: false }).await.unwrap();
+        let door = Door::open(&Listening { purpose: serve::PORT, address, tls_dir: None, insecure: false })
+            .await
+            .unwrap();
         let address = door.address();
         let (stop, task) = Self::open(backend, dir, token, schedule, door).await;
         let document = send(address, "GET", "/openapi.json", &[], "").await;

@@ -5,10 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::SystemTime;
 
-use conclave_chaos::serve::door::{Door, DoorError, Listening};
+use conclave_chaos::serve::PORT;
 use conclave_chaos::serve::timetable::Schedule;
 use conclave_net::{Expect, Identity, Net, TlsClient, Trust};
 use conclave_pki::{Ca, Subject};
+use conclave_telemetry::door::{Door, DoorError, Listening};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::TOKEN;
@@ -26,7 +27,7 @@ fn issue(ca: &Ca, dir: &Path, identity: Identity) {
 
 fn everywhere(tls_dir: Option<&Path>, insecure: bool) -> Listening {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    Listening { address, tls_dir: tls_dir.map(Path::to_owned), insecure }
+    Listening { purpose: PORT, address, tls_dir: tls_dir.map(Path::to_owned), insecure }
 }
 
 /// The answer to a request to heal all faults.
@@ -89,6 +90,6 @@ async fn beyond_loopback_nothing_is_served_without_tls_unless_the_user_says_so()
 
     // On loopback a certificate is not looked at, as with the pages of servers.
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let here = Listening { address, tls_dir: Some("/nowhere".into()), insecure: false };
+    let here = Listening { purpose: PORT, address, tls_dir: Some("/nowhere".into()), insecure: false };
     assert!(Door::open(&here).await.unwrap().url().starts_with("http://127.0.0.1:"));
 }
