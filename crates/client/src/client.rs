@@ -109,6 +109,20 @@ impl Client {
         position: Position,
         replies: Vec<(String, Content)>,
     ) -> Result<Vec<Ticket>, SendError> {
+        self.reply_to_all(vec![position], replies).await
+    }
+
+    /// As [`Client::reply`], for a consumer that is done with several events at once: all positions and all replies are
+    /// one record. The events need not be those of rooms; a consumer of other events has its own numbers for where they
+    /// come from in place of the ids of rooms, and an outbox of its own.
+    ///
+    /// # Errors
+    /// As [`Client::reply`]; then no position has moved.
+    pub async fn reply_to_all(
+        &self,
+        positions: Vec<Position>,
+        replies: Vec<(String, Content)>,
+    ) -> Result<Vec<Ticket>, SendError> {
         let shared = &self.handle.shared;
         let (mut asked, mut answers) = (Vec::new(), Vec::new());
         for (room, content) in replies {
@@ -120,7 +134,7 @@ impl Client {
         let mut asked = Some(asked);
         let (numbers, serial) = loop {
             let space_freed = shared.space_freed.notified();
-            if let Some(taken) = self.try_reply(position, &mut asked)? {
+            if let Some(taken) = self.try_reply(&positions, &mut asked)? {
                 break taken;
             }
             space_freed.await;
@@ -128,7 +142,9 @@ impl Client {
         if serial > 0 {
             let mut progress = self.handle.progress.clone();
             progress.wait_for(|done| *done >= serial).await.map_err(|_| SendError::Closed)?;
-            if !shared.lock().requests.has_stored(position.room_id, position.seq) {
+            let state = shared.lock();
+            let is_stored = |at: &Position| state.requests.has_stored(at.room_id, at.seq);
+            if !positions.iter().all(is_stored) {
                 return Err(SendError::Outbox("the position and the replies were not stored".to_owned()));
             }
         }
@@ -138,7 +154,7 @@ impl Client {
 
     fn try_reply(
         &self,
-        position: Position,
+        positions: &[Position],
         asked: &mut Option<Vec<(String, Content, Waiter)>>,
     ) -> Result<Option<(Vec<u64>, u64)>, SendError> {
         let mut wakes = Wakes::default();
@@ -147,10 +163,16 @@ impl Client {
             return Ok(None);
         }
         let Some(replies) = asked.take() else { return Ok(None) };
-        let taken = state.submit_replies(position, replies, &mut wakes);
+        let taken = state.submit_replies(positions, replies, &mut wakes);
         drop(state);
         self.handle.shared.wake(wakes);
         Ok(Some(taken))
+    }
+
+    /// Forgets the positions of a consumer for which this is false. The outbox file forgets them when it is rewritten the
+    /// next time: until then they are back after a restart.
+    pub fn retain_positions(&self, keep: impl Fn(Position) -> bool) {
+        self.handle.shared.lock().requests.retain_positions(keep);
     }
 
     /// Sends a message and waits for its ack without a timeout.

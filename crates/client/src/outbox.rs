@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::SendError;
 use crate::retry::Reply;
-use crate::types::{Ack, Content, Pending};
+use crate::types::{Ack, Content, Pending, Position};
 use room::{ItemStatus, Room};
 
 /// Index of a room in the outbox.
@@ -154,6 +154,13 @@ impl<W> Requests<W> {
         *position = seq.max(*position);
         if !self.durable {
             self.positions_stored.insert(room_id, *position);
+        }
+    }
+
+    /// Forgets the positions for which this is false.
+    pub(crate) fn retain_positions(&mut self, keep: impl Fn(Position) -> bool) {
+        for positions in [&mut self.positions, &mut self.positions_stored] {
+            positions.retain(|&room_id, &mut seq| keep(Position { room_id, seq }));
         }
     }
 

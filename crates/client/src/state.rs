@@ -329,20 +329,27 @@ impl ClientState {
         Ok(count == 0 || unsettled == 0 || unsettled + count <= OUTBOX_REQUESTS_MAX)
     }
 
-    /// Moves a consumer's position and submits its replies, as one record in the outbox file. Returns the numbers of the
+    /// Moves a consumer's positions and submits its replies, as one record in the outbox file. Returns the numbers of the
     /// replies and, with a durable outbox, the serial to wait for (else 0).
     pub(crate) fn submit_replies(
         &mut self,
-        position: Position,
+        positions: &[Position],
         replies: Vec<(String, Content, Waiter)>,
         wakes: &mut Wakes,
     ) -> (Vec<u64>, u64) {
         let mut numbers = Vec::with_capacity(replies.len());
+        let mut serial = 0;
         for (room, content, waiter) in replies {
-            numbers.push(self.submit(&room, content, waiter, wakes).0);
+            let (number, submitted) = self.submit(&room, content, waiter, wakes);
+            numbers.push(number);
+            serial = submitted;
         }
-        self.requests.reach(position.room_id, position.seq);
-        let serial = self.queue.as_mut().map_or(0, |queue| queue.reached(position.room_id, position.seq));
+        for position in positions {
+            self.requests.reach(position.room_id, position.seq);
+            if let Some(queue) = &mut self.queue {
+                serial = queue.reached(position.room_id, position.seq);
+            }
+        }
         wakes.queue |= serial > 0;
         (numbers, serial)
     }

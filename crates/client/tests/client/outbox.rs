@@ -1,5 +1,6 @@
 //! The durable outbox: a submitted request is sent, by this process or the next.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -232,7 +233,8 @@ async fn a_position_and_its_replies_are_kept_together_or_not_at_all() {
     lengths.push(length());
     soon("nothing to say", client.reply(at(4), vec![])).await.unwrap();
     lengths.push(length());
-    soon("reply", client.reply(at(5), vec![reply("three")])).await.unwrap();
+    let both = vec![at(5), Position { room_id: 8, seq: 1 }];
+    soon("reply", client.reply_to_all(both, vec![reply("three")])).await.unwrap();
     let long = "x".repeat(16 * 1024 + 1);
     assert!(client.reply(at(6), vec![reply("four"), reply(&long)]).await.is_err());
     assert_eq!(client.positions()[&7], 5, "a reply that is refused at once moves nothing");
@@ -245,21 +247,29 @@ async fn a_position_and_its_replies_are_kept_together_or_not_at_all() {
         std::fs::write(copy.path().join("outbox"), &file[..cut]).unwrap();
         let kept = Kept::read(copy.path()).await.unwrap();
         let expected = match cut {
-            _ if cut < lengths[1] => (3, 2),
-            _ if cut < file.len() => (4, 2),
-            _ => (5, 3),
+            _ if cut < lengths[1] => (3, None, 2),
+            _ if cut < file.len() => (4, None, 2),
+            _ => (5, Some(&1), 3),
         };
-        assert_eq!((kept.positions[&7], kept.pending.len()), expected, "cut at {cut}");
+        let found = (kept.positions[&7], kept.positions.get(&8), kept.pending.len());
+        assert_eq!(found, expected, "cut at {cut}");
     }
     cluster.nodes[0].set(|f| f.dead = false);
     let again = soon("connect", builder(&cluster, copy.path()).connect()).await.unwrap();
     assert_eq!((soon("flush", again.flush(Duration::from_secs(15))).await, again.positions()[&7]), (0, 5));
     assert_eq!(cluster.data().texts("general"), ["one", "two", "three"]);
+    again.retain_positions(|position| position.room_id == 7);
+    assert_eq!(again.positions().into_iter().collect::<Vec<_>>(), [(7, 5)]);
     again.close().await;
 
     // To give requests up keeps the position.
     let dropped = Kept::drop_requests(copy.path()).await.unwrap();
-    assert_eq!((dropped.user.as_str(), dropped.positions.len()), ("ana", 1));
+    let both = BTreeMap::from([(7, 5), (8, 1)]);
+    assert_eq!(
+        (dropped.user.as_str(), &dropped.positions),
+        ("ana", &both),
+        "the file forgets when it is rewritten"
+    );
     let fresh = soon("connect", builder(&cluster, copy.path()).connect()).await.unwrap();
     assert_eq!((fresh.session().id, fresh.positions()[&7]), (2, 5), "a session of its own");
     fresh.close().await;
