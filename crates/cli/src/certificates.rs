@@ -46,17 +46,18 @@ pub(crate) struct Owner {
 }
 
 /// The owners of a cluster's certificates. `servers` are all servers that the cluster begins with, since a server's id is
-/// the position of its name among them. A name server's number is the one that its name ends with. Chaos controllers are alike.
+/// the position of its name among them. A name server's number is the one that its name ends with. All `others` of one kind are alike.
 ///
 /// # Errors
 /// With the name that cannot be used, and why.
 pub(crate) fn owners(
     servers: &[Named],
     name_servers: &[Named],
-    chaos: &[Named],
+    others: &[(&[Named], Identity)],
 ) -> Result<Vec<Owner>, String> {
     let mut names = BTreeSet::new();
-    for Named { name, .. } in servers.iter().chain(name_servers).chain(chaos) {
+    let tools = others.iter().flat_map(|(named, _)| named.iter());
+    for Named { name, .. } in servers.iter().chain(name_servers).chain(tools) {
         if name.is_empty() || name.contains('/') || RESERVED.contains(&name.as_str()) {
             return Err(format!("{name:?} cannot be the name of a directory for a certificate"));
         }
@@ -84,7 +85,9 @@ pub(crate) fn owners(
         }
         owners.push(made);
     }
-    owners.extend(chaos.iter().map(|named| owner(named, Identity::Chaos)));
+    for (named, identity) in others {
+        owners.extend(named.iter().map(|named| owner(named, *identity)));
+    }
     Ok(owners)
 }
 
@@ -295,9 +298,13 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_initial_cluster_and_of_directories() {
-        let chaos = owners(&[], &[], &[Named::only("chaos"), Named::only("other")]).unwrap();
-        assert!(chaos.iter().all(|owner| owner.subject.identity == Identity::Chaos), "{chaos:?}");
-        assert!(owners(&[Named::only("a")], &[], &[Named::only("a")]).unwrap_err().contains("named twice"));
+        let (chaos, alerts) = ([Named::only("chaos"), Named::only("other")], [Named::only("alerts")]);
+        let kinds = [(&chaos[..], Identity::Chaos), (&alerts[..], Identity::Alerts)];
+        let tools = owners(&[], &[], &kinds).unwrap();
+        let of_tools: Vec<Identity> = tools.iter().map(|owner| owner.subject.identity).collect();
+        assert_eq!(of_tools, [Identity::Chaos, Identity::Chaos, Identity::Alerts]);
+        let twice = [Named::only("a")];
+        assert!(owners(&twice, &[], &[(&twice, Identity::Alerts)]).unwrap_err().contains("named twice"));
         let dotted = of(&["n1.example.org", "n2"], &["ns1.example.org2"]).unwrap();
         assert_eq!(dotted[0].subject.identity, Identity::Node(1));
         assert_eq!(dotted[2].subject.identity, Identity::NameServer(2));

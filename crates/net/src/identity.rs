@@ -83,6 +83,8 @@ pub enum Identity {
     Tool,
     /// A chaos controller, at the address of its API and pages: `chaos.<cluster>.conclave`.
     Chaos,
+    /// A receiver of alerts (`conclave alerts`), at the address of its webhook: `alerts.<cluster>.conclave`.
+    Alerts,
     /// A peer without a certificate of the cluster, such as a chat client.
     #[default]
     None,
@@ -97,6 +99,7 @@ impl Identity {
             Self::NameServer(number) => Some(format!("ns{number}.{ca}.dns.{DOMAIN}")),
             Self::Tool => Some(format!("client.{ca}.{DOMAIN}")),
             Self::Chaos => Some(format!("chaos.{ca}.{DOMAIN}")),
+            Self::Alerts => Some(format!("alerts.{ca}.{DOMAIN}")),
             Self::None => None,
         }
     }
@@ -115,6 +118,7 @@ impl Identity {
             "dns" => first.strip_prefix("ns").and_then(number).map(Self::NameServer),
             "" if first == "client" => Some(Self::Tool),
             "" if first == "chaos" => Some(Self::Chaos),
+            "" if first == "alerts" => Some(Self::Alerts),
             _ => None,
         }
     }
@@ -127,6 +131,7 @@ impl Display for Identity {
             Self::NameServer(number) => write!(f, "name server {number}"),
             Self::Tool => f.write_str("a tool of the cluster"),
             Self::Chaos => f.write_str("a chaos controller"),
+            Self::Alerts => f.write_str("a receiver of alerts"),
             Self::None => f.write_str("a peer without a certificate"),
         }
     }
@@ -150,6 +155,7 @@ mod tests {
             any::<u64>().prop_map(Identity::NameServer),
             Just(Identity::Tool),
             Just(Identity::Chaos),
+            Just(Identity::Alerts),
         ]
     }
 

@@ -198,7 +198,7 @@ impl Ca {
         let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
         params.extended_key_usages = match subject.identity {
             Identity::Node(_) | Identity::NameServer(_) => vec![client, server],
-            Identity::Chaos => vec![server],
+            Identity::Chaos | Identity::Alerts => vec![server],
             Identity::Tool | Identity::None => vec![client],
         };
         Ok(params.signed_by(&key, &self.issuer)?.pem())
@@ -276,7 +276,9 @@ fn names(subject: &Subject, ca: CaId) -> Result<Vec<SanType>, PkiError> {
         return Err(PkiError::Hosts);
     }
     let pages = match subject.identity {
-        Identity::Node(_) | Identity::NameServer(_) | Identity::Chaos => Some(ca.pages_name()),
+        Identity::Node(_) | Identity::NameServer(_) | Identity::Chaos | Identity::Alerts => {
+            Some(ca.pages_name())
+        }
         Identity::Tool | Identity::None => None,
     };
     let own = subject.identity.name(ca).into_iter().chain(pages);

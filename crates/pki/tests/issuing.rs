@@ -82,12 +82,14 @@ fn a_tool_cannot_act_as_a_server() {
 }
 
 #[test]
-fn a_chaos_controller_serves_pages_and_cannot_act_as_a_member() {
+fn chaos_controllers_and_receivers_of_alerts_serve_pages_and_cannot_act_as_members() {
     let now = now();
     let ca = Ca::create(now).unwrap();
-    let chaos = ca.issue(&Subject { identity: Identity::Chaos, hosts: Vec::new() }, now).unwrap();
-    verify(&ca, &chaos.certificate_pem, KeyUsage::server_auth(), now).unwrap();
-    assert!(verify(&ca, &chaos.certificate_pem, KeyUsage::client_auth(), now).is_err());
+    for identity in [Identity::Chaos, Identity::Alerts] {
+        let issued = ca.issue(&Subject { identity, hosts: Vec::new() }, now).unwrap();
+        verify(&ca, &issued.certificate_pem, KeyUsage::server_auth(), now).unwrap();
+        assert!(verify(&ca, &issued.certificate_pem, KeyUsage::client_auth(), now).is_err());
+    }
 }
 
 #[test]
@@ -106,7 +108,9 @@ fn the_validity_of_a_certificate_can_be_read_back() {
 fn a_certificate_is_read_back_by_its_own_authority_only() {
     let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let (ca, other) = (Ca::create(now).unwrap(), Ca::create(now).unwrap());
-    for identity in [Identity::Node(3), Identity::NameServer(1), Identity::Tool, Identity::Chaos] {
+    for identity in
+        [Identity::Node(3), Identity::NameServer(1), Identity::Tool, Identity::Chaos, Identity::Alerts]
+    {
         let hosts = ["N3.example.org.", "127.0.0.1", "FD00::1", "n3.example.org"].map(str::to_owned);
         let subject = Subject { identity, hosts: hosts.to_vec() }.normalised();
         assert_eq!(subject.hosts, ["127.0.0.1", "fd00::1", "n3.example.org"]);

@@ -124,7 +124,7 @@ pub(crate) enum CaCommand {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Issue or renew the certificates of servers, name servers and chaos controllers
+    /// Issue or renew the certificates of servers, name servers, chaos controllers and receivers of alerts
     #[command(after_help = CA_ISSUE_HELP)]
     Issue {
         /// The directory of the authority
@@ -171,7 +171,7 @@ pub(crate) enum CaCommand {
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Owners {
     /// All servers that the cluster begins with: NAME or NAME=HOST,HOST, separated by spaces or ;
-    #[arg(required_unless_present_any = ["dns", "chaos"], value_name = "NAME", value_delimiter = ';', value_parser = named)]
+    #[arg(required_unless_present_any = ["dns", "chaos", "alerts"], value_name = "NAME", value_delimiter = ';', value_parser = named)]
     pub(crate) names: Vec<Named>,
     /// Name servers, whose names end with their numbers: NAME or NAME=HOST,HOST; repeat it or separate by ;
     #[arg(long, value_name = "NAME", value_delimiter = ';', value_parser = named)]
@@ -179,6 +179,9 @@ pub(crate) struct Owners {
     /// Chaos controllers (conclave-chaos), for the directory that --pages-tls-dir names: NAME or NAME=HOST,HOST
     #[arg(long, value_name = "NAME", value_delimiter = ';', value_parser = named)]
     pub(crate) chaos: Vec<Named>,
+    /// Receivers of alerts (conclave alerts), for the directory that --tls-dir names: NAME or NAME=HOST,HOST
+    #[arg(long, value_name = "NAME", value_delimiter = ';', value_parser = named)]
+    pub(crate) alerts: Vec<Named>,
 }
 
 /// `NAME` or `NAME=HOST,HOST`; a host may be followed by a port, as in --initial-cluster.

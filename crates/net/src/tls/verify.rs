@@ -30,6 +30,8 @@ pub enum Expect {
     AnyServer,
     /// A chaos controller of the cluster.
     Chaos,
+    /// A receiver of alerts of the cluster.
+    Alerts,
 }
 
 impl Display for Expect {
@@ -40,6 +42,7 @@ impl Display for Expect {
             Self::NameServer => f.write_str("a name server"),
             Self::AnyServer => f.write_str("a node or a name server"),
             Self::Chaos => f.write_str("a chaos controller"),
+            Self::Alerts => f.write_str("a receiver of alerts"),
         }
     }
 }
@@ -52,6 +55,7 @@ impl Expect {
             Self::NameServer => matches!(found, Identity::NameServer(_)),
             Self::AnyServer => matches!(found, Identity::Node(_) | Identity::NameServer(_)),
             Self::Chaos => found == Identity::Chaos,
+            Self::Alerts => found == Identity::Alerts,
         }
     }
 }

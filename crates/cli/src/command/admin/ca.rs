@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use conclave_net::{CA_FILE, CERTIFICATE_FILE};
+use conclave_net::{CA_FILE, CERTIFICATE_FILE, Identity};
 use conclave_pki::limits::REQUEST_BYTES_MAX;
 use conclave_pki::{Ca, PkiError, Request};
 use serde::Serialize;
@@ -101,7 +101,8 @@ fn once(command: &CaCommand, form: &Form) -> anyhow::Result<Exit> {
 }
 
 fn all(owners: &Owners) -> Result<Vec<Owner>, Failed> {
-    certificates::owners(&owners.names, &owners.dns, &owners.chaos)
+    let others = [(&owners.chaos[..], Identity::Chaos), (&owners.alerts[..], Identity::Alerts)];
+    certificates::owners(&owners.names, &owners.dns, &others)
         .map_err(|what| Failed::new(Exit::Usage, what, ""))
 }
 
