@@ -2,6 +2,7 @@
 //! shows examples.
 
 pub(crate) mod admin;
+pub(crate) mod alerts;
 pub(crate) mod bench;
 pub(crate) mod dns;
 pub(crate) mod run;
@@ -120,6 +121,9 @@ pub(crate) enum Command {
     /// Run a command for each message of rooms, and send what it prints as replies, exactly once
     #[command(after_help = BOT_HELP)]
     Bot(BotArgs),
+    /// Post the alerts of an Alertmanager into a room
+    #[command(after_help = alerts::ALERTS_HELP)]
+    Alerts(Box<alerts::AlertsArgs>),
     /// Print past events of a room
     #[command(after_help = HISTORY_HELP)]
     History(HistoryArgs),

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod admin;
+mod alerts;
 mod bot;
 mod chat;
 mod daemon;
@@ -83,6 +84,7 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         Command::Send(send) => send::run(send, settings).await,
         Command::Tail(tail) => tail::run(tail, settings).await,
         Command::Bot(bot) => bot::run(bot, settings).await,
+        Command::Alerts(alerts) => alerts::run(*alerts, settings).await,
         Command::History(history) => history::run(&history, settings).await,
         Command::Rooms(rooms) => match rooms.command {
             Some(RoomsCommand::Create(arg)) => rooms::create(&arg.room, settings).await,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conclave_core::limits::{DRAIN_DEADLINE, STORED_REPLIES_MAX};
+use conclave_core::limits::{DRAIN_DEADLINE, STORED_REPLIES_MAX, TEXT_BYTES_MAX};
 
 /// Commands of one user that can each have a session at the same time on one machine.
 pub(crate) const CLI_SLOTS_MAX: usize = 64;
@@ -28,6 +28,32 @@ pub(crate) const CLI_SENDS_IN_FLIGHT_MAX: usize = STORED_REPLIES_MAX;
 pub(crate) const BOT_REPLIES_MAX: usize = 256;
 /// Size of what one run of a bot's command may print, bytes.
 pub(crate) const BOT_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
+/// The body of a webhook, bytes: a few hundred alerts. `max_alerts` of Alertmanager's receiver bounds it there.
+pub(crate) const ALERTS_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Webhooks that are read or wait to be queued at the same time. One more is asked to come again.
+pub(crate) const ALERTS_REQUESTS_MAX: usize = 8;
+/// How long a webhook may take until it is queued on disk. Alertmanager repeats it after that.
+pub(crate) const ALERTS_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Alerts whose last state is remembered. Of more, those that began first are forgotten, resolved ones before others.
+pub(crate) const ALERTS_KNOWN_MAX: usize = 16 * 1024;
+/// Alerts of one name that a message shows.
+pub(crate) const ALERTS_SHOWN_MAX: usize = 10;
+/// The text of one alert in a message, characters.
+pub(crate) const ALERT_SUMMARY_CHARS_MAX: usize = 300;
+/// The text of a message about alerts, bytes.
+pub(crate) const ALERTS_TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Pause before the room is looked for again, at the start.
+pub(crate) const ALERTS_ROOM_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Connections to the webhook: those of a few Alertmanagers, and of probes.
+pub(crate) const ALERTS_CONNECTIONS_MAX: usize = 64;
+/// A connection to the webhook that has made no request for this long after it was accepted is closed.
+pub(crate) const ALERTS_FIRST_REQUEST_MAX: Duration = Duration::from_secs(10);
+/// A connection to the webhook without a request for this long is closed.
+pub(crate) const ALERTS_IDLE_MAX: Duration = Duration::from_mins(2);
+/// The shortest token of the webhook, bytes: shorter ones can be guessed.
+pub(crate) const ALERTS_TOKEN_BYTES_MIN: usize = 16;
+/// The longest token of the webhook, bytes.
+pub(crate) const ALERTS_TOKEN_BYTES_MAX: usize = 1_024;
 /// Outboxes of one user in one cluster that are looked at.
 pub(crate) const OUTBOXES_MAX: usize = 1024;
 /// Interval at which a running command looks for messages that other commands have left.
@@ -64,6 +90,7 @@ pub(crate) const UP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval at which `conclave up` renews the certificates that are due; due ones are valid for 30 more days.
 pub(crate) const UP_RENEW_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
+const _: () = assert!(ALERTS_TEXT_BYTES_MAX <= TEXT_BYTES_MAX, "a message about alerts is a message");
 const _: () =
     assert!(SECOND_SIGNAL_AFTER.as_millis() < UP_STOP_AGAIN_INTERVAL.as_millis(), "the second signal counts");
 const _: () = assert!(DRAIN_DEADLINE.as_millis() < UP_STOP_DEADLINE.as_millis(), "a drain can end by itself");

@@ -83,14 +83,14 @@ fn must_have_answered(cluster: &Identified) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client with the session of a bot, which has an outbox of its own.
+/// A client with the session of a consumer, which has an outbox of its own. `kind` is what kind of consumer it is.
 ///
 /// # Errors
-/// As [`open`], or if another bot of this name runs.
-pub(crate) async fn open_bot(settings: &Settings, name: &str) -> anyhow::Result<Client> {
+/// As [`open`], or if another consumer of this kind and name runs.
+pub(crate) async fn open_consumer(settings: &Settings, kind: &str, name: &str) -> anyhow::Result<Client> {
     let cluster = identify(settings).await?;
     let id = cluster.id.as_deref().ok_or_else(|| no_server(&cluster.last))?;
-    let dir = user_dir(settings, id).join(format!("bot.{name}"));
+    let dir = user_dir(settings, id).join(format!("{kind}.{name}"));
     if !dir.is_dir() {
         must_have_answered(cluster)?;
     }
@@ -103,8 +103,9 @@ pub(crate) async fn open_bot(settings: &Settings, name: &str) -> anyhow::Result<
                 tokio::time::sleep(LOCKED_AGAIN_AFTER).await;
             }
             Err(ConnectError::Outbox(OutboxError::Locked { .. })) => {
-                let what = format!("a bot of {} with the name {name:?} runs already", settings.user);
-                return Err(Failed::new(Exit::Refused, what, "give each bot its own --name").into());
+                let what =
+                    format!("`conclave {kind}` of {} with the name {name:?} runs already", settings.user);
+                return Err(Failed::new(Exit::Refused, what, "give each its own --name").into());
             }
             Err(error) => return Err(of_connect(&error).into()),
         }

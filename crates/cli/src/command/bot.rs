@@ -32,7 +32,7 @@ use crate::{output, session};
 pub(super) async fn run(mut args: BotArgs, settings: &Settings) -> anyhow::Result<Exit> {
     args.rooms.sort();
     args.rooms.dedup();
-    let client = session::open_bot(settings, &args.name).await?;
+    let client = session::open_consumer(settings, "bot", &args.name).await?;
     let result = match Bot::new(&args, settings, &client).await {
         Ok(bot) => bot.run().await,
         Err(error) => Err(error),
