@@ -9,7 +9,7 @@
 //! | Level | Since | What it adds |
 //! |---|---|---|
 //! | 1 | 0.1.0 | messages, topics, joining and leaving |
-//! | 2 | not released yet | pins |
+//! | 2 | not released yet | pins; the time of a room may fall after a clock was far ahead ([`crate::Stamp`]) |
 //!
 //! A level belongs to a release. The content of a level never changes once it is released; until then it may grow.
 

@@ -9,6 +9,7 @@
 //! * [`level`]: which commands a cluster may use while its nodes are of different versions.
 //! * [`machine`]: [`apply`], which turns a command into an [`Outcome`].
 //! * [`event`]: the events of a room, each at a dense [`Seq`].
+//! * [`stamp`]: the time of a batch of commands.
 //! * [`session`]: request numbers and stored replies, which make a repeated send harmless.
 //! * [`placement`]: how many clients each node should have.
 //! * [`ring`]: the assignment of rooms to shards and of shards to nodes.
@@ -34,6 +35,7 @@ pub mod refusal;
 pub mod ring;
 pub mod room;
 pub mod session;
+pub mod stamp;
 pub mod version;
 pub mod view;
 
@@ -44,4 +46,5 @@ pub use id::{DataDirId, NodeId, RequestNo, RoomId, Seq, SessionId, ShardId, User
 pub use machine::apply;
 pub use outcome::{Change, Outcome, Reply};
 pub use refusal::Refusal;
+pub use stamp::Stamp;
 pub use view::View;

@@ -32,6 +32,9 @@ pub const SHARDS_MAX: u32 = 64;
 pub const REPLICAS_MAX: usize = 7;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 64;
+/// How far the time of a room may stay ahead of the leader's clock, milliseconds: clocks that differ by less make no
+/// time fall. From feature level 2 on; see [`crate::Stamp`].
+pub const ROOM_TIME_AHEAD_MAX_MS: i64 = 10_000;
 /// Virtual nodes of each node on the ring. Part of the format: the places of shards depend on it.
 pub const VIRTUAL_NODES: u32 = 128;
 

@@ -4,21 +4,21 @@ use crate::command::Command;
 use crate::id::ShardId;
 use crate::outcome::Outcome;
 use crate::refusal::Refusal;
+use crate::stamp::Stamp;
 use crate::view::View;
 use crate::{meta, room};
 
 /// Decides one command of a shard.
 ///
-/// `time_ms` is the leader's clock at the proposal, milliseconds since 1970. This function makes it
-/// monotone within each room: event times never decrease when a clock jumps, or when a new leader's
-/// clock is behind.
+/// `stamp` is the leader's time. Within each room, event times do not fall when a clock jumps, or when a new leader's
+/// clock is behind, unless the stamp may step back.
 ///
 /// # Errors
 /// Only errors of the view, which are storage errors. The command has had no effect then.
 pub fn apply<V: View>(
     view: &V,
     shard: ShardId,
-    time_ms: i64,
+    stamp: Stamp,
     command: &Command,
 ) -> Result<Outcome, V::Error> {
     let belongs = match command {
@@ -34,12 +34,12 @@ pub fn apply<V: View>(
     }
     match command {
         Command::OpenRoom { room, name, creator, creator_name } => {
-            room::open(view, time_ms, *room, name, (*creator, creator_name))
+            room::open(view, stamp.time_ms, *room, name, (*creator, creator_name))
         }
-        Command::Act { room, origin, action } => room::act(view, time_ms, *room, origin, action),
-        Command::CreateRoom { name, creator } => meta::create_room(view, time_ms, name, *creator),
+        Command::Act { room, origin, action } => room::act(view, stamp, *room, origin, action),
+        Command::CreateRoom { name, creator } => meta::create_room(view, stamp.time_ms, name, *creator),
         Command::OpenSession { user, secret_digest, client } => {
-            meta::open_session(view, time_ms, user, *secret_digest, client)
+            meta::open_session(view, stamp.time_ms, user, *secret_digest, client)
         }
         Command::RegisterNode(record) => meta::register_node(view, record),
         Command::SetLayout { layout, replaces } => meta::set_layout(view, layout, *replaces),

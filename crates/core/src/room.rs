@@ -10,6 +10,7 @@ use crate::outcome::{Change, Outcome, Reply};
 use crate::record::{RoomHead, RoomInfo};
 use crate::refusal::Refusal;
 use crate::session::{Standing, StoredOutcome, StoredReply};
+use crate::stamp::Stamp;
 use crate::view::View;
 
 /// Creates the room, if it does not exist.
@@ -51,7 +52,7 @@ pub(crate) fn open<V: View>(
 /// Decides a session's request in a room.
 pub(crate) fn act<V: View>(
     view: &V,
-    time_ms: i64,
+    stamp: Stamp,
     room: RoomId,
     origin: &Origin,
     action: &Action,
@@ -81,7 +82,7 @@ pub(crate) fn act<V: View>(
         return Ok(Outcome::refused(Refusal::TooManyRoomsInSession));
     }
 
-    let mut outcome = decide(view, time_ms, room, head, origin, action)?;
+    let mut outcome = decide(view, stamp, room, head, origin, action)?;
     // A refused request uses up its number too, so that one bad message does not block those behind it.
     if origin.request.is_numbered() {
         let (verdict, time_ms) = match outcome.reply {
@@ -105,7 +106,7 @@ pub(crate) fn act<V: View>(
 
 fn decide<V: View>(
     view: &V,
-    time_ms: i64,
+    stamp: Stamp,
     room: RoomId,
     head: RoomHead,
     origin: &Origin,
@@ -120,7 +121,7 @@ fn decide<V: View>(
     let mut changes = Vec::with_capacity(4);
     changes.extend(change);
     let seq = head.last.next();
-    let time_ms = time_ms.max(head.last_time_ms);
+    let time_ms = stamp.after(head.last_time_ms);
     changes.push(Change::RoomHead(room, RoomHead { last: seq, last_time_ms: time_ms, members }));
     let event = RoomEvent {
         room,

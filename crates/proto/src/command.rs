@@ -8,7 +8,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_core::record::NodeRecord;
 use conclave_core::ring::Layout;
-use conclave_core::{Command, DataDirId, NodeId, Origin, RequestNo, RoomId, SessionId, UserId, level};
+use conclave_core::{Command, DataDirId, NodeId, Origin, RequestNo, RoomId, SessionId, Stamp, UserId, level};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
@@ -21,6 +21,8 @@ const TIME_FIELD: u32 = 1;
 const COMMANDS_FIELD: u32 = 2;
 /// `CommandBatch.min_level`.
 const LEVEL_FIELD: u32 = 3;
+/// `CommandBatch.may_step_back`.
+const STEP_BACK_FIELD: u32 = 4;
 
 /// An encoded command that this program can decode. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,20 +88,22 @@ pub fn encode(command: &Command) -> Encoded {
     }
 }
 
-/// Joins encoded commands to a batch, stamped with the leader's time in milliseconds since 1970 and with the highest
-/// feature level that one of the commands needs.
+/// Joins encoded commands to a batch, with the leader's time and with the highest feature level that the time or one of
+/// the commands needs.
 #[must_use]
-pub fn encode_batch(time_ms: i64, commands: &[Encoded]) -> Bytes {
+pub fn encode_batch(stamp: Stamp, commands: &[Encoded]) -> Bytes {
     let one = |command: &Encoded| {
         key_len(COMMANDS_FIELD) + encoded_len_varint(command.len() as u64) + command.len()
     };
-    let time = time_ms.cast_unsigned();
+    let time = stamp.time_ms.cast_unsigned();
     // The first level is not written: a batch without the field has level 1, as in release 0.1.0.
-    let level = commands.iter().map(Encoded::level).max().filter(|level| *level > level::FIRST);
+    let level = commands.iter().map(Encoded::level).fold(stamp.level(), u32::max);
+    let level = Some(level).filter(|level| *level > level::FIRST);
     let len = key_len(TIME_FIELD)
         + encoded_len_varint(time)
         + commands.iter().map(one).sum::<usize>()
-        + level.map_or(0, |level| key_len(LEVEL_FIELD) + encoded_len_varint(level.into()));
+        + level.map_or(0, |level| key_len(LEVEL_FIELD) + encoded_len_varint(level.into()))
+        + if stamp.may_step_back { key_len(STEP_BACK_FIELD) + 1 } else { 0 };
     let mut out = BytesMut::with_capacity(len);
     encode_key(TIME_FIELD, WireType::Varint, &mut out);
     encode_varint(time, &mut out);
@@ -112,21 +116,27 @@ pub fn encode_batch(time_ms: i64, commands: &[Encoded]) -> Bytes {
         encode_key(LEVEL_FIELD, WireType::Varint, &mut out);
         encode_varint(level.into(), &mut out);
     }
+    if stamp.may_step_back {
+        encode_key(STEP_BACK_FIELD, WireType::Varint, &mut out);
+        encode_varint(1, &mut out);
+    }
     out.freeze()
 }
 
-/// Decodes a batch: the leader's time in milliseconds since 1970, and the commands. A node understands commands up to
+/// Decodes a batch: the leader's time, and the commands. A node understands commands up to
 /// feature level `understands`.
 ///
 /// # Errors
 /// If the bytes are damaged, or if a newer version wrote them ([`FormatError::is_newer`]). The batch contains the level
 /// because an older version would ignore a field that was added to a command of a known kind.
-pub fn decode_batch(bytes: &[u8], understands: u32) -> Result<(i64, Vec<Command>), FormatError> {
+pub fn decode_batch(bytes: &[u8], understands: u32) -> Result<(Stamp, Vec<Command>), FormatError> {
     let batch = log::CommandBatch::decode(bytes)?;
     check_level(batch.min_level, understands)?;
     let commands: Vec<Command> = batch.commands.into_iter().map(from_proto).collect::<Result<_, _>>()?;
     commands.iter().try_for_each(|command| check_level(command.level(), understands))?;
-    Ok((batch.time_ms, commands))
+    let stamp = Stamp { time_ms: batch.time_ms, may_step_back: batch.may_step_back };
+    check_level(stamp.level(), understands)?;
+    Ok((stamp, commands))
 }
 
 fn to_proto(command: &Command) -> log::Command {
@@ -309,8 +319,10 @@ mod tests {
         ];
         let encoded: Vec<_> = commands.iter().map(encode).collect();
         for time_ms in [0, 1_700_000_000_000, -1] {
-            let batch = encode_batch(time_ms, &encoded);
-            assert_eq!(decode_batch(&batch, FEATURE_LEVEL).unwrap(), (time_ms, commands.to_vec()));
+            for stamp in [Stamp::never_back(time_ms), Stamp::at_level(time_ms, FEATURE_LEVEL)] {
+                let batch = encode_batch(stamp, &encoded);
+                assert_eq!(decode_batch(&batch, FEATURE_LEVEL).unwrap(), (stamp, commands.to_vec()));
+            }
         }
         for command in encoded {
             let bytes = command.clone().into_bytes();
@@ -326,7 +338,10 @@ mod tests {
         for bytes in UNKNOWN_KINDS.map(Bytes::from_static) {
             let error = Encoded::from_peer(bytes.clone(), 0, u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");
-            let batch = encode_batch(1, &[Encoded { bytes, level: level::FIRST, is_of_client: true }]);
+            let batch = encode_batch(
+                Stamp::never_back(1),
+                &[Encoded { bytes, level: level::FIRST, is_of_client: true }],
+            );
             let error = decode_batch(&batch, u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");
         }
@@ -339,11 +354,15 @@ mod tests {
     fn a_batch_above_the_level_is_refused_even_if_every_command_can_be_decoded() {
         let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) });
         let with_a_new_field = Encoded { level: FEATURE_LEVEL + 1, ..known };
-        let error = decode_batch(&encode_batch(1, &[with_a_new_field]), FEATURE_LEVEL).unwrap_err();
+        let error = decode_batch(&encode_batch(Stamp::never_back(1), &[with_a_new_field]), FEATURE_LEVEL)
+            .unwrap_err();
         assert!(matches!(error, FormatError::NewerLevel { .. }) && error.is_newer(), "{error}");
         let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) }).into_bytes();
         assert!(Encoded::from_peer(known.clone(), FEATURE_LEVEL + 1, FEATURE_LEVEL).unwrap_err().is_newer());
         assert_eq!(Encoded::from_peer(known, FEATURE_LEVEL, FEATURE_LEVEL).unwrap().0.level(), FEATURE_LEVEL);
+        let first = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) });
+        let steps_back = encode_batch(Stamp::at_level(1, 2), &[first]);
+        assert!(decode_batch(&steps_back, level::FIRST).unwrap_err().is_newer(), "the time needs level 2");
         let raise = encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1));
         assert!(Encoded::from_peer(raise.into_bytes(), 0, FEATURE_LEVEL).unwrap_err().is_newer());
     }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conclave_core::limits::{NODES_MAX, ROOMS_PER_SESSION_MAX, TEXT_BYTES_MAX};
+use conclave_core::level::{FEATURE_LEVEL, FIRST};
+use conclave_core::limits::{NODES_MAX, ROOM_TIME_AHEAD_MAX_MS, ROOMS_PER_SESSION_MAX, TEXT_BYTES_MAX};
 use conclave_core::mem::MemView;
 use conclave_core::{
     Action, Command, EventKind, NodeId, Origin, Outcome, Refusal, Reply, RequestNo, RoomId, Seq, SessionId,
-    ShardId, UserId, apply,
+    ShardId, Stamp, UserId, apply,
 };
 use proptest::prelude::*;
 
@@ -30,6 +31,8 @@ enum Step {
     Open { room: u64 },
     /// The leader's clock changes.
     Clock(i64),
+    /// The cluster's feature level becomes the highest one.
+    Raise,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -57,17 +60,18 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, room, by)| Step::Skip { session, room, by }),
         1 => (session, room.clone()).prop_map(|(session, room)| Step::Join { session, room }),
         1 => room.prop_map(|room| Step::Open { room }),
-        2 => (-1_000..1_000_000_i64).prop_map(Step::Clock),
+        2 => prop_oneof![-1_000..1_000_000_i64, -1_000..50_000_i64].prop_map(Step::Clock),
+        1 => Just(Step::Raise),
     ]
 }
 
-/// The commands that result from the steps, each with the clock at its proposal. A number that the
+/// The commands that result from the steps, each with the stamp of its proposal. A number that the
 /// machine does not use up is taken again for the next request, as a client does it.
-fn commands(steps: &[Step]) -> Vec<(i64, Command)> {
+fn commands(steps: &[Step]) -> Vec<(Stamp, Command)> {
     let mut next: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     let mut opened = BTreeSet::new();
     let mut sent: Vec<Command> = Vec::new();
-    let mut time_ms = 0;
+    let (mut time_ms, mut level) = (0, FIRST);
     let mut commands = Vec::new();
     for step in steps {
         let command = match step {
@@ -110,8 +114,12 @@ fn commands(steps: &[Step]) -> Vec<(i64, Command)> {
                 time_ms = *now;
                 continue;
             }
+            Step::Raise => {
+                level = FEATURE_LEVEL;
+                continue;
+            }
         };
-        commands.push((time_ms, command));
+        commands.push((Stamp::at_level(time_ms, level), command));
     }
     commands
 }
@@ -132,12 +140,12 @@ fn act(session: u64, room: u64, request: u64, action: Action) -> Command {
     }
 }
 
-fn run(commands: &[(i64, Command)]) -> (MemView, Vec<Outcome>) {
+fn run(commands: &[(Stamp, Command)]) -> (MemView, Vec<Outcome>) {
     let mut view = MemView::default();
     let outcomes = commands
         .iter()
-        .map(|(time_ms, command)| {
-            let Ok(outcome) = apply(&view, SHARD, *time_ms, command);
+        .map(|(stamp, command)| {
+            let Ok(outcome) = apply(&view, SHARD, *stamp, command);
             view.commit(&outcome);
             outcome
         })
@@ -145,7 +153,7 @@ fn run(commands: &[(i64, Command)]) -> (MemView, Vec<Outcome>) {
     (view, outcomes)
 }
 
-fn history() -> impl Strategy<Value = Vec<(i64, Command)>> {
+fn history() -> impl Strategy<Value = Vec<(Stamp, Command)>> {
     proptest::collection::vec(step(), 0..120).prop_map(|steps| commands(&steps))
 }
 
@@ -156,18 +164,34 @@ proptest! {
     }
 
     #[test]
-    fn seqs_are_dense_and_times_never_fall(commands in history()) {
+    fn seqs_are_dense_and_heads_are_those_of_the_last_events(commands in history()) {
         let (view, _) = run(&commands);
         let mut heads: BTreeMap<RoomId, (Seq, i64)> = BTreeMap::new();
         for event in &view.events {
-            let (last, time_ms) = heads.get(&event.room).copied().unwrap_or((Seq(0), i64::MIN));
+            let (last, _) = heads.get(&event.room).copied().unwrap_or((Seq(0), i64::MIN));
             prop_assert_eq!(event.seq, last.next());
-            prop_assert!(event.time_ms >= time_ms);
             prop_assert_eq!(event.seq == Seq(1), matches!(event.kind, EventKind::Created(_)));
             heads.insert(event.room, (event.seq, event.time_ms));
         }
         for (room, (head, _)) in &view.rooms {
             prop_assert_eq!(heads.get(room), Some(&(head.last, head.last_time_ms)));
+        }
+    }
+
+    #[test]
+    fn times_fall_only_from_far_ahead_and_only_above_the_first_level(commands in history()) {
+        let (_, outcomes) = run(&commands);
+        let mut last: BTreeMap<RoomId, i64> = BTreeMap::new();
+        for ((stamp, _), event) in commands.iter().zip(&outcomes).filter_map(|(one, outcome)| Some((one, outcome.event.as_ref()?))) {
+            let before = last.insert(event.room, event.time_ms).unwrap_or(i64::MIN);
+            prop_assert!(event.time_ms >= stamp.time_ms);
+            if stamp.may_step_back {
+                prop_assert!(event.time_ms <= stamp.time_ms + ROOM_TIME_AHEAD_MAX_MS);
+                let fell = before.saturating_sub(event.time_ms);
+                prop_assert!(fell <= 0 || fell > ROOM_TIME_AHEAD_MAX_MS);
+            } else {
+                prop_assert!(event.time_ms >= before);
+            }
         }
     }
 
@@ -269,7 +293,7 @@ proptest! {
 fn a_session_has_request_numbers_in_a_bounded_number_of_rooms() {
     let mut view = MemView::default();
     let mut decide = |command: Command| {
-        let Ok(outcome) = apply(&view, SHARD, 0, &command);
+        let Ok(outcome) = apply(&view, SHARD, Stamp::never_back(0), &command);
         view.commit(&outcome);
         outcome
     };
@@ -310,7 +334,7 @@ fn a_cluster_has_a_bounded_number_of_nodes() {
             version: String::new(),
             feature_level: 1,
         };
-        let Ok(outcome) = apply(&view, ShardId::META, 0, &Command::RegisterNode(record));
+        let Ok(outcome) = apply(&view, ShardId::META, Stamp::never_back(0), &Command::RegisterNode(record));
         view.commit(&outcome);
         outcome.reply
     };

@@ -3,7 +3,8 @@
 use conclave_core::record::NodeRecord;
 use conclave_core::ring::Layout;
 use conclave_core::{
-    Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
+    Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp,
+    UserId,
 };
 
 /// The users of the transcripts; a user's id is the position in this list, from 1.
@@ -11,8 +12,8 @@ const PEOPLE: [&str; 3] = ["ana", "bo", "kim"];
 
 /// One line.
 pub(crate) enum Line {
-    /// `at 1000`: sets the leader's clock for the following lines.
-    At(i64),
+    /// `at 1000`: sets the leader's clock for the following lines. `at 1000 level 2`: in a cluster of this feature level.
+    At(Stamp),
     /// `shard 0`: selects the shard for the following lines. Each shard has its own state.
     Shard(ShardId),
     /// `show`: prints the state.
@@ -30,7 +31,7 @@ pub(crate) fn parse(line: &str) -> Line {
     let mut words = Words { rest: line, line };
     let verb = words.word();
     let command = match verb {
-        "at" => return Line::At(words.number()),
+        "at" => return Line::At(at(&mut words)),
         "shard" => return Line::Shard(ShardId(words.number())),
         "show" => return Line::Show,
         "open-room" => open_room(&mut words),
@@ -50,6 +51,16 @@ pub(crate) fn parse(line: &str) -> Line {
         who => return Line::Commands(act(who, &mut words)),
     };
     Line::Commands(vec![command])
+}
+
+/// `at 1000` or `at 1000 level 2`
+fn at(words: &mut Words<'_>) -> Stamp {
+    let time_ms = words.number();
+    if words.is_empty() {
+        return Stamp::never_back(time_ms);
+    }
+    words.expect("level");
+    Stamp::at_level(time_ms, words.number())
 }
 
 /// `open-room 1 general by ana`
@@ -142,6 +153,10 @@ fn person(name: &str) -> UserId {
 }
 
 impl<'a> Words<'a> {
+    fn is_empty(&self) -> bool {
+        self.rest.trim().is_empty()
+    }
+
     fn word(&mut self) -> &'a str {
         let rest = self.rest.trim_start();
         let (word, rest) = rest.split_once(' ').unwrap_or((rest, ""));

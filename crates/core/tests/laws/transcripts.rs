@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use conclave_core::mem::MemView;
 use conclave_core::session::StoredOutcome;
-use conclave_core::{Change, EventKind, Outcome, Reply, ShardId, apply};
+use conclave_core::{Change, EventKind, Outcome, Reply, ShardId, Stamp, apply};
 
 use crate::script::{Line, parse};
 
@@ -53,7 +53,7 @@ fn first_difference(said: &str, says: &str) -> String {
 /// Runs the commands of the transcript, and returns it with the current answers.
 fn run(script: &str) -> String {
     let mut out = String::new();
-    let (mut time_ms, mut shard) = (0, ShardId(1));
+    let (mut stamp, mut shard) = (Stamp::never_back(0), ShardId(1));
     let mut views: BTreeMap<ShardId, MemView> = BTreeMap::new();
     for line in script.lines() {
         if line.starts_with("    ") {
@@ -63,13 +63,13 @@ fn run(script: &str) -> String {
         let Some(line) = line.strip_prefix("> ") else { continue };
         let view = views.entry(shard).or_default();
         match parse(line) {
-            Line::At(now) => time_ms = now,
+            Line::At(now) => stamp = now,
             Line::Shard(other) => shard = other,
             Line::Show => show(&mut out, view),
             Line::Commands(commands) => {
                 let last = commands.len() - 1;
                 for (at, command) in commands.iter().enumerate() {
-                    let Ok(outcome) = apply(view, shard, time_ms, command);
+                    let Ok(outcome) = apply(view, shard, stamp, command);
                     view.commit(&outcome);
                     if at == last {
                         print(&mut out, &outcome);

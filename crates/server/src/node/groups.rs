@@ -105,6 +105,7 @@ impl Groups<'_> {
             shard,
             raft: raft.clone(),
             clock: self.clock.clone(),
+            topology: Arc::clone(self.topology),
             metrics: Arc::clone(self.metrics),
             #[cfg(debug_assertions)]
             store: self.store.clone(),

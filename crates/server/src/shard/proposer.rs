@@ -9,7 +9,7 @@ mod early;
 
 use std::sync::Arc;
 
-use conclave_core::{NodeId, Reply, ShardId};
+use conclave_core::{NodeId, Reply, ShardId, Stamp};
 use conclave_proto::command::{Encoded, encode_batch};
 use conclave_store::{Payload, Raft, TypeConfig};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::metrics::{Metrics, label};
+use crate::topology::Topology;
 
 /// The result of a batch of commands: one reply for each, or the reason why there are none.
 pub(crate) type ProposeResult = Result<Vec<Reply>, ProposeError>;
@@ -62,6 +63,7 @@ pub(crate) struct Proposer {
     pub(crate) shard: ShardId,
     pub(crate) raft: Raft,
     pub(crate) clock: Clock,
+    pub(crate) topology: Arc<Topology>,
     pub(crate) metrics: Arc<Metrics>,
     #[cfg(debug_assertions)]
     pub(crate) store: conclave_store::Store,
@@ -133,7 +135,8 @@ impl Proposer {
             let full = bytes >= ENTRY_BYTES_MAX || commands.len() >= ENTRY_COMMANDS_MAX;
             next = if full { None } else { queue.try_recv().ok() };
         }
-        let batch = encode_batch(self.clock.now_ms(), &commands);
+        let stamp = Stamp::at_level(self.clock.now_ms(), self.topology.feature_level());
+        let batch = encode_batch(stamp, &commands);
         (Payload(batch), waiting, commands.len())
     }
 }

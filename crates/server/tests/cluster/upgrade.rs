@@ -130,6 +130,39 @@ async fn a_new_action_waits_for_the_last_upgraded_node_and_nothing_is_lost() {
     cluster.settled().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_leaves_the_time_of_a_clock_that_was_far_ahead_once_all_nodes_are_upgraded() {
+    const YEAR_MS: i64 = 365 * 86_400_000;
+    let (levels, mut cluster) = Levels::start(OLD).await;
+    let set_clocks = |cluster: &Cluster, offset_ms: i64| {
+        (0..3).for_each(|index| cluster.clock(index).set_offset_ms(offset_ms));
+    };
+    let mut raw = Raw::connect(&cluster, 0, "ana").await;
+    set_clocks(&cluster, YEAR_MS);
+    let ahead = raw.send("general", 1, "a year ahead").await.unwrap().time_ms;
+    set_clocks(&cluster, 0);
+    let kept = raw.send("general", 2, "the clocks are right").await.unwrap().time_ms;
+    assert_eq!(kept, ahead, "the rule of a cluster of level {OLD}");
+    for index in 0..3 {
+        levels.replace(&mut cluster, index, NEW).await;
+    }
+    for index in 0..3 {
+        eventually("the level rises", async || level(&cluster, index).await == NEW).await;
+    }
+    let mut raw = Raw::connect(&cluster, 0, "bo").await;
+    let healed = raw.send("general", 1, "upgraded").await.unwrap().time_ms;
+    let now_ms = cluster.clock(0).now_ms();
+    assert!(healed <= now_ms, "{healed} while it is {now_ms}");
+    // A cluster that has the level does not get there again.
+    set_clocks(&cluster, YEAR_MS);
+    let ahead = raw.send("general", 2, "a year ahead again").await.unwrap().time_ms;
+    assert!(ahead > now_ms + YEAR_MS / 2, "{ahead}");
+    set_clocks(&cluster, 0);
+    let healed = raw.send("general", 3, "right again").await.unwrap().time_ms;
+    let now_ms = cluster.clock(0).now_ms();
+    assert!(healed <= now_ms, "{healed} while it is {now_ms}");
+}
+
 /// Pins the room's first event. Returns the events that are pinned there.
 async fn pinned(client: &Client) -> Vec<u64> {
     let ticket = client.submit("general", Content::Action(pin(1))).await.unwrap();

@@ -15,7 +15,8 @@ use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, Room
 use conclave_core::ring::Layout;
 use conclave_core::session::{SessionRoom, Standing};
 use conclave_core::{
-    Action, Change, Command, NodeId, Outcome, Reply, RequestNo, RoomId, Seq, SessionId, ShardId, UserId, View,
+    Action, Change, Command, NodeId, Outcome, Reply, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp,
+    UserId, View,
 };
 use conclave_proto::{command, event};
 use openraft::EntryPayload;
@@ -46,7 +47,7 @@ pub(crate) struct Applied {
 enum Decoded {
     Blank,
     Membership(Membership),
-    Commands(i64, Vec<Command>),
+    Commands(Stamp, Vec<Command>),
 }
 
 fn decode(entry: Entry, understands: u32) -> Result<(LogId, Decoded), StoreError> {
@@ -54,10 +55,10 @@ fn decode(entry: Entry, understands: u32) -> Result<(LogId, Decoded), StoreError
         EntryPayload::Blank => Decoded::Blank,
         EntryPayload::Membership(membership) => Decoded::Membership(membership),
         EntryPayload::Normal(payload) => {
-            let (time_ms, commands) = command::decode_batch(&payload.0, understands).map_err(|error| {
+            let (stamp, commands) = command::decode_batch(&payload.0, understands).map_err(|error| {
                 StoreError::format(DataFile::LOG, &format!("the entry {}", entry.log_id), &error)
             })?;
-            Decoded::Commands(time_ms, commands)
+            Decoded::Commands(stamp, commands)
         }
     };
     Ok((entry.log_id, decoded))
@@ -118,10 +119,10 @@ impl ShardState {
                 Decoded::Membership(membership) => {
                     inner.membership = StoredMembership::new(Some(log_id), membership);
                 }
-                Decoded::Commands(time_ms, commands) => {
+                Decoded::Commands(stamp, commands) => {
                     replies.reserve_exact(commands.len());
                     for command in &commands {
-                        let reply = inner.apply(&self.shared.db, self.shard, time_ms, command);
+                        let reply = inner.apply(&self.shared.db, self.shard, stamp, command);
                         // Set under the lock, so that the writer cannot take half an entry.
                         replies.push(reply.map_err(failed)?);
                     }
@@ -169,10 +170,10 @@ impl Inner {
         &mut self,
         db: &StateDb,
         shard: ShardId,
-        time_ms: i64,
+        stamp: Stamp,
         command: &Command,
     ) -> Result<Reply, StoreError> {
-        let outcome = conclave_core::apply(&ApplyView { inner: self, db, shard }, shard, time_ms, command)?;
+        let outcome = conclave_core::apply(&ApplyView { inner: self, db, shard }, shard, stamp, command)?;
         let reply = outcome.reply;
         self.commit(db, shard, outcome)?;
         self.digests.reply(&reply);

@@ -33,14 +33,14 @@ impl ShardState {
     /// The predicted replies to an entry of this shard's leader; `None` if the entry holds other commands than room
     /// actions. The events are also published to the rooms' subscribers if that is the planted bug.
     pub(crate) fn predict(&self, payload: &Payload, observer: &dyn Observer) -> Option<Replies> {
-        let (time_ms, commands) = command::decode_batch(&payload.0, self.shared.feature_level).ok()?;
+        let (stamp, commands) = command::decode_batch(&payload.0, self.shared.feature_level).ok()?;
         let mut predictions = lock(&self.predictions);
         let Predictions { view, published } = &mut *predictions;
         let mut heads = BTreeMap::new();
         let mut replies = Vec::with_capacity(commands.len());
         for command in &commands {
             self.bring(view, command)?;
-            let Ok(outcome) = conclave_core::apply(view, self.shard, time_ms, command);
+            let Ok(outcome) = conclave_core::apply(view, self.shard, stamp, command);
             view.commit(&outcome);
             view.events.clear();
             if let Some(event) = outcome.event.filter(|_| planted(Bug::PublishBeforeCommit)) {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::HISTORY_READS_MAX;
 use conclave_core::mem::MemView;
-use conclave_core::{Action, Command, Origin, RequestNo, RoomId, SessionId, ShardId, UserId};
+use conclave_core::{Action, Command, Origin, RequestNo, RoomId, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::{command, event};
 use openraft::EntryPayload;
 use proptest::prelude::*;
@@ -85,7 +85,7 @@ fn shared(dir: &std::path::Path) -> Arc<StoreContext> {
 
 fn entry(index: i64, commands: &[Command]) -> Entry {
     let encoded: Vec<_> = commands.iter().map(command::encode).collect();
-    let payload = Payload(command::encode_batch(index, &encoded));
+    let payload = Payload(command::encode_batch(Stamp::at_level(index, FEATURE_LEVEL), &encoded));
     Entry { log_id: log_id_of(1, index.cast_unsigned()), payload: EntryPayload::Normal(payload) }
 }
 
@@ -132,7 +132,7 @@ proptest! {
             let applied = runtime.block_on(state.apply(std::iter::once(entry(index, commands)))).unwrap();
             let mut replies = Vec::new();
             for command in commands {
-                let Ok(outcome) = conclave_core::apply(&model, SHARD, index, command);
+                let Ok(outcome) = conclave_core::apply(&model, SHARD, Stamp::at_level(index, FEATURE_LEVEL), command);
                 model.commit(&outcome);
                 replies.push(outcome.reply);
             }

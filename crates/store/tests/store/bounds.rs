@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
-use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
+use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::command::Encoded;
 use conclave_proto::{command, event};
 use conclave_store::convert::log_id_of;
@@ -39,7 +39,7 @@ fn post(room: u64, request: u64, text: &str) -> Encoded {
 }
 
 fn entry(index: u64, commands: &[Encoded]) -> Entry {
-    let batch = command::encode_batch(1, commands);
+    let batch = command::encode_batch(Stamp::never_back(1), commands);
     Entry { log_id: log_id_of(1, index), payload: EntryPayload::Normal(Payload(batch)) }
 }
 

@@ -9,7 +9,8 @@ use conclave_core::record::{
 use conclave_core::ring::Layout;
 use conclave_core::session::{SessionRoom, StoredOutcome, StoredReply};
 use conclave_core::{
-    Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, UserId,
+    Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp,
+    UserId, level,
 };
 use conclave_proto::{command, event, log};
 use conclave_store::{LocalSnapshot, Snapshot, SnapshotData};
@@ -38,13 +39,15 @@ impl Commands {
     pub(crate) fn batch(&mut self, random: &mut StdRng) -> Bytes {
         let commands = (0..random.random_range(1..6)).map(|_| {
             let command = self.any(random);
-            let outcome = conclave_core::apply(&self.view, self.shard, 0, &command).unwrap();
+            let outcome =
+                conclave_core::apply(&self.view, self.shard, Stamp::never_back(0), &command).unwrap();
             self.view.commit(&outcome);
             self.view.events.clear();
             command::encode(&command)
         });
         let commands: Vec<_> = commands.collect();
-        command::encode_batch(random.random_range(0..10_000), &commands)
+        let level = if random.random() { level::FIRST } else { FEATURE_LEVEL };
+        command::encode_batch(Stamp::at_level(random.random_range(0..40_000), level), &commands)
     }
 
     fn data(&self, random: &mut StdRng) -> Command {
@@ -136,9 +139,9 @@ fn meta(random: &mut StdRng) -> Command {
 
 /// Applies an entry's batch to the model.
 pub(crate) fn apply(view: &mut MemView, shard: ShardId, batch: &Bytes) {
-    let (time_ms, commands) = command::decode_batch(batch, FEATURE_LEVEL).unwrap();
+    let (stamp, commands) = command::decode_batch(batch, FEATURE_LEVEL).unwrap();
     for command in &commands {
-        let outcome = conclave_core::apply(view, shard, time_ms, command).unwrap();
+        let outcome = conclave_core::apply(view, shard, stamp, command).unwrap();
         view.commit(&outcome);
     }
 }

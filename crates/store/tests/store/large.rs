@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use conclave_core::limits::STATE_CACHE_BYTES;
-use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
+use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::command::{self, Encoded};
 use conclave_store::convert::log_id_of;
 use conclave_store::{Entry, Payload, SnapshotData, StateMachine, Store, Vote};
@@ -26,7 +26,7 @@ const TEXT: usize = 1_000;
 const BATCH: u64 = 200;
 
 fn entry(index: u64, commands: &[Encoded]) -> Entry {
-    let batch = command::encode_batch(1, commands);
+    let batch = command::encode_batch(Stamp::never_back(1), commands);
     Entry { log_id: log_id_of(1, index), payload: EntryPayload::Normal(Payload(batch)) }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use conclave_core::mem::MemView;
-use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
+use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::command::{self, Encoded};
 use conclave_proto::raft::SnapshotChunk;
 use conclave_store::convert::log_id_of;
@@ -247,9 +247,9 @@ async fn readers_never_see_half_a_snapshot() {
     let batch = |first: u64| {
         let posts: Vec<_> =
             (first..first + 100).map(|n| post(n, format!("{n} {}", "x".repeat(900)))).collect();
-        command::encode_batch(1, &posts)
+        command::encode_batch(Stamp::never_back(1), &posts)
     };
-    let mut batches = vec![command::encode_batch(1, &[begin])];
+    let mut batches = vec![command::encode_batch(Stamp::never_back(1), &[begin])];
     batches.extend((0..200).map(|n| batch(1 + n * 100)));
     let (_, mut source) = from.shard(SHARD);
     apply_all(&mut source, 1, &batches).await;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 
-use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, UserId};
+use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::command::{self, Encoded};
 use conclave_store::convert::log_id_of;
 use conclave_store::{Disk, Entry, Options, Payload, RealDisk, StateMachine, Vote};
@@ -105,7 +105,7 @@ fn open_session(user: u64) -> Encoded {
 }
 
 fn entry(index: u64, commands: &[Encoded]) -> Entry {
-    let batch = command::encode_batch(1, commands);
+    let batch = command::encode_batch(Stamp::never_back(1), commands);
     Entry { log_id: log_id_of(1, index), payload: EntryPayload::Normal(Payload(batch)) }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::record::NodeRecord;
-use conclave_core::{Command, DataDirId, NodeId, ShardId, UserId};
+use conclave_core::{Command, DataDirId, NodeId, ShardId, Stamp, UserId};
 use conclave_proto::command::{encode, encode_batch};
 use conclave_store::convert::log_id_of;
 use conclave_store::{Entry, OpenError, Options, Payload, SnapshotData, Store, Vote};
@@ -22,7 +22,10 @@ fn entry(index: u64, batch: impl Into<Bytes>) -> Entry {
 }
 
 fn create_room(name: &str) -> Bytes {
-    encode_batch(1, &[encode(&Command::CreateRoom { name: name.into(), creator: UserId(1) })])
+    encode_batch(
+        Stamp::never_back(1),
+        &[encode(&Command::CreateRoom { name: name.into(), creator: UserId(1) })],
+    )
 }
 
 /// Applies one entry of the meta shard; the error is its text.
@@ -34,7 +37,7 @@ async fn apply(store: &Store, entry: Entry) -> Result<(), String> {
 
 #[tokio::test]
 async fn an_entry_of_a_newer_version_stops_the_store_and_asks_for_an_upgrade() {
-    let raise = encode_batch(1, &[encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1))]);
+    let raise = encode_batch(Stamp::never_back(1), &[encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1))]);
     for unknown in [Bytes::from_static(UNKNOWN_COMMAND), raise] {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
@@ -76,7 +79,7 @@ fn raise_level(directory: DataDirId) -> [Entry; 2] {
         feature_level: FEATURE_LEVEL,
     };
     let commands = [Command::RegisterNode(node), Command::SetFeatureLevel(FEATURE_LEVEL)];
-    let [register, raise] = commands.map(|command| encode_batch(1, &[encode(&command)]));
+    let [register, raise] = commands.map(|command| encode_batch(Stamp::never_back(1), &[encode(&command)]));
     [entry(1, register), entry(2, raise)]
 }
 

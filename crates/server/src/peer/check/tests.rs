@@ -1,7 +1,7 @@
 //! Messages of honest peers pass, and each message of the attacks that were tried on version 0.1.0 is refused.
 
 use conclave_core::level::FEATURE_LEVEL;
-use conclave_core::{Command, UserId};
+use conclave_core::{Command, Stamp, UserId};
 use conclave_proto::command::{encode, encode_batch};
 use conclave_proto::log::{Entry, LogId, MemberSet, Membership, StoredMembership, Vote};
 use proptest::prelude::*;
@@ -39,7 +39,7 @@ fn vote(term: u64, committed: bool) -> Option<Vote> {
 
 fn entry(term: u64, index: u64) -> Entry {
     let command = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) });
-    let payload = Some(entry::Payload::Normal(encode_batch(1, &[command])));
+    let payload = Some(entry::Payload::Normal(encode_batch(Stamp::never_back(1), &[command])));
     Entry { log_id: Some(id(term, index)), payload }
 }
 
