@@ -19,6 +19,9 @@ pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 pub const HANDSHAKES_MAX: usize = 256;
 /// Pause between two log lines about failed handshakes: a stranger must not fill the log.
 pub(crate) const FAILURES_LOGGED_EVERY: Duration = Duration::from_secs(10);
+/// Bytes that one read of an encrypted connection gets at most, and that a connection holds until they are decrypted: two
+/// full TLS records (RFC 8446, section 5.2).
+pub(crate) const READ_AHEAD_BYTES_MAX: usize = 2 * (5 + 16_384 + 256);
 /// Maximum size of a key or certificate file, in bytes. A chain of a public authority has less than 16 KiB.
 pub(crate) const PEM_BYTES_MAX: u64 = 256 * 1024;
 /// Maximum number of certificates for a public name: its own, and those up to an authority that systems know.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsStream;
 
-use crate::tls::{Handshakes, TlsServer};
+use crate::tls::{Handshakes, ReadAhead, TlsServer};
 use crate::{Connection, Entrance, Gate, Identity, Incoming, is_loopback};
 
 /// The first byte of a TLS connection: a handshake record.
@@ -114,7 +114,7 @@ pub enum Wire {
     /// A connection of an injected network, and the address of the peer if the peer connected.
     Other(Box<dyn Connection>, Option<SocketAddr>),
     /// An encrypted connection, and the verified owner of the peer's certificate.
-    Tls(Box<TlsStream<Wire>>, Identity),
+    Tls(Box<TlsStream<ReadAhead>>, Identity),
 }
 
 impl Wire {

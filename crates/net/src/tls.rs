@@ -7,6 +7,7 @@
 //! The identity of a cluster is the key of its authority, [`CaId`]. Peers send the authority's certificate behind their
 //! own, so whoever knows the id can verify a peer without any file.
 
+mod ahead;
 mod client;
 mod dir;
 mod public;
@@ -22,6 +23,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use webpki::EndEntityCert;
 
+pub use ahead::ReadAhead;
 pub use client::{TlsClient, Trust};
 pub use dir::TlsDir;
 pub use public::PublicFiles;

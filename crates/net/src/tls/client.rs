@@ -13,6 +13,7 @@ use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, TlsStream};
 
+use super::ahead::ReadAhead;
 use super::verify::{ClusterServer, Expect, identity_of_chain, of_handshake};
 use super::{CLUSTER_PROOF, Credentials, PROTOCOLS, TlsError, provider};
 use crate::limits::{HANDSHAKE_DEADLINE, SESSIONS_KEPT};
@@ -95,8 +96,8 @@ impl TlsClient {
 
     /// The handshake on a connection to `host:port`.
     pub(crate) async fn connect(&self, wire: Wire, address: &str) -> io::Result<Wire> {
-        let connecting =
-            TlsConnector::from(self.config.load_full()).connect(self.server_name(address)?, wire);
+        let connecting = TlsConnector::from(self.config.load_full())
+            .connect(self.server_name(address)?, ReadAhead::new(wire));
         let Ok(stream) = timeout(HANDSHAKE_DEADLINE, connecting).await else {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"));
         };

@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
+use super::ahead::ReadAhead;
 use super::public::{ByName, PublicCertificate};
 use super::verify::{ClusterClient, identity_of_chain, of_handshake};
 use super::{Credentials, PROTOCOLS, TlsError, provider};
@@ -117,8 +118,10 @@ impl TlsServer {
             return Ok(wire);
         }
         let current = self.current.load_full();
-        let stream =
-            TlsAcceptor::from(Arc::clone(&current.config)).accept(wire).await.map_err(of_handshake)?;
+        let stream = TlsAcceptor::from(Arc::clone(&current.config))
+            .accept(ReadAhead::new(wire))
+            .await
+            .map_err(of_handshake)?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let identity = identity_of_chain(chain, Some(current.ca)).map_or(Identity::None, |(found, _)| found);
         Ok(Wire::Tls(Box::new(TlsStream::Server(stream)), identity))
