@@ -87,8 +87,12 @@ fn judge(nodes: &[NodeStatus]) -> (i32, Vec<String>) {
         let is_led = shard.leader_id != 0 && !nodes.iter().any(denies);
         *led.entry(shard.shard).or_default() |= is_led;
     }
-    for (shard, _) in led.iter().filter(|(_, led)| !**led) {
-        problems.push(format!("shard {shard} has no leader: messages to its rooms wait"));
+    let leaderless: Vec<u32> = led.iter().filter(|(_, led)| !**led).map(|(shard, _)| *shard).collect();
+    if leaderless.len() == led.len() && led.len() > 1 {
+        problems.push("no leader in any shard: messages to all rooms wait".to_owned());
+    } else {
+        let problem = |shard| format!("shard {shard} has no leader: messages to its rooms wait");
+        problems.extend(leaderless.into_iter().map(problem));
     }
     let reachable = |id: &&u64| nodes.iter().any(|node| node.node_id == **id && node.reachable);
     let spare = voters.values().map(|voters| {
@@ -164,10 +168,19 @@ mod tests {
         two_of_five[0].shards[0].leader_id = 0;
         let (_, problems) = judge(&two_of_five);
         assert_eq!(problems, ["shard 1 has no leader: messages to its rooms wait"]);
-        let one = [node(1, true, false), node(2, false, false), node(3, false, false)];
+        let mut one = [node(1, true, false), node(2, false, false), node(3, false, false)];
         let (can_lose, problems) = judge(&one);
         assert_eq!(can_lose, -1);
         assert_eq!(problems.len(), 3, "{problems:?}");
+        // One sentence, however many shards there are.
+        let meta = ShardStatus { shard: 0, ..one[0].shards[0].clone() };
+        one[0].shards.push(meta);
+        let (_, problems) = judge(&one);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems[2].starts_with("no leader in any shard"), "{problems:?}");
+        one[0].shards[1].leader_id = 1;
+        let (_, problems) = judge(&one);
+        assert_eq!(problems[2], "shard 1 has no leader: messages to its rooms wait");
         let mut full = all;
         full[1].disk_full = true;
         let (can_lose, problems) = judge(&full);

@@ -175,7 +175,8 @@ impl Findings {
             // Servers that do not answer from here, and drained ones, were named before.
             let subject = problem.split(' ').next().unwrap_or_default();
             let named = self.problems.iter().any(|known| known.what.starts_with(&format!("{subject} (")));
-            if named || subject == "shard" && !cluster.leaderless.is_empty() {
+            let is_of_leaders = subject == "shard" || problem.starts_with("no leader in any shard");
+            if named || is_of_leaders && !cluster.leaderless.is_empty() {
                 continue;
             }
             self.problem(problem.clone(), "`conclave status` shows each server and shard");
