@@ -107,7 +107,7 @@ impl Caller {
                     let wait = retry::delay((failures + 1).saturating_sub(all), rand::random());
                     failures = failures.saturating_add(1);
                     next_try = Instant::now() + if failures < all { Duration::ZERO } else { wait.max(asked_for) };
-                    last = Some(failure);
+                    keep_most_telling(&mut last, failure);
                 }
                 () = tokio::time::sleep_until(next_try) => {}
                 () = tokio::time::sleep_until(deadline) => return Err(failed_after(last, patience)),
@@ -254,5 +254,31 @@ fn failed_after(last: Option<chat::Failure>, after: Duration) -> CallError {
     }
 }
 
+/// Keeps the failure that tells more: the answer of a server outweighs a connection that failed later.
+fn keep_most_telling(last: &mut Option<chat::Failure>, failure: chat::Failure) {
+    let is_answer = |failure: &chat::Failure| failure.code != CONNECTION;
+    if is_answer(&failure) || !last.as_ref().is_some_and(is_answer) {
+        *last = Some(failure);
+    }
+}
+
 /// The code of failures of the connection, which no conclave server has sent.
 const CONNECTION: &str = "connection";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_of_a_server_outweighs_a_connection_that_failed_later() {
+        let failure = |code: &str| chat::Failure { code: code.to_owned(), ..chat::Failure::default() };
+        let mut last = None;
+        keep_most_telling(&mut last, failure(CONNECTION));
+        assert!(matches!(failed_after(last.clone(), Duration::ZERO), CallError::NoServer { .. }));
+        keep_most_telling(&mut last, failure("busy"));
+        keep_most_telling(&mut last, failure("no_quorum"));
+        keep_most_telling(&mut last, failure(CONNECTION));
+        let error = failed_after(last, Duration::ZERO);
+        assert!(matches!(&error, CallError::Unavailable { code, .. } if code == "no_quorum"), "{error:?}");
+    }
+}
