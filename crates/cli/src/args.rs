@@ -33,7 +33,7 @@ the current one of `conclave use`, which is the first that you used. Another clu
 
 Exit codes:
   0 ok   1 refused   2 usage   3 not authenticated   4 not found or forbidden
-  5 queued, not committed yet   6 no server reachable   7 verification failed
+  5 queued, not committed yet   6 no server reachable, or none that can do it now   7 verification failed
 
 Data goes to stdout, everything else to stderr. With --json each line is one object.";
 
@@ -141,6 +141,7 @@ pub(crate) enum Command {
     /// Pin an event of a room, for everybody
     Pin(PinArgs),
     /// Ping every server
+    #[command(after_help = PING_HELP)]
     Ping,
     /// Show the cluster: servers, leaders, lag, and how many may still fail
     #[command(after_help = STATUS_HELP)]
@@ -406,6 +407,9 @@ pub(crate) struct ChatArgs {
     #[arg(value_parser = parse::room, default_value = "general")]
     pub(crate) room: String,
 }
+
+const PING_HELP: &str = "\
+Ends with 0 when every server that is found answers, 1 when one does not (it is named), 6 when none does.";
 
 const STATUS_HELP: &str = "\
 Ends with 0 when the cluster is healthy, 1 when it is not, 6 when no server answers.

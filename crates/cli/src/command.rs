@@ -29,8 +29,9 @@ use jiff::tz::TimeZone;
 
 use crate::args::admin::{AdminArgs, AdminCommand};
 use crate::args::{Args, Command, RoomsCommand};
-use crate::errors::explain;
-use crate::exit::Exit;
+use crate::errors::{explain, no_majority};
+use crate::exit::{Exit, Failed};
+use crate::limits::STATUS_WAIT_PATIENCE;
 use crate::settings::{Environment, Settings, resolve};
 use crate::view::event::LineStyle;
 use crate::{bench, output, session};
@@ -61,7 +62,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         session::send_leftovers_once(&settings).await;
     }
     match ended {
-        Err(error) => Err(explain(error, &settings).await),
+        Err(error) => Err(explain(without_majority(error, &settings).await, &settings).await),
         ended => ended,
     }
 }
@@ -74,6 +75,22 @@ fn sends_leftovers(command: &Command) -> bool {
         Command::Outbox(_) | Command::Use(_) | Command::Bench(_) | Command::Doctor => false,
         Command::Admin(AdminArgs { command: AdminCommand::Ca { .. }, .. }) => false,
         _ => true,
+    }
+}
+
+/// Says that no majority answers, where a server of the cluster does: what it was asked for needs one.
+async fn without_majority(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
+    let is_silent = error.downcast_ref::<Failed>().is_some_and(|failed| failed.exit == Exit::NoServer);
+    let has_answered = settings.identified.get().is_some_and(|cluster| cluster.answered.is_some());
+    if !is_silent || !has_answered {
+        return error;
+    }
+    let Ok(observer) = session::observer(settings, STATUS_WAIT_PATIENCE).await else { return error };
+    let status = observer.status().await;
+    observer.close().await;
+    match status {
+        Ok(status) if status.can_lose < 0 => no_majority(&status).into(),
+        _ => error,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use conclave_client::find::{Found, NotFound};
 use conclave_client::{CallError, ConnectError, SendError};
+use conclave_proto::chat::GetServerStatusResponse;
 
 use crate::exit::{Exit, Failed};
 use crate::identify::{Identified, Other};
@@ -14,6 +15,8 @@ const NO_SESSION: &str = "if the cluster was created anew, give another --state-
                           (STATE_DIR/CLUSTER_ID/USER), which drops the unsent messages there";
 const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT; `conclave doctor` says more";
 const STATUS: &str = "conclave status";
+const NO_QUORUM: &str =
+    "start the servers that are down (`conclave status`); without --linearizable you see what one server has";
 
 /// The failure of a request.
 pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
@@ -42,7 +45,10 @@ pub(crate) fn of_call(room: Option<&str>, error: &CallError) -> Failed {
         CallError::Refused { code, message } => of_refusal(room, code, message),
         CallError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), NO_SESSION),
         // A server was reachable, but the cluster could not complete the call.
-        CallError::Unavailable { .. } => Failed::new(Exit::NoServer, error.to_string(), STATUS),
+        CallError::Unavailable { code, .. } => {
+            let next = if code == "no_quorum" { NO_QUORUM } else { STATUS };
+            Failed::new(Exit::NoServer, error.to_string(), next).with_word(code)
+        }
         CallError::NoServer { .. } => Failed::new(Exit::NoServer, error.to_string(), NO_SERVER),
         other => Failed::new(Exit::Refused, other.to_string(), ""),
     }
@@ -62,14 +68,15 @@ pub(crate) fn of_connect(error: &ConnectError) -> Failed {
 
 fn of_refusal(room: Option<&str>, code: &str, message: &str) -> Failed {
     let exit = Exit::of_word(code);
-    match (exit, room) {
+    let failed = match (exit, room) {
         (Exit::NotFound, Some(room)) => Failed::new(
             exit,
             format!("there is no room #{room}"),
             format!("`conclave rooms` lists them, `conclave create {room}` makes it"),
         ),
         _ => Failed::new(exit, message, ""),
-    }
+    };
+    failed.with_word(code)
 }
 
 /// The error of the last attempt, without the timeout.
@@ -86,6 +93,13 @@ pub(crate) fn no_server(last: &str) -> Failed {
     Failed::new(Exit::NoServer, format!("no server answers{why}"), NO_SERVER)
 }
 
+/// The error that a majority of the servers is needed and does not answer.
+pub(crate) fn no_majority(status: &GetServerStatusResponse) -> Failed {
+    let answer = status.nodes.iter().filter(|node| node.reachable).count();
+    let what = format!("no majority of the servers answers: {answer} of {}", status.nodes.len());
+    Failed::new(Exit::NoServer, what, NO_QUORUM).with_word("no_quorum")
+}
+
 /// Adds to an error that the cluster did not answer: which other clusters were found, and where servers were searched.
 pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     let mut failed = match error.downcast::<Failed>() {
@@ -96,7 +110,7 @@ pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow
     if let Some(cluster) = settings.identified.get() {
         name_others(&mut failed, cluster);
     }
-    if failed.exit == Exit::NoServer {
+    if failed.exit == Exit::NoServer && !failed.is_word("no_quorum") {
         failed.what.push_str(&searched_sources(&settings.search.found().await));
     }
     failed.into()
@@ -200,6 +214,8 @@ mod tests {
         }
         let unknown = of_send("ops", &refused("room_unknown"));
         assert!(unknown.next.contains("conclave create ops"), "{unknown}");
+        let json = serde_json::to_value(crate::exit::JsonError::of_failed(&unknown, None)).unwrap();
+        assert_eq!(json["error"], "room_unknown");
     }
 
     #[test]

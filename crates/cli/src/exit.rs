@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 /// The exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -40,6 +42,20 @@ impl Exit {
         }
     }
 
+    /// The stable word of an error that has none of its own.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Usage => "usage",
+            Self::Auth => "not_authenticated",
+            Self::NotFound => "not_found",
+            Self::Queued => "queued",
+            Self::NoServer => "no_server",
+            Self::Verification => "verification_failed",
+        }
+    }
+
     /// The exit code of a refusal with this stable code.
     pub(crate) fn of_word(word: &str) -> Self {
         match word {
@@ -65,12 +81,69 @@ pub(crate) struct Failed {
     pub(crate) what: String,
     /// Advice what to do; may be empty.
     pub(crate) next: String,
+    /// The stable code of a server's refusal.
+    word: Option<String>,
+}
+
+/// An error for programs. Its keys never change their meaning.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct JsonError {
+    /// A stable word: the code of a server's refusal, or one for the exit code.
+    error: String,
+    message: String,
+    next: Option<String>,
+    /// The exit code of the command if this is its last error.
+    exit: u8,
+    /// The number of the line of input that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+}
+
+impl JsonError {
+    /// The error for programs.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<Failed>() {
+            Some(failed) => Self::of_failed(failed, None),
+            None => Self::of_failed(&Failed::new(Exit::Refused, format!("{error:#}"), ""), None),
+        }
+    }
+
+    /// The error for programs, about a line of input.
+    pub(crate) fn of_failed(failed: &Failed, line: Option<u64>) -> Self {
+        Self {
+            error: failed.word.clone().unwrap_or_else(|| failed.exit.word().to_owned()),
+            message: failed.what.clone(),
+            next: Some(failed.next.clone()).filter(|next| !next.is_empty()),
+            exit: failed.exit.code(),
+            line,
+        }
+    }
 }
 
 impl Failed {
     /// An error with advice.
     pub(crate) fn new(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), next: next.into() }
+        Self { exit, what: what.into(), next: next.into(), word: None }
+    }
+
+    /// Whether this is the stable code of the refusal.
+    pub(crate) fn is_word(&self, word: &str) -> bool {
+        self.word.as_deref() == Some(word)
+    }
+
+    /// The same error in other words.
+    pub(crate) fn saying(self, what: impl Into<String>) -> Self {
+        Self { what: what.into(), ..self }
+    }
+
+    /// The same error with other advice.
+    pub(crate) fn advising(self, next: impl Into<String>) -> Self {
+        Self { next: next.into(), ..self }
+    }
+
+    /// The same error with the stable code of a server's refusal.
+    pub(crate) fn with_word(self, word: &str) -> Self {
+        Self { word: Some(word.to_owned()).filter(|word| !word.is_empty()), ..self }
     }
 }
 
@@ -141,6 +214,21 @@ mod tests {
         let pipe: anyhow::Result<()> =
             Err(io::Error::from(io::ErrorKind::BrokenPipe)).context("write to stdout");
         assert_eq!(of_error(&pipe.unwrap_err()), Exit::Ok);
+    }
+
+    #[test]
+    fn an_error_for_programs_has_a_stable_word() {
+        let failed = Failed::new(Exit::NotFound, "there is no room #x", "").with_word("room_unknown");
+        let json = |error: &JsonError| serde_json::to_string(error).unwrap();
+        assert_eq!(
+            json(&JsonError::of(&failed.into())),
+            r##"{"error":"room_unknown","message":"there is no room #x","next":null,"exit":4}"##
+        );
+        assert_eq!(
+            json(&JsonError::of_failed(&Failed::new(Exit::NoServer, "none", "start one"), Some(7))),
+            r#"{"error":"no_server","message":"none","next":"start one","exit":6,"line":7}"#
+        );
+        assert_eq!(JsonError::of(&anyhow::anyhow!("x")).error, "refused");
     }
 
     #[test]

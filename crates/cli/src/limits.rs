@@ -20,6 +20,10 @@ pub(crate) const KNOWN_RECORDS_MAX: usize = 64;
 pub(crate) const KNOWN_RECORD_BYTES_MAX: usize = 4 * 1024;
 /// Maximum size of a file about known identities, bytes.
 pub(crate) const KNOWN_FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Interval at which `status --wait` asks.
+pub(crate) const STATUS_WAIT_INTERVAL: Duration = Duration::from_millis(200);
+/// Timeout for one answer to `status --wait`, and for the question whether there is a majority after a failure.
+pub(crate) const STATUS_WAIT_PATIENCE: Duration = Duration::from_secs(2);
 /// Lines read ahead from stdin.
 pub(crate) const CLI_LINES_AHEAD_MAX: usize = 256;
 /// Messages of `send -` in flight.
@@ -84,6 +88,8 @@ pub(crate) const UP_LOCK_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) const UP_STOP_AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 /// A second signal within this time after the first is ignored: `timeout` and some supervisors send a signal twice.
 pub(crate) const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(300);
+/// Timeout for one answer to `conclave up restart`: a drain waits for clients to move.
+pub(crate) const UP_DRAIN_PATIENCE: Duration = Duration::from_secs(15);
 /// Interval at which `conclave up` checks whether its cluster is ready.
 pub(crate) const UP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 

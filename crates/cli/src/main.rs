@@ -48,7 +48,11 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     conclave_telemetry::process::raise_file_limit();
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return unusable(&error),
+    };
+    let json = args.global.json;
     #[cfg(debug_assertions)]
     if let Err(why) = plant() {
         output::error(&format!("conclave: {why}"));
@@ -69,13 +73,29 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             if !exit::is_broken_pipe(&error) {
-                output::error(&format!("conclave: {error:#}"));
+                output::failure(json, &error);
             }
             exit::of_error(&error).into()
         }
     };
     conclave_telemetry::log::finish();
     code
+}
+
+/// Says what is wrong with the command line, or prints the help that was asked for.
+fn unusable(error: &clap::Error) -> ExitCode {
+    let words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    let failed = suggest::usage(error);
+    match failed {
+        Some(failed) if words.into_iter().any(|word| word == "--json") => {
+            output::failure(true, &failed.into());
+        }
+        Some(failed) if suggest::is_planned(error) => output::failure(false, &failed.into()),
+        // Nobody reads the help any more.
+        _ => drop(error.print()),
+    }
+    conclave_telemetry::log::finish();
+    if error.use_stderr() { exit::Exit::Usage.into() } else { exit::Exit::Ok.into() }
 }
 
 /// Chooses the planted bug of this process and reports it, so that nobody takes the process for a sound one.

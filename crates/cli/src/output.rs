@@ -1,11 +1,15 @@
 //! Writes data to stdout, line by line, and everything else to stderr.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use anyhow::Context as _;
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
-use crate::exit::is_broken_pipe;
+use crate::exit::{Failed, JsonError, is_broken_pipe};
+
+/// The width of a terminal that does not tell it, columns.
+const COLUMNS: usize = 80;
 
 /// Writes one line of data and flushes it, so that the reader of a pipe gets it at once.
 ///
@@ -71,6 +75,45 @@ pub(crate) fn note(quiet: bool, text: &str) {
     if !quiet {
         error(text);
     }
+}
+
+/// Writes an error and its advice to stderr, also with `--quiet`: for people, or as one JSON object.
+pub(crate) fn failure(as_json: bool, failed: &anyhow::Error) {
+    if as_json {
+        json_error(&JsonError::of(failed));
+    } else {
+        error(&format!("conclave: {failed:#}"));
+    }
+}
+
+/// Writes an error that does not end the command, about a line of input if one is given.
+pub(crate) fn passed_over(as_json: bool, line: Option<u64>, failed: &Failed) {
+    match (as_json, line) {
+        (true, _) => json_error(&JsonError::of_failed(failed, line)),
+        (false, Some(line)) => error(&format!("conclave: line {line}: {}", failed.what)),
+        (false, None) => error(&format!("conclave: {}", failed.what)),
+    }
+}
+
+fn json_error(value: &JsonError) {
+    // Strings and numbers: nothing that cannot be encoded.
+    if let Ok(json) = serde_json::to_string(value) {
+        error(&harmless(&json));
+    }
+}
+
+/// The width of a page of output, columns: that of the terminal, or what COLUMNS says, as `watch` sets it. A pipe or file has
+/// none.
+pub(crate) fn columns() -> Option<usize> {
+    let given = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|columns| *columns > 0);
+    io::stdout().is_terminal().then(terminal_columns).or_else(given)
+}
+
+/// The width of the terminal at stdout, columns.
+pub(crate) fn terminal_columns() -> usize {
+    // A terminal may report a width of 0.
+    let columns = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { COLUMNS } else { columns }
 }
 
 /// Writes an error to stderr, also with `--quiet`.

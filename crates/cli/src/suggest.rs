@@ -1,6 +1,44 @@
-//! Finds the nearest word, for "did you mean …?".
+//! Finds the nearest word, for "did you mean …?", and says what is wrong with a command line.
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use strsim::osa_distance;
+
+use crate::exit::{Exit, Failed};
+
+/// Commands that people look for and that do not exist yet. The nearest command is no help to them.
+const PLANNED: [&str; 11] =
+    ["backup", "delete", "dm", "edit", "login", "msg", "react", "restore", "search", "upload", "users"];
+
+/// The command that was asked for, if it does not exist yet.
+fn planned(error: &clap::Error) -> Option<&str> {
+    match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) => {
+            PLANNED.contains(&word.as_str()).then_some(word)
+        }
+        _ => None,
+    }
+}
+
+/// Whether the command line asks for a command that does not exist yet.
+pub(crate) fn is_planned(error: &clap::Error) -> bool {
+    planned(error).is_some()
+}
+
+/// What is wrong with the command line; `None` if help was asked for.
+pub(crate) fn usage(error: &clap::Error) -> Option<Failed> {
+    if !error.use_stderr() {
+        return None;
+    }
+    if let Some(word) = planned(error) {
+        let next = "`conclave --help` lists the commands, CHANGELOG.md says what is not there yet";
+        return Some(Failed::new(Exit::Usage, format!("there is no command {word} yet"), next));
+    }
+    // The first paragraph is what is wrong; tips and the usage follow.
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let what = lines.collect::<Vec<_>>().join(" ");
+    Some(Failed::new(Exit::Usage, what.trim_start_matches("error: "), "conclave --help"))
+}
 
 /// The candidate nearest to `word`, if its distance is small enough.
 pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
@@ -15,7 +53,23 @@ pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str>
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::Args;
+
+    #[test]
+    fn a_command_that_does_not_exist_yet_is_no_typing_error() {
+        let wrong = |words: &[&str]| Args::try_parse_from(words).unwrap_err();
+        let users = wrong(&["conclave", "users"]);
+        assert!(is_planned(&users));
+        assert_eq!(usage(&users).unwrap().what, "there is no command users yet");
+        let typed = wrong(&["conclave", "statsu"]);
+        assert!(!is_planned(&typed));
+        let failed = usage(&typed).unwrap();
+        assert_eq!((failed.exit, failed.what.as_str()), (Exit::Usage, "unrecognized subcommand 'statsu'"));
+        assert_eq!(usage(&wrong(&["conclave", "--help"])), None);
+    }
 
     #[test]
     fn near_words_are_found() {

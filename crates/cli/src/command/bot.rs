@@ -105,9 +105,9 @@ impl<'a> Bot<'a> {
                 }
                 Incoming::Truncated { room_id, first_seq } => {
                     let room = self.positions.name(room_id, || None);
-                    let what =
-                        format!("conclave: retention has deleted the events of #{room} before {first_seq}");
-                    output::error(&what);
+                    let what = format!("retention has deleted the events of #{room} before {first_seq}");
+                    let failed = Failed::new(Exit::Refused, what, "").with_word("truncated");
+                    output::passed_over(self.settings.json, None, &failed);
                     self.positions.jump(&room, first_seq.saturating_sub(1));
                 }
                 // The connection, keepalives, and items of later versions.
@@ -136,7 +136,8 @@ impl<'a> Bot<'a> {
                     let next = "the next run begins with this message; --skip-failed passes over it";
                     return Err(Failed::new(Exit::Refused, what, next).into());
                 }
-                output::error(&format!("conclave: {what}"));
+                let failed = Failed::new(Exit::Refused, what, "");
+                output::passed_over(self.settings.json, None, &failed);
                 Vec::new()
             }
         };
@@ -161,8 +162,9 @@ impl<'a> Bot<'a> {
     fn replied(&mut self, (room, outcome): Outcome) {
         if let Err(error) = outcome {
             let failed = of_send(&room, &error);
-            output::error(&format!("conclave: a reply to #{room} was not taken: {}", failed.what));
+            let what = format!("a reply to #{room} was not taken: {}", failed.what);
             self.refused = Some(failed.exit);
+            output::passed_over(self.settings.json, None, &failed.saying(what));
         }
     }
 

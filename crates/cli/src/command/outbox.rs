@@ -55,7 +55,8 @@ async fn list(settings: &Settings) -> anyhow::Result<Exit> {
             let kept = match Kept::read(&dir).await {
                 Ok(kept) => kept,
                 Err(error) => {
-                    output::error(&format!("conclave: {error}"));
+                    let failed = Failed::new(Exit::Refused, error.to_string(), "");
+                    output::passed_over(settings.json, None, &failed);
                     exit = Exit::Refused;
                     continue;
                 }

@@ -3,7 +3,7 @@
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use serde::Serialize;
 
-use crate::exit::Exit;
+use crate::exit::{Exit, Failed};
 use crate::settings::Settings;
 use crate::view::paint::{Ink, paint};
 use crate::view::text::safe;
@@ -22,7 +22,7 @@ struct Json<'a> {
 /// Pings all servers at once and prints the answers in the order of the list.
 ///
 /// # Errors
-/// If none of them answers.
+/// If one of them does not answer.
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
     let found = settings.search.found().await.map_err(|_| errors::no_server(""))?;
     let addresses = found.addresses();
@@ -34,7 +34,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
             async move { (address, client.ping(address).await) }
         })
         .collect();
-    let mut answered = 0;
+    let mut silent: Vec<&str> = Vec::new();
     let mut last = String::new();
     while let Some((address, answer)) = answers.next().await {
         match (&answer, settings.json) {
@@ -65,12 +65,24 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
             }
         }
         match answer {
-            Ok(_) => answered += 1,
-            Err(error) => last = errors::last_attempt(&error),
+            Ok(_) => {}
+            Err(error) => {
+                silent.push(address);
+                last = errors::last_attempt(&error);
+            }
         }
     }
-    if answered == 0 {
-        return Err(errors::no_server(&last).into());
+    match silent.as_slice() {
+        [] => Ok(Exit::Ok),
+        all if all.len() == addresses.len() => Err(errors::no_server(&last).into()),
+        some => {
+            let what = format!("no answer from {} ({last})", some.join(", "));
+            Err(Failed::new(
+                Exit::Refused,
+                what,
+                "`conclave status` names the servers, `conclave doctor` says more",
+            )
+            .into())
+        }
     }
-    Ok(Exit::Ok)
 }

@@ -126,7 +126,7 @@ async fn submit_lines(
             Line::TooLong => Failed::new(Exit::Refused, "longer than 16 KiB; split it", ""),
             Line::NotText => Failed::new(Exit::Refused, "not UTF-8", ""),
         };
-        output::error(&format!("conclave: line {number}: {}", refused.what));
+        output::passed_over(settings.json, Some(number), &refused);
         tally.refused = Some(refused.exit);
     }
     Ok(tally)
@@ -167,7 +167,7 @@ async fn print_acks(
         let Err(error) = print_ack(args, settings, ticket).await else { continue };
         match error.downcast::<Failed>() {
             Ok(failed) if failed.exit == Exit::Refused => {
-                output::error(&format!("conclave: line {number}: {}", failed.what));
+                output::passed_over(settings.json, Some(number), &failed);
                 refused = Some(failed.exit);
             }
             Ok(failed) => return Err(failed.into()),

@@ -186,9 +186,9 @@ impl<'a> Tail<'a> {
             Incoming::Disconnected { .. } => self.connection.lost(Instant::now()),
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.room(room_id);
-                output::error(&format!(
-                    "conclave: retention has deleted the events of #{room} before {first_seq}"
-                ));
+                let what = format!("retention has deleted the events of #{room} before {first_seq}");
+                let failed = Failed::new(Exit::Refused, what, "").with_word("truncated");
+                output::passed_over(self.settings.json, None, &failed);
                 self.positions.jump(&room, first_seq.saturating_sub(1));
             }
             Incoming::Keepalive { quorum, .. } => {

@@ -27,9 +27,13 @@ fn reading_goes_on(up: &Up, scratch: &Path, alive: &[&str]) {
         let listed = targets(up.resolver().dns, "_conclave._tcp");
         alive.iter().all(|name| listed.contains(&((*name).to_owned(), LAST)))
     });
-    let status = until_says(1, &["quorum lost", "shard 0 has no leader", "shard 1 has no leader"], || {
-        up.find(&["status"])
-    });
+    let status =
+        until_says(1, &["quorum lost", "no leader in any shard: messages to all rooms wait"], || {
+            up.find(&["status"])
+        });
+    let read = up.run(&["history", "general", "--linearizable", "--timeout", "2s"]).expect(6);
+    assert!(read.err.contains("no majority") && read.err.contains("without --linearizable"), "{read:#?}");
+    assert!(!read.err.contains("conclave up"), "{read:#?}");
     assert!(!status.out.contains("leads"), "a leader without a quorum leads nobody: {status:#?}");
 
     let elsewhere = scratch.join("elsewhere");

@@ -62,7 +62,7 @@ pub(super) async fn run(command: CaCommand, settings: &Settings) -> anyhow::Resu
             _ = interrupt.recv() => return Ok(Exit::Ok),
         }
         if let Err(error) = blocking(&command, json, quiet).await {
-            output::error(&format!("conclave: {error:#}"));
+            output::failure(json, &error);
         }
     }
 }
@@ -146,7 +146,8 @@ fn renew(dir: &Path, repeats: bool, now: SystemTime, form: &Form) -> anyhow::Res
         output::line("all certificates have more than 30 days left")?;
     }
     for (name, why) in &not_renewed {
-        output::error(&format!("conclave: the certificate of {name} is not renewed: {why}"));
+        let what = format!("the certificate of {name} is not renewed: {why}");
+        output::passed_over(form.json, None, &Failed::new(Exit::Refused, what, ""));
     }
     Ok(if not_renewed.is_empty() { Exit::Ok } else { Exit::Refused })
 }

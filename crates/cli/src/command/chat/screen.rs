@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Config, Editor, ExternalPrinter};
@@ -26,9 +26,6 @@ const HEADROOM: usize = CHAT_LINES_UNPRINTED_MAX / 4;
 
 /// Timeout for printing the remaining lines to a terminal at the end.
 const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
-
-/// The assumed width of a terminal that does not report one, columns.
-const COLUMNS: usize = 80;
 
 /// Bytes that are no UTF-8 one after the other, with which the input counts as broken.
 const WRONG_BYTES_MAX: usize = 1_024;
@@ -218,9 +215,7 @@ impl Screen {
 
 /// Erases a typed line from the screen. The editor has left the prompt, the line and a line feed.
 fn erase(prompt: &str, line: &str) {
-    // A terminal may report a width of 0.
-    let columns = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
-    let columns = if columns == 0 { COLUMNS } else { columns };
+    let columns = output::terminal_columns();
     let mut out = io::stdout().lock();
     // A failure only leaves the line on the screen.
     let _ =
