@@ -412,10 +412,16 @@ const PING_HELP: &str = "\
 Ends with 0 when every server that is found answers, 1 when one does not (it is named), 6 when none does.";
 
 const STATUS_HELP: &str = "\
-Ends with 0 when the cluster is healthy, 1 when it is not, 6 when no server answers.
+Ends with 0 when the cluster is healthy, 1 when it is not, 6 when no server answers. With --wait it asks until the cluster is \
+healthy, for --timeout at most, and shows the last state; the exit codes are the same.
+
+In a terminal the table has the columns that fit its width, 80 or what COLUMNS says; a pipe or file gets all of them. LAG: \
+entries that the server lacks. SYNC p99: since the server's start 99 of 100 writes were on its disk within this time. \
+DISK: what conclave uses; FREE: what the server may still write there.
 
 Examples:
   conclave status --watch
+  conclave status --wait --timeout 2m     after a restart, before the next one
   conclave status --json | jq .can_lose";
 
 /// `conclave status`
@@ -424,6 +430,9 @@ pub(crate) struct StatusArgs {
     /// Show it repeatedly until interrupted
     #[arg(short, long)]
     pub(crate) watch: bool,
+    /// Wait until the cluster is healthy, --timeout at most
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) wait: bool,
     /// Interval of --watch
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1s")]
     pub(crate) every: Duration,

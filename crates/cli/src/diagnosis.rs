@@ -101,6 +101,8 @@ pub(crate) struct Server {
     pub(crate) error: Option<String>,
     pub(crate) http: Option<String>,
     pub(crate) health: Option<HealthPage>,
+    /// The bytes that it may still write, as it told the cluster.
+    pub(crate) disk_free_bytes: Option<u64>,
 }
 
 /// A health page.

@@ -171,6 +171,11 @@ async fn servers(
         async move { servers::server(client, pages, name, address, http).await }
     });
     let mut servers = join_all(looks).await;
+    let reported = status.iter().flat_map(|status| &status.nodes).filter(|node| node.disk_size_bytes > 0);
+    for node in reported {
+        let examined = servers.iter_mut().filter(|server| server.address == node.address);
+        examined.for_each(|server| server.disk_free_bytes = Some(node.disk_free_bytes));
+    }
     servers.sort_by(|a, b| a.name.cmp(&b.name));
     client.close().await;
     (servers, status)

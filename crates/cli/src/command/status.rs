@@ -1,13 +1,18 @@
 //! `conclave status`: shows the state of the cluster.
 
 use std::io::{IsTerminal as _, stdout};
+use std::sync::Arc;
 
 use conclave_client::Client;
+use conclave_proto::chat::GetServerStatusResponse;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::args::StatusArgs;
 use crate::errors::{no_server, of_call};
-use crate::exit::Exit;
+use crate::exit::{Exit, Failed};
+use crate::limits::{STATUS_WAIT_INTERVAL, STATUS_WAIT_PATIENCE};
+use crate::search::Search;
 use crate::settings::Settings;
 use crate::view::status::{json, page};
 use crate::view::text::count;
@@ -32,6 +37,9 @@ struct WithOutbox<T> {
 /// # Errors
 /// If no server answers.
 pub(super) async fn run(args: &StatusArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    if args.wait {
+        return wait(settings).await;
+    }
     let client = session::observer(settings, settings.timeout).await?;
     if !args.watch {
         return show(settings, &client, false).await;
@@ -49,19 +57,66 @@ pub(super) async fn run(args: &StatusArgs, settings: &Settings) -> anyhow::Resul
                 return Err(error);
             }
             // A watch continues, to show when the cluster is back.
-            output::error(&format!("{error:#}"));
+            output::failure(settings.json, &error);
         }
     }
 }
 
+/// Asks until the cluster is healthy or the timeout is over, and shows the last state.
+async fn wait(settings: &Settings) -> anyhow::Result<Exit> {
+    let deadline = Instant::now() + settings.timeout;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    loop {
+        // A cluster that is not there yet may come: who it is, is asked again.
+        let patient = Settings {
+            identified: Arc::default(),
+            search: Search::new(settings.find.clone()),
+            ..settings.clone()
+        };
+        let asked = match session::observer(&patient, left().min(STATUS_WAIT_PATIENCE)).await {
+            Ok(client) => {
+                let asked = ask(&client).await;
+                client.close().await;
+                asked
+            }
+            Err(error) => Err(error),
+        };
+        let is_over = left() < STATUS_WAIT_INTERVAL;
+        if (is_over || asked.as_ref().is_ok_and(|status| status.healthy))
+            && let Some(cluster) = patient.identified.get()
+        {
+            // Nobody else sets it meanwhile.
+            let _ = settings.identified.set(cluster.clone());
+        }
+        match asked {
+            Ok(status) if status.healthy || is_over => return print(settings, &status, false).await,
+            Err(error) if is_over || !is_no_server(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        tokio::time::sleep(STATUS_WAIT_INTERVAL).await;
+    }
+}
+
+fn is_no_server(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failed>().is_some_and(|failed| failed.exit == Exit::NoServer)
+}
+
 async fn show(settings: &Settings, client: &Client, redraw: bool) -> anyhow::Result<Exit> {
-    let status = client.status().await.map_err(|error| match &error {
+    print(settings, &ask(client).await?, redraw).await
+}
+
+async fn ask(client: &Client) -> anyhow::Result<GetServerStatusResponse> {
+    let asked = client.status().await.map_err(|error| match &error {
         conclave_client::CallError::NoServer { last, .. } => no_server(last),
         other => of_call(None, other),
-    })?;
+    });
+    Ok(asked?)
+}
+
+async fn print(settings: &Settings, status: &GetServerStatusResponse, redraw: bool) -> anyhow::Result<Exit> {
     let waiting = session::waiting(settings).await;
     let page = || {
-        let mut page = page(settings.style, &status);
+        let mut page = page(settings.style, status, output::columns());
         if waiting > 0 {
             let (messages, user) = (count(waiting as u64, "message"), &settings.user);
             page.push_str(&format!("{messages} of {user} waiting on this machine: conclave outbox list\n"));
@@ -69,7 +124,7 @@ async fn show(settings: &Settings, client: &Client, redraw: bool) -> anyhow::Res
         page
     };
     if settings.json {
-        output::json(&WithOutbox { status: json(&status), waiting_here: waiting })?;
+        output::json(&WithOutbox { status: json(status), waiting_here: waiting })?;
     } else if redraw {
         // Each line clears the rest of the old one.
         let text = page().replace('\n', "\x1b[K\n");

@@ -2,7 +2,7 @@
 
 use super::paint::{Ink, paint};
 use super::table::{Align, Cell, render};
-use super::text::{micros, safe};
+use super::text::{bytes, micros, safe};
 use crate::diagnosis::{Cluster, HealthPage, NameServer, Report, Server, Service, Target, Zone};
 use crate::settings::Style;
 
@@ -111,6 +111,7 @@ fn servers(out: &mut String, style: Style, servers: &[Server]) {
         ("PING", Align::Right),
         ("VERSION", Align::Left),
         ("CLOCK", Align::Right),
+        ("FREE DISK", Align::Right),
         ("HEALTH", Align::Left),
     ];
     let time = |us: Option<u64>| match us {
@@ -126,6 +127,7 @@ fn servers(out: &mut String, style: Style, servers: &[Server]) {
             time(server.ping_us),
             safe(server.version.as_deref().unwrap_or_default(), "").into(),
             server.clock_offset_ms.map_or_else(String::new, |ms| format!("{ms:+} ms")).into(),
+            server.disk_free_bytes.map_or_else(|| "-".to_owned(), bytes).into(),
             server.health.as_ref().map_or_else(|| "-".to_owned(), health).into(),
         ]
     };
@@ -217,6 +219,7 @@ mod tests {
             version: Some("0.1.0".into()),
             clock_offset_ms: Some(-3),
             health: Some(page),
+            disk_free_bytes: Some(7 << 30),
             ..Server::default()
         };
         Report {
@@ -235,7 +238,7 @@ mod tests {
         for part in [
             "127.0.0.1:7453  answers in 800 us  serial 7  not stale",
             "_conclave._tcp.z.  n1 10.0.0.1:7400 10/100",
-            "n1    n1:7400  10.0.0.1     120 us  1.4 ms  0.1.0    -3 ms  ready",
+            "n1    n1:7400  10.0.0.1     120 us  1.4 ms  0.1.0    -3 ms    7.0 GiB  ready",
             "no problems found",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");

@@ -5,8 +5,8 @@ mod json;
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus, Role, ShardStatus};
 
 use super::paint::{Ink, paint};
-use super::table::{Align, Cell, render};
-use super::text::{age, bytes, count, grouped, micros, safe};
+use super::table::{Align, Cell, render, render_within};
+use super::text::{age, at_most, bytes, count, flow, grouped, safe};
 use crate::settings::Style;
 pub(crate) use json::json;
 
@@ -54,40 +54,64 @@ fn applied_and_lag(status: &GetServerStatusResponse, node: &NodeStatus) -> (u64,
     })
 }
 
-/// The page: a line about the cluster, its nodes, its shards, and its problems.
-pub(crate) fn page(style: Style, status: &GetServerStatusResponse) -> String {
-    let mut out = headline(style, status);
-    out.push_str(&nodes(style, status));
+/// The columns of the table of nodes that are left out first where a terminal is too narrow for all of them.
+const DISPENSABLE: [&str; 7] = ["UP", "VERSION", "APPLIED", "DISK", "LOAD", "SYNC p99", "CLIENTS"];
+
+/// The page: a line about the cluster, its nodes, its shards, and its problems. In a terminal of `within` columns nothing
+/// takes more than one row that need not: columns of the table of nodes are left out, and the first line and sentences
+/// are broken between words. `None` leaves nothing out and breaks nothing.
+pub(crate) fn page(style: Style, status: &GetServerStatusResponse, within: Option<usize>) -> String {
+    let mut out = headline(style, status, within);
+    out.push_str(&nodes(style, status, within));
     out.push('\n');
     out.push_str(&shards(style, status));
     for problem in &status.problems {
-        out.push_str(&paint(style, Ink::Warn, &format!("! {}", safe(problem, "  "))));
-        out.push('\n');
+        let sentence = format!("! {}", safe(problem, "  "));
+        for line in flow(sentence.split(' '), " ", "  ", within).lines() {
+            out.push_str(&paint(style, Ink::Warn, line));
+            out.push('\n');
+        }
     }
     out
 }
 
 /// `cluster local   HEALTHY   3/3 nodes   can lose 1   8 shards x 3 replicas   layout 1   id be10…`
-fn headline(style: Style, status: &GetServerStatusResponse) -> String {
+fn headline(style: Style, status: &GetServerStatusResponse, within: Option<usize>) -> String {
     let up = status.nodes.iter().filter(|node| node.reachable).count();
     let all = status.nodes.len();
     let health = if status.healthy {
         paint(style, Ink::Good, "HEALTHY")
     } else {
-        paint(style, Ink::Bad, if status.can_lose < 0 { "NOT WRITABLE" } else { "NOT HEALTHY" })
+        match status.can_lose {
+            ..0 => paint(style, Ink::Bad, "NOT WRITABLE"),
+            _ if only_drains(status) => paint(style, Ink::Warn, "DRAINING"),
+            _ => paint(style, Ink::Bad, "NOT HEALTHY"),
+        }
     };
-    let id = match status.cluster_id.as_str() {
-        "" => String::new(),
-        id => format!("   id {}", safe(id, "")),
-    };
-    format!(
-        "cluster {}   {health}   {up}/{all} nodes   {}   {} x {}   layout {}{id}\n",
-        paint(style, Ink::Bold, &safe(&status.cluster_name, "")),
+    let mut parts = vec![
+        format!("cluster {}", paint(style, Ink::Bold, &safe(&status.cluster_name, ""))),
+        health,
+        format!("{up}/{all} nodes"),
         can_lose(style, status.can_lose),
-        count(u64::from(status.shards), "shard"),
-        count(u64::from(status.replicas), "replica"),
-        status.layout_version,
-    )
+        format!(
+            "{} x {}",
+            count(u64::from(status.shards), "shard"),
+            count(u64::from(status.replicas), "replica")
+        ),
+        format!("layout {}", status.layout_version),
+    ];
+    if !status.cluster_id.is_empty() {
+        parts.push(format!("id {}", safe(&status.cluster_id, "")));
+    }
+    let mut line = flow(parts.iter().map(String::as_str), "   ", "  ", within);
+    line.push('\n');
+    line
+}
+
+/// Whether all problems are that servers drain, which an operator asked for.
+fn only_drains(status: &GetServerStatusResponse) -> bool {
+    let draining = status.nodes.iter().filter(|node| node.reachable && node.draining).count();
+    draining > 0 && draining == status.problems.len()
 }
 
 fn can_lose(style: Style, nodes: i32) -> String {
@@ -115,7 +139,7 @@ fn role(node: &NodeStatus) -> Cell {
     }
 }
 
-fn nodes(style: Style, status: &GetServerStatusResponse) -> String {
+fn nodes(style: Style, status: &GetServerStatusResponse, within: Option<usize>) -> String {
     let columns = [
         ("NODE", Align::Left),
         ("ROLE", Align::Left),
@@ -127,6 +151,7 @@ fn nodes(style: Style, status: &GetServerStatusResponse) -> String {
         ("CLIENTS", Align::Right),
         ("LOAD", Align::Right),
         ("DISK", Align::Right),
+        ("FREE", Align::Right),
         ("UP", Align::Right),
     ];
     let row = |node: &NodeStatus| {
@@ -137,16 +162,27 @@ fn nodes(style: Style, status: &GetServerStatusResponse) -> String {
                 safe(&node.version, "").into(),
                 grouped(applied).into(),
                 if lag == 0 { "0".into() } else { Cell::inked(grouped(lag), Ink::Warn) },
-                micros(node.sync_p99_us, style.unicode).into(),
+                at_most(node.sync_p99_us, style.unicode).into(),
                 clients(node),
                 format!("{} %", node.load_permille.div_ceil(10)).into(),
                 bytes(node.log_bytes + node.state_bytes).into(),
+                free(node),
                 age(node.uptime_ms).into(),
             ]);
         }
         row
     };
-    render(style, &columns, &status.nodes.iter().map(row).collect::<Vec<_>>())
+    render_within(style, &columns, &status.nodes.iter().map(row).collect::<Vec<_>>(), within, &DISPENSABLE)
+}
+
+/// The room on the node's disk.
+fn free(node: &NodeStatus) -> Cell {
+    match node.disk_size_bytes {
+        // An older version, or a file system that does not tell.
+        0 => "-".into(),
+        _ if node.disk_full => Cell::inked(bytes(node.disk_free_bytes), Ink::Bad),
+        _ => bytes(node.disk_free_bytes).into(),
+    }
 }
 
 /// `41`, or `41/10,000` if the maximum is known.
@@ -220,6 +256,8 @@ mod tests {
             sync_p99_us: 3_100,
             log_bytes: 8 << 20,
             state_bytes: (4 << 20) + (1 << 19),
+            disk_free_bytes: 7 << 30,
+            disk_size_bytes: 20 << 30,
             shards: (0..=2).map(shard).collect(),
             ..NodeStatus::default()
         }
@@ -244,17 +282,40 @@ mod tests {
     fn a_healthy_cluster() {
         let expected = "\
 cluster local   HEALTHY   3/3 nodes   can lose 1   2 shards x 3 replicas   layout 1   id be10
-NODE   ROLE          ADDRESS         VERSION    APPLIED  LAG  SYNC p99    CLIENTS  LOAD      DISK  UP
-node1  leads 1 of 3  127.0.0.1:7400  0.1.0    1,200,000    0    3.1 ms  41/10,000   9 %  12.5 MiB  2h
-node2  leads 2 of 3  127.0.0.1:7410  0.1.0    1,200,000    0    3.1 ms  41/10,000   9 %  12.5 MiB  2h
-node3  follower      127.0.0.1:7420  0.1.0    1,199,994    6    3.1 ms  41/10,000   9 %  12.5 MiB  2h
+NODE   ROLE          ADDRESS         VERSION    APPLIED  LAG   SYNC p99    CLIENTS  LOAD      DISK     FREE  UP
+node1  leads 1 of 3  127.0.0.1:7400  0.1.0    1,200,000    0  <= 3.1 ms  41/10,000   9 %  12.5 MiB  7.0 GiB  2h
+node2  leads 2 of 3  127.0.0.1:7410  0.1.0    1,200,000    0  <= 3.1 ms  41/10,000   9 %  12.5 MiB  7.0 GiB  2h
+node3  follower      127.0.0.1:7420  0.1.0    1,199,994    6  <= 3.1 ms  41/10,000   9 %  12.5 MiB  7.0 GiB  2h
 
 SHARD     LEADER  TERM  APPLIED  LAG  REPLICAS
 0 (meta)  node1      4  400,000    2  node1 node2 node3
 1         node2      4  400,000    2  node1 node2 node3
 2         node2      4  400,000    2  node1 node2 node3
 ";
-        assert_eq!(page(Style::default(), &healthy()), expected);
+        assert_eq!(page(Style::default(), &healthy(), None), expected);
+    }
+
+    #[test]
+    fn the_page_fits_a_terminal_of_80_columns() {
+        let mut status = healthy();
+        status.cluster_name = "local-a1ea9570".into();
+        status.cluster_id = "be".repeat(16);
+        status.nodes[1].reachable = false;
+        status.problems = vec![
+            "the disk of node2 has less room than its reserve, and as a leader it takes no writes of clients"
+                .into(),
+        ];
+        let text = page(Style::default(), &status, Some(80));
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{text}");
+        for part in
+            ["NODE   ROLE", "ADDRESS", "LAG", "FREE", "7.0 GiB", "  id bebe", "\n  writes of clients\n"]
+        {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+        // Narrower terminals lose columns and no rows.
+        let narrow = page(Style::default(), &status, Some(60));
+        assert!(narrow.contains("node3  follower") && !narrow.contains("CLIENTS"), "{narrow}");
     }
 
     #[test]
@@ -264,13 +325,24 @@ SHARD     LEADER  TERM  APPLIED  LAG  REPLICAS
         status.can_lose = -1;
         status.healthy = false;
         status.problems = vec!["node2 does not answer".into()];
-        let text = page(Style::default(), &status);
+        let text = page(Style::default(), &status, None);
         assert_eq!(leaderless(&status), [1, 2]);
         for part in
             ["NOT WRITABLE   2/3 nodes   quorum lost", "node2  unreachable", "1         none", "! node2 does"]
         {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_cluster_that_only_drains_says_so() {
+        let mut status = healthy();
+        status.healthy = false;
+        status.nodes[1].draining = true;
+        status.problems = vec!["node2 is draining".into()];
+        assert!(page(Style::default(), &status, None).contains("   DRAINING   "));
+        status.problems.push("shard 1 has no leader: messages to its rooms wait".into());
+        assert!(page(Style::default(), &status, None).contains("   NOT HEALTHY   "));
     }
 
     #[test]

@@ -70,6 +70,32 @@ pub(crate) fn render(style: Style, columns: &[(&str, Align)], rows: &[Vec<Cell>]
     out
 }
 
+/// As [`render`], in at most this many columns of a terminal: the table's columns with these headings are left out one after
+/// the other until it fits. `None` is a width without a bound.
+pub(crate) fn render_within(
+    style: Style,
+    columns: &[(&str, Align)],
+    rows: &[Vec<Cell>],
+    within: Option<usize>,
+    dispensable: &[&str],
+) -> String {
+    let widest = |index: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(index)).map(|cell| width(&cell.text));
+        cells.chain([width(columns[index].0)]).max().unwrap_or(0)
+    };
+    let mut kept: Vec<usize> = (0..columns.len()).collect();
+    let mut dispensable = dispensable.iter();
+    let taken = |kept: &[usize]| kept.iter().map(|index| widest(*index) + 2).sum::<usize>().saturating_sub(2);
+    while within.is_some_and(|within| taken(&kept) > within)
+        && let Some(name) = dispensable.next()
+    {
+        kept.retain(|index| columns[*index].0 != *name);
+    }
+    let columns: Vec<_> = kept.iter().map(|index| columns[*index]).collect();
+    let pick = |row: &Vec<Cell>| kept.iter().filter_map(|index| row.get(*index).cloned()).collect();
+    render(style, &columns, &rows.iter().map(pick).collect::<Vec<Vec<Cell>>>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +115,18 @@ ROOM       LAST  TOPIC
 #x               empty before
 ";
         assert_eq!(render(Style::default(), &columns, &rows), expected);
+    }
+
+    #[test]
+    fn columns_are_left_out_until_the_table_fits() {
+        let columns = [("NAME", Align::Left), ("VERSION", Align::Left), ("LAG", Align::Right)];
+        let rows = vec![vec!["node1".into(), "0.1.0".into(), "7".into()], vec!["n2".into(), "gone".into()]];
+        let render = |within| render_within(Style::default(), &columns, &rows, within, &["VERSION", "LAG"]);
+        assert_eq!(render(None), "NAME   VERSION  LAG\nnode1  0.1.0      7\nn2     gone\n");
+        assert_eq!(render(Some(19)), render(None));
+        assert_eq!(render(Some(18)), "NAME   LAG\nnode1    7\nn2\n");
+        // What names the row stays, however narrow the terminal is.
+        assert_eq!(render(Some(2)), "NAME\nnode1\nn2\n");
     }
 
     #[test]

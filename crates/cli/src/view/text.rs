@@ -32,6 +32,41 @@ pub(crate) fn width(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
+/// The parts on lines of at most this many columns, with `between` between two parts of a line and `indent` before further
+/// lines. `None` is one line. Colours do not count as width.
+pub(crate) fn flow<'a>(
+    parts: impl Iterator<Item = &'a str>,
+    between: &str,
+    indent: &str,
+    within: Option<usize>,
+) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for (index, part) in parts.enumerate() {
+        let taken = width(&uncoloured(part));
+        if index > 0 {
+            if within.is_some_and(|within| column + between.len() + taken > within) {
+                out.push('\n');
+                out.push_str(indent);
+                column = indent.len();
+            } else {
+                out.push_str(between);
+                column += between.len();
+            }
+        }
+        out.push_str(part);
+        column += taken;
+    }
+    out
+}
+
+/// The text without the colours of [`super::paint`].
+fn uncoloured(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |out, part| out + part.split_once('m').map_or(part, |(_, text)| text))
+}
+
 /// `1204551` as `1,204,551`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -81,6 +116,16 @@ pub(crate) fn micros(micros: u32, unicode: bool) -> String {
     }
 }
 
+/// The bound of a duration: `≤ 850 µs` or `≤ 2.5 ms`.
+pub(crate) fn at_most(micros: u32, unicode: bool) -> String {
+    let sign = if unicode { "≤" } else { "<=" };
+    match micros {
+        0 => "-".to_owned(),
+        1..1000 => format!("{sign} {micros} {}", if unicode { "µs" } else { "us" }),
+        _ => format!("{sign} {} ms", f64::from(micros) / 1000.0),
+    }
+}
+
 /// `12.3 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -117,6 +162,22 @@ mod tests {
         assert_eq!(safe("one\r\ntwo\n", "  "), "one\n  two");
         assert_eq!(safe("x\u{202e}txt.exe", ""), "x\u{fffd}txt.exe");
         assert_eq!(safe("日本 👍🏽 é", ""), "日本 👍🏽 é");
+    }
+
+    #[test]
+    fn parts_flow_to_the_width_without_counting_colours() {
+        let parts = ["\x1b[1mone\x1b[0m", "two", "three"];
+        let within = |columns| flow(parts.into_iter(), "  ", "  ", columns);
+        assert_eq!(within(None), "\x1b[1mone\x1b[0m  two  three");
+        assert_eq!(within(Some(15)), within(None));
+        assert_eq!(within(Some(14)), "\x1b[1mone\x1b[0m  two\n  three");
+        assert_eq!(within(Some(1)), "\x1b[1mone\x1b[0m\n  two\n  three");
+    }
+
+    #[test]
+    fn the_bound_of_a_bucket_is_no_measurement() {
+        assert_eq!([at_most(250_000, true), at_most(2_500, false)], ["≤ 250 ms", "<= 2.5 ms"]);
+        assert_eq!([at_most(500, true), at_most(0, true)], ["≤ 500 µs", "-"]);
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub(super) async fn history(client: Client, room: String, limit: u32) -> JobResu
 
 pub(super) async fn status(client: Client, style: Style) -> JobResult {
     match client.status().await {
-        Ok(status) => JobResult::Text(page(style, &status).trim_end().to_owned()),
+        Ok(status) => JobResult::Text(page(style, &status, crate::output::columns()).trim_end().to_owned()),
         Err(error) => JobResult::Failed(of_call(None, &error)),
     }
 }

@@ -124,6 +124,8 @@ impl Findings {
         if let Some(error) = &server.error {
             let next = if server.ips.is_empty() {
                 "give servers addresses that clients can resolve (--initial-cluster), or add the name to DNS"
+            } else if server.connect_us.is_some() {
+                "its process hangs or is stopped: look at it with ps, at its disk and its log, and start it again"
             } else {
                 "see whether `conclave server` runs there, and whether a firewall lets its port through"
             };
@@ -247,6 +249,21 @@ mod tests {
             clock_offset_ms: Some(2),
             ..Server::default()
         }
+    }
+
+    #[test]
+    fn a_process_that_hangs_is_no_matter_of_a_firewall() {
+        let next = |connect_us| {
+            let error = Some("it does not answer".into());
+            let mut report = Report {
+                servers: vec![Server { connect_us, error, ping_us: None, ..server("n1") }],
+                ..Report::default()
+            };
+            diagnose(&mut report);
+            report.problems.remove(0).next
+        };
+        assert!(next(Some(200)).contains("hangs") && !next(Some(200)).contains("firewall"));
+        assert!(next(None).contains("firewall"));
     }
 
     fn name_server(usual: bool) -> NameServer {

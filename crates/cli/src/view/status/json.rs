@@ -34,6 +34,11 @@ struct JsonNode<'a> {
     sync_p99_us: u32,
     log_bytes: u64,
     state_bytes: u64,
+    /// `null` if not known.
+    disk_free_bytes: Option<u64>,
+    /// `null` if not known.
+    disk_size_bytes: Option<u64>,
+    disk_full: bool,
     applied: u64,
     lag: u64,
     clients_max: u32,
@@ -110,6 +115,9 @@ fn json_node<'a>(status: &GetServerStatusResponse, node: &'a NodeStatus) -> Json
         sync_p99_us: node.sync_p99_us,
         log_bytes: node.log_bytes,
         state_bytes: node.state_bytes,
+        disk_free_bytes: (node.disk_size_bytes > 0).then_some(node.disk_free_bytes),
+        disk_size_bytes: (node.disk_size_bytes > 0).then_some(node.disk_size_bytes),
+        disk_full: node.disk_full,
         applied,
         lag,
         clients_max: node.clients_max,
