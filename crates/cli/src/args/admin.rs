@@ -10,21 +10,27 @@ use crate::certificates::Named;
 use crate::parse;
 
 const ADMIN_HELP: &str = "\
-Any server accepts drain and rebalance from an operator, and forwards them to the server concerned. An operator is who has the cluster's admin token; for the cluster of your own `conclave up` it is found by itself. A server without a token accepts operators of its own machine.
+Any server accepts drain, undrain and rebalance from an operator, and forwards them to the server concerned. An operator is who has the cluster's admin token; for the cluster of your own `conclave up` it is found by itself. A server without a token accepts operators of its own machine.
 
 Examples:
   conclave admin ca init --dir pki     before the first start of a cluster with TLS between its servers
   conclave admin drain node2           before node2 is stopped or its machine is restarted
+  conclave admin undrain node2         when it is not stopped after all
   conclave admin rebalance             after many servers came back
   conclave admin --admin-token-file /run/secrets/admin drain node2";
 
 const DRAIN_HELP: &str = "\
 The server is no longer ready, redirects its clients to other servers, and hands over its leaderships. It keeps its \
-replicas, and stays drained until it is restarted. Nothing is lost and no send fails.
+replicas, and stays drained until it is restarted or undrained. Nothing is lost and no send fails.
 
-The last ready server is drained only with --force: nobody could join a room then until a server is restarted.
+A server is drained only with --force if too few of the others are ready: once it is stopped, there is no majority, and \
+nothing can be sent.
 
 Ends with 0 when the server has no clients and no leaderships left, with 1 when some are left after the timeout.";
+
+const UNDRAIN_HELP: &str = "\
+The server is ready again and takes clients. It gets the leaderships for which it is the preferred server back within some \
+seconds. A server that is not drained stays as it is.";
 
 const REBALANCE_HELP: &str = "\
 Asks servers with more clients than others to redirect some of them there. Servers do this by themselves when the spread \
@@ -100,9 +106,15 @@ pub(crate) enum AdminCommand {
     Drain {
         /// The server's name, as `conclave status` shows it
         node: String,
-        /// Drain it even if no other server is ready
+        /// Drain it even if too few other servers are ready for a majority
         #[arg(long)]
         force: bool,
+    },
+    /// Use a drained server again, without a restart
+    #[command(after_help = UNDRAIN_HELP)]
+    Undrain {
+        /// The server's name, as `conclave status` shows it
+        node: String,
     },
     /// Make the certificates with which servers prove themselves to each other
     Ca {

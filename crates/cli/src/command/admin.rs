@@ -1,4 +1,4 @@
-//! `conclave admin`: drains a server, spreads clients, makes certificates.
+//! `conclave admin`: drains a server and takes that back, spreads clients, makes certificates.
 
 mod ca;
 
@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use conclave_client::limits::CLIENT_CONNECT_TIMEOUT;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
-use conclave_proto::admin::{DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse};
+use conclave_proto::admin::{
+    DrainRequest, DrainResponse, RebalanceRequest, RebalanceResponse, UndrainRequest, UndrainResponse,
+};
 use conclave_proto::admin_token::{AdminToken, WithAdminToken};
 use conclave_proto::status::from_status;
 use serde::Serialize;
@@ -36,6 +38,7 @@ pub(super) async fn run(args: AdminArgs, settings: &Settings) -> anyhow::Result<
     let tokens = Tokens::of(args.admin_token_file.as_deref(), settings);
     match args.command {
         AdminCommand::Drain { node, force } => drain(node, force, &tokens?, settings).await,
+        AdminCommand::Undrain { node } => undrain(node, &tokens?, settings).await,
         AdminCommand::Rebalance => rebalance(&tokens?, settings).await,
         AdminCommand::Ca { command } => ca::run(command, settings).await,
     }
@@ -67,13 +70,35 @@ fn drained(node: &str, still_leads: u32, clients: u32) -> String {
     .flatten()
     .collect();
     if left.is_empty() {
-        format!("{node} is drained: it leads nothing and has no clients. Restart it to use it again.")
+        format!(
+            "{node} is drained: it leads nothing and has no clients. Restart or undrain it to use it again."
+        )
     } else {
         format!(
             "{node} takes no new work, but still {}. Drain it again, or stop it: it hands over then.",
             left.join(" and ")
         )
     }
+}
+
+#[derive(Debug, Serialize)]
+struct Undrained<'a> {
+    node: &'a str,
+    was_draining: bool,
+}
+
+async fn undrain(node: String, tokens: &Tokens, settings: &Settings) -> anyhow::Result<Exit> {
+    let answer = call_any_server(tokens, settings, async |mut admin: Admin| {
+        admin.undrain(UndrainRequest { node: node.clone() }).await
+    });
+    let UndrainResponse { was_draining } = answer.await?;
+    let text = if was_draining {
+        format!("{node} takes clients again, and gets its leaderships back within some seconds")
+    } else {
+        format!("{node} was not drained")
+    };
+    output::done(settings.json, &Undrained { node: &node, was_draining }, &text);
+    Ok(Exit::Ok)
 }
 
 #[derive(Debug, Serialize)]
@@ -190,7 +215,7 @@ fn is_local(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok_and(|address| address.ip().to_canonical().is_loopback())
 }
 
-/// Calls one server after the other until one answers. Both commands are idempotent.
+/// Calls one server after the other until one answers. All of these commands are idempotent.
 async fn call_any_server<A>(
     tokens: &Tokens,
     settings: &Settings,
@@ -237,8 +262,8 @@ fn connect_timeout(settings: &Settings) -> Duration {
 }
 
 /// The refusal of a server. `is_shown` says whether it has seen a token.
-fn refused(word: &str, status: &Status, is_shown: bool) -> Failed {
-    match status.code() {
+pub(super) fn refused(word: &str, status: &Status, is_shown: bool) -> Failed {
+    let failed = match status.code() {
         Code::Unauthenticated if is_shown => {
             let what = "the admin token is not this cluster's";
             Failed::new(Exit::of_word(word), what, admin_token::SERVERS_FILE)
@@ -253,11 +278,12 @@ fn refused(word: &str, status: &Status, is_shown: bool) -> Failed {
         Code::Unauthenticated => {
             Failed::new(Exit::of_word(word), status.message(), admin_token::SERVERS_FILE)
         }
-        _ if word == "last_ready_node" => {
+        _ if ["last_ready_node", "no_ready_majority"].contains(&word) => {
             Failed::new(Exit::Refused, status.message(), "--force drains it all the same")
         }
         _ => Failed::new(Exit::of_word(word), status.message(), ""),
-    }
+    };
+    failed.with_word(word)
 }
 
 #[cfg(test)]
@@ -281,9 +307,10 @@ mod tests {
         assert!(wrong.exit == Exit::Auth && wrong.what.contains("not this cluster's"), "{wrong}");
         let stranger = refused("not_operator", &Status::unauthenticated("no"), false);
         assert!(stranger.exit == Exit::Auth && stranger.next.contains("--admin-token-file"), "{stranger}");
-        assert!(
-            refused("last_ready_node", &Status::failed_precondition("no"), true).next.contains("--force")
-        );
+        for word in ["last_ready_node", "no_ready_majority"] {
+            let failed = refused(word, &Status::failed_precondition("no"), true);
+            assert!(failed.next.contains("--force"), "{failed}");
+        }
     }
 
     #[test]
