@@ -102,6 +102,9 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Start a whole cluster on this machine and keep it running
     Up(server::UpArgs),
+    /// Stop a cluster that `conclave up` runs in another terminal
+    #[command(after_help = STOP_HELP)]
+    Stop(server::StopArgs),
     /// Run one server
     Server(Box<server::ServerArgs>),
     /// Run one name server of the cluster's zone (DNS)
@@ -510,9 +513,20 @@ Examples:
   conclave doctor --name-server 10.0.0.53:53
   conclave doctor --json | jq .problems";
 
+const STOP_HELP: &str = "\
+Does what Ctrl-C in the terminal of `conclave up` does: its servers drain and stop. Ends with 0 when all have stopped, 4 when \
+no `up` runs there.
+
+Examples:
+  conclave stop
+  conclave stop --dir /tmp/demo";
+
 const HEALTH_HELP: &str = "\
 Ends with 0 when the page answers 200 within 2 s, otherwise with 1 and the page on stderr. Reads no state and needs no \
 shell, so it works in the smallest container. With --tls-dir it speaks TLS where the page does, also to a URL with http.
+
+Without --url it asks the server at the default port, 127.0.0.1:7480. If nothing listens there and a `conclave up` of this user runs \
+in its default directory, it asks every server of it, and ends with 0 when all are ready.
 
 Examples:
   conclave health                                                   a server
@@ -522,10 +536,9 @@ Examples:
 /// `conclave health`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct HealthArgs {
-    /// The page to ask for
+    /// The page to ask for [default: http://127.0.0.1:7480/readyz, or the pages of your `conclave up`]
     #[arg(long, env = "CONCLAVE_HEALTH_URL", value_name = "URL", value_parser = parse::url)]
-    #[arg(default_value = "http://127.0.0.1:7480/readyz")]
-    pub(crate) url: parse::Url,
+    pub(crate) url: Option<parse::Url>,
     /// The directory with the certificate of the server or name server, if it has one: its page has TLS then, unless it is
     /// for this machine alone. Only ca.pem is read
     #[arg(long, env = "CONCLAVE_TLS_DIR", value_name = "DIR")]

@@ -42,13 +42,15 @@ use crate::{bench, output, session};
 /// With a message for the user. [`crate::exit::of_error`] has the exit code.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let environment = Environment::read();
+    let json_wanted = args.global.json;
     // These commands need no user and no state directory.
     let command = match args.command {
         Command::Server(server) => return server::run(*server).await,
         Command::Dns(dns) => return dns::run(*dns, &args.global.zone).await,
-        Command::Health(args) => return health::run(&args).await,
+        Command::Health(args) => return health::run(&args, json_wanted, &environment).await,
+        Command::Stop(args) => return up::other::stop(&args, json_wanted, &environment).await,
         Command::Up(up) => return up::run(up, &args.global, &environment).await,
-        Command::Version => return version(args.global.json),
+        Command::Version => return version(json_wanted),
         Command::Completions { shell } => return completions(shell),
         other => other,
     };
@@ -123,6 +125,7 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         | Command::Dns(_)
         | Command::Health(_)
         | Command::Up(_)
+        | Command::Stop(_)
         | Command::Version
         | Command::Completions { .. } => Ok(Exit::Ok),
     }

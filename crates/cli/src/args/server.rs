@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use conclave_client::find::CLIENT_PORT;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NODES_MAX, SHARDS_MAX};
@@ -228,13 +228,16 @@ The same --dir continues the same cluster, with the number of nodes and shards t
 Examples:
   conclave up
   conclave up --ephemeral --nodes 5               nothing is kept
+  conclave up restart node2                       in another terminal; `conclave stop` stops all
   conclave up --no-restart                        to kill -9 a server and watch the failover
   conclave up --json --base-port 9000 --dir /tmp/demo";
 
 /// `conclave up`
 #[derive(Clone, Debug, ClapArgs)]
-#[command(after_help = UP_HELP)]
+#[command(after_help = UP_HELP, args_conflicts_with_subcommands = true)]
 pub(crate) struct UpArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<UpCommand>,
     /// The number of servers [default: 3, or the one saved in the directory]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=NODES_MAX as i64))]
     pub(crate) nodes: Option<u16>,
@@ -268,6 +271,49 @@ pub(crate) struct UpArgs {
     /// What the servers write to their log files
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = LOG_DEFAULT)]
     pub(crate) log: String,
+}
+
+/// `conclave up …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum UpCommand {
+    /// Restart one server of an `up` that runs, drained first
+    #[command(after_help = UP_RESTART_HELP)]
+    Restart(UpRestartArgs),
+}
+
+const UP_RESTART_HELP: &str = "\
+Drains the server, stops it, and waits until `up` has started it again and it is ready: nothing is lost and no send fails. \
+Ends with 1, and restarts nothing, if too few of the others are ready, unless --force is given.
+
+Examples:
+  conclave up restart node2
+  conclave up restart node2 --dir /tmp/demo";
+
+/// `conclave up restart`
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct UpRestartArgs {
+    /// The server's name, as `conclave status` shows it
+    pub(crate) node: String,
+    /// Restart it even if too few other servers are ready for a majority
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) which: WhichUp,
+}
+
+/// Which `conclave up` a command is about.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct WhichUp {
+    /// The directory of the cluster, as its `up` prints it [default: $XDG_DATA_HOME/conclave/up]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// `conclave stop`
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) which: WhichUp,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod last_words;
 mod leftovers;
 mod list;
 mod log;
+pub(in crate::command) mod other;
 mod plan;
 mod process;
 mod ready;
@@ -39,7 +40,7 @@ use self::plan::UpPlan;
 use self::process::{Process, processes};
 use crate::admin_token::{self, Kept};
 use crate::args::Global;
-use crate::args::server::UpArgs;
+use crate::args::server::{UpArgs, UpCommand};
 use crate::exit::{Exit, Failed};
 use crate::input::stdin_closed;
 use crate::known::{Cluster as KnownCluster, Known};
@@ -50,6 +51,9 @@ use crate::limits::{
 use crate::output;
 use crate::private;
 use crate::settings::{Environment, Settings, resolve};
+
+/// The file that an `up` locks while it runs. Its process id is in it.
+const LOCK: &str = "up.lock";
 
 /// Starts the cluster, watches over it, and stops it.
 ///
@@ -62,6 +66,9 @@ pub(super) async fn run(args: UpArgs, global: &Global, environment: &Environment
     let state_dir = global.state_dir.clone().or_else(|| environment.state_dir());
     let global = Global { state_dir: Some(PathBuf::new()), ..global.clone() };
     let settings = resolve(&global, environment)?;
+    if let Some(UpCommand::Restart(args)) = &args.command {
+        return other::restart(args, &settings, environment).await;
+    }
     let cluster_dir = ClusterDir::choose(&args, environment)?;
     let dir = cluster_dir.dir().to_owned();
     let _lock = lock_patiently(&dir).await?;
@@ -205,7 +212,7 @@ async fn lock_patiently(dir: &Path) -> Result<File, Failed> {
 
 /// Locks the directory: one `conclave up` at a time; the inner error says that one runs. The lock file contains the process id.
 fn lock(dir: &Path) -> Result<Result<File, Failed>, Failed> {
-    let path = dir.join("up.lock");
+    let path = dir.join(LOCK);
     let open = private::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.map_err(|error| cannot_use(dir, &error))?;
     private::restrict(&file).map_err(|error| cannot_use(dir, &error))?;
@@ -303,6 +310,9 @@ impl<'a> Cluster<'a> {
         let mut children = JoinSet::new();
         let processes = processes(plan, args);
         for (index, process) in processes.iter().enumerate() {
+            if plan.nodes.get(index).is_some_and(|node| node.is_lost) {
+                continue;
+            }
             let keeper = child::Keeper {
                 index,
                 executable: executable.clone(),
@@ -341,11 +351,18 @@ impl<'a> Cluster<'a> {
         if let Some(note) = show::tls(self.plan.tls()) {
             output::note(settings.quiet, note);
         }
+        if args.allow_faults {
+            output::note(settings.quiet, &show::faults(settings.style));
+        }
+        // Also with --quiet: nobody else says it.
+        show::lost(self.plan).iter().for_each(|note| output::error(note));
         let graceful = self.stop.graceful.clone();
         let Some(status) = self.ready(&graceful).await? else { return Ok(Exit::Ok) };
         if let Err(error) = self.write_list() {
             output::note(settings.quiet, &format!("{error:#}"));
         }
+        // A disk that is full does not keep the cluster from running; the next run saves it.
+        let _ = tokio::task::spawn_blocking(self.plan.saving_ready()).await;
         if let Some(dir) = state_dir {
             let note = match introduce(self.plan, &Known::new(dir), &status) {
                 Ok(true) => None,

@@ -20,6 +20,7 @@ mod levels;
 mod logging;
 mod logs;
 mod minority;
+mod operator;
 mod outbox;
 mod public_name;
 mod refusal;

@@ -141,9 +141,12 @@ fn the_user_who_started_a_cluster_is_its_operator() {
     let shared = stranger(&["admin", "rebalance", "--admin-token-file", wrong.to_str().unwrap()]).expect(2);
     assert!(shared.err.contains("other users"), "{shared:#?}");
 
-    // Another drain ends the service, so it is refused until it is forced.
+    // Another drain leaves no majority, and the one after it ends the service, so they are refused until they are forced.
     up.run(&["admin", "drain", "node3"]).expect(0);
-    up.run(&["admin", "drain", "node2"]).expect(0);
+    let second = up.run(&["admin", "drain", "node2"]).expect(1);
+    assert!(second.err.contains("node3 is not ready") && second.err.contains("--force"), "{second:#?}");
+    let second = up.run(&["admin", "drain", "node2", "--force"]);
+    assert!(second.out.contains("takes no new work") || second.out.contains("leads nothing"), "{second:#?}");
     let last = up.run(&["admin", "drain", "node1"]).expect(1);
     assert!(last.err.contains("no other node is ready") && last.err.contains("--force"), "{last:#?}");
     // No other node takes its leaderships, unless it has not heard of their drains yet.
@@ -228,6 +231,13 @@ fn a_session_that_the_cluster_does_not_know_is_an_error() {
     for node in ["node1", "node2", "node3"] {
         fs::remove_dir_all(dir.join(node)).unwrap();
     }
+    let refused = run(&mut command(&["up", "--dir", dir.to_str().unwrap()]), b"").expect(1);
+    assert!(refused.err.contains("no data of node1, node2, node3"), "{refused:#?}");
+    // As an older version left it, which did not note that the servers had data.
+    let saved = fs::read_to_string(dir.join("up.json")).unwrap();
+    let mut plan: Value = serde_json::from_str(&saved).unwrap();
+    assert_eq!(plan.as_object_mut().unwrap().remove("was_ready"), Some(true.into()));
+    fs::write(dir.join("up.json"), plan.to_string()).unwrap();
     let up = Up::start(scratch.path(), &args);
     let refused = up.run(&["send", "general", "hello again"]).expect(3);
     assert!(refused.err.contains("the session is not known here"), "{}", refused.err);

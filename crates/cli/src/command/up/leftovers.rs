@@ -29,13 +29,33 @@ pub(super) struct Leftovers {
     was_killed: bool,
 }
 
+/// The list of processes, as it is read.
 #[derive(Debug, Deserialize)]
-struct Listed {
+pub(super) struct Listed {
+    /// Whether processes that end are started again.
+    #[serde(default)]
+    pub(super) restarts: bool,
+    /// The id of the cluster's certificate authority, if its servers speak TLS.
+    #[serde(default)]
+    pub(super) authority: Option<String>,
     children: Vec<Leftover>,
 }
 
+impl Listed {
+    /// Reads the list in this directory; `None` if there is none that only this user can have written.
+    pub(super) fn read(dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&read(&list::file(dir)).ok()?).ok()
+    }
+
+    /// The process with this name.
+    pub(super) fn find(&self, name: &str) -> Option<&Leftover> {
+        self.children.iter().find(|child| child.name == name)
+    }
+}
+
+/// A process that an `up` has started.
 #[derive(Debug, Deserialize)]
-struct Leftover {
+pub(super) struct Leftover {
     name: String,
     pid: Option<u32>,
     started: Option<String>,
@@ -149,7 +169,23 @@ fn is_own(list: &Metadata, user: u32) -> bool {
 }
 
 impl Leftover {
-    fn runs(&self) -> bool {
+    /// The process with this id and this start.
+    pub(super) fn new(name: &str, pid: u32, started: Option<String>) -> Self {
+        Self { name: name.to_owned(), pid: Some(pid), started, error: None }
+    }
+
+    /// Its id; `None` while it does not run.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Asks it to stop.
+    pub(super) fn terminate(&self) -> Result<(), Errno> {
+        self.send(Signal::TERM)
+    }
+
+    /// Whether this very process runs.
+    pub(super) fn runs(&self) -> bool {
         self.started.is_some() && self.pid.and_then(start_of) == self.started
     }
 

@@ -31,6 +31,8 @@ const PORTS_EACH: u16 = 10;
 const NAME_SERVER_OFFSET: u16 = 53;
 /// The name of the name server, and of the directory of its certificate.
 pub(super) const NAME_SERVER: &str = "ns1";
+/// The file with the admin token.
+pub(super) const ADMIN_TOKEN: &str = "admin-token";
 /// The first part of the cluster's name: see [`reconcile`].
 const CLUSTER: &str = "local";
 
@@ -45,6 +47,9 @@ struct SavedPlan {
     /// The id of the cluster's certificate authority; absent in a cluster without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     authority: Option<String>,
+    /// Whether all servers were ready once, so that each has a data dir from then on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    was_ready: bool,
 }
 
 /// The servers and the name server of a cluster.
@@ -98,6 +103,8 @@ pub(super) struct Node {
     pub(super) log: PathBuf,
     /// The directory of its certificate, if the cluster uses TLS.
     pub(super) tls_dir: PathBuf,
+    /// Whether its data dir is gone. A server with another one has forgotten its votes and must not run.
+    pub(super) is_lost: bool,
     pub(super) client: SocketAddr,
     pub(super) peer: SocketAddr,
     pub(super) http: SocketAddr,
@@ -146,7 +153,10 @@ impl UpPlan {
             Failed::new(Exit::Usage, what, "give a smaller --base-port")
         };
         let nodes = (0..kept.nodes).map(|index| node(dir, kept.base_port, index)).collect::<Option<_>>();
-        let nodes: Vec<Node> = nodes.ok_or_else(beyond)?;
+        let mut nodes: Vec<Node> = nodes.ok_or_else(beyond)?;
+        if kept.was_ready {
+            find_lost(dir, &mut nodes)?;
+        }
         let tls = match uses_tls {
             _ if insecure => Tls::Refused,
             None | Some(true) => Tls::Has,
@@ -157,7 +167,7 @@ impl UpPlan {
             true => None,
             false => Some(resolver(dir, kept.base_port, zone).ok_or_else(beyond)?),
         };
-        let admin_token = dir.join("admin-token");
+        let admin_token = dir.join(ADMIN_TOKEN);
         Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, tls, authority: None, kept, is_saved })
     }
 
@@ -246,21 +256,27 @@ impl UpPlan {
 
     /// Saves the plan for the next run. Must be called before a process is started.
     pub(super) fn save(&self) -> Result<(), Failed> {
-        let write = || -> io::Result<()> {
-            let path = file(&self.dir);
+        let save = || -> io::Result<()> {
             // A plan that is saved already needs no space: the cluster starts on a full disk, too.
-            if self.is_saved {
-                return self.make_secrets();
+            if !self.is_saved {
+                write(&self.dir, &self.kept)?;
             }
-            let temporary = path.with_extension("json.new");
-            let mut out = private::create(&temporary)?;
-            serde_json::to_writer_pretty(&mut out, &self.kept)?;
-            out.write_all(b"\n")?;
-            out.sync_all()?;
-            fs::rename(&temporary, &path)?;
             self.make_secrets()
         };
-        write().map_err(|error| cannot_use(&self.dir, &error))
+        save().map_err(|error| cannot_use(&self.dir, &error))
+    }
+
+    /// Saves for the next run that all servers were ready. Blocks.
+    pub(super) fn saving_ready(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
+        let dir = self.dir.clone();
+        let is_news = !self.kept.was_ready;
+        let kept = SavedPlan { was_ready: true, ..self.kept.clone() };
+        move || if is_news { write(&dir, &kept) } else { Ok(()) }
+    }
+
+    /// The servers whose data dirs are gone.
+    pub(super) fn lost(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.is_lost)
     }
 
     /// Makes the secrets that are not there.
@@ -302,12 +318,36 @@ impl UpPlan {
     }
 }
 
+/// Whether the server has begun its data dir.
+fn has_begun(node: &Node) -> Result<bool, Failed> {
+    let identity = node.dir.join(conclave_server::IDENTITY_FILE);
+    identity.try_exists().map_err(|error| cannot_use(&node.dir, &error))
+}
+
+/// Marks the servers whose data dirs are gone. The others run without them if they are a majority.
+fn find_lost(dir: &Path, nodes: &mut [Node]) -> Result<(), Failed> {
+    for node in nodes.iter_mut() {
+        node.is_lost = !has_begun(node)?;
+    }
+    let lost: Vec<&str> = nodes.iter().filter(|node| node.is_lost).map(|node| node.name.as_str()).collect();
+    if (nodes.len() - lost.len()) <= nodes.len() / 2 {
+        let what = format!(
+            "{} has no data of {}, so no majority of the servers is left that remembers its votes and messages",
+            dir.display(),
+            lost.join(", ")
+        );
+        let next = "put the directories back as the servers left them last, or give another --dir for a new cluster; \
+                    docs/deploy.md, \"A lost volume\"";
+        return Err(Failed::new(Exit::Refused, what, next));
+    }
+    Ok(())
+}
+
 /// Whether all servers have begun their data dirs, or none has.
 fn began_everywhere_or_nowhere(nodes: &[Node]) -> Result<bool, Failed> {
     let mut begun = 0;
     for node in nodes {
-        let identity = node.dir.join(conclave_server::IDENTITY_FILE);
-        begun += usize::from(identity.try_exists().map_err(|error| cannot_use(&node.dir, &error))?);
+        begun += usize::from(has_begun(node)?);
     }
     Ok(begun == 0 || begun == nodes.len())
 }
@@ -325,6 +365,30 @@ fn lost_authority(pki: &Path, error: &PkiError) -> Failed {
         _ => format!("restore ca.key in {} from a copy: it is the identity of the cluster", pki.display()),
     };
     Failed::new(Exit::Refused, what, next)
+}
+
+fn write(dir: &Path, plan: &SavedPlan) -> io::Result<()> {
+    let path = file(dir);
+    let temporary = path.with_extension("json.new");
+    let mut out = private::create(&temporary)?;
+    serde_json::to_writer_pretty(&mut out, plan)?;
+    out.write_all(b"\n")?;
+    out.sync_all()?;
+    fs::rename(&temporary, &path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// The servers of the cluster in this directory, as its saved plan has them.
+///
+/// # Errors
+/// If the plan is damaged or cannot be read.
+pub(super) fn saved_nodes(dir: &Path) -> Result<Vec<Node>, Failed> {
+    let path = file(dir);
+    let text = fs::read_to_string(&path).map_err(|error| cannot_use(&path, &error))?;
+    let plan = parse(&text).map_err(|what| {
+        Failed::new(Exit::Refused, format!("{} {what}", path.display()), "give another --dir")
+    })?;
+    Ok((0..plan.nodes).filter_map(|index| node(dir, plan.base_port, index)).collect())
 }
 
 fn pki_dir(dir: &Path) -> PathBuf {
@@ -358,6 +422,7 @@ fn reconcile(dir: &Path, kept: Option<SavedPlan>, args: &UpArgs) -> Result<Saved
             shards: args.shards.unwrap_or(SHARDS_DEFAULT),
             base_port: args.base_port.unwrap_or(CLIENT_PORT),
             authority: None,
+            was_ready: false,
         });
     };
     let differs = |what: &str, flag: &str, has: u32, wants: u32| {
@@ -385,6 +450,7 @@ fn node(dir: &Path, base_port: u16, index: u16) -> Option<Node> {
     Some(Node {
         dir: dir.join(&name),
         log: dir.join(format!("{name}.log")),
+        is_lost: false,
         tls_dir: pki_dir(dir).join(&name),
         client: at(0)?,
         peer: at(1)?,
@@ -410,181 +476,4 @@ fn resolver(dir: &Path, base_port: u16, zone: &str) -> Option<NameServerPlan> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::args::server::Mdns;
-
-    pub(in crate::command::up) fn args(
-        nodes: Option<u16>,
-        shards: Option<u32>,
-        base_port: Option<u16>,
-    ) -> UpArgs {
-        UpArgs {
-            nodes,
-            dir: None,
-            ephemeral: false,
-            base_port,
-            shards,
-            no_restart: false,
-            no_dns: false,
-            allow_faults: false,
-            exit_with_stdin: false,
-            mdns: Mdns::Auto,
-            log: "info".into(),
-        }
-    }
-
-    fn make(dir: &Path, args: &UpArgs) -> Result<UpPlan, Failed> {
-        UpPlan::make(dir, args, "conclave.internal", true)
-    }
-
-    #[test]
-    fn ports_are_where_the_help_says() {
-        let dir = tempfile::tempdir().unwrap();
-        let plan = make(dir.path(), &args(None, None, None)).unwrap();
-        assert_eq!(plan.servers(), "127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420");
-        assert_eq!((plan.nodes[2].peer.port(), plan.nodes[2].http.port()), (7421, 7422));
-        let resolver = plan.resolver.unwrap();
-        assert_eq!([resolver.dns, resolver.grpc, resolver.http].map(|at| at.port()), [7453, 7454, 7455]);
-        // No node uses a port of the name server, however many nodes there are.
-        let many = make(dir.path(), &args(Some(9), None, None)).unwrap();
-        assert_eq!([5, 6].map(|node: usize| many.nodes[node].client.port()), [7450, 7460]);
-        let none = make(dir.path(), &UpArgs { no_dns: true, ..args(None, None, None) }).unwrap();
-        assert!(none.resolver.is_none());
-    }
-
-    #[test]
-    fn the_next_run_continues_the_saved_cluster() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = make(dir.path(), &args(Some(5), Some(2), Some(9000))).unwrap();
-        first.save().unwrap();
-        let same = make(dir.path(), &args(None, None, None)).unwrap();
-        assert_eq!((same.nodes.len(), same.shards(), same.nodes[0].client.port()), (5, 2, 9000));
-        assert_eq!(same.cluster(), first.cluster());
-        let moved = make(dir.path(), &args(Some(5), None, Some(9500))).unwrap();
-        assert_eq!(moved.nodes[0].client.port(), 9500);
-        let nodes = make(dir.path(), &args(Some(3), None, None)).unwrap_err();
-        assert!(nodes.what.contains("began with 5 servers and not with 3"), "{nodes}");
-        assert!(nodes.next.contains("--nodes"), "{nodes}");
-        let shards = make(dir.path(), &args(None, Some(8), None)).unwrap_err();
-        assert!(shards.what.contains("began with 2 shards and not with 8"), "{shards}");
-        assert!(shards.next.contains("--shards"), "{shards}");
-    }
-
-    #[test]
-    fn a_new_cluster_has_an_authority_and_keeps_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000);
-        let plan = |insecure| {
-            let mut plan = UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", insecure)?;
-            plan.secure(now).map(|()| plan)
-        };
-        let first = plan(false).unwrap();
-        first.save().unwrap();
-        assert!(first.authority().is_some());
-        let refused = plan(true).unwrap_err().to_string();
-        assert!(refused.contains("uses TLS") && refused.contains("--insecure"), "{refused}");
-        let again = plan(false).unwrap();
-        assert_eq!((again.authority(), again.tls()), (first.authority(), Tls::Has));
-        fs::remove_dir_all(pki_dir(dir.path())).unwrap();
-        assert!(plan(false).is_err(), "a lost authority is not replaced");
-        Ca::read_or_create(&pki_dir(dir.path()), now).unwrap();
-        assert!(plan(false).unwrap_err().to_string().contains("another cluster"));
-    }
-
-    #[test]
-    fn what_was_lost_is_named_and_how_to_get_it_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000);
-        let plan = || UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", false);
-        let mut first = plan().unwrap();
-        first.secure(now).unwrap();
-        first.save().unwrap();
-        let key = pki_dir(dir.path()).join("ca.key");
-        let content = fs::read_to_string(&key).unwrap();
-        for damage in [None, content.get(..60)] {
-            match damage {
-                Some(text) => fs::write(&key, text).unwrap(),
-                None => fs::remove_file(&key).unwrap(),
-            }
-            if damage.is_some() {
-                use std::os::unix::fs::PermissionsExt as _;
-                fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-            }
-            let error = plan().unwrap().secure(now).unwrap_err();
-            let failed = error.downcast::<Failed>().unwrap();
-            assert!(failed.next.contains("restore ca.key"), "{failed}");
-            assert!(
-                !failed.what.contains('[') && failed.what.matches("No such file").count() < 2,
-                "{failed}"
-            );
-        }
-        fs::create_dir(dir.path().join("node1")).unwrap();
-        fs::remove_file(file(dir.path())).unwrap();
-        let failed = plan().unwrap_err();
-        assert!(failed.what.contains("no up.json") && failed.next.contains("restore"), "{failed}");
-        assert!(!UpPlan::is_saved_in(dir.path()));
-    }
-
-    #[test]
-    fn a_cluster_without_tls_is_changed_over_once_all_its_servers_have_begun() {
-        let dir = tempfile::tempdir().unwrap();
-        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000);
-        let plan = |insecure| {
-            UpPlan::make(dir.path(), &args(None, None, None), "conclave.internal", insecure).unwrap()
-        };
-        plan(true).save().unwrap();
-        let text = fs::read_to_string(file(dir.path())).unwrap();
-        assert!(
-            text.contains("\"format\": 1") && !text.contains("authority"),
-            "as version 0.1.0 reads it: {text}"
-        );
-        for (name, expected) in
-            [("node1", Tls::Incomplete), ("node2", Tls::Incomplete), ("node3", Tls::ChangesOver)]
-        {
-            let data = dir.path().join(name);
-            fs::create_dir(&data).unwrap();
-            fs::write(data.join("identity"), "").unwrap();
-            assert_eq!(plan(false).tls(), expected, "{name}");
-            assert_eq!(plan(true).tls(), Tls::Refused);
-        }
-        for insecure in [true, false] {
-            let mut plan = plan(insecure);
-            plan.secure(now).unwrap();
-            plan.save().unwrap();
-            assert_eq!(plan.authority().is_none(), insecure);
-        }
-        let after = fs::read_to_string(file(dir.path())).unwrap();
-        assert!(after.contains("\"format\": 2") && after.contains("authority"), "{after}");
-        assert_eq!(plan(false).tls(), Tls::Has);
-    }
-
-    #[test]
-    fn two_clusters_never_have_the_same_name() {
-        let plan = || make(tempfile::tempdir().unwrap().path(), &args(None, None, None)).unwrap();
-        assert_ne!(plan().cluster(), plan().cluster());
-    }
-
-    #[test]
-    fn a_file_that_is_no_saved_plan_is_refused() {
-        for text in ["", "{}", "[1]", r#"{"format":3}"#, r#"{"format":2}"#, r#"{"format":1}"#] {
-            assert!(parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_port_in_use_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let plan = make(dir.path(), &args(None, None, None)).unwrap();
-        let busy = |address: SocketAddr| match address.port() {
-            7411 => Err(io::Error::from(io::ErrorKind::AddrInUse)),
-            _ => Ok(()),
-        };
-        let free = |_: SocketAddr| Ok(());
-        let failed = plan.free_ports(busy, free).unwrap_err();
-        assert_eq!(failed.what, "port 7411 (for node2) is in use, perhaps by another cluster");
-        assert!(plan.free_ports(free, free).is_ok());
-        let failed = plan.free_ports(free, |_| Err(io::Error::from(io::ErrorKind::AddrInUse))).unwrap_err();
-        assert_eq!(failed.what, "port 7453 (for the name server) is in use, perhaps by another cluster");
-    }
-}
+pub(super) mod tests;

@@ -25,8 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// With what is missing, for people.
 pub(super) async fn check(client: &Client, plan: &UpPlan) -> Result<GetServerStatusResponse, String> {
     let probe = async |node: &Node| Pages::default().get(&node.http.to_string(), "/readyz", PATIENCE).await;
-    let answers = join_all(plan.nodes.iter().map(probe)).await;
-    for (node, answer) in plan.nodes.iter().zip(answers) {
+    let started = || plan.nodes.iter().filter(|node| !node.is_lost);
+    let answers = join_all(started().map(probe)).await;
+    for (node, answer) in started().zip(answers) {
         match answer {
             Ok(answer) if answer.status == 200 => {}
             Ok(_) => return Err(format!("{} is not ready", node.name)),
@@ -35,7 +36,9 @@ pub(super) async fn check(client: &Client, plan: &UpPlan) -> Result<GetServerSta
     }
     let status = timeout(PATIENCE, client.status()).await;
     let status = status.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())?;
-    if let Some(what) = waiting_for(&status, plan.nodes.len()) {
+    let lost: Vec<&str> = plan.lost().map(|node| node.name.as_str()).collect();
+    let servers = plan.nodes.len() - lost.len();
+    if let Some(what) = waiting_for(&status, servers, &lost) {
         return Err(what);
     }
     if let Some(resolver) = &plan.resolver {
@@ -43,7 +46,7 @@ pub(super) async fn check(client: &Client, plan: &UpPlan) -> Result<GetServerSta
         let named = named.map_err(|_| "the name server does not answer".to_owned())?;
         let [healthy, leaders] =
             named.map_err(|status| format!("the name server answers: {}", status.message()))?;
-        if healthy < plan.nodes.len() || leaders == 0 {
+        if healthy < servers || leaders == 0 {
             return Err("the name server does not name every server and the leader yet".to_owned());
         }
     }
@@ -72,9 +75,11 @@ pub(super) fn is_of_disk(problem: &str) -> bool {
     problem.contains(DISK_FULL)
 }
 
-fn waiting_for(status: &GetServerStatusResponse, nodes: usize) -> Option<String> {
+/// What is missing; `lost` are the servers that are not started.
+fn waiting_for(status: &GetServerStatusResponse, nodes: usize, lost: &[&str]) -> Option<String> {
     // A cluster on a full disk runs, and the user can read and make room.
-    if let Some(problem) = status.problems.iter().find(|problem| !is_of_disk(problem)) {
+    let is_lost = |problem: &str| lost.iter().any(|name| problem == format!("{name} does not answer"));
+    if let Some(problem) = status.problems.iter().find(|problem| !is_of_disk(problem) && !is_lost(problem)) {
         return Some(problem.clone());
     }
     let shards: Vec<String> = leaderless(status).iter().map(u32::to_string).collect();
@@ -106,16 +111,17 @@ mod tests {
 
     #[test]
     fn a_cluster_is_ready_once_all_replicas_have_caught_up() {
-        assert_eq!(waiting_for(&status([5, 5]), 2), None);
-        assert!(waiting_for(&status([5, 4]), 2).is_some_and(|what| what.contains("caught up")));
-        assert!(waiting_for(&status([5, 5]), 3).is_some_and(|what| what.contains("not every server")));
+        assert_eq!(waiting_for(&status([5, 5]), 2, &[]), None);
+        assert!(waiting_for(&status([5, 4]), 2, &[]).is_some_and(|what| what.contains("caught up")));
+        assert!(waiting_for(&status([5, 5]), 3, &[]).is_some_and(|what| what.contains("not every server")));
         let mut full = status([5, 5]);
         full.problems = vec!["the disk of a has little room (disk_full)".to_owned()];
-        assert_eq!(waiting_for(&full, 2), None, "it can be read");
+        assert_eq!(waiting_for(&full, 2, &[]), None, "it can be read");
         full.problems.push("b does not answer".to_owned());
-        assert_eq!(waiting_for(&full, 2).as_deref(), Some("b does not answer"));
+        assert_eq!(waiting_for(&full, 2, &[]).as_deref(), Some("b does not answer"));
+        assert_eq!(waiting_for(&full, 2, &["b"]), None, "b is not started");
         let mut no_leader = status([5, 5]);
         no_leader.nodes[0].shards[0].role = Role::Candidate.into();
-        assert_eq!(waiting_for(&no_leader, 2).as_deref(), Some("no leader yet in shard 0"));
+        assert_eq!(waiting_for(&no_leader, 2, &[]).as_deref(), Some("no leader yet in shard 0"));
     }
 }

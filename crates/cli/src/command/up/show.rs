@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::child::ProcessEvent;
 use super::plan::{NameServerPlan, Node, Tls, UpPlan};
 use crate::settings::Style;
+use crate::view::paint::{Ink, paint};
 use crate::view::table::{Align, Cell, render};
 use crate::view::text::{count, took};
 
@@ -34,7 +35,30 @@ pub(super) fn tls(tls: Tls) -> Option<&'static str> {
 
 /// The note before the cluster is ready.
 pub(super) fn starting(plan: &UpPlan) -> String {
-    format!("starting {} in {}", count(plan.nodes.len() as u64, "server"), plan.dir.display())
+    let servers = plan.nodes.len() - plan.lost().count();
+    format!("starting {} in {}", count(servers as u64, "server"), plan.dir.display())
+}
+
+/// The note that the servers may be broken on purpose.
+pub(super) fn faults(style: Style) -> String {
+    let what = "fault injection is on (--allow-faults): whoever has the admin token can break these servers";
+    paint(style, Ink::Bad, what)
+}
+
+/// The notes about servers that are not started because their data dirs are gone.
+pub(super) fn lost(plan: &UpPlan) -> Vec<String> {
+    let others = plan.nodes.len() - plan.lost().count();
+    let can_lose = others.saturating_sub(plan.nodes.len() / 2 + 1);
+    let note = |node: &Node| {
+        format!(
+            "{} is not started: its data in {} is gone, and with an empty directory it would have forgotten its votes. The \
+             others run, and can lose {can_lose}.\n  next: put the directory back as the server left it last, and start again; \
+             docs/deploy.md, \"A lost volume\"",
+            node.name,
+            node.dir.display()
+        )
+    };
+    plan.lost().map(note).collect()
 }
 
 /// The note that commands go to another cluster.
@@ -101,7 +125,7 @@ pub(super) fn hints(executable: &str, plan: &UpPlan, cluster_id: &str, after: Du
 ready after {}; {} in {}.
 The cluster is {}, with the id {cluster_id}. In another terminal:
 
-  {name} tail general
+  {name} chat
   {name} send general hello
   {name} status --watch{dig}
 
