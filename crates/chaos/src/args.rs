@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use conclave_chaos::backend::kubernetes::PodLocation;
 use conclave_chaos::backend::{Choice, Settings};
+use conclave_chaos::scrape::ScrapeFile;
 use conclave_chaos::serve;
 use conclave_chaos::serve::timetable::OnViolation;
 use conclave_chaos::time;
@@ -68,8 +69,28 @@ pub(crate) struct PlaceArgs {
     /// A directory with the ca.pem of the cluster, if it uses TLS, with --backend docker or kubernetes
     #[arg(long, value_name = "DIR", env = "CONCLAVE_TLS_DIR", global = true)]
     tls_dir: Option<PathBuf>,
+    /// A file for Prometheus' file_sd_configs, which names the target --scrape-target while this controller shows metrics
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CONCLAVE_CHAOS_SCRAPE_FILE",
+        global = true,
+        requires = "scrape_target"
+    )]
+    scrape_file: Option<PathBuf>,
+    /// Where Prometheus reaches the metrics
+    #[arg(long, value_name = "HOST:PORT", env = "CONCLAVE_CHAOS_SCRAPE_TARGET", global = true)]
+    scrape_target: Option<String>,
     #[command(flatten)]
     kubernetes: KubernetesArgs,
+}
+
+impl PlaceArgs {
+    /// The file that tells Prometheus of this controller, if there is one.
+    pub(crate) fn scrape(&self) -> Option<ScrapeFile> {
+        let (path, target) = self.scrape_file.clone().zip(self.scrape_target.clone())?;
+        Some(ScrapeFile { path, target })
+    }
 }
 
 /// The options that name the pods.

@@ -14,6 +14,7 @@ use conclave_chaos::events::{Event, Observer, Observers};
 use conclave_chaos::experiment::Experiment;
 use conclave_chaos::metrics::Metrics;
 use conclave_chaos::report::VerdictSummary;
+use conclave_chaos::scrape::Announced;
 use conclave_chaos::serve::http::{self, Pages};
 use conclave_chaos::verdict::Sum;
 use conclave_chaos::{report, single, time};
@@ -82,17 +83,19 @@ impl Observer for Lines {
     }
 }
 
-/// Serves metrics at the address, if there is one, for as long as the returned handle lives.
+/// Serves metrics at the address, if there is one, for as long as the returned value lives.
 async fn serve_metrics(
+    controller: &Controller,
     address: Option<SocketAddr>,
     pages: &PagesArgs,
     metrics: &Arc<Metrics>,
-) -> anyhow::Result<Option<AbortOnDropHandle<()>>> {
+) -> anyhow::Result<Option<(Option<Announced>, AbortOnDropHandle<()>)>> {
     let Some(address) = address else { return Ok(None) };
     let door = Door::open(&pages.listening(address)).await?;
     let ended = CancellationToken::new();
     let pages = Pages { api: None, metrics: Arc::clone(metrics), ended };
-    Ok(Some(AbortOnDropHandle::new(tokio::spawn(http::serve(door, pages)))))
+    let serving = AbortOnDropHandle::new(tokio::spawn(http::serve(door, pages)));
+    Ok(Some((controller.announce_metrics()?, serving)))
 }
 
 /// Sends the log to stderr.
@@ -106,7 +109,6 @@ fn init_logging() -> anyhow::Result<()> {
 }
 
 async fn run_experiment(mut controller: Controller, args: &RunArgs) -> anyhow::Result<u8> {
-    let engine = &mut controller.engine;
     let text = match Experiment::shipped(&args.experiment) {
         Some(text) => text.to_owned(),
         None => fs::read_to_string(&args.experiment).with_context(|| no_such_experiment(&args.experiment))?,
@@ -122,8 +124,9 @@ async fn run_experiment(mut controller: Controller, args: &RunArgs) -> anyhow::R
     let quiet = args.quiet;
     let run = Run { id: format!("{:08x}", rand::random::<u32>()), experiment, seed, dir: out };
     let metrics = Arc::new(Metrics::new([&run.experiment]));
-    metrics.add_open_faults(&engine.journal.open_faults());
-    let _showing = serve_metrics(args.metrics, &args.pages, &metrics).await?;
+    metrics.add_open_faults(&controller.engine.journal.open_faults());
+    let _showing = serve_metrics(&controller, args.metrics, &args.pages, &metrics).await?;
+    let engine = &mut controller.engine;
     engine.observer = Arc::new(Observers(vec![Arc::new(Lines { began, quiet }), metrics]));
     let verdict = engine.run(&run).await?;
     let out = run.dir;
@@ -134,7 +137,6 @@ async fn run_experiment(mut controller: Controller, args: &RunArgs) -> anyhow::R
 }
 
 async fn apply_fault(mut controller: Controller, args: &FaultArgs) -> anyhow::Result<u8> {
-    let engine = &mut controller.engine;
     let pair = |pair: &String| {
         let (name, value) = pair.split_once('=').with_context(|| format!("{pair:?} is not NAME=VALUE"))?;
         Ok((name.to_owned(), value.to_owned()))
@@ -142,8 +144,9 @@ async fn apply_fault(mut controller: Controller, args: &FaultArgs) -> anyhow::Re
     let with: Vec<(String, String)> = args.with.iter().map(pair).collect::<anyhow::Result<_>>()?;
     let step = single::step(&args.fault, &args.nodes, args.lasts, with).map_err(anyhow::Error::msg)?;
     let metrics = Arc::new(Metrics::new([]));
-    metrics.add_open_faults(&engine.journal.open_faults());
-    let _showing = serve_metrics(args.metrics, &args.pages, &metrics).await?;
+    metrics.add_open_faults(&controller.engine.journal.open_faults());
+    let _showing = serve_metrics(&controller, args.metrics, &args.pages, &metrics).await?;
+    let engine = &mut controller.engine;
     engine.observer = metrics;
     let chosen = single::choose_targets(engine.backend.as_ref(), &step, rand::random()).await?;
     print_line(&format!("{}: {} for {}", step.fault, chosen.join(", "), time::show(args.lasts)));

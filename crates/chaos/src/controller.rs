@@ -9,6 +9,7 @@ use conclave_chaos::connect;
 use conclave_chaos::engine::Engine;
 use conclave_chaos::events::NoObserver;
 use conclave_chaos::journal::Journal;
+use conclave_chaos::scrape::{Announced, ScrapeFile};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,6 +21,7 @@ pub(crate) struct Controller {
     pub(crate) engine: Engine,
     /// The directory of the journal, where `serve` also keeps its runs.
     pub(crate) state_dir: PathBuf,
+    scrape: Option<ScrapeFile>,
     _signals: AbortOnDropHandle<()>,
 }
 
@@ -31,7 +33,8 @@ impl Controller {
     pub(crate) async fn open(place: &PlaceArgs) -> anyhow::Result<Self> {
         let opened = backend::open(&Settings::from(place)).await?;
         let targets = opened.backend.targets().await?;
-        Self::with(opened, targets.into_iter().filter(|target| target.kind == Kind::Server).collect())
+        let servers = targets.into_iter().filter(|target| target.kind == Kind::Server).collect();
+        Self::with(place, opened, servers)
     }
 
     /// For healing and for `serve`, which look up servers when they need them: the cluster may be down.
@@ -39,11 +42,16 @@ impl Controller {
     /// # Errors
     /// As [`Controller::open`].
     pub(crate) async fn healer(place: &PlaceArgs) -> anyhow::Result<Self> {
-        Self::with(backend::open(&Settings::from(place)).await?, Vec::new())
+        Self::with(place, backend::open(&Settings::from(place)).await?, Vec::new())
     }
 
-    fn with(opened: Opened, servers: Vec<Target>) -> anyhow::Result<Self> {
+    fn with(place: &PlaceArgs, opened: Opened, servers: Vec<Target>) -> anyhow::Result<Self> {
         let journal = Journal::open(&opened.journal)?;
+        // With the journal's lock, this is the only controller: a file that is there is one of a controller that was killed.
+        let scrape = place.scrape();
+        if let Some(file) = &scrape {
+            file.remove().with_context(|| format!("remove {}", file.path.display()))?;
+        }
         let stop = CancellationToken::new();
         let signals = listen_for_signals(stop.clone())?;
         let authority = servers.first().and_then(|server| server.authority);
@@ -54,8 +62,19 @@ impl Controller {
         Ok(Self {
             engine: Engine { backend: opened.backend, connect, net, journal, stop, observer },
             state_dir,
+            scrape,
             _signals: signals,
         })
+    }
+
+    /// Tells Prometheus that the metrics are there, until the returned value is dropped.
+    ///
+    /// # Errors
+    /// If the file for that cannot be written.
+    pub(crate) fn announce_metrics(&self) -> anyhow::Result<Option<Announced>> {
+        let Some(file) = self.scrape.clone() else { return Ok(None) };
+        let path = file.path.clone();
+        file.write().map(Some).with_context(|| format!("write {}", path.display()))
     }
 }
 

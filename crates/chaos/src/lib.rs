@@ -17,6 +17,7 @@ pub mod limits;
 pub mod metrics;
 pub mod report;
 pub mod schedule;
+pub mod scrape;
 mod secret;
 pub mod serve;
 pub mod server_states;

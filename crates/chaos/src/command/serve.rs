@@ -34,6 +34,7 @@ pub(super) async fn serve(controller: Controller, args: &ServeArgs) -> anyhow::R
     let scheduled = schedule.runs.len();
     let settings = Settings { experiments, schedule, seed, runs: runs.clone(), keep: args.keep };
     let backend = controller.engine.backend.name();
+    let _announced = controller.announce_metrics()?;
     let (keeper, desk, metrics) = Keeper::new(controller.engine, settings)?;
     print_error(&format!(
         "a controller of {backend}: API and metrics at {}; runs in {}; {}",
