@@ -297,8 +297,8 @@ BOARD.line(
         defaults={"min": None},
     ),
     curves(
-        "Certificate", "Days until each server's certificate expires, where there is TLS. It is renewed when 30 are left.", "d",
-        [target('(conclave_certificate_expiry_timestamp_seconds{job="conclave", @n} - time()) / 86400', "{{node}}")],
+        "Certificate", "Days until each server's certificates expire, where there is TLS: that of the cluster, and that of a public name. They are renewed when 30 are left.", "d",
+        [target('(conclave_certificate_expiry_timestamp_seconds{job="conclave", @n} - time()) / 86400', "{{node}} {{certificate}}")],
     ),
     table(
         "Versions", "What each server says of itself. More than one version is an upgrade that is not over.",

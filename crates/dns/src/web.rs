@@ -46,7 +46,7 @@ impl web::Page for NameServerPages {
     }
 
     fn metrics(&self) -> String {
-        self.metrics.certificate.set(self.tls.as_ref().and_then(|tls| tls.expiry()));
+        self.metrics.certificate.set("cluster", self.tls.as_ref().and_then(|tls| tls.expiry()));
         self.metrics.render()
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use conclave_net::tls::HANDSHAKES_MAX;
 use conclave_net::{
-    Callers, Credentials, Entrance, Expect, Gate, GateLimits, Gated, Identity, Net, Plain, TlsClient, TlsDir,
-    TlsError, TlsServer, Trust, Wire, speaks_no_tls,
+    Callers, Credentials, Entrance, Expect, Gate, GateLimits, Gated, Identity, Net, Plain, PublicFiles,
+    TlsClient, TlsDir, TlsError, TlsServer, Trust, Wire, speaks_no_tls,
 };
 use conclave_pki::{Ca, Subject, Validity};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -313,6 +313,27 @@ fn credentials_say_when_they_expire() {
     let expiry = Credentials::from_pem(ca_pem, own, key).unwrap().expiry();
     let wanted = Validity::of_pem(own).unwrap().not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(expiry, Some(wanted.as_secs()));
+}
+
+#[test]
+fn a_public_certificate_says_when_it_expires_without_its_authority() {
+    let (own, public) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let day = Duration::from_secs(24 * 60 * 60);
+    let subject = |hosts: &[&str]| Subject {
+        identity: Identity::Node(1),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+    };
+    ca().issue(&subject(&[]), now()).unwrap().write(own.path()).unwrap();
+    let issued = ca().issue(&subject(&["chat.example.org"]), now() - day).unwrap();
+    issued.write(public.path()).unwrap();
+    assert_eq!(TlsDir::read(own.path()).unwrap().public_expiry(), None);
+    let files =
+        PublicFiles { certificate: public.path().join("node.pem"), key: public.path().join("node.key") };
+    let both = TlsDir::read_with_public(own.path(), Some(files)).unwrap();
+    let end = Validity::of_pem(issued.certificate_pem.as_bytes()).unwrap().not_after;
+    let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!(both.public_expiry(), Some(end));
+    assert_eq!(both.expiry().unwrap() - end, day.as_secs());
 }
 
 #[tokio::test]

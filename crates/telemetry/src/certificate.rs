@@ -1,10 +1,10 @@
-//! The certificate with which a process proves itself.
+//! The certificates with which a process proves itself.
 
 use prometheus::IntGaugeVec;
 
 use crate::metrics::Maker;
 
-/// When the certificate in use expires. There is no series without TLS.
+/// When the certificates in use expire. There is no series without TLS.
 #[derive(Debug)]
 pub struct CertificateMetrics(IntGaugeVec);
 
@@ -15,14 +15,14 @@ impl CertificateMetrics {
         Self(make.gauges(
             "conclave_certificate_expiry_timestamp_seconds",
             "When the certificate in use expires, seconds since 1970.",
-            &[],
+            &["certificate"],
         ))
     }
 
-    /// When the certificate in use expires, seconds since 1970; `None` leaves the series as it is.
-    pub fn set(&self, expiry: Option<u64>) {
+    /// When this certificate expires, seconds since 1970; `None` leaves the series as it is.
+    pub fn set(&self, certificate: &str, expiry: Option<u64>) {
         if let Some(at) = expiry {
-            self.0.with_label_values(&[] as &[&str]).set(i64::try_from(at).unwrap_or(i64::MAX));
+            self.0.with_label_values(&[certificate]).set(i64::try_from(at).unwrap_or(i64::MAX));
         }
     }
 }

@@ -71,6 +71,12 @@ impl TlsDir {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).credentials.expiry()
     }
 
+    /// When the certificate for a public name in use expires, seconds since 1970; `None` if there is none, or it does not say.
+    #[must_use]
+    pub fn public_expiry(&self) -> Option<u64> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).public.as_ref()?.expiry()
+    }
+
     /// The TLS of a listener of this process.
     ///
     /// # Errors

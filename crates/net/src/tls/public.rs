@@ -10,7 +10,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use webpki::EndEntityCert;
 
-use super::{CLUSTER_PROOF, Credentials, SecretError, TlsError, pem_problem, provider, read_secret, secret};
+use super::{
+    CLUSTER_PROOF, Credentials, SecretError, TlsError, pem_problem, provider, read_secret, secret, verify,
+};
 use crate::limits::{PEM_BYTES_MAX, PUBLIC_CHAIN_MAX};
 
 /// The files of a certificate for a public name, in PEM.
@@ -72,6 +74,11 @@ impl PublicCertificate {
         // A key that does not belong to the certificate is found here, not at the first client.
         certified(read.chain.clone(), &read.key).map_err(|error| damaged(&files.key, error.to_string()))?;
         Ok(read)
+    }
+
+    /// When the certificate expires, seconds since 1970; `None` if the certificate does not say.
+    pub(super) fn expiry(&self) -> Option<u64> {
+        verify::expiry(&self.chain)
     }
 }
 

@@ -40,7 +40,10 @@ impl web::Page for NodePages {
         let lag = feed.lag(Instant::now());
         node.subscriptions_behind.set(i64::try_from(lag.behind).unwrap_or(i64::MAX));
         node.subscription_lag.set(lag.longest.as_secs_f64());
-        node.certificate.set(self.tls.as_ref().and_then(|tls| tls.expiry()));
+        if let Some(tls) = &self.tls {
+            node.certificate.set("cluster", tls.expiry());
+            node.certificate.set("public", tls.public_expiry());
+        }
         // Last, so that it is as close as possible to the moment that the reader takes for that of the page.
         node.set_time(clock.now_ms());
         metrics.render()

@@ -69,6 +69,11 @@ impl PeerTls {
         self.dir.expiry()
     }
 
+    /// When the certificate for a public name in use expires, seconds since 1970.
+    pub(crate) fn public_expiry(&self) -> Option<u64> {
+        self.dir.public_expiry()
+    }
+
     /// Whether callers without TLS are served.
     pub(crate) fn plain(&self) -> Plain {
         self.config.plain
