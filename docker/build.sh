@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the images conclave/server, conclave/dns, conclave/cli and conclave/chaos, all from one compilation,
-# and conclave/prometheus (for compose.offline.yaml) where the bases are local.
+# and conclave/prometheus and conclave/alertmanager (for compose.offline.yaml) where the bases are local.
 #
-#   docker/build.sh [TARGET...]        server, dns, cli, chaos, prometheus
+#   docker/build.sh [TARGET...]        server, dns, cli, chaos, prometheus, alertmanager
 #
 # From the environment:
 #   CONCLAVE_TAG [dev]                 the images' tag
@@ -52,7 +52,7 @@ fi
 
 if [ "${#targets[@]}" = 0 ]; then
     targets=(server dns cli chaos)
-    [ "$bases" != local ] || targets+=(prometheus)
+    [ "$bases" != local ] || targets+=(prometheus alertmanager)
 fi
 
 # The context is made once: a file that changes meanwhile would make the targets differ, and the programs would be
@@ -75,8 +75,8 @@ else
 fi
 for target in "${targets[@]}"; do
     echo "==> conclave/$target:$tag"
-    if [ "$target" = prometheus ]; then
-        docker build "${options[@]}" -t "conclave/$target:$tag" - <docker/prometheus.Dockerfile
+    if [ -f "docker/$target.Dockerfile" ]; then
+        docker build "${options[@]}" -t "conclave/$target:$tag" - <"docker/$target.Dockerfile"
     else
         docker build "${options[@]}" -f docker/Dockerfile --target "$target" -t "conclave/$target:$tag" - <"$context"
     fi

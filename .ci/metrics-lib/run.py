@@ -77,6 +77,8 @@ class Failed(Exception):
 class Run:
     def __init__(self, conclave: str, chaos: str, folder: Path):
         self.conclave, self.chaos, self.folder = conclave, chaos, folder
+        # Where the chaos controller says that it is there.
+        self.scraped = folder / "targets"
         self.began = time.monotonic()
         self.processes: list[subprocess.Popen] = []
         self.prometheus = live.Prometheus(PROMETHEUS)
@@ -124,6 +126,8 @@ class Run:
         (experiments / "metrics.yaml").write_text(EXPERIMENT)
         cluster, runs = self.folder / "cluster", self.folder / "runs"
         command = [self.chaos, "serve", "--dir", str(cluster), "--runs", str(runs), "--experiments", str(experiments)]
+        self.scraped.mkdir()
+        command += ["--scrape-file", str(self.scraped / "chaos.json"), "--scrape-target", "127.0.0.1:9464"]
         self.spawn("chaos", command, self.folder / "chaos.out")
         self.wait_for("the chaos controller", lambda: "runs" in ask(CHAOS + "/runs"))
 
@@ -136,7 +140,6 @@ class Run:
 
     def start_prometheus(self) -> None:
         lend_port_53(self.folder)
-        name_here(self.folder, "chaos")
         flags = [f"--storage.tsdb.path={self.folder / 'tsdb'}", "--web.listen-address=127.0.0.1:9090", "--log.level=warn"]
         # Runbooks, as in the composition.
         flags += [f"--web.user-assets={docs.PAGE.parent.resolve()}", f"--web.external-url={PROMETHEUS}"]
@@ -149,7 +152,14 @@ class Run:
         text = Path("prometheus/prometheus.yml").read_text()
         lines = [line for line in text.splitlines() if not line.strip().startswith(("scheme:", "tls_config:"))]
         path = self.folder / "prometheus.yml"
-        path.write_text("\n".join(lines).replace(" rules/", f" {Path('prometheus/rules').resolve()}/") + "\n")
+        text = "\n".join(lines) + "\n"
+        # Where the composition mounts them.
+        rules, nobody = Path("prometheus/rules").resolve(), Path("prometheus/alertmanagers/none.yml").resolve()
+        for mounted, here in ((" rules/", f" {rules}/"), ("/targets/", f"{self.scraped}/"), ("/alertmanagers.yml", str(nobody))):
+            if mounted not in text:
+                raise Failed(f"prometheus.yml has no {mounted}")
+            text = text.replace(mounted, here)
+        path.write_text(text)
         return path
 
     def start_clients(self) -> None:
@@ -336,13 +346,6 @@ def loopback_up() -> None:
     set_flags, up_and_running = 0x8914, 0x1 | 0x40
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, set_flags, struct.pack("16sh", b"lo", up_and_running))
-
-
-def name_here(folder: Path, name: str) -> None:
-    """This machine by another name, which the composition's name server knows there."""
-    hosts = folder / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost {name}\n")
-    subprocess.run(["mount", "--bind", str(hosts), os.path.realpath("/etc/hosts")], check=True)
 
 
 def lend_port_53(folder: Path) -> None:
