@@ -525,18 +525,18 @@ const HEALTH_HELP: &str = "\
 Ends with 0 when the page answers 200 within 2 s, otherwise with 1 and the page on stderr. Reads no state and needs no \
 shell, so it works in the smallest container. With --tls-dir it speaks TLS where the page does, also to a URL with http.
 
-Without --url it asks the server at the default port, 127.0.0.1:7480. If nothing listens there and a `conclave up` of this user runs \
+Without --url it asks the server at the default port, localhost:7480. If nothing listens there and a `conclave up` of this user runs \
 in its default directory, it asks every server of it, and ends with 0 when all are ready.
 
 Examples:
   conclave health                                                   a server
-  conclave health --url http://127.0.0.1:7455/readyz                a name server
-  conclave health --url http://127.0.0.1:7480/livez                 whether the process is alive";
+  conclave health --url http://localhost:7455/readyz                a name server
+  conclave health --url http://localhost:7480/livez                 whether the process is alive";
 
 /// `conclave health`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct HealthArgs {
-    /// The page to ask for [default: http://127.0.0.1:7480/readyz, or the pages of your `conclave up`]
+    /// The page to ask for [default: http://localhost:7480/readyz, or the pages of your `conclave up`]
     #[arg(long, env = "CONCLAVE_HEALTH_URL", value_name = "URL", value_parser = parse::url)]
     pub(crate) url: Option<parse::Url>,
     /// The directory with the certificate of the server or name server, if it has one: its page has TLS then, unless it is

@@ -1,6 +1,7 @@
 //! A minimal HTTP client for health pages; nothing else in this program needs one.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use conclave_client::{CaId, Net};
@@ -54,6 +55,18 @@ impl Pages {
     }
 
     async fn get_patiently(&self, address: &str, path: &str) -> io::Result<HttpResponse> {
+        // Without asking anybody for the name: a container may have no list of hosts.
+        let Some(port) = localhost_port(address) else { return self.get_at(address, path).await };
+        match self.get_at(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string(), path).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                let ipv6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port)).to_string();
+                self.get_at(&ipv6, path).await.map_err(|_| error)
+            }
+        }
+    }
+
+    async fn get_at(&self, address: &str, path: &str) -> io::Result<HttpResponse> {
         let Some(secured) = &self.secured else { return exchange(&Net::System, address, path).await };
         let encrypted = match secured.connect(address).await {
             Ok(wire) => return say(wire, address, path).await,
@@ -65,6 +78,12 @@ impl Pages {
             answer => answer,
         }
     }
+}
+
+/// The port of an address whose host is `localhost`: this machine, at 127.0.0.1 or [::1].
+fn localhost_port(address: &str) -> Option<u16> {
+    let (host, port) = address.rsplit_once(':')?;
+    host.eq_ignore_ascii_case("localhost").then(|| port.parse().ok()).flatten()
 }
 
 async fn exchange(net: &Net, address: &str, path: &str) -> io::Result<HttpResponse> {
@@ -122,6 +141,28 @@ mod tests {
         assert_eq!(no, HttpResponse { status: 503, body: String::new() });
         for bad in ["", "HTTP/1.1", "SSH-2.0-x\r\n\r\n", "HTTP/1.1 many OK\r\n\r\n"] {
             assert!(ask(bad).await.is_err(), "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn localhost_is_this_machine_at_either_address() {
+        for ip in ["127.0.0.1", "[::1]"] {
+            let Ok(listener) = tokio::net::TcpListener::bind(format!("{ip}:0")).await else {
+                assert_ne!(ip, "127.0.0.1", "every machine has it");
+                continue;
+            };
+            let address = format!("LocalHost:{}", listener.local_addr().unwrap().port());
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await.unwrap();
+                }
+                stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nok").await.unwrap();
+            };
+            let pages = Pages::default();
+            let (said, ()) = tokio::join!(pages.get(&address, "/readyz", Duration::from_secs(10)), serve);
+            assert_eq!(said.unwrap().body, "ok", "{ip}");
         }
     }
 

@@ -5,6 +5,7 @@
 //!
 //! Whoever listens does so behind a [`Gate`], which bounds connections, and closes those that say nothing.
 
+mod everywhere;
 mod gate;
 mod identity;
 mod limits;
@@ -14,7 +15,7 @@ pub mod tls;
 
 use std::fmt::{self, Debug, Display};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -143,14 +144,16 @@ impl Net {
         }
     }
 
-    /// Listens on an address. Port 0 chooses a free port.
+    /// Listens on an address. Port 0 chooses a free port; [::] is 0.0.0.0 on a system without IPv6.
     ///
     /// # Errors
     /// If the address cannot be bound.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
         Ok(match self.plain() {
             Self::Other(network) => Listener::Other(network.listen(address).await?, address),
-            Self::System | Self::Secured(_) => Listener::Tcp(TcpListener::bind(address).await?),
+            Self::System | Self::Secured(_) => {
+                Listener::Tcp(everywhere::bind(address, TcpListener::bind::<SocketAddr>).await?)
+            }
         })
     }
 
@@ -179,13 +182,19 @@ impl Net {
         })
     }
 
-    /// Binds an address for datagrams.
+    /// Binds an address for datagrams. A socket at all addresses of the host, 0.0.0.0 or [::], answers each datagram from
+    /// the address to which it came; [::] is 0.0.0.0 on a system without IPv6.
     ///
     /// # Errors
     /// If the address cannot be bound.
     pub async fn datagrams(&self, address: SocketAddr) -> io::Result<DatagramSocket> {
         Ok(match self.plain() {
             Self::Other(network) => DatagramSocket::Other(network.datagrams(address).await?),
+            Self::System | Self::Secured(_) if address.ip().is_unspecified() => {
+                let socket = everywhere::bind(address, UdpSocket::bind::<SocketAddr>).await?;
+                everywhere::report_destinations(&socket)?;
+                DatagramSocket::Everywhere(socket)
+            }
             Self::System | Self::Secured(_) => DatagramSocket::Udp(UdpSocket::bind(address).await?),
         })
     }
@@ -241,10 +250,23 @@ fn dial(net: &Net, address: &str) -> impl Fn(Uri) -> BoxFuture<'static, io::Resu
     }
 }
 
+/// A received datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram {
+    /// The length in bytes.
+    pub length: usize,
+    /// The address of the sender.
+    pub from: SocketAddr,
+    /// The address to which the datagram came, where the socket has more than one.
+    to: Option<IpAddr>,
+}
+
 /// A bound datagram socket.
 pub enum DatagramSocket {
     /// A socket of the system.
     Udp(UdpSocket),
+    /// A socket of the system at all addresses of the host.
+    Everywhere(UdpSocket),
     /// A socket of an injected network.
     Other(Box<dyn Datagrams>),
 }
@@ -252,22 +274,40 @@ pub enum DatagramSocket {
 impl Debug for DatagramSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Udp(socket) => socket.fmt(f),
+            Self::Udp(socket) | Self::Everywhere(socket) => socket.fmt(f),
             Self::Other(_) => f.write_str("Other"),
         }
     }
 }
 
 impl DatagramSocket {
-    /// Receives the next datagram: its length, and the address of the sender. Several tasks may wait at a system
-    /// socket, but only one at a socket of an injected network.
+    /// Receives the next datagram. Several tasks may wait at a system socket, but only one at a socket of an injected
+    /// network.
     ///
     /// # Errors
     /// If receiving fails; a later call may succeed.
-    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        match self {
-            Self::Udp(socket) => socket.recv_from(buffer).await,
-            Self::Other(socket) => std::future::poll_fn(|cx| socket.poll_recv_from(cx, buffer)).await,
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
+        let (length, from, to) = match self {
+            Self::Udp(socket) => socket.recv_from(buffer).await.map(|(length, from)| (length, from, None))?,
+            Self::Everywhere(socket) => everywhere::receive(socket, buffer).await?,
+            Self::Other(socket) => {
+                let received = std::future::poll_fn(|cx| socket.poll_recv_from(cx, buffer)).await;
+                received.map(|(length, from)| (length, from, None))?
+            }
+        };
+        Ok(Datagram { length, from, to })
+    }
+
+    /// Sends an answer to a datagram that this socket received, from the address to which the datagram came.
+    ///
+    /// # Errors
+    /// If the answer cannot be sent.
+    pub async fn answer(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<usize> {
+        match (self, datagram.to) {
+            (Self::Everywhere(socket), Some(asked)) => {
+                everywhere::send_from(socket, answer, asked, datagram.from).await
+            }
+            _ => self.send_to(answer, datagram.from).await,
         }
     }
 
@@ -277,19 +317,19 @@ impl DatagramSocket {
     /// If the datagram cannot be sent.
     pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
         match self {
-            Self::Udp(socket) => socket.send_to(datagram, to).await,
+            Self::Udp(socket) | Self::Everywhere(socket) => socket.send_to(datagram, to).await,
             Self::Other(socket) => socket.send_to(datagram, to),
         }
     }
 
-    /// As [`DatagramSocket::recv_from`], for one task.
+    /// Receives the next datagram, for one task: its length, and the address of the sender.
     pub fn poll_recv_from(
         &self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<(usize, SocketAddr)>> {
         match self {
-            Self::Udp(socket) => {
+            Self::Udp(socket) | Self::Everywhere(socket) => {
                 let mut buffer = ReadBuf::new(buffer);
                 let from = ready!(socket.poll_recv_from(cx, &mut buffer))?;
                 Poll::Ready(Ok((buffer.filled().len(), from)))
@@ -306,7 +346,7 @@ impl DatagramSocket {
         to: SocketAddr,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Udp(socket) => socket.poll_send_to(cx, datagram, to),
+            Self::Udp(socket) | Self::Everywhere(socket) => socket.poll_send_to(cx, datagram, to),
             Self::Other(socket) => Poll::Ready(socket.send_to(datagram, to)),
         }
     }
@@ -314,6 +354,8 @@ impl DatagramSocket {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -365,9 +407,36 @@ mod tests {
         let DatagramSocket::Udp(udp) = &there else { panic!("not the system's") };
         let mut buffer = [0; 16];
         here.send_to(b"hello", udp.local_addr().unwrap()).await.unwrap();
-        let (length, from) = there.recv_from(&mut buffer).await.unwrap();
-        assert_eq!(&buffer[..length], b"hello");
-        there.send_to(b"and back", from).await.unwrap();
-        assert_eq!(here.recv_from(&mut buffer).await.unwrap().0, 8);
+        let received = there.receive(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..received.length], b"hello");
+        there.answer(&received, b"and back").await.unwrap();
+        assert_eq!(here.receive(&mut buffer).await.unwrap().length, 8);
+    }
+
+    /// A connected socket gets nothing from other addresses than the one that it is connected to.
+    #[tokio::test]
+    async fn a_socket_at_all_addresses_answers_from_the_address_that_was_asked() {
+        for all in ["0.0.0.0:0", "[::]:0"] {
+            let server = Net::System.datagrams(all.parse().unwrap()).await.unwrap();
+            let DatagramSocket::Everywhere(socket) = &server else { panic!("not at all addresses") };
+            let port = socket.local_addr().unwrap().port();
+            let has_ipv6 = socket.local_addr().unwrap().is_ipv6() && UdpSocket::bind("[::1]:0").await.is_ok();
+            let asked =
+                ["127.0.0.1", "127.0.0.2", "127.9.8.7", "::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+            for asked in asked.into_iter().filter(|ip| ip.is_ipv4() || has_ipv6) {
+                let any = if asked.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let client = UdpSocket::bind(any).await.unwrap();
+                client.connect((asked, port)).await.unwrap();
+                client.send(b"question").await.unwrap();
+                let mut buffer = [0; 16];
+                let received = server.receive(&mut buffer).await.unwrap();
+                assert_eq!(&buffer[..received.length], b"question");
+                assert_eq!(received.from.port(), client.local_addr().unwrap().port());
+                server.answer(&received, b"answer").await.unwrap();
+                let answered = tokio::time::timeout(Duration::from_secs(10), client.recv(&mut buffer)).await;
+                let length = answered.unwrap_or_else(|_| panic!("no answer from {asked} at {all}")).unwrap();
+                assert_eq!(&buffer[..length], b"answer");
+            }
+        }
     }
 }

@@ -54,7 +54,7 @@ Examples:
   conclave server --name n1 --tls-dir pki/n1 ...
   conclave dns --tls-dir pki/ns1 ...
   conclave admin ca issue --dir pki --chaos chaos=chaos.example.org
-  conclave-chaos serve --listen 0.0.0.0:9464 --pages-tls-dir pki/chaos ...";
+  conclave-chaos serve --listen [::]:9464 --pages-tls-dir pki/chaos ...";
 
 const CA_RENEW_HELP: &str = "\
 Renews every certificate of the authority that lies in a directory in --dir and has less than 30 days left, with the names \

@@ -25,7 +25,7 @@ for ever: never start an empty directory under a name that the cluster knows.
 
 Examples:
   conclave server --dir data                     a cluster of one
-  conclave server --name n1 --dir data --listen 0.0.0.0:7400 --peer-listen 0.0.0.0:7401 \\
+  conclave server --name n1 --dir data --listen [::]:7400 --peer-listen [::]:7401 \\
       --tls-dir pki/n1 --initial-cluster 'n1=10.0.0.1;n2=10.0.0.2;n3=10.0.0.3'
   conclave server --name n1 --initial-cluster 'n1=a:7400,a:7401,a:7480;n2=b:7400,b:7401,b:7480' ...
   conclave server ... --resolvers 10.0.0.53:7454,10.0.1.53:7454 --secret-file /run/secrets/conclave";

@@ -16,7 +16,7 @@ use crate::settings::Environment;
 /// Timeout. Health checks have short deadlines of their own.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The page that is asked for by default.
-const ADDRESS: &str = "127.0.0.1:7480";
+const ADDRESS: &str = "localhost:7480";
 const READY: &str = "/readyz";
 
 /// Gets the page once. Without a URL and without a server at the default port, gets the pages of the servers of this user's `up`.

@@ -9,6 +9,7 @@ mod last_words;
 mod leftovers;
 mod list;
 mod log;
+mod loopback;
 pub(in crate::command) mod other;
 mod plan;
 mod process;

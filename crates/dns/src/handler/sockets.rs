@@ -124,7 +124,7 @@ async fn datagrams(
     let mut message = vec![0; DATAGRAM_BYTES_MAX];
     let mut out = Vec::with_capacity(DATAGRAM_BYTES_MAX);
     loop {
-        let (length, client) = match socket.recv_from(&mut message).await {
+        let received = match socket.receive(&mut message).await {
             Ok(received) => received,
             Err(error) => {
                 tracing::warn!(%error, "failed to receive a datagram, retrying");
@@ -132,22 +132,22 @@ async fn datagrams(
                 continue;
             }
         };
-        let next = handler.answer(&message[..length], client.ip(), Transport::Udp, &mut out);
+        let next = handler.answer(&message[..received.length], received.from.ip(), Transport::Udp, &mut out);
         handler.delay_answer().await;
         match next {
             HandlerOutcome::Nothing => {}
             // An answer that cannot be sent counts as lost. If the send buffer is full, the questions behind it wait:
             // that is the backpressure we want.
-            HandlerOutcome::Send => drop(socket.send_to(&out, client).await),
+            HandlerOutcome::Send => drop(socket.answer(&received, &out).await),
             HandlerOutcome::SendAll(messages) => {
                 for message in messages {
-                    drop(socket.send_to(&message, client).await);
+                    drop(socket.answer(&received, &message).await);
                 }
             }
             // The forwarder bounds the questions in flight; more fail at once.
             HandlerOutcome::Forward(forwarded) => {
                 let (socket, handler) = (socket.clone(), handler.clone());
-                let ask = async move { socket.send_to(&handler.forward(forwarded).await, client).await };
+                let ask = async move { socket.answer(&received, &handler.forward(forwarded).await).await };
                 forwards.spawn(stop.clone().run_until_cancelled_owned(ask));
             }
         }

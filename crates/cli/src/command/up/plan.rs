@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -14,6 +14,7 @@ use conclave_pki::{Ca, PkiError};
 use serde::{Deserialize, Serialize};
 
 use super::cannot_use;
+use super::loopback::loopback;
 use crate::args::server::UpArgs;
 use crate::certificates::{self, Named, Owner};
 use crate::exit::{Exit, Failed};
@@ -152,7 +153,8 @@ impl UpPlan {
                 format!("{} servers from port {} on need ports beyond 65535", kept.nodes, kept.base_port);
             Failed::new(Exit::Usage, what, "give a smaller --base-port")
         };
-        let nodes = (0..kept.nodes).map(|index| node(dir, kept.base_port, index)).collect::<Option<_>>();
+        let ip = loopback();
+        let nodes = (0..kept.nodes).map(|index| node(dir, ip, kept.base_port, index)).collect::<Option<_>>();
         let mut nodes: Vec<Node> = nodes.ok_or_else(beyond)?;
         if kept.was_ready {
             find_lost(dir, &mut nodes)?;
@@ -165,7 +167,7 @@ impl UpPlan {
         };
         let resolver = match args.no_dns {
             true => None,
-            false => Some(resolver(dir, kept.base_port, zone).ok_or_else(beyond)?),
+            false => Some(resolver(dir, ip, kept.base_port, zone).ok_or_else(beyond)?),
         };
         let admin_token = dir.join(ADMIN_TOKEN);
         Ok(Self { dir: dir.to_owned(), nodes, resolver, admin_token, tls, authority: None, kept, is_saved })
@@ -354,7 +356,7 @@ fn began_everywhere_or_nowhere(nodes: &[Node]) -> Result<bool, Failed> {
 
 /// Whether the first server has a directory, which it gets after the plan was saved.
 fn has_data(dir: &Path) -> bool {
-    node(dir, CLIENT_PORT, 0).is_some_and(|node| node.dir.exists())
+    node(dir, Ipv4Addr::LOCALHOST.into(), CLIENT_PORT, 0).is_some_and(|node| node.dir.exists())
 }
 
 /// The failure to read the authority of a cluster that began with it.
@@ -388,7 +390,7 @@ pub(super) fn saved_nodes(dir: &Path) -> Result<Vec<Node>, Failed> {
     let plan = parse(&text).map_err(|what| {
         Failed::new(Exit::Refused, format!("{} {what}", path.display()), "give another --dir")
     })?;
-    Ok((0..plan.nodes).filter_map(|index| node(dir, plan.base_port, index)).collect())
+    Ok((0..plan.nodes).filter_map(|index| node(dir, loopback(), plan.base_port, index)).collect())
 }
 
 fn pki_dir(dir: &Path) -> PathBuf {
@@ -439,12 +441,12 @@ fn reconcile(dir: &Path, kept: Option<SavedPlan>, args: &UpArgs) -> Result<Saved
     Ok(kept)
 }
 
-fn node(dir: &Path, base_port: u16, index: u16) -> Option<Node> {
+fn node(dir: &Path, ip: IpAddr, base_port: u16, index: u16) -> Option<Node> {
     let port = base_port.checked_add(PORTS_EACH.checked_mul(index)?)?;
     // Ports are fixed, so that a second terminal finds the cluster. Port 0 would be a different one each time.
     let at = |offset: u16| {
         let port = port.checked_add(offset).filter(|port| *port != 0)?;
-        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        Some(SocketAddr::new(ip, port))
     };
     let name = format!("node{}", index + 1);
     Some(Node {
@@ -459,10 +461,10 @@ fn node(dir: &Path, base_port: u16, index: u16) -> Option<Node> {
     })
 }
 
-fn resolver(dir: &Path, base_port: u16, zone: &str) -> Option<NameServerPlan> {
+fn resolver(dir: &Path, ip: IpAddr, base_port: u16, zone: &str) -> Option<NameServerPlan> {
     let at = |offset: u16| {
         let port = base_port.checked_add(NAME_SERVER_OFFSET)?.checked_add(offset)?;
-        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        Some(SocketAddr::new(ip, port))
     };
     Some(NameServerPlan {
         tls_dir: pki_dir(dir).join(NAME_SERVER),
