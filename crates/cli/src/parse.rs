@@ -1,6 +1,7 @@
 //! Parses values of the command line: durations, sizes, rooms, users, addresses.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use conclave_client::find::{Seed, SeedError, name_server};
@@ -123,6 +124,11 @@ fn with_port(text: &str, default: u16) -> Option<String> {
     };
     let (host, port) = with_port.rsplit_once(':')?;
     (!host.is_empty() && port.parse::<u16>().is_ok()).then_some(with_port)
+}
+
+/// `IP:PORT` of a name server; a link-local address may name its interface.
+pub(crate) fn name_server_address(text: &str) -> Result<SocketAddr, String> {
+    conclave_net::socket_address(text, None)
 }
 
 /// `10.0.0.0/8`, or one address.

@@ -10,6 +10,7 @@ mod gate;
 mod identity;
 mod limits;
 mod loopback;
+mod scope;
 mod stream;
 pub mod tls;
 
@@ -32,6 +33,7 @@ pub use gate::{
 };
 pub use identity::{CaId, Identity, NoCaId};
 pub use loopback::{beyond_loopback, is_loopback, refuse_without_tls};
+pub use scope::socket_address;
 pub use stream::{Listener, Wire};
 pub use tls::{
     CA_FILE, CERTIFICATE_FILE, Callers, Credentials, Expect, Exposed, GivenSecret, KEY_FILE, Plain,

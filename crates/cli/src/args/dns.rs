@@ -91,7 +91,7 @@ pub(crate) struct DnsArgs {
     pub(crate) transfer_to: Vec<IpNet>,
     /// Name servers to ask about names outside the zone [default: none]
     #[arg(long, env = "CONCLAVE_FORWARD_TO", value_name = "IP:PORT", value_delimiter = ',')]
-    #[arg(requires = "forward_for")]
+    #[arg(value_parser = parse::name_server_address, requires = "forward_for")]
     pub(crate) forward_to: Vec<SocketAddr>,
     /// Networks whose clients may ask about names outside the zone
     #[arg(long, env = "CONCLAVE_FORWARD_FOR", value_name = "NET", value_delimiter = ',')]
@@ -99,6 +99,7 @@ pub(crate) struct DnsArgs {
     pub(crate) forward_for: Vec<IpNet>,
     /// The primary of a site's own zone, to which the records are written by dynamic update
     #[arg(long, env = "CONCLAVE_EXPORT_TO", value_name = "IP:PORT", requires_all = ["export_zone", "export_key"])]
+    #[arg(value_parser = parse::name_server_address)]
     pub(crate) export_to: Option<SocketAddr>,
     /// The zone at the primary
     #[arg(long, env = "CONCLAVE_EXPORT_ZONE", value_name = "NAME", value_parser = find::zone_name, requires = "export_to")]

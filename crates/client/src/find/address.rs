@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use conclave_net::{CaId, NoCaId};
+use conclave_net::{CaId, NoCaId, socket_address};
 
 use super::{CLIENT_PORT, NAME_SERVER_PORT};
 
@@ -138,18 +138,15 @@ fn port(digits: &str) -> Result<u16, String> {
     }
 }
 
-/// Parses the address of a name server. A host name is refused: it would need a name server itself.
+/// Parses the address of a name server, which may be a link-local one with its interface. A host name is refused: it would need a name server itself.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn name_server(text: &str) -> Result<SocketAddr, String> {
-    let text = text.trim();
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let address =
-        text.parse().or_else(|_| bare.parse().map(|ip: IpAddr| SocketAddr::new(ip, NAME_SERVER_PORT)));
-    match address {
+    match socket_address(text, Some(NAME_SERVER_PORT)) {
         Ok(address) if address.port() > 0 => Ok(address),
-        _ => Err(format!("a name server is IP:PORT, for example 127.0.0.1:{NAME_SERVER_PORT}, not {text:?}")),
+        Ok(address) => Err(format!("the name server {address} has no port")),
+        Err(why) => Err(format!("a name server is IP:PORT: {why}")),
     }
 }
 
@@ -227,6 +224,7 @@ mod tests {
             ("conclave+srv://a..b", "is not a DNS name"),
             ("conclave+srv://z?ns=", "a name server is IP:PORT"),
             ("conclave+srv://z?ns=n1:53", "a name server is IP:PORT"),
+            ("conclave+srv://z?ns=[fe80::1%no-such]", "no interface of this host"),
             ("conclave+srv://z?dns=127.0.0.1", "is not understood"),
         ] {
             let error = read(text).unwrap_err().to_string();

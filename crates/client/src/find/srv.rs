@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use conclave_core::limits::NODES_MAX;
-use conclave_net::Net;
+use conclave_net::{Net, socket_address};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hickory_resolver::Resolver;
@@ -22,6 +22,8 @@ use hickory_resolver::proto::rr::{Name, RData};
 use super::dns_net::DnsNet;
 use super::{Candidate, NAME_SERVER_PORT, PRIORITY_LAST, order};
 use crate::limits::{DNS_ANSWER_FRESH_MAX, DNS_ATTEMPTS, DNS_TIMEOUT, DNS_TOTAL_TIMEOUT, NAME_SERVERS_MAX};
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The service of the nodes that accept clients.
 #[must_use]
@@ -45,15 +47,35 @@ pub fn peers(zone: &str) -> String {
 #[must_use]
 pub fn usual_name_servers() -> Vec<SocketAddr> {
     let mut servers = vec![SocketAddr::from(([127, 0, 0, 1], NAME_SERVER_PORT))];
-    if let Ok((config, _)) = hickory_resolver::system_conf::read_system_conf() {
-        for server in config.name_servers() {
-            let port = server.connections.first().map_or(53, |connection| connection.port);
-            servers.push(SocketAddr::new(server.ip, port));
-        }
-    }
+    servers.extend(system_name_servers());
     servers.dedup();
     servers.truncate(NAME_SERVERS_MAX);
     servers
+}
+
+fn system_name_servers() -> Vec<SocketAddr> {
+    // hickory forgets the interface of a link-local address.
+    let written = std::fs::read_to_string(RESOLV_CONF).map(|conf| name_servers_in(&conf)).unwrap_or_default();
+    if !written.is_empty() {
+        return written;
+    }
+    let Ok((config, _)) = hickory_resolver::system_conf::read_system_conf() else { return Vec::new() };
+    let port =
+        |connections: &[ConnectionConfig]| connections.first().map_or(53, |connection| connection.port);
+    config.name_servers().iter().map(|server| SocketAddr::new(server.ip, port(&server.connections))).collect()
+}
+
+/// The name servers of a resolv.conf. Lines that are not understood are skipped, as the C library does.
+fn name_servers_in(conf: &str) -> Vec<SocketAddr> {
+    let server = |line: &str| {
+        let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+        let is_one = words.next() == Some("nameserver");
+        let address = words.next().filter(|_| is_one)?;
+        socket_address(address, Some(53))
+            .inspect_err(|why| tracing::debug!(why, "name server of {RESOLV_CONF} skipped"))
+            .ok()
+    };
+    conf.lines().filter_map(server).collect()
 }
 
 /// The answer of one name server.
@@ -201,7 +223,7 @@ fn resolver(net: Net, name_server: SocketAddr) -> Result<Resolver<DnsNet>, NetEr
     });
     let server = NameServerConfig::new(name_server.ip(), true, connections.to_vec());
     let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-    let mut builder = Resolver::builder_with_config(config, DnsNet::new(net));
+    let mut builder = Resolver::builder_with_config(config, DnsNet::new(net, name_server));
     let options = builder.options_mut();
     options.timeout = DNS_TIMEOUT;
     options.attempts = DNS_ATTEMPTS;
@@ -228,5 +250,19 @@ fn explain(error: &NetError, service: &str) -> String {
         }
         NetError::Timeout => "does not answer".to_owned(),
         other => format!("cannot be asked: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_of_resolv_conf_keep_their_interfaces() {
+        let conf = "# nameserver 192.0.2.9\nsearch example.org\n  nameserver\t192.0.2.1 # of the site\n\
+                    nameserver fd00::53\nnameserver fe80::1%lo\nnameserver fe80::1%no-such\nnameserver\nnameservers 192.0.2.8\n";
+        let lo: u32 = std::fs::read_to_string("/sys/class/net/lo/ifindex").unwrap().trim().parse().unwrap();
+        let written: Vec<String> = name_servers_in(conf).iter().map(ToString::to_string).collect();
+        assert_eq!(written, ["192.0.2.1:53", "[fd00::53]:53", &format!("[fe80::1%{lo}]:53")]);
     }
 }
