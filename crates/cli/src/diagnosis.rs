@@ -89,6 +89,8 @@ pub(crate) struct LocalNetwork {
 pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) address: String,
+    /// Whether no server advertises this address: a proxy or an address translation leads from there to a server.
+    pub(crate) relayed: bool,
     /// The IP addresses of its host name.
     pub(crate) ips: Vec<String>,
     pub(crate) connect_us: Option<u64>,

@@ -151,32 +151,39 @@ async fn servers(
         let http = node.record.as_ref().map(|record| record.http.clone()).filter(|http| !http.is_empty());
         names.insert(node.address.clone(), (node.name.clone(), http));
     }
-    // Fallback addresses of a server that has a better one are not examined.
+    // Fallback addresses of a server that has a better one are not examined, unless no better one answers.
+    let found = candidates.into_iter().filter(|one| !names.contains_key(&one.address));
+    let mut found: BTreeMap<_, _> = found.map(|one| (one.address, (one.name, None))).collect();
     if names.is_empty() {
-        names.extend(candidates.into_iter().map(|one| (one.address, (one.name, None))));
+        names = std::mem::take(&mut found);
     }
     let Ok(cluster) = identify(settings).await else { return (Vec::new(), status) };
     let Ok(client) = Client::builder()
         .network(cluster.net.clone())
         .cluster(cluster.id.clone().unwrap_or_default())
-        .servers(names.keys().cloned())
+        .servers(names.keys().chain(found.keys()).cloned())
         .patience(settings.timeout.min(PATIENCE))
         .observe()
         .await
     else {
         return (Vec::new(), status);
     };
-    let looks = names.into_iter().take(NODES_MAX).map(|(address, (name, http))| {
+    let looks = |addresses: BTreeMap<String, (String, Option<String>)>| {
         let client = &client;
-        async move { servers::server(client, pages, name, address, http).await }
-    });
-    let mut servers = join_all(looks).await;
+        let look = move |(address, (name, http))| servers::server(client, pages, name, address, http);
+        join_all(addresses.into_iter().take(NODES_MAX).map(look))
+    };
+    let mut servers = looks(names).await;
     let reported = status.iter().flat_map(|status| &status.nodes).filter(|node| node.disk_size_bytes > 0);
     for node in reported {
         let examined = servers.iter_mut().filter(|server| server.address == node.address);
         examined.for_each(|server| server.disk_free_bytes = Some(node.disk_free_bytes));
     }
     servers.sort_by(|a, b| a.name.cmp(&b.name));
+    if servers.iter().all(|server| server.ping_us.is_none()) {
+        let relayed = looks(found).await.into_iter().filter(|server| server.ping_us.is_some());
+        servers.extend(relayed.map(|server| Server { relayed: true, ..server }));
+    }
     client.close().await;
     (servers, status)
 }

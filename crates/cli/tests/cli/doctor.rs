@@ -1,10 +1,13 @@
 //! `conclave doctor` and `conclave health`.
 
+use std::path::Path;
+use std::process::{Child, Stdio};
+
 use conclave_core::version::VERSION;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Ran, Up, command, run, signal, until, until_says};
+use crate::harness::{ClusterPermit, Ran, Up, command, free_base_port, run, signal, until, until_says};
 
 fn health(address: &str, page: &str) -> Ran {
     run(&mut command(&["health", "--url", &format!("http://{address}{page}")]), b"")
@@ -70,4 +73,66 @@ fn without_any_server_the_doctor_exits_with_6() {
         assert!(ran.out.contains(part), "{part:?} is missing in\n{}", ran.out);
     }
     assert!(!ran.out.contains("hunter2"), "{ran:#?}");
+}
+
+/// A server that is reached at one address, and advertises another one, at which nobody is.
+struct Relayed {
+    server: Child,
+    at: String,
+    http: String,
+}
+
+impl Relayed {
+    fn start(scratch: &Path) -> Self {
+        Self::start_with(scratch, &[])
+    }
+
+    fn start_with(scratch: &Path, more: &[&str]) -> Self {
+        let base = free_base_port();
+        let at = |offset: u16| format!("127.0.0.1:{}", base + offset);
+        let mut server =
+            command(&["server", "--name", "n1", "--shards", "1", "--exit-with-stdin", "--mdns", "off"]);
+        server
+            .args(["--initial-cluster", &format!("n1={},{},{}", at(5), at(1), at(2)), "--listen", &at(0)])
+            .args(["--peer-listen", &at(1), "--http-listen", &at(2), "--dir"])
+            .arg(scratch.join("n1"))
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self { server: server.spawn().unwrap(), at: at(0), http: at(2) }
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        drop(self.server.stdin.take());
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn servers_behind_a_proxy_are_well_and_the_proxy_of_the_environment_is_not_asked() {
+    let _permit = ClusterPermit::wait();
+    let scratch = tempfile::tempdir().unwrap();
+    let relayed = Relayed::start(scratch.path());
+    let ask = |args: &[&str]| {
+        let mut command = command(args);
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY"] {
+            // At port 1 is nobody.
+            command.env(name, "http://127.0.0.1:1").env(name.to_ascii_lowercase(), "http://127.0.0.1:1");
+        }
+        command.env("CONCLAVE_STATE_DIR", scratch.path().join("state"));
+        run(&mut command, b"")
+    };
+    let url = format!("http://{}/readyz", relayed.http);
+    until_says(0, &[], || ask(&["health", "--url", &url]));
+    ask(&["-s", &relayed.at, "send", "general", "hello", "--create"]).expect(0);
+    let ran = until_says(0, &["no problems found"], || ask(&["-s", &relayed.at, "doctor"]));
+    for part in [&format!("the servers answer at {}", relayed.at), "stands in between", "no connection"] {
+        assert!(ran.out.contains(part), "{part:?} is missing in\n{}", ran.out);
+    }
+    let report = ask(&["-s", &relayed.at, "doctor", "--json"]).expect(0).json().remove(0);
+    let relays = report["servers"].as_array().unwrap().iter().filter(|server| server["relayed"] == true);
+    assert_eq!(relays.map(|server| server["address"].as_str().unwrap()).collect::<Vec<_>>(), [&relayed.at]);
 }

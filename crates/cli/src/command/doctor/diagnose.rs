@@ -18,8 +18,20 @@ pub(super) fn diagnose(report: &mut Report) {
     if let Some(error) = report.network.as_ref().and_then(|network| network.error.as_ref()) {
         found.note(error.clone());
     }
-    for server in &report.servers {
+    let relays: Vec<&str> =
+        report.servers.iter().filter(|server| server.relayed).map(|server| &*server.address).collect();
+    for server in report.servers.iter().filter(|server| relays.is_empty() || server.relayed) {
         found.server(server);
+    }
+    if !relays.is_empty() {
+        let own = report.servers.iter().filter(|server| !server.relayed).map(named).collect::<Vec<_>>();
+        found.note(format!(
+            "the servers answer at {}, but from here not at the addresses that they advertise, {}: a proxy or an address \
+             translation stands in between, so nothing is known of each of them; clients that are given {} work",
+            relays.join(", "),
+            own.join(", "),
+            relays.join(" or ")
+        ));
     }
     found.versions(report);
     found.cluster(report);
@@ -312,6 +324,28 @@ mod tests {
         }
         let problems: Vec<_> = report.problems.iter().map(|problem| problem.what.clone()).collect();
         (exit(&report), problems.join("\n"), report.notes.join("\n"))
+    }
+
+    #[test]
+    fn servers_behind_a_proxy_are_no_problem() {
+        let behind = |report: &mut Report| {
+            for server in &mut report.servers {
+                server.ping_us = None;
+                server.error = Some("no connection: timed out".into());
+            }
+            report.zones.clear();
+            report.servers.push(Server { relayed: true, name: String::new(), ..server("proxy") });
+        };
+        let (exit, problems, notes) = said(behind);
+        assert_eq!((exit, &*problems), (Exit::Ok, ""), "{notes}");
+        for part in ["proxy:7400", "n1 (n1:7400), n2 (n2:7400)", "a proxy or an address translation"] {
+            assert!(notes.contains(part), "{part:?} is missing in {notes}");
+        }
+        let (exit, problems, _) = said(|report| {
+            behind(report);
+            report.cluster.as_mut().unwrap().problems = vec!["n2 (n2:7400) is unreachable".into()];
+        });
+        assert_eq!((exit, &*problems), (Exit::Refused, "n2 (n2:7400) is unreachable"));
     }
 
     #[test]
