@@ -14,6 +14,7 @@ use std::time::Duration;
 use conclave_core::limits::RETRY_DELAY_MAX;
 use conclave_net::{CaId, NoCaId};
 use conclave_proto::chat::{RoomRef, SendMessageRequest};
+use rustix::fs::OFlags;
 use tokio::sync::watch;
 
 use crate::error::{ConnectError, OutboxError};
@@ -38,7 +39,18 @@ pub(crate) struct OutboxDir {
     rewritten_len: u64,
     /// Set when a failed append could not be undone: the error that all further appends report.
     broken: Option<String>,
-    _lock: File,
+    _lock: OutboxLock,
+}
+
+/// The lock on an outbox directory. The operating system releases it when the process ends.
+#[derive(Debug)]
+struct OutboxLock(File);
+
+impl Drop for OutboxLock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child process that is being started holds it open, too, until it runs its program.
+        let _ = self.0.unlock();
+    }
 }
 
 impl OutboxDir {
@@ -63,6 +75,7 @@ impl OutboxDir {
             Err(TryLockError::WouldBlock) => return Err(OutboxError::Locked { path: dir.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(failed(&lock_path)(error)),
         }
+        let lock = OutboxLock(lock);
         let path = dir.join("outbox");
         let mut file = private()
             .create(true)
@@ -142,7 +155,7 @@ impl OutboxDir {
         let mut bytes = Vec::new();
         journal::encode(records, &mut bytes);
         let temporary = self.dir.join("outbox.new");
-        let mut file = private().create(true).truncate(true).read(true).write(true).open(&temporary)?;
+        let mut file = draft().read(true).open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
@@ -178,6 +191,14 @@ pub(crate) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered, OutboxErro
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
+    options
+}
+
+/// Options that create a private file, or empty the one that is there, and do not follow a symbolic link: another file would
+/// be emptied.
+pub(crate) fn draft() -> OpenOptions {
+    let mut options = private();
+    options.create(true).truncate(true).write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options
 }
 

@@ -79,7 +79,7 @@ impl Boots {
     pub(crate) fn write(&self, dir: &Path) -> Result<(), OpenError> {
         let (path, temporary) = (dir.join(FILE), dir.join("boots.new"));
         let write = || {
-            let mut file = private::options().write(true).create(true).truncate(true).open(&temporary)?;
+            let mut file = private::create(&temporary)?;
             file.write_all(self.to_text().as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;

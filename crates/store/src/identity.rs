@@ -96,7 +96,7 @@ impl Identity {
         let path = dir.join(IDENTITY_FILE);
         let temporary = dir.join("identity.new");
         let write = || {
-            let mut file = private::options().write(true).create(true).truncate(true).open(&temporary)?;
+            let mut file = private::create(&temporary)?;
             private::restrict(&file);
             file.write_all(identity.to_text().as_bytes())?;
             file.sync_all()?;

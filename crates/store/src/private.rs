@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 /// The permissions of group and others.
 const FOREIGN: u32 = 0o077;
 
@@ -13,6 +15,14 @@ pub(crate) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
     options
+}
+
+/// Creates a file with mode 0600, or empties the one that is there. A symbolic link is not followed: another file would be
+/// emptied.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    let mut options = options();
+    options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options.open(path)
 }
 
 /// Creates a directory and its parents with mode 0700.
@@ -32,5 +42,22 @@ pub(crate) fn restrict_dir(dir: &Path) {
 pub(crate) fn restrict(file: &File) {
     if file.metadata().is_ok_and(|metadata| metadata.mode() & FOREIGN != 0) {
         let _ = file.set_permissions(Permissions::from_mode(0o600));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_behind_a_symbolic_link_is_not_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        std::fs::write(&target, "kept").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        create(&link).unwrap_err();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "kept");
+        create(&target).unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "");
     }
 }

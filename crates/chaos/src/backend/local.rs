@@ -114,7 +114,11 @@ impl Local {
     /// Whether the `up` that wrote the list still runs, by its lock.
     fn is_up(&self) -> bool {
         let lock = fs::File::open(self.path.with_file_name(LOCK));
-        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+        let Ok(lock) = lock else { return false };
+        let is_up = matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
+        // A process that is being started may hold the file open, and must not keep the lock of the next `up`.
+        let _ = lock.unlock();
+        is_up
     }
 
     fn child(&self, name: &str) -> Result<Child, BackendError> {

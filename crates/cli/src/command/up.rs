@@ -199,8 +199,18 @@ fn cannot_use(dir: &Path, error: &std::io::Error) -> Failed {
     Failed::new(Exit::Refused, what, "give --dir a directory that you may write to, or --ephemeral")
 }
 
+/// The lock on the directory of `conclave up`. The operating system releases it when the process ends.
+struct UpLock(File);
+
+impl Drop for UpLock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child process that is being started holds it open, too, until it runs its program.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Locks the directory as [`lock`] does. An `up` that was just killed may hold its lock for another moment.
-async fn lock_patiently(dir: &Path) -> Result<File, Failed> {
+async fn lock_patiently(dir: &Path) -> Result<UpLock, Failed> {
     let deadline = Instant::now() + UP_LOCK_PATIENCE;
     loop {
         match lock(dir)? {
@@ -212,7 +222,7 @@ async fn lock_patiently(dir: &Path) -> Result<File, Failed> {
 }
 
 /// Locks the directory: one `conclave up` at a time; the inner error says that one runs. The lock file contains the process id.
-fn lock(dir: &Path) -> Result<Result<File, Failed>, Failed> {
+fn lock(dir: &Path) -> Result<Result<UpLock, Failed>, Failed> {
     let path = dir.join(LOCK);
     let open = private::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.map_err(|error| cannot_use(dir, &error))?;
@@ -234,7 +244,7 @@ fn lock(dir: &Path) -> Result<Result<File, Failed>, Failed> {
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
     match written {
         Err(error) if error.kind() != std::io::ErrorKind::StorageFull => Err(cannot_use(dir, &error)),
-        _ => Ok(Ok(file)),
+        _ => Ok(Ok(UpLock(file))),
     }
 }
 

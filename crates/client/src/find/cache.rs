@@ -12,9 +12,9 @@
 //! The file is only a hint: invalid lines are skipped, and an invalid file is overwritten. If two processes write at
 //! the same time, the file of one of them remains.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use conclave_core::limits::NODES_MAX;
@@ -54,7 +54,7 @@ pub fn remember(file: &Path, asked: &str, members: &[String]) -> io::Result<()> 
     let mut draft = file.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
     // Only its owner can read it: it says where this user's clusters are.
-    let made = OpenOptions::new().mode(0o600).write(true).create(true).truncate(true).open(&draft);
+    let made = crate::storage::draft().open(&draft);
     let written = made.and_then(|mut new| new.write_all(text.as_bytes()));
     written.and_then(|()| fs::rename(&draft, file)).inspect_err(|_| {
         // A file that is left behind does no harm.

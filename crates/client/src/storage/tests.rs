@@ -163,3 +163,28 @@ fn the_authority_of_a_session_is_kept_beside_its_token() {
     journal::encode(snapshot(&secured, &Requests::<()>::new(true)), &mut bytes);
     assert_eq!(stored_authority(&journal::read(&bytes).unwrap()).unwrap(), Some(authority));
 }
+
+/// A child process that is being started has copies of all open files until it runs its program.
+#[test]
+fn a_closed_outbox_can_be_opened_while_a_child_process_holds_its_lock_file_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path(), 1);
+    let copy = directory._lock.0.try_clone().unwrap();
+    assert!(matches!(OutboxDir::open(dir.path()), Err(OutboxError::Locked { .. })));
+    drop(directory);
+    let (_, recovered) = OutboxDir::open(dir.path()).unwrap();
+    assert_eq!(numbers(&recovered), [1]);
+    drop(copy);
+}
+
+#[test]
+fn a_file_behind_a_symbolic_link_is_not_emptied() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut directory = directory(dir.path(), 1);
+    let target = dir.path().join("target");
+    fs::write(&target, "kept").unwrap();
+    std::os::unix::fs::symlink(&target, dir.path().join("outbox.new")).unwrap();
+    directory.replace(Vec::new()).unwrap_err();
+    assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+    directory.append(vec![submitted(2)]).unwrap();
+}
