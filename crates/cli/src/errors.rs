@@ -1,8 +1,9 @@
 //! Turns errors of the client library into an exit code and advice.
 
 use conclave_client::find::{Found, NotFound};
-use conclave_client::{CallError, ConnectError, SendError};
+use conclave_client::{CallError, Client, ConnectError, SendError};
 use conclave_proto::chat::GetServerStatusResponse;
+use conclave_proto::status::TOO_MANY_CONNECTIONS;
 
 use crate::exit::{Exit, Failed};
 use crate::identify::{Identified, Other};
@@ -39,11 +40,22 @@ pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
     }
 }
 
+/// The failure of a request; of one that stays in the outbox also why, if the servers are full.
+pub(crate) fn of_send_at(client: &Client, room: &str, error: &SendError) -> Failed {
+    let mut failed = of_send(room, error);
+    if let (SendError::Queued(_), Some(why)) = (error, client.full()) {
+        failed.what.push_str(&format!("\n  {}", full(&why).what));
+        failed.next = full(&why).next;
+    }
+    failed
+}
+
 /// The failure of a call. `room` is the room that the call concerned.
 pub(crate) fn of_call(room: Option<&str>, error: &CallError) -> Failed {
     match error {
         CallError::Refused { code, message } => of_refusal(room, code, message),
         CallError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), NO_SESSION),
+        CallError::Unavailable { code, message, .. } if is_full(code) => full(message),
         // A server was reachable, but the cluster could not complete the call.
         CallError::Unavailable { code, .. } => {
             let next = if code == "no_quorum" { NO_QUORUM } else { STATUS };
@@ -59,7 +71,7 @@ pub(crate) fn of_connect(error: &ConnectError) -> Failed {
     match error {
         ConnectError::Invalid(what) => Failed::new(Exit::Usage, what, "conclave --help"),
         // `explain` adds the sources that were searched.
-        ConnectError::NotFound(_) => no_server(""),
+        ConnectError::NotFound(_) => no_server(&LastAttempt::default()),
         ConnectError::Call(call) => of_call(None, call),
         ConnectError::Outbox(_) => Failed::new(Exit::Refused, error.to_string(), "give another --state-dir"),
         other => Failed::new(Exit::Refused, other.to_string(), ""),
@@ -79,17 +91,47 @@ fn of_refusal(room: Option<&str>, code: &str, message: &str) -> Failed {
     failed.with_word(code)
 }
 
-/// The error of the last attempt, without the timeout.
-pub(crate) fn last_attempt(error: &CallError) -> String {
-    match error {
-        CallError::NoServer { last, .. } => last.clone(),
-        other => other.to_string(),
+/// The failure of the last attempt to reach a server, without the timeout.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LastAttempt {
+    /// The reason, for people; empty if there was no attempt.
+    pub(crate) why: String,
+    /// Whether the server answered that it is full.
+    pub(crate) is_full: bool,
+}
+
+impl From<String> for LastAttempt {
+    fn from(why: String) -> Self {
+        Self { why, is_full: false }
     }
 }
 
+pub(crate) fn last_attempt(error: &CallError) -> LastAttempt {
+    match error {
+        CallError::NoServer { last, .. } => last.clone().into(),
+        CallError::Unavailable { code, message, .. } if is_full(code) => {
+            LastAttempt { why: message.clone(), is_full: true }
+        }
+        other => other.to_string().into(),
+    }
+}
+
+fn is_full(code: &str) -> bool {
+    matches!(code, TOO_MANY_CONNECTIONS | "node_full")
+}
+
+/// The error that all servers that answer are full.
+pub(crate) fn full(why: &str) -> Failed {
+    let next = "try again later; the operator can start more servers, or raise --max-clients or --max-connections-per-address";
+    Failed::new(Exit::NoServer, format!("every server that answers is full: {why}"), next)
+}
+
 /// The error that no server answered.
-pub(crate) fn no_server(last: &str) -> Failed {
-    let why = if last.is_empty() { String::new() } else { format!(" ({last})") };
+pub(crate) fn no_server(last: &LastAttempt) -> Failed {
+    if last.is_full {
+        return full(&last.why);
+    }
+    let why = if last.why.is_empty() { String::new() } else { format!(" ({})", last.why) };
     Failed::new(Exit::NoServer, format!("no server answers{why}"), NO_SERVER)
 }
 
@@ -184,7 +226,7 @@ mod tests {
             others: vec![other],
             is_known: true,
             refused: None,
-            last: String::new(),
+            last: LastAttempt::default(),
         };
         let mut queued = of_send("ops", &SendError::Queued(Duration::from_secs(1)));
         name_others(&mut queued, &cluster);

@@ -24,7 +24,7 @@ use conclave_client::{CaId, Client, Net};
 use conclave_net::{Expect, Trust};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use crate::errors::{last_attempt, of_connect};
+use crate::errors::{LastAttempt, last_attempt, of_connect};
 use crate::exit::{Exit, Failed};
 use crate::known::{Cluster, Known, is_cluster_id};
 use crate::limits::{CLI_WHICH_CLUSTER, OTHER_CLUSTERS_MAX};
@@ -52,7 +52,7 @@ pub(crate) struct Identified {
     /// Whether this user knew before this command whether the cluster uses TLS, and which authority it has.
     pub(crate) is_known: bool,
     /// Why the last server did not answer.
-    pub(crate) last: String,
+    pub(crate) last: LastAttempt,
 }
 
 impl Identified {
@@ -176,7 +176,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
     let known = Known::new(&settings.state_dir);
     let groups = candidates(settings).await;
     let expected = Expected::of(settings, &known, &groups.concat())?;
-    let (mut last, mut refused, mut others) = (String::new(), None, Vec::new());
+    let (mut last, mut refused, mut others) = (LastAttempt::default(), None, Vec::new());
     for addresses in groups {
         let patience = settings.timeout.min(CLI_WHICH_CLUSTER);
         let mut answers: FuturesUnordered<_> =
@@ -185,7 +185,10 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Identified> {
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(Silence::Unreachable(why)) => {
-                    last = why;
+                    // A server that says that it is full says more than one that cannot be reached.
+                    if why.is_full || !last.is_full {
+                        last = why;
+                    }
                     continue;
                 }
                 Err(Silence::Refused(failed)) => {
@@ -288,7 +291,7 @@ async fn ask(
         (Err(Unproven::Otherwise(error)), None) if named.is_some() => {
             return Err(Silence::Refused(bad_certificate(address, &error)));
         }
-        (Err(Unproven::Unreachable(why)), _) => return Err(Silence::Unreachable(why)),
+        (Err(Unproven::Unreachable(why)), _) => return Err(Silence::Unreachable(why.into())),
         (Err(Unproven::Otherwise(error)), None) if is_plain(&error) => None,
         (Err(Unproven::Otherwise(error)), None) => {
             return Err(Silence::Refused(bad_certificate(address, &error)));
@@ -311,7 +314,7 @@ async fn ask(
             authority,
             by_name: named.is_some(),
         }),
-        Ok(_) => Err(Silence::Unreachable("the server does not know its cluster yet".to_owned())),
+        Ok(_) => Err(Silence::Unreachable("the server does not know its cluster yet".to_owned().into())),
         Err(error) => Err(Silence::Unreachable(last_attempt(&error))),
     }
 }

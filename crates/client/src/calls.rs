@@ -107,7 +107,10 @@ impl Caller {
                     let wait = retry::delay((failures + 1).saturating_sub(all), rand::random());
                     failures = failures.saturating_add(1);
                     next_try = Instant::now() + if failures < all { Duration::ZERO } else { wait.max(asked_for) };
-                    keep_most_telling(&mut last, failure);
+                    // A node that says that it is full says more than one that cannot be reached.
+                    if failure.code != CONNECTION || nodes.full().is_none() {
+                        keep_most_telling(&mut last, failure);
+                    }
                 }
                 () = tokio::time::sleep_until(next_try) => {}
                 () = tokio::time::sleep_until(deadline) => return Err(failed_after(last, patience)),

@@ -213,6 +213,13 @@ impl Client {
         self.handle.shared.lock().requests.pending()
     }
 
+    /// Why the server that was asked last has no place for this client, in a sentence; `None` if a server has answered since,
+    /// or none has said that it is full.
+    #[must_use]
+    pub fn full(&self) -> Option<String> {
+        self.handle.shared.nodes.full()
+    }
+
     /// The number of requests without a known outcome.
     #[must_use]
     pub fn pending_count(&self) -> usize {

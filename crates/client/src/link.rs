@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use conclave_core::limits::SEND_BATCH_MAX;
 use conclave_proto::chat::{Certainty, SendBatch};
-use conclave_proto::status::from_status;
+use conclave_proto::status::{TOO_MANY_CONNECTIONS, from_status};
 use futures::Stream;
 use tonic::{Request, Status};
 
@@ -58,9 +58,11 @@ pub(crate) async fn run(shared: Arc<SharedState>, link: LinkId) {
     if let Some(status) = ended {
         tracing::debug!(node = %address, %status, "send stream ended");
         let failure = from_status(&status);
-        // A node that is leaving counts as failed too, so that it is not retried at once.
         shared.nodes.redirected(&address, &failure);
-        shared.nodes.mark_failed(&address);
+        // A node that is leaving counts as failed too, so that it is not retried at once.
+        if failure.code != TOO_MANY_CONNECTIONS {
+            shared.nodes.mark_failed(&address);
+        }
         if let Some(hint) = &failure.leader {
             shared.nodes.learn_leader(hint);
         }

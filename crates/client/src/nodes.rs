@@ -16,6 +16,7 @@ use conclave_core::{RoomId, level as levels};
 use conclave_net::{CaId, Net, TlsError};
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use conclave_proto::chat::{self, ClusterView, GetServerStatusResponse, LeaderHint, Role};
+use conclave_proto::status::TOO_MANY_CONNECTIONS;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -56,6 +57,8 @@ pub(crate) struct Nodes {
     feature_level: AtomicU32,
     /// Who reads, if this client has no session and only reads.
     reader: Option<Reader>,
+    /// Why the node that was asked last has no place for this client; `None` if a node has answered since.
+    full: Mutex<Option<String>>,
 }
 
 /// The node to ask next.
@@ -87,6 +90,7 @@ impl Nodes {
             attention: Notify::new(),
             feature_level: AtomicU32::new(0),
             reader: None,
+            full: Mutex::default(),
         }
     }
 
@@ -233,8 +237,18 @@ impl Nodes {
         }
     }
 
+    /// Why the node that was asked last has no place for this client; `None` if a node has answered since.
+    pub(crate) fn full(&self) -> Option<String> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_full(&self, why: Option<&str>) {
+        *self.full.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
+    }
+
     /// Records that the node has answered.
     pub(crate) fn mark_worked(&self, address: &str) {
+        self.set_full(None);
         let mut table = self.table();
         let Some(node) = table.node(address) else { return };
         let still = node.leaving.filter(|until| *until > Instant::now());
@@ -304,12 +318,16 @@ impl Nodes {
         self.table().mark_full(address, until);
     }
 
-    /// Handles the answer of a node that is full or leaving. Returns the addresses to try instead, best first; `None`
+    /// Handles the answer of a node that is full, for subscriptions or for connections, or leaving. Returns the addresses to try instead, best first; `None`
     /// for any other failure.
     pub(crate) fn redirected(&self, address: &str, failure: &chat::Failure) -> Option<Vec<Arc<str>>> {
         match failure.code.as_str() {
             FULL => self.mark_full(address),
             DRAINING => self.mark_leaving(address),
+            TOO_MANY_CONNECTIONS => {
+                self.set_full(Some(&failure.message));
+                self.mark_failed(address);
+            }
             _ => return None,
         }
         self.mark_available(failure.try_addresses.iter().map(String::as_str));

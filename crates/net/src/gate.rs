@@ -8,9 +8,11 @@
 //! * [`table`]: who is let in, as a function of counts.
 //! * [`entrance`]: the accept loop, also when no file descriptor is left.
 //! * [`connection`]: a connection that was let in.
+//! * [`farewell`]: what is said to one that was not.
 
 mod connection;
 mod entrance;
+mod farewell;
 mod table;
 
 use std::collections::BTreeMap;
@@ -29,6 +31,7 @@ use table::{Bounds, Table};
 
 pub use connection::Gated;
 pub use entrance::Entrance;
+pub use farewell::Farewells;
 pub use table::Full;
 
 /// What a gate lets in, and for how long.

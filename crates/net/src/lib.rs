@@ -29,7 +29,8 @@ use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
 pub use gate::{
-    Closed, Entrance, Full, Gate, GateLimits, GateObserver, Gated, InUse, Peer, Refused, Ticket, Usage,
+    Closed, Entrance, Farewells, Full, Gate, GateLimits, GateObserver, Gated, InUse, Peer, Refused, Ticket,
+    Usage,
 };
 pub use identity::{CaId, Identity, NoCaId};
 pub use loopback::{beyond_loopback, is_loopback, refuse_without_tls};

@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use conclave_net::{Closed, Entrance, Gate, GateLimits, GateObserver, Net, Refused};
+use conclave_net::{Closed, Entrance, Farewells, Gate, GateLimits, GateObserver, Net, Refused};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 /// Long enough for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -54,10 +57,17 @@ impl GateObserver for Seen {
 
 /// A server of one-byte calls. The call `h` is never answered, and stays open; any other is echoed.
 async fn serve(limits: GateLimits) -> (SocketAddr, Arc<Seen>) {
+    serve_with(limits, |entrance| entrance).await
+}
+
+async fn serve_with(
+    limits: GateLimits,
+    change: impl FnOnce(Entrance) -> Entrance,
+) -> (SocketAddr, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let gate = Gate::new(limits, Arc::clone(&seen) as Arc<dyn GateObserver>);
     let socket = Net::System.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let entrance = socket.gated(gate);
+    let entrance = change(socket.gated(gate));
     let address = entrance.local_addr().unwrap();
     tokio::spawn(run(entrance));
     (address, seen)
@@ -177,4 +187,35 @@ async fn a_full_gate_closes_new_connections_at_once() {
         }
     };
     within("a place is free again", again).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_not_let_in_is_told_why() {
+    let refusal = |what: &str| {
+        let mut status = Status::unavailable(what);
+        status.metadata_mut().insert("conclave-code", "too_many_connections".parse().unwrap());
+        status.into_http::<()>().into_parts().0.headers
+    };
+    // Longer than the prefix of a length in HPACK.
+    let long = "full ".repeat(60);
+    for (limits, told) in [
+        (GateLimits { connections: 1, loopback: 1, ..LIMITS }, &*long),
+        (GateLimits { loopback: 1, ..LIMITS }, "one address"),
+    ] {
+        let farewells = Farewells { full: refusal(&long), address: refusal("one address") };
+        let (address, _) = serve_with(limits, |entrance| entrance.answering(farewells)).await;
+        let mut held = TcpStream::connect(address).await.unwrap();
+        assert!(call(&mut held, b'a').await);
+        for _ in 0..3 {
+            let endpoint = Net::System.endpoint(address).unwrap();
+            let mut client = HealthClient::new(Net::System.channel(&endpoint, &address.to_string()));
+            let asked = within("an answer", client.check(HealthCheckRequest::default())).await;
+            let status = asked.unwrap_err();
+            assert_eq!((status.code(), status.message()), (Code::Unavailable, told), "{status:?}");
+            assert_eq!(status.metadata().get("conclave-code").unwrap(), "too_many_connections");
+        }
+        let mut tls = TcpStream::connect(address).await.unwrap();
+        tls.write_all(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await.unwrap();
+        closed(&mut tls).await;
+    }
 }

@@ -34,6 +34,10 @@ pub const NOT_YET: &str = "not_yet";
 pub const READS_ONLY: &str = "reads_only";
 /// Code: the disk of the shard's leader has no room. Nothing was sent.
 pub const DISK_FULL: &str = "disk_full";
+/// Code: the port takes no more connections, or none of this address. Nothing was sent.
+pub const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
+/// How long a client waits before it connects again to a server that takes no more connections.
+pub const TOO_MANY_CONNECTIONS_RETRY: Duration = Duration::from_secs(1);
 /// How long a client waits before it retries a request for which there was no room.
 pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 /// How long a client waits before it retries a request that the cluster does not allow yet.

@@ -20,7 +20,7 @@ use tonic::{Code, Response, Status};
 
 use crate::admin_token::{self, Kept};
 use crate::args::admin::{AdminArgs, AdminCommand};
-use crate::errors::{last_attempt, no_server};
+use crate::errors::{LastAttempt, last_attempt, no_server};
 use crate::exit::{Exit, Failed};
 use crate::identify::{Identified, identify};
 use crate::known::Known;
@@ -225,8 +225,8 @@ async fn call_any_server<A>(
     let net = &cluster.net;
     // A server of another cluster is not asked for anything.
     let observer = session::observer(settings, settings.timeout).await?;
-    let found = settings.search.found().await.map_err(|_| no_server(""))?;
-    let mut last = String::new();
+    let found = settings.search.found().await.map_err(|_| no_server(&LastAttempt::default()))?;
+    let mut last = LastAttempt::default();
     for address in found.addresses() {
         if let Err(error) = observer.status_of(&address).await {
             last = last_attempt(&error);
@@ -244,9 +244,9 @@ async fn call_any_server<A>(
                 if !is_retryable(status.code()) {
                     return Err(refused(&failure.code, &status, is_shown).into());
                 }
-                last = failure.message;
+                last = failure.message.into();
             }
-            Err(_) => last = format!("{address} did not answer within {:?}", settings.timeout),
+            Err(_) => last = format!("{address} did not answer within {:?}", settings.timeout).into(),
         }
     }
     Err(no_server(&last).into())

@@ -253,7 +253,11 @@ impl Chat {
                 self.connection.name_nodes(self.settings.search.names());
                 self.connection.connected(&node, now);
             }
-            Incoming::Disconnected { .. } => self.connection.lost(now),
+            Incoming::Disconnected { why } => {
+                if let Some(text) = self.connection.lost(now, &why) {
+                    self.dim(&text).await?;
+                }
+            }
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.positions.name(room_id, || self.subscription.room_name(room_id));
                 self.positions.jump(&room, first_seq.saturating_sub(1));

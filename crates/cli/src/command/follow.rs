@@ -145,6 +145,8 @@ pub(super) struct Connection {
     node: String,
     names: BTreeMap<String, String>,
     lost: Option<Instant>,
+    /// Why no server takes the stream, before there was ever a connection.
+    pub(super) refused: Option<String>,
     said: bool,
     back: Option<String>,
     /// Signs of life in a row that said that no majority of the servers answers.
@@ -160,9 +162,14 @@ impl Connection {
         self.names.extend(names);
     }
 
-    /// Handles the end of the stream.
-    pub(super) fn lost(&mut self, now: Instant) {
+    /// Handles the end of the stream. Returns a note, once, if no server has ever taken it.
+    pub(super) fn lost(&mut self, now: Instant, why: &str) -> Option<String> {
         self.lost = self.lost.or(Some(now));
+        if self.ever {
+            return None;
+        }
+        let first = self.refused.replace(why.to_owned()).is_none();
+        first.then(|| format!("no server has a place for this client ({why}); trying again"))
     }
 
     /// Handles the opening of a stream.
@@ -277,13 +284,14 @@ mod tests {
         let after = |ms| start + Duration::from_millis(ms);
         let mut connection = Connection::default();
         connection.name_nodes([("a:1".to_owned(), "node1".to_owned())]);
-        connection.lost(start);
+        assert!(connection.lost(start, "full").is_some_and(|text| text.contains("(full)")));
+        assert_eq!(connection.lost(start, "full"), None, "told once");
         assert_eq!(connection.missing(after(5_000)), None);
         connection.connected("a:1", start);
         assert_eq!(connection.caught_up(), None);
 
-        connection.lost(start);
-        connection.lost(after(1_000));
+        assert_eq!(connection.lost(start, "gone"), None);
+        connection.lost(after(1_000), "gone");
         assert_eq!(connection.missing(after(999)), None);
         assert!(connection.missing(after(1_000)).is_some_and(|text| text.starts_with("node1 lost")));
         assert_eq!(connection.missing(after(2_000)), None);

@@ -24,7 +24,8 @@ struct Json<'a> {
 /// # Errors
 /// If one of them does not answer.
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
-    let found = settings.search.found().await.map_err(|_| errors::no_server(""))?;
+    let found =
+        settings.search.found().await.map_err(|_| errors::no_server(&errors::LastAttempt::default()))?;
     let addresses = found.addresses();
     let client = session::observer(settings, settings.timeout).await?;
     let mut answers: FuturesOrdered<_> = addresses
@@ -35,7 +36,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
         })
         .collect();
     let mut silent: Vec<&str> = Vec::new();
-    let mut last = String::new();
+    let mut last = errors::LastAttempt::default();
     while let Some((address, answer)) = answers.next().await {
         match (&answer, settings.json) {
             (Ok(pong), true) => output::json(&Json {
@@ -76,7 +77,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
         [] => Ok(Exit::Ok),
         all if all.len() == addresses.len() => Err(errors::no_server(&last).into()),
         some => {
-            let what = format!("no answer from {} ({last})", some.join(", "));
+            let what = format!("no answer from {} ({})", some.join(", "), last.why);
             Err(Failed::new(
                 Exit::Refused,
                 what,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::args::SendArgs;
-use crate::errors::{of_call, of_send};
+use crate::errors::{of_call, of_send, of_send_at};
 use crate::exit::{Exit, Failed};
 use crate::input::{Line, stdin_lines};
 use crate::limits::CLI_SENDS_IN_FLIGHT_MAX;
@@ -46,13 +46,18 @@ async fn send(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::
         note_queued(args, settings, client, 1)?;
         return Ok(Exit::Ok);
     }
-    print_ack(args, settings, ticket).await?;
+    print_ack(args, settings, client, ticket).await?;
     Ok(Exit::Ok)
 }
 
 /// Waits for the ack and prints room and seq.
-async fn print_ack(args: &SendArgs, settings: &Settings, mut ticket: Ticket) -> anyhow::Result<()> {
-    let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send(&args.room, &e))?;
+async fn print_ack(
+    args: &SendArgs,
+    settings: &Settings,
+    client: &Client,
+    mut ticket: Ticket,
+) -> anyhow::Result<()> {
+    let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send_at(client, &args.room, &e))?;
     let json = Json {
         room: &args.room,
         seq: ack.seq,
@@ -91,8 +96,10 @@ struct Tally {
 async fn send_lines(args: &SendArgs, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
     // One less than may be in flight, because the message that is being awaited is no longer in the queue.
     let (tickets, settled) = mpsc::channel(CLI_SENDS_IN_FLIGHT_MAX - 1);
-    let (tally, refused) =
-        tokio::try_join!(submit_lines(args, settings, client, tickets), print_acks(args, settings, settled))?;
+    let (tally, refused) = tokio::try_join!(
+        submit_lines(args, settings, client, tickets),
+        print_acks(args, settings, client, settled)
+    )?;
     if args.no_wait {
         note_queued(args, settings, client, tally.taken)?;
     }
@@ -160,11 +167,12 @@ async fn submit(
 async fn print_acks(
     args: &SendArgs,
     settings: &Settings,
+    client: &Client,
     mut tickets: mpsc::Receiver<(u64, Ticket)>,
 ) -> anyhow::Result<Option<Exit>> {
     let mut refused = None;
     while let Some((number, ticket)) = tickets.recv().await {
-        let Err(error) = print_ack(args, settings, ticket).await else { continue };
+        let Err(error) = print_ack(args, settings, client, ticket).await else { continue };
         match error.downcast::<Failed>() {
             Ok(failed) if failed.exit == Exit::Refused => {
                 output::passed_over(settings.json, Some(number), &failed);

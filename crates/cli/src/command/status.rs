@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::args::StatusArgs;
-use crate::errors::{no_server, of_call};
+use crate::errors::{last_attempt, no_server, of_call};
 use crate::exit::{Exit, Failed};
 use crate::limits::{STATUS_WAIT_INTERVAL, STATUS_WAIT_PATIENCE};
 use crate::search::Search;
@@ -107,7 +107,7 @@ async fn show(settings: &Settings, client: &Client, redraw: bool) -> anyhow::Res
 
 async fn ask(client: &Client) -> anyhow::Result<GetServerStatusResponse> {
     let asked = client.status().await.map_err(|error| match &error {
-        conclave_client::CallError::NoServer { last, .. } => no_server(last),
+        silent @ conclave_client::CallError::NoServer { .. } => no_server(&last_attempt(silent)),
         other => of_call(None, other),
     });
     Ok(asked?)

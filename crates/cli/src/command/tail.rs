@@ -17,7 +17,7 @@ use self::resume::ResumeFile;
 use super::follow::{self, Connection, FollowedRooms};
 use super::line_style;
 use crate::args::TailArgs;
-use crate::errors::{no_server, of_call};
+use crate::errors::{full, no_server, of_call};
 use crate::exit::{Exit, Failed};
 use crate::input::{Line, stdin_lines};
 use crate::limits::CLI_LINES_AHEAD_MAX;
@@ -114,7 +114,7 @@ impl<'a> Tail<'a> {
                 },
                 incoming = self.subscription.next(), if !complete => incoming,
                 () = tokio::time::sleep_until(deadline), if !patient => {
-                    return Err(no_server("no stream could be opened").into());
+                    return Err(self.not_opened().into());
                 }
             };
             complete = self.take(incoming.map_err(|e| self.refused(&e))?)?;
@@ -155,6 +155,14 @@ impl<'a> Tail<'a> {
         self.follow && self.resume.is_some()
     }
 
+    /// The failure to open a stream in time.
+    fn not_opened(&self) -> Failed {
+        match &self.connection.refused {
+            Some(why) => full(why),
+            None => no_server(&"no stream could be opened".to_owned().into()),
+        }
+    }
+
     fn refused(&self, error: &CallError) -> Failed {
         of_call(self.positions.only_room(), error)
     }
@@ -183,7 +191,12 @@ impl<'a> Tail<'a> {
                 self.connection.name_nodes(self.settings.search.names());
                 self.connection.connected(&node, Instant::now());
             }
-            Incoming::Disconnected { .. } => self.connection.lost(Instant::now()),
+            Incoming::Disconnected { why } => {
+                let note = self.connection.lost(Instant::now(), &why);
+                if let Some(text) = note.filter(|_| self.follow_alone()) {
+                    output::note(self.settings.quiet, &text);
+                }
+            }
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.room(room_id);
                 let what = format!("retention has deleted the events of #{room} before {first_seq}");

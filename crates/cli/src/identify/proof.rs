@@ -7,11 +7,12 @@ use conclave_client::{CaId, Net};
 use conclave_net::{TlsClient, Trust, speaks_no_tls};
 use tokio::time::timeout;
 
+use crate::errors::LastAttempt;
 use crate::exit::{Exit, Failed};
 
 /// Why a server gave no answer.
 pub(super) enum Silence {
-    Unreachable(String),
+    Unreachable(LastAttempt),
     Refused(Failed),
 }
 
@@ -31,7 +32,7 @@ pub(super) async fn named_by_owner(address: &str, patience: Duration) -> Result<
     match prove_with(address, tls, patience).await {
         Ok(authority) => Ok(authority),
         Err(Unproven::Otherwise(_)) => Ok(None),
-        Err(Unproven::Unreachable(why)) => Err(Silence::Unreachable(why)),
+        Err(Unproven::Unreachable(why)) => Err(Silence::Unreachable(why.into())),
     }
 }
 

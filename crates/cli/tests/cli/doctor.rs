@@ -136,3 +136,44 @@ fn servers_behind_a_proxy_are_well_and_the_proxy_of_the_environment_is_not_asked
     let relays = report["servers"].as_array().unwrap().iter().filter(|server| server["relayed"] == true);
     assert_eq!(relays.map(|server| server["address"].as_str().unwrap()).collect::<Vec<_>>(), [&relayed.at]);
 }
+
+/// A `conclave tail` that runs until the test ends.
+struct Tail(Child);
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn full_servers_say_that_they_are_full() {
+    let _permit = ClusterPermit::wait();
+    let scratch = tempfile::tempdir().unwrap();
+    let server = Relayed::start_with(scratch.path(), &["--max-clients", "1"]);
+    let of = |user: &str, args: &[&str]| {
+        let mut command = command(&["-s", &server.at, "-u", user, "--timeout", "3s"]);
+        command.args(args).env("CONCLAVE_STATE_DIR", scratch.path().join(user));
+        command
+    };
+    until_says(0, &[], || run(&mut of("ana", &["send", "general", "hello", "--create"]), b""));
+    let mut tails = vec![Tail(of("ana", &["tail", "general"]).spawn().unwrap())];
+    until_says(
+        6,
+        &["every server that answers is full: this node has its maximum number of clients"],
+        || run(&mut of("bo", &["tail", "general"]), b""),
+    );
+    // A server takes two connections for each client. The others wait for a place, and keep their connections.
+    for user in ["kim", "lu", "mo"] {
+        let resume = scratch.path().join(format!("{user}.position"));
+        let args = ["tail", "general", "--resume-file", resume.to_str().unwrap()];
+        tails.push(Tail(of(user, &args).spawn().unwrap()));
+    }
+    let full = "this server has its maximum number of connections";
+    told(6, full, "bo", &["status"]);
+    told(6, full, "bo", &["tail", "general"]);
+    told(5, full, "ana", &["send", "general", "waits"]);
+    drop(tails);
+    until_says(0, &[], || run(&mut of("ana", &["send", "general", "sent"]), b""));
+}

@@ -66,6 +66,13 @@ fn reading_goes_on(up: &Up, scratch: &Path, alive: &[&str]) {
     let refused = homeless(&["send", "general", "lost"]).expect(2);
     assert!(refused.err.contains("HOME") && refused.err.contains("--state-dir"), "{refused:#?}");
     up.find(&["send", "general", "later", "--timeout", "1s"]).expect(5);
+    let mut first = up.command(&["send", "general", "first", "--timeout", "1s"]);
+    first.env("CONCLAVE_USER", "bo").env("CONCLAVE_STATE_DIR", &elsewhere);
+    let queued = run(&mut first, b"").expect(5);
+    assert!(queued.err.contains("safe in the outbox"), "{queued:#?}");
+    let mut list = up.command(&["outbox", "list"]);
+    let list = run(list.env("CONCLAVE_USER", "bo").env("CONCLAVE_STATE_DIR", &elsewhere), b"").expect(0);
+    assert!(list.out.contains("first"), "{list:#?}");
 }
 
 #[test]

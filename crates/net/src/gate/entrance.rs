@@ -5,13 +5,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::stream::{self, Stream};
+use futures::future::{BoxFuture, FutureExt as _};
+use futures::stream::{self, FuturesUnordered, Stream, StreamExt as _};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Gate, Gated, Refused};
-use crate::Listener;
-use crate::limits::{ACCEPT_CLOSED_AT_ONCE_MAX, ACCEPT_HEALTHY_AFTER, ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN};
+use super::farewell::{self, Farewells};
+use super::{Full, Gate, Gated, Refused};
+use crate::limits::{
+    ACCEPT_CLOSED_AT_ONCE_MAX, ACCEPT_HEALTHY_AFTER, ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, FAREWELL_DEADLINE,
+    FAREWELLS_MAX,
+};
+use crate::{Listener, Wire};
 
 /// A listener behind a gate.
 #[derive(Debug)]
@@ -22,6 +26,9 @@ pub struct Entrance {
     /// wait in the listener's queue, and the listener would wake the process again and again.
     spare: Option<File>,
     trouble: Option<Trouble>,
+    /// The answers to those that are not let in, where there are any.
+    farewells: Option<Farewells>,
+    leaving: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
 /// Accepting fails.
@@ -38,7 +45,14 @@ impl Entrance {
             Listener::Tcp(_) => spare(),
             Listener::Other(..) | Listener::Tls(_) => None,
         };
-        Self { socket, gate, spare, trouble: None }
+        let leaving = FuturesUnordered::new();
+        Self { socket, gate, spare, trouble: None, farewells: None, leaving }
+    }
+
+    /// Answers the first request of each connection that the gate does not let in, instead of closing it without a word.
+    #[must_use]
+    pub fn answering(self, farewells: Farewells) -> Self {
+        Self { farewells: Some(farewells), ..self }
     }
 
     /// The bound address, with the chosen port.
@@ -56,11 +70,16 @@ impl Entrance {
             if let Some(trouble) = &self.trouble {
                 sleep_until(trouble.until).await;
             }
-            match self.socket.next().await? {
+            let next = tokio::select! {
+                next = self.socket.next() => next?,
+                Some(()) = self.leaving.next(), if !self.leaving.is_empty() => continue,
+            };
+            match next {
                 Ok((wire, from)) => {
                     self.accepted();
-                    if let Ok(ticket) = self.gate.admit(from.ip()) {
-                        return Some(Gated::new(wire, from, ticket));
+                    match self.gate.admit(from.ip()) {
+                        Ok(ticket) => return Some(Gated::new(wire, from, ticket)),
+                        Err(why) => self.turn_away(wire, why),
                     }
                 }
                 // The client gave up before its turn came.
@@ -76,6 +95,12 @@ impl Entrance {
             let gated = entrance.accept().await?;
             Some((Ok(gated), entrance))
         })
+    }
+
+    fn turn_away(&mut self, wire: Wire, why: Full) {
+        if let Some(farewells) = self.farewells.as_ref().filter(|_| self.leaving.len() < FAREWELLS_MAX) {
+            self.leaving.push(farewell::say(wire, farewells.to(why), FAREWELL_DEADLINE).boxed());
+        }
     }
 
     fn accepted(&mut self) {

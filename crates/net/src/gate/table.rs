@@ -98,7 +98,9 @@ impl Table {
         let held = self.places.get(&place);
         let displaced = if held.map_or(0, |held| held.connections) >= most {
             // Also where all of the table is full, this makes room.
-            Some(held.and_then(|held| held.silent.first().copied()).ok_or(Full::Address)?)
+            let all = self.connections.len() >= self.bounds.connections && self.silent.is_empty();
+            let why = if all { Full::Full } else { Full::Address };
+            Some(held.and_then(|held| held.silent.first().copied()).ok_or(why)?)
         } else if self.connections.len() >= self.bounds.connections {
             Some(self.silent.first().copied().ok_or(Full::Full)?)
         } else {

@@ -1,8 +1,10 @@
 //! The gates of a node's ports: how many connections each takes.
 
-use conclave_net::{Entrance, Gate, GateLimits, Net};
+use conclave_net::{Entrance, Farewells, Gate, GateLimits, Net};
+use conclave_proto::status::{Failure, TOO_MANY_CONNECTIONS, TOO_MANY_CONNECTIONS_RETRY};
 use conclave_telemetry::connections::ConnectionMetrics;
 use conclave_telemetry::process::{file_limit, files_for_connections};
+use tonic::Status;
 
 use crate::config::Config;
 use crate::limits::{
@@ -37,10 +39,22 @@ impl Entrances {
             );
         }
         Self {
-            client: listeners.client.gated(Gate::new(client, metrics.port("client"))),
+            client: listeners.client.gated(Gate::new(client, metrics.port("client"))).answering(farewells()),
             peer: listeners.peer.gated(Gate::new(peer, metrics.port("peer"))),
             http: listeners.http.map(|socket| socket.gated(Gate::new(http, metrics.port("http")))),
         }
+    }
+}
+
+/// The answers to clients that are not let in.
+fn farewells() -> Farewells {
+    let refusal = |what: &str| {
+        let failure = Failure::not_sent(TOO_MANY_CONNECTIONS, what, TOO_MANY_CONNECTIONS_RETRY);
+        Status::from(failure).into_http::<()>().into_parts().0.headers
+    };
+    Farewells {
+        full: refusal("this server has its maximum number of connections"),
+        address: refusal("this server has its maximum number of connections from this address"),
     }
 }
 

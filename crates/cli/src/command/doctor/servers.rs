@@ -65,7 +65,8 @@ async fn reach(client: &Client, address: &str) -> Server {
     }
     // The first call also opens the connection, so its duration says nothing about the clock.
     if let Err(error) = client.ping(address).await {
-        server.error = Some(format!("it takes connections, but does not answer: {}", last_attempt(&error)));
+        server.error =
+            Some(format!("it takes connections, but does not answer: {}", last_attempt(&error).why));
         return server;
     }
     let asked_ms = now_ms();
@@ -76,7 +77,7 @@ async fn reach(client: &Client, address: &str) -> Server {
             server.node_id = Some(pong.node_id);
             server.version = Some(pong.version);
         }
-        Err(error) => server.error = Some(format!("it stopped answering: {}", last_attempt(&error))),
+        Err(error) => server.error = Some(format!("it stopped answering: {}", last_attempt(&error).why)),
     }
     server
 }
