@@ -10,16 +10,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::calls::Caller;
 use crate::client::Client;
-use crate::error::ConnectError;
+use crate::error::{CallError, ConnectError};
 use crate::find::{Chain, Finder, Options, Seed};
 use crate::handle::Handle;
-use crate::limits::CALL_TIMEOUT;
+use crate::limits::{CALL_TIMEOUT, FIRST_SESSION_PATIENCE};
 use crate::nodes::{Nodes, Reader};
 use crate::sender::Supervisor;
 use crate::shared::SharedState;
-use crate::state::ClientState;
+use crate::state::{ClientState, Identity};
 use crate::storage::{self, OutboxDir, blocking};
-use crate::types::{Outbox, Route};
+use crate::types::{Outbox, Route, Session};
 
 impl Client {
     /// Starts to build a client.
@@ -168,7 +168,9 @@ impl Builder {
         self.start(Arc::new(SharedState::new(state, nodes)), None, finder, fresh_for)
     }
 
-    /// Opens a session, or restores the session of the durable outbox. To restore one, no server needs to be reachable.
+    /// Opens a session, or restores the session of the durable outbox. To restore one, no server needs to be reachable. Where
+    /// none can be opened for now, a client with a durable outbox whose cluster is known ([`Builder::cluster`]) starts without:
+    /// it keeps requests, and sends them once it has a session.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -198,6 +200,12 @@ impl Builder {
                 }
                 nodes.expect(&identity.session.cluster_id);
             }
+            if identity.as_ref().is_some_and(|identity| !identity.is_open()) {
+                state.requests.await_session();
+                if let Some(queue) = &mut state.queue {
+                    queue.rewrite = true;
+                }
+            }
             state.session = identity.map(Arc::new);
             directory = Some(opened);
         }
@@ -218,7 +226,20 @@ impl Builder {
         if shared.lock().session.is_none() {
             check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
             let caller = Caller { shared: Arc::clone(&shared) };
-            let identity = caller.open_session(&self.user, &self.name, self.time_for_calls()).await?;
+            let mut patience = self.time_for_calls();
+            // Without the cluster's id, the requests could reach another cluster.
+            let can_wait = directory.is_some() && shared.nodes.cluster().is_some();
+            if can_wait {
+                patience = patience.min(FIRST_SESSION_PATIENCE);
+            }
+            let identity = match caller.open_session(&self.user, &self.name, patience).await {
+                Err(error @ (CallError::Unavailable { .. } | CallError::NoServer { .. })) if can_wait => {
+                    tracing::warn!(%error, "no session opened yet; sends stay queued");
+                    shared.lock().requests.await_session();
+                    self.without_session(&shared.nodes)
+                }
+                opened => opened?,
+            };
             if let Some(mut opened) = directory.take() {
                 shared.nodes.expect(&identity.session.cluster_id);
                 let first = storage::snapshot(&identity, &shared.lock().requests);
@@ -227,6 +248,16 @@ impl Builder {
             shared.lock().session = Some(Arc::new(identity));
         }
         Ok(self.start(shared, directory, finder, fresh_for))
+    }
+
+    /// The identity of a user who has no session yet.
+    fn without_session(&self, nodes: &Nodes) -> Identity {
+        let session = Session {
+            user: self.user.clone(),
+            cluster_id: nodes.cluster().unwrap_or_default().to_owned(),
+            ..Session::default()
+        };
+        Identity { session, token: String::new(), authority: nodes.authority() }
     }
 
     fn time_for_calls(&self) -> Duration {

@@ -82,8 +82,10 @@ impl Caller {
                         }
                         Err(status) => status,
                     };
-                    let failure = from_status(&status);
-                    if failure.certainty() == Certainty::Refused {
+                    let mut failure = from_status(&status);
+                    if is_auth(&failure.code) && self.shared.awaits_session() {
+                        NO_SESSION_YET.clone_into(&mut failure.message);
+                    } else if failure.certainty() == Certainty::Refused {
                         refusals += 1;
                         if !is_auth(&failure.code) || refusals >= AUTH_TRIES {
                             return Err(CallError::last_word(failure));
@@ -265,6 +267,8 @@ fn keep_most_telling(last: &mut Option<chat::Failure>, failure: chat::Failure) {
     }
 }
 
+/// Why a call of a client that still has to open its first session was not completed.
+const NO_SESSION_YET: &str = "there is no session yet, which takes a majority of the servers";
 /// The code of failures of the connection, which no conclave server has sent.
 const CONNECTION: &str = "connection";
 

@@ -13,14 +13,16 @@ use prost::Message;
 use crate::limits::OUTBOX_FRAME_BYTES_MAX;
 
 /// The newest format that this version reads and writes. Format 2 may hold requests that need feature level 2, format 3
-/// the positions of a consumer.
-pub(crate) const FORMAT: u32 = 3;
+/// the positions of a consumer, format 4 requests of a user who has no session yet.
+pub(crate) const FORMAT: u32 = 4;
 
 /// The lowest format that may hold these records, so that earlier versions can read a file whenever that is possible.
 pub(crate) fn format_of(records: &[Record]) -> u32 {
     let holds_action = |record: &Record| matches!(&record.kind, Some(record::Kind::Submit(request)) if matches!(request.content, Some(Content::Action(_))));
     let holds_position = |record: &Record| matches!(&record.kind, Some(record::Kind::Position(_)));
+    let lacks_session = |record: &Record| matches!(&record.kind, Some(record::Kind::Session(session)) if session.token.is_empty());
     match () {
+        () if records.iter().any(lacks_session) => 4,
         () if records.iter().any(holds_position) => 3,
         () if records.iter().any(holds_action) => 2,
         () => 1,
@@ -73,6 +75,7 @@ pub(crate) mod record {
 pub(crate) struct StoredSession {
     #[prost(uint32, tag = "1")]
     pub(crate) format: u32,
+    /// Empty while no session could be opened.
     #[prost(string, tag = "2")]
     pub(crate) token: String,
     #[prost(uint64, tag = "3")]

@@ -385,6 +385,12 @@ impl<W> Requests<W> {
         self.moving = false;
     }
 
+    /// Sends nothing until there is a session. All requests get the numbers of that session.
+    pub(crate) fn await_session(&mut self) {
+        self.session_changed();
+        self.moving = true;
+    }
+
     /// Removes the waiters of all unsettled requests; the requests stay.
     pub(crate) fn take_waiters(&mut self) -> Vec<W> {
         self.rooms.iter_mut().flat_map(|room| &mut room.items).filter_map(|item| item.waiter.take()).collect()

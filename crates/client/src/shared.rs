@@ -132,8 +132,13 @@ impl SharedState {
 
     /// The `authorization` metadata of the session.
     pub(crate) fn authorization(&self) -> Option<MetadataValue<Ascii>> {
-        let identity = self.lock().session.clone()?;
+        let identity = self.lock().session.clone().filter(|identity| identity.is_open())?;
         bearer(&identity.token)
+    }
+
+    /// Whether this client still has to open its first session.
+    pub(crate) fn awaits_session(&self) -> bool {
+        self.lock().session.as_ref().is_some_and(|identity| !identity.is_open())
     }
 }
 

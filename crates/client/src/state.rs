@@ -119,6 +119,13 @@ pub(crate) struct Identity {
     pub(crate) authority: Option<CaId>,
 }
 
+impl Identity {
+    /// Whether the session is open. Until the first one could be opened, a durable outbox keeps requests without it.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.token.is_empty()
+    }
+}
+
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identity").field("session", &self.session).finish_non_exhaustive()

@@ -254,7 +254,8 @@ impl Subscription {
             return Ok(self.redirected(targets, failure, was_connected));
         }
         self.handle.shared.nodes.mark_failed(address);
-        if failure.certainty() == Certainty::Refused {
+        let awaits_session = is_auth(&failure.code) && self.handle.shared.awaits_session();
+        if failure.certainty() == Certainty::Refused && !awaits_session {
             self.refusals += 1;
             let max =
                 if self.was_open && !is_auth(&failure.code) { REFUSALS_AFTER_OPEN_MAX } else { REFUSALS_MAX };

@@ -75,25 +75,32 @@ fn without_any_server_the_doctor_exits_with_6() {
     assert!(!ran.out.contains("hunter2"), "{ran:#?}");
 }
 
-/// A server that is reached at one address, and advertises another one, at which nobody is.
-struct Relayed {
+/// A cluster of one server.
+struct Single {
     server: Child,
     at: String,
     http: String,
 }
 
-impl Relayed {
+impl Single {
+    /// A server that is reached at one address, and advertises another one, at which nobody is.
     fn start(scratch: &Path) -> Self {
-        Self::start_with(scratch, &[])
+        Self::start_at(scratch, 5, &[])
     }
 
-    fn start_with(scratch: &Path, more: &[&str]) -> Self {
+    /// With this offset of the advertised port from the one that it listens at.
+    fn start_at(scratch: &Path, advertised: u16, more: &[&str]) -> Self {
         let base = free_base_port();
         let at = |offset: u16| format!("127.0.0.1:{}", base + offset);
         let mut server =
             command(&["server", "--name", "n1", "--shards", "1", "--exit-with-stdin", "--mdns", "off"]);
         server
-            .args(["--initial-cluster", &format!("n1={},{},{}", at(5), at(1), at(2)), "--listen", &at(0)])
+            .args([
+                "--initial-cluster",
+                &format!("n1={},{},{}", at(advertised), at(1), at(2)),
+                "--listen",
+                &at(0),
+            ])
             .args(["--peer-listen", &at(1), "--http-listen", &at(2), "--dir"])
             .arg(scratch.join("n1"))
             .args(more)
@@ -104,7 +111,7 @@ impl Relayed {
     }
 }
 
-impl Drop for Relayed {
+impl Drop for Single {
     fn drop(&mut self) {
         drop(self.server.stdin.take());
         let _ = self.server.wait();
@@ -115,7 +122,7 @@ impl Drop for Relayed {
 fn servers_behind_a_proxy_are_well_and_the_proxy_of_the_environment_is_not_asked() {
     let _permit = ClusterPermit::wait();
     let scratch = tempfile::tempdir().unwrap();
-    let relayed = Relayed::start(scratch.path());
+    let relayed = Single::start(scratch.path());
     let ask = |args: &[&str]| {
         let mut command = command(args);
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY"] {
@@ -151,7 +158,7 @@ impl Drop for Tail {
 fn full_servers_say_that_they_are_full() {
     let _permit = ClusterPermit::wait();
     let scratch = tempfile::tempdir().unwrap();
-    let server = Relayed::start_with(scratch.path(), &["--max-clients", "1"]);
+    let server = Single::start_at(scratch.path(), 0, &["--max-clients", "1"]);
     let of = |user: &str, args: &[&str]| {
         let mut command = command(&["-s", &server.at, "-u", user, "--timeout", "3s"]);
         command.args(args).env("CONCLAVE_STATE_DIR", scratch.path().join(user));
@@ -159,11 +166,13 @@ fn full_servers_say_that_they_are_full() {
     };
     until_says(0, &[], || run(&mut of("ana", &["send", "general", "hello", "--create"]), b""));
     let mut tails = vec![Tail(of("ana", &["tail", "general"]).spawn().unwrap())];
-    until_says(
-        6,
-        &["every server that answers is full: this node has its maximum number of clients"],
-        || run(&mut of("bo", &["tail", "general"]), b""),
-    );
+    let told = |code: i32, why: &str, user: &str, args: &[&str]| {
+        until(why, || {
+            let ran = run(&mut of(user, args), b"");
+            ran.code == Some(code) && ran.err.contains(&format!("every server that answers is full: {why}"))
+        });
+    };
+    told(6, "this node has its maximum number of clients", "bo", &["tail", "general"]);
     // A server takes two connections for each client. The others wait for a place, and keep their connections.
     for user in ["kim", "lu", "mo"] {
         let resume = scratch.path().join(format!("{user}.position"));

@@ -40,6 +40,8 @@ pub(crate) struct Faults {
     pub(crate) full: Option<Vec<String>>,
     /// Opens streams and sends nothing on them.
     pub(crate) mute: bool,
+    /// Opens no session, as without a majority.
+    pub(crate) opens_no_session: bool,
     /// Does not accept the session.
     pub(crate) no_session: bool,
     /// Answers requests of the second feature level with `not_yet`.

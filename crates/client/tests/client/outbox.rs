@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use conclave_client::{Client, Content, Kept, Outbox, Position, Route, SendError};
+use conclave_client::{Client, Content, Follow, Incoming, Kept, Outbox, Position, Route, SendError};
 use conclave_proto::chat::{Pin, RoomAction, room_action};
 
 use crate::fake::Cluster;
@@ -291,4 +291,63 @@ async fn a_session_of_another_cluster_is_neither_opened_nor_restored() {
     let refused = soon("connect", of("another")).await.unwrap_err();
     assert!(refused.to_string().contains("of another cluster"), "{refused}");
     soon("connect", of("c")).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_user_without_a_session_queues_and_sends_once_a_session_is_open() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || builder(&cluster, dir.path()).patience(Duration::from_millis(200));
+    cluster.nodes[0].set(|f| f.dead = true);
+    let refused = soon("connect", builder().connect()).await.unwrap_err().to_string();
+    assert!(refused.contains("no server is reachable"), "nobody knows which cluster it is: {refused}");
+
+    // Each process that finds no session open adds a request.
+    for (text, waiting) in [("first", 1), ("second", 2), ("third", 3)] {
+        let client = soon("start", builder().cluster("c").connect()).await.unwrap();
+        assert_eq!((client.session().id, &*client.session().user), (0, "ana"));
+        let mut ticket = client.submit("general", Content::Text(text.into())).await.unwrap();
+        assert!(matches!(ticket.wait_for(Duration::ZERO).await, Err(SendError::Queued(_))));
+        assert_eq!(client.pending_count(), waiting);
+        client.close().await;
+        let kept = Kept::read(dir.path()).await.unwrap();
+        assert_eq!((&*kept.user, &*kept.cluster_id, kept.pending.len()), ("ana", "c", waiting));
+    }
+    let other = builder().cluster("c").user("bo").connect().await.unwrap_err().to_string();
+    assert!(other.contains("belongs to the user \"ana\""), "{other}");
+
+    let client = soon("start", builder().cluster("c").connect()).await.unwrap();
+    cluster.nodes[0].set(|f| f.dead = false);
+    assert_eq!(soon("flush", client.flush(Duration::from_secs(15))).await, 0);
+    assert_ne!(client.session().id, 0);
+    assert_eq!(soon("ack", client.send("general", "fourth")).await.unwrap().request_no, 4);
+    assert_eq!(cluster.data().texts("general"), ["first", "second", "third", "fourth"]);
+    let session = client.session();
+    client.close().await;
+    let again = soon("connect", builder().cluster("c").connect()).await.unwrap();
+    assert_eq!((again.session(), again.pending_count()), (session, 0), "the session is kept");
+    again.close().await;
+}
+
+/// A server that answers, and cannot open a session, refuses calls of a client without one. They wait.
+#[tokio::test]
+async fn calls_without_a_session_wait_for_it() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    cluster.nodes[0].set(|f| f.opens_no_session = true);
+    let connect = builder(&cluster, dir.path()).cluster("c").patience(Duration::from_millis(200)).connect();
+    let client = soon("start", connect).await.unwrap();
+    let error = soon("a call", client.create_room("more")).await.unwrap_err();
+    assert!(error.to_string().contains("there is no session yet"), "{error}");
+    let mut following = client.subscribe(vec![Follow::room("general")]);
+    let opens = async {
+        loop {
+            if let Incoming::Connected { .. } = following.next().await.unwrap() {
+                return;
+            }
+        }
+    };
+    cluster.nodes[0].set(|f| f.opens_no_session = false);
+    soon("the subscription opens", opens).await;
+    client.close().await;
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use conclave_core::Refusal;
 use conclave_proto::chat::chat_service_server::ChatService;
@@ -31,6 +32,9 @@ impl ChatService for Service {
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
         self.0.check().await?;
+        if self.0.faults.lock().unwrap().opens_no_session {
+            return Err(status::Failure::not_sent("no_leader", "no majority", Duration::ZERO).into());
+        }
         let mut data = self.0.data.lock().unwrap();
         let session_id = data.sessions.len() as u64 + 1;
         let user = request.into_inner().user;
@@ -153,6 +157,7 @@ impl ChatService for Service {
         request: Request<CreateRoomRequest>,
     ) -> Result<Response<CreateRoomResponse>, Status> {
         self.0.check().await?;
+        self.0.session(&request)?;
         let name = request.into_inner().name;
         let mut data = self.0.data.lock().unwrap();
         data.make_room(&name);
