@@ -133,6 +133,8 @@ pub(crate) struct Cluster {
     pub(crate) leaderless: Vec<u32>,
     /// The problems that the servers report.
     pub(crate) problems: Vec<String>,
+    /// A sentence for each server that hears its leaders late.
+    pub(crate) late_heartbeats: Vec<String>,
 }
 
 /// A problem and what to do about it.

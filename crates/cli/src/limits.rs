@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use conclave_core::limits::{DRAIN_DEADLINE, STORED_REPLIES_MAX, TEXT_BYTES_MAX};
 
+/// From this gap between two messages of a leader on, milliseconds, `status` and `doctor` say that heartbeats are late. Above
+/// the 250 ms between heartbeats of `--timing wan`.
+pub(crate) const HEARTBEAT_GAP_MS_MAX: u32 = 400;
 /// Commands of one user that can each have a session at the same time on one machine.
 pub(crate) const CLI_SLOTS_MAX: usize = 64;
 /// Timeout for asking the servers for their cluster id; then the recorded id is used.

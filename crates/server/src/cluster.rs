@@ -9,6 +9,7 @@
 //! * [`load_sampler`]: measures this node's load.
 
 pub(crate) mod drain;
+pub(crate) mod election_waits;
 pub(crate) mod health;
 pub(crate) mod leadership;
 pub(crate) mod load_sampler;

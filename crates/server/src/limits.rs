@@ -52,6 +52,16 @@ pub(crate) const STREAMS_PER_SESSION_SHARE: u32 = 16;
 /// When a session that has too many streams may try again.
 pub(crate) const STREAMS_RETRY: Duration = Duration::from_secs(1);
 
+// ---- Elections -------------------------------------------------------------------------------------
+
+/// A follower of the first rank waits at least this long for a message from its leader before it stands for election. A little
+/// less than openraft's own wait, which is not lengthened where heartbeats are regular.
+pub(crate) const ELECTION_WAIT_MIN: Duration = Duration::from_millis(275);
+/// A follower of the first rank waits at most this long, however late heartbeats come.
+pub(crate) const ELECTION_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often it is checked whether a follower has waited long enough.
+pub(crate) const ELECTION_WAIT_CHECKED_EVERY: Duration = Duration::from_millis(25);
+
 // ---- Connections -----------------------------------------------------------------------------------
 
 /// Connections for each client that may subscribe: one to follow rooms, one for a command beside it.

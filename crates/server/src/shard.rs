@@ -2,6 +2,7 @@
 
 pub(crate) mod confirmations;
 pub(crate) mod elections;
+pub(crate) mod heartbeats;
 pub(crate) mod proposer;
 pub(crate) mod reader;
 pub(crate) mod replica;

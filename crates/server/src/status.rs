@@ -8,6 +8,7 @@ use conclave_proto::raft::NodeStatusRequest;
 use conclave_store::{AppliedDigest, DigestSum, Store};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::time::Instant;
 
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
@@ -22,6 +23,9 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
     let usage = store.usage();
     let load = *node.load.borrow();
     let (clients, clients_max) = (node.sessions.count(), node.sessions.max());
+    let now = Instant::now();
+    let gaps = shards.replicas().map(|replica| replica.heartbeats.longest_gap(now));
+    let heartbeat_gap = gaps.max().unwrap_or_default();
     let (disk_free_bytes, disk_size_bytes) = node.disk.free_and_size();
     NodeStatus {
         node_id: node.id.0,
@@ -33,6 +37,7 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         disk_full: node.disk.is_full(),
         disk_free_bytes,
         disk_size_bytes,
+        heartbeat_gap_ms: u32::try_from(heartbeat_gap.as_millis()).unwrap_or(u32::MAX),
         uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         clients,
         clients_max,

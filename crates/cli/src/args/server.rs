@@ -65,7 +65,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "CONCLAVE_REPLICAS")]
     pub(crate) replicas: Option<usize>,
     /// How soon a silent leader is replaced
-    #[arg(long, env = "CONCLAVE_TIMING", value_enum, default_value_t = TimingArg::Lan)]
+    #[arg(long, env = "CONCLAVE_TIMING", value_enum, default_value_t = TimingArg::Auto)]
     pub(crate) timing: TimingArg,
     /// Log kept after snapshots for followers that lag, for example 64MiB
     #[arg(long, env = "CONCLAVE_LOG_TAIL", value_name = "SIZE", value_parser = parse::size)]
@@ -128,6 +128,8 @@ pub(crate) struct ServerArgs {
 /// [`Timing`] on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TimingArg {
+    /// Within 300 ms, and up to 2 s where heartbeats come late, such as on a busy machine: nodes near each other
+    Auto,
     /// Within 150 to 300 ms: nodes near each other
     Lan,
     /// Within 1.5 to 3 s: nodes far from each other
@@ -137,7 +139,7 @@ pub(crate) enum TimingArg {
 /// Whether a server is announced on the local network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mdns {
-    /// Yes, with --timing lan and unless --listen is a loopback address
+    /// Yes, but not with --timing wan, nor if --listen is a loopback address
     Auto,
     /// Yes
     On,
@@ -171,6 +173,7 @@ impl ServerArgs {
         config.shards = self.shards;
         config.replicas = self.replicas;
         config.timing = match self.timing {
+            TimingArg::Auto => Timing::Auto,
             TimingArg::Lan => Timing::Lan,
             TimingArg::Wan => Timing::Wan,
         };
@@ -191,7 +194,7 @@ impl ServerArgs {
     /// Whether to announce the server on the local network.
     pub(crate) fn announces(&self) -> bool {
         match self.mdns {
-            Mdns::Auto => self.timing == TimingArg::Lan && !self.listen.ip().is_loopback(),
+            Mdns::Auto => self.timing != TimingArg::Wan && !self.listen.ip().is_loopback(),
             Mdns::On => true,
             Mdns::Off => false,
         }

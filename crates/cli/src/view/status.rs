@@ -7,12 +7,27 @@ use conclave_proto::chat::{GetServerStatusResponse, NodeStatus, Role, ShardStatu
 use super::paint::{Ink, paint};
 use super::table::{Align, Cell, render, render_within};
 use super::text::{age, at_most, bytes, count, flow, grouped, safe};
+use crate::limits::HEARTBEAT_GAP_MS_MAX;
 use crate::settings::Style;
 pub(crate) use json::json;
 
 /// The shards that no reachable node leads; the meta shard is number 0.
 pub(crate) fn leaderless(status: &GetServerStatusResponse) -> Vec<u32> {
     (0..=status.shards).filter(|shard| leader(status, *shard).is_none()).collect()
+}
+
+/// A sentence for each server that hears its leaders late, as it happens on a machine that has too little processor time.
+pub(crate) fn late_heartbeats(status: &GetServerStatusResponse) -> Vec<String> {
+    let late =
+        status.nodes.iter().filter(|node| node.reachable && node.heartbeat_gap_ms >= HEARTBEAT_GAP_MS_MAX);
+    late.map(|node| {
+        format!(
+            "heartbeats took up to {} ms to {} in the last minute: its machine, or that of a leader, has too little processor \
+             time, or the network between them is slow",
+            node.heartbeat_gap_ms, node.name
+        )
+    })
+    .collect()
 }
 
 /// The node that leads the shard, with a quorum. If two claim to, the one with the higher term does.
@@ -65,7 +80,8 @@ pub(crate) fn page(style: Style, status: &GetServerStatusResponse, within: Optio
     out.push_str(&nodes(style, status, within));
     out.push('\n');
     out.push_str(&shards(style, status));
-    for problem in &status.problems {
+    let late = late_heartbeats(status);
+    for problem in status.problems.iter().chain(&late) {
         let sentence = format!("! {}", safe(problem, "  "));
         for line in flow(sentence.split(' '), " ", "  ", within).lines() {
             out.push_str(&paint(style, Ink::Warn, line));
@@ -293,6 +309,21 @@ SHARD     LEADER  TERM  APPLIED  LAG  REPLICAS
 2         node2      4  400,000    2  node1 node2 node3
 ";
         assert_eq!(page(Style::default(), &healthy(), None), expected);
+    }
+
+    #[test]
+    fn late_heartbeats_are_named_and_make_no_cluster_unhealthy() {
+        let mut status = healthy();
+        status.nodes[2].heartbeat_gap_ms = HEARTBEAT_GAP_MS_MAX - 1;
+        assert_eq!(late_heartbeats(&status), [""; 0]);
+        status.nodes[1].heartbeat_gap_ms = 430;
+        let text = page(Style::default(), &status, None);
+        assert!(
+            text.contains("! heartbeats took up to 430 ms to node2") && text.contains("   HEALTHY   "),
+            "{text}"
+        );
+        status.nodes[1].reachable = false;
+        assert_eq!(late_heartbeats(&status), [""; 0]);
     }
 
     #[test]

@@ -158,8 +158,12 @@ impl RaftService for PeerService {
         let vote = read_vote(message.vote)?;
         let mut ask = VoteRequest::new(vote, message.last_log_id.map(convert::log_id_from_proto));
         ask.leadership_transfer = message.leadership_transfer;
+        let term = vote.leader_id().term;
         let answer = if message.pre_vote { raft.pre_vote(ask).await } else { raft.vote(ask).await };
         let answer = answer.map_err(failed)?;
+        if answer.vote_granted && !message.pre_vote {
+            replica.heartbeats.voted(term, Instant::now());
+        }
         Ok(Response::new(raft::RequestVoteResponse {
             vote: Some(convert::vote_to_proto(&answer.vote)),
             granted: answer.vote_granted,
@@ -365,6 +369,7 @@ async fn append_stream(
     let first = requests.message().await?.ok_or_else(|| Status::cancelled("nothing was sent"))?;
     let replica = Arc::clone(service.replica(first.shard)?);
     service.check(from, &replica, |known| known.append(&first))?;
+    heard(&replica, &first);
     if !service.has_room_for(&first).await {
         return Err(Status::resource_exhausted(NO_ROOM));
     }
@@ -376,6 +381,7 @@ async fn append_stream(
         stream::unfold((requests, service, replica), move |(mut requests, service, replica)| async move {
             let message = requests.message().await.ok()??;
             service.check(from, &replica, |known| known.append(&message)).ok()?;
+            heard(&replica, &message);
             if !service.has_room_for(&message).await {
                 return None;
             }
@@ -383,6 +389,14 @@ async fn append_stream(
         });
     let results = raft.stream_append(stream::iter([first]).chain(rest));
     Ok(Box::pin(results.map(|result| Ok(appended_to_proto(&result.map_err(failed)?)))))
+}
+
+/// Notes that the leader said something, unless it leads no more.
+fn heard(replica: &Replica, message: &raft::AppendEntriesRequest) {
+    let term = message.vote.as_ref().map_or(0, |vote| vote.term);
+    if term >= replica.leader().term {
+        replica.heartbeats.of_leader(term, Instant::now());
+    }
 }
 
 async fn receive(

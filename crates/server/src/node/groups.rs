@@ -20,6 +20,7 @@ use crate::peer::network::Factory;
 use crate::plan::ClusterPlan;
 use crate::shard::confirmations::Confirmations;
 use crate::shard::elections::EarlyElections;
+use crate::shard::heartbeats::Heartbeats;
 use crate::shard::proposer::Proposer;
 use crate::shard::replica::QuorumReports;
 use crate::shard::{Replica, Shards};
@@ -124,13 +125,14 @@ impl Groups<'_> {
             disk,
             quorum_reports: QuorumReports::default(),
             peers: Arc::clone(self.peers),
+            heartbeats: Heartbeats::default(),
         }))
     }
 }
 
 fn raft_config(config: &Config) -> openraft::Config {
     let (election_timeout_min, election_timeout_max, heartbeat_interval) = match config.timing {
-        Timing::Lan => (75, 150, 25),
+        Timing::Auto | Timing::Lan => (75, 150, 25),
         Timing::Wan => (750, 1_500, 250),
     };
     openraft::Config {

@@ -17,6 +17,7 @@ use crate::api::web;
 use crate::bootstrap;
 use crate::budget::Budget;
 use crate::clock::Clock;
+use crate::cluster::election_waits;
 use crate::cluster::health::Health;
 use crate::cluster::leadership::{self, Leadership};
 use crate::cluster::load_sampler;
@@ -24,7 +25,7 @@ use crate::cluster::peer_statuses::PeerStatuses;
 use crate::cluster::placement::Placement;
 use crate::cluster::view;
 use crate::coalesced::Coalesced;
-use crate::config::Config;
+use crate::config::{Config, Timing};
 use crate::discovery::record;
 use crate::discovery::records::Records;
 use crate::discovery::register;
@@ -121,7 +122,7 @@ impl Node {
         }
         tasks.spawn(serve_clients(entrances.client, gateway, admin, faults, stop.clone()));
 
-        self.spawn_shard_tasks(&net, &introductions, links, leadership, &clock);
+        self.spawn_shard_tasks(&net, &introductions, links, leadership, &clock, config.timing);
         let settling = bootstrap::complete_start(
             router.clone(),
             Arc::clone(info),
@@ -151,6 +152,7 @@ impl Node {
         links: LinkQueues,
         leadership: Leadership,
         clock: &Clock,
+        timing: Timing,
     ) {
         let Self { info, store, metrics, router, tasks, .. } = self;
         let (shards, stop) = (&router.shards, &info.stop);
@@ -164,6 +166,9 @@ impl Node {
         }
         tasks.spawn(leadership::replace_dead_leaders(Arc::clone(shards), deaths, stop.clone()));
         tasks.spawn(leadership.restore_preferred_leaders());
+        if timing == Timing::Auto {
+            tasks.spawn(election_waits::run(Arc::clone(shards), stop.clone()));
+        }
         for replica in shards.replicas() {
             tasks.spawn(elections::watch(
                 Arc::clone(replica),

@@ -19,6 +19,7 @@ use crate::disk_space::DiskSpace;
 use crate::peer::Peers;
 use crate::shard::confirmations::Confirmations;
 use crate::shard::elections::EarlyElections;
+use crate::shard::heartbeats::Heartbeats;
 use crate::shard::proposer::{Proposal, ProposeError, ProposeResult};
 
 /// A leader without quorum acks for this long is reported as no leader. Far above the longest election timeout.
@@ -40,6 +41,8 @@ pub(crate) struct Replica {
     /// What the leaders said of their quorum.
     pub(crate) quorum_reports: QuorumReports,
     pub(crate) peers: Arc<Peers>,
+    /// When this replica heard of its leader.
+    pub(crate) heartbeats: Heartbeats,
 }
 
 /// What the leaders of a shard said of their quorum. Two reports in a row without one count: a leader that was elected a moment

@@ -211,6 +211,7 @@ impl Findings {
         } else if cluster.can_lose == 0 && cluster.nodes > 1 {
             self.note("if one more server fails, messages wait until a server is back");
         }
+        cluster.late_heartbeats.iter().for_each(|late| self.note(late.clone()));
         if !cluster.healthy && cluster.problems.is_empty() && cluster.leaderless.is_empty() {
             let up = count(cluster.reachable as u64, "server");
             self.problem(format!("the cluster is not healthy ({up} reachable)"), "see `conclave status`");
@@ -385,7 +386,7 @@ mod tests {
     #[test]
     fn usual_findings_are_notes_and_not_problems() {
         type Change = fn(&mut Report);
-        let cases: [(&str, Change); 5] = [
+        let cases: [(&str, Change); 6] = [
             ("no name server knows the zone z", |r| {
                 r.zones[0].name_servers = vec![name_server(true)];
                 r.zones[0].name_servers[0].error =
@@ -395,6 +396,10 @@ mod tests {
             ("does not offer it", |r| r.servers.push(server("n3"))),
             ("serials {7, 8}", |r| {
                 r.zones[0].name_servers.push(NameServer { serial: Some(8), ..name_server(false) });
+            }),
+            ("heartbeats took up to 430 ms to n1", |r| {
+                r.cluster.as_mut().unwrap().late_heartbeats =
+                    vec!["heartbeats took up to 430 ms to n1".into()];
             }),
             ("if one more server fails", |r| r.cluster.as_mut().unwrap().can_lose = 0),
         ];

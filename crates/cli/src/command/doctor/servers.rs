@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::diagnosis::{Cluster, HealthPage, Server};
 use crate::errors::last_attempt;
 use crate::http::Pages;
-use crate::view::status::{leader_name, leaderless};
+use crate::view::status::{late_heartbeats, leader_name, leaderless};
 
 /// Timeout for each step of examining a server.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -131,6 +131,7 @@ pub(super) fn cluster(status: &GetServerStatusResponse) -> Cluster {
         leader: leader_name(status, 0),
         leaderless: leaderless(status),
         problems: status.problems.clone(),
+        late_heartbeats: late_heartbeats(status),
     }
 }
 

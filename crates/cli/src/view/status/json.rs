@@ -46,6 +46,7 @@ struct JsonNode<'a> {
     cpu_permille: u32,
     queued: u32,
     send_p99_us: u32,
+    heartbeat_gap_ms: u32,
     shards: Vec<JsonShard>,
 }
 
@@ -125,6 +126,7 @@ fn json_node<'a>(status: &GetServerStatusResponse, node: &'a NodeStatus) -> Json
         cpu_permille: node.cpu_permille,
         queued: node.queued,
         send_p99_us: node.send_p99_us,
+        heartbeat_gap_ms: node.heartbeat_gap_ms,
         shards: node.shards.iter().map(shard).collect(),
     }
 }
