@@ -66,6 +66,7 @@ pub(super) async fn run(args: &StatusArgs, settings: &Settings) -> anyhow::Resul
 async fn wait(settings: &Settings) -> anyhow::Result<Exit> {
     let deadline = Instant::now() + settings.timeout;
     let left = || deadline.saturating_duration_since(Instant::now());
+    let mut last: Option<(Instant, GetServerStatusResponse)> = None;
     loop {
         // A cluster that is not there yet may come: who it is, is asked again.
         let patient = Settings {
@@ -82,16 +83,27 @@ async fn wait(settings: &Settings) -> anyhow::Result<Exit> {
             Err(error) => Err(error),
         };
         let is_over = left() < STATUS_WAIT_INTERVAL;
-        if (is_over || asked.as_ref().is_ok_and(|status| status.healthy))
-            && let Some(cluster) = patient.identified.get()
-        {
-            // Nobody else sets it meanwhile.
-            let _ = settings.identified.set(cluster.clone());
-        }
-        match asked {
-            Ok(status) if status.healthy || is_over => return print(settings, &status, false).await,
-            Err(error) if is_over || !is_no_server(&error) => return Err(error),
-            Ok(_) | Err(_) => {}
+        let failed = match asked {
+            Ok(status) => {
+                last = Some((Instant::now(), status));
+                None
+            }
+            Err(error) if is_no_server(&error) => Some(error),
+            Err(error) => return Err(error),
+        };
+        let is_healthy = failed.is_none() && last.as_ref().is_some_and(|(_, status)| status.healthy);
+        if is_over || is_healthy {
+            if let Some(cluster) = patient.identified.get() {
+                // Nobody else sets it meanwhile.
+                let _ = settings.identified.set(cluster.clone());
+            }
+            // The last question may have had too little time for an answer.
+            let recent = last.filter(|(at, _)| at.elapsed() < 2 * STATUS_WAIT_PATIENCE);
+            return match (recent, failed) {
+                (Some((_, status)), _) => print(settings, &status, false).await,
+                (None, Some(error)) => Err(error),
+                (None, None) => Err(no_server("").into()),
+            };
         }
         tokio::time::sleep(STATUS_WAIT_INTERVAL).await;
     }

@@ -345,7 +345,7 @@ SHARD     LEADER  TERM  APPLIED  LAG  REPLICAS
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
         // Narrower terminals lose columns and no rows.
-        let narrow = page(Style::default(), &status, Some(60));
+        let narrow = page(Style::default(), &status, Some(50));
         assert!(narrow.contains("node3  follower") && !narrow.contains("CLIENTS"), "{narrow}");
     }
 

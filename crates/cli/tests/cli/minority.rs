@@ -35,6 +35,8 @@ fn reading_goes_on(up: &Up, scratch: &Path, alive: &[&str]) {
     assert!(read.err.contains("no majority") && read.err.contains("without --linearizable"), "{read:#?}");
     assert!(!read.err.contains("conclave up"), "{read:#?}");
     assert!(!status.out.contains("leads"), "a leader without a quorum leads nobody: {status:#?}");
+    let waited = up.find(&["status", "--wait", "--timeout", "2s"]).expect(1);
+    assert!(waited.out.contains("quorum lost"), "{waited:#?}");
 
     let elsewhere = scratch.join("elsewhere");
     // Nobody can write there.
