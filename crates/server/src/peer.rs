@@ -39,6 +39,7 @@ use crate::peer::dial::{CONNECT_DEADLINE, Dial, channel};
 use crate::peer::echo::{Call, Echo, EchoTask, echo};
 use crate::peer::link::ForwardedProposal;
 use crate::peer::tls::{NodeTlsError, PeerTls};
+use crate::shard::replica::Links;
 use crate::topology::Topology;
 
 /// A client of another node's Raft service.
@@ -79,6 +80,12 @@ pub(crate) enum PeersError {
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     peers: BTreeMap<NodeId, Arc<Peer>>,
+}
+
+impl Links for Peers {
+    fn is_up(&self, node: NodeId) -> bool {
+        self.get(node).is_some_and(|peer| peer.is_alive())
+    }
 }
 
 impl Peers {

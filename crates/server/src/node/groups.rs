@@ -22,7 +22,7 @@ use crate::shard::confirmations::Confirmations;
 use crate::shard::elections::EarlyElections;
 use crate::shard::heartbeats::Heartbeats;
 use crate::shard::proposer::Proposer;
-use crate::shard::replica::QuorumReports;
+use crate::shard::replica::{Links, QuorumReports};
 use crate::shard::{Replica, Shards};
 use crate::topology::Topology;
 
@@ -124,7 +124,7 @@ impl Groups<'_> {
             confirmations,
             disk,
             quorum_reports: QuorumReports::default(),
-            peers: Arc::clone(self.peers),
+            links: Arc::clone(self.peers) as Arc<dyn Links>,
             heartbeats: Heartbeats::default(),
         }))
     }
@@ -132,7 +132,10 @@ impl Groups<'_> {
 
 fn raft_config(config: &Config) -> openraft::Config {
     let (election_timeout_min, election_timeout_max, heartbeat_interval) = match config.timing {
-        Timing::Auto | Timing::Lan => (75, 150, 25),
+        // The shorter timeout is also the time in which votes must be answered. Chance need not spread elections of followers that
+        // wait differently long.
+        Timing::Auto => (140, 150, 25),
+        Timing::Lan => (75, 150, 25),
         Timing::Wan => (750, 1_500, 250),
     };
     openraft::Config {

@@ -1,6 +1,7 @@
 //! One shard's replica on this node: proposals, reads, and its view of the leader.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +17,6 @@ use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::disk_space::DiskSpace;
-use crate::peer::Peers;
 use crate::shard::confirmations::Confirmations;
 use crate::shard::elections::EarlyElections;
 use crate::shard::heartbeats::Heartbeats;
@@ -40,9 +40,15 @@ pub(crate) struct Replica {
     pub(crate) disk: DiskSpace,
     /// What the leaders said of their quorum.
     pub(crate) quorum_reports: QuorumReports,
-    pub(crate) peers: Arc<Peers>,
+    pub(crate) links: Arc<dyn Links>,
     /// When this replica heard of its leader.
     pub(crate) heartbeats: Heartbeats,
+}
+
+/// The connections to the other nodes.
+pub(crate) trait Links: Debug + Send + Sync {
+    /// Whether the connection to a node is up. False for a node that is not known.
+    fn is_up(&self, node: NodeId) -> bool;
 }
 
 /// What the leaders of a shard said of their quorum. Two reports in a row without one count: a leader that was elected a moment
@@ -155,10 +161,7 @@ impl Replica {
         let leader = NodeId(metrics.current_leader?);
         let has_quorum = match metrics.state {
             ServerState::Leader => has_quorum(metrics),
-            _ => {
-                let is_up = self.peers.get(leader).is_some_and(|peer| peer.is_alive());
-                is_up && !self.quorum_reports.say_none(metrics.current_term)
-            }
+            _ => self.links.is_up(leader) && !self.quorum_reports.say_none(metrics.current_term),
         };
         has_quorum.then_some(leader)
     }
