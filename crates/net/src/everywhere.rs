@@ -5,7 +5,7 @@
 //! datagram came (`IP_PKTINFO`, `IPV6_RECVPKTINFO`), and answers from there.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 
 use nix::errno::Errno;
@@ -52,7 +52,7 @@ pub(crate) async fn receive(
 fn receive_now(
     socket: &UdpSocket,
     buffer: &mut [u8],
-    control: &mut Vec<u8>,
+    control: &mut [u8],
 ) -> io::Result<(usize, SocketAddr, Option<IpAddr>)> {
     let mut parts = [IoSliceMut::new(buffer)];
     let received = recvmsg(socket.as_raw_fd(), &mut parts, Some(control), MsgFlags::empty())?;
@@ -102,7 +102,7 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
         return Some(SocketAddrV4::new(v4.ip(), v4.port()).into());
     }
     let v6 = address.as_sockaddr_in6()?;
-    Some(SocketAddrV6::new(Ipv6Addr::from(v6.ip()), v6.port(), v6.flowinfo(), v6.scope_id()).into())
+    Some(SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into())
 }
 
 #[cfg(test)]

@@ -33,9 +33,9 @@ pub(crate) const CHAIN_MAX: usize = 4;
 /// Number of sessions that a client keeps for each set of servers, so that reconnecting takes one round trip less and
 /// no signature.
 pub(crate) const SESSIONS_KEPT: usize = 256;
-/// Connections that are not let in, and are told why, at the same time. More of them are closed at once.
+/// Refused connections that are told why at the same time. More of them are closed at once.
 pub(crate) const FAREWELLS_MAX: usize = 64;
-/// How long a connection that is not let in may take to ask, and to hear why.
+/// How long a refused connection may take to ask, and to hear why.
 pub(crate) const FAREWELL_DEADLINE: Duration = Duration::from_secs(2);
-/// Bytes that are read from a connection that is not let in, before the answer and after it.
+/// Bytes that are read from a refused connection, before the answer and after it.
 pub(crate) const FAREWELL_BYTES_MAX: u64 = 64 * 1024;

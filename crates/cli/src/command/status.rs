@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::args::StatusArgs;
-use crate::errors::{last_attempt, no_server, of_call};
+use crate::errors::{LastAttempt, last_attempt, no_server, of_call};
 use crate::exit::{Exit, Failed};
 use crate::limits::{STATUS_WAIT_INTERVAL, STATUS_WAIT_PATIENCE};
 use crate::search::Search;
@@ -102,7 +102,7 @@ async fn wait(settings: &Settings) -> anyhow::Result<Exit> {
             return match (recent, failed) {
                 (Some((_, status)), _) => print(settings, &status, false).await,
                 (None, Some(error)) => Err(error),
-                (None, None) => Err(no_server("").into()),
+                (None, None) => Err(no_server(&LastAttempt::default()).into()),
             };
         }
         tokio::time::sleep(STATUS_WAIT_INTERVAL).await;

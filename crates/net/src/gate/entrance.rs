@@ -26,7 +26,7 @@ pub struct Entrance {
     /// wait in the listener's queue, and the listener would wake the process again and again.
     spare: Option<File>,
     trouble: Option<Trouble>,
-    /// The answers to those that are not let in, where there are any.
+    /// The answers to refused connections, where there are any.
     farewells: Option<Farewells>,
     leaving: FuturesUnordered<BoxFuture<'static, ()>>,
 }
@@ -49,7 +49,7 @@ impl Entrance {
         Self { socket, gate, spare, trouble: None, farewells: None, leaving }
     }
 
-    /// Answers the first request of each connection that the gate does not let in, instead of closing it without a word.
+    /// Answers the first request of each connection that the gate refuses, instead of closing it without a word.
     #[must_use]
     pub fn answering(self, farewells: Farewells) -> Self {
         Self { farewells: Some(farewells), ..self }
@@ -79,7 +79,7 @@ impl Entrance {
                     self.accepted();
                     match self.gate.admit(from.ip()) {
                         Ok(ticket) => return Some(Gated::new(wire, from, ticket)),
-                        Err(why) => self.turn_away(wire, why),
+                        Err(why) => self.refuse(wire, why),
                     }
                 }
                 // The client gave up before its turn came.
@@ -97,7 +97,7 @@ impl Entrance {
         })
     }
 
-    fn turn_away(&mut self, wire: Wire, why: Full) {
+    fn refuse(&mut self, wire: Wire, why: Full) {
         if let Some(farewells) = self.farewells.as_ref().filter(|_| self.leaving.len() < FAREWELLS_MAX) {
             self.leaving.push(farewell::say(wire, farewells.to(why), FAREWELL_DEADLINE).boxed());
         }

@@ -1,4 +1,4 @@
-//! What a port says to a connection that it does not let in: its first request of HTTP/2 gets an answer, so that the
+//! What a port says to a connection that it refuses: its first request of HTTP/2 gets an answer, so that the
 //! client knows why, and is not left with a broken connection.
 //!
 //! The answer consists of header fields that are written down literally, so no state of HTTP/2 is kept for it.
@@ -29,7 +29,7 @@ const LITERAL: u8 = 0;
 /// `ENHANCE_YOUR_CALM`
 const CALM_DOWN: u32 = 11;
 
-/// The answers to the requests of connections that are not let in, as header fields of an answer without a body.
+/// The answers to the requests of refused connections, as header fields of an answer without a body.
 #[derive(Clone, Debug)]
 pub struct Farewells {
     /// To one that comes while all places are taken.

@@ -46,7 +46,7 @@ impl Entrances {
     }
 }
 
-/// The answers to clients that are not let in.
+/// The answers to clients that the gate refuses.
 fn farewells() -> Farewells {
     let refusal = |what: &str| {
         let failure = Failure::not_sent(TOO_MANY_CONNECTIONS, what, TOO_MANY_CONNECTIONS_RETRY);

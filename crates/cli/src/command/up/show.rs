@@ -39,7 +39,7 @@ pub(super) fn starting(plan: &UpPlan) -> String {
     format!("starting {} in {}", count(servers as u64, "server"), plan.dir.display())
 }
 
-/// The note that the servers may be broken on purpose.
+/// The note that fault injection is on.
 pub(super) fn faults(style: Style) -> String {
     let what = "fault injection is on (--allow-faults): whoever has the admin token can break these servers";
     paint(style, Ink::Bad, what)

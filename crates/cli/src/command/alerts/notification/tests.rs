@@ -1,3 +1,5 @@
+use std::slice;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -51,10 +53,10 @@ fn a_line_names_the_alerts_that_changed_and_a_repeated_webhook_has_none() {
     let said = lines(
         &mut known,
         &[
-            &[one.clone()],
-            &[one.clone()],
+            slice::from_ref(&one),
+            slice::from_ref(&one),
             &[one.clone(), two.clone()],
-            &[two.clone(), one],
+            &[two.clone(), one.clone()],
             &[over.clone(), two.clone()],
             &[over, two],
         ],
@@ -83,10 +85,7 @@ fn an_alert_that_fires_again_is_news_also_with_the_same_beginning() {
     let mut known = Known::new();
     let (firing, over) = (alert("n1", "firing", BEGAN), alert("n1", "resolved", BEGAN));
     let again = alert("n1", "firing", LATER);
-    let said = lines(
-        &mut known,
-        &[&[firing.clone()], &[again.clone()], &[again], &[over.clone()], &[over], &[firing]],
-    );
+    let said = lines(&mut known, &[&firing, &again, &again, &over, &over, &firing].map(slice::from_ref));
     let is_news: Vec<bool> = said.iter().map(Option::is_some).collect();
     assert_eq!(is_news, [true, true, false, true, false, true]);
 }
