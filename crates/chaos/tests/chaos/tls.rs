@@ -72,7 +72,7 @@ async fn beyond_loopback_nothing_is_served_without_tls_unless_the_user_says_so()
     let refused = Door::open(&everywhere(None, false)).await.unwrap_err();
     assert!(matches!(refused, DoorError::WithoutTls(_)), "{refused}");
     let refused = refused.to_string();
-    for part in ["the controller at 0.0.0.0:0", "--pages-tls-dir", "--listen-insecure"] {
+    for part in ["this port at 0.0.0.0:0", "--pages-tls-dir", "--listen-insecure"] {
         assert!(refused.contains(part), "{part}: {refused}");
     }
     assert!(Door::open(&everywhere(None, true)).await.unwrap().url().starts_with("http://"));
