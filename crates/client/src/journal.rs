@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use conclave_proto::chat::{SendMessageRequest, send_message_request::Content};
 use prost::Message;
 
-use crate::limits::OUTBOX_FRAME_BYTES_MAX;
+use crate::limits::{OUTBOX_FRAME_BYTES, OUTBOX_FRAME_BYTES_MAX};
 
 /// The newest format that this version reads and writes. Format 2 may hold requests that need feature level 2, format 3
 /// the positions of a consumer, format 4 requests of a user who has no session yet.
@@ -123,6 +123,28 @@ pub(crate) struct StoredPosition {
     pub(crate) seq: u64,
 }
 
+/// Puts records into frames of about [`OUTBOX_FRAME_BYTES`]. A record is in one frame.
+pub(crate) fn frames(records: Vec<Record>) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    for record in records {
+        bytes += record.encoded_len();
+        part.push(record);
+        if bytes >= OUTBOX_FRAME_BYTES {
+            let mut frame = Vec::new();
+            encode(std::mem::take(&mut part), &mut frame);
+            frames.push(frame);
+            bytes = 0;
+        }
+    }
+    if !part.is_empty() || frames.is_empty() {
+        let mut frame = Vec::new();
+        encode(part, &mut frame);
+        frames.push(frame);
+    }
+    frames
+}
+
 /// Puts records into a frame.
 pub(crate) fn encode(records: Vec<Record>, out: &mut Vec<u8>) {
     let body = Frame { records }.encode_to_vec();
@@ -166,6 +188,9 @@ pub(crate) enum ReadError {
     Newer(u32),
 }
 
+/// A frame with a whole header that says that it is longer than any that is written.
+const TOO_LONG: &str = "the frame is too long";
+
 /// Reads a file.
 pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, ReadError> {
     let mut recovered = Recovered::default();
@@ -179,8 +204,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, ReadError> {
                 at = end;
             }
             Err(what) => {
-                // The next frame is only written once this one is synced.
-                if (at + 1..bytes.len()).any(|later| frame_at(bytes, later).is_ok()) {
+                // The next frame is only written once this one is synced, and no incomplete write has a longer length.
+                if what == TOO_LONG || (at + 1..bytes.len()).any(|later| frame_at(bytes, later).is_ok()) {
                     return Err(damaged(at, what));
                 }
                 break;
@@ -214,7 +239,7 @@ fn frame_at(bytes: &[u8], at: usize) -> Result<(Frame, usize), &'static str> {
     }
     let len = usize::try_from(u32::from_be_bytes(len)).unwrap_or(usize::MAX);
     if len > OUTBOX_FRAME_BYTES_MAX {
-        return Err("the frame is too long");
+        return Err(TOO_LONG);
     }
     let start = at + HEADER;
     let body = bytes.get(start..start + len).ok_or("the frame is incomplete")?;

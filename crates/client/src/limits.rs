@@ -10,8 +10,13 @@ pub const OUTBOX_REQUESTS_MAX: usize = 65_536;
 pub const OUTBOX_UNSYNCED_SETTLED_MAX: u64 = 64;
 /// Size from which on an outbox file is rewritten once half of it is obsolete, bytes.
 pub const OUTBOX_COMPACT_BYTES: u64 = 1024 * 1024;
-/// A frame of the outbox file, bytes.
+/// From this size on records go into the next frame of the outbox file, bytes.
+pub const OUTBOX_FRAME_BYTES: usize = 8 * 1024 * 1024;
+/// Maximum size of a frame of the outbox file, bytes.
 pub const OUTBOX_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Refused requests that nobody waited for, of which a client keeps the content until it is asked for them. The others
+/// are in the log alone.
+pub const REFUSED_KEPT_MAX: usize = 1_024;
 /// Room names that a client caches.
 pub const ROOM_NAMES_MAX: usize = 65_536;
 /// HTTP/2 window of one stream at a client, bytes.

@@ -26,7 +26,7 @@ use crate::SendError;
 use crate::limits::{OUTBOX_REQUESTS_MAX, ROOM_NAMES_MAX, SEND_BATCH_BYTES_MAX};
 use crate::nodes::Nodes;
 use crate::outbox::{Requests, RoomKey, Settled};
-use crate::types::{Ack, Content, Position, Route, Session};
+use crate::types::{Ack, Content, Position, RefusedRequest, Route, Session};
 use in_flight::InFlight;
 pub(crate) use queue::{Queue, QueuedBatch};
 
@@ -107,6 +107,8 @@ pub(crate) struct ClientState {
     names: HashMap<u64, Arc<str>>,
     /// Nodes that have refused the session since the last one accepted it.
     pub(crate) auth_failures: u32,
+    /// The requests that were refused while nobody waited for them, such as those of an earlier process.
+    pub(crate) refused: Vec<RefusedRequest>,
     pub(crate) closed: bool,
 }
 
@@ -150,6 +152,7 @@ impl ClientState {
             session: None,
             names: HashMap::new(),
             auth_failures: 0,
+            refused: Vec::new(),
             closed: false,
         }
     }
@@ -278,8 +281,12 @@ impl ClientState {
     }
 
     /// The outbox file contains, for each room, the requests up to the first number and the settlements up to the
-    /// second.
+    /// second. If the numbers have changed since, the file is about to be rewritten: then this does nothing, for a request that
+    /// the file has under another number or session would be sent again after a crash.
     pub(crate) fn stored(&mut self, marks: impl IntoIterator<Item = (RoomKey, u64, u64)>, wakes: &mut Wakes) {
+        if self.queue.as_ref().is_some_and(|queue| queue.rewrite) {
+            return;
+        }
         let now = Instant::now();
         for (room, number, settled) in marks {
             self.requests.stored(room, number);

@@ -131,11 +131,12 @@ impl OutboxDir {
         if let Some(why) = &self.broken {
             return Err(io::Error::other(why.clone()));
         }
-        let mut bytes = Vec::new();
-        journal::encode(records, &mut bytes);
-        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        let frames = journal::frames(records);
+        // The reader relies on it that a frame is written when the one before it is on disk.
+        let mut write = |frame: &Vec<u8>| self.file.write_all(frame).and_then(|()| self.file.sync_data());
+        let written = frames.iter().try_for_each(&mut write);
         if written.is_ok() {
-            self.len += bytes.len() as u64;
+            self.len += frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
         } else if let Err(error) = self.truncate_to_good() {
             self.broken = Some(format!("it could not be truncated after a failed write: {error}"));
         }
@@ -152,8 +153,7 @@ impl OutboxDir {
     /// Replaces the file atomically: a crash leaves the old file or the new one.
     fn replace(&mut self, records: Vec<Record>) -> io::Result<()> {
         let format = journal::format_of(&records);
-        let mut bytes = Vec::new();
-        journal::encode(records, &mut bytes);
+        let bytes = journal::frames(records).concat();
         let temporary = self.dir.join("outbox.new");
         let mut file = draft().read(true).open(&temporary)?;
         file.write_all(&bytes)?;

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::SendError;
+use crate::limits::OUTBOX_FRAME_BYTES_MAX;
 use crate::nodes::Nodes;
 use crate::types::Route;
 
@@ -89,6 +90,66 @@ fn a_crash_while_rewriting_leaves_the_old_file_or_the_new_one() {
     let (_, recovered) = OutboxDir::open(dir.path()).unwrap();
     assert_eq!(numbers(&recovered), [1, 2, 3]);
     assert_eq!(recovered.session.unwrap().token, "secret");
+}
+
+/// A queue of 65,536 messages of 16 KiB is allowed, and a frame is shorter.
+#[test]
+fn an_outbox_that_is_larger_than_a_frame_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut requests = Requests::<()>::new(true);
+    let key = requests.room("general");
+    let text = "x".repeat(16 * 1024);
+    let count = OUTBOX_FRAME_BYTES_MAX / text.len() + 8;
+    for _ in 0..count {
+        requests.restore(key, Content::Text(text.clone()), false);
+    }
+    let (mut directory, _) = OutboxDir::open(dir.path()).unwrap();
+    directory.begin(snapshot(&identity(), &requests)).unwrap();
+    let more = count as u64 + 1;
+    directory.append((0..count as u64).map(|at| submitted(more + at)).collect()).unwrap();
+    drop(directory);
+    let (_, recovered) = OutboxDir::open(dir.path()).unwrap();
+    assert_eq!(numbers(&recovered).len(), 2 * count);
+}
+
+/// Version 0.1.0 wrote such a frame. What a reader cannot take is not thrown away.
+#[test]
+fn a_frame_that_is_too_long_is_damage_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(directory(dir.path(), 1));
+    let path = dir.path().join("outbox");
+    let mut bytes = fs::read(&path).unwrap();
+    let begin = bytes.len();
+    bytes.extend_from_slice(&bytes[..4].to_vec());
+    bytes.extend_from_slice(&u32::try_from(OUTBOX_FRAME_BYTES_MAX + 1).unwrap().to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    let header = crc32fast::hash(&bytes[begin..]);
+    bytes.extend_from_slice(&header.to_be_bytes());
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(OutboxDir::open(dir.path()), Err(OutboxError::Damaged { .. })));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+/// A file that was being written while the first session opened has the requests without that session. A client that then
+/// sent them would send them again, under another session, after a crash.
+#[test]
+fn what_was_written_before_a_new_session_counts_as_not_stored() {
+    let unstored = |marks_of_new_file: bool| {
+        let mut state = ClientState::new(Route::Pinned, Arc::new(Nodes::in_order()), true);
+        state.session = Some(Arc::new(Identity { token: String::new(), ..identity() }));
+        let (waiter, _answer) = oneshot::channel();
+        state.submit("general", Content::Text("x".into()), waiter, &mut Wakes::default());
+        let mut file = Rewrite::of(&state).unwrap();
+        state.session_changed(identity(), &mut Wakes::default());
+        if marks_of_new_file {
+            // As the writer does it when it takes what it is about to write.
+            state.queue.as_mut().unwrap().rewrite = false;
+            file = Rewrite::of(&state).unwrap();
+        }
+        state.stored(file.marks, &mut Wakes::default());
+        state.requests.drop_unstored().len()
+    };
+    assert_eq!([unstored(false), unstored(true)], [1, 0]);
 }
 
 #[test]
