@@ -17,7 +17,7 @@ const NO_SESSION: &str = "if the cluster was created anew, give another --state-
 const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT; `conclave doctor` says more";
 const STATUS: &str = "conclave status";
 const NO_QUORUM: &str =
-    "start the servers that are down (`conclave status`); without --linearizable you see what one server has";
+    "start the servers that are down (`conclave status`); reading works meanwhile, without --linearizable";
 
 /// The failure of a request.
 pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use conclave_client::{Builder, Client, ConnectError, Kept, Outbox, OutboxError};
+use conclave_client::{Builder, Client, ConnectError, Content, Kept, Outbox, OutboxError, RefusedRequest};
 use tokio::time::Instant;
 
 use crate::errors::{no_server, of_connect};
@@ -152,27 +152,58 @@ pub(crate) async fn waiting(settings: &Settings) -> usize {
     waiting_in(settings).await.iter().map(|(_, count)| count).sum()
 }
 
-/// Sends what earlier commands have left, if the cluster has a majority. Returns the number of messages that still wait,
-/// without those of commands that run and send them themselves.
-pub(crate) async fn send_leftovers(settings: &Settings, patience: Duration) -> usize {
+/// What became of the messages that waited.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    pub(crate) sent: usize,
+    pub(crate) waiting: usize,
+    /// Those in the outboxes of commands that run, which send them themselves.
+    pub(crate) held: usize,
+    pub(crate) refused: Vec<RefusedRequest>,
+}
+
+/// Sends what earlier commands have left, if the cluster has a majority. What is refused is said on stderr.
+pub(crate) async fn send_leftovers(settings: &Settings, patience: Duration) -> Leftovers {
     let deadline = Instant::now() + patience;
     let waiting = waiting_in(settings).await;
-    let Some(cluster) = settings.identified.get().filter(|_| !waiting.is_empty()) else { return 0 };
+    let mut done = Leftovers::default();
+    let Some(cluster) = settings.identified.get().filter(|_| !waiting.is_empty()) else { return done };
     if !has_majority(settings, cluster, patience).await {
-        return waiting.iter().map(|(_, count)| count).sum();
+        done.waiting = waiting.iter().map(|(_, count)| count).sum();
+        return done;
     }
-    let mut left = 0;
     for (dir, count) in waiting {
         match open_slot(settings, cluster, dir).await {
             Ok(client) => {
-                left += client.flush(deadline.saturating_duration_since(Instant::now())).await;
+                let left = client.flush(deadline.saturating_duration_since(Instant::now())).await;
+                let refused = note_refused(&client);
                 client.close().await;
+                done.sent += count.saturating_sub(left + refused.len());
+                done.waiting += left;
+                done.refused.extend(refused);
             }
-            Err(ConnectError::Outbox(OutboxError::Locked { .. })) => {}
-            Err(_) => left += count,
+            Err(ConnectError::Outbox(OutboxError::Locked { .. })) => done.held += count,
+            Err(_) => done.waiting += count,
         }
     }
-    left
+    done
+}
+
+/// Says which requests of earlier commands the cluster has refused: nobody else says it, and their text is nowhere else.
+pub(crate) fn note_refused(client: &Client) -> Vec<RefusedRequest> {
+    let refused = client.take_refused();
+    for request in &refused {
+        let what = match &request.content {
+            Content::Text(text) => format!(": {text}"),
+            Content::Topic(topic) => format!(" (topic): {topic}"),
+            Content::Join => " (join)".to_owned(),
+            Content::Leave => " (leave)".to_owned(),
+            Content::Action(_) => " (action)".to_owned(),
+        };
+        let (room, why) = (&request.room, &request.message);
+        output::error(&format!("refused and not sent to #{room}: {why}; it was{what}"));
+    }
+    refused
 }
 
 /// Sends what earlier commands have left, again and again while a command runs.
@@ -188,17 +219,16 @@ pub(crate) async fn send_leftovers_once(settings: &Settings) {
     if settings.identified.get().is_none_or(|cluster| cluster.answered.is_none()) {
         return;
     }
-    let before = waiting(settings).await;
-    if before > 0 {
-        note_leftover(settings, before, send_leftovers(settings, settings.timeout).await);
-    }
+    note_leftover(settings, send_leftovers(settings, settings.timeout).await.sent);
 }
 
 /// Says how many messages of earlier commands were sent.
-pub(crate) fn note_leftover(settings: &Settings, before: usize, left: usize) {
-    let sent = before.saturating_sub(left) as u64;
+pub(crate) fn note_leftover(settings: &Settings, sent: usize) {
     if sent > 0 {
-        output::note(settings.quiet, &format!("{} from an earlier command sent too", count(sent, "message")));
+        output::note(
+            settings.quiet,
+            &format!("{} from an earlier command sent too", count(sent as u64, "message")),
+        );
     }
 }
 

@@ -21,7 +21,7 @@ use crate::state::{Waiter, Wakes};
 use crate::storage::blocking;
 use crate::subscription::Subscription;
 use crate::ticket::Ticket;
-use crate::types::{Ack, Content, Follow, HistoryQuery, Pending, Pong, Position, Session};
+use crate::types::{Ack, Content, Follow, HistoryQuery, Pending, Pong, Position, RefusedRequest, Session};
 
 /// One user's connection to a cluster. Cheap to clone; all clones are one client with one session.
 #[derive(Clone, Debug)]
@@ -224,6 +224,13 @@ impl Client {
     #[must_use]
     pub fn pending_count(&self) -> usize {
         self.handle.shared.lock().requests.unsettled_count()
+    }
+
+    /// The requests that were refused while nobody waited for them, such as those that an earlier process left in the outbox:
+    /// they will not be sent. Each is returned once; at most 1,024 are kept.
+    #[must_use]
+    pub fn take_refused(&self) -> Vec<RefusedRequest> {
+        std::mem::take(&mut self.handle.shared.lock().refused)
     }
 
     /// Waits at most `patience` until every request has an outcome. Returns the number of requests that have none.

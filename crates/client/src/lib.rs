@@ -74,8 +74,8 @@ pub use raw::{EventView, RawBatch};
 pub use subscription::Subscription;
 pub use ticket::Ticket;
 pub use types::{
-    Ack, Batch, Content, Follow, HistoryQuery, Incoming, Outbox, Pending, Pong, Position, Route, Session,
-    Start, Window,
+    Ack, Batch, Content, Follow, HistoryQuery, Incoming, Outbox, Pending, Pong, Position, RefusedRequest,
+    Route, Session, Start, Window,
 };
 
 /// The protobuf messages of the API.

@@ -47,6 +47,8 @@ pub(crate) struct Settled<W> {
     pub(crate) consumed: bool,
     pub(crate) waiter: Option<W>,
     pub(crate) outcome: Result<Ack, SendError>,
+    /// The content of a request that was refused while nobody waited for it.
+    pub(crate) lost: Option<Content>,
 }
 
 /// The effect of a reply beside the requests that it settled.
@@ -304,12 +306,13 @@ impl<W> Requests<W> {
         };
         item.status = ItemStatus::Decided;
         let waiter = item.waiter.take();
+        let lost = (waiter.is_none() && outcome.is_err()).then(|| Content::from_wire(item.content.clone()));
         if !consumed && room.decided < sent.number {
             room.gap = Some(room.gap.map_or(sent.number, |gap| gap.min(sent.number)));
         }
         room.settle_front();
         self.unsettled_count -= 1;
-        out.push(Settled { room: sent.room, number: sent.number, consumed, waiter, outcome });
+        out.push(Settled { room: sent.room, number: sent.number, consumed, waiter, outcome, lost });
     }
 
     /// The number belongs to another client's request: the request needs another number.

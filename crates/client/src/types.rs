@@ -19,6 +19,19 @@ pub enum Outbox {
     Durable(PathBuf),
 }
 
+/// A request that was refused while nobody waited for it. It will not be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRequest {
+    /// The name of the room.
+    pub room: String,
+    /// What was to be sent.
+    pub content: Content,
+    /// Stable code, for example `room_unknown`; empty if there is none.
+    pub code: String,
+    /// The reason, for people.
+    pub message: String,
+}
+
 /// The node that a room's requests are sent to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Route {

@@ -115,12 +115,22 @@ fn shown(text: &str) -> String {
 
 async fn flush(settings: &Settings) -> anyhow::Result<Exit> {
     identify(settings).await?.must_answer()?;
-    let before = session::waiting(settings).await;
-    let left = session::send_leftovers(settings, settings.timeout).await;
-    let sent = before.saturating_sub(left) as u64;
-    let json = serde_json::json!({ "sent": sent, "waiting": left });
-    output::done(settings.json, &json, &format!("{} sent, {left} waiting", count(sent, "message")));
-    Ok(if left == 0 { Exit::Ok } else { Exit::Queued })
+    let done = session::send_leftovers(settings, settings.timeout).await;
+    let (waiting, refused) = (done.waiting + done.held, done.refused.len());
+    let json = serde_json::json!({ "sent": done.sent, "waiting": waiting, "refused": refused });
+    let mut said = format!("{} sent, {waiting} waiting", count(done.sent as u64, "message"));
+    if done.held > 0 {
+        said.push_str(&format!(" ({} in commands that run)", done.held));
+    }
+    if refused > 0 {
+        said.push_str(&format!(", {refused} refused"));
+    }
+    output::done(settings.json, &json, &said);
+    Ok(match (refused, waiting) {
+        (0, 0) => Exit::Ok,
+        (0, _) => Exit::Queued,
+        _ => Exit::Refused,
+    })
 }
 
 async fn drop_all(yes: bool, settings: &Settings) -> anyhow::Result<Exit> {

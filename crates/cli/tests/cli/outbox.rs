@@ -74,6 +74,11 @@ fn what_is_queued_is_seen_and_sent_by_whoever_reaches_the_cluster() {
     assert!(up.run(&["outbox", "list", "--json"]).expect(0).out.is_empty());
     thaw();
     until_says(0, &["#general:"], || up.run(&["send", "general", "last"]));
+    // What the cluster refuses is no message that was sent: its text is said, for it is nowhere else.
+    up.run(&["send", "--no-wait", "nosuchroom", "precious"]).expect(0);
+    let refused = up.run(&["outbox", "flush"]).expect(1);
+    assert!(refused.out.contains("0 messages sent, 0 waiting, 1 refused"), "{refused:#?}");
+    assert!(refused.err.contains("#nosuchroom") && refused.err.contains("precious"), "{refused:#?}");
     let said = said(&up);
     let regretted = said.iter().filter(|body| *body == "regretted").count();
     assert!(said.ends_with(&[Value::from("last")]) && regretted <= 1, "{said:?}");

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use super::{ClientState, LinkId, Wakes};
 use crate::SendError;
 use crate::journal::StoredSettled;
+use crate::limits::REFUSED_KEPT_MAX;
 use crate::outbox::SentCopy;
 use crate::retry::Reply;
-use crate::types::Ack;
+use crate::types::{Ack, RefusedRequest};
 
 /// Nodes that must refuse a session before the session is reported as unusable.
 const AUTH_TRIES: usize = 3;
@@ -119,6 +120,16 @@ impl ClientState {
     fn reply(&mut self, sent: SentCopy, reply: Reply, now: Instant, wakes: &mut Wakes) -> bool {
         let before = wakes.settled.len();
         let effect = self.requests.reply(sent, reply, now, rand::random(), &mut wakes.settled);
+        for settled in &wakes.settled[before..] {
+            if let (Some(content), Err(error)) = (&settled.lost, &settled.outcome)
+                && self.refused.len() < REFUSED_KEPT_MAX
+            {
+                let room = self.requests.name(settled.room).to_string();
+                let code = error.code().unwrap_or_default().to_owned();
+                let (content, message) = (content.clone(), error.to_string());
+                self.refused.push(RefusedRequest { room, content, code, message });
+            }
+        }
         if let Some(queue) = &mut self.queue {
             for settled in &wakes.settled[before..] {
                 let room = self.requests.name(settled.room).to_string();

@@ -224,7 +224,9 @@ fn failing(check: &str) -> (String, &'static str) {
     let (what, next) = match check {
         "storage" => ("cannot write to its disk", "see its log and free some space, then start it again"),
         "started" => ("has not finished its start", "wait: it reads its log and catches up with the others"),
-        "not_draining" => ("was drained and takes no clients", "start it again to use it again"),
+        "not_draining" => {
+            ("was drained and takes no clients", "`conclave admin undrain NAME` or a restart takes it back")
+        }
         "meta_leader" => (
             "has no contact to the leader of the meta shard",
             "see whether it reaches the other servers' peer ports",
