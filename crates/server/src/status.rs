@@ -33,7 +33,7 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         address: node.member.client.clone(),
         version: conclave_core::version::VERSION.to_owned(),
         reachable: true,
-        draining: node.is_draining(),
+        draining: node.duty.drains_or_intends_to(),
         disk_full: node.disk.is_full(),
         disk_free_bytes,
         disk_size_bytes,

@@ -144,11 +144,13 @@ impl Drain {
     /// before the drain is finished.
     pub(crate) async fn run_here(&self, force: bool) -> Result<DrainResponse, Status> {
         // To repeat a drain changes nothing.
-        if !force
-            && !self.node.is_draining()
-            && let Some(failure) = self.objection().await
-        {
-            return Err(failure.into());
+        if !force && !self.node.is_draining() {
+            let _intent = self.node.duty.intend();
+            if let Some(failure) = self.objection().await {
+                return Err(failure.into());
+            }
+            // Before the intent ends.
+            self.begin(false);
         }
         let drain = self.clone();
         let drained = self.tasks.spawn(async move { drain.run().await }).await;

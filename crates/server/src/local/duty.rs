@@ -1,5 +1,7 @@
 //! Whether the node works, or gives its clients and leaderships away.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use tokio::sync::watch;
 
 /// What the node does with clients and leaderships.
@@ -18,6 +20,18 @@ pub(crate) enum Duty {
 #[derive(Debug, Default)]
 pub(crate) struct OwnDuty {
     duty: watch::Sender<State>,
+    /// The number of calls that ask whether the node may drain.
+    intents: AtomicU32,
+}
+
+/// The intent to drain. Other nodes count the node as draining while this exists.
+#[derive(Debug)]
+pub(crate) struct Intent<'a>(&'a OwnDuty);
+
+impl Drop for Intent<'_> {
+    fn drop(&mut self) {
+        self.0.intents.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A receiver of the duty.
@@ -48,6 +62,18 @@ impl OwnDuty {
 
     pub(crate) fn subscribe(&self) -> DutyReceiver {
         self.duty.subscribe()
+    }
+
+    /// Announces a drain before the other nodes are asked whether they can spare this one: of two nodes that ask at the same
+    /// time, each sees the other's intent.
+    pub(crate) fn intend(&self) -> Intent<'_> {
+        self.intents.fetch_add(1, Ordering::SeqCst);
+        Intent(self)
+    }
+
+    /// Whether the node drains, or asks whether it may.
+    pub(crate) fn drains_or_intends_to(&self) -> bool {
+        self.get().is_draining() || self.intents.load(Ordering::SeqCst) > 0
     }
 
     /// Begins a drain; no effect on a node that drains. With `stops`, no later call takes the drain back.

@@ -122,6 +122,34 @@ async fn a_node_without_which_no_majority_is_ready_is_drained_only_by_force() {
     assert!(cluster.statuses(0).await[0].draining);
 }
 
+/// Each node asks the others before it drains: two that ask at the same time must not both find the other ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_drains_that_begin_at_the_same_time_a_majority_stays_ready() {
+    let cluster = Cluster::start().await;
+    let mut admins = Vec::new();
+    for node in 0..3 {
+        admins.push(AdminServiceClient::new(connect(&cluster, node, None).await));
+    }
+    for round in 0..10 {
+        eventually("all are ready", async || {
+            let mut undrain = admins[0].clone();
+            for node in 1..=3 {
+                let request = UndrainRequest { node: format!("node{node}") };
+                undrain.undrain(request).await.unwrap();
+            }
+            cluster.statuses(0).await.iter().all(|node| node.reachable && !node.draining)
+        })
+        .await;
+        let drains = admins
+            .iter_mut()
+            .zip(1..)
+            .map(|(admin, node)| admin.drain(DrainRequest { node: format!("node{node}"), force: false }));
+        let done = within("answers", futures::future::join_all(drains)).await;
+        let drained = done.iter().filter(|answer| answer.is_ok()).count();
+        assert!(drained <= 1, "round {round}: {done:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_dead_node_counts_as_one_that_is_not_ready() {
     let mut cluster = Cluster::start().await;
