@@ -14,6 +14,8 @@ pub const OUTBOX_COMPACT_BYTES: u64 = 1024 * 1024;
 pub const OUTBOX_FRAME_BYTES: usize = 8 * 1024 * 1024;
 /// Maximum size of a frame of the outbox file, bytes.
 pub const OUTBOX_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Pause after the cluster has refused to open a session: each try is an entry of its log.
+pub const SESSION_REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// Refused requests that nobody waited for, of which a client keeps the content until it is asked for them. The others
 /// are in the log alone.
 pub const REFUSED_KEPT_MAX: usize = 1_024;

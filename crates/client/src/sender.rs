@@ -6,17 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::RETRY_DELAY_MIN;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Caller;
+use crate::error::CallError;
 use crate::find::{Finder, Source};
-use crate::limits::{CALL_TIMEOUT, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL};
-use crate::link;
+use crate::limits::{
+    CALL_TIMEOUT, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL, SESSION_REFUSED_PAUSE,
+};
 use crate::shared::SharedState;
 use crate::state::{LinkId, Wakes};
 use crate::types::Route;
+use crate::{link, retry};
 
 /// The supervisor of one client.
 #[derive(Debug)]
@@ -48,13 +50,18 @@ impl Supervisor {
     }
 
     async fn supervise(&self) {
+        let mut session_failures = 0_u32;
         loop {
             let (open, next, needs_session) = self.poll_state();
             for link in open {
                 self.tracker.spawn(link::run(Arc::clone(&self.shared), link));
             }
             if needs_session {
-                self.change_session().await;
+                session_failures = if self.change_session(session_failures).await {
+                    0
+                } else {
+                    session_failures.saturating_add(1)
+                };
                 continue;
             }
             tokio::select! {
@@ -75,17 +82,29 @@ impl Supervisor {
         (open, next, needs_session)
     }
 
-    async fn change_session(&self) {
+    /// Opens a session in place of the unusable one, or the first one. Returns whether it did; if not, after a pause.
+    async fn change_session(&self, failures: u32) -> bool {
         tracing::info!("session unusable, opening a new one");
         match self.caller.open_session(&self.user, &self.name, CALL_TIMEOUT).await {
             Ok(identity) => {
                 let mut wakes = Wakes::default();
                 self.shared.lock().session_changed(identity, &mut wakes);
                 self.shared.wake(wakes);
+                true
             }
             Err(error) => {
-                tracing::warn!(%error, "failed to open a new session");
-                tokio::time::sleep(RETRY_DELAY_MIN).await;
+                tracing::warn!(%error, failures, "failed to open a new session");
+                let pause = match &error {
+                    CallError::Refused { message, .. } | CallError::Auth(message) => {
+                        let mut wakes = Wakes::default();
+                        self.shared.lock().no_session(message.clone(), &mut wakes);
+                        self.shared.wake(wakes);
+                        SESSION_REFUSED_PAUSE
+                    }
+                    _ => retry::delay(failures.saturating_add(2), rand::random()),
+                };
+                tokio::time::sleep(pause).await;
+                false
             }
         }
     }

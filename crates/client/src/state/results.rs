@@ -112,9 +112,14 @@ impl ClientState {
     pub(crate) fn session_refused(&mut self, message: String, wakes: &mut Wakes) {
         self.auth_failures = self.auth_failures.saturating_add(1);
         if usize::try_from(self.auth_failures).unwrap_or(usize::MAX) >= self.nodes.count().max(AUTH_TRIES) {
-            wakes.failed = Some(SendError::Auth(message));
-            wakes.waiters.extend(self.requests.take_waiters());
+            self.no_session(message, wakes);
         }
+    }
+
+    /// There is no usable session: all waiters get the error, and the requests stay in the outbox.
+    pub(crate) fn no_session(&mut self, message: String, wakes: &mut Wakes) {
+        wakes.failed = Some(SendError::Auth(message));
+        wakes.waiters.extend(self.requests.take_waiters());
     }
 
     fn reply(&mut self, sent: SentCopy, reply: Reply, now: Instant, wakes: &mut Wakes) -> bool {

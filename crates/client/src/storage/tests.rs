@@ -120,7 +120,7 @@ fn a_frame_that_is_too_long_is_damage_and_stays() {
     let path = dir.path().join("outbox");
     let mut bytes = fs::read(&path).unwrap();
     let begin = bytes.len();
-    bytes.extend_from_slice(&bytes[..4].to_vec());
+    bytes.extend_from_within(..4);
     bytes.extend_from_slice(&u32::try_from(OUTBOX_FRAME_BYTES_MAX + 1).unwrap().to_be_bytes());
     bytes.extend_from_slice(&[0; 4]);
     let header = crc32fast::hash(&bytes[begin..]);
