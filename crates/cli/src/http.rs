@@ -80,7 +80,7 @@ impl Pages {
     }
 }
 
-/// The port of an address whose host is `localhost`: this machine, at 127.0.0.1 or [::1].
+/// The port of an address whose host is `localhost`: this machine, at 127.0.0.1 or `::1`.
 fn localhost_port(address: &str) -> Option<u16> {
     let (host, port) = address.rsplit_once(':')?;
     host.eq_ignore_ascii_case("localhost").then(|| port.parse().ok()).flatten()

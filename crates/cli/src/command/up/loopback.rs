@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// The loopback address: 127.0.0.1, or [::1] on a machine without it.
+/// The loopback address: 127.0.0.1, or `::1` on a machine without it.
 pub(super) fn loopback() -> IpAddr {
     chosen(|ip| UdpSocket::bind(SocketAddr::new(ip, 0)).map(drop))
 }
