@@ -16,7 +16,7 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// Binds an address. On a system without IPv6, [::] stands for all addresses of IPv4.
+/// Binds an address. On a system without IPv6, `[::]` stands for all addresses of IPv4.
 pub(crate) async fn bind<S, F>(address: SocketAddr, bind: impl Fn(SocketAddr) -> F) -> io::Result<S>
 where
     F: Future<Output = io::Result<S>>,

@@ -147,7 +147,7 @@ impl Net {
         }
     }
 
-    /// Listens on an address. Port 0 chooses a free port; [::] is 0.0.0.0 on a system without IPv6.
+    /// Listens on an address. Port 0 chooses a free port; `[::]` is 0.0.0.0 on a system without IPv6.
     ///
     /// # Errors
     /// If the address cannot be bound.
@@ -185,8 +185,8 @@ impl Net {
         })
     }
 
-    /// Binds an address for datagrams. A socket at all addresses of the host, 0.0.0.0 or [::], answers each datagram from
-    /// the address to which it came; [::] is 0.0.0.0 on a system without IPv6.
+    /// Binds an address for datagrams. A socket at all addresses of the host, 0.0.0.0 or `[::]`, answers each datagram from
+    /// the address to which it came; `[::]` is 0.0.0.0 on a system without IPv6.
     ///
     /// # Errors
     /// If the address cannot be bound.
