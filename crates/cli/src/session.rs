@@ -189,21 +189,33 @@ pub(crate) async fn send_leftovers(settings: &Settings, patience: Duration) -> L
     done
 }
 
+/// Closes the client of a command, and says what the cluster has refused of earlier commands' requests in its outbox.
+pub(crate) async fn close(client: Client) {
+    note_refused(&client);
+    client.close().await;
+}
+
 /// Says which requests of earlier commands the cluster has refused: nobody else says it, and their text is nowhere else.
-pub(crate) fn note_refused(client: &Client) -> Vec<RefusedRequest> {
+fn note_refused(client: &Client) -> Vec<RefusedRequest> {
     let refused = client.take_refused();
     for request in &refused {
-        let what = match &request.content {
-            Content::Text(text) => format!(": {text}"),
-            Content::Topic(topic) => format!(" (topic): {topic}"),
-            Content::Join => " (join)".to_owned(),
-            Content::Leave => " (leave)".to_owned(),
-            Content::Action(_) => " (action)".to_owned(),
-        };
-        let (room, why) = (&request.room, &request.message);
-        output::error(&format!("refused and not sent to #{room}: {why}; it was{what}"));
+        let (kind, text) = kind_and_text(&request.content);
+        let (room, why) = (safe(&request.room, ""), safe(&request.message, ""));
+        let text = if text.is_empty() { String::new() } else { format!("; its text: {}", safe(text, "  ")) };
+        output::error(&format!("a {kind} of an earlier command for #{room} was refused: {why}{text}"));
     }
     refused
+}
+
+/// The kind of a request, and its text.
+pub(crate) fn kind_and_text(content: &Content) -> (&'static str, &str) {
+    match content {
+        Content::Text(text) => ("message", text),
+        Content::Topic(topic) => ("topic", topic),
+        Content::Join => ("join", ""),
+        Content::Leave => ("leave", ""),
+        Content::Action(_) => ("action", ""),
+    }
 }
 
 /// Sends what earlier commands have left, again and again while a command runs.

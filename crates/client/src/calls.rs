@@ -109,10 +109,7 @@ impl Caller {
                     let wait = retry::delay((failures + 1).saturating_sub(all), rand::random());
                     failures = failures.saturating_add(1);
                     next_try = Instant::now() + if failures < all { Duration::ZERO } else { wait.max(asked_for) };
-                    // A node that says that it is full says more than one that cannot be reached.
-                    if failure.code != CONNECTION || nodes.full().is_none() {
-                        keep_most_telling(&mut last, failure);
-                    }
+                    keep_most_telling(&mut last, failure);
                 }
                 () = tokio::time::sleep_until(next_try) => {}
                 () = tokio::time::sleep_until(deadline) => return Err(failed_after(last, patience)),

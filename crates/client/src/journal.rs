@@ -123,7 +123,7 @@ pub(crate) struct StoredPosition {
     pub(crate) seq: u64,
 }
 
-/// Puts records into frames of about [`OUTBOX_FRAME_BYTES`]. A record is in one frame.
+/// Puts records into frames of about [`OUTBOX_FRAME_BYTES`], at least one. A record is in one frame.
 pub(crate) fn frames(records: Vec<Record>) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     let (mut part, mut bytes) = (Vec::new(), 0);
@@ -131,31 +131,28 @@ pub(crate) fn frames(records: Vec<Record>) -> Vec<Vec<u8>> {
         bytes += record.encoded_len();
         part.push(record);
         if bytes >= OUTBOX_FRAME_BYTES {
-            let mut frame = Vec::new();
-            encode(std::mem::take(&mut part), &mut frame);
-            frames.push(frame);
+            frames.push(frame(std::mem::take(&mut part)));
             bytes = 0;
         }
     }
     if !part.is_empty() || frames.is_empty() {
-        let mut frame = Vec::new();
-        encode(part, &mut frame);
-        frames.push(frame);
+        frames.push(frame(part));
     }
     frames
 }
 
 /// Puts records into a frame.
-pub(crate) fn encode(records: Vec<Record>, out: &mut Vec<u8>) {
+fn frame(records: Vec<Record>) -> Vec<u8> {
     let body = Frame { records }.encode_to_vec();
     let len = u32::try_from(body.len()).expect("a frame is far smaller than 4 GiB");
-    let start = out.len();
+    let mut out = Vec::with_capacity(HEADER + body.len());
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(&crc32fast::hash(&body).to_be_bytes());
-    let header = crc32fast::hash(&out[start..]);
+    let header = crc32fast::hash(&out);
     out.extend_from_slice(&header.to_be_bytes());
     out.extend_from_slice(&body);
+    out
 }
 
 /// The content of an outbox file.
@@ -341,7 +338,7 @@ mod tests {
     fn file(frames: Vec<Vec<Record>>) -> (Vec<u8>, Vec<usize>) {
         let mut out = Vec::new();
         let ends = frames.into_iter().map(|records| {
-            encode(records, &mut out);
+            out.extend(frame(records));
             out.len()
         });
         let ends = ends.collect();

@@ -318,8 +318,8 @@ impl Nodes {
         self.table().mark_full(address, until);
     }
 
-    /// Handles the answer of a node that is full, for subscriptions or for connections, or leaving. Returns the addresses to try instead, best first; `None`
-    /// for any other failure.
+    /// Handles the answer of a node that is leaving, or full, for subscriptions or for connections. Returns the addresses to
+    /// try instead, best first; `None` for any other failure.
     pub(crate) fn redirected(&self, address: &str, failure: &chat::Failure) -> Option<Vec<Arc<str>>> {
         match failure.code.as_str() {
             FULL => self.mark_full(address),

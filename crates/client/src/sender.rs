@@ -84,7 +84,7 @@ impl Supervisor {
 
     /// Opens a session in place of the unusable one, or the first one. Returns whether it did; if not, after a pause.
     async fn change_session(&self, failures: u32) -> bool {
-        tracing::info!("session unusable, opening a new one");
+        tracing::info!("opening a session: there is none, or it is unusable");
         match self.caller.open_session(&self.user, &self.name, CALL_TIMEOUT).await {
             Ok(identity) => {
                 let mut wakes = Wakes::default();
@@ -93,7 +93,7 @@ impl Supervisor {
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, failures, "failed to open a new session");
+                tracing::warn!(%error, failures, "failed to open a session");
                 let pause = match &error {
                     CallError::Refused { message, .. } | CallError::Auth(message) => {
                         let mut wakes = Wakes::default();

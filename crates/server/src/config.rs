@@ -93,8 +93,8 @@ pub struct Member {
 /// Raft's timers. openraft starts an election after its lease (the maximum) plus a timeout sampled between the two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Timing {
-    /// A silent leader is replaced in 300 ms where heartbeats are regular, and up to 2 s where they come late, such as on a machine
-    /// that has too little processor time.
+    /// A silent leader is replaced in 300 ms where heartbeats are regular, and in up to 2 s where they come late, such as on
+    /// a machine that has too little processor time.
     Auto,
     /// 75–150 ms and 25 ms heartbeats: a silent leader is replaced in 150–300 ms.
     #[default]

@@ -80,7 +80,7 @@ pub(super) async fn run(args: AlertsArgs, settings: &Settings) -> anyhow::Result
         }
     })
     .await;
-    client.close().await;
+    session::close(client).await;
     served.context("take webhooks")?;
     match ended {
         Some(failed) => Err(failed.into()),

@@ -37,7 +37,7 @@ pub(super) async fn run(mut args: BotArgs, settings: &Settings) -> anyhow::Resul
         Ok(bot) => bot.run().await,
         Err(error) => Err(error),
     };
-    client.close().await;
+    session::close(client).await;
     result
 }
 

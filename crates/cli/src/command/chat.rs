@@ -57,7 +57,7 @@ pub(super) async fn run(args: ChatArgs, settings: Settings) -> anyhow::Result<Ex
     let last = chat.closing_note().await;
     chat.screen.close(last.as_deref());
     let waiting = chat.client.pending_count();
-    chat.client.close().await;
+    session::close(chat.client).await;
     result.map(|exit| if waiting > 0 { Exit::Queued } else { exit })
 }
 

@@ -1,6 +1,6 @@
 //! `conclave outbox`: the messages that wait on this machine.
 
-use conclave_client::{Content, Kept};
+use conclave_client::Kept;
 use serde::Serialize;
 
 use crate::args::OutboxCommand;
@@ -62,7 +62,7 @@ async fn list(settings: &Settings) -> anyhow::Result<Exit> {
                 }
             };
             for pending in &kept.pending {
-                let (kind, body) = content(&pending.content);
+                let (kind, body) = session::kind_and_text(&pending.content);
                 if settings.json {
                     output::json(&Json {
                         cluster: cluster.shown(),
@@ -93,17 +93,6 @@ async fn list(settings: &Settings) -> anyhow::Result<Exit> {
         (false, false) => output::block(&render(settings.style, &columns, &rows))?,
     }
     Ok(exit)
-}
-
-/// The kind of a request, and its text.
-fn content(content: &Content) -> (&'static str, &str) {
-    match content {
-        Content::Text(text) => ("message", text),
-        Content::Topic(topic) => ("topic", topic),
-        Content::Join => ("join", ""),
-        Content::Leave => ("leave", ""),
-        Content::Action(_) => ("action", ""),
-    }
 }
 
 /// The beginning of a message, on one line.

@@ -80,7 +80,7 @@ pub(super) fn table(style: Style, rooms: &[Room]) -> String {
 pub(super) async fn create(room: &str, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
     let made = client.create_room(room).await.map_err(|e| of_call(Some(room), &e));
-    client.close().await;
+    session::close(client).await;
     let made = made?;
     let json = serde_json::json!({ "room": room, "id": made.room_id, "created": made.created });
     let text = format!("#{room}{}", if made.created { "" } else { " (was there already)" });
@@ -125,7 +125,7 @@ pub(super) async fn pin(args: &PinArgs, settings: &Settings) -> anyhow::Result<E
 async fn change(room: &str, content: Content, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
     let result = decide(room, content, settings, &client).await;
-    client.close().await;
+    session::close(client).await;
     result
 }
 

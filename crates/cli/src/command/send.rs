@@ -29,7 +29,7 @@ struct Json<'a> {
 pub(super) async fn run(args: SendArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
     let result = send(&args, settings, &client).await;
-    client.close().await;
+    session::close(client).await;
     result
 }
 

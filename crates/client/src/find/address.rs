@@ -138,7 +138,8 @@ fn port(digits: &str) -> Result<u16, String> {
     }
 }
 
-/// Parses the address of a name server, which may be a link-local one with its interface. A host name is refused: it would need a name server itself.
+/// Parses the address of a name server, which may be a link-local one with its interface. A host name is refused: it would
+/// need a name server itself.
 ///
 /// # Errors
 /// A sentence that says what is wrong.

@@ -126,14 +126,15 @@ impl ClientState {
         let before = wakes.settled.len();
         let effect = self.requests.reply(sent, reply, now, rand::random(), &mut wakes.settled);
         for settled in &wakes.settled[before..] {
-            if let (Some(content), Err(error)) = (&settled.lost, &settled.outcome)
-                && self.refused.len() < REFUSED_KEPT_MAX
-            {
-                let room = self.requests.name(settled.room).to_string();
-                let code = error.code().unwrap_or_default().to_owned();
-                let (content, message) = (content.clone(), error.to_string());
-                self.refused.push(RefusedRequest { room, content, code, message });
+            let (Some(content), Err(error)) = (&settled.lost, &settled.outcome) else { continue };
+            let room = self.requests.name(settled.room).to_string();
+            if self.refused.len() == REFUSED_KEPT_MAX {
+                tracing::warn!(room, %error, "request refused that nobody waits for");
+                continue;
             }
+            let code = error.code().unwrap_or_default().to_owned();
+            let (content, message) = (content.clone(), error.to_string());
+            self.refused.push(RefusedRequest { room, content, code, message });
         }
         if let Some(queue) = &mut self.queue {
             for settled in &wakes.settled[before..] {

@@ -211,7 +211,7 @@ fn the_authority_of_a_session_is_kept_beside_its_token() {
             authority: authority.into(),
             ..StoredSession::default()
         };
-        journal::encode(vec![Record { kind: Some(record::Kind::Session(session)) }], &mut bytes);
+        bytes.extend(journal::frames(vec![Record { kind: Some(record::Kind::Session(session)) }]).concat());
         stored_authority(&journal::read(&bytes).unwrap())
     };
     assert_eq!(kept("").unwrap(), None, "as version 0.1.0 writes it");
@@ -221,7 +221,7 @@ fn the_authority_of_a_session_is_kept_beside_its_token() {
 
     let secured = Identity { authority: Some(authority), ..identity() };
     let mut bytes = Vec::new();
-    journal::encode(snapshot(&secured, &Requests::<()>::new(true)), &mut bytes);
+    bytes.extend(journal::frames(snapshot(&secured, &Requests::<()>::new(true))).concat());
     assert_eq!(stored_authority(&journal::read(&bytes).unwrap()).unwrap(), Some(authority));
 }
 

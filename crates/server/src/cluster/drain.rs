@@ -60,20 +60,20 @@ impl Drain {
         self.run().await;
     }
 
+    /// From here on the node is not ready and takes no new clients.
     fn begin(&self, stops: bool) {
         let Self { node, metrics, .. } = self;
+        tracing::info!("drain started");
         metrics.draining.set(1);
         node.sessions.close();
         node.duty.drain(stops);
         node.own.news.notify_one();
     }
 
-    /// Drains this node: it is no longer ready, its clients are asked to move, its leaderships are transferred. A
+    /// Does what follows the beginning of a drain: the node's clients are asked to move, its leaderships are transferred. A
     /// drained node stays drained until it is restarted, or the drain is taken back. Idempotent.
     async fn run(&self) -> DrainResponse {
         let Self { router, leadership, node, .. } = self;
-        tracing::info!("drain started");
-        self.begin(false);
         let deadline = Instant::now() + TRANSFER_DEADLINE;
         let hand_over = async {
             if !leadership.transfer_all(Away::Draining, deadline).await {
@@ -144,14 +144,14 @@ impl Drain {
     /// before the drain is finished.
     pub(crate) async fn run_here(&self, force: bool) -> Result<DrainResponse, Status> {
         // To repeat a drain changes nothing.
-        if !force && !self.node.is_draining() {
-            let _intent = self.node.duty.intend();
-            if let Some(failure) = self.objection().await {
-                return Err(failure.into());
-            }
-            // Before the intent ends.
-            self.begin(false);
+        let intent = (!force && !self.node.is_draining()).then(|| self.node.duty.intend());
+        if intent.is_some()
+            && let Some(failure) = self.objection().await
+        {
+            return Err(failure.into());
         }
+        self.begin(false);
+        drop(intent);
         let drain = self.clone();
         let drained = self.tasks.spawn(async move { drain.run().await }).await;
         drained.map_err(|error| Status::internal(format!("draining failed: {error}")))

@@ -132,8 +132,8 @@ impl Groups<'_> {
 
 fn raft_config(config: &Config) -> openraft::Config {
     let (election_timeout_min, election_timeout_max, heartbeat_interval) = match config.timing {
-        // The shorter timeout is also the time in which votes must be answered. Chance need not spread elections of followers that
-        // wait differently long.
+        // The shorter timeout is also the time in which votes must be answered. It can be close to the longer one, because the
+        // waits of followers differ by their rank.
         Timing::Auto => (140, 150, 25),
         Timing::Lan => (75, 150, 25),
         Timing::Wan => (750, 1_500, 250),
