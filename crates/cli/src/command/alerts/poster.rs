@@ -53,7 +53,7 @@ impl Desk {
 /// The outcome of a line.
 type Outcome = Result<Ack, SendError>;
 
-/// See the file's beginning.
+/// Queues the lines of webhooks, and keeps the states of the alerts.
 pub(super) struct Poster {
     client: Client,
     room: String,
