@@ -20,9 +20,9 @@ const TIME_FIELD: u32 = 1;
 /// `CommandBatch.commands`.
 const COMMANDS_FIELD: u32 = 2;
 /// `CommandBatch.min_level`.
-const LEVEL_FIELD: u32 = 3;
-/// `CommandBatch.may_step_back`.
-const STEP_BACK_FIELD: u32 = 4;
+const MIN_LEVEL_FIELD: u32 = 3;
+/// `CommandBatch.rules_level`.
+const RULES_FIELD: u32 = 5;
 
 /// An encoded command that this program can decode. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,12 +98,13 @@ pub fn encode_batch(stamp: Stamp, commands: &[Encoded]) -> Bytes {
     let time = stamp.time_ms.cast_unsigned();
     // The first level is not written: a batch without the field has level 1, as in release 0.1.0.
     let level = commands.iter().map(Encoded::level).fold(stamp.level(), u32::max);
-    let level = Some(level).filter(|level| *level > level::FIRST);
+    let above_first = |level: u32| Some(level).filter(|level| *level > level::FIRST);
+    let (level, rules) = (above_first(level), above_first(stamp.level()));
     let len = key_len(TIME_FIELD)
         + encoded_len_varint(time)
         + commands.iter().map(one).sum::<usize>()
-        + level.map_or(0, |level| key_len(LEVEL_FIELD) + encoded_len_varint(level.into()))
-        + if stamp.may_step_back { key_len(STEP_BACK_FIELD) + 1 } else { 0 };
+        + level.map_or(0, |level| key_len(MIN_LEVEL_FIELD) + encoded_len_varint(level.into()))
+        + rules.map_or(0, |level| key_len(RULES_FIELD) + encoded_len_varint(level.into()));
     let mut out = BytesMut::with_capacity(len);
     encode_key(TIME_FIELD, WireType::Varint, &mut out);
     encode_varint(time, &mut out);
@@ -113,12 +114,12 @@ pub fn encode_batch(stamp: Stamp, commands: &[Encoded]) -> Bytes {
         out.put_slice(&command.bytes);
     }
     if let Some(level) = level {
-        encode_key(LEVEL_FIELD, WireType::Varint, &mut out);
+        encode_key(MIN_LEVEL_FIELD, WireType::Varint, &mut out);
         encode_varint(level.into(), &mut out);
     }
-    if stamp.may_step_back {
-        encode_key(STEP_BACK_FIELD, WireType::Varint, &mut out);
-        encode_varint(1, &mut out);
+    if let Some(rules) = rules {
+        encode_key(RULES_FIELD, WireType::Varint, &mut out);
+        encode_varint(rules.into(), &mut out);
     }
     out.freeze()
 }
@@ -134,7 +135,7 @@ pub fn decode_batch(bytes: &[u8], understands: u32) -> Result<(Stamp, Vec<Comman
     check_level(batch.min_level, understands)?;
     let commands: Vec<Command> = batch.commands.into_iter().map(from_proto).collect::<Result<_, _>>()?;
     commands.iter().try_for_each(|command| check_level(command.level(), understands))?;
-    let stamp = Stamp { time_ms: batch.time_ms, may_step_back: batch.may_step_back };
+    let stamp = Stamp::at_level(batch.time_ms, batch.rules_level);
     check_level(stamp.level(), understands)?;
     Ok((stamp, commands))
 }
@@ -319,7 +320,7 @@ mod tests {
         ];
         let encoded: Vec<_> = commands.iter().map(encode).collect();
         for time_ms in [0, 1_700_000_000_000, -1] {
-            for stamp in [Stamp::never_back(time_ms), Stamp::at_level(time_ms, FEATURE_LEVEL)] {
+            for stamp in [Stamp::first(time_ms), Stamp::at_level(time_ms, FEATURE_LEVEL)] {
                 let batch = encode_batch(stamp, &encoded);
                 assert_eq!(decode_batch(&batch, FEATURE_LEVEL).unwrap(), (stamp, commands.to_vec()));
             }
@@ -338,10 +339,8 @@ mod tests {
         for bytes in UNKNOWN_KINDS.map(Bytes::from_static) {
             let error = Encoded::from_peer(bytes.clone(), 0, u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");
-            let batch = encode_batch(
-                Stamp::never_back(1),
-                &[Encoded { bytes, level: level::FIRST, is_of_client: true }],
-            );
+            let batch =
+                encode_batch(Stamp::first(1), &[Encoded { bytes, level: level::FIRST, is_of_client: true }]);
             let error = decode_batch(&batch, u32::MAX).unwrap_err();
             assert!(error.is_newer(), "{error}");
         }
@@ -354,8 +353,8 @@ mod tests {
     fn a_batch_above_the_level_is_refused_even_if_every_command_can_be_decoded() {
         let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) });
         let with_a_new_field = Encoded { level: FEATURE_LEVEL + 1, ..known };
-        let error = decode_batch(&encode_batch(Stamp::never_back(1), &[with_a_new_field]), FEATURE_LEVEL)
-            .unwrap_err();
+        let error =
+            decode_batch(&encode_batch(Stamp::first(1), &[with_a_new_field]), FEATURE_LEVEL).unwrap_err();
         assert!(matches!(error, FormatError::NewerLevel { .. }) && error.is_newer(), "{error}");
         let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) }).into_bytes();
         assert!(Encoded::from_peer(known.clone(), FEATURE_LEVEL + 1, FEATURE_LEVEL).unwrap_err().is_newer());

@@ -57,7 +57,7 @@ pub(crate) fn parse(line: &str) -> Line {
 fn at(words: &mut Words<'_>) -> Stamp {
     let time_ms = words.number();
     if words.is_empty() {
-        return Stamp::never_back(time_ms);
+        return Stamp::first(time_ms);
     }
     words.expect("level");
     Stamp::at_level(time_ms, words.number())

@@ -53,7 +53,7 @@ fn first_difference(said: &str, says: &str) -> String {
 /// Runs the commands of the transcript, and returns it with the current answers.
 fn run(script: &str) -> String {
     let mut out = String::new();
-    let (mut stamp, mut shard) = (Stamp::never_back(0), ShardId(1));
+    let (mut stamp, mut shard) = (Stamp::first(0), ShardId(1));
     let mut views: BTreeMap<ShardId, MemView> = BTreeMap::new();
     for line in script.lines() {
         if line.starts_with("    ") {

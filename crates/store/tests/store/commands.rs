@@ -39,8 +39,7 @@ impl Commands {
     pub(crate) fn batch(&mut self, random: &mut StdRng) -> Bytes {
         let commands = (0..random.random_range(1..6)).map(|_| {
             let command = self.any(random);
-            let outcome =
-                conclave_core::apply(&self.view, self.shard, Stamp::never_back(0), &command).unwrap();
+            let outcome = conclave_core::apply(&self.view, self.shard, Stamp::first(0), &command).unwrap();
             self.view.commit(&outcome);
             self.view.events.clear();
             command::encode(&command)

@@ -26,7 +26,7 @@ const TEXT: usize = 1_000;
 const BATCH: u64 = 200;
 
 fn entry(index: u64, commands: &[Encoded]) -> Entry {
-    let batch = command::encode_batch(Stamp::never_back(1), commands);
+    let batch = command::encode_batch(Stamp::first(1), commands);
     Entry { log_id: log_id_of(1, index), payload: EntryPayload::Normal(Payload(batch)) }
 }
 

@@ -247,9 +247,9 @@ async fn readers_never_see_half_a_snapshot() {
     let batch = |first: u64| {
         let posts: Vec<_> =
             (first..first + 100).map(|n| post(n, format!("{n} {}", "x".repeat(900)))).collect();
-        command::encode_batch(Stamp::never_back(1), &posts)
+        command::encode_batch(Stamp::first(1), &posts)
     };
-    let mut batches = vec![command::encode_batch(Stamp::never_back(1), &[begin])];
+    let mut batches = vec![command::encode_batch(Stamp::first(1), &[begin])];
     batches.extend((0..200).map(|n| batch(1 + n * 100)));
     let (_, mut source) = from.shard(SHARD);
     apply_all(&mut source, 1, &batches).await;

@@ -22,10 +22,7 @@ fn entry(index: u64, batch: impl Into<Bytes>) -> Entry {
 }
 
 fn create_room(name: &str) -> Bytes {
-    encode_batch(
-        Stamp::never_back(1),
-        &[encode(&Command::CreateRoom { name: name.into(), creator: UserId(1) })],
-    )
+    encode_batch(Stamp::first(1), &[encode(&Command::CreateRoom { name: name.into(), creator: UserId(1) })])
 }
 
 /// Applies one entry of the meta shard; the error is its text.
@@ -37,7 +34,7 @@ async fn apply(store: &Store, entry: Entry) -> Result<(), String> {
 
 #[tokio::test]
 async fn an_entry_of_a_newer_version_stops_the_store_and_asks_for_an_upgrade() {
-    let raise = encode_batch(Stamp::never_back(1), &[encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1))]);
+    let raise = encode_batch(Stamp::first(1), &[encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1))]);
     for unknown in [Bytes::from_static(UNKNOWN_COMMAND), raise] {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
@@ -79,7 +76,7 @@ fn raise_level(directory: DataDirId) -> [Entry; 2] {
         feature_level: FEATURE_LEVEL,
     };
     let commands = [Command::RegisterNode(node), Command::SetFeatureLevel(FEATURE_LEVEL)];
-    let [register, raise] = commands.map(|command| encode_batch(Stamp::never_back(1), &[encode(&command)]));
+    let [register, raise] = commands.map(|command| encode_batch(Stamp::first(1), &[encode(&command)]));
     [entry(1, register), entry(2, raise)]
 }
 
