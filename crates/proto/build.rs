@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".conclave.chat.v1.EventBatch")
         .bytes(".conclave.chat.v1.CaughtUp")
         .bytes(".conclave.chat.v1.Keepalive")
+        .bytes(".conclave.chat.v1.RoomClosed")
         .extern_path(ENCODED_ONCE.1, "crate::frame::EncodedFrame")
         .compile_fds(descriptors)?;
     Ok(())

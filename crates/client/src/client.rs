@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_core::limits::LIST_ROOMS_MAX;
-use conclave_core::name::check_room_name;
+use conclave_core::name::{check_room_name, is_direct_name};
 use conclave_core::planted::{Bug, planted};
 use conclave_proto::chat;
 use tokio::sync::oneshot;
@@ -66,7 +66,8 @@ impl Client {
         if self.handle.shared.nodes.reader().is_some() {
             return Err(SendError::reads_only());
         }
-        check_room_name(room).and_then(|()| content.check()).map_err(SendError::refused)?;
+        let named = if is_direct_name(room) { Ok(()) } else { check_room_name(room) };
+        named.and_then(|()| content.check()).map_err(SendError::refused)?;
         let too_low = |level: &u32| content.level() > *level && !planted(Bug::SkipLevelGate);
         match self.handle.shared.nodes.feature_level().filter(too_low) {
             Some(level) => Err(SendError::not_yet(content.level(), level)),
@@ -302,23 +303,70 @@ impl Client {
     /// See [`CallError`].
     pub async fn all_rooms(&self) -> Result<Vec<chat::Room>, CallError> {
         let mut rooms: Vec<chat::Room> = Vec::new();
+        let mut after = String::new();
         loop {
-            let after = rooms.last().map(|room| room.name.clone()).unwrap_or_default();
             let page = self.rooms(&after, u32::try_from(LIST_ROOMS_MAX).unwrap_or(0)).await?;
-            let more = page.more && !page.rooms.is_empty();
+            // Version 0.1.0 does not say where the next page begins.
+            let last = page.rooms.last().map(|room| room.name.clone()).unwrap_or_default();
+            let next = if page.next_after_name.is_empty() { last } else { page.next_after_name };
             rooms.extend(page.rooms);
-            if !more {
+            if !page.more || next <= after {
                 return Ok(rooms);
             }
+            after = next;
         }
     }
 
-    /// Creates a room unless it exists.
+    /// The members of a room whose ids come after `after`, at most `limit` of them (0: the server's default).
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn members(
+        &self,
+        room: &str,
+        after: u64,
+        limit: u32,
+    ) -> Result<chat::MembersResponse, CallError> {
+        let question = chat::MembersRequest {
+            room: Some(chat::RoomRef { name: room.to_owned(), id: 0 }),
+            after_user_id: after,
+            limit,
+            ..chat::MembersRequest::default()
+        };
+        self.call(question, |mut chat: Chat, request| async move { chat.members(request).await }).await
+    }
+
+    /// Opens the direct conversation with these users; none of them for notes to oneself.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn open_direct(&self, users: &[String]) -> Result<chat::OpenDirectResponse, CallError> {
+        let question = chat::OpenDirectRequest { users: users.to_vec() };
+        let opened = self
+            .call(question, |mut chat: Chat, request| async move { chat.open_direct(request).await })
+            .await?;
+        self.handle.shared.lock().learn_name(opened.room_id, &opened.name);
+        Ok(opened)
+    }
+
+    /// Creates an open room unless it exists.
     ///
     /// # Errors
     /// See [`CallError`].
     pub async fn create_room(&self, name: &str) -> Result<chat::CreateRoomResponse, CallError> {
-        let question = chat::CreateRoomRequest { name: name.to_owned() };
+        self.create_room_of_kind(name, chat::RoomKind::Open).await
+    }
+
+    /// Creates a room of this kind unless a room of this name exists, of whichever kind.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn create_room_of_kind(
+        &self,
+        name: &str,
+        kind: chat::RoomKind,
+    ) -> Result<chat::CreateRoomResponse, CallError> {
+        let question = chat::CreateRoomRequest { name: name.to_owned(), kind: kind.into() };
         let made = self
             .call(question, |mut chat: Chat, request| async move { chat.create_room(request).await })
             .await?;

@@ -325,6 +325,7 @@ mod tests {
                 room: Some(RoomRef { name: "general".into(), id: 0 }),
                 request_no: number,
                 settled_no: 0,
+                join_first: false,
                 content: Some(Content::Text(format!("message {number}"))),
             })),
         }

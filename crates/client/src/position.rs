@@ -37,6 +37,8 @@ pub(crate) struct Positions {
     resumed: bool,
     /// Whether every room's position is known, so that the positions alone are enough to resume.
     complete: bool,
+    /// The code with which the last room was closed; empty if none was.
+    closed: String,
 }
 
 #[derive(Clone, Debug)]
@@ -48,7 +50,7 @@ struct Room {
 impl Positions {
     pub(crate) fn new(follows: Vec<Follow>, token: Bytes) -> Self {
         let resumed = !token.is_empty();
-        Self { follows, token, rooms: BTreeMap::new(), resumed, complete: false }
+        Self { follows, token, rooms: BTreeMap::new(), resumed, complete: false, closed: String::new() }
     }
 
     /// The request that starts or resumes the stream.
@@ -166,6 +168,19 @@ impl Positions {
     pub(crate) fn truncated(&mut self, room_id: u64, first_seq: u64) {
         let room = self.rooms.entry(room_id).or_insert(Room { seq: 0, name: None });
         room.seq = room.seq.max(first_seq.saturating_sub(1));
+    }
+
+    /// Handles that nothing more of a room may be seen.
+    pub(crate) fn close(&mut self, room_id: u64, code: &str, token: &Bytes) {
+        self.rooms.remove(&room_id);
+        code.clone_into(&mut self.closed);
+        self.set_token(token);
+    }
+
+    /// The code with which the last room was closed, if no room is left.
+    pub(crate) fn over(&self) -> Option<&str> {
+        let over = self.complete && self.rooms.is_empty() && !self.closed.is_empty();
+        over.then_some(&self.closed)
     }
 
     /// Sets a newer token.

@@ -232,6 +232,7 @@ pub(crate) fn snapshot<W>(identity: &Identity, requests: &Requests<W>) -> Vec<Re
                 request_no: number,
                 settled_no: 0,
                 content: Some(content),
+                ..SendMessageRequest::default()
             };
             records.push(Record { kind: Some(record::Kind::Submit(request)) });
             if settled {

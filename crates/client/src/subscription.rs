@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use conclave_core::Refusal;
 use conclave_core::limits::KEEPALIVE_INTERVAL;
 use conclave_proto::chat::{self, Certainty, Event};
 use conclave_proto::status::from_status;
@@ -186,6 +187,10 @@ impl Subscription {
         let cancel = self.handle.shared.cancel.clone();
         if cancel.is_cancelled() {
             return Err(CallError::Closed);
+        }
+        if let Some(code) = self.positions.over() {
+            let message = Refusal::from_word(code, 0).map_or_else(|| code.to_owned(), |why| why.to_string());
+            return Err(CallError::Refused { code: code.to_owned(), message });
         }
         match &mut self.phase {
             Phase::Idle { at } => {

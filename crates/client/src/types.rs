@@ -224,12 +224,21 @@ pub enum Incoming {
         /// The reason, for people.
         why: String,
     },
-    /// Retention has deleted events that the subscription had not read yet. The next event is `first_seq`.
+    /// The subscription leaves events out: retention has deleted them, or the user was no member then. The next event is
+    /// `first_seq`.
     Truncated {
         /// The room's id.
         room_id: u64,
         /// The seq of the next event.
         first_seq: u64,
+    },
+    /// Nothing more of the room may be seen: the last event was delivered. The subscription goes on with its other rooms, and
+    /// fails without any.
+    RoomClosed {
+        /// The room's id.
+        room_id: u64,
+        /// Stable code, for example `not_a_member`.
+        code: String,
     },
     /// A sign of life while there are no events.
     Keepalive {

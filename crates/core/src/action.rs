@@ -4,12 +4,14 @@
 //! A new action is a variant of [`Action`] and an arm in each function here; its event is a variant of
 //! [`EventKind`].
 
+use crate::access::{Deed, Past, PolicyChange, Posting, Role, RoomKind};
+use crate::decide::{Decision, Moment};
 use crate::event::EventKind;
-use crate::id::{RoomId, Seq, UserId};
+use crate::id::{Seq, UserId};
 use crate::level;
-use crate::name::{check_text, check_topic};
+use crate::name::{check_reason, check_text, check_topic, check_user_name};
 use crate::outcome::Change;
-use crate::record::RoomHead;
+use crate::record::Person;
 use crate::refusal::Refusal;
 use crate::view::View;
 
@@ -31,6 +33,38 @@ pub enum Action {
         /// Unpin instead of pin.
         off: bool,
     },
+    /// Make somebody a member; ends a ban. Feature level 2.
+    AddMember {
+        /// The new member.
+        who: Target,
+        /// The new member's role.
+        role: Role,
+    },
+    /// End somebody's membership. Feature level 2.
+    RemoveMember {
+        /// The member; with `ban`, any user.
+        who: Target,
+        /// The user may not join again.
+        ban: bool,
+        /// Why; see [`check_reason`].
+        reason: String,
+    },
+    /// Give a member another role. Feature level 2.
+    SetRole {
+        /// The member.
+        who: Target,
+        /// The role from now on.
+        role: Role,
+    },
+    /// Let a member write nothing for a while. Feature level 2.
+    Mute {
+        /// The member.
+        who: Target,
+        /// How long, milliseconds; at most [`crate::limits::MUTE_MAX_MS`]. 0 ends it.
+        for_ms: u64,
+    },
+    /// Change the room's policy. Feature level 2.
+    SetPolicy(PolicyChange),
     /// A request that a gateway refused. It is in the log so that it uses up its number like every other refused
     /// request. Only the digest of its content is stored.
     Void {
@@ -41,13 +75,68 @@ pub enum Action {
     },
 }
 
+/// The user whom an action concerns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The name that the client gave.
+    pub name: String,
+    /// The user of this name; 0 if there is none. Stamped by the gateway, and no part of the digest.
+    pub user: UserId,
+}
+
+impl Target {
+    fn person(&self) -> Person {
+        Person { user: self.user, name: self.name.clone() }
+    }
+}
+
 impl Action {
     /// The lowest feature level of a cluster that allows this action.
     #[must_use]
     pub fn level(&self) -> u32 {
         match self {
             Self::Post(_) | Self::SetTopic(_) | Self::Join | Self::Leave | Self::Void { .. } => level::FIRST,
-            Self::Pin { .. } => 2,
+            Self::Pin { .. }
+            | Self::AddMember { .. }
+            | Self::RemoveMember { .. }
+            | Self::SetRole { .. }
+            | Self::Mute { .. }
+            | Self::SetPolicy(_) => level::RIGHTS,
+        }
+    }
+
+    /// The user whom the action concerns.
+    #[must_use]
+    pub fn target(&self) -> Option<&Target> {
+        match self {
+            Self::AddMember { who, .. }
+            | Self::RemoveMember { who, .. }
+            | Self::SetRole { who, .. }
+            | Self::Mute { who, .. } => Some(who),
+            Self::Post(_)
+            | Self::SetTopic(_)
+            | Self::Join
+            | Self::Leave
+            | Self::Pin { .. }
+            | Self::SetPolicy(_)
+            | Self::Void { .. } => None,
+        }
+    }
+
+    /// The user whom the action concerns, for a gateway to stamp.
+    pub fn target_mut(&mut self) -> Option<&mut Target> {
+        match self {
+            Self::AddMember { who, .. }
+            | Self::RemoveMember { who, .. }
+            | Self::SetRole { who, .. }
+            | Self::Mute { who, .. } => Some(who),
+            Self::Post(_)
+            | Self::SetTopic(_)
+            | Self::Join
+            | Self::Leave
+            | Self::Pin { .. }
+            | Self::SetPolicy(_)
+            | Self::Void { .. } => None,
         }
     }
 
@@ -62,7 +151,14 @@ impl Action {
             Self::SetTopic(topic) => check_topic(topic),
             Self::Void { refusal, .. } => Err(*refusal),
             Self::Pin { target: Seq(0), .. } => Err(Refusal::TargetUnknown),
-            Self::Join | Self::Leave | Self::Pin { .. } => Ok(()),
+            Self::AddMember { who, .. } | Self::SetRole { who, .. } | Self::Mute { who, .. } => {
+                check_target(who)
+            }
+            Self::RemoveMember { who, reason, .. } => {
+                check_target(who)?;
+                check_reason(reason)
+            }
+            Self::Join | Self::Leave | Self::Pin { .. } | Self::SetPolicy(_) => Ok(()),
         }
     }
 
@@ -78,81 +174,86 @@ impl Action {
     /// collisions.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        let pin;
+        let built;
         let (kind, body) = match self {
             Self::Post(text) => (1, text.as_bytes()),
             Self::SetTopic(topic) => (2, topic.as_bytes()),
             Self::Join => (3, &[][..]),
             Self::Leave => (4, &[][..]),
             Self::Pin { target, off } => {
-                pin = [&target.0.to_le_bytes()[..], &[u8::from(*off)]].concat();
-                (5, &pin[..])
+                built = [&target.0.to_le_bytes()[..], &[u8::from(*off)]].concat();
+                (5, &built[..])
+            }
+            Self::AddMember { who, role } => {
+                built = [&[role.code()], who.name.as_bytes()].concat();
+                (6, &built[..])
+            }
+            Self::RemoveMember { who, ban, reason } => {
+                // No name contains a zero byte that passes the check, so the parts cannot run into each other.
+                built = [&[u8::from(*ban)], who.name.as_bytes(), &[0], reason.as_bytes()].concat();
+                (7, &built[..])
+            }
+            Self::SetRole { who, role } => {
+                built = [&[role.code()], who.name.as_bytes()].concat();
+                (8, &built[..])
+            }
+            Self::Mute { who, for_ms } => {
+                built = [&for_ms.to_le_bytes()[..], who.name.as_bytes()].concat();
+                (9, &built[..])
+            }
+            Self::SetPolicy(change) => {
+                let PolicyChange { kind, posting, past, archived } = *change;
+                built = vec![
+                    kind.map_or(0, RoomKind::code),
+                    posting.map_or(0, Posting::code),
+                    past.map_or(0, Past::code),
+                    archived.map_or(0, |archived| 1 + u8::from(archived)),
+                ];
+                (10, &built[..])
             }
             Self::Void { digest, .. } => return *digest,
         };
         xxhash_rust::xxh3::xxh3_64_with_seed(body, kind)
     }
 
-    /// Decides the action in its room. `head` is the room's current head.
+    /// Decides the action in its room.
     ///
     /// # Errors
     /// Only errors of the view.
-    pub(crate) fn decide<V: View>(
-        &self,
-        view: &V,
-        room: RoomId,
-        head: RoomHead,
-        author: UserId,
-    ) -> Result<Decision, V::Error> {
+    pub(crate) fn decide<V: View>(&self, moment: &Moment<'_, V>) -> Result<Decision, V::Error> {
         if let Err(refusal) = self.check() {
             return Ok(Decision::Refused(refusal));
         }
-        let event = |kind| Effect { kind, change: None, members: head.members };
-        Ok(Decision::Event(match self {
-            Self::Post(text) => event(EventKind::Message(text.clone())),
-            Self::SetTopic(topic) => Effect {
-                change: Some(Change::Topic(room, topic.clone())),
-                ..event(EventKind::TopicChanged(topic.clone()))
-            },
-            Self::Join | Self::Leave => {
-                let joins = *self == Self::Join;
-                if view.member(room, author)? == joins {
-                    return Ok(Decision::Unchanged);
-                }
-                let change = Some(Change::Member { room, user: author, present: joins });
-                if joins {
-                    Effect { kind: EventKind::Joined, change, members: head.members.saturating_add(1) }
-                } else {
-                    Effect { kind: EventKind::Left, change, members: head.members.saturating_sub(1) }
+        match self {
+            Self::Post(text) => moment.plain(Deed::Post, || EventKind::Message(text.clone())),
+            Self::SetTopic(topic) => {
+                let change = Change::Topic(moment.room, topic.clone());
+                let decision = moment.plain(Deed::Arrange, || EventKind::TopicChanged(topic.clone()))?;
+                Ok(decision.with(change))
+            }
+            Self::Join => moment.join(),
+            Self::Leave => moment.leave(),
+            Self::Pin { target, off } => {
+                let kind = || EventKind::Pinned { target: *target, off: *off };
+                match moment.plain(Deed::Arrange, kind)? {
+                    // Only whoever may pin learns where the room ends.
+                    Decision::Event(_) if *target > moment.head.last => {
+                        Ok(Decision::Refused(Refusal::TargetUnknown))
+                    }
+                    decision => Ok(decision),
                 }
             }
-            Self::Pin { target, .. } if *target > head.last => {
-                return Ok(Decision::Refused(Refusal::TargetUnknown));
-            }
-            Self::Pin { target, off } => event(EventKind::Pinned { target: *target, off: *off }),
-            Self::Void { refusal, .. } => return Ok(Decision::Refused(*refusal)),
-        }))
+            Self::AddMember { who, role } => moment.add(who.person(), *role),
+            Self::RemoveMember { who, ban, reason } => moment.remove(who.person(), *ban, reason),
+            Self::SetRole { who, role } => moment.set_role(who.person(), *role),
+            Self::Mute { who, for_ms } => moment.mute(who.person(), *for_ms),
+            Self::SetPolicy(change) => moment.set_policy(*change),
+            Self::Void { refusal, .. } => Ok(Decision::Refused(*refusal)),
+        }
     }
 }
 
-/// The decision about an action.
-#[derive(Debug)]
-pub(crate) enum Decision {
-    /// It becomes an event.
-    Event(Effect),
-    /// There is nothing to change.
-    Unchanged,
-    /// A final no.
-    Refused(Refusal),
-}
-
-/// The effect of an accepted action, besides moving the room's head.
-#[derive(Debug)]
-pub(crate) struct Effect {
-    /// The event that the action becomes.
-    pub(crate) kind: EventKind,
-    /// The row that the action changes, if any.
-    pub(crate) change: Option<Change>,
-    /// The number of the room's members afterwards.
-    pub(crate) members: u32,
+/// A name that nobody can have is the name of nobody: this refusal uses up the request's number, as a name's own does not.
+fn check_target(who: &Target) -> Result<(), Refusal> {
+    check_user_name(&who.name).map_err(|_| Refusal::UserUnknown)
 }

@@ -1,9 +1,10 @@
 //! The commands that a shard's log can contain.
 
+use crate::access::{Powers, RoomKind};
 use crate::action::Action;
 use crate::id::{RequestNo, RoomId, SessionId, UserId};
 use crate::level;
-use crate::record::NodeRecord;
+use crate::record::{Founding, NodeRecord, Person};
 use crate::ring::Layout;
 
 /// One instruction to the state machine. A command concerns one room, or the meta shard.
@@ -20,9 +21,9 @@ pub enum Command {
         /// The room's name in the room directory.
         name: String,
         /// The user who asked for the room.
-        creator: UserId,
-        /// The creator's name.
-        creator_name: String,
+        creator: Person,
+        /// The rights with which the room begins; `None` for a room of the first feature level.
+        founding: Option<Founding>,
     },
     /// Data shard: an action of a session in a room.
     Act {
@@ -39,6 +40,16 @@ pub enum Command {
         name: String,
         /// The user who asks for the room.
         creator: UserId,
+        /// Who finds and reads the room, open or private; `None` for a room of the first feature level.
+        kind: Option<RoomKind>,
+    },
+    /// Meta shard: add the direct conversation between these people to the room directory. Idempotent by people. Feature
+    /// level 2.
+    OpenDirect {
+        /// The user who asks for the conversation, one of the people.
+        creator: UserId,
+        /// 1 to [`crate::limits::DIRECT_PEOPLE_MAX`] users, ascending; a conversation of one is notes to self.
+        people: Vec<UserId>,
     },
     /// Meta shard: open a session for the user of this name. The first session of a name creates the user.
     OpenSession {
@@ -68,9 +79,11 @@ impl Command {
     #[must_use]
     pub fn is_of_client(&self) -> bool {
         match self {
-            Self::OpenRoom { .. } | Self::Act { .. } | Self::CreateRoom { .. } | Self::OpenSession { .. } => {
-                true
-            }
+            Self::OpenRoom { .. }
+            | Self::Act { .. }
+            | Self::CreateRoom { .. }
+            | Self::OpenDirect { .. }
+            | Self::OpenSession { .. } => true,
             Self::RegisterNode(_) | Self::SetLayout { .. } | Self::SetFeatureLevel(_) => false,
         }
     }
@@ -79,7 +92,11 @@ impl Command {
     #[must_use]
     pub fn level(&self) -> u32 {
         match self {
-            Self::Act { action, .. } => action.level(),
+            Self::Act { action, origin, .. } if origin.powers == Powers::default() => action.level(),
+            Self::Act { .. }
+            | Self::OpenDirect { .. }
+            | Self::OpenRoom { founding: Some(_), .. }
+            | Self::CreateRoom { kind: Some(_), .. } => level::RIGHTS,
             // A node that does not understand a level must stop instead of deciding differently.
             Self::SetFeatureLevel(level) => *level,
             Self::OpenRoom { .. }
@@ -104,4 +121,6 @@ pub struct Origin {
     pub request: RequestNo,
     /// The client has the answers of all requests up to this number.
     pub settled: RequestNo,
+    /// What the author may do in every room; stamped by the gateway from the account.
+    pub powers: Powers,
 }

@@ -1,6 +1,8 @@
 //! Events: the history of a room.
 
+use crate::access::{Role, RoomPolicy};
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
+use crate::record::{Founding, Person};
 
 /// One event. Its [`Seq`] is its identity within the room; wall time never orders anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +25,17 @@ pub struct RoomEvent {
     pub kind: EventKind,
 }
 
-/// The kinds of events. Edits, deletions, reactions and receipts will be further kinds.
+/// The kinds of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// The room was created under this name. Always at seq 1.
-    Created(String),
+    /// The room was created. Always at seq 1.
+    Created {
+        /// The room's name.
+        name: String,
+        /// The rights with which the room begins; `None` for a room of the first feature level. The author is a member, and
+        /// the owner; in a direct conversation, the people that it names are its members.
+        founding: Option<Founding>,
+    },
     /// The author posted this text.
     Message(String),
     /// The author set this topic.
@@ -43,4 +51,36 @@ pub enum EventKind {
         /// The event was unpinned.
         off: bool,
     },
+    /// The author made somebody a member.
+    MemberAdded {
+        /// The new member.
+        who: Person,
+        /// The new member's role.
+        role: Role,
+    },
+    /// The author ended somebody's membership, or banned somebody.
+    MemberRemoved {
+        /// Who is no member any more.
+        who: Person,
+        /// The user may not join again.
+        banned: bool,
+        /// The author's reason; empty without one.
+        reason: String,
+    },
+    /// The author gave a member another role.
+    RoleChanged {
+        /// The member.
+        who: Person,
+        /// The member's role from now on.
+        role: Role,
+    },
+    /// The author muted a member, or ended that.
+    Muted {
+        /// The member.
+        who: Person,
+        /// The member may not write before this time, milliseconds since 1970; 0 for not muted.
+        until_ms: i64,
+    },
+    /// The author changed the room's policy.
+    PolicyChanged(RoomPolicy),
 }

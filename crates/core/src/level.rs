@@ -16,6 +16,6 @@
 /// The level of every cluster when it begins: what release 0.1.0 understands.
 pub const FIRST: u32 = 1;
 /// The first level at which rooms have rights: only members write, and a room can be private.
-pub(crate) const RIGHTS: u32 = 2;
+pub const RIGHTS: u32 = 2;
 /// The highest level that this version understands.
 pub const FEATURE_LEVEL: u32 = 2;

@@ -4,6 +4,7 @@
 //! unordered maps. Every replica runs [`apply`] over the same commands in the same order and so
 //! reaches the same state; conclave's consistency above Raft rests on this alone.
 //!
+//! * [`access`]: rights in rooms.
 //! * [`action`]: the actions of a session in a room, and their rules.
 //! * [`command`]: the commands that a shard's log can contain.
 //! * [`level`]: which commands a cluster may use while its nodes are of different versions.
@@ -17,8 +18,10 @@
 //! * [`planted`]: deliberate mistakes in debug builds, which tests must find.
 //! * [`version`]: the program's version.
 
+pub mod access;
 pub mod action;
 pub mod command;
+mod decide;
 pub mod event;
 pub mod id;
 pub mod level;

@@ -35,6 +35,16 @@ pub const NODES_MAX: usize = 64;
 /// How far the time of a room may stay ahead of the leader's clock, milliseconds: clocks that differ by less make no
 /// time fall. From feature level 2 on; see [`crate::Stamp`].
 pub const ROOM_TIME_AHEAD_MAX_MS: i64 = 10_000;
+/// Members of a room.
+pub const MEMBERS_MAX: u32 = 100_000;
+/// People of a direct conversation.
+pub const DIRECT_PEOPLE_MAX: usize = 10;
+/// Earlier memberships of a user in a room whose events the user may still see; the oldest ones are forgotten.
+pub const PAST_SPANS_MAX: usize = 16;
+/// The reason for removing somebody from a room, bytes of UTF-8.
+pub const REASON_BYTES_MAX: usize = 512;
+/// The longest time for which somebody is muted: a year, milliseconds.
+pub const MUTE_MAX_MS: u64 = 365 * 24 * 3_600 * 1_000;
 /// Virtual nodes of each node on the ring. Part of the format: the places of shards depend on it.
 pub const VIRTUAL_NODES: u32 = 128;
 
@@ -50,6 +60,12 @@ pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const LIST_ROOMS_MAX: usize = 1_000;
 /// Rooms of one page of the room directory when the request names no limit.
 pub const LIST_ROOMS_DEFAULT: usize = 100;
+/// Pages of the room directory that one call looks at, where the caller may not see most of its rooms.
+pub const LIST_ROOMS_PAGES_MAX: usize = 8;
+/// Members of one page.
+pub const LIST_MEMBERS_MAX: usize = 1_000;
+/// Members of one page when the request names no limit.
+pub const LIST_MEMBERS_DEFAULT: usize = 100;
 /// Rooms of one subscription.
 pub const SUBSCRIPTION_ROOMS_MAX: usize = 1_024;
 /// Requests in one frame of `SendMessages`.

@@ -24,6 +24,7 @@ pub fn apply<V: View>(
     let belongs = match command {
         Command::OpenRoom { .. } | Command::Act { .. } => !shard.is_meta(),
         Command::CreateRoom { .. }
+        | Command::OpenDirect { .. }
         | Command::OpenSession { .. }
         | Command::RegisterNode(_)
         | Command::SetLayout { .. }
@@ -33,11 +34,14 @@ pub fn apply<V: View>(
         return Ok(Outcome::refused(Refusal::WrongShard));
     }
     match command {
-        Command::OpenRoom { room, name, creator, creator_name } => {
-            room::open(view, stamp.time_ms, *room, name, (*creator, creator_name))
+        Command::OpenRoom { room, name, creator, founding } => {
+            room::open(view, stamp.time_ms, *room, name, creator, founding.as_ref())
         }
         Command::Act { room, origin, action } => room::act(view, stamp, *room, origin, action),
-        Command::CreateRoom { name, creator } => meta::create_room(view, stamp.time_ms, name, *creator),
+        Command::CreateRoom { name, creator, kind } => {
+            meta::create_room(view, stamp.time_ms, name, *creator, *kind)
+        }
+        Command::OpenDirect { creator, people } => meta::open_direct(view, stamp.time_ms, *creator, people),
         Command::OpenSession { user, secret_digest, client } => {
             meta::open_session(view, stamp.time_ms, user, *secret_digest, client)
         }

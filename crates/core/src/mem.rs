@@ -1,8 +1,9 @@
 //! [`MemView`]: one shard's state in ordered maps. Tests compare the store with this model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
+use crate::access::Member;
 use crate::event::RoomEvent;
 use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
 use crate::outcome::{Change, Outcome};
@@ -16,8 +17,8 @@ use crate::view::View;
 pub struct MemView {
     /// Rooms by id: the head and the description of each.
     pub rooms: BTreeMap<RoomId, (RoomHead, RoomInfo)>,
-    /// Members of rooms.
-    pub members: BTreeSet<(RoomId, UserId)>,
+    /// What rooms know of users.
+    pub members: BTreeMap<(RoomId, UserId), Member>,
     /// Request numbers and stored replies of each session in each room.
     pub sessions: BTreeMap<(SessionId, RoomId), SessionRoom>,
     /// The number of rooms in which each session has request numbers.
@@ -54,10 +55,10 @@ impl MemView {
             Change::Topic(room, topic) => {
                 self.rooms.entry(*room).or_default().1.topic.clone_from(topic);
             }
-            Change::Member { room, user, present: true } => {
-                self.members.insert((*room, *user));
+            Change::Member { room, user, member: Some(member) } => {
+                self.members.insert((*room, *user), member.clone());
             }
-            Change::Member { room, user, present: false } => {
+            Change::Member { room, user, member: None } => {
                 self.members.remove(&(*room, *user));
             }
             Change::Replied { session, room, reply, settled } => {
@@ -91,8 +92,12 @@ impl View for MemView {
         Ok(self.rooms.get(&room).map(|(head, _)| *head))
     }
 
-    fn member(&self, room: RoomId, user: UserId) -> Result<bool, Infallible> {
-        Ok(self.members.contains(&(room, user)))
+    fn member(&self, room: RoomId, user: UserId) -> Result<Option<Member>, Infallible> {
+        Ok(self.members.get(&(room, user)).cloned())
+    }
+
+    fn creator(&self, room: RoomId) -> Result<UserId, Infallible> {
+        Ok(self.rooms.get(&room).map_or(UserId(0), |(_, info)| info.creator))
     }
 
     fn standing(

@@ -1,12 +1,14 @@
 //! The rules of the meta shard: users, sessions, the room directory, nodes, the layout.
 
+use crate::access::RoomKind;
 use crate::id::{NodeId, RoomId, SessionId, UserId};
 use crate::limits::{
-    CLIENT_NAME_BYTES_MAX, NODES_MAX, REPLICAS_MAX, ROOMS_MAX, SESSIONS_PER_USER_MAX, SHARDS_MAX,
+    CLIENT_NAME_BYTES_MAX, DIRECT_PEOPLE_MAX, NODES_MAX, REPLICAS_MAX, ROOMS_MAX, SESSIONS_PER_USER_MAX,
+    SHARDS_MAX,
 };
 use crate::name::{check_room_name, check_user_name};
 use crate::outcome::{Change, Outcome, Reply};
-use crate::record::{DirectoryEntry, NodeRecord, SessionRecord, UserRecord};
+use crate::record::{DirectoryEntry, Founding, NodeRecord, Person, SessionRecord, UserRecord};
 use crate::refusal::Refusal;
 use crate::ring::Layout;
 use crate::view::View;
@@ -16,11 +18,53 @@ pub(crate) fn create_room<V: View>(
     time_ms: i64,
     name: &str,
     creator: UserId,
+    kind: Option<RoomKind>,
 ) -> Result<Outcome, V::Error> {
     if let Err(refusal) = check_room_name(name) {
         return Ok(Outcome::refused(refusal));
     }
-    if let Some(entry) = view.room_named(name)? {
+    if kind == Some(RoomKind::Direct) {
+        return Ok(Outcome::refused(Refusal::PeopleInvalid));
+    }
+    let founding = kind.map(|kind| Founding { kind, people: Vec::new() });
+    add_to_directory(view, time_ms, name.to_owned(), creator, founding)
+}
+
+/// Adds the direct conversation between these people, whose name follows from their ids: so they have one conversation,
+/// whichever of them asks for it, and at whichever node.
+pub(crate) fn open_direct<V: View>(
+    view: &V,
+    time_ms: i64,
+    creator: UserId,
+    people: &[UserId],
+) -> Result<Outcome, V::Error> {
+    let ascending = people.is_sorted_by(|a, b| a < b);
+    if people.is_empty() || people.len() > DIRECT_PEOPLE_MAX || !ascending || !people.contains(&creator) {
+        return Ok(Outcome::refused(Refusal::PeopleInvalid));
+    }
+    let mut named = Vec::with_capacity(people.len());
+    for user in people {
+        let Some(known) = view.user(*user)? else { return Ok(Outcome::refused(Refusal::UserUnknown)) };
+        named.push(Person { user: *user, name: known.name });
+    }
+    let founding = Founding { kind: RoomKind::Direct, people: named };
+    add_to_directory(view, time_ms, direct_name(people), creator, Some(founding))
+}
+
+/// The name of a direct conversation in the room directory. No room can have it: names of rooms contain no colon.
+#[must_use]
+pub fn direct_name(people: &[UserId]) -> String {
+    people.iter().fold(":d".to_owned(), |name, user| format!("{name}:{user}"))
+}
+
+fn add_to_directory<V: View>(
+    view: &V,
+    time_ms: i64,
+    name: String,
+    creator: UserId,
+    founding: Option<Founding>,
+) -> Result<Outcome, V::Error> {
+    if let Some(entry) = view.room_named(&name)? {
         return Ok(Outcome::reply(Reply::RoomCreated { room: entry.room, created: false }));
     }
     let mut head = view.meta()?;
@@ -30,7 +74,7 @@ pub(crate) fn create_room<V: View>(
     let creator_name = view.user(creator)?.map(|user| user.name).unwrap_or_default();
     head.last_room = RoomId(head.last_room.0 + 1);
     let room = head.last_room;
-    let entry = DirectoryEntry { room, name: name.to_owned(), creator, creator_name, created_ms: time_ms };
+    let entry = DirectoryEntry { room, name, creator, creator_name, created_ms: time_ms, founding };
     Ok(Outcome {
         reply: Reply::RoomCreated { room, created: true },
         changes: vec![Change::Directory(entry), Change::Meta(head)],

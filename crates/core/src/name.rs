@@ -1,6 +1,9 @@
 //! Names of rooms and users: short, ASCII, lower case, the same in a shell, a URL and a file name.
 
-use crate::limits::{ROOM_NAME_BYTES_MAX, TEXT_BYTES_MAX, TOPIC_BYTES_MAX, USER_NAME_BYTES_MAX};
+use crate::limits::{
+    DIRECT_PEOPLE_MAX, REASON_BYTES_MAX, ROOM_NAME_BYTES_MAX, TEXT_BYTES_MAX, TOPIC_BYTES_MAX,
+    USER_NAME_BYTES_MAX,
+};
 use crate::refusal::Refusal;
 
 /// Accepts 1 to [`ROOM_NAME_BYTES_MAX`] of `a-z 0-9 . _ -`, beginning with a letter or digit.
@@ -9,6 +12,15 @@ use crate::refusal::Refusal;
 /// [`Refusal::RoomNameInvalid`] for everything else.
 pub fn check_room_name(name: &str) -> Result<(), Refusal> {
     check(name, ROOM_NAME_BYTES_MAX).ok_or(Refusal::RoomNameInvalid)
+}
+
+/// Whether this is the name of a direct conversation: see [`crate::meta::direct_name`]. No room can be created under such a
+/// name.
+#[must_use]
+pub fn is_direct_name(name: &str) -> bool {
+    let Some(users) = name.strip_prefix(":d:") else { return false };
+    let is_id = |id: &str| !id.is_empty() && id.len() <= 20 && id.bytes().all(|b| b.is_ascii_digit());
+    users.split(':').all(is_id) && users.split(':').count() <= DIRECT_PEOPLE_MAX
 }
 
 /// Accepts 1 to [`USER_NAME_BYTES_MAX`] of `a-z 0-9 . _ -`, beginning with a letter or digit.
@@ -40,6 +52,18 @@ pub fn check_topic(topic: &str) -> Result<(), Refusal> {
         Ok(())
     } else {
         Err(Refusal::TopicInvalid)
+    }
+}
+
+/// Accepts up to [`REASON_BYTES_MAX`] bytes on one line.
+///
+/// # Errors
+/// [`Refusal::ReasonInvalid`].
+pub fn check_reason(reason: &str) -> Result<(), Refusal> {
+    if reason.len() <= REASON_BYTES_MAX && !reason.contains(char::is_control) {
+        Ok(())
+    } else {
+        Err(Refusal::ReasonInvalid)
     }
 }
 

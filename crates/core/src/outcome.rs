@@ -1,5 +1,6 @@
 //! The outcome of a command: its reply, the changes to write, the event to publish.
 
+use crate::access::Member;
 use crate::event::RoomEvent;
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
 use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord};
@@ -67,10 +68,10 @@ pub enum Change {
     Member {
         /// The room.
         room: RoomId,
-        /// The user who becomes or stops being a member.
+        /// The user.
         user: UserId,
-        /// Whether the user is a member from now on.
-        present: bool,
+        /// What the room knows of the user from now on; `None` if nothing.
+        member: Option<Member>,
     },
     /// Passes `reply` and `settled` to [`crate::session::SessionRoom::record`].
     Replied {

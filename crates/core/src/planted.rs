@@ -34,11 +34,17 @@ pub enum Bug {
     TrustOldCopy,
     /// What an entry does depends on the process that applies it.
     ApplyByProcess,
+    /// A subscription goes on after the reader's membership of the room has ended.
+    LeakAfterRemoval,
+    /// Somebody who becomes a member sees the past of a room that hides it.
+    JoinSeesPast,
+    /// A subscription shows the rooms of its resume token to whoever has the token.
+    SkipMemberCheckInToken,
 }
 
 impl Bug {
     /// All planted bugs.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::AckBeforeSync,
         Self::AckBeforeQuorum,
         Self::PublishBeforeCommit,
@@ -49,6 +55,9 @@ impl Bug {
         Self::SkipLevelGate,
         Self::TrustOldCopy,
         Self::ApplyByProcess,
+        Self::LeakAfterRemoval,
+        Self::JoinSeesPast,
+        Self::SkipMemberCheckInToken,
     ];
 
     /// The value of [`VARIABLE`] that chooses this bug.
@@ -65,6 +74,9 @@ impl Bug {
             Self::SkipLevelGate => "skip-level-gate",
             Self::TrustOldCopy => "trust-old-copy",
             Self::ApplyByProcess => "apply-by-process",
+            Self::LeakAfterRemoval => "leak-after-removal",
+            Self::JoinSeesPast => "join-sees-past",
+            Self::SkipMemberCheckInToken => "skip-member-check-in-token",
         }
     }
 

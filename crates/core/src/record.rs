@@ -1,5 +1,6 @@
 //! The rows of a shard's state that commands read and change.
 
+use crate::access::{RoomKind, RoomPolicy};
 use crate::id::{DataDirId, NodeId, RoomId, Seq, SessionId, UserId};
 
 /// The meta shard's counters. Ids are given out from 1 and never again.
@@ -28,6 +29,26 @@ pub struct DirectoryEntry {
     pub creator_name: String,
     /// When the room was created, milliseconds since 1970.
     pub created_ms: i64,
+    /// The rights with which the room begins; `None` for a room of the first feature level.
+    pub founding: Option<Founding>,
+}
+
+/// The rights with which a room begins. Feature level 2.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Founding {
+    /// Who finds and reads the room.
+    pub kind: RoomKind,
+    /// The people of a direct conversation, ascending by id; empty for other rooms, where the creator is the owner.
+    pub people: Vec<Person>,
+}
+
+/// A user by id and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Person {
+    /// The user's id.
+    pub user: UserId,
+    /// The user's name.
+    pub name: String,
 }
 
 /// A user.
@@ -67,6 +88,8 @@ pub struct RoomHead {
     pub last_time_ms: i64,
     /// How many users are members.
     pub members: u32,
+    /// The room's policy. Rooms of the first feature level are open.
+    pub policy: RoomPolicy,
 }
 
 /// A room's description.

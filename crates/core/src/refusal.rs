@@ -19,6 +19,8 @@ pub enum Class {
     Precondition,
     /// The caller's session is not known.
     Unauthenticated,
+    /// The caller may not do this.
+    Denied,
 }
 
 /// A client's next step after a refusal.
@@ -176,6 +178,36 @@ refusals! {
     /// The room has no event at the seq that the request names.
     21 TargetUnknown "target_unknown" uses NotFound Report
         "the room has no such event; name the seq of one that is there";
+    /// The user is no member of the room, which the action needs.
+    22 NotAMember "not_a_member" uses Denied Report
+        "you are not a member of the room; join it, or ask a member to add you";
+    /// The member's role does not allow the action. See [`crate::access`].
+    23 NotAllowed "not_allowed" uses Denied Report
+        "your role in the room does not allow this; ask an owner or a moderator";
+    /// The member is muted.
+    24 Muted "muted" uses Denied Report
+        "you are muted in the room for now";
+    /// The user is banned from the room.
+    25 Banned "banned" uses Denied Report
+        "you are banned from the room; a moderator can add you again";
+    /// The room is archived.
+    26 RoomArchived "room_archived" uses Precondition Report
+        "the room is archived: it can be read, and nobody writes in it";
+    /// No user has the name.
+    27 UserUnknown "user_unknown" uses NotFound Report
+        "there is no user of this name";
+    /// The user whom an action concerns is no member of the room.
+    28 NoSuchMember "no_such_member" uses NotFound Report
+        "this user is not a member of the room";
+    /// The reason is longer than [`crate::limits::REASON_BYTES_MAX`], or has more than one line.
+    29 ReasonInvalid "reason_invalid" uses Invalid Report
+        "a reason is one line of at most 512 bytes";
+    /// The room has [`crate::limits::MEMBERS_MAX`] members already.
+    30 TooManyMembers "too_many_members" uses Exhausted Report
+        "the room has as many members as it can hold";
+    /// A direct conversation has nobody else, or more than [`crate::limits::DIRECT_PEOPLE_MAX`] people.
+    31 PeopleInvalid "people_invalid" uses Invalid Report
+        "a direct conversation has 1 to 10 people";
 }
 
 impl Refusal {
@@ -224,13 +256,13 @@ mod tests {
 
     #[test]
     fn every_code_and_every_word_stands_for_one_refusal() {
-        for code in 1..=21 {
+        for code in 1..=31 {
             let refusal = Refusal::from_code(code, 5);
             assert_eq!(refusal.code(), code);
             assert!(!matches!(refusal, Refusal::Other(_)), "{code} has a name");
             assert_eq!(Refusal::from_word(refusal.word(), 5), Some(refusal));
         }
-        assert_eq!(Refusal::NAMED.len() + 1, 21, "every code was looked at");
+        assert_eq!(Refusal::NAMED.len() + 1, 31, "every code was looked at");
         assert_eq!(Refusal::from_code(9_999, 0).code(), 9_999);
         assert_eq!(Refusal::from_word("refused", 0), None);
     }

@@ -1,13 +1,15 @@
 //! The rules of rooms.
 
-use crate::action::{Action, Decision, Effect};
+use crate::access::{Member, Role, RoomKind, RoomPolicy};
+use crate::action::Action;
 use crate::command::Origin;
+use crate::decide::{Decision, Effect, Moment};
 use crate::event::{EventKind, RoomEvent};
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
 use crate::limits::ROOMS_PER_SESSION_MAX;
 use crate::name::check_room_name;
 use crate::outcome::{Change, Outcome, Reply};
-use crate::record::{RoomHead, RoomInfo};
+use crate::record::{Founding, Person, RoomHead, RoomInfo};
 use crate::refusal::Refusal;
 use crate::session::{Standing, StoredOutcome, StoredReply};
 use crate::stamp::Stamp;
@@ -19,34 +21,50 @@ pub(crate) fn open<V: View>(
     time_ms: i64,
     room: RoomId,
     name: &str,
-    creator: (UserId, &str),
+    creator: &Person,
+    founding: Option<&Founding>,
 ) -> Result<Outcome, V::Error> {
     if view.room(room)?.is_some() {
         return Ok(Outcome::reply(Reply::Done));
     }
-    if let Err(refusal) = check_room_name(name) {
+    // The name of a direct conversation is made by the meta shard, and is no name that a room can have.
+    let direct = founding.is_some_and(|founding| founding.kind == RoomKind::Direct);
+    if !direct && let Err(refusal) = check_room_name(name) {
         return Ok(Outcome::refused(refusal));
     }
-    let (creator, creator_name) = creator;
     let event = RoomEvent {
         room,
         seq: Seq(1),
         time_ms,
-        author: creator,
-        author_name: creator_name.to_owned(),
+        author: creator.user,
+        author_name: creator.name.clone(),
         session: SessionId(0),
         request: RequestNo(0),
-        kind: EventKind::Created(name.to_owned()),
+        kind: EventKind::Created { name: name.to_owned(), founding: founding.cloned() },
     };
-    let info = RoomInfo { name: name.to_owned(), topic: String::new(), creator, created_ms: time_ms };
-    Ok(Outcome {
-        reply: Reply::Done,
-        changes: vec![
-            Change::RoomInfo(room, info),
-            Change::RoomHead(room, RoomHead { last: Seq(1), last_time_ms: time_ms, members: 0 }),
-        ],
-        event: Some(event),
-    })
+    let info =
+        RoomInfo { name: name.to_owned(), topic: String::new(), creator: creator.user, created_ms: time_ms };
+    let (policy, members) = begin(creator, founding);
+    let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+    let head = RoomHead { last: Seq(1), last_time_ms: time_ms, members: count, policy };
+    let mut changes = vec![Change::RoomInfo(room, info), Change::RoomHead(room, head)];
+    changes.extend(members.into_iter().map(|(user, role)| {
+        let member = Member { role: Some(role), ..Member::of_first_level() };
+        Change::Member { room, user, member: Some(member) }
+    }));
+    Ok(Outcome { reply: Reply::Done, changes, event: Some(event) })
+}
+
+/// The policy and the first members of a room.
+fn begin(creator: &Person, founding: Option<&Founding>) -> (RoomPolicy, Vec<(UserId, Role)>) {
+    let Some(Founding { kind, people }) = founding else { return (RoomPolicy::default(), Vec::new()) };
+    let members = match kind {
+        // Nobody asked for the first room of a cluster.
+        RoomKind::Open | RoomKind::Private if creator.user == UserId(0) => Vec::new(),
+        RoomKind::Open | RoomKind::Private => vec![(creator.user, Role::Owner)],
+        RoomKind::Direct => people.iter().map(|person| (person.user, Role::Member)).collect(),
+    };
+    (RoomPolicy { kind: *kind, ..RoomPolicy::default() }, members)
 }
 
 /// Decides a session's request in a room.
@@ -112,7 +130,8 @@ fn decide<V: View>(
     origin: &Origin,
     action: &Action,
 ) -> Result<Outcome, V::Error> {
-    let Effect { kind, change, members } = match action.decide(view, room, head, origin.author)? {
+    let moment = Moment { view, stamp, room, head, author: origin.author, powers: origin.powers };
+    let Effect { kind, change, head: after } = match action.decide(&moment)? {
         Decision::Event(effect) => effect,
         Decision::Unchanged => return Ok(Outcome::reply(Reply::Unchanged)),
         Decision::Refused(refusal) => return Ok(Outcome::refused(refusal)),
@@ -122,7 +141,7 @@ fn decide<V: View>(
     changes.extend(change);
     let seq = head.last.next();
     let time_ms = stamp.after(head.last_time_ms);
-    changes.push(Change::RoomHead(room, RoomHead { last: seq, last_time_ms: time_ms, members }));
+    changes.push(Change::RoomHead(room, RoomHead { last: seq, last_time_ms: time_ms, ..after }));
     let event = RoomEvent {
         room,
         seq,

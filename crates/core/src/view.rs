@@ -1,5 +1,6 @@
 //! The input of a command's decision: read access to one shard's state.
 
+use crate::access::Member;
 use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
 use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, UserRecord};
 use crate::ring::Layout;
@@ -14,8 +15,10 @@ pub trait View {
 
     /// A room's head, if the room is in this shard.
     fn room(&self, room: RoomId) -> Result<Option<RoomHead>, Self::Error>;
-    /// Whether the user is a member of the room.
-    fn member(&self, room: RoomId, user: UserId) -> Result<bool, Self::Error>;
+    /// What the room knows of the user.
+    fn member(&self, room: RoomId, user: UserId) -> Result<Option<Member>, Self::Error>;
+    /// The user who created the room.
+    fn creator(&self, room: RoomId) -> Result<UserId, Self::Error>;
     /// The standing of a request among the session's decided requests in the room; `None` if the
     /// session has none there.
     fn standing(

@@ -1,24 +1,31 @@
 //! Actions to protobuf and back: the one mapping between [`Action`], [`chat::RoomAction`] and the short forms of the
 //! actions of the first feature level, which release 0.1.0 reads and writes.
 
-use conclave_core::{Action, Refusal, Seq};
+use conclave_core::access::Role;
+use conclave_core::action::Target;
+use conclave_core::{Action, Refusal, Seq, UserId};
 
-use crate::FormatError;
 use crate::chat::{self, RoomAction, room_action::Kind, send_message_request::Content};
 use crate::log::{self, act};
+use crate::{FormatError, rights};
 
 /// The action from a client's request.
 ///
 /// # Errors
 /// If the action is of a kind that this version does not know.
 pub fn from_content(content: Content) -> Result<Action, FormatError> {
-    match content {
+    let mut action = match content {
         Content::Text(text) => Ok(Action::Post(text)),
         Content::Topic(topic) => Ok(Action::SetTopic(topic)),
         Content::Join(_) => Ok(Action::Join),
         Content::Leave(_) => Ok(Action::Leave),
         Content::Action(action) => from_proto(action),
+    }?;
+    // Only a gateway says whose name it is.
+    if let Some(target) = action.target_mut() {
+        target.user = UserId(0);
     }
+    Ok(action)
 }
 
 /// The action as a client's request, in the short form if the action has one. `None` for [`Action::Void`], which no
@@ -30,8 +37,8 @@ pub fn into_content(action: Action) -> Option<Content> {
         Action::SetTopic(topic) => Content::Topic(topic),
         Action::Join => Content::Join(chat::Join {}),
         Action::Leave => Content::Leave(chat::Leave {}),
-        Action::Pin { target, off } => Content::Action(pin(target, off)),
         Action::Void { .. } => return None,
+        action => Content::Action(RoomAction { kind: later(action) }),
     })
 }
 
@@ -42,10 +49,10 @@ pub(crate) fn to_log(action: &Action) -> act::Action {
         Action::SetTopic(topic) => act::Action::SetTopic(topic.clone()),
         Action::Join => act::Action::Join(true),
         Action::Leave => act::Action::Leave(true),
-        Action::Pin { target, off } => act::Action::RoomAction(pin(*target, *off)),
         Action::Void { refusal, digest } => {
             act::Action::Void(log::Void { refusal: refusal.code(), digest: *digest })
         }
+        action => act::Action::RoomAction(RoomAction { kind: later(action.clone()) }),
     }
 }
 
@@ -70,9 +77,43 @@ fn from_proto(action: RoomAction) -> Result<Action, FormatError> {
         Kind::Join(_) => Action::Join,
         Kind::Leave(_) => Action::Leave,
         Kind::Pin(pin) => Action::Pin { target: Seq(pin.target_seq), off: pin.off },
+        Kind::AddMember(add) => Action::AddMember {
+            who: rights::target_from_proto(add.who),
+            role: rights::role_from_proto(add.role)?.unwrap_or(Role::Member),
+        },
+        Kind::RemoveMember(remove) => Action::RemoveMember {
+            who: rights::target_from_proto(remove.who),
+            ban: remove.ban,
+            reason: remove.reason,
+        },
+        Kind::SetRole(set) => Action::SetRole {
+            who: rights::target_from_proto(set.who),
+            role: rights::role_from_proto(set.role)?.ok_or(FormatError::Missing("SetRole.role"))?,
+        },
+        Kind::Mute(mute) => Action::Mute { who: rights::target_from_proto(mute.who), for_ms: mute.for_ms },
+        Kind::SetPolicy(change) => Action::SetPolicy(rights::change_from_proto(change)?),
     })
 }
 
-fn pin(target: Seq, off: bool) -> RoomAction {
-    RoomAction { kind: Some(Kind::Pin(chat::Pin { target_seq: target.0, off })) }
+/// The one form of an action of feature level 2 and above. `None` for the actions that have a form of their own.
+fn later(action: Action) -> Option<Kind> {
+    let role = |role: Role| rights::role_to_proto(Some(role)).into();
+    let who = |who: Target| Some(rights::target_to_proto(who));
+    Some(match action {
+        Action::Pin { target, off } => Kind::Pin(chat::Pin { target_seq: target.0, off }),
+        Action::AddMember { who: target, role: given } => {
+            Kind::AddMember(chat::AddMember { who: who(target), role: role(given) })
+        }
+        Action::RemoveMember { who: target, ban, reason } => {
+            Kind::RemoveMember(chat::RemoveMember { who: who(target), ban, reason })
+        }
+        Action::SetRole { who: target, role: given } => {
+            Kind::SetRole(chat::SetRole { who: who(target), role: role(given) })
+        }
+        Action::Mute { who: target, for_ms } => Kind::Mute(chat::Mute { who: who(target), for_ms }),
+        Action::SetPolicy(change) => Kind::SetPolicy(rights::change_to_proto(change)),
+        Action::Post(_) | Action::SetTopic(_) | Action::Join | Action::Leave | Action::Void { .. } => {
+            return None;
+        }
+    })
 }

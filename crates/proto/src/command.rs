@@ -6,14 +6,15 @@
 //! itself, and commands of another node that this program was able to decode.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use conclave_core::record::NodeRecord;
+use conclave_core::access::RoomKind;
+use conclave_core::record::{NodeRecord, Person};
 use conclave_core::ring::Layout;
 use conclave_core::{Command, DataDirId, NodeId, Origin, RequestNo, RoomId, SessionId, Stamp, UserId, level};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::log::{self, command::Kind};
-use crate::{FormatError, action};
+use crate::{FormatError, action, rights};
 
 /// `CommandBatch.time_ms`.
 const TIME_FIELD: u32 = 1;
@@ -142,11 +143,12 @@ pub fn decode_batch(bytes: &[u8], understands: u32) -> Result<(Stamp, Vec<Comman
 
 fn to_proto(command: &Command) -> log::Command {
     let kind = match command {
-        Command::OpenRoom { room, name, creator, creator_name } => Kind::OpenRoom(log::OpenRoom {
+        Command::OpenRoom { room, name, creator, founding } => Kind::OpenRoom(log::OpenRoom {
             room_id: room.0,
             name: name.clone(),
-            creator_id: creator.0,
-            creator: creator_name.clone(),
+            creator_id: creator.user.0,
+            creator: creator.name.clone(),
+            founding: founding.as_ref().map(rights::founding_to_proto),
         }),
         Command::Act { room, origin, action } => Kind::Act(log::Act {
             room_id: room.0,
@@ -155,11 +157,18 @@ fn to_proto(command: &Command) -> log::Command {
             author: origin.author_name.clone(),
             request_no: origin.request.0,
             settled_no: origin.settled.0,
+            powers: rights::powers_to_bits(origin.powers),
             action: Some(action::to_log(action)),
         }),
-        Command::CreateRoom { name, creator } => {
-            Kind::CreateRoom(log::CreateRoom { name: name.clone(), creator_id: creator.0 })
-        }
+        Command::CreateRoom { name, creator, kind } => Kind::CreateRoom(log::CreateRoom {
+            name: name.clone(),
+            creator_id: creator.0,
+            kind: kind.map_or(0, RoomKind::code).into(),
+        }),
+        Command::OpenDirect { creator, people } => Kind::OpenDirect(log::OpenDirect {
+            creator_id: creator.0,
+            people: people.iter().map(|user| user.0).collect(),
+        }),
         Command::OpenSession { user, secret_digest, client } => Kind::OpenSession(log::OpenSession {
             user: user.clone(),
             secret_digest: secret_digest.to_vec(),
@@ -181,8 +190,8 @@ fn from_proto(command: log::Command) -> Result<Command, FormatError> {
         Kind::OpenRoom(open) => Command::OpenRoom {
             room: RoomId(open.room_id),
             name: open.name,
-            creator: UserId(open.creator_id),
-            creator_name: open.creator,
+            creator: Person { user: UserId(open.creator_id), name: open.creator },
+            founding: open.founding.map(rights::founding_from_proto).transpose()?,
         },
         Kind::Act(act) => Command::Act {
             room: RoomId(act.room_id),
@@ -192,12 +201,19 @@ fn from_proto(command: log::Command) -> Result<Command, FormatError> {
                 author_name: act.author,
                 request: RequestNo(act.request_no),
                 settled: RequestNo(act.settled_no),
+                powers: rights::powers_from_bits(act.powers)?,
             },
             action: action::from_log(act.action.ok_or(FormatError::UnknownKind("the action"))?)?,
         },
-        Kind::CreateRoom(create) => {
-            Command::CreateRoom { name: create.name, creator: UserId(create.creator_id) }
-        }
+        Kind::CreateRoom(create) => Command::CreateRoom {
+            name: create.name,
+            creator: UserId(create.creator_id),
+            kind: rights::kind_from_proto(create.kind)?,
+        },
+        Kind::OpenDirect(open) => Command::OpenDirect {
+            creator: UserId(open.creator_id),
+            people: open.people.into_iter().map(UserId).collect(),
+        },
         Kind::OpenSession(open) => Command::OpenSession {
             user: open.user,
             secret_digest: sixteen(&open.secret_digest, "OpenSession.secret_digest")?,
@@ -267,7 +283,9 @@ fn sixteen(bytes: &[u8], field: &'static str) -> Result<[u8; 16], FormatError> {
 
 #[cfg(test)]
 mod tests {
+    use conclave_core::access::Powers;
     use conclave_core::level::FEATURE_LEVEL;
+    use conclave_core::record::Founding;
     use conclave_core::{Action, Seq};
 
     use super::*;
@@ -278,9 +296,23 @@ mod tests {
             Command::OpenRoom {
                 room: RoomId(7),
                 name: "general".into(),
-                creator: UserId(1),
-                creator_name: "ana".into(),
+                creator: Person { user: UserId(1), name: "ana".into() },
+                founding: None,
             },
+            Command::OpenRoom {
+                room: RoomId(8),
+                name: ":d:1:2".into(),
+                creator: Person { user: UserId(1), name: "ana".into() },
+                founding: Some(Founding {
+                    kind: RoomKind::Direct,
+                    people: vec![
+                        Person { user: UserId(1), name: "ana".into() },
+                        Person { user: UserId(2), name: "bo".into() },
+                    ],
+                }),
+            },
+            Command::CreateRoom { name: "a".into(), creator: UserId(1), kind: Some(RoomKind::Private) },
+            Command::OpenDirect { creator: UserId(1), people: vec![UserId(1), UserId(2)] },
             Command::Act {
                 room: RoomId(7),
                 origin: Origin {
@@ -289,6 +321,7 @@ mod tests {
                     author_name: "ana".into(),
                     request: RequestNo(9),
                     settled: RequestNo(8),
+                    powers: Powers::default(),
                 },
                 action: Action::Post("hello".into()),
             },
@@ -300,6 +333,7 @@ mod tests {
                     author_name: "ana".into(),
                     request: RequestNo(10),
                     settled: RequestNo(8),
+                    powers: Powers { admin: true, guest: false },
                 },
                 action: Action::Pin { target: Seq(4), off: true },
             },
@@ -351,15 +385,16 @@ mod tests {
 
     #[test]
     fn a_batch_above_the_level_is_refused_even_if_every_command_can_be_decoded() {
-        let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) });
+        let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1), kind: None });
         let with_a_new_field = Encoded { level: FEATURE_LEVEL + 1, ..known };
         let error =
             decode_batch(&encode_batch(Stamp::first(1), &[with_a_new_field]), FEATURE_LEVEL).unwrap_err();
         assert!(matches!(error, FormatError::NewerLevel { .. }) && error.is_newer(), "{error}");
-        let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) }).into_bytes();
+        let known = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1), kind: None })
+            .into_bytes();
         assert!(Encoded::from_peer(known.clone(), FEATURE_LEVEL + 1, FEATURE_LEVEL).unwrap_err().is_newer());
         assert_eq!(Encoded::from_peer(known, FEATURE_LEVEL, FEATURE_LEVEL).unwrap().0.level(), FEATURE_LEVEL);
-        let first = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) });
+        let first = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1), kind: None });
         let steps_back = encode_batch(Stamp::at_level(1, 2), &[first]);
         assert!(decode_batch(&steps_back, level::FIRST).unwrap_err().is_newer(), "the time needs level 2");
         let raise = encode(&Command::SetFeatureLevel(FEATURE_LEVEL + 1));

@@ -1,11 +1,13 @@
 //! Events to bytes and back.
 
 use bytes::{Bytes, BytesMut};
+use conclave_core::access::Role;
+use conclave_core::record::{Founding, Person};
 use conclave_core::{EventKind, RequestNo, RoomEvent, RoomId, Seq, SessionId, UserId};
 use prost::Message as _;
 
 use crate::chat::{self, event::Kind};
-use crate::{FormatError, frame};
+use crate::{FormatError, frame, rights};
 
 /// Appends the event to `out` as a *record*: one element of `EventBatch.events`, with its tag and
 /// length. Concatenated records are a valid list again; history on disk and on the wire has this form;
@@ -21,7 +23,29 @@ pub fn encode_record(event: &RoomEvent, out: &mut BytesMut) {
 #[must_use]
 pub fn to_proto(event: &RoomEvent) -> chat::Event {
     let kind = match &event.kind {
-        EventKind::Created(room) => Kind::Created(chat::Created { room: room.clone() }),
+        EventKind::Created { name, founding } => {
+            let (kind, people) = founding.as_ref().map_or((0, Vec::new()), |founding| {
+                (founding.kind.code().into(), founding.people.iter().map(rights::person_to_proto).collect())
+            });
+            Kind::Created(chat::Created { room: name.clone(), kind, people })
+        }
+        EventKind::MemberAdded { who, role } => Kind::MemberAdded(chat::MemberAdded {
+            who: Some(rights::person_to_proto(who)),
+            role: rights::role_to_proto(Some(*role)).into(),
+        }),
+        EventKind::MemberRemoved { who, banned, reason } => Kind::MemberRemoved(chat::MemberRemoved {
+            who: Some(rights::person_to_proto(who)),
+            banned: *banned,
+            reason: reason.clone(),
+        }),
+        EventKind::RoleChanged { who, role } => Kind::RoleChanged(chat::RoleChanged {
+            who: Some(rights::person_to_proto(who)),
+            role: rights::role_to_proto(Some(*role)).into(),
+        }),
+        EventKind::Muted { who, until_ms } => {
+            Kind::Muted(chat::Muted { who: Some(rights::person_to_proto(who)), until_ms: *until_ms })
+        }
+        EventKind::PolicyChanged(policy) => Kind::PolicyChanged(rights::policy_to_proto(*policy)),
         EventKind::Message(text) => Kind::Message(chat::Message { text: text.clone() }),
         EventKind::TopicChanged(topic) => Kind::TopicChanged(chat::TopicChanged { topic: topic.clone() }),
         EventKind::Joined => Kind::Joined(chat::Joined {}),
@@ -46,7 +70,24 @@ pub fn to_proto(event: &RoomEvent) -> chat::Event {
 /// If the event's kind is missing or not known to this version.
 pub fn from_proto(event: chat::Event) -> Result<RoomEvent, FormatError> {
     let kind = match event.kind.ok_or(FormatError::UnknownKind("the event"))? {
-        Kind::Created(created) => EventKind::Created(created.room),
+        Kind::Created(created) => {
+            let people = created.people.into_iter().map(rights::person_from_proto).collect();
+            let founding = rights::kind_from_proto(created.kind)?.map(|kind| Founding { kind, people });
+            EventKind::Created { name: created.room, founding }
+        }
+        Kind::MemberAdded(added) => {
+            EventKind::MemberAdded { who: person(added.who)?, role: role(added.role)? }
+        }
+        Kind::MemberRemoved(removed) => EventKind::MemberRemoved {
+            who: person(removed.who)?,
+            banned: removed.banned,
+            reason: removed.reason,
+        },
+        Kind::RoleChanged(changed) => {
+            EventKind::RoleChanged { who: person(changed.who)?, role: role(changed.role)? }
+        }
+        Kind::Muted(muted) => EventKind::Muted { who: person(muted.who)?, until_ms: muted.until_ms },
+        Kind::PolicyChanged(policy) => EventKind::PolicyChanged(rights::policy_from_proto(policy)?),
         Kind::Message(message) => EventKind::Message(message.text),
         Kind::TopicChanged(changed) => EventKind::TopicChanged(changed.topic),
         Kind::Joined(_) => EventKind::Joined,
@@ -63,6 +104,14 @@ pub fn from_proto(event: chat::Event) -> Result<RoomEvent, FormatError> {
         request: RequestNo(event.request_no),
         kind,
     })
+}
+
+fn person(person: Option<chat::Person>) -> Result<Person, FormatError> {
+    person.map(rights::person_from_proto).ok_or(FormatError::Missing("the user whom the event concerns"))
+}
+
+fn role(number: i32) -> Result<Role, FormatError> {
+    rights::role_from_proto(number)?.ok_or(FormatError::Missing("the role"))
 }
 
 /// Decodes concatenated records.

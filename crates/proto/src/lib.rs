@@ -63,6 +63,7 @@ pub mod event;
 pub mod frame;
 pub mod mac;
 pub mod reply;
+pub mod rights;
 pub mod status;
 pub mod token;
 

@@ -261,6 +261,7 @@ fn grpc_code(failure: &Failure) -> Code {
             Class::Conflict => Code::Aborted,
             Class::Precondition => Code::FailedPrecondition,
             Class::Unauthenticated => Code::Unauthenticated,
+            Class::Denied => Code::PermissionDenied,
         },
         Failure::Invalid { .. } => Code::InvalidArgument,
         Failure::Unauthenticated(_) => Code::Unauthenticated,

@@ -130,7 +130,7 @@ async fn seed_meta_state(router: &Router) {
     raise_level(router).await;
     let Ok(meta) = router.reader(ShardId::META) else { return };
     if meta.room_named(FIRST_ROOM).await.is_ok_and(|room| room.is_none()) {
-        report("first room", router.create_room(FIRST_ROOM, UserId(0)).await.err());
+        report("first room", router.create_room(FIRST_ROOM, UserId(0), None).await.err());
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) const SENDS_FRAME_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const SENDS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Maximum size of the requests of one stream that are received and not decided yet, bytes. One more frame may exceed it.
 pub(crate) const STREAM_SENDS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Rooms that a `SendMessages` stream remembers to have joined. A session has request numbers in 4,096 rooms of a shard.
+pub(crate) const STREAM_ROOMS_MAX: usize = 4_096;
 /// Maximum size of all pages of events that wait to be sent and are larger than [`PAGE_BYTES_MIN`], bytes.
 pub(crate) const PAGES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Size of a small page of events, bytes.

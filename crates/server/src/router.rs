@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::name::check_room_name;
+use conclave_core::access::RoomKind;
+use conclave_core::level::RIGHTS;
+use conclave_core::name::{check_room_name, check_user_name};
 use conclave_core::planted::{Bug, planted};
-use conclave_core::record::DirectoryEntry;
+use conclave_core::record::{DirectoryEntry, Person};
 use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, ShardId, UserId};
 use conclave_proto::chat::RoomRef;
 use conclave_proto::command::{Encoded, encode};
@@ -261,6 +263,20 @@ impl Router {
         self.known_room(reference).await?.ok_or(Failure::Refused(Refusal::RoomUnknown))
     }
 
+    /// The user of this name; 0 if there is none. A user unknown to this node may be newer than the applied state, so the
+    /// answer "none" is given only after a linearizable read.
+    pub(crate) async fn user_named(&self, name: &str) -> Result<UserId, Failure> {
+        if check_user_name(name).is_err() {
+            return Ok(UserId(0));
+        }
+        let meta = self.reader(ShardId::META)?;
+        if let Some(user) = meta.user_named(name).await? {
+            return Ok(user);
+        }
+        self.barrier(ShardId::META).await?;
+        Ok(meta.user_named(name).await?.unwrap_or(UserId(0)))
+    }
+
     /// The room, if this node knows it.
     async fn known_room(&self, reference: &RoomRef) -> Result<Option<RoomId>, Failure> {
         let meta = self.reader(ShardId::META)?;
@@ -281,8 +297,9 @@ impl Router {
                 meta.directory_entry(room).await?.ok_or(Failure::Refused(Refusal::RoomUnknown))?
             }
         };
-        let DirectoryEntry { name, creator, creator_name, .. } = entry;
-        let command = Command::OpenRoom { room, name, creator, creator_name };
+        let DirectoryEntry { name, creator, creator_name, founding, .. } = entry;
+        let creator = Person { user: creator, name: creator_name };
+        let command = Command::OpenRoom { room, name, creator, founding };
         match self.decide(self.shards.of_room(room).id, &command).await? {
             Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
             _ => Ok(()),
@@ -290,10 +307,37 @@ impl Router {
     }
 
     /// Adds a room to the room directory and creates it in its shard.
-    pub(crate) async fn create_room(&self, name: &str, creator: UserId) -> Result<(RoomId, bool), Failure> {
+    pub(crate) async fn create_room(
+        &self,
+        name: &str,
+        creator: UserId,
+        kind: Option<RoomKind>,
+    ) -> Result<(RoomId, bool), Failure> {
         check_room_name(name).map_err(Failure::Refused)?;
-        let command = Command::CreateRoom { name: name.to_owned(), creator };
-        match self.decide(ShardId::META, &command).await? {
+        // Before the level, rooms have no rights, and are open.
+        let kind = if self.shards.topology.feature_level() >= RIGHTS {
+            kind.or(Some(RoomKind::Open))
+        } else {
+            kind.filter(|kind| *kind != RoomKind::Open)
+        };
+        let command = Command::CreateRoom { name: name.to_owned(), creator, kind };
+        self.check_level(command.level())?;
+        self.add_room(&command).await
+    }
+
+    /// Adds the direct conversation between these people to the room directory and creates it in its shard.
+    pub(crate) async fn open_direct(
+        &self,
+        creator: UserId,
+        people: Vec<UserId>,
+    ) -> Result<(RoomId, bool), Failure> {
+        let command = Command::OpenDirect { creator, people };
+        self.check_level(command.level())?;
+        self.add_room(&command).await
+    }
+
+    async fn add_room(&self, command: &Command) -> Result<(RoomId, bool), Failure> {
+        match self.decide(ShardId::META, command).await? {
             Reply::RoomCreated { room, created } => {
                 self.open_room(room).await?;
                 Ok((room, created))

@@ -25,10 +25,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use conclave_core::access::Member;
 use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
 use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord};
 use conclave_core::ring::Layout;
-use conclave_core::{NodeId, RoomId, ShardId};
+use conclave_core::{NodeId, RoomId, ShardId, UserId};
 use conclave_proto::FormatError;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -89,6 +90,8 @@ pub struct ShardState {
     /// Raised when a snapshot's installation begins and when it ends: at an odd number the file is
     /// between two states.
     installs: AtomicU64,
+    /// Raised when somebody may see less of a room than before; see [`ShardState::sight`].
+    sight: AtomicU64,
     #[cfg(debug_assertions)]
     predictions: Mutex<predict::Predictions>,
 }
@@ -117,6 +120,10 @@ struct Inner {
     small: BTreeSet<Key>,
     /// Rooms of the room directory that are not written yet, with their epoch.
     fresh: BTreeMap<String, (DirectoryEntry, u64)>,
+    /// Members of rooms that are not written yet, with their epoch.
+    fresh_members: BTreeMap<(RoomId, UserId), (Option<Member>, u64)>,
+    /// Somebody may see less than before the batch.
+    sees_less: bool,
     tails: Tails,
     batch: ApplyBatch,
     unwritten: Vec<(RoomId, Chunk)>,
@@ -136,6 +143,7 @@ impl ShardState {
             inner: Mutex::new(inner),
             applied: watch::Sender::new(index),
             installs: AtomicU64::new(0),
+            sight: AtomicU64::new(0),
             #[cfg(debug_assertions)]
             predictions: Mutex::default(),
         })
@@ -193,6 +201,7 @@ impl ShardState {
         inner.rows = Cache::new();
         inner.small.clear();
         inner.fresh.clear();
+        inner.fresh_members.clear();
         inner.tails.clear();
         inner.unwritten.clear();
         let bytes = std::mem::take(&mut inner.unwritten_bytes);
@@ -208,6 +217,7 @@ impl ShardState {
         // Epochs are never reused: the writer may still hold an earlier one.
         let (epoch, written) = (inner.epoch + 1, inner.written);
         *inner = Inner { epoch, written, ..fresh };
+        self.sight.fetch_add(1, Ordering::AcqRel);
         let cluster = inner.cluster();
         drop(inner);
         self.cluster.send_replace(Arc::new(cluster));
@@ -246,6 +256,8 @@ impl Inner {
             cluster_changed: false,
             small: BTreeSet::new(),
             fresh: BTreeMap::new(),
+            fresh_members: BTreeMap::new(),
+            sees_less: false,
             tails: Tails::default(),
             batch: ApplyBatch::default(),
             unwritten: Vec::new(),

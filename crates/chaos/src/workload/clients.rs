@@ -162,7 +162,16 @@ pub(super) fn event(event: &conclave_client::api::Event) -> Event<'_> {
         Some(Kind::Joined(_)) => (What::Joined, ""),
         Some(Kind::Left(_)) => (What::Left, ""),
         // None of these was requested by a client.
-        Some(Kind::Created(_) | Kind::Pinned(_)) | None => (What::Created, ""),
+        Some(
+            Kind::Created(_)
+            | Kind::Pinned(_)
+            | Kind::MemberAdded(_)
+            | Kind::MemberRemoved(_)
+            | Kind::RoleChanged(_)
+            | Kind::PolicyChanged(_)
+            | Kind::Muted(_),
+        )
+        | None => (What::Created, ""),
     };
     Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }
 }

@@ -1,6 +1,6 @@
 //! Renders events, as a line for people and as a JSON object for programs.
 
-use conclave_proto::chat::{self, event::Kind};
+use conclave_proto::chat::{self, MemberRole, Past, Posting, RoomKind, event::Kind};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -42,7 +42,11 @@ pub(crate) fn line(look: &LineStyle, room: &str, event: &chat::Event, own: Optio
 fn notice(author: &str, kind: Option<&Kind>) -> String {
     match kind {
         Some(Kind::Created(_)) if author.is_empty() => "* the room was created".to_owned(),
-        Some(Kind::Created(_)) => format!("* {author} created the room"),
+        Some(Kind::Created(created)) => match created.kind() {
+            RoomKind::Private => format!("* {author} created the private room"),
+            RoomKind::Direct => format!("* {author} began the conversation"),
+            RoomKind::Unspecified | RoomKind::Open => format!("* {author} created the room"),
+        },
         Some(Kind::TopicChanged(changed)) => {
             format!("* {author} set the topic: {}", safe(&changed.topic, ""))
         }
@@ -52,11 +56,74 @@ fn notice(author: &str, kind: Option<&Kind>) -> String {
             let verb = if pinned.off { "unpinned" } else { "pinned" };
             format!("* {author} {verb} event {}", pinned.target_seq)
         }
+        Some(Kind::MemberAdded(added)) => {
+            format!("* {author} added {}{}", name(added.who.as_ref()), as_role(added.role()))
+        }
+        Some(Kind::MemberRemoved(removed)) => {
+            let verb = if removed.banned { "banned" } else { "removed" };
+            let reason = safe(&removed.reason, "");
+            let why = if reason.is_empty() { reason } else { format!(": {reason}") };
+            format!("* {author} {verb} {}{why}", name(removed.who.as_ref()))
+        }
+        Some(Kind::RoleChanged(changed)) => {
+            format!("* {author} made {} {}", name(changed.who.as_ref()), role_word(changed.role()))
+        }
+        Some(Kind::Muted(muted)) if muted.until_ms == 0 => {
+            format!("* {author} lets {} write again", name(muted.who.as_ref()))
+        }
+        Some(Kind::Muted(muted)) => {
+            format!("* {author} muted {} until {}", name(muted.who.as_ref()), stamp(muted.until_ms))
+        }
+        Some(Kind::PolicyChanged(policy)) => format!("* {author} changed the room: {}", policy_words(policy)),
         Some(Kind::Message(message)) => safe(&message.text, ""),
         None => {
             format!("* {author} caused an event of a kind that this version does not know; upgrade conclave")
         }
     }
+}
+
+fn name(person: Option<&chat::Person>) -> String {
+    person.map_or_else(|| "somebody".to_owned(), |person| safe(&person.name, ""))
+}
+
+fn as_role(role: MemberRole) -> String {
+    match role {
+        MemberRole::Unspecified | MemberRole::Member => String::new(),
+        other => format!(" as {}", role_word(other)),
+    }
+}
+
+/// A role in one word, for people and in JSON.
+pub(crate) fn role_word(role: MemberRole) -> &'static str {
+    match role {
+        MemberRole::Unspecified => "nobody",
+        MemberRole::Guest => "guest",
+        MemberRole::Member => "member",
+        MemberRole::Moderator => "moderator",
+        MemberRole::Owner => "owner",
+    }
+}
+
+/// The kind of a room in one word, for people and in JSON.
+pub(crate) fn kind_word(kind: RoomKind) -> &'static str {
+    match kind {
+        RoomKind::Unspecified | RoomKind::Open => "open",
+        RoomKind::Private => "private",
+        RoomKind::Direct => "direct",
+    }
+}
+
+fn policy_words(policy: &chat::RoomPolicy) -> String {
+    let posting = match policy.posting() {
+        Posting::Unspecified | Posting::All => "all members write",
+        Posting::Moderators => "moderators write",
+    };
+    let past = match policy.past() {
+        Past::Unspecified | Past::All => "newcomers see the past",
+        Past::SinceJoin => "newcomers do not see the past",
+    };
+    let archived = if policy.archived { ", archived" } else { "" };
+    format!("{}, {posting}, {past}{archived}", kind_word(policy.kind()))
 }
 
 /// An event as a JSON object. Its keys never change their meaning.
@@ -74,6 +141,12 @@ pub(crate) struct Json<'a> {
     /// The event that this one is about, for example a pinned one.
     #[serde(skip_serializing_if = "Option::is_none")]
     target_seq: Option<u64>,
+    /// The user whom the event concerns, for example a new member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    /// The role that this user has from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
 }
 
 /// The event as a JSON object.
@@ -86,7 +159,21 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
         Some(Kind::Left(_)) => ("left", ""),
         Some(Kind::Pinned(chat::Pinned { off: false, .. })) => ("pinned", ""),
         Some(Kind::Pinned(chat::Pinned { off: true, .. })) => ("unpinned", ""),
+        Some(Kind::MemberAdded(_)) => ("member_added", ""),
+        Some(Kind::MemberRemoved(removed)) if removed.banned => ("member_banned", removed.reason.as_str()),
+        Some(Kind::MemberRemoved(removed)) => ("member_removed", removed.reason.as_str()),
+        Some(Kind::RoleChanged(_)) => ("role_changed", ""),
+        Some(Kind::Muted(chat::Muted { until_ms: 0, .. })) => ("unmuted", ""),
+        Some(Kind::Muted(_)) => ("muted", ""),
+        Some(Kind::PolicyChanged(_)) => ("policy_changed", ""),
         None => ("unknown", ""),
+    };
+    let (who, role) = match &event.kind {
+        Some(Kind::MemberAdded(added)) => (added.who.as_ref(), Some(added.role())),
+        Some(Kind::MemberRemoved(removed)) => (removed.who.as_ref(), None),
+        Some(Kind::RoleChanged(changed)) => (changed.who.as_ref(), Some(changed.role())),
+        Some(Kind::Muted(muted)) => (muted.who.as_ref(), None),
+        _ => (None, None),
     };
     Json {
         room,
@@ -102,6 +189,8 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
             Some(Kind::Pinned(pinned)) => Some(pinned.target_seq),
             _ => None,
         },
+        user: who.map(|who| who.name.as_str()),
+        role: role.map(role_word),
     }
 }
 

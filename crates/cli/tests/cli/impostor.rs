@@ -187,6 +187,17 @@ impl ChatService for Service {
         self.no("CreateRoom", &request)
     }
 
+    async fn open_direct(
+        &self,
+        request: Request<OpenDirectRequest>,
+    ) -> Result<Response<OpenDirectResponse>, Status> {
+        self.no("OpenDirect", &request)
+    }
+
+    async fn members(&self, request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
+        self.no("Members", &request)
+    }
+
     async fn leave_room(
         &self,
         request: Request<LeaveRoomRequest>,

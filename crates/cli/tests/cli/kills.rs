@@ -189,7 +189,12 @@ fn seen(event: &conclave_client::api::Event) -> Event<'_> {
         Kind::Joined(_) => (What::Joined, ""),
         Kind::Left(_) => (What::Left, ""),
         // No client of this test causes such an event; the checker would report it as a phantom.
-        Kind::Pinned(_) => (What::Created, ""),
+        Kind::Pinned(_)
+        | Kind::MemberAdded(_)
+        | Kind::MemberRemoved(_)
+        | Kind::RoleChanged(_)
+        | Kind::PolicyChanged(_)
+        | Kind::Muted(_) => (What::Created, ""),
     };
     Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }
 }

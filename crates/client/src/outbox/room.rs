@@ -149,12 +149,23 @@ impl<W> Room<W> {
             let Some(item) = self.item(number).filter(|item| item.status == ItemStatus::Pending) else {
                 continue;
             };
+            // Writing in an open room makes its author a member; leaving it must not.
+            let join_first = !matches!(
+                item.content,
+                send_message_request::Content::Join(_) | send_message_request::Content::Leave(_)
+            );
             let content = Some(item.content.clone());
             self.ever_sent = self.ever_sent.max(number);
             self.in_flight += 1;
             return Some((
                 number,
-                SendMessageRequest { room: Some(room), request_no: number, settled_no: settled, content },
+                SendMessageRequest {
+                    room: Some(room),
+                    request_no: number,
+                    settled_no: settled,
+                    join_first,
+                    content,
+                },
             ));
         }
         None

@@ -34,6 +34,7 @@ impl Queue {
             request_no: number,
             settled_no: 0,
             content: Some(content.into_wire()),
+            ..SendMessageRequest::default()
         };
         self.records.push(Record { kind: Some(record::Kind::Submit(request)) });
         self.submitted.push((room, number));

@@ -24,6 +24,7 @@ fn submitted(number: u64) -> Record {
         room: Some(RoomRef { name: "general".into(), id: 0 }),
         request_no: number,
         settled_no: 0,
+        join_first: false,
         content: Some(Content::Text("x".into()).into_wire()),
     };
     Record { kind: Some(record::Kind::Submit(request)) }

@@ -116,6 +116,10 @@ impl Subscription {
                     first_seq: truncated.first_seq,
                 })
             }
+            stream_frame::Frame::RoomClosed(closed) => {
+                self.positions.close(closed.room_id, &closed.code, &closed.resume_token);
+                Step::Other(Incoming::RoomClosed { room_id: closed.room_id, code: closed.code })
+            }
             stream_frame::Frame::ClusterView(view) => {
                 shared.nodes.observe_view(&view);
                 Step::Nothing

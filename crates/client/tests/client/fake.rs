@@ -132,7 +132,12 @@ impl Data {
             Action::SetTopic(topic) => event::Kind::TopicChanged(TopicChanged { topic }),
             Action::Join => event::Kind::Joined(Joined {}),
             Action::Leave => event::Kind::Left(Left {}),
-            Action::Void { .. } => return refused(Refusal::WrongShard),
+            Action::AddMember { .. }
+            | Action::RemoveMember { .. }
+            | Action::SetRole { .. }
+            | Action::Mute { .. }
+            | Action::SetPolicy(_)
+            | Action::Void { .. } => return refused(Refusal::WrongShard),
         };
         room.events.push(Event {
             room_id: room.id,
@@ -284,6 +289,7 @@ impl Cluster {
             room: Some(RoomRef { name: room.into(), id: 0 }),
             request_no: sent + 1,
             settled_no: sent,
+            join_first: false,
             content: Some(send_message_request::Content::Text(text.into())),
         };
         data.decide(0, "bob", &request);

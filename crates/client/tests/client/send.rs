@@ -121,6 +121,7 @@ async fn a_session_that_another_client_uses_is_replaced() {
             room: Some(RoomRef { name: "general".into(), id: 0 }),
             request_no: number,
             settled_no: 0,
+            join_first: false,
             content: Some(send_message_request::Content::Text(format!("copy {number}"))),
         };
         cluster.data().decide(session, "ana", &request);

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use conclave_core::access::{Past, PolicyChange, Posting, Powers, Role, RoomKind, RoomPolicy};
+use conclave_core::action::Target;
 use conclave_core::level::{FEATURE_LEVEL, FIRST};
 use conclave_core::limits::{NODES_MAX, ROOM_TIME_AHEAD_MAX_MS, ROOMS_PER_SESSION_MAX, TEXT_BYTES_MAX};
 use conclave_core::mem::MemView;
+use conclave_core::record::{Founding, Person};
 use conclave_core::{
-    Action, Command, EventKind, NodeId, Origin, Outcome, Refusal, Reply, RequestNo, RoomId, Seq, SessionId,
-    ShardId, Stamp, UserId, apply,
+    Action, Command, EventKind, NodeId, Origin, Outcome, Refusal, Reply, RequestNo, RoomEvent, RoomId, Seq,
+    SessionId, ShardId, Stamp, UserId, apply,
 };
 use proptest::prelude::*;
 
@@ -28,7 +31,7 @@ enum Step {
     /// An unnumbered join.
     Join { session: u64, room: u64 },
     /// The room is opened, perhaps again.
-    Open { room: u64 },
+    Open { room: u64, kind: RoomKind },
     /// The leader's clock changes.
     Clock(i64),
     /// The cluster's feature level becomes the highest one.
@@ -45,6 +48,32 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Join),
         2 => Just(Action::Leave),
         1 => (0..9_u64, any::<bool>()).prop_map(|(seq, off)| Action::Pin { target: Seq(seq), off }),
+        2 => (target(), role()).prop_map(|(who, role)| Action::AddMember { who, role }),
+        2 => (target(), any::<bool>())
+            .prop_map(|(who, ban)| Action::RemoveMember { who, ban, reason: String::new() }),
+        1 => (target(), role()).prop_map(|(who, role)| Action::SetRole { who, role }),
+        1 => (target(), 0..2_000_u64).prop_map(|(who, for_ms)| Action::Mute { who, for_ms }),
+        1 => policy().prop_map(Action::SetPolicy),
+    ]
+}
+
+/// One of the three users, or a name that nobody has.
+fn target() -> impl Strategy<Value = Target> {
+    (0..=3_u64).prop_map(|user| Target { name: format!("u{user}"), user: UserId(user) })
+}
+
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![Just(Role::Guest), Just(Role::Member), Just(Role::Moderator), Just(Role::Owner)]
+}
+
+fn policy() -> impl Strategy<Value = PolicyChange> {
+    let same = PolicyChange::default();
+    prop_oneof![
+        Just(PolicyChange { kind: Some(RoomKind::Open), ..same }),
+        Just(PolicyChange { kind: Some(RoomKind::Private), ..same }),
+        Just(PolicyChange { posting: Some(Posting::Moderators), ..same }),
+        Just(PolicyChange { past: Some(Past::SinceJoin), ..same }),
+        any::<bool>().prop_map(move |archived| PolicyChange { archived: Some(archived), ..same }),
     ]
 }
 
@@ -59,7 +88,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (session.clone(), room.clone(), 1..5_u64)
             .prop_map(|(session, room, by)| Step::Skip { session, room, by }),
         1 => (session, room.clone()).prop_map(|(session, room)| Step::Join { session, room }),
-        1 => room.prop_map(|room| Step::Open { room }),
+        1 => (room, prop_oneof![Just(RoomKind::Open), Just(RoomKind::Private)])
+            .prop_map(|(room, kind)| Step::Open { room, kind }),
         2 => prop_oneof![-1_000..1_000_000_i64, -1_000..50_000_i64].prop_map(Step::Clock),
         1 => Just(Step::Raise),
     ]
@@ -101,13 +131,13 @@ fn commands(steps: &[Step]) -> Vec<(Stamp, Command)> {
                 act(*session, *room, number, Action::Post("SKIPPED".into()))
             }
             Step::Join { session, room } => act(*session, *room, 0, Action::Join),
-            Step::Open { room } => {
+            Step::Open { room, kind } => {
                 opened.insert(*room);
                 Command::OpenRoom {
                     room: RoomId(*room),
                     name: format!("room-{room}"),
-                    creator: UserId(1),
-                    creator_name: "u1".into(),
+                    creator: Person { user: UserId(1), name: "u1".into() },
+                    founding: (level > FIRST).then(|| Founding { kind: *kind, people: Vec::new() }),
                 }
             }
             Step::Clock(now) => {
@@ -135,6 +165,7 @@ fn act(session: u64, room: u64, request: u64, action: Action) -> Command {
             author_name: format!("u{author}"),
             request: RequestNo(request),
             settled: RequestNo(0),
+            powers: Powers::default(),
         },
         action,
     }
@@ -151,6 +182,76 @@ fn run(commands: &[(Stamp, Command)]) -> (MemView, Vec<Outcome>) {
         })
         .collect();
     (view, outcomes)
+}
+
+/// A room, as somebody derives it from its events alone. Written apart from the machine, so that a mistake there is not
+/// made here, too.
+#[derive(Debug, Default)]
+struct Folded {
+    roles: BTreeMap<UserId, Role>,
+    banned: BTreeSet<UserId>,
+    muted: BTreeMap<UserId, i64>,
+    /// Which events each user may see as a present or an earlier member.
+    seen: BTreeSet<(UserId, Seq)>,
+    policy: RoomPolicy,
+    last: Seq,
+}
+
+impl Folded {
+    fn add(&mut self, event: &RoomEvent, stamp: Stamp) {
+        self.last = event.seq;
+        match &event.kind {
+            EventKind::Created { founding: Some(founding), .. } => {
+                self.policy.kind = founding.kind;
+                self.enter(event.author, Role::Owner);
+            }
+            EventKind::Created { founding: None, .. }
+            | EventKind::Message(_)
+            | EventKind::TopicChanged(_)
+            | EventKind::Pinned { .. } => {}
+            // Room 1 and room 2 are user 1's.
+            EventKind::Joined => {
+                self.enter(event.author, if event.author == UserId(1) { Role::Owner } else { Role::Member });
+            }
+            EventKind::MemberAdded { who, role } => self.enter(who.user, *role),
+            // The first level forgets who has left.
+            EventKind::Left if stamp.level() == FIRST => {
+                self.roles.remove(&event.author);
+                self.seen.retain(|(user, _)| *user != event.author);
+            }
+            EventKind::Left => self.leave(event.author),
+            EventKind::MemberRemoved { who, banned, .. } => {
+                self.leave(who.user);
+                if *banned {
+                    self.banned.insert(who.user);
+                }
+            }
+            EventKind::RoleChanged { who, role } => {
+                self.roles.insert(who.user, *role);
+            }
+            EventKind::Muted { who, until_ms } => {
+                self.muted.insert(who.user, *until_ms);
+            }
+            EventKind::PolicyChanged(policy) => self.policy = *policy,
+        }
+        for user in self.roles.keys() {
+            self.seen.insert((*user, event.seq));
+        }
+    }
+
+    fn enter(&mut self, user: UserId, role: Role) {
+        self.roles.insert(user, role);
+        self.banned.remove(&user);
+        if self.policy.past == Past::All {
+            self.seen.extend((1..=self.last.0).map(|seq| (user, Seq(seq))));
+        }
+    }
+
+    fn leave(&mut self, user: UserId) {
+        if self.roles.remove(&user).is_some() {
+            self.seen.insert((user, self.last));
+        }
+    }
 }
 
 fn history() -> impl Strategy<Value = Vec<(Stamp, Command)>> {
@@ -170,7 +271,7 @@ proptest! {
         for event in &view.events {
             let (last, _) = heads.get(&event.room).copied().unwrap_or((Seq(0), i64::MIN));
             prop_assert_eq!(event.seq, last.next());
-            prop_assert_eq!(event.seq == Seq(1), matches!(event.kind, EventKind::Created(_)));
+            prop_assert_eq!(event.seq == Seq(1), matches!(event.kind, EventKind::Created { .. }));
             heads.insert(event.room, (event.seq, event.time_ms));
         }
         for (room, (head, _)) in &view.rooms {
@@ -244,23 +345,47 @@ proptest! {
     }
 
     #[test]
-    fn the_member_count_matches_the_members(commands in history()) {
-        let (view, _) = run(&commands);
-        let mut present: BTreeSet<(RoomId, UserId)> = BTreeSet::new();
-        for event in &view.events {
-            match event.kind {
-                EventKind::Joined => prop_assert!(present.insert((event.room, event.author))),
-                EventKind::Left => prop_assert!(present.remove(&(event.room, event.author))),
-                EventKind::Created(_) | EventKind::Message(_) | EventKind::TopicChanged(_) => {}
-                EventKind::Pinned { target, .. } => {
-                    prop_assert!((1..event.seq.0).contains(&target.0), "a pin names an event before it");
+    fn members_and_roles_are_a_fold_of_the_events(commands in history()) {
+        let (view, outcomes) = run(&commands);
+        let mut rooms = BTreeMap::new();
+        for ((stamp, _), outcome) in commands.iter().zip(&outcomes) {
+            if let Some(event) = &outcome.event {
+                rooms.entry(event.room).or_insert_with(Folded::default).add(event, *stamp);
+            }
+        }
+        for (room, (head, _)) in &view.rooms {
+            let folded = &rooms[room];
+            prop_assert_eq!(head.members as usize, folded.roles.len());
+            prop_assert_eq!(head.policy, folded.policy);
+            for user in (1..=3).map(UserId) {
+                let member = view.members.get(&(*room, user)).cloned().unwrap_or_default();
+                prop_assert_eq!(member.role_in_force(user, UserId(1)), folded.roles.get(&user).copied());
+                prop_assert_eq!(member.banned, folded.banned.contains(&user), "{:?}", member);
+                for seq in (1..=head.last.0).map(Seq) {
+                    let visible = member.visible(seq).is_some_and(|(from, _)| from <= seq);
+                    let saw = folded.seen.contains(&(user, seq));
+                    prop_assert_eq!(visible, saw, "user {} event {} of {:?}", user, seq, view.events);
                 }
             }
         }
-        prop_assert_eq!(&present, &view.members);
-        for (room, (head, _)) in &view.rooms {
-            let members = present.iter().filter(|(of, _)| of == room).count();
-            prop_assert_eq!(head.members as usize, members);
+    }
+
+    #[test]
+    fn only_members_who_may_write_become_authors(commands in history()) {
+        let (_, outcomes) = run(&commands);
+        let mut rooms = BTreeMap::new();
+        for ((stamp, _), outcome) in commands.iter().zip(&outcomes) {
+            let Some(event) = &outcome.event else { continue };
+            let folded = rooms.entry(event.room).or_insert_with(Folded::default);
+            if stamp.level() > FIRST && matches!(event.kind, EventKind::Message(_)) {
+                let role = folded.roles.get(&event.author).copied();
+                prop_assert!(role.is_some(), "an author who is no member: {event:?}");
+                prop_assert!(!folded.policy.archived);
+                prop_assert!(folded.policy.posting == Posting::All || role >= Some(Role::Moderator));
+                let muted = folded.muted.get(&event.author).is_some_and(|until| *until > event.time_ms);
+                prop_assert!(!muted || role >= Some(Role::Moderator));
+            }
+            folded.add(event, *stamp);
         }
     }
 
@@ -278,11 +403,16 @@ proptest! {
         for event in &view.events {
             let text = match &event.kind {
                 EventKind::Message(text) => text.as_str(),
-                EventKind::Created(_)
+                EventKind::Created { .. }
                 | EventKind::TopicChanged(_)
                 | EventKind::Joined
                 | EventKind::Left
-                | EventKind::Pinned { .. } => "",
+                | EventKind::Pinned { .. }
+                | EventKind::MemberAdded { .. }
+                | EventKind::MemberRemoved { .. }
+                | EventKind::RoleChanged { .. }
+                | EventKind::Muted { .. }
+                | EventKind::PolicyChanged(_) => "",
             };
             prop_assert!(text != "REUSED" && text != "SKIPPED" && text.len() <= TEXT_BYTES_MAX);
         }
@@ -302,8 +432,8 @@ fn a_session_has_request_numbers_in_a_bounded_number_of_rooms() {
         decide(Command::OpenRoom {
             room: RoomId(room),
             name: format!("r{room}"),
-            creator: UserId(1),
-            creator_name: "u1".into(),
+            creator: Person { user: UserId(1), name: "u1".into() },
+            founding: None,
         });
     }
     for room in 1..=rooms {

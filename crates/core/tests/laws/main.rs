@@ -6,6 +6,7 @@
 mod documents;
 mod machine;
 mod placement;
+mod rights;
 mod ring;
 mod script;
 mod transcripts;

@@ -1,6 +1,8 @@
 //! The lines of a transcript: the commands that a person writes after `>`.
 
-use conclave_core::record::NodeRecord;
+use conclave_core::access::{Past, PolicyChange, Posting, Powers, Role, RoomKind};
+use conclave_core::action::Target;
+use conclave_core::record::{Founding, NodeRecord, Person};
 use conclave_core::ring::Layout;
 use conclave_core::{
     Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp,
@@ -38,7 +40,14 @@ pub(crate) fn parse(line: &str) -> Line {
         "create-room" => {
             let name = words.word().to_owned();
             words.expect("by");
-            Command::CreateRoom { name, creator: person(words.word()) }
+            let creator = person(words.word());
+            let kind = (!words.is_empty()).then(|| room_kind(words.word()));
+            Command::CreateRoom { name, creator, kind }
+        }
+        "open-direct" => {
+            let people: Vec<_> = words.word().split(',').map(person).collect();
+            words.expect("by");
+            Command::OpenDirect { creator: person(words.word()), people }
         }
         "open-session" => {
             let user = words.word().to_owned();
@@ -63,22 +72,71 @@ fn at(words: &mut Words<'_>) -> Stamp {
     Stamp::at_level(time_ms, words.number())
 }
 
-/// `open-room 1 general by ana`
+/// `open-room 1 general by ana`; from level 2 on also `open-room 1 general by ana private` and
+/// `open-room 1 :d:1:2 by ana direct ana,bo`.
 fn open_room(words: &mut Words<'_>) -> Command {
     let room = RoomId(words.number());
     let name = words.word().to_owned();
     words.expect("by");
-    let creator = words.word();
-    Command::OpenRoom { room, name, creator: person(creator), creator_name: creator.to_owned() }
+    let creator = known(words.word());
+    let founding = (!words.is_empty()).then(|| {
+        let kind = room_kind(words.word());
+        let people =
+            if kind == RoomKind::Direct { words.word().split(',').map(known).collect() } else { Vec::new() };
+        Founding { kind, people }
+    });
+    Command::OpenRoom { room, name, creator, founding }
 }
 
-/// `ana/5 room 1 no 3 [settled 2] post "hello"`; `no 3..9` is seven requests, `no 0` is none.
+fn room_kind(word: &str) -> RoomKind {
+    match word {
+        "open" => RoomKind::Open,
+        "private" => RoomKind::Private,
+        "direct" => RoomKind::Direct,
+        other => panic!("{other} is no kind of room"),
+    }
+}
+
+fn role(word: &str) -> Role {
+    match word {
+        "guest" => Role::Guest,
+        "member" => Role::Member,
+        "moderator" => Role::Moderator,
+        "owner" => Role::Owner,
+        other => panic!("{other} is no role"),
+    }
+}
+
+/// `private`, `open`, `posting=all|moderators`, `past=all|since-join`, `archived`, `unarchived`
+fn policy(word: &str) -> PolicyChange {
+    let same = PolicyChange::default();
+    match word {
+        "posting=all" => PolicyChange { posting: Some(Posting::All), ..same },
+        "posting=moderators" => PolicyChange { posting: Some(Posting::Moderators), ..same },
+        "past=all" => PolicyChange { past: Some(Past::All), ..same },
+        "past=since-join" => PolicyChange { past: Some(Past::SinceJoin), ..same },
+        "archived" => PolicyChange { archived: Some(true), ..same },
+        "unarchived" => PolicyChange { archived: Some(false), ..same },
+        kind => PolicyChange { kind: Some(room_kind(kind)), ..same },
+    }
+}
+
+/// A user by name; `nobody` is a name that no user has.
+fn target(name: &str) -> Target {
+    let user = if name == "nobody" { UserId(0) } else { person(name) };
+    Target { name: name.to_owned(), user }
+}
+
+/// `ana/5 room 1 no 3 [settled 2] post "hello"`; `no 3..9` is seven requests, `no 0` is none. `ana!/5` is an admin of the
+/// cluster, `ana?/5` is a guest.
 fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
     let (user, session) = who.split_once('/').unwrap_or_else(|| panic!("{}: unknown verb", words.line));
     words.expect("room");
     let room = RoomId(words.number());
     words.expect("no");
     let numbers = words.word();
+    let powers = Powers { admin: user.ends_with('!'), guest: user.ends_with('?') };
+    let user = user.trim_end_matches(['!', '?']);
     let (first, last) = numbers.split_once("..").unwrap_or((numbers, numbers));
     let mut verb = words.word();
     let mut settled = RequestNo(0);
@@ -91,6 +149,15 @@ fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
         "topic" => Action::SetTopic(words.text()),
         "join" => Action::Join,
         "leave" => Action::Leave,
+        "add" => Action::AddMember { who: target(words.word()), role: role(words.word()) },
+        "remove" => {
+            let who = target(words.word());
+            Action::RemoveMember { who, ban: false, reason: words.text() }
+        }
+        "ban" => Action::RemoveMember { who: target(words.word()), ban: true, reason: String::new() },
+        "role" => Action::SetRole { who: target(words.word()), role: role(words.word()) },
+        "mute" => Action::Mute { who: target(words.word()), for_ms: words.number() },
+        "policy" => Action::SetPolicy(policy(words.word())),
         "pin" => Action::Pin { target: Seq(words.number()), off: false },
         "unpin" => Action::Pin { target: Seq(words.number()), off: true },
         // A gateway turns a text that is too long into this command.
@@ -109,6 +176,7 @@ fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
                 author_name: user.to_owned(),
                 request: RequestNo(request),
                 settled,
+                powers,
             },
             action: action.clone(),
         })
@@ -145,6 +213,10 @@ fn set_layout(words: &mut Words<'_>) -> Command {
     };
     let shards = words.rest.split_whitespace().map(replicas).collect();
     Command::SetLayout { layout: Layout { version, shards }, replaces }
+}
+
+fn known(name: &str) -> Person {
+    Person { user: person(name), name: name.to_owned() }
 }
 
 fn person(name: &str) -> UserId {

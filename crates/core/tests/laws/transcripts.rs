@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use conclave_core::access::{Member, RoomPolicy};
 use conclave_core::mem::MemView;
+use conclave_core::record::Founding;
 use conclave_core::session::StoredOutcome;
 use conclave_core::{Change, EventKind, Outcome, Reply, ShardId, Stamp, apply};
 
@@ -116,7 +118,15 @@ fn print(out: &mut String, outcome: &Outcome) {
 
 fn kind(kind: &EventKind) -> String {
     match kind {
-        EventKind::Created(name) => format!("created {name}"),
+        EventKind::Created { name, founding } => format!("created {name}{}", founded(founding.as_ref())),
+        EventKind::MemberAdded { who, role } => format!("added {} {} as {role:?}", who.user, who.name),
+        EventKind::MemberRemoved { who, banned, reason } => {
+            let banned = if *banned { " and banned" } else { "" };
+            format!("removed {} {}{banned} {}", who.user, who.name, short(reason))
+        }
+        EventKind::RoleChanged { who, role } => format!("{} {} is {role:?}", who.user, who.name),
+        EventKind::Muted { who, until_ms } => format!("{} {} muted until {until_ms}", who.user, who.name),
+        EventKind::PolicyChanged(now) => format!("policy{}", policy(*now)),
         EventKind::Message(text) => format!("message {}", short(text)),
         EventKind::TopicChanged(topic) => format!("topic {}", short(topic)),
         EventKind::Joined => "joined".to_owned(),
@@ -133,14 +143,26 @@ fn short(text: &str) -> String {
 fn written(change: &Change) -> String {
     match change {
         Change::RoomHead(room, head) => {
-            format!("room {room}: last {} time {} members {}", head.last, head.last_time_ms, head.members)
+            format!(
+                "room {room}: last {} time {} members {}{}",
+                head.last,
+                head.last_time_ms,
+                head.members,
+                policy(head.policy)
+            )
         }
         Change::RoomInfo(room, info) => {
             format!("room {room}: name {} created {}", info.name, info.created_ms)
         }
         Change::Topic(room, topic) => format!("room {room}: topic {}", short(topic)),
-        Change::Member { room, user, present } => {
-            format!("room {room}: user {user} is {}", if *present { "a member" } else { "no member" })
+        Change::Member { room, user, member: member @ Some(_) }
+            if *member == Some(Member::of_first_level()) =>
+        {
+            format!("room {room}: user {user} is a member")
+        }
+        Change::Member { room, user, member: None } => format!("room {room}: user {user} is no member"),
+        Change::Member { room, user, member: Some(member) } => {
+            format!("room {room}: user {user} {}", known(member))
         }
         Change::Replied { session, room, reply, settled } => {
             let verdict = match reply.verdict {
@@ -156,7 +178,8 @@ fn written(change: &Change) -> String {
             head.last_room, head.last_user, head.last_session, head.feature_level
         ),
         Change::Directory(entry) => {
-            format!("directory: {} is room {} by {:?}", entry.name, entry.room, entry.creator_name)
+            let founded = founded(entry.founding.as_ref());
+            format!("directory: {} is room {} by {:?}{founded}", entry.name, entry.room, entry.creator_name)
         }
         Change::User(user) => format!("user {}: {} with {} sessions", user.user, user.name, user.sessions),
         Change::Session(session) => {
@@ -165,6 +188,36 @@ fn written(change: &Change) -> String {
         Change::Node(node) => format!("node {}: {} level {}", node.node, node.name, node.feature_level),
         Change::Layout(layout) => format!("layout {}: {:?}", layout.version, ids(layout)),
     }
+}
+
+/// What a policy says besides that everybody may read and write; the policy of an open room is empty.
+fn policy(policy: RoomPolicy) -> String {
+    if policy == RoomPolicy::default() {
+        return String::new();
+    }
+    let RoomPolicy { kind, posting, past, archived } = policy;
+    let archived = if archived { " archived" } else { "" };
+    format!(" {kind:?} posting={posting:?} past={past:?}{archived}")
+}
+
+fn founded(founding: Option<&Founding>) -> String {
+    founding.map_or(String::new(), |Founding { kind, people }| {
+        let people: Vec<_> = people.iter().map(|person| format!("{} {}", person.user, person.name)).collect();
+        format!(" as {kind:?} {people:?}")
+    })
+}
+
+fn known(member: &Member) -> String {
+    let role = member.role.map_or("no role".to_owned(), |role| format!("{role:?}"));
+    let sees = member.sees_from.map_or("is out".to_owned(), |from| format!("sees {from}.."));
+    let past: Vec<_> = member.past.iter().map(|span| format!("{}..={}", span.from, span.upto)).collect();
+    let banned = if member.banned { " banned" } else { "" };
+    let muted = if member.muted_until_ms > 0 {
+        format!(" muted until {}", member.muted_until_ms)
+    } else {
+        String::new()
+    };
+    format!("{role} {sees} past {past:?}{banned}{muted}")
 }
 
 fn ids(layout: &conclave_core::ring::Layout) -> Vec<Vec<u64>> {
@@ -184,8 +237,12 @@ fn show(out: &mut String, view: &MemView) {
         )
         .unwrap();
     }
-    for (room, user) in &view.members {
-        writeln!(out, "    room {room}: user {user} is a member").unwrap();
+    for ((room, user), member) in &view.members {
+        if *member == Member::of_first_level() {
+            writeln!(out, "    room {room}: user {user} is a member").unwrap();
+        } else {
+            writeln!(out, "    room {room}: user {user} {}", known(member)).unwrap();
+        }
     }
     for ((session, room), known) in &view.sessions {
         writeln!(

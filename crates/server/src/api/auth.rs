@@ -4,6 +4,7 @@
 //! shard keeps only a digest of the secret, so any node can check a token and none can make one up. The token of a session
 //! for reading only is `cnr1_`, the session's id, the user's id, and a MAC (16 bytes); see [`crate::api::readers`].
 
+use conclave_core::access::Powers;
 use conclave_core::meta::displayed_client_name;
 use conclave_core::name::check_user_name;
 use conclave_core::record::SessionRecord;
@@ -28,6 +29,8 @@ pub(crate) struct Caller {
     pub(crate) session: SessionId,
     pub(crate) user: UserId,
     pub(crate) name: String,
+    /// What the user may do in every room.
+    pub(crate) powers: Powers,
     /// The session may not write.
     pub(crate) reads_only: bool,
 }
@@ -143,7 +146,13 @@ pub(crate) async fn caller(router: &Router, readers: &Readers, token: Token) -> 
         Token::Session { session, secret } => (session, secret),
         Token::Reading { session, mac } if readers.has_opened(session, mac) => {
             let ReadingSession { session, user } = session;
-            return Ok(Caller { session, user, name: String::new(), reads_only: true });
+            return Ok(Caller {
+                session,
+                user,
+                name: String::new(),
+                powers: Powers::default(),
+                reads_only: true,
+            });
         }
         Token::Reading { .. } => return Err(unknown()),
     };
@@ -158,7 +167,7 @@ pub(crate) async fn caller(router: &Router, readers: &Readers, token: Token) -> 
     match record {
         Some(record) if same(record.secret_digest, digest(secret)) => {
             let SessionRecord { session, user, user_name: name, .. } = record;
-            Ok(Caller { session, user, name, reads_only: false })
+            Ok(Caller { session, user, name, powers: Powers::default(), reads_only: false })
         }
         // Both cases get the same answer, so that a caller cannot learn which sessions exist.
         _ => Err(unknown()),

@@ -3,21 +3,26 @@
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 
+use conclave_core::access::{Actor, Deed, RoomKind, RoomPolicy, Sight, may};
 use conclave_core::limits::{
-    HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX, PAGE_BYTES_MAX,
-    PING_BYTES_MAX,
+    DIRECT_PEOPLE_MAX, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, LIST_MEMBERS_DEFAULT, LIST_MEMBERS_MAX,
+    LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX, LIST_ROOMS_PAGES_MAX, PAGE_BYTES_MAX, PING_BYTES_MAX,
 };
-use conclave_core::{Refusal, RoomId, Seq, ShardId};
+use conclave_core::meta::direct_name;
+use conclave_core::record::{DirectoryEntry, RoomHead, RoomInfo};
+use conclave_core::{Refusal, RoomId, Seq, ShardId, UserId};
 use conclave_proto::chat::chat_service_server::ChatService;
 use conclave_proto::chat::{
     self, Consistency, CreateRoomRequest, CreateRoomResponse, GetServerStatusRequest,
     GetServerStatusResponse, HistoryRequest, HistoryResponse, JoinChatRequest, LeaveRoomRequest,
-    ListRoomsRequest, ListRoomsResponse, OpenSessionRequest, OpenSessionResponse, PingRequest, PingResponse,
-    SendBatch, SendMessageRequest, SendMessageResponse, SendResults, history_request::Where,
+    ListRoomsRequest, ListRoomsResponse, MembersRequest, MembersResponse, OpenDirectRequest,
+    OpenDirectResponse, OpenSessionRequest, OpenSessionResponse, PingRequest, PingResponse, SendBatch,
+    SendMessageRequest, SendMessageResponse, SendResults, history_request::Where,
     send_message_request::Content,
 };
 use conclave_proto::event::decode_records;
 use conclave_proto::frame::EncodedFrame;
+use conclave_proto::rights::{kind_from_proto, person_to_proto, policy_to_proto, role_to_proto};
 use conclave_proto::status::Failure;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,7 +31,7 @@ use crate::api::auth::{self, Caller};
 use crate::api::gateway::Gateway;
 use crate::api::sends::{SendStream, send_one};
 use crate::api::{status, subscription};
-use crate::shard::reader::storage;
+use crate::shard::reader::{SeenRoom, storage};
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -48,28 +53,32 @@ impl Gateway {
         })
     }
 
-    async fn read_history(&self, request: HistoryRequest) -> Result<HistoryResponse, Failure> {
+    async fn read_history(
+        &self,
+        caller: &Caller,
+        request: HistoryRequest,
+    ) -> Result<HistoryResponse, Failure> {
         let room = self.router.room(request.room.as_ref()).await?;
         let reader = self.router.room_reader(room)?;
         if request.consistency() == Consistency::Linearizable {
             self.router.barrier(reader.shard()).await?;
         }
-        let mut found = reader.room(room).await?;
-        if found.is_none() {
-            self.router.open_room(room).await?;
-            self.router.barrier(reader.shard()).await?;
-            found = reader.room(room).await?;
-        }
-        let (head, _) = found.ok_or(Failure::Refused(Refusal::RoomUnknown))?;
+        let seen = self.seen_room(caller, room).await?;
+        // The last event that the caller may see; events that come meanwhile are not in the answer.
+        let Some(visible) = seen.sight.visible_back(seen.head.last) else {
+            return Err(Failure::Refused(seen.sight.refusal()));
+        };
         let limit = page_size(request.limit, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX);
-        let last = head.last.0;
-        let back = |before: u64| before.saturating_sub(1).saturating_sub(limit as u64);
+        let last = visible.upto.0;
         let (after, end) = match request.r#where {
-            Some(Where::AfterSeq(after)) => (after, last),
-            Some(Where::BeforeSeq(before)) => {
-                (back(before.min(last + 1)), before.saturating_sub(1).min(last))
-            }
-            None => (back(last + 1), last),
+            Some(Where::AfterSeq(after)) => match seen.sight.visible(Seq(after.saturating_add(1))) {
+                Some((from, upto)) => {
+                    (after.max(from.0.saturating_sub(1)), upto.map_or(last, |upto| upto.0.min(last)))
+                }
+                None => (last, last),
+            },
+            Some(Where::BeforeSeq(before)) => back(&seen, before.saturating_sub(1).min(last), limit),
+            None => back(&seen, last, limit),
         };
         let wanted = usize::try_from(end.saturating_sub(after)).unwrap_or(usize::MAX).min(limit);
         let mut events = Vec::new();
@@ -78,6 +87,79 @@ impl Gateway {
             events = decode_records(&page.records).map_err(storage)?;
         }
         Ok(HistoryResponse { events, last_seq: last, room_id: room.0 })
+    }
+
+    /// A room as the caller may see it. A room that exists only in the room directory is created in its shard.
+    async fn seen_room(&self, caller: &Caller, room: RoomId) -> Result<SeenRoom, Failure> {
+        let reader = self.router.room_reader(room)?;
+        let mut found = reader.seen_room(room, caller.user, caller.powers).await?;
+        if found.is_none() {
+            self.router.open_room(room).await?;
+            self.router.barrier(reader.shard()).await?;
+            found = reader.seen_room(room, caller.user, caller.powers).await?;
+        }
+        found.ok_or(Failure::Refused(Refusal::RoomUnknown))
+    }
+
+    async fn members_page(
+        &self,
+        caller: &Caller,
+        request: MembersRequest,
+    ) -> Result<MembersResponse, Failure> {
+        let room = self.router.room(request.room.as_ref()).await?;
+        let reader = self.router.room_reader(room)?;
+        if request.consistency() == Consistency::Linearizable {
+            self.router.barrier(reader.shard()).await?;
+        }
+        let seen = self.seen_room(caller, room).await?;
+        let role = seen.role(caller.user);
+        let actor = Actor { powers: caller.powers, role, banned: seen.is_banned(), muted: false };
+        may(actor, seen.head.policy, Deed::Read).map_err(Failure::Refused)?;
+        let limit = page_size(request.limit, LIST_MEMBERS_DEFAULT, LIST_MEMBERS_MAX);
+        let mut members = reader.members(room, UserId(request.after_user_id), limit + 1).await?;
+        let more = members.len() > limit;
+        members.truncate(limit);
+        let users: Vec<_> = members.iter().map(|(user, _)| *user).collect();
+        let names = self.router.reader(ShardId::META)?.user_names(&users).await?;
+        let creator = seen.info.creator;
+        let members = members.into_iter().zip(names).map(|((user, member), name)| chat::RoomMember {
+            user_id: user.0,
+            name: name.unwrap_or_default(),
+            role: role_to_proto(member.role_in_force(user, creator)).into(),
+            muted_until_ms: member.muted_until_ms,
+        });
+        Ok(MembersResponse { members: members.collect(), more })
+    }
+
+    /// The direct conversation between the caller and these users.
+    async fn direct(
+        &self,
+        caller: &Caller,
+        request: OpenDirectRequest,
+    ) -> Result<OpenDirectResponse, Failure> {
+        if request.users.len() >= DIRECT_PEOPLE_MAX {
+            return Err(Failure::Refused(Refusal::PeopleInvalid));
+        }
+        let mut people = vec![caller.user];
+        for name in &request.users {
+            match self.router.user_named(name).await? {
+                UserId(0) => return Err(Failure::Refused(Refusal::UserUnknown)),
+                user => people.push(user),
+            }
+        }
+        people.sort_unstable();
+        people.dedup();
+        let (room, created) = self.router.open_direct(caller.user, people.clone()).await?;
+        let names = self.router.reader(ShardId::META)?.user_names(&people).await?;
+        let people = people.iter().zip(names);
+        Ok(OpenDirectResponse {
+            room_id: room.0,
+            created,
+            name: direct_name(&people.clone().map(|(user, _)| *user).collect::<Vec<_>>()),
+            people: people
+                .map(|(user, name)| chat::Person { user_id: user.0, name: name.unwrap_or_default() })
+                .collect(),
+        })
     }
 
     async fn list_rooms_page(
@@ -90,9 +172,30 @@ impl Gateway {
             self.router.barrier(ShardId::META).await?;
         }
         let limit = page_size(request.limit, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX);
-        let mut entries = meta.directory_page(&request.after_name, limit + 1).await?;
-        let more = entries.len() > limit;
-        entries.truncate(limit);
+        let mut after = request.after_name;
+        let mut rooms = Vec::new();
+        for _ in 0..LIST_ROOMS_PAGES_MAX {
+            let wanted = limit - rooms.len();
+            let mut entries = meta.directory_page(&after, wanted + 1).await?;
+            let more = entries.len() > wanted;
+            entries.truncate(wanted);
+            if let Some(last) = entries.last() {
+                after.clone_from(&last.name);
+            }
+            rooms.extend(self.visible_rooms(caller, entries).await?);
+            if !more || rooms.len() == limit {
+                return Ok(ListRoomsResponse { rooms, more, next_after_name: after });
+            }
+        }
+        Ok(ListRoomsResponse { rooms, more: true, next_after_name: after })
+    }
+
+    /// Those of these rooms that the caller may see.
+    async fn visible_rooms(
+        &self,
+        caller: &Caller,
+        entries: Vec<DirectoryEntry>,
+    ) -> Result<Vec<chat::Room>, Failure> {
         // One read for each shard, however many of its rooms are listed.
         let mut by_shard: BTreeMap<ShardId, Vec<RoomId>> = BTreeMap::new();
         for entry in &entries {
@@ -103,21 +206,43 @@ impl Gateway {
             let found = self.router.reader(shard)?.rooms(&rooms, caller.user).await?;
             known.extend(rooms.into_iter().zip(found));
         }
-        let rooms = entries.into_iter().map(|entry| {
-            // A room that its shard does not have yet is empty.
-            let (head, info, joined) = known.remove(&entry.room).flatten().unwrap_or_default();
-            chat::Room {
+        let rooms = entries.into_iter().filter_map(|entry| {
+            // A room that its shard does not have yet is empty, and begins with what the directory says.
+            let (head, info, member) = known.remove(&entry.room).flatten().unwrap_or_else(|| {
+                let kind = entry.founding.as_ref().map(|founding| founding.kind).unwrap_or_default();
+                let policy = RoomPolicy { kind, ..RoomPolicy::default() };
+                (RoomHead { policy, ..RoomHead::default() }, RoomInfo::default(), None)
+            });
+            let sight = Sight::of(caller.powers, head.policy, member.clone());
+            let last = sight.visible_back(head.last.max(Seq(1)))?.upto.min(head.last);
+            let role = member.as_ref().and_then(|member| member.role_in_force(caller.user, info.creator));
+            // Who was a member may read what there was then, and finds the room by its name only.
+            if role.is_none() && head.policy.kind != RoomKind::Open {
+                return None;
+            }
+            let people = entry.founding.iter().flat_map(|founding| &founding.people);
+            Some(chat::Room {
                 id: entry.room.0,
                 name: entry.name,
                 topic: info.topic,
-                last_seq: head.last.0,
+                last_seq: last.0,
                 members: head.members,
                 shard: self.router.shards.of_room(entry.room).id.0,
-                joined,
-            }
+                joined: role.is_some(),
+                policy: Some(policy_to_proto(head.policy)),
+                people: people.map(person_to_proto).collect(),
+                role: role_to_proto(role).into(),
+            })
         });
-        Ok(ListRoomsResponse { rooms: rooms.collect(), more })
+        Ok(rooms.collect())
     }
+}
+
+/// The newest `limit` events up to `end` that somebody may see, as the event before them and the last of them.
+fn back(seen: &SeenRoom, end: u64, limit: usize) -> (u64, u64) {
+    let Some(span) = seen.sight.visible_back(Seq(end)) else { return (0, 0) };
+    let before = span.upto.0.saturating_sub(limit as u64);
+    (before.max(span.from.0.saturating_sub(1)), span.upto.0)
 }
 
 fn page_size(asked: u32, default: usize, max: usize) -> usize {
@@ -189,8 +314,8 @@ impl ChatService for Gateway {
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
         self.call("History", async {
-            caller(&request)?;
-            self.read_history(request.into_inner()).await
+            let caller = caller(&request)?;
+            self.read_history(&caller, request.into_inner()).await
         })
         .await
     }
@@ -212,10 +337,31 @@ impl ChatService for Gateway {
     ) -> Result<Response<CreateRoomResponse>, Status> {
         self.call("CreateRoom", async {
             let caller = caller(&request)?;
-            let name = request.into_inner().name;
+            let CreateRoomRequest { name, kind } = request.into_inner();
+            let unknown = |_| Failure::invalid("kind_unknown", "a room is open or private");
+            let kind = kind_from_proto(kind).map_err(unknown)?;
             let name = name.strip_prefix('#').unwrap_or(&name);
-            let (room, created) = self.router.create_room(name, caller.user).await?;
+            let (room, created) = self.router.create_room(name, caller.user, kind).await?;
             Ok(CreateRoomResponse { room_id: room.0, created })
+        })
+        .await
+    }
+
+    async fn open_direct(
+        &self,
+        request: Request<OpenDirectRequest>,
+    ) -> Result<Response<OpenDirectResponse>, Status> {
+        self.call("OpenDirect", async {
+            let caller = caller(&request)?;
+            self.direct(&caller, request.into_inner()).await
+        })
+        .await
+    }
+
+    async fn members(&self, request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
+        self.call("Members", async {
+            let caller = caller(&request)?;
+            self.members_page(&caller, request.into_inner()).await
         })
         .await
     }
@@ -228,7 +374,7 @@ impl ChatService for Gateway {
             let caller = caller(&request)?;
             let LeaveRoomRequest { room, request_no, settled_no } = request.into_inner();
             let content = Some(Content::Leave(chat::Leave {}));
-            let request = SendMessageRequest { room, request_no, settled_no, content };
+            let request = SendMessageRequest { room, request_no, settled_no, content, ..Default::default() };
             send_one(self, &caller, request).await
         })
         .await

@@ -19,17 +19,26 @@ use crate::api::gateway::Gateway;
 use crate::limits::{CALL_BYTES_MAX, CALL_DEADLINE, PUBLIC_CALL_BYTES_MAX, SENDS_FRAME_BYTES_MAX};
 
 /// The calls of a session. All others are public.
-const OF_SESSIONS: [&str; 7] =
-    [SUBSCRIPTION, SENDS, "SendMessage", "History", "ListRooms", "CreateRoom", "LeaveRoom"];
+const OF_SESSIONS: [&str; 9] = [
+    SUBSCRIPTION,
+    SENDS,
+    "SendMessage",
+    "History",
+    "ListRooms",
+    "CreateRoom",
+    "LeaveRoom",
+    "OpenDirect",
+    "Members",
+];
 /// The call whose messages may be large.
 const SENDS: &str = "SendMessages";
 /// The calls of a session that may only read.
-const READS: [&str; 3] = [SUBSCRIPTION, "History", "ListRooms"];
+const READS: [&str; 4] = [SUBSCRIPTION, "History", "ListRooms", "Members"];
 /// The call that a node refuses when it is full.
 const SUBSCRIPTION: &str = "JoinChat";
 
 /// The calls whose answer may be a large page.
-const PAGES: [&str; 2] = ["History", "ListRooms"];
+const PAGES: [&str; 3] = ["History", "ListRooms", "Members"];
 
 /// The chat service with these checks in front. A handler finds its caller in the extensions of its request.
 #[derive(Clone, Debug)]

@@ -1,11 +1,12 @@
 //! `SendMessage` and `SendMessages`: translate client requests into commands, and replies into results.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use conclave_core::access::RoomKind;
 use conclave_core::limits::{SEND_BATCH_MAX, SENDS_IN_FLIGHT_MAX};
 use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, ShardId};
 use conclave_proto::action::from_content;
@@ -22,7 +23,7 @@ use tonic::{Status, Streaming};
 use crate::api::auth::Caller;
 use crate::api::gateway::Gateway;
 use crate::budget::{Budget, Share};
-use crate::limits::STREAM_SENDS_BYTES_MAX;
+use crate::limits::{STREAM_ROOMS_MAX, STREAM_SENDS_BYTES_MAX};
 use crate::local::duty::{DutyReceiver, until};
 use crate::local_sessions::SendPermit;
 use crate::metrics::Metrics;
@@ -38,18 +39,20 @@ pub(crate) async fn send_one(
     let began = Instant::now();
     let room = router.room(request.room.as_ref()).await?;
     let request_no = request.request_no;
-    let result = match command(router, caller, room, request) {
-        Ok(command) => {
-            decide(router, room, command).await.and_then(|reply| response(room, request_no, reply))
+    let result = async {
+        if request.join_first && joins(router, caller, room).await? {
+            decide(router, room, join(caller, room)).await?;
         }
-        Err(failure) => Err(failure),
+        let command = command(router, caller, room, request).await?;
+        response(room, request_no, decide(router, room, command).await?)
     };
+    let result = result.await;
     metrics.count_send(&result, began);
     result
 }
 
 /// Gets one room command decided; creates a room first that exists only in the room directory.
-async fn decide(router: &Router, room: RoomId, command: Encoded) -> Result<Reply, Failure> {
+pub(crate) async fn decide(router: &Router, room: RoomId, command: Encoded) -> Result<Reply, Failure> {
     let shard = router.shards.of_room(room).id;
     let reply = one(router.submit(shard, vec![command.clone()]).await.await?)?;
     if reply != Reply::Refused(Refusal::RoomUnknown) {
@@ -64,9 +67,35 @@ fn one(replies: Vec<Reply>) -> Result<Reply, Failure> {
     reply.ok_or_else(|| Failure::unknown("undecided", "the shard sent an empty answer"))
 }
 
+/// Whether a request that asks for it makes the caller a member of the room: an open room of which the caller is no
+/// member, as far as this node knows. A room that its shard does not have yet is open.
+async fn joins(router: &Router, caller: &Caller, room: RoomId) -> Result<bool, Failure> {
+    let seen = router.room_reader(room)?.seen_room(room, caller.user, caller.powers).await?;
+    Ok(seen.is_none_or(|seen| {
+        seen.head.policy.kind == RoomKind::Open && !seen.member.is_some_and(|member| member.is_present())
+    }))
+}
+
+/// The command that makes the caller a member, without a request number: joining twice changes nothing.
+pub(crate) fn join(caller: &Caller, room: RoomId) -> Encoded {
+    let origin = origin(caller, RequestNo(0), RequestNo(0));
+    encode(&Command::Act { room, origin, action: Action::Join })
+}
+
+fn origin(caller: &Caller, request: RequestNo, settled: RequestNo) -> Origin {
+    Origin {
+        session: caller.session,
+        author: caller.user,
+        author_name: caller.name.clone(),
+        request,
+        settled,
+        powers: caller.powers,
+    }
+}
+
 /// The encoded command of a client's request. A request that no state can make valid is not replicated; its refusal
 /// is, because a refused request uses up its number.
-fn command(
+async fn command(
     router: &Router,
     caller: &Caller,
     room: RoomId,
@@ -77,21 +106,23 @@ fn command(
     let action = from_content(request.content.ok_or_else(unknown)?).map_err(|_| unknown())?;
     router.check_level(action.level())?;
     let action = match action.check() {
-        Ok(()) => action,
+        Ok(()) => named(router, action).await?,
         Err(refusal) => Action::Void { refusal, digest: action.digest() },
     };
     let request_no = RequestNo(request.request_no);
     if !request_no.is_numbered() && !action.is_idempotent() {
         return Err(Failure::Refused(Refusal::RequestNumberMissing));
     }
-    let origin = Origin {
-        session: caller.session,
-        author: caller.user,
-        author_name: caller.name.clone(),
-        request: request_no,
-        settled: RequestNo(request.settled_no),
-    };
+    let origin = origin(caller, request_no, RequestNo(request.settled_no));
     Ok(encode(&Command::Act { room, origin, action }))
+}
+
+/// The action with the user whom it concerns.
+async fn named(router: &Router, mut action: Action) -> Result<Action, Failure> {
+    if let Some(target) = action.target_mut() {
+        target.user = router.user_named(&target.name).await?;
+    }
+    Ok(action)
 }
 
 fn response(room: RoomId, request_no: u64, reply: Reply) -> Result<SendMessageResponse, Failure> {
@@ -130,6 +161,8 @@ pub(crate) struct SendStream {
     pending: FuturesUnordered<Pending>,
     /// Results that are not handed to the transport yet.
     ready: VecDeque<SendResult>,
+    /// Rooms whose first request was read.
+    rooms: BTreeSet<RoomId>,
 }
 
 /// The results of the requests of one frame that belong to one shard.
@@ -179,7 +212,8 @@ async fn share(waiting: &mut Option<Waiting>) -> Result<Share, Failure> {
 
 /// A request in flight: its position in the stream, its room and its number.
 struct Sent {
-    index: u64,
+    /// `None` for a join that the stream puts before a room's first request: nobody waits for its result.
+    index: Option<u64>,
     room: RoomId,
     request_no: u64,
     command: Encoded,
@@ -207,6 +241,7 @@ impl SendStream {
             bytes_in_flight: Arc::default(),
             pending: FuturesUnordered::new(),
             ready: VecDeque::new(),
+            rooms: BTreeSet::new(),
         };
         let (sender, results) = mpsc::channel(1);
         let task = tokio::spawn(async move {
@@ -306,10 +341,10 @@ impl SendStream {
         for request in batch.sends {
             let index = self.next_index;
             self.next_index += 1;
-            match prepare(&self.router, &self.caller, index, request, &mut asked).await {
-                Ok(sent) => {
+            match prepare(&self.router, &self.caller, index, request, &mut asked, &mut self.rooms).await {
+                Ok((join, sent)) => {
                     let shard = self.router.shards.of_room(sent.room).id;
-                    shards.entry(shard).or_default().push(sent);
+                    shards.entry(shard).or_default().extend(join.into_iter().chain([sent]));
                 }
                 Err(failure) => {
                     let result = Err(failure);
@@ -327,7 +362,7 @@ impl SendStream {
     /// Submits one shard's requests before the next frame is read. So the leader receives them in the order of the
     /// stream.
     async fn hand_over(&mut self, shard: ShardId, sent: Vec<Sent>, began: Instant, held: Arc<Held>) {
-        self.in_flight += sent.len();
+        self.in_flight += sent.iter().filter(|sent| sent.index.is_some()).count();
         let commands = sent.iter().map(|sent| sent.command.clone()).collect();
         let replies = self.router.submit(shard, commands).await;
         let router = self.router.clone();
@@ -338,6 +373,7 @@ impl SendStream {
             match replies {
                 Ok(replies) => {
                     for (sent, reply) in sent.into_iter().zip(replies) {
+                        let Some(index) = sent.index else { continue };
                         let reply = match reply {
                             Reply::Refused(Refusal::RoomUnknown) => {
                                 decide(&router, sent.room, sent.command).await
@@ -346,14 +382,14 @@ impl SendStream {
                         };
                         let result = reply.and_then(|reply| response(sent.room, sent.request_no, reply));
                         metrics.count_send(&result, began);
-                        results.push(to_result(sent.index, result));
+                        results.push(to_result(index, result));
                     }
                 }
                 Err(failure) => {
-                    for sent in sent {
+                    for index in sent.into_iter().filter_map(|sent| sent.index) {
                         let result = Err(failure.clone());
                         metrics.count_send(&result, began);
-                        results.push(to_result(sent.index, result));
+                        results.push(to_result(index, result));
                     }
                 }
             }
@@ -369,11 +405,18 @@ async fn prepare(
     index: u64,
     request: SendMessageRequest,
     asked: &mut Option<Result<(), Failure>>,
-) -> Result<Sent, Failure> {
+    rooms: &mut BTreeSet<RoomId>,
+) -> Result<(Option<Sent>, Sent), Failure> {
     let room = router.room_of_several(request.room.as_ref(), asked).await?;
-    let request_no = request.request_no;
-    let command = command(router, caller, room, request)?;
-    Ok(Sent { index, room, request_no, command })
+    let SendMessageRequest { request_no, join_first, .. } = request;
+    let command = command(router, caller, room, request).await?;
+    let joins = !rooms.contains(&room) && join_first && joins(router, caller, room).await?;
+    // A stream may name many rooms; those beyond the bound are looked up again with each request.
+    if rooms.len() < STREAM_ROOMS_MAX {
+        rooms.insert(room);
+    }
+    let join = joins.then(|| Sent { index: None, room, request_no: 0, command: join(caller, room) });
+    Ok((join, Sent { index: Some(index), room, request_no, command }))
 }
 
 fn to_result(index: u64, result: Result<SendMessageResponse, Failure>) -> SendResult {

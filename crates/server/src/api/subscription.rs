@@ -9,8 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use conclave_core::access::{Powers, Sight};
 use conclave_core::limits::{HISTORY_EVENTS_MAX, KEEPALIVE_INTERVAL, PAGE_BYTES_MAX, SUBSCRIPTION_ROOMS_MAX};
-use conclave_core::{Action, Command, Origin, Refusal, Reply, RequestNo, RoomId, Seq};
+use conclave_core::planted::{Bug, planted};
+use conclave_core::{Refusal, Reply, RoomId, Seq, UserId};
 use conclave_proto::chat::{
     self, JoinChatRequest, RoomSubscription, room_subscription::Start, stream_frame::Frame,
 };
@@ -25,11 +27,13 @@ use tonic::Status;
 
 use crate::api::auth::{self, Caller};
 use crate::api::gateway::Gateway;
+use crate::api::sends;
 use crate::budget::Share;
 use crate::feed::Subscriber;
 use crate::limits::{PAGE_BYTES_MIN, PAGES_GROW_AFTER};
 use crate::local_sessions::SubscriptionPermit;
 use crate::shard::ShardReader;
+use crate::shard::reader::SeenRoom;
 
 /// A subscription's position in one room.
 struct RoomCursor {
@@ -37,12 +41,38 @@ struct RoomCursor {
     name: String,
     seq: Seq,
     reader: ShardReader,
+    /// What the caller may see, as of `sight_number`; see [`conclave_store::ShardState::sight`].
+    sight: Sight,
+    sight_number: u64,
+    /// The caller may see nothing more, and was told.
+    closed: bool,
+}
+
+impl RoomCursor {
+    /// Where the next visible span begins and ends, and whether there is one.
+    fn visible(&self) -> Option<(Seq, Option<Seq>)> {
+        self.sight.visible(self.seq.next())
+    }
+}
+
+/// What the next step of a room is.
+enum Step {
+    /// These events.
+    Page(EventPage),
+    /// Nothing, for now.
+    Wait,
+    /// The caller may see no event before this one.
+    Skip(Seq),
+    /// The caller may see nothing more.
+    Close,
 }
 
 /// One subscription.
 pub(crate) struct Subscription {
     gateway: Gateway,
     subscriber: Arc<Subscriber>,
+    user: UserId,
+    powers: Powers,
     positions: Vec<RoomCursor>,
     /// Rooms with unread events; the room that has waited longest comes first.
     unread: VecDeque<u32>,
@@ -80,6 +110,8 @@ pub(crate) async fn open(
     let subscription = Subscription {
         gateway: gateway.clone(),
         subscriber,
+        user: caller.user,
+        powers: caller.powers,
         unread: (0..).take(positions.len()).collect(),
         positions,
         news_since: None,
@@ -126,7 +158,7 @@ async fn positions(
                 let why = format!("the resume token names room {room} twice");
                 return Err(Failure::invalid("resume_token_repeats_a_room", why));
             }
-            positions.push(position(gateway, room, Begin::After(seq)).await?);
+            positions.push(position(gateway, caller, room, Begin::After(seq)).await?);
         }
     }
     for wanted in request.rooms {
@@ -135,7 +167,15 @@ async fn positions(
             join(gateway, caller, room).await?;
         }
         if !positions.iter().any(|known| known.room == room) {
-            positions.push(position(gateway, room, begin(&wanted)).await?);
+            let position = position(gateway, caller, room, begin(&wanted)).await?;
+            // A room that the caller has read is closed in the stream, so that its other rooms go on. So is a room of the
+            // token.
+            let continues =
+                matches!(wanted.start, Some(Start::AfterSeq(_))) && position.sight != Sight::Nothing;
+            if position.visible().is_none() && !continues {
+                return Err(Failure::Refused(position.sight.refusal()));
+            }
+            positions.push(position);
         }
     }
     if positions.is_empty() || positions.len() > SUBSCRIPTION_ROOMS_MAX {
@@ -160,22 +200,25 @@ fn begin(wanted: &RoomSubscription) -> Begin {
     }
 }
 
-async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<RoomCursor, Failure> {
+async fn position(
+    gateway: &Gateway,
+    caller: &Caller,
+    room: RoomId,
+    begin: Begin,
+) -> Result<RoomCursor, Failure> {
     let reader = gateway.router.room_reader(room)?;
-    let mut found = reader.room(room).await?;
+    let mut found = reader.seen_room(room, caller.user, caller.powers).await?;
     let beyond = |head: Option<Seq>| matches!(begin, Begin::After(seq) if head.is_none_or(|head| seq > head));
-    let head = |found: &Option<(conclave_core::record::RoomHead, conclave_core::record::RoomInfo)>| {
-        found.as_ref().map(|(head, _)| head.last)
-    };
+    let head = |found: &Option<SeenRoom>| found.as_ref().map(|seen| seen.head.last);
     // The room or the position may be newer than what this replica has applied: wait until it has caught up.
     if found.is_none() || beyond(head(&found)) {
         if found.is_none() {
             gateway.router.open_room(room).await?;
         }
         gateway.router.barrier(reader.shard()).await?;
-        found = reader.room(room).await?;
+        found = reader.seen_room(room, caller.user, caller.powers).await?;
     }
-    let Some((head, info)) = found else {
+    let Some(SeenRoom { head, info, sight, number, .. }) = found else {
         return Err(Failure::Refused(Refusal::RoomUnknown));
     };
     let seq = match begin {
@@ -187,7 +230,8 @@ async fn position(gateway: &Gateway, room: RoomId, begin: Begin) -> Result<RoomC
         Begin::Last(count) => Seq(head.last.0.saturating_sub(u64::from(count))),
         Begin::Now => head.last,
     };
-    Ok(RoomCursor { room, name: info.name, seq, reader })
+    let sight = if planted(Bug::SkipMemberCheckInToken) { Sight::All } else { sight };
+    Ok(RoomCursor { room, name: info.name, seq, reader, sight, sight_number: number, closed: false })
 }
 
 /// Joins without a request number: joining twice changes nothing.
@@ -196,23 +240,10 @@ async fn join(gateway: &Gateway, caller: &Caller, room: RoomId) -> Result<(), Fa
         return Err(auth::reads_only());
     }
     let reader = gateway.router.room_reader(room)?;
-    if reader.member(room, caller.user).await? {
+    if reader.is_member(room, caller.user).await? {
         return Ok(());
     }
-    let origin = Origin {
-        session: caller.session,
-        author: caller.user,
-        author_name: caller.name.clone(),
-        request: RequestNo(0),
-        settled: RequestNo(0),
-    };
-    let command = Command::Act { room, origin, action: Action::Join };
-    let mut reply = gateway.router.decide(reader.shard(), &command).await?;
-    if reply == Reply::Refused(Refusal::RoomUnknown) {
-        gateway.router.open_room(room).await?;
-        reply = gateway.router.decide(reader.shard(), &command).await?;
-    }
-    match reply {
+    match sends::decide(&gateway.router, room, sends::join(caller, room)).await? {
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
         _ => Ok(()),
     }
@@ -241,6 +272,10 @@ impl Subscription {
             if let Some(frame) = self.next_page().await? {
                 self.keepalive.as_mut().reset(Instant::now() + KEEPALIVE_INTERVAL);
                 return Ok(Some(frame));
+            }
+            if self.positions.iter().all(|position| position.closed) {
+                let sight = self.positions.first().map_or(Refusal::NotAMember, |room| room.sight.refusal());
+                return Err(Failure::Refused(sight));
             }
             if !self.caught_up {
                 self.caught_up = true;
@@ -293,11 +328,29 @@ impl Subscription {
                 self.unread.pop_front();
                 continue;
             };
-            let page = read(&self.gateway, position, bytes_max).await?;
-            if page.records.is_empty() {
+            if position.closed {
                 self.unread.pop_front();
                 continue;
             }
+            let page = match step(&self.gateway, (self.user, self.powers), position, bytes_max).await? {
+                Step::Page(page) => page,
+                Step::Wait => {
+                    self.unread.pop_front();
+                    continue;
+                }
+                Step::Skip(from) => {
+                    position.seq = Seq(from.0 - 1);
+                    let skipped = chat::Truncated { room_id: position.room.0, first_seq: from.0 };
+                    return Ok(Some(Frame::Truncated(skipped).into()));
+                }
+                Step::Close => {
+                    position.closed = true;
+                    let (room_id, code) = (position.room.0, position.sight.refusal().word().to_owned());
+                    self.gateway.feed.unfollow(position.room, &self.subscriber);
+                    let closed = chat::RoomClosed { room_id, resume_token: self.token(), code };
+                    return Ok(Some(Frame::RoomClosed(closed).into()));
+                }
+            };
             if page.first != position.seq.next() {
                 let expected = position.seq.next();
                 tracing::error!(
@@ -314,7 +367,9 @@ impl Subscription {
             }
             position.seq = page.last;
             self.paged_bytes = self.paged_bytes.saturating_add(page.records.len());
-            if page.last == page.head {
+            // A room of which the caller has seen the last visible event is closed with the next frame.
+            let over = position.visible().is_none();
+            if page.last == page.head && !over {
                 self.unread.pop_front();
                 if self.unread.is_empty() {
                     self.subscriber.caught_up();
@@ -336,12 +391,16 @@ impl Subscription {
         token::encode(
             node.cluster,
             node.epoch,
-            self.positions.iter().map(|position| (position.room, position.seq)),
+            self.positions
+                .iter()
+                .filter(|position| !position.closed)
+                .map(|position| (position.room, position.seq)),
         )
     }
 
     fn caught_up(&self) -> chat::CaughtUp {
-        let rooms = self.positions.iter().map(|position| chat::RoomPosition {
+        let open = self.positions.iter().filter(|position| !position.closed);
+        let rooms = open.map(|position| chat::RoomPosition {
             room_id: position.room.0,
             name: position.name.clone(),
             seq: position.seq.0,
@@ -352,7 +411,7 @@ impl Subscription {
     fn keepalive_frame(&self) -> chat::Keepalive {
         let mut leaders: Vec<chat::LeaderHint> = Vec::new();
         let mut quorum = true;
-        for position in &self.positions {
+        for position in self.positions.iter().filter(|position| !position.closed) {
             let shard = self.gateway.router.shards.of_room(position.room);
             if leaders.iter().any(|hint| hint.shard == shard.id.0) {
                 continue;
@@ -364,12 +423,51 @@ impl Subscription {
     }
 }
 
+/// The next step of a room: its next events, as far as the caller may see them.
+async fn step(
+    gateway: &Gateway,
+    (user, powers): (UserId, Powers),
+    position: &mut RoomCursor,
+    bytes_max: usize,
+) -> Result<Step, Failure> {
+    loop {
+        let events_max = match position.visible() {
+            None => return Ok(Step::Close),
+            Some((from, _)) if from > position.seq.next() => return Ok(Step::Skip(from)),
+            Some((_, upto)) => upto.map_or(HISTORY_EVENTS_MAX, |upto| {
+                let left = usize::try_from(upto.0 - position.seq.0).unwrap_or(usize::MAX);
+                left.min(HISTORY_EVENTS_MAX)
+            }),
+        };
+        let page = read(gateway, position, events_max, bytes_max).await?;
+        // Asked after the page was read: a membership that ended before one of its events has raised the number.
+        let number = position.reader.sight_number();
+        if number == position.sight_number || planted(Bug::LeakAfterRemoval) {
+            return Ok(if page.records.is_empty() { Step::Wait } else { Step::Page(page) });
+        }
+        let seen = position.reader.seen_room(position.room, user, powers).await?;
+        let seen = seen.ok_or(Failure::Refused(Refusal::RoomUnknown))?;
+        let same = seen.sight == position.sight;
+        position.sight = seen.sight;
+        position.sight_number = seen.number;
+        if same {
+            // What the caller sees has not changed, so the page is what it was; a later change gets a page of its own.
+            return Ok(if page.records.is_empty() { Step::Wait } else { Step::Page(page) });
+        }
+    }
+}
+
 /// Reads the next page of a room, from memory if it is there.
-async fn read(gateway: &Gateway, position: &RoomCursor, bytes_max: usize) -> Result<EventPage, Failure> {
+async fn read(
+    gateway: &Gateway,
+    position: &RoomCursor,
+    events_max: usize,
+    bytes_max: usize,
+) -> Result<EventPage, Failure> {
     let RoomCursor { room, seq, reader, .. } = position;
-    if let Some(page) = reader.recent_page(*room, *seq, HISTORY_EVENTS_MAX, bytes_max) {
+    if let Some(page) = reader.recent_page(*room, *seq, events_max, bytes_max) {
         return Ok(page);
     }
     gateway.metrics.catch_up_pages.inc();
-    reader.page(*room, *seq, HISTORY_EVENTS_MAX, bytes_max).await
+    reader.page(*room, *seq, events_max, bytes_max).await
 }

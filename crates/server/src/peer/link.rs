@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use conclave_core::access::Powers;
 use conclave_core::limits::SEND_BATCH_MAX;
-use conclave_core::{Command, NodeId, Reply, SessionId, ShardId, level};
+use conclave_core::{Command, NodeId, Reply, SessionId, ShardId, UserId, level};
 use conclave_net::Net;
 use conclave_proto::chat::{self, Certainty};
 use conclave_proto::command::Encoded;
@@ -375,20 +376,30 @@ async fn authorized(shards: &Shards, from: NodeId, command: &Command) -> Result<
         Command::RegisterNode(record) if record.node != from => {
             Err(Refused::Invalid(format!("node {} registers node {}", from, record.node)))
         }
-        Command::Act { origin, .. } => {
+        Command::Act { origin, action, .. } => {
+            if origin.powers != Powers::default() {
+                let why = format!("{} has no power beyond that of every user", origin.author_name);
+                return Err(Refused::Invalid(why));
+            }
             let Some(meta) = shards.meta().replica() else { return Ok(()) };
             match meta.state.session(origin.session).await {
                 Ok(Some(session))
-                    if session.user == origin.author && session.user_name == origin.author_name =>
-                {
-                    Ok(())
-                }
+                    if session.user == origin.author && session.user_name == origin.author_name => {}
                 Ok(Some(_)) => {
                     let why = format!("session {} is not one of {}", origin.session, origin.author_name);
-                    Err(Refused::Invalid(why))
+                    return Err(Refused::Invalid(why));
                 }
-                Ok(None) | Err(_) => Err(Refused::SessionUnknown(origin.session)),
+                Ok(None) | Err(_) => return Err(Refused::SessionUnknown(origin.session)),
             }
+            // The name is the client's, the id is the sender's word. A user whom this node does not know is new.
+            if let Some(target) = action.target()
+                && let Ok(Some(user)) = meta.state.user_named(&target.name).await
+                && user != target.user
+                && target.user != UserId(0)
+            {
+                return Err(Refused::Invalid(format!("user {} is not {}", target.user, target.name)));
+            }
+            Ok(())
         }
         _ => Ok(()),
     }

@@ -6,10 +6,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_core::access::{Member, Powers, Role, Sight};
+use conclave_core::planted::{Bug, planted};
 use conclave_core::record::{DirectoryEntry, RoomHead, RoomInfo, SessionRecord};
 use conclave_core::{Refusal, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::status::Failure;
 use conclave_store::{EventPage, ReadError, ShardState};
+
+/// A room as a caller may see it, at one position of the log.
+#[derive(Debug)]
+pub(crate) struct SeenRoom {
+    pub(crate) head: RoomHead,
+    pub(crate) info: RoomInfo,
+    pub(crate) member: Option<Member>,
+    pub(crate) sight: Sight,
+    /// The replica's number when this was read; see [`ShardState::sight`].
+    pub(crate) number: u64,
+}
+
+impl SeenRoom {
+    /// The user's role, if the user is the one for whom the room was read.
+    pub(crate) fn role(&self, user: UserId) -> Option<Role> {
+        self.member.as_ref().and_then(|member| member.role_in_force(user, self.info.creator))
+    }
+
+    pub(crate) fn is_banned(&self) -> bool {
+        self.member.as_ref().is_some_and(|member| member.banned)
+    }
+}
 
 /// Reads one shard.
 #[derive(Clone, Debug)]
@@ -28,23 +52,59 @@ impl ShardReader {
         self.shard
     }
 
-    /// A room's head and description; `None` if the replica does not have the room.
-    pub(crate) async fn room(&self, room: RoomId) -> Result<Option<(RoomHead, RoomInfo)>, Failure> {
-        self.state.room(room).await.map_err(storage)
+    /// A room as a caller may see it; `None` if the replica does not have the room.
+    pub(crate) async fn seen_room(
+        &self,
+        room: RoomId,
+        user: UserId,
+        powers: Powers,
+    ) -> Result<Option<SeenRoom>, Failure> {
+        loop {
+            let number = self.state.sight();
+            let mut found = self.rooms(&[room], user).await?.pop().flatten();
+            if planted(Bug::JoinSeesPast)
+                && let Some((_, _, Some(member))) = &mut found
+            {
+                member.sees_from = member.sees_from.map(|_| Seq(1));
+            }
+            // A membership that ended between the two reads would show the caller what came after it.
+            if self.state.sight() == number {
+                return Ok(found.map(|(head, info, member)| {
+                    let sight = Sight::of(powers, head.policy, member.clone());
+                    SeenRoom { head, info, member, sight, number }
+                }));
+            }
+        }
     }
 
-    /// For each of these rooms its head and description, and whether the user is a member.
+    /// See [`ShardState::sight`].
+    pub(crate) fn sight_number(&self) -> u64 {
+        self.state.sight()
+    }
+
+    /// At most `limit` members of a room whose ids come after this one, ascending by id.
+    pub(crate) async fn members(
+        &self,
+        room: RoomId,
+        after: UserId,
+        limit: usize,
+    ) -> Result<Vec<(UserId, Member)>, Failure> {
+        self.state.members(room, after, limit).await.map_err(storage)
+    }
+
+    /// For each of these rooms its head and description, and what the room knows of the user.
     pub(crate) async fn rooms(
         &self,
         rooms: &[RoomId],
         user: UserId,
-    ) -> Result<Vec<Option<(RoomHead, RoomInfo, bool)>>, Failure> {
+    ) -> Result<Vec<Option<(RoomHead, RoomInfo, Option<Member>)>>, Failure> {
         self.state.rooms(rooms, user).await.map_err(storage)
     }
 
     /// Whether the user is a member of the room.
-    pub(crate) async fn member(&self, room: RoomId, user: UserId) -> Result<bool, Failure> {
-        self.state.member(room, user).await.map_err(storage)
+    pub(crate) async fn is_member(&self, room: RoomId, user: UserId) -> Result<bool, Failure> {
+        let member = self.state.member(room, user).await.map_err(storage)?;
+        Ok(member.is_some_and(|member| member.is_present()))
     }
 
     /// The events of a room after `after`, if they are in memory. See [`ShardReader::page`].
@@ -77,6 +137,11 @@ impl ShardReader {
     /// A session. Only the meta shard has sessions, and the room directory of the following methods.
     pub(crate) async fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, Failure> {
         self.state.session(session).await.map_err(storage)
+    }
+
+    /// The names of these users, in their order.
+    pub(crate) async fn user_names(&self, users: &[UserId]) -> Result<Vec<Option<String>>, Failure> {
+        self.state.user_names(users).await.map_err(storage)
     }
 
     /// The user of this name.

@@ -56,7 +56,7 @@ async fn nothing_of_a_strangers_bad_or_large_name_is_replicated() {
         assert_eq!(status::from_status(&bad).code, "user_name_invalid");
         let large = raw.client.open_session(open("x".repeat(180 * KIB))).await.unwrap_err();
         assert_eq!(large.code(), Code::OutOfRange, "{large}");
-        let request = raw.request(CreateRoomRequest { name: "NO ".repeat(1_000) });
+        let request = raw.request(CreateRoomRequest { name: "NO ".repeat(1_000), kind: 0 });
         let bad = raw.client.create_room(request).await.unwrap_err();
         assert_eq!(status::from_status(&bad).code, "room_name_invalid");
     }

@@ -184,7 +184,7 @@ async fn a_cluster_that_is_put_back_as_a_whole_goes_on_from_there() {
     }
     cluster.settled().await;
     let client = cluster.client("bob").await;
-    assert_eq!(client.send("general", "instead").await.unwrap().seq, kept + 1);
+    assert_eq!(client.send("general", "instead").await.unwrap().seq, kept + 2, "behind bob's joining");
 }
 
 /// The error of a node that starts on the data dir of a node that was just stopped, once that node's last task has

@@ -255,7 +255,12 @@ fn seen_event(event: &conclave_client::api::Event) -> Event<'_> {
         Kind::Joined(_) => (What::Joined, ""),
         Kind::Left(_) => (What::Left, ""),
         // Not produced by this load; the checker would report it.
-        Kind::Pinned(_) => (What::Created, ""),
+        Kind::Pinned(_)
+        | Kind::MemberAdded(_)
+        | Kind::MemberRemoved(_)
+        | Kind::RoleChanged(_)
+        | Kind::PolicyChanged(_)
+        | Kind::Muted(_) => (What::Created, ""),
     };
     Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }
 }

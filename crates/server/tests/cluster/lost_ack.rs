@@ -55,6 +55,7 @@ pub(crate) fn message(room: &str, no: u64, text: &str) -> api::SendMessageReques
         room: Some(api::RoomRef { name: room.to_owned(), id: 0 }),
         request_no: no,
         settled_no: 0,
+        join_first: true,
         content: Some(Content::Text(text.to_owned())),
     }
 }
@@ -110,7 +111,7 @@ async fn a_repeat_after_a_dropped_call_takes_effect_once() {
     let mine: Vec<u64> = history
         .events
         .iter()
-        .filter(|event| event.session_id == raw.session)
+        .filter(|event| event.session_id == raw.session && event.request_no != 0)
         .map(|event| event.request_no)
         .collect();
     assert_eq!(mine, (1..=50).collect::<Vec<_>>());

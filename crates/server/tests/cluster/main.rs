@@ -20,6 +20,7 @@ mod peers;
 mod placement;
 mod reads;
 mod restart;
+mod rights;
 mod snapshot;
 mod tls;
 mod upgrade;

@@ -3,6 +3,7 @@
 
 use conclave_client::HistoryQuery;
 use conclave_client::api;
+use conclave_core::access::Powers;
 use conclave_core::{Action, Command, DataDirId, NodeId, Origin, RequestNo, RoomId, SessionId, UserId};
 use conclave_proto::command::encode;
 use conclave_proto::log::{Entry, LogId, MemberSet, Membership, StoredMembership, Vote};
@@ -227,6 +228,7 @@ async fn a_peer_proposes_only_what_a_session_asked_for_and_registers_only_itself
             author_name: name.to_owned(),
             request: RequestNo(1),
             settled: RequestNo(0),
+            powers: Powers::default(),
         };
         let action = Action::Post("forged".to_owned());
         encode(&Command::Act { room: RoomId(sent.room_id), origin, action }).into_bytes()

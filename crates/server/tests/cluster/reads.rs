@@ -128,11 +128,11 @@ async fn a_session_for_reading_is_of_one_start_of_one_node_and_writes_nothing() 
         let request = reader.request(api::HistoryRequest { room: room(), ..Default::default() });
         reader.client.history(request).await.map(|page| page.into_inner().last_seq)
     };
-    eventually("this node has applied the message", async || history(&mut reader).await.unwrap() == 2).await;
+    eventually("this node has applied the message", async || history(&mut reader).await.unwrap() == 3).await;
 
     let join = api::RoomSubscription { room: room(), join: true, start: None };
     let join = reader.request(api::JoinChatRequest { rooms: vec![join], ..Default::default() });
-    let create = reader.request(api::CreateRoomRequest { name: "other".to_owned() });
+    let create = reader.request(api::CreateRoomRequest { name: "other".to_owned(), kind: 0 });
     for refused in [
         reader.send("general", 2, "no").await.map(drop).unwrap_err(),
         reader.client.join_chat(join).await.map(drop).unwrap_err(),

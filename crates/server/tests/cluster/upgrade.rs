@@ -8,6 +8,7 @@ use bytes::Bytes;
 use conclave_client::api::event::Kind;
 use conclave_client::api::{self, Pin, RoomAction, room_action, send_message_request};
 use conclave_client::{Client, Content, HistoryQuery};
+use conclave_core::access::Powers;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, UserId};
 use conclave_proto::chat::Certainty;
 use conclave_proto::command::encode;
@@ -59,6 +60,7 @@ fn pin_command() -> Bytes {
         author_name: "ana".to_owned(),
         request: RequestNo(1),
         settled: RequestNo(0),
+        powers: Powers::default(),
     };
     let action = Action::Pin { target: Seq(1), off: false };
     encode(&Command::Act { room: RoomId(1), origin, action }).into_bytes()
@@ -69,6 +71,7 @@ fn pin_request(no: u64) -> api::SendMessageRequest {
         room: Some(api::RoomRef { name: "general".to_owned(), id: 0 }),
         request_no: no,
         settled_no: 0,
+        join_first: true,
         content: Some(send_message_request::Content::Action(pin(1))),
     }
 }

@@ -9,14 +9,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use conclave_core::access::Member;
 use conclave_core::limits::UNWRITTEN_BYTES_MAX;
+use conclave_core::meta::direct_name;
 use conclave_core::planted::{Bug, planted};
 use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, UserRecord};
 use conclave_core::ring::Layout;
 use conclave_core::session::{SessionRoom, Standing};
 use conclave_core::{
-    Action, Change, Command, NodeId, Outcome, Reply, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp,
-    UserId, View,
+    Change, Command, NodeId, Outcome, Reply, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId, View,
 };
 use conclave_proto::{command, event};
 use openraft::EntryPayload;
@@ -139,6 +140,10 @@ impl ShardState {
         inner.unwritten_bytes += bytes;
         let index = inner.applied.map_or(0, |id| id.index);
         inner.evict();
+        if std::mem::take(&mut inner.sees_less) {
+            // Under the lock: whoever finds the events of this batch finds this number, too.
+            self.sight.fetch_add(1, Ordering::AcqRel);
+        }
         let cluster = std::mem::take(&mut inner.cluster_changed).then(|| inner.cluster());
         // Under the lock: the writer takes these bytes as soon as it is free, and must not subtract
         // them before they were added.
@@ -209,20 +214,31 @@ impl Inner {
                 if origin.request == RequestNo(1) {
                     need(Key::SessionRooms(origin.session));
                 }
-                if matches!(action, Action::Join | Action::Leave) {
-                    need(Key::Member(*room, origin.author));
+                need(Key::Member(*room, origin.author));
+                if let Some(target) = action.target() {
+                    need(Key::Member(*room, target.user));
                 }
             }
             Command::OpenSession { user, .. } => need(Key::User(user.clone())),
             Command::OpenRoom { room, .. } => need(Key::Room(*room)),
-            Command::CreateRoom { name, creator } => {
+            Command::CreateRoom { name, creator, .. } => {
                 need(Key::Directory(name.clone()));
-                need(Key::UserName(*creator));
-                if let Some(Row::Name(name)) = self.rows.get(&Key::UserName(*creator)) {
-                    need(Key::User(name.clone()));
-                }
+                self.needs_user(*creator, need);
+            }
+            Command::OpenDirect { creator, people } => {
+                need(Key::Directory(direct_name(people)));
+                self.needs_user(*creator, need);
+                people.iter().for_each(|user| self.needs_user(*user, need));
             }
             Command::RegisterNode(_) | Command::SetLayout { .. } | Command::SetFeatureLevel(_) => {}
+        }
+    }
+
+    /// Passes the keys of a user's rows to `need`. The id leads to the name, and the name to the user.
+    fn needs_user(&self, user: UserId, need: &mut impl FnMut(Key)) {
+        need(Key::UserName(user));
+        if let Some(Row::Name(name)) = self.rows.get(&Key::UserName(user)) {
+            need(Key::User(name.clone()));
         }
     }
 
@@ -250,7 +266,7 @@ impl Inner {
     }
 
     fn replace(&mut self, key: Key, row: Row) {
-        *self.rows.change(key, self.epoch, || Row::Member(false)) = row;
+        *self.rows.change(key, self.epoch, || Row::Member(None)) = row;
     }
 
     fn commit(&mut self, db: &StateDb, shard: ShardId, outcome: Outcome) -> Result<(), StoreError> {
@@ -273,9 +289,12 @@ impl Inner {
         let room_row = || Row::Room(RoomHead::default(), RoomInfo::default());
         match change {
             Change::RoomHead(room, new) => {
+                let mut hidden = false;
                 if let Row::Room(head, _) = self.change(db, shard, Key::Room(room), room_row)? {
+                    hidden = head.policy.kind != new.policy.kind;
                     *head = new;
                 }
+                self.sees_less |= hidden;
             }
             Change::RoomInfo(room, new) => {
                 if let Row::Room(_, info) = self.change(db, shard, Key::Room(room), room_row)? {
@@ -287,8 +306,10 @@ impl Inner {
                     info.topic = topic;
                 }
             }
-            Change::Member { room, user, present } => {
-                self.replace(Key::Member(room, user), Row::Member(present));
+            Change::Member { room, user, member } => {
+                self.sees_less |= member.as_ref().is_none_or(|member| !member.is_present());
+                self.fresh_members.insert((room, user), (member.clone(), self.epoch));
+                self.replace(Key::Member(room, user), Row::Member(member));
             }
             Change::Replied { session, room, reply, settled } => {
                 let key = Key::Replies(session, room);
@@ -377,9 +398,19 @@ impl View for ApplyView<'_> {
         })
     }
 
-    fn member(&self, room: RoomId, user: UserId) -> Result<bool, StoreError> {
-        let member = self.read_row(&Key::Member(room, user), |row| Some(*row == Row::Member(true)))?;
-        Ok(member.unwrap_or(false))
+    fn member(&self, room: RoomId, user: UserId) -> Result<Option<Member>, StoreError> {
+        self.read_row(&Key::Member(room, user), |row| match row {
+            Row::Member(member) => member.clone(),
+            _ => None,
+        })
+    }
+
+    fn creator(&self, room: RoomId) -> Result<UserId, StoreError> {
+        let creator = self.read_row(&Key::Room(room), |row| match row {
+            Row::Room(_, info) => Some(info.creator),
+            _ => None,
+        })?;
+        Ok(creator.unwrap_or(UserId(0)))
     }
 
     fn standing(

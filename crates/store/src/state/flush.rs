@@ -66,6 +66,7 @@ impl ShardState {
         let mut inner = lock(&self.inner);
         inner.written = inner.written.max(taken.epoch);
         inner.fresh.retain(|_, (_, epoch)| *epoch > taken.epoch);
+        inner.fresh_members.retain(|_, (_, epoch)| *epoch > taken.epoch);
         inner.evict();
         drop(inner);
         self.shared.release(taken.bytes);

@@ -127,6 +127,12 @@ pub(crate) fn parse_room(key: &[u8]) -> Option<RoomId> {
     Some(RoomId(u64::from_be_bytes(number.try_into().ok()?)))
 }
 
+/// The user, from the key of a member's row without its shard.
+pub(crate) fn parse_member(key: &[u8]) -> Option<UserId> {
+    let user = key.strip_prefix(&[kind::MEMBER])?.get(8..)?;
+    Some(UserId(u64::from_be_bytes(user.try_into().ok()?)))
+}
+
 /// The key of the shard's position in the log.
 pub(crate) fn applied(shard: ShardId) -> Vec<u8> {
     with_kind(shard, kind::APPLIED)

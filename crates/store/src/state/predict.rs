@@ -72,7 +72,7 @@ impl ShardState {
 
     /// Copies the applied rows that the command reads into the view, unless they are in it.
     fn bring(&self, view: &mut MemView, command: &Command) -> Option<()> {
-        let Command::Act { room, origin, .. } = command else { return None };
+        let Command::Act { room, origin, action } = command else { return None };
         let inner = lock(&self.inner);
         let row = |key: Key| {
             let working = ApplyView { inner: &inner, db: &self.shared.db, shard: self.shard };
@@ -91,8 +91,12 @@ impl ShardState {
         if let Some(Row::SessionRooms(count)) = row(Key::SessionRooms(origin.session)) {
             view.session_rooms.entry(origin.session).or_insert(count);
         }
-        if row(Key::Member(*room, origin.author)) == Some(Row::Member(true)) {
-            view.members.insert((*room, origin.author));
+        for user in [Some(origin.author), action.target().map(|target| target.user)].into_iter().flatten() {
+            if !view.members.contains_key(&(*room, user))
+                && let Some(Row::Member(Some(member))) = row(Key::Member(*room, user))
+            {
+                view.members.insert((*room, user), member);
+            }
         }
         Some(())
     }

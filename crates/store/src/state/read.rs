@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
+use conclave_core::access::Member;
 use conclave_core::limits::CACHED_ROWS_MAX;
 use conclave_core::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo, SessionRecord};
 use conclave_core::{RoomId, Seq, SessionId, UserId};
@@ -328,15 +329,81 @@ impl ShardState {
         Ok(self.row(Key::Room(room)).await?.and_then(as_room))
     }
 
-    /// Whether the user is a member of the room.
+    /// A number that rises when somebody may see less of a room of this shard than before: a membership ended, or a room
+    /// is open no more. Whoever has read events and then finds the number that it knows may rely on what it knows about
+    /// who may see them.
+    #[must_use]
+    pub fn sight(&self) -> u64 {
+        self.sight.load(Ordering::Acquire)
+    }
+
+    /// What the room knows of the user.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub async fn member(self: &Arc<Self>, room: RoomId, user: UserId) -> Result<bool, ReadError> {
-        Ok(self.row(Key::Member(room, user)).await? == Some(Row::Member(true)))
+    pub async fn member(self: &Arc<Self>, room: RoomId, user: UserId) -> Result<Option<Member>, ReadError> {
+        Ok(self.row(Key::Member(room, user)).await?.and_then(as_member))
     }
 
-    /// For each of these rooms its head and description, and whether the user is a member of it. `None` for a room that
+    /// The members of a room whose ids come after this one, ascending by id. At most `limit`, without those who are no
+    /// members now.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn members(
+        self: &Arc<Self>,
+        room: RoomId,
+        after: UserId,
+        limit: usize,
+    ) -> Result<Vec<(UserId, Member)>, ReadError> {
+        self.block(move |state| state.members_blocking(room, after, limit)).await
+    }
+
+    fn members_blocking(
+        &self,
+        room: RoomId,
+        after: UserId,
+        limit: usize,
+    ) -> Result<Vec<(UserId, Member)>, ReadError> {
+        let first = UserId(after.0.saturating_add(1));
+        self.stable(|| {
+            // Unwritten rows are read first: what is written meanwhile is then found in the file as well.
+            let mut fresh: BTreeMap<UserId, Option<Member>> = {
+                let inner = lock(&self.inner);
+                let all = (room, first)..=(room, UserId(u64::MAX));
+                inner
+                    .fresh_members
+                    .range(all)
+                    .map(|((_, user), (member, _))| (*user, member.clone()))
+                    .collect()
+            };
+            let mut page = Vec::new();
+            let start = Key::Member(room, first).encode(self.shard);
+            let mut prefix = key::with_kind(self.shard, kind::MEMBER);
+            prefix.extend_from_slice(&room.0.to_be_bytes());
+            let end = key::end_of(&prefix);
+            for row in self.shared.db.read()?.range(&start..&end)? {
+                if page.len() >= limit {
+                    break;
+                }
+                let (key, value) = row?;
+                let Some(user) = key::parse_member(&key[key::SHARD..]) else { continue };
+                // Ids that only memory has come first.
+                let later = fresh.split_off(&user);
+                page.extend(std::mem::replace(&mut fresh, later).into_iter().filter_map(present));
+                let member = match fresh.remove(&user) {
+                    Some(member) => member,
+                    None => Row::decode(&Key::Member(room, user), &value)?.and_then(as_member),
+                };
+                page.extend(present((user, member)));
+            }
+            page.extend(fresh.into_iter().filter_map(present));
+            page.truncate(limit);
+            Ok(page)
+        })
+    }
+
+    /// For each of these rooms its head and description, and what the room knows of the user. `None` for a room that
     /// this shard does not have.
     ///
     /// # Errors
@@ -345,13 +412,13 @@ impl ShardState {
         self: &Arc<Self>,
         rooms: &[RoomId],
         user: UserId,
-    ) -> Result<Vec<Option<(RoomHead, RoomInfo, bool)>>, ReadError> {
+    ) -> Result<Vec<Option<(RoomHead, RoomInfo, Option<Member>)>>, ReadError> {
         let keys = rooms.iter().flat_map(|room| [Key::Room(*room), Key::Member(*room, user)]);
         let mut rows = self.rows(keys.collect()).await?.into_iter();
         let mut found = Vec::with_capacity(rooms.len());
         while let (Some(room), Some(member)) = (rows.next(), rows.next()) {
             let room = room.and_then(as_room);
-            found.push(room.map(|(head, info)| (head, info, member == Some(Row::Member(true)))));
+            found.push(room.map(|(head, info)| (head, info, member.and_then(as_member))));
         }
         Ok(found)
     }
@@ -376,6 +443,19 @@ impl ShardState {
             Some(Row::User(user)) => Some(user.user),
             _ => None,
         })
+    }
+
+    /// The names of these users, in their order.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn user_names(self: &Arc<Self>, users: &[UserId]) -> Result<Vec<Option<String>>, ReadError> {
+        let rows = self.rows(users.iter().map(|user| Key::UserName(*user)).collect()).await?;
+        let name = |row| match row {
+            Some(Row::Name(name)) => Some(name),
+            _ => None,
+        };
+        Ok(rows.into_iter().map(name).collect())
     }
 
     /// The room of this name in the room directory.
@@ -456,6 +536,17 @@ fn as_room(row: Row) -> Option<(RoomHead, RoomInfo)> {
         Row::Room(head, info) => Some((head, info)),
         _ => None,
     }
+}
+
+fn as_member(row: Row) -> Option<Member> {
+    match row {
+        Row::Member(member) => member,
+        _ => None,
+    }
+}
+
+fn present((user, member): (UserId, Option<Member>)) -> Option<(UserId, Member)> {
+    member.filter(Member::is_present).map(|member| (user, member))
 }
 
 fn newest(inner: &Inner, room: RoomId, next: Seq, bytes_max: usize) -> Option<Vec<Chunk>> {

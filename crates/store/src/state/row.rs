@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
+use conclave_core::access::{Member, RoomPolicy, Span};
 use conclave_core::record::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
 use conclave_core::record::{RoomHead, RoomInfo};
 use conclave_core::session::{SessionRoom, StoredOutcome, StoredReply};
 use conclave_core::{Refusal, RequestNo, RoomId, Seq, SessionId, UserId};
 use conclave_proto::log::{self, stored_reply};
-use conclave_proto::{FormatError, command};
+use conclave_proto::{FormatError, command, rights};
 use prost::Message;
 
 use super::key::{Key, kind};
@@ -18,8 +19,8 @@ use crate::error::StoreError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     Room(RoomHead, RoomInfo),
-    /// Whether the user is a member; `false` removes the row.
-    Member(bool),
+    /// What the room knows of the user; `None` removes the row.
+    Member(Option<Member>),
     Replies(SessionRoom),
     SessionRooms(u32),
     Directory(DirectoryEntry),
@@ -41,10 +42,11 @@ impl Row {
                 last_seq: head.last.0,
                 last_time_ms: head.last_time_ms,
                 members: head.members,
+                policy: (head.policy != RoomPolicy::default()).then(|| rights::policy_to_proto(head.policy)),
             }
             .encode_to_vec(),
-            Self::Member(true) => Vec::new(),
-            Self::Member(false) => return None,
+            Self::Member(None) => return None,
+            Self::Member(Some(member)) => member_to_proto(member).encode_to_vec(),
             Self::Replies(known) => log::SessionRoomRow {
                 last_no: known.last.0,
                 replies: known.replies.iter().map(reply_to_proto).collect(),
@@ -57,6 +59,7 @@ impl Row {
                 creator_id: entry.creator.0,
                 created_ms: entry.created_ms,
                 creator: entry.creator_name.clone(),
+                founding: entry.founding.as_ref().map(rights::founding_to_proto),
             }
             .encode_to_vec(),
             Self::User(user) => {
@@ -79,14 +82,14 @@ impl Row {
     /// The row from its value. `None` for keys of other kinds.
     pub(crate) fn decode(key: &Key, value: &[u8]) -> Result<Option<Self>, StoreError> {
         let row = match key {
-            Key::Room(_) => decode::<log::RoomRow>(value).map(room),
-            Key::Member(..) => Ok(Self::Member(true)),
+            Key::Room(_) => decode::<log::RoomRow>(value).and_then(room),
+            Key::Member(..) => decode::<log::MemberRow>(value).and_then(member),
             Key::Replies(..) => decode::<log::SessionRoomRow>(value).and_then(replies),
             Key::SessionRooms(_) => {
                 let count = value.try_into().map_err(|_| FormatError::Invalid("SessionRooms"));
                 count.map(|count| Self::SessionRooms(u32::from_le_bytes(count)))
             }
-            Key::Directory(_) => decode::<log::DirectoryRow>(value).map(directory),
+            Key::Directory(_) => decode::<log::DirectoryRow>(value).and_then(directory),
             Key::User(_) => decode::<log::UserRow>(value).map(|row| {
                 Self::User(UserRecord { user: UserId(row.user_id), name: row.name, sessions: row.sessions })
             }),
@@ -109,10 +112,40 @@ fn decode<M: Message + Default>(value: &[u8]) -> Result<M, FormatError> {
     Ok(M::decode(value)?)
 }
 
-fn room(row: log::RoomRow) -> Row {
-    let head = RoomHead { last: Seq(row.last_seq), last_time_ms: row.last_time_ms, members: row.members };
+fn room(row: log::RoomRow) -> Result<Row, FormatError> {
+    let policy = row.policy.map(rights::policy_from_proto).transpose()?.unwrap_or_default();
+    let head =
+        RoomHead { last: Seq(row.last_seq), last_time_ms: row.last_time_ms, members: row.members, policy };
     let creator = UserId(row.creator_id);
-    Row::Room(head, RoomInfo { name: row.name, topic: row.topic, creator, created_ms: row.created_ms })
+    let info = RoomInfo { name: row.name, topic: row.topic, creator, created_ms: row.created_ms };
+    Ok(Row::Room(head, info))
+}
+
+/// A member of the first feature level is an empty row, as version 0.1.0 writes it.
+fn member_to_proto(member: &Member) -> log::MemberRow {
+    if *member == Member::of_first_level() {
+        return log::MemberRow::default();
+    }
+    let span = |span: &Span| log::Span { from: span.from.0, upto: span.upto.0 };
+    log::MemberRow {
+        role: rights::role_to_proto(member.role).into(),
+        sees_from: member.sees_from.map_or(0, |seq| seq.0),
+        is_out: !member.is_present(),
+        past: member.past.iter().map(span).collect(),
+        muted_until_ms: member.muted_until_ms,
+        banned: member.banned,
+    }
+}
+
+fn member(row: log::MemberRow) -> Result<Row, FormatError> {
+    let span = |span: log::Span| Span { from: Seq(span.from), upto: Seq(span.upto) };
+    Ok(Row::Member(Some(Member {
+        role: rights::role_from_proto(row.role)?,
+        sees_from: (!row.is_out).then(|| Seq(row.sees_from.max(1))),
+        past: row.past.into_iter().map(span).collect(),
+        muted_until_ms: row.muted_until_ms,
+        banned: row.banned,
+    })))
 }
 
 /// The seq of the last event from the value of a room's row, without decoding the rest.
@@ -120,14 +153,15 @@ pub(crate) fn room_head(value: &[u8]) -> Result<Seq, FormatError> {
     decode::<log::RoomRow>(value).map(|row| Seq(row.last_seq))
 }
 
-fn directory(row: log::DirectoryRow) -> Row {
-    Row::Directory(DirectoryEntry {
+fn directory(row: log::DirectoryRow) -> Result<Row, FormatError> {
+    Ok(Row::Directory(DirectoryEntry {
         room: RoomId(row.room_id),
         name: row.name,
         creator: UserId(row.creator_id),
         creator_name: row.creator,
         created_ms: row.created_ms,
-    })
+        founding: row.founding.map(rights::founding_from_proto).transpose()?,
+    }))
 }
 
 fn session(row: log::SessionRow) -> Result<Row, FormatError> {

@@ -4,9 +4,12 @@ use crate::work::Work;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use conclave_core::access::{PolicyChange, Powers, Role, RoomKind};
+use conclave_core::action::Target;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::HISTORY_READS_MAX;
 use conclave_core::mem::MemView;
+use conclave_core::record::{Founding, Person};
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::{command, event};
 use openraft::EntryPayload;
@@ -40,13 +43,19 @@ fn write_and_forget(state: &ShardState) {
     inner.tails.evict(0, written);
 }
 
+fn target() -> impl Strategy<Value = Target> {
+    (0..4_u64).prop_map(|user| Target { name: format!("u{user}"), user: UserId(user) })
+}
+
 fn commands() -> impl Strategy<Value = Command> {
     let room = (1..4_u64).prop_map(RoomId);
-    let open = room.clone().prop_map(|room| Command::OpenRoom {
+    let founding = proptest::option::of(prop_oneof![Just(RoomKind::Open), Just(RoomKind::Private)])
+        .prop_map(|kind| kind.map(|kind| Founding { kind, people: Vec::new() }));
+    let open = (room.clone(), founding).prop_map(|(room, founding)| Command::OpenRoom {
         room,
         name: format!("room{room}"),
-        creator: UserId(1),
-        creator_name: "ana".into(),
+        creator: Person { user: UserId(1), name: "ana".into() },
+        founding,
     });
     let action = prop_oneof![
         4 => "[a-z]{0,300}".prop_map(Action::Post),
@@ -54,6 +63,11 @@ fn commands() -> impl Strategy<Value = Command> {
         2 => Just(Action::Join),
         2 => Just(Action::Leave),
         1 => (0..9_u64, any::<bool>()).prop_map(|(seq, off)| Action::Pin { target: conclave_core::Seq(seq), off }),
+        1 => target().prop_map(|who| Action::AddMember { who, role: Role::Member }),
+        1 => target().prop_map(|who| Action::AddMember { who, role: Role::Owner }),
+        2 => (target(), any::<bool>()).prop_map(|(who, ban)| Action::RemoveMember { who, ban, reason: String::new() }),
+        1 => (target(), 0..30_u64).prop_map(|(who, for_ms)| Action::Mute { who, for_ms }),
+        1 => any::<bool>().prop_map(|archived| Action::SetPolicy(PolicyChange { archived: Some(archived), ..PolicyChange::default() })),
     ];
     let act = (room, 1..4_u64, 0..12_u64, 0..12_u64, action).prop_map(
         |(room, session, request, settled, action)| {
@@ -63,6 +77,7 @@ fn commands() -> impl Strategy<Value = Command> {
                 author_name: "ana".into(),
                 request: RequestNo(request),
                 settled: RequestNo(settled),
+                powers: Powers::default(),
             };
             Command::Act { room, origin, action }
         },
@@ -96,8 +111,12 @@ async fn a_row_that_changed_while_it_was_read_is_not_kept() {
     let dir = tempfile::tempdir().unwrap();
     let state = Arc::new(ShardState::load(SHARD, shared(dir.path())).unwrap());
     let room = RoomId(1);
-    let open =
-        Command::OpenRoom { room, name: "room".into(), creator: UserId(1), creator_name: "ana".into() };
+    let open = Command::OpenRoom {
+        room,
+        name: "room".into(),
+        creator: Person { user: UserId(1), name: "ana".into() },
+        founding: Some(Founding::default()),
+    };
     state.apply(std::iter::once(entry(1, &[open]))).await.unwrap();
     write_and_forget(&state);
     let epoch = lock(&state.inner).epoch;
@@ -108,6 +127,7 @@ async fn a_row_that_changed_while_it_was_read_is_not_kept() {
         author_name: "ana".into(),
         request: RequestNo(1),
         settled: RequestNo(0),
+        powers: Powers::default(),
     };
     let post = Command::Act { room, origin, action: Action::Post("hello".into()) };
     state.apply(std::iter::once(entry(2, &[post]))).await.unwrap();
@@ -141,10 +161,17 @@ proptest! {
                 write_and_forget(&state);
             }
             for (room, (head, info)) in &model.rooms {
+                let all = (*room, UserId(0))..=(*room, UserId(u64::MAX));
+                let present: Vec<_> = model.members.range(all).filter(|(_, member)| member.is_present()).map(|((_, user), member)| (*user, member.clone())).collect();
+                let members = runtime.block_on(state.members(*room, UserId(0), 100)).unwrap();
+                prop_assert_eq!(&members, &present);
+                let second = runtime.block_on(state.members(*room, UserId(1), 1)).unwrap();
+                let after = present.into_iter().find(|(user, _)| *user > UserId(1));
+                prop_assert_eq!(second, Vec::from_iter(after));
                 let known = runtime.block_on(state.room(*room)).unwrap();
                 prop_assert_eq!(known, Some((*head, info.clone())));
                 for user in 1..4 {
-                    let member = model.members.contains(&(*room, UserId(user)));
+                    let member = model.members.get(&(*room, UserId(user))).cloned();
                     prop_assert_eq!(runtime.block_on(state.member(*room, UserId(user))).unwrap(), member);
                 }
             }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use conclave_core::access::Powers;
 use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
+use conclave_core::record::Person;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::command::Encoded;
 use conclave_proto::{command, event};
@@ -19,8 +21,8 @@ fn open_room(room: u64) -> Encoded {
     command::encode(&Command::OpenRoom {
         room: RoomId(room),
         name: format!("room{room}"),
-        creator: UserId(1),
-        creator_name: "ana".into(),
+        creator: Person { user: UserId(1), name: "ana".into() },
+        founding: None,
     })
 }
 
@@ -33,6 +35,7 @@ fn post(room: u64, request: u64, text: &str) -> Encoded {
             author_name: "ana".into(),
             request: RequestNo(request),
             settled: RequestNo(request - 1),
+            powers: Powers::default(),
         },
         action: Action::Post(text.to_owned()),
     })

@@ -1,10 +1,12 @@
 //! Random commands, and the state that they lead to.
 
 use bytes::Bytes;
+use conclave_core::access::{Member, Past, PolicyChange, Powers, Role, RoomKind, Span};
+use conclave_core::action::Target;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::mem::MemView;
 use conclave_core::record::{
-    DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord,
+    DirectoryEntry, Founding, MetaHead, NodeRecord, Person, RoomHead, RoomInfo, SessionRecord, UserRecord,
 };
 use conclave_core::ring::Layout;
 use conclave_core::session::{SessionRoom, StoredOutcome, StoredReply};
@@ -12,7 +14,7 @@ use conclave_core::{
     Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp,
     UserId, level,
 };
-use conclave_proto::{command, event, log};
+use conclave_proto::{command, event, log, rights};
 use conclave_store::{LocalSnapshot, Snapshot, SnapshotData};
 use prost::Message as _;
 use rand::RngExt as _;
@@ -37,16 +39,17 @@ impl Commands {
 
     /// A batch in the form of an entry's payload.
     pub(crate) fn batch(&mut self, random: &mut StdRng) -> Bytes {
+        let level = if random.random() { level::FIRST } else { FEATURE_LEVEL };
+        let stamp = Stamp::at_level(random.random_range(0..40_000), level);
         let commands = (0..random.random_range(1..6)).map(|_| {
             let command = self.any(random);
-            let outcome = conclave_core::apply(&self.view, self.shard, Stamp::first(0), &command).unwrap();
+            let outcome = conclave_core::apply(&self.view, self.shard, stamp, &command).unwrap();
             self.view.commit(&outcome);
             self.view.events.clear();
             command::encode(&command)
         });
         let commands: Vec<_> = commands.collect();
-        let level = if random.random() { level::FIRST } else { FEATURE_LEVEL };
-        command::encode_batch(Stamp::at_level(random.random_range(0..40_000), level), &commands)
+        command::encode_batch(stamp, &commands)
     }
 
     fn data(&self, random: &mut StdRng) -> Command {
@@ -55,11 +58,13 @@ impl Commands {
         if random.random_bool(0.1) {
             let creator = random.random_range(1..4);
             let room_name = format!("room{room}");
+            let kind = if random.random() { RoomKind::Open } else { RoomKind::Private };
+            let founding = random.random::<bool>().then(|| Founding { kind, people: Vec::new() });
             return Command::OpenRoom {
                 room,
                 name: room_name,
-                creator: UserId(creator),
-                creator_name: name(creator),
+                creator: Person { user: UserId(creator), name: name(creator) },
+                founding,
             };
         }
         let session = random.random_range(1..5);
@@ -73,10 +78,18 @@ impl Commands {
         };
         let settled = RequestNo(next.saturating_sub(random.random_range(1..300)));
         let author = session % 3 + 1;
-        let action = match random.random_range(0..20) {
+        let target = random.random_range(0..4);
+        let who = Target { name: name(target), user: UserId(target) };
+        let member = self.view.members.get(&(room, UserId(author))).is_some_and(Member::is_present);
+        let action = match random.random_range(0..26) {
+            _ if !member && random.random_bool(0.7) => Action::Join,
             0 => Action::SetTopic(format!("topic {}", random.random_range(0..9))),
             1..5 => Action::Join,
             5..8 => Action::Leave,
+            20..22 => Action::AddMember { who, role: Role::Member },
+            22..24 => Action::RemoveMember { who, ban: random.random(), reason: String::new() },
+            24 => Action::Mute { who, for_ms: random.random_range(0..5_000) },
+            25 => Action::SetPolicy(PolicyChange { past: Some(Past::SinceJoin), ..PolicyChange::default() }),
             8 => Action::Post("x".repeat(random.random_range(0..17_000))),
             _ => Action::Post("y".repeat(random.random_range(1..300))),
         };
@@ -88,6 +101,7 @@ impl Commands {
                 author_name: name(author),
                 request: RequestNo(request),
                 settled,
+                powers: Powers::default(),
             },
             action,
         }
@@ -104,6 +118,7 @@ fn meta(random: &mut StdRng) -> Command {
         0..3 => Command::CreateRoom {
             name: format!("room-{}", random.random_range(0..400)),
             creator: UserId(random.random_range(1..20)),
+            kind: random.random::<bool>().then_some(RoomKind::Private),
         },
         3..6 => Command::OpenSession {
             user: format!("user{}", random.random_range(0..40)),
@@ -177,12 +192,16 @@ pub(crate) fn rows_to_view(rows: &[(Bytes, Bytes)]) -> MemView {
                     last: Seq(row.last_seq),
                     last_time_ms: row.last_time_ms,
                     members: row.members,
+                    policy: row
+                        .policy
+                        .map(|policy| rights::policy_from_proto(policy).unwrap())
+                        .unwrap_or_default(),
                 };
                 let creator = UserId(row.creator_id);
                 let info = RoomInfo { name: row.name, topic: row.topic, creator, created_ms: row.created_ms };
                 view.rooms.insert(RoomId(id(0)), (head, info));
             }
-            2 => drop(view.members.insert((RoomId(id(0)), UserId(id(1))))),
+            2 => drop(view.members.insert((RoomId(id(0)), UserId(id(1))), member(value))),
             3 => drop(view.sessions.insert((SessionId(id(0)), RoomId(id(1))), replies(value))),
             4 => {
                 let count = u32::from_le_bytes(value[..].try_into().unwrap());
@@ -199,6 +218,21 @@ pub(crate) fn rows_to_view(rows: &[(Bytes, Bytes)]) -> MemView {
         }
     }
     view
+}
+
+fn member(value: &Bytes) -> Member {
+    // Version 0.1.0 writes nothing for a member.
+    if value.is_empty() {
+        return Member::of_first_level();
+    }
+    let row = log::MemberRow::decode(value.clone()).unwrap();
+    Member {
+        role: rights::role_from_proto(row.role).unwrap(),
+        sees_from: (!row.is_out).then_some(Seq(row.sees_from)),
+        past: row.past.iter().map(|span| Span { from: Seq(span.from), upto: Seq(span.upto) }).collect(),
+        muted_until_ms: row.muted_until_ms,
+        banned: row.banned,
+    }
 }
 
 fn replies(value: &Bytes) -> SessionRoom {
@@ -237,6 +271,7 @@ fn meta_row(view: &mut MemView, kind: u8, key: &Bytes, value: &Bytes) {
                 creator: UserId(row.creator_id),
                 creator_name: row.creator,
                 created_ms: row.created_ms,
+                founding: row.founding.map(|founding| rights::founding_from_proto(founding).unwrap()),
             };
             view.directory.insert(row.name, entry);
         }

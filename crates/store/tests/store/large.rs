@@ -7,7 +7,9 @@
 
 use std::time::{Duration, Instant};
 
+use conclave_core::access::Powers;
 use conclave_core::limits::STATE_CACHE_BYTES;
+use conclave_core::record::Person;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::command::{self, Encoded};
 use conclave_store::convert::log_id_of;
@@ -39,6 +41,7 @@ fn post(room: u64, request: u64) -> Encoded {
             author_name: "ana".into(),
             request: RequestNo(request),
             settled: RequestNo(request - 1),
+            powers: Powers::default(),
         },
         action: Action::Post(format!("{request:0TEXT$}")),
     })
@@ -123,8 +126,8 @@ async fn a_gibibyte_is_sent_with_bounded_memory() {
             command::encode(&Command::OpenRoom {
                 room: RoomId(room),
                 name: format!("room{room}"),
-                creator: UserId(1),
-                creator_name: "ana".into(),
+                creator: Person { user: UserId(1), name: "ana".into() },
+                founding: None,
             })
         })
         .collect();

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use conclave_core::access::Powers;
 use conclave_core::mem::MemView;
+use conclave_core::record::Person;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::command::{self, Encoded};
 use conclave_proto::raft::SnapshotChunk;
@@ -229,6 +231,7 @@ fn post(request: u64, text: String) -> Encoded {
             author_name: "ana".into(),
             request: RequestNo(request),
             settled: RequestNo(request - 1),
+            powers: Powers::default(),
         },
         action: Action::Post(text),
     })
@@ -241,8 +244,8 @@ async fn readers_never_see_half_a_snapshot() {
     let begin = command::encode(&Command::OpenRoom {
         room: RoomId(1),
         name: "big".into(),
-        creator: UserId(1),
-        creator_name: "ana".into(),
+        creator: Person { user: UserId(1), name: "ana".into() },
+        founding: None,
     });
     let batch = |first: u64| {
         let posts: Vec<_> =

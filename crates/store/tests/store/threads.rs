@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 
+use conclave_core::access::Powers;
+use conclave_core::record::Person;
 use conclave_core::{Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::command::{self, Encoded};
 use conclave_store::convert::log_id_of;
@@ -79,6 +81,7 @@ fn act(room: u64, session: u64, request: u64, action: Action) -> Encoded {
         author_name: "ana".into(),
         request: RequestNo(request),
         settled: RequestNo(request.saturating_sub(1)),
+        powers: Powers::default(),
     };
     command::encode(&Command::Act { room: RoomId(room), origin, action })
 }
@@ -87,13 +90,13 @@ fn open_room(room: u64) -> Encoded {
     command::encode(&Command::OpenRoom {
         room: RoomId(room),
         name: format!("room{room}"),
-        creator: UserId(1),
-        creator_name: "ana".into(),
+        creator: Person { user: UserId(1), name: "ana".into() },
+        founding: None,
     })
 }
 
 fn create_room(room: u64) -> Encoded {
-    command::encode(&Command::CreateRoom { name: format!("room{room}"), creator: UserId(1) })
+    command::encode(&Command::CreateRoom { name: format!("room{room}"), creator: UserId(1), kind: None })
 }
 
 fn open_session(user: u64) -> Encoded {
@@ -168,7 +171,7 @@ async fn no_read_of_a_data_file_runs_on_a_thread_of_the_runtime() {
     check("a first request of a session");
     assert_eq!(state.room(RoomId(14_000)).await.unwrap().unwrap().1.name, "room14000");
     check("a room");
-    assert!(state.member(RoomId(4_000), UserId(7)).await.unwrap());
+    assert!(state.member(RoomId(4_000), UserId(7)).await.unwrap().is_some());
     check("a member");
     let rooms: Vec<_> = (2_000..2_100).map(RoomId).collect();
     assert!(state.rooms(&rooms, UserId(7)).await.unwrap().iter().all(Option::is_some));
@@ -183,7 +186,8 @@ async fn no_read_of_a_data_file_runs_on_a_thread_of_the_runtime() {
     check("an id in the room directory");
     assert_eq!(meta.directory_page("room3", 10).await.unwrap().len(), 10);
     check("a page of the room directory");
-    let named = command::encode(&Command::CreateRoom { name: "new".into(), creator: UserId(11_000) });
+    let named =
+        command::encode(&Command::CreateRoom { name: "new".into(), creator: UserId(11_000), kind: None });
     apply(&mut meta_machine, entry(last + 1, &[named, open_session(1_500)])).await;
     check("a new room of a user who is not in memory");
     machine.try_create_snapshot_builder(true).await.unwrap().build_snapshot().await.unwrap();

@@ -22,7 +22,10 @@ fn entry(index: u64, batch: impl Into<Bytes>) -> Entry {
 }
 
 fn create_room(name: &str) -> Bytes {
-    encode_batch(Stamp::first(1), &[encode(&Command::CreateRoom { name: name.into(), creator: UserId(1) })])
+    encode_batch(
+        Stamp::first(1),
+        &[encode(&Command::CreateRoom { name: name.into(), creator: UserId(1), kind: None })],
+    )
 }
 
 /// Applies one entry of the meta shard; the error is its text.

@@ -108,6 +108,7 @@ impl Sender {
             room: Some(RoomRef { name: room.name.clone(), id: room.id }),
             request_no: no,
             settled_no: no.saturating_sub(UNSETTLED),
+            join_first: true,
             content: Some(Content::Text(text.to_owned())),
         };
         let mut refused = 0;

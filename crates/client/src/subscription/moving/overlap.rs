@@ -65,8 +65,13 @@ impl Overlap {
                     self.positions.caught_up(&caught_up.rooms, &caught_up.resume_token)?;
                     self.caught_up = true;
                 }
-                // The node lacks events, or is leaving itself: not a node to move to.
-                Some(stream_frame::Frame::Truncated(_) | stream_frame::Frame::GoAway(_)) => {
+                // The node lacks events, is leaving itself, or knows of the end of a membership before the old stream has
+                // delivered it: not a node to move to.
+                Some(
+                    stream_frame::Frame::Truncated(_)
+                    | stream_frame::Frame::GoAway(_)
+                    | stream_frame::Frame::RoomClosed(_),
+                ) => {
                     return Err(SequenceError::CannotServe);
                 }
                 _ => {}

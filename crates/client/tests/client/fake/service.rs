@@ -164,6 +164,17 @@ impl ChatService for Service {
         Ok(Response::new(CreateRoomResponse { room_id: data.rooms[&name].id, created: true }))
     }
 
+    async fn open_direct(
+        &self,
+        _: Request<OpenDirectRequest>,
+    ) -> Result<Response<OpenDirectResponse>, Status> {
+        Err(Status::unimplemented("the fake has no direct conversations"))
+    }
+
+    async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
+        Ok(Response::new(MembersResponse::default()))
+    }
+
     async fn leave_room(
         &self,
         _: Request<LeaveRoomRequest>,

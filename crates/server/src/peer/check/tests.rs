@@ -38,7 +38,7 @@ fn vote(term: u64, committed: bool) -> Option<Vote> {
 }
 
 fn entry(term: u64, index: u64) -> Entry {
-    let command = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1) });
+    let command = encode(&Command::CreateRoom { name: "general".into(), creator: UserId(1), kind: None });
     let payload = Some(entry::Payload::Normal(encode_batch(Stamp::first(1), &[command])));
     Entry { log_id: Some(id(term, index)), payload }
 }
