@@ -5,6 +5,7 @@ pub(crate) mod admin;
 pub(crate) mod alerts;
 pub(crate) mod bench;
 pub(crate) mod dns;
+mod rooms;
 pub(crate) mod run;
 pub(crate) mod server;
 
@@ -17,6 +18,11 @@ use conclave_client::find;
 use conclave_core::version::VERSION;
 
 use crate::parse;
+
+pub(crate) use rooms::{
+    AddArgs, ArchiveArgs, CreateArgs, DmArgs, MemberArgs, MuteArgs, PinArgs, PolicyArgs, RemoveArgs, Role,
+    RoleArgs, RoomsArgs, RoomsCommand, TopicArgs,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -131,10 +137,10 @@ pub(crate) enum Command {
     #[command(after_help = HISTORY_HELP)]
     History(HistoryArgs),
     /// List or create rooms
-    #[command(after_help = ROOMS_HELP)]
+    #[command(after_help = rooms::ROOMS_HELP)]
     Rooms(RoomsArgs),
-    /// Create a room
-    Create(RoomArg),
+    /// Create a room, open to everybody or private
+    Create(CreateArgs),
     /// Become a member of a room
     Join(RoomArg),
     /// Stop being a member of a room
@@ -143,6 +149,26 @@ pub(crate) enum Command {
     Topic(TopicArgs),
     /// Pin an event of a room, for everybody
     Pin(PinArgs),
+    /// List the members of a room, and what each may do
+    Members(RoomArg),
+    /// Make somebody a member of a room
+    Add(AddArgs),
+    /// End somebody's membership of a room
+    Remove(RemoveArgs),
+    /// End somebody's membership of a room, and keep them out
+    Ban(RemoveArgs),
+    /// Let a member of a room write nothing for a while
+    Mute(MuteArgs),
+    /// Let a muted member write again
+    Unmute(MemberArgs),
+    /// Give a member of a room another role
+    Role(RoleArgs),
+    /// Close a room for writing, for all; it can still be read
+    Archive(ArchiveArgs),
+    /// Change who may read and write in a room, and what newcomers see
+    Policy(PolicyArgs),
+    /// Write to people directly, or open the conversation with them
+    Dm(DmArgs),
     /// Ping every server
     #[command(after_help = PING_HELP)]
     Ping,
@@ -334,59 +360,6 @@ pub(crate) struct HistoryArgs {
     /// See every event acknowledged before this call; needs a quorum
     #[arg(long)]
     pub(crate) linearizable: bool,
-}
-
-const ROOMS_HELP: &str = "\
-Examples:
-  conclave rooms
-  conclave rooms --json | jq -r .room
-  conclave rooms create ops";
-
-/// `conclave rooms`
-#[derive(Debug, ClapArgs)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct RoomsArgs {
-    /// See every room created before this call; needs a quorum
-    #[arg(long)]
-    pub(crate) linearizable: bool,
-    #[command(subcommand)]
-    pub(crate) command: Option<RoomsCommand>,
-}
-
-/// `conclave rooms …`
-#[derive(Debug, Subcommand)]
-pub(crate) enum RoomsCommand {
-    /// Create a room
-    Create(RoomArg),
-}
-
-/// `conclave topic`
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  conclave topic ops who is on call: ana")]
-pub(crate) struct TopicArgs {
-    /// The room, with or without its #
-    #[arg(value_parser = parse::room)]
-    pub(crate) room: String,
-    /// The words of the topic
-    #[arg(required = true)]
-    pub(crate) text: Vec<String>,
-}
-
-/// `conclave pin`
-#[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Example:\n  conclave pin ops 1042        # an event's number is behind its room: #ops:1042"
-)]
-pub(crate) struct PinArgs {
-    /// The room, with or without its #
-    #[arg(value_parser = parse::room)]
-    pub(crate) room: String,
-    /// The number of the event in its room
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) seq: u64,
-    /// Take the pin away
-    #[arg(long)]
-    pub(crate) off: bool,
 }
 
 const CHAT_HELP: &str = "\

@@ -10,6 +10,7 @@ mod doctor;
 mod follow;
 mod health;
 mod history;
+mod members;
 mod outbox;
 mod ping;
 mod rooms;
@@ -106,14 +107,24 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         Command::Alerts(alerts) => alerts::run(*alerts, settings).await,
         Command::History(history) => history::run(&history, settings).await,
         Command::Rooms(rooms) => match rooms.command {
-            Some(RoomsCommand::Create(arg)) => rooms::create(&arg.room, settings).await,
+            Some(RoomsCommand::Create(args)) => rooms::create(&args, settings).await,
             None => rooms::list(&rooms, settings).await,
         },
-        Command::Create(arg) => rooms::create(&arg.room, settings).await,
+        Command::Create(args) => rooms::create(&args, settings).await,
         Command::Join(arg) => rooms::join(&arg.room, settings).await,
         Command::Leave(arg) => rooms::leave(&arg.room, settings).await,
         Command::Topic(topic) => rooms::topic(&topic, settings).await,
         Command::Pin(pin) => rooms::pin(&pin, settings).await,
+        Command::Members(room) => members::list(&room, settings).await,
+        Command::Add(args) => members::add(&args, settings).await,
+        Command::Remove(args) => members::remove(&args, false, settings).await,
+        Command::Ban(args) => members::remove(&args, true, settings).await,
+        Command::Mute(args) => members::mute(&args, settings).await,
+        Command::Unmute(args) => members::unmute(&args, settings).await,
+        Command::Role(args) => members::role(&args, settings).await,
+        Command::Archive(args) => members::archive(&args, settings).await,
+        Command::Policy(args) => members::policy(&args, settings).await,
+        Command::Dm(args) => members::direct(&args, settings).await,
         Command::Ping => ping::run(settings).await,
         Command::Status(status) => status::run(&status, settings).await,
         Command::Admin(args) => admin::run(args, settings).await,

@@ -2,6 +2,7 @@
 
 use conclave_client::find::{Found, NotFound};
 use conclave_client::{CallError, Client, ConnectError, SendError};
+use conclave_core::Refusal;
 use conclave_proto::chat::GetServerStatusResponse;
 use conclave_proto::status::TOO_MANY_CONNECTIONS;
 
@@ -81,11 +82,21 @@ pub(crate) fn of_connect(error: &ConnectError) -> Failed {
 fn of_refusal(room: Option<&str>, code: &str, message: &str) -> Failed {
     let exit = Exit::of_word(code);
     let failed = match (exit, room) {
-        (Exit::NotFound, Some(room)) => Failed::new(
+        (Exit::NotFound, Some(room)) if code == Refusal::RoomUnknown.word() => Failed::new(
             exit,
             format!("there is no room #{room}"),
             format!("`conclave rooms` lists them, `conclave create {room}` makes it"),
         ),
+        (Exit::NotFound, Some(room)) if code == Refusal::NotAMember.word() => Failed::new(
+            exit,
+            format!("you are not a member of #{room}"),
+            format!(
+                "`conclave join {room}` if the room is open; else a member adds you: `conclave add {room} NAME`"
+            ),
+        ),
+        (Exit::NotFound, Some(room)) => {
+            Failed::new(exit, format!("#{room}: {message}"), format!("conclave members {room}"))
+        }
         _ => Failed::new(exit, message, ""),
     };
     failed.with_word(code)

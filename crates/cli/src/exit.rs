@@ -59,7 +59,8 @@ impl Exit {
     /// The exit code of a refusal with this stable code.
     pub(crate) fn of_word(word: &str) -> Self {
         match word {
-            "room_unknown" | "forbidden" | "not_found" => Self::NotFound,
+            "room_unknown" | "forbidden" | "not_found" | "not_a_member" | "not_allowed" | "banned"
+            | "muted" | "user_unknown" | "no_such_member" => Self::NotFound,
             "session_unknown" | "unauthenticated" | "not_operator" => Self::Auth,
             _ => Self::Refused,
         }
@@ -201,6 +202,7 @@ mod tests {
     #[test]
     fn each_refusal_has_its_exit_code() {
         assert_eq!(Exit::of_word("room_unknown"), Exit::NotFound);
+        assert_eq!(Exit::of_word("not_a_member"), Exit::NotFound);
         assert_eq!(Exit::of_word("session_unknown"), Exit::Auth);
         assert_eq!(Exit::of_word("not_operator"), Exit::Auth);
         assert_eq!(Exit::of_word("text_too_long"), Exit::Refused);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use conclave_client::find::{Seed, SeedError, name_server};
 use conclave_core::limits::USER_NAME_BYTES_MAX;
-use conclave_core::name::{check_room_name, check_user_name};
+use conclave_core::name::{check_room_name, check_user_name, is_direct_name};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
@@ -52,11 +52,27 @@ fn split(text: &str) -> (&str, &str) {
     (number, unit.trim())
 }
 
-/// A room's name, with or without `#`.
+/// A room's name, with or without `#`; also that of a direct conversation, as `conclave dm` prints it.
 pub(crate) fn room(text: &str) -> Result<String, String> {
     let name = text.strip_prefix('#').unwrap_or(text);
-    check_room_name(name).map_err(|refusal| refusal.to_string())?;
+    if !is_direct_name(name) {
+        check_room_name(name).map_err(|refusal| refusal.to_string())?;
+    }
     Ok(name.to_owned())
+}
+
+/// The names of several users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct People(pub(crate) Vec<String>);
+
+/// Names of users, separated by commas, each with or without `@`.
+pub(crate) fn people(text: &str) -> Result<People, String> {
+    text.split(',').map(|name| person(name.trim())).collect::<Result<_, _>>().map(People)
+}
+
+/// A user's name, with or without `@`.
+pub(crate) fn person(text: &str) -> Result<String, String> {
+    user(text.strip_prefix('@').unwrap_or(text))
 }
 
 /// A user's name.

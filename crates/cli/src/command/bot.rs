@@ -105,10 +105,17 @@ impl<'a> Bot<'a> {
                 }
                 Incoming::Truncated { room_id, first_seq } => {
                     let room = self.positions.name(room_id, || None);
-                    let what = format!("retention has deleted the events of #{room} before {first_seq}");
+                    let what = format!(
+                        "the events of #{room} before {first_seq} are not shown: they were deleted, or you were no member then"
+                    );
                     let failed = Failed::new(Exit::Refused, what, "").with_word("truncated");
                     output::passed_over(self.settings.json, None, &failed);
                     self.positions.jump(&room, first_seq.saturating_sub(1));
+                }
+                Incoming::RoomClosed { room_id, .. } => {
+                    let room = self.positions.name(room_id, || None);
+                    output::note(false, &format!("the bot is no longer a member of #{room}"));
+                    self.positions.end(&room);
                 }
                 // The connection, keepalives, and items of later versions.
                 _ => {}

@@ -207,9 +207,24 @@ impl Chat {
                 self.start_move(job::leave(client, room));
             }
             (Typed::Message(text), Some(room)) => self.send_message(room, text).await?,
-            (Typed::Topic(text), Some(room)) => drop(self.jobs.spawn(job::topic(client, room, text))),
+            (Typed::Topic(text), Some(room)) => {
+                drop(self.jobs.spawn(job::change(client, room, Content::Topic(text))));
+            }
+            (Typed::Change(action), Some(room)) => {
+                drop(self.jobs.spawn(job::change(client, room, Content::Action(action))));
+            }
+            (Typed::Members, Some(room)) => drop(self.jobs.spawn(job::members(client, style, room))),
+            (Typed::Direct(users), _) => self.start_move(job::direct(client, users)),
             (Typed::History(limit), Some(room)) => drop(self.jobs.spawn(job::history(client, room, limit))),
-            (Typed::Message(_) | Typed::Topic(_) | Typed::History(_) | Typed::Leave(None), None) => {
+            (
+                Typed::Message(_)
+                | Typed::Topic(_)
+                | Typed::Change(_)
+                | Typed::Members
+                | Typed::History(_)
+                | Typed::Leave(None),
+                None,
+            ) => {
                 self.bad("you are in no room; /join ROOM").await?;
                 self.screen.resume_input();
             }
@@ -261,7 +276,11 @@ impl Chat {
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.positions.name(room_id, || self.subscription.room_name(room_id));
                 self.positions.jump(&room, first_seq.saturating_sub(1));
-                self.dim(&format!("retention has deleted the events of #{room} before {first_seq}")).await?;
+                self.dim(&format!("the events of #{room} before {first_seq} are not shown: they were deleted, or you were no member then")).await?;
+            }
+            Incoming::RoomClosed { room_id, .. } => {
+                let room = self.positions.name(room_id, || self.subscription.room_name(room_id));
+                self.shut_out(room).await?;
             }
             Incoming::Keepalive { quorum, .. } => {
                 if let Some(text) = self.connection.quorum(quorum) {

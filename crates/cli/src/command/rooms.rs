@@ -1,13 +1,14 @@
 //! `conclave rooms`, `create`, `join`, `leave`, `topic` and `pin`.
 
 use conclave_client::{Client, Content, Ticket};
-use conclave_proto::chat::{Pin, Room, RoomAction, room_action};
+use conclave_proto::chat::{MemberRole, Pin, Room, RoomAction, RoomKind, RoomPolicy, room_action};
 use serde::Serialize;
 
-use crate::args::{PinArgs, RoomsArgs, TopicArgs};
+use crate::args::{CreateArgs, PinArgs, RoomsArgs, TopicArgs};
 use crate::errors::{of_call, of_send};
 use crate::exit::Exit;
 use crate::settings::{Settings, Style};
+use crate::view::event::{kind_word, role_word};
 use crate::view::table::{Align, Cell, render};
 use crate::view::text::{grouped, safe};
 use crate::{output, session};
@@ -21,6 +22,14 @@ struct Json<'a> {
     members: u32,
     shard: u32,
     joined: bool,
+    kind: &'static str,
+    archived: bool,
+    /// The user's role; absent for somebody who is no member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    /// The people of a direct conversation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    people: Vec<&'a str>,
 }
 
 /// Lists the rooms.
@@ -42,6 +51,10 @@ pub(super) async fn list(_args: &RoomsArgs, settings: &Settings) -> anyhow::Resu
                 members: room.members,
                 shard: room.shard,
                 joined: room.joined,
+                kind: kind_word(policy(room).kind()),
+                archived: policy(room).archived,
+                role: (room.role() != MemberRole::Unspecified).then(|| role_word(room.role())),
+                people: room.people.iter().map(|person| person.name.as_str()).collect(),
             })?;
         }
     } else {
@@ -55,6 +68,7 @@ pub(super) fn table(style: Style, rooms: &[Room]) -> String {
     let columns = [
         ("ROOM", Align::Left),
         ("", Align::Left),
+        ("KIND", Align::Left),
         ("LAST", Align::Right),
         ("MEMBERS", Align::Right),
         ("SHARD", Align::Right),
@@ -64,6 +78,7 @@ pub(super) fn table(style: Style, rooms: &[Room]) -> String {
         vec![
             format!("#{}", safe(&room.name, "")).into(),
             if room.joined { "*" } else { "" }.into(),
+            about(room).into(),
             grouped(room.last_seq).into(),
             grouped(u64::from(room.members)).into(),
             room.shard.to_string().into(),
@@ -73,13 +88,30 @@ pub(super) fn table(style: Style, rooms: &[Room]) -> String {
     render(style, &columns, &rooms.iter().map(row).collect::<Vec<_>>())
 }
 
+fn policy(room: &Room) -> RoomPolicy {
+    room.policy.unwrap_or_default()
+}
+
+/// The kind of a room; the people of a direct conversation.
+fn about(room: &Room) -> String {
+    let people: Vec<_> = room.people.iter().map(|person| safe(&person.name, "")).collect();
+    let kind = kind_word(policy(room).kind());
+    match (people.is_empty(), policy(room).archived) {
+        (false, _) => people.join(", "),
+        (true, true) => format!("{kind}, archived"),
+        (true, false) => kind.to_owned(),
+    }
+}
+
 /// Creates a room.
 ///
 /// # Errors
 /// If no server can create it.
-pub(super) async fn create(room: &str, settings: &Settings) -> anyhow::Result<Exit> {
+pub(super) async fn create(args: &CreateArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let room = &args.room;
+    let kind = if args.private { RoomKind::Private } else { RoomKind::Open };
     let client = session::open(settings).await?;
-    let made = client.create_room(room).await.map_err(|e| of_call(Some(room), &e));
+    let made = client.create_room_of_kind(room, kind).await.map_err(|e| of_call(Some(room), &e));
     session::close(client).await;
     let made = made?;
     let json = serde_json::json!({ "room": room, "id": made.room_id, "created": made.created });
@@ -122,14 +154,19 @@ pub(super) async fn pin(args: &PinArgs, settings: &Settings) -> anyhow::Result<E
     change(&args.room, Content::Action(action), settings).await
 }
 
-async fn change(room: &str, content: Content, settings: &Settings) -> anyhow::Result<Exit> {
+pub(super) async fn change(room: &str, content: Content, settings: &Settings) -> anyhow::Result<Exit> {
     let client = session::open(settings).await?;
     let result = decide(room, content, settings, &client).await;
     session::close(client).await;
     result
 }
 
-async fn decide(room: &str, content: Content, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
+pub(super) async fn decide(
+    room: &str,
+    content: Content,
+    settings: &Settings,
+    client: &Client,
+) -> anyhow::Result<Exit> {
     let mut ticket: Ticket = client.submit(room, content).await.map_err(|e| of_send(room, &e))?;
     let ack = ticket.wait_for(settings.timeout).await.map_err(|e| of_send(room, &e))?;
     let json = serde_json::json!({
@@ -162,9 +199,9 @@ mod tests {
         };
         let rooms = [room("general", true, 1_042, ""), room("ops", false, 7, "on call: ana")];
         let expected = "\
-ROOM          LAST  MEMBERS  SHARD  TOPIC
-#general  *  1,042        3      5
-#ops             7        3      5  on call: ana
+ROOM         KIND   LAST  MEMBERS  SHARD  TOPIC
+#general  *  open  1,042        3      5
+#ops         open      7        3      5  on call: ana
 ";
         assert_eq!(table(Style::default(), &rooms), expected);
     }

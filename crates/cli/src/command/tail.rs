@@ -199,10 +199,17 @@ impl<'a> Tail<'a> {
             }
             Incoming::Truncated { room_id, first_seq } => {
                 let room = self.room(room_id);
-                let what = format!("retention has deleted the events of #{room} before {first_seq}");
+                let what = format!(
+                    "the events of #{room} before {first_seq} are not shown: they were deleted, or you were no member then"
+                );
                 let failed = Failed::new(Exit::Refused, what, "").with_word("truncated");
                 output::passed_over(self.settings.json, None, &failed);
                 self.positions.jump(&room, first_seq.saturating_sub(1));
+            }
+            Incoming::RoomClosed { room_id, .. } => {
+                let room = self.room(room_id);
+                output::note(self.settings.quiet, &format!("you are no longer a member of #{room}"));
+                self.positions.end(&room);
             }
             Incoming::Keepalive { quorum, .. } => {
                 if let Some(text) = self.connection.quorum(quorum) {

@@ -137,7 +137,7 @@ fn a_failing_command_moves_nothing() {
     // The second message is not for it.
     let failed =
         bot("read -r line; case $line in *'general 1'*) echo half; exit 3;; esac; echo ok", &[]).expect(1);
-    assert!(failed.err.contains("#general:3") && failed.err.contains("exit status: 3"), "{failed:#?}");
+    assert!(failed.err.contains("#general:4") && failed.err.contains("exit status: 3"), "{failed:#?}");
     assert_eq!(bodies(&up, "general", "robot"), ["ok"]);
     bot("echo fine", &[]).expect(0);
     assert_eq!(bodies(&up, "general", "robot"), ["ok", "fine", "fine"]);

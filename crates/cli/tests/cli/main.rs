@@ -24,6 +24,7 @@ mod operator;
 mod outbox;
 mod public_name;
 mod refusal;
+mod rights;
 mod rolling;
 mod tls;
 mod up;

@@ -7,6 +7,7 @@ use conclave_client::{Client, Content, HistoryQuery, Ticket};
 use conclave_proto::chat;
 
 use super::super::follow::names;
+use super::super::members::{all, table};
 use super::super::rooms;
 use crate::errors::{of_call, of_send};
 use crate::exit::Failed;
@@ -62,16 +63,34 @@ pub(super) async fn leave(client: Client, room: String) -> JobResult {
     }
 }
 
-pub(super) async fn topic(client: Client, room: String, text: String) -> JobResult {
-    let submitted = client.submit(&room, Content::Topic(text)).await;
+/// Changes the room.
+pub(super) async fn change(client: Client, room: String, content: Content) -> JobResult {
+    let submitted = client.submit(&room, content).await;
     let decided = match submitted {
         Ok(ticket) => ticket.wait().await,
         Err(error) => Err(error),
     };
     match decided {
+        Ok(ack) if ack.seq == 0 => JobResult::Text("there is nothing to change".to_owned()),
         // The event of the change is shown to the user as well.
         Ok(_) => JobResult::Text(String::new()),
         Err(error) => JobResult::Failed(of_send(&room, &error)),
+    }
+}
+
+/// The members of a room.
+pub(super) async fn members(client: Client, style: Style, room: String) -> JobResult {
+    match all(&client, &room).await {
+        Ok(list) => JobResult::Text(table(style, &list).trim_end().to_owned()),
+        Err(failed) => JobResult::Failed(failed),
+    }
+}
+
+/// Opens the direct conversation with these users.
+pub(super) async fn direct(client: Client, users: Vec<String>) -> JobResult {
+    match client.open_direct(&users).await {
+        Ok(opened) => JobResult::Joined(opened.name),
+        Err(error) => JobResult::Failed(of_call(None, &error)),
     }
 }
 

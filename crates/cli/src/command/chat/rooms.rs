@@ -26,9 +26,19 @@ impl Chat {
     }
 
     pub(super) async fn left(&mut self, room: String) -> anyhow::Result<()> {
+        self.dim(&format!("left #{room}")).await?;
+        self.end_room(room).await
+    }
+
+    /// Somebody ended the user's membership.
+    pub(super) async fn shut_out(&mut self, room: String) -> anyhow::Result<()> {
+        self.dim(&format!("you are no longer a member of #{room}")).await?;
+        self.end_room(room).await
+    }
+
+    async fn end_room(&mut self, room: String) -> anyhow::Result<()> {
         self.positions.end(&room);
         self.follow();
-        self.dim(&format!("left #{room}")).await?;
         let next = match &self.current {
             Some(current) if *current != room => Some(current.clone()),
             _ => self.positions.rooms().next().map(|(room, _)| room.to_owned()),

@@ -1,10 +1,16 @@
 //! Parses a typed line. A line that looks like a command is never sent as text.
 
+use clap::ValueEnum as _;
+use conclave_proto::chat::{
+    AddMember, MemberRole, Mute, RemoveMember, RoomAction, SetPolicy, SetRole, Target, room_action::Kind,
+};
+
+use crate::args::Role;
 use crate::parse;
 use crate::suggest::nearest;
 
 /// A parsed line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Typed {
     Nothing,
     Message(String),
@@ -18,6 +24,12 @@ pub(super) enum Typed {
     Status,
     /// A new topic for the current room.
     Topic(String),
+    /// Another change of the current room or of its members.
+    Change(RoomAction),
+    /// The members of the current room.
+    Members,
+    /// The direct conversation with these users.
+    Direct(Vec<String>),
     Help,
     Quit,
     /// An invalid command, with the reason.
@@ -27,15 +39,17 @@ pub(super) enum Typed {
 impl Typed {
     /// Whether the line changes the current room, so that the next line has to wait.
     pub(super) fn moves(&self) -> bool {
-        matches!(self, Self::Join(_) | Self::Create(_) | Self::Leave(_))
+        matches!(self, Self::Join(_) | Self::Create(_) | Self::Leave(_) | Self::Direct(_))
     }
 }
 
 const HISTORY_DEFAULT: u32 = 20;
 const HISTORY_MAX: u32 = 1_000;
 
-const COMMANDS: [&str; 9] =
-    ["join", "create", "leave", "rooms", "history", "status", "topic", "help", "quit"];
+const COMMANDS: [&str; 18] = [
+    "join", "create", "leave", "rooms", "dm", "members", "add", "remove", "ban", "mute", "unmute", "role",
+    "archive", "history", "status", "topic", "help", "quit",
+];
 
 /// The list of commands.
 pub(super) const HELP: &str = "\
@@ -43,6 +57,13 @@ pub(super) const HELP: &str = "\
 /create ROOM     make a room, and join it
 /leave [ROOM]    stop being a member
 /rooms           list the rooms
+/dm NAME[,NAME]  write to people directly
+/members         list the members of this room
+/add NAME [ROLE] make somebody a member: guest, member, moderator or owner
+/remove NAME     end somebody's membership (/ban NAME: for good); a reason may follow
+/mute NAME [1h]  let somebody write nothing for a while (/unmute NAME ends it)
+/role NAME ROLE  give a member another role
+/archive         close this room for writing (/archive off opens it)
 /history [N]     show the last N events of this room again
 /topic TEXT      say what this room is for
 /status          how the cluster is
@@ -71,6 +92,10 @@ pub(super) fn typed(line: &str) -> Typed {
             _ => Typed::Wrong(format!("/history takes a number from 1 to {HISTORY_MAX}")),
         },
         "status" => Typed::Status,
+        "members" => Typed::Members,
+        "dm" | "msg" => direct(argument).map_or_else(Typed::Wrong, Typed::Direct),
+        "add" | "remove" | "kick" | "ban" | "mute" | "unmute" | "role" | "archive" => change(word, argument)
+            .map_or_else(Typed::Wrong, |kind| Typed::Change(RoomAction { kind: Some(kind) })),
         "topic" if argument.is_empty() => Typed::Wrong("/topic TEXT says what the room is for".to_owned()),
         "topic" => Typed::Topic(argument.to_owned()),
         "help" | "?" => Typed::Help,
@@ -84,6 +109,49 @@ fn room(argument: &str) -> Result<String, String> {
         return Err("which room? For example: /join general".to_owned());
     }
     parse::room(argument)
+}
+
+fn direct(argument: &str) -> Result<Vec<String>, String> {
+    if argument.is_empty() {
+        return Err("with whom? For example: /dm bob or /dm bob,carol".to_owned());
+    }
+    parse::people(argument).map(|people| people.0)
+}
+
+/// A change of the current room: `add bob moderator`, `remove bob he left`, `mute bob 10m`, `archive off`.
+fn change(verb: &str, argument: &str) -> Result<Kind, String> {
+    if verb == "archive" {
+        return match argument {
+            "" | "off" => {
+                Ok(Kind::SetPolicy(SetPolicy { archived: Some(argument.is_empty()), ..SetPolicy::default() }))
+            }
+            _ => Err("/archive closes this room for writing, /archive off opens it".to_owned()),
+        };
+    }
+    let (name, rest) = argument.split_once(char::is_whitespace).unwrap_or((argument, ""));
+    let rest = rest.trim();
+    if name.is_empty() {
+        return Err(format!("whom? For example: /{verb} bob"));
+    }
+    let who = Some(Target { name: parse::person(name)?, user_id: 0 });
+    Ok(match verb {
+        "add" if rest.is_empty() => Kind::AddMember(AddMember { who, role: MemberRole::Member.into() }),
+        "add" => Kind::AddMember(AddMember { who, role: role(rest)?.into() }),
+        "role" => Kind::SetRole(SetRole { who, role: role(rest)?.into() }),
+        "mute" => {
+            let how_long = parse::duration(if rest.is_empty() { "1h" } else { rest })?;
+            let for_ms = u64::try_from(how_long.as_millis()).unwrap_or(u64::MAX).max(1);
+            Kind::Mute(Mute { who, for_ms })
+        }
+        "unmute" => Kind::Mute(Mute { who, for_ms: 0 }),
+        _ => Kind::RemoveMember(RemoveMember { who, ban: verb == "ban", reason: rest.to_owned() }),
+    })
+}
+
+fn role(word: &str) -> Result<MemberRole, String> {
+    Role::from_str(word, true)
+        .map(MemberRole::from)
+        .map_err(|_| format!("{word:?} is no role; there are guest, member, moderator and owner"))
 }
 
 fn unknown(word: &str) -> String {
@@ -117,6 +185,9 @@ mod tests {
     fn an_unknown_command_is_not_sent_as_a_message() {
         let Typed::Wrong(text) = typed("/jion ops") else { panic!("it was accepted") };
         assert!(text.contains("did you mean /join?"), "{text}");
+        for line in ["/dm", "/add", "/add NOT", "/role bob king", "/mute bob soon", "/archive it"] {
+            assert!(matches!(typed(line), Typed::Wrong(_)), "{line}");
+        }
         for line in ["/", "/xyzzy", "/join", "/join NOT OK", "/history many", "/history 0", "/topic"] {
             assert!(matches!(typed(line), Typed::Wrong(_)), "{line}");
         }
