@@ -126,7 +126,7 @@ async fn to_the_end(mut stream: Streaming<EncodedFrame>) -> (Vec<api::Event>, Op
 }
 
 /// The cluster takes actions of level 2 once all nodes have registered.
-async fn cluster() -> Cluster {
+pub(crate) async fn with_rights() -> Cluster {
     let cluster = Cluster::start().await;
     for index in 0..3 {
         eventually("the node knows feature level 2", async || {
@@ -139,7 +139,7 @@ async fn cluster() -> Cluster {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_room_is_for_its_members_at_every_node() {
-    let cluster = cluster().await;
+    let cluster = with_rights().await;
     let mut ana = Person::at(&cluster, 0, "ana", "plans").await;
     ana.create(RoomKind::Private).await;
     ana.say("between us").await.unwrap();
@@ -175,7 +175,7 @@ async fn a_private_room_is_for_its_members_at_every_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_member_sees_the_removal_and_nothing_behind_it() {
-    let cluster = cluster().await;
+    let cluster = with_rights().await;
     let mut ana = Person::at(&cluster, 0, "ana", "plans").await;
     ana.create(RoomKind::Private).await;
     drop(Person::at(&cluster, 0, "bob", "plans").await);
@@ -211,7 +211,7 @@ async fn a_removed_member_sees_the_removal_and_nothing_behind_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_token_shows_nothing_to_another_session() {
-    let cluster = cluster().await;
+    let cluster = with_rights().await;
     let mut ana = Person::at(&cluster, 0, "ana", "plans").await;
     ana.create(RoomKind::Private).await;
     ana.say("between us").await.unwrap();
@@ -232,7 +232,7 @@ async fn a_resume_token_shows_nothing_to_another_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn newcomers_see_what_the_room_shows_them() {
-    let cluster = cluster().await;
+    let cluster = with_rights().await;
     let mut ana = Person::at(&cluster, 0, "ana", "plans").await;
     ana.create(RoomKind::Private).await;
     for name in ["bob", "carol"] {
@@ -280,7 +280,7 @@ async fn newcomers_see_what_the_room_shows_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_have_one_direct_conversation_whoever_begins_it_and_where() {
-    let cluster = cluster().await;
+    let cluster = with_rights().await;
     let mut ana = Person::at(&cluster, 0, "ana", "").await;
     let mut bob = Person::at(&cluster, 1, "bob", "").await;
     let mut carol = Person::at(&cluster, 2, "carol", "").await;
@@ -324,7 +324,7 @@ async fn two_people_have_one_direct_conversation_whoever_begins_it_and_where() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_writes_in_an_open_room_becomes_a_member_unless_banned() {
-    let cluster = cluster().await;
+    let cluster = with_rights().await;
     let mut ana = Person::at(&cluster, 0, "ana", "town").await;
     ana.create(RoomKind::Open).await;
     let bob = cluster.client("bob").await;
