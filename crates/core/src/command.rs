@@ -4,7 +4,8 @@ use crate::access::{Powers, RoomKind};
 use crate::action::Action;
 use crate::id::{RequestNo, RoomId, SessionId, UserId};
 use crate::level;
-use crate::record::{Founding, NodeRecord, Person};
+use crate::people::{AccountChange, Closing, LogIn};
+use crate::record::{Founding, Invite, NodeRecord, Person, Phc, Registration};
 use crate::ring::Layout;
 
 /// One instruction to the state machine. A command concerns one room, or the meta shard.
@@ -72,6 +73,45 @@ pub enum Command {
     },
     /// Meta shard: raise the cluster's feature level to one that every node supports.
     SetFeatureLevel(u32),
+    /// Meta shard: make an account, or change one. Feature level 2, as all that follow.
+    SetAccount(AccountChange),
+    /// Meta shard: set a user's password. Refused if it was set since `expects_revision`.
+    SetPassword {
+        /// The user.
+        user: UserId,
+        /// The hashed password.
+        phc: Phc,
+        /// [`crate::record::UserRecord::credential_revision`] that the caller has seen.
+        expects_revision: u32,
+    },
+    /// Meta shard: add an invite, or withdraw one.
+    PutInvite(Invite),
+    /// Meta shard: make an account with a password, by an invite or where everybody may. An invite for the name of an
+    /// account without a password claims it.
+    Register {
+        /// Digest of the invite's secret.
+        invite: Option<[u8; 16]>,
+        /// The name; see [`crate::name::check_user_name`].
+        name: String,
+        /// The hashed password.
+        phc: Phc,
+    },
+    /// Meta shard: open a session for a user whose password a gateway has checked.
+    LogIn(LogIn),
+    /// Meta shard: set who may make accounts.
+    SetRegistration(Registration),
+    /// Meta shard: close sessions.
+    CloseSessions(Closing),
+    /// Meta shard: remove the rows of closed sessions. Proposed once every data shard has decided
+    /// [`Command::EndSession`] for them.
+    ForgetSessions(Vec<SessionId>),
+    /// Meta shard: note the days on which sessions were seen, days since 1970.
+    SeenSessions(Vec<(SessionId, u32)>),
+    /// Data shard: the session has ended. Its request numbers are dropped, and nothing of it is decided any more.
+    EndSession {
+        /// The session.
+        session: SessionId,
+    },
 }
 
 impl Command {
@@ -83,8 +123,21 @@ impl Command {
             | Self::Act { .. }
             | Self::CreateRoom { .. }
             | Self::OpenDirect { .. }
-            | Self::OpenSession { .. } => true,
-            Self::RegisterNode(_) | Self::SetLayout { .. } | Self::SetFeatureLevel(_) => false,
+            | Self::OpenSession { .. }
+            | Self::SetAccount(_)
+            | Self::SetPassword { .. }
+            | Self::PutInvite(_)
+            | Self::Register { .. }
+            | Self::LogIn(_)
+            | Self::SetRegistration(_) => true,
+            // To close sessions, and to forget them, keeps the cluster in order.
+            Self::RegisterNode(_)
+            | Self::SetLayout { .. }
+            | Self::SetFeatureLevel(_)
+            | Self::CloseSessions(_)
+            | Self::ForgetSessions(_)
+            | Self::SeenSessions(_)
+            | Self::EndSession { .. } => false,
         }
     }
 
@@ -104,6 +157,16 @@ impl Command {
             | Self::OpenSession { .. }
             | Self::RegisterNode(_)
             | Self::SetLayout { .. } => level::FIRST,
+            Self::SetAccount(_)
+            | Self::SetPassword { .. }
+            | Self::PutInvite(_)
+            | Self::Register { .. }
+            | Self::LogIn(_)
+            | Self::SetRegistration(_)
+            | Self::CloseSessions(_)
+            | Self::ForgetSessions(_)
+            | Self::SeenSessions(_)
+            | Self::EndSession { .. } => level::ACCOUNTS,
         }
     }
 }

@@ -11,6 +11,7 @@
 //! * [`machine`]: [`apply`], which turns a command into an [`Outcome`].
 //! * [`event`]: the events of a room, each at a dense [`Seq`].
 //! * [`stamp`]: the time of a batch of commands.
+//! * [`people`]: accounts and sessions: who is who, and until when.
 //! * [`session`]: request numbers and stored replies, which make a repeated send harmless.
 //! * [`placement`]: how many clients each node should have.
 //! * [`ring`]: the assignment of rooms to shards and of shards to nodes.
@@ -31,6 +32,7 @@ pub mod mem;
 pub mod meta;
 pub mod name;
 pub mod outcome;
+pub mod people;
 pub mod placement;
 pub mod planted;
 pub mod record;

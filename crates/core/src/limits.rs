@@ -21,8 +21,22 @@ pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 pub const ROOMS_MAX: u64 = 1_000_000;
 /// Rooms of one shard in which one session may have request numbers.
 pub const ROOMS_PER_SESSION_MAX: u32 = 4_096;
-/// Sessions of one user.
+/// Sessions that one user opens, ever. Up to feature level 1; later, [`SESSIONS_OPEN_MAX`] holds instead.
 pub const SESSIONS_PER_USER_MAX: u32 = 65_536;
+/// Open sessions of one user: with one more, the session that was not seen for longest ends. Feature level 2.
+pub const SESSIONS_OPEN_MAX: usize = 1_024;
+/// Days after which a session that was not seen ends. Feature level 2.
+pub const SESSION_UNSEEN_DAYS_MAX: u32 = 180;
+/// Invites that can be used at the same time. Feature level 2.
+pub const INVITES_MAX: u32 = 10_000;
+/// How often an invite can be used. Feature level 2.
+pub const INVITE_USES_MAX: u32 = 10_000;
+/// A hashed password with its parameters and salt, bytes. Feature level 2.
+pub const PHC_BYTES_MAX: usize = 256;
+/// A session's label, bytes of UTF-8. Feature level 2.
+pub const LABEL_BYTES_MAX: usize = 64;
+/// Sessions that one command forgets or reports as seen: further ones are not looked at. Feature level 2.
+pub const SESSIONS_PER_COMMAND_MAX: usize = 1_024;
 /// Replies kept for repeats, for each session and room. Also the most requests that a client may
 /// have in flight in one room: with more, the answer of a repeat might be forgotten.
 pub const STORED_REPLIES_MAX: usize = 256;

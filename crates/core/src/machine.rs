@@ -6,7 +6,7 @@ use crate::outcome::Outcome;
 use crate::refusal::Refusal;
 use crate::stamp::Stamp;
 use crate::view::View;
-use crate::{meta, room};
+use crate::{meta, people, room};
 
 /// Decides one command of a shard.
 ///
@@ -22,13 +22,22 @@ pub fn apply<V: View>(
     command: &Command,
 ) -> Result<Outcome, V::Error> {
     let belongs = match command {
-        Command::OpenRoom { .. } | Command::Act { .. } => !shard.is_meta(),
+        Command::OpenRoom { .. } | Command::Act { .. } | Command::EndSession { .. } => !shard.is_meta(),
         Command::CreateRoom { .. }
         | Command::OpenDirect { .. }
         | Command::OpenSession { .. }
         | Command::RegisterNode(_)
         | Command::SetLayout { .. }
-        | Command::SetFeatureLevel(_) => shard.is_meta(),
+        | Command::SetFeatureLevel(_)
+        | Command::SetAccount(_)
+        | Command::SetPassword { .. }
+        | Command::PutInvite(_)
+        | Command::Register { .. }
+        | Command::LogIn(_)
+        | Command::SetRegistration(_)
+        | Command::CloseSessions(_)
+        | Command::ForgetSessions(_)
+        | Command::SeenSessions(_) => shard.is_meta(),
     };
     if !belongs {
         return Ok(Outcome::refused(Refusal::WrongShard));
@@ -43,10 +52,22 @@ pub fn apply<V: View>(
         }
         Command::OpenDirect { creator, people } => meta::open_direct(view, stamp.time_ms, *creator, people),
         Command::OpenSession { user, secret_digest, client } => {
-            meta::open_session(view, stamp.time_ms, user, *secret_digest, client)
+            meta::open_session(view, stamp, user, *secret_digest, client)
         }
         Command::RegisterNode(record) => meta::register_node(view, record),
         Command::SetLayout { layout, replaces } => meta::set_layout(view, layout, *replaces),
         Command::SetFeatureLevel(level) => meta::set_feature_level(view, *level),
+        Command::SetAccount(change) => people::set_account(view, stamp.time_ms, change),
+        Command::SetPassword { user, phc, expects_revision } => {
+            people::set_password(view, stamp.time_ms, *user, phc, *expects_revision)
+        }
+        Command::PutInvite(invite) => people::put_invite(view, stamp.time_ms, invite),
+        Command::Register { invite, name, phc } => people::register(view, stamp.time_ms, *invite, name, phc),
+        Command::LogIn(log_in) => people::log_in(view, stamp.time_ms, log_in),
+        Command::SetRegistration(mode) => people::set_registration(view, *mode),
+        Command::CloseSessions(closing) => people::close_sessions(view, stamp, *closing),
+        Command::ForgetSessions(sessions) => people::forget_sessions(view, sessions),
+        Command::SeenSessions(seen) => people::seen_sessions(view, seen),
+        Command::EndSession { session } => Ok(people::end_session(*session)),
     }
 }

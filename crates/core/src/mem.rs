@@ -1,15 +1,18 @@
 //! [`MemView`]: one shard's state in ordered maps. Tests compare the store with this model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use crate::access::Member;
 use crate::event::RoomEvent;
 use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
 use crate::outcome::{Change, Outcome};
-use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord};
+use crate::record::{
+    Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, RoomInfo, SessionRecord,
+    UserRecord,
+};
 use crate::ring::Layout;
-use crate::session::{SessionRoom, Standing};
+use crate::session::{ENDED, SessionRoom, Standing};
 use crate::view::View;
 
 /// One shard's state in memory, and its events.
@@ -31,6 +34,16 @@ pub struct MemView {
     pub users: BTreeMap<String, UserRecord>,
     /// Sessions by id.
     pub session_records: BTreeMap<SessionId, SessionRecord>,
+    /// The listed open sessions of each user, by id.
+    pub open_sessions: BTreeMap<UserId, Vec<OpenSession>>,
+    /// Sessions of which shards must still hear that they have ended.
+    pub endings: BTreeSet<SessionId>,
+    /// Hashed passwords by user.
+    pub credentials: BTreeMap<UserId, Credential>,
+    /// The names of accounts by their folded form.
+    pub folded: BTreeMap<String, String>,
+    /// Invites by the digest of their secret.
+    pub invites: BTreeMap<[u8; 16], Invite>,
     /// Nodes by id.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// The layout in force.
@@ -76,6 +89,35 @@ impl MemView {
             }
             Change::Session(session) => {
                 self.session_records.insert(session.session, session.clone());
+            }
+            Change::SessionForgotten(session) => {
+                self.session_records.remove(session);
+                self.endings.remove(session);
+            }
+            Change::OpenSessions(user, list) if list.is_empty() => {
+                self.open_sessions.remove(user);
+            }
+            Change::OpenSessions(user, list) => {
+                self.open_sessions.insert(*user, list.clone());
+            }
+            Change::Ending(session) => {
+                self.endings.insert(*session);
+            }
+            Change::Credential(credential) => {
+                self.credentials.insert(credential.user, credential.clone());
+            }
+            Change::Folded { folded, name } => {
+                self.folded.insert(folded.clone(), name.clone());
+            }
+            Change::Invite(invite) if invite.uses == 0 => {
+                self.invites.remove(&invite.digest);
+            }
+            Change::Invite(invite) => {
+                self.invites.insert(invite.digest, invite.clone());
+            }
+            Change::SessionEnded(session) => {
+                self.sessions.retain(|(other, _), _| other != session);
+                self.session_rooms.insert(*session, ENDED);
             }
             Change::Node(node) => {
                 self.nodes.insert(node.node, node.clone());
@@ -128,6 +170,26 @@ impl View for MemView {
 
     fn user(&self, user: UserId) -> Result<Option<UserRecord>, Infallible> {
         Ok(self.users.values().find(|record| record.user == user).cloned())
+    }
+
+    fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, Infallible> {
+        Ok(self.session_records.get(&session).cloned())
+    }
+
+    fn open_sessions(&self, user: UserId) -> Result<Vec<OpenSession>, Infallible> {
+        Ok(self.open_sessions.get(&user).cloned().unwrap_or_default())
+    }
+
+    fn credential(&self, user: UserId) -> Result<Option<Credential>, Infallible> {
+        Ok(self.credentials.get(&user).cloned())
+    }
+
+    fn folded(&self, folded: &str) -> Result<Option<String>, Infallible> {
+        Ok(self.folded.get(folded).cloned())
+    }
+
+    fn invite(&self, digest: [u8; 16]) -> Result<Option<Invite>, Infallible> {
+        Ok(self.invites.get(&digest).cloned())
     }
 
     fn node(&self, node: NodeId) -> Result<Option<NodeRecord>, Infallible> {

@@ -1,4 +1,5 @@
-//! The rules of the meta shard: users, sessions, the room directory, nodes, the layout.
+//! The rules of the meta shard: sessions as in feature level 1, the room directory, nodes, the layout. Accounts, and
+//! sessions as in later levels, are in [`crate::people`].
 
 use crate::access::RoomKind;
 use crate::id::{NodeId, RoomId, SessionId, UserId};
@@ -8,9 +9,11 @@ use crate::limits::{
 };
 use crate::name::{check_room_name, check_user_name};
 use crate::outcome::{Change, Outcome, Reply};
-use crate::record::{DirectoryEntry, Founding, NodeRecord, Person, SessionRecord, UserRecord};
+use crate::people;
+use crate::record::{DirectoryEntry, Founding, NodeRecord, Person, SessionKind, SessionRecord, UserRecord};
 use crate::refusal::Refusal;
 use crate::ring::Layout;
+use crate::stamp::Stamp;
 use crate::view::View;
 
 pub(crate) fn create_room<V: View>(
@@ -84,7 +87,7 @@ fn add_to_directory<V: View>(
 
 pub(crate) fn open_session<V: View>(
     view: &V,
-    time_ms: i64,
+    stamp: Stamp,
     name: &str,
     secret_digest: [u8; 16],
     client: &str,
@@ -92,12 +95,22 @@ pub(crate) fn open_session<V: View>(
     if let Err(refusal) = check_user_name(name) {
         return Ok(Outcome::refused(refusal));
     }
+    let time_ms = stamp.time_ms;
     let mut head = view.meta()?;
-    let mut user = match view.user_named(name)? {
+    let known = view.user_named(name)?;
+    // Whatever the level of the batch: a leader that has not applied the rise of the level yet still gives batches the
+    // earlier one, and only commands of a later level give a name a password.
+    if let Err(refusal) = people::check_without_password(head.settings.registration, known.as_ref()) {
+        return Ok(Outcome::refused(refusal));
+    }
+    if stamp.has_accounts() {
+        return people::open_session(view, time_ms, name, secret_digest, client);
+    }
+    let mut user = match known {
         Some(user) => user,
         None => {
             head.last_user = UserId(head.last_user.0 + 1);
-            UserRecord { user: head.last_user, name: name.to_owned(), sessions: 0 }
+            UserRecord::new(head.last_user, name)
         }
     };
     if user.sessions >= SESSIONS_PER_USER_MAX {
@@ -112,6 +125,12 @@ pub(crate) fn open_session<V: View>(
         secret_digest,
         client: displayed_client_name(client),
         opened_ms: time_ms,
+        kind: SessionKind::Login,
+        label: String::new(),
+        expires_ms: 0,
+        seen_day: 0,
+        listed: false,
+        closed: false,
     };
     Ok(Outcome {
         reply: Reply::SessionOpened { session: session.session, user: user.user },
@@ -182,9 +201,14 @@ pub(crate) fn set_feature_level<V: View>(view: &V, level: u32) -> Result<Outcome
 /// A client's description of itself, which is only displayed: one that is too long is truncated, not refused.
 #[must_use]
 pub fn displayed_client_name(client: &str) -> String {
-    let mut end = client.len().min(CLIENT_NAME_BYTES_MAX);
-    while !client.is_char_boundary(end) {
+    truncated(client, CLIENT_NAME_BYTES_MAX)
+}
+
+/// The beginning of a text, at most this many bytes.
+pub(crate) fn truncated(text: &str, bytes_max: usize) -> String {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    client[..end].to_owned()
+    text[..end].to_owned()
 }

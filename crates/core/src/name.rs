@@ -31,6 +31,55 @@ pub fn check_user_name(name: &str) -> Result<(), Refusal> {
     check(name, USER_NAME_BYTES_MAX).ok_or(Refusal::UserNameInvalid)
 }
 
+/// Names that would pass for a part of the system or for everybody. New accounts cannot have them. Part of feature
+/// level 2: the list never changes.
+const RESERVED: [&str; 24] = [
+    "abuse",
+    "admin",
+    "administrator",
+    "all",
+    "anonymous",
+    "bot",
+    "channel",
+    "conclave",
+    "everybody",
+    "everyone",
+    "guest",
+    "help",
+    "here",
+    "lobby",
+    "me",
+    "moderator",
+    "nobody",
+    "operator",
+    "postmaster",
+    "root",
+    "security",
+    "server",
+    "support",
+    "system",
+];
+
+/// Whether no new account can have this name, nor one that looks like it.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    let name = folded(name);
+    RESERVED.iter().any(|reserved| folded(reserved) == name)
+}
+
+/// The form in which names that look alike are the same: `0` is `o`, `1` and `i` are `l`, `rn` is `m`, and `-`, `_` and
+/// `.` are dropped. Part of feature level 2: the rule never changes.
+#[must_use]
+pub fn folded(name: &str) -> String {
+    let letters = name.bytes().filter(|byte| !matches!(byte, b'-' | b'_' | b'.'));
+    let letters = letters.map(|byte| match byte {
+        b'0' => 'o',
+        b'1' | b'i' => 'l',
+        other => char::from(other),
+    });
+    letters.collect::<String>().replace("rn", "m")
+}
+
 /// Accepts 1 to [`TEXT_BYTES_MAX`] bytes.
 ///
 /// # Errors
@@ -89,6 +138,24 @@ mod tests {
             assert_eq!(check_room_name(bad), Err(Refusal::RoomNameInvalid), "{bad:?}");
         }
         assert_eq!(check_user_name(&"x".repeat(33)), Err(Refusal::UserNameInvalid));
+    }
+
+    #[test]
+    fn names_that_look_alike_have_one_folded_form() {
+        for (a, b) in
+            [("anna", "an-na"), ("bill", "b1ll"), ("bill", "bi11"), ("oscar", "0scar"), ("tom", "torn")]
+        {
+            assert_eq!(folded(a), folded(b), "{a} and {b}");
+        }
+        for (a, b) in [("ana", "anna"), ("bo", "bob"), ("kim", "tim")] {
+            assert_ne!(folded(a), folded(b), "{a} and {b}");
+        }
+        for reserved in ["admin", "adm1n", "a.d.m.i.n", "adrnin", "r00t", "lobby", "system", "all"] {
+            assert!(is_reserved(reserved), "{reserved}");
+        }
+        for free in ["ana", "administration", "rooter"] {
+            assert!(!is_reserved(free), "{free}");
+        }
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use crate::access::Member;
 use crate::event::RoomEvent;
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
-use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, SessionRecord, UserRecord};
+use crate::record::{
+    Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, RoomInfo, SessionRecord,
+    UserRecord,
+};
 use crate::refusal::Refusal;
 use crate::ring::Layout;
 use crate::session::StoredReply;
@@ -53,6 +56,13 @@ pub enum Reply {
     },
     /// The command took effect, now or earlier.
     Done,
+    /// An account was made or changed, now or earlier.
+    Account {
+        /// The account's user.
+        user: UserId,
+        /// How often the account's password was set.
+        credential_revision: u32,
+    },
 }
 
 /// One row to write.
@@ -92,8 +102,28 @@ pub enum Change {
     Directory(DirectoryEntry),
     /// Adds or replaces a user.
     User(UserRecord),
-    /// Adds a session.
+    /// Adds or replaces a session.
     Session(SessionRecord),
+    /// Removes a session that has ended, also from the ended sessions that shards must still hear of.
+    SessionForgotten(SessionId),
+    /// Replaces the list of a user's open sessions.
+    OpenSessions(UserId, Vec<OpenSession>),
+    /// Adds a session to those of which shards must still hear that they have ended.
+    Ending(SessionId),
+    /// Replaces a user's password.
+    Credential(Credential),
+    /// Reserves the folded form of a user's name, so that no new account looks alike; see [`crate::name::folded`].
+    Folded {
+        /// The folded form.
+        folded: String,
+        /// The user's name.
+        name: String,
+    },
+    /// Adds or replaces an invite; removes one without uses.
+    Invite(Invite),
+    /// Data shard: the session has ended. Its request numbers and stored replies are dropped, and
+    /// [`crate::View::session_rooms`] is [`crate::session::ENDED`] from now on.
+    SessionEnded(SessionId),
     /// Adds or replaces a node.
     Node(NodeRecord),
     /// Replaces the layout.

@@ -11,7 +11,7 @@ use crate::name::check_room_name;
 use crate::outcome::{Change, Outcome, Reply};
 use crate::record::{Founding, Person, RoomHead, RoomInfo};
 use crate::refusal::Refusal;
-use crate::session::{Standing, StoredOutcome, StoredReply};
+use crate::session::{ENDED, Standing, StoredOutcome, StoredReply};
 use crate::stamp::Stamp;
 use crate::view::View;
 
@@ -79,6 +79,12 @@ pub(crate) fn act<V: View>(
     let Some(head) = view.room(room)? else {
         return Ok(Outcome::refused(Refusal::RoomUnknown));
     };
+    let rooms = view.session_rooms(origin.session)?;
+    // Checked before the stored replies: those of a session that has ended are gone, and to decide one of its requests again
+    // would double it.
+    if rooms == ENDED {
+        return Ok(Outcome::refused(Refusal::SessionEnded));
+    }
     let digest = action.digest();
     let first_in_room = if origin.request.is_numbered() {
         match view.standing(origin.session, room, origin.request, digest)? {
@@ -95,8 +101,7 @@ pub(crate) fn act<V: View>(
     } else {
         return Ok(Outcome::refused(Refusal::RequestNumberMissing));
     };
-    let rooms = if first_in_room { view.session_rooms(origin.session)? } else { 0 };
-    if rooms >= ROOMS_PER_SESSION_MAX {
+    if first_in_room && rooms >= ROOMS_PER_SESSION_MAX {
         return Ok(Outcome::refused(Refusal::TooManyRoomsInSession));
     }
 

@@ -11,6 +11,9 @@ use crate::id::{RequestNo, Seq};
 use crate::limits::STORED_REPLIES_MAX;
 use crate::refusal::Refusal;
 
+/// The count of a session's rooms in a data shard that knows that the session has ended.
+pub const ENDED: u32 = u32::MAX;
+
 /// The requests of one session in one room that the machine remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionRoom {

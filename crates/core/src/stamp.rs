@@ -47,6 +47,11 @@ impl Stamp {
         self.level >= level::RIGHTS
     }
 
+    /// Whether sessions are listed and bounded as [`crate::people`] says. Feature level 2.
+    pub(crate) const fn has_accounts(self) -> bool {
+        self.level >= level::ACCOUNTS
+    }
+
     /// The time of a room's next event, after an event at `last_ms`.
     pub(crate) fn after(self, last_ms: i64) -> i64 {
         let ahead_ms = last_ms.saturating_sub(self.time_ms);

@@ -2,7 +2,10 @@
 
 use crate::access::Member;
 use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
-use crate::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, UserRecord};
+use crate::record::{
+    Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, SessionRecord,
+    UserRecord,
+};
 use crate::ring::Layout;
 use crate::session::Standing;
 
@@ -28,7 +31,8 @@ pub trait View {
         request: RequestNo,
         digest: u64,
     ) -> Result<Option<Standing>, Self::Error>;
-    /// The number of rooms of this shard in which the session has decided requests.
+    /// The number of rooms of this shard in which the session has decided requests; [`crate::session::ENDED`] once the
+    /// session has ended.
     fn session_rooms(&self, session: SessionId) -> Result<u32, Self::Error>;
 
     /// The meta shard's counters.
@@ -39,6 +43,16 @@ pub trait View {
     fn user_named(&self, name: &str) -> Result<Option<UserRecord>, Self::Error>;
     /// The user with that id.
     fn user(&self, user: UserId) -> Result<Option<UserRecord>, Self::Error>;
+    /// The session with that id.
+    fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, Self::Error>;
+    /// The user's open sessions that are listed, in the order of their ids.
+    fn open_sessions(&self, user: UserId) -> Result<Vec<OpenSession>, Self::Error>;
+    /// The user's password.
+    fn credential(&self, user: UserId) -> Result<Option<Credential>, Self::Error>;
+    /// The name of the account that reserved this folded name.
+    fn folded(&self, folded: &str) -> Result<Option<String>, Self::Error>;
+    /// The invite with that digest.
+    fn invite(&self, digest: [u8; 16]) -> Result<Option<Invite>, Self::Error>;
     /// The node with that id.
     fn node(&self, node: NodeId) -> Result<Option<NodeRecord>, Self::Error>;
     /// All nodes, by id.

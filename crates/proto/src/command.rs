@@ -7,14 +7,14 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_core::access::RoomKind;
-use conclave_core::record::{NodeRecord, Person};
+use conclave_core::record::{NodeRecord, Person, Phc};
 use conclave_core::ring::Layout;
 use conclave_core::{Command, DataDirId, NodeId, Origin, RequestNo, RoomId, SessionId, Stamp, UserId, level};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::log::{self, command::Kind};
-use crate::{FormatError, action, rights};
+use crate::{FormatError, accounts, action, rights};
 
 /// `CommandBatch.time_ms`.
 const TIME_FIELD: u32 = 1;
@@ -181,6 +181,31 @@ fn to_proto(command: &Command) -> log::Command {
             Kind::SetLayout(log::SetLayout { layout: Some(layout_to_proto(layout)), replaces: *replaces })
         }
         Command::SetFeatureLevel(level) => Kind::SetFeatureLevel(log::SetFeatureLevel { level: *level }),
+        Command::SetAccount(change) => Kind::SetAccount(accounts::account_to_log(change)),
+        Command::SetPassword { user, phc, expects_revision } => Kind::SetPassword(log::SetPassword {
+            user_id: user.0,
+            phc: phc.0.clone(),
+            expects_revision: *expects_revision,
+        }),
+        Command::PutInvite(invite) => Kind::PutInvite(accounts::invite_to_log(invite)),
+        Command::Register { invite, name, phc } => Kind::Register(log::Register {
+            invite: invite.map(|digest| digest.to_vec()).unwrap_or_default(),
+            name: name.clone(),
+            phc: phc.0.clone(),
+        }),
+        Command::LogIn(log_in) => Kind::LogIn(accounts::log_in_to_log(log_in)),
+        Command::SetRegistration(mode) => Kind::SetRegistration(log::SetRegistration {
+            registration: accounts::registration_to_log(*mode).into(),
+        }),
+        Command::CloseSessions(closing) => Kind::CloseSessions(accounts::closing_to_log(*closing)),
+        Command::ForgetSessions(sessions) => {
+            Kind::ForgetSessions(log::ForgetSessions { sessions: sessions.iter().map(|id| id.0).collect() })
+        }
+        Command::SeenSessions(seen) => {
+            let seen = seen.iter().map(|(id, day)| log::seen_sessions::Seen { session_id: id.0, day: *day });
+            Kind::SeenSessions(log::SeenSessions { seen: seen.collect() })
+        }
+        Command::EndSession { session } => Kind::EndSession(log::EndSession { session_id: session.0 }),
     };
     log::Command { kind: Some(kind) }
 }
@@ -227,6 +252,34 @@ fn from_proto(command: log::Command) -> Result<Command, FormatError> {
             replaces: set.replaces,
         },
         Kind::SetFeatureLevel(set) => Command::SetFeatureLevel(set.level),
+        Kind::SetAccount(change) => Command::SetAccount(accounts::account_from_log(change)?),
+        Kind::SetPassword(set) => Command::SetPassword {
+            user: UserId(set.user_id),
+            phc: Phc(set.phc),
+            expects_revision: set.expects_revision,
+        },
+        Kind::PutInvite(invite) => Command::PutInvite(accounts::invite_from_log(invite)?),
+        Kind::Register(register) => Command::Register {
+            invite: if register.invite.is_empty() {
+                None
+            } else {
+                Some(sixteen(&register.invite, "Register.invite")?)
+            },
+            name: register.name,
+            phc: Phc(register.phc),
+        },
+        Kind::LogIn(log_in) => Command::LogIn(accounts::log_in_from_log(log_in)?),
+        Kind::SetRegistration(set) => {
+            Command::SetRegistration(accounts::registration_from_log(set.registration)?)
+        }
+        Kind::CloseSessions(closing) => Command::CloseSessions(accounts::closing_from_log(closing)?),
+        Kind::ForgetSessions(forget) => {
+            Command::ForgetSessions(forget.sessions.into_iter().map(SessionId).collect())
+        }
+        Kind::SeenSessions(seen) => Command::SeenSessions(
+            seen.seen.into_iter().map(|seen| (SessionId(seen.session_id), seen.day)).collect(),
+        ),
+        Kind::EndSession(end) => Command::EndSession { session: SessionId(end.session_id) },
     })
 }
 
@@ -352,6 +405,7 @@ mod tests {
                 replaces: 1,
             },
         ];
+        let commands = [&commands[..], &about_people()].concat();
         let encoded: Vec<_> = commands.iter().map(encode).collect();
         for time_ms in [0, 1_700_000_000_000, -1] {
             for stamp in [Stamp::first(time_ms), Stamp::at_level(time_ms, FEATURE_LEVEL)] {
@@ -363,6 +417,51 @@ mod tests {
             let bytes = command.clone().into_bytes();
             assert_eq!(Encoded::from_peer(bytes, 0, FEATURE_LEVEL).unwrap().0, command);
         }
+    }
+
+    /// Every command about accounts and sessions.
+    fn about_people() -> Vec<Command> {
+        use conclave_core::people::{AccountChange, Closing, LogIn};
+        use conclave_core::record::{ClusterRole, Invite, Registration, SessionKind, UserKind};
+        let phc = Phc("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA".into());
+        let change = AccountChange { name: "ana".into(), kind: None, role: None, disabled: Some(false) };
+        vec![
+            Command::SetAccount(change.clone()),
+            Command::SetAccount(AccountChange {
+                kind: Some(UserKind::Guest),
+                role: Some(ClusterRole::None),
+                disabled: None,
+                ..change
+            }),
+            Command::SetPassword { user: UserId(3), phc: phc.clone(), expects_revision: 7 },
+            Command::PutInvite(Invite {
+                digest: [9; 16],
+                name: "bo".into(),
+                kind: UserKind::Bot,
+                role: ClusterRole::Operator,
+                uses: 5,
+                expires_ms: 99,
+                by: UserId(1),
+            }),
+            Command::Register { invite: None, name: "ana".into(), phc: phc.clone() },
+            Command::Register { invite: Some([3; 16]), name: "ana".into(), phc },
+            Command::LogIn(LogIn {
+                user: UserId(4),
+                credential_revision: 2,
+                secret_digest: [8; 16],
+                kind: SessionKind::Access,
+                label: "build".into(),
+                client: "ci".into(),
+                expires_ms: 77,
+            }),
+            Command::SetRegistration(Registration::Closed),
+            Command::CloseSessions(Closing::One(SessionId(4))),
+            Command::CloseSessions(Closing::Of(UserId(5))),
+            Command::CloseSessions(Closing::AllBut(UserId(5), SessionId(6))),
+            Command::ForgetSessions(vec![SessionId(1), SessionId(9)]),
+            Command::SeenSessions(vec![(SessionId(2), 20_000)]),
+            Command::EndSession { session: SessionId(2) },
+        ]
     }
 
     /// A kind of command, and a kind of action, that no version has yet.

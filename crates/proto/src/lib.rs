@@ -1,7 +1,8 @@
 //! conclave's formats: messages between clients and nodes, messages between nodes, and the content of
 //! data files, with the conversions to and from [`conclave_core`].
 //!
-//! * [`chat`], [`admin`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
+//! * [`accounts`]: accounts, sessions and invites in their stored form.
+//! * [`chat`], [`people`], [`admin`], [`cluster`], [`dns`], [`fault`], [`raft`], [`log`]: the code generated from `proto/`.
 //! * [`action`], [`command`], [`event`]: encoding and decoding of actions, commands and events.
 //! * [`frame`]: events that are encoded once, with the same bytes for every subscriber.
 //! * [`mac`]: MACs with the cluster's secret, which authenticate messages.
@@ -49,6 +50,11 @@ mod generated {
             tonic::include_proto!("conclave.log.v1");
         }
     }
+    pub mod people {
+        pub mod v1 {
+            tonic::include_proto!("conclave.people.v1");
+        }
+    }
     pub mod raft {
         pub mod v1 {
             tonic::include_proto!("conclave.raft.v1");
@@ -56,6 +62,7 @@ mod generated {
     }
 }
 
+pub mod accounts;
 pub mod action;
 pub mod admin_token;
 pub mod command;
@@ -79,6 +86,8 @@ pub use generated::dns::v1 as dns;
 pub use generated::fault::v1 as fault;
 /// The formats of log entries, state rows and snapshots.
 pub use generated::log::v1 as log;
+/// The API for accounts and sessions.
+pub use generated::people::v1 as people;
 /// The API between the nodes of a cluster.
 pub use generated::raft::v1 as raft;
 

@@ -29,6 +29,9 @@ pub fn to_proto(reply: Reply) -> raft::Reply {
             reply::Reply::SessionOpened(raft::SessionOpened { session_id: session.0, user_id: user.0 })
         }
         Reply::Done => reply::Reply::Done(true),
+        Reply::Account { user, credential_revision } => {
+            reply::Reply::Account(raft::Account { user_id: user.0, credential_revision })
+        }
     };
     raft::Reply { reply: Some(reply) }
 }
@@ -52,5 +55,8 @@ pub fn from_proto(reply: &raft::Reply) -> Result<Reply, FormatError> {
             Reply::SessionOpened { session: SessionId(opened.session_id), user: UserId(opened.user_id) }
         }
         reply::Reply::Done(_) => Reply::Done,
+        reply::Reply::Account(account) => {
+            Reply::Account { user: UserId(account.user_id), credential_revision: account.credential_revision }
+        }
     })
 }

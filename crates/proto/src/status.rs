@@ -32,6 +32,8 @@ pub const TRY: &str = "conclave-try";
 pub const NOT_YET: &str = "not_yet";
 /// The code of a write with a session that may only read.
 pub const READS_ONLY: &str = "reads_only";
+/// Code: too many passwords are checked here, or too many were wrong from the caller's address. Nothing was done.
+pub const TOO_MANY_LOG_INS: &str = "too_many_log_ins";
 /// Code: the disk of the shard's leader has no room. Nothing was sent.
 pub const DISK_FULL: &str = "disk_full";
 /// Code: the port takes no more connections, or none of this address. Nothing was sent.

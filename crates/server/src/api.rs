@@ -11,6 +11,7 @@
 //! * [`readers`]: sessions for reading only, each of one node.
 //! * [`status`]: the status of all nodes, and what follows from it.
 //! * [`admin`]: the calls of `AdminService`.
+//! * [`people`]: the calls of `PeopleService`.
 //! * [`peer`]: the calls of `RaftService`.
 //! * [`web`]: the pages for health and metrics.
 
@@ -21,6 +22,7 @@ mod chat;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod peer;
+pub(crate) mod people;
 pub(crate) mod readers;
 pub(crate) mod sends;
 pub(crate) mod status;

@@ -33,6 +33,8 @@ struct Follower {
 pub(crate) struct Subscriber {
     news: Mutex<News>,
     notify: Notify,
+    /// Whether the session has ended.
+    ended: AtomicBool,
     /// Whether `go_away` is set: checking this flag needs no lock.
     move_requested: AtomicBool,
     go_away: Mutex<Option<GoAway>>,
@@ -144,6 +146,17 @@ impl Subscriber {
         }
         self.move_requested.store(false, Ordering::Relaxed);
         lock(&self.go_away).take()
+    }
+
+    /// Ends the subscription, because its session has ended.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    /// Whether the subscription's session has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Waits until there may be notifications.

@@ -34,6 +34,7 @@ mod local_sessions;
 pub mod metrics;
 mod node;
 mod peer;
+mod people;
 mod plan;
 mod router;
 mod shard;

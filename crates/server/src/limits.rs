@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conclave_core::limits::{LOG_COMMIT_BYTES_MAX, NODES_MAX, TEXT_BYTES_MAX};
+use conclave_core::limits::{LOG_COMMIT_BYTES_MAX, NODES_MAX, SESSIONS_PER_COMMAND_MAX, TEXT_BYTES_MAX};
 
 // ---- Serving ---------------------------------------------------------------------------------------
 
@@ -53,6 +53,33 @@ pub(crate) const STREAMS_PER_SESSION_MIN: u32 = 8;
 pub(crate) const STREAMS_PER_SESSION_SHARE: u32 = 16;
 /// When a session that has too many streams may try again.
 pub(crate) const STREAMS_RETRY: Duration = Duration::from_secs(1);
+
+// ---- Accounts and sessions --------------------------------------------------------------------------
+
+/// Maximum number of passwords that are hashed at a time: each takes 19 MiB and a processor.
+pub(crate) const PASSWORD_THREADS_MAX: usize = 4;
+/// Maximum number of passwords that wait to be hashed. The last one waits some seconds.
+pub(crate) const PASSWORD_WAITING_MAX: usize = 64;
+/// Wrong passwords of one address for one user without a wait.
+pub(crate) const ATTEMPTS_OF_USER_FREE: u32 = 5;
+/// Wrong passwords of one address without a wait: an office behind one address.
+pub(crate) const ATTEMPTS_OF_ADDRESS_FREE: u32 = 50;
+/// The longest wait after a wrong password.
+pub(crate) const ATTEMPT_WAIT_MAX: Duration = Duration::from_mins(1);
+/// Maximum number of addresses, and of users at addresses, whose wrong passwords are counted.
+pub(crate) const ATTEMPTS_KEPT_MAX: usize = 4_096;
+/// How often the meta shard is told which sessions were seen.
+pub(crate) const SEEN_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of sessions in one such report.
+pub(crate) const SEEN_WAITING_MAX: usize = SESSIONS_PER_COMMAND_MAX;
+/// How often the meta shard's leader looks for sessions that were closed.
+pub(crate) const ENDINGS_INTERVAL: Duration = Duration::from_millis(500);
+/// Maximum number of closed sessions that the shards hear of at a time.
+pub(crate) const ENDINGS_AT_ONCE: usize = 256;
+/// The meta shard's leader looks for sessions that time has ended once in this many of these intervals.
+pub(crate) const SWEEP_INTERVAL_TICKS: u32 = 4;
+/// Maximum number of sessions, and of invites, that it looks at each time.
+pub(crate) const SWEEP_AT_ONCE: usize = 1_000;
 
 // ---- Elections -------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ use conclave_core::SessionId;
 use conclave_proto::chat::GoAway;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::feed::Subscriber;
 use crate::limits::{MOVE_ASKED_AGAIN, STREAMS_PER_SESSION_MIN, STREAMS_PER_SESSION_SHARE};
@@ -28,10 +29,18 @@ struct Table {
     streams: u32,
     /// Open `SendMessages` streams, and those of each session.
     sends: u32,
-    sending: HashMap<SessionId, u32>,
+    sending: HashMap<SessionId, Sending>,
     /// Whether new streams are refused.
     closed: bool,
     full: bool,
+}
+
+/// A session with streams of sends on this node.
+#[derive(Debug, Default)]
+struct Sending {
+    streams: u32,
+    /// Cancelled when the session has ended.
+    ended: CancellationToken,
 }
 
 /// A session that subscribes on this node.
@@ -129,12 +138,13 @@ impl LocalSessions {
             return Err(StreamRefusal::Full);
         }
         let sending = table.sending.entry(session).or_default();
-        if *sending >= per_session(self.max) {
+        if sending.streams >= per_session(self.max) {
             return Err(StreamRefusal::Session);
         }
-        *sending += 1;
+        sending.streams += 1;
+        let ended = sending.ended.clone();
         table.sends += 1;
-        Ok(SendPermit { sessions: Arc::clone(self), session })
+        Ok(SendPermit { sessions: Arc::clone(self), session, ended })
     }
 
     /// Refuses all new streams until [`Self::open`].
@@ -159,6 +169,29 @@ impl LocalSessions {
     /// Asks up to `count` further sessions to move. Returns how many were asked.
     pub(crate) fn ask_more_to_move(&self, count: u32, go_away: impl FnMut() -> GoAway) -> u32 {
         self.table().ask_to_move(count, Instant::now(), go_away)
+    }
+
+    /// Ends the streams of a session that has ended.
+    pub(crate) fn end(&self, session: SessionId) {
+        let table = self.table();
+        table
+            .here
+            .get(&session)
+            .iter()
+            .flat_map(|here| &here.subscribers)
+            .for_each(|subscriber| subscriber.end());
+        if let Some(sending) = table.sending.get(&session) {
+            sending.ended.cancel();
+        }
+    }
+
+    /// The sessions with streams on this node.
+    pub(crate) fn here(&self) -> Vec<SessionId> {
+        let table = self.table();
+        let mut sessions: Vec<_> = table.here.keys().chain(table.sending.keys()).copied().collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        sessions
     }
 
     /// Returns once no session subscribes on this node.
@@ -245,6 +278,14 @@ impl Drop for SubscriptionPermit {
 pub(crate) struct SendPermit {
     sessions: Arc<LocalSessions>,
     session: SessionId,
+    ended: CancellationToken,
+}
+
+impl SendPermit {
+    /// Cancelled when the session has ended.
+    pub(crate) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
 }
 
 impl Drop for SendPermit {
@@ -252,12 +293,21 @@ impl Drop for SendPermit {
         let mut table = self.sessions.table();
         table.sends -= 1;
         if let Some(sending) = table.sending.get_mut(&self.session) {
-            *sending -= 1;
-            if *sending == 0 {
+            sending.streams -= 1;
+            if sending.streams == 0 {
                 table.sending.remove(&self.session);
             }
         }
     }
+}
+
+/// Ids from here on are of sessions for reading only, which a node gives out itself; those that the meta shard gives begin
+/// with 1 and never get there.
+pub(crate) const FIRST_READING_ID: u64 = 1 << 63;
+
+/// Whether the session is one for reading only.
+pub(crate) fn is_reading(session: SessionId) -> bool {
+    session.0 >= FIRST_READING_ID
 }
 
 /// How many streams of a kind one session may have on a node that takes `max` sessions: one session cannot take the places

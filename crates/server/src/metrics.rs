@@ -12,6 +12,7 @@ use conclave_core::ShardId;
 use conclave_proto::admin::admin_service_server;
 use conclave_proto::chat::chat_service_server;
 use conclave_proto::fault::fault_service_server;
+use conclave_proto::people::people_service_server;
 use conclave_proto::raft::raft_service_server;
 use conclave_telemetry::calls::CallMetrics;
 use conclave_telemetry::connections::ConnectionMetrics;
@@ -30,8 +31,9 @@ const LATENCY: &[f64] = &[
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
 
 /// The services on the ports of a node.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     chat_service_server::SERVICE_NAME,
+    people_service_server::SERVICE_NAME,
     admin_service_server::SERVICE_NAME,
     fault_service_server::SERVICE_NAME,
     raft_service_server::SERVICE_NAME,

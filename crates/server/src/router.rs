@@ -271,10 +271,10 @@ impl Router {
         }
         let meta = self.reader(ShardId::META)?;
         if let Some(user) = meta.user_named(name).await? {
-            return Ok(user);
+            return Ok(user.user);
         }
         self.barrier(ShardId::META).await?;
-        Ok(meta.user_named(name).await?.unwrap_or(UserId(0)))
+        Ok(meta.user_named(name).await?.map_or(UserId(0), |user| user.user))
     }
 
     /// The room, if this node knows it.

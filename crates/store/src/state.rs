@@ -12,6 +12,7 @@ pub(crate) mod digest;
 mod flush;
 pub(crate) mod key;
 pub(crate) mod machine;
+mod people;
 #[cfg(debug_assertions)]
 mod predict;
 mod read;
@@ -29,9 +30,9 @@ use conclave_core::access::Member;
 use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
 use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord};
 use conclave_core::ring::Layout;
-use conclave_core::{NodeId, RoomId, ShardId, UserId};
+use conclave_core::{NodeId, RoomId, SessionId, ShardId, UserId};
 use conclave_proto::FormatError;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 use crate::disk::DataFile;
 use crate::error::StoreError;
@@ -79,6 +80,25 @@ pub struct ClusterTable {
     pub feature_level: u32,
 }
 
+/// How much news of ended sessions may wait for a reader. A reader that has missed some looks at all of its sessions.
+const ENDED_SESSIONS_WAITING_MAX: usize = 4_096;
+
+/// News of sessions that have ended, from the meta shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedSessions {
+    /// This session was closed.
+    One(SessionId),
+    /// Any session may have ended: those of a user, or a snapshot was installed.
+    Any,
+}
+
+/// The ended sessions of the entries that are being applied.
+#[derive(Debug, Default)]
+struct SessionNews {
+    closed: Vec<SessionId>,
+    any: bool,
+}
+
 /// One shard's applied state on this node.
 #[derive(Debug)]
 pub struct ShardState {
@@ -87,6 +107,7 @@ pub struct ShardState {
     inner: Mutex<Inner>,
     applied: watch::Sender<u64>,
     cluster: watch::Sender<Arc<ClusterTable>>,
+    ended_sessions: broadcast::Sender<EndedSessions>,
     /// Raised when a snapshot's installation begins and when it ends: at an odd number the file is
     /// between two states.
     installs: AtomicU64,
@@ -116,6 +137,9 @@ struct Inner {
     layout: Option<Layout>,
     /// `nodes`, `layout` or the feature level has changed since the last [`ClusterTable`] was published.
     cluster_changed: bool,
+    session_news: SessionNews,
+    /// Sessions whose stored replies are to be removed from the file.
+    ended: Vec<SessionId>,
     /// The keys of `meta`, `nodes` and `layout` that have changed.
     small: BTreeSet<Key>,
     /// Rooms of the room directory that are not written yet, with their epoch.
@@ -140,6 +164,7 @@ impl ShardState {
             shard,
             shared,
             cluster: watch::Sender::new(Arc::new(inner.cluster())),
+            ended_sessions: broadcast::Sender::new(ENDED_SESSIONS_WAITING_MAX),
             inner: Mutex::new(inner),
             applied: watch::Sender::new(index),
             installs: AtomicU64::new(0),
@@ -200,6 +225,7 @@ impl ShardState {
         inner.moved = false;
         inner.rows = Cache::new();
         inner.small.clear();
+        inner.ended.clear();
         inner.fresh.clear();
         inner.fresh_members.clear();
         inner.tails.clear();
@@ -222,8 +248,23 @@ impl ShardState {
         drop(inner);
         self.cluster.send_replace(Arc::new(cluster));
         self.installs.fetch_add(1, Ordering::AcqRel);
+        self.publish_session_news(SessionNews { any: true, ..SessionNews::default() });
         self.applied.send_replace(index);
         Ok(())
+    }
+
+    /// Tells of the ended sessions. Nobody need listen.
+    fn publish_session_news(&self, news: SessionNews) {
+        let one = news.closed.into_iter().map(EndedSessions::One);
+        for ended in one.chain(news.any.then_some(EndedSessions::Any)) {
+            let _ = self.ended_sessions.send(ended);
+        }
+    }
+
+    /// News of the sessions that end from now on. Only the meta shard has any.
+    #[must_use]
+    pub fn ended_sessions(&self) -> broadcast::Receiver<EndedSessions> {
+        self.ended_sessions.subscribe()
     }
 }
 
@@ -254,6 +295,8 @@ impl Inner {
             nodes: BTreeMap::new(),
             layout: None,
             cluster_changed: false,
+            session_news: SessionNews::default(),
+            ended: Vec::new(),
             small: BTreeSet::new(),
             fresh: BTreeMap::new(),
             fresh_members: BTreeMap::new(),

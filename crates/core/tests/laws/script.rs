@@ -2,7 +2,10 @@
 
 use conclave_core::access::{Past, PolicyChange, Posting, Powers, Role, RoomKind};
 use conclave_core::action::Target;
-use conclave_core::record::{Founding, NodeRecord, Person};
+use conclave_core::people::{AccountChange, Closing, LogIn};
+use conclave_core::record::{
+    ClusterRole, Founding, Invite, NodeRecord, Person, Phc, Registration, SessionKind, UserKind,
+};
 use conclave_core::ring::Layout;
 use conclave_core::{
     Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp,
@@ -57,6 +60,24 @@ pub(crate) fn parse(line: &str) -> Line {
         "register-node" => register_node(&mut words),
         "set-layout" => set_layout(&mut words),
         "feature-level" => Command::SetFeatureLevel(words.number()),
+        "account" => account(&mut words),
+        "password" => password(&mut words),
+        "invite" => invite(&mut words),
+        "register" => register(&mut words),
+        "log-in" => log_in(&mut words),
+        "registration" => Command::SetRegistration(match words.word() {
+            "open" => Registration::Open,
+            "invite" => Registration::Invite,
+            _ => Registration::Closed,
+        }),
+        "close" => close(&mut words),
+        "forget" => Command::ForgetSessions(vec![SessionId(words.number())]),
+        "seen" => {
+            let session = SessionId(words.number());
+            words.expect("day");
+            Command::SeenSessions(vec![(session, words.number())])
+        }
+        "end-session" => Command::EndSession { session: SessionId(words.number()) },
         who => return Line::Commands(act(who, &mut words)),
     };
     Line::Commands(vec![command])
@@ -70,6 +91,92 @@ fn at(words: &mut Words<'_>) -> Stamp {
     }
     words.expect("level");
     Stamp::at_level(time_ms, words.number())
+}
+
+/// `account ana [guest|bot|person] [admin|operator|none] [disabled|enabled]`
+fn account(words: &mut Words<'_>) -> Command {
+    let mut change = AccountChange { name: words.word().to_owned(), ..AccountChange::default() };
+    while !words.is_empty() {
+        match words.word() {
+            "person" => change.kind = Some(UserKind::Person),
+            "guest" => change.kind = Some(UserKind::Guest),
+            "bot" => change.kind = Some(UserKind::Bot),
+            "admin" => change.role = Some(ClusterRole::Admin),
+            "operator" => change.role = Some(ClusterRole::Operator),
+            "none" => change.role = Some(ClusterRole::None),
+            "disabled" => change.disabled = Some(true),
+            "enabled" => change.disabled = Some(false),
+            other => panic!("{}: {other}", words.line),
+        }
+    }
+    Command::SetAccount(change)
+}
+
+fn phc(words: &mut Words<'_>) -> Phc {
+    Phc(format!("$argon2id${}", words.word()))
+}
+
+/// `password 1 first expects 0`: of user 1
+fn password(words: &mut Words<'_>) -> Command {
+    let user = UserId(words.number());
+    let phc = phc(words);
+    words.expect("expects");
+    Command::SetPassword { user, phc, expects_revision: words.number() }
+}
+
+/// `invite 7 for bo uses 1 until 5000 [admin]`; `for -` is for any name.
+fn invite(words: &mut Words<'_>) -> Command {
+    let digest = [words.number(); 16];
+    words.expect("for");
+    let name = words.word().replace('-', "");
+    words.expect("uses");
+    let uses = words.number();
+    words.expect("until");
+    let expires_ms = words.number();
+    let role = if words.is_empty() { ClusterRole::None } else { ClusterRole::Admin };
+    let by = UserId(1);
+    Command::PutInvite(Invite { digest, name, kind: UserKind::Person, role, uses, expires_ms, by })
+}
+
+/// `register bo first [invite 7]`
+fn register(words: &mut Words<'_>) -> Command {
+    let name = words.word().to_owned();
+    let phc = phc(words);
+    let mut invite = None;
+    if !words.is_empty() {
+        words.expect("invite");
+        invite = Some([words.number(); 16]);
+    }
+    Command::Register { invite, name, phc }
+}
+
+/// `log-in 1 revision 1 secret 9 until 0`: user 1
+fn log_in(words: &mut Words<'_>) -> Command {
+    let user = UserId(words.number());
+    words.expect("revision");
+    let credential_revision = words.number();
+    words.expect("secret");
+    let secret_digest = [words.number(); 16];
+    words.expect("until");
+    let expires_ms = words.number();
+    Command::LogIn(LogIn {
+        user,
+        credential_revision,
+        secret_digest,
+        kind: SessionKind::Login,
+        label: "desk".to_owned(),
+        client: "cli".to_owned(),
+        expires_ms,
+    })
+}
+
+/// `close 4`, `close of 1`, `close all-but 1 4`
+fn close(words: &mut Words<'_>) -> Command {
+    Command::CloseSessions(match words.word() {
+        "of" => Closing::Of(UserId(words.number())),
+        "all-but" => Closing::AllBut(UserId(words.number()), SessionId(words.number())),
+        session => Closing::One(SessionId(session.parse().unwrap())),
+    })
 }
 
 /// `open-room 1 general by ana`; from level 2 on also `open-room 1 general by ana private` and

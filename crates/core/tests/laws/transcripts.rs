@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use conclave_core::access::{Member, RoomPolicy};
 use conclave_core::mem::MemView;
-use conclave_core::record::Founding;
-use conclave_core::session::StoredOutcome;
+use conclave_core::record::{Founding, SessionRecord, UserRecord};
+use conclave_core::session::{ENDED, StoredOutcome};
 use conclave_core::{Change, EventKind, Outcome, Reply, ShardId, Stamp, apply};
 
 use crate::script::{Line, parse};
@@ -95,6 +95,9 @@ fn print(out: &mut String, outcome: &Outcome) {
         Reply::Unchanged => "unchanged".to_owned(),
         Reply::Forgotten => "forgotten".to_owned(),
         Reply::Done => "done".to_owned(),
+        Reply::Account { user, credential_revision } => {
+            format!("account of user {user}, password {credential_revision}")
+        }
     };
     writeln!(out, "    {reply}").unwrap();
     if let Some(event) = &outcome.event {
@@ -181,10 +184,23 @@ fn written(change: &Change) -> String {
             let founded = founded(entry.founding.as_ref());
             format!("directory: {} is room {} by {:?}{founded}", entry.name, entry.room, entry.creator_name)
         }
-        Change::User(user) => format!("user {}: {} with {} sessions", user.user, user.name, user.sessions),
-        Change::Session(session) => {
-            format!("session {}: user {} client {}", session.session, session.user, short(&session.client))
+        Change::User(user) => written_user(user),
+        Change::Session(session) => written_session(session),
+        Change::SessionForgotten(session) => format!("session {session}: forgotten"),
+        Change::OpenSessions(user, list) => {
+            let list: Vec<_> = list.iter().map(|open| (open.session.0, open.seen_day)).collect();
+            format!("user {user}: open sessions and days {list:?}")
         }
+        Change::Ending(session) => format!("session {session}: shards must hear of its end"),
+        Change::Credential(credential) => {
+            format!("user {}: password {:?}", credential.user, credential.phc.0)
+        }
+        Change::Folded { folded, name } => format!("name {name}: no other {folded}"),
+        Change::Invite(invite) => format!(
+            "invite {:02x}: for {:?} {:?} {:?} uses {} until {}",
+            invite.digest[0], invite.name, invite.kind, invite.role, invite.uses, invite.expires_ms
+        ),
+        Change::SessionEnded(session) => format!("session {session}: ended"),
         Change::Node(node) => format!("node {}: {} level {}", node.node, node.name, node.feature_level),
         Change::Layout(layout) => format!("layout {}: {:?}", layout.version, ids(layout)),
     }
@@ -218,6 +234,26 @@ fn known(member: &Member) -> String {
         String::new()
     };
     format!("{role} {sees} past {past:?}{banned}{muted}")
+}
+
+fn written_user(user: &UserRecord) -> String {
+    let mut line = format!("user {}: {} with {} sessions", user.user, user.name, user.sessions);
+    let UserRecord { kind, role, disabled, credential_revision, sessions_open, unlisted_ended, .. } = user;
+    // What feature level 1 does not have is not written for it.
+    if user.created_ms != 0 || *credential_revision > 0 || *sessions_open > 0 || *unlisted_ended {
+        write!(line, ", {sessions_open} open, {kind:?} {role:?}, password {credential_revision}").unwrap();
+    }
+    line + if *unlisted_ended { ", unlisted ended" } else { "" } + if *disabled { ", disabled" } else { "" }
+}
+
+fn written_session(session: &SessionRecord) -> String {
+    let mut line =
+        format!("session {}: user {} client {}", session.session, session.user, short(&session.client));
+    if session.listed {
+        let SessionRecord { kind, label, expires_ms, seen_day, .. } = session;
+        write!(line, " {kind:?} label {} until {expires_ms} seen {seen_day}", short(label)).unwrap();
+    }
+    line + if session.closed { ", closed" } else { "" }
 }
 
 fn ids(layout: &conclave_core::ring::Layout) -> Vec<Vec<u64>> {
@@ -254,7 +290,8 @@ fn show(out: &mut String, view: &MemView) {
         .unwrap();
     }
     for (session, rooms) in &view.session_rooms {
-        writeln!(out, "    session {session}: rooms {rooms}").unwrap();
+        let ended = if *rooms == ENDED { "ended".to_owned() } else { format!("rooms {rooms}") };
+        writeln!(out, "    session {session}: {ended}").unwrap();
     }
     writeln!(out, "    events: {}", view.events.len()).unwrap();
 }

@@ -7,7 +7,8 @@
 use conclave_core::access::Powers;
 use conclave_core::meta::displayed_client_name;
 use conclave_core::name::check_user_name;
-use conclave_core::record::SessionRecord;
+use conclave_core::people::{check_without_password, is_open};
+use conclave_core::record::{ClusterRole, SessionRecord, UserKind};
 use conclave_core::{Command, Refusal, Reply, SessionId, ShardId, UserId};
 use conclave_proto::chat::OpenSessionResponse;
 use conclave_proto::status::{Failure, READS_ONLY};
@@ -15,8 +16,9 @@ use sha2::{Digest as _, Sha256};
 use tonic::Code;
 use tonic::codegen::http::HeaderMap;
 
-use crate::api::readers::{MAC_BYTES, Readers, ReadingSession};
-use crate::router::Router;
+use crate::api::gateway::Gateway;
+use crate::api::readers::{MAC_BYTES, ReadingSession};
+use crate::people::endings::is_open_now;
 
 const PREFIX: &str = "cnv1_";
 const READING_PREFIX: &str = "cnr1_";
@@ -29,10 +31,24 @@ pub(crate) struct Caller {
     pub(crate) session: SessionId,
     pub(crate) user: UserId,
     pub(crate) name: String,
-    /// What the user may do in every room.
-    pub(crate) powers: Powers,
+    /// What the user may do in the whole cluster.
+    pub(crate) role: ClusterRole,
+    /// What the user is.
+    pub(crate) kind: UserKind,
     /// The session may not write.
     pub(crate) reads_only: bool,
+}
+
+impl Caller {
+    /// What the caller may do in every room.
+    pub(crate) fn powers(&self) -> Powers {
+        powers_of(self.role, self.kind)
+    }
+}
+
+/// What a user with this role and of this kind may do in every room.
+pub(crate) fn powers_of(role: ClusterRole, kind: UserKind) -> Powers {
+    Powers { admin: role == ClusterRole::Admin, guest: kind == UserKind::Guest }
 }
 
 /// The token of a call, not checked yet.
@@ -82,52 +98,77 @@ impl Token {
     }
 }
 
-/// Opens a session for the named user.
+/// Opens a session for the named user, without a password.
 pub(crate) async fn open(
-    router: &Router,
+    gateway: &Gateway,
     user: &str,
     client: &str,
-    cluster: u128,
 ) -> Result<OpenSessionResponse, Failure> {
     // Checked before anything is replicated: anybody may make this call.
     check_user_name(user).map_err(Failure::Refused)?;
+    let meta = gateway.router.reader(ShardId::META)?;
+    let known = meta.user_named(user).await?;
+    check_without_password(meta.registration(), known.as_ref()).map_err(Failure::Refused)?;
     let secret: u128 = rand::random();
     let client = displayed_client_name(client);
     let command = Command::OpenSession { user: user.to_owned(), secret_digest: digest(secret), client };
-    match router.decide(ShardId::META, &command).await? {
-        Reply::SessionOpened { session, user: id } => Ok(OpenSessionResponse {
-            token: format!("{PREFIX}{:016x}{secret:032x}", session.0),
-            session_id: session.0,
-            user_id: id.0,
-            user: user.to_owned(),
-            cluster_id: format!("{cluster:032x}"),
-            feature_level: router.shards.topology.feature_level(),
-            cluster: None,
-        }),
+    opened(gateway, user, secret, &command).await
+}
+
+/// Gets a command decided that opens a session with this secret.
+pub(crate) async fn opened(
+    gateway: &Gateway,
+    user: &str,
+    secret: u128,
+    command: &Command,
+) -> Result<OpenSessionResponse, Failure> {
+    match gateway.router.decide(ShardId::META, command).await? {
+        Reply::SessionOpened { session, user: id } => {
+            let token = format!("{PREFIX}{:016x}{secret:032x}", session.0);
+            Ok(answer(gateway, token, session, (id, user)))
+        }
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
         other => Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}"))),
     }
 }
 
-/// Opens a session for reading only, at this node. Needs no majority, and keeps nothing.
+fn answer(
+    gateway: &Gateway,
+    token: String,
+    session: SessionId,
+    (id, name): (UserId, &str),
+) -> OpenSessionResponse {
+    OpenSessionResponse {
+        token,
+        session_id: session.0,
+        user_id: id.0,
+        user: name.to_owned(),
+        cluster_id: format!("{:032x}", gateway.node.cluster),
+        feature_level: gateway.router.shards.topology.feature_level(),
+        cluster: Some((**gateway.views.borrow()).clone()),
+    }
+}
+
+/// Opens a session for reading only, at this node. Needs no majority, and keeps nothing. A user whose name needs a password
+/// shows a session of its own.
 pub(crate) async fn open_reading(
-    router: &Router,
-    readers: &Readers,
+    gateway: &Gateway,
     name: &str,
-    cluster: u128,
+    token: Option<Token>,
 ) -> Result<OpenSessionResponse, Failure> {
     check_user_name(name).map_err(Failure::Refused)?;
-    let user = router.reader(ShardId::META)?.user_named(name).await?.unwrap_or(UserId(0));
-    let (ReadingSession { session, user }, mac) = readers.open(user);
-    Ok(OpenSessionResponse {
-        token: format!("{READING_PREFIX}{:016x}{:016x}{:032x}", session.0, user.0, u128::from_be_bytes(mac)),
-        session_id: session.0,
-        user_id: user.0,
-        user: name.to_owned(),
-        cluster_id: format!("{cluster:032x}"),
-        feature_level: router.shards.topology.feature_level(),
-        cluster: None,
-    })
+    let meta = gateway.router.reader(ShardId::META)?;
+    let user = meta.user_named(name).await?;
+    let allowed = check_without_password(meta.registration(), user.as_ref());
+    let shown = match (allowed, token) {
+        (Ok(()), _) => false,
+        (Err(_), Some(token @ Token::Session { .. })) if caller(gateway, token).await?.name == name => true,
+        (Err(refusal), _) => return Err(Failure::Refused(refusal)),
+    };
+    let user = user.map_or(UserId(0), |user| user.user);
+    let (ReadingSession { session, user }, mac) = gateway.readers.open(user, shown);
+    let token = format!("{READING_PREFIX}{:016x}{:016x}{:032x}", session.0, user.0, u128::from_be_bytes(mac));
+    Ok(answer(gateway, token, session, (user, name)))
 }
 
 /// The refusal of a write by a session that may only read.
@@ -140,19 +181,13 @@ pub(crate) fn reads_only() -> Failure {
 }
 
 /// The caller whose token it is.
-pub(crate) async fn caller(router: &Router, readers: &Readers, token: Token) -> Result<Caller, Failure> {
+pub(crate) async fn caller(gateway: &Gateway, token: Token) -> Result<Caller, Failure> {
+    let Gateway { router, readers, .. } = gateway;
     let unknown = || Failure::Unauthenticated(Refusal::SessionUnknown.to_string());
     let (session, secret) = match token {
         Token::Session { session, secret } => (session, secret),
         Token::Reading { session, mac } if readers.has_opened(session, mac) => {
-            let ReadingSession { session, user } = session;
-            return Ok(Caller {
-                session,
-                user,
-                name: String::new(),
-                powers: Powers::default(),
-                reads_only: true,
-            });
+            return reader(gateway, session).await;
         }
         Token::Reading { .. } => return Err(unknown()),
     };
@@ -164,14 +199,43 @@ pub(crate) async fn caller(router: &Router, readers: &Readers, token: Token) -> 
         router.barrier(ShardId::META).await?;
         record = meta.session(session).await?;
     }
-    match record {
-        Some(record) if same(record.secret_digest, digest(secret)) => {
-            let SessionRecord { session, user, user_name: name, .. } = record;
-            Ok(Caller { session, user, name, powers: Powers::default(), reads_only: false })
-        }
-        // Both cases get the same answer, so that a caller cannot learn which sessions exist.
-        _ => Err(unknown()),
+    // Both cases get the same answer, so that a caller cannot learn which sessions exist.
+    let record = record.filter(|record| same(record.secret_digest, digest(secret))).ok_or_else(unknown)?;
+    let user = meta.user_named(&record.user_name).await?.ok_or_else(unknown)?;
+    let now_ms = gateway.clock.now_ms();
+    if !is_open(&record, &user, now_ms) {
+        return Err(Failure::Refused(Refusal::SessionEnded));
     }
+    gateway.seen.note(&record, now_ms);
+    let SessionRecord { session, user: id, user_name: name, .. } = record;
+    Ok(Caller { session, user: id, name, role: user.role, kind: user.kind, reads_only: false })
+}
+
+/// The caller with a session for reading only. A name that got a password meanwhile takes more than its name.
+async fn reader(gateway: &Gateway, reading: ReadingSession) -> Result<Caller, Failure> {
+    let meta = gateway.router.reader(ShardId::META)?;
+    let user = meta.user(reading.user).await?;
+    let may_read = match &user {
+        Some(user) if reading.is_shown() => !user.disabled,
+        user => check_without_password(meta.registration(), user.as_ref()).is_ok(),
+    };
+    if !may_read {
+        return Err(Failure::Refused(Refusal::SessionEnded));
+    }
+    let ReadingSession { session, user: id } = reading;
+    let kind = user.map_or(UserKind::Person, |user| user.kind);
+    Ok(Caller { session, user: id, name: String::new(), role: ClusterRole::None, kind, reads_only: true })
+}
+
+/// Refuses a caller whose session has ended since its token was checked.
+///
+/// # Errors
+/// `session_ended`.
+pub(crate) async fn check_open(gateway: &Gateway, caller: &Caller) -> Result<(), Failure> {
+    if is_open_now(&gateway.router, caller.session, gateway.clock.now_ms()).await? {
+        return Ok(());
+    }
+    Err(Failure::Refused(Refusal::SessionEnded))
 }
 
 /// The refusal of a call without a token.
@@ -182,7 +246,7 @@ pub(crate) fn token_missing() -> Failure {
     )
 }
 
-fn digest(secret: u128) -> [u8; 16] {
+pub(crate) fn digest(secret: u128) -> [u8; 16] {
     let full = Sha256::digest(secret.to_be_bytes());
     let mut half = [0; 16];
     half.copy_from_slice(&full[..16]);

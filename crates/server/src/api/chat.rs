@@ -27,7 +27,7 @@ use conclave_proto::status::Failure;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::api::auth::{self, Caller};
+use crate::api::auth::{self, Caller, Token};
 use crate::api::gateway::Gateway;
 use crate::api::sends::{SendStream, send_one};
 use crate::api::{status, subscription};
@@ -92,11 +92,11 @@ impl Gateway {
     /// A room as the caller may see it. A room that exists only in the room directory is created in its shard.
     async fn seen_room(&self, caller: &Caller, room: RoomId) -> Result<SeenRoom, Failure> {
         let reader = self.router.room_reader(room)?;
-        let mut found = reader.seen_room(room, caller.user, caller.powers).await?;
+        let mut found = reader.seen_room(room, caller.user, caller.powers()).await?;
         if found.is_none() {
             self.router.open_room(room).await?;
             self.router.barrier(reader.shard()).await?;
-            found = reader.seen_room(room, caller.user, caller.powers).await?;
+            found = reader.seen_room(room, caller.user, caller.powers()).await?;
         }
         found.ok_or(Failure::Refused(Refusal::RoomUnknown))
     }
@@ -113,7 +113,7 @@ impl Gateway {
         }
         let seen = self.seen_room(caller, room).await?;
         let role = seen.role(caller.user);
-        let actor = Actor { powers: caller.powers, role, banned: seen.is_banned(), muted: false };
+        let actor = Actor { powers: caller.powers(), role, banned: seen.is_banned(), muted: false };
         may(actor, seen.head.policy, Deed::Read).map_err(Failure::Refused)?;
         let limit = page_size(request.limit, LIST_MEMBERS_DEFAULT, LIST_MEMBERS_MAX);
         let mut members = reader.members(room, UserId(request.after_user_id), limit + 1).await?;
@@ -213,7 +213,7 @@ impl Gateway {
                 let policy = RoomPolicy { kind, ..RoomPolicy::default() };
                 (RoomHead { policy, ..RoomHead::default() }, RoomInfo::default(), None)
             });
-            let sight = Sight::of(caller.powers, head.policy, member.clone());
+            let sight = Sight::of(caller.powers(), head.policy, member.clone());
             let last = sight.visible_back(head.last.max(Seq(1)))?.upto.min(head.last);
             let role = member.as_ref().and_then(|member| member.role_in_force(caller.user, info.creator));
             // Who was a member may read what there was then, and finds the room by its name only.
@@ -258,15 +258,14 @@ impl ChatService for Gateway {
         &self,
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
+        // A user with a password shows a session of its own.
+        let token = Token::read(request.metadata().as_ref()).ok();
         let OpenSessionRequest { user, client, reads_only } = request.into_inner();
         self.call("OpenSession", async {
-            let Self { router, readers, node, .. } = self;
-            let mut answer = match reads_only {
-                true => auth::open_reading(router, readers, &user, node.cluster).await?,
-                false => auth::open(router, &user, &client, node.cluster).await?,
-            };
-            answer.cluster = Some((**self.views.borrow()).clone());
-            Ok(answer)
+            match reads_only {
+                true => auth::open_reading(self, &user, token).await,
+                false => auth::open(self, &user, &client).await,
+            }
         })
         .await
     }
@@ -306,6 +305,7 @@ impl ChatService for Gateway {
             let caller = caller(&request)?;
             let permit = self.node.sessions.admit_sends(caller.session);
             let permit = permit.map_err(|why| self.placement.refused(why))?;
+            auth::check_open(self, &caller).await?;
             let stream = SendStream::open(request.into_inner(), self, caller, permit);
             Ok(Box::pin(stream) as Self::SendMessagesStream)
         })

@@ -119,7 +119,7 @@ impl Service<Request<Body>> for Front {
 }
 
 /// Runs a call with one answer, for no longer than it may take: a client may send its body slowly, or never.
-async fn in_time(
+pub(super) async fn in_time(
     call: impl Future<Output = Result<Response<Body>, Infallible>>,
 ) -> Result<Response<Body>, Failure> {
     match tokio::time::timeout(CALL_DEADLINE, call).await {
@@ -142,7 +142,7 @@ async fn admit(
     {
         return Err(gateway.placement.refused(why));
     }
-    let caller = auth::caller(&gateway.router, &gateway.readers, token?).await?;
+    let caller = auth::caller(gateway, token?).await?;
     if caller.reads_only && !READS.contains(&method) {
         return Err(auth::reads_only());
     }

@@ -15,6 +15,9 @@ use crate::coalesced::Coalesced;
 use crate::feed::Feed;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
+use crate::people::attempts::Attempts;
+use crate::people::password::Passwords;
+use crate::people::seen::Seen;
 use crate::router::Router;
 
 /// The client API of one node.
@@ -32,5 +35,8 @@ pub(crate) struct Gateway {
     pub(crate) budget: Budget,
     pub(crate) answers: Answers,
     pub(crate) readers: Readers,
+    pub(crate) passwords: Passwords,
+    pub(crate) attempts: Attempts,
+    pub(crate) seen: Seen,
     pub(crate) statuses: Coalesced<GetServerStatusResponse>,
 }

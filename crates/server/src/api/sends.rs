@@ -70,7 +70,7 @@ fn one(replies: Vec<Reply>) -> Result<Reply, Failure> {
 /// Whether a request that asks for it makes the caller a member of the room: an open room of which the caller is no
 /// member, as far as this node knows. A room that its shard does not have yet is open.
 async fn joins(router: &Router, caller: &Caller, room: RoomId) -> Result<bool, Failure> {
-    let seen = router.room_reader(room)?.seen_room(room, caller.user, caller.powers).await?;
+    let seen = router.room_reader(room)?.seen_room(room, caller.user, caller.powers()).await?;
     Ok(seen.is_none_or(|seen| {
         seen.head.policy.kind == RoomKind::Open && !seen.member.is_some_and(|member| member.is_present())
     }))
@@ -89,7 +89,7 @@ fn origin(caller: &Caller, request: RequestNo, settled: RequestNo) -> Origin {
         author_name: caller.name.clone(),
         request,
         settled,
-        powers: caller.powers,
+        powers: caller.powers(),
     }
 }
 
@@ -134,7 +134,7 @@ fn response(room: RoomId, request_no: u64, reply: Reply) -> Result<SendMessageRe
         Reply::Unchanged | Reply::Done => Ok(base),
         Reply::Forgotten => Ok(SendMessageResponse { duplicate: true, answer_forgotten: true, ..base }),
         Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
-        other @ (Reply::RoomCreated { .. } | Reply::SessionOpened { .. }) => {
+        other @ (Reply::RoomCreated { .. } | Reply::SessionOpened { .. } | Reply::Account { .. }) => {
             Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}")))
         }
     }
@@ -149,7 +149,7 @@ pub(crate) struct SendStream {
     /// Cancelled when the node drains: requests in flight are still answered, then the stream ends and the client
     /// continues on another node.
     duty: DutyReceiver,
-    _permit: SendPermit,
+    permit: SendPermit,
     open: bool,
     next_index: u64,
     in_flight: usize,
@@ -232,7 +232,7 @@ impl SendStream {
             metrics: Arc::clone(&gateway.metrics),
             caller,
             duty: gateway.node.duty.subscribe(),
-            _permit: permit,
+            permit,
             open: true,
             next_index: 0,
             in_flight: 0,
@@ -255,6 +255,7 @@ impl SendStream {
 
     /// Serves the stream until it has ended and everything is answered.
     async fn run(mut self, results: &mpsc::Sender<Result<chat::SendResults, Status>>) -> Result<(), Status> {
+        let ended = self.permit.ended();
         loop {
             tokio::select! {
                 biased;
@@ -277,6 +278,7 @@ impl SendStream {
                         Err(status) => return Err(status),
                     }
                 }
+                () = ended.cancelled() => return Err(Failure::Refused(Refusal::SessionEnded).into()),
                 () = until(&mut self.duty, |duty| duty.is_drained()), if self.open => {
                     self.open = false;
                     // Nothing of it was accepted: the client sends it to another node.

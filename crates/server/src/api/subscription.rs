@@ -102,6 +102,8 @@ pub(crate) async fn open(
     let permit = sessions
         .admit_subscription(caller.session, &subscriber)
         .map_err(|why| gateway.placement.refused(why))?;
+    // The session may have ended between the check of its token and its admission, after which it is told.
+    auth::check_open(gateway, caller).await?;
     let positions = positions(gateway, caller, request).await?;
     for (index, position) in (0..).zip(&positions) {
         gateway.feed.follow(position.room, &subscriber, index);
@@ -111,7 +113,7 @@ pub(crate) async fn open(
         gateway: gateway.clone(),
         subscriber,
         user: caller.user,
-        powers: caller.powers,
+        powers: caller.powers(),
         unread: (0..).take(positions.len()).collect(),
         positions,
         news_since: None,
@@ -207,7 +209,7 @@ async fn position(
     begin: Begin,
 ) -> Result<RoomCursor, Failure> {
     let reader = gateway.router.room_reader(room)?;
-    let mut found = reader.seen_room(room, caller.user, caller.powers).await?;
+    let mut found = reader.seen_room(room, caller.user, caller.powers()).await?;
     let beyond = |head: Option<Seq>| matches!(begin, Begin::After(seq) if head.is_none_or(|head| seq > head));
     let head = |found: &Option<SeenRoom>| found.as_ref().map(|seen| seen.head.last);
     // The room or the position may be newer than what this replica has applied: wait until it has caught up.
@@ -216,7 +218,7 @@ async fn position(
             gateway.router.open_room(room).await?;
         }
         gateway.router.barrier(reader.shard()).await?;
-        found = reader.seen_room(room, caller.user, caller.powers).await?;
+        found = reader.seen_room(room, caller.user, caller.powers()).await?;
     }
     let Some(SeenRoom { head, info, sight, number, .. }) = found else {
         return Err(Failure::Refused(Refusal::RoomUnknown));
@@ -266,6 +268,9 @@ impl Subscription {
     /// The next frame, or `None` when the node stops.
     async fn frame(&mut self) -> Result<Option<EncodedFrame>, Failure> {
         loop {
+            if self.subscriber.has_ended() {
+                return Err(Failure::Refused(Refusal::SessionEnded));
+            }
             if let Some(go_away) = self.subscriber.take_move_request() {
                 return Ok(Some(Frame::GoAway(go_away).into()));
             }

@@ -18,6 +18,7 @@ use crate::api::admin::Admin;
 use crate::api::front::Front;
 use crate::api::gateway::Gateway;
 use crate::api::peer::PeerService;
+use crate::api::people::front::PeopleFront;
 use crate::config::Config;
 use crate::faults::FaultApi;
 use crate::limits::{PEER_MESSAGE_BYTES_MAX, PUBLIC_CALL_BYTES_MAX};
@@ -132,6 +133,7 @@ pub(super) async fn serve_clients(
     };
     let answers = gateway.answers.clone().run(stop.clone());
     let operators = admin.operators.clone();
+    let people = PeopleFront::new(gateway.clone(), operators.clone());
     let faults = faults.map(|faults| FaultServiceServer::with_interceptor(faults, operators.clone()));
     let server = grpc::server()
         .layer(gateway.metrics.calls.clone())
@@ -140,6 +142,7 @@ pub(super) async fn serve_clients(
         .add_service(InterceptedService::new(grpc::reflection_v1alpha(), operators))
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(PUBLIC_CALL_BYTES_MAX))
         .add_optional_service(faults)
+        .add_service(people)
         .add_service(Front::new(gateway));
     let (served, (), ()) = tokio::join!(
         server.serve_with_incoming_shutdown(entrance.incoming(), stop.cancelled_owned()),

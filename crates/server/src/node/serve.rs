@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use conclave_core::ShardId;
 use conclave_net::Net;
 use conclave_proto::chat::ClusterView;
 use conclave_store::Identity;
@@ -40,6 +41,10 @@ use crate::peer::admission::Admission;
 use crate::peer::introduce::Introductions;
 use crate::peer::link::maintain_link;
 use crate::peer::tls::PeerTls;
+use crate::people::attempts::Attempts;
+use crate::people::endings;
+use crate::people::password::Passwords;
+use crate::people::seen::Seen;
 use crate::shard::elections;
 
 /// Capacity of the queue of dead peers.
@@ -84,6 +89,9 @@ impl Node {
             budget: Budget::new(&metrics.clients),
             answers: Answers::default(),
             readers: Readers::new(),
+            passwords: Passwords::new(store.work()),
+            attempts: Attempts::default(),
+            seen: Seen::default(),
             statuses: Coalesced::default(),
         };
         let port = info.member.peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
@@ -120,6 +128,7 @@ impl Node {
         if let Some(http) = entrances.http {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         }
+        self.spawn_session_tasks(gateway.seen.clone(), &clock);
         tasks.spawn(serve_clients(entrances.client, gateway, admin, faults, stop.clone()));
 
         self.spawn_shard_tasks(&net, &introductions, links, leadership, &clock, config.timing);
@@ -142,6 +151,21 @@ impl Node {
         ));
         tasks.spawn(placement.run());
         self.spawn_record_tasks(config, health, &clock, &name_server_net);
+    }
+
+    /// Starts the tasks that keep sessions.
+    fn spawn_session_tasks(&self, seen: Seen, clock: &Clock) {
+        let Self { info, store, router, tasks, .. } = self;
+        let stop = &info.stop;
+        tasks.spawn(seen.run(router.clone(), stop.clone()));
+        tasks.spawn(endings::run(router.clone(), clock.clone(), stop.clone()));
+        tasks.spawn(endings::end_streams(
+            router.clone(),
+            Arc::clone(&info.sessions),
+            clock.clone(),
+            store.state(ShardId::META).ended_sessions(),
+            stop.clone(),
+        ));
     }
 
     /// Starts the links to the other nodes, and the tasks that watch and keep this node's replicas.

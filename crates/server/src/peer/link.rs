@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_core::access::Powers;
 use conclave_core::limits::SEND_BATCH_MAX;
+use conclave_core::record::ClusterRole;
 use conclave_core::{Command, NodeId, Reply, SessionId, ShardId, UserId, level};
 use conclave_net::Net;
 use conclave_proto::chat::{self, Certainty};
@@ -377,10 +377,6 @@ async fn authorized(shards: &Shards, from: NodeId, command: &Command) -> Result<
             Err(Refused::Invalid(format!("node {} registers node {}", from, record.node)))
         }
         Command::Act { origin, action, .. } => {
-            if origin.powers != Powers::default() {
-                let why = format!("{} has no power beyond that of every user", origin.author_name);
-                return Err(Refused::Invalid(why));
-            }
             let Some(meta) = shards.meta().replica() else { return Ok(()) };
             match meta.state.session(origin.session).await {
                 Ok(Some(session))
@@ -391,10 +387,16 @@ async fn authorized(shards: &Shards, from: NodeId, command: &Command) -> Result<
                 }
                 Ok(None) | Err(_) => return Err(Refused::SessionUnknown(origin.session)),
             }
+            let author = meta.state.user_named(&origin.author_name).await.ok().flatten();
+            let admin = author.is_some_and(|user| user.role == ClusterRole::Admin);
+            // Who was a guest lately may be none any more, and nobody gains by being one.
+            if origin.powers.admin && !admin {
+                return Err(Refused::Invalid(format!("{} is no admin of the cluster", origin.author_name)));
+            }
             // The name is the client's, the id is the sender's word. A user whom this node does not know is new.
             if let Some(target) = action.target()
                 && let Ok(Some(user)) = meta.state.user_named(&target.name).await
-                && user != target.user
+                && user.user != target.user
                 && target.user != UserId(0)
             {
                 return Err(Refused::Invalid(format!("user {} is not {}", target.user, target.name)));

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use conclave_core::access::{Member, Powers, Role, Sight};
 use conclave_core::planted::{Bug, planted};
-use conclave_core::record::{DirectoryEntry, RoomHead, RoomInfo, SessionRecord};
+use conclave_core::record::{
+    Credential, DirectoryEntry, Invite, Registration, RoomHead, RoomInfo, SessionRecord, UserRecord,
+};
 use conclave_core::{Refusal, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::status::Failure;
 use conclave_store::{EventPage, ReadError, ShardState};
@@ -145,8 +147,66 @@ impl ShardReader {
     }
 
     /// The user of this name.
-    pub(crate) async fn user_named(&self, name: &str) -> Result<Option<UserId>, Failure> {
+    pub(crate) async fn user_named(&self, name: &str) -> Result<Option<UserRecord>, Failure> {
         self.state.user_named(name).await.map_err(storage)
+    }
+
+    /// The user with this id.
+    pub(crate) async fn user(&self, user: UserId) -> Result<Option<UserRecord>, Failure> {
+        self.state.user(user).await.map_err(storage)
+    }
+
+    /// A user's password.
+    pub(crate) async fn credential(&self, user: UserId) -> Result<Option<Credential>, Failure> {
+        self.state.credential(user).await.map_err(storage)
+    }
+
+    /// The listed open sessions of a user, by id.
+    pub(crate) async fn sessions_of(&self, user: UserId) -> Result<Vec<SessionRecord>, Failure> {
+        self.state.sessions_of(user).await.map_err(storage)
+    }
+
+    /// At most `limit` users whose names begin with `prefix` and come after `after`, by name.
+    pub(crate) async fn users_page(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<UserRecord>, Failure> {
+        self.state.users_page(prefix, after, limit).await.map_err(storage)
+    }
+
+    /// The invite with this digest.
+    pub(crate) async fn invite(&self, digest: [u8; 16]) -> Result<Option<Invite>, Failure> {
+        self.state.invite(digest).await.map_err(storage)
+    }
+
+    /// At most `limit` sessions of which shards must still hear that they have ended.
+    pub(crate) async fn endings(&self, limit: usize) -> Result<Vec<SessionId>, Failure> {
+        self.state.endings(limit).await.map_err(storage)
+    }
+
+    /// At most `limit` sessions with ids above `after`, by id. The changes of the last moments may be missing.
+    pub(crate) async fn sessions_page(
+        &self,
+        after: SessionId,
+        limit: usize,
+    ) -> Result<Vec<SessionRecord>, Failure> {
+        self.state.sessions_page(after, limit).await.map_err(storage)
+    }
+
+    /// At most `limit` invites behind this one. The changes of the last moments may be missing.
+    pub(crate) async fn invites_page(
+        &self,
+        after: Option<[u8; 16]>,
+        limit: usize,
+    ) -> Result<Vec<Invite>, Failure> {
+        self.state.invites_page(after, limit).await.map_err(storage)
+    }
+
+    /// Who may make accounts.
+    pub(crate) fn registration(&self) -> Registration {
+        self.state.meta().settings.registration
     }
 
     /// The id of the last room that was added to the room directory. Ids are dense from 1, so every id up to this one

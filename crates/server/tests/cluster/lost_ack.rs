@@ -23,6 +23,12 @@ impl Raw {
         Self { client, token: session.token, session: session.session_id }
     }
 
+    /// A session that was opened elsewhere.
+    pub(crate) async fn with(cluster: &Cluster, index: usize, session: &api::OpenSessionResponse) -> Self {
+        let client = connect(cluster, index).await;
+        Self { client, token: session.token.clone(), session: session.session_id }
+    }
+
     /// The same session on another node.
     pub(crate) async fn moved(&self, cluster: &Cluster, index: usize) -> Self {
         Self { client: connect(cluster, index).await, token: self.token.clone(), session: self.session }
@@ -45,7 +51,7 @@ impl Raw {
     }
 }
 
-async fn connect(cluster: &Cluster, index: usize) -> ChatServiceClient<Channel> {
+pub(crate) async fn connect(cluster: &Cluster, index: usize) -> ChatServiceClient<Channel> {
     let address = format!("http://{}", cluster.members()[index].client);
     ChatServiceClient::connect(address).await.unwrap()
 }

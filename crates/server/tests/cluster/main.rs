@@ -17,6 +17,7 @@ mod lost_ack;
 mod operators;
 mod partition;
 mod peers;
+mod people;
 mod placement;
 mod reads;
 mod restart;

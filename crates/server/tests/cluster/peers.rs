@@ -4,7 +4,9 @@
 use conclave_client::HistoryQuery;
 use conclave_client::api;
 use conclave_core::access::Powers;
-use conclave_core::{Action, Command, DataDirId, NodeId, Origin, RequestNo, RoomId, SessionId, UserId};
+use conclave_core::{
+    Action, Command, DataDirId, NodeId, Origin, Reply, RequestNo, RoomId, SessionId, UserId,
+};
 use conclave_proto::command::encode;
 use conclave_proto::log::{Entry, LogId, MemberSet, Membership, StoredMembership, Vote};
 use conclave_proto::raft::proposal_result::Outcome;
@@ -13,6 +15,7 @@ use conclave_proto::raft::{
     AppendEntriesRequest, InstallSnapshotResponse, LinkRequest, MoveClientsRequest, NodeStatusRequest,
     Proposal, RequestVoteRequest, SnapshotChunk, SnapshotHeader,
 };
+use conclave_proto::reply;
 use conclave_store::{Boots, Identity};
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
@@ -74,13 +77,17 @@ impl Caller {
         Ok(within("the node answers", self.client.request_vote(request)).await?.into_inner().granted)
     }
 
-    async fn propose(&mut self, shard: u32, command: &[u8]) -> api::Failure {
+    async fn outcome(&mut self, shard: u32, command: &[u8]) -> Outcome {
         let proposal = Proposal { id: 1, shard, commands: vec![command.to_vec().into()], min_level: 0 };
         let request = self.request(tokio_stream::iter([LinkRequest { proposals: vec![proposal] }]));
         let mut answers = self.client.link(request).await.unwrap().into_inner();
         let answer = within("the leader answers", answers.message()).await.unwrap().unwrap();
-        match answer.results.into_iter().next().and_then(|result| result.outcome) {
-            Some(Outcome::Failure(failure)) => failure,
+        answer.results.into_iter().next().and_then(|result| result.outcome).unwrap()
+    }
+
+    async fn propose(&mut self, shard: u32, command: &[u8]) -> api::Failure {
+        match self.outcome(shard, command).await {
+            Outcome::Failure(failure) => failure,
             other => panic!("the command was not refused: {other:?}"),
         }
     }
@@ -111,6 +118,18 @@ pub(crate) async fn propose(cluster: &Cluster, shard: u32, command: &[u8]) -> ap
 /// Proposes a command to a node as a peer would.
 pub(crate) async fn propose_to(cluster: &Cluster, to: usize, shard: u32, command: &[u8]) -> api::Failure {
     Caller::member(cluster, (to + 1) % 3, to).await.propose(shard, command).await
+}
+
+/// Gets a command decided as a peer would: as a gateway that knows nothing of what was decided elsewhere meanwhile. The
+/// error is the code with which the shard's leader refuses to propose it.
+pub(crate) async fn decided(cluster: &Cluster, shard: u32, command: &Command) -> Result<Reply, String> {
+    let to = cluster.leader_of(shard).await;
+    let from = (0..3).find(|index| *index != to && cluster.is_running(*index)).unwrap();
+    let mut caller = Caller::member(cluster, from, to).await;
+    match caller.outcome(shard, &encode(command).into_bytes()).await {
+        Outcome::Replies(replies) => Ok(reply::from_proto(&replies.replies[0]).unwrap()),
+        Outcome::Failure(failure) => Err(failure.code),
+    }
 }
 
 /// Checks that the cluster works, with all of its nodes, and again after all of them were restarted.

@@ -12,10 +12,15 @@ use std::sync::atomic::Ordering;
 use conclave_core::access::Member;
 use conclave_core::limits::UNWRITTEN_BYTES_MAX;
 use conclave_core::meta::direct_name;
+use conclave_core::name::folded;
+use conclave_core::people::Closing;
 use conclave_core::planted::{Bug, planted};
-use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord, RoomHead, RoomInfo, UserRecord};
+use conclave_core::record::{
+    Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, RoomInfo, SessionRecord,
+    UserRecord,
+};
 use conclave_core::ring::Layout;
-use conclave_core::session::{SessionRoom, Standing};
+use conclave_core::session::{ENDED, SessionRoom, Standing};
 use conclave_core::{
     Change, Command, NodeId, Outcome, Reply, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId, View,
 };
@@ -144,6 +149,7 @@ impl ShardState {
             // Under the lock: whoever finds the events of this batch finds this number, too.
             self.sight.fetch_add(1, Ordering::AcqRel);
         }
+        let news = std::mem::take(&mut inner.session_news);
         let cluster = std::mem::take(&mut inner.cluster_changed).then(|| inner.cluster());
         // Under the lock: the writer takes these bytes as soon as it is free, and must not subtract
         // them before they were added.
@@ -153,6 +159,7 @@ impl ShardState {
         if let Some(cluster) = cluster {
             self.cluster.send_replace(Arc::new(cluster));
         }
+        self.publish_session_news(news);
         self.applied.send_replace(index);
         Ok(out)
     }
@@ -211,15 +218,39 @@ impl Inner {
                 if origin.request.is_numbered() {
                     need(Key::Replies(origin.session, *room));
                 }
-                if origin.request == RequestNo(1) {
-                    need(Key::SessionRooms(origin.session));
-                }
+                need(Key::SessionRooms(origin.session));
                 need(Key::Member(*room, origin.author));
                 if let Some(target) = action.target() {
                     need(Key::Member(*room, target.user));
                 }
             }
-            Command::OpenSession { user, .. } => need(Key::User(user.clone())),
+            Command::OpenSession { user, .. } => self.needs_account(user, need),
+            Command::SetAccount(change) => self.needs_account(&change.name, need),
+            Command::Register { invite, name, .. } => {
+                invite.iter().for_each(|digest| need(Key::Invite(*digest)));
+                self.needs_account(name, need);
+            }
+            Command::PutInvite(invite) => need(Key::Invite(invite.digest)),
+            Command::SetPassword { user, .. } => {
+                need(Key::Credential(*user));
+                self.needs_user(*user, need);
+            }
+            Command::LogIn(log_in) => {
+                self.needs_user(log_in.user, need);
+                self.needs_list(log_in.user, 1, need);
+            }
+            Command::CloseSessions(Closing::One(session)) => self.needs_session(*session, need),
+            Command::CloseSessions(Closing::Of(user) | Closing::AllBut(user, _)) => {
+                self.needs_user(*user, need);
+                self.needs_list(*user, usize::MAX, need);
+            }
+            Command::ForgetSessions(sessions) => {
+                sessions.iter().for_each(|session| need(Key::Session(*session)));
+            }
+            Command::SeenSessions(seen) => {
+                seen.iter().for_each(|(session, _)| self.needs_session(*session, need));
+            }
+            Command::EndSession { .. } => {}
             Command::OpenRoom { room, .. } => need(Key::Room(*room)),
             Command::CreateRoom { name, creator, .. } => {
                 need(Key::Directory(name.clone()));
@@ -230,15 +261,45 @@ impl Inner {
                 self.needs_user(*creator, need);
                 people.iter().for_each(|user| self.needs_user(*user, need));
             }
-            Command::RegisterNode(_) | Command::SetLayout { .. } | Command::SetFeatureLevel(_) => {}
+            Command::RegisterNode(_)
+            | Command::SetLayout { .. }
+            | Command::SetFeatureLevel(_)
+            | Command::SetRegistration(_) => {}
         }
     }
 
-    /// Passes the keys of a user's rows to `need`. The id leads to the name, and the name to the user.
     fn needs_user(&self, user: UserId, need: &mut impl FnMut(Key)) {
         need(Key::UserName(user));
         if let Some(Row::Name(name)) = self.rows.get(&Key::UserName(user)) {
             need(Key::User(name.clone()));
+        }
+    }
+
+    /// The rows of an account by its name.
+    fn needs_account(&self, name: &str, need: &mut impl FnMut(Key)) {
+        need(Key::User(name.to_owned()));
+        need(Key::Folded(folded(name)));
+        if let Some(Row::User(user)) = self.rows.get(&Key::User(name.to_owned())) {
+            need(Key::Credential(user.user));
+            // The account that is claimed or disabled closes its sessions.
+            self.needs_list(user.user, if user.is_claimed() { 1 } else { usize::MAX }, need);
+        }
+    }
+
+    /// The list of a user's open sessions, and the newest of them.
+    fn needs_list(&self, user: UserId, newest: usize, need: &mut impl FnMut(Key)) {
+        need(Key::OpenSessions(user));
+        if let Some(Row::OpenSessions(list)) = self.rows.get(&Key::OpenSessions(user)) {
+            list.iter().rev().take(newest).for_each(|open| need(Key::Session(open.session)));
+        }
+    }
+
+    /// A session, its user and the list that it is in.
+    fn needs_session(&self, session: SessionId, need: &mut impl FnMut(Key)) {
+        need(Key::Session(session));
+        if let Some(Row::Session(record)) = self.rows.get(&Key::Session(session)) {
+            self.needs_user(record.user, need);
+            need(Key::OpenSessions(record.user));
         }
     }
 
@@ -332,11 +393,32 @@ impl Inner {
                 self.replace(Key::Directory(entry.name.clone()), Row::Directory(entry));
             }
             Change::User(user) => {
+                self.session_news.any |= user.disabled || user.unlisted_ended;
                 self.replace(Key::UserName(user.user), Row::Name(user.name.clone()));
                 self.replace(Key::User(user.name.clone()), Row::User(user));
             }
             Change::Session(session) => {
+                if session.closed {
+                    self.session_news.closed.push(session.session);
+                }
                 self.replace(Key::Session(session.session), Row::Session(session));
+            }
+            Change::SessionForgotten(session) => {
+                self.replace(Key::Session(session), Row::Gone);
+                self.replace(Key::Ending(session), Row::Gone);
+            }
+            Change::OpenSessions(user, list) => {
+                self.replace(Key::OpenSessions(user), Row::OpenSessions(list));
+            }
+            Change::Ending(session) => self.replace(Key::Ending(session), Row::Ending),
+            Change::Credential(credential) => {
+                self.replace(Key::Credential(credential.user), Row::Credential(credential));
+            }
+            Change::Folded { folded, name } => self.replace(Key::Folded(folded), Row::Name(name)),
+            Change::Invite(invite) => self.replace(Key::Invite(invite.digest), Row::Invite(invite)),
+            Change::SessionEnded(session) => {
+                self.replace(Key::SessionRooms(session), Row::SessionRooms(ENDED));
+                self.ended.push(session);
             }
             Change::Node(node) => {
                 self.cluster_changed = true;
@@ -458,6 +540,42 @@ impl View for ApplyView<'_> {
             _ => None,
         })?;
         name.map_or(Ok(None), |name| self.user_named(&name))
+    }
+
+    fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, StoreError> {
+        self.read_row(&Key::Session(session), |row| match row {
+            Row::Session(session) => Some(session.clone()),
+            _ => None,
+        })
+    }
+
+    fn open_sessions(&self, user: UserId) -> Result<Vec<OpenSession>, StoreError> {
+        let list = self.read_row(&Key::OpenSessions(user), |row| match row {
+            Row::OpenSessions(list) => Some(list.clone()),
+            _ => None,
+        })?;
+        Ok(list.unwrap_or_default())
+    }
+
+    fn credential(&self, user: UserId) -> Result<Option<Credential>, StoreError> {
+        self.read_row(&Key::Credential(user), |row| match row {
+            Row::Credential(credential) => Some(credential.clone()),
+            _ => None,
+        })
+    }
+
+    fn folded(&self, folded: &str) -> Result<Option<String>, StoreError> {
+        self.read_row(&Key::Folded(folded.to_owned()), |row| match row {
+            Row::Name(name) => Some(name.clone()),
+            _ => None,
+        })
+    }
+
+    fn invite(&self, digest: [u8; 16]) -> Result<Option<Invite>, StoreError> {
+        self.read_row(&Key::Invite(digest), |row| match row {
+            Row::Invite(invite) if invite.uses > 0 => Some(invite.clone()),
+            _ => None,
+        })
     }
 
     fn node(&self, node: NodeId) -> Result<Option<NodeRecord>, StoreError> {

@@ -76,6 +76,12 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
         self.slots.iter().map(|(key, slot)| (key, &slot.value))
     }
 
+    /// The rows that have changed since the epoch `written`, in no order.
+    pub(crate) fn unwritten(&self, written: u64) -> impl Iterator<Item = (&K, &V)> {
+        let changed = self.slots.iter().filter(move |(_, slot)| slot.changed > written);
+        changed.map(|(key, slot)| (key, &slot.value))
+    }
+
     /// Adds a row as it is in the file.
     pub(crate) fn insert_clean(&mut self, key: K, value: V) {
         self.order.push_back(key.clone());

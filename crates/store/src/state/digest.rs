@@ -158,6 +158,7 @@ impl Digests {
             Reply::Refused(refusal) => [5, refusal.code().into(), 0, 0],
             Reply::RoomCreated { room, created } => [6, room.0, u64::from(created), 0],
             Reply::SessionOpened { session, user } => [7, session.0, user.0, 0],
+            Reply::Account { user, credential_revision } => [8, user.0, credential_revision.into(), 0],
         };
         for word in words {
             self.entry.update(&word.to_le_bytes());

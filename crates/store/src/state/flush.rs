@@ -1,6 +1,6 @@
 //! The changes that the writer takes from a shard, and how they are written.
 
-use conclave_core::{RoomId, ShardId};
+use conclave_core::{RoomId, SessionId, ShardId};
 use conclave_proto::command;
 use prost::Message as _;
 use redb::{ReadableTable as _, Table, WriteTransaction};
@@ -25,6 +25,8 @@ pub(crate) struct FlushBatch {
     epoch: u64,
     pub(crate) applied: Option<LogId>,
     rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Sessions whose stored replies are to be removed.
+    ended: Vec<SessionId>,
     chunks: Vec<(RoomId, Chunk)>,
     /// The bytes of these changes in the count of unwritten bytes.
     pub(crate) bytes: usize,
@@ -56,6 +58,7 @@ impl ShardState {
             epoch: inner.epoch - 1,
             applied: inner.applied,
             rows,
+            ended: std::mem::take(&mut inner.ended),
             chunks: std::mem::take(&mut inner.unwritten),
             bytes: std::mem::take(&mut inner.unwritten_bytes),
         })
@@ -95,6 +98,12 @@ impl FlushBatch {
         self.rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         for (key, value) in &self.rows {
             bytes += put(&mut table, key, value.as_deref())?;
+        }
+        // After the rows: a reply that was stored before its session ended is removed with the others.
+        for session in &self.ended {
+            let prefix = key::replies_of(self.shard, *session);
+            let end = key::end_of(&prefix);
+            table.retain_in(prefix.as_slice()..end.as_slice(), |_, _| false).map_err(broken)?;
         }
         // The sort is stable, so that a room's chunks stay in their order.
         self.chunks.sort_by_key(|(room, _)| *room);

@@ -18,6 +18,11 @@ pub(crate) mod kind {
     pub(crate) const NODE: u8 = 21;
     pub(crate) const LAYOUT: u8 = 22;
     pub(crate) const ROOM_NAME: u8 = 23;
+    pub(crate) const CREDENTIAL: u8 = 32;
+    pub(crate) const OPEN_SESSIONS: u8 = 33;
+    pub(crate) const ENDING: u8 = 34;
+    pub(crate) const FOLDED: u8 = 35;
+    pub(crate) const INVITE: u8 = 36;
     /// The last kind, so that a snapshot's receiver knows the rooms before their history.
     pub(crate) const HISTORY: u8 = 64;
 }
@@ -39,6 +44,15 @@ pub(crate) enum Key {
     /// The name of a room in the room directory, by the room's id.
     RoomName(RoomId),
     Session(SessionId),
+    Credential(UserId),
+    /// The list of a user's open sessions.
+    OpenSessions(UserId),
+    /// A session of which shards must still hear that it has ended.
+    Ending(SessionId),
+    /// The name of an account by its folded form.
+    Folded(String),
+    /// An invite by its digest.
+    Invite([u8; 16]),
     Node(NodeId),
     Layout,
 }
@@ -67,6 +81,15 @@ impl Key {
             Self::UserName(user) => numbers(kind::USER_NAME, &[user.0]),
             Self::RoomName(room) => numbers(kind::ROOM_NAME, &[room.0]),
             Self::Session(session) => numbers(kind::SESSION, &[session.0]),
+            Self::Credential(user) => numbers(kind::CREDENTIAL, &[user.0]),
+            Self::OpenSessions(user) => numbers(kind::OPEN_SESSIONS, &[user.0]),
+            Self::Ending(session) => numbers(kind::ENDING, &[session.0]),
+            Self::Folded(folded) => name(kind::FOLDED, folded),
+            Self::Invite(digest) => {
+                let mut key = with_kind(shard, kind::INVITE);
+                key.extend_from_slice(digest);
+                key
+            }
             Self::Node(node) => numbers(kind::NODE, &[node.0]),
             Self::Layout => with_kind(shard, kind::LAYOUT),
         }
@@ -112,6 +135,18 @@ pub(crate) fn history(shard: ShardId, room: RoomId) -> (Vec<u8>, Vec<u8>) {
     prefix.extend_from_slice(&room.0.to_be_bytes());
     let end = end_of(&prefix);
     (prefix, end)
+}
+
+/// The prefix of a session's stored replies, in all rooms of the shard.
+pub(crate) fn replies_of(shard: ShardId, session: SessionId) -> Vec<u8> {
+    let mut prefix = with_kind(shard, kind::REPLIES);
+    prefix.extend_from_slice(&session.0.to_be_bytes());
+    prefix
+}
+
+/// The number behind a key's shard and kind.
+pub(crate) fn parse_number(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(SHARD + 1..)?.try_into().ok()?))
 }
 
 /// Room and first event of a block, from the key without its shard.

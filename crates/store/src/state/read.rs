@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use conclave_core::access::Member;
 use conclave_core::limits::CACHED_ROWS_MAX;
-use conclave_core::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo, SessionRecord};
-use conclave_core::{RoomId, Seq, SessionId, UserId};
+use conclave_core::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo};
+use conclave_core::{RoomId, Seq, UserId};
 use conclave_proto::frame;
 use tokio::sync::watch;
 
@@ -201,7 +201,7 @@ impl ShardState {
 
     /// Runs `read`, and fails if a snapshot replaced the state meanwhile: the result might be a mix of two
     /// states.
-    fn stable<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, ReadError> {
+    pub(super) fn stable<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, ReadError> {
         let before = self.installs.load(Ordering::Acquire);
         if before % 2 == 1 {
             return Err(ReadError::Installing);
@@ -214,7 +214,7 @@ impl ShardState {
     }
 
     /// Runs `read` on a thread for blocking work.
-    async fn block<T: Send + 'static>(
+    pub(super) async fn block<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Arc<Self>) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
@@ -225,7 +225,7 @@ impl ShardState {
 
     /// Rows, in the order of the keys: each from memory, or else from the file. All that are only in the file are read
     /// in one transaction, and stay in memory.
-    async fn rows(self: &Arc<Self>, keys: Vec<Key>) -> Result<Vec<Option<Row>>, ReadError> {
+    pub(super) async fn rows(self: &Arc<Self>, keys: Vec<Key>) -> Result<Vec<Option<Row>>, ReadError> {
         let installs = self.installs.load(Ordering::Acquire);
         let (mut rows, missing, epoch) = self.stable(|| {
             let inner = lock(&self.inner);
@@ -258,7 +258,7 @@ impl ShardState {
         Ok(rows)
     }
 
-    async fn row(self: &Arc<Self>, key: Key) -> Result<Option<Row>, ReadError> {
+    pub(super) async fn row(self: &Arc<Self>, key: Key) -> Result<Option<Row>, ReadError> {
         if let Some(row) = self.stable(|| Ok(lock(&self.inner).rows.get(&key).cloned()))? {
             return Ok(Some(row));
         }
@@ -421,28 +421,6 @@ impl ShardState {
             found.push(room.map(|(head, info)| (head, info, member.and_then(as_member))));
         }
         Ok(found)
-    }
-
-    /// A session.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn session(self: &Arc<Self>, session: SessionId) -> Result<Option<SessionRecord>, ReadError> {
-        Ok(match self.row(Key::Session(session)).await? {
-            Some(Row::Session(session)) => Some(session),
-            _ => None,
-        })
-    }
-
-    /// The id of the user of this name.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn user_named(self: &Arc<Self>, name: &str) -> Result<Option<UserId>, ReadError> {
-        Ok(match self.row(Key::User(name.to_owned())).await? {
-            Some(Row::User(user)) => Some(user.user),
-            _ => None,
-        })
     }
 
     /// The names of these users, in their order.

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 
 use conclave_core::access::{Member, RoomPolicy, Span};
-use conclave_core::record::{DirectoryEntry, MetaHead, SessionRecord, UserRecord};
-use conclave_core::record::{RoomHead, RoomInfo};
+use conclave_core::record::{
+    Credential, DirectoryEntry, Invite, MetaHead, OpenSession, RoomHead, RoomInfo, SessionRecord, Settings,
+    UserRecord,
+};
 use conclave_core::session::{SessionRoom, StoredOutcome, StoredReply};
 use conclave_core::{Refusal, RequestNo, RoomId, Seq, SessionId, UserId};
 use conclave_proto::log::{self, stored_reply};
-use conclave_proto::{FormatError, command, rights};
+use conclave_proto::{FormatError, accounts, command, rights};
 use prost::Message;
 
 use super::key::{Key, kind};
@@ -28,6 +30,15 @@ pub(crate) enum Row {
     /// A user's or a room's name, by its id.
     Name(String),
     Session(SessionRecord),
+    Credential(Credential),
+    /// An empty list removes the row.
+    OpenSessions(Vec<OpenSession>),
+    /// The session has ended, and shards must still hear of it.
+    Ending,
+    /// An invite without uses removes the row.
+    Invite(Invite),
+    /// The row is to be removed.
+    Gone,
 }
 
 impl Row {
@@ -62,20 +73,16 @@ impl Row {
                 founding: entry.founding.as_ref().map(rights::founding_to_proto),
             }
             .encode_to_vec(),
-            Self::User(user) => {
-                log::UserRow { user_id: user.user.0, name: user.name.clone(), sessions: user.sessions }
-                    .encode_to_vec()
-            }
+            Self::User(user) => accounts::user_to_log(user).encode_to_vec(),
             Self::Name(name) => name.clone().into_bytes(),
-            Self::Session(session) => log::SessionRow {
-                session_id: session.session.0,
-                user_id: session.user.0,
-                secret_digest: session.secret_digest.to_vec(),
-                client: session.client.clone(),
-                opened_ms: session.opened_ms,
-                user: session.user_name.clone(),
-            }
-            .encode_to_vec(),
+            Self::Session(session) => accounts::session_to_log(session).encode_to_vec(),
+            Self::Credential(credential) => accounts::credential_to_log(credential).encode_to_vec(),
+            Self::OpenSessions(list) if list.is_empty() => return None,
+            Self::OpenSessions(list) => accounts::open_sessions_to_log(list).encode_to_vec(),
+            Self::Ending => Vec::new(),
+            Self::Invite(invite) if invite.uses == 0 => return None,
+            Self::Invite(invite) => accounts::invite_to_log(invite).encode_to_vec(),
+            Self::Gone => return None,
         })
     }
 
@@ -90,14 +97,20 @@ impl Row {
                 count.map(|count| Self::SessionRooms(u32::from_le_bytes(count)))
             }
             Key::Directory(_) => decode::<log::DirectoryRow>(value).and_then(directory),
-            Key::User(_) => decode::<log::UserRow>(value).map(|row| {
-                Self::User(UserRecord { user: UserId(row.user_id), name: row.name, sessions: row.sessions })
-            }),
-            Key::UserName(_) | Key::RoomName(_) => match std::str::from_utf8(value) {
+            Key::User(_) => decode(value).and_then(accounts::user_from_log).map(Self::User),
+            Key::UserName(_) | Key::RoomName(_) | Key::Folded(_) => match std::str::from_utf8(value) {
                 Ok(name) => Ok(Self::Name(name.to_owned())),
                 Err(_) => Err(FormatError::Invalid("name")),
             },
-            Key::Session(_) => decode::<log::SessionRow>(value).and_then(session),
+            Key::Session(_) => decode(value).and_then(accounts::session_from_log).map(Self::Session),
+            Key::Credential(_) => {
+                decode(value).map(|row| Self::Credential(accounts::credential_from_log(row)))
+            }
+            Key::OpenSessions(_) => {
+                decode(value).map(|row| Self::OpenSessions(accounts::open_sessions_from_log(row)))
+            }
+            Key::Ending(_) => Ok(Self::Ending),
+            Key::Invite(_) => decode(value).and_then(accounts::invite_from_log).map(Self::Invite),
             Key::Meta | Key::Node(_) | Key::Layout => return Ok(None),
         };
         row.map(Some).map_err(|error| damaged(key, &error))
@@ -164,18 +177,6 @@ fn directory(row: log::DirectoryRow) -> Result<Row, FormatError> {
     }))
 }
 
-fn session(row: log::SessionRow) -> Result<Row, FormatError> {
-    let digest = row.secret_digest.as_slice().try_into();
-    Ok(Row::Session(SessionRecord {
-        session: SessionId(row.session_id),
-        user: UserId(row.user_id),
-        user_name: row.user,
-        secret_digest: digest.map_err(|_| FormatError::Invalid("SessionRow.secret_digest"))?,
-        client: row.client,
-        opened_ms: row.opened_ms,
-    }))
-}
-
 fn reply_to_proto(stored: &StoredReply) -> log::StoredReply {
     let reply = match stored.verdict {
         StoredOutcome::Event(seq) => stored_reply::Reply::Seq(seq.0),
@@ -212,8 +213,23 @@ pub(crate) fn encode_meta(meta: &MetaHead) -> Vec<u8> {
         last_user_id: meta.last_user.0,
         last_session_id: meta.last_session.0,
         feature_level: meta.feature_level,
+        admins: meta.admins,
+        invites: meta.invites,
+        registration: accounts::registration_to_log(meta.settings.registration).into(),
     }
     .encode_to_vec()
+}
+
+fn meta_head(row: log::MetaRow) -> Result<MetaHead, FormatError> {
+    Ok(MetaHead {
+        last_room: RoomId(row.last_room_id),
+        last_user: UserId(row.last_user_id),
+        last_session: SessionId(row.last_session_id),
+        feature_level: row.feature_level,
+        admins: row.admins,
+        invites: row.invites,
+        settings: Settings { registration: accounts::registration_from_log(row.registration)? },
+    })
 }
 
 /// The small tables of the meta shard, which are always in memory.
@@ -226,14 +242,7 @@ pub(crate) enum Small {
 /// Decodes a row of one of the small tables; `None` if the key belongs to none of them.
 pub(crate) fn decode_small(key: &[u8], value: &[u8]) -> Result<Option<Small>, StoreError> {
     let small = match key.first() {
-        Some(&kind::META) => decode::<log::MetaRow>(value).map(|row| {
-            Small::Meta(MetaHead {
-                last_room: RoomId(row.last_room_id),
-                last_user: UserId(row.last_user_id),
-                last_session: SessionId(row.last_session_id),
-                feature_level: row.feature_level,
-            })
-        }),
+        Some(&kind::META) => decode::<log::MetaRow>(value).and_then(meta_head).map(Small::Meta),
         Some(&kind::NODE) => decode(value).and_then(command::node_from_proto).map(Small::Node),
         Some(&kind::LAYOUT) => decode(value).map(|row| Small::Layout(command::layout_from_proto(row))),
         _ => return Ok(None),

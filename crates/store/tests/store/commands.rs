@@ -5,16 +5,18 @@ use conclave_core::access::{Member, Past, PolicyChange, Powers, Role, RoomKind, 
 use conclave_core::action::Target;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::mem::MemView;
+use conclave_core::people::{AccountChange, Closing, LogIn};
 use conclave_core::record::{
-    DirectoryEntry, Founding, MetaHead, NodeRecord, Person, RoomHead, RoomInfo, SessionRecord, UserRecord,
+    ClusterRole, DirectoryEntry, Founding, Invite, MetaHead, NodeRecord, Person, Phc, Registration, RoomHead,
+    RoomInfo, SessionKind, Settings, UserKind,
 };
 use conclave_core::ring::Layout;
-use conclave_core::session::{SessionRoom, StoredOutcome, StoredReply};
+use conclave_core::session::{ENDED, SessionRoom, StoredOutcome, StoredReply};
 use conclave_core::{
     Action, Command, DataDirId, NodeId, Origin, Refusal, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp,
     UserId, level,
 };
-use conclave_proto::{command, event, log, rights};
+use conclave_proto::{accounts, command, event, log, rights};
 use conclave_store::{LocalSnapshot, Snapshot, SnapshotData};
 use prost::Message as _;
 use rand::RngExt as _;
@@ -67,7 +69,12 @@ impl Commands {
                 founding,
             };
         }
-        let session = random.random_range(1..5);
+        // Sessions end one after the other, and further ones take their place.
+        let ended = self.view.session_rooms.values().filter(|rooms| **rooms == ENDED).count() as u64;
+        if random.random_bool(0.02) {
+            return Command::EndSession { session: SessionId(ended + 1) };
+        }
+        let session = ended + random.random_range(u64::from(ended == 0)..5);
         let known = self.view.sessions.get(&(SessionId(session), room));
         let next = known.map_or(0, |known| known.last.0) + 1;
         let request = match random.random_range(0..20) {
@@ -113,7 +120,60 @@ impl Commands {
     }
 }
 
+/// A random command about accounts and sessions.
+fn about_people(random: &mut StdRng) -> Command {
+    let name = format!("user{}", random.random_range(0..40));
+    let user = UserId(random.random_range(1..20));
+    let session = SessionId(random.random_range(1..60));
+    let phc = Phc(format!("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA${}", random.random_range(0..5)));
+    let role = [ClusterRole::None, ClusterRole::Operator, ClusterRole::Admin][random.random_range(0..3)];
+    let digest = [random.random_range(0..20); 16];
+    match random.random_range(0..10) {
+        0 => Command::SetAccount(AccountChange {
+            name,
+            kind: random.random_bool(0.2).then_some(UserKind::Guest),
+            role: random.random_bool(0.5).then_some(role),
+            disabled: random.random_bool(0.5).then(|| random.random_bool(0.3)),
+        }),
+        1 => Command::SetPassword { user, phc, expects_revision: random.random_range(0..3) },
+        2 => Command::PutInvite(Invite {
+            digest,
+            name: if random.random_bool(0.5) { name } else { String::new() },
+            kind: UserKind::Person,
+            role,
+            uses: random.random_range(0..4),
+            expires_ms: random.random_range(0..40_000),
+            by: user,
+        }),
+        3 => Command::Register { invite: random.random_bool(0.7).then_some(digest), name, phc },
+        4 | 5 => Command::LogIn(LogIn {
+            user,
+            credential_revision: random.random_range(0..3),
+            secret_digest: random.random(),
+            kind: SessionKind::Access,
+            label: "label".into(),
+            client: "test".into(),
+            expires_ms: random.random_range(0..40_000),
+        }),
+        6 => Command::CloseSessions(match random.random_range(0..8) {
+            0 => Closing::Of(user),
+            1 => Closing::AllBut(user, session),
+            _ => Closing::One(session),
+        }),
+        7 => Command::ForgetSessions(vec![session]),
+        8 => Command::SeenSessions(vec![(session, random.random_range(0..5)), (SessionId(session.0 + 1), 3)]),
+        _ => Command::SetRegistration(if random.random_bool(0.8) {
+            Registration::Open
+        } else {
+            Registration::Invite
+        }),
+    }
+}
+
 fn meta(random: &mut StdRng) -> Command {
+    if random.random_bool(0.4) {
+        return about_people(random);
+    }
     match random.random_range(0..8) {
         0..3 => Command::CreateRoom {
             name: format!("room-{}", random.random_range(0..400)),
@@ -260,6 +320,11 @@ fn meta_row(view: &mut MemView, kind: u8, key: &Bytes, value: &Bytes) {
                 last_user: UserId(row.last_user_id),
                 last_session: SessionId(row.last_session_id),
                 feature_level: row.feature_level,
+                admins: row.admins,
+                invites: row.invites,
+                settings: Settings {
+                    registration: accounts::registration_from_log(row.registration).unwrap(),
+                },
             };
         }
         17 => {
@@ -276,22 +341,12 @@ fn meta_row(view: &mut MemView, kind: u8, key: &Bytes, value: &Bytes) {
             view.directory.insert(row.name, entry);
         }
         18 => {
-            let row = log::UserRow::decode(value).unwrap();
-            let user =
-                UserRecord { user: UserId(row.user_id), name: row.name.clone(), sessions: row.sessions };
-            view.users.insert(row.name, user);
+            let user = accounts::user_from_log(log::UserRow::decode(value).unwrap()).unwrap();
+            view.users.insert(user.name.clone(), user);
         }
         19 => assert!(view.users.contains_key(std::str::from_utf8(&value).unwrap())),
         20 => {
-            let row = log::SessionRow::decode(value).unwrap();
-            let session = SessionRecord {
-                session: SessionId(row.session_id),
-                user: UserId(row.user_id),
-                user_name: row.user,
-                secret_digest: row.secret_digest.try_into().unwrap(),
-                client: row.client,
-                opened_ms: row.opened_ms,
-            };
+            let session = accounts::session_from_log(log::SessionRow::decode(value).unwrap()).unwrap();
             view.session_records.insert(session.session, session);
         }
         21 => {
@@ -300,6 +355,24 @@ fn meta_row(view: &mut MemView, kind: u8, key: &Bytes, value: &Bytes) {
         }
         22 => view.layout = Some(command::layout_from_proto(log::Layout::decode(value).unwrap())),
         23 => assert_eq!(view.directory[std::str::from_utf8(&value).unwrap()].room.0.to_be_bytes(), key[1..]),
+        32 => {
+            let row = accounts::credential_from_log(log::CredentialRow::decode(value).unwrap());
+            view.credentials.insert(row.user, row);
+        }
+        33 => {
+            let user = UserId(u64::from_be_bytes(key[1..9].try_into().unwrap()));
+            let row = log::OpenSessionsRow::decode(value).unwrap();
+            view.open_sessions.insert(user, accounts::open_sessions_from_log(row));
+        }
+        34 => drop(view.endings.insert(SessionId(u64::from_be_bytes(key[1..9].try_into().unwrap())))),
+        35 => {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            view.folded.insert(text(&key[1..]), text(&value));
+        }
+        36 => {
+            let invite = accounts::invite_from_log(log::InviteRow::decode(value).unwrap()).unwrap();
+            view.invites.insert(invite.digest, invite);
+        }
         kind => panic!("a row of kind {kind}"),
     }
 }
