@@ -71,7 +71,7 @@ impl Node {
         let Self { info, store, metrics, router, drain, tasks, .. } = self;
         let Parts { admission, feed, clock, links, identity, peer_statuses, .. } = parts;
         let (leadership, name_server_net, tls) = (parts.leadership, parts.name_server_net, parts.tls);
-        let (shards, peers) = (&router.shards, &router.peers);
+        let shards = &router.shards;
         let stop = &info.stop;
         let view = ClusterView { cluster_id: format!("{:032x}", info.cluster), ..ClusterView::default() };
         let (view_sender, views) = watch::channel(Arc::new(view));
@@ -140,17 +140,23 @@ impl Node {
         );
         tasks.spawn(settling);
         tasks.spawn(bootstrap::run_level_upgrades(router.clone(), stop.clone()));
-        tasks.spawn(view::run(
-            Arc::clone(info),
-            Arc::clone(peers),
-            peer_statuses,
-            Arc::clone(shards),
-            Arc::clone(metrics),
-            view_sender,
-            stop.clone(),
-        ));
+        self.spawn_view(peer_statuses, view_sender);
         tasks.spawn(placement.run());
         self.spawn_record_tasks(config, health, &clock, &name_server_net);
+    }
+
+    /// Starts the task that tells clients of the other nodes.
+    fn spawn_view(&self, peer_statuses: Arc<PeerStatuses>, views: watch::Sender<Arc<ClusterView>>) {
+        let Self { info, metrics, router, tasks, .. } = self;
+        tasks.spawn(view::run(
+            Arc::clone(info),
+            Arc::clone(&router.peers),
+            peer_statuses,
+            Arc::clone(&router.shards),
+            Arc::clone(metrics),
+            views,
+            info.stop.clone(),
+        ));
     }
 
     /// Starts the tasks that keep sessions.

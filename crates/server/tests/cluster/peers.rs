@@ -88,7 +88,7 @@ impl Caller {
     async fn propose(&mut self, shard: u32, command: &[u8]) -> api::Failure {
         match self.outcome(shard, command).await {
             Outcome::Failure(failure) => failure,
-            other => panic!("the command was not refused: {other:?}"),
+            Outcome::Replies(replies) => panic!("the command was not refused: {replies:?}"),
         }
     }
 

@@ -183,7 +183,7 @@ async fn pinned(client: &Client) -> Vec<u64> {
 /// Commands that no node may append: a kind that no version has, an action that no version has, and bytes that are not
 /// protobuf.
 const NOT_UNDERSTOOD: [(&[u8], &str); 4] = [
-    (b"\xa2\x01\x03abc", "not_yet"),
+    (b"\xfa\x06\x03abc", "not_yet"),
     (&[0x12, 0x05, 0x08, 0x01, 0xfa, 0x06, 0x00], "not_yet"),
     (&[], "not_yet"),
     (&[0x12, 0xff, 0xff, 0xff, 0xff, 0xff], "proposal_invalid"),

@@ -393,7 +393,7 @@ impl Inner {
                 self.replace(Key::Directory(entry.name.clone()), Row::Directory(entry));
             }
             Change::User(user) => {
-                self.session_news.any |= user.disabled || user.unlisted_ended;
+                self.session_news.any |= self.ends_sessions(&user);
                 self.replace(Key::UserName(user.user), Row::Name(user.name.clone()));
                 self.replace(Key::User(user.name.clone()), Row::User(user));
             }
@@ -432,6 +432,15 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether sessions of the user end by this change of the user's row alone.
+    fn ends_sessions(&self, user: &UserRecord) -> bool {
+        let before = match self.rows.get(&Key::User(user.name.clone())) {
+            Some(Row::User(before)) => (before.disabled, before.unlisted_ended),
+            _ => (false, false),
+        };
+        (user.disabled && !before.0) || (user.unlisted_ended && !before.1)
     }
 
     /// Ends the batch: its events become each room's newest chunk. Returns their bytes.

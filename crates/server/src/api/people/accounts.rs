@@ -24,13 +24,16 @@ const INVITE_PREFIX: &str = "cni1_";
 const INVITE_VALID_MS: u64 = 7 * 86_400_000;
 
 impl People {
-    pub(super) async fn read_registration(
+    pub(super) fn read_registration(
         &self,
         _: &Extensions,
         _: api::GetRegistrationRequest,
-    ) -> Result<api::GetRegistrationResponse, Failure> {
-        let registration = accounts::registration_to_log(self.meta()?.registration()).into();
-        Ok(api::GetRegistrationResponse { registration, cluster_id: self.cluster_id() })
+    ) -> impl Future<Output = Result<api::GetRegistrationResponse, Failure>> + Send {
+        let registration = self.meta().map(|meta| accounts::registration_to_log(meta.registration()).into());
+        let cluster_id = self.cluster_id();
+        std::future::ready(
+            registration.map(|registration| api::GetRegistrationResponse { registration, cluster_id }),
+        )
     }
 
     pub(super) async fn make_account(
@@ -197,8 +200,8 @@ impl People {
         let invite = Invite {
             digest: auth::digest(secret),
             name,
-            kind: accounts::kind_from_log(kind).map_err(unknown_value)?,
-            role: accounts::role_from_log(role).map_err(unknown_value)?,
+            kind: accounts::kind_from_log(kind).map_err(|error| unknown_value(&error))?,
+            role: accounts::role_from_log(role).map_err(|error| unknown_value(&error))?,
             uses: uses.max(1),
             expires_ms,
             by: match &actor {
@@ -221,8 +224,8 @@ impl People {
     ) -> Result<api::SetAccountResponse, Failure> {
         Actor::of(extensions)?.check_admin()?;
         let api::SetAccountRequest { name, kind, role, disabled } = request;
-        let kind = kind.map(accounts::kind_from_log).transpose().map_err(unknown_value)?;
-        let role = role.map(accounts::role_from_log).transpose().map_err(unknown_value)?;
+        let kind = kind.map(accounts::kind_from_log).transpose().map_err(|error| unknown_value(&error))?;
+        let role = role.map(accounts::role_from_log).transpose().map_err(|error| unknown_value(&error))?;
         match self.decide(&Command::SetAccount(AccountChange { name, kind, role, disabled })).await? {
             Reply::Account { user, .. } => Ok(api::SetAccountResponse { user_id: user.0 }),
             other => Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}"))),
@@ -235,13 +238,14 @@ impl People {
         request: api::SetRegistrationRequest,
     ) -> Result<api::SetRegistrationResponse, Failure> {
         Actor::of(extensions)?.check_admin()?;
-        let mode = accounts::registration_from_log(request.registration).map_err(unknown_value)?;
+        let mode =
+            accounts::registration_from_log(request.registration).map_err(|error| unknown_value(&error))?;
         self.decide(&Command::SetRegistration(mode)).await?;
         Ok(api::SetRegistrationResponse {})
     }
 }
 
-fn unknown_value(error: conclave_proto::FormatError) -> Failure {
+fn unknown_value(error: &conclave_proto::FormatError) -> Failure {
     Failure::invalid("value_unknown", error.to_string())
 }
 
