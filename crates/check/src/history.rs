@@ -130,6 +130,17 @@ impl History {
         });
     }
 
+    /// As [`History::observed`], where it is known to which user the event was delivered.
+    pub fn observed_by(&self, user: u64, subscriber: &str, stream: u64, room: u64, event: &Event<'_>) {
+        self.write(Raw {
+            kind: "observed".into(),
+            reader: Some(subscriber.into()),
+            stream: Some(stream),
+            user: Some(user),
+            ..seen(room, event)
+        });
+    }
+
     /// A subscriber begins a stream at a node after the seq `after`. Call it for each room of the
     /// stream, before the room's first event.
     pub fn resumed(&self, subscriber: &str, stream: u64, room: u64, after: u64, node: &str) {
@@ -149,6 +160,16 @@ impl History {
     /// A stream announces that the room begins at `seq` now.
     pub fn truncated(&self, subscriber: &str, stream: u64, room: u64, seq: u64) {
         self.write(Raw { kind: "truncated".into(), seq: Some(seq), ..on(subscriber, stream, room) });
+    }
+
+    /// A stream tells this user that it has delivered all events of the room that the user may see.
+    pub fn closed(&self, user: u64, subscriber: &str, stream: u64, room: u64) {
+        self.write(Raw { kind: "closed".into(), user: Some(user), ..on(subscriber, stream, room) });
+    }
+
+    /// The room is private, and this user created it. Call it before the room's first event is recorded.
+    pub fn private(&self, room: u64, owner: u64) {
+        self.write(Raw { kind: "private".into(), room: Some(room), user: Some(owner), ..Raw::default() });
     }
 
     /// The events of a room at one replica, read at the end, when the cluster has recovered: all events
@@ -267,6 +288,7 @@ fn seen<'a>(room: u64, event: &Event<'a>) -> Raw<'a> {
         seq: Some(event.seq),
         what: Some(event.what.word().into()),
         body: Some(shortened(event.body)),
+        about: (event.about > 0).then_some(event.about),
         ..request(event.session, room, event.no)
     }
 }

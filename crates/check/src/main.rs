@@ -17,7 +17,7 @@ Options:
   --json            print the verdict as one JSON object
   --others          other clients, which are not recorded, use the same rooms
   --require LIST    properties that must have been tested: names separated by commas, or `all` for those that need
-                    no partition (default: all but resume_exact, reads_fresh and replicas_agree)
+                    neither a partition nor a private room (default: all but resume_exact, reads_fresh and replicas_agree)
   --min-acked N     the fewest acked sends (default 1)
   -h, --help        print this
 

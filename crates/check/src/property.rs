@@ -1,6 +1,7 @@
 //! The promises, one file each. A property is a pure function of the history, independent of the
 //! other properties.
 
+mod access_exact;
 mod acked_kept;
 mod minority_silent;
 mod no_duplicate;
@@ -41,6 +42,8 @@ pub enum Property {
     ReplicasAgree,
     /// A node that is cut off with a minority acks nothing and answers no linearizable read.
     MinoritySilent,
+    /// Everybody gets the events of a private room that were theirs to see, and no others.
+    AccessExact,
 }
 
 impl Property {
@@ -58,10 +61,12 @@ impl Property {
     ];
     /// The properties that are tested only if the run had the right faults.
     pub const WITH_FAULTS: [Self; 1] = [Self::MinoritySilent];
+    /// The properties that are tested only if the run had a private room.
+    pub const WITH_RIGHTS: [Self; 1] = [Self::AccessExact];
 
     /// All properties.
     pub fn every() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().chain(Self::WITH_FAULTS)
+        Self::ALL.into_iter().chain(Self::WITH_FAULTS).chain(Self::WITH_RIGHTS)
     }
 
     /// The name, which is stable.
@@ -78,6 +83,7 @@ impl Property {
             Self::ReadsFresh => "reads_fresh",
             Self::ReplicasAgree => "replicas_agree",
             Self::MinoritySilent => "minority_silent",
+            Self::AccessExact => "access_exact",
         }
     }
 
@@ -100,6 +106,7 @@ impl Property {
             Self::ReadsFresh => reads_fresh::check(records, &mut finding),
             Self::ReplicasAgree => replicas_agree::check(records, &mut finding),
             Self::MinoritySilent => minority_silent::check(records, &mut finding),
+            Self::AccessExact => access_exact::check(records, &mut finding),
         }
         finding
     }

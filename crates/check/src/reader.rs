@@ -80,6 +80,10 @@ pub(crate) struct Raw<'a> {
     pub(crate) node: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(crate) code: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) about: Option<u64>,
 }
 
 impl Records {
@@ -134,8 +138,14 @@ impl Records {
                 no: need(raw.no, "no")?,
             })
         };
-        let seen =
-            || Ok::<_, String>(Seen { send: send()?, seq: need(raw.seq, "seq")?, content: content(raw)? });
+        let seen = || {
+            Ok::<_, String>(Seen {
+                send: send()?,
+                seq: need(raw.seq, "seq")?,
+                content: content(raw)?,
+                about: raw.about.unwrap_or(0),
+            })
+        };
         let at = || need(raw.at, "at");
         Ok(match raw.kind.as_ref() {
             "invoke" => {
@@ -144,12 +154,19 @@ impl Records {
             "ok" => Record::Acked { at: at()?, send: send()?, seq: need(raw.seq, "seq")? },
             "refused" => Record::Refused { send: send()? },
             "unknown" => Record::Unknown { send: send()? },
-            "observed" => Record::Observed { at: at()?, seen: seen()?, stream: self.stream(raw, room)? },
+            "observed" => Record::Observed {
+                at: at()?,
+                seen: seen()?,
+                stream: self.stream(raw, room)?,
+                user: raw.user.unwrap_or(0),
+            },
             "resumed" => {
                 Record::Resumed { after: need(raw.after, "after")?, stream: self.stream(raw, room)? }
             }
             "caught_up" => Record::CaughtUp { seq: need(raw.seq, "seq")?, stream: self.stream(raw, room)? },
             "truncated" => Record::Truncated { seq: need(raw.seq, "seq")?, stream: self.stream(raw, room)? },
+            "closed" => Record::Closed { user: need(raw.user, "user")?, stream: self.stream(raw, room)? },
+            "private" => Record::Private { room, owner: need(raw.user, "user")? },
             "final_read" => Record::FinalRead {
                 after: need(raw.after, "after")?,
                 last: need(raw.last, "last")?,

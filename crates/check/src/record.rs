@@ -13,10 +13,29 @@ pub enum What {
     Joined,
     /// A user left the room.
     Left,
+    /// A member made a user a member.
+    MemberAdded,
+    /// Somebody ended a user's membership.
+    MemberRemoved,
+    /// The policy was changed. The body is [`SINCE_JOIN`] if newcomers see only what happens from their joining on, and
+    /// anything else if they see all events.
+    Policy,
 }
 
+/// The body of the event that hides the past from newcomers.
+pub const SINCE_JOIN: &str = "since_join";
+
 impl What {
-    pub(crate) const ALL: [Self; 5] = [Self::Created, Self::Message, Self::Topic, Self::Joined, Self::Left];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Message,
+        Self::Topic,
+        Self::Joined,
+        Self::Left,
+        Self::MemberAdded,
+        Self::MemberRemoved,
+        Self::Policy,
+    ];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -25,6 +44,9 @@ impl What {
             Self::Topic => "topic",
             Self::Joined => "joined",
             Self::Left => "left",
+            Self::MemberAdded => "member_added",
+            Self::MemberRemoved => "member_removed",
+            Self::Policy => "policy",
         }
     }
 }
@@ -40,21 +62,23 @@ pub struct Event<'a> {
     pub no: u64,
     /// The kind.
     pub what: What,
-    /// The text or the topic.
+    /// The text or the topic; of a change of members the user's name.
     pub body: &'a str,
+    /// The id of the user who joined, left, was added or was removed; 0 for an event about nobody.
+    pub about: u64,
 }
 
 impl<'a> Event<'a> {
     /// A message.
     #[must_use]
     pub fn message(seq: u64, session: u64, no: u64, text: &'a str) -> Self {
-        Self { seq, session, no, what: What::Message, body: text }
+        Self { seq, session, no, what: What::Message, body: text, about: 0 }
     }
 
     /// The creation of a room.
     #[must_use]
     pub fn created(seq: u64) -> Self {
-        Self { seq, session: 0, no: 0, what: What::Created, body: "" }
+        Self { seq, session: 0, no: 0, what: What::Created, body: "", about: 0 }
     }
 }
 
@@ -80,6 +104,8 @@ pub(crate) struct Seen {
     pub(crate) send: RequestKey,
     pub(crate) seq: u64,
     pub(crate) content: Content,
+    /// See [`Event::about`].
+    pub(crate) about: u64,
 }
 
 /// Stands for the name of a subscriber, a replica or a node.
@@ -119,6 +145,8 @@ pub(crate) enum Record {
         at: u64,
         stream: Stream,
         seen: Seen,
+        /// The user to whom the event was delivered; 0 where that was not recorded.
+        user: u64,
     },
     Resumed {
         stream: Stream,
@@ -131,6 +159,14 @@ pub(crate) enum Record {
     Truncated {
         stream: Stream,
         seq: u64,
+    },
+    Closed {
+        stream: Stream,
+        user: u64,
+    },
+    Private {
+        room: u64,
+        owner: u64,
     },
     FinalRead {
         reader: ReaderId,

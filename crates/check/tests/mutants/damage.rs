@@ -4,6 +4,7 @@ use conclave_check::Property;
 use serde_json::{Value, json};
 
 use crate::good::{Dice, with};
+use crate::private;
 
 pub(crate) struct Damage {
     pub(crate) name: &'static str,
@@ -219,7 +220,93 @@ pub(crate) const ALL: &[Damage] = &[
         let read = json!({"kind": "read", "begun": now, "at": now, "room": 1, "last": 1, "node": "n3"});
         lines.insert(at + 1, read);
     }),
+    damage("a stream goes on after its reader was removed", Property::AccessExact, |lines, seed| {
+        with_private_room(lines, seed);
+        let removed = pick(lines, seed, |line| is(line, "closed"));
+        let (closed, seq) = (lines[removed].clone(), last_seq(lines, removed) + 1);
+        lines.insert(removed, delivered(lines, &closed, seq));
+    }),
+    damage("somebody who was never a member gets events", Property::AccessExact, |lines, seed| {
+        with_private_room(lines, seed);
+        let at = pick(lines, seed, |line| is(line, "observed") && line["room"] == private::ROOM);
+        lines.insert(at, with(with(lines[at].clone(), "user", json!(9)), "reader", json!("thief")));
+    }),
+    damage("a new member sees the past of a room that hides it", Property::AccessExact, |lines, seed| {
+        with_private_room(lines, seed);
+        let end = lines.last().unwrap()["at"].clone();
+        // The last event before the last membership of this user, when the room hid its past.
+        let added = lines.iter().rfind(|line| line["what"] == "member_added" && line["about"] == 3).unwrap();
+        let seq = added["seq"].as_u64().unwrap() - 1;
+        let reader = json!({"user": 3, "reader": "history of 3", "stream": 1_000_000, "at": end});
+        lines.push(delivered(lines, &reader, seq));
+    }),
+    damage("a reader gets the past before somebody adds the reader", Property::AccessExact, |lines, seed| {
+        with_private_room(lines, seed);
+        let at = pick(lines, seed, |line| is(line, "observed") && line["room"] == private::ROOM);
+        let name = format!("user{}", lines[at]["user"]);
+        let adds =
+            |line: &Value| is(line, "invoke") && line["what"] == "member_added" && line["body"] == *name;
+        let added = lines.iter().position(adds).unwrap();
+        let early = with(lines[at].clone(), "at", json!(lines[added]["at"].as_u64().unwrap() - 1));
+        lines.insert(added, early);
+    }),
+    damage("a stream ends before the last event of a membership", Property::AccessExact, |lines, seed| {
+        with_private_room(lines, seed);
+        let last = |lines: &[Value], closed: usize| {
+            let of = |line: &Value| {
+                is(line, "observed") && same(line, &lines[closed], &["reader", "stream", "room"])
+            };
+            lines.iter().rposition(of)
+        };
+        let ends = |at: &usize| is(&lines[*at], "closed") && last(lines, *at).is_some();
+        let ends: Vec<usize> = (0..lines.len()).filter(ends).collect();
+        let closed = ends[Dice::new(seed ^ 0x5eed).below(ends.len())];
+        lines.remove(last(lines, closed).unwrap());
+    }),
+    damage("a stream skips an event of a membership", Property::AccessExact, |lines, seed| {
+        with_private_room(lines, seed);
+        // From there on every event that a user sees comes behind the beginning of the membership.
+        let hides = lines.iter().find(|line| is(line, "final") && line["what"] == "policy").unwrap();
+        let hides = hides["seq"].as_u64();
+        let at = pick(lines, seed, |line| {
+            is(line, "observed")
+                && line["room"] == private::ROOM
+                && line["what"] == "message"
+                && line["seq"].as_u64() > hides
+                && line["reader"].as_str().is_some_and(|name| name.starts_with("reader"))
+        });
+        let next = lines[at]["seq"].as_u64().unwrap() + 1;
+        lines[at] = with(with(lines[at].clone(), "kind", json!("truncated")), "seq", json!(next));
+    }),
 ];
+
+/// Adds the history of a private room behind the others.
+fn with_private_room(lines: &mut Vec<Value>, seed: u64) {
+    let time = lines.iter().filter_map(|line| line["at"].as_u64()).max().unwrap();
+    lines.extend(private::history(seed, time));
+}
+
+/// The last seq that the stream of the line `at` had reached before that line.
+fn last_seq(lines: &[Value], at: usize) -> u64 {
+    let reached = |line: &Value| match line["kind"].as_str()? {
+        "observed" => line["seq"].as_u64(),
+        "resumed" => line["after"].as_u64(),
+        "truncated" => line["seq"].as_u64().map(|seq| seq - 1),
+        _ => None,
+    };
+    let on = |line: &&Value| same(line, &lines[at], &["reader", "stream", "room"]);
+    lines[..at].iter().rev().filter(on).find_map(reached).unwrap()
+}
+
+/// The event of the private room at `seq`, delivered to the reader of `on`.
+fn delivered(lines: &[Value], on: &Value, seq: u64) -> Value {
+    let event = |line: &&Value| is(line, "final") && line["room"] == private::ROOM && line["seq"] == seq;
+    let mut event = with(lines.iter().find(event).unwrap().clone(), "kind", json!("observed"));
+    for field in ["user", "reader", "stream", "at"] {
+        event[field] = on[field].clone();
+    }
+    event
+}
 
 fn is(line: &Value, kind: &str) -> bool {
     line["kind"] == kind

@@ -7,6 +7,7 @@ mod damage;
 mod documents;
 mod good;
 mod large;
+mod private;
 mod program;
 
 use conclave_check::{Options, Outcome, Property, Records, Report, check};
@@ -29,6 +30,12 @@ proptest! {
         prop_assert!(report.outcome != Outcome::Violated);
     }
 
+    #[test]
+    fn a_good_history_of_a_private_room_passes(seed in any::<u64>()) {
+        let report = judge(&private::history(seed, 0));
+        prop_assert!(report.findings.iter().all(|finding| finding.violations == 0), "{}", report);
+        prop_assert!(report.finding(Property::AccessExact).is_some_and(|finding| finding.checked > 100), "{}", report);
+    }
 }
 
 proptest! {

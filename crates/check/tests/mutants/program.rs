@@ -103,7 +103,7 @@ fn record(history: &History, long: &str) {
     let event = |at: usize| {
         let (session, no, text) = &said[at];
         let what = if at == 0 { What::Created } else { What::Message };
-        Event { seq: at as u64 + 1, session: *session, no: *no, what, body: text }
+        Event { seq: at as u64 + 1, session: *session, no: *no, what, body: text, about: 0 }
     };
     let half = said.len() / 2;
     for at in 0..said.len() {

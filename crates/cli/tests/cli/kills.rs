@@ -196,5 +196,5 @@ fn seen(event: &conclave_client::api::Event) -> Event<'_> {
         | Kind::PolicyChanged(_)
         | Kind::Muted(_) => (What::Created, ""),
     };
-    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }
+    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body, about: 0 }
 }
