@@ -52,6 +52,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lost-vote", include_str!("../experiments/lost-vote.yaml")),
     ("restored-copy", include_str!("../experiments/restored-copy.yaml")),
     ("clocks", include_str!("../experiments/clocks.yaml")),
+    ("rights", include_str!("../experiments/rights.yaml")),
     ("everything", include_str!("../experiments/everything.yaml")),
 ];
 
@@ -102,6 +103,8 @@ pub struct Workload {
     pub rate: u32,
     /// The shortest message of a sender, bytes.
     pub text_bytes: u32,
+    /// Whether there is a private room too, whose members come and go.
+    pub private_room: bool,
     /// How long the clients work.
     #[serde(with = "crate::time")]
     pub duration: Duration,
@@ -245,7 +248,8 @@ impl Experiment {
 
     fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let Workload { senders, readers, rooms, visitors, text_bytes, duration, rate } = self.workload;
+        let Workload { senders, readers, rooms, visitors, text_bytes, duration, rate, private_room: _ } =
+            self.workload;
         if senders == 0 || rooms == 0 {
             wrong.push("needs at least one sender and one room".to_owned());
         }
@@ -343,6 +347,7 @@ impl Default for Workload {
             visitors: 2,
             rate: 200,
             text_bytes: 0,
+            private_room: false,
             duration: Duration::from_secs(60),
         }
     }

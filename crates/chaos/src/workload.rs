@@ -3,6 +3,7 @@
 mod client_view;
 mod clients;
 mod direct;
+mod private;
 mod visitors;
 
 use std::sync::Arc;
@@ -108,6 +109,8 @@ pub struct Running {
     pub(crate) seen: Arc<ClientView>,
     history: History,
     rooms: Vec<Room>,
+    /// The private room, if the workload has one.
+    private: Option<Room>,
     /// Ends the senders.
     stop_sending: CancellationToken,
     /// Ends the readers once they have read up to the end of their rooms.
@@ -135,6 +138,7 @@ impl Running {
             seen: Arc::new(ClientView::new(Arc::clone(&setup.observer))),
             history: setup.history.clone(),
             rooms,
+            private: None,
             stop_sending: CancellationToken::new(),
             stop_reading: CancellationToken::new(),
             senders: JoinSet::new(),
@@ -156,6 +160,10 @@ impl Running {
             running.senders.spawn(visitor.run(running.stop_sending.clone()));
         }
         running.start_senders(&setup).await?;
+        if workload.private_room {
+            let stop = running.stop_sending.clone();
+            running.private = Some(private::start(&setup, &mut running.senders, &stop).await?);
+        }
         Ok(running)
     }
 
@@ -250,6 +258,10 @@ impl Running {
         let direct = direct::Direct::open(server, "chaos-final", dial).await?;
         let (rooms, history) = (self.rooms.clone(), self.history.clone());
         direct::Prober { direct, rooms, history }.read_all().await;
+        if let Some(room) = self.private.clone() {
+            let direct = direct::Direct::open(server, private::OWNER, dial).await?;
+            direct::Prober { direct, rooms: vec![room], history: self.history.clone() }.read_all().await;
+        }
         Ok(())
     }
 }

@@ -33,12 +33,14 @@ pub(super) struct End {
     pub(super) undone: Vec<String>,
 }
 
-/// Judges a complete history.
-pub(super) fn judge(history: &Path) -> Result<Report, RunError> {
+/// Judges a complete history. `private_room` says whether the run had one, whose events must have been judged then.
+pub(super) fn judge(history: &Path, private_room: bool) -> Result<Report, RunError> {
     let failed = |why: String| RunError::File { path: history.to_owned(), why };
     let file = File::open(history).map_err(|error| failed(error.to_string()))?;
     let records = Records::read(BufReader::new(file)).map_err(|error| failed(error.to_string()))?;
-    let required = Property::ALL.into_iter().filter(|property| !OPTIONAL.contains(property)).collect();
+    let required = Property::ALL.into_iter().filter(|property| !OPTIONAL.contains(property));
+    let with_rights = Property::WITH_RIGHTS.into_iter().filter(|_| private_room);
+    let required = required.chain(with_rights).collect();
     Ok(conclave_check::check(&records, &Options { required, ..Options::default() }))
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use conclave_check::{Event, History, What};
-use conclave_client::api::event::Kind;
+use conclave_check::{Event, History, SINCE_JOIN, What};
+use conclave_client::api::{Past, Person, RoomAction, Target, event::Kind, room_action};
 use conclave_client::{Client, Content, Follow, HistoryQuery, Incoming, SendError, Start, Ticket};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::Instant;
@@ -149,29 +149,48 @@ pub(super) fn recorded(content: &Content) -> (What, &str) {
         Content::Topic(topic) => (What::Topic, topic),
         Content::Join => (What::Joined, ""),
         Content::Leave => (What::Left, ""),
-        // The workload asks for no other action. Nobody can ask for this event, so the checker would object to one.
-        Content::Action(_) => (What::Created, ""),
+        Content::Action(action) => recorded_action(action),
     }
+}
+
+fn recorded_action(action: &RoomAction) -> (What, &str) {
+    match &action.kind {
+        Some(room_action::Kind::AddMember(add)) => (What::MemberAdded, name(add.who.as_ref())),
+        Some(room_action::Kind::RemoveMember(remove)) => (What::MemberRemoved, name(remove.who.as_ref())),
+        Some(room_action::Kind::SetPolicy(policy)) => (What::Policy, past(policy.past())),
+        // The workload asks for no other action. Nobody can ask for this event, so the checker would object to one.
+        _ => (What::Created, ""),
+    }
+}
+
+fn name(who: Option<&Target>) -> &str {
+    who.map_or("", |who| who.name.as_str())
+}
+
+/// What newcomers see, as the history records it.
+fn past(past: Past) -> &'static str {
+    if past == Past::SinceJoin { SINCE_JOIN } else { "all" }
 }
 
 /// An event as the history records it.
 pub(super) fn event(event: &conclave_client::api::Event) -> Event<'_> {
-    let (what, body) = match &event.kind {
-        Some(Kind::Message(message)) => (What::Message, message.text.as_str()),
-        Some(Kind::TopicChanged(changed)) => (What::Topic, changed.topic.as_str()),
-        Some(Kind::Joined(_)) => (What::Joined, ""),
-        Some(Kind::Left(_)) => (What::Left, ""),
+    let (what, body, about) = match &event.kind {
+        Some(Kind::Message(message)) => (What::Message, message.text.as_str(), 0),
+        Some(Kind::TopicChanged(changed)) => (What::Topic, changed.topic.as_str(), 0),
+        Some(Kind::Joined(_)) => (What::Joined, "", event.author_id),
+        Some(Kind::Left(_)) => (What::Left, "", event.author_id),
+        Some(Kind::MemberAdded(added)) => member(What::MemberAdded, added.who.as_ref()),
+        Some(Kind::MemberRemoved(removed)) => member(What::MemberRemoved, removed.who.as_ref()),
+        Some(Kind::PolicyChanged(policy)) => (What::Policy, past(policy.past()), 0),
         // None of these was requested by a client.
-        Some(
-            Kind::Created(_)
-            | Kind::Pinned(_)
-            | Kind::MemberAdded(_)
-            | Kind::MemberRemoved(_)
-            | Kind::RoleChanged(_)
-            | Kind::PolicyChanged(_)
-            | Kind::Muted(_),
-        )
-        | None => (What::Created, ""),
+        Some(Kind::Created(_) | Kind::Pinned(_) | Kind::RoleChanged(_) | Kind::Muted(_)) | None => {
+            (What::Created, "", 0)
+        }
     };
-    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body }
+    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body, about }
+}
+
+/// The kind, the name and the id of a change of members.
+fn member(what: What, who: Option<&Person>) -> (What, &str, u64) {
+    who.map_or((what, "", 0), |who| (what, who.name.as_str(), who.user_id))
 }

@@ -33,20 +33,22 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 /// Timeout over all tries to open a session.
 const OPEN_DEADLINE: Duration = Duration::from_secs(40);
 /// Pause between two tries.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// A session at one server.
 #[derive(Clone, Debug)]
 pub(super) struct Direct {
     pub(super) node: String,
     pub(super) session: u64,
+    /// The user's id.
+    pub(super) user: u64,
     token: MetadataValue<Ascii>,
     chat: ChatServiceClient<Channel>,
 }
 
 /// Why a call failed.
 #[derive(Debug)]
-enum Failed {
+pub(super) enum Failed {
     /// No answer in time.
     Silent,
     /// The server answered with a failure.
@@ -77,7 +79,8 @@ impl Direct {
                     let answer = answer.into_inner();
                     let token = format!("Bearer {}", answer.token).parse();
                     let token = token.map_err(|_| failed("its token is not ASCII".to_owned()))?;
-                    return Ok(Self { node: server.name.clone(), session: answer.session_id, token, chat });
+                    let (node, session, user) = (server.name.clone(), answer.session_id, answer.user_id);
+                    return Ok(Self { node, session, user, token, chat });
                 }
                 Ok(Err(status)) => last = status.message().to_owned(),
                 Err(_) => {}
@@ -88,7 +91,7 @@ impl Direct {
     }
 
     /// Makes one call, without a retry.
-    async fn call<'a, Q, A>(
+    pub(super) async fn call<'a, Q, A>(
         &'a mut self,
         question: Q,
         call: impl FnOnce(
@@ -107,7 +110,7 @@ impl Direct {
 }
 
 /// Waits this long, or until `stop`. Returns whether to continue.
-async fn wait_unless_stopped(stop: &CancellationToken, time: Duration) -> bool {
+pub(super) async fn wait_unless_stopped(stop: &CancellationToken, time: Duration) -> bool {
     tokio::select! {
         () = stop.cancelled() => false,
         () = tokio::time::sleep(time) => true,
