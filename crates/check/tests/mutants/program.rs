@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use conclave_check::{Event, History, Options, What};
+use conclave_check::{Event, History, Options, Property, What};
 
 use crate::good::{self, Shape};
 
@@ -117,4 +117,36 @@ fn record(history: &History, long: &str) {
     for replica in ["n1", "n2", "n3"] {
         history.final_read(replica, 1, 0, (0..said.len()).map(event));
     }
+}
+
+#[test]
+fn a_recorded_delivery_to_a_removed_member_is_found() {
+    let (owner, member, session) = (10, 11, 5);
+    let report = |leaks: bool| {
+        let history = History::in_memory();
+        history.private(1, owner);
+        let mut events = vec![Event::created(1)];
+        for (no, what, body) in [
+            (1, What::MemberAdded, "ben"),
+            (2, What::Message, "for both"),
+            (3, What::MemberRemoved, "ben"),
+            (4, What::Message, "for one"),
+        ] {
+            history.invoke_other(session, 1, no, what, body);
+            history.ok(session, 1, no, no + 1);
+            let about = if what == What::Message { 0 } else { member };
+            events.push(Event { seq: no + 1, session, no, what, body, about });
+        }
+        history.resumed("ben", 1, 1, 0, "n1");
+        let delivered = if leaks { &events[..] } else { &events[..4] };
+        delivered.iter().for_each(|event| history.observed_by(member, "ben", 1, 1, event));
+        history.closed(member, "ben", 1, 1);
+        history.final_read("n1", 1, 0, events);
+        history.check(&Options { required: vec![Property::AccessExact], ..Options::default() }).unwrap()
+    };
+    assert!(report(false).passed(), "{}", report(false));
+    let leaked = report(true);
+    assert_eq!(leaked.finding(Property::AccessExact).unwrap().violations, 1, "{leaked}");
+    let why = &leaked.finding(Property::AccessExact).unwrap().witness.as_ref().unwrap().sentence;
+    assert_eq!(why, "ben got 1:5 for user 11, who was a member up to 1:4 only");
 }
