@@ -12,7 +12,7 @@ mod check;
 pub(crate) mod tests;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use conclave_core::limits::NODES_MAX;
@@ -61,6 +61,8 @@ pub struct Node {
     pub record: NodeRecord,
     /// The address that the node registered from, for records without addresses.
     pub from: Option<IpAddr>,
+    /// The address of its last registration, for the other nodes.
+    pub called_from: Option<IpAddr>,
     /// The state of its lease.
     pub state: NodeState,
 }
@@ -149,13 +151,19 @@ impl NodeTable {
         let node = self.nodes.entry(record.node_id).or_insert_with(|| Node {
             record: record.clone(),
             from,
+            called_from: from,
             state: NodeState::Awaited(until),
         });
+        let older = record.revision < node.record.revision;
         let newer = record.revision > node.record.revision;
         // A node that sends two different records with one revision must send a higher one, as after a lapse.
         let conflicting = record.revision == node.record.revision && record != node.record;
         if newer {
-            *node = Node { record, from: from.or(node.from), state: node.state };
+            *node = Node { record, from: from.or(node.from), ..*node };
+        }
+        // A node that moved may register from both places for a moment; the older record is from the old one.
+        if !older {
+            node.called_from = from.or(node.called_from);
         }
         node.state = match node.state {
             NodeState::Awaited(_) | NodeState::Live(_) if itself => NodeState::Live(until),
@@ -231,6 +239,24 @@ impl NodeTable {
     #[must_use]
     pub fn stale(&self) -> bool {
         self.nodes.values().any(|node| node.state == NodeState::Kept)
+    }
+
+    /// Where the live nodes take calls of other nodes, for a node that calls from `asker`: each at the address that it
+    /// registered from and its port for other nodes.
+    ///
+    /// A node of this machine may have called from a loopback address, which only leads to it from this machine. A
+    /// link-local address leads nowhere without its scope.
+    #[must_use]
+    pub fn peer_addresses(&self, asker: IpAddr) -> Vec<(u64, SocketAddr)> {
+        let local = asker.to_canonical().is_loopback();
+        let address = |node: &Node| {
+            let ip = node.called_from.filter(|ip| local || !ip.is_loopback())?;
+            let is_link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+            let (_, port) = node.record.peer.rsplit_once(':')?;
+            let address = SocketAddr::new(ip, port.parse().ok()?);
+            (node.state.is_live() && !is_link_local).then_some((node.record.node_id, address))
+        };
+        self.nodes.values().filter_map(address).collect()
     }
 
     /// The zone's serial, compared by RFC 1982.

@@ -2,6 +2,7 @@
 //! change.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -29,11 +30,19 @@ pub(crate) struct Registry {
 /// The address of each live node's client API, by node id.
 pub(crate) type LiveNodes = Arc<BTreeMap<u64, String>>;
 
+/// The answer to a node that registers.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub(crate) outcome: MergeOutcome,
+    /// See [`NodeTable::peer_addresses`]. Bounded by the nodes of the table.
+    pub(crate) peers: Vec<(u64, SocketAddr)>,
+}
+
 #[derive(Debug)]
 struct RecordMessage {
     record: NodeRecord,
     source: RecordSource,
-    answer: Option<oneshot::Sender<Result<MergeOutcome, RecordError>>>,
+    answer: Option<oneshot::Sender<Result<Registered, RecordError>>>,
 }
 
 /// The registry task has ended, because the name server stops.
@@ -47,7 +56,7 @@ impl Registry {
         &self,
         record: NodeRecord,
         source: RecordSource,
-    ) -> Result<Result<MergeOutcome, RecordError>, RegistryStopped> {
+    ) -> Result<Result<Registered, RecordError>, RegistryStopped> {
         let (answer, heard) = oneshot::channel();
         self.messages
             .send(RecordMessage { record, source, answer: Some(answer) })
@@ -177,7 +186,11 @@ impl RegistryTask {
         }
         if let Some(answer) = answer {
             // The sender may be gone.
-            let _ = answer.send(heard);
+            let peers = || match source {
+                RecordSource::Itself(Some(asker)) => self.table.peer_addresses(asker),
+                RecordSource::Itself(None) | RecordSource::Another => Vec::new(),
+            };
+            let _ = answer.send(heard.map(|outcome| Registered { outcome, peers: peers() }));
         }
     }
 

@@ -1,6 +1,6 @@
 //! `DNSService`: registration and lookups over gRPC.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,9 @@ use std::time::Duration;
 use conclave_net::{Gate, GateLimits, Identity, Peer, Ticket};
 use conclave_proto::cluster::NodeRecord;
 use conclave_proto::dns::dns_service_server::{DnsService, DnsServiceServer};
-use conclave_proto::dns::{LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, Target};
+use conclave_proto::dns::{
+    LookupRequest, LookupResponse, PeerAddress, RegisterRequest, RegisterResponse, Target,
+};
 use conclave_proto::mac::{NONCE_BYTES, REGISTER, Secret};
 use futures::Stream;
 use prost::Message as _;
@@ -287,9 +289,12 @@ impl Registration {
             self.count("refused");
             Status::invalid_argument(why.to_string())
         })?;
-        self.count(if heard.lapsed { "lapsed" } else { "accepted" });
-        let (known_revision, lapsed) = (heard.known_revision, heard.lapsed);
-        self.answer(RegisterResponse { known_revision, lapsed, ..RegisterResponse::default() }).await
+        let (known_revision, lapsed) = (heard.outcome.known_revision, heard.outcome.lapsed);
+        self.count(if lapsed { "lapsed" } else { "accepted" });
+        let peer =
+            |(node_id, address): (u64, SocketAddr)| PeerAddress { node_id, address: address.to_string() };
+        let peers = heard.peers.into_iter().map(peer).collect();
+        self.answer(RegisterResponse { known_revision, lapsed, peers, ..RegisterResponse::default() }).await
     }
 
     /// The record of a message whose MAC is valid for this position in this stream.

@@ -135,6 +135,10 @@ pub(crate) const FORWARD_QUEUE_MAX: usize = 4_096;
 /// The highest term of a Raft group. Elections every 50 ms would reach it after seven years; a higher one is an attack on
 /// the counter, which cannot be lowered again.
 pub(crate) const TERM_MAX: u64 = 1 << 32;
+/// An address of a node that a name server named counts for this long: as long as resolvers commonly cache an address.
+pub(crate) const PEER_HINT_AGE_MAX: Duration = Duration::from_secs(30);
+/// Addresses of one node that name servers named: two name servers may see it at two addresses, before and after a move.
+pub(crate) const PEER_HINTS_MAX: usize = 4;
 /// How far a peer's term may be ahead of this replica's: a replica that was cut off meets elections that it missed.
 pub(crate) const TERM_AHEAD_MAX: u64 = 1_000_000;
 /// A follower whose disk has no room for a leader's entries waits for room this long before it ends their stream.

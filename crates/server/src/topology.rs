@@ -4,6 +4,8 @@
 //! nodes ([`crate::plan`]) fills in what the meta shard does not have yet: everything in a new cluster, and the nodes
 //! that have not registered.
 
+mod hints;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,8 +15,10 @@ use conclave_core::ring::{Layout, shard_of};
 use conclave_core::{DataDirId, NodeId, RoomId, ShardId, level};
 use conclave_store::ClusterTable;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::Member;
+use crate::topology::hints::Hints;
 
 /// The members and the layout as this node knows them.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub(crate) struct Topology {
     table: watch::Receiver<Arc<ClusterTable>>,
     /// Where nodes called from last, with the ports that they named. Bounded by the members.
     heard: Mutex<BTreeMap<NodeId, String>>,
+    /// Where name servers say that nodes are. Bounded by the members.
+    hints: Mutex<Hints>,
 }
 
 impl Topology {
@@ -36,7 +42,7 @@ impl Topology {
         planned_layout: Layout,
         table: watch::Receiver<Arc<ClusterTable>>,
     ) -> Self {
-        Self { me, planned, planned_layout, table, heard: Mutex::default() }
+        Self { me, planned, planned_layout, table, heard: Mutex::default(), hints: Mutex::default() }
     }
 
     /// This node.
@@ -67,14 +73,16 @@ impl Topology {
     }
 
     /// The addresses at which a node may be reached by other nodes, without repetition: the one in this node's configuration
-    /// first, then where the node called from last, then the one with which it registered last. Each may be outdated: the
-    /// first if the node moved and its name does not say so yet, the last if the whole cluster moved.
-    pub(crate) fn peer_addresses(&self, node: NodeId) -> Vec<String> {
+    /// first, then where the node called from last, then where name servers say that it is, then the one with which it registered
+    /// in the meta shard last. Each may be outdated: the first if the node moved and its name does not say so yet, the last if
+    /// the whole cluster moved.
+    pub(crate) fn peer_addresses(&self, node: NodeId, now: Instant) -> Vec<String> {
         let planned = self.planned.get(&node).map(|member| member.peer.clone());
         let heard = self.heard().get(&node).cloned();
+        let hinted = self.hints().of(node, now);
         let registered = self.table.borrow().nodes.get(&node).map(|record| record.peer_address.clone());
         let mut addresses = Vec::new();
-        for address in [planned, heard, registered].into_iter().flatten() {
+        for address in planned.into_iter().chain(heard).chain(hinted).chain(registered) {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -97,6 +105,18 @@ impl Topology {
         if heard.get(&node).is_some_and(|known| known == address) {
             heard.remove(&node);
         }
+    }
+
+    /// Takes where a name server says that a node takes calls of other nodes.
+    pub(crate) fn hinted(&self, node: NodeId, address: SocketAddr, now: Instant) {
+        if node != self.me && address.port() != 0 && self.member(node).is_some() {
+            self.hints().add(node, address, now);
+        }
+    }
+
+    fn hints(&self) -> MutexGuard<'_, Hints> {
+        // As with `heard`.
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
@@ -168,6 +188,7 @@ fn member(record: &NodeRecord) -> Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::PEER_HINT_AGE_MAX;
 
     fn planned(name: &str) -> Member {
         Member {
@@ -223,30 +244,53 @@ mod tests {
     }
 
     #[test]
+    fn a_node_may_be_reached_where_name_servers_say() {
+        let (sender, topology) = topology();
+        let now = Instant::now();
+        let nodes = [(NodeId(2), record(2, "b", 50, 1))].into();
+        sender.send_replace(Arc::new(ClusterTable { nodes, ..ClusterTable::default() }));
+        let hint = |last, port| SocketAddr::from(([10, 0, 0, last], port));
+        topology.hinted(NodeId(2), hint(2, 7401), now);
+        topology.hinted(NodeId(2), hint(3, 0), now);
+        topology.heard_from(NodeId(2), "10.0.0.4".parse().unwrap(), 7401);
+        let all = ["b:1", "10.0.0.4:7401", "10.0.0.2:7401", "b:51"];
+        assert_eq!(topology.peer_addresses(NodeId(2), now), all);
+        assert_eq!(
+            topology.peer_addresses(NodeId(2), now + PEER_HINT_AGE_MAX),
+            ["b:1", "10.0.0.4:7401", "b:51"]
+        );
+        topology.hinted(NodeId(1), hint(1, 7401), now);
+        assert_eq!(topology.peer_addresses(NodeId(1), now), ["a:1"], "a node needs no hint about itself");
+        topology.hinted(NodeId(9), hint(9, 7401), now);
+        assert_eq!(topology.peer_addresses(NodeId(9), now), [] as [&str; 0], "it is no member");
+    }
+
+    #[test]
     fn a_node_may_be_reached_where_it_registered_and_where_it_is_configured() {
         let (sender, topology) = topology();
-        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1"]);
+        let now = Instant::now();
+        assert_eq!(topology.peer_addresses(NodeId(2), now), ["b:1"]);
         let moved = |port| ClusterTable {
             nodes: [(NodeId(2), record(2, "b", port, 1)), (NodeId(3), record(3, "c", 60, 1))].into(),
             ..ClusterTable::default()
         };
         sender.send_replace(Arc::new(moved(50)));
-        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1", "b:51"]);
+        assert_eq!(topology.peer_addresses(NodeId(2), now), ["b:1", "b:51"]);
         let host = "::ffff:10.0.0.2".parse().unwrap();
         topology.heard_from(NodeId(2), host, 0);
         topology.heard_from(NodeId(2), host, 7401);
-        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1", "10.0.0.2:7401", "b:51"]);
+        assert_eq!(topology.peer_addresses(NodeId(2), now), ["b:1", "10.0.0.2:7401", "b:51"]);
         topology.heard_from(NodeId(9), host, 7401);
         topology.forget_heard(NodeId(2), "10.0.0.3:7401");
-        assert_eq!(topology.peer_addresses(NodeId(2)).len(), 3);
+        assert_eq!(topology.peer_addresses(NodeId(2), now).len(), 3);
         topology.forget_heard(NodeId(2), "10.0.0.2:7401");
-        assert_eq!(topology.peer_addresses(NodeId(2)), ["b:1", "b:51"]);
+        assert_eq!(topology.peer_addresses(NodeId(2), now), ["b:1", "b:51"]);
         topology.heard_from(NodeId(2), "fe80::1".parse().unwrap(), 7401);
         topology.heard_from(NodeId(2), host, 7401);
-        assert_eq!(topology.peer_addresses(NodeId(3)), ["c:61"], "it is not in the configuration");
+        assert_eq!(topology.peer_addresses(NodeId(3), now), ["c:61"], "it is not in the configuration");
         sender.send_replace(Arc::new(moved(0)));
         let both = ["b:1", "10.0.0.2:7401"];
-        assert_eq!(topology.peer_addresses(NodeId(2)), both, "it registered as it is configured");
-        assert_eq!(topology.peer_addresses(NodeId(9)), [] as [&str; 0]);
+        assert_eq!(topology.peer_addresses(NodeId(2), now), both, "it registered as it is configured");
+        assert_eq!(topology.peer_addresses(NodeId(9), now), [] as [&str; 0]);
     }
 }

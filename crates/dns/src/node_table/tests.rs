@@ -330,3 +330,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nodes_learn_where_the_others_registered_from() {
+    let start = Instant::now();
+    let mut table = NodeTable::new(LEASE);
+    let from = |ip: &str| RecordSource::Itself(Some(ip.parse().unwrap()));
+    let elsewhere = "10.0.0.7".parse().unwrap();
+    table.merge(record(1, 10), from("::ffff:10.0.0.1"), start).unwrap();
+    table.merge(record(2, 10), from("127.0.0.1"), start).unwrap();
+    table.merge(record(3, 10), RecordSource::Another, start).unwrap();
+    table.merge(record(4, 10), from("fe80::1"), start).unwrap();
+    table.merge(record(5, 10), from("fd00::5"), start).unwrap();
+    let first = (1, "10.0.0.1:7401".parse().unwrap());
+    let fifth = (5, "[fd00::5]:7401".parse().unwrap());
+    assert_eq!(table.peer_addresses(elsewhere), [first, fifth]);
+    let second = (2, "127.0.0.1:7401".parse().unwrap());
+    let here = "::ffff:127.0.0.1".parse().unwrap();
+    assert_eq!(table.peer_addresses(here), [first, second, fifth], "it is on the asker's machine");
+
+    // Node 1 moved. Its old stream may still say something.
+    table.merge(record(1, 11), from("10.0.0.9"), start).unwrap();
+    table.merge(record(1, 10), from("10.0.0.1"), start).unwrap();
+    let moved = (1, "10.0.0.9:7401".parse().unwrap());
+    assert_eq!(table.peer_addresses(elsewhere), [moved, fifth]);
+    // Its record says nothing new, and it calls from somewhere else.
+    table.merge(record(1, 11), from("10.0.0.8"), start).unwrap();
+    let moved = (1, "10.0.0.8:7401".parse().unwrap());
+    assert_eq!(table.peer_addresses(elsewhere), [moved, fifth]);
+
+    for step in 1..=5 {
+        table.merge(record(5, 10), from("fd00::5"), start + LEASE / 2 * step).unwrap();
+        table.merge(record(2, 10), from("127.0.0.1"), start + LEASE / 2 * step).unwrap();
+        table.merge(record(4, 10), from("fe80::1"), start + LEASE / 2 * step).unwrap();
+        table.expire(start + LEASE / 2 * step);
+    }
+    assert_eq!(table.peer_addresses(elsewhere), [fifth], "a node that is gone is nowhere");
+}

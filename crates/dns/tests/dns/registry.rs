@@ -78,7 +78,9 @@ async fn a_silent_node_leaves_after_its_lease_and_needs_a_higher_revision_to_ret
 
     let before = serial(&server).await.unwrap();
     let lapsed = RegisterResponse { known_revision: 10, lapsed: true, ..n3.hello.clone() };
-    assert_eq!(n3.register(&record(3, 10)).await.unwrap(), RegisterResponse { nonce: Vec::new(), ..lapsed });
+    let answer = n3.register(&record(3, 10)).await.unwrap();
+    assert_eq!(answer.peers.iter().map(|peer| peer.node_id).collect::<Vec<_>>(), [1, 2], "the live nodes");
+    assert_eq!(answer, RegisterResponse { nonce: Vec::new(), peers: answer.peers.clone(), ..lapsed });
     assert!(!n3.register(&record(3, 11)).await.unwrap().lapsed);
     while next().await != 3 {}
     assert!(serial(&server).await.unwrap().wrapping_sub(before) < 1 << 31, "forwards");

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_core::limits::REGISTER_INTERVAL;
+use conclave_core::NodeId;
+use conclave_core::limits::{NODES_MAX, REGISTER_INTERVAL};
 use conclave_net::Net;
 use conclave_proto::dns::dns_service_client::DnsServiceClient;
 use conclave_proto::dns::{RegisterRequest, RegisterResponse};
 use conclave_proto::mac::{NONCE_BYTES, REGISTER, Secret};
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -20,6 +22,7 @@ use crate::discovery::lookup::Lookup;
 use crate::local::NodeInfo;
 use crate::local::own_record::OwnRecord;
 use crate::metrics::Metrics;
+use crate::topology::Topology;
 
 /// Deadline for connecting, and for each answer. Half a lease, so there is time for a second attempt.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -29,16 +32,22 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Maximum size of an answer of a name server, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Keeps the node registered with one name server, until the node stops.
-pub(crate) async fn run(
-    net: Net,
-    resolver: String,
-    node: Arc<NodeInfo>,
-    secret: Secret,
-    metrics: Arc<Metrics>,
-    clock: Clock,
-    stop: CancellationToken,
-) {
+/// The registration of the node with one name server.
+pub(crate) struct Registration {
+    pub(crate) net: Net,
+    /// `host:port` of the name server's gRPC API.
+    pub(crate) resolver: String,
+    pub(crate) node: Arc<NodeInfo>,
+    /// Takes the hints of the name server.
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) secret: Secret,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
+}
+
+/// Keeps the node registered with the name server, until the node stops.
+pub(crate) async fn run(registration: Registration, stop: CancellationToken) {
+    let Registration { net, resolver, node, topology, secret, metrics, clock } = registration;
     let registered = metrics.clients.registered.with_label_values(&[&resolver]);
     let failures = metrics.clients.register_failures.with_label_values(&[&resolver]);
     let mut lookup = Lookup::new(&resolver);
@@ -46,7 +55,7 @@ pub(crate) async fn run(
     for attempt in 0.. {
         let said = async {
             let mut stream = Stream::open(&net, &mut lookup, attempt).await?;
-            let result = stream.talk(&node.own, &secret, &clock, &registered).await;
+            let result = stream.talk(&node.own, &topology, &secret, &clock, &registered).await;
             if registered.get() == 1 {
                 retry = RETRY_MIN;
             }
@@ -114,6 +123,7 @@ impl Stream {
     async fn talk(
         &mut self,
         own: &OwnRecord,
+        topology: &Topology,
         secret: &Secret,
         clock: &Clock,
         registered: &prometheus::IntGauge,
@@ -139,9 +149,20 @@ impl Stream {
             }
             let answer = self.answer().await?;
             registered.set(1);
+            take_hints(topology, &answer);
             if answer.lapsed || answer.known_revision > record.revision {
                 own.raise(answer.known_revision, clock.now_ms());
             }
+        }
+    }
+}
+
+/// Takes where the name server says that the other nodes are. A malformed address is skipped: nothing depends on a hint.
+fn take_hints(topology: &Topology, answer: &RegisterResponse) {
+    let now = Instant::now();
+    for peer in answer.peers.iter().take(NODES_MAX) {
+        if let Ok(address) = peer.address.parse() {
+            topology.hinted(NodeId(peer.node_id), address, now);
         }
     }
 }

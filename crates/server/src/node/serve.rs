@@ -29,7 +29,7 @@ use crate::coalesced::Coalesced;
 use crate::config::{Config, Timing};
 use crate::discovery::record;
 use crate::discovery::records::Records;
-use crate::discovery::register;
+use crate::discovery::register::{self, Registration};
 use crate::faults::FaultApi;
 use crate::feed::Feed;
 use crate::housekeeping;
@@ -242,16 +242,16 @@ impl Node {
         ));
         for (resolver, secret) in config.name_servers.iter().zip(std::iter::repeat(&config.secret).flatten())
         {
-            let keeping = register::run(
-                net.clone(),
-                resolver.clone(),
-                Arc::clone(info),
-                secret.clone(),
-                Arc::clone(metrics),
-                clock.clone(),
-                stop.clone(),
-            );
-            tasks.spawn(keeping);
+            let registration = Registration {
+                net: net.clone(),
+                resolver: resolver.clone(),
+                node: Arc::clone(info),
+                topology: Arc::clone(&router.shards.topology),
+                secret: secret.clone(),
+                metrics: Arc::clone(metrics),
+                clock: clock.clone(),
+            };
+            tasks.spawn(register::run(registration, stop.clone()));
         }
     }
 }

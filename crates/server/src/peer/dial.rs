@@ -13,6 +13,7 @@ use conclave_proto::fault::PeerFault;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
@@ -66,7 +67,7 @@ impl Dial {
     }
 
     fn address_at(&self, turn: usize) -> String {
-        let mut addresses = self.topology.peer_addresses(self.id);
+        let mut addresses = self.topology.peer_addresses(self.id, Instant::now());
         let turn = turn.checked_rem(addresses.len()).unwrap_or(0);
         if turn < addresses.len() { addresses.swap_remove(turn) } else { String::new() }
     }

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use conclave_client::HistoryQuery;
+use conclave_dns::DnsServer;
 use conclave_proto::admin::admin_service_client::AdminServiceClient;
 use conclave_proto::admin::{DrainRequest, RecordsRequest};
 use conclave_proto::cluster::{MemberRole, NodeRecord, NodeRecords};
@@ -128,6 +130,30 @@ impl DnsService for Resolver {
     }
 }
 
+/// A real name server, on free ports of loopback.
+async fn name_server() -> DnsServer {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let config = conclave_dns::Config {
+        zone: "conclave.internal".to_owned(),
+        listen: vec![any],
+        grpc_listen: any,
+        http_listen: any,
+        name_servers: vec![conclave_dns::config::NameServer { name: "ns1".to_owned(), ips: vec![any.ip()] }],
+        secret: secret(),
+        nodes: Vec::new(),
+        transfer_to: Vec::new(),
+        tls: None,
+        insecure: false,
+        forward_for: Vec::new(),
+        forward_to: Vec::new(),
+        export: None,
+        admin_token: None,
+        faults: None,
+    };
+    let listeners = conclave_dns::Listeners::bind(&config).await.unwrap();
+    DnsServer::start(config, listeners).unwrap()
+}
+
 async fn admin(cluster: &Cluster, index: usize) -> AdminServiceClient<Channel> {
     AdminServiceClient::connect(format!("http://{}", cluster.members()[index].client)).await.unwrap()
 }
@@ -238,4 +264,39 @@ async fn any_node_serves_the_records_of_all() {
             break;
         }
     }
+}
+
+/// As where two nodes moved at the same time, and the resolver's cache of each still has the other one's old address: neither
+/// can call the other to say where it is, and to register in the meta shard takes both.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_that_moved_find_each_other_through_a_name_server() {
+    let name_server = name_server().await;
+    let grpc = name_server.addresses().grpc.to_string();
+    let mut cluster = Cluster::start().await;
+    let before = cluster.client("ana").await.send("general", "before").await.unwrap();
+    for index in 0..3 {
+        cluster.stop(index).await;
+    }
+    let old = cluster.members().to_vec();
+    cluster.relocate(0);
+    cluster.relocate(1);
+    cluster.tune(move |config| {
+        (config.name_servers, config.secret) = (vec![grpc.clone()], Some(secret()));
+        for (member, old) in config.initial.iter_mut().zip(&old) {
+            if member.name != config.name {
+                member.clone_from(old);
+            }
+        }
+    });
+    cluster.start_node(0).await;
+    cluster.start_node(1).await;
+    let query = HistoryQuery { linearizable: true, ..HistoryQuery::newest("general", 10) };
+    for index in 0..2 {
+        let reader = cluster.client_of(index).await;
+        eventually("the two nodes are a majority", async || {
+            reader.history(query.clone()).await.is_ok_and(|page| page.last_seq == before.seq)
+        })
+        .await;
+    }
+    name_server.stop().await;
 }
