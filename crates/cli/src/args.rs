@@ -4,6 +4,7 @@
 pub(crate) mod admin;
 pub(crate) mod alerts;
 pub(crate) mod bench;
+pub(crate) mod config;
 pub(crate) mod dns;
 mod rooms;
 pub(crate) mod run;
@@ -88,6 +89,10 @@ pub(crate) struct Global {
     /// without TLS
     #[arg(long, env = "CONCLAVE_INSECURE", global = true, hide_env_values = true)]
     pub(crate) insecure: bool,
+    /// A file with values for flags, in TOML: the keys are the long names of flags. A flag on the command line and an
+    /// environment variable override it; `conclave config show` prints what is in force
+    #[arg(long, value_name = "FILE", env = "CONCLAVE_CONFIG", global = true, hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
     /// Print one JSON object a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -188,6 +193,8 @@ pub(crate) enum Command {
     Doctor,
     /// Measure a cluster
     Bench(bench::BenchArgs),
+    /// Show the settings that are in force, and where they come from
+    Config(config::ConfigArgs),
     /// Print the version
     Version,
     /// Print the completions of a shell

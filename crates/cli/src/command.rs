@@ -4,6 +4,7 @@ mod admin;
 mod alerts;
 mod bot;
 mod chat;
+mod config;
 mod daemon;
 mod dns;
 mod doctor;
@@ -51,6 +52,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Health(args) => return health::run(&args, json_wanted, &environment).await,
         Command::Stop(args) => return up::other::stop(&args, json_wanted, &environment).await,
         Command::Up(up) => return up::run(up, &args.global, &environment).await,
+        Command::Config(config) => {
+            return config::run(&config, environment.style(args.global.no_color), json_wanted);
+        }
         Command::Version => return version(json_wanted),
         Command::Completions { shell } => return completions(shell),
         other => other,
@@ -137,6 +141,7 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         | Command::Health(_)
         | Command::Up(_)
         | Command::Stop(_)
+        | Command::Config(_)
         | Command::Version
         | Command::Completions { .. } => Ok(Exit::Ok),
     }

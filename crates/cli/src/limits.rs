@@ -27,6 +27,8 @@ pub(crate) const KNOWN_FILE_BYTES_MAX: u64 = 256 * 1024;
 pub(crate) const STATUS_WAIT_INTERVAL: Duration = Duration::from_millis(200);
 /// Timeout for one answer to `status --wait`, and for the question whether there is a majority after a failure.
 pub(crate) const STATUS_WAIT_PATIENCE: Duration = Duration::from_secs(2);
+/// Maximum size of a configuration file, bytes: each flag a hundred times.
+pub(crate) const CONFIG_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Lines read ahead from stdin.
 pub(crate) const CLI_LINES_AHEAD_MAX: usize = 256;
 /// Messages of `send -` in flight.

@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod certificates;
 mod command;
+mod config_file;
 mod diagnosis;
 mod errors;
 mod exit;
@@ -48,9 +49,17 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     conclave_telemetry::process::raise_file_limit();
-    let args = match Args::try_parse() {
+    let words = match config_file::complete(std::env::args_os().collect()) {
+        Ok(completed) => completed,
+        Err(failed) => {
+            output::failure(wants_json(), &failed.into());
+            conclave_telemetry::log::finish();
+            return exit::Exit::Usage.into();
+        }
+    };
+    let args = match Args::try_parse_from(&words.words) {
         Ok(args) => args,
-        Err(error) => return unusable(&error),
+        Err(error) => return unusable(&error, &words),
     };
     let json = args.global.json;
     #[cfg(debug_assertions)]
@@ -83,19 +92,27 @@ fn main() -> ExitCode {
 }
 
 /// Says what is wrong with the command line, or prints the help that was asked for.
-fn unusable(error: &clap::Error) -> ExitCode {
-    let words = std::env::args_os().skip(1).take_while(|word| word != "--");
-    let failed = suggest::usage(error);
+fn unusable(error: &clap::Error, words: &config_file::Completed) -> ExitCode {
+    let failed = suggest::usage(error).map(|failed| match &words.file {
+        Some(file) => failed.advising(format!("the values of {} count as flags, too", file.display())),
+        None => failed,
+    });
     match failed {
-        Some(failed) if words.into_iter().any(|word| word == "--json") => {
+        Some(failed) if wants_json() => {
             output::failure(true, &failed.into());
         }
-        Some(failed) if suggest::is_planned(error) => output::failure(false, &failed.into()),
+        Some(failed) if suggest::is_planned(error) || words.file.is_some() => {
+            output::failure(false, &failed.into())
+        }
         // Nobody reads the help any more.
         _ => drop(error.print()),
     }
     conclave_telemetry::log::finish();
     if error.use_stderr() { exit::Exit::Usage.into() } else { exit::Exit::Ok.into() }
+}
+
+fn wants_json() -> bool {
+    std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json")
 }
 
 /// Chooses the planted bug of this process and reports it, so that nobody takes the process for a sound one.

@@ -112,6 +112,15 @@ impl Environment {
             })
     }
 
+    /// The style of output on this terminal.
+    pub(crate) fn style(&self, no_color: bool) -> Style {
+        let locale = self.locale.to_ascii_lowercase();
+        Style {
+            color: self.stdout_is_terminal && !self.dumb && !self.no_color && !no_color,
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+        }
+    }
+
     /// The default directory of sessions and unsent messages.
     pub(crate) fn state_dir(&self) -> Option<PathBuf> {
         let home = || self.home.as_ref().map(|home| home.join(".local/state"));
@@ -130,7 +139,6 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
         // Commands that keep nothing need no directory.
         None => environment.state_dir().unwrap_or_else(|| NO_STATE_DIR.into()),
     };
-    let locale = environment.locale.to_ascii_lowercase();
     let mut seeds = seeds(global);
     let given = !seeds.is_empty();
     let known = Known::new(&state_dir);
@@ -164,13 +172,7 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
         json: global.json,
         quiet: global.quiet,
         timeout: global.timeout,
-        style: Style {
-            color: environment.stdout_is_terminal
-                && !environment.dumb
-                && !environment.no_color
-                && !global.no_color,
-            unicode: locale.contains("utf-8") || locale.contains("utf8"),
-        },
+        style: environment.style(global.no_color),
     })
 }
 

@@ -5,6 +5,7 @@
 mod alerts;
 mod certificates;
 mod clusters;
+mod config;
 mod connections;
 mod consumers;
 mod discovery;
