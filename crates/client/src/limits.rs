@@ -8,6 +8,10 @@ pub const SEND_BATCH_BYTES_MAX: usize = 512 * 1024;
 pub const OUTBOX_REQUESTS_MAX: usize = 65_536;
 /// Settled requests whose records are not synced to the outbox file; with this many, they are.
 pub const OUTBOX_UNSYNCED_SETTLED_MAX: u64 = 64;
+/// Records of settled requests are synced when nothing else was queued for this long: other processes read the file, and show
+/// an acked request as waiting until then. Longer than a sender who waits for each answer takes for its next request, so that
+/// the sync is not in its way.
+pub const OUTBOX_SETTLED_IDLE: Duration = Duration::from_millis(100);
 /// Size from which on an outbox file is rewritten once half of it is obsolete, bytes.
 pub const OUTBOX_COMPACT_BYTES: u64 = 1024 * 1024;
 /// From this size on records go into the next frame of the outbox file, bytes.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::metadata::{Ascii, MetadataValue};
 
+use crate::limits::OUTBOX_SETTLED_IDLE;
 use crate::nodes::{Nodes, bearer};
 use crate::state::{ClientState, Wakes};
 
@@ -43,14 +44,30 @@ impl SharedState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks until there is something to write. With `retry`, blocks until this delay is over or the queue is stopped.
+    /// Blocks until there is something to write: at once for requests, and for records of settled requests once nothing has been
+    /// settled or queued for [`OUTBOX_SETTLED_IDLE`]. With `retry`, blocks until this delay is over or the queue is stopped.
     pub(crate) fn wait_for_queue(&self, retry: Option<Duration>) -> MutexGuard<'_, ClientState> {
         let state = self.lock();
         match retry {
             None => {
-                let idle =
-                    |state: &mut ClientState| state.queue.as_ref().is_some_and(|queue| !queue.is_due());
-                self.queue_due.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
+                let mut state = state;
+                loop {
+                    let Some(queue) = state.queue.as_ref().filter(|queue| !queue.is_due()) else {
+                        return state;
+                    };
+                    let settled = queue.unsynced_settled();
+                    if settled == 0 {
+                        state = self.queue_due.wait(state).unwrap_or_else(PoisonError::into_inner);
+                        continue;
+                    }
+                    let waited = self.queue_due.wait_timeout(state, OUTBOX_SETTLED_IDLE);
+                    let (after, wait) = waited.unwrap_or_else(PoisonError::into_inner);
+                    state = after;
+                    let still = state.queue.as_ref().is_some_and(|queue| queue.unsynced_settled() == settled);
+                    if wait.timed_out() && still {
+                        return state;
+                    }
+                }
             }
             Some(after) => {
                 let waiting = |state: &mut ClientState| state.queue.as_ref().is_some_and(|queue| !queue.stop);

@@ -2,7 +2,7 @@
 //!
 //! Requests that are submitted during a sync are written and synced together by the next one. Records of settled
 //! requests are written together with the next request; they get a sync of their own once there are
-//! `OUTBOX_UNSYNCED_SETTLED_MAX` of them.
+//! `OUTBOX_UNSYNCED_SETTLED_MAX` of them, or if no request follows within `OUTBOX_SETTLED_IDLE`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};

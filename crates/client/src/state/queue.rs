@@ -78,7 +78,12 @@ impl Queue {
         }
     }
 
-    /// Whether the writer has something to do.
+    /// The number of records of settled requests that wait.
+    pub(crate) fn unsynced_settled(&self) -> u64 {
+        self.unsynced_settled
+    }
+
+    /// Whether the writer has something to do at once.
     pub(crate) fn is_due(&self) -> bool {
         self.rewrite
             || self.stop

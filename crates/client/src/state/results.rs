@@ -137,13 +137,15 @@ impl ClientState {
             self.refused.push(RefusedRequest { room, content, code, message });
         }
         if let Some(queue) = &mut self.queue {
+            let was_idle = queue.unsynced_settled() == 0;
             for settled in &wakes.settled[before..] {
                 let room = self.requests.name(settled.room).to_string();
                 let record = StoredSettled { room, request_no: settled.number, consumed: settled.consumed };
                 queue.settled(settled.room, self.requests.settled(settled.room), record);
             }
             queue.rewrite |= effect.renumbered;
-            wakes.queue |= queue.is_due();
+            // The writer waits without a deadline while nothing is settled.
+            wakes.queue |= queue.is_due() || (was_idle && queue.unsynced_settled() > 0);
         }
         if self.requests.needs_session() {
             wakes.supervisor = true;

@@ -9,7 +9,7 @@ use conclave_client::{Client, Content, Follow, Incoming, Kept, Outbox, Position,
 use conclave_proto::chat::{Pin, RoomAction, room_action};
 
 use crate::fake::Cluster;
-use crate::soon;
+use crate::{POLL, soon};
 
 fn builder(cluster: &Cluster, dir: &Path) -> conclave_client::Builder {
     Client::builder()
@@ -49,6 +49,24 @@ async fn a_submitted_request_is_sent_by_the_next_process() {
     assert_eq!(soon("ack", again.send("general", "fourth")).await.unwrap().request_no, 4);
     assert_eq!(cluster.data().texts("general"), ["first", "second", "third", "fourth"]);
     again.close().await;
+}
+
+/// What another process reads, such as one that lists what waits.
+#[tokio::test]
+async fn an_acked_request_does_not_wait_in_the_file_of_a_client_that_runs() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = soon("connect", builder(&cluster, dir.path()).connect()).await.unwrap();
+    for text in ["first", "last"] {
+        soon("ack", client.send("general", text)).await.unwrap();
+    }
+    soon("the file says that nothing waits", async {
+        while !Kept::read(dir.path()).await.unwrap().pending.is_empty() {
+            tokio::time::sleep(POLL).await;
+        }
+    })
+    .await;
+    client.close().await;
 }
 
 #[tokio::test]
