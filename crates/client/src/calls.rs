@@ -178,7 +178,9 @@ impl Caller {
         patience: Duration,
     ) -> Result<chat::GetServerStatusResponse, CallError> {
         let question = chat::GetServerStatusRequest { local_only };
-        self.call(patience, question, |mut chat: Chat, request| async move {
+        // The node gives the others a part of this time for their answers.
+        self.call(patience, question, |mut chat: Chat, mut request| async move {
+            request.set_timeout(patience);
             chat.get_server_status(request).await
         })
         .await

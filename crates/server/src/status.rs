@@ -15,8 +15,8 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::shard::{Replica, Shards};
 
-/// Deadline for a peer to report its status.
-const PEER_TIMEOUT: Duration = Duration::from_millis(300);
+/// Deadline for a peer to report its status to another node. A caller of the API may have more time.
+pub(crate) const PEER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// This node's own status.
 pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metrics: &Metrics) -> NodeStatus {
@@ -97,9 +97,9 @@ pub(crate) fn digest_from_proto(digest: &chat::AppliedDigest) -> AppliedDigest {
 }
 
 /// The status that the peer reports, or [`unknown`] if it does not answer in time.
-pub(crate) async fn peer_status(peer: &Peer) -> NodeStatus {
+pub(crate) async fn peer_status(peer: &Peer, patience: Duration) -> NodeStatus {
     let mut client = peer.client();
-    match tokio::time::timeout(PEER_TIMEOUT, client.node_status(NodeStatusRequest {})).await {
+    match tokio::time::timeout(patience, client.node_status(NodeStatusRequest {})).await {
         Ok(Ok(status)) => status.into_inner(),
         Ok(Err(_)) | Err(_) => unknown(peer),
     }

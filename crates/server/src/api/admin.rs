@@ -13,7 +13,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::api::gateway::Gateway;
-use crate::api::status::cluster_status;
+use crate::api::status::{Patience, cluster_status};
 use crate::cluster::drain::Drain;
 use crate::cluster::placement::Placement;
 use crate::discovery::records::Records;
@@ -34,7 +34,8 @@ impl AdminService for Admin {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<GetServerStatusResponse>, Status> {
-        Ok(Response::new(cluster_status(&self.gateway, request.into_inner().local_only).await))
+        let patience = Patience::of(request.metadata());
+        Ok(Response::new(cluster_status(&self.gateway, request.into_inner().local_only, patience).await))
     }
 
     async fn layout(&self, request: Request<LayoutRequest>) -> Result<Response<LayoutResponse>, Status> {

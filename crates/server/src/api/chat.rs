@@ -384,8 +384,10 @@ impl ChatService for Gateway {
         &self,
         request: Request<GetServerStatusRequest>,
     ) -> Result<Response<GetServerStatusResponse>, Status> {
+        let patience = status::Patience::of(request.metadata());
         let local_only = request.into_inner().local_only;
-        self.call("GetServerStatus", async { Ok(status::cluster_status(self, local_only).await) }).await
+        self.call("GetServerStatus", async { Ok(status::cluster_status(self, local_only, patience).await) })
+            .await
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {

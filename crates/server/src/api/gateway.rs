@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::api::answers::Answers;
 use crate::api::readers::Readers;
+use crate::api::status::PATIENCES;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster::placement::Placement;
@@ -38,5 +39,5 @@ pub(crate) struct Gateway {
     pub(crate) passwords: Passwords,
     pub(crate) attempts: Attempts,
     pub(crate) seen: Seen,
-    pub(crate) statuses: Coalesced<GetServerStatusResponse>,
+    pub(crate) statuses: [Coalesced<GetServerStatusResponse>; PATIENCES],
 }

@@ -1,40 +1,93 @@
 //! The status of the cluster, as its nodes report it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
 use conclave_proto::status::DISK_FULL;
 use conclave_store::Store;
+use tonic::metadata::MetadataMap;
 
 use crate::api::gateway::Gateway;
 use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::router::Router;
-use crate::status::{local_status, peer_status, unknown};
+use crate::status::{PEER_TIMEOUT, local_status, peer_status, unknown};
+
+/// How many patiences there are: calls share a question only with calls of the same one.
+pub(crate) const PATIENCES: usize = 4;
+/// Part of the caller's time that the other nodes get for their answers: the caller asks another node as well if there is none.
+const PATIENCE_PART: u32 = 8;
+/// The header of gRPC with the time that the caller waits.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// How long the other nodes have for their answers, as an index: [`PEER_TIMEOUT`], doubled with each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patience(usize);
+
+impl Patience {
+    /// An eighth of the time that the caller waits, [`PEER_TIMEOUT`] if the caller says nothing.
+    pub(crate) fn of(headers: &MetadataMap) -> Self {
+        let said = headers.get(GRPC_TIMEOUT).and_then(|value| timeout(value.to_str().ok()?));
+        let part = said.unwrap_or_default() / PATIENCE_PART;
+        let fits = (0..PATIENCES).rev().find(|index| Self(*index).time() <= part);
+        Self(fits.unwrap_or(0))
+    }
+
+    fn time(self) -> Duration {
+        PEER_TIMEOUT * (1 << self.0)
+    }
+}
+
+/// The value of the header `grpc-timeout`: up to eight digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number = digits.parse::<u64>().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3_600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
 
 /// The status of all nodes, each as the node itself reports it, and what follows from it. Calls at the same time share one
 /// question to each other node.
-pub(crate) async fn cluster_status(gateway: &Gateway, local_only: bool) -> GetServerStatusResponse {
+pub(crate) async fn cluster_status(
+    gateway: &Gateway,
+    local_only: bool,
+    patience: Patience,
+) -> GetServerStatusResponse {
     // Without the gateway itself, which owns the calls that wait.
     let Gateway { router, store, metrics, node, .. } = gateway.clone();
-    let collected = move || async move { collect(&router, &store, &metrics, &node, local_only).await };
-    if local_only { collected().await } else { gateway.statuses.run(collected).await }
+    let time = (!local_only).then(|| patience.time());
+    let collected = move || async move { collect(&router, &store, &metrics, &node, time).await };
+    match gateway.statuses.get(patience.0) {
+        Some(shared) if !local_only => shared.run(collected).await,
+        _ => collected().await,
+    }
 }
 
+/// The other nodes are asked for at most `patience`; with `None` they are not asked.
 async fn collect(
     router: &Router,
     store: &Store,
     metrics: &Metrics,
     node: &NodeInfo,
-    local_only: bool,
+    patience: Option<Duration>,
 ) -> GetServerStatusResponse {
     let mut nodes = vec![local_status(node, &router.shards, store, metrics)];
-    if local_only {
-        nodes.extend(
+    match patience {
+        None => nodes.extend(
             router.peers.iter().map(|peer| NodeStatus { reachable: peer.is_alive(), ..unknown(peer) }),
-        );
-    } else {
-        nodes.extend(futures::future::join_all(router.peers.iter().map(|peer| peer_status(peer))).await);
+        ),
+        Some(patience) => {
+            let asked = router.peers.iter().map(|peer| peer_status(peer, patience));
+            nodes.extend(futures::future::join_all(asked).await);
+        }
     }
     nodes.sort_by_key(|node| node.node_id);
     let topology = &router.shards.topology;
@@ -141,6 +194,29 @@ mod tests {
         };
         let shards = if reachable { vec![shard] } else { Vec::new() };
         NodeStatus { node_id: id, name: format!("node{id}"), reachable, shards, ..NodeStatus::default() }
+    }
+
+    #[test]
+    fn a_caller_with_more_time_gives_the_other_nodes_more() {
+        let time = |said: &str| {
+            let mut headers = MetadataMap::new();
+            headers.insert(GRPC_TIMEOUT, said.parse().unwrap());
+            Patience::of(&headers).time()
+        };
+        assert_eq!(Patience::of(&MetadataMap::new()).time(), PEER_TIMEOUT);
+        for (said, ms) in [
+            ("100m", 300),
+            ("2S", 300),
+            ("4800m", 600),
+            ("5000000u", 600),
+            ("10S", 1_200),
+            ("99999999H", 2_400),
+        ] {
+            assert_eq!(time(said), Duration::from_millis(ms), "{said}");
+        }
+        for wrong in ["S", "10", "-1S", "999999999S", "10s"] {
+            assert_eq!(time(wrong), PEER_TIMEOUT, "{wrong}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::local::duty::until;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::router::Router;
-use crate::status::peer_status;
+use crate::status::{PEER_TIMEOUT, peer_status};
 
 /// Deadline for handing over all leaderships.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(3);
@@ -160,7 +160,7 @@ impl Drain {
     /// Why this node should not be drained. The other nodes are asked now: drains that follow each other closely must not each
     /// find a node ready that the one before has drained.
     async fn objection(&self) -> Option<Failure> {
-        let statuses = join_all(self.router.peers.iter().map(|peer| peer_status(peer))).await;
+        let statuses = join_all(self.router.peers.iter().map(|peer| peer_status(peer, PEER_TIMEOUT))).await;
         let layout = self.router.shards.topology.layout();
         objection(self.node.id, &self.node.member.name, &layout.shards, &statuses)
     }
@@ -223,7 +223,7 @@ impl Drain {
         let Some((id, member)) = found else {
             let names: Vec<_> = members.values().map(|member| member.name.as_str()).collect();
             let why = format!("there is no node {wanted:?}; there are {}", names.join(", "));
-            return Err(Status::not_found(why));
+            return Err(Failure::Denied { code: "not_found", status: Code::NotFound, message: why }.into());
         };
         if *id == self.node.id {
             return Ok(Target::Here);

@@ -15,7 +15,7 @@ use crate::local::NodeInfo;
 use crate::metrics::Metrics;
 use crate::peer::{Peer, Peers};
 use crate::shard::Shards;
-use crate::status::{digest_from_proto, peer_status};
+use crate::status::{PEER_TIMEOUT, digest_from_proto, peer_status};
 
 /// How often the other nodes are asked for their status.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub(crate) async fn run(
         let living = peers.iter().filter(|peer| peer.is_alive());
         // Compared as soon as each has answered: a node that hangs must not make the digests of the others too old.
         let asked = living.map(|peer| async {
-            let status = peer_status(peer).await;
+            let status = peer_status(peer, PEER_TIMEOUT).await;
             compare_digests(&shards, &node, &status);
             hear_of_quorums(&shards, &status);
             status

@@ -92,7 +92,7 @@ impl Node {
             passwords: Passwords::new(store.work()),
             attempts: Attempts::default(),
             seen: Seen::default(),
-            statuses: Coalesced::default(),
+            statuses: std::array::from_fn(|_| Coalesced::default()),
         };
         let port = info.member.peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         let peer_port = port.unwrap_or_else(|| config.peer_listen.port());

@@ -59,6 +59,19 @@ async fn call_all(channel: Operator) -> Vec<(&'static str, Result<(), Status>)> 
     ]
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_node_is_not_found() {
+    let cluster = Cluster::start().await;
+    let mut admin = AdminServiceClient::new(connect(&cluster, 0, None).await);
+    let unknown = || "node9".to_owned();
+    let drained = admin.drain(DrainRequest { node: unknown(), force: false }).await.unwrap_err();
+    let undrained = admin.undrain(UndrainRequest { node: unknown() }).await.unwrap_err();
+    for refused in [drained, undrained] {
+        let failure = status::from_status(&refused);
+        assert_eq!((refused.code(), failure.code.as_str()), (Code::NotFound, "not_found"), "{refused}");
+    }
+}
+
 #[tokio::test]
 async fn calls_of_operators_need_the_admin_token() {
     let cluster = Cluster::start_with(|config| {

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use conclave_client::HistoryQuery;
+use conclave_client::api::GetServerStatusRequest;
+use conclave_client::api::chat_service_client::ChatServiceClient;
 use conclave_proto::fault::fault_service_client::FaultServiceClient;
 use conclave_proto::fault::{PeerFault, ResolverFault, SetFaultsRequest};
 use conclave_server::Faults;
-use tonic::Code;
+use tonic::{Code, Request};
 
 use crate::harness::{Cluster, eventually, within};
 use crate::load::Load;
@@ -48,6 +50,34 @@ async fn fault(cluster: &Cluster, node: usize, mute: &[usize], deaf: &[usize]) {
     let address = format!("http://{}", cluster.members()[node].client);
     let mut client = FaultServiceClient::connect(address).await.unwrap();
     within("the faults are set", client.set_faults(request)).await.unwrap();
+}
+
+/// A status with the deadline of a patient caller tells more than one without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_with_time_hears_of_slow_nodes() {
+    let cluster = breakable().await;
+    let members = cluster.members().to_vec();
+    let slow = |peer: &conclave_server::Member| PeerFault {
+        peer: peer.name.clone(),
+        delay_ms: 600,
+        ..PeerFault::default()
+    };
+    let request =
+        SetFaultsRequest { peers: members[1..].iter().map(slow).collect(), ..SetFaultsRequest::default() };
+    let address = format!("http://{}", members[0].client);
+    let mut faults = FaultServiceClient::connect(address.clone()).await.unwrap();
+    within("the faults are set", faults.set_faults(request)).await.unwrap();
+    let mut chat = ChatServiceClient::connect(address).await.unwrap();
+    let mut reachable = async |patience: Option<Duration>| {
+        let mut question = Request::new(GetServerStatusRequest { local_only: false });
+        if let Some(patience) = patience {
+            question.set_timeout(patience);
+        }
+        let status = within("a status", chat.get_server_status(question)).await.unwrap().into_inner();
+        status.nodes.iter().filter(|node| node.reachable).count()
+    };
+    eventually("a hasty caller is told of the node that answers", async || reachable(None).await == 1).await;
+    eventually("a patient one of all", async || reachable(Some(Duration::from_secs(30))).await == 3).await;
 }
 
 async fn breakable() -> Cluster {
