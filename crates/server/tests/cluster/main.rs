@@ -6,6 +6,7 @@
 mod api;
 mod bad_input;
 mod budget;
+mod crowd;
 mod discovery;
 mod disk;
 mod failover;
