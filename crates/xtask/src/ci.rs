@@ -9,6 +9,7 @@
 mod chaos;
 mod cluster;
 mod dns;
+mod load;
 mod output;
 mod packages;
 mod planted;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
+pub(crate) use self::load::Args as LoadArgs;
 use self::output::{Output, Verdict};
 use self::site::Site;
 use self::steps::{STEPS, Step, Work};
@@ -205,6 +207,13 @@ pub(crate) fn dns(args: &DnsArgs) -> anyhow::Result<bool> {
     let output = Output::create(&context.logs()?.join("dns-running.log"), true)?;
     let (port, nodes) = (args.port, args.nodes);
     in_folder("dns-running", &context, &output, minutes(20), |site| dns::check_running(site, port, nodes))
+}
+
+/// Runs the load test. Returns whether the cluster stood it.
+pub(crate) fn load(args: &LoadArgs) -> anyhow::Result<bool> {
+    let context = Context::find(args.programs.as_deref())?;
+    let output = Output::create(&context.logs()?.join("load.log"), true)?;
+    in_folder("load", &context, &output, args.deadline(), |site| load::check(site, args))
 }
 
 /// Runs one step to its end.
