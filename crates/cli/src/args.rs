@@ -506,10 +506,12 @@ Ends with 0 when the page answers 200 within 2 s, otherwise with 1 and the page 
 shell, so it works in the smallest container. With --tls-dir it speaks TLS where the page does, also to a URL with http.
 
 Without --url it asks the server at the default port, localhost:7480. If nothing listens there and a `conclave up` of this user runs \
-in its default directory, it asks every server of it, and ends with 0 when all are ready.
+in its default directory, it asks every server of it, and ends with 0 when all are ready. With --dir it asks those of the `up` that \
+runs there.
 
 Examples:
   conclave health                                                   a server
+  conclave health --dir /tmp/demo                                   the servers of that `conclave up`
   conclave health --url http://localhost:7455/readyz                a name server
   conclave health --url http://localhost:7480/livez                 whether the process is alive";
 
@@ -519,6 +521,10 @@ pub(crate) struct HealthArgs {
     /// The page to ask for [default: http://localhost:7480/readyz, or the pages of your `conclave up`]
     #[arg(long, env = "CONCLAVE_HEALTH_URL", value_name = "URL", value_parser = parse::url)]
     pub(crate) url: Option<parse::Url>,
+    /// The directory of a `conclave up`, whose servers are asked [default: $XDG_DATA_HOME/conclave/up]. With --url, and if it is
+    /// a server's directory, it has no effect
+    #[arg(long, env = "CONCLAVE_DIR", value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
     /// The directory with the certificate of the server or name server, if it has one: its page has TLS then, unless it is
     /// for this machine alone. Only ca.pem is read
     #[arg(long, env = "CONCLAVE_TLS_DIR", value_name = "DIR")]

@@ -44,7 +44,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Exit> {
     if settings.json {
         output::json(&report)?;
     } else {
-        output::block(&page(settings.style, &report))?;
+        output::block(&page(settings.style, &report, output::columns()))?;
     }
     Ok(if refused { Exit::Refused } else { diagnose::exit(&report) })
 }

@@ -19,7 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const ADDRESS: &str = "localhost:7480";
 const READY: &str = "/readyz";
 
-/// Gets the page once. Without a URL and without a server at the default port, gets the pages of the servers of this user's `up`.
+/// Gets the page once. With the directory of an `up`, or without a URL and without a server at the default port, gets the pages
+/// of the servers of an `up`.
 ///
 /// # Errors
 /// If the answer is anything but 200; the page goes to stderr.
@@ -27,10 +28,18 @@ pub(super) async fn run(args: &HealthArgs, json: bool, environment: &Environment
     let failed = |what: String| Failed::new(Exit::Refused, what, "");
     let authority = args.tls_dir.as_deref().map(conclave_net::read_authority).transpose();
     let pages = authority.and_then(Pages::of).map_err(|error| failed(error.to_string()))?;
+    // A server's own directory comes in the same variable.
+    if let Some(dir) = args.dir.as_ref().filter(|dir| args.url.is_none() && other::is_of_up(dir)) {
+        let up = other::pages_of_running(dir);
+        if up.is_empty() {
+            return Err(failed(format!("no `conclave up` of this user runs in {}", dir.display())).into());
+        }
+        return of_up(&pages, &up, json).await;
+    }
     let url = args.url.clone().unwrap_or_else(|| Url { address: ADDRESS.to_owned(), path: READY.to_owned() });
     let answer = pages.get(&url.address, &url.path, DEADLINE).await;
     let nobody = answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if args.url.is_none() && nobody {
+    if args.url.is_none() && args.dir.is_none() && nobody {
         let up =
             environment.data_dir().map(|dir| other::pages_of_running(&dir.join("up"))).unwrap_or_default();
         if !up.is_empty() {

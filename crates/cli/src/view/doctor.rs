@@ -1,26 +1,49 @@
 //! Renders the report of `conclave doctor`, for people and for bug reports.
 
 use super::paint::{Ink, paint};
-use super::table::{Align, Cell, render};
-use super::text::{bytes, micros, safe};
+use super::table::{Align, Cell, render_within};
+use super::text::{bytes, flow, micros, safe};
 use crate::diagnosis::{Cluster, HealthPage, NameServer, Report, Server, Service, Target, Zone};
 use crate::settings::Style;
 
-/// The whole report as text.
-pub(crate) fn page(style: Style, report: &Report) -> String {
+/// The columns that a narrow terminal lacks, the first one first. `--json` has all of them.
+const DISPENSABLE: [&str; 5] = ["RESOLVES TO", "TCP", "CLOCK", "FREE DISK", "VERSION"];
+
+/// The whole report as text, in at most this many columns; `None` is a width without a bound. Only a single long word, such as
+/// a path, may be wider.
+pub(crate) fn page(style: Style, report: &Report, within: Option<usize>) -> String {
     let mut out = String::new();
     head(&mut out, report);
     for zone in &report.zones {
         names(&mut out, style, zone);
     }
     elsewhere(&mut out, style, report);
-    servers(&mut out, style, &report.servers);
+    out = folded(&out, within);
+    servers(&mut out, style, &report.servers, within);
+    let mut rest = String::new();
     if let Some(cluster) = &report.cluster {
-        out.push_str(&section(style, "cluster"));
-        out.push_str(&of_cluster(cluster));
+        rest.push_str(&section(style, "cluster"));
+        rest.push_str(&of_cluster(cluster));
     }
-    end(&mut out, style, report);
+    end(&mut rest, style, report);
+    out.push_str(&folded(&rest, within));
     out
+}
+
+/// The lines in at most this many columns: what does not fit goes on below, indented.
+fn folded(text: &str, within: Option<usize>) -> String {
+    let fold = |line: &str| {
+        let begin = line.len() - line.trim_start_matches(' ').len();
+        let (indent, words) = line.split_at(begin);
+        // The indent stands before the first word, so it counts.
+        let further = format!("{indent}    ");
+        let first = words.split(' ').next().unwrap_or_default();
+        let parts =
+            std::iter::once(format!("{indent}{first}")).chain(words.split(' ').skip(1).map(str::to_owned));
+        let parts: Vec<String> = parts.collect();
+        flow(parts.iter().map(String::as_str), " ", &further, within)
+    };
+    text.lines().map(|line| fold(line) + "\n").collect()
 }
 
 fn head(out: &mut String, report: &Report) {
@@ -101,7 +124,7 @@ fn elsewhere(out: &mut String, style: Style, report: &Report) {
     }
 }
 
-fn servers(out: &mut String, style: Style, servers: &[Server]) {
+fn servers(out: &mut String, style: Style, servers: &[Server], within: Option<usize>) {
     out.push_str(&section(style, "servers"));
     let columns = [
         ("NODE", Align::Left),
@@ -134,7 +157,8 @@ fn servers(out: &mut String, style: Style, servers: &[Server]) {
     if servers.is_empty() {
         out.push_str("  none\n");
     } else {
-        out.push_str(&render(style, &columns, &servers.iter().map(row).collect::<Vec<_>>()));
+        let rows: Vec<_> = servers.iter().map(row).collect();
+        out.push_str(&render_within(style, &columns, &rows, within, &DISPENSABLE));
     }
 }
 
@@ -194,6 +218,7 @@ fn end(out: &mut String, style: Style, report: &Report) {
 mod tests {
     use super::*;
     use crate::diagnosis::{LocalNetwork, Problem};
+    use crate::view::text::{uncoloured, width};
 
     fn report() -> Report {
         let target = Target { name: "n1".into(), address: "10.0.0.1:7400".into(), priority: 10, weight: 100 };
@@ -234,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_report_has_all_sections() {
-        let text = page(Style::default(), &report());
+        let text = page(Style::default(), &report(), None);
         for part in [
             "127.0.0.1:7453  answers in 800 us  serial 7  not stale",
             "_conclave._tcp.z.  n1 10.0.0.1:7400 10/100",
@@ -249,8 +274,33 @@ mod tests {
     fn problems_come_last_each_with_advice() {
         let mut report = report();
         report.problems = vec![Problem { what: "n2 is\u{1b}[2J gone".into(), next: "start it".into() }];
-        let text = page(Style::default(), &report);
+        let text = page(Style::default(), &report, None);
         assert!(text.ends_with("! n2 is\u{fffd}[2J gone\n    next: start it\n"), "{text}");
         assert!(!text.contains("no problems found"));
+    }
+
+    #[test]
+    fn a_report_fits_80_columns() {
+        let mut report = report();
+        report.os = "Debian GNU/Linux 12 (bookworm), linux 6.1.0-18-cloud-amd64, x86_64".into();
+        report.configuration.environment = (0..9).map(|n| format!("CONCLAVE_SETTING_{n}=value")).collect();
+        report.members = (0..9).map(|n| format!("127.0.0.1:74{n}0")).collect();
+        let what =
+            "a problem that is described with more words than fit one line of a terminal of eighty columns";
+        report.problems = vec![Problem { what: what.into(), next: format!("do something about {what}") }];
+        report.notes = vec![format!("also: {what}")];
+        report.servers[0].address = "server-with-a-long-name.example.com:7400".into();
+        for style in [Style::default(), Style { color: true, unicode: true }] {
+            let text = page(style, &report, Some(80));
+            let wide = text.lines().find(|line| width(&uncoloured(line)) > 80);
+            assert_eq!(wide, None, "in\n{text}");
+        }
+        let text = page(Style::default(), &report, Some(80));
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert!(
+            words(&text).join(" ").contains(&format!("! {what} next: do something about {what}")),
+            "{text}"
+        );
+        assert!(text.contains("NODE") && text.contains("PING") && text.contains("HEALTH"), "{text}");
     }
 }

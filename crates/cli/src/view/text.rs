@@ -61,7 +61,7 @@ pub(crate) fn flow<'a>(
 }
 
 /// The text without the colours of [`super::paint`].
-fn uncoloured(text: &str) -> String {
+pub(super) fn uncoloured(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |out, part| out + part.split_once('m').map_or(part, |(_, text)| text))

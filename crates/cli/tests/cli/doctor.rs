@@ -7,7 +7,9 @@ use conclave_core::version::VERSION;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{ClusterPermit, Ran, Up, command, free_base_port, run, signal, until, until_says};
+use crate::harness::{
+    ClusterPermit, DEADLINE, Ran, Up, command, free_base_port, lines_of, run, signal, until, until_says,
+};
 
 fn health(address: &str, page: &str) -> Ran {
     run(&mut command(&["health", "--url", &format!("http://{address}{page}")]), b"")
@@ -167,7 +169,11 @@ fn full_servers_say_that_they_are_full() {
         command
     };
     until_says(0, &[], || run(&mut of("ana", &["send", "general", "hello", "--create"]), b""));
-    let mut tails = vec![Tail(of("ana", &["tail", "general"]).spawn().unwrap())];
+    let mut tail = of("ana", &["tail", "general"]).spawn().unwrap();
+    // What it prints shows that it has the only place; another one could be faster.
+    let printed = lines_of(tail.stdout.take().unwrap());
+    let mut tails = vec![Tail(tail)];
+    printed.recv_timeout(DEADLINE).unwrap();
     let told = |code: i32, why: &str, user: &str, args: &[&str]| {
         until(why, || {
             let ran = run(&mut of(user, args), b"");

@@ -154,6 +154,15 @@ fn commands_say_what_is_so_to_people_and_programs() {
     if !at_default_port {
         health().expect(0);
     }
+    let dir = format!("{data}/conclave/up");
+    let health_in = |flags: &[&str], variable: &str| {
+        let mut health = command(&[&["health"], flags].concat());
+        run(health.env("CONCLAVE_DIR", variable), b"")
+    };
+    health_in(&["--dir", &dir], "").expect(0);
+    health_in(&[], &dir).expect(0);
+    let nowhere = health_in(&["--dir", &format!("{data}/nowhere")], "").expect(1);
+    assert!(nowhere.err.contains("nowhere"), "{nowhere:#?}");
     // Times are in the zone that is named, as `date` shows them.
     let zones = scratch.path().join("zones");
     zone_file(&zones);
@@ -171,6 +180,8 @@ fn commands_say_what_is_so_to_people_and_programs() {
     let ping = up.run(&["ping"]).expect(1);
     assert!(ping.err.contains(&format!("no answer from {}", servers[1])), "{ping:#?}");
     assert_eq!(ping.lines().len(), 3, "{ping:#?}");
+    let health_there = health_in(&["--dir", &dir], "").expect(1);
+    assert!(health_there.err.contains("node2"), "{health_there:#?}");
     if !at_default_port {
         let health = health().expect(1);
         assert!(health.err.contains("node2") && health.err.contains("does not answer"), "{health:#?}");

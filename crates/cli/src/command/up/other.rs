@@ -56,6 +56,11 @@ pub(in crate::command) fn pages_of_running(dir: &Path) -> Vec<(String, String)> 
     nodes.into_iter().map(|node| (node.name, node.http.to_string())).collect()
 }
 
+/// Whether this may be the directory of an `up`, as opposed to that of a server.
+pub(in crate::command) fn is_of_up(dir: &Path) -> bool {
+    !dir.exists() || dir.join(LOCK).exists()
+}
+
 fn none_runs(dir: &Path) -> Failed {
     let what = format!("no `conclave up` of this user runs in {}", dir.display());
     Failed::new(Exit::NotFound, what, "give --dir the directory that `up` prints when it starts")
