@@ -49,7 +49,7 @@ fn the_verdict_can_be_printed_as_json() {
     let output = run("json", &good_text(), &["--json"]);
     let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(verdict["outcome"], "passed");
-    let every = conclave_check::Property::every().count();
+    let every = Property::every().count();
     assert_eq!(verdict["findings"].as_array().unwrap().len(), every);
 }
 

@@ -8,7 +8,7 @@ use conclave_core::access::Powers;
 use conclave_core::meta::displayed_client_name;
 use conclave_core::name::check_user_name;
 use conclave_core::people::{check_without_password, is_open};
-use conclave_core::record::{ClusterRole, SessionRecord};
+use conclave_core::record::{ClusterRole, SessionRecord, UserKind};
 use conclave_core::{Command, Refusal, Reply, SessionId, ShardId, UserId};
 use conclave_proto::chat::OpenSessionResponse;
 use conclave_proto::status::{Failure, READS_ONLY};
@@ -33,6 +33,8 @@ pub(crate) struct Caller {
     pub(crate) name: String,
     /// What the user may do in the whole cluster.
     pub(crate) role: ClusterRole,
+    /// What the user is.
+    pub(crate) kind: UserKind,
     /// The session may not write.
     pub(crate) reads_only: bool,
 }
@@ -206,7 +208,7 @@ pub(crate) async fn caller(gateway: &Gateway, token: Token) -> Result<Caller, Fa
     }
     gateway.seen.note(&record, now_ms);
     let SessionRecord { session, user: id, user_name: name, .. } = record;
-    Ok(Caller { session, user: id, name, role: user.role, reads_only: false })
+    Ok(Caller { session, user: id, name, role: user.role, kind: user.kind, reads_only: false })
 }
 
 /// The caller with a session for reading only. A name that got a password meanwhile takes more than its name.
@@ -221,7 +223,8 @@ async fn reader(gateway: &Gateway, reading: ReadingSession) -> Result<Caller, Fa
         return Err(Failure::Refused(Refusal::SessionEnded));
     }
     let ReadingSession { session, user: id } = reading;
-    Ok(Caller { session, user: id, name: String::new(), role: ClusterRole::None, reads_only: true })
+    let kind = user.map_or(UserKind::Person, |user| user.kind);
+    Ok(Caller { session, user: id, name: String::new(), role: ClusterRole::None, kind, reads_only: true })
 }
 
 /// Refuses a caller whose session has ended since its token was checked.
