@@ -12,6 +12,10 @@ use crate::view::View;
 
 /// The decision about an action.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is returned once for each command, and most commands become events"
+)]
 pub(crate) enum Decision {
     /// It becomes an event.
     Event(Effect),

@@ -20,6 +20,7 @@ pub(crate) mod row;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod view;
 pub(crate) mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};

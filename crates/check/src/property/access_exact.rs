@@ -111,9 +111,12 @@ fn users(records: &Records) -> Map<Stream, u64> {
     told.collect()
 }
 
+/// The events of a room by seq, each with the line of the history at which somebody saw it first.
+type Log = BTreeMap<u64, (Seen, u64)>;
+
 /// The private rooms with the memberships that follow from their events.
 fn rooms(records: &Records) -> Map<u64, Room> {
-    let mut logs: Map<u64, (u64, u64, BTreeMap<u64, (Seen, u64)>)> = Map::default();
+    let mut logs: Map<u64, (u64, u64, Log)> = Map::default();
     let mut asked: Map<RequestKey, u64> = Map::default();
     for (line, record) in &records.lines {
         match *record {

@@ -217,9 +217,9 @@ async fn a_resume_token_shows_nothing_to_another_session() {
     ana.say("between us").await.unwrap();
     let mut stream = ana.follow(0).await.unwrap();
     let token = loop {
-        match within("a frame", stream.message()).await.unwrap().unwrap().into_frame().unwrap().frame {
-            Some(Frame::CaughtUp(caught_up)) => break caught_up.resume_token,
-            _ => {}
+        let frame = within("a frame", stream.message()).await.unwrap().unwrap().into_frame().unwrap();
+        if let Some(Frame::CaughtUp(caught_up)) = frame.frame {
+            break caught_up.resume_token;
         }
     };
     ana.say("and this").await.unwrap();

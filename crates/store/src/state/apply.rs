@@ -3,7 +3,7 @@
 //! A batch of entries is applied under one lock. The rows that it needs and that are not in memory are read from the
 //! file beforehand, without the lock and on a thread for blocking work (see [`ShardState::load_rows`]): neither the
 //! async runtime nor the readers of the shard wait for the disk. [`conclave_core::apply`] makes the decisions; this
-//! module provides the view that it reads, and stores its changes.
+//! module stores its changes, and [`super::view`] is what it reads.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,21 +15,16 @@ use conclave_core::meta::direct_name;
 use conclave_core::name::folded;
 use conclave_core::people::Closing;
 use conclave_core::planted::{Bug, planted};
-use conclave_core::record::{
-    Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, RoomInfo, SessionRecord,
-    UserRecord,
-};
-use conclave_core::ring::Layout;
-use conclave_core::session::{ENDED, SessionRoom, Standing};
-use conclave_core::{
-    Change, Command, NodeId, Outcome, Reply, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId, View,
-};
+use conclave_core::record::{RoomHead, RoomInfo, UserRecord};
+use conclave_core::session::{ENDED, SessionRoom};
+use conclave_core::{Change, Command, Outcome, Reply, RoomId, Seq, SessionId, ShardId, Stamp, UserId};
 use conclave_proto::{command, event};
 use openraft::EntryPayload;
 
 use super::db::StateDb;
 use super::key::Key;
 use super::row::Row;
+use super::view::ApplyView;
 use super::{Inner, ShardState};
 use crate::disk::DataFile;
 use crate::error::StoreError;
@@ -346,17 +341,31 @@ impl Inner {
         Ok(())
     }
 
+    fn write_head(
+        &mut self,
+        db: &StateDb,
+        shard: ShardId,
+        room: RoomId,
+        new: RoomHead,
+    ) -> Result<(), StoreError> {
+        let mut hidden = false;
+        if let Row::Room(head, _) = self.change(db, shard, Key::Room(room), room_row)? {
+            hidden = head.policy.kind != new.policy.kind;
+            *head = new;
+        }
+        self.sees_less |= hidden;
+        Ok(())
+    }
+
+    fn write_member(&mut self, room: RoomId, user: UserId, member: Option<Member>) {
+        self.sees_less |= member.as_ref().is_none_or(|member| !member.is_present());
+        self.fresh_members.insert((room, user), (member.clone(), self.epoch));
+        self.replace(Key::Member(room, user), Row::Member(member));
+    }
+
     fn write(&mut self, db: &StateDb, shard: ShardId, change: Change) -> Result<(), StoreError> {
-        let room_row = || Row::Room(RoomHead::default(), RoomInfo::default());
         match change {
-            Change::RoomHead(room, new) => {
-                let mut hidden = false;
-                if let Row::Room(head, _) = self.change(db, shard, Key::Room(room), room_row)? {
-                    hidden = head.policy.kind != new.policy.kind;
-                    *head = new;
-                }
-                self.sees_less |= hidden;
-            }
+            Change::RoomHead(room, new) => self.write_head(db, shard, room, new)?,
             Change::RoomInfo(room, new) => {
                 if let Row::Room(_, info) = self.change(db, shard, Key::Room(room), room_row)? {
                     *info = new;
@@ -367,11 +376,7 @@ impl Inner {
                     info.topic = topic;
                 }
             }
-            Change::Member { room, user, member } => {
-                self.sees_less |= member.as_ref().is_none_or(|member| !member.is_present());
-                self.fresh_members.insert((room, user), (member.clone(), self.epoch));
-                self.replace(Key::Member(room, user), Row::Member(member));
-            }
+            Change::Member { room, user, member } => self.write_member(room, user, member),
             Change::Replied { session, room, reply, settled } => {
                 let key = Key::Replies(session, room);
                 let row = self.change(db, shard, key, || Row::Replies(SessionRoom::default()))?;
@@ -457,145 +462,6 @@ impl Inner {
     }
 }
 
-/// The shard as of the previous command.
-pub(super) struct ApplyView<'a> {
-    pub(super) inner: &'a Inner,
-    pub(super) db: &'a StateDb,
-    pub(super) shard: ShardId,
-}
-
-impl ApplyView<'_> {
-    /// Reads a row from memory, or else from the file.
-    pub(super) fn read_row<T>(
-        &self,
-        key: &Key,
-        pick: impl FnOnce(&Row) -> Option<T>,
-    ) -> Result<Option<T>, StoreError> {
-        match self.inner.rows.get(key) {
-            Some(row) => Ok(pick(row)),
-            None if self.inner.absent.contains(key) => Ok(None),
-            None => Ok(self.db.row(self.shard, key)?.as_ref().and_then(pick)),
-        }
-    }
-}
-
-impl View for ApplyView<'_> {
-    type Error = StoreError;
-
-    fn room(&self, room: RoomId) -> Result<Option<RoomHead>, StoreError> {
-        self.read_row(&Key::Room(room), |row| match row {
-            Row::Room(head, _) => Some(*head),
-            _ => None,
-        })
-    }
-
-    fn member(&self, room: RoomId, user: UserId) -> Result<Option<Member>, StoreError> {
-        self.read_row(&Key::Member(room, user), |row| match row {
-            Row::Member(member) => member.clone(),
-            _ => None,
-        })
-    }
-
-    fn creator(&self, room: RoomId) -> Result<UserId, StoreError> {
-        let creator = self.read_row(&Key::Room(room), |row| match row {
-            Row::Room(_, info) => Some(info.creator),
-            _ => None,
-        })?;
-        Ok(creator.unwrap_or(UserId(0)))
-    }
-
-    fn standing(
-        &self,
-        session: SessionId,
-        room: RoomId,
-        request: RequestNo,
-        digest: u64,
-    ) -> Result<Option<Standing>, StoreError> {
-        self.read_row(&Key::Replies(session, room), |row| match row {
-            Row::Replies(known) => Some(known.standing(request, digest)),
-            _ => None,
-        })
-    }
-
-    fn session_rooms(&self, session: SessionId) -> Result<u32, StoreError> {
-        let count = self.read_row(&Key::SessionRooms(session), |row| match row {
-            Row::SessionRooms(count) => Some(*count),
-            _ => None,
-        })?;
-        Ok(count.unwrap_or(0))
-    }
-
-    fn meta(&self) -> Result<MetaHead, StoreError> {
-        Ok(self.inner.meta)
-    }
-
-    fn room_named(&self, name: &str) -> Result<Option<DirectoryEntry>, StoreError> {
-        self.read_row(&Key::Directory(name.to_owned()), |row| match row {
-            Row::Directory(entry) => Some(entry.clone()),
-            _ => None,
-        })
-    }
-
-    fn user_named(&self, name: &str) -> Result<Option<UserRecord>, StoreError> {
-        self.read_row(&Key::User(name.to_owned()), |row| match row {
-            Row::User(user) => Some(user.clone()),
-            _ => None,
-        })
-    }
-
-    fn user(&self, user: UserId) -> Result<Option<UserRecord>, StoreError> {
-        let name = self.read_row(&Key::UserName(user), |row| match row {
-            Row::Name(name) => Some(name.clone()),
-            _ => None,
-        })?;
-        name.map_or(Ok(None), |name| self.user_named(&name))
-    }
-
-    fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, StoreError> {
-        self.read_row(&Key::Session(session), |row| match row {
-            Row::Session(session) => Some(session.clone()),
-            _ => None,
-        })
-    }
-
-    fn open_sessions(&self, user: UserId) -> Result<Vec<OpenSession>, StoreError> {
-        let list = self.read_row(&Key::OpenSessions(user), |row| match row {
-            Row::OpenSessions(list) => Some(list.clone()),
-            _ => None,
-        })?;
-        Ok(list.unwrap_or_default())
-    }
-
-    fn credential(&self, user: UserId) -> Result<Option<Credential>, StoreError> {
-        self.read_row(&Key::Credential(user), |row| match row {
-            Row::Credential(credential) => Some(credential.clone()),
-            _ => None,
-        })
-    }
-
-    fn folded(&self, folded: &str) -> Result<Option<String>, StoreError> {
-        self.read_row(&Key::Folded(folded.to_owned()), |row| match row {
-            Row::Name(name) => Some(name.clone()),
-            _ => None,
-        })
-    }
-
-    fn invite(&self, digest: [u8; 16]) -> Result<Option<Invite>, StoreError> {
-        self.read_row(&Key::Invite(digest), |row| match row {
-            Row::Invite(invite) if invite.uses > 0 => Some(invite.clone()),
-            _ => None,
-        })
-    }
-
-    fn node(&self, node: NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        Ok(self.inner.nodes.get(&node).cloned())
-    }
-
-    fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
-        Ok(self.inner.nodes.values().cloned().collect())
-    }
-
-    fn layout(&self) -> Result<Option<Layout>, StoreError> {
-        Ok(self.inner.layout.clone())
-    }
+fn room_row() -> Row {
+    Row::Room(RoomHead::default(), RoomInfo::default())
 }

@@ -13,10 +13,10 @@ use conclave_core::{Command, RoomId, Seq};
 use conclave_proto::{command, event};
 
 use super::ShardState;
-use super::apply::ApplyView;
 use super::key::Key;
 use super::read::EventPage;
 use super::row::Row;
+use super::view::ApplyView;
 use crate::lock;
 use crate::observer::Observer;
 use crate::types::{Payload, Replies};
