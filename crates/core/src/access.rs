@@ -1,7 +1,7 @@
 //! Rights in rooms: who may do what, and who may see which events.
 //!
 //! [`may`] is the only function that decides about a deed. The state machine calls it before it decides an action, and
-//! gateways call it before they read. The table of [`crate::Role`] and deed in `docs/rights.md` is compared with it by a
+//! gateways call it before they read. The table of [`Role`] and deed in `docs/rights.md` is compared with it by a
 //! test.
 //!
 //! What somebody may see depends on the position in the log and on nothing else ([`Member::visible`]): every replica

@@ -87,7 +87,9 @@ impl<V: View> Moment<'_, V> {
     }
 
     fn may(&self, member: &Member, role: Option<Role>, deed: Deed) -> Result<(), Refusal> {
-        let muted = member.muted_until_ms > self.stamp.after(self.head.last_time_ms);
+        // A clock may say any time, also one before 1970.
+        let muted =
+            member.muted_until_ms != 0 && member.muted_until_ms > self.stamp.after(self.head.last_time_ms);
         let actor = Actor { powers: self.powers, role, banned: member.banned, muted };
         may(actor, self.head.policy, deed)
     }

@@ -84,8 +84,9 @@ pub(crate) struct MemberArgs {
     #[arg(value_parser = parse::room)]
     pub(crate) room: String,
     /// The name of the user, with or without an @
-    #[arg(value_parser = parse::person)]
-    pub(crate) user: String,
+    // Not `user`: that is the name of the global flag, whose value it would become.
+    #[arg(value_name = "USER", value_parser = parse::person)]
+    pub(crate) who: String,
 }
 
 /// The role of a member.

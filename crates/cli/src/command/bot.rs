@@ -140,6 +140,8 @@ impl<'a> Bot<'a> {
             Err(why) => {
                 let what = format!("the command failed for #{room}:{}: {why}", event.seq);
                 if !self.args.skip_failed {
+                    // What was answered before is sent, as far as the cluster takes it now.
+                    self.client.flush(self.settings.timeout).await;
                     let next = "the next run begins with this message; --skip-failed passes over it";
                     return Err(Failed::new(Exit::Refused, what, next).into());
                 }

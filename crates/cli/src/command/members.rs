@@ -179,7 +179,7 @@ async fn about(
     settings: &Settings,
     kind: impl FnOnce(Option<Target>) -> Kind,
 ) -> anyhow::Result<Exit> {
-    let who = Target { name: args.user.clone(), user_id: 0 };
+    let who = Target { name: args.who.clone(), user_id: 0 };
     change(&args.room, action(kind(Some(who))), settings).await
 }
 

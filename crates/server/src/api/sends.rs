@@ -278,7 +278,8 @@ impl SendStream {
                         Err(status) => return Err(status),
                     }
                 }
-                () = ended.cancelled() => return Err(Failure::Refused(Refusal::SessionEnded).into()),
+                // Without the condition the stream would wait for the end of its session once everything is answered.
+                () = ended.cancelled(), if self.open || !self.pending.is_empty() => return Err(Failure::Refused(Refusal::SessionEnded).into()),
                 () = until(&mut self.duty, |duty| duty.is_drained()), if self.open => {
                     self.open = false;
                     // Nothing of it was accepted: the client sends it to another node.
