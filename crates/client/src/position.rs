@@ -177,9 +177,14 @@ impl Positions {
         self.set_token(token);
     }
 
+    /// Whether every room of which anything was heard is closed. If the node then refuses to go on, none is left.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.rooms.is_empty() && !self.closed.is_empty()
+    }
+
     /// The code with which the last room was closed, if no room is left.
     pub(crate) fn over(&self) -> Option<&str> {
-        let over = self.complete && self.rooms.is_empty() && !self.closed.is_empty();
+        let over = self.complete && self.is_closed();
         over.then_some(&self.closed)
     }
 

@@ -258,6 +258,11 @@ impl Subscription {
         if let Some(targets) = self.handle.shared.nodes.redirected(address, &failure) {
             return Ok(self.redirected(targets, failure, was_connected));
         }
+        if failure.certainty() == Certainty::Refused && self.positions.is_closed() {
+            // To open the stream again would begin with the first event again.
+            self.wait(Duration::ZERO);
+            return Err(CallError::last_word(failure));
+        }
         self.handle.shared.nodes.mark_failed(address);
         let awaits_session = is_auth(&failure.code) && self.handle.shared.awaits_session();
         if failure.certainty() == Certainty::Refused && !awaits_session {
