@@ -286,6 +286,13 @@ impl Client {
             limit,
             ..chat::ListRoomsRequest::default()
         };
+        self.page_of_rooms(question).await
+    }
+
+    async fn page_of_rooms(
+        &self,
+        question: chat::ListRoomsRequest,
+    ) -> Result<chat::ListRoomsResponse, CallError> {
         let page = self
             .call(question, |mut chat: Chat, request| async move { chat.list_rooms(request).await })
             .await?;
@@ -303,17 +310,23 @@ impl Client {
     /// See [`CallError`].
     pub async fn all_rooms(&self) -> Result<Vec<chat::Room>, CallError> {
         let mut rooms: Vec<chat::Room> = Vec::new();
-        let mut after = String::new();
+        let limit = u32::try_from(LIST_ROOMS_MAX).unwrap_or(0);
+        let mut question = chat::ListRoomsRequest { limit, ..chat::ListRoomsRequest::default() };
         loop {
-            let page = self.rooms(&after, u32::try_from(LIST_ROOMS_MAX).unwrap_or(0)).await?;
-            // Version 0.1.0 does not say where the next page begins.
-            let last = page.rooms.last().map(|room| room.name.clone()).unwrap_or_default();
-            let next = if page.next_after_name.is_empty() { last } else { page.next_after_name };
+            let page = self.page_of_rooms(question.clone()).await?;
+            let next = match page.next_after_room_id {
+                // Version 0.1.0 goes on behind the last room's name.
+                0 => chat::ListRoomsRequest {
+                    after_name: page.rooms.last().map(|room| room.name.clone()).unwrap_or_default(),
+                    ..question.clone()
+                },
+                after_room_id => chat::ListRoomsRequest { after_room_id, ..question.clone() },
+            };
             rooms.extend(page.rooms);
-            if !page.more || next <= after {
+            if !page.more || next == question {
                 return Ok(rooms);
             }
-            after = next;
+            question = next;
         }
     }
 

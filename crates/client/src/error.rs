@@ -127,7 +127,7 @@ impl CallError {
 
 /// Whether a stable code says that the session is not accepted.
 pub(crate) fn is_auth(code: &str) -> bool {
-    code == Refusal::SessionUnknown.word()
+    [Refusal::SessionUnknown, Refusal::SessionEnded].iter().any(|refusal| code == refusal.word())
 }
 
 /// A client that could not be built.

@@ -35,6 +35,8 @@ pub(crate) struct Positions {
     rooms: BTreeMap<u64, Room>,
     /// Whether it started with a token, which may cover more rooms than `follows`.
     resumed: bool,
+    /// Whether the token is one that the stream has given.
+    begun: bool,
     /// Whether every room's position is known, so that the positions alone are enough to resume.
     complete: bool,
     /// The code with which the last room was closed; empty if none was.
@@ -50,7 +52,15 @@ struct Room {
 impl Positions {
     pub(crate) fn new(follows: Vec<Follow>, token: Bytes) -> Self {
         let resumed = !token.is_empty();
-        Self { follows, token, rooms: BTreeMap::new(), resumed, complete: false, closed: String::new() }
+        Self {
+            follows,
+            token,
+            rooms: BTreeMap::new(),
+            resumed,
+            begun: false,
+            complete: false,
+            closed: String::new(),
+        }
     }
 
     /// The request that starts or resumes the stream.
@@ -64,8 +74,7 @@ impl Positions {
             return JoinChatRequest { rooms: rooms.collect(), resume_token: Bytes::new() };
         }
         // A token of the stream covers all of its rooms.
-        let begun = !self.rooms.is_empty() && !self.token.is_empty();
-        let follows: &[Follow] = if begun { &[] } else { &self.follows };
+        let follows: &[Follow] = if self.begun { &[] } else { &self.follows };
         let rooms = follows.iter().map(|follow| RoomSubscription {
             room: Some(RoomRef { name: follow.room.clone(), id: 0 }),
             join: follow.join,
@@ -177,21 +186,22 @@ impl Positions {
         self.set_token(token);
     }
 
-    /// Whether every room of which anything was heard is closed. If the node then refuses to go on, none is left.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.rooms.is_empty() && !self.closed.is_empty()
+    /// The code with which the last room was closed, if every room of which anything was heard is closed. If the node then
+    /// refuses to go on, none is left.
+    pub(crate) fn closed(&self) -> Option<&str> {
+        (self.rooms.is_empty() && !self.closed.is_empty()).then_some(self.closed.as_str())
     }
 
     /// The code with which the last room was closed, if no room is left.
     pub(crate) fn over(&self) -> Option<&str> {
-        let over = self.complete && self.is_closed();
-        over.then_some(&self.closed)
+        self.closed().filter(|_| self.complete)
     }
 
     /// Sets a newer token.
     pub(crate) fn set_token(&mut self, token: &Bytes) {
         if !token.is_empty() {
             self.token = token.clone();
+            self.begun = true;
         }
     }
 
@@ -271,6 +281,21 @@ mod tests {
             request.rooms.iter().map(|r| (r.room.as_ref().unwrap().id, r.start, r.join)).collect();
         let after = |seq| Some(room_subscription::Start::AfterSeq(seq));
         assert_eq!(starts, [(1, after(3), false), (2, after(10), false)]);
+    }
+
+    #[test]
+    fn a_stream_that_broke_after_a_room_was_closed_does_not_begin_again() {
+        let follow = vec![Follow::room("left").from(Start::After(0)), Follow::room("quiet")];
+        let mut positions = Positions::new(follow, Bytes::new());
+        positions.accept([(1, 1)].map(Ok).into_iter(), &Bytes::from_static(b"t1")).unwrap();
+        positions.close(1, "not_a_member", &Bytes::from_static(b"t2"));
+        let request = positions.request();
+        assert_eq!((request.rooms.len(), &request.resume_token[..]), (0, &b"t2"[..]));
+        assert_eq!((positions.closed(), positions.over()), (Some("not_a_member"), None));
+        positions.caught_up(&[at(2, "quiet", 9)], &Bytes::from_static(b"t3")).unwrap();
+        assert_eq!(positions.closed(), None, "the other room goes on");
+        positions.close(2, "banned", &Bytes::from_static(b"t4"));
+        assert_eq!(positions.over(), Some("banned"));
     }
 
     #[test]

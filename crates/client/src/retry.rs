@@ -5,7 +5,7 @@
 //! | refused | final; the failure says whether the number is used up |
 //! | `request_out_of_order` | go back to the oldest request without an answer |
 //! | `request_reused` | another client uses this session: open a new one |
-//! | `session_unknown` | ask another node; the callers get the error once enough nodes have refused the session |
+//! | `session_unknown`, `session_ended` | ask another node; the callers get the error once enough nodes have refused the session |
 //! | not sent | send the same number again, after the delay that the node asked for |
 //! | unknown, lost connection | send the same number again at once, if possible to another node |
 

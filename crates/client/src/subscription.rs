@@ -189,8 +189,7 @@ impl Subscription {
             return Err(CallError::Closed);
         }
         if let Some(code) = self.positions.over() {
-            let message = Refusal::from_word(code, 0).map_or_else(|| code.to_owned(), |why| why.to_string());
-            return Err(CallError::Refused { code: code.to_owned(), message });
+            return Err(shut_out(code));
         }
         match &mut self.phase {
             Phase::Idle { at } => {
@@ -258,10 +257,10 @@ impl Subscription {
         if let Some(targets) = self.handle.shared.nodes.redirected(address, &failure) {
             return Ok(self.redirected(targets, failure, was_connected));
         }
-        if failure.certainty() == Certainty::Refused && self.positions.is_closed() {
-            // To open the stream again would begin with the first event again.
+        if let Some(code) = self.positions.closed().filter(|_| failure.certainty() == Certainty::Refused) {
+            let error = shut_out(code);
             self.wait(Duration::ZERO);
-            return Err(CallError::last_word(failure));
+            return Err(error);
         }
         self.handle.shared.nodes.mark_failed(address);
         let awaits_session = is_auth(&failure.code) && self.handle.shared.awaits_session();
@@ -301,6 +300,12 @@ impl Subscription {
         self.failures = self.failures.saturating_add(1);
         self.phase = Phase::Idle { at: Instant::now() + delay.max(after) };
     }
+}
+
+/// The error of a subscription whose last room was closed with this code.
+fn shut_out(code: &str) -> CallError {
+    let message = Refusal::from_word(code, 0).map_or_else(|| code.to_owned(), |why| why.to_string());
+    CallError::Refused { code: code.to_owned(), message }
 }
 
 /// Decodes a batch. Damaged events are an error and never skipped.

@@ -398,12 +398,11 @@ pub fn may(actor: Actor, policy: RoomPolicy, deed: Deed) -> Result<(), Refusal> 
         (false, None) => Err(Refusal::NotAMember),
     };
     if policy.archived && !matches!(deed, Deed::Read | Deed::Leave | Deed::Govern) {
-        // Whoever may not even read the room does not learn that it is archived.
+        // Somebody who may not even read the room does not learn that it is archived.
         return may(actor, policy, Deed::Read).and(Err(Refusal::RoomArchived));
     }
     match deed {
-        Deed::Read => allowed(role.is_some() || open && !powers.guest && !banned),
-        Deed::Join => allowed(role.is_some() || open && !powers.guest && !banned),
+        Deed::Read | Deed::Join => allowed(role.is_some() || open && !powers.guest && !banned),
         Deed::Leave if direct => Err(Refusal::NotAllowed),
         Deed::Leave => Ok(()),
         Deed::Post if role.is_none() => allowed(false),

@@ -123,20 +123,14 @@ impl Action {
         }
     }
 
-    /// The user whom the action concerns, for a gateway to stamp.
-    pub fn target_mut(&mut self) -> Option<&mut Target> {
-        match self {
-            Self::AddMember { who, .. }
-            | Self::RemoveMember { who, .. }
-            | Self::SetRole { who, .. }
-            | Self::Mute { who, .. } => Some(who),
-            Self::Post(_)
-            | Self::SetTopic(_)
-            | Self::Join
-            | Self::Leave
-            | Self::Pin { .. }
-            | Self::SetPolicy(_)
-            | Self::Void { .. } => None,
+    /// Sets the user whom the action concerns, by [`Action::target`]'s name; nothing for an action that concerns nobody.
+    pub fn stamp_target(&mut self, user: UserId) {
+        if let Self::AddMember { who, .. }
+        | Self::RemoveMember { who, .. }
+        | Self::SetRole { who, .. }
+        | Self::Mute { who, .. } = self
+        {
+            who.user = user;
         }
     }
 
@@ -236,7 +230,7 @@ impl Action {
             Self::Pin { target, off } => {
                 let kind = || EventKind::Pinned { target: *target, off: *off };
                 match moment.plain(Deed::Arrange, kind)? {
-                    // Only whoever may pin learns where the room ends.
+                    // Only somebody who may pin learns where the room ends.
                     Decision::Event(_) if *target > moment.head.last => {
                         Ok(Decision::Refused(Refusal::TargetUnknown))
                     }

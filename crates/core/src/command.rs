@@ -83,6 +83,8 @@ pub enum Command {
         phc: Phc,
         /// [`crate::record::UserRecord::credential_revision`] that the caller has seen.
         expects_revision: u32,
+        /// The sessions of the user that end with the earlier password; the user in it is not looked at.
+        closing: Option<Closing>,
     },
     /// Meta shard: add an invite, or withdraw one.
     PutInvite(Invite),

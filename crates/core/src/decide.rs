@@ -1,6 +1,6 @@
 //! The decisions about actions in a room: what an action changes, and who may do it.
 
-use crate::access::{Actor, Deed, Member, PolicyChange, Powers, Role, RoomKind, may};
+use crate::access::{Actor, Deed, Member, PolicyChange, Powers, Role, RoomKind, RoomPolicy, may};
 use crate::event::EventKind;
 use crate::id::{RoomId, Seq, UserId};
 use crate::limits::{MEMBERS_MAX, MUTE_MAX_MS};
@@ -63,10 +63,11 @@ pub(crate) struct Moment<'a, V> {
 }
 
 impl<V: View> Moment<'_, V> {
-    /// Whether rights are checked. In a batch of the first level they are checked in rooms that only a later level has:
-    /// the leader may not know yet that the cluster's level has risen.
-    fn has_rights(&self) -> bool {
-        self.stamp.has_rights() || self.head.policy.kind != RoomKind::Open
+    /// Whether rights are checked. In a batch of the first level they are checked where a later level has left something
+    /// of them, in the room or in what it knows of the author: the leader may not know yet that the cluster's level has risen.
+    fn has_rights(&self, author: &Member) -> bool {
+        let known = *author != Member::default() && *author != Member::of_first_level();
+        self.stamp.has_rights() || self.head.policy != RoomPolicy::default() || known
     }
 
     /// The seq of the event that the action becomes.
@@ -113,8 +114,9 @@ impl<V: View> Moment<'_, V> {
 
     /// An action that changes no rights.
     pub(crate) fn plain(&self, deed: Deed, kind: impl FnOnce() -> EventKind) -> Result<Decision, V::Error> {
-        if self.has_rights()
-            && let Err(refusal) = self.check(deed)?
+        let (member, role) = self.member(self.author)?;
+        if self.has_rights(&member)
+            && let Err(refusal) = self.may(&member, role, deed)
         {
             return Ok(Decision::Refused(refusal));
         }
@@ -126,7 +128,7 @@ impl<V: View> Moment<'_, V> {
         if member.is_present() {
             return Ok(Decision::Unchanged);
         }
-        let record = if self.has_rights() || member != Member::default() {
+        let record = if self.has_rights(&member) {
             if let Err(refusal) = self.may(&member, role, Deed::Join) {
                 return Ok(Decision::Refused(refusal));
             }
@@ -148,7 +150,7 @@ impl<V: View> Moment<'_, V> {
         if !member.is_present() {
             return Ok(Decision::Unchanged);
         }
-        let record = if self.has_rights() {
+        let record = if self.has_rights(&member) {
             if let Err(refusal) = self.may(&member, role, Deed::Leave) {
                 return Ok(Decision::Refused(refusal));
             }

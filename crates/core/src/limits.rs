@@ -134,6 +134,8 @@ pub const CACHED_ROWS_MAX: usize = 65_536;
 /// Pages of history that a node reads from the state file at a time. More would not make the disk faster, and would take
 /// memory and the threads that appends and snapshots need.
 pub const HISTORY_READS_MAX: usize = 8;
+/// Rows of members that one page reads, of members and of those who were members.
+pub const MEMBER_ROWS_MAX: usize = 10_000;
 /// Page cache of the state file, bytes.
 pub const STATE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Page cache of the log file, bytes.

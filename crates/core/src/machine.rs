@@ -58,8 +58,8 @@ pub fn apply<V: View>(
         Command::SetLayout { layout, replaces } => meta::set_layout(view, layout, *replaces),
         Command::SetFeatureLevel(level) => meta::set_feature_level(view, *level),
         Command::SetAccount(change) => people::set_account(view, stamp.time_ms, change),
-        Command::SetPassword { user, phc, expects_revision } => {
-            people::set_password(view, stamp.time_ms, *user, phc, *expects_revision)
+        Command::SetPassword { user, phc, expects_revision, closing } => {
+            people::set_password(view, stamp.time_ms, *user, phc, *expects_revision, *closing)
         }
         Command::PutInvite(invite) => people::put_invite(view, stamp.time_ms, invite),
         Command::Register { invite, name, phc } => people::register(view, stamp.time_ms, *invite, name, phc),
@@ -67,7 +67,7 @@ pub fn apply<V: View>(
         Command::SetRegistration(mode) => people::set_registration(view, *mode),
         Command::CloseSessions(closing) => people::close_sessions(view, stamp, *closing),
         Command::ForgetSessions(sessions) => people::forget_sessions(view, sessions),
-        Command::SeenSessions(seen) => people::seen_sessions(view, seen),
+        Command::SeenSessions(seen) => people::seen_sessions(view, stamp.time_ms, seen),
         Command::EndSession { session } => Ok(people::end_session(*session)),
     }
 }

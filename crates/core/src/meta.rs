@@ -60,6 +60,13 @@ pub fn direct_name(people: &[UserId]) -> String {
     people.iter().fold(":d".to_owned(), |name, user| format!("{name}:{user}"))
 }
 
+/// Whether the user is one of the people of the direct conversation with this name.
+#[must_use]
+pub fn is_of_direct(name: &str, user: UserId) -> bool {
+    let mut people = name.split(':').skip(2);
+    people.any(|id| id.parse() == Ok(user.0))
+}
+
 fn add_to_directory<V: View>(
     view: &V,
     time_ms: i64,

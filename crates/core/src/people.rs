@@ -18,6 +18,7 @@
 
 mod accounts;
 
+use crate::access::Powers;
 use crate::id::{SessionId, UserId};
 use crate::limits::{LABEL_BYTES_MAX, SESSION_UNSEEN_DAYS_MAX, SESSIONS_OPEN_MAX, SESSIONS_PER_COMMAND_MAX};
 use crate::meta::{displayed_client_name, truncated};
@@ -77,6 +78,12 @@ pub struct LogIn {
     pub client: String,
     /// When the session expires, milliseconds since 1970; 0: never.
     pub expires_ms: i64,
+}
+
+/// What a user with this role and of this kind may do in every room.
+#[must_use]
+pub fn powers_of(role: ClusterRole, kind: UserKind) -> Powers {
+    Powers { admin: role == ClusterRole::Admin, guest: kind == UserKind::Guest }
 }
 
 /// The day of a time, days since 1970.
@@ -173,19 +180,30 @@ impl<'a, V: View> Work<'a, V> {
         if is_reserved(name) {
             return Ok(Err(Refusal::NameReserved));
         }
-        let folded = folded(name);
-        if self.view.folded(&folded)?.is_some_and(|taken| taken != name) {
+        if self.view.folded(&folded(name))?.is_some_and(|taken| taken != name) {
             return Ok(Err(Refusal::NameLooksAlike));
         }
-        self.changes.push(Change::Folded { folded, name: name.to_owned() });
+        self.take_folded(name)?;
         self.head.last_user = UserId(self.head.last_user.0 + 1);
         Ok(Ok(UserRecord { created_ms: self.time_ms, ..UserRecord::new(self.head.last_user, name) }))
     }
 
-    fn set_password(&mut self, user: &mut UserRecord, phc: &Phc) {
+    /// From now on no new account can have a name that looks like this one. Only accounts take names from others: a
+    /// session opened under some name would otherwise keep others from theirs.
+    fn take_folded(&mut self, name: &str) -> Result<(), V::Error> {
+        let folded = folded(name);
+        if self.view.folded(&folded)?.is_none() {
+            self.changes.push(Change::Folded { folded, name: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn set_password(&mut self, user: &mut UserRecord, phc: &Phc) -> Result<(), V::Error> {
+        self.take_folded(&user.name)?;
         user.credential_revision = user.credential_revision.saturating_add(1);
         let credential = Credential { user: user.user, phc: phc.clone(), changed_ms: self.time_ms };
         self.changes.push(Change::Credential(credential));
+        Ok(())
     }
 
     /// Whether the user's password is this one, salt and all: then a command that sets it was decided before.
@@ -211,6 +229,21 @@ impl<'a, V: View> Work<'a, V> {
         }
         user.unlisted_ended = true;
         self.replace_list(user, kept);
+        Ok(())
+    }
+
+    /// Closes all sessions of the user but one, which may be one that is not listed yet.
+    fn close_of(&mut self, user: &mut UserRecord, keeps: Option<SessionId>) -> Result<(), V::Error> {
+        // A session that is not listed would end with the others that are not.
+        let kept = keeps.map(|keeps| self.view.session(keeps)).transpose()?.flatten();
+        let kept = kept
+            .filter(|kept| !kept.listed && !kept.closed && kept.user == user.user && !user.unlisted_ended);
+        self.close_all(user, keeps)?;
+        if let Some(kept) = kept {
+            let open = OpenSession { session: kept.session, seen_day: kept.seen_day };
+            self.changes.push(Change::Session(SessionRecord { listed: true, ..kept }));
+            self.replace_list(user, vec![open]);
+        }
         Ok(())
     }
 
@@ -282,7 +315,7 @@ pub(crate) fn log_in<V: View>(view: &V, time_ms: i64, log_in: &LogIn) -> Result<
     Ok(work.finish(reply, Some(&before), user))
 }
 
-/// Opens a session for whoever names the user, at a level that lists sessions.
+/// Opens a session for a user by name alone, at a level that lists sessions.
 pub(crate) fn open_session<V: View>(
     view: &V,
     time_ms: i64,
@@ -299,11 +332,6 @@ pub(crate) fn open_session<V: View>(
             UserRecord { created_ms: time_ms, ..UserRecord::new(work.head.last_user, name) }
         }
     };
-    // Also for a name of feature level 1, when it is used again.
-    let folded = folded(name);
-    if view.folded(&folded)?.is_none() {
-        work.changes.push(Change::Folded { folded, name: name.to_owned() });
-    }
     let log_in = LogIn {
         user: user.user,
         credential_revision: 0,
@@ -339,16 +367,7 @@ pub(crate) fn close_sessions<V: View>(view: &V, stamp: Stamp, closing: Closing) 
     };
     let Some(before) = view.user(user)? else { return Ok(Outcome::reply(Reply::Done)) };
     let mut user = before.clone();
-    // A session that is not listed would end with the others that are not.
-    let unlisted = keeps.map(|keeps| view.session(keeps)).transpose()?.flatten();
-    let unlisted = unlisted
-        .filter(|kept| !kept.listed && !kept.closed && kept.user == user.user && !before.unlisted_ended);
-    work.close_all(&mut user, keeps)?;
-    if let Some(kept) = unlisted {
-        let open = OpenSession { session: kept.session, seen_day: kept.seen_day };
-        work.changes.push(Change::Session(SessionRecord { listed: true, ..kept }));
-        work.replace_list(&mut user, vec![open]);
-    }
+    work.close_of(&mut user, keeps)?;
     Ok(work.finish(Reply::Done, Some(&before), user))
 }
 
@@ -364,7 +383,13 @@ pub(crate) fn forget_sessions<V: View>(view: &V, sessions: &[SessionId]) -> Resu
 }
 
 /// Notes the days on which sessions were seen, and lists sessions of feature level 1.
-pub(crate) fn seen_sessions<V: View>(view: &V, seen: &[(SessionId, u32)]) -> Result<Outcome, V::Error> {
+pub(crate) fn seen_sessions<V: View>(
+    view: &V,
+    time_ms: i64,
+    seen: &[(SessionId, u32)],
+) -> Result<Outcome, V::Error> {
+    // A gateway's clock may be far ahead; a session that was seen years from now would never end for being unseen.
+    let last_day = day_of(time_ms).saturating_add(1);
     let mut outcome = Outcome::reply(Reply::Done);
     // One list of a user for all of its sessions in the command.
     let mut lists: Vec<(UserRecord, Vec<OpenSession>)> = Vec::new();
@@ -383,7 +408,7 @@ pub(crate) fn seen_sessions<V: View>(view: &V, seen: &[(SessionId, u32)]) -> Res
             }
         };
         let list = &mut lists[at].1;
-        let mut seen_day = record.seen_day.max(*day);
+        let mut seen_day = record.seen_day.max((*day).min(last_day));
         let mut listed = record.listed;
         match list.iter().position(|open| open.session == *session) {
             Some(at) => {

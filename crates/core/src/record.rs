@@ -35,7 +35,7 @@ pub enum Registration {
     /// Everybody may take a free name, with a password or without one. A name without a password opens to everybody.
     #[default]
     Open,
-    /// Whoever has an invite. A name without a password opens to nobody.
+    /// Everybody with an invite. A name without a password opens to nobody.
     Invite,
     /// Only the cluster's admins make accounts. A name without a password opens to nobody.
     Closed,

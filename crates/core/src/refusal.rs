@@ -209,11 +209,11 @@ refusals! {
     31 PeopleInvalid "people_invalid" uses Invalid Report
         "a direct conversation has 1 to 10 people";
     /// The session has ended: its user, an admin or time has ended it. Nothing that it sends takes effect any more.
-    41 SessionEnded "session_ended" keeps Unauthenticated Report
+    41 SessionEnded "session_ended" keeps Unauthenticated Authenticate
         "this session has ended; log in again";
     /// The name needs a password, or the cluster takes no name without an account.
     42 LoginRequired "login_required" keeps Unauthenticated Report
-        "this name needs a password here: run `conclave login NAME`, or ask an admin for an invite";
+        "this name needs a password here: log in with it, or ask an admin for an invite";
     /// The password was changed while somebody logged in with the earlier one.
     43 CredentialsChanged "credentials_changed" keeps Conflict Report
         "the password was changed meanwhile; log in again";

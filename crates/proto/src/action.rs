@@ -22,9 +22,7 @@ pub fn from_content(content: Content) -> Result<Action, FormatError> {
         Content::Action(action) => from_proto(action),
     }?;
     // Only a gateway says whose name it is.
-    if let Some(target) = action.target_mut() {
-        target.user = UserId(0);
-    }
+    action.stamp_target(UserId(0));
     Ok(action)
 }
 

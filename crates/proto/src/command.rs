@@ -182,11 +182,14 @@ fn to_proto(command: &Command) -> log::Command {
         }
         Command::SetFeatureLevel(level) => Kind::SetFeatureLevel(log::SetFeatureLevel { level: *level }),
         Command::SetAccount(change) => Kind::SetAccount(accounts::account_to_log(change)),
-        Command::SetPassword { user, phc, expects_revision } => Kind::SetPassword(log::SetPassword {
-            user_id: user.0,
-            phc: phc.0.clone(),
-            expects_revision: *expects_revision,
-        }),
+        Command::SetPassword { user, phc, expects_revision, closing } => {
+            Kind::SetPassword(log::SetPassword {
+                user_id: user.0,
+                phc: phc.0.clone(),
+                expects_revision: *expects_revision,
+                closing: closing.map(accounts::closing_to_log),
+            })
+        }
         Command::PutInvite(invite) => Kind::PutInvite(accounts::invite_to_log(invite)),
         Command::Register { invite, name, phc } => Kind::Register(log::Register {
             invite: invite.map(|digest| digest.to_vec()).unwrap_or_default(),
@@ -257,6 +260,7 @@ fn from_proto(command: log::Command) -> Result<Command, FormatError> {
             user: UserId(set.user_id),
             phc: Phc(set.phc),
             expects_revision: set.expects_revision,
+            closing: set.closing.map(accounts::closing_from_log).transpose()?,
         },
         Kind::PutInvite(invite) => Command::PutInvite(accounts::invite_from_log(invite)?),
         Kind::Register(register) => Command::Register {
@@ -433,7 +437,12 @@ mod tests {
                 disabled: None,
                 ..change
             }),
-            Command::SetPassword { user: UserId(3), phc: phc.clone(), expects_revision: 7 },
+            Command::SetPassword {
+                user: UserId(3),
+                phc: phc.clone(),
+                expects_revision: 7,
+                closing: Some(Closing::AllBut(UserId(3), SessionId(4))),
+            },
             Command::PutInvite(Invite {
                 digest: [9; 16],
                 name: "bo".into(),

@@ -78,6 +78,8 @@ pub(crate) const ENDINGS_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) const ENDINGS_AT_ONCE: usize = 256;
 /// The meta shard's leader looks for sessions that time has ended once in this many of these intervals.
 pub(crate) const SWEEP_INTERVAL_TICKS: u32 = 4;
+/// How far two clocks of a cluster may differ for one to confirm the other, milliseconds: a day, because a report may be old.
+pub(crate) const CLOCKS_DIFFER_MAX_MS: u64 = 86_400_000;
 /// Maximum number of sessions, and of invites, that it looks at each time.
 pub(crate) const SWEEP_AT_ONCE: usize = 1_000;
 

@@ -166,7 +166,7 @@ impl Node {
         let ca = tls.as_ref().map(|tls| tls.ca());
         let (identity, store) = groups::open_store(&config, &plan, ca, options, events).await?;
 
-        let info = Arc::new(NodeInfo::new(&plan, &config, identity.cluster, clock.now_ms()));
+        let info = Arc::new(NodeInfo::new(&plan, &config, identity.cluster, &clock));
         let expelled = watch::Sender::new(None);
         let topology = Topology::new(
             plan.me,

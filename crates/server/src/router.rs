@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use conclave_core::access::RoomKind;
 use conclave_core::level::RIGHTS;
-use conclave_core::name::{check_room_name, check_user_name};
+use conclave_core::meta::is_of_direct;
+use conclave_core::name::{check_room_name, check_user_name, is_direct_name};
 use conclave_core::planted::{Bug, planted};
 use conclave_core::record::{DirectoryEntry, Person};
 use conclave_core::{Command, NodeId, Refusal, Reply, RoomId, ShardId, UserId};
@@ -240,8 +241,8 @@ impl Router {
 
     /// The room that a client refers to. A room unknown to this node may be newer than the applied state, so the
     /// answer "unknown" is given only after a linearizable read.
-    pub(crate) async fn room(&self, reference: Option<&RoomRef>) -> Result<RoomId, Failure> {
-        self.room_of_several(reference, &mut None).await
+    pub(crate) async fn room(&self, reference: Option<&RoomRef>, user: UserId) -> Result<RoomId, Failure> {
+        self.room_of_several(reference, user, &mut None).await
     }
 
     /// As [`Router::room`], for one of several rooms of a call: all that are unknown share one linearizable read, of which
@@ -249,23 +250,35 @@ impl Router {
     pub(crate) async fn room_of_several(
         &self,
         reference: Option<&RoomRef>,
+        user: UserId,
         asked: &mut Option<Result<(), Failure>>,
     ) -> Result<RoomId, Failure> {
         let reference =
             reference.ok_or_else(|| Failure::invalid("room_missing", "the call names no room"))?;
+        // Whether others talk with each other is not the caller's to know.
+        if reference.id == 0 && is_direct_name(&reference.name) && !is_of_direct(&reference.name, user) {
+            return Err(Failure::Refused(Refusal::RoomUnknown));
+        }
         if let Some(room) = self.known_room(reference).await? {
             return Ok(room);
         }
-        if asked.is_none() {
-            *asked = Some(self.barrier(ShardId::META).await);
-        }
-        asked.clone().unwrap_or(Ok(()))?;
+        self.ask_once(asked).await?;
         self.known_room(reference).await?.ok_or(Failure::Refused(Refusal::RoomUnknown))
     }
 
     /// The user of this name; 0 if there is none. A user unknown to this node may be newer than the applied state, so the
     /// answer "none" is given only after a linearizable read.
     pub(crate) async fn user_named(&self, name: &str) -> Result<UserId, Failure> {
+        self.user_of_several(name, &mut None).await
+    }
+
+    /// As [`Router::user_named`], for one of several names of a call: all that are unknown share one linearizable read, of
+    /// which `asked` keeps the result.
+    pub(crate) async fn user_of_several(
+        &self,
+        name: &str,
+        asked: &mut Option<Result<(), Failure>>,
+    ) -> Result<UserId, Failure> {
         if check_user_name(name).is_err() {
             return Ok(UserId(0));
         }
@@ -273,8 +286,16 @@ impl Router {
         if let Some(user) = meta.user_named(name).await? {
             return Ok(user.user);
         }
-        self.barrier(ShardId::META).await?;
+        self.ask_once(asked).await?;
         Ok(meta.user_named(name).await?.map_or(UserId(0), |user| user.user))
+    }
+
+    /// One linearizable read of the meta shard for all that ask with this place.
+    async fn ask_once(&self, asked: &mut Option<Result<(), Failure>>) -> Result<(), Failure> {
+        if asked.is_none() {
+            *asked = Some(self.barrier(ShardId::META).await);
+        }
+        asked.clone().unwrap_or(Ok(()))
     }
 
     /// The room, if this node knows it.

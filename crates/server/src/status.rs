@@ -38,6 +38,7 @@ pub(crate) fn local_status(node: &NodeInfo, shards: &Shards, store: &Store, metr
         disk_free_bytes,
         disk_size_bytes,
         heartbeat_gap_ms: u32::try_from(heartbeat_gap.as_millis()).unwrap_or(u32::MAX),
+        clock_ms: node.clock.now_ms(),
         uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         clients,
         clients_max,

@@ -50,7 +50,7 @@ use tail::{ApplyBatch, Chunk, Tails};
 use writer::StateWriterQueue;
 
 pub use digest::{AppliedDigest, DigestSum};
-pub use read::EventPage;
+pub use read::{EventPage, MembersPage};
 
 /// The parts that all shards share.
 #[derive(Debug)]

@@ -67,9 +67,10 @@ impl Sender {
     /// The content of the request `no`: mostly a message of the required length.
     fn content(&self, session: u64, no: u64) -> Content {
         match no % OTHERS_EVERY {
-            7 => Content::Join,
             15 => Content::Topic(format!("topic {session}-{no}")),
-            23 => Content::Leave,
+            22 => Content::Leave,
+            // Only members write.
+            23 => Content::Join,
             _ => Content::Text(format!("{:-<width$}", format!("{session}-{no}"), width = self.text_bytes)),
         }
     }

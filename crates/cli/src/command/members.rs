@@ -58,15 +58,16 @@ pub(super) async fn list(args: &RoomArg, settings: &Settings) -> anyhow::Result<
 /// All members of a room, those with the highest role first.
 pub(super) async fn all(client: &Client, room: &str) -> Result<Vec<RoomMember>, Failed> {
     let mut members: Vec<RoomMember> = Vec::new();
+    let mut after = 0;
     loop {
-        let after = members.last().map_or(0, |member| member.user_id);
         let page = client.members(room, after, PAGE).await.map_err(|error| of_call(Some(room), &error))?;
-        let more = page.more && !page.members.is_empty();
         members.extend(page.members);
-        if !more {
+        let next = page.next_after_user_id;
+        if !page.more || next <= after {
             members.sort_by(|a, b| (b.role, &a.name).cmp(&(a.role, &b.name)));
             return Ok(members);
         }
+        after = next;
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ impl Ran {
     }
 }
 
-/// A command with an empty environment.
+/// A command with an empty environment, and a state directory of its own.
 pub(crate) fn command(args: &[&str]) -> Command {
     command_of(env!("CARGO_BIN_EXE_conclave"), args)
 }
@@ -107,6 +107,11 @@ fn command_of(program: &str, args: &[&str]) -> Command {
             command.env_remove(key);
         }
     }
+    // What another test has learned about a port says nothing about the next one that uses it.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("state-{process}-{count}"));
+    command.env("CONCLAVE_STATE_DIR", state);
     command.env_remove("RUST_LOG").env("LC_ALL", "C.UTF-8").env("TERM", "dumb");
     command
 }

@@ -149,11 +149,8 @@ impl<W> Room<W> {
             let Some(item) = self.item(number).filter(|item| item.status == ItemStatus::Pending) else {
                 continue;
             };
-            // Writing in an open room makes its author a member; leaving it must not.
-            let join_first = !matches!(
-                item.content,
-                send_message_request::Content::Join(_) | send_message_request::Content::Leave(_)
-            );
+            // Who writes in an open room becomes a member of it; who moderates it, or leaves it, does not.
+            let join_first = matches!(item.content, send_message_request::Content::Text(_));
             let content = Some(item.content.clone());
             self.ever_sent = self.ever_sent.max(number);
             self.in_flight += 1;

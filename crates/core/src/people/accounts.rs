@@ -1,6 +1,6 @@
 //! The rules of accounts, passwords and invites.
 
-use super::{AccountChange, Decided, Work, decided};
+use super::{AccountChange, Closing, Decided, Work, decided};
 use crate::id::UserId;
 use crate::limits::{INVITE_USES_MAX, INVITES_MAX, PHC_BYTES_MAX};
 use crate::name::check_user_name;
@@ -45,10 +45,15 @@ pub(crate) fn set_account<V: View>(
         if was_admin && !user.is_active_admin() && work.head.admins <= 1 {
             return Ok(Err(Refusal::LastAdmin));
         }
-        if user.disabled && before.as_ref().is_none_or(|before| !before.disabled) {
+        // Streams that are open go on with what the account was when they began, so they end.
+        let lost = |before: &UserRecord| {
+            user.role < before.role || (user.kind == UserKind::Guest && before.kind != UserKind::Guest)
+        };
+        let loses = before.as_ref().is_some_and(lost);
+        if loses || (user.disabled && before.as_ref().is_none_or(|before| !before.disabled)) {
             work.close_all(&mut user, None)?;
         }
-        // Whoever opened the name without a password gets no power from it.
+        // Somebody who opened the name without a password gets no power from it.
         let has_power = |user: &UserRecord| user.role != ClusterRole::None || user.kind != UserKind::Person;
         if before.as_ref().is_some_and(|before| !before.is_claimed() && !has_power(before))
             && has_power(&user)
@@ -67,6 +72,7 @@ pub(crate) fn set_password<V: View>(
     user: UserId,
     phc: &Phc,
     expects_revision: u32,
+    closing: Option<Closing>,
 ) -> Result<Outcome, V::Error> {
     let decide = || -> Decided<Outcome, V::Error> {
         decided!(check_phc(phc));
@@ -82,7 +88,12 @@ pub(crate) fn set_password<V: View>(
             return Ok(Err(Refusal::UserDisabled));
         }
         let mut user = before.clone();
-        work.set_password(&mut user, phc);
+        work.set_password(&mut user, phc)?;
+        match closing {
+            Some(Closing::Of(_)) => work.close_of(&mut user, None)?,
+            Some(Closing::AllBut(_, keeps)) => work.close_of(&mut user, Some(keeps))?,
+            Some(Closing::One(_)) | None => {}
+        }
         Ok(Ok(work.finish(account(&user), Some(&before), user)))
     };
     outcome(decide())
@@ -141,7 +152,7 @@ pub(crate) fn register<V: View>(
             }
             work.changes.push(Change::Invite(Invite { uses, ..invite }));
         }
-        work.set_password(&mut user, phc);
+        work.set_password(&mut user, phc)?;
         Ok(Ok(work.finish(account(&user), before.as_ref(), user)))
     };
     outcome(decide())

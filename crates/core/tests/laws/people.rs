@@ -45,7 +45,7 @@ fn command() -> impl Strategy<Value = Command> {
             }
         ),
         2 => (user(), phc(), 0..3_u32)
-            .prop_map(|(user, phc, expects_revision)| Command::SetPassword { user, phc, expects_revision }),
+            .prop_map(|(user, phc, expects_revision)| Command::SetPassword { user, phc, expects_revision, closing: None }),
         2 => (0..4_u8, name(), any::<bool>(), role(), 0..3_u32).prop_map(|(digest, name, any, role, uses)| {
             Command::PutInvite(Invite {
                 digest: [digest; 16],

@@ -116,12 +116,17 @@ fn phc(words: &mut Words<'_>) -> Phc {
     Phc(format!("$argon2id${}", words.word()))
 }
 
-/// `password 1 first expects 0`: of user 1
+/// `password 1 first expects 0 [keeps 3]`: of user 1; with `keeps` all other sessions end
 fn password(words: &mut Words<'_>) -> Command {
     let user = UserId(words.number());
     let phc = phc(words);
     words.expect("expects");
-    Command::SetPassword { user, phc, expects_revision: words.number() }
+    let expects_revision = words.number();
+    let closing = (!words.is_empty()).then(|| {
+        words.expect("keeps");
+        Closing::AllBut(user, SessionId(words.number()))
+    });
+    Command::SetPassword { user, phc, expects_revision, closing }
 }
 
 /// `invite 7 for bo uses 1 until 5000 [admin]`; `for -` is for any name.

@@ -24,10 +24,11 @@ use conclave_proto::event::decode_records;
 use conclave_proto::frame::EncodedFrame;
 use conclave_proto::rights::{kind_from_proto, person_to_proto, policy_to_proto, role_to_proto};
 use conclave_proto::status::Failure;
+use conclave_store::MembersPage;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::api::auth::{self, Caller, Token};
+use crate::api::auth::{self, Caller};
 use crate::api::gateway::Gateway;
 use crate::api::sends::{SendStream, send_one};
 use crate::api::{status, subscription};
@@ -58,7 +59,7 @@ impl Gateway {
         caller: &Caller,
         request: HistoryRequest,
     ) -> Result<HistoryResponse, Failure> {
-        let room = self.router.room(request.room.as_ref()).await?;
+        let room = self.router.room(request.room.as_ref(), caller.user).await?;
         let reader = self.router.room_reader(room)?;
         if request.consistency() == Consistency::Linearizable {
             self.router.barrier(reader.shard()).await?;
@@ -97,6 +98,11 @@ impl Gateway {
             self.router.open_room(room).await?;
             self.router.barrier(reader.shard()).await?;
             found = reader.seen_room(room, caller.user, caller.powers()).await?;
+        } else if found.as_ref().is_some_and(|seen| seen.sight == Sight::Nothing)
+            && self.router.barrier(reader.shard()).await.is_ok()
+        {
+            // The caller was made a member a moment ago, and this replica did not know it.
+            found = reader.seen_room(room, caller.user, caller.powers()).await?;
         }
         found.ok_or(Failure::Refused(Refusal::RoomUnknown))
     }
@@ -106,19 +112,24 @@ impl Gateway {
         caller: &Caller,
         request: MembersRequest,
     ) -> Result<MembersResponse, Failure> {
-        let room = self.router.room(request.room.as_ref()).await?;
+        let room = self.router.room(request.room.as_ref(), caller.user).await?;
         let reader = self.router.room_reader(room)?;
         if request.consistency() == Consistency::Linearizable {
             self.router.barrier(reader.shard()).await?;
         }
-        let seen = self.seen_room(caller, room).await?;
-        let role = seen.role(caller.user);
-        let actor = Actor { powers: caller.powers(), role, banned: seen.is_banned(), muted: false };
-        may(actor, seen.head.policy, Deed::Read).map_err(Failure::Refused)?;
         let limit = page_size(request.limit, LIST_MEMBERS_DEFAULT, LIST_MEMBERS_MAX);
-        let mut members = reader.members(room, UserId(request.after_user_id), limit + 1).await?;
-        let more = members.len() > limit;
-        members.truncate(limit);
+        let (seen, page) = loop {
+            let seen = self.seen_room(caller, room).await?;
+            let role = seen.role(caller.user);
+            let actor = Actor { powers: caller.powers(), role, banned: seen.is_banned(), muted: false };
+            may(actor, seen.head.policy, Deed::Read).map_err(Failure::Refused)?;
+            let page = reader.members(room, UserId(request.after_user_id), limit).await?;
+            // The caller may have been removed between the two reads, and others added.
+            if reader.sight_number() == seen.number {
+                break (seen, page);
+            }
+        };
+        let MembersPage { members, next } = page;
         let users: Vec<_> = members.iter().map(|(user, _)| *user).collect();
         let names = self.router.reader(ShardId::META)?.user_names(&users).await?;
         let creator = seen.info.creator;
@@ -128,7 +139,11 @@ impl Gateway {
             role: role_to_proto(member.role_in_force(user, creator)).into(),
             muted_until_ms: member.muted_until_ms,
         });
-        Ok(MembersResponse { members: members.collect(), more })
+        Ok(MembersResponse {
+            members: members.collect(),
+            more: next.is_some(),
+            next_after_user_id: next.map_or(0, |user| user.0),
+        })
     }
 
     /// The direct conversation between the caller and these users.
@@ -150,16 +165,14 @@ impl Gateway {
         people.sort_unstable();
         people.dedup();
         let (room, created) = self.router.open_direct(caller.user, people.clone()).await?;
+        let name = direct_name(&people);
         let names = self.router.reader(ShardId::META)?.user_names(&people).await?;
-        let people = people.iter().zip(names);
-        Ok(OpenDirectResponse {
-            room_id: room.0,
-            created,
-            name: direct_name(&people.clone().map(|(user, _)| *user).collect::<Vec<_>>()),
-            people: people
-                .map(|(user, name)| chat::Person { user_id: user.0, name: name.unwrap_or_default() })
-                .collect(),
-        })
+        let person = |(user, name): (UserId, Option<String>)| chat::Person {
+            user_id: user.0,
+            name: name.unwrap_or_default(),
+        };
+        let people = people.into_iter().zip(names).map(person).collect();
+        Ok(OpenDirectResponse { room_id: room.0, created, name, people })
     }
 
     async fn list_rooms_page(
@@ -172,7 +185,15 @@ impl Gateway {
             self.router.barrier(ShardId::META).await?;
         }
         let limit = page_size(request.limit, LIST_ROOMS_DEFAULT, LIST_ROOMS_MAX);
-        let mut after = request.after_name;
+        let mut after = match request.after_room_id {
+            0 => request.after_name,
+            room => {
+                let known = meta.directory_entry(RoomId(room)).await?;
+                known.ok_or(Failure::Refused(Refusal::RoomUnknown))?.name
+            }
+        };
+        // By id: the name of a room that the caller may not see is not the caller's to know.
+        let mut next_after_room_id = 0;
         let mut rooms = Vec::new();
         for _ in 0..LIST_ROOMS_PAGES_MAX {
             let wanted = limit - rooms.len();
@@ -181,13 +202,14 @@ impl Gateway {
             entries.truncate(wanted);
             if let Some(last) = entries.last() {
                 after.clone_from(&last.name);
+                next_after_room_id = last.room.0;
             }
             rooms.extend(self.visible_rooms(caller, entries).await?);
             if !more || rooms.len() == limit {
-                return Ok(ListRoomsResponse { rooms, more, next_after_name: after });
+                return Ok(ListRoomsResponse { rooms, more, next_after_room_id });
             }
         }
-        Ok(ListRoomsResponse { rooms, more: true, next_after_name: after })
+        Ok(ListRoomsResponse { rooms, more: true, next_after_room_id })
     }
 
     /// Those of these rooms that the caller may see.
@@ -238,6 +260,11 @@ impl Gateway {
     }
 }
 
+/// Refuses a guest, who is in the rooms that somebody added the guest to, and makes none.
+fn no_guest(caller: &Caller) -> Result<(), Failure> {
+    if caller.powers().guest { Err(Failure::Refused(Refusal::NotAllowed)) } else { Ok(()) }
+}
+
 /// The newest `limit` events up to `end` that somebody may see, as the event before them and the last of them.
 fn back(seen: &SeenRoom, end: u64, limit: usize) -> (u64, u64) {
     let Some(span) = seen.sight.visible_back(Seq(end)) else { return (0, 0) };
@@ -258,12 +285,10 @@ impl ChatService for Gateway {
         &self,
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
-        // A user with a password shows a session of its own.
-        let token = Token::read(request.metadata().as_ref()).ok();
         let OpenSessionRequest { user, client, reads_only } = request.into_inner();
         self.call("OpenSession", async {
             match reads_only {
-                true => auth::open_reading(self, &user, token).await,
+                true => auth::open_reading(self, &user).await,
                 false => auth::open(self, &user, &client).await,
             }
         })
@@ -337,6 +362,7 @@ impl ChatService for Gateway {
     ) -> Result<Response<CreateRoomResponse>, Status> {
         self.call("CreateRoom", async {
             let caller = caller(&request)?;
+            no_guest(&caller)?;
             let CreateRoomRequest { name, kind } = request.into_inner();
             let unknown = |_| Failure::invalid("kind_unknown", "a room is open or private");
             let kind = kind_from_proto(kind).map_err(unknown)?;
@@ -353,6 +379,7 @@ impl ChatService for Gateway {
     ) -> Result<Response<OpenDirectResponse>, Status> {
         self.call("OpenDirect", async {
             let caller = caller(&request)?;
+            no_guest(&caller)?;
             self.direct(&caller, request.into_inner()).await
         })
         .await

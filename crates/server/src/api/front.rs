@@ -79,9 +79,7 @@ impl Service<Request<Body>> for Front {
         let name = request.uri().path().rsplit('/').next().unwrap_or_default();
         let Some(method) = OF_SESSIONS.into_iter().find(|method| *method == name) else {
             let call = self.public.call(request);
-            return Box::pin(async move {
-                in_time(call).await.or_else(|failure| Ok(Status::from(failure).into_http()))
-            });
+            return public(call);
         };
         let mut service = if method == SENDS { self.sends.clone() } else { self.calls.clone() };
         let gateway = self.gateway.clone();
@@ -107,15 +105,28 @@ impl Service<Request<Body>> for Front {
                     }
                 }
             };
-            match answered.await {
-                Ok(answer) => Ok(answer),
-                Err(failure) => {
-                    gateway.metrics.call_failures.with_label_values(&[method, failure.code()]).inc();
-                    Ok(Status::from(failure).into_http())
-                }
-            }
+            Ok(counted(&gateway, method, answered.await))
         })
     }
+}
+
+/// The answer to a public call.
+pub(crate) fn public(
+    call: impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
+    Box::pin(async move { in_time(call).await.or_else(|failure| Ok(Status::from(failure).into_http())) })
+}
+
+/// The answer to a call, or its failure, which is counted.
+pub(crate) fn counted(
+    gateway: &Gateway,
+    method: &str,
+    answered: Result<Response<Body>, Failure>,
+) -> Response<Body> {
+    answered.unwrap_or_else(|failure| {
+        gateway.metrics.call_failures.with_label_values(&[method, failure.code()]).inc();
+        Status::from(failure).into_http()
+    })
 }
 
 /// Runs a call with one answer, for no longer than it may take: a client may send its body slowly, or never.

@@ -8,7 +8,7 @@ mod accounts;
 pub(crate) mod front;
 mod sessions;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use conclave_core::record::{ClusterRole, UserRecord};
 use conclave_core::{Command, Refusal, Reply, ShardId, level};
@@ -74,9 +74,12 @@ impl Actor {
     }
 }
 
-/// The address of a call.
+/// The address of a call; the /64 of it for IPv6, which one party has.
 fn address(extensions: &Extensions) -> Option<IpAddr> {
-    extensions.get::<Peer>().map(|peer| peer.address.ip().to_canonical())
+    extensions.get::<Peer>().map(|peer| match peer.address.ip().to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        ip @ IpAddr::V4(_) => ip,
+    })
 }
 
 impl People {

@@ -14,8 +14,6 @@ use sha2::Sha256;
 
 use crate::local_sessions::{FIRST_READING_ID, is_reading};
 
-/// Set in the ids of sessions whose user has shown a session of its own, which is more than a name.
-const SHOWN: u64 = 1 << 62;
 /// The size of a token's MAC: the first bytes of the HMAC.
 pub(crate) const MAC_BYTES: usize = 16;
 
@@ -31,23 +29,15 @@ pub(crate) struct ReadingSession {
     pub(crate) user: UserId,
 }
 
-impl ReadingSession {
-    /// Whether the user has shown a session of its own.
-    pub(crate) fn is_shown(self) -> bool {
-        self.session.0 & SHOWN != 0
-    }
-}
-
 impl Readers {
     /// With a new key.
     pub(crate) fn new() -> Self {
         Self(Arc::new(rand::random()))
     }
 
-    /// A new session of this user, with its MAC. `shown`: the user has shown a session of its own.
-    pub(crate) fn open(&self, user: UserId, shown: bool) -> (ReadingSession, [u8; MAC_BYTES]) {
-        let random = (rand::random::<u64>() | FIRST_READING_ID) & !SHOWN;
-        let opened = ReadingSession { session: SessionId(random | if shown { SHOWN } else { 0 }), user };
+    /// A new session of this user, with its MAC.
+    pub(crate) fn open(&self, user: UserId) -> (ReadingSession, [u8; MAC_BYTES]) {
+        let opened = ReadingSession { session: SessionId(rand::random::<u64>() | FIRST_READING_ID), user };
         let mut half = [0; MAC_BYTES];
         half.copy_from_slice(&self.mac(opened).finalize().into_bytes()[..MAC_BYTES]);
         (opened, half)
@@ -79,13 +69,12 @@ mod tests {
     #[test]
     fn a_session_is_accepted_only_as_its_node_has_opened_it() {
         let (node, other) = (Readers::new(), Readers::new());
-        let (opened, mac) = node.open(UserId(7), false);
+        let (opened, mac) = node.open(UserId(7));
         assert!(node.has_opened(opened, mac));
         assert!(!other.has_opened(opened, mac), "another node, or this one after a restart");
         assert!(!node.has_opened(ReadingSession { user: UserId(8), ..opened }, mac));
         assert!(!node.has_opened(ReadingSession { session: SessionId(opened.session.0 ^ 1), ..opened }, mac));
         assert!(!node.has_opened(opened, [0; MAC_BYTES]));
-        assert!(!opened.is_shown() && node.open(UserId(7), true).0.is_shown());
-        assert_ne!(node.open(UserId(7), false).0.session, opened.session);
+        assert_ne!(node.open(UserId(7)).0.session, opened.session);
     }
 }

@@ -37,13 +37,13 @@ pub(crate) async fn send_one(
 ) -> Result<SendMessageResponse, Failure> {
     let Gateway { router, metrics, .. } = gateway;
     let began = Instant::now();
-    let room = router.room(request.room.as_ref()).await?;
+    let room = router.room(request.room.as_ref(), caller.user).await?;
     let request_no = request.request_no;
     let result = async {
         if request.join_first && joins(router, caller, room).await? {
             decide(router, room, join(caller, room)).await?;
         }
-        let command = command(router, caller, room, request).await?;
+        let command = command(router, caller, room, request, &mut None).await?;
         response(room, request_no, decide(router, room, command).await?)
     };
     let result = result.await;
@@ -68,12 +68,14 @@ fn one(replies: Vec<Reply>) -> Result<Reply, Failure> {
 }
 
 /// Whether a request that asks for it makes the caller a member of the room: an open room of which the caller is no
-/// member, as far as this node knows. A room that its shard does not have yet is open.
+/// member, as far as this node knows. A room that its shard does not have yet is created there.
 async fn joins(router: &Router, caller: &Caller, room: RoomId) -> Result<bool, Failure> {
-    let seen = router.room_reader(room)?.seen_room(room, caller.user, caller.powers()).await?;
-    Ok(seen.is_none_or(|seen| {
-        seen.head.policy.kind == RoomKind::Open && !seen.member.is_some_and(|member| member.is_present())
-    }))
+    let Some(seen) = router.room_reader(room)?.seen_room(room, caller.user, caller.powers()).await? else {
+        // Else the join would be refused because there is no room, and what comes behind it because there was no join.
+        router.open_room(room).await?;
+        return Ok(true);
+    };
+    Ok(seen.head.policy.kind == RoomKind::Open && !seen.member.is_some_and(|member| member.is_present()))
 }
 
 /// The command that makes the caller a member, without a request number: joining twice changes nothing.
@@ -100,13 +102,14 @@ async fn command(
     caller: &Caller,
     room: RoomId,
     request: SendMessageRequest,
+    asked: &mut Option<Result<(), Failure>>,
 ) -> Result<Encoded, Failure> {
     let unknown =
         || Failure::invalid("content_missing", "the request has no content that this version knows");
     let action = from_content(request.content.ok_or_else(unknown)?).map_err(|_| unknown())?;
     router.check_level(action.level())?;
     let action = match action.check() {
-        Ok(()) => named(router, action).await?,
+        Ok(()) => named(router, action, asked).await?,
         Err(refusal) => Action::Void { refusal, digest: action.digest() },
     };
     let request_no = RequestNo(request.request_no);
@@ -118,9 +121,14 @@ async fn command(
 }
 
 /// The action with the user whom it concerns.
-async fn named(router: &Router, mut action: Action) -> Result<Action, Failure> {
-    if let Some(target) = action.target_mut() {
-        target.user = router.user_named(&target.name).await?;
+async fn named(
+    router: &Router,
+    mut action: Action,
+    asked: &mut Option<Result<(), Failure>>,
+) -> Result<Action, Failure> {
+    if let Some(target) = action.target() {
+        let user = router.user_of_several(&target.name, asked).await?;
+        action.stamp_target(user);
     }
     Ok(action)
 }
@@ -410,9 +418,9 @@ async fn prepare(
     asked: &mut Option<Result<(), Failure>>,
     rooms: &mut BTreeSet<RoomId>,
 ) -> Result<(Option<Sent>, Sent), Failure> {
-    let room = router.room_of_several(request.room.as_ref(), asked).await?;
+    let room = router.room_of_several(request.room.as_ref(), caller.user, asked).await?;
     let SendMessageRequest { request_no, join_first, .. } = request;
-    let command = command(router, caller, room, request).await?;
+    let command = command(router, caller, room, request, asked).await?;
     let joins = !rooms.contains(&room) && join_first && joins(router, caller, room).await?;
     // A stream may name many rooms; those beyond the bound are looked up again with each request.
     if rooms.len() < STREAM_ROOMS_MAX {

@@ -164,7 +164,7 @@ async fn positions(
         }
     }
     for wanted in request.rooms {
-        let room = gateway.router.room(wanted.room.as_ref()).await?;
+        let room = gateway.router.room(wanted.room.as_ref(), caller.user).await?;
         if wanted.join {
             join(gateway, caller, room).await?;
         }
@@ -210,21 +210,31 @@ async fn position(
 ) -> Result<RoomCursor, Failure> {
     let reader = gateway.router.room_reader(room)?;
     let mut found = reader.seen_room(room, caller.user, caller.powers()).await?;
-    let beyond = |head: Option<Seq>| matches!(begin, Begin::After(seq) if head.is_none_or(|head| seq > head));
-    let head = |found: &Option<SeenRoom>| found.as_ref().map(|seen| seen.head.last);
+    let beyond = |found: &Option<SeenRoom>| match (&begin, found) {
+        (Begin::After(seq), Some(seen)) => *seq > seen.head.last,
+        _ => false,
+    };
+    // The caller may be a member already, and this replica not know it yet.
+    let shut_out = |found: &Option<SeenRoom>| found.as_ref().is_some_and(|seen| seen.sight == Sight::Nothing);
     // The room or the position may be newer than what this replica has applied: wait until it has caught up.
-    if found.is_none() || beyond(head(&found)) {
+    if found.is_none() || beyond(&found) || shut_out(&found) {
         if found.is_none() {
             gateway.router.open_room(room).await?;
         }
-        gateway.router.barrier(reader.shard()).await?;
+        match gateway.router.barrier(reader.shard()).await {
+            // Without a majority nobody becomes a member.
+            Err(_) if shut_out(&found) => {}
+            caught_up => caught_up?,
+        }
         found = reader.seen_room(room, caller.user, caller.powers()).await?;
     }
     let Some(SeenRoom { head, info, sight, number, .. }) = found else {
         return Err(Failure::Refused(Refusal::RoomUnknown));
     };
+    let end = sight.visible_back(head.last);
     let seq = match begin {
-        Begin::After(seq) if seq > head.last => {
+        // Where the room ends is for those who may see its end.
+        Begin::After(seq) if seq > head.last && end.is_some_and(|end| end.upto == head.last) => {
             let why = format!("position {seq} is beyond the end of the room, which is {}", head.last);
             return Err(Failure::invalid("position_beyond_end", why));
         }

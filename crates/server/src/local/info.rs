@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::config::{Config, Member};
 use crate::disk_space::DiskSpace;
 use crate::local::diverged::Diverged;
@@ -29,6 +30,7 @@ pub(crate) struct NodeInfo {
     /// Raised only by a forced recovery, which does not exist yet.
     pub(crate) epoch: u32,
     pub(crate) started: Instant,
+    pub(crate) clock: Clock,
     /// The sessions that subscribe on this node.
     pub(crate) sessions: Arc<LocalSessions>,
     /// Whether the disk has room.
@@ -48,10 +50,10 @@ pub(crate) struct NodeInfo {
 }
 
 impl NodeInfo {
-    /// The state of a node that is about to start. `now_ms` is wall time.
-    pub(crate) fn new(plan: &ClusterPlan, config: &Config, cluster: u128, now_ms: i64) -> Self {
+    /// The state of a node that is about to start.
+    pub(crate) fn new(plan: &ClusterPlan, config: &Config, cluster: u128, clock: &Clock) -> Self {
         let member = plan.members[&plan.me].clone();
-        let own = OwnRecord::new(own_record::first(plan.me.0, &member, cluster), now_ms);
+        let own = OwnRecord::new(own_record::first(plan.me.0, &member, cluster), clock.now_ms());
         Self {
             id: plan.me,
             member,
@@ -60,6 +62,7 @@ impl NodeInfo {
             feature_level: config.feature_level,
             epoch: 1,
             started: Instant::now(),
+            clock: clock.clone(),
             sessions: Arc::new(LocalSessions::new(config.max_clients, Arc::clone(&own.news))),
             disk: DiskSpace::new(config.disk_reserve),
             diverged: Diverged::default(),

@@ -128,7 +128,7 @@ impl Node {
         if let Some(http) = entrances.http {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
         }
-        self.spawn_session_tasks(gateway.seen.clone(), &clock);
+        self.spawn_session_tasks(gateway.seen.clone(), Arc::clone(&peer_statuses), &clock);
         tasks.spawn(serve_clients(entrances.client, gateway, admin, faults, stop.clone()));
 
         self.spawn_shard_tasks(&net, &introductions, links, leadership, &clock, config.timing);
@@ -160,11 +160,11 @@ impl Node {
     }
 
     /// Starts the tasks that keep sessions.
-    fn spawn_session_tasks(&self, seen: Seen, clock: &Clock) {
+    fn spawn_session_tasks(&self, seen: Seen, peer_statuses: Arc<PeerStatuses>, clock: &Clock) {
         let Self { info, store, router, tasks, .. } = self;
         let stop = &info.stop;
         tasks.spawn(seen.run(router.clone(), stop.clone()));
-        tasks.spawn(endings::run(router.clone(), clock.clone(), stop.clone()));
+        tasks.spawn(endings::run(router.clone(), peer_statuses, clock.clone(), stop.clone()));
         tasks.spawn(endings::end_streams(
             router.clone(),
             Arc::clone(&info.sessions),

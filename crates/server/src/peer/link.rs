@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_core::limits::SEND_BATCH_MAX;
-use conclave_core::record::ClusterRole;
+use conclave_core::people::powers_of;
 use conclave_core::{Command, NodeId, Reply, SessionId, ShardId, UserId, level};
 use conclave_net::Net;
 use conclave_proto::chat::{self, Certainty};
@@ -370,7 +370,9 @@ async fn acceptable(
     Ok(accepted)
 }
 
-/// A node registers only itself, and passes on only requests of sessions that exist, under their user's name.
+/// A node registers only itself, and passes on only requests of sessions that exist, under their user's name and with the
+/// powers of their account. Commands about accounts are believed, as is all else that nodes say: a node that lies is not among
+/// the things that a cluster withstands (docs/guarantees.md).
 async fn authorized(shards: &Shards, from: NodeId, command: &Command) -> Result<(), Refused> {
     match command {
         Command::RegisterNode(record) if record.node != from => {
@@ -387,11 +389,10 @@ async fn authorized(shards: &Shards, from: NodeId, command: &Command) -> Result<
                 }
                 Ok(None) | Err(_) => return Err(Refused::SessionUnknown(origin.session)),
             }
+            // Of the two nodes, either may not have heard yet that the account has changed.
             let author = meta.state.user_named(&origin.author_name).await.ok().flatten();
-            let admin = author.is_some_and(|user| user.role == ClusterRole::Admin);
-            // Who was a guest lately may be none any more, and nobody gains by being one.
-            if origin.powers.admin && !admin {
-                return Err(Refused::Invalid(format!("{} is no admin of the cluster", origin.author_name)));
+            if author.is_none_or(|user| powers_of(user.role, user.kind) != origin.powers) {
+                return Err(Refused::SessionUnknown(origin.session));
             }
             // The name is the client's, the id is the sender's word. A user whom this node does not know is new.
             if let Some(target) = action.target()

@@ -20,7 +20,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::limits::{ENDINGS_AT_ONCE, ENDINGS_INTERVAL, SWEEP_AT_ONCE, SWEEP_INTERVAL_TICKS};
+use crate::cluster::peer_statuses::PeerStatuses;
+use crate::limits::{
+    CLOCKS_DIFFER_MAX_MS, ENDINGS_AT_ONCE, ENDINGS_INTERVAL, SWEEP_AT_ONCE, SWEEP_INTERVAL_TICKS,
+};
 use crate::local_sessions::LocalSessions;
 use crate::router::Router;
 
@@ -30,10 +33,17 @@ struct Sweeps {
     session: SessionId,
     invite: Option<[u8; 16]>,
     ticks: u32,
+    /// The clock of this node was not believed at the last sweep.
+    waits: bool,
 }
 
 /// Ends sessions until the node stops. Only the meta shard's leader does it.
-pub(crate) async fn run(router: Router, clock: Clock, stop: CancellationToken) {
+pub(crate) async fn run(
+    router: Router,
+    peer_statuses: Arc<PeerStatuses>,
+    clock: Clock,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(ENDINGS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut sweeps = Sweeps::default();
@@ -50,19 +60,40 @@ pub(crate) async fn run(router: Router, clock: Clock, stop: CancellationToken) {
             sweeps.ticks += 1;
             if sweeps.ticks >= SWEEP_INTERVAL_TICKS {
                 sweeps.ticks = 0;
-                sweep(&router, &mut sweeps, clock.now_ms()).await?;
+                let now_ms = clock.now_ms();
+                let others = peer_statuses.statuses();
+                let clocks_ms: Vec<_> = others.values().map(|status| status.clock_ms).collect();
+                let believed = is_believed(now_ms, &clocks_ms, router.peers.iter().count() + 1);
+                if !believed && !sweeps.waits {
+                    tracing::warn!(
+                        now_ms,
+                        ?clocks_ms,
+                        "stopped to end sessions by time: the clock differs from most others"
+                    );
+                }
+                sweeps.waits = !believed;
+                if believed {
+                    sweep(&router, &mut sweeps, now_ms).await?;
+                }
             }
             Ok::<_, Failure>(())
         };
         tokio::select! {
             done = work => {
                 if let Err(failure) = done {
-                    tracing::debug!(%failure, "sessions not ended everywhere yet, retrying");
+                    tracing::debug!(%failure, "failed to end sessions on every shard, retrying");
                 }
             }
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// Whether this node's clock is one of most nodes' clocks: one clock that is far ahead ends no session. The clocks of the
+/// others are those of their last reports, and 0 for a node that told none.
+fn is_believed(now_ms: i64, others_ms: &[i64], nodes: usize) -> bool {
+    let agrees = |other_ms: &&i64| **other_ms != 0 && now_ms.abs_diff(**other_ms) <= CLOCKS_DIFFER_MAX_MS;
+    2 * (1 + others_ms.iter().filter(agrees).count()) > nodes
 }
 
 /// Tells every data shard of the sessions that were closed, then forgets them.
@@ -134,7 +165,7 @@ pub(crate) async fn end_streams(
                         Ok(true) => {}
                         Ok(false) => sessions.end(session),
                         Err(failure) => {
-                            tracing::debug!(session = session.0, %failure, "session not looked at")
+                            tracing::debug!(session = session.0, %failure, "failed to look whether a session has ended")
                         }
                     }
                 }
@@ -153,4 +184,20 @@ pub(crate) async fn is_open_now(router: &Router, session: SessionId, now_ms: i64
     let Some(record) = meta.session(session).await? else { return Ok(false) };
     let user = meta.user_named(&record.user_name).await?;
     Ok(user.is_some_and(|user| is_open(&record, &user, now_ms)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_alone_is_not_believed() {
+        const YEAR_MS: i64 = 365 * 86_400_000;
+        assert!(is_believed(YEAR_MS, &[], 1), "there is no other clock");
+        assert!(is_believed(YEAR_MS, &[YEAR_MS - 1, 1], 3));
+        assert!(!is_believed(2 * YEAR_MS, &[YEAR_MS, YEAR_MS], 3));
+        assert!(!is_believed(YEAR_MS, &[0, 0], 3), "nobody has told");
+        assert!(!is_believed(YEAR_MS, &[YEAR_MS, 0, 0], 4), "two of four are not most");
+        assert!(!is_believed(i64::MAX, &[i64::MIN, 1], 3));
+    }
 }

@@ -1,6 +1,6 @@
 //! Hashing and checking passwords: Argon2id, on a few threads for blocking work, never on a thread of the async runtime.
 //!
-//! One hash takes 19 MiB and some 20 ms of a processor. So only a few run at a time, few wait, and whoever comes then is
+//! One hash takes 19 MiB and some 20 ms of a processor. So only a few run at a time, few wait, and later ones are
 //! asked to come again: log-ins cannot hold up the rest of the node.
 
 use std::sync::Arc;
@@ -44,9 +44,9 @@ pub(crate) struct Passwords {
 }
 
 /// The place of one that waits or runs.
-struct Here(Arc<AtomicUsize>);
+struct Place(Arc<AtomicUsize>);
 
-impl Drop for Here {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -92,7 +92,7 @@ impl Passwords {
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let before = self.here.fetch_add(1, Ordering::AcqRel);
-        let here = Here(Arc::clone(&self.here));
+        let place = Place(Arc::clone(&self.here));
         if before >= self.max {
             return Err(busy());
         }
@@ -101,7 +101,7 @@ impl Passwords {
         // The work goes on if its caller gives up, so the place and the permit belong to the work.
         let done = self.work.block(move || {
             let done = work();
-            drop((permit, here));
+            drop((permit, place));
             done
         });
         done.await.map_err(|error| Failure::unknown("undecided", format!("hashing was cut off: {error}")))
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_so_many_passwords_wait() {
+    async fn a_bounded_number_of_passwords_waits() {
         let passwords = Passwords::with(Work::Threads, 1, 1);
         let held = Arc::clone(&passwords.running).acquire_owned().await.unwrap();
         let wait = |passwords: &Passwords| {

@@ -54,7 +54,7 @@ impl Seen {
             tokio::select! {
                 decided = router.decide(ShardId::META, &command) => {
                     if let Err(failure) = decided {
-                        tracing::debug!(%failure, "days of sessions not noted, the next calls note them again");
+                        tracing::debug!(%failure, "failed to note on which days sessions were seen");
                     }
                 }
                 () = stop.cancelled() => return,

@@ -13,7 +13,10 @@ use conclave_core::record::{
 };
 use conclave_core::{Refusal, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::status::Failure;
-use conclave_store::{EventPage, ReadError, ShardState};
+use conclave_store::{EventPage, MembersPage, ReadError, ShardState};
+
+/// A room's head and description, and what the room knows of a user; `None` if the replica does not have the room.
+type KnownRoom = Option<(RoomHead, RoomInfo, Option<Member>)>;
 
 /// A room as a caller may see it, at one position of the log.
 #[derive(Debug)]
@@ -61,20 +64,27 @@ impl ShardReader {
         user: UserId,
         powers: Powers,
     ) -> Result<Option<SeenRoom>, Failure> {
+        let (mut found, number) = self.rooms_at(&[room], user).await?;
+        let mut found = found.pop().flatten();
+        if planted(Bug::JoinSeesPast)
+            && let Some((_, _, Some(member))) = &mut found
+        {
+            member.sees_from = member.sees_from.map(|_| Seq(1));
+        }
+        Ok(found.map(|(head, info, member)| {
+            let sight = Sight::of(powers, head.policy, member.clone());
+            SeenRoom { head, info, member, sight, number }
+        }))
+    }
+
+    /// The rooms with what they know of the user, and the number of [`ShardState::sight`] at that moment.
+    async fn rooms_at(&self, rooms: &[RoomId], user: UserId) -> Result<(Vec<KnownRoom>, u64), Failure> {
         loop {
             let number = self.state.sight();
-            let mut found = self.rooms(&[room], user).await?.pop().flatten();
-            if planted(Bug::JoinSeesPast)
-                && let Some((_, _, Some(member))) = &mut found
-            {
-                member.sees_from = member.sees_from.map(|_| Seq(1));
-            }
-            // A membership that ended between the two reads would show the caller what came after it.
+            let found = self.state.rooms(rooms, user).await.map_err(storage)?;
+            // A membership that ended between the reads of two rows would show the caller what came after it.
             if self.state.sight() == number {
-                return Ok(found.map(|(head, info, member)| {
-                    let sight = Sight::of(powers, head.policy, member.clone());
-                    SeenRoom { head, info, member, sight, number }
-                }));
+                return Ok((found, number));
             }
         }
     }
@@ -84,23 +94,19 @@ impl ShardReader {
         self.state.sight()
     }
 
-    /// At most `limit` members of a room whose ids come after this one, ascending by id.
+    /// See [`ShardState::members`].
     pub(crate) async fn members(
         &self,
         room: RoomId,
         after: UserId,
         limit: usize,
-    ) -> Result<Vec<(UserId, Member)>, Failure> {
+    ) -> Result<MembersPage, Failure> {
         self.state.members(room, after, limit).await.map_err(storage)
     }
 
     /// For each of these rooms its head and description, and what the room knows of the user.
-    pub(crate) async fn rooms(
-        &self,
-        rooms: &[RoomId],
-        user: UserId,
-    ) -> Result<Vec<Option<(RoomHead, RoomInfo, Option<Member>)>>, Failure> {
-        self.state.rooms(rooms, user).await.map_err(storage)
+    pub(crate) async fn rooms(&self, rooms: &[RoomId], user: UserId) -> Result<Vec<KnownRoom>, Failure> {
+        Ok(self.rooms_at(rooms, user).await?.0)
     }
 
     /// Whether the user is a member of the room.

@@ -91,7 +91,7 @@ async fn a_name_with_a_password_opens_to_nobody_without_it() {
             let open = api::OpenSessionRequest { user: "ana".into(), ..Default::default() };
             let refused = connect(&cluster, index).await.open_session(open).await;
             refused.is_err_and(|refused| {
-                code(&refused) == "login_required" && refused.message().contains("conclave login")
+                code(&refused) == "login_required" && refused.message().contains("log in with it")
             })
         })
         .await;
@@ -99,7 +99,8 @@ async fn a_name_with_a_password_opens_to_nobody_without_it() {
     let reading = api::OpenSessionRequest { user: "ana".into(), reads_only: true, ..Default::default() };
     let refused = connect(&cluster, 0).await.open_session(reading.clone()).await.unwrap_err();
     assert_eq!(code(&refused), "login_required");
-    connect(&cluster, 0).await.open_session(of(&first, reading)).await.unwrap();
+    // Its user reads with the session that the log-in opened.
+    assert!(connect(&cluster, 0).await.open_session(of(&first, reading)).await.is_err());
     // Both sessions write, on every node.
     for (index, session) in [(0, &second), (1, &first), (2, &second)] {
         let mut raw = Raw::with(&cluster, index, session).await;
@@ -376,6 +377,32 @@ async fn the_next_meta_leader_tells_the_shards_what_the_last_one_did_not() {
         .await;
     }
     assert_eq!(said(&cluster, &ends).await, [(first.seq, 1)]);
+}
+
+/// The meta shard's leader looks for sessions that time has ended in a fixed number of rounds, in each of which it also ends
+/// what was closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_clock_that_is_a_year_ahead_ends_no_session() {
+    const ROUNDS: usize = 12;
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader_of(0).await;
+    let other = (leader + 1) % 3;
+    let mut people = people(&cluster, other).await;
+    let keeps = register(&mut people, "ana").await.unwrap();
+    let token = CreateTokenRequest { expires_in_ms: 30 * 86_400_000, ..Default::default() };
+    let token = people.create_token(of(&keeps, token)).await.unwrap().into_inner().session.unwrap();
+    cluster.clock(leader).set_offset_ms(365 * 86_400_000);
+    for _ in 0..ROUNDS {
+        let closed = log_in(&mut people, "ana", password("ana")).await.unwrap();
+        people.close_sessions(of(&keeps, close(Which::SessionId(closed.session_id)))).await.unwrap();
+        eventually("a round has ended", async || {
+            let late = Raw::with(&cluster, other, &closed).await.send("general", 1, "late").await;
+            // The node may take one message until it knows of the closing.
+            late.is_err_and(|refused| code(&refused) == "session_unknown")
+        })
+        .await;
+    }
+    Raw::with(&cluster, other, &token).await.send("general", 1, "still here").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,15 +1,18 @@
 //! Rights in rooms, over the network: who sees what, on which node, before and after memberships end.
 
+use conclave_client::Content;
 use conclave_client::api::{
     self, AddMember, MemberRole, MembersRequest, Past, RemoveMember, RoomAction, RoomKind, RoomSubscription,
     SetPolicy, Target, event, room_action::Kind, room_subscription::Start, send_message_request,
     stream_frame::Frame,
 };
+use conclave_core::{Command, UserId};
 use conclave_proto::frame::EncodedFrame;
 use tonic::{Code, Status, Streaming};
 
 use crate::harness::{Cluster, eventually, within};
 use crate::lost_ack::Raw;
+use crate::peers::decided;
 
 /// A session that counts its own request numbers in one room.
 struct Person {
@@ -307,11 +310,8 @@ async fn two_people_have_one_direct_conversation_whoever_begins_it_and_where() {
     }
     ana.say("psst").await.unwrap();
     eventually("bob reads it", async || bob.history().await.is_ok_and(|texts| texts == ["psst"])).await;
-    eventually("carol's node has the room", async || {
-        carol.history().await.is_err_and(|s| code(&s) == "not_a_member")
-    })
-    .await;
-    assert_eq!(code(&carol.say("me, too").await.unwrap_err()), "not_a_member");
+    assert_eq!(code(&carol.history().await.unwrap_err()), "room_unknown");
+    assert_eq!(code(&carol.say("me, too").await.unwrap_err()), "room_unknown");
     assert_eq!(code(&ana.add("carol").await.unwrap_err()), "not_allowed");
     assert!(ana.rooms().await.contains(&one.name) && !carol.rooms().await.contains(&one.name));
     let notes = open(&ana, &[]);
@@ -337,4 +337,59 @@ async fn a_client_that_writes_in_an_open_room_becomes_a_member_unless_banned() {
     assert_eq!(refused.code(), Some("banned"));
     ana.add("bob").await.unwrap();
     cluster.client("bob").await.send("town", "sorry").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_learns_neither_names_nor_lengths_of_private_rooms() {
+    let cluster = with_rights().await;
+    let mut ana = Person::at(&cluster, 0, "ana", "plans").await;
+    ana.create(RoomKind::Private).await;
+    let last = ana.say("between us").await.unwrap();
+    drop(Person::at(&cluster, 0, "bob", "").await);
+    let direct = ana.raw.request(api::OpenDirectRequest { users: vec!["bob".to_owned()] });
+    let direct = ana.raw.client.open_direct(direct).await.unwrap().into_inner();
+
+    let mut eve = Person::at(&cluster, 0, "eve", "plans").await;
+    // A page that looks at hidden rooms alone goes on behind them without a name.
+    let mut question = api::ListRoomsRequest { limit: 1, ..api::ListRoomsRequest::default() };
+    loop {
+        let request = eve.raw.request(question.clone());
+        let page = eve.raw.client.list_rooms(request).await.unwrap().into_inner();
+        let said = format!("{page:?}");
+        assert!(!said.contains("plans") && !said.contains(":d:"), "{said}");
+        if !page.more {
+            break;
+        }
+        question.after_room_id = page.next_after_room_id;
+    }
+    for after in [last + 1, 1 << 62] {
+        let refused = eve.follow(after).await.unwrap_err();
+        assert_eq!((code(&refused), refused.message().contains(&last.to_string())), ("not_a_member", false));
+    }
+    // Nobody else learns from the name of a conversation whether there is one.
+    for name in [direct.name.as_str(), ":d:1:999"] {
+        name.clone_into(&mut eve.room);
+        assert_eq!(code(&eve.history().await.unwrap_err()), "room_unknown");
+        assert_eq!(code(&eve.say("hello?").await.unwrap_err()), "room_unknown");
+    }
+}
+
+/// A room's creator may have died between the room directory and the room's shard.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_message_to_a_room_that_only_the_directory_has_is_acked() {
+    let cluster = with_rights().await;
+    let bob = cluster.client("bob").await;
+    bob.send("general", "to have a session").await.unwrap();
+    let kind = Some(conclave_core::access::RoomKind::Open);
+    for (name, at_once) in [("one", 1), ("many", 8)] {
+        let create = Command::CreateRoom { name: name.to_owned(), creator: UserId(1), kind };
+        decided(&cluster, 0, &create).await.unwrap();
+        let mut waiting = Vec::new();
+        for number in 0..at_once {
+            waiting.push(bob.submit(name, Content::Text(number.to_string())).await.unwrap());
+        }
+        for ticket in waiting {
+            within("an ack", ticket.wait()).await.unwrap();
+        }
+    }
 }

@@ -141,7 +141,7 @@ impl ShardState {
         let index = inner.applied.map_or(0, |id| id.index);
         inner.evict();
         if std::mem::take(&mut inner.sees_less) {
-            // Under the lock: whoever finds the events of this batch finds this number, too.
+            // Under the lock: a reader that finds the events of this batch finds this number, too.
             self.sight.fetch_add(1, Ordering::AcqRel);
         }
         let news = std::mem::take(&mut inner.session_news);
@@ -219,16 +219,18 @@ impl Inner {
                     need(Key::Member(*room, target.user));
                 }
             }
-            Command::OpenSession { user, .. } => self.needs_account(user, need),
-            Command::SetAccount(change) => self.needs_account(&change.name, need),
+            Command::OpenSession { user, .. } => self.needs_account(user, 1, need),
+            // To disable an account, or to make it less, closes its sessions, and so does claiming it.
+            Command::SetAccount(change) => self.needs_account(&change.name, usize::MAX, need),
             Command::Register { invite, name, .. } => {
                 invite.iter().for_each(|digest| need(Key::Invite(*digest)));
-                self.needs_account(name, need);
+                self.needs_account(name, usize::MAX, need);
             }
             Command::PutInvite(invite) => need(Key::Invite(invite.digest)),
             Command::SetPassword { user, .. } => {
                 need(Key::Credential(*user));
                 self.needs_user(*user, need);
+                self.needs_list(*user, usize::MAX, need);
             }
             Command::LogIn(log_in) => {
                 self.needs_user(log_in.user, need);
@@ -270,14 +272,13 @@ impl Inner {
         }
     }
 
-    /// The rows of an account by its name.
-    fn needs_account(&self, name: &str, need: &mut impl FnMut(Key)) {
+    /// The rows of an account by its name, and the newest of its sessions.
+    fn needs_account(&self, name: &str, newest: usize, need: &mut impl FnMut(Key)) {
         need(Key::User(name.to_owned()));
         need(Key::Folded(folded(name)));
         if let Some(Row::User(user)) = self.rows.get(&Key::User(name.to_owned())) {
             need(Key::Credential(user.user));
-            // The account that is claimed or disabled closes its sessions.
-            self.needs_list(user.user, if user.is_claimed() { 1 } else { usize::MAX }, need);
+            self.needs_list(user.user, newest, need);
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use conclave_core::access::Member;
-use conclave_core::limits::CACHED_ROWS_MAX;
+use conclave_core::limits::{CACHED_ROWS_MAX, MEMBER_ROWS_MAX};
 use conclave_core::record::{DirectoryEntry, MetaHead, RoomHead, RoomInfo};
 use conclave_core::{RoomId, Seq, UserId};
 use conclave_proto::frame;
@@ -35,6 +35,15 @@ pub struct EventPage {
     pub last: Seq,
     /// The seq of the room's last event when the page was made.
     pub head: Seq,
+}
+
+/// A page of a room's members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MembersPage {
+    /// Ascending by id.
+    pub members: Vec<(UserId, Member)>,
+    /// The user after whom the next page begins; `None` if there is none.
+    pub next: Option<UserId>,
 }
 
 /// The remaining capacity of a page.
@@ -330,7 +339,7 @@ impl ShardState {
     }
 
     /// A number that rises when somebody may see less of a room of this shard than before: a membership ended, or a room
-    /// is open no more. Whoever has read events and then finds the number that it knows may rely on what it knows about
+    /// is open no more. A reader of events that finds the number it knows afterwards may rely on what it knows about
     /// who may see them.
     #[must_use]
     pub fn sight(&self) -> u64 {
@@ -345,8 +354,8 @@ impl ShardState {
         Ok(self.row(Key::Member(room, user)).await?.and_then(as_member))
     }
 
-    /// The members of a room whose ids come after this one, ascending by id. At most `limit`, without those who are no
-    /// members now.
+    /// The members of a room whose ids come after this one, ascending by id: at most `limit`, without those who are no members
+    /// now. Rows of those are passed over, so a page also ends after [`MEMBER_ROWS_MAX`] rows.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -355,16 +364,11 @@ impl ShardState {
         room: RoomId,
         after: UserId,
         limit: usize,
-    ) -> Result<Vec<(UserId, Member)>, ReadError> {
+    ) -> Result<MembersPage, ReadError> {
         self.block(move |state| state.members_blocking(room, after, limit)).await
     }
 
-    fn members_blocking(
-        &self,
-        room: RoomId,
-        after: UserId,
-        limit: usize,
-    ) -> Result<Vec<(UserId, Member)>, ReadError> {
+    fn members_blocking(&self, room: RoomId, after: UserId, limit: usize) -> Result<MembersPage, ReadError> {
         let first = UserId(after.0.saturating_add(1));
         self.stable(|| {
             // Unwritten rows are read first: what is written meanwhile is then found in the file as well.
@@ -377,29 +381,40 @@ impl ShardState {
                     .map(|((_, user), (member, _))| (*user, member.clone()))
                     .collect()
             };
-            let mut page = Vec::new();
+            let mut members = Vec::new();
+            let mut last = after;
             let start = Key::Member(room, first).encode(self.shard);
             let mut prefix = key::with_kind(self.shard, kind::MEMBER);
             prefix.extend_from_slice(&room.0.to_be_bytes());
             let end = key::end_of(&prefix);
-            for row in self.shared.db.read()?.range(&start..&end)? {
-                if page.len() >= limit {
-                    break;
-                }
+            for (count, row) in self.shared.db.read()?.range(&start..&end)?.enumerate() {
                 let (key, value) = row?;
                 let Some(user) = key::parse_member(&key[key::SHARD..]) else { continue };
+                if members.len() > limit || count >= MEMBER_ROWS_MAX {
+                    members.truncate(limit);
+                    // Up to here everything was looked at, but for members beyond the limit.
+                    let next = if members.len() == limit {
+                        members.last().map(|(user, _)| *user)
+                    } else {
+                        Some(last)
+                    };
+                    return Ok(MembersPage { members, next });
+                }
+                last = user;
                 // Ids that only memory has come first.
                 let later = fresh.split_off(&user);
-                page.extend(std::mem::replace(&mut fresh, later).into_iter().filter_map(present));
+                members.extend(std::mem::replace(&mut fresh, later).into_iter().filter_map(present));
                 let member = match fresh.remove(&user) {
                     Some(member) => member,
                     None => Row::decode(&Key::Member(room, user), &value)?.and_then(as_member),
                 };
-                page.extend(present((user, member)));
+                members.extend(present((user, member)));
             }
-            page.extend(fresh.into_iter().filter_map(present));
-            page.truncate(limit);
-            Ok(page)
+            members.extend(fresh.into_iter().filter_map(present));
+            let more = members.len() > limit;
+            members.truncate(limit);
+            let next = members.last().map(|(user, _)| *user).filter(|_| more);
+            Ok(MembersPage { members, next })
         })
     }
 

@@ -135,7 +135,12 @@ fn about_people(random: &mut StdRng) -> Command {
             role: random.random_bool(0.5).then_some(role),
             disabled: random.random_bool(0.5).then(|| random.random_bool(0.3)),
         }),
-        1 => Command::SetPassword { user, phc, expects_revision: random.random_range(0..3) },
+        1 => Command::SetPassword {
+            user,
+            phc,
+            expects_revision: random.random_range(0..3),
+            closing: random.random::<bool>().then_some(Closing::Of(user)),
+        },
         2 => Command::PutInvite(Invite {
             digest,
             name: if random.random_bool(0.5) { name } else { String::new() },

@@ -6,7 +6,6 @@ use conclave_core::people::{AccountChange, Closing};
 use conclave_core::record::{Invite, Phc, Registration, UserKind};
 use conclave_core::{Command, Refusal, Reply, ShardId, UserId};
 use conclave_proto::accounts;
-use conclave_proto::command::encode;
 use conclave_proto::people as api;
 use conclave_proto::status::Failure;
 use tokio::time::Instant;
@@ -98,7 +97,7 @@ impl People {
             }
             Ok(other) => Err(Failure::unknown("undecided", format!("unexpected reply: {other:?}"))),
             Err(failure) => {
-                // Whoever tries invites, or names, pays as one who tries passwords.
+                // Trying invites, or names, costs the same as trying passwords.
                 if matches!(failure, Failure::Refused(_)) {
                     self.gateway.attempts.failed(from, name, now);
                 }
@@ -154,20 +153,14 @@ impl People {
         }
         let phc = self.gateway.passwords.hash(new).await?;
         let expects_revision = user.credential_revision;
-        let mut commands = vec![encode(&Command::SetPassword { user: user.user, phc, expects_revision })];
-        // In one entry with the password: nobody who opened the name without it stays.
-        match own {
-            Some(session) if close_others || !user.is_claimed() => {
-                commands.push(encode(&Command::CloseSessions(Closing::AllBut(user.user, session))));
-            }
-            Some(_) => {}
-            None => commands.push(encode(&Command::CloseSessions(Closing::Of(user.user)))),
-        }
-        let replies = self.gateway.router.submit(ShardId::META, commands).await.await?;
-        match replies.first() {
-            Some(Reply::Refused(refusal)) => Err(Failure::Refused(*refusal)),
-            _ => Ok(api::ChangePasswordResponse {}),
-        }
+        // Nobody who opened the name without a password stays.
+        let closing = match own {
+            Some(session) if close_others || !user.is_claimed() => Some(Closing::AllBut(user.user, session)),
+            Some(_) => None,
+            None => Some(Closing::Of(user.user)),
+        };
+        let command = Command::SetPassword { user: user.user, phc, expects_revision, closing };
+        self.decide(&command).await.map(|_| api::ChangePasswordResponse {})
     }
 
     pub(super) async fn read_users(

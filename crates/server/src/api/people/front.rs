@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use conclave_proto::people::people_service_server::PeopleServiceServer;
 use conclave_proto::status::Failure;
 use conclave_telemetry::operators::Operators;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::metadata::MetadataMap;
@@ -17,7 +16,7 @@ use tower::Service;
 
 use super::{Actor, People};
 use crate::api::auth::{self, Token};
-use crate::api::front::in_time;
+use crate::api::front::{counted, in_time, public};
 use crate::api::gateway::Gateway;
 use crate::limits::PUBLIC_CALL_BYTES_MAX;
 
@@ -69,9 +68,7 @@ impl Service<Request<Body>> for PeopleFront {
         let name = request.uri().path().rsplit('/').next().unwrap_or_default();
         let Some(method) = OF_ACTORS.into_iter().find(|method| *method == name) else {
             let call = self.service.call(request);
-            return Box::pin(async move {
-                in_time(call).await.or_else(|failure| Ok(Status::from(failure).into_http()))
-            });
+            return public(call);
         };
         let Self { gateway, operators, mut service } = self.clone();
         let metadata = MetadataMap::from_headers(request.headers().clone());
@@ -90,13 +87,7 @@ impl Service<Request<Body>> for PeopleFront {
                 drop(place);
                 answer
             };
-            match answered.await {
-                Ok(answer) => Ok(answer),
-                Err(failure) => {
-                    gateway.metrics.call_failures.with_label_values(&[method, failure.code()]).inc();
-                    Ok(Status::from(failure).into_http())
-                }
-            }
+            Ok(counted(&gateway, method, answered.await))
         })
     }
 }

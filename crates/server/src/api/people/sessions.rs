@@ -7,10 +7,11 @@ use conclave_core::{Command, Refusal, SessionId, ShardId, UserId};
 use conclave_proto::accounts;
 use conclave_proto::people as api;
 use conclave_proto::status::Failure;
+use tokio::time::Instant;
 use tonic::Extensions;
 use zeroize::Zeroizing;
 
-use super::{Actor, People, described};
+use super::{Actor, People, address, described};
 use crate::api::auth;
 
 /// How long a token for a program is valid if nobody says otherwise, milliseconds.
@@ -61,6 +62,8 @@ impl People {
         let api::LogInRequest { name, password, client, label, expires_in_ms } = request;
         let password = Zeroizing::new(password);
         check_user_name(&name).map_err(Failure::Refused)?;
+        // Before the cluster is asked: who waits costs nothing more.
+        self.gateway.attempts.check(address(extensions), &name, Instant::now())?;
         // The password that was set last counts, wherever.
         self.gateway.router.barrier(ShardId::META).await?;
         let meta = self.meta()?;
