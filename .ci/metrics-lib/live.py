@@ -25,8 +25,10 @@ CHAOS = "conclave_chaos_"
 
 
 class Prometheus:
-    def __init__(self, url: str):
+    def __init__(self, url: str, began: float | None = None):
+        """`began` is when that began what is looked at, in seconds since 1970: by default, LOOK_BACK seconds ago."""
         self.url = url
+        self.began = began
 
     def get(self, path: str, **parameters):
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters, doseq=True)}"
@@ -40,17 +42,18 @@ class Prometheus:
         return self.get(f"label/{label}/values", **({"match[]": match} if match else {}))
 
     def has_values(self, expr: str, now_only: bool) -> bool:
-        """Whether an expression has any number in the last minutes, or now."""
+        """Whether an expression has had any number since the beginning, or has one now."""
         return any(not math.isnan(value) for value in self.numbers(expr, now_only))
 
     def numbers(self, expr: str, now_only: bool = False) -> list[float]:
-        """All numbers of an expression in the last minutes, or now."""
+        """All numbers of an expression since the beginning, or now."""
         now = time.time()
+        began = now - LOOK_BACK if self.began is None else self.began
         if now_only:
             series = self.get("query", query=expr, time=now)["result"]
             points = [one["value"] for one in series]
         else:
-            series = self.get("query_range", query=expr, start=now - LOOK_BACK, end=now, step=STEP)["result"]
+            series = self.get("query_range", query=expr, start=began, end=now, step=STEP)["result"]
             points = [point for one in series for point in one["values"]]
         return [float(value) for _, value in points]
 
@@ -72,9 +75,8 @@ def allowed() -> Allowed:
     return found
 
 
-def check(url: str, targets: list[str]) -> list[str]:
+def check(prometheus: Prometheus, targets: list[str]) -> list[str]:
     """Everything that is wrong."""
-    prometheus = Prometheus(url)
     clusters = prometheus.values("cluster", 'up{job="conclave"}')
     if len(clusters) != 1:
         return [f"not one cluster, but {clusters}"]

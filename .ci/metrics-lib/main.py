@@ -18,7 +18,7 @@ def main() -> int:
         return run.inside(*arguments[1:])
     what = arguments[0] if arguments else ""
     if what.startswith("http://"):
-        return report(live.check(what.rstrip("/"), os.environ.get("CONCLAVE_METRICS_TARGETS", "").split()))
+        return report(live.check(live.Prometheus(what.rstrip("/")), os.environ.get("CONCLAVE_METRICS_TARGETS", "").split()))
     failed = report(files.check())
     if failed or not what:
         return failed

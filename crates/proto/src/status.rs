@@ -36,6 +36,8 @@ pub const READS_ONLY: &str = "reads_only";
 pub const TOO_MANY_LOG_INS: &str = "too_many_log_ins";
 /// Code: the disk of the shard's leader has no room. Nothing was sent.
 pub const DISK_FULL: &str = "disk_full";
+/// How a problem of a cluster begins whose replicas have applied different things.
+pub const DIVERGED: &str = "DIVERGED";
 /// Code: the port takes no more connections, or none of this address. Nothing was sent.
 pub const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
 /// How long a client waits before it connects again to a server that takes no more connections.

@@ -399,7 +399,7 @@ impl<'a> Cluster<'a> {
         );
         let hints = show::hints(&executable, self.plan, &status.cluster_id, begun.elapsed());
         output::note(settings.quiet || settings.json, &hints);
-        for problem in status.problems.iter().filter(|problem| ready::is_of_disk(problem)) {
+        for problem in status.problems.iter().filter(|problem| ready::outlasts_the_start(problem)) {
             output::note(settings.quiet, problem);
         }
         if keys.is_new {

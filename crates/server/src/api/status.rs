@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use conclave_proto::chat::{GetServerStatusResponse, NodeStatus};
-use conclave_proto::status::DISK_FULL;
+use conclave_proto::status::{DISK_FULL, DIVERGED};
 use conclave_store::Store;
 use tonic::metadata::MetadataMap;
 
@@ -169,7 +169,7 @@ fn divergences(nodes: &[NodeStatus]) -> BTreeSet<String> {
     });
     let sentence = |(shard, one, other)| {
         format!(
-            "DIVERGED: {} and {} have applied different things in shard {shard}; their messages may differ",
+            "{DIVERGED}: {} and {} have applied different things in shard {shard}; their messages may differ",
             name(one),
             name(other)
         )

@@ -8,7 +8,7 @@ use conclave_client::{CaId, Client, Net};
 use conclave_proto::chat::GetServerStatusResponse;
 use conclave_proto::dns::LookupRequest;
 use conclave_proto::dns::dns_service_client::DnsServiceClient;
-use conclave_proto::status::DISK_FULL;
+use conclave_proto::status::{DISK_FULL, DIVERGED};
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -70,16 +70,17 @@ async fn named(resolver: &NameServerPlan, authority: Option<CaId>) -> Result<[us
     Ok(counts)
 }
 
-/// Whether a problem is that a disk has no room.
-pub(super) fn is_of_disk(problem: &str) -> bool {
-    problem.contains(DISK_FULL)
+/// Whether a problem stays however long one waits, while the cluster can be used: a disk has no room, or replicas have
+/// applied different things.
+pub(super) fn outlasts_the_start(problem: &str) -> bool {
+    problem.contains(DISK_FULL) || problem.starts_with(DIVERGED)
 }
 
 /// What is missing; `lost` are the servers that are not started.
 fn waiting_for(status: &GetServerStatusResponse, nodes: usize, lost: &[&str]) -> Option<String> {
-    // A cluster on a full disk runs, and the user can read and make room.
     let is_lost = |problem: &str| lost.iter().any(|name| problem == format!("{name} does not answer"));
-    if let Some(problem) = status.problems.iter().find(|problem| !is_of_disk(problem) && !is_lost(problem)) {
+    let is_awaited = |problem: &&String| !outlasts_the_start(problem) && !is_lost(problem);
+    if let Some(problem) = status.problems.iter().find(is_awaited) {
         return Some(problem.clone());
     }
     let shards: Vec<String> = leaderless(status).iter().map(u32::to_string).collect();
@@ -117,6 +118,8 @@ mod tests {
         let mut full = status([5, 5]);
         full.problems = vec!["the disk of a has little room (disk_full)".to_owned()];
         assert_eq!(waiting_for(&full, 2, &[]), None, "it can be read");
+        full.problems.push("DIVERGED: a and b have applied different things in shard 1".to_owned());
+        assert_eq!(waiting_for(&full, 2, &[]), None, "no wait mends it");
         full.problems.push("b does not answer".to_owned());
         assert_eq!(waiting_for(&full, 2, &[]).as_deref(), Some("b does not answer"));
         assert_eq!(waiting_for(&full, 2, &["b"]), None, "b is not started");
