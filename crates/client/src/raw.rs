@@ -278,7 +278,7 @@ mod tests {
             author: "ana".into(),
             session_id: 7,
             request_no: seq + 1,
-            kind: Some(event::Kind::Message(Said { text: text.into() })),
+            kind: Some(event::Kind::Message(Said { text: text.into(), ..Said::default() })),
         }
     }
 

@@ -296,6 +296,12 @@ pub enum Sight {
 }
 
 impl Sight {
+    /// Whether the event at `seq` can be seen.
+    #[must_use]
+    pub fn shows(&self, seq: Seq) -> bool {
+        self.visible(seq).is_some_and(|(from, _)| from <= seq)
+    }
+
     /// What somebody may see of a room.
     #[must_use]
     pub fn of(powers: Powers, policy: RoomPolicy, member: Option<Member>) -> Self {
@@ -330,6 +336,17 @@ impl Sight {
         }
     }
 
+    /// The first event from which on everything can be seen, also what happens later; `None` for somebody who is no member
+    /// where one has to be.
+    #[must_use]
+    pub fn from_here_on(&self) -> Option<Seq> {
+        match self {
+            Self::All => Some(Seq(1)),
+            Self::Of(member) => member.sees_from,
+            Self::Nothing => None,
+        }
+    }
+
     /// The refusal for somebody who may see nothing.
     #[must_use]
     pub fn refusal(&self) -> Refusal {
@@ -351,6 +368,12 @@ pub enum Deed {
     Leave,
     /// Post a message.
     Post,
+    /// React to a message, or take a reaction back.
+    React,
+    /// Delete an own message.
+    Retract,
+    /// Delete somebody else's message.
+    Erase,
     /// Set the topic, or pin an event.
     Arrange,
     /// Make somebody a member.
@@ -408,6 +431,9 @@ pub fn may(actor: Actor, policy: RoomPolicy, deed: Deed) -> Result<(), Refusal> 
         Deed::Post if role.is_none() => allowed(false),
         Deed::Post if muted && !moderates => Err(Refusal::Muted),
         Deed::Post => allowed(policy.posting == Posting::All || role >= Some(Role::Moderator)),
+        Deed::React if muted && !moderates => Err(Refusal::Muted),
+        Deed::React | Deed::Retract => allowed(role.is_some()),
+        Deed::Erase => allowed(!direct && moderates),
         Deed::Arrange => {
             let enough = if policy.posting == Posting::All { Role::Member } else { Role::Moderator };
             allowed(role >= Some(enough) || powers.admin && !direct)

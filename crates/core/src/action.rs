@@ -9,6 +9,7 @@ use crate::decide::{Decision, Moment};
 use crate::event::EventKind;
 use crate::id::{Seq, UserId};
 use crate::level;
+use crate::message::{Answer, check_emoji};
 use crate::name::{check_reason, check_text, check_topic, check_user_name};
 use crate::outcome::Change;
 use crate::record::Person;
@@ -31,6 +32,31 @@ pub enum Action {
         /// The seq of the event.
         target: Seq,
         /// Unpin instead of pin.
+        off: bool,
+    },
+    /// Post a message that refers to an earlier one. Feature level 2.
+    Answer(Answer),
+    /// Give an own message another text. Feature level 2.
+    Edit {
+        /// The seq of the message.
+        target: Seq,
+        /// The new text.
+        text: String,
+    },
+    /// Delete a message for good: its text and those of its edits are erased. Feature level 2.
+    Delete {
+        /// The seq of the message.
+        target: Seq,
+        /// Why; see [`check_reason`].
+        reason: String,
+    },
+    /// React to a message, or take a reaction back. Feature level 2.
+    React {
+        /// The seq of the message.
+        target: Seq,
+        /// The reaction; see [`check_emoji`].
+        emoji: String,
+        /// Take it back.
         off: bool,
     },
     /// Make somebody a member; ends a ban. Feature level 2.
@@ -102,6 +128,7 @@ impl Action {
             | Self::SetRole { .. }
             | Self::Mute { .. }
             | Self::SetPolicy(_) => level::RIGHTS,
+            Self::Answer(_) | Self::Edit { .. } | Self::Delete { .. } | Self::React { .. } => level::MESSAGES,
         }
     }
 
@@ -118,8 +145,24 @@ impl Action {
             | Self::Join
             | Self::Leave
             | Self::Pin { .. }
+            | Self::Answer(_)
+            | Self::Edit { .. }
+            | Self::Delete { .. }
+            | Self::React { .. }
             | Self::SetPolicy(_)
             | Self::Void { .. } => None,
+        }
+    }
+
+    /// The messages whose state decides the action; 0 for none.
+    #[must_use]
+    pub fn messages(&self) -> [Seq; 2] {
+        match self {
+            Self::Answer(answer) => [answer.reply_to, answer.thread],
+            Self::Edit { target, .. } | Self::Delete { target, .. } | Self::React { target, .. } => {
+                [*target, Seq(0)]
+            }
+            _ => [Seq(0); 2],
         }
     }
 
@@ -145,6 +188,10 @@ impl Action {
             Self::SetTopic(topic) => check_topic(topic),
             Self::Void { refusal, .. } => Err(*refusal),
             Self::Pin { target: Seq(0), .. } => Err(Refusal::TargetUnknown),
+            Self::Answer(Answer { reply_to: Seq(0), thread: Seq(0), .. }) => Err(Refusal::TargetUnknown),
+            Self::Answer(Answer { text, .. }) | Self::Edit { text, .. } => check_text(text),
+            Self::Delete { reason, .. } => check_reason(reason),
+            Self::React { emoji, .. } => check_emoji(emoji),
             Self::AddMember { who, .. } | Self::SetRole { who, .. } | Self::Mute { who, .. } => {
                 check_target(who)
             }
@@ -205,6 +252,23 @@ impl Action {
                 ];
                 (10, &built[..])
             }
+            Self::Answer(Answer { text, reply_to, thread, also_in_room }) => {
+                let numbers = [reply_to.0.to_le_bytes(), thread.0.to_le_bytes()].concat();
+                built = [&numbers, &[u8::from(*also_in_room)][..], text.as_bytes()].concat();
+                (11, &built[..])
+            }
+            Self::Edit { target, text } => {
+                built = [&target.0.to_le_bytes()[..], text.as_bytes()].concat();
+                (12, &built[..])
+            }
+            Self::Delete { target, reason } => {
+                built = [&target.0.to_le_bytes()[..], reason.as_bytes()].concat();
+                (13, &built[..])
+            }
+            Self::React { target, emoji, off } => {
+                built = [&target.0.to_le_bytes()[..], &[u8::from(*off)], emoji.as_bytes()].concat();
+                (14, &built[..])
+            }
             Self::Void { digest, .. } => return *digest,
         };
         xxhash_rust::xxh3::xxh3_64_with_seed(body, kind)
@@ -237,6 +301,10 @@ impl Action {
                     decision => Ok(decision),
                 }
             }
+            Self::Answer(answer) => moment.answer(answer),
+            Self::Edit { target, text } => moment.edit(*target, text),
+            Self::Delete { target, reason } => moment.delete(*target, reason),
+            Self::React { target, emoji, off } => moment.react(*target, emoji, *off),
             Self::AddMember { who, role } => moment.add(who.person(), *role),
             Self::RemoveMember { who, ban, reason } => moment.remove(who.person(), *ban, reason),
             Self::SetRole { who, role } => moment.set_role(who.person(), *role),

@@ -1,5 +1,7 @@
 //! The decisions about actions in a room: what an action changes, and who may do it.
 
+mod messages;
+
 use crate::access::{Actor, Deed, Member, PolicyChange, Powers, Role, RoomKind, RoomPolicy, may};
 use crate::event::EventKind;
 use crate::id::{RoomId, Seq, UserId};
@@ -12,10 +14,6 @@ use crate::view::View;
 
 /// The decision about an action.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is returned once for each command, and most commands become events"
-)]
 pub(crate) enum Decision {
     /// It becomes an event.
     Event(Effect),
@@ -30,8 +28,8 @@ pub(crate) enum Decision {
 pub(crate) struct Effect {
     /// The event that the action becomes.
     pub(crate) kind: EventKind,
-    /// The row that the action changes, if any.
-    pub(crate) change: Option<Change>,
+    /// The rows that the action changes.
+    pub(crate) changes: Vec<Change>,
     /// The room's head before the event, with the members and the policy after it.
     pub(crate) head: RoomHead,
 }
@@ -40,7 +38,7 @@ impl Decision {
     /// The decision with a row that its event changes.
     pub(crate) fn with(self, change: Change) -> Self {
         match self {
-            Self::Event(effect) => Self::Event(Effect { change: Some(change), ..effect }),
+            Self::Event(effect) => Self::Event(Effect { changes: vec![change], ..effect }),
             other => other,
         }
     }
@@ -102,14 +100,14 @@ impl<V: View> Moment<'_, V> {
     }
 
     fn event(&self, kind: EventKind) -> Decision {
-        Decision::Event(Effect { kind, change: None, head: self.head })
+        Decision::Event(Effect { kind, changes: Vec::new(), head: self.head })
     }
 
     /// The decision for an event about a user.
     fn about(&self, kind: EventKind, user: UserId, member: Option<Member>, members: u32) -> Decision {
         let change = Change::Member { room: self.room, user, member };
         let head = RoomHead { members, ..self.head };
-        Decision::Event(Effect { kind, change: Some(change), head })
+        Decision::Event(Effect { kind, changes: vec![change], head })
     }
 
     /// An action that changes no rights.
@@ -250,6 +248,6 @@ impl<V: View> Moment<'_, V> {
             return Ok(Decision::Refused(Refusal::NotAllowed));
         }
         let head = RoomHead { policy, ..self.head };
-        Ok(Decision::Event(Effect { kind: EventKind::PolicyChanged(policy), change: None, head }))
+        Ok(Decision::Event(Effect { kind: EventKind::PolicyChanged(policy), changes: Vec::new(), head }))
     }
 }

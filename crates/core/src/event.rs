@@ -2,6 +2,7 @@
 
 use crate::access::{Role, RoomPolicy};
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
+use crate::message::Answer;
 use crate::record::{Founding, Person};
 
 /// One event. Its [`Seq`] is its identity within the room; wall time never orders anything.
@@ -38,6 +39,40 @@ pub enum EventKind {
     },
     /// The author posted this text.
     Message(String),
+    /// The author posted a message that refers to an earlier one.
+    Answer(Answer),
+    /// The author gave an own message another text.
+    Edited {
+        /// The seq of the message.
+        target: Seq,
+        /// The message's text from now on.
+        text: String,
+    },
+    /// The author deleted a message.
+    Deleted {
+        /// The seq of the message.
+        target: Seq,
+        /// Why; empty without a reason.
+        reason: String,
+    },
+    /// The author reacted to a message, or took a reaction back.
+    Reacted {
+        /// The seq of the message.
+        target: Seq,
+        /// The reaction; see [`crate::message::check_emoji`].
+        emoji: String,
+        /// The reaction was taken back.
+        off: bool,
+    },
+    /// A deleted message, or an edit of one: the event stays at its place, and its content is gone.
+    Erased {
+        /// The event that deleted the message.
+        by: Seq,
+        /// As [`Answer::thread`].
+        thread: Seq,
+        /// The message that this event had edited; 0 if it was a message itself.
+        edit_of: Seq,
+    },
     /// The author set this topic.
     TopicChanged(String),
     /// The author became a member.
@@ -83,4 +118,19 @@ pub enum EventKind {
     },
     /// The author changed the room's policy.
     PolicyChanged(RoomPolicy),
+}
+
+impl EventKind {
+    /// What is left of a message, or of an edit, that the event `by` deleted; `None` for an event of another kind, which
+    /// nothing deletes.
+    #[must_use]
+    pub fn erased(&self, by: Seq) -> Option<Self> {
+        let (thread, edit_of) = match self {
+            Self::Message(_) => (Seq(0), Seq(0)),
+            Self::Answer(answer) => (answer.thread, Seq(0)),
+            Self::Edited { target, .. } => (Seq(0), *target),
+            _ => return None,
+        };
+        Some(Self::Erased { by, thread, edit_of })
+    }
 }

@@ -9,7 +9,7 @@
 //! | Level | Since | What it adds |
 //! |---|---|---|
 //! | 1 | 0.1.0 | messages, topics, joining and leaving |
-//! | 2 | not released yet | pins; rights in rooms; accounts and sessions that end ([`crate::people`]); the time of a room may fall after a clock was far ahead ([`crate::Stamp`]) |
+//! | 2 | not released yet | pins; edits, deletions, reactions, threads; rights in rooms; accounts and sessions that end ([`crate::people`]); the time of a room may fall after a clock was far ahead ([`crate::Stamp`]) |
 //!
 //! A level belongs to a release. The content of a level never changes once it is released; until then it may grow.
 
@@ -17,6 +17,8 @@
 pub const FIRST: u32 = 1;
 /// The first level at which rooms have rights: only members write, and a room can be private.
 pub const RIGHTS: u32 = 2;
+/// The first level at which messages are edited, deleted, answered and reacted to.
+pub const MESSAGES: u32 = 2;
 /// The first level at which users have passwords, and sessions end.
 pub const ACCOUNTS: u32 = 2;
 /// The highest level that this version understands.

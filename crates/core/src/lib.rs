@@ -10,6 +10,7 @@
 //! * [`level`]: which commands a cluster may use while its nodes are of different versions.
 //! * [`machine`]: [`apply`], which turns a command into an [`Outcome`].
 //! * [`event`]: the events of a room, each at a dense [`Seq`].
+//! * [`message`]: what is known of a message beside its event.
 //! * [`stamp`]: the time of a batch of commands.
 //! * [`people`]: accounts and sessions: who is who, and until when.
 //! * [`session`]: request numbers and stored replies, which make a repeated send harmless.
@@ -29,6 +30,7 @@ pub mod level;
 pub mod limits;
 pub mod machine;
 pub mod mem;
+pub mod message;
 pub mod meta;
 pub mod name;
 pub mod outcome;

@@ -59,6 +59,14 @@ pub const PAST_SPANS_MAX: usize = 16;
 pub const REASON_BYTES_MAX: usize = 512;
 /// The longest time for which somebody is muted: a year, milliseconds.
 pub const MUTE_MAX_MS: u64 = 365 * 24 * 3_600 * 1_000;
+/// Edits of a message. Feature level 2, as the next three.
+pub const EDITS_MAX: usize = 64;
+/// A reaction's emoji, bytes of UTF-8.
+pub const EMOJI_BYTES_MAX: usize = 64;
+/// Different emoji among the reactions to a message.
+pub const REACTION_KINDS_MAX: usize = 32;
+/// Reactions to a message, of all users and emoji together: they are one row.
+pub const REACTIONS_MAX: usize = 4_096;
 /// Virtual nodes of each node on the ring. Part of the format: the places of shards depend on it.
 pub const VIRTUAL_NODES: u32 = 128;
 

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 
 use crate::access::Member;
 use crate::event::RoomEvent;
-use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
+use crate::id::{NodeId, RequestNo, RoomId, Seq, SessionId, UserId};
+use crate::message::MessageState;
 use crate::outcome::{Change, Outcome};
 use crate::record::{
     Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, RoomInfo, SessionRecord,
@@ -22,6 +23,8 @@ pub struct MemView {
     pub rooms: BTreeMap<RoomId, (RoomHead, RoomInfo)>,
     /// What rooms know of users.
     pub members: BTreeMap<(RoomId, UserId), Member>,
+    /// What rooms know of their messages.
+    pub messages: BTreeMap<(RoomId, Seq), MessageState>,
     /// Request numbers and stored replies of each session in each room.
     pub sessions: BTreeMap<(SessionId, RoomId), SessionRoom>,
     /// The number of rooms in which each session has request numbers.
@@ -58,7 +61,12 @@ impl MemView {
         for change in &outcome.changes {
             self.write(change);
         }
-        self.events.extend(outcome.event.clone());
+        if let Some(event) = &outcome.event {
+            if let Some(state) = MessageState::of(event) {
+                self.messages.insert((event.room, event.seq), state);
+            }
+            self.events.push(event.clone());
+        }
     }
 
     fn write(&mut self, change: &Change) {
@@ -73,6 +81,18 @@ impl MemView {
             }
             Change::Member { room, user, member: None } => {
                 self.members.remove(&(*room, *user));
+            }
+            Change::Message { room, seq, state } => {
+                self.messages.insert((*room, *seq), state.clone());
+            }
+            Change::Erase { room, seqs, by } => {
+                let erased =
+                    self.events.iter_mut().filter(|event| event.room == *room && seqs.contains(&event.seq));
+                for event in erased {
+                    if let Some(kind) = event.kind.erased(*by) {
+                        event.kind = kind;
+                    }
+                }
             }
             Change::Replied { session, room, reply, settled } => {
                 self.sessions.entry((*session, *room)).or_default().record(*reply, *settled);
@@ -136,6 +156,10 @@ impl View for MemView {
 
     fn member(&self, room: RoomId, user: UserId) -> Result<Option<Member>, Infallible> {
         Ok(self.members.get(&(room, user)).cloned())
+    }
+
+    fn message(&self, room: RoomId, seq: Seq) -> Result<Option<MessageState>, Infallible> {
+        Ok(self.messages.get(&(room, seq)).cloned())
     }
 
     fn creator(&self, room: RoomId) -> Result<UserId, Infallible> {

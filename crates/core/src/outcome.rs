@@ -3,6 +3,7 @@
 use crate::access::Member;
 use crate::event::RoomEvent;
 use crate::id::{RequestNo, RoomId, Seq, SessionId, UserId};
+use crate::message::MessageState;
 use crate::record::{
     Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, RoomInfo, SessionRecord,
     UserRecord,
@@ -82,6 +83,24 @@ pub enum Change {
         user: UserId,
         /// What the room knows of the user from now on; `None` if nothing.
         member: Option<Member>,
+    },
+    /// Replaces what the room knows of a message.
+    Message {
+        /// The room.
+        room: RoomId,
+        /// The message.
+        seq: Seq,
+        /// Its state from now on.
+        state: MessageState,
+    },
+    /// Replaces the content of events by [`crate::EventKind::erased`], for good.
+    Erase {
+        /// The room.
+        room: RoomId,
+        /// A message and its edits.
+        seqs: Vec<Seq>,
+        /// The event that deleted the message.
+        by: Seq,
     },
     /// Passes `reply` and `settled` to [`crate::session::SessionRoom::record`].
     Replied {

@@ -208,6 +208,27 @@ refusals! {
     /// A direct conversation has nobody else, or more than [`crate::limits::DIRECT_PEOPLE_MAX`] people.
     31 PeopleInvalid "people_invalid" uses Invalid Report
         "a direct conversation has 1 to 10 people";
+    /// Only the author of a message edits it.
+    32 NotYours "not_yours" uses Denied Report
+        "the message is somebody else's; only its author can edit it";
+    /// The message was deleted.
+    33 TargetDeleted "target_deleted" uses Precondition Report
+        "the message was deleted";
+    /// The event at the seq that the request names is no message.
+    34 TargetNotMessage "target_not_message" uses Precondition Report
+        "the event is no message; name the seq of a message";
+    /// The message has [`crate::limits::EDITS_MAX`] edits already.
+    35 TooManyEdits "too_many_edits" uses Exhausted Report
+        "the message was edited 64 times already; post a new one";
+    /// The reaction breaks the rules of [`crate::message::check_emoji`].
+    36 EmojiInvalid "emoji_invalid" uses Invalid Report
+        "a reaction has 1 to 64 bytes, without spaces and control characters";
+    /// The message has [`crate::limits::REACTIONS_MAX`] reactions, or [`crate::limits::REACTION_KINDS_MAX`] different ones.
+    37 TooManyReactions "too_many_reactions" uses Exhausted Report
+        "the message has as many reactions as it can hold";
+    /// The thread that the request names is about a message that is in a thread itself.
+    38 ThreadInvalid "thread_invalid" uses Precondition Report
+        "the message is in a thread already; answer in that thread";
     /// The session has ended: its user, an admin or time has ended it. Nothing that it sends takes effect any more.
     41 SessionEnded "session_ended" keeps Unauthenticated Authenticate
         "this session has ended; log in again";
@@ -297,7 +318,7 @@ mod tests {
 
     #[test]
     fn every_code_and_every_word_stands_for_one_refusal() {
-        for code in (1..=31).chain(WITHOUT_OLDER_NODES).filter(|code| *code != 45) {
+        for code in (1..=38).chain(WITHOUT_OLDER_NODES).filter(|code| *code != 45) {
             let refusal = Refusal::from_code(code, 5);
             assert_eq!(refusal.code(), code);
             assert!(!matches!(refusal, Refusal::Other(_)), "{code} has a name");
@@ -305,7 +326,7 @@ mod tests {
         }
         assert_eq!(
             Refusal::NAMED.len() + 1,
-            31 + WITHOUT_OLDER_NODES.count() - 1,
+            38 + WITHOUT_OLDER_NODES.count() - 1,
             "every code was looked at"
         );
         assert_eq!(Refusal::from_code(9_999, 0).code(), 9_999);

@@ -136,14 +136,14 @@ fn decide<V: View>(
     action: &Action,
 ) -> Result<Outcome, V::Error> {
     let moment = Moment { view, stamp, room, head, author: origin.author, powers: origin.powers };
-    let Effect { kind, change, head: after } = match action.decide(&moment)? {
+    let Effect { kind, changes: rows, head: after } = match action.decide(&moment)? {
         Decision::Event(effect) => effect,
         Decision::Unchanged => return Ok(Outcome::reply(Reply::Unchanged)),
         Decision::Refused(refusal) => return Ok(Outcome::refused(refusal)),
     };
-    // Capacity for four: at most two changes here, and the two that `act` adds.
-    let mut changes = Vec::with_capacity(4);
-    changes.extend(change);
+    // Capacity for the room's head, and for the two changes that `act` adds.
+    let mut changes = Vec::with_capacity(rows.len() + 3);
+    changes.extend(rows);
     let seq = head.last.next();
     let time_ms = stamp.after(head.last_time_ms);
     changes.push(Change::RoomHead(room, RoomHead { last: seq, last_time_ms: time_ms, ..after }));

@@ -1,7 +1,8 @@
 //! The input of a command's decision: read access to one shard's state.
 
 use crate::access::Member;
-use crate::id::{NodeId, RequestNo, RoomId, SessionId, UserId};
+use crate::id::{NodeId, RequestNo, RoomId, Seq, SessionId, UserId};
+use crate::message::MessageState;
 use crate::record::{
     Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, SessionRecord,
     UserRecord,
@@ -20,6 +21,8 @@ pub trait View {
     fn room(&self, room: RoomId) -> Result<Option<RoomHead>, Self::Error>;
     /// What the room knows of the user.
     fn member(&self, room: RoomId, user: UserId) -> Result<Option<Member>, Self::Error>;
+    /// What the room knows of a message; `None` if the room has no message at this seq. A deleted message is one.
+    fn message(&self, room: RoomId, seq: Seq) -> Result<Option<MessageState>, Self::Error>;
     /// The user who created the room.
     fn creator(&self, room: RoomId) -> Result<UserId, Self::Error>;
     /// The standing of a request among the session's decided requests in the room; `None` if the

@@ -3,6 +3,7 @@
 
 use conclave_core::access::Role;
 use conclave_core::action::Target;
+use conclave_core::message::Answer;
 use conclave_core::{Action, Refusal, Seq, UserId};
 
 use crate::chat::{self, RoomAction, room_action::Kind, send_message_request::Content};
@@ -74,6 +75,15 @@ fn from_proto(action: RoomAction) -> Result<Action, FormatError> {
         Kind::Topic(topic) => Action::SetTopic(topic),
         Kind::Join(_) => Action::Join,
         Kind::Leave(_) => Action::Leave,
+        Kind::Post(message) if message.reply_to_seq == 0 && message.thread_seq == 0 => {
+            Action::Post(message.text)
+        }
+        Kind::Post(message) => Action::Answer(answer_from_proto(message)),
+        Kind::Edit(edit) => Action::Edit { target: Seq(edit.target_seq), text: edit.text },
+        Kind::Delete(delete) => Action::Delete { target: Seq(delete.target_seq), reason: delete.reason },
+        Kind::React(react) => {
+            Action::React { target: Seq(react.target_seq), emoji: react.emoji, off: react.off }
+        }
         Kind::Pin(pin) => Action::Pin { target: Seq(pin.target_seq), off: pin.off },
         Kind::AddMember(add) => Action::AddMember {
             who: rights::target_from_proto(add.who),
@@ -98,6 +108,10 @@ fn later(action: Action) -> Option<Kind> {
     let role = |role: Role| rights::role_to_proto(Some(role)).into();
     let who = |who: Target| Some(rights::target_to_proto(who));
     Some(match action {
+        Action::Answer(answer) => Kind::Post(answer_to_proto(&answer)),
+        Action::Edit { target, text } => Kind::Edit(chat::Edit { target_seq: target.0, text }),
+        Action::Delete { target, reason } => Kind::Delete(chat::Delete { target_seq: target.0, reason }),
+        Action::React { target, emoji, off } => Kind::React(chat::React { target_seq: target.0, emoji, off }),
         Action::Pin { target, off } => Kind::Pin(chat::Pin { target_seq: target.0, off }),
         Action::AddMember { who: target, role: given } => {
             Kind::AddMember(chat::AddMember { who: who(target), role: role(given) })
@@ -114,4 +128,24 @@ fn later(action: Action) -> Option<Kind> {
             return None;
         }
     })
+}
+
+/// A message that refers to another, in the form in which it is sent and stored.
+pub(crate) fn answer_to_proto(answer: &Answer) -> chat::Message {
+    chat::Message {
+        text: answer.text.clone(),
+        reply_to_seq: answer.reply_to.0,
+        thread_seq: answer.thread.0,
+        also_in_room: answer.also_in_room,
+    }
+}
+
+/// A message that refers to another, from the form in which it is sent and stored.
+pub(crate) fn answer_from_proto(message: chat::Message) -> Answer {
+    Answer {
+        text: message.text,
+        reply_to: Seq(message.reply_to_seq),
+        thread: Seq(message.thread_seq),
+        also_in_room: message.also_in_room,
+    }
 }

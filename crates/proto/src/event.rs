@@ -7,7 +7,7 @@ use conclave_core::{EventKind, RequestNo, RoomEvent, RoomId, Seq, SessionId, Use
 use prost::Message as _;
 
 use crate::chat::{self, event::Kind};
-use crate::{FormatError, frame, rights};
+use crate::{FormatError, action, frame, rights};
 
 /// Appends the event to `out` as a *record*: one element of `EventBatch.events`, with its tag and
 /// length. Concatenated records are a valid list again; history on disk and on the wire has this form;
@@ -46,7 +46,22 @@ pub fn to_proto(event: &RoomEvent) -> chat::Event {
             Kind::Muted(chat::Muted { who: Some(rights::person_to_proto(who)), until_ms: *until_ms })
         }
         EventKind::PolicyChanged(policy) => Kind::PolicyChanged(rights::policy_to_proto(*policy)),
-        EventKind::Message(text) => Kind::Message(chat::Message { text: text.clone() }),
+        EventKind::Message(text) => {
+            Kind::Message(chat::Message { text: text.clone(), ..chat::Message::default() })
+        }
+        EventKind::Answer(answer) => Kind::Message(action::answer_to_proto(answer)),
+        EventKind::Edited { target, text } => {
+            Kind::Edited(chat::Edited { target_seq: target.0, text: text.clone() })
+        }
+        EventKind::Deleted { target, reason } => {
+            Kind::Deleted(chat::Deleted { target_seq: target.0, reason: reason.clone() })
+        }
+        EventKind::Reacted { target, emoji, off } => {
+            Kind::Reacted(chat::Reacted { target_seq: target.0, emoji: emoji.clone(), off: *off })
+        }
+        EventKind::Erased { by, thread, edit_of } => {
+            Kind::Erased(chat::Erased { deleted_seq: by.0, thread_seq: thread.0, edit_of_seq: edit_of.0 })
+        }
         EventKind::TopicChanged(topic) => Kind::TopicChanged(chat::TopicChanged { topic: topic.clone() }),
         EventKind::Joined => Kind::Joined(chat::Joined {}),
         EventKind::Left => Kind::Left(chat::Left {}),
@@ -88,7 +103,22 @@ pub fn from_proto(event: chat::Event) -> Result<RoomEvent, FormatError> {
         }
         Kind::Muted(muted) => EventKind::Muted { who: person(muted.who)?, until_ms: muted.until_ms },
         Kind::PolicyChanged(policy) => EventKind::PolicyChanged(rights::policy_from_proto(policy)?),
-        Kind::Message(message) => EventKind::Message(message.text),
+        Kind::Message(message) if message.reply_to_seq == 0 && message.thread_seq == 0 => {
+            EventKind::Message(message.text)
+        }
+        Kind::Message(message) => EventKind::Answer(action::answer_from_proto(message)),
+        Kind::Edited(edited) => EventKind::Edited { target: Seq(edited.target_seq), text: edited.text },
+        Kind::Deleted(deleted) => {
+            EventKind::Deleted { target: Seq(deleted.target_seq), reason: deleted.reason }
+        }
+        Kind::Reacted(reacted) => {
+            EventKind::Reacted { target: Seq(reacted.target_seq), emoji: reacted.emoji, off: reacted.off }
+        }
+        Kind::Erased(erased) => EventKind::Erased {
+            by: Seq(erased.deleted_seq),
+            thread: Seq(erased.thread_seq),
+            edit_of: Seq(erased.edit_of_seq),
+        },
         Kind::TopicChanged(changed) => EventKind::TopicChanged(changed.topic),
         Kind::Joined(_) => EventKind::Joined,
         Kind::Left(_) => EventKind::Left,
@@ -112,6 +142,41 @@ fn person(person: Option<chat::Person>) -> Result<Person, FormatError> {
 
 fn role(number: i32) -> Result<Role, FormatError> {
     rights::role_from_proto(number)?.ok_or(FormatError::Missing("the role"))
+}
+
+/// The event at this place of concatenated records, from 0.
+///
+/// # Errors
+/// If there are fewer records, or the event is damaged or of an unknown kind.
+pub fn event_at(records: &[u8], place: u64) -> Result<RoomEvent, FormatError> {
+    let (at, len) = find(records, place)?;
+    let mut batch = chat::EventBatch::decode(&records[at..at + len])?;
+    from_proto(batch.events.pop().ok_or(FormatError::Missing("EventBatch.events"))?)
+}
+
+/// The records with the content of one event erased by the event `by`; see [`EventKind::erased`]. `None` if the event
+/// is erased already, or of a kind that nothing erases.
+///
+/// # Errors
+/// As [`event_at`].
+pub fn erase_at(records: &[u8], place: u64, by: Seq) -> Result<Option<Bytes>, FormatError> {
+    let (at, len) = find(records, place)?;
+    let event = event_at(&records[at..at + len], 0)?;
+    let Some(kind) = event.kind.erased(by) else { return Ok(None) };
+    let mut out = BytesMut::with_capacity(records.len());
+    out.extend_from_slice(&records[..at]);
+    encode_record(&RoomEvent { kind, ..event }, &mut out);
+    out.extend_from_slice(&records[at + len..]);
+    Ok(Some(out.freeze()))
+}
+
+/// Where a record begins, and its length.
+fn find(records: &[u8], place: u64) -> Result<(usize, usize), FormatError> {
+    let mut at = 0;
+    for _ in 0..place {
+        at += frame::first_record_len(&records[at..])?;
+    }
+    Ok((at, frame::first_record_len(&records[at..])?))
 }
 
 /// Decodes concatenated records.

@@ -19,6 +19,7 @@ pub(crate) mod admin;
 pub(crate) mod answers;
 pub(crate) mod auth;
 mod chat;
+mod folds;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod peer;

@@ -46,7 +46,9 @@ pub use log::{LogReader, LogStore};
 pub use observer::Observer;
 pub use snapshot::{LocalSnapshot, ReceivedSnapshot, SnapshotData, SnapshotReceiver};
 pub use state::machine::{SnapshotBuilder, StateMachine};
-pub use state::{AppliedDigest, ClusterTable, DigestSum, EndedSessions, EventPage, MembersPage, ShardState};
+pub use state::{
+    AppliedDigest, ClusterTable, DigestSum, EndedSessions, EventPage, FoldedMessage, MembersPage, ShardState,
+};
 pub use store::{Compaction, Options, Store, Usage};
 pub use types::{
     Entry, LogId, Membership, Payload, Raft, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,

@@ -9,9 +9,10 @@ pub(crate) mod block;
 mod cache;
 pub(crate) mod db;
 pub(crate) mod digest;
-mod flush;
+pub(crate) mod flush;
 pub(crate) mod key;
 pub(crate) mod machine;
+mod messages;
 mod people;
 #[cfg(debug_assertions)]
 mod predict;
@@ -29,9 +30,10 @@ use std::sync::{Arc, Mutex};
 
 use conclave_core::access::Member;
 use conclave_core::limits::{CACHED_ROWS_MAX, TAIL_CACHE_BYTES_MAX};
+use conclave_core::message::MessageState;
 use conclave_core::record::{DirectoryEntry, MetaHead, NodeRecord};
 use conclave_core::ring::Layout;
-use conclave_core::{NodeId, RoomId, SessionId, ShardId, UserId};
+use conclave_core::{NodeId, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::FormatError;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
@@ -50,6 +52,7 @@ use tail::{ApplyBatch, Chunk, Tails};
 use writer::StateWriterQueue;
 
 pub use digest::{AppliedDigest, DigestSum};
+pub use messages::FoldedMessage;
 pub use read::{EventPage, MembersPage};
 
 /// The parts that all shards share.
@@ -147,6 +150,10 @@ struct Inner {
     fresh: BTreeMap<String, (DirectoryEntry, u64)>,
     /// Members of rooms that are not written yet, with their epoch.
     fresh_members: BTreeMap<(RoomId, UserId), (Option<Member>, u64)>,
+    /// What rooms know of messages that is not written yet, with its epoch.
+    fresh_messages: BTreeMap<(RoomId, Seq), (MessageState, u64)>,
+    /// Events whose content is erased, but not yet in the file: the event that deleted each, and the epoch.
+    erasures: BTreeMap<(RoomId, Seq), (Seq, u64)>,
     /// Somebody may see less than before the batch.
     sees_less: bool,
     tails: Tails,
@@ -229,6 +236,8 @@ impl ShardState {
         inner.ended.clear();
         inner.fresh.clear();
         inner.fresh_members.clear();
+        inner.fresh_messages.clear();
+        inner.erasures.clear();
         inner.tails.clear();
         inner.unwritten.clear();
         let bytes = std::mem::take(&mut inner.unwritten_bytes);
@@ -301,6 +310,8 @@ impl Inner {
             small: BTreeSet::new(),
             fresh: BTreeMap::new(),
             fresh_members: BTreeMap::new(),
+            fresh_messages: BTreeMap::new(),
+            erasures: BTreeMap::new(),
             sees_less: false,
             tails: Tails::default(),
             batch: ApplyBatch::default(),

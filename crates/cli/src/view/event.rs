@@ -29,13 +29,24 @@ pub(crate) fn line(look: &LineStyle, room: &str, event: &chat::Event, own: Optio
     let who = paint(style, Ink::Person(event.author_id), &author);
     let said = match &event.kind {
         Some(Kind::Message(message)) => {
-            let indent = " ".repeat(place.len() + time.len() + author.len() + 6);
-            format!("{who}: {}", safe(&message.text, &indent))
+            let about = about(message);
+            let indent = " ".repeat(place.len() + time.len() + author.len() + about.len() + 6);
+            format!("{who}: {}{}", paint(style, Ink::Dim, &about), safe(&message.text, &indent))
         }
         other => paint(style, Ink::Dim, &notice(&author, other.as_ref())),
     };
     let own = own.map(|state| format!(" {}", tick(style, state))).unwrap_or_default();
     format!("{}  {}  {said}{own}", paint(style, Ink::Dim, &place), paint(style, Ink::Dim, &time))
+}
+
+/// What a message refers to, as the beginning of its text: `(thread 12, to 15) `.
+fn about(message: &chat::Message) -> String {
+    match (message.thread_seq, message.reply_to_seq) {
+        (0, 0) => String::new(),
+        (0, quoted) => format!("(to {quoted}) "),
+        (root, 0) => format!("(thread {root}) "),
+        (root, quoted) => format!("(thread {root}, to {quoted}) "),
+    }
 }
 
 /// The text of an event that is not a message.
@@ -52,6 +63,26 @@ fn notice(author: &str, kind: Option<&Kind>) -> String {
         }
         Some(Kind::Joined(_)) => format!("* {author} joined"),
         Some(Kind::Left(_)) => format!("* {author} left"),
+        Some(Kind::Edited(edited)) => {
+            format!("* {author} edited {}: {}", edited.target_seq, safe(&edited.text, "  "))
+        }
+        Some(Kind::Deleted(deleted)) => {
+            let reason = safe(&deleted.reason, "");
+            let why = if reason.is_empty() { reason } else { format!(": {reason}") };
+            format!("* {author} deleted {}{why}", deleted.target_seq)
+        }
+        Some(Kind::Reacted(reacted)) => {
+            let emoji = safe(&reacted.emoji, "");
+            if reacted.off {
+                format!("* {author} took {emoji} back from {}", reacted.target_seq)
+            } else {
+                format!("* {author} reacted to {} with {emoji}", reacted.target_seq)
+            }
+        }
+        Some(Kind::Erased(erased)) if erased.edit_of_seq != 0 => {
+            format!("* an edit of {}, deleted with it", erased.edit_of_seq)
+        }
+        Some(Kind::Erased(_)) => format!("* a message of {author}, deleted"),
         Some(Kind::Pinned(pinned)) => {
             let verb = if pinned.off { "unpinned" } else { "pinned" };
             format!("* {author} {verb} event {}", pinned.target_seq)
@@ -141,6 +172,15 @@ pub(crate) struct Json<'a> {
     /// The event that this one is about, for example a pinned one.
     #[serde(skip_serializing_if = "Option::is_none")]
     target_seq: Option<u64>,
+    /// The message that this one quotes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to_seq: Option<u64>,
+    /// The message that the thread of this one is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread_seq: Option<u64>,
+    /// The event that deleted this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted_seq: Option<u64>,
     /// The user whom the event concerns, for example a new member.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
@@ -154,6 +194,11 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
     let (kind, body) = match &event.kind {
         Some(Kind::Created(_)) => ("created", ""),
         Some(Kind::Message(message)) => ("message", message.text.as_str()),
+        Some(Kind::Edited(edited)) => ("edited", edited.text.as_str()),
+        Some(Kind::Deleted(deleted)) => ("deleted", deleted.reason.as_str()),
+        Some(Kind::Reacted(reacted)) if reacted.off => ("unreacted", reacted.emoji.as_str()),
+        Some(Kind::Reacted(reacted)) => ("reacted", reacted.emoji.as_str()),
+        Some(Kind::Erased(_)) => ("erased", ""),
         Some(Kind::TopicChanged(changed)) => ("topic", changed.topic.as_str()),
         Some(Kind::Joined(_)) => ("joined", ""),
         Some(Kind::Left(_)) => ("left", ""),
@@ -168,6 +213,11 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
         Some(Kind::PolicyChanged(_)) => ("policy_changed", ""),
         None => ("unknown", ""),
     };
+    let message = match &event.kind {
+        Some(Kind::Message(message)) => Some(message),
+        _ => None,
+    };
+    let given = |seq: u64| (seq != 0).then_some(seq);
     let (who, role) = match &event.kind {
         Some(Kind::MemberAdded(added)) => (added.who.as_ref(), Some(added.role())),
         Some(Kind::MemberRemoved(removed)) => (removed.who.as_ref(), None),
@@ -187,6 +237,19 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
         request_no: event.request_no,
         target_seq: match &event.kind {
             Some(Kind::Pinned(pinned)) => Some(pinned.target_seq),
+            Some(Kind::Edited(edited)) => Some(edited.target_seq),
+            Some(Kind::Deleted(deleted)) => Some(deleted.target_seq),
+            Some(Kind::Reacted(reacted)) => Some(reacted.target_seq),
+            Some(Kind::Erased(erased)) => given(erased.edit_of_seq),
+            _ => None,
+        },
+        reply_to_seq: message.and_then(|message| given(message.reply_to_seq)),
+        thread_seq: match &event.kind {
+            Some(Kind::Erased(erased)) => given(erased.thread_seq),
+            _ => message.and_then(|message| given(message.thread_seq)),
+        },
+        deleted_seq: match &event.kind {
+            Some(Kind::Erased(erased)) => Some(erased.deleted_seq),
             _ => None,
         },
         user: who.map(|who| who.name.as_str()),
@@ -207,7 +270,7 @@ mod tests {
     }
 
     fn message(text: &str) -> chat::Event {
-        event(Kind::Message(chat::Message { text: text.into() }))
+        event(Kind::Message(chat::Message { text: text.into(), ..chat::Message::default() }))
     }
 
     #[test]

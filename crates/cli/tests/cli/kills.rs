@@ -190,6 +190,10 @@ fn seen(event: &conclave_client::api::Event) -> Event<'_> {
         Kind::Left(_) => (What::Left, ""),
         // No client of this test causes such an event; the checker would report it as a phantom.
         Kind::Pinned(_)
+        | Kind::Edited(_)
+        | Kind::Deleted(_)
+        | Kind::Reacted(_)
+        | Kind::Erased(_)
         | Kind::MemberAdded(_)
         | Kind::MemberRemoved(_)
         | Kind::RoleChanged(_)

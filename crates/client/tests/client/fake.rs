@@ -127,12 +127,16 @@ impl Data {
             RequestNo(request.settled_no),
         );
         let kind = match action {
-            Action::Post(text) => event::Kind::Message(Message { text }),
+            Action::Post(text) => event::Kind::Message(Message { text, ..Message::default() }),
             Action::Pin { target, off } => event::Kind::Pinned(Pinned { target_seq: target.0, off }),
             Action::SetTopic(topic) => event::Kind::TopicChanged(TopicChanged { topic }),
             Action::Join => event::Kind::Joined(Joined {}),
             Action::Leave => event::Kind::Left(Left {}),
-            Action::AddMember { .. }
+            Action::Answer(_)
+            | Action::Edit { .. }
+            | Action::Delete { .. }
+            | Action::React { .. }
+            | Action::AddMember { .. }
             | Action::RemoveMember { .. }
             | Action::SetRole { .. }
             | Action::Mute { .. }

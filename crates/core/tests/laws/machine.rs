@@ -8,6 +8,7 @@ use conclave_core::action::Target;
 use conclave_core::level::{FEATURE_LEVEL, FIRST};
 use conclave_core::limits::{NODES_MAX, ROOM_TIME_AHEAD_MAX_MS, ROOMS_PER_SESSION_MAX, TEXT_BYTES_MAX};
 use conclave_core::mem::MemView;
+use conclave_core::message::Answer;
 use conclave_core::record::{Founding, Person};
 use conclave_core::{
     Action, Command, EventKind, NodeId, Origin, Outcome, Refusal, Reply, RequestNo, RoomEvent, RoomId, Seq,
@@ -54,7 +55,27 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (target(), role()).prop_map(|(who, role)| Action::SetRole { who, role }),
         1 => (target(), 0..2_000_u64).prop_map(|(who, for_ms)| Action::Mute { who, for_ms }),
         1 => policy().prop_map(Action::SetPolicy),
+        6 => message_action(),
     ]
+}
+
+/// Messages, and what people do with them.
+pub(crate) fn message_action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        3 => "[a-z]{1,8}".prop_map(Action::Post),
+        2 => ("[a-z]{1,8}", place(), place()).prop_map(|(text, reply_to, thread)| {
+            Action::Answer(Answer { text, reply_to, thread, also_in_room: false })
+        }),
+        2 => (place(), "[a-z]{0,8}").prop_map(|(target, text)| Action::Edit { target, text }),
+        1 => place().prop_map(|target| Action::Delete { target, reason: String::new() }),
+        3 => (place(), "a?", any::<bool>())
+            .prop_map(|(target, emoji, off)| Action::React { target, emoji, off }),
+    ]
+}
+
+/// The place of an event, or 0 for none.
+fn place() -> impl Strategy<Value = Seq> {
+    prop_oneof![1 => Just(Seq(0)), 3 => (1..12_u64).prop_map(Seq)]
 }
 
 /// One of the three users, or a name that nobody has.
@@ -155,7 +176,7 @@ fn commands(steps: &[Step]) -> Vec<(Stamp, Command)> {
 }
 
 /// Sessions 1 and 2 are of user 1, 3 and 4 of user 2.
-fn act(session: u64, room: u64, request: u64, action: Action) -> Command {
+pub(crate) fn act(session: u64, room: u64, request: u64, action: Action) -> Command {
     let author = session.div_ceil(2);
     Command::Act {
         room: RoomId(room),
@@ -171,7 +192,7 @@ fn act(session: u64, room: u64, request: u64, action: Action) -> Command {
     }
 }
 
-fn run(commands: &[(Stamp, Command)]) -> (MemView, Vec<Outcome>) {
+pub(crate) fn run(commands: &[(Stamp, Command)]) -> (MemView, Vec<Outcome>) {
     let mut view = MemView::default();
     let outcomes = commands
         .iter()
@@ -193,6 +214,8 @@ struct Folded {
     muted: BTreeMap<UserId, i64>,
     /// Which events each user may see as a present or an earlier member.
     seen: BTreeSet<(UserId, Seq)>,
+    /// Users of whom the room knows more than the first level would have known.
+    known: BTreeSet<UserId>,
     policy: RoomPolicy,
     last: Seq,
 }
@@ -203,33 +226,51 @@ impl Folded {
         match &event.kind {
             EventKind::Created { founding: Some(founding), .. } => {
                 self.policy.kind = founding.kind;
+                self.known.insert(event.author);
                 self.enter(event.author, Role::Owner);
             }
             EventKind::Created { founding: None, .. }
             | EventKind::Message(_)
+            | EventKind::Answer(_)
+            | EventKind::Edited { .. }
+            | EventKind::Deleted { .. }
+            | EventKind::Reacted { .. }
+            | EventKind::Erased { .. }
             | EventKind::TopicChanged(_)
             | EventKind::Pinned { .. } => {}
             // Room 1 and room 2 are user 1's.
             EventKind::Joined => {
+                if self.has_rights(event.author, stamp) {
+                    self.known.insert(event.author);
+                }
                 self.enter(event.author, if event.author == UserId(1) { Role::Owner } else { Role::Member });
             }
-            EventKind::MemberAdded { who, role } => self.enter(who.user, *role),
+            EventKind::MemberAdded { who, role } => {
+                self.known.insert(who.user);
+                self.enter(who.user, *role);
+            }
             // The first level forgets who has left.
-            EventKind::Left if stamp.level() == FIRST => {
+            EventKind::Left if !self.has_rights(event.author, stamp) => {
                 self.roles.remove(&event.author);
                 self.seen.retain(|(user, _)| *user != event.author);
             }
-            EventKind::Left => self.leave(event.author),
+            EventKind::Left => {
+                self.known.insert(event.author);
+                self.leave(event.author);
+            }
             EventKind::MemberRemoved { who, banned, .. } => {
+                self.known.insert(who.user);
                 self.leave(who.user);
                 if *banned {
                     self.banned.insert(who.user);
                 }
             }
             EventKind::RoleChanged { who, role } => {
+                self.known.insert(who.user);
                 self.roles.insert(who.user, *role);
             }
             EventKind::Muted { who, until_ms } => {
+                self.known.insert(who.user);
                 self.muted.insert(who.user, *until_ms);
             }
             EventKind::PolicyChanged(policy) => self.policy = *policy,
@@ -237,6 +278,11 @@ impl Folded {
         for user in self.roles.keys() {
             self.seen.insert((*user, event.seq));
         }
+    }
+
+    /// Whether the room decides by rights about the user: a batch of the first level may come late.
+    fn has_rights(&self, user: UserId, stamp: Stamp) -> bool {
+        stamp.level() > FIRST || self.policy != RoomPolicy::default() || self.known.contains(&user)
     }
 
     fn enter(&mut self, user: UserId, role: Role) {
@@ -254,7 +300,7 @@ impl Folded {
     }
 }
 
-fn history() -> impl Strategy<Value = Vec<(Stamp, Command)>> {
+pub(crate) fn history() -> impl Strategy<Value = Vec<(Stamp, Command)>> {
     proptest::collection::vec(step(), 0..120).prop_map(|steps| commands(&steps))
 }
 
@@ -402,8 +448,12 @@ proptest! {
         }
         for event in &view.events {
             let text = match &event.kind {
-                EventKind::Message(text) => text.as_str(),
+                EventKind::Message(text) | EventKind::Edited { text, .. } => text.as_str(),
+                EventKind::Answer(answer) => answer.text.as_str(),
                 EventKind::Created { .. }
+                | EventKind::Deleted { .. }
+                | EventKind::Reacted { .. }
+                | EventKind::Erased { .. }
                 | EventKind::TopicChanged(_)
                 | EventKind::Joined
                 | EventKind::Left

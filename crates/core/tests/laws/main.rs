@@ -5,6 +5,7 @@
 
 mod documents;
 mod machine;
+mod messages;
 mod people;
 mod placement;
 mod rights;

@@ -2,6 +2,7 @@
 
 use conclave_core::access::{Past, PolicyChange, Posting, Powers, Role, RoomKind};
 use conclave_core::action::Target;
+use conclave_core::message::Answer;
 use conclave_core::people::{AccountChange, Closing, LogIn};
 use conclave_core::record::{
     ClusterRole, Founding, Invite, NodeRecord, Person, Phc, Registration, SessionKind, UserKind,
@@ -270,6 +271,20 @@ fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
         "role" => Action::SetRole { who: target(words.word()), role: role(words.word()) },
         "mute" => Action::Mute { who: target(words.word()), for_ms: words.number() },
         "policy" => Action::SetPolicy(policy(words.word())),
+        "reply" => {
+            let reply_to = Seq(words.number());
+            Action::Answer(Answer { text: words.text(), reply_to, ..Answer::default() })
+        }
+        "thread" => {
+            let thread = Seq(words.number());
+            Action::Answer(Answer { text: words.text(), thread, ..Answer::default() })
+        }
+        "edit" => Action::Edit { target: Seq(words.number()), text: words.text() },
+        "delete" => Action::Delete { target: Seq(words.number()), reason: words.text() },
+        "react" | "unreact" => {
+            let target = Seq(words.number());
+            Action::React { target, emoji: words.word().to_owned(), off: verb == "unreact" }
+        }
         "pin" => Action::Pin { target: Seq(words.number()), off: false },
         "unpin" => Action::Pin { target: Seq(words.number()), off: true },
         // A gateway turns a text that is too long into this command.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use conclave_core::access::{Member, RoomPolicy};
 use conclave_core::mem::MemView;
+use conclave_core::message::{Answer, MessageState, Reaction};
 use conclave_core::record::{Founding, SessionRecord, UserRecord};
 use conclave_core::session::{ENDED, StoredOutcome};
 use conclave_core::{Change, EventKind, Outcome, Reply, ShardId, Stamp, apply};
@@ -131,12 +132,38 @@ fn kind(kind: &EventKind) -> String {
         EventKind::Muted { who, until_ms } => format!("{} {} muted until {until_ms}", who.user, who.name),
         EventKind::PolicyChanged(now) => format!("policy{}", policy(*now)),
         EventKind::Message(text) => format!("message {}", short(text)),
+        EventKind::Answer(answer) => {
+            let Answer { text, reply_to, thread, also_in_room } = answer;
+            let also = if *also_in_room { " also in the room" } else { "" };
+            format!("message {} to {reply_to} thread {thread}{also}", short(text))
+        }
+        EventKind::Edited { target, text } => format!("edited {target} {}", short(text)),
+        EventKind::Deleted { target, reason } => format!("deleted {target} {}", short(reason)),
+        EventKind::Reacted { target, emoji, off: false } => format!("reacted {target} {emoji}"),
+        EventKind::Reacted { target, emoji, off: true } => format!("took back {target} {emoji}"),
+        EventKind::Erased { by, thread, edit_of } => {
+            format!("erased by {by} thread {thread} edit of {edit_of}")
+        }
         EventKind::TopicChanged(topic) => format!("topic {}", short(topic)),
         EventKind::Joined => "joined".to_owned(),
         EventKind::Left => "left".to_owned(),
         EventKind::Pinned { target, off: false } => format!("pinned {target}"),
         EventKind::Pinned { target, off: true } => format!("unpinned {target}"),
     }
+}
+
+fn message(state: &MessageState) -> String {
+    let MessageState { author, thread, edits, deleted, reactions, answers, last_answer } = state;
+    let edits: Vec<_> = edits.iter().map(|seq| seq.0).collect();
+    let given = |one: &Reaction| {
+        let users: Vec<_> = one.users.iter().map(|user| user.0).collect();
+        format!("{} by {users:?}", one.emoji)
+    };
+    let reactions: Vec<_> = reactions.iter().map(given).collect();
+    let reactions = reactions.join(" ");
+    format!(
+        "author {author} thread {thread} edits {edits:?} deleted {deleted} reactions [{reactions}] answers {answers} last {last_answer}"
+    )
 }
 
 fn short(text: &str) -> String {
@@ -166,6 +193,11 @@ fn written(change: &Change) -> String {
         Change::Member { room, user, member: None } => format!("room {room}: user {user} is no member"),
         Change::Member { room, user, member: Some(member) } => {
             format!("room {room}: user {user} {}", known(member))
+        }
+        Change::Message { room, seq, state } => format!("message {room}:{seq}: {}", message(state)),
+        Change::Erase { room, seqs, by } => {
+            let seqs: Vec<_> = seqs.iter().map(|seq| seq.0).collect();
+            format!("room {room}: events {seqs:?} erased by {by}")
         }
         Change::Replied { session, room, reply, settled } => {
             let verdict = match reply.verdict {

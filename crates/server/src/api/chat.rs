@@ -87,11 +87,12 @@ impl Gateway {
             let page = reader.page(room, Seq(after), wanted, PAGE_BYTES_MAX).await?;
             events = decode_records(&page.records).map_err(storage)?;
         }
-        Ok(HistoryResponse { events, last_seq: last, room_id: room.0 })
+        let folds = self.folds(caller, room, &mut events).await?;
+        Ok(HistoryResponse { events, last_seq: last, room_id: room.0, folds })
     }
 
     /// A room as the caller may see it. A room that exists only in the room directory is created in its shard.
-    async fn seen_room(&self, caller: &Caller, room: RoomId) -> Result<SeenRoom, Failure> {
+    pub(super) async fn seen_room(&self, caller: &Caller, room: RoomId) -> Result<SeenRoom, Failure> {
         let reader = self.router.room_reader(room)?;
         let mut found = reader.seen_room(room, caller.user, caller.powers()).await?;
         if found.is_none() {

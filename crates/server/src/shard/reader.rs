@@ -13,7 +13,7 @@ use conclave_core::record::{
 };
 use conclave_core::{Refusal, RoomId, Seq, SessionId, ShardId, UserId};
 use conclave_proto::status::Failure;
-use conclave_store::{EventPage, MembersPage, ReadError, ShardState};
+use conclave_store::{EventPage, FoldedMessage, MembersPage, ReadError, ShardState};
 
 /// A room's head and description, and what the room knows of a user; `None` if the replica does not have the room.
 type KnownRoom = Option<(RoomHead, RoomInfo, Option<Member>)>;
@@ -102,6 +102,16 @@ impl ShardReader {
         limit: usize,
     ) -> Result<MembersPage, Failure> {
         self.state.members(room, after, limit).await.map_err(storage)
+    }
+
+    /// See [`ShardState::folded_messages`].
+    pub(crate) async fn folded_messages(
+        &self,
+        room: RoomId,
+        first: Seq,
+        last: Seq,
+    ) -> Result<Vec<FoldedMessage>, Failure> {
+        self.state.folded_messages(room, first, last).await.map_err(storage)
     }
 
     /// For each of these rooms its head and description, and what the room knows of the user.

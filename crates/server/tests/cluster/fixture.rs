@@ -53,7 +53,11 @@ fn line(event: &Event) -> String {
         Kind::Joined(_) => "joined".to_owned(),
         Kind::Left(_) => "left".to_owned(),
         Kind::Pinned(pinned) => format!("pinned {}", pinned.target_seq),
-        Kind::MemberAdded(_)
+        Kind::Edited(_)
+        | Kind::Deleted(_)
+        | Kind::Reacted(_)
+        | Kind::Erased(_)
+        | Kind::MemberAdded(_)
         | Kind::MemberRemoved(_)
         | Kind::RoleChanged(_)
         | Kind::PolicyChanged(_)

@@ -256,6 +256,10 @@ fn seen_event(event: &conclave_client::api::Event) -> Event<'_> {
         Kind::Left(_) => (What::Left, ""),
         // Not produced by this load; the checker would report it.
         Kind::Pinned(_)
+        | Kind::Edited(_)
+        | Kind::Deleted(_)
+        | Kind::Reacted(_)
+        | Kind::Erased(_)
         | Kind::MemberAdded(_)
         | Kind::MemberRemoved(_)
         | Kind::RoleChanged(_)

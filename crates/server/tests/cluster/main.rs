@@ -15,6 +15,7 @@ mod harness;
 mod identity;
 mod load;
 mod lost_ack;
+mod messages;
 mod operators;
 mod partition;
 mod peers;

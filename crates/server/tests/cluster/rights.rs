@@ -15,23 +15,23 @@ use crate::lost_ack::Raw;
 use crate::peers::decided;
 
 /// A session that counts its own request numbers in one room.
-struct Person {
-    raw: Raw,
+pub(crate) struct Person {
+    pub(crate) raw: Raw,
     name: &'static str,
     room: String,
     no: u64,
 }
 
 impl Person {
-    async fn at(cluster: &Cluster, index: usize, name: &'static str, room: &str) -> Self {
+    pub(crate) async fn at(cluster: &Cluster, index: usize, name: &'static str, room: &str) -> Self {
         Self { raw: Raw::connect(cluster, index, name).await, name, room: room.to_owned(), no: 0 }
     }
 
-    fn room(&self) -> Option<api::RoomRef> {
+    pub(crate) fn room(&self) -> Option<api::RoomRef> {
         Some(api::RoomRef { name: self.room.clone(), id: 0 })
     }
 
-    async fn create(&mut self, kind: RoomKind) {
+    pub(crate) async fn create(&mut self, kind: RoomKind) {
         let request = api::CreateRoomRequest { name: self.room.clone(), kind: kind.into() };
         let request = self.raw.request(request);
         assert!(self.raw.client.create_room(request).await.unwrap().into_inner().created);
@@ -50,20 +50,20 @@ impl Person {
         self.raw.client.send_message(request).await.map(|answer| answer.into_inner().seq)
     }
 
-    async fn say(&mut self, text: &str) -> Result<u64, Status> {
+    pub(crate) async fn say(&mut self, text: &str) -> Result<u64, Status> {
         self.act(send_message_request::Content::Text(text.to_owned())).await
     }
 
-    async fn change(&mut self, kind: Kind) -> Result<u64, Status> {
+    pub(crate) async fn change(&mut self, kind: Kind) -> Result<u64, Status> {
         self.act(send_message_request::Content::Action(RoomAction { kind: Some(kind) })).await
     }
 
-    async fn add(&mut self, who: &str) -> Result<u64, Status> {
+    pub(crate) async fn add(&mut self, who: &str) -> Result<u64, Status> {
         let who = Some(Target { name: who.to_owned(), user_id: 0 });
         self.change(Kind::AddMember(AddMember { who, role: MemberRole::Member.into() })).await
     }
 
-    async fn remove(&mut self, who: &str) -> Result<u64, Status> {
+    pub(crate) async fn remove(&mut self, who: &str) -> Result<u64, Status> {
         let who = Some(Target { name: who.to_owned(), user_id: 0 });
         self.change(Kind::RemoveMember(RemoveMember { who, ban: false, reason: String::new() })).await
     }
@@ -85,7 +85,7 @@ impl Person {
         page.rooms.into_iter().map(|room| room.name).collect()
     }
 
-    async fn follow(&mut self, after: u64) -> Result<Streaming<EncodedFrame>, Status> {
+    pub(crate) async fn follow(&mut self, after: u64) -> Result<Streaming<EncodedFrame>, Status> {
         let rooms =
             vec![RoomSubscription { room: self.room(), join: false, start: Some(Start::AfterSeq(after)) }];
         self.follow_by(api::JoinChatRequest { rooms, ..api::JoinChatRequest::default() }).await
@@ -105,7 +105,7 @@ fn texts(events: &[api::Event]) -> Vec<String> {
     events.iter().filter_map(text).collect()
 }
 
-fn code(status: &Status) -> &str {
+pub(crate) fn code(status: &Status) -> &str {
     status.metadata().get("conclave-code").map_or("", |code| code.to_str().unwrap())
 }
 

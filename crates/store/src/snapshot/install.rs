@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use conclave_core::limits::SNAPSHOT_INSTALL_BYTES;
+use conclave_core::limits::{HISTORY_BLOCK_BYTES_MAX, SNAPSHOT_INSTALL_BYTES};
 use conclave_core::{RoomId, Seq, ShardId};
 use conclave_proto::log;
 use conclave_proto::raft::{RoomPrefix, SnapshotHeader};
@@ -21,7 +21,9 @@ use crate::convert::{
 use crate::disk::DataFile;
 use crate::error::StoreError;
 use crate::state::db::{ReadView, encode_applied, installing};
-use crate::state::key::{self, kind};
+use crate::state::flush::Erasure;
+use crate::state::key::{self, Key, kind};
+use crate::state::row;
 use crate::state::writer::WriteRequest;
 use crate::state::{AppliedDigest, ShardState, StoreContext};
 use crate::types::SnapshotMeta;
@@ -104,6 +106,35 @@ impl Batches<'_> {
         if self.bytes >= SNAPSHOT_INSTALL_BYTES { self.send() } else { Ok(()) }
     }
 
+    /// The history that a snapshot leaves out is the node's own, and may have what was deleted since: erases it, if this
+    /// is the row of a deleted message.
+    fn erase_kept(
+        &mut self,
+        shard: ShardId,
+        received: &ReceivedSnapshot,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), StoreError> {
+        let Some((room, seq)) = key::parse_message(key) else { return Ok(()) };
+        let kept = received.left_out.get(&room).copied().unwrap_or_default();
+        if seq > kept {
+            return Ok(());
+        }
+        let state =
+            row::decode_message(value).map_err(|error| row::damaged(&Key::Message(room, seq), &error))?;
+        let by = state.deleted;
+        if by == Seq(0) {
+            return Ok(());
+        }
+        let seqs = std::iter::once(seq).chain(state.edits).filter(|seq| *seq <= kept);
+        for seq in seqs {
+            self.write.erasures.push((shard, Erasure { room, seq, by }));
+            // It rewrites a block.
+            self.bytes += HISTORY_BLOCK_BYTES_MAX;
+        }
+        Ok(())
+    }
+
     fn send(&mut self) -> Result<(), StoreError> {
         self.bytes = 0;
         self.shared.writer_queue.write_blocking(std::mem::take(&mut self.write))
@@ -121,6 +152,7 @@ fn replace(
     for rows in received.chunks()? {
         let mut rows = rows?;
         while let Some((key, value)) = next_row(&mut rows)? {
+            batches.erase_kept(shard, received, &key, &value)?;
             let mut whole = key::shard_prefix(shard);
             whole.extend_from_slice(&key);
             batches.add(whole, Some(value.to_vec()))?;

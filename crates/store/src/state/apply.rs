@@ -218,6 +218,8 @@ impl Inner {
                 if let Some(target) = action.target() {
                     need(Key::Member(*room, target.user));
                 }
+                let messages = action.messages().into_iter().filter(|seq| *seq != Seq(0));
+                messages.for_each(|seq| need(Key::Message(*room, seq)));
             }
             Command::OpenSession { user, .. } => self.needs_account(user, 1, need),
             // To disable an account, or to make it less, closes its sessions, and so does claiming it.
@@ -378,6 +380,11 @@ impl Inner {
                 }
             }
             Change::Member { room, user, member } => self.write_member(room, user, member),
+            Change::Message { room, seq, state } => {
+                self.fresh_messages.insert((room, seq), (state.clone(), self.epoch));
+                self.replace(Key::Message(room, seq), Row::Message(state));
+            }
+            Change::Erase { room, seqs, by } => self.erase(room, &seqs, by)?,
             Change::Replied { session, room, reply, settled } => {
                 let key = Key::Replies(session, room);
                 let row = self.change(db, shard, key, || Row::Replies(SessionRoom::default()))?;
@@ -436,6 +443,16 @@ impl Inner {
                 self.layout = Some(layout);
                 self.small.insert(Key::Layout);
             }
+        }
+        Ok(())
+    }
+
+    /// Erases the content of events: in memory at once, and in the file with the next changes that are written.
+    fn erase(&mut self, room: RoomId, seqs: &[Seq], by: Seq) -> Result<(), StoreError> {
+        for seq in seqs {
+            self.batch.erase(room, *seq, by)?;
+            self.tails.erase(room, *seq, by)?;
+            self.erasures.insert((room, *seq), (by, self.epoch));
         }
         Ok(())
     }

@@ -4,8 +4,8 @@
 
 use bytes::{Buf as _, Bytes};
 use conclave_core::limits::HISTORY_BLOCK_BYTES_MAX;
-use conclave_core::{RoomId, Seq};
-use conclave_proto::frame;
+use conclave_core::{RoomEvent, RoomId, Seq};
+use conclave_proto::{event, frame};
 
 use crate::disk::DataFile;
 use crate::error::StoreError;
@@ -76,6 +76,26 @@ impl Block {
             self.count = u32::try_from(keep).unwrap_or(self.count);
         }
         Ok(Some(self))
+    }
+
+    /// The event at `seq`; `None` if it is not in the block.
+    pub(crate) fn event(&self, room: RoomId, seq: Seq) -> Result<Option<RoomEvent>, StoreError> {
+        if !(self.first..=self.last()).contains(&seq) {
+            return Ok(None);
+        }
+        let event = event::event_at(&self.records, seq.0 - self.first.0);
+        event.map(Some).map_err(|_| damaged(room, self.first))
+    }
+
+    /// Erases the content of the event at `seq`, which the event `by` deleted. Returns whether this changed the block.
+    pub(crate) fn erase(&mut self, room: RoomId, seq: Seq, by: Seq) -> Result<bool, StoreError> {
+        if !(self.first..=self.last()).contains(&seq) {
+            return Ok(false);
+        }
+        let erased = event::erase_at(&self.records, seq.0 - self.first.0, by);
+        let Some(records) = erased.map_err(|_| damaged(room, self.first))? else { return Ok(false) };
+        self.records = records;
+        Ok(true)
     }
 
     fn cut(&mut self, room: RoomId, records: u64) -> Result<Bytes, StoreError> {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use conclave_core::limits::STATE_CACHE_BYTES;
+use conclave_core::message::MessageState;
 use conclave_core::{DataDirId, NodeId, RoomId, Seq, ShardId};
 use conclave_proto::log;
 use prost::Message as _;
@@ -12,6 +13,7 @@ use redb::{
     WriteTransaction,
 };
 
+use super::block::{self, Block};
 use super::digest::AppliedDigest;
 use super::key::{self, Key};
 use super::row::{self, Row};
@@ -162,21 +164,13 @@ impl StateDb {
         keys: impl IntoIterator<Item = Key>,
     ) -> Result<Vec<(Key, Option<Row>)>, StoreError> {
         let read = self.read()?;
-        let row = |key: Key| {
-            let row = match read.get(&key.encode(shard))? {
-                Some(value) => Row::decode(&key, &value)?,
-                None => None,
-            };
-            Ok((key, row))
-        };
+        let row = |key: Key| Ok((key.clone(), read.row(shard, &key)?));
         keys.into_iter().map(row).collect()
     }
 
     /// A row of the newest written state.
     pub(crate) fn row(&self, shard: ShardId, key: &Key) -> Result<Option<Row>, StoreError> {
-        let bytes = key.encode(shard);
-        let value = self.read()?.get(&bytes)?;
-        value.map_or(Ok(None), |value| Row::decode(key, &value))
+        self.read()?.row(shard, key)
     }
 }
 
@@ -235,6 +229,36 @@ impl ReadView {
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let row = self.table.get(key).map_err(broken)?;
         row.map(|row| checksum::verify(FILE, key, row.value()).map(<[u8]>::to_vec)).transpose()
+    }
+
+    /// A row. A message to which nothing refers has none in the file, and is made from its event.
+    fn row(&self, shard: ShardId, key: &Key) -> Result<Option<Row>, StoreError> {
+        match (self.get(&key.encode(shard))?, key) {
+            (Some(value), _) => Row::decode(key, &value),
+            (None, Key::Message(room, seq)) => {
+                let event = match self.block_with(shard, *room, *seq)? {
+                    Some(block) => block.event(*room, *seq)?,
+                    None => None,
+                };
+                Ok(event.as_ref().and_then(MessageState::of).map(Row::Message))
+            }
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// The block of a room's history that has the event at `seq`, if there is one: the last block that begins there or before.
+    pub(crate) fn block_with(
+        &self,
+        shard: ShardId,
+        room: RoomId,
+        seq: Seq,
+    ) -> Result<Option<Block>, StoreError> {
+        let (start, _) = key::history(shard, room);
+        let Some((key, value)) = self.last(&start..&key::end_of(&key::block(shard, room, seq)))? else {
+            return Ok(None);
+        };
+        let (_, first) = key::parse_block(&key[key::SHARD..]).ok_or_else(|| block::damaged(room, Seq(0)))?;
+        Block::decode(room, first, value).map(Some)
     }
 
     /// Keys and values of a range, in order, with checked checksums.

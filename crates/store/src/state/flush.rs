@@ -1,6 +1,6 @@
 //! The changes that the writer takes from a shard, and how they are written.
 
-use conclave_core::{RoomId, SessionId, ShardId};
+use conclave_core::{RoomId, Seq, SessionId, ShardId};
 use conclave_proto::command;
 use prost::Message as _;
 use redb::{ReadableTable as _, Table, WriteTransaction};
@@ -28,6 +28,7 @@ pub(crate) struct FlushBatch {
     /// Sessions whose stored replies are to be removed.
     ended: Vec<SessionId>,
     chunks: Vec<(RoomId, Chunk)>,
+    erasures: Vec<Erasure>,
     /// The bytes of these changes in the count of unwritten bytes.
     pub(crate) bytes: usize,
 }
@@ -51,6 +52,10 @@ impl ShardState {
                 Some(encode_applied(applied, &inner.membership, &inner.digests.now())),
             ));
         }
+        let now = inner.epoch;
+        let erasures = inner.erasures.iter().filter(|(_, (_, epoch))| *epoch == now);
+        let erasures =
+            erasures.map(|((room, seq), (by, _))| Erasure { room: *room, seq: *seq, by: *by }).collect();
         inner.moved = false;
         inner.epoch += 1;
         Some(FlushBatch {
@@ -59,6 +64,7 @@ impl ShardState {
             applied: inner.applied,
             rows,
             ended: std::mem::take(&mut inner.ended),
+            erasures,
             chunks: std::mem::take(&mut inner.unwritten),
             bytes: std::mem::take(&mut inner.unwritten_bytes),
         })
@@ -70,6 +76,8 @@ impl ShardState {
         inner.written = inner.written.max(taken.epoch);
         inner.fresh.retain(|_, (_, epoch)| *epoch > taken.epoch);
         inner.fresh_members.retain(|_, (_, epoch)| *epoch > taken.epoch);
+        inner.fresh_messages.retain(|_, (_, epoch)| *epoch > taken.epoch);
+        inner.erasures.retain(|_, (_, epoch)| *epoch > taken.epoch);
         inner.evict();
         drop(inner);
         self.shared.release(taken.bytes);
@@ -110,8 +118,35 @@ impl FlushBatch {
         for chunks in self.chunks.chunk_by(|(a, _), (b, _)| a == b) {
             bytes += write_room(&mut table, self.shard, chunks)?;
         }
+        // After the chunks, which have their events as they were applied.
+        for erasure in &self.erasures {
+            bytes += erase(&mut table, self.shard, erasure)?;
+        }
         Ok(bytes)
     }
+}
+
+/// An event whose content is to be erased.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Erasure {
+    pub(crate) room: RoomId,
+    pub(crate) seq: Seq,
+    /// The event that deleted it.
+    pub(crate) by: Seq,
+}
+
+/// Erases the content of an event, unless the file does not have it, or not any more.
+pub(crate) fn erase(
+    table: &mut StateTable<'_>,
+    shard: ShardId,
+    erasure: &Erasure,
+) -> Result<usize, StoreError> {
+    let Erasure { room, seq, by } = *erasure;
+    let Some(mut block) = block_upto(table, shard, room, seq)? else { return Ok(0) };
+    if !block.erase(room, seq, by)? {
+        return Ok(0);
+    }
+    put(table, &key::block(shard, room, block.first), Some(&block.encode()))
 }
 
 /// Writes or removes a row.
@@ -136,7 +171,7 @@ fn write_room(
     chunks: &[(RoomId, Chunk)],
 ) -> Result<usize, StoreError> {
     let Some((room, first)) = chunks.first().map(|(room, chunk)| (*room, chunk.first)) else { return Ok(0) };
-    let last = last_block(table, shard, room)?;
+    let last = block_upto(table, shard, room, Seq(u64::MAX))?;
     if last.as_ref().map_or(0, |block| block.last().0) + 1 != first.0 {
         return Err(block::damaged(room, first));
     }
@@ -156,8 +191,15 @@ fn write_room(
     Ok(bytes)
 }
 
-fn last_block(table: &StateTable<'_>, shard: ShardId, room: RoomId) -> Result<Option<Block>, StoreError> {
-    let (start, end) = key::history(shard, room);
+/// The last block of a room that begins at `seq` or before.
+fn block_upto(
+    table: &StateTable<'_>,
+    shard: ShardId,
+    room: RoomId,
+    seq: Seq,
+) -> Result<Option<Block>, StoreError> {
+    let (start, _) = key::history(shard, room);
+    let end = key::end_of(&key::block(shard, room, seq));
     let last = table.range(start.as_slice()..end.as_slice()).map_err(broken)?.next_back();
     let Some(last) = last else { return Ok(None) };
     let (key, row) = last.map_err(broken)?;

@@ -10,6 +10,7 @@ pub(crate) mod kind {
     pub(crate) const MEMBER: u8 = 2;
     pub(crate) const REPLIES: u8 = 3;
     pub(crate) const SESSION_ROOMS: u8 = 4;
+    pub(crate) const MESSAGE: u8 = 5;
     pub(crate) const META: u8 = 16;
     pub(crate) const DIRECTORY: u8 = 17;
     pub(crate) const USER: u8 = 18;
@@ -36,6 +37,8 @@ pub(crate) enum Key {
     Room(RoomId),
     Member(RoomId, UserId),
     Replies(SessionId, RoomId),
+    /// What the room knows of a message. A message without a row is as its event says.
+    Message(RoomId, Seq),
     SessionRooms(SessionId),
     Meta,
     Directory(String),
@@ -74,6 +77,7 @@ impl Key {
             Self::Room(room) => numbers(kind::ROOM, &[room.0]),
             Self::Member(room, user) => numbers(kind::MEMBER, &[room.0, user.0]),
             Self::Replies(session, room) => numbers(kind::REPLIES, &[session.0, room.0]),
+            Self::Message(room, seq) => numbers(kind::MESSAGE, &[room.0, seq.0]),
             Self::SessionRooms(session) => numbers(kind::SESSION_ROOMS, &[session.0]),
             Self::Meta => with_kind(shard, kind::META),
             Self::Directory(room) => name(kind::DIRECTORY, room),
@@ -154,6 +158,12 @@ pub(crate) fn parse_block(key: &[u8]) -> Option<(RoomId, Seq)> {
     let numbers = key.strip_prefix(&[kind::HISTORY])?;
     let (room, first) = numbers.split_first_chunk::<8>()?;
     Some((RoomId(u64::from_be_bytes(*room)), Seq(u64::from_be_bytes(first.try_into().ok()?))))
+}
+
+/// Room and seq, from the key of a message's row without its shard.
+pub(crate) fn parse_message(key: &[u8]) -> Option<(RoomId, Seq)> {
+    let (room, seq) = key.strip_prefix(&[kind::MESSAGE])?.split_first_chunk::<8>()?;
+    Some((RoomId(u64::from_be_bytes(*room)), Seq(u64::from_be_bytes(seq.try_into().ok()?))))
 }
 
 /// The room, from the key of a room's row without its shard.

@@ -98,6 +98,11 @@ impl ShardState {
                 view.members.insert((*room, user), member);
             }
         }
+        for seq in action.messages().into_iter().filter(|seq| *seq != Seq(0)) {
+            if let Some(Row::Message(state)) = row(Key::Message(*room, seq)) {
+                view.messages.entry((*room, seq)).or_insert(state);
+            }
+        }
         Some(())
     }
 }

@@ -109,11 +109,6 @@ impl Pages {
     }
 }
 
-fn as_block(chunk: &Chunk) -> Block {
-    let count = u32::try_from(chunk.last.0 + 1 - chunk.first.0).unwrap_or(u32::MAX);
-    Block { first: chunk.first, count, records: chunk.records.clone() }
-}
-
 impl ShardState {
     /// The rooms whose rows are in memory, and the seq of the last event of each. Includes all that are not in the file yet.
     pub(crate) fn cached_heads(&self) -> Vec<(RoomId, Seq)> {
@@ -146,7 +141,7 @@ impl ShardState {
         .await
     }
 
-    fn read_blocking(
+    pub(super) fn read_blocking(
         &self,
         room: RoomId,
         after: Seq,
@@ -160,7 +155,7 @@ impl ShardState {
             while page.next <= head && page.left.events > 0 {
                 let before = page.next;
                 let more = match self.chunks(room, page.next, page.left.bytes) {
-                    Some(chunks) => add_all(&mut page, chunks.iter().map(|chunk| Ok(as_block(chunk))))?,
+                    Some(chunks) => add_all(&mut page, chunks.iter().map(|chunk| Ok(chunk.as_block())))?,
                     None => self.add_from_file(&mut page)?,
                 };
                 if !more {
@@ -203,7 +198,7 @@ impl ShardState {
         }
         let left = Left { events: events_max.max(1) as u64, bytes: bytes_max };
         let mut page = Pages { room, next: after.next(), left, parts: Vec::new() };
-        add_all(&mut page, chunks.iter().map(|chunk| Ok(as_block(chunk)))).ok()?;
+        add_all(&mut page, chunks.iter().map(|chunk| Ok(chunk.as_block()))).ok()?;
         let first = if page.parts.is_empty() { Seq(0) } else { after.next() };
         Some(EventPage { first, last: Seq(page.next.0 - 1), head, records: page.records() })
     }
@@ -315,6 +310,12 @@ impl ShardState {
 
     /// Adds events from the file.
     fn add_from_file(&self, page: &mut Pages) -> Result<bool, StoreError> {
+        // Erasures are taken first: those that are written meanwhile are then found in the file as well.
+        let erasures: Vec<_> = {
+            let inner = lock(&self.inner);
+            let all = inner.erasures.range((page.room, page.next)..=(page.room, Seq(u64::MAX)));
+            all.map(|((_, seq), (by, _))| (*seq, *by)).collect()
+        };
         let read = self.shared.db.read()?;
         let next = key::block(self.shard, page.room, page.next);
         let (start, end) = key::history(self.shard, page.room);
@@ -325,7 +326,11 @@ impl ShardState {
             let (key, value) = row?;
             let (_, first) =
                 key::parse_block(&key[key::SHARD..]).ok_or_else(|| block::damaged(room, Seq(0)))?;
-            Block::decode(room, first, value)
+            let mut block = Block::decode(room, first, value)?;
+            for (seq, by) in &erasures {
+                block.erase(room, *seq, *by)?;
+            }
+            Ok(block)
         });
         add_all(page, blocks)
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use conclave_core::access::{Member, RoomPolicy, Span};
+use conclave_core::message::{MessageState, Reaction};
 use conclave_core::record::{
     Credential, DirectoryEntry, Invite, MetaHead, OpenSession, RoomHead, RoomInfo, SessionRecord, Settings,
     UserRecord,
@@ -24,6 +25,8 @@ pub(crate) enum Row {
     /// What the room knows of the user; `None` removes the row.
     Member(Option<Member>),
     Replies(SessionRoom),
+    /// One to which nothing refers removes the row.
+    Message(MessageState),
     SessionRooms(u32),
     Directory(DirectoryEntry),
     User(UserRecord),
@@ -63,6 +66,8 @@ impl Row {
                 replies: known.replies.iter().map(reply_to_proto).collect(),
             }
             .encode_to_vec(),
+            Self::Message(state) if state.is_plain() => return None,
+            Self::Message(state) => message_to_proto(state).encode_to_vec(),
             Self::SessionRooms(count) => count.to_le_bytes().to_vec(),
             Self::Directory(entry) => log::DirectoryRow {
                 room_id: entry.room.0,
@@ -92,6 +97,7 @@ impl Row {
             Key::Room(_) => decode::<log::RoomRow>(value).and_then(room),
             Key::Member(..) => decode::<log::MemberRow>(value).and_then(member),
             Key::Replies(..) => decode::<log::SessionRoomRow>(value).and_then(replies),
+            Key::Message(..) => decode(value).map(|row| Self::Message(message(row))),
             Key::SessionRooms(_) => {
                 let count = value.try_into().map_err(|_| FormatError::Invalid("SessionRooms"));
                 count.map(|count| Self::SessionRooms(u32::from_le_bytes(count)))
@@ -159,6 +165,43 @@ fn member(row: log::MemberRow) -> Result<Row, FormatError> {
         muted_until_ms: row.muted_until_ms,
         banned: row.banned,
     })))
+}
+
+fn message_to_proto(state: &MessageState) -> log::MessageRow {
+    let reaction = |reaction: &Reaction| log::ReactionRow {
+        emoji: reaction.emoji.clone(),
+        user_ids: reaction.users.iter().map(|user| user.0).collect(),
+    };
+    log::MessageRow {
+        author_id: state.author.0,
+        thread_seq: state.thread.0,
+        edit_seqs: state.edits.iter().map(|seq| seq.0).collect(),
+        deleted_seq: state.deleted.0,
+        reactions: state.reactions.iter().map(reaction).collect(),
+        answers: state.answers,
+        last_answer_seq: state.last_answer.0,
+    }
+}
+
+fn message(row: log::MessageRow) -> MessageState {
+    let reaction = |row: log::ReactionRow| Reaction {
+        emoji: row.emoji,
+        users: row.user_ids.into_iter().map(UserId).collect(),
+    };
+    MessageState {
+        author: UserId(row.author_id),
+        thread: Seq(row.thread_seq),
+        edits: row.edit_seqs.into_iter().map(Seq).collect(),
+        deleted: Seq(row.deleted_seq),
+        reactions: row.reactions.into_iter().map(reaction).collect(),
+        answers: row.answers,
+        last_answer: Seq(row.last_answer_seq),
+    }
+}
+
+/// The state of a message from the value of its row.
+pub(crate) fn decode_message(value: &[u8]) -> Result<MessageState, FormatError> {
+    decode(value).map(message)
 }
 
 /// The seq of the last event from the value of a room's row, without decoding the rest.

@@ -3,9 +3,12 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use conclave_core::{RoomId, Seq};
+use conclave_core::{RoomEvent, RoomId, Seq};
+use conclave_proto::event;
 
+use super::block::{self, Block};
 use super::cache::IdMap;
+use crate::error::StoreError;
 
 /// Consecutive events of a room: those of one applied batch.
 #[derive(Clone, Debug)]
@@ -16,6 +19,14 @@ pub(crate) struct Chunk {
     pub(crate) records: Bytes,
     /// The epoch in which the chunk was applied; see [`super::cache`].
     pub(crate) epoch: u64,
+}
+
+impl Chunk {
+    /// The chunk's events as a block.
+    pub(crate) fn as_block(&self) -> Block {
+        let count = u32::try_from(self.last.0 + 1 - self.first.0).unwrap_or(u32::MAX);
+        Block { first: self.first, count, records: self.records.clone() }
+    }
 }
 
 /// Estimated bytes of a chunk besides its records.
@@ -45,6 +56,26 @@ impl Tails {
         }
         let at = chunks.partition_point(|chunk| chunk.last < seq);
         Some(chunks.range(at..))
+    }
+
+    /// The event at `seq`, if it is in memory.
+    pub(crate) fn event(&self, room: RoomId, seq: Seq) -> Result<Option<RoomEvent>, StoreError> {
+        let Some(chunk) = self.from(room, seq).and_then(|mut chunks| chunks.next()) else { return Ok(None) };
+        chunk.as_block().event(room, seq)
+    }
+
+    /// Erases the content of the event at `seq`, if it is in memory.
+    pub(crate) fn erase(&mut self, room: RoomId, seq: Seq, by: Seq) -> Result<(), StoreError> {
+        let Some(chunks) = self.rooms.get_mut(&room) else { return Ok(()) };
+        let at = chunks.partition_point(|chunk| chunk.last < seq);
+        if let Some(chunk) = chunks.get_mut(at) {
+            let mut block = chunk.as_block();
+            if block.erase(room, seq, by)? {
+                self.bytes = self.bytes + block.records.len() - chunk.records.len();
+                chunk.records = block.records;
+            }
+        }
+        Ok(())
     }
 
     /// Drops the oldest chunks that are written (up to the epoch `written`), while there are more than
@@ -92,6 +123,31 @@ impl ApplyBatch {
         let (_, _, last, buffer) = &mut rooms[at];
         *last = seq;
         buffer
+    }
+
+    /// The event at `seq`, if it is in the batch.
+    pub(crate) fn event(&self, room: RoomId, seq: Seq) -> Result<Option<RoomEvent>, StoreError> {
+        let Some((_, first, last, buffer)) = self.at.get(&room).map(|at| &self.rooms[*at]) else {
+            return Ok(None);
+        };
+        if !(*first..=*last).contains(&seq) {
+            return Ok(None);
+        }
+        event::event_at(buffer, seq.0 - first.0).map(Some).map_err(|_| block::damaged(room, seq))
+    }
+
+    /// Erases the content of the event at `seq`, if it is in the batch.
+    pub(crate) fn erase(&mut self, room: RoomId, seq: Seq, by: Seq) -> Result<(), StoreError> {
+        let Some((_, first, last, buffer)) = self.at.get(&room).map(|at| &mut self.rooms[*at]) else {
+            return Ok(());
+        };
+        if (*first..=*last).contains(&seq)
+            && let Some(records) =
+                event::erase_at(buffer, seq.0 - first.0, by).map_err(|_| block::damaged(room, seq))?
+        {
+            *buffer = BytesMut::from(records);
+        }
+        Ok(())
     }
 
     /// Ends the batch: each room's events as a chunk.

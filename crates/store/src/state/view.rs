@@ -1,13 +1,14 @@
 //! The state of a shard as commands read it while a batch is applied.
 
 use conclave_core::access::Member;
+use conclave_core::message::MessageState;
 use conclave_core::record::{
     Credential, DirectoryEntry, Invite, MetaHead, NodeRecord, OpenSession, RoomHead, SessionRecord,
     UserRecord,
 };
 use conclave_core::ring::Layout;
 use conclave_core::session::Standing;
-use conclave_core::{NodeId, RequestNo, RoomId, SessionId, ShardId, UserId, View};
+use conclave_core::{NodeId, RequestNo, RoomId, Seq, SessionId, ShardId, UserId, View};
 
 use super::Inner;
 use super::db::StateDb;
@@ -29,11 +30,19 @@ impl ApplyView<'_> {
         key: &Key,
         pick: impl FnOnce(&Row) -> Option<T>,
     ) -> Result<Option<T>, StoreError> {
-        match self.inner.rows.get(key) {
-            Some(row) => Ok(pick(row)),
-            None if self.inner.absent.contains(key) => Ok(None),
-            None => Ok(self.db.row(self.shard, key)?.as_ref().and_then(pick)),
+        if let Some(row) = self.inner.rows.get(key) {
+            return Ok(pick(row));
         }
+        let mut row = None;
+        if !self.inner.absent.contains(key) {
+            row = self.db.row(self.shard, key)?;
+        }
+        // The file may not have the event yet. It comes second: its row says more than the event.
+        if let (None, Key::Message(room, seq)) = (&row, key) {
+            let event = self.inner.recent_event(*room, *seq)?;
+            row = event.as_ref().and_then(MessageState::of).map(Row::Message);
+        }
+        Ok(row.as_ref().and_then(pick))
     }
 }
 
@@ -50,6 +59,13 @@ impl View for ApplyView<'_> {
     fn member(&self, room: RoomId, user: UserId) -> Result<Option<Member>, StoreError> {
         self.read_row(&Key::Member(room, user), |row| match row {
             Row::Member(member) => member.clone(),
+            _ => None,
+        })
+    }
+
+    fn message(&self, room: RoomId, seq: Seq) -> Result<Option<MessageState>, StoreError> {
+        self.read_row(&Key::Message(room, seq), |row| match row {
+            Row::Message(state) => Some(state.clone()),
             _ => None,
         })
     }

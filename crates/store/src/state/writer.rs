@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
 use std::time::Duration;
 
+use conclave_core::ShardId;
 use conclave_core::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, STATE_FLUSH_INTERVAL};
 use redb::ReadableDatabase as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::db::{ReadView, STATE, begin, broken, put_local};
-use super::flush::{self, FlushBatch};
+use super::flush::{self, Erasure, FlushBatch};
 use super::{ShardState, StoreContext};
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -41,6 +42,8 @@ pub(crate) enum Request {
 pub(crate) struct WriteRequest {
     /// Rows of the state; `None` removes.
     pub(crate) rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Events whose content is erased after the rows are written.
+    pub(crate) erasures: Vec<(ShardId, Erasure)>,
     /// Rows of this node alone.
     pub(crate) local: Vec<(String, Option<Vec<u8>>)>,
     /// Sync before answering.
@@ -385,6 +388,9 @@ impl StateWriter {
             let mut table = write.open_table(STATE).map_err(broken)?;
             for (key, value) in &request.rows {
                 bytes += flush::put(&mut table, key, value.as_deref())?;
+            }
+            for (shard, erasure) in &request.erasures {
+                bytes += flush::erase(&mut table, *shard, erasure)?;
             }
             for (name, value) in &request.local {
                 put_local(&write, name, value.as_deref())?;

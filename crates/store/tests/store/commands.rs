@@ -5,6 +5,7 @@ use conclave_core::access::{Member, Past, PolicyChange, Powers, Role, RoomKind, 
 use conclave_core::action::Target;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::mem::MemView;
+use conclave_core::message::{Answer, MessageState, Reaction};
 use conclave_core::people::{AccountChange, Closing, LogIn};
 use conclave_core::record::{
     ClusterRole, DirectoryEntry, Founding, Invite, MetaHead, NodeRecord, Person, Phc, Registration, RoomHead,
@@ -88,7 +89,10 @@ impl Commands {
         let target = random.random_range(0..4);
         let who = Target { name: name(target), user: UserId(target) };
         let member = self.view.members.get(&(room, UserId(author))).is_some_and(Member::is_present);
-        let action = match random.random_range(0..26) {
+        let last = self.view.rooms.get(&room).map_or(0, |(head, _)| head.last.0);
+        let place = Seq(random.random_range(0..=last.max(1)));
+        let emoji = ["👍", ":tada:"][random.random_range(0..2)].to_owned();
+        let action = match random.random_range(0..34) {
             _ if !member && random.random_bool(0.7) => Action::Join,
             0 => Action::SetTopic(format!("topic {}", random.random_range(0..9))),
             1..5 => Action::Join,
@@ -98,6 +102,11 @@ impl Commands {
             24 => Action::Mute { who, for_ms: random.random_range(0..5_000) },
             25 => Action::SetPolicy(PolicyChange { past: Some(Past::SinceJoin), ..PolicyChange::default() }),
             8 => Action::Post("x".repeat(random.random_range(0..17_000))),
+            26 => Action::Answer(Answer { text: "reply".into(), reply_to: place, ..Answer::default() }),
+            27 => Action::Answer(Answer { text: "thread".into(), thread: place, ..Answer::default() }),
+            28 | 29 => Action::Edit { target: place, text: "z".repeat(random.random_range(1..300)) },
+            30 => Action::Delete { target: place, reason: "reason".into() },
+            31..34 => Action::React { target: place, emoji, off: random.random_bool(0.3) },
             _ => Action::Post("y".repeat(random.random_range(1..300))),
         };
         Command::Act {
@@ -272,6 +281,10 @@ pub(crate) fn rows_to_view(rows: &[(Bytes, Bytes)]) -> MemView {
                 let count = u32::from_le_bytes(value[..].try_into().unwrap());
                 view.session_rooms.insert(SessionId(id(0)), count);
             }
+            5 => {
+                let row = log::MessageRow::decode(value.clone()).unwrap();
+                view.messages.insert((RoomId(id(0)), Seq(id(1))), message(row));
+            }
             64 => {
                 let count = u32::from_le_bytes(value[..4].try_into().unwrap());
                 let events = event::decode_records(&value.slice(4..)).unwrap();
@@ -297,6 +310,22 @@ fn member(value: &Bytes) -> Member {
         past: row.past.iter().map(|span| Span { from: Seq(span.from), upto: Seq(span.upto) }).collect(),
         muted_until_ms: row.muted_until_ms,
         banned: row.banned,
+    }
+}
+
+fn message(row: log::MessageRow) -> MessageState {
+    let reaction = |row: log::ReactionRow| Reaction {
+        emoji: row.emoji,
+        users: row.user_ids.into_iter().map(UserId).collect(),
+    };
+    MessageState {
+        author: UserId(row.author_id),
+        thread: Seq(row.thread_seq),
+        edits: row.edit_seqs.into_iter().map(Seq).collect(),
+        deleted: Seq(row.deleted_seq),
+        reactions: row.reactions.into_iter().map(reaction).collect(),
+        answers: row.answers,
+        last_answer: Seq(row.last_answer_seq),
     }
 }
 
@@ -382,8 +411,9 @@ fn meta_row(view: &mut MemView, kind: u8, key: &Bytes, value: &Bytes) {
     }
 }
 
-/// The model with its events in the order of the file: by room.
+/// The model as the file has it: events by room, and no rows of messages to which nothing refers.
 pub(crate) fn sorted(mut view: MemView) -> MemView {
+    view.messages.retain(|_, state| !state.is_plain());
     view.events.sort_by_key(|event| (event.room, event.seq));
     view
 }

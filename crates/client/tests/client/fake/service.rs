@@ -145,7 +145,7 @@ impl ChatService for Service {
         let found = data.room(request.get_ref().room.as_ref());
         let (_, room) = found.ok_or_else(|| Status::from(status::Failure::Refused(Refusal::RoomUnknown)))?;
         let (events, last_seq) = (room.events.clone(), room.events.len() as u64);
-        Ok(Response::new(HistoryResponse { events, last_seq, room_id: room.id }))
+        Ok(Response::new(HistoryResponse { events, last_seq, room_id: room.id, folds: Vec::new() }))
     }
 
     async fn list_rooms(&self, _: Request<ListRoomsRequest>) -> Result<Response<ListRoomsResponse>, Status> {
