@@ -6,6 +6,7 @@ pub(crate) mod alerts;
 pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod dns;
+mod messages;
 mod rooms;
 pub(crate) mod run;
 pub(crate) mod server;
@@ -20,6 +21,7 @@ use conclave_core::version::VERSION;
 
 use crate::parse;
 
+pub(crate) use messages::{DeleteArgs, EditArgs, ReactArgs, ReplyArgs};
 pub(crate) use rooms::{
     AddArgs, ArchiveArgs, CreateArgs, DmArgs, MemberArgs, MuteArgs, PinArgs, PolicyArgs, RemoveArgs, Role,
     RoleArgs, RoomsArgs, RoomsCommand, TopicArgs,
@@ -154,6 +156,14 @@ pub(crate) enum Command {
     Topic(TopicArgs),
     /// Pin an event of a room, for everybody
     Pin(PinArgs),
+    /// Reply to a message, in the room or in the thread about it
+    Reply(ReplyArgs),
+    /// Give an own message another text
+    Edit(EditArgs),
+    /// Delete a message for good
+    Delete(DeleteArgs),
+    /// React to a message with an emoji
+    React(ReactArgs),
     /// List the members of a room, and what each may do
     Members(RoomArg),
     /// Make somebody a member of a room
@@ -340,7 +350,7 @@ pub(crate) struct BotArgs {
 }
 
 const HISTORY_HELP: &str = "\
-Prints the newest events, oldest first. Reads the events that the connected server has applied, also without a quorum. \
+Prints the newest messages and other events, oldest first. Edits, deletions and reactions are shown with the message that they are about; --events shows each at its place, with the earlier texts. With --json each event is an object, and a message has a `fold`. Reads the events that the connected server has applied, also without a quorum. \
 With --linearizable, reads every event that was acknowledged before the call.
 
 Examples:
@@ -367,6 +377,9 @@ pub(crate) struct HistoryArgs {
     /// See every event acknowledged before this call; needs a quorum
     #[arg(long)]
     pub(crate) linearizable: bool,
+    /// Show each event at its place, also edits and reactions
+    #[arg(long)]
+    pub(crate) events: bool,
 }
 
 const CHAT_HELP: &str = "\

@@ -12,6 +12,7 @@ mod follow;
 mod health;
 mod history;
 mod members;
+mod messages;
 mod outbox;
 mod ping;
 mod rooms;
@@ -119,6 +120,10 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         Command::Leave(arg) => rooms::leave(&arg.room, settings).await,
         Command::Topic(topic) => rooms::topic(&topic, settings).await,
         Command::Pin(pin) => rooms::pin(&pin, settings).await,
+        Command::Reply(reply) => messages::reply(&reply, settings).await,
+        Command::Edit(edit) => messages::edit(&edit, settings).await,
+        Command::Delete(delete) => messages::delete(&delete, settings).await,
+        Command::React(react) => messages::react(&react, settings).await,
         Command::Members(room) => members::list(&room, settings).await,
         Command::Add(args) => members::add(&args, settings).await,
         Command::Remove(args) => members::remove(&args, false, settings).await,

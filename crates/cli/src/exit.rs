@@ -59,8 +59,8 @@ impl Exit {
     /// The exit code of a refusal with this stable code.
     pub(crate) fn of_word(word: &str) -> Self {
         match word {
-            "room_unknown" | "forbidden" | "not_found" | "not_a_member" | "not_allowed" | "banned"
-            | "muted" | "user_unknown" | "no_such_member" => Self::NotFound,
+            "room_unknown" | "forbidden" | "not_found" | "not_a_member" | "not_allowed" | "not_yours"
+            | "banned" | "muted" | "user_unknown" | "no_such_member" => Self::NotFound,
             "session_unknown" | "unauthenticated" | "not_operator" => Self::Auth,
             _ => Self::Refused,
         }

@@ -61,6 +61,37 @@ pub(crate) fn room(text: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
+/// A message by its room and its number there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MessagePlace {
+    /// The room's name.
+    pub(crate) room: String,
+    /// The number of the message in the room.
+    pub(crate) seq: u64,
+}
+
+/// A message as `send` prints it: `#room:12`, or `room:12`.
+pub(crate) fn message(text: &str) -> Result<MessagePlace, String> {
+    let wrong = || format!("{text:?} is no message; name it as `send` prints it, for example '#ops:1042'");
+    let (name, seq) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let seq: u64 = seq.parse().map_err(|_| wrong())?;
+    if seq == 0 {
+        return Err(wrong());
+    }
+    Ok(MessagePlace { room: room(name)?, seq })
+}
+
+/// An emoji, or its name between colons.
+pub(crate) fn emoji(text: &str) -> Result<String, String> {
+    let known = match text.strip_prefix(':').and_then(|rest| rest.strip_suffix(':')) {
+        Some(name) => emojis::get_by_shortcode(name),
+        None => emojis::get(text),
+    };
+    known.map(|emoji| emoji.as_str().to_owned()).ok_or_else(|| {
+        format!("{text:?} is no emoji that this version knows; give one, or a name like :+1: or :tada:")
+    })
+}
+
 /// The names of several users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct People(pub(crate) Vec<String>);

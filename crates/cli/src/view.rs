@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 pub(crate) mod event;
+pub(crate) mod fold;
 pub(crate) mod paint;
 pub(crate) mod status;
 pub(crate) mod table;

@@ -2,7 +2,8 @@
 
 use conclave_client::{Client, HistoryQuery, Window};
 use conclave_core::limits::HISTORY_EVENTS_MAX;
-use conclave_proto::chat;
+use conclave_proto::chat::{self, HistoryResponse, MessageFold};
+use serde::Serialize;
 
 use super::line_style;
 use crate::args::HistoryArgs;
@@ -10,6 +11,7 @@ use crate::errors::of_call;
 use crate::exit::{Exit, Failed};
 use crate::settings::Settings;
 use crate::view::event;
+use crate::view::fold::{self, Shown};
 use crate::{output, session};
 
 /// Prints events, oldest first.
@@ -26,12 +28,24 @@ pub(super) async fn run(args: &HistoryArgs, settings: &Settings) -> anyhow::Resu
 async fn print(args: &HistoryArgs, settings: &Settings, client: &Client) -> anyhow::Result<Exit> {
     let (first, last) = range(args, client).await?;
     let mut after = first;
+    let mut shown = Shown::default();
     while after < last {
         let query = HistoryQuery { window: Window::After(after), limit: page(last - after), ..query(args) };
-        let events = client.history(query).await.map_err(|e| of_call(Some(&args.room), &e))?.events;
+        let page = client.history(query).await.map_err(|e| of_call(Some(&args.room), &e))?;
+        let HistoryResponse { mut events, folds, .. } = page;
         check(&args.room, after, &events)?;
-        for event in events.iter().take_while(|event| event.seq <= last) {
-            show(settings, &args.room, event)?;
+        events.retain(|event| event.seq <= last);
+        if settings.json {
+            show_json(&args.room, &events, &folds)?;
+        } else {
+            let folds = if args.events { Vec::new() } else { folds };
+            let tails = shown.page(&mut events, &folds);
+            for (event, tail) in events.iter().zip(tails) {
+                if let Some(tail) = tail {
+                    let line = event::line(&line_style(settings), &args.room, event, None);
+                    output::line(&format!("{line}{tail}"))?;
+                }
+            }
         }
         match events.last() {
             Some(event) => after = event.seq,
@@ -79,13 +93,22 @@ fn check(room: &str, after: u64, events: &[chat::Event]) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Prints one event.
-fn show(settings: &Settings, room: &str, event: &chat::Event) -> anyhow::Result<()> {
-    if settings.json {
-        output::json(&event::json(room, event))
-    } else {
-        output::line(&event::line(&line_style(settings), room, event, None))
+/// An event, and what people made of it if it is a message.
+#[derive(Serialize)]
+struct Json<'a> {
+    #[serde(flatten)]
+    event: event::Json<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fold: Option<fold::Json<'a>>,
+}
+
+fn show_json(room: &str, events: &[chat::Event], folds: &[MessageFold]) -> anyhow::Result<()> {
+    for event in events {
+        let fold = folds.binary_search_by_key(&event.seq, |fold| fold.seq).ok();
+        let fold = fold.map(|at| fold::json(&folds[at]));
+        output::json(&Json { event: event::json(room, event), fold })?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -93,7 +116,7 @@ mod tests {
     use super::*;
 
     fn args(before: Option<u64>, after: Option<u64>, limit: u64) -> HistoryArgs {
-        HistoryArgs { room: "r".into(), before, after, limit, linearizable: false }
+        HistoryArgs { room: "r".into(), before, after, limit, linearizable: false, events: false }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod kills;
 mod levels;
 mod logging;
 mod logs;
+mod messages;
 mod minority;
 mod operator;
 mod outbox;

@@ -150,7 +150,7 @@ impl<W> Room<W> {
                 continue;
             };
             // Who writes in an open room becomes a member of it; who moderates it, or leaves it, does not.
-            let join_first = matches!(item.content, send_message_request::Content::Text(_));
+            let join_first = is_message(&item.content);
             let content = Some(item.content.clone());
             self.ever_sent = self.ever_sent.max(number);
             self.in_flight += 1;
@@ -228,4 +228,12 @@ impl<W> Room<W> {
     pub(super) fn in_doubt_from(&self, from: u64) -> bool {
         self.in_doubt_upto >= from
     }
+}
+fn is_message(content: &send_message_request::Content) -> bool {
+    use conclave_proto::chat::{RoomAction, room_action::Kind};
+    use send_message_request::Content;
+    matches!(
+        content,
+        Content::Text(_) | Content::Action(RoomAction { kind: Some(Kind::Text(_) | Kind::Post(_)) })
+    )
 }

@@ -2,9 +2,11 @@
 
 use clap::ValueEnum as _;
 use conclave_proto::chat::{
-    AddMember, MemberRole, Mute, RemoveMember, RoomAction, SetPolicy, SetRole, Target, room_action::Kind,
+    AddMember, Delete, Edit, MemberRole, Mute, React, RemoveMember, RoomAction, SetPolicy, SetRole, Target,
+    room_action::Kind,
 };
 
+use super::super::messages::answer;
 use crate::args::Role;
 use crate::parse;
 use crate::suggest::nearest;
@@ -46,9 +48,9 @@ impl Typed {
 const HISTORY_DEFAULT: u32 = 20;
 const HISTORY_MAX: u32 = 1_000;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 22] = [
     "join", "create", "leave", "rooms", "dm", "members", "add", "remove", "ban", "mute", "unmute", "role",
-    "archive", "history", "status", "topic", "help", "quit",
+    "archive", "reply", "edit", "delete", "react", "history", "status", "topic", "help", "quit",
 ];
 
 /// The list of commands.
@@ -64,6 +66,10 @@ pub(super) const HELP: &str = "\
 /mute NAME [1h]  let somebody write nothing for a while (/unmute NAME ends it)
 /role NAME ROLE  give a member another role
 /archive         close this room for writing (/archive off opens it)
+/reply N TEXT    quote message N of this room (its number is behind the room: #ops:N)
+/edit N TEXT     give your message N another text
+/delete N        delete a message for good; a reason may follow
+/react N EMOJI   react to message N, for example with :+1:; once more with off takes it back
 /history [N]     show the last N events of this room again
 /topic TEXT      say what this room is for
 /status          how the cluster is
@@ -95,6 +101,8 @@ pub(super) fn typed(line: &str) -> Typed {
         "members" => Typed::Members,
         "dm" | "msg" => direct(argument).map_or_else(Typed::Wrong, Typed::Direct),
         "add" | "remove" | "kick" | "ban" | "mute" | "unmute" | "role" | "archive" => change(word, argument)
+            .map_or_else(Typed::Wrong, |kind| Typed::Change(RoomAction { kind: Some(kind) })),
+        "reply" | "edit" | "delete" | "react" => message(word, argument)
             .map_or_else(Typed::Wrong, |kind| Typed::Change(RoomAction { kind: Some(kind) })),
         "topic" if argument.is_empty() => Typed::Wrong("/topic TEXT says what the room is for".to_owned()),
         "topic" => Typed::Topic(argument.to_owned()),
@@ -148,6 +156,28 @@ fn change(verb: &str, argument: &str) -> Result<Kind, String> {
     })
 }
 
+/// An action upon a message of the current room: `reply 12 on my way`, `edit 12 hello`, `delete 12`, `react 12 :+1:`.
+fn message(verb: &str, argument: &str) -> Result<Kind, String> {
+    let (number, rest) = argument.split_once(char::is_whitespace).unwrap_or((argument, ""));
+    let rest = rest.trim();
+    let Ok(target_seq @ 1..) = number.parse() else {
+        return Err(format!("which message? Its number is behind the room: /{verb} 12 …"));
+    };
+    Ok(match verb {
+        "delete" => Kind::Delete(Delete { target_seq, reason: rest.to_owned() }),
+        _ if rest.is_empty() => return Err(format!("/{verb} {number} needs something behind the number")),
+        "reply" => answer(target_seq, rest.to_owned(), false, false),
+        "edit" => Kind::Edit(Edit { target_seq, text: rest.to_owned() }),
+        _ => {
+            let (emoji, off) = match rest.split_once(char::is_whitespace) {
+                Some((emoji, "off")) => (emoji, true),
+                _ => (rest, false),
+            };
+            Kind::React(React { target_seq, emoji: parse::emoji(emoji)?, off })
+        }
+    })
+}
+
 fn role(word: &str) -> Result<MemberRole, String> {
     Role::from_str(word, true)
         .map(MemberRole::from)
@@ -185,6 +215,9 @@ mod tests {
     fn an_unknown_command_is_not_sent_as_a_message() {
         let Typed::Wrong(text) = typed("/jion ops") else { panic!("it was accepted") };
         assert!(text.contains("did you mean /join?"), "{text}");
+        for line in ["/edit", "/edit 0 x", "/edit 3", "/react 3 no", "/reply x y", "/delete"] {
+            assert!(matches!(typed(line), Typed::Wrong(_)), "{line}");
+        }
         for line in ["/dm", "/add", "/add NOT", "/role bob king", "/mute bob soon", "/archive it"] {
             assert!(matches!(typed(line), Typed::Wrong(_)), "{line}");
         }
