@@ -105,6 +105,13 @@ impl History {
         self.write(Raw { kind: "invoke".into(), what, body, ..request(session, room, no) });
     }
 
+    /// A client sends a request about an event for the first time. Call it before sending.
+    pub fn invoke_about(&self, session: u64, room: u64, no: u64, what: What, (target, body): (u64, &str)) {
+        let (body, what) = (Some(shortened(body)), Some(what.word().into()));
+        let about = Some(target);
+        self.write(Raw { kind: "invoke".into(), what, body, about, ..request(session, room, no) });
+    }
+
     /// A request was acked; `seq` is 0 where the answer names no event.
     pub fn ok(&self, session: u64, room: u64, no: u64, seq: u64) {
         self.write(Raw { kind: "ok".into(), seq: Some(seq), ..request(session, room, no) });
@@ -160,6 +167,22 @@ impl History {
     /// A stream announces that the room begins at `seq` now.
     pub fn truncated(&self, subscriber: &str, stream: u64, room: u64, seq: u64) {
         self.write(Raw { kind: "truncated".into(), seq: Some(seq), ..on(subscriber, stream, room) });
+    }
+
+    /// A page of history that goes up to the seq `last` shows a message as people have left it: with this text, which is that of
+    /// the edit `edited` (0 for none), or as [`What::Erased`].
+    pub fn shown(&self, reader: &str, room: u64, last: u64, message: &Event<'_>, edited: u64) {
+        self.write(Raw {
+            kind: "shown".into(),
+            reader: Some(reader.into()),
+            room: Some(room),
+            seq: Some(message.seq),
+            last: Some(last),
+            what: Some(message.what.word().into()),
+            body: Some(shortened(message.body)),
+            edited: (edited > 0).then_some(edited),
+            ..Raw::default()
+        });
     }
 
     /// A stream tells this user that it has delivered all events of the room that the user may see.
@@ -289,6 +312,7 @@ fn seen<'a>(room: u64, event: &Event<'a>) -> Raw<'a> {
         what: Some(event.what.word().into()),
         body: Some(shortened(event.body)),
         about: (event.about > 0).then_some(event.about),
+        author: (event.author > 0).then_some(event.author),
         ..request(event.session, room, event.no)
     }
 }

@@ -24,25 +24,26 @@
 //! # The lines
 //!
 //! `at` is nanoseconds of one monotonic clock. `what` is `message`, `topic`, `joined`, `left`,
-//! `created`, `member_added`, `member_removed` or `policy`; `body` is the text, the topic, the name of the member, or
+//! `created`, `member_added`, `member_removed`, `policy`, `edited`, `deleted`, `reacted` or `erased`; `body` is the text, the topic, the name of the member, or
 //! `since_join` for a policy that hides the past from newcomers; `about` is the id of the user who joined, left, was added or
-//! was removed. Long bodies are shortened to their beginning and a
+//! was removed, or the seq of the event that this one is about; `author` is the id of the user who caused it. Long bodies are shortened to their beginning and a
 //! digest, by the recorder, the same way everywhere.
 //!
 //! | `kind` | Fields | Meaning |
 //! |---|---|---|
-//! | `invoke` | `at session room no what body node?` | a client sends a request for the first time; `node` if the client is pinned to one |
+//! | `invoke` | `at session room no what body about? node?` | a client sends a request for the first time; `node` if the client is pinned to one |
 //! | `ok` | `at session room no seq` | it was acked; `seq` 0 where the answer names no event |
 //! | `refused` | `at session room no code` | it was refused, finally |
 //! | `unknown` | `at session room no` | the client gave up; the request may or may not have had an effect |
-//! | `observed` | `at reader stream room seq session no what body about? user?` | a subscriber got an event; `user` if it is known to whom it was delivered |
+//! | `observed` | `at reader stream room seq session no what body about? author? user?` | a subscriber got an event; `user` if it is known to whom it was delivered |
 //! | `resumed` | `at reader stream room after node` | a subscriber begins a stream after the seq `after` |
 //! | `caught_up` | `at reader stream room seq` | the stream claims to have delivered all events up to `seq` |
 //! | `truncated` | `at reader stream room seq` | the stream announces that the room begins at `seq` now |
 //! | `closed` | `at reader stream room user` | the stream claims to have delivered all events that this user may see |
 //! | `private` | `at room user` | the room is private, and this user created it |
+//! | `shown` | `at reader room seq last what body edited?` | a page up to `last` shows a message with the text of the edit `edited`, or as `erased` |
 //! | `final_read` | `at reader room after last` | a replica is read at the end of the run; its events follow |
-//! | `final` | `reader room seq session no what body about?` | one of those events |
+//! | `final` | `reader room seq session no what body about? author?` | one of those events |
 //! | `read` | `begun at room last node` | a linearizable read from `begun` to `at` returned `last` as the room's last seq |
 //! | `cut` | `at node` | from `at` on, the node is cut off with a minority |
 //! | `healed` | `at node` | the node was cut off until `at` at least |

@@ -3,6 +3,9 @@
 
 mod access_exact;
 mod acked_kept;
+mod author_only;
+mod deleted_gone;
+mod fold_agrees;
 mod minority_silent;
 mod no_duplicate;
 mod no_gap;
@@ -12,6 +15,7 @@ mod reads_fresh;
 mod replicas_agree;
 mod resume_exact;
 mod sender_order;
+mod timeline;
 
 use serde::Serialize;
 
@@ -44,6 +48,12 @@ pub enum Property {
     MinoritySilent,
     /// Everybody gets the events of a private room that were theirs to see, and no others.
     AccessExact,
+    /// Every page shows the messages as the events up to it say.
+    FoldAgrees,
+    /// What was deleted is in no page and at no replica that has the deletion, and nothing else is.
+    DeletedGone,
+    /// Only its author edits a message.
+    AuthorOnly,
 }
 
 impl Property {
@@ -64,9 +74,12 @@ impl Property {
     /// The properties that are tested only if the run had a private room.
     pub const WITH_RIGHTS: [Self; 1] = [Self::AccessExact];
 
+    /// The properties that are tested only if people edited and deleted messages in the run.
+    pub const WITH_EDITS: [Self; 3] = [Self::FoldAgrees, Self::DeletedGone, Self::AuthorOnly];
+
     /// All properties.
     pub fn every() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().chain(Self::WITH_FAULTS).chain(Self::WITH_RIGHTS)
+        Self::ALL.into_iter().chain(Self::WITH_FAULTS).chain(Self::WITH_RIGHTS).chain(Self::WITH_EDITS)
     }
 
     /// The name, which is stable.
@@ -84,6 +97,9 @@ impl Property {
             Self::ReplicasAgree => "replicas_agree",
             Self::MinoritySilent => "minority_silent",
             Self::AccessExact => "access_exact",
+            Self::FoldAgrees => "fold_agrees",
+            Self::DeletedGone => "deleted_gone",
+            Self::AuthorOnly => "author_only",
         }
     }
 
@@ -107,6 +123,9 @@ impl Property {
             Self::ReplicasAgree => replicas_agree::check(records, &mut finding),
             Self::MinoritySilent => minority_silent::check(records, &mut finding),
             Self::AccessExact => access_exact::check(records, &mut finding),
+            Self::FoldAgrees => fold_agrees::check(records, &mut finding),
+            Self::DeletedGone => deleted_gone::check(records, &mut finding),
+            Self::AuthorOnly => author_only::check(records, &mut finding),
         }
         finding
     }

@@ -84,6 +84,10 @@ pub(crate) struct Raw<'a> {
     pub(crate) user: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) about: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) author: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) edited: Option<u64>,
 }
 
 impl Records {
@@ -117,9 +121,7 @@ impl Records {
     }
 
     fn parse_record(&mut self, raw: &Raw<'_>) -> Result<Record, String> {
-        let need = |field: Option<u64>, name: &str| {
-            field.ok_or_else(|| format!("a line of kind {:?} needs {name:?}", raw.kind))
-        };
+        let need = |field: Option<u64>, name: &str| needed(raw, field, name);
         if let "cut" | "healed" = raw.kind.as_ref() {
             let at = need(raw.at, "at")?;
             let node =
@@ -144,12 +146,20 @@ impl Records {
                 seq: need(raw.seq, "seq")?,
                 content: content(raw)?,
                 about: raw.about.unwrap_or(0),
+                author: raw.author.unwrap_or(0),
             })
         };
         let at = || need(raw.at, "at");
         Ok(match raw.kind.as_ref() {
             "invoke" => {
-                Record::Invoke { at: at()?, send: send()?, content: content(raw)?, node: self.node(raw)? }
+                let about = raw.about.unwrap_or(0);
+                Record::Invoke {
+                    at: at()?,
+                    send: send()?,
+                    content: content(raw)?,
+                    about,
+                    node: self.node(raw)?,
+                }
             }
             "ok" => Record::Acked { at: at()?, send: send()?, seq: need(raw.seq, "seq")? },
             "refused" => Record::Refused { send: send()? },
@@ -166,6 +176,7 @@ impl Records {
             "caught_up" => Record::CaughtUp { seq: need(raw.seq, "seq")?, stream: self.stream(raw, room)? },
             "truncated" => Record::Truncated { seq: need(raw.seq, "seq")?, stream: self.stream(raw, room)? },
             "closed" => Record::Closed { user: need(raw.user, "user")?, stream: self.stream(raw, room)? },
+            "shown" => self.shown(raw, room)?,
             "private" => Record::Private { room, owner: need(raw.user, "user")? },
             "final_read" => Record::FinalRead {
                 after: need(raw.after, "after")?,
@@ -182,6 +193,17 @@ impl Records {
                 node: self.node(raw)?,
             },
             other => return Err(format!("unknown kind of line {other:?}")),
+        })
+    }
+
+    fn shown(&mut self, raw: &Raw<'_>, room: u64) -> Result<Record, String> {
+        Ok(Record::Shown {
+            reader: self.reader(raw)?,
+            room,
+            seq: needed(raw, raw.seq, "seq")?,
+            last: needed(raw, raw.last, "last")?,
+            content: content(raw)?,
+            edited: raw.edited.unwrap_or(0),
         })
     }
 
@@ -210,6 +232,10 @@ impl Records {
         self.ids.insert(name.to_owned(), id);
         Ok(id)
     }
+}
+
+fn needed(raw: &Raw<'_>, field: Option<u64>, name: &str) -> Result<u64, String> {
+    field.ok_or_else(|| format!("a line of kind {:?} needs {name:?}", raw.kind))
 }
 
 fn content(raw: &Raw<'_>) -> Result<Content, String> {

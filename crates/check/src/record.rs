@@ -17,6 +17,14 @@ pub enum What {
     MemberAdded,
     /// Somebody ended a user's membership.
     MemberRemoved,
+    /// The author gave a message another text; the event is about the message.
+    Edited,
+    /// Somebody deleted a message; the event is about the message.
+    Deleted,
+    /// Somebody reacted to a message; the event is about the message.
+    Reacted,
+    /// What is left of a message or of an edit that was deleted; the event is about the deletion.
+    Erased,
     /// The policy was changed. The body is [`SINCE_JOIN`] if newcomers see only what happens from their joining on, and
     /// anything else if they see all events.
     Policy,
@@ -26,7 +34,7 @@ pub enum What {
 pub const SINCE_JOIN: &str = "since_join";
 
 impl What {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Created,
         Self::Message,
         Self::Topic,
@@ -34,6 +42,10 @@ impl What {
         Self::Left,
         Self::MemberAdded,
         Self::MemberRemoved,
+        Self::Edited,
+        Self::Deleted,
+        Self::Reacted,
+        Self::Erased,
         Self::Policy,
     ];
 
@@ -46,6 +58,10 @@ impl What {
             Self::Left => "left",
             Self::MemberAdded => "member_added",
             Self::MemberRemoved => "member_removed",
+            Self::Edited => "edited",
+            Self::Deleted => "deleted",
+            Self::Reacted => "reacted",
+            Self::Erased => "erased",
             Self::Policy => "policy",
         }
     }
@@ -64,21 +80,24 @@ pub struct Event<'a> {
     pub what: What,
     /// The text or the topic; of a change of members the user's name.
     pub body: &'a str,
-    /// The id of the user who joined, left, was added or was removed; 0 for an event about nobody.
+    /// The id of the user who joined, left, was added or was removed, or the seq of the event that this one is about; 0 for
+    /// an event about nothing.
     pub about: u64,
+    /// The id of the user who caused it; 0 where that is not recorded.
+    pub author: u64,
 }
 
 impl<'a> Event<'a> {
     /// A message.
     #[must_use]
     pub fn message(seq: u64, session: u64, no: u64, text: &'a str) -> Self {
-        Self { seq, session, no, what: What::Message, body: text, about: 0 }
+        Self { seq, session, no, what: What::Message, body: text, about: 0, author: 0 }
     }
 
     /// The creation of a room.
     #[must_use]
     pub fn created(seq: u64) -> Self {
-        Self { seq, session: 0, no: 0, what: What::Created, body: "", about: 0 }
+        Self { seq, session: 0, no: 0, what: What::Created, body: "", about: 0, author: 0 }
     }
 }
 
@@ -106,6 +125,8 @@ pub(crate) struct Seen {
     pub(crate) content: Content,
     /// See [`Event::about`].
     pub(crate) about: u64,
+    /// See [`Event::author`].
+    pub(crate) author: u64,
 }
 
 /// Stands for the name of a subscriber, a replica or a node.
@@ -128,6 +149,8 @@ pub(crate) enum Record {
         at: u64,
         send: RequestKey,
         content: Content,
+        /// As [`Event::about`], for requests about an event.
+        about: u64,
         node: Option<ReaderId>,
     },
     Acked {
@@ -167,6 +190,15 @@ pub(crate) enum Record {
     Private {
         room: u64,
         owner: u64,
+    },
+    /// A message of a page, as people have left it: the page goes up to `last`, the text is that of the edit `edited`.
+    Shown {
+        reader: ReaderId,
+        room: u64,
+        seq: u64,
+        last: u64,
+        content: Content,
+        edited: u64,
     },
     FinalRead {
         reader: ReaderId,

@@ -184,19 +184,23 @@ pub(super) fn event(event: &conclave_client::api::Event) -> Event<'_> {
         Some(Kind::MemberRemoved(removed)) => member(What::MemberRemoved, removed.who.as_ref()),
         Some(Kind::PolicyChanged(policy)) => (What::Policy, past(policy.past()), 0),
         // None of these was requested by a client.
-        Some(
-            Kind::Created(_)
-            | Kind::Edited(_)
-            | Kind::Deleted(_)
-            | Kind::Reacted(_)
-            | Kind::Erased(_)
-            | Kind::Pinned(_)
-            | Kind::RoleChanged(_)
-            | Kind::Muted(_),
-        )
-        | None => (What::Created, "", 0),
+        Some(Kind::Edited(edited)) => (What::Edited, edited.text.as_str(), edited.target_seq),
+        Some(Kind::Deleted(deleted)) => (What::Deleted, deleted.reason.as_str(), deleted.target_seq),
+        Some(Kind::Reacted(reacted)) => (What::Reacted, reacted.emoji.as_str(), reacted.target_seq),
+        Some(Kind::Erased(erased)) => (What::Erased, "", erased.deleted_seq),
+        Some(Kind::Created(_) | Kind::Pinned(_) | Kind::RoleChanged(_) | Kind::Muted(_)) | None => {
+            (What::Created, "", 0)
+        }
     };
-    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body, about }
+    Event {
+        seq: event.seq,
+        session: event.session_id,
+        no: event.request_no,
+        what,
+        body,
+        about,
+        author: event.author_id,
+    }
 }
 
 /// The kind, the name and the id of a change of members.

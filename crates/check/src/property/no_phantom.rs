@@ -70,7 +70,9 @@ fn judge(finding: &mut Finding, line: u64, seen: &Seen, observed: Option<u64>, a
             .violated(&[line], || format!("{room}:{seq} (session {session}'s request {no}) was never sent"));
         return;
     };
-    let same = || attempts.iter().filter(|attempt| attempt.content == seen.content);
+    // Of an erased event only the request is known; that it was deleted is judged by `deleted_gone`.
+    let erased = seen.content.what == What::Erased;
+    let same = || attempts.iter().filter(|attempt| erased || attempt.content == seen.content);
     if let Some(sent) = same().find(|attempt| attempt.refused.is_none()) {
         if observed.is_some_and(|observed| observed < sent.at) {
             finding.violated(&[line, sent.line], || format!("{room}:{seq} was seen before it was sent"));

@@ -5,7 +5,7 @@
 
 use crate::property::Finding;
 use crate::reader::{Map, Records};
-use crate::record::{Record, RequestKey, Seen};
+use crate::record::{Record, RequestKey, Seen, What};
 
 pub(crate) fn check(records: &Records, finding: &mut Finding) {
     same_for_everybody(records, finding);
@@ -17,11 +17,16 @@ fn same_for_everybody(records: &Records, finding: &mut Finding) {
     for (line, record) in &records.lines {
         let Some((reader, seen)) = record.seen() else { continue };
         let room = seen.send.room;
-        let (first, at) = *events.entry((room, seen.seq)).or_insert((seen, *line));
+        let known = events.entry((room, seen.seq)).or_insert((seen, *line));
+        let (first, at) = *known;
+        if first.content.what == What::Erased {
+            // Others may see the event as it was.
+            *known = (seen, *line);
+        }
         if at != *line {
             finding.checked += 1;
         }
-        if first != seen {
+        if !same(&first, &seen) {
             finding.violated(&[at, *line], || {
                 format!(
                     "{} saw another event at {room}:{} than an earlier reader",
@@ -30,6 +35,15 @@ fn same_for_everybody(records: &Records, finding: &mut Finding) {
                 )
             });
         }
+    }
+}
+
+/// Whether both are the same event, or what is left of it after its deletion.
+fn same(one: &Seen, other: &Seen) -> bool {
+    let erased = |seen: &Seen| seen.content.what == What::Erased;
+    match (erased(one), erased(other)) {
+        (false, false) | (true, true) => one == other,
+        _ => (one.send, one.author) == (other.send, other.author),
     }
 }
 

@@ -4,9 +4,9 @@
 //! The events of a replica form a hash chain: each hash covers the previous hash and the event. Equal
 //! hashes at a seq mean that all events up to it are equal, so one comparison per event is enough.
 
-use crate::property::Finding;
+use crate::property::{Finding, timeline};
 use crate::reader::{Map, Records};
-use crate::record::{ReaderId, Record, Seen};
+use crate::record::{Content, ReaderId, Record, Seen, What};
 
 /// A replica's copy of a room, from where its final read begins.
 #[derive(Default)]
@@ -22,6 +22,16 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
     let mut copies: Map<(ReaderId, u64), ReplicaCopy> = Map::default();
     // By room, beginning of the read, and seq: the chain of the first replica that has the seq.
     let mut chains: Map<(u64, u64, u64), (u64, ReaderId, u64)> = Map::default();
+    // One replica may have a message that another has erased already: its request says what it was.
+    let has_erased = records
+        .lines
+        .iter()
+        .any(|(_, record)| matches!(record, Record::Final { seen, .. } if seen.content.what == What::Erased));
+    let requests = if has_erased { timeline::requests(records) } else { Map::default() };
+    let content = |seen: &Seen| match requests.get(&seen.send) {
+        Some((content, _)) if seen.content.what == What::Erased => *content,
+        _ => seen.content,
+    };
     for (line, record) in &records.lines {
         match *record {
             Record::FinalRead { reader, room, after, .. } => {
@@ -33,7 +43,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
             Record::Final { reader, seen } => {
                 let room = seen.send.room;
                 let Some(copy) = copies.get_mut(&(reader, room)) else { continue };
-                copy.chain = link(copy.chain, &seen);
+                copy.chain = link(copy.chain, &seen, content(&seen));
                 copy.seq = seen.seq;
                 let (chain, other, at) =
                     *chains.entry((room, copy.from, copy.seq)).or_insert((copy.chain, reader, *line));
@@ -54,8 +64,8 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
     }
 }
 
-fn link(chain: u64, seen: &Seen) -> u64 {
-    let parts = [seen.seq, seen.send.session, seen.send.no, seen.content.what as u64, seen.content.body];
+fn link(chain: u64, seen: &Seen, content: Content) -> u64 {
+    let parts = [seen.seq, seen.send.session, seen.send.no, content.what as u64, content.body];
     parts.into_iter().fold(chain, |hash, part| {
         let mixed = (hash ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed ^ (mixed >> 29)).rotate_left(31)

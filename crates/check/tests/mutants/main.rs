@@ -5,6 +5,7 @@
 
 mod damage;
 mod documents;
+mod edits;
 mod good;
 mod large;
 mod private;
@@ -14,6 +15,7 @@ use conclave_check::{Options, Outcome, Property, Records, Report, check};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::damage::Damage;
 use crate::good::Shape;
 
 fn judge(lines: &[Value]) -> Report {
@@ -39,6 +41,22 @@ proptest! {
 }
 
 proptest! {
+    #[test]
+    fn a_good_history_of_edits_passes(seed in any::<u64>()) {
+        let report = judge(&edits::history(seed, 0));
+        prop_assert!(report.findings.iter().all(|finding| finding.violations == 0), "{}", report);
+        for property in Property::WITH_EDITS {
+            prop_assert!(report.finding(property).is_some_and(|finding| finding.checked > 0), "{}", report);
+        }
+    }
+}
+
+/// Every kind of damage.
+fn damages() -> impl Iterator<Item = &'static Damage> {
+    damage::ALL.iter().chain(edits::ALL)
+}
+
+proptest! {
     // Each case judges some two dozen histories.
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -47,7 +65,7 @@ proptest! {
     fn a_damaged_history_violates_the_damaged_property(seed in any::<u64>()) {
         let lines = good::history(seed, &Shape::default());
         prop_assert!(judge(&lines).passed(), "{}", judge(&lines));
-        for damage in damage::ALL {
+        for damage in damages() {
             let mut damaged = lines.clone();
             (damage.does)(&mut damaged, seed);
             prop_assert!(damaged != lines, "{} does nothing", damage.name);
@@ -73,7 +91,7 @@ fn shape() -> impl Strategy<Value = Shape> {
 #[test]
 fn every_property_has_a_mutant() {
     for property in Property::every() {
-        let mutants = damage::ALL.iter().filter(|damage| damage.breaks == property).count();
+        let mutants = damages().filter(|damage| damage.breaks == property).count();
         assert!(mutants >= 2, "{} has {mutants} mutants", property.name());
     }
 }

@@ -103,7 +103,7 @@ fn record(history: &History, long: &str) {
     let event = |at: usize| {
         let (session, no, text) = &said[at];
         let what = if at == 0 { What::Created } else { What::Message };
-        Event { seq: at as u64 + 1, session: *session, no: *no, what, body: text, about: 0 }
+        Event { seq: at as u64 + 1, session: *session, no: *no, what, body: text, about: 0, author: 0 }
     };
     let half = said.len() / 2;
     for at in 0..said.len() {
@@ -135,7 +135,7 @@ fn a_recorded_delivery_to_a_removed_member_is_found() {
             history.invoke_other(session, 1, no, what, body);
             history.ok(session, 1, no, no + 1);
             let about = if what == What::Message { 0 } else { member };
-            events.push(Event { seq: no + 1, session, no, what, body, about });
+            events.push(Event { seq: no + 1, session, no, what, body, about, author: 0 });
         }
         history.resumed("ben", 1, 1, 0, "n1");
         let delivered = if leaks { &events[..] } else { &events[..4] };

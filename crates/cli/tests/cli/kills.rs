@@ -200,5 +200,5 @@ fn seen(event: &conclave_client::api::Event) -> Event<'_> {
         | Kind::PolicyChanged(_)
         | Kind::Muted(_) => (What::Created, ""),
     };
-    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body, about: 0 }
+    Event { seq: event.seq, session: event.session_id, no: event.request_no, what, body, about: 0, author: 0 }
 }
