@@ -260,7 +260,7 @@ impl Engine {
 
         self.observer.event(&Event::Judging);
         let all = names(&targets, Kind::Server);
-        let report = judging::judge(&history_path, workload.private_room)?;
+        let report = judging::judge(&history_path, workload)?;
         let facts = judging::facts(&seen, end, &observed, before, bands, &all);
         Ok(Verdict::new(experiment, *seed, self.backend.name(), report, facts))
     }

@@ -52,6 +52,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lost-vote", include_str!("../experiments/lost-vote.yaml")),
     ("restored-copy", include_str!("../experiments/restored-copy.yaml")),
     ("clocks", include_str!("../experiments/clocks.yaml")),
+    ("edits", include_str!("../experiments/edits.yaml")),
     ("rights", include_str!("../experiments/rights.yaml")),
     ("everything", include_str!("../experiments/everything.yaml")),
 ];
@@ -105,6 +106,8 @@ pub struct Workload {
     pub text_bytes: u32,
     /// Whether there is a private room too, whose members come and go.
     pub private_room: bool,
+    /// Whether there is a room whose messages are edited, deleted and reacted to; see docs/chaos.md.
+    pub edits: bool,
     /// How long the clients work.
     #[serde(with = "crate::time")]
     pub duration: Duration,
@@ -248,8 +251,17 @@ impl Experiment {
 
     fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let Workload { senders, readers, rooms, visitors, text_bytes, duration, rate, private_room: _ } =
-            self.workload;
+        let Workload {
+            senders,
+            readers,
+            rooms,
+            visitors,
+            text_bytes,
+            duration,
+            rate,
+            private_room: _,
+            edits: _,
+        } = self.workload;
         if senders == 0 || rooms == 0 {
             wrong.push("needs at least one sender and one room".to_owned());
         }
@@ -348,6 +360,7 @@ impl Default for Workload {
             rate: 200,
             text_bytes: 0,
             private_room: false,
+            edits: false,
             duration: Duration::from_secs(60),
         }
     }

@@ -3,6 +3,7 @@
 mod client_view;
 mod clients;
 mod direct;
+mod edits;
 mod private;
 mod visitors;
 
@@ -111,6 +112,8 @@ pub struct Running {
     rooms: Vec<Room>,
     /// The private room, if the workload has one.
     private: Option<Room>,
+    /// The room whose messages are edited, if the workload has one.
+    edited: Option<Room>,
     /// Ends the senders.
     stop_sending: CancellationToken,
     /// Ends the readers once they have read up to the end of their rooms.
@@ -139,6 +142,7 @@ impl Running {
             history: setup.history.clone(),
             rooms,
             private: None,
+            edited: None,
             stop_sending: CancellationToken::new(),
             stop_reading: CancellationToken::new(),
             senders: JoinSet::new(),
@@ -163,6 +167,10 @@ impl Running {
         if workload.private_room {
             let stop = running.stop_sending.clone();
             running.private = Some(private::start(&setup, &mut running.senders, &stop).await?);
+        }
+        if workload.edits {
+            let stop = running.stop_sending.clone();
+            running.edited = Some(edits::start(&setup, &mut running.senders, &stop).await?);
         }
         Ok(running)
     }
@@ -256,8 +264,8 @@ impl Running {
     /// Reads every room from one server only.
     async fn final_read(&self, server: &Server, dial: &Dial) -> Result<(), WorkloadError> {
         let direct = direct::Direct::open(server, "chaos-final", dial).await?;
-        let (rooms, history) = (self.rooms.clone(), self.history.clone());
-        direct::Prober { direct, rooms, history }.read_all().await;
+        let rooms = self.rooms.iter().chain(&self.edited).cloned().collect();
+        direct::Prober { direct, rooms, history: self.history.clone() }.read_all().await;
         if let Some(room) = self.private.clone() {
             let direct = direct::Direct::open(server, private::OWNER, dial).await?;
             direct::Prober { direct, rooms: vec![room], history: self.history.clone() }.read_all().await;

@@ -40,11 +40,17 @@ pub enum Bug {
     JoinSeesPast,
     /// A subscription shows the rooms of its resume token to whoever has the token.
     SkipMemberCheckInToken,
+    /// The edits of a deleted message are not erased.
+    DeleteKeepsEdits,
+    /// A replica that gets a snapshot keeps in its own history what was deleted since.
+    SnapshotKeepsDeleted,
+    /// A page shows a message with the text of the edit before the last one.
+    FoldOffByOne,
 }
 
 impl Bug {
     /// All planted bugs.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeSync,
         Self::AckBeforeQuorum,
         Self::PublishBeforeCommit,
@@ -58,6 +64,9 @@ impl Bug {
         Self::LeakAfterRemoval,
         Self::JoinSeesPast,
         Self::SkipMemberCheckInToken,
+        Self::DeleteKeepsEdits,
+        Self::SnapshotKeepsDeleted,
+        Self::FoldOffByOne,
     ];
 
     /// The value of [`VARIABLE`] that chooses this bug.
@@ -77,6 +86,9 @@ impl Bug {
             Self::LeakAfterRemoval => "leak-after-removal",
             Self::JoinSeesPast => "join-sees-past",
             Self::SkipMemberCheckInToken => "skip-member-check-in-token",
+            Self::DeleteKeepsEdits => "delete-keeps-edits",
+            Self::SnapshotKeepsDeleted => "snapshot-keeps-deleted",
+            Self::FoldOffByOne => "fold-off-by-one",
         }
     }
 

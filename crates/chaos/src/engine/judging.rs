@@ -10,7 +10,7 @@ use std::time::Duration;
 use conclave_check::{Options, Property, Records, Report};
 
 use crate::engine::RunError;
-use crate::experiment::Sometimes;
+use crate::experiment::{Sometimes, Workload};
 use crate::server_states::Observed;
 use crate::sides::{self, Side, cut_by};
 use crate::verdict::{Band, Facts};
@@ -33,14 +33,15 @@ pub(super) struct End {
     pub(super) undone: Vec<String>,
 }
 
-/// Judges a complete history. `private_room` says whether the run had one, whose events must have been judged then.
-pub(super) fn judge(history: &Path, private_room: bool) -> Result<Report, RunError> {
+/// Judges a complete history. What the workload has besides the usual must have been judged.
+pub(super) fn judge(history: &Path, workload: &Workload) -> Result<Report, RunError> {
     let failed = |why: String| RunError::File { path: history.to_owned(), why };
     let file = File::open(history).map_err(|error| failed(error.to_string()))?;
     let records = Records::read(BufReader::new(file)).map_err(|error| failed(error.to_string()))?;
     let required = Property::ALL.into_iter().filter(|property| !OPTIONAL.contains(property));
-    let with_rights = Property::WITH_RIGHTS.into_iter().filter(|_| private_room);
-    let required = required.chain(with_rights).collect();
+    let with_rights = Property::WITH_RIGHTS.into_iter().filter(|_| workload.private_room);
+    let with_edits = Property::WITH_EDITS.into_iter().filter(|_| workload.edits);
+    let required = required.chain(with_rights).chain(with_edits).collect();
     Ok(conclave_check::check(&records, &Options { required, ..Options::default() }))
 }
 

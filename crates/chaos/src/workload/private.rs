@@ -47,7 +47,7 @@ pub(super) async fn start(
     stop: &CancellationToken,
 ) -> Result<Room, WorkloadError> {
     let owner = (setup.connect)(OWNER).connect().await?;
-    let room = create(&owner, format!("chaos-{}-private", setup.run)).await?;
+    let room = create(&owner, format!("chaos-{}-private", setup.run), RoomKind::Private).await?;
     setup.history.private(room.id, owner.session().user_id);
 
     let (shared, stolen) = watch::channel(Bytes::new());
@@ -67,11 +67,11 @@ pub(super) async fn start(
     Ok(room)
 }
 
-/// Creates a private room. A cluster that has just started reaches the feature level soon.
-async fn create(owner: &Client, name: String) -> Result<Room, WorkloadError> {
+/// Creates a room. A cluster that has just started reaches the feature level of a private one soon.
+pub(super) async fn create(owner: &Client, name: String, kind: RoomKind) -> Result<Room, WorkloadError> {
     let deadline = Instant::now() + LEVEL_DEADLINE;
     loop {
-        match owner.create_room_of_kind(&name, RoomKind::Private).await {
+        match owner.create_room_of_kind(&name, kind).await {
             Ok(made) => return Ok(Room { name, id: made.room_id }),
             Err(CallError::Refused { code, .. } | CallError::Unavailable { code, .. })
                 if code == "not_yet" && Instant::now() < deadline =>
