@@ -21,7 +21,7 @@ use conclave_core::version::VERSION;
 
 use crate::parse;
 
-pub(crate) use messages::{DeleteArgs, EditArgs, ReactArgs, ReplyArgs};
+pub(crate) use messages::{DeleteArgs, EditArgs, ReactArgs, ReadArgs, ReplyArgs};
 pub(crate) use rooms::{
     AddArgs, ArchiveArgs, CreateArgs, DmArgs, MemberArgs, MuteArgs, PinArgs, PolicyArgs, RemoveArgs, Role,
     RoleArgs, RoomsArgs, RoomsCommand, TopicArgs,
@@ -164,6 +164,11 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// React to a message with an emoji
     React(ReactArgs),
+    /// List the rooms in which you have not read everything
+    #[command(after_help = messages::UNREAD_HELP)]
+    Unread,
+    /// Say how far you have read a room
+    Read(ReadArgs),
     /// List the members of a room, and what each may do
     Members(RoomArg),
     /// Make somebody a member of a room

@@ -20,6 +20,7 @@ mod send;
 mod server;
 mod status;
 mod tail;
+mod unread;
 mod up;
 mod use_cluster;
 
@@ -124,6 +125,8 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
         Command::Edit(edit) => messages::edit(&edit, settings).await,
         Command::Delete(delete) => messages::delete(&delete, settings).await,
         Command::React(react) => messages::react(&react, settings).await,
+        Command::Unread => unread::list(settings).await,
+        Command::Read(read) => unread::read(&read, settings).await,
         Command::Members(room) => members::list(&room, settings).await,
         Command::Add(args) => members::add(&args, settings).await,
         Command::Remove(args) => members::remove(&args, false, settings).await,

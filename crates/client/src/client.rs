@@ -349,6 +349,34 @@ impl Client {
         self.call(question, |mut chat: Chat, request| async move { chat.members(request).await }).await
     }
 
+    /// Says that the user has read the events of a room up to `seq`. A marker never goes back.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn mark_read(&self, room: &str, seq: u64) -> Result<(), CallError> {
+        let read = chat::room_action::Kind::Read(chat::Read { upto_seq: seq });
+        let action = chat::RoomAction { kind: Some(read) };
+        let question = chat::SendMessageRequest {
+            room: Some(chat::RoomRef { name: room.to_owned(), id: 0 }),
+            content: Some(chat::send_message_request::Content::Action(action)),
+            ..chat::SendMessageRequest::default()
+        };
+        self.call(question, |mut chat: Chat, request| async move { chat.send_message(request).await })
+            .await
+            .map(drop)
+    }
+
+    /// How many messages of rooms the user has not read, for those of which the user is a member. At most 100 rooms, by id.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn unread(&self, rooms: &[u64]) -> Result<Vec<chat::UnreadRoom>, CallError> {
+        let question = chat::UnreadRequest { room_ids: rooms.to_vec() };
+        let answer =
+            self.call(question, |mut chat: Chat, request| async move { chat.unread(request).await }).await?;
+        Ok(answer.rooms)
+    }
+
     /// Opens the direct conversation with these users; none of them for notes to oneself.
     ///
     /// # Errors

@@ -216,6 +216,8 @@ pub struct Member {
     pub muted_until_ms: i64,
     /// The user may not join.
     pub banned: bool,
+    /// The member has read the events up to this one; 0 for none.
+    pub read: Seq,
 }
 
 impl Member {
@@ -250,6 +252,7 @@ impl Member {
             past,
             muted_until_ms: self.muted_until_ms,
             banned: false,
+            read: self.read,
         }
     }
 

@@ -59,6 +59,11 @@ pub enum Action {
         /// Take it back.
         off: bool,
     },
+    /// Say that the author has read the events up to one. Makes no event. Feature level 2.
+    Read {
+        /// The event; one that is not there yet counts as the last one.
+        upto: Seq,
+    },
     /// Make somebody a member; ends a ban. Feature level 2.
     AddMember {
         /// The new member.
@@ -128,7 +133,11 @@ impl Action {
             | Self::SetRole { .. }
             | Self::Mute { .. }
             | Self::SetPolicy(_) => level::RIGHTS,
-            Self::Answer(_) | Self::Edit { .. } | Self::Delete { .. } | Self::React { .. } => level::MESSAGES,
+            Self::Answer(_)
+            | Self::Edit { .. }
+            | Self::Delete { .. }
+            | Self::React { .. }
+            | Self::Read { .. } => level::MESSAGES,
         }
     }
 
@@ -149,6 +158,7 @@ impl Action {
             | Self::Edit { .. }
             | Self::Delete { .. }
             | Self::React { .. }
+            | Self::Read { .. }
             | Self::SetPolicy(_)
             | Self::Void { .. } => None,
         }
@@ -199,14 +209,14 @@ impl Action {
                 check_target(who)?;
                 check_reason(reason)
             }
-            Self::Join | Self::Leave | Self::Pin { .. } | Self::SetPolicy(_) => Ok(()),
+            Self::Join | Self::Leave | Self::Pin { .. } | Self::Read { .. } | Self::SetPolicy(_) => Ok(()),
         }
     }
 
     /// Whether the action may come without a request number, because repeating it has no effect.
     #[must_use]
     pub fn is_idempotent(&self) -> bool {
-        matches!(self, Self::Join)
+        matches!(self, Self::Join | Self::Read { .. })
     }
 
     /// A hash that tells a repeat from a number that was used for another action. The hash covers the client's input,
@@ -269,6 +279,10 @@ impl Action {
                 built = [&target.0.to_le_bytes()[..], &[u8::from(*off)], emoji.as_bytes()].concat();
                 (14, &built[..])
             }
+            Self::Read { upto } => {
+                built = upto.0.to_le_bytes().to_vec();
+                (15, &built[..])
+            }
             Self::Void { digest, .. } => return *digest,
         };
         xxhash_rust::xxh3::xxh3_64_with_seed(body, kind)
@@ -305,6 +319,7 @@ impl Action {
             Self::Edit { target, text } => moment.edit(*target, text),
             Self::Delete { target, reason } => moment.delete(*target, reason),
             Self::React { target, emoji, off } => moment.react(*target, emoji, *off),
+            Self::Read { upto } => moment.read(*upto),
             Self::AddMember { who, role } => moment.add(who.person(), *role),
             Self::RemoveMember { who, ban, reason } => moment.remove(who.person(), *ban, reason),
             Self::SetRole { who, role } => moment.set_role(who.person(), *role),

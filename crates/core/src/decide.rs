@@ -19,6 +19,8 @@ pub(crate) enum Decision {
     Event(Effect),
     /// There is nothing to change.
     Unchanged,
+    /// A row changes, and nobody else needs to hear of it.
+    Quiet(Change),
     /// A final no.
     Refused(Refusal),
 }

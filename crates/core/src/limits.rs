@@ -88,6 +88,10 @@ pub const LIST_ROOMS_PAGES_MAX: usize = 8;
 pub const LIST_MEMBERS_MAX: usize = 1_000;
 /// Members of one page when the request names no limit.
 pub const LIST_MEMBERS_DEFAULT: usize = 100;
+/// Rooms of which one call tells how much of them is unread.
+pub const UNREAD_ROOMS_MAX: usize = 100;
+/// Events behind a read marker that are looked at for unread messages.
+pub const UNREAD_EVENTS_MAX: usize = 1_000;
 /// Rooms of one subscription.
 pub const SUBSCRIPTION_ROOMS_MAX: usize = 1_024;
 /// Requests in one frame of `SendMessages`.

@@ -35,7 +35,7 @@ pub enum Reply {
         /// The request had been decided before; this is the first answer again.
         duplicate: bool,
     },
-    /// The request was valid, but the state already was as requested.
+    /// The request was valid and made no event: the state already was as requested, or it moved a read marker.
     Unchanged,
     /// The request was decided before, and its stored answer is gone. It had one effect, or was refused.
     Forgotten,

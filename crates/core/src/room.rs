@@ -139,6 +139,9 @@ fn decide<V: View>(
     let Effect { kind, changes: rows, head: after } = match action.decide(&moment)? {
         Decision::Event(effect) => effect,
         Decision::Unchanged => return Ok(Outcome::reply(Reply::Unchanged)),
+        Decision::Quiet(change) => {
+            return Ok(Outcome { changes: vec![change], ..Outcome::reply(Reply::Unchanged) });
+        }
         Decision::Refused(refusal) => return Ok(Outcome::refused(refusal)),
     };
     // Capacity for the room's head, and for the two changes that `act` adds.

@@ -84,6 +84,7 @@ fn from_proto(action: RoomAction) -> Result<Action, FormatError> {
         Kind::React(react) => {
             Action::React { target: Seq(react.target_seq), emoji: react.emoji, off: react.off }
         }
+        Kind::Read(read) => Action::Read { upto: Seq(read.upto_seq) },
         Kind::Pin(pin) => Action::Pin { target: Seq(pin.target_seq), off: pin.off },
         Kind::AddMember(add) => Action::AddMember {
             who: rights::target_from_proto(add.who),
@@ -112,6 +113,7 @@ fn later(action: Action) -> Option<Kind> {
         Action::Edit { target, text } => Kind::Edit(chat::Edit { target_seq: target.0, text }),
         Action::Delete { target, reason } => Kind::Delete(chat::Delete { target_seq: target.0, reason }),
         Action::React { target, emoji, off } => Kind::React(chat::React { target_seq: target.0, emoji, off }),
+        Action::Read { upto } => Kind::Read(chat::Read { upto_seq: upto.0 }),
         Action::Pin { target, off } => Kind::Pin(chat::Pin { target_seq: target.0, off }),
         Action::AddMember { who: target, role: given } => {
             Kind::AddMember(chat::AddMember { who: who(target), role: role(given) })

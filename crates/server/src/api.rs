@@ -28,4 +28,5 @@ pub(crate) mod readers;
 pub(crate) mod sends;
 pub(crate) mod status;
 pub(crate) mod subscription;
+mod unread;
 pub(crate) mod web;

@@ -35,6 +35,31 @@ pub(crate) struct ReplyArgs {
     pub(crate) also_in_room: bool,
 }
 
+/// `conclave read`
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+A marker never goes back, and is the same on all of your devices.
+
+Examples:
+  conclave read ops                    everything so far
+  conclave read ops --upto 1042
+  conclave read --all                  all rooms")]
+pub(crate) struct ReadArgs {
+    /// The room, with or without its #
+    #[arg(value_parser = parse::room, required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) room: Option<String>,
+    /// The number of the last event that you have read [default: the last one of the room]
+    #[arg(long, value_name = "SEQ", conflicts_with = "all")]
+    pub(crate) upto: Option<u64>,
+    /// All rooms of which you are a member
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+pub(super) const UNREAD_HELP: &str = "\
+Counts messages of others behind your read marker, without those of threads. At most 1,000 events of a room are looked at: then a plus \
+stands behind the number. `conclave read` moves the marker.";
+
 /// `conclave edit`
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\

@@ -198,6 +198,10 @@ impl ChatService for Service {
         self.no("Members", &request)
     }
 
+    async fn unread(&self, request: Request<UnreadRequest>) -> Result<Response<UnreadResponse>, Status> {
+        self.no("Unread", &request)
+    }
+
     async fn leave_room(
         &self,
         request: Request<LeaveRoomRequest>,

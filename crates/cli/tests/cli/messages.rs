@@ -55,6 +55,38 @@ fn messages_are_edited_answered_reacted_to_and_deleted() {
 }
 
 #[test]
+fn what_is_unread_is_the_same_wherever_one_asks() {
+    let scratch = tempfile::tempdir().unwrap();
+    let up = Up::ephemeral(scratch.path(), &["--shards", "2"]);
+    for room in ["plans", "ops"] {
+        by(&up, "ana", &["create", room]).expect(0);
+        by(&up, "bob", &["join", room]).expect(0);
+    }
+    by(&up, "ana", &["read", "--all"]).expect(0);
+    by(&up, "bob", &["send", "plans", "one"]).expect(0);
+    let two = by(&up, "bob", &["send", "plans", "two"]).expect(0).out.trim().to_owned();
+    by(&up, "bob", &["reply", "--thread", &two, "in its thread"]).expect(0);
+    by(&up, "ana", &["send", "plans", "my own does not count"]).expect(0);
+    let unread = |args: &[&str]| {
+        let listed = by(&up, "ana", args).expect(0).json();
+        let row =
+            |row: &serde_json::Value| (row["room"].as_str().unwrap().to_owned(), row["unread"].as_u64());
+        listed.iter().map(row).collect::<Vec<_>>()
+    };
+    assert_eq!(unread(&["unread", "--json"]), [("plans".to_owned(), Some(2))]);
+    by(&up, "bob", &["delete", &two]).expect(0);
+    assert_eq!(unread(&["unread", "--json"]), [("plans".to_owned(), Some(1))]);
+    assert!(by(&up, "ana", &["unread"]).expect(0).out.contains("#plans"));
+    by(&up, "ana", &["read", "plans"]).expect(0);
+    assert_eq!(unread(&["unread", "--json"]), []);
+    by(&up, "ana", &["read", "plans", "--upto", "1"]).expect(0);
+    assert_eq!(unread(&["unread", "--json"]), [], "a marker never goes back");
+    let refused = by(&up, "carol", &["read", "plans"]).expect(4);
+    assert!(refused.err.contains("not a member"), "{refused:#?}");
+    up.stop();
+}
+
+#[test]
 fn slash_commands_act_upon_messages() {
     let scratch = tempfile::tempdir().unwrap();
     let up = Up::ephemeral(scratch.path(), &["--shards", "2", "--nodes", "1"]);

@@ -136,6 +136,7 @@ impl Data {
             | Action::Edit { .. }
             | Action::Delete { .. }
             | Action::React { .. }
+            | Action::Read { .. }
             | Action::AddMember { .. }
             | Action::RemoveMember { .. }
             | Action::SetRole { .. }

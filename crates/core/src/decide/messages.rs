@@ -104,6 +104,20 @@ impl<V: View> Moment<'_, V> {
         Ok(self.with_changes(kind, vec![self.of_message(target, state)]))
     }
 
+    pub(crate) fn read(&self, upto: Seq) -> Result<Decision, V::Error> {
+        let (member, role) = self.member(self.author)?;
+        if role.is_none() {
+            let refusal = if member.banned { Refusal::Banned } else { Refusal::NotAMember };
+            return Ok(Decision::Refused(refusal));
+        }
+        let read = upto.min(self.head.last);
+        if read <= member.read {
+            return Ok(Decision::Unchanged);
+        }
+        let member = Some(Member { read, ..member });
+        Ok(Decision::Quiet(Change::Member { room: self.room, user: self.author, member }))
+    }
+
     /// The state of a message that the author may see and that is there, or the refusal.
     fn message(&self, member: &Member, seq: Seq) -> Result<Result<MessageState, Refusal>, V::Error> {
         let sight = Sight::of(self.powers, self.head.policy, Some(member.clone()));

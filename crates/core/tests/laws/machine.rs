@@ -66,6 +66,7 @@ pub(crate) fn message_action() -> impl Strategy<Value = Action> {
         2 => ("[a-z]{1,8}", place(), place()).prop_map(|(text, reply_to, thread)| {
             Action::Answer(Answer { text, reply_to, thread, also_in_room: false })
         }),
+        1 => place().prop_map(|upto| Action::Read { upto }),
         2 => (place(), "[a-z]{0,8}").prop_map(|(target, text)| Action::Edit { target, text }),
         1 => place().prop_map(|target| Action::Delete { target, reason: String::new() }),
         3 => (place(), "a?", any::<bool>())

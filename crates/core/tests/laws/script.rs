@@ -279,6 +279,7 @@ fn act(who: &str, words: &mut Words<'_>) -> Vec<Command> {
             let thread = Seq(words.number());
             Action::Answer(Answer { text: words.text(), thread, ..Answer::default() })
         }
+        "read" => Action::Read { upto: Seq(words.number()) },
         "edit" => Action::Edit { target: Seq(words.number()), text: words.text() },
         "delete" => Action::Delete { target: Seq(words.number()), reason: words.text() },
         "react" | "unreact" => {

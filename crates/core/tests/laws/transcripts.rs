@@ -265,7 +265,8 @@ fn known(member: &Member) -> String {
     } else {
         String::new()
     };
-    format!("{role} {sees} past {past:?}{banned}{muted}")
+    let read = if member.read.0 > 0 { format!(" has read {}", member.read) } else { String::new() };
+    format!("{role} {sees} past {past:?}{banned}{muted}{read}")
 }
 
 fn written_user(user: &UserRecord) -> String {

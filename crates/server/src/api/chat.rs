@@ -17,8 +17,8 @@ use conclave_proto::chat::{
     GetServerStatusResponse, HistoryRequest, HistoryResponse, JoinChatRequest, LeaveRoomRequest,
     ListRoomsRequest, ListRoomsResponse, MembersRequest, MembersResponse, OpenDirectRequest,
     OpenDirectResponse, OpenSessionRequest, OpenSessionResponse, PingRequest, PingResponse, SendBatch,
-    SendMessageRequest, SendMessageResponse, SendResults, history_request::Where,
-    send_message_request::Content,
+    SendMessageRequest, SendMessageResponse, SendResults, UnreadRequest, UnreadResponse,
+    history_request::Where, send_message_request::Content,
 };
 use conclave_proto::event::decode_records;
 use conclave_proto::frame::EncodedFrame;
@@ -255,6 +255,7 @@ impl Gateway {
                 policy: Some(policy_to_proto(head.policy)),
                 people: people.map(person_to_proto).collect(),
                 role: role_to_proto(role).into(),
+                read_seq: member.map_or(0, |member| member.read.0),
             })
         });
         Ok(rooms.collect())
@@ -390,6 +391,14 @@ impl ChatService for Gateway {
         self.call("Members", async {
             let caller = caller(&request)?;
             self.members_page(&caller, request.into_inner()).await
+        })
+        .await
+    }
+
+    async fn unread(&self, request: Request<UnreadRequest>) -> Result<Response<UnreadResponse>, Status> {
+        self.call("Unread", async {
+            let caller = caller(&request)?;
+            self.unread_rooms(&caller, request.into_inner()).await
         })
         .await
     }

@@ -19,7 +19,7 @@ use crate::api::gateway::Gateway;
 use crate::limits::{CALL_BYTES_MAX, CALL_DEADLINE, PUBLIC_CALL_BYTES_MAX, SENDS_FRAME_BYTES_MAX};
 
 /// The calls of a session. All others are public.
-const OF_SESSIONS: [&str; 9] = [
+const OF_SESSIONS: [&str; 10] = [
     SUBSCRIPTION,
     SENDS,
     "SendMessage",
@@ -29,16 +29,17 @@ const OF_SESSIONS: [&str; 9] = [
     "LeaveRoom",
     "OpenDirect",
     "Members",
+    "Unread",
 ];
 /// The call whose messages may be large.
 const SENDS: &str = "SendMessages";
 /// The calls of a session that may only read.
-const READS: [&str; 4] = [SUBSCRIPTION, "History", "ListRooms", "Members"];
+const READS: [&str; 5] = [SUBSCRIPTION, "History", "ListRooms", "Members", "Unread"];
 /// The call that a node refuses when it is full.
 const SUBSCRIPTION: &str = "JoinChat";
 
-/// The calls whose answer may be a large page.
-const PAGES: [&str; 3] = ["History", "ListRooms", "Members"];
+/// The calls whose answer may be a large page, or that read as much as such a page.
+const PAGES: [&str; 4] = ["History", "ListRooms", "Members", "Unread"];
 
 /// The chat service with these checks in front. A handler finds its caller in the extensions of its request.
 #[derive(Clone, Debug)]

@@ -153,6 +153,7 @@ fn member_to_proto(member: &Member) -> log::MemberRow {
         past: member.past.iter().map(span).collect(),
         muted_until_ms: member.muted_until_ms,
         banned: member.banned,
+        read_seq: member.read.0,
     }
 }
 
@@ -164,6 +165,7 @@ fn member(row: log::MemberRow) -> Result<Row, FormatError> {
         past: row.past.into_iter().map(span).collect(),
         muted_until_ms: row.muted_until_ms,
         banned: row.banned,
+        read: Seq(row.read_seq),
     })))
 }
 

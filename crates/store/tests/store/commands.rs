@@ -92,7 +92,7 @@ impl Commands {
         let last = self.view.rooms.get(&room).map_or(0, |(head, _)| head.last.0);
         let place = Seq(random.random_range(0..=last.max(1)));
         let emoji = ["👍", ":tada:"][random.random_range(0..2)].to_owned();
-        let action = match random.random_range(0..34) {
+        let action = match random.random_range(0..35) {
             _ if !member && random.random_bool(0.7) => Action::Join,
             0 => Action::SetTopic(format!("topic {}", random.random_range(0..9))),
             1..5 => Action::Join,
@@ -107,6 +107,7 @@ impl Commands {
             28 | 29 => Action::Edit { target: place, text: "z".repeat(random.random_range(1..300)) },
             30 => Action::Delete { target: place, reason: "reason".into() },
             31..34 => Action::React { target: place, emoji, off: random.random_bool(0.3) },
+            34 => Action::Read { upto: place },
             _ => Action::Post("y".repeat(random.random_range(1..300))),
         };
         Command::Act {
@@ -310,6 +311,7 @@ fn member(value: &Bytes) -> Member {
         past: row.past.iter().map(|span| Span { from: Seq(span.from), upto: Seq(span.upto) }).collect(),
         muted_until_ms: row.muted_until_ms,
         banned: row.banned,
+        read: Seq(row.read_seq),
     }
 }
 

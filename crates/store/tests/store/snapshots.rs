@@ -130,7 +130,7 @@ async fn a_snapshot_without_rooms_that_were_just_applied_is_refused() {
 async fn a_damaged_transfer_changes_nothing() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [from, to] = [0, 1].map(|n: usize| open(dirs[n].path()));
-    let batches = batches(2, 3_000);
+    let batches = batches(3, 4_500);
     let (_, mut source) = from.shard(SHARD);
     apply_all(&mut source, 1, &batches).await;
     let taken = snapshot(&mut source).await;

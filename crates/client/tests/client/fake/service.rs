@@ -175,6 +175,10 @@ impl ChatService for Service {
         Ok(Response::new(MembersResponse::default()))
     }
 
+    async fn unread(&self, _: Request<UnreadRequest>) -> Result<Response<UnreadResponse>, Status> {
+        Ok(Response::new(UnreadResponse::default()))
+    }
+
     async fn leave_room(
         &self,
         _: Request<LeaveRoomRequest>,
