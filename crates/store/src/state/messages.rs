@@ -39,7 +39,14 @@ impl ShardState {
         if first > last {
             return Ok(Vec::new());
         }
-        self.block(move |state| state.folded_blocking(room, first, last)).await
+        // As for a page of events: the texts of edits may be anywhere in the file.
+        let permit = Arc::clone(&self.shared.history_reads).acquire_owned().await;
+        self.block(move |state| {
+            let folded = state.folded_blocking(room, first, last);
+            drop(permit);
+            folded
+        })
+        .await
     }
 
     fn folded_blocking(&self, room: RoomId, first: Seq, last: Seq) -> Result<Vec<FoldedMessage>, ReadError> {
