@@ -154,6 +154,8 @@ struct Inner {
     fresh_messages: BTreeMap<(RoomId, Seq), (MessageState, u64)>,
     /// Events whose content is erased, but not yet in the file: the event that deleted each, and the epoch.
     erasures: BTreeMap<(RoomId, Seq), (Seq, u64)>,
+    /// Estimated bytes of blocks that the batch being applied makes the writer rewrite.
+    erased_bytes: usize,
     /// Somebody may see less than before the batch.
     sees_less: bool,
     tails: Tails,
@@ -312,6 +314,7 @@ impl Inner {
             fresh_members: BTreeMap::new(),
             fresh_messages: BTreeMap::new(),
             erasures: BTreeMap::new(),
+            erased_bytes: 0,
             sees_less: false,
             tails: Tails::default(),
             batch: ApplyBatch::default(),

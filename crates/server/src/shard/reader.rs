@@ -110,8 +110,9 @@ impl ShardReader {
         room: RoomId,
         first: Seq,
         last: Seq,
-    ) -> Result<Vec<FoldedMessage>, Failure> {
-        self.state.folded_messages(room, first, last).await.map_err(storage)
+        bytes_max: usize,
+    ) -> Result<(Vec<FoldedMessage>, Option<Seq>), Failure> {
+        self.state.folded_messages(room, first, last, bytes_max).await.map_err(storage)
     }
 
     /// For each of these rooms its head and description, and what the room knows of the user.

@@ -129,7 +129,8 @@ impl Batches<'_> {
         }
         let seqs = std::iter::once(seq).chain(state.edits).filter(|seq| *seq <= kept);
         for seq in seqs {
-            self.write.erasures.push((shard, Erasure { room, seq, by }));
+            let (_, erasures) = self.write.erasures.get_or_insert_with(|| (shard, Vec::new()));
+            erasures.push(Erasure { room, seq, by });
             // It rewrites a block.
             self.bytes += HISTORY_BLOCK_BYTES_MAX;
         }

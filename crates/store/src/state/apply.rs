@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use conclave_core::access::Member;
-use conclave_core::limits::UNWRITTEN_BYTES_MAX;
+use conclave_core::limits::{HISTORY_BLOCK_BYTES_MAX, UNWRITTEN_BYTES_MAX};
 use conclave_core::meta::direct_name;
 use conclave_core::name::folded;
 use conclave_core::people::Closing;
@@ -136,7 +136,8 @@ impl ShardState {
             out.replies.push(Replies(replies));
         }
         inner.absent.clear();
-        let bytes = inner.finish_batch(&mut out.heads) + out.commands * COMMAND_BYTES;
+        let erased = std::mem::take(&mut inner.erased_bytes);
+        let bytes = inner.finish_batch(&mut out.heads) + out.commands * COMMAND_BYTES + erased;
         inner.unwritten_bytes += bytes;
         let index = inner.applied.map_or(0, |id| id.index);
         inner.evict();
@@ -454,6 +455,7 @@ impl Inner {
             self.batch.erase(room, *seq, by)?;
             self.tails.erase(room, *seq, by)?;
             self.erasures.insert((room, *seq), (by, self.epoch));
+            self.erased_bytes += HISTORY_BLOCK_BYTES_MAX;
         }
         Ok(())
     }

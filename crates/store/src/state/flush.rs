@@ -119,9 +119,7 @@ impl FlushBatch {
             bytes += write_room(&mut table, self.shard, chunks)?;
         }
         // After the chunks, which have their events as they were applied.
-        for erasure in &self.erasures {
-            bytes += erase(&mut table, self.shard, erasure)?;
-        }
+        bytes += erase(&mut table, self.shard, &self.erasures)?;
         Ok(bytes)
     }
 }
@@ -135,18 +133,32 @@ pub(crate) struct Erasure {
     pub(crate) by: Seq,
 }
 
-/// Erases the content of an event, unless the file does not have it, or not any more.
+/// Erases the content of events, except where the file does not have it, or not any more. Events of one block that stand side
+/// by side in the list cost one write.
 pub(crate) fn erase(
     table: &mut StateTable<'_>,
     shard: ShardId,
-    erasure: &Erasure,
+    erasures: &[Erasure],
 ) -> Result<usize, StoreError> {
-    let Erasure { room, seq, by } = *erasure;
-    let Some(mut block) = block_upto(table, shard, room, seq)? else { return Ok(0) };
-    if !block.erase(room, seq, by)? {
-        return Ok(0);
+    let mut bytes = 0;
+    let mut rest = erasures;
+    while let [Erasure { room, seq, .. }, ..] = *rest {
+        let Some(mut block) = block_upto(table, shard, room, seq)? else {
+            rest = &rest[1..];
+            continue;
+        };
+        let here = |one: &&Erasure| one.room == room && (block.first..=block.last()).contains(&one.seq);
+        let count = rest.iter().take_while(here).count().max(1);
+        let mut changed = false;
+        for erasure in &rest[..count] {
+            changed |= block.erase(room, erasure.seq, erasure.by)?;
+        }
+        if changed {
+            bytes += put(table, &key::block(shard, room, block.first), Some(&block.encode()))?;
+        }
+        rest = &rest[count..];
     }
-    put(table, &key::block(shard, room, block.first), Some(&block.encode()))
+    Ok(bytes)
 }
 
 /// Writes or removes a row.

@@ -25,8 +25,9 @@ pub struct FoldedMessage {
 }
 
 impl ShardState {
-    /// The messages from `first` to `last` to which something refers, ascending. Each is as it is at the time of the call or
-    /// later, all at the same time.
+    /// The messages from `first` to `last` to which something refers, ascending, with the texts of their last edits as far as
+    /// those fit into `bytes_max` bytes, one at least. The second result is the first message that does not fit. The states are of one
+    /// moment; a message that is deleted a moment later is shown as deleted.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -35,60 +36,90 @@ impl ShardState {
         room: RoomId,
         first: Seq,
         last: Seq,
-    ) -> Result<Vec<FoldedMessage>, ReadError> {
+        bytes_max: usize,
+    ) -> Result<(Vec<FoldedMessage>, Option<Seq>), ReadError> {
         if first > last {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
         // As for a page of events: the texts of edits may be anywhere in the file.
         let permit = Arc::clone(&self.shared.history_reads).acquire_owned().await;
         self.block(move |state| {
-            let folded = state.folded_blocking(room, first, last);
+            let folded = state.folded_blocking(room, first, last, bytes_max);
             drop(permit);
             folded
         })
         .await
     }
 
-    fn folded_blocking(&self, room: RoomId, first: Seq, last: Seq) -> Result<Vec<FoldedMessage>, ReadError> {
-        let states = self.stable(|| {
-            // Unwritten rows are read first: what is written meanwhile is then found in the file as well.
-            let fresh: Vec<_> = {
-                let inner = lock(&self.inner);
-                let all = inner.fresh_messages.range((room, first)..=(room, last));
-                all.map(|((_, seq), (state, _))| (*seq, state.clone())).collect()
-            };
-            let start = Key::Message(room, first).encode(self.shard);
-            let end = key::end_of(&Key::Message(room, last).encode(self.shard));
-            let mut states = BTreeMap::new();
-            for stored in self.shared.db.read()?.range(&start..&end)? {
-                let (key, value) = stored?;
-                let Some((room, seq)) = key::parse_message(&key[key::SHARD..]) else { continue };
-                let state = row::decode_message(&value);
-                states.insert(seq, state.map_err(|error| row::damaged(&Key::Message(room, seq), &error))?);
+    fn folded_blocking(
+        &self,
+        room: RoomId,
+        first: Seq,
+        last: Seq,
+        bytes_max: usize,
+    ) -> Result<(Vec<FoldedMessage>, Option<Seq>), ReadError> {
+        let mut folded = Vec::new();
+        let mut left = bytes_max;
+        for (seq, state) in self.message_states(room, first, last)? {
+            let mut message = FoldedMessage { seq, state, text: String::new() };
+            let skipped = usize::from(planted(Bug::FoldOffByOne) && message.state.edits.len() > 1);
+            let edit = message.state.edits.iter().rev().nth(skipped).copied();
+            if let Some(edit) = edit.filter(|_| message.state.deleted == Seq(0)) {
+                match self.edit(room, edit)? {
+                    EventKind::Edited { text, .. } => message.text = text,
+                    // The message was deleted since its state was read.
+                    EventKind::Erased { by, .. } => {
+                        message.state.deleted = by;
+                        message.state.reactions.clear();
+                    }
+                    _ => return Err(ReadError::Store(block::damaged(room, edit))),
+                }
             }
-            states.extend(fresh);
-            Ok(states)
-        })?;
-        let mut folded = Vec::with_capacity(states.len());
-        for (seq, state) in states {
-            let skipped = usize::from(planted(Bug::FoldOffByOne) && state.edits.len() > 1);
-            let text = match state.edits.iter().rev().nth(skipped) {
-                Some(edit) if state.deleted == Seq(0) => self.edited_text(room, *edit)?,
-                _ => String::new(),
-            };
-            folded.push(FoldedMessage { seq, state, text });
+            if message.text.len() > left && !folded.is_empty() {
+                return Ok((folded, Some(seq)));
+            }
+            left = left.saturating_sub(message.text.len());
+            folded.push(message);
         }
-        Ok(folded)
+        Ok((folded, None))
     }
 
-    /// The text of an edit; empty if it was erased meanwhile.
-    fn edited_text(&self, room: RoomId, edit: Seq) -> Result<String, ReadError> {
+    /// The rows of messages, all as they are at one moment.
+    fn message_states(
+        &self,
+        room: RoomId,
+        first: Seq,
+        last: Seq,
+    ) -> Result<BTreeMap<Seq, MessageState>, ReadError> {
+        let start = Key::Message(room, first).encode(self.shard);
+        let end = key::end_of(&Key::Message(room, last).encode(self.shard));
+        self.stable(|| {
+            loop {
+                let written = lock(&self.inner).written;
+                let mut states = BTreeMap::new();
+                for stored in self.shared.db.read()?.range(&start..&end)? {
+                    let (key, value) = stored?;
+                    let Some((room, seq)) = key::parse_message(&key[key::SHARD..]) else { continue };
+                    let state = row::decode_message(&value);
+                    let damaged = |error| row::damaged(&Key::Message(room, seq), &error);
+                    states.insert(seq, state.map_err(damaged)?);
+                }
+                let inner = lock(&self.inner);
+                // What memory says of rows that are not written yet is newer than the file, unless they were written meanwhile.
+                if inner.written == written {
+                    let fresh = inner.fresh_messages.range((room, first)..=(room, last));
+                    states.extend(fresh.map(|((_, seq), (state, _))| (*seq, state.clone())));
+                    return Ok(states);
+                }
+            }
+        })
+    }
+
+    /// What an event is that edited a message.
+    fn edit(&self, room: RoomId, edit: Seq) -> Result<EventKind, ReadError> {
         let page = self.read_blocking(room, Seq(edit.0.saturating_sub(1)), 1, 0)?;
         let damaged = |_| ReadError::Store(block::damaged(room, edit));
-        match event::event_at(&page.records, 0).map_err(damaged)?.kind {
-            EventKind::Edited { text, .. } => Ok(text),
-            _ => Ok(String::new()),
-        }
+        Ok(event::event_at(&page.records, 0).map_err(damaged)?.kind)
     }
 }
 

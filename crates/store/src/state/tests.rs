@@ -9,8 +9,11 @@ use conclave_core::action::Target;
 use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::HISTORY_READS_MAX;
 use conclave_core::mem::MemView;
+use conclave_core::message::Answer;
 use conclave_core::record::{Founding, Person};
-use conclave_core::{Action, Command, Origin, RequestNo, RoomId, SessionId, ShardId, Stamp, UserId};
+use conclave_core::{
+    Action, Command, Origin, RequestNo, RoomId, Seq, SessionId, ShardId, Stamp, UserId, View as _,
+};
 use conclave_proto::{command, event};
 use openraft::EntryPayload;
 use proptest::prelude::*;
@@ -18,6 +21,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::db::{StateDb, begin};
 use super::key::Key;
+use super::view::ApplyView;
 use super::writer::StateWriterQueue;
 use super::{ShardState, StoreContext};
 use crate::convert::log_id_of;
@@ -47,6 +51,10 @@ fn target() -> impl Strategy<Value = Target> {
     (0..4_u64).prop_map(|user| Target { name: format!("u{user}"), user: UserId(user) })
 }
 
+fn place() -> impl Strategy<Value = Seq> {
+    (0..16_u64).prop_map(Seq)
+}
+
 fn commands() -> impl Strategy<Value = Command> {
     let room = (1..4_u64).prop_map(RoomId);
     let founding = proptest::option::of(prop_oneof![Just(RoomKind::Open), Just(RoomKind::Private)])
@@ -62,12 +70,17 @@ fn commands() -> impl Strategy<Value = Command> {
         1 => "[a-z]{0,20}".prop_map(Action::SetTopic),
         2 => Just(Action::Join),
         2 => Just(Action::Leave),
-        1 => (0..9_u64, any::<bool>()).prop_map(|(seq, off)| Action::Pin { target: conclave_core::Seq(seq), off }),
+        1 => (0..9_u64, any::<bool>()).prop_map(|(seq, off)| Action::Pin { target: Seq(seq), off }),
         1 => target().prop_map(|who| Action::AddMember { who, role: Role::Member }),
         1 => target().prop_map(|who| Action::AddMember { who, role: Role::Owner }),
         2 => (target(), any::<bool>()).prop_map(|(who, ban)| Action::RemoveMember { who, ban, reason: String::new() }),
         1 => (target(), 0..30_u64).prop_map(|(who, for_ms)| Action::Mute { who, for_ms }),
         1 => any::<bool>().prop_map(|archived| Action::SetPolicy(PolicyChange { archived: Some(archived), ..PolicyChange::default() })),
+        2 => (place(), place()).prop_map(|(reply_to, thread)| Action::Answer(Answer { text: "answer".into(), reply_to, thread, also_in_room: false })),
+        3 => (place(), "[a-z]{1,300}").prop_map(|(target, text)| Action::Edit { target, text }),
+        1 => place().prop_map(|target| Action::Delete { target, reason: String::new() }),
+        3 => (place(), any::<bool>()).prop_map(|(target, off)| Action::React { target, emoji: "👍".into(), off }),
+        1 => place().prop_map(|upto| Action::Read { upto }),
     ];
     let act = (room, 1..4_u64, 0..12_u64, 0..12_u64, action).prop_map(
         |(room, session, request, settled, action)| {
@@ -136,6 +149,37 @@ async fn a_row_that_changed_while_it_was_read_is_not_kept() {
     assert_eq!(state.room(room).await.unwrap().unwrap().0.last.0, 2);
 }
 
+/// The file was found not to have a message; before its command is applied, the message is written and leaves memory.
+#[tokio::test]
+async fn a_message_that_was_written_since_the_file_was_read_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(ShardState::load(SHARD, shared(dir.path())).unwrap());
+    let room = RoomId(1);
+    let origin = |request| Origin {
+        session: SessionId(1),
+        author: UserId(1),
+        author_name: "ana".into(),
+        request: RequestNo(request),
+        settled: RequestNo(0),
+        powers: Powers::default(),
+    };
+    let open = Command::OpenRoom {
+        room,
+        name: "room".into(),
+        creator: Person { user: UserId(1), name: "ana".into() },
+        founding: Some(Founding::default()),
+    };
+    let post = Command::Act { room, origin: origin(1), action: Action::Post("hello".into()) };
+    state.apply(std::iter::once(entry(1, &[open, post]))).await.unwrap();
+    let key = Key::Message(room, Seq(2));
+    assert!(state.shared.db.row(SHARD, &key).unwrap().is_none(), "it is not written yet");
+    write_and_forget(&state);
+    let mut inner = lock(&state.inner);
+    inner.absent.insert(key);
+    let view = ApplyView { inner: &inner, db: &state.shared.db, shard: SHARD };
+    assert_eq!(view.message(room, Seq(2)).unwrap().map(|message| message.author), Some(UserId(1)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -161,6 +205,14 @@ proptest! {
                 write_and_forget(&state);
             }
             for (room, (head, info)) in &model.rooms {
+                let page = runtime.block_on(state.read(*room, Seq(0), usize::MAX, usize::MAX)).unwrap();
+                let events: Vec<_> = model.events.iter().filter(|event| event.room == *room).map(event::to_proto).collect();
+                prop_assert_eq!(event::decode_records(&page.records).unwrap(), events);
+                let (folded, cut) = runtime.block_on(state.folded_messages(*room, Seq(1), head.last, usize::MAX)).unwrap();
+                let folded: Vec<_> = folded.into_iter().map(|message| (message.seq, message.state)).collect();
+                let all = model.messages.iter().filter(|((of, _), message)| of == room && !message.is_plain());
+                prop_assert_eq!(folded, all.map(|((_, seq), message)| (*seq, message.clone())).collect::<Vec<_>>());
+                prop_assert_eq!(cut, None);
                 let all = (*room, UserId(0))..=(*room, UserId(u64::MAX));
                 let present: Vec<_> = model.members.range(all).filter(|(_, member)| member.is_present()).map(|((_, user), member)| (*user, member.clone())).collect();
                 let members = runtime.block_on(state.members(*room, UserId(0), 100)).unwrap().members;
@@ -180,7 +232,7 @@ proptest! {
         write_and_forget(&state);
         for state in [&state, &Arc::new(ShardState::load(SHARD, shared).unwrap())] {
             for room in model.rooms.keys() {
-                let page = state.read(*room, conclave_core::Seq(0), usize::MAX, usize::MAX);
+                let page = state.read(*room, Seq(0), usize::MAX, usize::MAX);
                 let page = runtime.block_on(page).unwrap();
                 let events = event::decode_records(&page.records).unwrap();
                 let wanted: Vec<_> =

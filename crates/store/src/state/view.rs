@@ -33,14 +33,16 @@ impl ApplyView<'_> {
         if let Some(row) = self.inner.rows.get(key) {
             return Ok(pick(row));
         }
-        let mut row = None;
-        if !self.inner.absent.contains(key) {
-            row = self.db.row(self.shard, key)?;
-        }
+        let absent = self.inner.absent.contains(key);
+        let mut row = if absent { None } else { self.db.row(self.shard, key)? };
         // The file may not have the event yet. It comes second: its row says more than the event.
         if let (None, Key::Message(room, seq)) = (&row, key) {
-            let event = self.inner.recent_event(*room, *seq)?;
-            row = event.as_ref().and_then(MessageState::of).map(Row::Message);
+            row = match self.inner.recent_event(*room, *seq)? {
+                Some(event) => MessageState::of(&event).map(Row::Message),
+                // Memory may have dropped the event since the file was found not to have it.
+                None if absent => self.db.row(self.shard, key)?,
+                None => None,
+            };
         }
         Ok(row.as_ref().and_then(pick))
     }

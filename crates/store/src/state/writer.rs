@@ -43,7 +43,7 @@ pub(crate) struct WriteRequest {
     /// Rows of the state; `None` removes.
     pub(crate) rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Events whose content is erased after the rows are written.
-    pub(crate) erasures: Vec<(ShardId, Erasure)>,
+    pub(crate) erasures: Option<(ShardId, Vec<Erasure>)>,
     /// Rows of this node alone.
     pub(crate) local: Vec<(String, Option<Vec<u8>>)>,
     /// Sync before answering.
@@ -389,8 +389,8 @@ impl StateWriter {
             for (key, value) in &request.rows {
                 bytes += flush::put(&mut table, key, value.as_deref())?;
             }
-            for (shard, erasure) in &request.erasures {
-                bytes += flush::erase(&mut table, *shard, erasure)?;
+            if let Some((shard, erasures)) = &request.erasures {
+                bytes += flush::erase(&mut table, *shard, erasures)?;
             }
             for (name, value) in &request.local {
                 put_local(&write, name, value.as_deref())?;
