@@ -171,7 +171,8 @@ impl Records {
                 user: raw.user.unwrap_or(0),
             },
             "resumed" => {
-                Record::Resumed { after: need(raw.after, "after")?, stream: self.stream(raw, room)? }
+                let node = self.node(raw)?;
+                Record::Resumed { after: need(raw.after, "after")?, stream: self.stream(raw, room)?, node }
             }
             "caught_up" => Record::CaughtUp { seq: need(raw.seq, "seq")?, stream: self.stream(raw, room)? },
             "truncated" => Record::Truncated { seq: need(raw.seq, "seq")?, stream: self.stream(raw, room)? },

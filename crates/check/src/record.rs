@@ -174,6 +174,7 @@ pub(crate) enum Record {
     Resumed {
         stream: Stream,
         after: u64,
+        node: Option<ReaderId>,
     },
     CaughtUp {
         stream: Stream,

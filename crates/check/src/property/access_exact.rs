@@ -72,7 +72,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
     let users = users(records);
     for (line, record) in &records.lines {
         match *record {
-            Record::Resumed { stream, after } => {
+            Record::Resumed { stream, after, .. } => {
                 positions.insert(stream, Position { seq: after, line: *line });
             }
             Record::Truncated { stream, seq } => {

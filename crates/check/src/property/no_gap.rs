@@ -21,7 +21,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
                     follows(records, finding, stream.reader, stream.room, (last, at), (seen.seq, *line));
                 }
             }
-            Record::Resumed { stream, after } => {
+            Record::Resumed { stream, after, .. } => {
                 streams.insert(stream, (after, *line));
             }
             Record::Truncated { stream, seq } => {

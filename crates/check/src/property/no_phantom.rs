@@ -10,6 +10,8 @@ use crate::record::{Content, Record, RequestKey, Seen, What};
 
 struct Attempt {
     content: Content,
+    /// The event that the request is about; 0 for none.
+    about: u64,
     at: u64,
     line: u64,
     /// The line of the refusal.
@@ -21,9 +23,10 @@ pub(crate) fn check(records: &Records, others: bool, finding: &mut Finding) {
     let mut sessions: Set<u64> = Set::default();
     for (line, record) in &records.lines {
         match *record {
-            Record::Invoke { at, send, content, .. } => {
+            Record::Invoke { at, send, content, about, .. } => {
                 sessions.insert(send.session);
-                attempts.entry(send).or_default().push(Attempt { content, at, line: *line, refused: None });
+                let attempt = Attempt { content, about, at, line: *line, refused: None };
+                attempts.entry(send).or_default().push(attempt);
             }
             Record::Refused { send } => {
                 if let Some(attempt) = attempts.get_mut(&send).and_then(|attempts| attempts.last_mut()) {
@@ -72,7 +75,12 @@ fn judge(finding: &mut Finding, line: u64, seen: &Seen, observed: Option<u64>, a
     };
     // Of an erased event only the request is known; that it was deleted is judged by `deleted_gone`.
     let erased = seen.content.what == What::Erased;
-    let same = || attempts.iter().filter(|attempt| erased || attempt.content == seen.content);
+    // An event about another one is about the one that the request named. Members are named by their names alone.
+    let names = matches!(seen.content.what, What::Edited | What::Deleted | What::Reacted);
+    let as_sent = |attempt: &&Attempt| {
+        erased || attempt.content == seen.content && (!names || attempt.about == seen.about)
+    };
+    let same = || attempts.iter().filter(as_sent);
     if let Some(sent) = same().find(|attempt| attempt.refused.is_none()) {
         if observed.is_some_and(|observed| observed < sent.at) {
             finding.violated(&[line, sent.line], || format!("{room}:{seq} was seen before it was sent"));

@@ -10,7 +10,7 @@ pub(crate) fn check(records: &Records, finding: &mut Finding) {
     let mut expected: Map<Stream, (u64, u64)> = Map::default();
     for (line, record) in &records.lines {
         match *record {
-            Record::Resumed { stream, after } => {
+            Record::Resumed { stream, after, .. } => {
                 let who = (stream.reader, stream.room);
                 if let Some((last, at)) = positions.get(&who).copied()
                     && last != after

@@ -228,6 +228,50 @@ pub(crate) const ALL: &[Damage] = &[
         },
     },
     Damage {
+        name: "a stream shows a deleted message at a node that had the deletion",
+        breaks: Property::DeletedGone,
+        does: |lines, seed| {
+            at(lines, seed, |_| true);
+            let erased =
+                |line: &&Value| line["kind"] == "final" && line["room"] == ROOM && line["what"] == "erased";
+            let event = lines.iter().find(|line| erased(line)).unwrap().clone();
+            let was = asked(lines, &event);
+            let last = lines.iter().filter(|line| line["kind"] == "final" && line["room"] == ROOM);
+            let last = last.max_by_key(|line| line["seq"].as_u64()).unwrap().clone();
+            let time = lines.iter().filter_map(|line| line["at"].as_u64()).max().unwrap();
+            let on = |line: Value, kind: &str, stream: u64| {
+                let line = with(with(line, "kind", json!(kind)), "reader", json!("late"));
+                with(with(line, "stream", json!(stream)), "at", json!(time + stream))
+            };
+            let opens = |stream, after: u64| {
+                on(with(json!({"room": ROOM, "node": "n1"}), "after", json!(after)), "resumed", stream)
+            };
+            let seq = event["seq"].as_u64().unwrap();
+            lines.push(opens(1, last["seq"].as_u64().unwrap() - 1));
+            lines.push(on(last, "observed", 1));
+            lines.push(opens(2, seq - 1));
+            let mut shown = on(event, "observed", 2);
+            for field in ["what", "body"] {
+                shown[field] = was[field].clone();
+            }
+            shown.as_object_mut().unwrap().remove("about");
+            lines.push(shown);
+        },
+    },
+    Damage {
+        name: "an edit is of another message than was asked for",
+        breaks: Property::NoPhantom,
+        does: |lines, seed| {
+            let at = at(lines, seed, |line| line["kind"] == "final" && line["what"] == "edited");
+            let seq = lines[at]["seq"].clone();
+            let edited =
+                |line: &Value| line["room"] == ROOM && line["what"] == "edited" && line["seq"] == seq;
+            for line in lines.iter_mut().filter(|line| edited(line)) {
+                line["about"] = json!(1);
+            }
+        },
+    },
+    Damage {
         name: "a page shows the text from before the edit",
         breaks: Property::FoldAgrees,
         does: |lines, seed| {
