@@ -83,9 +83,10 @@ pub(crate) fn message(text: &str) -> Result<MessagePlace, String> {
 
 /// An emoji, or its name between colons.
 pub(crate) fn emoji(text: &str) -> Result<String, String> {
+    let text = &text.to_ascii_lowercase();
     let known = match text.strip_prefix(':').and_then(|rest| rest.strip_suffix(':')) {
         Some(name) => emojis::get_by_shortcode(name),
-        None => emojis::get(text),
+        None => emojis::get(text).or_else(|| emojis::get_by_shortcode(text)),
     };
     known.map(|emoji| emoji.as_str().to_owned()).ok_or_else(|| {
         format!("{text:?} is no emoji that this version knows; give one, or a name like :+1: or :tada:")

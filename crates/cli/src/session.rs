@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use conclave_client::{Builder, Client, ConnectError, Content, Kept, Outbox, OutboxError, RefusedRequest};
+use conclave_proto::chat::{Message, RoomAction, room_action::Kind};
 use tokio::time::Instant;
 
 use crate::errors::{no_server, of_connect};
@@ -214,7 +215,13 @@ pub(crate) fn kind_and_text(content: &Content) -> (&'static str, &str) {
         Content::Topic(topic) => ("topic", topic),
         Content::Join => ("join", ""),
         Content::Leave => ("leave", ""),
-        Content::Action(_) => ("action", ""),
+        Content::Action(RoomAction { kind }) => match kind {
+            Some(Kind::Text(text) | Kind::Post(Message { text, .. })) => ("message", text),
+            Some(Kind::Edit(edit)) => ("edit", &edit.text),
+            Some(Kind::Delete(delete)) => ("delete", &delete.reason),
+            Some(Kind::React(react)) => ("react", &react.emoji),
+            _ => ("action", ""),
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! The clients of a room whose messages change: three editors who write, edit and delete messages of their own, react to each
-//! other's and try to edit what is not theirs; and a reader of pages at any server. They test what becomes of a message.
+//! other's and try to edit what is not theirs; a follower of each server, which begins anew every second or two; and a reader of
+//! pages at any server. They test what becomes of a message.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::direct::{Direct, wait_unless_stopped};
+use super::direct::{Direct, Follower, wait_unless_stopped};
 use super::{Room, Setup, WorkloadError, clients, private};
 
 const EDITORS: [&str; 3] = ["chaos-editor0", "chaos-editor1", "chaos-editor2"];
@@ -54,6 +55,10 @@ pub(super) async fn start(
     }
     let open = setup.servers.iter().map(|server| Direct::open(server, READER, setup.dial));
     let servers = try_join_all(open).await?;
+    for direct in servers.iter().cloned() {
+        let (rooms, history) = (vec![room.clone()], setup.history.clone());
+        tasks.spawn(Follower { direct, rooms, history }.run(stop.clone()));
+    }
     tasks.spawn(Pages { servers, room: room.clone(), history: setup.history.clone() }.run(stop.clone()));
     Ok(room)
 }
@@ -176,16 +181,21 @@ impl Pages {
             number += 1;
             let at = rand::random_range(0..self.servers.len().max(1));
             let Some(server) = self.servers.get_mut(at) else { return Ok(()) };
+            // Mostly from anywhere, and now and then the newest events.
+            let newest: u64 = u64::saturating_sub(last, u64::from(PAGE));
+            let after = if rand::random_bool(0.7) { rand::random_range(0..=last) } else { newest };
             let question = HistoryRequest {
                 room: Some(RoomRef { name: self.room.name.clone(), id: self.room.id }),
                 limit: PAGE,
-                r#where: rand::random_bool(0.7).then(|| Where::AfterSeq(rand::random_range(0..=last))),
+                r#where: Some(Where::AfterSeq(after)),
                 ..HistoryRequest::default()
             };
+            // Each page is a reader of its own, who begins before the server is asked.
+            let reader = format!("page {number} of {}", server.node);
+            self.history.resumed(&reader, number, self.room.id, after, &server.node);
             let read = server.call(question, |chat, request| Box::pin(chat.history(request))).await;
             let Ok(page) = read else { continue };
             last = last.max(page.last_seq);
-            let reader = format!("pages of {}", server.node);
             for event in &page.events {
                 self.history.observed(&reader, number, self.room.id, &clients::event(event));
             }
@@ -198,16 +208,16 @@ impl Pages {
     fn record_messages(&self, reader: &str, page: &HistoryResponse) {
         for event in &page.events {
             let fold = page.folds.iter().find(|fold| fold.seq == event.seq);
-            let deleted = fold.is_some_and(|fold| fold.deleted_seq != 0);
-            let edit = fold.filter(|fold| fold.edits > 0 && !deleted);
+            let edit = fold.filter(|fold| fold.edits > 0);
             let text = |fold: &MessageFold| fold.text.clone();
             let (what, body) = match &event.kind {
-                Some(Kind::Message(message)) if !deleted => {
+                // Whatever the fold says of a deletion: a page that has the text shows it.
+                Some(Kind::Message(message)) => {
                     (What::Message, edit.map_or_else(|| message.text.clone(), text))
                 }
                 // An erased edit is no message of the page.
                 Some(Kind::Erased(erased)) if erased.edit_of_seq != 0 => continue,
-                Some(Kind::Message(_) | Kind::Erased(_)) => (What::Erased, String::new()),
+                Some(Kind::Erased(_)) => (What::Erased, String::new()),
                 _ => continue,
             };
             let message = Event { what, body: &body, ..clients::event(event) };

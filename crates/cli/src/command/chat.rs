@@ -32,6 +32,7 @@ use crate::limits::{CHAT_CLOCK_AFTER, CLI_SENDS_IN_FLIGHT_MAX};
 use crate::session;
 use crate::settings::Settings;
 use crate::view::event::line;
+use crate::view::fold::Shown;
 use crate::view::paint::{Ink, Tick, paint, tick};
 use crate::view::text::{count, safe, took};
 
@@ -208,10 +209,10 @@ impl Chat {
             }
             (Typed::Message(text), Some(room)) => self.send_message(room, text).await?,
             (Typed::Topic(text), Some(room)) => {
-                drop(self.jobs.spawn(job::change(client, room, Content::Topic(text))));
+                self.change(room, Content::Topic(text)).await?;
             }
             (Typed::Change(action), Some(room)) => {
-                drop(self.jobs.spawn(job::change(client, room, Content::Action(action))));
+                self.change(room, Content::Action(action)).await?;
             }
             (Typed::Members, Some(room)) => drop(self.jobs.spawn(job::members(client, style, room))),
             (Typed::Direct(users), _) => self.start_move(job::direct(client, users)),
@@ -230,6 +231,25 @@ impl Chat {
             }
         }
         Ok(())
+    }
+
+    /// Submits a change of the room here, so that it keeps its place among what was typed, and waits for it beside the loop.
+    async fn change(&mut self, room: String, content: Content) -> anyhow::Result<()> {
+        if self.jobs.len() >= CLI_SENDS_IN_FLIGHT_MAX {
+            return self
+                .bad("too many requests wait for their acks; try again when the cluster answers")
+                .await;
+        }
+        match self.client.submit(&room, content).await {
+            Ok(ticket) => {
+                self.jobs.spawn(job::decided(room, ticket));
+                Ok(())
+            }
+            Err(error @ (SendError::Refused { .. } | SendError::Outbox(_))) => {
+                self.bad(&of_send(&room, &error).what).await
+            }
+            Err(error) => Err(of_send(&room, &error).into()),
+        }
     }
 
     async fn send_message(&mut self, room: String, text: String) -> anyhow::Result<()> {
@@ -326,8 +346,14 @@ impl Chat {
             }
             JobResult::Joined(room) => self.joined(room).await?,
             JobResult::Left(room) => self.left(room).await?,
-            JobResult::History(room, events) => {
-                let lines: Vec<String> = events.iter().map(|event| self.line(&room, event)).collect();
+            JobResult::History(room, page) => {
+                let chat::HistoryResponse { mut events, folds, .. } = page;
+                let tails = Shown::default().page(&mut events, &folds);
+                let shown = events.iter().zip(tails);
+                let line = |(event, tail): (&chat::Event, Option<String>)| {
+                    tail.map(|tail| self.line(&room, event) + &tail)
+                };
+                let lines: Vec<String> = shown.filter_map(line).collect();
                 self.screen.show(lines.join("\n")).await?;
             }
             JobResult::Nodes(names) => self.connection.name_nodes(names),

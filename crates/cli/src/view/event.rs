@@ -178,6 +178,9 @@ pub(crate) struct Json<'a> {
     /// The message that the thread of this one is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     thread_seq: Option<u64>,
+    /// The message of a thread is shown in the room, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    also_in_room: bool,
     /// The event that deleted this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     deleted_seq: Option<u64>,
@@ -248,6 +251,7 @@ pub(crate) fn json<'a>(room: &'a str, event: &'a chat::Event) -> Json<'a> {
             Some(Kind::Erased(erased)) => given(erased.thread_seq),
             _ => message.and_then(|message| given(message.thread_seq)),
         },
+        also_in_room: message.is_some_and(|message| message.also_in_room),
         deleted_seq: match &event.kind {
             Some(Kind::Erased(erased)) => Some(erased.deleted_seq),
             _ => None,

@@ -67,12 +67,18 @@ fn tail(fold: &MessageFold) -> String {
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Json<'a> {
     edits: u32,
+    /// The last edit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edited_seq: Option<u64>,
     /// The text of the last edit.
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
     deleted: bool,
     reactions: Vec<JsonReaction<'a>>,
     answers: u64,
+    /// The last message of the thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_answer_seq: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -89,10 +95,12 @@ pub(crate) fn json(fold: &MessageFold) -> Json<'_> {
     let deleted = fold.deleted_seq != 0;
     Json {
         edits: fold.edits,
+        edited_seq: (fold.edits > 0).then_some(fold.edited_seq),
         body: (fold.edits > 0 && !deleted).then_some(fold.text.as_str()),
         deleted,
         reactions: reactions.collect(),
         answers: fold.answers,
+        last_answer_seq: (fold.answers > 0).then_some(fold.last_answer_seq),
     }
 }
 

@@ -55,6 +55,10 @@ fn a_private_room_its_members_and_their_roles() {
         seen.out.contains("bob removed carol: done here") && !seen.out.contains("without carol"),
         "{seen:#?}"
     );
+    by(&up, "ana", &["policy", "plans", "--past", "since-join"]).expect(0);
+    by(&up, "ana", &["add", "plans", "carol"]).expect(0);
+    let seen = by(&up, "carol", &["history", "plans", "--linearizable"]).expect(0).out;
+    assert!(!seen.contains("without carol") && seen.contains("ana added carol"), "{seen}");
     by(&up, "ana", &["policy", "plans", "--posting", "moderators"]).expect(0);
     by(&up, "ana", &["archive", "plans"]).expect(0);
     assert!(by(&up, "ana", &["send", "plans", "too late"]).expect(1).err.contains("archived"));

@@ -65,8 +65,8 @@ impl<V: View> Moment<'_, V> {
             Ok(state) => state,
             Err(refusal) => return Ok(Decision::Refused(refusal)),
         };
-        let deed = if state.author == self.author { Deed::Retract } else { Deed::Erase };
-        if let Err(refusal) = self.may(&member, role, deed) {
+        let is_own = state.author == self.author && self.may(&member, role, Deed::Retract).is_ok();
+        if !is_own && let Err(refusal) = self.may(&member, role, Deed::Erase) {
             return Ok(Decision::Refused(refusal));
         }
         let by = self.seq();

@@ -42,6 +42,7 @@ impl Follower {
         let mut number = 0_u64;
         while wait_unless_stopped(&stop, PAUSE).await {
             let by_token = number.is_multiple_of(2) && !position.token.is_empty();
+            self.record_begin(number + 1, &position);
             let opened = self.open(&position, by_token).await;
             let Some(stream) = opened else { continue };
             number += 1;
@@ -69,13 +70,22 @@ impl Follower {
         self.direct.call(question, |chat, request| Box::pin(chat.join_chat(request))).await.ok()
     }
 
-    /// Records the events of one stream until it ends or is as old as [`STREAM_MAX`].
-    async fn follow(&self, mut stream: Streaming<EncodedFrame>, number: u64, position: &mut Position) {
-        let (node, reader) = (&self.direct.node, format!("follower of {}", self.direct.node));
+    fn reader(&self) -> String {
+        format!("follower of {}", self.direct.node)
+    }
+
+    /// Records that a stream begins, before the server is asked for it: what the server has read by then is judged by what it
+    /// had told before.
+    fn record_begin(&self, number: u64, position: &Position) {
         for room in &self.rooms {
             let after = position.seqs.get(&room.id).copied().unwrap_or(0);
-            self.history.resumed(&reader, number, room.id, after, node);
+            self.history.resumed(&self.reader(), number, room.id, after, &self.direct.node);
         }
+    }
+
+    /// Records the events of one stream until it ends or is as old as [`STREAM_MAX`].
+    async fn follow(&self, mut stream: Streaming<EncodedFrame>, number: u64, position: &mut Position) {
+        let reader = self.reader();
         let began = Instant::now();
         while let Ok(Some(frame)) = stream.message().await {
             let Ok(frame) = frame.into_frame() else { return };

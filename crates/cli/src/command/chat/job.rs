@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use conclave_client::{Client, Content, HistoryQuery, Ticket};
+use conclave_client::{Client, HistoryQuery, Ticket};
 use conclave_proto::chat;
 
 use super::super::follow::names;
@@ -27,7 +27,7 @@ pub(super) enum JobResult {
     Joined(String),
     Left(String),
     Text(String),
-    History(String, Vec<chat::Event>),
+    History(String, chat::HistoryResponse),
     /// The names of nodes by address.
     Nodes(BTreeMap<String, String>),
     Failed(Failed),
@@ -63,14 +63,9 @@ pub(super) async fn leave(client: Client, room: String) -> JobResult {
     }
 }
 
-/// Changes the room.
-pub(super) async fn change(client: Client, room: String, content: Content) -> JobResult {
-    let submitted = client.submit(&room, content).await;
-    let decided = match submitted {
-        Ok(ticket) => ticket.wait().await,
-        Err(error) => Err(error),
-    };
-    match decided {
+/// Waits for the outcome of a change of the room.
+pub(super) async fn decided(room: String, ticket: Ticket) -> JobResult {
+    match ticket.wait().await {
         Ok(ack) if ack.seq == 0 => JobResult::Text("there is nothing to change".to_owned()),
         // The event of the change is shown to the user as well.
         Ok(_) => JobResult::Text(String::new()),
@@ -103,7 +98,7 @@ pub(super) async fn list(client: Client, style: Style) -> JobResult {
 
 pub(super) async fn history(client: Client, room: String, limit: u32) -> JobResult {
     match client.history(HistoryQuery::newest(room.clone(), limit)).await {
-        Ok(page) => JobResult::History(room, page.events),
+        Ok(page) => JobResult::History(room, page),
         Err(error) => JobResult::Failed(of_call(Some(&room), &error)),
     }
 }

@@ -48,9 +48,9 @@ impl Typed {
 const HISTORY_DEFAULT: u32 = 20;
 const HISTORY_MAX: u32 = 1_000;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "join", "create", "leave", "rooms", "dm", "members", "add", "remove", "ban", "mute", "unmute", "role",
-    "archive", "reply", "edit", "delete", "react", "history", "status", "topic", "help", "quit",
+    "archive", "reply", "thread", "edit", "delete", "react", "history", "status", "topic", "help", "quit",
 ];
 
 /// The list of commands.
@@ -67,6 +67,7 @@ pub(super) const HELP: &str = "\
 /role NAME ROLE  give a member another role
 /archive         close this room for writing (/archive off opens it)
 /reply N TEXT    quote message N of this room (its number is behind the room: #ops:N)
+/thread N TEXT   answer in the thread about message N
 /edit N TEXT     give your message N another text
 /delete N        delete a message for good; a reason may follow
 /react N EMOJI   react to message N, for example with :+1:; once more with off takes it back
@@ -102,7 +103,7 @@ pub(super) fn typed(line: &str) -> Typed {
         "dm" | "msg" => direct(argument).map_or_else(Typed::Wrong, Typed::Direct),
         "add" | "remove" | "kick" | "ban" | "mute" | "unmute" | "role" | "archive" => change(word, argument)
             .map_or_else(Typed::Wrong, |kind| Typed::Change(RoomAction { kind: Some(kind) })),
-        "reply" | "edit" | "delete" | "react" => message(word, argument)
+        "reply" | "thread" | "edit" | "delete" | "react" => message(word, argument)
             .map_or_else(Typed::Wrong, |kind| Typed::Change(RoomAction { kind: Some(kind) })),
         "topic" if argument.is_empty() => Typed::Wrong("/topic TEXT says what the room is for".to_owned()),
         "topic" => Typed::Topic(argument.to_owned()),
@@ -166,7 +167,7 @@ fn message(verb: &str, argument: &str) -> Result<Kind, String> {
     Ok(match verb {
         "delete" => Kind::Delete(Delete { target_seq, reason: rest.to_owned() }),
         _ if rest.is_empty() => return Err(format!("/{verb} {number} needs something behind the number")),
-        "reply" => answer(target_seq, rest.to_owned(), false, false),
+        "reply" | "thread" => answer(target_seq, rest.to_owned(), verb == "thread", false),
         "edit" => Kind::Edit(Edit { target_seq, text: rest.to_owned() }),
         _ => {
             let (emoji, off) = match rest.split_once(char::is_whitespace) {
