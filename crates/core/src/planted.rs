@@ -42,15 +42,13 @@ pub enum Bug {
     SkipMemberCheckInToken,
     /// The edits of a deleted message are not erased.
     DeleteKeepsEdits,
-    /// A replica that gets a snapshot keeps in its own history what was deleted since.
-    SnapshotKeepsDeleted,
     /// A page shows a message with the text of the edit before the last one.
     FoldOffByOne,
 }
 
 impl Bug {
     /// All planted bugs.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeSync,
         Self::AckBeforeQuorum,
         Self::PublishBeforeCommit,
@@ -65,7 +63,6 @@ impl Bug {
         Self::JoinSeesPast,
         Self::SkipMemberCheckInToken,
         Self::DeleteKeepsEdits,
-        Self::SnapshotKeepsDeleted,
         Self::FoldOffByOne,
     ];
 
@@ -87,7 +84,6 @@ impl Bug {
             Self::JoinSeesPast => "join-sees-past",
             Self::SkipMemberCheckInToken => "skip-member-check-in-token",
             Self::DeleteKeepsEdits => "delete-keeps-edits",
-            Self::SnapshotKeepsDeleted => "snapshot-keeps-deleted",
             Self::FoldOffByOne => "fold-off-by-one",
         }
     }

@@ -33,6 +33,8 @@ const PAGE: u32 = 100;
 const IN_FLIGHT: usize = 16;
 /// The messages among which editors choose: the newest ones.
 const RECENT_MAX: usize = 48;
+/// Length of a message and of an edit, bytes: so that a server that was away needs a snapshot where logs are kept short.
+const TEXT_BYTES: usize = 300;
 const EMOJI: [&str; 3] = ["👍", "🎉", "👀"];
 
 /// The newest messages: seq, and the number of the editor who wrote each.
@@ -109,7 +111,7 @@ impl Editor {
     fn choose(&self, session: u64, no: u64) -> (What, u64, String, Content) {
         let action = |kind| Content::Action(RoomAction { kind: Some(kind) });
         let dice = rand::random_range(0..20);
-        let text = format!("{session}-{no}");
+        let text = format!("{:-<TEXT_BYTES$}", format!("{session}-{no}"));
         let own = |_: &(u64, usize)| true;
         match dice {
             0..=5 => {}
