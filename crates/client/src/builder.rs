@@ -13,8 +13,9 @@ use crate::client::Client;
 use crate::error::{CallError, ConnectError};
 use crate::find::{Chain, Finder, Options, Seed};
 use crate::handle::Handle;
-use crate::limits::{CALL_TIMEOUT, FIRST_SESSION_PATIENCE};
+use crate::limits::{CALL_TIMEOUT, FIRST_SESSION_PATIENCE, SESSION_CHECK_PATIENCE};
 use crate::nodes::{Nodes, Reader};
+use crate::people::{Opener, Token};
 use crate::sender::Supervisor;
 use crate::shared::SharedState;
 use crate::state::{ClientState, Identity};
@@ -36,6 +37,7 @@ pub struct Builder {
     finder: Option<Arc<dyn Finder>>,
     user: String,
     name: String,
+    login: Option<Token>,
     outbox: Outbox,
     route: Route,
     patience: Option<Duration>,
@@ -71,6 +73,15 @@ impl Builder {
     #[must_use]
     pub fn client_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// The token of the user's log-in. The session of a new outbox is then opened with it ([`People::create_token`]
+    /// (crate::People::create_token)), in place of one that was ended, too, and a client that only reads uses it as it is.
+    /// Without it, sessions are opened by the user's name alone, which is refused for a name with a password.
+    #[must_use]
+    pub fn login(mut self, token: impl Into<String>) -> Self {
+        self.login = Some(Token::new(token.into()));
         self
     }
 
@@ -134,15 +145,18 @@ impl Builder {
     }
 
     /// Builds a client that only reads: [`Client::history`], [`Client::rooms`], [`Client::subscribe`], [`Client::status`]. It needs no
-    /// majority: each node gives it a session of its own, which is kept nowhere, neither there nor here. If no node is found, and
-    /// the cluster's id is given, the client starts and goes on to search.
+    /// majority: each node gives it a session of its own, which is kept nowhere, neither there nor here, unless the client has a
+    /// log-in ([`Builder::login`]). If no node is found, and the cluster's id is given, the client starts and goes on to search.
     ///
     /// # Errors
     /// If an argument is invalid, or no node was found. See [`ConnectError`].
     pub async fn read(self) -> Result<Client, ConnectError> {
-        check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
+        if self.login.is_none() {
+            check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
+        }
         let (finder, authority) = self.search()?;
-        let reader = Reader { user: self.user.clone(), client: self.name.clone() };
+        let login = self.login.clone();
+        let reader = Reader { user: self.user.clone(), client: self.name.clone(), login };
         let nodes = Arc::new(self.table(authority)?.reading(reader));
         let fresh_for = match finder.find().await {
             Ok(found) => {
@@ -223,23 +237,11 @@ impl Builder {
             Err(error) => return Err(error.into()),
         };
         let shared = Arc::new(SharedState::new(state, nodes));
+        if let Some(directory) = &directory {
+            self.check_restored(&shared, directory).await?;
+        }
         if shared.lock().session.is_none() {
-            check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
-            let caller = Caller { shared: Arc::clone(&shared) };
-            let mut patience = self.time_for_calls();
-            // Without the cluster's id, the requests could reach another cluster.
-            let can_wait = directory.is_some() && shared.nodes.cluster().is_some();
-            if can_wait {
-                patience = patience.min(FIRST_SESSION_PATIENCE);
-            }
-            let identity = match caller.open_session(&self.user, &self.name, patience).await {
-                Err(error @ (CallError::Unavailable { .. } | CallError::NoServer { .. })) if can_wait => {
-                    tracing::warn!(%error, "no session opened yet; sends stay queued");
-                    shared.lock().requests.await_session();
-                    self.without_session(&shared.nodes)
-                }
-                opened => opened?,
-            };
+            let identity = self.first_session(&shared, directory.is_some()).await?;
             if let Some(mut opened) = directory.take() {
                 shared.nodes.expect(&identity.session.cluster_id);
                 let first = storage::snapshot(&identity, &shared.lock().requests);
@@ -248,6 +250,61 @@ impl Builder {
             shared.lock().session = Some(Arc::new(identity));
         }
         Ok(self.start(shared, directory, finder, fresh_for))
+    }
+
+    /// Gives up the restored session if it was ended: the log-in opens another one in its place.
+    ///
+    /// # Errors
+    /// If requests wait in the outbox. The ended session may have decided them, so no other one sends them.
+    async fn check_restored(
+        &self,
+        shared: &Arc<SharedState>,
+        directory: &OutboxDir,
+    ) -> Result<(), ConnectError> {
+        let restored = shared.lock().session.clone().filter(|identity| identity.is_open());
+        let (Some(identity), Some(_)) = (restored, &self.login) else { return Ok(()) };
+        let patience = self.time_for_calls().min(SESSION_CHECK_PATIENCE);
+        let caller = Caller { shared: Arc::clone(shared) };
+        if !caller.has_ended(&identity.token, patience).await {
+            return Ok(());
+        }
+        let mut state = shared.lock();
+        let waiting = state.requests.unsettled_count();
+        if waiting > 0 {
+            return Err(ConnectError::SessionEnded { path: directory.dir().to_owned(), waiting });
+        }
+        tracing::info!(session_id = identity.session.id, "the session of the outbox was ended");
+        state.session = None;
+        state.requests.session_changed();
+        Ok(())
+    }
+
+    /// Opens the first session of a client. With an outbox on disk the client may start without one.
+    async fn first_session(
+        &self,
+        shared: &Arc<SharedState>,
+        is_durable: bool,
+    ) -> Result<Identity, ConnectError> {
+        check_user_name(&self.user).map_err(|refusal| ConnectError::Invalid(refusal.to_string()))?;
+        let caller = Caller { shared: Arc::clone(shared) };
+        let mut patience = self.time_for_calls();
+        // Without the cluster's id, the requests could reach another cluster.
+        let can_wait = is_durable && shared.nodes.cluster().is_some();
+        if can_wait {
+            patience = patience.min(FIRST_SESSION_PATIENCE);
+        }
+        match caller.open_session(&self.opener(), patience).await {
+            Err(error @ (CallError::Unavailable { .. } | CallError::NoServer { .. })) if can_wait => {
+                tracing::warn!(%error, "no session opened yet; sends stay queued");
+                shared.lock().requests.await_session();
+                Ok(self.without_session(&shared.nodes))
+            }
+            opened => Ok(opened?),
+        }
+    }
+
+    fn opener(&self) -> Opener {
+        Opener { user: self.user.clone(), client: self.name.clone(), login: self.login.clone() }
     }
 
     /// The identity of a user who has no session yet.
@@ -314,7 +371,7 @@ impl Builder {
             let write = move || storage::run(&shared, directory, &progress_sender);
             std::thread::Builder::new().name("conclave-outbox".to_owned()).spawn(write).ok()
         });
-        let patience = self.time_for_calls();
+        let (patience, opener) = (self.time_for_calls(), self.opener());
         let supervisor = Supervisor {
             shared: Arc::clone(&shared),
             tracker: tracker.clone(),
@@ -322,8 +379,7 @@ impl Builder {
             finder,
             fresh_for,
             route: self.route,
-            user: self.user,
-            name: self.name,
+            opener,
         };
         shared.resume();
         tracker.spawn(supervisor.run());

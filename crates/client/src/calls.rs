@@ -11,15 +11,15 @@ use conclave_proto::status::from_status;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Response, Status};
 
 use crate::error::{CallError, is_auth};
 use crate::limits::{CALL_RACE_AFTER, CALL_RACERS_MAX};
-use crate::nodes::{Chat, Nodes};
+use crate::nodes::{Chat, Nodes, Service};
 use crate::retry;
 use crate::shared::SharedState;
-use crate::state::Identity;
-use crate::types::{Pong, Session};
+use crate::types::Pong;
 
 /// Makes calls.
 #[derive(Clone, Debug)]
@@ -27,21 +27,61 @@ pub(crate) struct Caller {
     pub(crate) shared: Arc<SharedState>,
 }
 
+/// How a call is made.
+#[derive(Clone, Debug)]
+pub(crate) struct How {
+    /// Timeout over all attempts.
+    pub(crate) patience: Duration,
+    /// Nodes at which the call is made at the same time; 1 for a call whose second copy does not have the effect of the first.
+    pub(crate) racers: usize,
+    /// The `authorization` metadata, in place of what authorizes the client.
+    pub(crate) authorization: Option<MetadataValue<Ascii>>,
+}
+
+impl How {
+    /// A call that is made at a second node when the first one is slow.
+    pub(crate) fn raced(patience: Duration) -> Self {
+        Self { patience, racers: CALL_RACERS_MAX, authorization: None }
+    }
+
+    /// A call that is made at one node after the other.
+    pub(crate) fn one_by_one(patience: Duration) -> Self {
+        Self { patience, racers: 1, authorization: None }
+    }
+}
+
 /// Nodes that must refuse a session before the call fails: a single node may not know a new session yet.
 const AUTH_TRIES: u32 = 3;
 
 impl Caller {
     /// Calls nodes until one answers, or `patience` is over.
-    pub(crate) async fn call<Q, A, F>(
+    pub(crate) async fn call<S, Q, A, F>(
         &self,
         patience: Duration,
         question: Q,
-        call: impl Fn(Chat, Request<Q>) -> F,
+        call: impl Fn(S, Request<Q>) -> F,
     ) -> Result<A, CallError>
     where
+        S: Service,
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
+        self.call_as(How::raced(patience), question, call).await
+    }
+
+    /// Calls nodes in this way until one answers, or the patience is over.
+    pub(crate) async fn call_as<S, Q, A, F>(
+        &self,
+        how: How,
+        question: Q,
+        call: impl Fn(S, Request<Q>) -> F,
+    ) -> Result<A, CallError>
+    where
+        S: Service,
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let How { patience, racers: racers_max, authorization } = how;
         let begun = Instant::now();
         let deadline = begun + patience;
         let nodes = &self.shared.nodes;
@@ -57,14 +97,14 @@ impl Caller {
         loop {
             let now = Instant::now();
             if next_try <= now
-                && racers.len() < CALL_RACERS_MAX
+                && racers.len() < racers_max
                 && let Some(address) = next_node(nodes, &mut suggested, &tried, &running)
             {
                 running.push(Arc::clone(&address));
                 tried.push(Arc::clone(&address));
-                let (call, question) = (&call, question.clone());
+                let (call, question, authorization) = (&call, question.clone(), authorization.clone());
                 racers.push(async move {
-                    let answer = self.call_once(&address, question, call).await;
+                    let answer = self.call_once(&address, authorization, question, call).await;
                     (address, answer)
                 });
                 next_try = now + CALL_RACE_AFTER;
@@ -83,7 +123,8 @@ impl Caller {
                         Err(status) => status,
                     };
                     let mut failure = from_status(&status);
-                    if is_auth(&failure.code) && self.shared.awaits_session() {
+                    let awaits_session = authorization.is_none() && self.shared.awaits_session();
+                    if is_auth(&failure.code) && awaits_session {
                         NO_SESSION_YET.clone_into(&mut failure.message);
                     } else if failure.certainty() == Certainty::Refused {
                         refusals += 1;
@@ -118,57 +159,37 @@ impl Caller {
         }
     }
 
-    /// Calls one node, with what authorizes this client there. A node that has restarted does not know a client that only
-    /// reads any more, and is asked anew.
-    async fn call_once<Q, A, F>(
+    /// Calls one node, with what authorizes this client there, or with the given authorization. A node that has restarted does
+    /// not know a client that only reads any more, and is asked anew.
+    async fn call_once<S, Q, A, F>(
         &self,
         address: &str,
+        given: Option<MetadataValue<Ascii>>,
         question: Q,
-        call: impl Fn(Chat, Request<Q>) -> F,
+        call: impl Fn(S, Request<Q>) -> F,
     ) -> Result<Response<A>, Status>
     where
+        S: Service,
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let nodes = &self.shared.nodes;
         let authorized = async |question| {
-            let chat = nodes.chat(address)?;
+            let service = S::over(nodes.channel(address)?);
             let mut request = Request::new(question);
-            if let Some(authorization) = self.shared.admit(address).await? {
+            let authorization = match given.clone() {
+                Some(given) => nodes.admit(address).await.map(|()| Some(given))?,
+                None => self.shared.admit(address).await?,
+            };
+            if let Some(authorization) = authorization {
                 request.metadata_mut().insert("authorization", authorization);
             }
-            call(chat, request).await
+            call(service, request).await
         };
         match authorized(question.clone()).await {
             Err(status) if nodes.forget_reading(address, &status) => authorized(question).await,
             answer => answer,
         }
-    }
-
-    /// Opens a session. If two raced nodes both open one, the second session stays unused. A session of another cluster than
-    /// the expected one is refused.
-    pub(crate) async fn open_session(
-        &self,
-        user: &str,
-        client: &str,
-        patience: Duration,
-    ) -> Result<Identity, CallError> {
-        let question =
-            chat::OpenSessionRequest { user: user.to_owned(), client: client.to_owned(), reads_only: false };
-        let call = |mut chat: Chat, request| async move { chat.open_session(request).await };
-        let answer = self.call(patience, question, call).await?;
-        self.shared.nodes.check_session(&answer.cluster_id)?;
-        self.shared.nodes.observe_level(answer.feature_level);
-        if let Some(view) = &answer.cluster {
-            self.shared.nodes.observe_view(view);
-        }
-        let session = Session {
-            id: answer.session_id,
-            user_id: answer.user_id,
-            user: answer.user,
-            cluster_id: answer.cluster_id,
-        };
-        Ok(Identity { session, token: answer.token, authority: self.shared.nodes.authority() })
     }
 
     /// The status of one node, or of the whole cluster as one node sees it.
@@ -187,18 +208,19 @@ impl Caller {
     }
 
     /// Calls one node, once.
-    pub(crate) async fn call_node<Q, A, F>(
+    pub(crate) async fn call_node<S, Q, A, F>(
         &self,
         address: &str,
         patience: Duration,
         question: Q,
-        call: impl Fn(Chat, Request<Q>) -> F,
+        call: impl Fn(S, Request<Q>) -> F,
     ) -> Result<A, CallError>
     where
+        S: Service,
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let call = self.call_once(address, question, call);
+        let call = self.call_once(address, None, question, call);
         let answer = tokio::select! {
             answer = tokio::time::timeout(patience, call) => answer,
             () = self.shared.cancel.cancelled() => return Err(CallError::Closed),

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::error::{CallError, SendError};
 use crate::handle::Handle;
 use crate::nodes::Chat;
+use crate::people::People;
 use crate::position::Positions;
 use crate::state::{Waiter, Wakes};
 use crate::storage::blocking;
@@ -488,6 +489,13 @@ impl Client {
             // The panic hook has already reported a panic of the writer.
             let _ = blocking(move || writer.join()).await;
         }
+    }
+
+    /// The calls about accounts and sessions, with what authorizes this client: its session, the token of
+    /// [`Builder::login`](crate::Builder::login), or nothing.
+    #[must_use]
+    pub fn people(&self) -> People {
+        People { handle: Arc::clone(&self.handle) }
     }
 
     async fn call<Q: Clone, A, F>(

@@ -146,6 +146,15 @@ pub enum ConnectError {
     /// The outbox directory cannot be used.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    /// The session of the outbox was ended while requests waited in it. They may have been decided before, so no other session
+    /// sends them.
+    #[error("the session of the outbox {} was ended while {waiting} of its requests waited", path.display())]
+    SessionEnded {
+        /// The directory of the outbox.
+        path: PathBuf,
+        /// How many requests wait.
+        waiting: usize,
+    },
 }
 
 /// An outbox directory that cannot be used, and what to do.

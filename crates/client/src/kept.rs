@@ -17,6 +17,8 @@ pub struct Kept {
     pub user: String,
     /// Id of the cluster that opened the session.
     pub cluster_id: String,
+    /// The session's id; 0 if there is none.
+    pub session_id: u64,
     /// The requests without a known outcome, in order within each room. Some of them may have been decided already: the
     /// file need not have the latest outcomes.
     pub pending: Vec<Pending>,
@@ -32,6 +34,26 @@ impl Kept {
     pub async fn read(dir: &Path) -> Result<Self, ConnectError> {
         let dir = dir.to_owned();
         Ok(blocking(move || read(&dir)).await??)
+    }
+
+    /// Forgets the session of an outbox in which nothing waits. A consumer's positions stay. Returns whether nothing waited.
+    ///
+    /// # Errors
+    /// If a client uses the outbox, or it cannot be read or written.
+    pub async fn forget_session(dir: &Path) -> Result<bool, ConnectError> {
+        let dir = dir.to_owned();
+        let forget = move || -> Result<bool, OutboxError> {
+            if !dir.join("outbox").exists() {
+                return Ok(true);
+            }
+            let (mut opened, recovered) = OutboxDir::open(&dir)?;
+            let mut requests = recovered.rooms.values().flat_map(|room| &room.requests);
+            if requests.any(|(_, settled)| !settled) {
+                return Ok(false);
+            }
+            opened.clear(&recovered).map(|()| true)
+        };
+        Ok(blocking(forget).await??)
     }
 
     /// Gives up the requests of an outbox: its session is never used again, so nothing else gets their numbers. A consumer's
@@ -75,5 +97,11 @@ fn of(recovered: Recovered) -> Kept {
             }));
         }
     }
-    Kept { user: session.user, cluster_id: session.cluster_id, pending, positions: recovered.positions }
+    Kept {
+        user: session.user,
+        cluster_id: session.cluster_id,
+        session_id: session.session_id,
+        pending,
+        positions: recovered.positions,
+    }
 }

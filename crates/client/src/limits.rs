@@ -40,6 +40,9 @@ pub const CLIENT_PING_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long a client with a durable outbox waits for its first session before it starts without one. An election takes at
 /// most 3 s with the timing of a wide network.
 pub(crate) const FIRST_SESSION_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a client with a log-in waits for the answer whether the session of its outbox is still open. Without an answer it
+/// is taken for open.
+pub(crate) const SESSION_CHECK_PATIENCE: Duration = Duration::from_secs(1);
 /// A call without an answer for this long is made at another node as well.
 pub const CALL_RACE_AFTER: Duration = Duration::from_millis(250);
 /// Nodes at which one call is made at the same time.

@@ -16,6 +16,7 @@ use conclave_core::{RoomId, level as levels};
 use conclave_net::{CaId, Net, TlsError};
 use conclave_proto::chat::chat_service_client::ChatServiceClient;
 use conclave_proto::chat::{self, ClusterView, GetServerStatusResponse, LeaderHint, Role};
+use conclave_proto::people::people_service_client::PeopleServiceClient;
 use conclave_proto::status::TOO_MANY_CONNECTIONS;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -33,6 +34,24 @@ use table::{NodeOrder, NodeTable};
 
 /// The generated client over one node's channel.
 pub(crate) type Chat = ChatServiceClient<Channel>;
+
+/// A generated client, of whichever service.
+pub(crate) trait Service {
+    /// The client over one node's channel.
+    fn over(channel: Channel) -> Self;
+}
+
+impl Service for Chat {
+    fn over(channel: Channel) -> Self {
+        Self::new(channel).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+    }
+}
+
+impl Service for PeopleServiceClient<Channel> {
+    fn over(channel: Channel) -> Self {
+        Self::new(channel).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+    }
+}
 
 /// The codes of a node that is full or leaving and names others.
 const FULL: &str = "node_full";
@@ -218,7 +237,7 @@ impl Nodes {
 
     /// The generated client of a node.
     pub(crate) fn chat(&self, address: &str) -> Result<Chat, tonic::Status> {
-        Ok(ChatServiceClient::new(self.channel(address)?).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX))
+        self.channel(address).map(Chat::over)
     }
 
     /// The node's channel. It is created at the first call, and tonic connects it when it is used.

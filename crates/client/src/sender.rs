@@ -15,6 +15,7 @@ use crate::find::{Finder, Source};
 use crate::limits::{
     CALL_TIMEOUT, FIND_INTERVAL_MAX, FIND_INTERVAL_MIN, LEADERS_REFRESH_INTERVAL, SESSION_REFUSED_PAUSE,
 };
+use crate::people::Opener;
 use crate::shared::SharedState;
 use crate::state::{LinkId, Wakes};
 use crate::types::Route;
@@ -30,8 +31,7 @@ pub(crate) struct Supervisor {
     /// How long the nodes found at the start count as fresh; `None` for ever.
     pub(crate) fresh_for: Option<Duration>,
     pub(crate) route: Route,
-    pub(crate) user: String,
-    pub(crate) name: String,
+    pub(crate) opener: Opener,
 }
 
 impl Supervisor {
@@ -85,7 +85,7 @@ impl Supervisor {
     /// Opens a session in place of the unusable one, or the first one. Returns whether it did; if not, after a pause.
     async fn change_session(&self, failures: u32) -> bool {
         tracing::info!("opening a session: there is none, or it is unusable");
-        match self.caller.open_session(&self.user, &self.name, CALL_TIMEOUT).await {
+        match self.caller.open_session(&self.opener, CALL_TIMEOUT).await {
             Ok(identity) => {
                 let mut wakes = Wakes::default();
                 self.shared.lock().session_changed(identity, &mut wakes);

@@ -112,6 +112,11 @@ impl OutboxDir {
         ))
     }
 
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Removes the session and its requests, and keeps a consumer's positions.
     pub(crate) fn clear(&mut self, recovered: &Recovered) -> Result<(), OutboxError> {
         self.begin(positions(&recovered.positions).collect())

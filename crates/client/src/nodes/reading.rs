@@ -9,17 +9,20 @@ use conclave_proto::status::from_status;
 use super::Nodes;
 use crate::error::is_auth;
 use crate::limits::CLIENT_OPEN_TIMEOUT;
+use crate::people::Token;
 
 /// How the token of a session for reading begins. An older node gives a session that all nodes accept, and for ever, so it is
 /// asked for one only once.
 const OF_ONE_NODE: &str = "cnr1_";
 
-/// A client that only reads. Each node gives it a session of its own, which needs no majority and is kept nowhere.
+/// A client that only reads. With the token of a log-in it reads with that one. Otherwise each node gives it a session of its
+/// own, which needs no majority and is kept nowhere.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader {
     pub(crate) user: String,
     /// Name and version of the program.
     pub(crate) client: String,
+    pub(crate) login: Option<Token>,
 }
 
 impl Nodes {
@@ -32,7 +35,10 @@ impl Nodes {
         &self,
         address: &str,
     ) -> Result<Option<MetadataValue<Ascii>>, Status> {
-        let Some(Reader { user, client }) = self.reader.clone() else { return Ok(None) };
+        let Some(Reader { user, client, login }) = self.reader.clone() else { return Ok(None) };
+        if let Some(login) = login {
+            return Ok(bearer(login.reveal()));
+        }
         {
             let mut table = self.table();
             let everywhere = table.reading_everywhere.clone();
@@ -67,7 +73,9 @@ impl Nodes {
     /// Forgets what authorized a client that only reads at this node, if the node does not accept it any more. Returns whether
     /// something was forgotten.
     pub(crate) fn forget_reading(&self, address: &str, refused: &Status) -> bool {
-        if !is_auth(&from_status(refused).code) {
+        // A log-in that has ended is not opened again.
+        let has_login = self.reader.as_ref().is_some_and(|reader| reader.login.is_some());
+        if has_login || !is_auth(&from_status(refused).code) {
             return false;
         }
         let mut table = self.table();
