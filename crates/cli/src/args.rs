@@ -7,6 +7,7 @@ pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod dns;
 mod messages;
+pub(crate) mod people;
 mod rooms;
 pub(crate) mod run;
 pub(crate) mod server;
@@ -76,7 +77,7 @@ pub(crate) struct Global {
     #[arg(long, value_name = "NAME", env = "CONCLAVE_ZONE", global = true, value_parser = find::zone_name)]
     #[arg(default_value = find::ZONE, hide_env_values = true)]
     pub(crate) zone: String,
-    /// Your user name [default: $USER]
+    /// Your user name [default: that of your last log-in in the cluster, else $USER]
     #[arg(short, long, value_name = "NAME", env = "CONCLAVE_USER", global = true, value_parser = parse::user)]
     #[arg(hide_env_values = true)]
     pub(crate) user: Option<String>,
@@ -148,8 +149,9 @@ pub(crate) enum Command {
     Rooms(RoomsArgs),
     /// Create a room, open to everybody or private
     Create(CreateArgs),
-    /// Become a member of a room
-    Join(RoomArg),
+    /// Become a member of a room, or, with the link of an invite, of a cluster
+    #[command(after_help = people::JOIN_HELP)]
+    Join(people::JoinArgs),
     /// Stop being a member of a room
     Leave(RoomArg),
     /// Set the topic of a room
@@ -189,13 +191,39 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     /// Write to people directly, or open the conversation with them
     Dm(DmArgs),
+    /// Log in with a name and its password
+    #[command(after_help = people::LOGIN_HELP)]
+    Login(people::LoginArgs),
+    /// End the log-in on this machine
+    #[command(after_help = people::LOGOUT_HELP)]
+    Logout(people::LogoutArgs),
+    /// Make an account with a password, where everybody may
+    #[command(after_help = people::REGISTER_HELP)]
+    Register(people::RegisterArgs),
+    /// Set your password
+    #[command(after_help = people::PASSWD_HELP)]
+    Passwd(people::PasswdArgs),
+    /// Show as whom commands act
+    Whoami,
+    /// List the users of the cluster
+    #[command(after_help = people::USERS_HELP)]
+    Users(people::UsersArgs),
+    /// List your sessions, or end some of them
+    #[command(after_help = people::SESSIONS_HELP)]
+    Sessions(people::SessionsArgs),
+    /// Invite somebody to the cluster (for admins)
+    #[command(after_help = people::INVITE_HELP)]
+    Invite(people::InviteArgs),
+    /// Make a token with which a program acts for you, or for a bot
+    #[command(after_help = people::TOKEN_HELP)]
+    Token(people::TokenArgs),
     /// Ping every server
     #[command(after_help = PING_HELP)]
     Ping,
     /// Show the cluster: servers, leaders, lag, and how many may still fail
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
-    /// Drain a server, or spread the clients
+    /// Drain a server, spread the clients, make certificates, change accounts
     Admin(admin::AdminArgs),
     /// List, send or drop the messages that wait on this machine
     #[command(after_help = OUTBOX_HELP)]

@@ -14,6 +14,7 @@ mod history;
 mod members;
 mod messages;
 mod outbox;
+mod people;
 mod ping;
 mod rooms;
 mod send;
@@ -32,6 +33,7 @@ use conclave_core::version::VERSION;
 use jiff::tz::TimeZone;
 
 use crate::args::admin::{AdminArgs, AdminCommand};
+use crate::args::people::{JoinArgs, Target};
 use crate::args::{Args, Command, RoomsCommand};
 use crate::errors::{explain, no_majority};
 use crate::exit::{Exit, Failed};
@@ -82,6 +84,9 @@ fn sends_leftovers(command: &Command) -> bool {
         // It leaves messages on purpose.
         Command::Send(send) => !send.no_wait,
         Command::Outbox(_) | Command::Use(_) | Command::Bench(_) | Command::Doctor => false,
+        // They end or change sessions, or are for another cluster than the current one.
+        Command::Logout(_) | Command::Sessions(_) | Command::Passwd(_) => false,
+        Command::Join(JoinArgs { target: Target::Link(_), .. }) => false,
         Command::Admin(AdminArgs { command: AdminCommand::Ca { .. }, .. }) => false,
         _ => true,
     }
@@ -117,7 +122,19 @@ async fn with_cluster(command: Command, settings: &Settings) -> anyhow::Result<E
             None => rooms::list(&rooms, settings).await,
         },
         Command::Create(args) => rooms::create(&args, settings).await,
-        Command::Join(arg) => rooms::join(&arg.room, settings).await,
+        Command::Join(args) => match &args.target {
+            Target::Room(room) => rooms::join(room, settings).await,
+            Target::Link(link) => people::join(link, &args, settings).await,
+        },
+        Command::Login(args) => people::log_in(&args, settings).await,
+        Command::Logout(args) => people::log_out(&args, settings).await,
+        Command::Register(args) => people::register(&args, settings).await,
+        Command::Passwd(args) => people::set_password(&args, settings).await,
+        Command::Whoami => people::who_am_i(settings).await,
+        Command::Users(args) => people::users(&args, settings).await,
+        Command::Sessions(args) => people::sessions(&args, settings).await,
+        Command::Invite(args) => people::invite(&args, settings).await,
+        Command::Token(args) => people::token(&args, settings).await,
         Command::Leave(arg) => rooms::leave(&arg.room, settings).await,
         Command::Topic(topic) => rooms::topic(&topic, settings).await,
         Command::Pin(pin) => rooms::pin(&pin, settings).await,

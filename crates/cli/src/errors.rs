@@ -9,6 +9,7 @@ use conclave_proto::status::TOO_MANY_CONNECTIONS;
 use crate::exit::{Exit, Failed};
 use crate::identify::{Identified, Other};
 use crate::known::short;
+use crate::login::LogIns;
 use crate::settings::Settings;
 use crate::view::text::safe;
 
@@ -16,6 +17,12 @@ use crate::view::text::safe;
 const NO_SESSION: &str = "if the cluster was created anew, give another --state-dir, or remove this user's sessions \
                           (STATE_DIR/CLUSTER_ID/USER), which drops the unsent messages there";
 const NO_SERVER: &str = "start a cluster with `conclave up`, or name its servers with --server HOST:PORT; `conclave doctor` says more";
+/// Stands for the user's name in advice.
+const NAME: &str = "NAME";
+/// Advice for a session that was ended.
+const LOGIN: &str = "conclave login NAME";
+/// The same for the token of a program.
+const TOKEN: &str = "put another token into CONCLAVE_TOKEN: conclave token create";
 const STATUS: &str = "conclave status";
 const NO_QUORUM: &str =
     "start the servers that are down (`conclave status`); reading works meanwhile, without --linearizable";
@@ -31,7 +38,11 @@ pub(crate) fn of_send(room: &str, error: &SendError) -> Failed {
             ),
             "conclave outbox flush; `conclave status` shows the cluster",
         ),
-        SendError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), NO_SESSION),
+        SendError::Auth(why) => {
+            let failed = of_auth(why);
+            let what = format!("{}; what was to be sent stays in the outbox", failed.what);
+            failed.saying(what)
+        }
         SendError::Outbox(_) => Failed::new(
             Exit::Refused,
             format!("{error}; nothing was sent"),
@@ -55,7 +66,7 @@ pub(crate) fn of_send_at(client: &Client, room: &str, error: &SendError) -> Fail
 pub(crate) fn of_call(room: Option<&str>, error: &CallError) -> Failed {
     match error {
         CallError::Refused { code, message } => of_refusal(room, code, message),
-        CallError::Auth(_) => Failed::new(Exit::Auth, error.to_string(), NO_SESSION),
+        CallError::Auth(why) => of_auth(why),
         CallError::Unavailable { code, message, .. } if is_full(code) => full(message),
         // A server was reachable, but the cluster could not complete the call.
         CallError::Unavailable { code, .. } => {
@@ -74,8 +85,42 @@ pub(crate) fn of_connect(error: &ConnectError) -> Failed {
         // `explain` adds the sources that were searched.
         ConnectError::NotFound(_) => no_server(&LastAttempt::default()),
         ConnectError::Call(call) => of_call(None, call),
+        ConnectError::SessionEnded { .. } => {
+            let next = "see what waits: conclave outbox list; send again what is missing, and give up the rest: \
+                        conclave outbox drop";
+            Failed::new(Exit::Auth, error.to_string(), next).with_word(Refusal::SessionEnded.word())
+        }
         ConnectError::Outbox(_) => Failed::new(Exit::Refused, error.to_string(), "give another --state-dir"),
         other => Failed::new(Exit::Refused, other.to_string(), ""),
+    }
+}
+
+/// The failure of a session that is not accepted.
+fn of_auth(why: &str) -> Failed {
+    if why == Refusal::SessionEnded.to_string() {
+        return Failed::new(Exit::Auth, why, LOGIN).with_word(Refusal::SessionEnded.word());
+    }
+    Failed::new(Exit::Auth, why, NO_SESSION)
+}
+
+/// Advice for a refusal that is about no room; may be empty.
+fn advice(code: &str) -> &'static str {
+    match code {
+        "login_required" => {
+            "conclave login NAME; who has no account yet asks an admin for an invite, or tries: conclave register NAME"
+        }
+        "wrong_password" => "try again; an admin sets a new password with: conclave passwd --for NAME",
+        "session_needed" => LOGIN,
+        "invite_invalid" => "ask for a new invite: it may be used up, expired, or for another name",
+        "registration_closed" => "ask an admin for an invite, and join with its link: conclave join LINK",
+        "name_taken" => "if it is yours: conclave login NAME; else choose another one",
+        "name_looks_alike" | "name_reserved" => "choose another name",
+        "not_admin" => {
+            "ask an admin of the cluster (`conclave users` shows them), or give --admin-token-file"
+        }
+        "user_disabled" => "ask an admin of the cluster: conclave admin user NAME --enable",
+        "user_unknown" => "conclave users",
+        _ => "",
     }
 }
 
@@ -97,7 +142,7 @@ fn of_refusal(room: Option<&str>, code: &str, message: &str) -> Failed {
         (Exit::NotFound, Some(room)) => {
             Failed::new(exit, format!("#{room}: {message}"), format!("conclave members {room}"))
         }
-        _ => Failed::new(exit, message, ""),
+        _ => Failed::new(exit, message, advice(code)),
     };
     failed.with_word(code)
 }
@@ -157,6 +202,7 @@ pub(crate) fn no_majority(status: &GetServerStatusResponse) -> Failed {
 pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     let mut failed = match error.downcast::<Failed>() {
         Ok(failed) if matches!(failed.exit, Exit::NoServer | Exit::Queued) => failed,
+        Ok(failed) if failed.exit == Exit::Auth => return ended(failed, settings).into(),
         Ok(other) => return other.into(),
         Err(other) => return other,
     };
@@ -167,6 +213,27 @@ pub(crate) async fn explain(error: anyhow::Error, settings: &Settings) -> anyhow
         failed.what.push_str(&searched_sources(&settings.search.found().await));
     }
     failed.into()
+}
+
+/// The failure of a session that is not accepted, with the user's name. A cluster forgets sessions that have ended: what it does not
+/// know was ended if it came from a log-in.
+fn ended(failed: Failed, settings: &Settings) -> Failed {
+    let user = settings.user();
+    let cluster_id = settings.identified.get().and_then(|cluster| cluster.id.clone()).unwrap_or_default();
+    let has_login =
+        LogIns::new(&settings.state_dir).token(&cluster_id, &user).is_ok_and(|login| login.is_some());
+    let of_session = failed.next == NO_SESSION || failed.next == LOGIN;
+    let failed = match of_session && (has_login || settings.token.is_some()) {
+        true => {
+            let what =
+                failed.what.replace(&Refusal::SessionUnknown.to_string(), &Refusal::SessionEnded.to_string());
+            let next = if settings.token.is_some() { TOKEN } else { LOGIN };
+            failed.saying(what).advising(next).with_word(Refusal::SessionEnded.word())
+        }
+        false => failed,
+    };
+    let next = failed.next.replace(NAME, &user);
+    failed.advising(next)
 }
 
 /// Says that another cluster was found and left alone.

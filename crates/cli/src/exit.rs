@@ -59,9 +59,22 @@ impl Exit {
     /// The exit code of a refusal with this stable code.
     pub(crate) fn of_word(word: &str) -> Self {
         match word {
-            "room_unknown" | "forbidden" | "not_found" | "not_a_member" | "not_allowed" | "not_yours"
-            | "banned" | "muted" | "user_unknown" | "no_such_member" => Self::NotFound,
-            "session_unknown" | "unauthenticated" | "not_operator" => Self::Auth,
+            "room_unknown"
+            | "forbidden"
+            | "not_found"
+            | "not_a_member"
+            | "not_allowed"
+            | "not_yours"
+            | "banned"
+            | "muted"
+            | "user_unknown"
+            | "no_such_member"
+            | "not_admin"
+            | "user_disabled"
+            | "invite_invalid"
+            | "registration_closed" => Self::NotFound,
+            "session_unknown" | "session_ended" | "session_needed" | "login_required" | "wrong_password"
+            | "unauthenticated" | "not_operator" => Self::Auth,
             _ => Self::Refused,
         }
     }
@@ -205,6 +218,9 @@ mod tests {
         assert_eq!(Exit::of_word("not_a_member"), Exit::NotFound);
         assert_eq!(Exit::of_word("session_unknown"), Exit::Auth);
         assert_eq!(Exit::of_word("not_operator"), Exit::Auth);
+        assert_eq!(Exit::of_word("login_required"), Exit::Auth);
+        assert_eq!(Exit::of_word("wrong_password"), Exit::Auth);
+        assert_eq!(Exit::of_word("not_admin"), Exit::NotFound);
         assert_eq!(Exit::of_word("text_too_long"), Exit::Refused);
     }
 

@@ -75,6 +75,32 @@ impl Identified {
     }
 }
 
+impl Identified {
+    /// Checks that a password or token may be shown to the server that has answered: its cluster was known before this command, or the
+    /// server is on this machine, or has no TLS, which takes other permissions. `secret` says what would be shown.
+    ///
+    /// # Errors
+    /// If a cluster is met for the first time over a network.
+    pub(crate) fn must_be_known(&self, settings: &Settings, secret: &str) -> Result<(), Failed> {
+        let (Some(authority), Some(address)) = (self.authority, &self.answered) else { return Ok(()) };
+        if self.is_known || settings.insecure || is_loopback(address) {
+            return Ok(());
+        }
+        let what = format!(
+            "the cluster at {address}, with the authority {authority}, was not known here before: {secret} was not sent to it"
+        );
+        let next = format!(
+            "if that is your cluster's authority (ask its operator), name it: --server conclave://{address}/{authority}"
+        );
+        Err(Failed::new(Exit::Refused, what, next))
+    }
+}
+
+/// Whether a server speaks TLS.
+pub(crate) async fn speaks_tls(address: &str, patience: Duration) -> bool {
+    matches!(prove(address, Trust::FirstUse(Expect::AnyNode), patience).await, Ok(Ok(_)))
+}
+
 /// A cluster that was found and is not the one that is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Other {

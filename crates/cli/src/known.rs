@@ -23,6 +23,7 @@ use crate::exit::{Exit, Failed};
 use crate::limits::{
     KNOWN_CLUSTERS_MAX, KNOWN_FILE_BYTES_MAX, KNOWN_RECORD_BYTES_MAX, KNOWN_RECORDS_MAX, KNOWN_SERVERS_MAX,
 };
+use crate::login::USER;
 use crate::{files, parse, private};
 
 const AUTHORITY: &str = ".tls";
@@ -292,8 +293,8 @@ impl Known {
         let dir = self.state_dir.join(cluster_id);
         let current = self.state_dir.join(CURRENT);
         let is_current = read(&current)?.is_some_and(|id| id.trim() == cluster_id);
-        for file in [dir.join(AUTHORITY), dir.join(CLUSTER)].into_iter().chain(is_current.then_some(current))
-        {
+        let files = [AUTHORITY, CLUSTER, USER].map(|name| dir.join(name));
+        for file in files.into_iter().chain(is_current.then_some(current)) {
             match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -63,6 +63,12 @@ pub(crate) const ALERTS_IDLE_MAX: Duration = Duration::from_mins(2);
 pub(crate) const ALERTS_TOKEN_BYTES_MIN: usize = 16;
 /// The longest token of the webhook, bytes.
 pub(crate) const ALERTS_TOKEN_BYTES_MAX: usize = 1_024;
+/// Allowed size of a password, bytes of UTF-8, as servers check it.
+pub(crate) const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
+/// Maximum size of the file with the name as which commands act in a cluster, bytes.
+pub(crate) const USER_FILE_BYTES_MAX: u64 = 256;
+/// Users that are asked for at once.
+pub(crate) const USERS_PAGE: u32 = 1_000;
 /// Outboxes of one user in one cluster that are looked at.
 pub(crate) const OUTBOXES_MAX: usize = 1024;
 /// Interval at which a running command looks for messages that other commands have left.

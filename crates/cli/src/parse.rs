@@ -32,6 +32,20 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// As [`duration`], and also whole days and weeks: `30d`, `2w`.
+pub(crate) fn long_duration(text: &str) -> Result<Duration, String> {
+    const DAY_SECONDS: u64 = 24 * 3600;
+    let whole = |unit: char, seconds: u64| {
+        let number: u64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        number.checked_mul(seconds).map(Duration::from_secs)
+    };
+    match whole('d', DAY_SECONDS).or_else(|| whole('w', 7 * DAY_SECONDS)) {
+        Some(long) if long <= DURATION_MAX => Ok(long),
+        Some(_) => Err("the duration is too long; the longest is a year".to_owned()),
+        None => duration(text),
+    }
+}
+
 /// `64KiB`, `32MiB`, `1GiB`, or bytes without a unit.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
@@ -232,6 +246,17 @@ pub(crate) fn sanitised_user(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_durations_have_days_and_weeks() {
+        let hours = |text: &str| long_duration(text).map(|long| long.as_secs() / 3600);
+        assert_eq!(hours("30d"), Ok(30 * 24));
+        assert_eq!(hours("2 w"), Ok(14 * 24));
+        assert_eq!(hours("90m"), Ok(1));
+        for bad in ["d", "1.5d", "-1d", "400d", "99999999999999999999w", "soon"] {
+            assert!(long_duration(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_are_read_in_every_form_that_is_documented() {

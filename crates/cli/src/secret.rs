@@ -10,6 +10,27 @@ use conclave_proto::mac::{SECRET_BYTES, Secret};
 use crate::exit::{Exit, Failed};
 use crate::{output, private};
 
+/// The token of a session. Never printed by [`std::fmt::Debug`].
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Token(String);
+
+impl Token {
+    pub(crate) fn new(token: String) -> Self {
+        Self(token)
+    }
+
+    /// The token as text. Callers must not log it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
 /// White space around a secret that is tolerated, bytes.
 const AROUND: u64 = 1024;
 

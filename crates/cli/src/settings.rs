@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use conclave_client::CaId;
@@ -15,8 +15,10 @@ use crate::args::Global;
 use crate::exit::{Exit, Failed};
 use crate::identify::Identified;
 use crate::known::{Cluster, Known};
+use crate::login::{self, LogIns};
 use crate::parse;
 use crate::search::Search;
+use crate::secret::Token;
 
 /// The file of members in the state directory.
 const MEMBERS: &str = "members";
@@ -28,8 +30,14 @@ pub(crate) struct Settings {
     pub(crate) find: find::Options,
     /// The shared search for servers.
     pub(crate) search: Arc<Search>,
-    /// The user's name.
-    pub(crate) user: String,
+    /// The user's name if it was given.
+    pub(crate) given_user: Option<String>,
+    /// The name of the user of this system.
+    pub(crate) system_user: String,
+    /// The token of a log-in that the environment gives to a program.
+    pub(crate) token: Option<Token>,
+    /// The name of the user whose token that is, once the cluster has told it.
+    pub(crate) token_user: Arc<OnceLock<String>>,
     /// Where sessions and outboxes are kept.
     pub(crate) state_dir: PathBuf,
     /// One JSON object a line on stdout.
@@ -65,6 +73,9 @@ pub(crate) struct Style {
     pub(crate) unicode: bool,
 }
 
+/// The variable with the token of a log-in, for programs.
+pub(crate) const TOKEN_VARIABLE: &str = "CONCLAVE_TOKEN";
+
 /// Stands for a state directory where the environment names none: nothing is in it, and nothing can be.
 pub(crate) const NO_STATE_DIR: &str = "/dev/null";
 
@@ -72,6 +83,7 @@ pub(crate) const NO_STATE_DIR: &str = "/dev/null";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
     user: Option<String>,
+    token: Option<String>,
     home: Option<PathBuf>,
     state_home: Option<PathBuf>,
     data_home: Option<PathBuf>,
@@ -91,6 +103,7 @@ impl Environment {
         };
         Self {
             user: text("USER").or_else(|| text("LOGNAME")),
+            token: text(TOKEN_VARIABLE),
             home: path("HOME"),
             state_home: path("XDG_STATE_HOME"),
             data_home: path("XDG_DATA_HOME"),
@@ -130,10 +143,13 @@ impl Environment {
 
 /// Resolves the settings: the command line overrides the environment, which overrides the defaults.
 pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Settings, Failed> {
-    let user = global
-        .user
-        .clone()
-        .unwrap_or_else(|| parse::sanitised_user(environment.user.as_deref().unwrap_or_default()));
+    let token = match &environment.token {
+        Some(text) => Some(login::token(text.as_bytes()).ok_or_else(|| {
+            let what = format!("{TOKEN_VARIABLE} has no token of conclave");
+            Failed::new(Exit::Usage, what, "make one with: conclave token create")
+        })?),
+        None => None,
+    };
     let state_dir = match &global.state_dir {
         Some(dir) => dir.clone(),
         // Commands that keep nothing need no directory.
@@ -167,7 +183,10 @@ pub(crate) fn resolve(global: &Global, environment: &Environment) -> Result<Sett
         identified: Arc::default(),
         search: Search::new(find.clone()),
         find,
-        user,
+        given_user: global.user.clone(),
+        system_user: parse::sanitised_user(environment.user.as_deref().unwrap_or_default()),
+        token,
+        token_user: Arc::default(),
         state_dir,
         json: global.json,
         quiet: global.quiet,
@@ -206,6 +225,23 @@ pub(crate) fn context(known: &Known, text: &str) -> Result<Cluster, Failed> {
 }
 
 impl Settings {
+    /// The name as which the command acts in a cluster: the one that was given, that of the token in the environment, that of the
+    /// last log-in in the cluster, or that of the system's user.
+    pub(crate) fn user_in(&self, cluster_id: &str) -> String {
+        let given = self.given_user.clone().or_else(|| self.token_user.get().cloned());
+        given
+            .or_else(|| LogIns::new(&self.state_dir).user(cluster_id))
+            .unwrap_or_else(|| self.system_user.clone())
+    }
+
+    /// The name as which the command acts in its cluster.
+    pub(crate) fn user(&self) -> String {
+        let identified = self.identified.get().and_then(|cluster| cluster.id.clone());
+        let id = identified.or_else(|| self.cluster.as_ref().map(|cluster| cluster.id.clone()));
+        let id = id.or_else(|| Known::new(&self.state_dir).recorded(&self.asked()));
+        self.user_in(id.as_deref().unwrap_or_default())
+    }
+
     /// The same settings for other servers, whatever cluster they belong to.
     ///
     /// # Errors
@@ -223,6 +259,21 @@ impl Settings {
             identified: Arc::default(),
             ..self.clone()
         })
+    }
+
+    /// The same settings for a server of a cluster of which the id alone is known.
+    pub(crate) fn expecting(&self, cluster_id: String, seed: Seed) -> Self {
+        let find = find::Options { seeds: vec![seed], ..self.find.clone() };
+        Self {
+            search: Search::new(find.clone()),
+            find,
+            given: true,
+            cluster: Some(Cluster { id: cluster_id, ..Cluster::default() }),
+            anew: false,
+            authority: None,
+            identified: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// The searched servers as text: the key under which the cluster is recorded.
@@ -289,7 +340,7 @@ mod tests {
         assert_eq!(settings.find.defaults, ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"]);
         assert_eq!(settings.find.members, Some(PathBuf::from("/home/ana/.local/state/conclave/members")));
         assert_eq!(settings.asked(), "conclave.internal");
-        assert_eq!(settings.user, "ana");
+        assert_eq!(settings.user(), "ana");
         assert_eq!(settings.state_dir, PathBuf::from("/home/ana/.local/state/conclave"));
         assert_eq!(settings.style, Style { color: true, unicode: true });
     }
@@ -299,8 +350,30 @@ mod tests {
         let words = ["-s", "a,b:7410", "-s", "c", "-u", "bo", "--state-dir", "/s", "--no-color", "--json"];
         let settings = settings(&words, &terminal()).unwrap();
         assert_eq!(settings.asked(), "a:7400,b:7410,c:7400");
-        assert_eq!((settings.user.as_str(), settings.json), ("bo", true));
+        assert_eq!((settings.user().as_str(), settings.json), ("bo", true));
         assert!(!settings.style.color);
+    }
+
+    #[test]
+    fn the_name_of_the_last_log_in_comes_before_that_of_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, id) = (dir.path().to_str().unwrap(), "ab".repeat(16));
+        LogIns::new(dir.path()).set_user(&id, "bob").unwrap();
+        let words = ["--state-dir", state, "-s", "a:1"];
+        let user = |words: &[&str]| settings(words, &terminal()).unwrap().user();
+        assert_eq!(user(&words), "ana", "the servers are of no known cluster");
+        Known::new(dir.path()).record("a:1", &id).unwrap();
+        assert_eq!(user(&words), "bob");
+        assert_eq!(user(&[&words[..], &["-u", "carol"]].concat()), "carol");
+    }
+
+    #[test]
+    fn a_damaged_token_is_refused_and_not_repeated() {
+        let with = |token: &str| Environment { token: Some(token.into()), ..terminal() };
+        let good = settings(&[], &with("cnv1_07\n")).unwrap();
+        assert!(good.token.is_some() && !format!("{good:?}").contains("cnv1_07"));
+        let failed = settings(&[], &with("hunter2")).unwrap_err();
+        assert!(failed.exit == Exit::Usage && !failed.to_string().contains("hunter2"), "{failed}");
     }
 
     #[test]

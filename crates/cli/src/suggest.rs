@@ -6,8 +6,7 @@ use strsim::osa_distance;
 use crate::exit::{Exit, Failed};
 
 /// Commands that people look for and that do not exist yet. The nearest command is no help to them.
-const PLANNED: [&str; 11] =
-    ["backup", "delete", "dm", "edit", "login", "msg", "react", "restore", "search", "upload", "users"];
+const PLANNED: [&str; 9] = ["backup", "delete", "dm", "edit", "msg", "react", "restore", "search", "upload"];
 
 /// The command that was asked for, if it does not exist yet.
 fn planned(error: &clap::Error) -> Option<&str> {
@@ -61,9 +60,9 @@ mod tests {
     #[test]
     fn a_command_that_does_not_exist_yet_is_no_typing_error() {
         let wrong = |words: &[&str]| Args::try_parse_from(words).unwrap_err();
-        let users = wrong(&["conclave", "users"]);
-        assert!(is_planned(&users));
-        assert_eq!(usage(&users).unwrap().what, "there is no command users yet");
+        let upload = wrong(&["conclave", "upload"]);
+        assert!(is_planned(&upload));
+        assert_eq!(usage(&upload).unwrap().what, "there is no command upload yet");
         let typed = wrong(&["conclave", "statsu"]);
         assert!(!is_planned(&typed));
         let failed = usage(&typed).unwrap();

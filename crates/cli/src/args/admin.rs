@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use super::people::{Mode, REGISTRATION_HELP, USER_HELP, UserArgs};
 use crate::certificates::Named;
 use crate::parse;
 
@@ -17,6 +18,8 @@ Examples:
   conclave admin drain node2           before node2 is stopped or its machine is restarted
   conclave admin undrain node2         when it is not stopped after all
   conclave admin rebalance             after many servers came back
+  conclave admin user ada --role admin
+  conclave admin registration invite   a name without a password opens to nobody any more
   conclave admin --admin-token-file /run/secrets/admin drain node2";
 
 const DRAIN_HELP: &str = "\
@@ -121,6 +124,16 @@ pub(crate) enum AdminCommand {
         #[command(subcommand)]
         command: CaCommand,
     },
+    /// Show or set who may make accounts
+    #[command(after_help = REGISTRATION_HELP)]
+    Registration {
+        /// Who may make accounts
+        #[arg(value_enum)]
+        mode: Option<Mode>,
+    },
+    /// Make an account, or change its kind and role, or disable it
+    #[command(after_help = USER_HELP)]
+    User(UserArgs),
     /// Spread the clients evenly over the servers, now
     #[command(after_help = REBALANCE_HELP)]
     Rebalance,

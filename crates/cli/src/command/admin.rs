@@ -14,10 +14,10 @@ use conclave_proto::admin::{
 use conclave_proto::admin_token::{AdminToken, WithAdminToken};
 use conclave_proto::status::from_status;
 use serde::Serialize;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use super::people::admin as people;
 use crate::admin_token::{self, Kept};
 use crate::args::admin::{AdminArgs, AdminCommand};
 use crate::errors::{LastAttempt, last_attempt, no_server};
@@ -28,19 +28,22 @@ use crate::settings::Settings;
 use crate::view::text::{count, safe};
 use crate::{output, session};
 
-type Admin = AdminServiceClient<InterceptedService<Channel, WithAdminToken>>;
+type Admin = AdminServiceClient<Channel>;
 
 /// Runs the command.
 ///
 /// # Errors
 /// If no server can run it.
 pub(super) async fn run(args: AdminArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let tokens = Tokens::of(args.admin_token_file.as_deref(), settings);
+    let file = args.admin_token_file.as_deref();
+    let tokens = Tokens::of(file, settings);
     match args.command {
         AdminCommand::Drain { node, force } => drain(node, force, &tokens?, settings).await,
         AdminCommand::Undrain { node } => undrain(node, &tokens?, settings).await,
         AdminCommand::Rebalance => rebalance(&tokens?, settings).await,
         AdminCommand::Ca { command } => ca::run(command, settings).await,
+        AdminCommand::Registration { mode } => people::registration(mode, file, settings).await,
+        AdminCommand::User(user) => people::account(&user, file, settings).await,
     }
 }
 
@@ -52,8 +55,8 @@ struct Drained<'a> {
 }
 
 async fn drain(node: String, force: bool, tokens: &Tokens, settings: &Settings) -> anyhow::Result<Exit> {
-    let answer = call_any_server(tokens, settings, async |mut admin: Admin| {
-        admin.drain(DrainRequest { node: node.clone(), force }).await
+    let answer = call_any_server(tokens, settings, async |channel, token| {
+        Admin::with_interceptor(channel, token).drain(DrainRequest { node: node.clone(), force }).await
     });
     let DrainResponse { still_leads, clients } = answer.await?;
     let json = Drained { node: &node, still_leads, clients };
@@ -88,8 +91,8 @@ struct Undrained<'a> {
 }
 
 async fn undrain(node: String, tokens: &Tokens, settings: &Settings) -> anyhow::Result<Exit> {
-    let answer = call_any_server(tokens, settings, async |mut admin: Admin| {
-        admin.undrain(UndrainRequest { node: node.clone() }).await
+    let answer = call_any_server(tokens, settings, async |channel, token| {
+        Admin::with_interceptor(channel, token).undrain(UndrainRequest { node: node.clone() }).await
     });
     let UndrainResponse { was_draining } = answer.await?;
     let text = if was_draining {
@@ -114,8 +117,8 @@ struct JsonMove<'a> {
 }
 
 async fn rebalance(tokens: &Tokens, settings: &Settings) -> anyhow::Result<Exit> {
-    let answer = call_any_server(tokens, settings, async |mut admin: Admin| {
-        admin.rebalance(RebalanceRequest {}).await
+    let answer = call_any_server(tokens, settings, async |channel, token| {
+        Admin::with_interceptor(channel, token).rebalance(RebalanceRequest {}).await
     });
     let RebalanceResponse { moves } = answer.await?;
     let json = |from, to, sessions| JsonMove { from, to, sessions };
@@ -138,7 +141,7 @@ fn rebalanced(moves: &[JsonMove<'_>]) -> String {
 
 /// Where the admin token comes from.
 #[derive(Debug)]
-enum Tokens {
+pub(super) enum Tokens {
     /// The token of a file that was given.
     Given(AdminToken),
     /// The tokens that `conclave up` kept.
@@ -146,7 +149,7 @@ enum Tokens {
 }
 
 impl Tokens {
-    fn of(file: Option<&Path>, settings: &Settings) -> Result<Self, Failed> {
+    pub(super) fn of(file: Option<&Path>, settings: &Settings) -> Result<Self, Failed> {
         match file {
             Some(file) => admin_token::read_given(file).map(Self::Given),
             None => Ok(Self::Kept(Kept::new(&settings.state_dir))),
@@ -216,10 +219,10 @@ fn is_local(address: &str) -> bool {
 }
 
 /// Calls one server after the other until one answers. All of these commands are idempotent.
-async fn call_any_server<A>(
+pub(super) async fn call_any_server<A>(
     tokens: &Tokens,
     settings: &Settings,
-    call: impl AsyncFn(Admin) -> Result<Response<A>, Status>,
+    call: impl AsyncFn(Channel, WithAdminToken) -> Result<Response<A>, Status>,
 ) -> anyhow::Result<A> {
     let cluster = identify(settings).await?;
     let net = &cluster.net;
@@ -236,7 +239,7 @@ async fn call_any_server<A>(
         let is_shown = token.0.is_some();
         let Ok(endpoint) = net.endpoint(&address) else { continue };
         let channel = net.channel(&endpoint.connect_timeout(connect_timeout(settings)), &address);
-        let call = call(AdminServiceClient::with_interceptor(channel, token));
+        let call = call(channel, token);
         match tokio::time::timeout(settings.timeout, call).await {
             Ok(Ok(answer)) => return Ok(answer.into_inner()),
             Ok(Err(status)) => {

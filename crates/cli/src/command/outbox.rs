@@ -51,6 +51,7 @@ async fn list(settings: &Settings) -> anyhow::Result<Exit> {
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     let mut exit = Exit::Ok;
     for cluster in known.clusters() {
+        let user = settings.user_in(&cluster.id);
         for (name, dir) in session::outboxes(settings, &cluster.id) {
             let kept = match Kept::read(&dir).await {
                 Ok(kept) => kept,
@@ -67,7 +68,7 @@ async fn list(settings: &Settings) -> anyhow::Result<Exit> {
                     output::json(&Json {
                         cluster: cluster.shown(),
                         cluster_id: &cluster.id,
-                        user: &settings.user,
+                        user: &user,
                         outbox: &name,
                         room: &pending.room,
                         request_no: pending.request_no,
@@ -89,7 +90,7 @@ async fn list(settings: &Settings) -> anyhow::Result<Exit> {
     }
     match (settings.json, rows.is_empty()) {
         (true, _) => {}
-        (false, true) => output::note(settings.quiet, &format!("nothing of {} waits here", settings.user)),
+        (false, true) => output::note(settings.quiet, &format!("nothing of {} waits here", settings.user())),
         (false, false) => output::block(&render(settings.style, &columns, &rows))?,
     }
     Ok(exit)
@@ -105,11 +106,14 @@ fn shown(text: &str) -> String {
 async fn flush(settings: &Settings) -> anyhow::Result<Exit> {
     identify(settings).await?.must_answer()?;
     let done = session::send_leftovers(settings, settings.timeout).await;
-    let (waiting, refused) = (done.waiting + done.held, done.refused.len());
+    let (waiting, refused) = (done.waiting + done.held + done.stuck, done.refused.len());
     let json = serde_json::json!({ "sent": done.sent, "waiting": waiting, "refused": refused });
     let mut said = format!("{} sent, {waiting} waiting", count(done.sent as u64, "message"));
     if done.held > 0 {
         said.push_str(&format!(" ({} in commands that run)", done.held));
+    }
+    if done.stuck > 0 {
+        said.push_str(&format!("; {} {}", count(done.stuck as u64, "message"), session::STUCK));
     }
     if refused > 0 {
         said.push_str(&format!(", {refused} refused"));
@@ -126,7 +130,7 @@ async fn drop_all(yes: bool, settings: &Settings) -> anyhow::Result<Exit> {
     let cluster = identify(settings).await?;
     let waiting = session::waiting(settings).await;
     if !yes {
-        let what = format!("{} of {} would never be sent", count(waiting as u64, "message"), settings.user);
+        let what = format!("{} of {} would never be sent", count(waiting as u64, "message"), settings.user());
         let next = "`conclave outbox list` shows them; conclave outbox drop --yes";
         return Err(Failed::new(Exit::Usage, what, next).into());
     }

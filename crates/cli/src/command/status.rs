@@ -130,7 +130,7 @@ async fn print(settings: &Settings, status: &GetServerStatusResponse, redraw: bo
     let page = || {
         let mut page = page(settings.style, status, output::columns());
         if waiting > 0 {
-            let (messages, user) = (count(waiting as u64, "message"), &settings.user);
+            let (messages, user) = (count(waiting as u64, "message"), settings.user());
             page.push_str(&format!("{messages} of {user} waiting on this machine: conclave outbox list\n"));
         }
         page
