@@ -20,7 +20,7 @@ the user who started them; faults of network, disk and clock happen inside the s
 end, on Ctrl-C, and by the next run if this one is killed.
 
 Examples:
-  conclave up --allow-faults                    in another terminal
+  conclave up --open --allow-faults             in another terminal
   conclave-chaos list
   conclave-chaos run smoke                      a verdict and an HTML report in 90 seconds
   conclave-chaos run my-experiment.yaml --seed 7

@@ -101,6 +101,10 @@ pub(crate) const UP_STOP_AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(300);
 /// Timeout for one answer to `conclave up restart`: a drain waits for clients to move.
 pub(crate) const UP_DRAIN_PATIENCE: Duration = Duration::from_secs(15);
+/// `conclave up` waits this long until a new cluster takes accounts: its feature level rises once all servers have told theirs.
+pub(crate) const UP_ACCOUNTS_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for what `up --json` says of a cluster that is there already, and may be held at an earlier level.
+pub(crate) const UP_REGISTRATION_PATIENCE: Duration = Duration::from_secs(2);
 /// Interval at which `conclave up` checks whether its cluster is ready.
 pub(crate) const UP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 

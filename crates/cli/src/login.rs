@@ -79,10 +79,12 @@ impl<'a> LogIns<'a> {
     /// The name as which commands act in a cluster; `None` if there is none. A damaged file counts as none: the name is shown
     /// before anything is done under it, and opens nothing without its log-in.
     pub(crate) fn user(&self, cluster_id: &str) -> Option<String> {
+        if !is_cluster_id(cluster_id) {
+            return None;
+        }
         let path = self.state_dir.join(cluster_id).join(USER);
         let is_short = fs::metadata(&path).is_ok_and(|file| file.len() <= USER_FILE_BYTES_MAX);
-        let text = fs::read_to_string(path).ok().filter(|_| is_short && is_cluster_id(cluster_id))?;
-        parse::user(text.trim()).ok()
+        parse::user(fs::read_to_string(path).ok().filter(|_| is_short)?.trim()).ok()
     }
 
     /// Makes a name the one as which commands act in a cluster.

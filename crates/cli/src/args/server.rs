@@ -228,9 +228,13 @@ A process that dies is restarted after 3 s. Ctrl-C stops all of them; so does th
 
 The same --dir continues the same cluster, with the number of nodes and shards that it began with.
 
+A new cluster is for you and whom you invite: at the first start you become its admin, without a password, and `conclave invite NAME` \
+prints how somebody else joins. With --open or --ephemeral everybody on this machine may use it under any name.
+
 Examples:
   conclave up
   conclave up --ephemeral --nodes 5               nothing is kept
+  conclave up --open --dir /tmp/play              names without passwords
   conclave up restart node2                       in another terminal; `conclave stop` stops all
   conclave up --no-restart                        to kill -9 a server and watch the failover
   conclave up --json --base-port 9000 --dir /tmp/demo";
@@ -256,6 +260,9 @@ pub(crate) struct UpArgs {
     /// Number of shards of the rooms [default: 8, or the number saved in the directory]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
     pub(crate) shards: Option<u32>,
+    /// Let everybody on this machine use a new cluster under any name, without accounts. Has no effect on one that is there already
+    #[arg(long)]
+    pub(crate) open: bool,
     /// Do not restart servers that exit
     #[arg(long)]
     pub(crate) no_restart: bool,

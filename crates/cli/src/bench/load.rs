@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use conclave_client::{Client, Content, Route};
+use conclave_core::Refusal;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::report::Recorder;
 use crate::errors::{of_call, of_connect};
+use crate::exit::Failed;
 use crate::identify::identify;
 use crate::settings::Settings;
 
@@ -35,10 +37,19 @@ pub(crate) async fn clients(settings: &Settings, count: u32, route: Route) -> an
             .network(net.clone())
             .cluster(id.clone());
         let timeout = settings.timeout;
-        async move { builder.patience(timeout).connect().await.map_err(|error| of_connect(&error)) }
+        async move { builder.patience(timeout).connect().await.map_err(|error| of_load(of_connect(&error))) }
     };
     let connecting = stream::iter((0..count).map(connect)).buffered(CONNECTING_MAX);
     Ok(connecting.try_collect().await?)
+}
+
+/// The failure of a client of the load. Its sessions would crowd out those of a user, so it has none.
+fn of_load(failed: Failed) -> Failed {
+    if !failed.is_word(Refusal::LoginRequired.word()) {
+        return failed;
+    }
+    let what = format!("the load is of the user {USER}, who has no password, and the cluster is not open");
+    failed.saying(what).advising("measure a cluster of `conclave up --ephemeral`")
 }
 
 /// All servers that the cluster names or, if it names none, those that were found.

@@ -36,7 +36,7 @@ fn kind_word(kind: api::UserKind) -> &'static str {
 }
 
 /// Who may make accounts in one word, for people and in JSON.
-fn registration_word(registration: api::Registration) -> &'static str {
+pub(super) fn registration_word(registration: api::Registration) -> &'static str {
     match registration {
         api::Registration::Open => "open",
         api::Registration::Invite => "invite",

@@ -5,6 +5,7 @@
 //! that take their time ([`leftovers`]).
 
 mod child;
+mod first;
 mod last_words;
 mod leftovers;
 mod list;
@@ -387,8 +388,13 @@ impl<'a> Cluster<'a> {
             let note = format!("`conclave admin` needs --admin-token-file {file}: {error}");
             output::note(settings.quiet, &note);
         }
+        let (registration, first) = tokio::select! {
+            biased;
+            () = graceful.cancelled() => return Ok(Exit::Ok),
+            done = first::registration(self.plan, keys, &status, state_dir, settings) => done,
+        };
         if settings.json {
-            output::json(&show::json(self.plan, &self.pids(), &status))?;
+            output::json(&show::json(self.plan, &self.pids(), &status, registration))?;
         } else {
             output::block(&show::table(settings.style, self.plan, &self.pids()))?;
         }
@@ -401,6 +407,9 @@ impl<'a> Cluster<'a> {
         output::note(settings.quiet || settings.json, &hints);
         for problem in status.problems.iter().filter(|problem| ready::outlasts_the_start(problem)) {
             output::note(settings.quiet, problem);
+        }
+        if let Some(first) = first {
+            output::note(settings.quiet || settings.json, &first.hint(&executable));
         }
         if keys.is_new {
             output::note(settings.quiet || settings.json, &show::admin_token(keys.token.reveal(), self.plan));

@@ -382,6 +382,58 @@ fn what_waits_when_a_session_ends_is_sent_by_the_next_log_in_or_shown() {
 }
 
 #[test]
+fn who_starts_a_new_cluster_is_its_admin_and_others_need_an_invite() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("up");
+    let port = crate::harness::free_base_port().to_string();
+    let args = ["--dir", dir.to_str().unwrap(), "--base-port", &port, "--shards", "1", "--nodes", "1"];
+    let up = Up::by_invite(scratch.path(), &args);
+    assert_eq!(up.ready["registration"], "invite");
+    let me = &up.run(&["whoami", "--json"]).expect(0).json()[0];
+    assert_eq!((&me["user"], &me["role"], &me["claimed"]), (&"ana".into(), &"admin".into(), &true.into()));
+    up.run(&["send", "general", "mine"]).expect(0);
+    let here = Person { up: &up, state: up.state.clone() };
+    here.run(&["send", "general", "mine without a variable"]).expect(0);
+    let eve = Person::new(&up, scratch.path(), "eve");
+    for name in ["eve", "ana"] {
+        let refused = run(eve.command(&["send", "general", "hi"]).env("CONCLAVE_USER", name), b"").expect(3);
+        assert!(refused.err.contains("ask an admin for an invite") || refused.err.contains("conclave login"));
+    }
+    let invite = here.run(&["invite", "bob", "--link"]).expect(0).out;
+    let bob = Person::new(&up, scratch.path(), "bob");
+    bob.feed(&["join", invite.trim(), "--password-stdin"], PASSWORD).expect(0);
+    bob.run(&["send", "general", "joined"]).expect(0);
+    here.feed(&["passwd", "--for", "ana", "--password-stdin"], PASSWORD).expect(0);
+    here.run(&["send", "general", "still logged in"]).expect(0);
+    eve.log_in("ana");
+    up.stop();
+
+    // It is there already, so nothing changes; also not with --open.
+    for more in [&[][..], &["--open"]] {
+        let up = Up::by_invite(scratch.path(), &[&args, more].concat());
+        assert_eq!(up.ready["registration"], "invite");
+        assert_eq!(up.run(&["whoami", "--json"]).expect(0).json()[0]["claimed"], true);
+        up.run(&["send", "general", "again"]).expect(0);
+        up.stop();
+    }
+    // A name that no account can have gives way.
+    let third = scratch.path().join("root");
+    let args = ["--dir", third.to_str().unwrap(), "--base-port", &port, "--shards", "1", "--nodes", "1"];
+    let up = Up::by_invite(scratch.path(), &[&args[..], &["--user", "root"]].concat());
+    let here = Person { up: &up, state: up.state.clone() };
+    assert_eq!(here.run(&["whoami", "--json"]).expect(0).json()[0]["user"], "owner");
+    here.run(&["send", "general", "I am the owner"]).expect(0);
+    up.stop();
+    let other = scratch.path().join("open");
+    let args =
+        ["--open", "--dir", other.to_str().unwrap(), "--base-port", &port, "--shards", "1", "--nodes", "1"];
+    let up = Up::by_invite(scratch.path(), &args);
+    assert_eq!(up.ready["registration"], "open");
+    assert_eq!(up.run(&["whoami", "--json"]).expect(0).json()[0]["logged_in"], false);
+    up.stop();
+}
+
+#[test]
 fn every_example_of_the_page_about_accounts_runs() {
     let scratch = tempfile::tempdir().unwrap();
     let up = small(scratch.path());

@@ -229,9 +229,15 @@ impl Up {
         Self::start_in(scratch, args, &[])
     }
 
+    /// Starts a cluster whose admin is the user `ana`, and which others join by invite.
+    pub(crate) fn by_invite(scratch: &Path, args: &[&str]) -> Self {
+        let command = command(&[&["up", "--json", "--exit-with-stdin"], args].concat());
+        Self::start_command(scratch, command, &[("CONCLAVE_USER", "ana")])
+    }
+
     /// As [`Up::start`], with more environment for `up` and its servers.
     pub(crate) fn start_in(scratch: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
-        let command = command(&[&["up", "--json", "--exit-with-stdin"], args].concat());
+        let command = command(&[&["up", "--open", "--json", "--exit-with-stdin"], args].concat());
         Self::start_command(scratch, command, environment)
     }
 
@@ -244,13 +250,13 @@ impl Up {
     ) -> Self {
         let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
         let mut limited = command_of("sh", &["-c", &script, env!("CARGO_BIN_EXE_conclave")]);
-        limited.args(["up", "--json", "--exit-with-stdin"]).args(args);
+        limited.args(["up", "--open", "--json", "--exit-with-stdin"]).args(args);
         Self::start_command(scratch, limited, environment)
     }
 
     /// A small cluster beside another one of the same test.
     pub(crate) fn beside(scratch: &Path, args: &[&str]) -> Self {
-        let command = command(&[&["up", "--json", "--exit-with-stdin"], args].concat());
+        let command = command(&[&["up", "--open", "--json", "--exit-with-stdin"], args].concat());
         Self::start_alone(scratch, command, &[], None)
     }
 

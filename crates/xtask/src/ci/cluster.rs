@@ -42,7 +42,7 @@ impl<'a> Cluster<'a> {
             tries += 1;
             let base_port = free_base_port()?;
             let mut command = site.program("conclave")?;
-            command.args(["up", "--json", "--exit-with-stdin", "--dir"]).arg(&dir);
+            command.args(["up", "--open", "--json", "--exit-with-stdin", "--dir"]).arg(&dir);
             command.args(["--base-port", &base_port.to_string()]).args(arguments);
             command.env("CONCLAVE_TIMING", "wan").envs(environment.iter().copied()).stdin(Stdio::piped());
             let up = site.start("up", &mut command)?;

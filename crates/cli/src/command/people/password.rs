@@ -23,16 +23,7 @@ pub(in crate::command) async fn set_password(args: &PasswdArgs, settings: &Setti
     cluster.must_be_known(settings, "the password")?;
     let mut passwords = Passwords::of(args.password.password_stdin);
     if let Some(name) = &args.subject {
-        let password = passwords.new_one(&format!("New password of {name}")).await?;
-        let question = api::ChangePasswordRequest {
-            old_password: String::new(),
-            new_password: password.reveal().to_owned(),
-            close_others: args.close_others,
-            user: name.clone(),
-        };
-        let change = async |mut people: Service, request| people.change_password(request).await;
-        call(args.admin.admin_token_file.as_deref(), settings, question, change).await?;
-        return Ok(done(settings, name));
+        return set_as_admin(name, args, settings, &mut passwords).await;
     }
     if args.close_others {
         nothing_waits(settings, false).await?;
@@ -44,18 +35,52 @@ pub(in crate::command) async fn set_password(args: &PasswdArgs, settings: &Setti
     let password = changed?;
     if session::acting(settings, cluster).await?.login.is_none() {
         // From now on the name opens with the password alone.
-        let observer = session::observer(settings, settings.timeout).await?;
-        let request = api::LogInRequest {
-            name: user.clone(),
-            password,
-            client: session::client_name(),
-            ..api::LogInRequest::default()
-        };
-        let opened = observer.people().log_in(request).await;
-        observer.close().await;
-        keep(settings, cluster, &opened.map_err(|error| of_call(None, &error))?).await?;
+        log_in(settings, &user, password).await?;
     }
     Ok(done(settings, &user))
+}
+
+/// Sets a password without the old one, which ends the sessions of the user. An admin who does that to the own account is logged in
+/// again.
+async fn set_as_admin(
+    name: &str,
+    args: &PasswdArgs,
+    settings: &Settings,
+    passwords: &mut Passwords,
+) -> anyhow::Result<Exit> {
+    let acting = session::acting(settings, identify(settings).await?).await?;
+    let is_own = acting.login.is_some() && acting.user == name;
+    if is_own {
+        nothing_waits(settings, false).await?;
+    }
+    let password = passwords.new_one(&format!("New password of {name}")).await?.reveal().to_owned();
+    let question = api::ChangePasswordRequest {
+        old_password: String::new(),
+        new_password: password.clone(),
+        close_others: args.close_others,
+        user: name.to_owned(),
+    };
+    let change = async |mut people: Service, request| people.change_password(request).await;
+    call(args.admin.admin_token_file.as_deref(), settings, question, change).await?;
+    if is_own && settings.token.is_none() {
+        log_in(settings, name, password).await?;
+    }
+    Ok(done(settings, name))
+}
+
+/// Logs the user in on this machine.
+async fn log_in(settings: &Settings, user: &str, password: String) -> anyhow::Result<()> {
+    let observer = session::observer(settings, settings.timeout).await?;
+    let request = api::LogInRequest {
+        name: user.to_owned(),
+        password,
+        client: session::client_name(),
+        ..api::LogInRequest::default()
+    };
+    let opened = observer.people().log_in(request).await;
+    observer.close().await;
+    let opened = opened.map_err(|error| of_call(None, &error))?;
+    keep(settings, identify(settings).await?, &opened).await
 }
 
 /// Changes the password of the client's user. Returns the new one.

@@ -51,6 +51,9 @@ struct SavedPlan {
     /// Whether all servers were ready once, so that each has a data dir from then on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     was_ready: bool,
+    /// Whether the local user has yet to become the admin of the cluster. Absent in a cluster that began without this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    wants_admin: bool,
 }
 
 /// The servers and the name server of a cluster.
@@ -276,6 +279,18 @@ impl UpPlan {
         move || if is_news { write(&dir, &kept) } else { Ok(()) }
     }
 
+    /// Whether the local user has yet to become the admin of the cluster.
+    pub(super) fn wants_admin(&self) -> bool {
+        self.kept.wants_admin
+    }
+
+    /// Saves for the next run that all servers were ready, and that the cluster has an admin. Blocks.
+    pub(super) fn saving_admin(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
+        let dir = self.dir.clone();
+        let kept = SavedPlan { was_ready: true, wants_admin: false, ..self.kept.clone() };
+        move || write(&dir, &kept)
+    }
+
     /// The servers whose data dirs are gone.
     pub(super) fn lost(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|node| node.is_lost)
@@ -425,6 +440,7 @@ fn reconcile(dir: &Path, kept: Option<SavedPlan>, args: &UpArgs) -> Result<Saved
             base_port: args.base_port.unwrap_or(CLIENT_PORT),
             authority: None,
             was_ready: false,
+            wants_admin: !args.open && !args.ephemeral,
         });
     };
     let differs = |what: &str, flag: &str, has: u32, wants: u32| {

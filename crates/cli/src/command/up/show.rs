@@ -173,6 +173,8 @@ pub(super) struct Json<'a> {
     dir: String,
     admin_token_file: String,
     shards: u32,
+    /// Who may make accounts; `null` if the cluster does not say.
+    registration: Option<&'static str>,
     nodes: Vec<JsonNode<'a>>,
     resolver: Option<JsonResolver<'a>>,
 }
@@ -201,6 +203,7 @@ pub(super) fn json<'a>(
     plan: &'a UpPlan,
     pids: &[Option<u32>],
     status: &'a GetServerStatusResponse,
+    registration: Option<&'static str>,
 ) -> Json<'a> {
     let id = |name: &str| status.nodes.iter().find(|node| node.name == name).map(|node| node.node_id);
     let node = |(node, pid): (&'a Node, &Option<u32>)| JsonNode {
@@ -218,6 +221,7 @@ pub(super) fn json<'a>(
         dir: plan.dir.display().to_string(),
         admin_token_file: plan.admin_token.display().to_string(),
         shards: plan.shards(),
+        registration,
         nodes: plan.nodes.iter().zip(pids).map(node).collect(),
         resolver: plan.resolver.as_ref().map(|resolver| JsonResolver {
             pid: pids.last().copied().flatten(),

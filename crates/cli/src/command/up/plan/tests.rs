@@ -16,6 +16,7 @@ pub(in crate::command::up) fn args(
         base_port,
         shards,
         no_restart: false,
+        open: false,
         no_dns: false,
         allow_faults: false,
         exit_with_stdin: false,
@@ -59,6 +60,23 @@ fn the_next_run_continues_the_saved_cluster() {
     let shards = make(dir.path(), &args(None, Some(8), None)).unwrap_err();
     assert!(shards.what.contains("began with 2 shards and not with 8"), "{shards}");
     assert!(shards.next.contains("--shards"), "{shards}");
+}
+
+#[test]
+fn a_new_cluster_wants_an_admin_until_it_has_one_and_an_old_one_does_not() {
+    let wants = |dir: &Path, args: &UpArgs| make(dir, args).unwrap().wants_admin();
+    let dir = tempfile::tempdir().unwrap();
+    let plan = make(dir.path(), &args(None, None, None)).unwrap();
+    assert!(plan.wants_admin());
+    plan.save().unwrap();
+    let open = UpArgs { open: true, ..args(None, None, None) };
+    assert!(wants(dir.path(), &open), "an interrupted first start is completed");
+    plan.saving_admin()().unwrap();
+    let text = fs::read_to_string(file(dir.path())).unwrap();
+    assert!(text.contains("was_ready") && !text.contains("wants_admin"), "{text}");
+    let other = tempfile::tempdir().unwrap();
+    assert!(!wants(other.path(), &open));
+    assert!(!wants(other.path(), &UpArgs { ephemeral: true, ..args(None, None, None) }));
 }
 
 #[test]
