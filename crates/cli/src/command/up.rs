@@ -409,7 +409,10 @@ impl<'a> Cluster<'a> {
             output::note(settings.quiet, problem);
         }
         if let Some(first) = first {
-            output::note(settings.quiet || settings.json, &first.hint(&executable));
+            output::note(
+                settings.quiet || settings.json,
+                &first.hint(&show::command(&executable, self.plan)),
+            );
         }
         if keys.is_new {
             output::note(settings.quiet || settings.json, &show::admin_token(keys.token.reveal(), self.plan));

@@ -32,16 +32,16 @@ pub(super) struct First {
 }
 
 impl First {
-    /// How to go on.
-    pub(super) fn hint(&self, executable: &str) -> String {
+    /// How to go on. `command` is how a command for the cluster begins.
+    pub(super) fn hint(&self, command: &str) -> String {
         match &self.admin {
             Some(user) => format!(
                 "\nYou are the admin of the cluster, as {user}; everybody else needs an invite, which is shown by:\n\n  \
-                 {executable} invite bob\n\nA password for yourself, to log in elsewhere: {executable} passwd --for {user}"
+                 {command} invite bob\n\nA password for yourself, to log in elsewhere: {command} passwd --for {user}"
             ),
             None => format!(
                 "\nThe cluster has no admin yet, and everybody needs an invite. The first admin joins with the link of:\n\n  \
-                 {executable} invite NAME --role admin"
+                 {command} invite NAME --role admin"
             ),
         }
     }

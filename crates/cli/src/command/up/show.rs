@@ -106,16 +106,21 @@ pub(super) fn executable(file: &Path, here: &Path, path: Option<&OsStr>) -> Stri
     }
 }
 
-/// Commands to try next.
-pub(super) fn hints(executable: &str, plan: &UpPlan, cluster_id: &str, after: Duration) -> String {
-    let name = match &plan.resolver {
+/// How a command for this cluster begins.
+pub(super) fn command(executable: &str, plan: &UpPlan) -> String {
+    match &plan.resolver {
         Some(resolver) if resolver.zone != ZONE => {
             format!("{executable} --name-server {} --zone {}", resolver.dns, resolver.zone)
         }
         _ if plan.at_default_ports() => executable.to_owned(),
         Some(resolver) => format!("{executable} --name-server {}", resolver.dns),
         None => format!("{executable} -s {}", plan.servers()),
-    };
+    }
+}
+
+/// Commands to try next.
+pub(super) fn hints(executable: &str, plan: &UpPlan, cluster_id: &str, after: Duration) -> String {
+    let name = command(executable, plan);
     let dig = plan.resolver.as_ref().map_or_else(String::new, |resolver| {
         let (ip, port, zone) = (resolver.dns.ip(), resolver.dns.port(), &resolver.zone);
         format!("\n  dig +short @{ip} -p {port} _conclave._tcp.leader.{zone} SRV")
