@@ -76,9 +76,9 @@ impl Builder {
         self
     }
 
-    /// The token of the user's log-in. The session of a new outbox is then opened with it ([`People::create_token`]
-    /// (crate::People::create_token)), in place of one that was ended, too, and a client that only reads uses it as it is.
-    /// Without it, sessions are opened by the user's name alone, which is refused for a name with a password.
+    /// The token of the user's log-in. The session of a new outbox is then opened with it (as by
+    /// [`create_token`](crate::People::create_token)), in place of one that was ended, too, and a client that only reads uses it
+    /// as it is. Without it, sessions are opened by the user's name alone, which is refused for a name with a password.
     #[must_use]
     pub fn login(mut self, token: impl Into<String>) -> Self {
         self.login = Some(Token::new(token.into()));
