@@ -289,6 +289,8 @@ pub struct NodeRecord {
     pub peer_address: String,
     /// `host:port` of health and metrics.
     pub http_address: String,
+    /// The origin at which browsers reach the node; empty where it serves no pages for them.
+    pub web_address: String,
     /// The data dir that the node id belongs to.
     pub directory: DataDirId,
     /// The program's version.

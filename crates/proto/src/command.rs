@@ -296,6 +296,7 @@ pub fn node_to_proto(node: &NodeRecord) -> log::NodeRecord {
         client_address: node.client_address.clone(),
         peer_address: node.peer_address.clone(),
         http_address: node.http_address.clone(),
+        web_address: node.web_address.clone(),
         directory_id: node.directory.0.to_be_bytes().to_vec(),
         version: node.version.clone(),
         feature_level: node.feature_level,
@@ -314,6 +315,7 @@ pub fn node_from_proto(node: log::NodeRecord) -> Result<NodeRecord, FormatError>
         client_address: node.client_address,
         peer_address: node.peer_address,
         http_address: node.http_address,
+        web_address: node.web_address,
         version: node.version,
         feature_level: node.feature_level,
     })
@@ -400,6 +402,7 @@ mod tests {
                 client_address: "a:1".into(),
                 peer_address: "b:2".into(),
                 http_address: "c:3".into(),
+                web_address: "http://d:4".into(),
                 directory: DataDirId(u128::MAX - 5),
                 version: "0".into(),
                 feature_level: 1,

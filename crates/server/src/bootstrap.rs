@@ -94,6 +94,7 @@ async fn register(router: &Router, node: &NodeInfo, directory: DataDirId) -> Res
         client_address: node.member.client.clone(),
         peer_address: node.member.peer.clone(),
         http_address: node.member.http.clone(),
+        web_address: node.web_address.clone(),
         directory,
         version: conclave_core::version::VERSION.to_owned(),
         feature_level: node.feature_level,

@@ -7,7 +7,7 @@ use conclave_core::level::FEATURE_LEVEL;
 use conclave_core::limits::{
     CLIENTS_MAX_DEFAULT, LOG_TAIL_BYTES_DEFAULT, NAME_SERVERS_MAX, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
 };
-use conclave_net::{Plain, PublicFiles, beyond_loopback, refuse_without_tls};
+use conclave_net::{Plain, PublicFiles, beyond_loopback, is_loopback, refuse_without_tls};
 use conclave_proto::admin_token::AdminToken;
 use conclave_proto::mac::Secret;
 use conclave_telemetry::operators::faults_without_token;
@@ -32,6 +32,11 @@ pub struct Config {
     pub peer_listen: SocketAddr,
     /// The listen address for health and metrics.
     pub http_listen: SocketAddr,
+    /// The listen address for people's browsers: the HTTP API and the web client. `None` serves neither.
+    pub web_listen: Option<SocketAddr>,
+    /// The origin at which browsers reach [`Config::web_listen`], such as `https://chat.example:7490`. `None` means the host of
+    /// the node's client address, with the port of `web_listen`.
+    pub web_origin: Option<String>,
     /// Number of data shards, fixed when the cluster is bootstrapped.
     pub shards: u32,
     /// Replicas of each shard; `None` means one on each initial node.
@@ -116,6 +121,8 @@ impl Config {
             client_listen,
             peer_listen,
             http_listen,
+            web_listen: None,
+            web_origin: None,
             shards: 8,
             replicas: None,
             timing: Timing::default(),
@@ -177,6 +184,11 @@ impl Config {
                  none of leader, peers, metrics, shard-<n>"
             ));
         }
+        if let Some(origin) = self.web_origin.as_ref().filter(|origin| !is_origin(origin)) {
+            wrong.push(format!(
+                "the web origin {origin:?} is not http:// or https:// with a host and perhaps a port, and nothing behind it"
+            ));
+        }
         if self.feature_level == 0 || self.feature_level > FEATURE_LEVEL {
             wrong.push(format!(
                 "this version understands the feature levels 1 to {FEATURE_LEVEL}, not {}",
@@ -216,12 +228,26 @@ impl Config {
     }
 
     /// What the node listens for, and where.
-    fn ports(&self) -> [(&'static str, SocketAddr); 3] {
-        [
+    fn ports(&self) -> Vec<(&'static str, SocketAddr)> {
+        let ports = [
             ("clients", self.client_listen),
             ("other nodes", self.peer_listen),
             ("health and metrics", self.http_listen),
-        ]
+        ];
+        ports.into_iter().chain(self.web_listen.map(|address| ("browsers", address))).collect()
+    }
+
+    /// The origin at which browsers reach this node; `None` if it serves nothing for them.
+    #[must_use]
+    pub fn web_origin(&self) -> Option<String> {
+        let listen = self.web_listen?;
+        if let Some(origin) = &self.web_origin {
+            return Some(origin.clone());
+        }
+        let scheme = if self.tls.is_some() && !is_loopback(listen.ip()) { "https" } else { "http" };
+        let client = self.initial.iter().find(|member| member.name == self.name)?.client.as_str();
+        let (host, _) = client.rsplit_once(':')?;
+        Some(format!("{scheme}://{host}:{}", listen.port()))
     }
 
     /// The ports that are reached from beyond this machine without TLS.
@@ -240,6 +266,17 @@ impl Config {
     pub fn replicas(&self) -> usize {
         self.replicas.unwrap_or(self.initial.len().min(REPLICAS_MAX))
     }
+}
+
+/// Whether the text is an origin as browsers write it: a scheme, a host, and a port unless it is the scheme's own.
+fn is_origin(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else {
+        return false;
+    };
+    let allowed = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b':' | b'[' | b']')
+    };
+    !rest.is_empty() && rest.bytes().all(allowed)
 }
 
 /// Whether the name is a valid DNS label and does not collide with the other names of the cluster's zone.
@@ -311,6 +348,27 @@ mod tests {
         plain.insecure = true;
         assert_eq!(plain.validate(), Ok(()));
         assert_eq!(plain.without_tls().as_deref(), Some("other nodes at [::]:7401"));
+    }
+
+    #[test]
+    fn browsers_reach_a_node_at_the_host_that_clients_use() {
+        let mut node = config(vec![member("a", 1)]);
+        assert_eq!(node.web_origin(), None);
+        node.web_listen = Some("127.0.0.1:7490".parse().unwrap());
+        assert_eq!(node.web_origin().as_deref(), Some("http://127.0.0.1:7490"));
+        node.web_listen = Some("0.0.0.0:7490".parse().unwrap());
+        let wrong = node.validate().unwrap_err().join("\n");
+        assert!(wrong.contains("browsers at 0.0.0.0:7490: give --tls-dir"), "{wrong}");
+        node.tls = Some(NodeTls { dir: PathBuf::new(), plain: Plain::Refuse, public: None });
+        assert_eq!(node.web_origin().as_deref(), Some("https://127.0.0.1:7490"));
+        node.web_origin = Some("https://chat.example".to_owned());
+        assert_eq!((node.validate(), node.web_origin().as_deref()), (Ok(()), Some("https://chat.example")));
+        for wrong in
+            ["chat.example", "https://chat.example/", "https://", "ftp://a", "https://a; script-src *"]
+        {
+            node.web_origin = Some(wrong.to_owned());
+            assert!(node.validate().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -60,6 +60,18 @@ impl Topology {
         table.nodes.get(&node).map(member).or_else(|| self.planned.get(&node).cloned())
     }
 
+    /// The origin at which browsers reach a node; empty where it has registered none.
+    pub(crate) fn web_address(&self, node: NodeId) -> String {
+        self.table.borrow().nodes.get(&node).map_or_else(String::new, |record| record.web_address.clone())
+    }
+
+    /// The origins at which browsers reach the nodes that have registered one.
+    pub(crate) fn web_addresses(&self) -> Vec<String> {
+        let table = self.table.borrow();
+        let origins = table.nodes.values().map(|record| record.web_address.clone());
+        origins.filter(|origin| !origin.is_empty()).collect()
+    }
+
     /// The data dir with which a node registered. It never changes for a node id.
     pub(crate) fn data_dir(&self, node: NodeId) -> Option<DataDirId> {
         self.table.borrow().nodes.get(&node).map(|record| record.directory)
@@ -206,6 +218,7 @@ mod tests {
             client_address: format!("{name}:{port}"),
             peer_address: format!("{name}:{}", port + 1),
             http_address: format!("{name}:{}", port + 2),
+            web_address: String::new(),
             directory: DataDirId(7),
             version: "1".to_owned(),
             feature_level,

@@ -511,6 +511,7 @@ fn a_cluster_has_a_bounded_number_of_nodes() {
             client_address: String::new(),
             peer_address: String::new(),
             http_address: String::new(),
+            web_address: String::new(),
             directory: conclave_core::DataDirId(u128::from(id)),
             version: String::new(),
             feature_level: 1,

@@ -323,6 +323,7 @@ fn register_node(words: &mut Words<'_>) -> Command {
         client_address: format!("{name}:7400"),
         peer_address: format!("{name}:7401"),
         http_address: format!("{name}:7480"),
+        web_address: String::new(),
         name,
         directory,
         version: "0.1.0".to_owned(),

@@ -40,8 +40,8 @@ impl TlsDir {
         Self::read_with_public(dir, None)
     }
 
-    /// As [`TlsDir::read`], with a certificate for a public name, which listeners for [`Callers::Anybody`] show to those who
-    /// ask for this name. Behind it stands the authority of the cluster. Blocks.
+    /// As [`TlsDir::read`], with a certificate for a public name, which listeners for [`Callers::Anybody`] and
+    /// [`Callers::Browsers`] show to those who ask for this name. Behind it stands the authority of the cluster. Blocks.
     ///
     /// # Errors
     /// As [`Credentials::read`], for either.

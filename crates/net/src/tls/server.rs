@@ -31,6 +31,8 @@ pub enum Callers {
     Anybody,
     /// Browsers, probes and scrapers, which speak HTTP/1.1 and are asked for no certificate.
     Readers,
+    /// People's browsers: as [`Callers::Readers`], but shown the certificate for a public name if they ask for this name.
+    Browsers,
 }
 
 /// What a server does with a caller that does not begin a TLS handshake.
@@ -135,7 +137,7 @@ fn configure(
 ) -> Result<Current, TlsError> {
     let (versions, mandatory) = match callers {
         Callers::Members => (&[&TLS13][..], true),
-        Callers::Anybody | Callers::Readers => (&[&TLS13, &TLS12][..], false),
+        Callers::Anybody | Callers::Readers | Callers::Browsers => (&[&TLS13, &TLS12][..], false),
     };
     let verifier = ClusterClient { ca: credentials.ca, mandatory };
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
@@ -144,10 +146,10 @@ fn configure(
             (builder.with_client_cert_verifier(Arc::new(verifier)), &PROTOCOLS[..])
         }
         // Without a protocol of the server's, readers speak HTTP/1.1, whatever they offer.
-        Callers::Readers => (builder.with_no_client_auth(), &[][..]),
+        Callers::Readers | Callers::Browsers => (builder.with_no_client_auth(), &[][..]),
     };
     let mut config = match public {
-        Some(public) if callers == Callers::Anybody => {
+        Some(public) if matches!(callers, Callers::Anybody | Callers::Browsers) => {
             builder.with_cert_resolver(Arc::new(ByName::new(credentials, public)?))
         }
         _ => builder.with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?,

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::peer::{Peer, Peers};
 use crate::shard::Shards;
 use crate::status::{PEER_TIMEOUT, digest_from_proto, peer_status};
+use crate::topology::Topology;
 
 /// How often the other nodes are asked for their status.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +45,7 @@ pub(crate) async fn run(
         }
         drop(changes);
         // Dead nodes are published before the other nodes have answered.
-        publish(&views, &node, &peers, &peer_statuses.statuses(), shards.topology.feature_level());
+        publish(&views, &node, &peers, &peer_statuses.statuses(), &shards.topology);
         let living = peers.iter().filter(|peer| peer.is_alive());
         // Compared as soon as each has answered: a node that hangs must not make the digests of the others too old.
         let asked = living.map(|peer| async {
@@ -59,7 +60,7 @@ pub(crate) async fn run(
         let statuses = peer_statuses.statuses();
         node.disk
             .set_others_full(statuses.iter().filter(|(_, status)| status.disk_full).map(|(node, _)| *node));
-        publish(&views, &node, &peers, &peer_statuses.statuses(), shards.topology.feature_level());
+        publish(&views, &node, &peers, &peer_statuses.statuses(), &shards.topology);
     }
 }
 
@@ -69,8 +70,9 @@ fn publish(
     node: &NodeInfo,
     peers: &Peers,
     peer_statuses: &Statuses,
-    feature_level: u32,
+    topology: &Topology,
 ) {
+    let feature_level = topology.feature_level();
     let (clients, clients_max) = (node.sessions.count(), node.sessions.max());
     let own = NodeView {
         node_id: node.id.0,
@@ -81,8 +83,12 @@ fn publish(
         clients,
         clients_max,
         load_permille: node.load.borrow().score(clients, clients_max),
+        web_address: node.web_address.clone(),
     };
-    let others = peers.iter().map(|peer| view_of(peer, peer_statuses.get(&peer.id)));
+    let others = peers.iter().map(|peer| NodeView {
+        web_address: topology.web_address(peer.id),
+        ..view_of(peer, peer_statuses.get(&peer.id))
+    });
     let mut nodes: Vec<_> = others.chain([own]).collect();
     nodes.sort_by_key(|node| node.node_id);
     views.send_if_modified(|view| {
@@ -146,6 +152,8 @@ fn view_of(peer: &Peer, status: Option<&NodeStatus>) -> NodeView {
 }
 
 fn same_places(old: &[NodeView], new: &[NodeView]) -> bool {
-    let place = |node: &NodeView| (node.node_id, node.alive, node.draining, node.address.clone());
+    let place = |node: &NodeView| {
+        (node.node_id, node.alive, node.draining, node.address.clone(), node.web_address.clone())
+    };
     old.iter().map(place).eq(new.iter().map(place))
 }

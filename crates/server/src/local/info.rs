@@ -23,6 +23,8 @@ use crate::plan::ClusterPlan;
 pub(crate) struct NodeInfo {
     pub(crate) id: NodeId,
     pub(crate) member: Member,
+    /// The origin at which browsers reach this node; empty without pages for them.
+    pub(crate) web_address: String,
     pub(crate) cluster: u128,
     pub(crate) cluster_name: String,
     /// The highest feature level that this node offers.
@@ -56,6 +58,7 @@ impl NodeInfo {
         let own = OwnRecord::new(own_record::first(plan.me.0, &member, cluster), clock.now_ms());
         Self {
             id: plan.me,
+            web_address: config.web_origin().unwrap_or_default(),
             member,
             cluster,
             cluster_name: config.cluster_name.clone(),

@@ -266,6 +266,7 @@ async fn a_peer_proposes_only_what_a_session_asked_for_and_registers_only_itself
         client_address: "h:1".to_owned(),
         peer_address: "h:2".to_owned(),
         http_address: "h:3".to_owned(),
+        web_address: String::new(),
         version: "1".to_owned(),
         feature_level: 1,
     });

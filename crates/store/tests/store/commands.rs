@@ -208,6 +208,7 @@ fn meta(random: &mut StdRng) -> Command {
                 client_address: format!("a:{}", random.random_range(1..9)),
                 peer_address: "b:1".into(),
                 http_address: "c:1".into(),
+                web_address: String::new(),
                 directory: DataDirId(random.random_range(1..3)),
                 version: "0".into(),
                 feature_level: 1,

@@ -74,6 +74,7 @@ fn raise_level(directory: DataDirId) -> [Entry; 2] {
         client_address: "a:1".into(),
         peer_address: "b:2".into(),
         http_address: "c:3".into(),
+        web_address: String::new(),
         directory,
         version: "0".into(),
         feature_level: FEATURE_LEVEL,
