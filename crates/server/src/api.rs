@@ -13,6 +13,7 @@
 //! * [`admin`]: the calls of `AdminService`.
 //! * [`people`]: the calls of `PeopleService`.
 //! * [`peer`]: the calls of `RaftService`.
+//! * [`http`]: the HTTP API, and the web client.
 //! * [`web`]: the pages for health and metrics.
 
 pub(crate) mod admin;
@@ -22,6 +23,7 @@ mod chat;
 mod folds;
 pub(crate) mod front;
 pub(crate) mod gateway;
+pub(crate) mod http;
 pub(crate) mod peer;
 pub(crate) mod people;
 pub(crate) mod readers;

@@ -96,6 +96,17 @@ impl Budget {
         self.answers.clone().take(PAGE_BYTES_MAX)
     }
 
+    /// As [`Budget::answer`], for an answer of this size.
+    ///
+    /// # Errors
+    /// As [`Budget::sends`].
+    pub(crate) fn answer_of(
+        &self,
+        bytes: usize,
+    ) -> impl Future<Output = Result<Share, Failure>> + Send + use<> {
+        self.answers.clone().take(bytes.min(ANSWERS_BYTES_MAX))
+    }
+
     /// A share for a page of events that waits to be sent, if it is free.
     pub(crate) fn page(&self, bytes: usize) -> Option<Share> {
         self.pages.try_take(bytes)

@@ -47,6 +47,13 @@ pub(crate) const PAGE_BYTES_MIN: usize = 16 * 1024;
 /// A subscription gets large pages after this many bytes in small ones. More than HTTP/2's usual window of 64 KiB, so that
 /// a reader that takes nothing gets no large page.
 pub(crate) const PAGES_GROW_AFTER: usize = 256 * 1024;
+/// Maximum size of the body of a request over HTTP, and of a frame that a WebSocket's client sends, bytes. A message of the
+/// maximum size fits, however it is escaped, unless most of it is quotes.
+pub(crate) const WEB_BODY_BYTES_MAX: usize = 64 * 1024;
+/// How often a WebSocket's client is asked whether it is there.
+pub(crate) const WEB_PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A WebSocket whose client has answered nothing for this long is closed.
+pub(crate) const WEB_SILENCE_MAX: Duration = Duration::from_secs(25);
 /// Every session may have this many streams of a kind on a node.
 pub(crate) const STREAMS_PER_SESSION_MIN: u32 = 8;
 /// A session may have this part of the node's maximum number of sessions as streams of a kind.

@@ -94,9 +94,10 @@ impl Connected<IncomingStream<'_, Doors>> for From {
     }
 }
 
-/// Tells the gate that the connection is in use until the answer has ended.
-async fn in_use(ConnectInfo(From(peer)): ConnectInfo<From>, request: Request, next: Next) -> Response {
+/// Tells the gate that the connection is in use until the answer has ended, and the routes who is at its other end.
+async fn in_use(ConnectInfo(From(peer)): ConnectInfo<From>, mut request: Request, next: Next) -> Response {
     let in_use = peer.usage.begin();
+    request.extensions_mut().insert(peer);
     next.run(request).await.map(|inner| Body::new(Answer { inner, _in_use: in_use }))
 }
 

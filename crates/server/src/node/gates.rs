@@ -13,13 +13,15 @@ use crate::limits::{
 };
 use crate::node::listen::Listeners;
 
-/// The three ports of a node, each behind its gate.
+/// The ports of a node, each behind its gate.
 #[derive(Debug)]
 pub(super) struct Entrances {
     pub(super) client: Entrance,
     pub(super) peer: Entrance,
     /// `None` in a simulated node.
     pub(super) http: Option<Entrance>,
+    /// `None` in a node without an HTTP API.
+    pub(super) web: Option<Entrance>,
 }
 
 impl Entrances {
@@ -38,8 +40,11 @@ impl Entrances {
                 "the limit on open files allows fewer clients than --max-clients: raise it (ulimit -Hn, LimitNOFILE)"
             );
         }
+        // Browsers are clients: they share the places of the client port, so that both together take no more.
+        let clients = Gate::new(client, metrics.port("client"));
         Self {
-            client: listeners.client.gated(Gate::new(client, metrics.port("client"))).answering(farewells()),
+            web: listeners.web.map(|socket| socket.gated(clients.clone())),
+            client: listeners.client.gated(clients).answering(farewells()),
             peer: listeners.peer.gated(Gate::new(peer, metrics.port("peer"))),
             http: listeners.http.map(|socket| socket.gated(Gate::new(http, metrics.port("http")))),
         }

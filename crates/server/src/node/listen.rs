@@ -1,4 +1,4 @@
-//! The three ports of a node, and the services on them.
+//! The ports of a node, and the services on them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,12 +33,14 @@ pub struct Listeners {
     pub(super) peer: Listener,
     /// `None` in a simulated node, which has no health and metrics pages.
     pub(super) http: Option<Listener>,
+    /// The HTTP API and the web client; `None` without them.
+    pub(super) web: Option<Listener>,
     /// The network that the sockets belong to.
     pub(super) net: Net,
 }
 
 impl Listeners {
-    /// Binds the three addresses.
+    /// Binds the addresses.
     ///
     /// # Errors
     /// [`RunError::Listen`], naming the address and what to do.
@@ -46,7 +48,15 @@ impl Listeners {
         let (purpose, address) = ("health and metrics", config.http_listen);
         let http = Net::System.listen(address).await;
         let http = http.map_err(|source| RunError::Listen { purpose, address, source })?;
-        Ok(Self { http: Some(http), ..Self::on(Net::System, config).await? })
+        let web = match config.web_listen {
+            None => None,
+            Some(address) => {
+                let bound = Net::System.listen(address).await;
+                let purpose = "browsers";
+                Some(bound.map_err(|source| RunError::Listen { purpose, address, source })?)
+            }
+        };
+        Ok(Self { http: Some(http), web, ..Self::on(Net::System, config).await? })
     }
 
     /// Binds on another network, over which the node then also connects to others. There are no health and metrics
@@ -64,7 +74,7 @@ impl Listeners {
         };
         let client = listen("clients", config.client_listen).await?;
         let peer = listen("other nodes", config.peer_listen).await?;
-        Ok(Self { client, peer, http: None, net })
+        Ok(Self { client, peer, http: None, web: None, net })
     }
 }
 
@@ -78,13 +88,14 @@ impl Listeners {
         };
         let peer = secure(self.peer, tls.server(), "other nodes")?;
         let client = secure(self.client, tls.client_server(), "clients")?;
-        let secure_pages = |listener: Listener| {
+        let secure_pages = |listener: Listener, tls, purpose| {
             let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-            let secured = listener.secured_beyond_loopback(tls.page_server());
-            secured.map_err(|source| RunError::Listen { purpose: "health and metrics", address, source })
+            let secured = listener.secured_beyond_loopback(tls);
+            secured.map_err(|source| RunError::Listen { purpose, address, source })
         };
-        let http = self.http.map(secure_pages).transpose()?;
-        Ok(Self { client, peer, http, ..self })
+        let http = self.http.map(|listener| secure_pages(listener, tls.page_server(), "health and metrics"));
+        let web = self.web.map(|listener| secure_pages(listener, tls.browser_server(), "browsers"));
+        Ok(Self { client, peer, http: http.transpose()?, web: web.transpose()?, ..self })
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::admin::Admin;
 use crate::api::answers::Answers;
 use crate::api::gateway::Gateway;
+use crate::api::http;
 use crate::api::peer::PeerService;
 use crate::api::readers::Readers;
 use crate::api::web;
@@ -127,6 +128,10 @@ impl Node {
         let page = web::NodePages { health: Arc::clone(&health), gateway: gateway.clone(), tls };
         if let Some(http) = entrances.http {
             tasks.spawn(conclave_telemetry::web::serve(http, page, stop.clone()));
+        }
+        if let Some(web) = entrances.web {
+            let routes = http::routes(gateway.clone(), operators, tasks.clone());
+            tasks.spawn(conclave_telemetry::web::serve_routes(web, routes, stop.clone()));
         }
         self.spawn_session_tasks(gateway.seen.clone(), Arc::clone(&peer_statuses), &clock);
         tasks.spawn(serve_clients(entrances.client, gateway, admin, faults, stop.clone()));

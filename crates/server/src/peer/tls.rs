@@ -43,6 +43,7 @@ pub(crate) struct PeerTls {
     server: TlsServer,
     client_server: TlsServer,
     page_server: TlsServer,
+    browser_server: TlsServer,
 }
 
 impl PeerTls {
@@ -54,9 +55,14 @@ impl PeerTls {
             return Err(NodeTlsError::OtherNode { dir: config.dir.clone(), found: dir.identity(), me });
         }
         let server = |callers| dir.server(callers, config.plain).map_err(failed);
-        let (server, client_server, page_server) =
-            (server(Callers::Members)?, server(Callers::Anybody)?, server(Callers::Readers)?);
-        Ok(Self { config: config.clone(), dir: Arc::new(dir), server, client_server, page_server })
+        Ok(Self {
+            server: server(Callers::Members)?,
+            client_server: server(Callers::Anybody)?,
+            page_server: server(Callers::Readers)?,
+            browser_server: server(Callers::Browsers)?,
+            config: config.clone(),
+            dir: Arc::new(dir),
+        })
     }
 
     /// The authority of the cluster.
@@ -92,6 +98,11 @@ impl PeerTls {
     /// The TLS of the listener for the pages.
     pub(crate) fn page_server(&self) -> TlsServer {
         self.page_server.clone()
+    }
+
+    /// The TLS of the listener for people's browsers.
+    pub(crate) fn browser_server(&self) -> TlsServer {
+        self.browser_server.clone()
     }
 
     /// The network for connections to another node.

@@ -27,3 +27,4 @@ mod rights;
 mod snapshot;
 mod tls;
 mod upgrade;
+mod web;
