@@ -57,6 +57,13 @@ pub(crate) struct ServerArgs {
     /// Where health and metrics are
     #[arg(long, env = "CONCLAVE_HTTP_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7480")]
     pub(crate) http_listen: SocketAddr,
+    /// Where people's browsers connect, for example 127.0.0.1:7490: a web client, and the HTTP API [default: nowhere]
+    #[arg(long, env = "CONCLAVE_WEB", value_name = "IP:PORT")]
+    pub(crate) web: Option<SocketAddr>,
+    /// The origin at which browsers reach --web, for example https://chat.example:7490 [default: the host of this node's client
+    /// address in --initial-cluster, with the port of --web]
+    #[arg(long, env = "CONCLAVE_WEB_ORIGIN", value_name = "URL", requires = "web")]
+    pub(crate) web_origin: Option<String>,
     /// Number of shards of the rooms; fixed when the cluster is created
     #[arg(long, env = "CONCLAVE_SHARDS", default_value_t = 8)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
@@ -170,6 +177,8 @@ impl ServerArgs {
         };
         let mut config = Config::new(self.name.clone(), self.dir.clone(), initial, listen);
         config.cluster_name.clone_from(&self.cluster);
+        config.web_listen = self.web;
+        config.web_origin.clone_from(&self.web_origin);
         config.shards = self.shards;
         config.replicas = self.replicas;
         config.timing = match self.timing {
@@ -222,7 +231,8 @@ fn member(text: &str) -> Result<Member, String> {
 
 const UP_HELP: &str = "\
 Starts real server processes, each with its own directory and ports, waits until every shard has a leader, and prints \
-commands to try next. Node i listens at base-port + 10 * (i - 1) for clients, and at the next two ports for peers and HTTP. \
+commands to try next. Node i listens at base-port + 10 * (i - 1) for clients, at the next two ports for peers and HTTP, and 6 ports above its first \
+for browsers. \
 A name server (`conclave dns`) runs beside them: DNS at base-port + 53, where servers register and HTTP at the next two. \
 A process that dies is restarted after 3 s. Ctrl-C stops all of them; so does the end of this command, even by kill -9.
 

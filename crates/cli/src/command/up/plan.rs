@@ -30,6 +30,8 @@ const SHARDS_DEFAULT: u32 = 8;
 const PORTS_EACH: u16 = 10;
 /// The distance of the name server's first port from the base port. No node uses these ports.
 const NAME_SERVER_OFFSET: u16 = 53;
+/// The distance of a node's port for browsers from its first port: none of the name server's ports is that far from a node's.
+const WEB_OFFSET: u16 = 6;
 /// The name of the name server, and of the directory of its certificate.
 pub(super) const NAME_SERVER: &str = "ns1";
 /// The file with the admin token.
@@ -112,6 +114,8 @@ pub(super) struct Node {
     pub(super) client: SocketAddr,
     pub(super) peer: SocketAddr,
     pub(super) http: SocketAddr,
+    /// The web client, and the HTTP API.
+    pub(super) web: SocketAddr,
 }
 
 impl UpPlan {
@@ -321,7 +325,7 @@ impl UpPlan {
             Failed::new(Exit::Refused, what, "stop what uses it, or give another --base-port")
         };
         for node in &self.nodes {
-            for address in [node.client, node.peer, node.http] {
+            for address in [node.client, node.peer, node.http, node.web] {
                 tcp(address).map_err(|error| taken(address, &node.name, &error))?;
             }
         }
@@ -473,6 +477,7 @@ fn node(dir: &Path, ip: IpAddr, base_port: u16, index: u16) -> Option<Node> {
         client: at(0)?,
         peer: at(1)?,
         http: at(2)?,
+        web: at(WEB_OFFSET)?,
         name,
     })
 }

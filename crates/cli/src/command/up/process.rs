@@ -44,6 +44,7 @@ fn server(plan: &UpPlan, node: &Node, args: &UpArgs) -> Vec<String> {
         ("--listen", node.client.to_string()),
         ("--peer-listen", node.peer.to_string()),
         ("--http-listen", node.http.to_string()),
+        ("--web", node.web.to_string()),
         ("--shards", plan.shards().to_string()),
         ("--admin-token-file", plan.admin_token.display().to_string()),
         ("--mdns", args.mdns.name().to_owned()),

@@ -125,6 +125,9 @@ pub(super) fn hints(executable: &str, plan: &UpPlan, cluster_id: &str, after: Du
         let (ip, port, zone) = (resolver.dns.ip(), resolver.dns.port(), &resolver.zone);
         format!("\n  dig +short @{ip} -p {port} _conclave._tcp.leader.{zone} SRV")
     });
+    let web: Vec<String> =
+        plan.nodes.iter().filter(|node| !node.is_lost).map(|node| format!("http://{}", node.web)).collect();
+    let web = web.join("  or  ");
     format!(
         "
 ready after {}; {} in {}.
@@ -133,6 +136,10 @@ The cluster is {}, with the id {cluster_id}. In another terminal:
   {name} chat
   {name} send general hello
   {name} status --watch{dig}
+
+In a browser:
+
+  {web}
 
 Kill a server (kill -9 PID) and continue to chat. Ctrl-C stops all servers.",
         took(after),
@@ -192,6 +199,8 @@ struct JsonNode<'a> {
     client: String,
     peer: String,
     http: String,
+    /// The address of the web client and of the HTTP API.
+    web: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -218,6 +227,7 @@ pub(super) fn json<'a>(
         client: node.client.to_string(),
         peer: node.peer.to_string(),
         http: node.http.to_string(),
+        web: format!("http://{}", node.web),
     };
     Json {
         cluster: plan.cluster(),
