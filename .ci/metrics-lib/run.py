@@ -119,7 +119,7 @@ class Run:
     def start_cluster(self) -> dict[str, int]:
         ready = self.folder / "up.json"
         folder = str(self.folder / "cluster")
-        self.start("up", "--dir", folder, "--nodes", str(NODES), "--no-restart", out=ready)
+        self.start("up", "--open", "--dir", folder, "--nodes", str(NODES), "--no-restart", out=ready)
         self.wait_for("the cluster", lambda: '"nodes"' in ready.read_text())
         nodes = json.loads(ready.read_text().splitlines()[0])["nodes"]
         return {node["name"]: node["pid"] for node in nodes}
