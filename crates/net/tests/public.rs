@@ -122,7 +122,10 @@ async fn who_asks_for_a_public_name_is_shown_its_certificate() {
     }
     // Pages and other nodes have nothing to do with public names.
     let pages = followed.server(Callers::Readers, Plain::Refuse).unwrap();
-    assert_eq!(shown(&pages, "localhost").await, [own, authority]);
+    assert_eq!(shown(&pages, "localhost").await, [own.clone(), authority.clone()]);
+    let browsers = followed.server(Callers::Browsers, Plain::Refuse).unwrap();
+    assert_eq!(shown(&browsers, "localhost").await, [public, authority.clone()]);
+    assert_eq!(shown(&browsers, "127.0.0.1").await, [own, authority]);
 
     // Whoever knows the cluster, or none, is shown what proves the cluster, by any name.
     let never = Duration::from_secs(3_600);

@@ -292,8 +292,8 @@ async fn only_pages_of_the_cluster_may_call() {
     for at in web {
         assert!(policy.contains(&format!(" http://{at} ws://{at}")), "{policy}");
     }
-    let start = page.text.find("/app/").unwrap();
-    let main = page.text[start..].split('"').next().unwrap();
+    let main =
+        page.text.split('"').find(|part| part.starts_with("/app/") && part.ends_with("/main.js")).unwrap();
     let main = ask(web[1], "GET", main, "", "").await;
     assert_eq!(main.status, 200, "every node has the files of every other one");
     assert!(main.head.contains("immutable") && main.head.contains("text/javascript"), "{}", main.head);
@@ -350,4 +350,21 @@ async fn a_stream_without_a_session_or_from_another_site_is_refused() {
     let stream = TcpStream::connect(web[0]).await.unwrap();
     let refused = within("the refusal", client_async(request, stream)).await.unwrap_err().to_string();
     assert!(refused.contains("403"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_its_session_and_when_its_client_says_more_than_its_wish() {
+    let (_cluster, web) = with_web().await;
+    let ana = Person::new(web[0], "ana").await;
+    let wish = json!({ "rooms": [{ "room": "general", "last": 5 }] });
+    let mut stream = ana.follow(wish.clone()).await;
+    stream.until("caught_up").await;
+    stream.socket.send(Message::text("something else")).await.unwrap();
+    eventually("the stream ends", async || stream.frame().await.is_none()).await;
+
+    let mut stream = ana.follow(wish).await;
+    stream.until("caught_up").await;
+    let headers = format!("authorization: Bearer {}\r\n", ana.token);
+    assert_eq!(ask(web[1], "DELETE", "/api/v1/sessions/current", &headers, "").await.status, 204);
+    assert_eq!(stream.until("failed").await["problem"]["code"], "session_ended");
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use conclave_core::{RoomId, ShardId};
@@ -151,15 +151,8 @@ impl Stream {
 
     /// Reads the first frame, and subscribes.
     async fn subscribe(&mut self) -> Result<Result<Streaming<EncodedFrame>, Problem>, Gone> {
-        let first = loop {
-            match timeout(FIRST_REQUEST_MAX, self.socket.recv()).await {
-                Ok(Some(Ok(Message::Text(text)))) => break text,
-                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-                Ok(Some(Ok(Message::Binary(_) | Message::Close(_)) | Err(_)) | None) | Err(_) => {
-                    return Err(Gone);
-                }
-            }
-        };
+        let first = timeout(FIRST_REQUEST_MAX, self.first()).await;
+        let first = first.unwrap_or(Err(Gone))?;
         let node = self.api.gateway.node.clone();
         let wanted: OpenStream = match serde_json::from_str(&first) {
             Ok(wanted) => wanted,
@@ -181,22 +174,30 @@ impl Stream {
         }
     }
 
+    async fn first(&mut self) -> Result<Utf8Bytes, Gone> {
+        loop {
+            match self.socket.recv().await {
+                Some(Ok(Message::Text(text))) => return Ok(text),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Binary(_) | Message::Close(_)) | Err(_)) | None => return Err(Gone),
+            }
+        }
+    }
+
     /// Sends frames until the stream ends or the client goes away.
     async fn forward(&mut self, mut frames: Streaming<EncodedFrame>) -> Result<(), Gone> {
         let mut pings = interval(WEB_PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
+            // What the client said is looked at first: a frame may have taken long to send.
             tokio::select! {
-                frame = frames.message() => match frame {
-                    Ok(Some(frame)) => self.frame(frame).await?,
-                    Ok(None) => return Ok(()),
-                    Err(status) => return self.fail(&status.into()).await,
-                },
+                biased;
                 message = self.socket.recv() => match message {
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Gone),
-                    // Pongs; nothing else is expected, and nothing else has a meaning.
-                    Some(Ok(_)) => heard = Instant::now(),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => heard = Instant::now(),
+                    Some(Ok(Message::Text(_) | Message::Binary(_) | Message::Close(_)) | Err(_)) | None => {
+                        return Err(Gone);
+                    }
                 },
                 _ = pings.tick() => {
                     if heard.elapsed() > WEB_SILENCE_MAX {
@@ -204,6 +205,11 @@ impl Stream {
                     }
                     self.put(Message::Ping(Vec::new().into())).await?;
                 }
+                frame = frames.message() => match frame {
+                    Ok(Some(frame)) => self.frame(frame).await?,
+                    Ok(None) => return Ok(()),
+                    Err(status) => return self.fail(&status.into()).await,
+                },
             }
         }
     }
