@@ -34,10 +34,12 @@ class Chat {
     this.session = session;
     this.cluster = new Cluster();
     this.cluster.token = session.token;
-    this.outbox = new Outbox(this.cluster, session.session_id);
+    this.outbox = new Outbox(this.cluster, session);
     this.live = new Live(this.cluster);
     this.status = new StatusPanel(this.cluster, this.live);
     this.rooms = [];
+    /** The message that Tab leads to. */
+    this.tabStop = null;
     this.timelines = new Map();
     this.unread = new Map();
     this.room = null;
@@ -50,6 +52,7 @@ class Chat {
   async begin() {
     this.build();
     this.listen();
+    await store.adopt(this.session, "the session ended before this was acked: look whether it is in the room before you send it again");
     this.outbox.refresh(false);
     this.status.show();
     try {
@@ -67,7 +70,17 @@ class Chat {
 
   listen() {
     this.live.addEventListener("events", ({ detail }) => this.take(detail));
-    this.live.addEventListener("state", () => this.showState());
+    this.live.addEventListener("state", () => {
+      this.showState();
+      // The page was opened while no server could be asked.
+      if (this.live.isUp && this.room !== null && !this.timelines.has(this.room)) this.show(this.room, false);
+    });
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden || this.room === null) return;
+      this.unread.delete(this.room);
+      this.showRooms();
+      this.showTitle();
+    });
     this.live.addEventListener("closed", () => this.loadRooms().catch(() => {}));
     this.live.addEventListener("failed", ({ detail }) => {
       if (detail.status === 401) this.end(detail.detail);
@@ -85,18 +98,22 @@ class Chat {
     this.live.forget(new Map(rooms.map((room) => [room.room_id, known.get(room.room_id) ?? room.last_seq])));
   }
 
-  /** The session has ended. What waits stays in the outbox, for nobody: it was numbered for this session. */
+  /** The session has ended. What waits is shown at the next log-in: it was numbered for this session. */
   async end(message) {
+    if (this.ended) return;
+    this.ended = true;
     this.live.stop();
     this.outbox.stop();
     this.status.close();
     clearInterval(this.timer);
-    await store.forget("session");
+    await store.forgetSession(this.session.session_id);
     logIn(app, begin, message, this.session.user);
   }
 
   async logOut() {
     if (this.outbox.waiting.length && !confirm("Some messages are not sent yet. Log out and lose them?")) return;
+    this.outbox.stop();
+    await store.abandon(this.session.session_id);
     await this.cluster.call("DELETE", "/sessions/current").catch(() => {});
     this.end("");
   }
@@ -230,6 +247,8 @@ class Chat {
     this.showRooms();
     if (this.panel === "members") this.openPanel("members");
     if (!this.timelines.has(id)) {
+      if (this.loading === id) return;
+      this.loading = id;
       try {
         const page = await this.cluster.call("GET", `/rooms/id:${id}/events?limit=${PAGE}`);
         if (!this.timelines.has(id)) {
@@ -241,6 +260,8 @@ class Chat {
         await this.fill(id);
       } catch (error) {
         this.failed(error);
+      } finally {
+        this.loading = null;
       }
     }
     if (this.room !== id) return;
@@ -292,6 +313,11 @@ class Chat {
     }
     this.showRooms();
     if (id === this.room) this.showMessages();
+    else timeline?.trim();
+    this.showTitle();
+  }
+
+  showTitle() {
     const unread = [...this.unread.values()].reduce((sum, count) => sum + count, 0);
     document.title = unread ? `(${unread}) conclave` : "conclave";
   }
@@ -315,6 +341,9 @@ class Chat {
       const target = Object.values(entry.action)[0]?.target_seq;
       if (target) busy.set(target, true);
     }
+    if (atEnd) timeline.trim();
+    this.before = this.nodes;
+    this.nodes = new Map();
     const items = timeline.list();
     const sent = new Set(items.filter((item) => item.session === this.session.session_id).map((item) => item.no));
     const isText = (entry) => "text" in entry.action || "post" in entry.action;
@@ -335,18 +364,28 @@ class Chat {
       ...mine.map(([entry, state]) => this.node(`o${entry.no}${entry.key ?? ""}`, state, () => ownNode(this, entry, state))),
     ];
     arrange(this.messages, wanted);
+    if (!this.tabStop?.isConnected || this.tabStop !== document.activeElement) this.setTabStop(this.messages.lastElementChild);
     this.earlier.classList.toggle("hidden", timeline.first <= 1);
     if (atEnd) scroller.scrollTop = scroller.scrollHeight;
   }
 
   /** The node of an item, made anew only when the item has changed. */
   node(key, version, make) {
-    const known = this.nodes.get(key);
-    if (known?.version === version) return known.node;
+    const known = this.before.get(key);
+    if (known?.version === version) {
+      this.nodes.set(key, known);
+      return known.node;
+    }
     const node = make();
     if (known?.node.contains(document.activeElement)) queueMicrotask(() => node.focus());
     this.nodes.set(key, { version, node });
     return node;
+  }
+
+  setTabStop(node) {
+    if (this.tabStop) this.tabStop.tabIndex = -1;
+    this.tabStop = node;
+    if (node) node.tabIndex = 0;
   }
 
   keys(event) {
@@ -357,8 +396,11 @@ class Chat {
     if (move) {
       event.preventDefault();
       const next = items[at + move];
-      if (next) next.focus();
-      else if (move > 0) this.input.focus();
+      if (next) {
+        this.setTabStop(next);
+        next.focus();
+      }
+      if (!next && move > 0) this.input.focus();
       return;
     }
     const seq = Number(items[at]?.dataset.seq);

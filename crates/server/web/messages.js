@@ -39,11 +39,11 @@ export function eventNode(chat, item, timeline, { busy, goesOn }) {
 
 function actions(chat, item) {
   const mine = item.author === chat.session.user_id;
-  const button = (label, work) => el("button", { type: "button", tabindex: -1, onclick: work }, label);
+  const button = (label, work) => el("button", { type: "button", onclick: work }, label);
   return el(
     "div",
     { class: "actions" },
-    EMOJI.map((emoji) => el("button", { type: "button", tabindex: -1, "aria-label": `React with ${emoji}`, onclick: () => chat.react(item, emoji) }, emoji)),
+    EMOJI.map((emoji) => el("button", { type: "button", "aria-label": `React with ${emoji}`, onclick: () => chat.react(item, emoji) }, emoji)),
     button("Reply", () => chat.replyTo(item)),
     mine && button("Edit", () => chat.edit(item)),
     mine && button("Delete", () => chat.remove(item)),

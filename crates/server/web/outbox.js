@@ -11,7 +11,8 @@ export class Outbox extends EventTarget {
   constructor(cluster, session) {
     super();
     this.cluster = cluster;
-    this.session = session;
+    this.opened = session;
+    this.session = session.session_id;
     this.waiting = [];
     this.refused = [];
     /** Answered requests whose events have not come yet. */
@@ -28,7 +29,7 @@ export class Outbox extends EventTarget {
   }
 
   async add(room, action) {
-    const entry = await store.enqueue(this.session, room, action);
+    const entry = await store.enqueue(this.opened, room, action);
     await this.refresh(true);
     return entry;
   }
@@ -42,7 +43,7 @@ export class Outbox extends EventTarget {
   async refresh(tell) {
     [this.waiting, this.refused] = await Promise.all([store.waiting(this.session), store.refusedOf(this.session)]);
     this.dispatchEvent(new Event("change"));
-    if (tell) this.tabs.postMessage("change");
+    if (tell && !this.stopped) this.tabs.postMessage("change");
     for (const room of new Set(this.waiting.map((entry) => entry.room))) this.send(room);
   }
 

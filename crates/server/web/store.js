@@ -42,17 +42,16 @@ function reading(name) {
 
 export const get = (key) => result(reading("kept").get(key));
 export const set = (key, value) => change(["kept"], (kept) => result(kept.put(value, key)));
-export const forget = (key) => change(["kept"], (kept) => result(kept.delete(key)));
 
 const ofRoom = (session, room) => IDBKeyRange.bound([session, room, 0], [session, room, Infinity]);
 const ofSession = (session) => IDBKeyRange.bound([session, 0, 0], [session, Infinity, Infinity]);
 const numberKey = (session, room) => `${session}:${room}`;
 
 /** Stores a request with the next number of its room. */
-export function enqueue(session, room, action) {
+export function enqueue({ session_id: session, user }, room, action) {
   return change(["numbers", "outbox"], async (numbers, outbox) => {
     const no = (await result(numbers.get(numberKey(session, room)))) ?? 1;
-    const entry = { session, room, no, action, at: Date.now() };
+    const entry = { session, user, room, no, action, at: Date.now() };
     await result(outbox.add(entry));
     await result(numbers.put(no + 1, numberKey(session, room)));
     return entry;
@@ -93,6 +92,36 @@ export async function refusedOf(session) {
   const store = reading("refused");
   const [keys, entries] = await Promise.all([result(store.getAllKeys()), result(store.getAll())]);
   return entries.map((entry, index) => ({ ...entry, key: keys[index] })).filter((entry) => entry.session === session);
+}
+
+/**
+ * Shows what earlier sessions of this user left, as refused: their numbers are of those sessions, so it is not sent again.
+ */
+export function adopt({ session_id: session, user }, reason) {
+  return change(["outbox", "refused"], async (outbox, refused) => {
+    const left = (entry) => entry.user === user && entry.session !== session;
+    for (const entry of (await result(outbox.getAll())).filter(left)) {
+      await result(outbox.delete([entry.session, entry.room, entry.no]));
+      await result(refused.add({ ...entry, session, reason }));
+    }
+    const [keys, entries] = [await result(refused.getAllKeys()), await result(refused.getAll())];
+    for (const [index, entry] of entries.entries()) {
+      if (left(entry)) await result(refused.put({ ...entry, session }, keys[index]));
+    }
+  });
+}
+
+/** Drops what a session has not sent. */
+export async function abandon(session) {
+  await change(["outbox"], (outbox) => result(outbox.delete(ofSession(session))));
+}
+
+/** Forgets a session, unless another one has been opened in another tab. */
+export async function forgetSession(session) {
+  await change(["kept"], async (kept) => {
+    const known = await result(kept.get("session"));
+    if (known?.session_id === session) await result(kept.delete("session"));
+  });
 }
 
 export const dropRefused = (key) => change(["refused"], (refused) => result(refused.delete(key)));

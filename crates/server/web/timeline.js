@@ -17,6 +17,9 @@ const NOTICES = {
   unknown: () => "did something that is newer than this page",
 };
 
+/** A timeline that is not read keeps this many messages. */
+const KEPT_MAX = 400;
+
 export class Timeline {
   constructor(me) {
     this.me = me;
@@ -102,6 +105,14 @@ export class Timeline {
     if (!item || item.notice) return;
     work(item);
     item.version++;
+  }
+
+  /** Keeps the newest messages: the others can be read again. */
+  trim() {
+    if (this.items.size <= KEPT_MAX + KEPT_MAX / 2) return;
+    const kept = this.list().slice(-KEPT_MAX);
+    this.items = new Map(kept.map((item) => [item.seq, item]));
+    this.first = kept[0].seq;
   }
 
   /** All of it, in order. */
