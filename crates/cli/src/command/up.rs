@@ -304,6 +304,15 @@ fn introduce(plan: &UpPlan, known: &Known, status: &GetServerStatusResponse) -> 
     known.started(&cluster, name_server.as_deref())
 }
 
+/// The note about what the clients of this user know now, if there is anything to say.
+fn introduced(result: std::io::Result<bool>, status: &GetServerStatusResponse) -> Option<String> {
+    match result {
+        Ok(true) => None,
+        Ok(false) => Some(show::not_current(status)),
+        Err(error) => Some(format!("clients of this user learn the cluster by themselves: {error}")),
+    }
+}
+
 struct Cluster<'a> {
     plan: &'a UpPlan,
     /// The servers, then the name server.
@@ -376,11 +385,7 @@ impl<'a> Cluster<'a> {
         // A disk that is full does not keep the cluster from running; the next run saves it.
         let _ = tokio::task::spawn_blocking(self.plan.saving_ready()).await;
         if let Some(dir) = state_dir {
-            let note = match introduce(self.plan, &Known::new(dir), &status) {
-                Ok(true) => None,
-                Ok(false) => Some(show::not_current(&status)),
-                Err(error) => Some(format!("clients of this user learn the cluster by themselves: {error}")),
-            };
+            let note = introduced(introduce(self.plan, &Known::new(dir), &status), &status);
             note.iter().for_each(|note| output::note(settings.quiet, note));
         }
         if let Err(error) = keys.keep(&status.cluster_id) {
