@@ -60,7 +60,7 @@ pub(crate) struct ServerArgs {
     /// Where people's browsers connect, for example 127.0.0.1:7490: a web client, and the HTTP API [default: nowhere]
     #[arg(long, env = "CONCLAVE_WEB", value_name = "IP:PORT")]
     pub(crate) web: Option<SocketAddr>,
-    /// The origin at which browsers reach --web, for example https://chat.example:7490 [default: the host of this node's client
+    /// The origin at which browsers reach --web, for example `https://chat.example:7490` [default: the host of this node's client
     /// address in --initial-cluster, with the port of --web]
     #[arg(long, env = "CONCLAVE_WEB_ORIGIN", value_name = "URL", requires = "web")]
     pub(crate) web_origin: Option<String>,
