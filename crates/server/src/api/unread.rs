@@ -18,7 +18,7 @@ impl Gateway {
     ) -> Result<UnreadResponse, Failure> {
         if request.room_ids.len() > UNREAD_ROOMS_MAX {
             let why = format!("name at most {UNREAD_ROOMS_MAX} rooms, not {}", request.room_ids.len());
-            return Err(Failure::invalid("too_many_rooms", why));
+            return Err(Failure::invalid("rooms_too_many", why));
         }
         let mut rooms = Vec::with_capacity(request.room_ids.len());
         for room in request.room_ids {
