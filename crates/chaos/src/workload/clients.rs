@@ -143,6 +143,23 @@ impl Reader {
     }
 }
 
+/// Waits for the outcome of a request and records it. Returns the seq of an acked one.
+pub(super) async fn record_outcome(
+    history: &History,
+    (session, room, no): (u64, u64, u64),
+    ticket: Ticket,
+) -> Option<u64> {
+    match ticket.wait().await {
+        Ok(ack) => {
+            history.ok(session, room, no, ack.seq);
+            return Some(ack.seq);
+        }
+        Err(SendError::Refused { code, .. }) => history.refused(session, room, no, &code),
+        Err(_) => history.unknown(session, room, no),
+    }
+    None
+}
+
 /// The content of a request as the history records it.
 pub(super) fn recorded(content: &Content) -> (What, &str) {
     match content {

@@ -112,7 +112,6 @@ impl Editor {
         let action = |kind| Content::Action(RoomAction { kind: Some(kind) });
         let dice = rand::random_range(0..20);
         let text = format!("{:-<TEXT_BYTES$}", format!("{session}-{no}"));
-        let own = |_: &(u64, usize)| true;
         match dice {
             0..=5 => {}
             6 | 7 => {
@@ -122,7 +121,7 @@ impl Editor {
                 }
             }
             8..=12 => {
-                if let Some((target_seq, _)) = self.recent(own) {
+                if let Some((target_seq, _)) = self.recent(|_| true) {
                     let emoji = EMOJI[rand::random_range(0..EMOJI.len())].to_owned();
                     let kind = room_action::Kind::React(React {
                         target_seq,
@@ -152,19 +151,15 @@ impl Editor {
     }
 
     async fn record_outcome(&self, ticket: Ticket, session: u64, no: u64, what: What) {
-        match ticket.wait().await {
-            Ok(ack) => {
-                self.history.ok(session, self.room.id, no, ack.seq);
-                if what == What::Message && ack.seq > 0 {
-                    let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-                    recent.push_back((ack.seq, self.number));
-                    if recent.len() > RECENT_MAX {
-                        recent.pop_front();
-                    }
-                }
+        let acked = clients::record_outcome(&self.history, (session, self.room.id, no), ticket).await;
+        if what == What::Message
+            && let Some(seq @ 1..) = acked
+        {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.push_back((seq, self.number));
+            if recent.len() > RECENT_MAX {
+                recent.pop_front();
             }
-            Err(SendError::Refused { code, .. }) => self.history.refused(session, self.room.id, no, &code),
-            Err(_) => self.history.unknown(session, self.room.id, no),
         }
     }
 }

@@ -181,10 +181,6 @@ impl Writer {
     }
 
     async fn record_outcome(&self, ticket: Ticket, session: u64, no: u64) {
-        match ticket.wait().await {
-            Ok(ack) => self.history.ok(session, self.room.id, no, ack.seq),
-            Err(SendError::Refused { code, .. }) => self.history.refused(session, self.room.id, no, &code),
-            Err(_) => self.history.unknown(session, self.room.id, no),
-        }
+        clients::record_outcome(&self.history, (session, self.room.id, no), ticket).await;
     }
 }

@@ -280,16 +280,16 @@ impl Stream {
 }
 
 /// The JSON of a frame without events.
-fn plain(frame: &Frame, web_addresses: Vec<String>) -> Option<Json<'_>> {
+fn plain<'a>(frame: &'a Frame, web_addresses: Vec<String>) -> Option<Json<'a>> {
     Some(match frame {
         Frame::Events(_) => return None,
         Frame::CaughtUp(chat::CaughtUp { resume_token, rooms }) => {
-            let position = |room: &'_ chat::RoomPosition| (room.room_id, room.seq);
-            let rooms = rooms.iter().map(|room| {
-                let (room_id, seq) = position(room);
-                Position { room_id, name: &room.name, seq }
-            });
-            Json::CaughtUp { rooms: rooms.collect(), resume_token: base64(resume_token) }
+            let position = |room: &'a chat::RoomPosition| Position {
+                room_id: room.room_id,
+                name: &room.name,
+                seq: room.seq,
+            };
+            Json::CaughtUp { rooms: rooms.iter().map(position).collect(), resume_token: base64(resume_token) }
         }
         Frame::Keepalive(chat::Keepalive { resume_token, leaders, quorum }) => {
             let leaders = leaders.iter().map(|leader| Leader {
